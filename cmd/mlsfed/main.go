@@ -1,0 +1,135 @@
+// Command mlsfed is the one binary of the project: a file here for each
+// subcommand, and this one for what they share.
+//
+// It exits with 0 on success, 1 when a command failed, and 2 when it was
+// called wrongly. An error is printed once, to standard error.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"strings"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// The groups under which the help lists the subcommands, by whom they serve.
+const (
+	groupPeople     = "people"
+	groupOperators  = "operators"
+	groupDevelopers = "developers"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends a command that does not heed the first
+	os.Exit(run(ctx, newRoot(), os.Args[1:], os.Stdout, os.Stderr))
+}
+
+// newRoot returns the command with all subcommands.
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "mlsfed",
+		Short: "A federated delivery network for end-to-end encrypted groups",
+		Long: `mlsfed is a federated delivery network for end-to-end encrypted groups (MLS, RFC 9420).
+Each organization runs its own nodes; each conversation is ordered by the nodes of the
+organizations that take part in it.`,
+	}
+	root.AddCommand(newVersion())
+	return root
+}
+
+// run executes the command and returns the exit code of the process.
+func run(ctx context.Context, root *cobra.Command, args []string, stdout, stderr io.Writer) int {
+	prepare(root)
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	failed, err := root.ExecuteContextC(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "mlsfed: %v\n", err)
+	var usage usageError
+	if errors.As(err, &usage) {
+		fmt.Fprintf(stderr, "Run '%s --help' for how to call it.\n", failed.CommandPath())
+		return 2
+	}
+	return 1
+}
+
+// usageError marks an error of the caller: exit code 2.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+// prepare gives the whole tree of commands the conventions of this package:
+// errors are left to run, those in flags and arguments are marked as the
+// caller's, and a command that only holds others refuses an unknown name.
+func prepare(root *cobra.Command) {
+	root.SilenceErrors, root.SilenceUsage = true, true
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	addGroups(root)
+	checkUsage(root)
+}
+
+// addGroups declares the groups that have a command; cobra prints the title of
+// an empty one too.
+func addGroups(root *cobra.Command) {
+	for _, group := range []cobra.Group{
+		{ID: groupPeople, Title: "Commands for people:"},
+		{ID: groupOperators, Title: "Commands for operators:"},
+		{ID: groupDevelopers, Title: "Commands for developers:"},
+	} {
+		for _, c := range root.Commands() {
+			if c.GroupID == group.ID {
+				root.AddGroup(&group)
+				break
+			}
+		}
+	}
+}
+
+// checkUsage wraps the check of arguments of a command and of those below it.
+// A command that states no Args takes none.
+func checkUsage(c *cobra.Command) {
+	for _, sub := range c.Commands() {
+		checkUsage(sub)
+	}
+	check := c.Args
+	if check == nil {
+		check = cobra.NoArgs
+	}
+	if c.HasSubCommands() && !c.Runnable() {
+		check = unknownCommand
+		c.RunE = func(c *cobra.Command, _ []string) error { return c.Help() }
+	}
+	c.Args = func(c *cobra.Command, args []string) error {
+		// Cobra checks required flags and groups of flags only later, where
+		// its error can no longer be told from the command's own.
+		err := errors.Join(check(c, args), c.ValidateRequiredFlags(), c.ValidateFlagGroups())
+		if err != nil {
+			return usageError{err}
+		}
+		return nil
+	}
+}
+
+// unknownCommand is the Args of a command that only holds others.
+func unknownCommand(c *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if c.SuggestionsMinimumDistance <= 0 {
+		c.SuggestionsMinimumDistance = 2
+	}
+	if near := c.SuggestionsFor(args[0]); len(near) > 0 {
+		return fmt.Errorf("unknown command %q: did you mean %s?", args[0], strings.Join(near, " or "))
+	}
+	return fmt.Errorf("unknown command %q", args[0])
+}

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"runtime"
+	"runtime/debug"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+)
+
+// call runs a command line and returns its exit code and what it printed.
+func call(t *testing.T, root *cobra.Command, args ...string) (code int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	code = run(t.Context(), root, args, &out, &errs)
+	return code, out.String(), errs.String()
+}
+
+// sampleRoot is the real root with commands that fail in each way.
+func sampleRoot() *cobra.Command {
+	root := newRoot()
+	peer := &cobra.Command{Use: "peer", Short: "Admit organizations", GroupID: groupPeople}
+	add := &cobra.Command{Use: "add FILE", Args: cobra.ExactArgs(1), RunE: func(*cobra.Command, []string) error {
+		return errors.New("read bundle: it is not there")
+	}}
+	add.Flags().String("domain", "", "")
+	if err := add.MarkFlagRequired("domain"); err != nil {
+		panic(err)
+	}
+	add.Flags().Bool("quiet", false, "")
+	add.Flags().Bool("loud", false, "")
+	add.MarkFlagsMutuallyExclusive("quiet", "loud")
+	peer.AddCommand(add)
+	plain := &cobra.Command{Use: "plain", GroupID: groupPeople, RunE: func(*cobra.Command, []string) error { return nil }}
+	root.AddCommand(peer, plain)
+	return root
+}
+
+func TestExitCodes(t *testing.T) {
+	cases := []struct {
+		args   string
+		code   int
+		stderr string // contained in standard error; it must be empty if this is
+	}{
+		{"", 0, ""},
+		{"--help", 0, ""},
+		{"help", 0, ""},
+		{"help peer", 0, ""},
+		{"version", 0, ""},
+		{"plain", 0, ""},
+		{"peer", 0, ""},
+		{"peer add --domain a.example f", 1, "mlsfed: read bundle: it is not there\n"},
+		{"nothing", 2, "mlsfed: unknown command \"nothing\"\nRun 'mlsfed --help'"},
+		{"versoin", 2, "did you mean version?"},
+		{"--nothing", 2, "Run 'mlsfed --help'"},
+		{"version extra", 2, "Run 'mlsfed version --help'"},
+		{"version --nothing", 2, "unknown flag: --nothing"},
+		{"plain extra", 2, "Run 'mlsfed plain --help'"},
+		{"peer nothing", 2, "unknown command \"nothing\"\nRun 'mlsfed peer --help'"},
+		{"peer add --domain a.example", 2, "accepts 1 arg"},
+		{"peer add f", 2, "required flag(s) \"domain\""},
+		{"peer add --domain a.example --quiet --loud f", 2, "[loud quiet]"},
+	}
+	for _, c := range cases {
+		code, _, stderr := call(t, sampleRoot(), strings.Fields(c.args)...)
+		if code != c.code {
+			t.Errorf("mlsfed %s: exit code %d, want %d; standard error: %s", c.args, code, c.code, stderr)
+		}
+		if c.stderr == "" && stderr != "" || !strings.Contains(stderr, c.stderr) {
+			t.Errorf("mlsfed %s: standard error %q, want %q", c.args, stderr, c.stderr)
+		}
+		if n := strings.Count(stderr, "mlsfed: "); c.code != 0 && n != 1 {
+			t.Errorf("mlsfed %s: error printed %d times, want once: %q", c.args, n, stderr)
+		}
+		if strings.Contains(stderr, "Usage:") {
+			t.Errorf("mlsfed %s: prints the whole usage with the error: %q", c.args, stderr)
+		}
+	}
+}
+
+func TestHelpGroups(t *testing.T) {
+	_, help, _ := call(t, sampleRoot(), "--help")
+	people := strings.Index(help, "Commands for people:\n  peer ")
+	operators := strings.Index(help, "Commands for operators:\n  version ")
+	if people < 0 || operators < people {
+		t.Errorf("help does not list peer under people, then version under operators:\n%s", help)
+	}
+	if strings.Contains(help, "Commands for developers:") {
+		t.Errorf("help has a title without commands:\n%s", help)
+	}
+}
+
+// TestEveryCommandHasAGroup also catches a group that does not exist, which
+// cobra answers with a panic.
+func TestEveryCommandHasAGroup(t *testing.T) {
+	root := newRoot()
+	if code := run(t.Context(), root, []string{"--help"}, io.Discard, io.Discard); code != 0 {
+		t.Fatalf("mlsfed --help: exit code %d", code)
+	}
+	for _, c := range root.Commands() {
+		builtIn := c.Name() == "help" || c.Name() == "completion"
+		if !builtIn && !root.ContainsGroup(c.GroupID) {
+			t.Errorf("command %s has the group %q: give it one of those in main.go", c.Name(), c.GroupID)
+		}
+		if !builtIn && c.Short == "" {
+			t.Errorf("command %s has no Short text for the help", c.Name())
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	code, stdout, _ := call(t, newRoot(), "version")
+	if code != 0 || !strings.HasPrefix(stdout, "mlsfed ") || !strings.HasSuffix(stdout, " "+runtime.GOOS+"/"+runtime.GOARCH+"\n") {
+		t.Errorf("mlsfed version: exit code %d, output %q", code, stdout)
+	}
+	info := &debug.BuildInfo{GoVersion: "go1.26.8", Main: debug.Module{Version: "v1.2.3"}}
+	platform := runtime.GOOS + "/" + runtime.GOARCH
+	if got, want := describeBuild(info), "mlsfed v1.2.3 go1.26.8 "+platform; got != want {
+		t.Errorf("without a commit: %q, want %q", got, want)
+	}
+	info.Settings = []debug.BuildSetting{
+		{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.time", Value: "2030-01-02T03:04:05Z"}, {Key: "vcs.modified", Value: "true"},
+	}
+	if got, want := describeBuild(info), "mlsfed v1.2.3 (commit abc of 2030-01-02T03:04:05Z, with local changes) go1.26.8 "+platform; got != want {
+		t.Errorf("with a commit: %q, want %q", got, want)
+	}
+}

@@ -1,0 +1,90 @@
+package mlscore
+
+import "slices"
+
+// picker chooses the proposals of a commit among those that wait: as many as make a valid list, with
+// the preferences of RFC 9420 §12.2. What it leaves out, it can explain.
+type picker struct {
+	public    *PublicState
+	committer Sender
+	list      []sentProposal // fixed: the caller's own
+	offered   []sentProposal
+	skipped   []error
+}
+
+func newPicker(p *PublicState, committer Sender, list []sentProposal) *picker {
+	return &picker{public: p, committer: committer, list: list}
+}
+
+// offer takes a waiting proposal, in the order of arrival.
+func (k *picker) offer(p *sentProposal) { k.offered = append(k.offered, *p) }
+
+func (k *picker) skip(p *sentProposal, format string, args ...any) {
+	k.skipped = append(k.skipped, fail(ErrInvalid, "§12.2", "waiting proposal ("+p.Type.String()+" from "+p.sender.String()+")", format, args...))
+}
+
+// result is the list to commit. If what waits makes no valid list as a whole, it is tried piece by
+// piece.
+func (k *picker) result() ([]sentProposal, []error, error) {
+	chosen := append(slices.Clone(k.list), k.prefer()...)
+	if _, err := k.public.planList(chosen, k.committer, 0); err == nil || len(chosen) == len(k.list) {
+		return chosen, k.skipped, nil // an error in the caller's own list is reported by its plan
+	}
+	candidates := chosen[len(k.list):]
+	chosen = slices.Clone(k.list)
+	for at := range candidates {
+		trial := append(slices.Clone(chosen), candidates[at])
+		if _, err := k.public.planList(trial, k.committer, 0); err != nil {
+			k.skipped = append(k.skipped, within("waiting proposal ("+candidates[at].Type.String()+")", ErrInvalid, err))
+			continue
+		}
+		chosen = trial
+	}
+	return chosen, k.skipped, nil
+}
+
+// prefer leaves out what loses against another proposal: an Update against a Remove of the same leaf or
+// a later Update, a ReInit against anything, whatever the committer may not commit of itself.
+func (k *picker) prefer() []sentProposal {
+	settled := map[LeafIndex]bool{} // leaves with a Remove
+	updates := map[LeafIndex]int{}  // the last Update of each leaf
+	for at := range k.list {
+		if k.list[at].Type == ProposalRemove {
+			settled[k.list[at].Remove] = true
+		}
+	}
+	removed := map[LeafIndex]int{}
+	for at := range k.offered {
+		p := &k.offered[at]
+		switch p.Type {
+		case ProposalRemove:
+			if _, twice := removed[p.Remove]; !twice {
+				removed[p.Remove] = at
+			}
+		case ProposalUpdate:
+			updates[LeafIndex(p.sender.Index)] = at
+		}
+	}
+	var out []sentProposal
+	for at := range k.offered {
+		p := &k.offered[at]
+		_, gone := removed[LeafIndex(p.sender.Index)]
+		switch {
+		case p.Type == ProposalUpdate && p.sender == k.committer:
+			k.skip(p, "the committer's own path replaces it")
+		case p.Type == ProposalUpdate && (gone || settled[LeafIndex(p.sender.Index)]):
+			k.skip(p, "its sender is being removed")
+		case p.Type == ProposalUpdate && updates[LeafIndex(p.sender.Index)] != at:
+			k.skip(p, "a later one replaces it")
+		case p.Type == ProposalRemove && member(p.Remove) == k.committer:
+			k.skip(p, "nobody can commit its own removal")
+		case p.Type == ProposalRemove && (settled[p.Remove] || removed[p.Remove] != at):
+			k.skip(p, "%s is being removed already", leafName(p.Remove))
+		case p.Type == ProposalReInit && len(k.offered)+len(k.list) > 1:
+			k.skip(p, "other proposals go first")
+		default:
+			out = append(out, *p)
+		}
+	}
+	return out
+}

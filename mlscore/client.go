@@ -1,0 +1,329 @@
+package mlscore
+
+import (
+	"crypto/rand"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/mlsfed/mlsfed/mlscore/codec"
+)
+
+// Config is what a client works with. Auth, Store and Now must be set.
+type Config struct {
+	Auth   Authenticator
+	Policy Policy // may be nil
+	Store  Store
+	// Now is the time, for lifetimes. It is asked when a KeyPackage is made or about to be used;
+	// never when a message is processed, since members would then judge differently.
+	Now func() time.Time
+	// Rand is the source of all randomness; nil means crypto/rand.
+	Rand io.Reader
+	// MaxLifetime is the longest lifetime of a KeyPackage that is accepted (RFC 9420 §7.2). All
+	// members of a group must agree on it. Zero means 100 days; -1 no bound.
+	MaxLifetime time.Duration
+	// Extensions, Proposals and Credentials are supported by the application beyond the defaults,
+	// and announced in the client's capabilities.
+	Extensions  []ExtensionType
+	Proposals   []ProposalType
+	Credentials []CredentialType // in addition to that of the client's own credential
+	// NoGREASE leaves out the random code points of §13.5.
+	NoGREASE bool
+	Limits   Limits
+}
+
+// DefaultMaxLifetime bounds a KeyPackage's life where the Config does not.
+const DefaultMaxLifetime = 100 * 24 * time.Hour
+
+// Identity is a credential and the signature key that it speaks for.
+type Identity struct {
+	CipherSuite  CipherSuite
+	Credential   Credential
+	SignatureKey Secret
+}
+
+// GenerateSignatureKey makes a key pair for the signature scheme of a cipher suite. A nil source of
+// randomness means crypto/rand.
+func GenerateSignatureKey(random io.Reader, cs CipherSuite) (priv Secret, pub []byte, err error) {
+	s, err := suiteOf(cs)
+	if err != nil {
+		return Secret{}, nil, err
+	}
+	if random == nil {
+		random = rand.Reader
+	}
+	return s.generateSignatureKey(random)
+}
+
+// Client makes KeyPackages and creates, joins and loads groups for one device. It is safe for
+// concurrent use if its Config's members are; a Group is not.
+type Client struct{ cfg Config }
+
+// NewClient checks a Config and fills in its defaults.
+func NewClient(cfg Config) (*Client, error) {
+	switch {
+	case cfg.Auth == nil:
+		return nil, fail(ErrMisuse, "", "Config", "Auth is missing: say whose credentials to accept")
+	case cfg.Store == nil:
+		return nil, fail(ErrMisuse, "", "Config", "Store is missing: NewMemoryStore, or one that lasts")
+	case cfg.Now == nil:
+		return nil, fail(ErrMisuse, "", "Config", "Now is missing: usually time.Now")
+	}
+	if cfg.Rand == nil {
+		cfg.Rand = rand.Reader
+	}
+	if cfg.MaxLifetime == 0 {
+		cfg.MaxLifetime = DefaultMaxLifetime
+	}
+	cfg.MaxLifetime = max(cfg.MaxLifetime, 0)
+	cfg.Limits = cfg.Limits.orDefault()
+	return &Client{cfg}, nil
+}
+
+func (c *Client) rules(s *suite) *rules {
+	return &rules{suite: s, auth: c.cfg.Auth, policy: c.cfg.Policy, maxLifetime: c.cfg.MaxLifetime}
+}
+
+// capabilities announces what this client supports.
+func (c *Client) capabilities(own CredentialType) (Capabilities, error) {
+	caps := Capabilities{
+		Versions:     []ProtocolVersion{MLS10},
+		CipherSuites: CipherSuites(),
+		Extensions:   slices.Clone(c.cfg.Extensions),
+		Proposals:    slices.Clone(c.cfg.Proposals),
+		Credentials:  slices.Clone(c.cfg.Credentials),
+	}
+	if !slices.Contains(caps.Credentials, own) {
+		caps.Credentials = append(caps.Credentials, own)
+	}
+	if c.cfg.NoGREASE {
+		return caps, nil
+	}
+	var g [4]byte
+	if _, err := io.ReadFull(c.cfg.Rand, g[:]); err != nil {
+		return caps, fmt.Errorf("read randomness for GREASE: %w", err)
+	}
+	caps.CipherSuites = append(caps.CipherSuites, CipherSuite(grease(g[0])))
+	caps.Extensions = append(caps.Extensions, ExtensionType(grease(g[1])))
+	caps.Proposals = append(caps.Proposals, ProposalType(grease(g[2])))
+	caps.Credentials = append(caps.Credentials, CredentialType(grease(g[3])))
+	return caps, nil
+}
+
+// leafFor begins a leaf node for an identity: all but key, source and signature.
+func (c *Client) leafFor(s *suite, id Identity, extensions Extensions) (LeafNode, error) {
+	pub, err := s.signaturePublicKey(id.SignatureKey.Bytes())
+	if err != nil {
+		return LeafNode{}, within("identity", ErrMisuse, err)
+	}
+	caps, err := c.capabilities(id.Credential.Type)
+	if err != nil {
+		return LeafNode{}, err
+	}
+	for _, x := range extensions {
+		if !caps.SupportsExtension(x.Type) {
+			caps.Extensions = append(caps.Extensions, x.Type)
+		}
+	}
+	leaf := LeafNode{SignatureKey: pub, Credential: id.Credential, Capabilities: caps, Extensions: extensions}
+	return leaf, leaf.bindCredential(s)
+}
+
+// KeyPackageOptions shape a KeyPackage.
+type KeyPackageOptions struct {
+	Lifetime       time.Duration // from now; zero means 30 days
+	LastResort     bool          // may be used more than once, when no other is left
+	Extensions     Extensions    // of the KeyPackage
+	LeafExtensions Extensions    // of the leaf node in it
+}
+
+// keyPackageRecord is what a client keeps of a KeyPackage until it is used.
+type keyPackageRecord struct {
+	keyPackage *KeyPackage
+	initKey    Secret
+	leafKey    Secret
+	signer     Secret
+}
+
+func (k *keyPackageRecord) marshal() []byte {
+	var w codec.Writer
+	w.Uint8(stateVersion)
+	w.Vector(k.keyPackage.encode)
+	w.Bytes(k.initKey.Bytes())
+	w.Bytes(k.leafKey.Bytes())
+	w.Bytes(k.signer.Bytes())
+	return w.Buffer()
+}
+
+func parseKeyPackageRecord(b []byte) (*keyPackageRecord, error) {
+	r := codec.NewReader(b, codec.DefaultLimits)
+	checkVersion(r)
+	k := &keyPackageRecord{}
+	r.Vector(func(r *codec.Reader) { k.keyPackage = decodeKeyPackage(r) })
+	k.initKey, k.leafKey, k.signer = NewSecret(r.Bytes()), NewSecret(r.Bytes()), NewSecret(r.Bytes())
+	if r.Err() == nil && k.keyPackage == nil {
+		r.Fail(fmt.Errorf("record holds no KeyPackage"))
+	}
+	return k, malformed("stored KeyPackage", r.Finish())
+}
+
+// NewKeyPackage makes a KeyPackage and stores its private keys (§10).
+func (c *Client) NewKeyPackage(id Identity, opts KeyPackageOptions) (*KeyPackage, error) {
+	s, err := suiteOf(id.CipherSuite)
+	if err != nil {
+		return nil, err
+	}
+	rec, err := c.newKeyPackage(s, id, opts)
+	if err != nil {
+		return nil, err
+	}
+	return rec.keyPackage, c.keep(rec)
+}
+
+// ImportKeyPackage stores a KeyPackage that was made elsewhere with its private keys: the HPKE keys of
+// the Welcome and of the leaf, and the signature key.
+func (c *Client) ImportKeyPackage(kp *KeyPackage, initKey, leafKey, signatureKey Secret) error {
+	s, err := suiteOf(kp.CipherSuite)
+	if err != nil {
+		return err
+	}
+	for _, k := range []struct {
+		name string
+		priv Secret
+		pub  []byte
+		of   func([]byte) ([]byte, error)
+	}{
+		{"init_key", initKey, kp.InitKey, s.publicKeyOf},
+		{"encryption_key", leafKey, kp.LeafNode.EncryptionKey, s.publicKeyOf},
+		{"signature_key", signatureKey, kp.LeafNode.SignatureKey, s.signaturePublicKey},
+	} {
+		pub, err := k.of(k.priv.Bytes())
+		if err != nil {
+			return within(k.name, ErrMisuse, err)
+		}
+		if string(pub) != string(k.pub) {
+			return fail(ErrMisuse, "§10", k.name, "the private key is not that of the KeyPackage")
+		}
+	}
+	return c.keep(&keyPackageRecord{kp, initKey.Clone(), leafKey.Clone(), signatureKey.Clone()})
+}
+
+func (c *Client) keep(rec *keyPackageRecord) error {
+	ref, err := rec.keyPackage.Ref()
+	if err != nil {
+		return err
+	}
+	var b Batch
+	b.put(keyPackageKey(ref), rec.marshal())
+	defer b.erase()
+	return applyBatch(c.cfg.Store, b)
+}
+
+func (c *Client) newKeyPackage(s *suite, id Identity, opts KeyPackageOptions) (*keyPackageRecord, error) {
+	if opts.Lifetime == 0 {
+		opts.Lifetime = 30 * 24 * time.Hour
+	}
+	leaf, err := c.leafFor(s, id, opts.LeafExtensions)
+	if err != nil {
+		return nil, err
+	}
+	if opts.LastResort {
+		opts.Extensions = opts.Extensions.With(Extension{ExtensionLastResort, []byte{}})
+	}
+	for _, x := range opts.Extensions {
+		if !leaf.Capabilities.SupportsExtension(x.Type) {
+			leaf.Capabilities.Extensions = append(leaf.Capabilities.Extensions, x.Type)
+		}
+	}
+	rec := &keyPackageRecord{signer: id.SignatureKey.Clone()}
+	if rec.leafKey, leaf.EncryptionKey, err = s.generateKeyPair(c.cfg.Rand); err != nil {
+		return nil, err
+	}
+	leaf.Source, leaf.Lifetime = SourceKeyPackage, LifetimeFrom(c.cfg.Now(), opts.Lifetime)
+	if err := leaf.sign(s, id.SignatureKey, nil, 0); err != nil {
+		return nil, err
+	}
+	kp := &KeyPackage{Version: MLS10, CipherSuite: s.id, LeafNode: &leaf, Extensions: opts.Extensions}
+	if rec.initKey, kp.InitKey, err = s.generateKeyPair(c.cfg.Rand); err != nil {
+		return nil, err
+	}
+	var w codec.Writer
+	kp.encodeTBS(&w)
+	if kp.Signature, err = s.signWithLabel(id.SignatureKey.Bytes(), "KeyPackageTBS", w.Buffer()); err != nil {
+		return nil, err
+	}
+	rec.keyPackage = kp
+	return rec, kp.verify(s, c.rules(s).keyPackageRules(c.cfg.Now()))
+}
+
+// VerifyKeyPackage checks somebody's KeyPackage before it is used, its lifetime included (§10.1).
+func (c *Client) VerifyKeyPackage(kp *KeyPackage) error {
+	s, err := suiteOf(kp.CipherSuite)
+	if err != nil {
+		return err
+	}
+	return kp.verify(s, c.rules(s).keyPackageRules(c.cfg.Now()))
+}
+
+// DeleteKeyPackage erases the private keys of a KeyPackage, for one that expired or was withdrawn.
+func (c *Client) DeleteKeyPackage(ref []byte) error {
+	var b Batch
+	b.delete(keyPackageKey(ref))
+	return applyBatch(c.cfg.Store, b)
+}
+
+// StorePSK keeps an external PSK under an id, until DeletePSK (§8.4).
+func (c *Client) StorePSK(id []byte, psk Secret) error {
+	var b Batch
+	b.put(externalPSKKey(id), slices.Clone(psk.Bytes()))
+	defer b.erase()
+	return applyBatch(c.cfg.Store, b)
+}
+
+// DeletePSK erases an external PSK.
+func (c *Client) DeletePSK(id []byte) error {
+	var b Batch
+	b.delete(externalPSKKey(id))
+	return applyBatch(c.cfg.Store, b)
+}
+
+// psks looks PSKs up in their order (§8.4).
+func (c *Client) psks(ids []PreSharedKeyID) ([]Secret, error) {
+	list := make([]Secret, len(ids))
+	for i, id := range ids {
+		key := externalPSKKey(id.ID)
+		if id.Type == PSKResumption {
+			key = groupKey(id.GroupID, recordPSK, uint64Bytes(id.Epoch))
+		}
+		v, ok, err := c.cfg.Store.Get(key)
+		if err != nil {
+			return nil, &Error{Kind: ErrStore, Object: id.String(), Detail: "cannot be read", Err: err}
+		}
+		if !ok {
+			return nil, fail(ErrMissing, "§8.4", id.String(), "is not in the store")
+		}
+		list[i] = NewSecret(v)
+		clear(v)
+	}
+	return list, nil
+}
+
+// newPSKID names a PSK for use in a commit, with a fresh nonce (§8.4).
+func (c *Client) newPSKID(s *suite, id PreSharedKeyID) (PreSharedKeyID, error) {
+	id.Nonce = make([]byte, s.hashLen())
+	_, err := io.ReadFull(c.cfg.Rand, id.Nonce)
+	return id, err
+}
+
+// greaseExtension is an extension of a random reserved type with random content (§13.5).
+func (c *Client) greaseExtension() (Extension, error) {
+	var b [9]byte
+	if _, err := io.ReadFull(c.cfg.Rand, b[:]); err != nil {
+		return Extension{}, fmt.Errorf("read randomness for GREASE: %w", err)
+	}
+	return Extension{ExtensionType(grease(b[0])), b[1 : 1+b[1]%8]}, nil
+}
+
+// grease is one of the reserved code points (§13.5).
+func grease(b byte) uint16 { return uint16(b%15)<<12 | uint16(b%15)<<4 | 0x0a0a }

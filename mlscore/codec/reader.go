@@ -1,0 +1,235 @@
+package codec
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// MaxLength is the largest length that a vector header can carry: 2^30 - 1 bytes.
+const MaxLength = 1<<30 - 1
+
+// The ways in which input fails to be an encoding. Every error of a Reader wraps one of them.
+var (
+	ErrTruncated  = fmt.Errorf("input ends early: %w", io.ErrUnexpectedEOF)
+	ErrTrailing   = errors.New("bytes follow the value")
+	ErrNotMinimal = errors.New("vector header is not in its shortest form")
+	ErrPrefix     = errors.New("vector header has the reserved prefix 11")
+	ErrPresence   = errors.New("presence octet is neither 0 nor 1")
+	ErrLimit      = errors.New("over the limit of the decoder")
+)
+
+// Limits bound what a Reader accepts. A zero field stands for that of DefaultLimits.
+type Limits struct {
+	Bytes int // size of the whole input
+	Count int // elements of one vector
+	Depth int // vectors inside vectors
+}
+
+// DefaultLimits suit every message of a group of a few hundred thousand members: 256 MiB of input,
+// 4 Mi elements, vectors nested 16 deep.
+var DefaultLimits = Limits{Bytes: 256 << 20, Count: 4 << 20, Depth: 16}
+
+func (l Limits) orDefault() Limits {
+	if l.Bytes <= 0 {
+		l.Bytes = DefaultLimits.Bytes
+	}
+	if l.Count <= 0 {
+		l.Count = DefaultLimits.Count
+	}
+	if l.Depth <= 0 {
+		l.Depth = DefaultLimits.Depth
+	}
+	return l
+}
+
+// Reader decodes from a byte slice. What it returns are views into that slice, with their capacity
+// cut to their length: a caller that keeps one keeps the slice.
+type Reader struct {
+	rest   []byte
+	limits Limits
+	depth  int
+	err    error
+}
+
+// NewReader reads from b under limits.
+func NewReader(b []byte, limits Limits) *Reader {
+	r := &Reader{rest: b, limits: limits.orDefault()}
+	if len(b) > r.limits.Bytes {
+		r.fail(fmt.Errorf("%w: %d bytes of input, at most %d", ErrLimit, len(b), r.limits.Bytes))
+	}
+	return r
+}
+
+// Err is the first error met.
+func (r *Reader) Err() error { return r.err }
+
+// Len is the number of bytes not yet read.
+func (r *Reader) Len() int { return len(r.rest) }
+
+// Fail records err, unless an error stands already: for a caller that finds a value out of range.
+func (r *Reader) Fail(err error) { r.fail(err) }
+
+func (r *Reader) fail(err error) {
+	if r.err == nil {
+		r.err = err
+		r.rest = nil
+	}
+}
+
+// Finish is the first error met, or ErrTrailing if bytes are left.
+func (r *Reader) Finish() error {
+	if r.err == nil && len(r.rest) > 0 {
+		r.fail(fmt.Errorf("%w: %d", ErrTrailing, len(r.rest)))
+	}
+	return r.err
+}
+
+// Fixed reads n bytes.
+func (r *Reader) Fixed(n int) []byte {
+	if r.err != nil {
+		return nil
+	}
+	if n < 0 || n > len(r.rest) {
+		r.fail(fmt.Errorf("%w: %d bytes wanted, %d left", ErrTruncated, n, len(r.rest)))
+		return nil
+	}
+	b := r.rest[:n:n]
+	r.rest = r.rest[n:]
+	return b
+}
+
+// Uint8 reads an octet.
+func (r *Reader) Uint8() uint8 {
+	if b := r.Fixed(1); b != nil {
+		return b[0]
+	}
+	return 0
+}
+
+// Uint16 reads a big-endian uint16.
+func (r *Reader) Uint16() uint16 {
+	if b := r.Fixed(2); b != nil {
+		return binary.BigEndian.Uint16(b)
+	}
+	return 0
+}
+
+// Uint32 reads a big-endian uint32.
+func (r *Reader) Uint32() uint32 {
+	if b := r.Fixed(4); b != nil {
+		return binary.BigEndian.Uint32(b)
+	}
+	return 0
+}
+
+// Uint64 reads a big-endian uint64.
+func (r *Reader) Uint64() uint64 {
+	if b := r.Fixed(8); b != nil {
+		return binary.BigEndian.Uint64(b)
+	}
+	return 0
+}
+
+// Optional reads the presence octet of an optional value (RFC 9420 §2.1.1).
+func (r *Reader) Optional() bool {
+	switch v := r.Uint8(); v {
+	case 0:
+		return false
+	case 1:
+		return r.err == nil
+	default:
+		r.fail(fmt.Errorf("%w: %d", ErrPresence, v))
+		return false
+	}
+}
+
+// Varint reads a vector header (RFC 9420 §2.1.2): 1, 2 or 4 octets, shortest form only.
+func (r *Reader) Varint() uint32 {
+	first := r.Uint8()
+	if r.err != nil {
+		return 0
+	}
+	var v uint32
+	switch first >> 6 {
+	case 0:
+		return uint32(first)
+	case 1:
+		v = uint32(first&0x3f)<<8 | uint32(r.Uint8())
+		if r.err == nil && v < 1<<6 {
+			r.fail(fmt.Errorf("%w: %d in 2 octets", ErrNotMinimal, v))
+		}
+	case 2:
+		low := r.Fixed(3)
+		if low == nil {
+			return 0
+		}
+		v = uint32(first&0x3f)<<24 | uint32(low[0])<<16 | uint32(low[1])<<8 | uint32(low[2])
+		if v < 1<<14 {
+			r.fail(fmt.Errorf("%w: %d in 4 octets", ErrNotMinimal, v))
+		}
+	default:
+		r.fail(ErrPrefix)
+	}
+	if r.err != nil {
+		return 0
+	}
+	return v
+}
+
+// Bytes reads opaque<V>. It is never nil unless an error stands.
+func (r *Reader) Bytes() []byte {
+	n := r.Varint()
+	if r.err != nil {
+		return nil
+	}
+	if uint64(n) > uint64(len(r.rest)) {
+		r.fail(fmt.Errorf("%w: vector of %d bytes, %d left", ErrTruncated, n, len(r.rest)))
+		return nil
+	}
+	return r.Fixed(int(n))
+}
+
+// Vector reads a vector whose elements element reads, each in one call, until its bytes are used
+// up. An element must take at least one byte.
+func (r *Reader) Vector(element func(*Reader)) {
+	body := r.Bytes()
+	if r.err != nil {
+		return
+	}
+	if r.depth+1 > r.limits.Depth {
+		r.fail(fmt.Errorf("%w: vectors nested more than %d deep", ErrLimit, r.limits.Depth))
+		return
+	}
+	inner := Reader{rest: body, limits: r.limits, depth: r.depth + 1}
+	for count := 1; len(inner.rest) > 0; count++ {
+		if count > r.limits.Count {
+			inner.fail(fmt.Errorf("%w: more than %d elements in a vector", ErrLimit, r.limits.Count))
+			break
+		}
+		before := len(inner.rest)
+		element(&inner)
+		if inner.err == nil && len(inner.rest) == before {
+			inner.fail(fmt.Errorf("%w: empty element", ErrTruncated))
+		}
+	}
+	if inner.err != nil {
+		r.fail(inner.err)
+	}
+}
+
+// Since gives the bytes read between an earlier Mark and now.
+func (r *Reader) Since(mark []byte) []byte {
+	if r.err != nil {
+		return nil
+	}
+	n := len(mark) - len(r.rest)
+	return mark[:n:n]
+}
+
+// Mark remembers a place, for Since.
+func (r *Reader) Mark() []byte { return r.rest }
+
+// Rest reads all that is left.
+func (r *Reader) Rest() []byte { return r.Fixed(len(r.rest)) }

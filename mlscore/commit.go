@@ -1,0 +1,424 @@
+package mlscore
+
+import (
+	"bytes"
+	"slices"
+)
+
+// CommitOptions shape a commit.
+type CommitOptions struct {
+	// Proposals are committed by value, beside those that wait.
+	Proposals []Proposal
+	// OnlyThese leaves out the proposals that wait.
+	OnlyThese bool
+	// Leaf changes this member's leaf.
+	Leaf LeafUpdate
+	// OmitPath leaves out the path where the proposals allow it: cheaper, and no new keys (§12.4).
+	OmitPath          bool
+	AuthenticatedData []byte
+	// GroupInfo shapes the GroupInfo of the next epoch that is returned, WelcomeInfo the one inside
+	// the Welcome.
+	GroupInfo   GroupInfoOptions
+	WelcomeInfo GroupInfoOptions
+
+	founding []PreSharedKeyID // reinit or branch
+	usage    pskUsage
+}
+
+// Commit is a commit that has been made and waits to be accepted by the delivery service.
+type Commit struct {
+	Message   []byte        // for the members
+	Welcome   []byte        // for those whom it adds; nil if there are none
+	GroupInfo []byte        // the next epoch's
+	Staged    *StagedCommit // the next epoch: merge it when the commit has been accepted
+	Skipped   []error       // proposals that waited and cannot be committed, and why
+}
+
+// StagedCommit is an epoch that a commit leads to. Group.Merge enters it.
+type StagedCommit struct {
+	base    *memberState
+	next    *memberState // nil if the commit removes this member
+	effects *Effects
+	message []byte
+	own     bool
+
+	// The key that a received commit was encrypted under is used up when the commit is merged.
+	used           *ratchetName
+	usedGeneration uint32
+
+	// An own commit that was loaded from the store is entered by its writes.
+	stored []Write
+}
+
+// Effects says what the commit does.
+func (s *StagedCommit) Effects() *Effects { return s.effects }
+
+// Own says whether this client made the commit.
+func (s *StagedCommit) Own() bool { return s.own }
+
+// Message is the commit as it was sent or received.
+func (s *StagedCommit) Message() []byte { return slices.Clone(s.message) }
+
+// RemovesSelf says whether this member is out once the commit is merged.
+func (s *StagedCommit) RemovesSelf() bool { return s.next == nil && s.stored == nil }
+
+// Public is the public state of the epoch that begins; nil if the commit removes this member, or was
+// loaded from the store.
+func (s *StagedCommit) Public() *PublicState {
+	if s.next == nil {
+		return nil
+	}
+	return s.next.public
+}
+
+// EpochAuthenticator is that of the epoch that begins (RFC 9420 §8.7); nil where Public is.
+func (s *StagedCommit) EpochAuthenticator() []byte {
+	if s.next == nil {
+		return nil
+	}
+	return slices.Clone(s.next.secrets.authenticator.Bytes())
+}
+
+// Export derives from the epoch that begins (§8.5).
+func (s *StagedCommit) Export(label string, context []byte, length int) (Secret, error) {
+	if s.next == nil {
+		return Secret{}, fail(ErrGroupEnded, "§8.5", "export", "this member has no keys of the next epoch")
+	}
+	return s.next.public.rules.suite.exportBounded(s.next.secrets.exporter, label, context, length)
+}
+
+// abandon erases a next epoch that will not be entered.
+func (s *StagedCommit) abandon() {
+	if s.next != nil {
+		s.next.erase()
+		s.next.messages.erase()
+		s.next = nil
+	}
+	for _, w := range s.stored {
+		clear(w.Value)
+	}
+	s.stored = nil
+}
+
+// Commit commits the proposals that wait, and those in opts, and gives this member new keys (§12.4.1).
+// The group stays as it is until the commit is merged; a commit made before and not merged is
+// abandoned.
+func (g *Group) Commit(opts CommitOptions) (*Commit, error) {
+	if err := g.active(); err != nil {
+		return nil, err
+	}
+	for _, p := range opts.Proposals {
+		if !p.complete() || p.Type == ProposalUpdate || p.Type == ProposalExternalInit {
+			return nil, fail(ErrMisuse, "§12.4", "commit", "a proposal of type %v cannot be committed by value", p.Type)
+		}
+		if p.Type == ProposalAdd {
+			if err := p.Add.verify(g.suite, g.public().rules.keyPackageRules(g.client.cfg.Now())); err != nil {
+				return nil, err
+			}
+		}
+	}
+	list, skipped, err := g.choose(opts)
+	if err != nil {
+		return nil, err
+	}
+	w := &committing{
+		client:  g.client,
+		suite:   g.suite,
+		options: g.options,
+		base:    g.state,
+		sender:  member(g.state.self),
+		opts:    opts,
+	}
+	if w.plan, err = g.public().planList(list, w.sender, opts.usage); err != nil {
+		return nil, err
+	}
+	if w.leaf, w.signer, err = g.newLeaf(opts.Leaf); err != nil {
+		return nil, err
+	}
+	if err := w.build(); err != nil {
+		w.erase()
+		return nil, err
+	}
+	out, err := g.dispatch(w)
+	w.erase()
+	if err != nil {
+		return nil, err
+	}
+	out.Skipped = skipped
+	return out, nil
+}
+
+// choose picks the proposals of a commit: all that wait and are valid, in preference to the rest of the
+// list only where they agree with it (§12.2, §12.4).
+func (g *Group) choose(opts CommitOptions) (list []sentProposal, skipped []error, err error) {
+	self := member(g.state.self)
+	for _, p := range opts.Proposals {
+		list = append(list, sentProposal{p, self, nil})
+	}
+	if opts.OnlyThese {
+		return list, nil, nil
+	}
+	picker := newPicker(g.public(), self, list)
+	for at := range g.public().proposals {
+		picker.offer(&g.public().proposals[at].sentProposal)
+	}
+	return picker.result()
+}
+
+// committing is a commit in the making, by a member or by a joiner.
+type committing struct {
+	client  *Client
+	suite   *suite
+	options GroupOptions
+	base    *memberState // secrets are nil for a joiner, but for init
+	sender  Sender
+	opts    CommitOptions
+
+	plan   *plan
+	leaf   LeafNode // the sender's next
+	signer Secret   // and its key
+	at     LeafIndex
+
+	staged *stagedCommit
+	path   *createdPath
+	ac     *authenticatedContent
+	next   *memberState
+	joiner Secret
+	member Secret
+}
+
+func (w *committing) erase() {
+	w.path.erase()
+	eraseAll(w.joiner, w.member)
+}
+
+// build goes through §12.4.1 up to the next epoch's secrets.
+func (w *committing) build() error {
+	w.staged = &stagedCommit{plan: w.plan, tree: w.plan.tree, leaf: LeafIndex(w.sender.Index)}
+	commit := &commitContent{}
+	for at := range w.plan.list {
+		p := &w.plan.list[at]
+		if p.ref != nil {
+			commit.proposals = append(commit.proposals, proposalOrRef{ref: p.ref})
+		} else {
+			commit.proposals = append(commit.proposals, proposalOrRef{proposal: &p.Proposal})
+		}
+	}
+	if w.plan.needsPath || w.plan.external || !w.opts.OmitPath || w.opts.Leaf.changes() {
+		if err := w.buildPath(commit); err != nil {
+			return err
+		}
+	}
+	if err := w.frame(commit); err != nil {
+		return err
+	}
+	return w.derive()
+}
+
+// changes says whether anything but the keys is to change.
+func (u LeafUpdate) changes() bool { return u.Identity != nil || u.Extensions != nil }
+
+// buildPath makes the sender's new path and encrypts it.
+func (w *committing) buildPath(commit *commitContent) (err error) {
+	public := w.base.public
+	st := w.staged
+	base := w.plan.tree
+	if w.plan.external {
+		if base, err = public.placeJoiner(st); err != nil {
+			return err
+		}
+	}
+	w.path, err = base.createPath(w.client.cfg.Rand, st.leaf, w.leaf, w.signer, public.context.GroupID)
+	if err != nil {
+		return err
+	}
+	st.tree = w.path.tree
+	if err := w.checkOwnLeaf(); err != nil {
+		return within("own leaf", ErrInvalid, err)
+	}
+	if st.context, err = public.provisional(st); err != nil {
+		return err
+	}
+	commit.path, err = w.path.seal(w.client.cfg.Rand, st.context.marshal(), w.plan.added)
+	return err
+}
+
+// checkOwnLeaf makes the checks that the receivers will make.
+func (w *committing) checkOwnLeaf() error {
+	public := w.base.public
+	var err error
+	if w.plan.external {
+		err = public.checkJoiner(w.staged, w.path.leaf)
+	} else {
+		err = public.checkReplacement(w.staged.leaf, w.staged.leaf, w.path.leaf, UseUpdate)
+	}
+	if err != nil {
+		return err
+	}
+	return checkMember(w.staged.tree, w.staged.leaf, w.plan.extensions)
+}
+
+// frame signs the commit with the old key, in the old GroupContext (§12.4.1).
+func (w *committing) frame(commit *commitContent) (err error) {
+	public := w.base.public
+	if w.staged.context.GroupID == nil {
+		if w.staged.context, err = public.provisional(w.staged); err != nil {
+			return err
+		}
+	}
+	w.ac = &authenticatedContent{
+		format: WireFormatPrivateMessage,
+		content: &framedContent{
+			groupID:           public.context.GroupID,
+			epoch:             public.context.Epoch,
+			sender:            w.sender,
+			authenticatedData: w.opts.AuthenticatedData,
+			kind:              ContentCommit,
+			commit:            commit,
+		},
+	}
+	key := w.base.signer
+	if w.plan.external {
+		key = w.signer
+	}
+	if w.options.PublicHandshakes || w.plan.external {
+		w.ac.format = WireFormatPublicMessage
+	}
+	return w.ac.sign(w.suite, key, public.encoded)
+}
+
+// derive computes the next epoch (§8, §12.4.1).
+func (w *committing) derive() error {
+	s := w.suite
+	commit := ownSecret(make([]byte, s.hashLen()))
+	if w.path != nil {
+		commit = w.path.commit
+	}
+	psk, err := w.client.pskSecret(s, w.plan.psks)
+	if err != nil {
+		return err
+	}
+	defer psk.Erase()
+	public := w.base.public.advance(w.staged, w.ac)
+	w.joiner = s.joinerSecret(w.base.secrets.init, commit, public.encoded)
+	w.member = s.memberSecret(w.joiner, psk)
+	st := &memberState{
+		public:  public,
+		self:    w.staged.leaf,
+		signer:  w.signer,
+		secrets: s.epochFrom(w.member, public.encoded),
+		reinit:  w.plan.reinit,
+	}
+	st.confirm(s)
+	w.ac.confirmationTag = st.confirmationTag
+	public.interim = s.interimTranscript(public.context.ConfirmedTranscriptHash, st.confirmationTag)
+	if w.path != nil {
+		st.keys = w.path.private
+	} else {
+		st.keys = w.base.keys.carryOver(w.base.public.tree, st.public.tree, st.self)
+		// Without a path the leaf stays, and so does its signature key.
+		w.signer.Erase()
+		st.signer = w.base.signer.Clone()
+	}
+	st.messages = newSecretTree(s, public.tree.height(), st.secrets.encryption)
+	st.secrets.encryption = Secret{}
+	w.next = st
+	return nil
+}
+
+// pskSecret looks up and chains the PSKs of a commit (§8.4).
+func (c *Client) pskSecret(s *suite, ids []PreSharedKeyID) (Secret, error) {
+	psks, err := c.psks(ids)
+	if err != nil {
+		return Secret{}, err
+	}
+	defer eraseAll(psks...)
+	return s.pskSecret(ids, psks)
+}
+
+// outputs makes the GroupInfo and the Welcome of the next epoch.
+func (w *committing) outputs() (info, welcome []byte, err error) {
+	g, err := w.client.groupInfo(w.suite, w.next, w.opts.GroupInfo)
+	if err != nil {
+		return nil, nil, err
+	}
+	if info, err = encodeMessage(WireFormatGroupInfo, g.encode); err != nil || len(w.plan.added) == 0 {
+		return info, nil, err
+	}
+	inside, err := w.client.groupInfo(w.suite, w.next, w.opts.WelcomeInfo)
+	if err != nil {
+		return nil, nil, err
+	}
+	to := make([]newcomer, len(w.plan.added))
+	for k, leaf := range w.plan.added {
+		to[k].keyPackage = w.plan.packages[k]
+		if w.path == nil {
+			continue
+		}
+		if secret, ok := w.path.secretFor(w.staged.leaf, leaf); ok {
+			to[k].pathSecret = &secret
+		}
+	}
+	welcome, err = w.suite.sealWelcome(w.client.cfg.Rand, inside, w.joiner, w.member, w.plan.psks, to)
+	return info, welcome, err
+}
+
+// dispatch frames a built commit, stores it as pending and returns it.
+func (g *Group) dispatch(w *committing) (*Commit, error) {
+	out := &Commit{}
+	var err error
+	if out.GroupInfo, out.Welcome, err = w.outputs(); err != nil {
+		return nil, err
+	}
+	staged := &StagedCommit{base: g.state, next: w.next, own: true, effects: w.staged.effects(g.public(), w.next.public, w.ac)}
+	var b Batch
+	var step *treeStep
+	if w.ac.format == WireFormatPublicMessage {
+		out.Message, err = g.suite.protectPublic(w.ac, g.state.secrets.membership, g.public().encoded)
+	} else {
+		out.Message, step, err = g.seal(w.ac, &b)
+	}
+	if err != nil {
+		return nil, err
+	}
+	staged.message = bytes.Clone(out.Message)
+	err = g.storePending(&b, staged)
+	if err == nil {
+		b.Output = out.Message
+		err = applyBatch(g.client.cfg.Store, b)
+	}
+	b.erase()
+	if err != nil {
+		if step != nil {
+			step.discard()
+		}
+		staged.abandon()
+		return nil, err
+	}
+	if step != nil {
+		g.state.messages.apply(step)
+		step.key.erase()
+	}
+	if g.pending != nil {
+		g.pending.abandon()
+	}
+	g.pending = staged
+	out.Staged = staged
+	return out, nil
+}
+
+// Abandon gives up the own commit that waits, for one that the delivery service refused. Merging
+// somebody else's commit does the same.
+func (g *Group) Abandon() error {
+	if g.pending == nil {
+		return nil
+	}
+	var b Batch
+	b.delete(groupKey(g.public().context.GroupID, recordPending))
+	if err := applyBatch(g.client.cfg.Store, b); err != nil {
+		return err
+	}
+	g.pending.abandon()
+	g.pending = nil
+	return nil
+}

@@ -1,0 +1,120 @@
+package mlscore
+
+import (
+	"fmt"
+
+	"github.com/mlsfed/mlsfed/mlscore/codec"
+)
+
+// CredentialType is a code point of the "MLS Credential Types" registry (RFC 9420 §17.5).
+type CredentialType uint16
+
+// The credential types of RFC 9420.
+const (
+	CredentialBasic CredentialType = 1
+	CredentialX509  CredentialType = 2
+)
+
+// Credential binds a member to an identity (§5.3).
+type Credential struct {
+	Type         CredentialType
+	Identity     []byte   // basic
+	Certificates [][]byte // x509: DER, the end entity's first
+}
+
+// BasicCredential is a bare assertion of an identity, in the application's format.
+func BasicCredential(identity []byte) Credential {
+	return Credential{Type: CredentialBasic, Identity: identity}
+}
+
+// X509Credential is a chain of DER certificates, the end entity's first. Its key must be the
+// signature key of the leaf that carries it.
+func X509Credential(chain ...[]byte) Credential {
+	return Credential{Type: CredentialX509, Certificates: chain}
+}
+
+func (c Credential) encode(w *codec.Writer) {
+	w.Uint16(uint16(c.Type))
+	switch c.Type {
+	case CredentialX509:
+		w.Vector(func(w *codec.Writer) {
+			for _, cert := range c.Certificates {
+				w.Bytes(cert)
+			}
+		})
+	default:
+		w.Bytes(c.Identity)
+	}
+}
+
+// equal compares encodings.
+func (c Credential) equal(o Credential) bool {
+	var a, b codec.Writer
+	c.encode(&a)
+	o.encode(&b)
+	return string(a.Buffer()) == string(b.Buffer())
+}
+
+func decodeCredential(r *codec.Reader) Credential {
+	c := Credential{Type: CredentialType(r.Uint16())}
+	switch c.Type {
+	case CredentialBasic:
+		c.Identity = r.Bytes()
+	case CredentialX509:
+		r.Vector(func(r *codec.Reader) { c.Certificates = append(c.Certificates, r.Bytes()) })
+	default:
+		r.Fail(fmt.Errorf("%w: credential type %#04x", ErrUnsupported, uint16(c.Type)))
+	}
+	return c
+}
+
+// CredentialUse says where a credential was met.
+type CredentialUse uint8
+
+// The places of §5.3.1 at which a new credential is validated.
+const (
+	UseKeyPackage     CredentialUse = iota + 1 // in a KeyPackage that is to be added
+	UseMember                                  // in the tree of a group that is being joined
+	UseUpdate                                  // in an Update or a Commit's path: replaces an earlier one
+	UseExternalJoin                            // in the path of an external Commit
+	UseExternalSender                          // in the external_senders extension
+)
+
+// Authenticator is the application's side of the Authentication Service (§5.3.1). It must answer
+// alike for all members of a group: a member whose Authenticator refuses what the others accept can
+// follow the group no further. It must not judge by the present time what others judged earlier.
+type Authenticator interface {
+	// ValidateCredential reports whether the credential legitimately speaks for signatureKey and for
+	// somebody who may be met at this place. An error refuses it.
+	ValidateCredential(c Credential, signatureKey []byte, use CredentialUse) error
+	// Identity names the client that a credential represents: two members of one group never have
+	// equal identities, and a replaced credential must keep it unless ValidSuccessor says otherwise.
+	// It must be a pure function of its arguments.
+	Identity(c Credential, signatureKey []byte) ([]byte, error)
+	// ValidSuccessor reports whether next may take the place of old in the same leaf (§5.3.1).
+	ValidSuccessor(old, next Credential) error
+}
+
+// TrustBasic is an Authenticator for basic credentials whose identities are vouched for elsewhere,
+// as in tests or where the delivery service authenticates. It takes equal identities for one client
+// and allows no change of identity.
+type TrustBasic struct{}
+
+// ValidateCredential accepts every basic credential.
+func (TrustBasic) ValidateCredential(c Credential, _ []byte, _ CredentialUse) error {
+	if c.Type != CredentialBasic {
+		return fmt.Errorf("%w: credential type %#04x, only basic is accepted", ErrPolicy, uint16(c.Type))
+	}
+	return nil
+}
+
+// Identity is the identity in the credential.
+func (TrustBasic) Identity(c Credential, _ []byte) ([]byte, error) { return c.Identity, nil }
+
+// ValidSuccessor demands an equal identity.
+func (TrustBasic) ValidSuccessor(old, next Credential) error {
+	if !old.equal(next) {
+		return fmt.Errorf("%w: the identity changed", ErrPolicy)
+	}
+	return nil
+}

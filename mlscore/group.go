@@ -1,0 +1,343 @@
+package mlscore
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"slices"
+)
+
+// Group is one member's view of a group (RFC 9420 §11, §12). It is not safe for concurrent use.
+//
+// What others send goes through Process, what is sent is made by Protect, Propose and Commit. A commit,
+// whether made here or received, is a StagedCommit first: the next epoch, beside the present one. Merge
+// makes it the present one; one that is not merged leaves no trace.
+type Group struct {
+	client  *Client
+	suite   *suite
+	options GroupOptions
+	state   *memberState
+	past    []*pastEpoch          // newest first
+	updates map[string]*ownUpdate // ProposalRef → keys of an Update of our own
+	pending *StagedCommit         // our own, on its way through the delivery service
+}
+
+// GroupOptions are a member's own choices; others need not share them.
+type GroupOptions struct {
+	// PublicHandshakes sends proposals and commits as PublicMessages, which servers can read and
+	// follow; otherwise they are PrivateMessages (§6).
+	PublicHandshakes bool
+	// Padding is added to PrivateMessages.
+	Padding Padding
+}
+
+// memberState is an epoch as a member sees it. It is replaced as a whole.
+type memberState struct {
+	public          *PublicState
+	self            LeafIndex
+	signer          Secret
+	keys            pathKeys
+	secrets         *epochSecrets // without the encryption secret, which messages holds
+	messages        *secretTree
+	confirmationTag []byte
+	reinit          *ReInit // the group is closed
+	removed         bool    // this member is out
+}
+
+// erase drops the secrets that an ended epoch no longer needs: all but what late messages do.
+func (s *memberState) erase() {
+	s.secrets.erase()
+	s.keys.erase()
+	s.signer.Erase()
+}
+
+// pastEpoch is what late application messages of an ended epoch need (§15.3).
+type pastEpoch struct {
+	context    []byte // encoded
+	epoch      uint64
+	tree       *ratchetTree
+	senderData Secret
+	messages   *secretTree
+}
+
+func (p *pastEpoch) erase() {
+	p.senderData.Erase()
+	p.messages.erase()
+}
+
+// ownUpdate holds the private keys of an Update that waits for somebody's commit.
+type ownUpdate struct {
+	leafKey Secret
+	signer  Secret
+}
+
+func (u *ownUpdate) erase() { eraseAll(u.leafKey, u.signer) }
+
+// public is the present public state.
+func (g *Group) public() *PublicState { return g.state.public }
+
+// Public is the present epoch's public state: members, context, tree, pending proposals.
+func (g *Group) Public() *PublicState { return g.state.public }
+
+// GroupID is the group's name.
+func (g *Group) GroupID() []byte { return g.public().GroupID() }
+
+// Epoch is the present one.
+func (g *Group) Epoch() uint64 { return g.public().Epoch() }
+
+// Self is this member's leaf.
+func (g *Group) Self() LeafIndex { return g.state.self }
+
+// Active says whether messages can be sent: this member has not been removed, nor the group closed.
+func (g *Group) Active() bool { return !g.state.removed && g.state.reinit == nil }
+
+// ReInit is what the group was closed in favour of, if it was.
+func (g *Group) ReInit() (ReInit, bool) {
+	if g.state.reinit == nil {
+		return ReInit{}, false
+	}
+	return *g.state.reinit, true
+}
+
+// SetOptions changes how this member sends from now on; the change is stored with the next commit that
+// is merged.
+func (g *Group) SetOptions(o GroupOptions) { g.options = o }
+
+// EpochAuthenticator is equal for two members exactly if they share the epoch's state (§8.7).
+func (g *Group) EpochAuthenticator() []byte {
+	return slices.Clone(g.state.secrets.authenticator.Bytes())
+}
+
+// Export derives a secret of the application's own from the epoch (§8.5). The length is at most 255
+// times that of the suite's hash.
+func (g *Group) Export(label string, context []byte, length int) (Secret, error) {
+	if err := g.usable(); err != nil {
+		return Secret{}, err
+	}
+	return g.suite.exportBounded(g.state.secrets.exporter, label, context, length)
+}
+
+func (s *suite) exportBounded(exporter Secret, label string, context []byte, length int) (Secret, error) {
+	if length < 0 || length > s.maxExpand() {
+		return Secret{}, fail(ErrMisuse, "§8.5", "export", "%d bytes, at most %d", length, s.maxExpand())
+	}
+	return s.export(exporter, label, context, length), nil
+}
+
+// usable refuses work in a group that this member is out of.
+func (g *Group) usable() error {
+	if g.state.removed {
+		return fail(ErrGroupEnded, "§12.4.2", "group", "this member was removed")
+	}
+	return nil
+}
+
+// active refuses to send in a group that has ended.
+func (g *Group) active() error {
+	if err := g.usable(); err != nil {
+		return err
+	}
+	if g.state.reinit != nil {
+		return fail(ErrGroupEnded, "§12.4.2", "group", "closed by a ReInit in favour of group %x", g.state.reinit.GroupID)
+	}
+	return nil
+}
+
+// CreateOptions shape a new group.
+type CreateOptions struct {
+	GroupOptions
+	Extensions     Extensions // of the GroupContext
+	LeafExtensions Extensions // of the creator's leaf
+}
+
+// CreateGroup founds a group with one member (§11). An empty id is replaced by a random one.
+func (c *Client) CreateGroup(id Identity, groupID []byte, opts CreateOptions) (*Group, error) {
+	s, err := suiteOf(id.CipherSuite)
+	if err != nil {
+		return nil, err
+	}
+	if len(groupID) == 0 {
+		groupID = make([]byte, s.hashLen())
+		if _, err := io.ReadFull(c.cfg.Rand, groupID); err != nil {
+			return nil, fmt.Errorf("read randomness for a group id: %w", err)
+		}
+	}
+	if err := c.unused(groupID); err != nil {
+		return nil, err
+	}
+	rec, err := c.newKeyPackage(s, id, KeyPackageOptions{LeafExtensions: opts.LeafExtensions})
+	if err != nil {
+		return nil, err
+	}
+	defer rec.initKey.Erase()
+	public, err := c.foundingState(s, rec.keyPackage.LeafNode, groupID, opts.Extensions)
+	if err != nil {
+		return nil, err
+	}
+	seed := make([]byte, s.hashLen())
+	if _, err := io.ReadFull(c.cfg.Rand, seed); err != nil {
+		return nil, fmt.Errorf("read randomness for an epoch secret: %w", err)
+	}
+	epoch := ownSecret(seed)
+	defer epoch.Erase()
+	st := &memberState{public: public, signer: rec.signer, secrets: s.deriveEpoch(epoch)}
+	st.keys.set(0, rec.leafKey)
+	st.confirm(s)
+	public.interim = s.interimTranscript(nil, st.confirmationTag)
+	g := &Group{client: c, suite: s, options: opts.GroupOptions, updates: map[string]*ownUpdate{}}
+	g.enter(st)
+	var b Batch
+	if err := g.writeFounding(&b); err != nil {
+		return nil, err
+	}
+	defer b.erase()
+	return g, applyBatch(c.cfg.Store, b)
+}
+
+// foundingState is the public state of epoch 0 (§11).
+func (c *Client) foundingState(s *suite, leaf *LeafNode, groupID []byte, x Extensions) (*PublicState, error) {
+	body, err := leaf.marshal()
+	if err != nil {
+		return nil, err
+	}
+	t, err := buildTree(s, c.cfg.Auth, []string{string(body)})
+	if err != nil {
+		return nil, err
+	}
+	p := &PublicState{
+		rules:  c.rules(s),
+		limits: c.cfg.Limits,
+		tree:   t,
+		context: GroupContext{
+			Version:                 MLS10,
+			CipherSuite:             s.id,
+			GroupID:                 groupID,
+			TreeHash:                t.hash(),
+			ConfirmedTranscriptHash: []byte{},
+			Extensions:              x,
+		},
+	}
+	p.context = p.context.clone()
+	p.encoded = p.context.marshal()
+	if err := p.checkExtensions(x); err != nil {
+		return nil, err
+	}
+	return p, checkMember(t, 0, x)
+}
+
+// unused refuses a group id that a group of this client has (§12.4.3.1).
+func (c *Client) unused(groupID []byte) error {
+	_, found, err := c.cfg.Store.Get(groupKey(groupID, recordHead))
+	if err != nil {
+		return &Error{Kind: ErrStore, Object: "store", Detail: "cannot be read", Err: err}
+	}
+	if found {
+		return fail(ErrInvalid, "§12.4.3.1", fmt.Sprintf("group %x", groupID), "this client has a group of that id already")
+	}
+	return nil
+}
+
+// confirm computes the confirmation tag of the state's own transcript (§6.1).
+func (s *memberState) confirm(su *suite) {
+	s.confirmationTag = su.mac(s.secrets.confirmation.Bytes(), s.public.context.ConfirmedTranscriptHash)
+}
+
+// enter makes st the present state. The encryption secret becomes the root of the secret tree.
+func (g *Group) enter(st *memberState) {
+	st.messages = newSecretTree(g.suite, st.public.tree.height(), st.secrets.encryption)
+	st.secrets.encryption = Secret{}
+	g.state = st
+}
+
+// GroupInfoOptions say what a GroupInfo holds beside the GroupContext.
+type GroupInfoOptions struct {
+	Tree       bool       // the ratchet tree
+	External   bool       // external_pub: whoever has it may join by an external commit
+	Extensions Extensions // others
+}
+
+// GroupInfo signs a statement of the present state, as an MLSMessage (§12.4.3).
+func (g *Group) GroupInfo(opts GroupInfoOptions) ([]byte, error) {
+	if err := g.active(); err != nil {
+		return nil, err
+	}
+	info, err := g.client.groupInfo(g.suite, g.state, opts)
+	if err != nil {
+		return nil, err
+	}
+	return encodeMessage(WireFormatGroupInfo, info.encode)
+}
+
+func (c *Client) groupInfo(s *suite, st *memberState, opts GroupInfoOptions) (*groupInfo, error) {
+	x := slices.Clone(opts.Extensions)
+	if opts.External {
+		_, pub, err := s.deriveKeyPair(st.secrets.external.Bytes())
+		if err != nil {
+			return nil, err
+		}
+		x = x.With(externalPubExtension(pub))
+	}
+	if opts.Tree {
+		tree, err := st.public.tree.marshal()
+		if err != nil {
+			return nil, err
+		}
+		x = x.With(Extension{ExtensionRatchetTree, tree})
+	}
+	if !c.cfg.NoGREASE {
+		grease, err := c.greaseExtension()
+		if err != nil {
+			return nil, err
+		}
+		x = x.With(grease)
+	}
+	info := &groupInfo{context: st.public.context, extensions: x, confirmationTag: st.confirmationTag, signer: st.self}
+	return info, info.sign(s, st.signer)
+}
+
+// ByIdentity finds the leaf of a member whom the Authenticator knows by an identity.
+func (g *Group) ByIdentity(identity []byte) (LeafIndex, bool) {
+	return g.public().tree.memberByIdentity(string(identity))
+}
+
+// Pending is the own commit that has been made and neither merged nor overtaken, if there is one.
+func (g *Group) Pending() (*StagedCommit, bool) { return g.pending, g.pending != nil }
+
+// isOwnPending recognizes the own commit as it comes back from the delivery service.
+func (g *Group) isOwnPending(msg []byte) bool {
+	return g.pending != nil && bytes.Equal(g.pending.message, msg)
+}
+
+// Erase removes the group from the store, with all its secrets, resumption PSKs included.
+func (g *Group) Erase() error {
+	var b Batch
+	b.deleteAll(groupPrefix(g.public().context.GroupID))
+	if err := applyBatch(g.client.cfg.Store, b); err != nil {
+		return err
+	}
+	g.forget()
+	return nil
+}
+
+// forget erases the secrets in memory.
+func (g *Group) forget() {
+	g.state.erase()
+	g.state.messages.erase()
+	g.state.removed = true
+	for _, p := range g.past {
+		p.erase()
+	}
+	g.past = nil
+	g.dropUpdates()
+	if g.pending != nil {
+		g.pending.abandon()
+		g.pending = nil
+	}
+}
+
+func (g *Group) dropUpdates() {
+	for _, u := range g.updates {
+		u.erase()
+	}
+	g.updates = map[string]*ownUpdate{}
+}

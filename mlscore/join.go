@@ -1,0 +1,381 @@
+package mlscore
+
+import (
+	"bytes"
+	"slices"
+
+	"github.com/mlsfed/mlsfed/mlscore/codec"
+)
+
+// JoinOptions shape a join.
+type JoinOptions struct {
+	GroupOptions
+	// Tree is the ratchet tree, if the Welcome or the GroupInfo does not hold it.
+	Tree []byte
+}
+
+// Join enters a group by a Welcome that was made for one of this client's KeyPackages (RFC 9420
+// §12.4.3.1). The KeyPackage's keys are erased with it, unless it is a last resort.
+func (c *Client) Join(msg []byte, opts JoinOptions) (*Group, error) {
+	m, err := parseMessage(msg, c.cfg.Limits.Codec)
+	if err != nil {
+		return nil, err
+	}
+	if m.welcome == nil {
+		return nil, fail(ErrMalformed, "§6", "message", "is a %v, not a Welcome", m.format)
+	}
+	s, err := suiteOf(m.welcome.suite)
+	if err != nil {
+		return nil, err
+	}
+	j := &joining{client: c, suite: s, welcome: m.welcome, opts: opts}
+	defer j.erase()
+	for _, step := range []func() error{j.findKeyPackage, j.openSecrets, j.openState, j.checkLineage, j.derive} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	return j.finish()
+}
+
+// joining is a join in the making, step by step as §12.4.3.1 lists them.
+type joining struct {
+	client  *Client
+	suite   *suite
+	welcome *welcome
+	opts    JoinOptions
+
+	ref     []byte
+	record  *keyPackageRecord
+	sealed  hpkeCiphertext
+	secrets *groupSecrets
+	member  Secret
+	info    *groupInfo
+	public  *PublicState
+	self    LeafIndex
+	state   *memberState
+}
+
+func (j *joining) erase() {
+	if j.record != nil {
+		eraseAll(j.record.initKey, j.record.leafKey, j.record.signer)
+	}
+	if j.secrets != nil {
+		j.secrets.erase()
+	}
+	j.member.Erase()
+}
+
+// findKeyPackage looks for an entry that one of our KeyPackages can open.
+func (j *joining) findKeyPackage() error {
+	for _, entry := range j.welcome.secrets {
+		v, ok, err := j.client.cfg.Store.Get(keyPackageKey(entry.newMember))
+		if err != nil {
+			return storeError("KeyPackages", err)
+		}
+		if !ok {
+			continue
+		}
+		rec, err := parseKeyPackageRecord(v)
+		if err != nil {
+			return err
+		}
+		if rec.keyPackage.CipherSuite != j.suite.id {
+			return fail(ErrInvalid, "§12.4.3.1", "Welcome", "is for %v, the KeyPackage for %v", j.suite.id, rec.keyPackage.CipherSuite)
+		}
+		j.ref, j.record, j.sealed = entry.newMember, rec, entry.secrets
+		return nil
+	}
+	return fail(ErrNotForUs, "§12.4.3.1", "Welcome", "is for %d KeyPackages, none of which is in the store", len(j.welcome.secrets))
+}
+
+// openSecrets decrypts the group secrets and, with the PSKs that they name, the GroupInfo.
+func (j *joining) openSecrets() (err error) {
+	s := j.suite
+	if j.secrets, err = s.openSecrets(j.welcome, j.sealed, j.record.initKey, j.client.cfg.Limits.Codec); err != nil {
+		return err
+	}
+	founding := 0
+	for _, id := range j.secrets.psks {
+		if len(id.Nonce) != s.hashLen() {
+			return fail(ErrInvalid, "§8.4", id.String(), "nonce of %d bytes, not %d", len(id.Nonce), s.hashLen())
+		}
+		if id.Type == PSKResumption && id.Usage != UsageApplication {
+			founding++
+		}
+	}
+	if founding > 1 {
+		return fail(ErrInvalid, "§12.4.3.1", "Welcome", "%d PSKs with usage reinit or branch, at most one", founding)
+	}
+	psk, err := j.client.pskSecret(s, j.secrets.psks)
+	if err != nil {
+		return err
+	}
+	defer psk.Erase()
+	j.member = s.memberSecret(j.secrets.joiner, psk)
+	j.info, err = s.openInfo(j.welcome, j.member, j.client.cfg.Limits.Codec)
+	return err
+}
+
+// openState validates the GroupInfo and the ratchet tree, and finds our leaf.
+func (j *joining) openState() error {
+	if j.info.context.CipherSuite != j.suite.id {
+		return fail(ErrInvalid, "§12.4.3.1", "GroupInfo", "is for %v, the Welcome for %v", j.info.context.CipherSuite, j.suite.id)
+	}
+	if err := j.client.unused(j.info.context.GroupID); err != nil {
+		return err
+	}
+	tree, err := j.info.treeFor(j.opts.Tree)
+	if err != nil {
+		return err
+	}
+	if j.public, err = openPublicState(j.info, tree, j.client.rules(j.suite), j.client.cfg.Limits); err != nil {
+		return err
+	}
+	return j.findLeaf()
+}
+
+func (j *joining) findLeaf() error {
+	body, err := j.record.keyPackage.LeafNode.marshal()
+	if err != nil {
+		return err
+	}
+	t := j.public.tree
+	at, ok := t.otherNode(noNode, j.record.keyPackage.LeafNode.EncryptionKey)
+	if !ok || at.level() > 0 || t.leafBody(at.firstLeaf()) != string(body) {
+		return fail(ErrInvalid, "§12.4.3.1", "ratchet tree", "has no leaf identical to that of our KeyPackage")
+	}
+	j.self = at.firstLeaf()
+	if j.self == j.info.signer {
+		return fail(ErrInvalid, "§12.4.3.1", "GroupInfo", "is signed by ourselves")
+	}
+	return nil
+}
+
+// derive computes the epoch and our private keys, and checks the confirmation tag.
+func (j *joining) derive() error {
+	s := j.suite
+	st := &memberState{public: j.public, self: j.self, signer: j.record.signer.Clone()}
+	if j.secrets.pathSecret != nil {
+		keys, err := j.public.tree.keysFromWelcome(j.self, j.info.signer, *j.secrets.pathSecret)
+		if err != nil {
+			return err
+		}
+		st.keys = keys
+	}
+	st.keys.set(0, j.record.leafKey.Clone())
+	st.secrets = s.epochFrom(j.member, j.public.encoded)
+	if !s.verifyMAC(st.secrets.confirmation.Bytes(), j.public.context.ConfirmedTranscriptHash, j.info.confirmationTag) {
+		return fail(ErrForged, "§12.4.3.1", "GroupInfo", "confirmation tag does not verify")
+	}
+	st.confirmationTag = bytes.Clone(j.info.confirmationTag)
+	j.state = st
+	return nil
+}
+
+// finish stores the group, and the KeyPackage's end with it.
+func (j *joining) finish() (*Group, error) {
+	g := &Group{client: j.client, suite: j.suite, options: j.opts.GroupOptions, updates: map[string]*ownUpdate{}}
+	g.enter(j.state)
+	var b Batch
+	if err := g.writeFounding(&b); err != nil {
+		return nil, err
+	}
+	if !j.record.keyPackage.LastResort() {
+		b.delete(keyPackageKey(j.ref))
+	}
+	defer b.erase()
+	return g, applyBatch(j.client.cfg.Store, b)
+}
+
+// ExternalOptions shape an external commit.
+type ExternalOptions struct {
+	GroupOptions
+	// Tree is the ratchet tree, if the GroupInfo does not hold it.
+	Tree []byte
+	// Resync removes this client's earlier appearance in the same commit (§12.4.3.2). It undoes the
+	// security that the group had against whoever has the client's signature key, so it is for the
+	// user to decide.
+	Resync bool
+	// PSKs are external PSKs to inject, by id.
+	PSKs              [][]byte
+	LeafExtensions    Extensions
+	AuthenticatedData []byte
+	GroupInfo         GroupInfoOptions
+}
+
+// ExternalJoin makes a commit by which this client adds itself to a group (§12.4.3.2). groupInfo is an
+// MLSMessage with an external_pub in it. The group is entered with Complete, once the delivery service
+// has accepted the commit; nothing is stored before.
+func (c *Client) ExternalJoin(id Identity, groupInfo []byte, opts ExternalOptions) (*ExternalCommit, error) {
+	info, err := parseGroupInfo(groupInfo, c.cfg.Limits.Codec)
+	if err != nil {
+		return nil, err
+	}
+	if id.CipherSuite != info.context.CipherSuite {
+		return nil, fail(ErrMisuse, "§5.1.2", "identity", "is for %v, the group has %v", id.CipherSuite, info.context.CipherSuite)
+	}
+	s, err := suiteOf(id.CipherSuite)
+	if err != nil {
+		return nil, err
+	}
+	tree, err := info.treeFor(opts.Tree)
+	if err != nil {
+		return nil, err
+	}
+	public, err := openPublicState(info, tree, c.rules(s), c.cfg.Limits)
+	if err != nil {
+		return nil, err
+	}
+	w := &committing{
+		client:  c,
+		suite:   s,
+		options: opts.GroupOptions,
+		base:    &memberState{public: public, secrets: &epochSecrets{}},
+		sender:  Sender{Type: SenderNewMemberCommit},
+		opts:    CommitOptions{AuthenticatedData: opts.AuthenticatedData, GroupInfo: opts.GroupInfo},
+	}
+	defer w.erase()
+	if err := w.external(id, info, opts); err != nil {
+		return nil, err
+	}
+	return w.finishExternal()
+}
+
+// external plans and builds the commit.
+func (w *committing) external(id Identity, info *groupInfo, opts ExternalOptions) error {
+	pub, err := info.externalPub()
+	if err != nil {
+		return err
+	}
+	kem, init, err := w.suite.exportTo(w.client.cfg.Rand, pub, nil, externalInitLabel, w.suite.hashLen())
+	if err != nil {
+		return within("external_pub", ErrInvalid, err)
+	}
+	defer init.Erase()
+	w.base.secrets.init = init
+	list := []sentProposal{{Proposal{Type: ProposalExternalInit, ExternalInit: kem}, w.sender, nil}}
+	if w.leaf, err = w.client.leafFor(w.suite, id, opts.LeafExtensions); err != nil {
+		return err
+	}
+	w.signer = id.SignatureKey.Clone()
+	if opts.Resync {
+		old, err := w.base.public.earlierSelf(&w.leaf)
+		if err != nil {
+			return err
+		}
+		list = append(list, sentProposal{RemoveProposal(old), w.sender, nil})
+	}
+	for _, psk := range opts.PSKs {
+		pskID, err := w.client.newPSKID(w.suite, PreSharedKeyID{Type: PSKExternal, ID: psk})
+		if err != nil {
+			return err
+		}
+		list = append(list, sentProposal{Proposal{Type: ProposalPSK, PSK: &pskID}, w.sender, nil})
+	}
+	if w.plan, err = w.base.public.planList(list, w.sender, 0); err != nil {
+		return err
+	}
+	return w.build()
+}
+
+// earlierSelf finds the member that a returning client was.
+func (p *PublicState) earlierSelf(leaf *LeafNode) (LeafIndex, error) {
+	id, err := p.tree.people.identity(leaf)
+	if err != nil {
+		return 0, err
+	}
+	i, ok := p.tree.memberByIdentity(id)
+	if !ok {
+		return 0, fail(ErrMissing, "§12.4.3.2", "resync", "this client is not a member of the group")
+	}
+	return i, nil
+}
+
+// ExternalCommit is an external commit that has been made and waits to be accepted.
+type ExternalCommit struct {
+	Message   []byte // for the members
+	GroupInfo []byte // the next epoch's
+	Effects   *Effects
+	group     *Group
+}
+
+func (w *committing) finishExternal() (*ExternalCommit, error) {
+	info, _, err := w.outputs()
+	if err != nil {
+		return nil, err
+	}
+	msg, err := w.suite.protectPublic(w.ac, Secret{}, nil)
+	if err != nil {
+		return nil, err
+	}
+	g := &Group{client: w.client, suite: w.suite, options: w.options, updates: map[string]*ownUpdate{}, state: w.next}
+	return &ExternalCommit{msg, info, w.staged.effects(w.base.public, w.next.public, w.ac), g}, nil
+}
+
+// Complete enters the group that an accepted external commit joined. An earlier state of the same group
+// is replaced.
+func (x *ExternalCommit) Complete() (*Group, error) {
+	g := x.group
+	if g == nil {
+		return nil, fail(ErrMisuse, "", "external commit", "was completed before")
+	}
+	b := Batch{}
+	if err := g.writeFounding(&b); err != nil {
+		return nil, err
+	}
+	defer b.erase()
+	if err := applyBatch(g.client.cfg.Store, b); err != nil {
+		return nil, err
+	}
+	x.group = nil
+	return g, nil
+}
+
+// ProposeSelf makes a proposal by which this client asks to be added, from outside of the group (§12.1.8):
+// an Add of a new KeyPackage, to be committed by a member.
+func (c *Client) ProposeSelf(id Identity, context GroupContext, opts KeyPackageOptions) ([]byte, *KeyPackage, error) {
+	kp, err := c.NewKeyPackage(id, opts)
+	if err != nil {
+		return nil, nil, err
+	}
+	msg, err := c.proposeFromOutside(Sender{Type: SenderNewMemberProposal}, id.CipherSuite, id.SignatureKey, context, AddProposal(kp))
+	return msg, kp, err
+}
+
+// ProposeExternally makes a proposal as the external sender that stands at index in the group's
+// external_senders (§12.1.8).
+func (c *Client) ProposeExternally(index uint32, signatureKey Secret, context GroupContext, p Proposal) ([]byte, error) {
+	if !p.complete() {
+		return nil, fail(ErrMisuse, "§12.1", "proposal", "of type %v has no content", p.Type)
+	}
+	return c.proposeFromOutside(Sender{SenderExternal, index}, context.CipherSuite, signatureKey, context, p)
+}
+
+func (c *Client) proposeFromOutside(from Sender, cs CipherSuite, key Secret, context GroupContext, p Proposal) ([]byte, error) {
+	s, err := suiteOf(cs)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSenderType(from, p.Type); err != nil {
+		return nil, err
+	}
+	ac := &authenticatedContent{
+		format: WireFormatPublicMessage,
+		content: &framedContent{
+			groupID:  slices.Clone(context.GroupID),
+			epoch:    context.Epoch,
+			sender:   from,
+			kind:     ContentProposal,
+			proposal: &p,
+		},
+	}
+	if err := ac.sign(s, key, nil); err != nil {
+		return nil, err
+	}
+	return s.protectPublic(ac, Secret{}, nil)
+}
+
+func externalPubExtension(pub []byte) Extension {
+	return Extension{ExtensionExternalPub, codec.AppendBytes(nil, pub)}
+}

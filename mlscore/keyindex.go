@@ -1,0 +1,139 @@
+package mlscore
+
+import (
+	"hash/maphash"
+	"slices"
+)
+
+// keyIndex answers "does this key stand in the tree, and where" without a pass over the tree. It is a
+// persistent trie over a hash of the key: a change copies one bucket and the nodes above it, so that
+// every epoch can hold its own index and share the rest.
+//
+// An entry is 8 bytes: half a hash and the place where the key stands. Whether the key there really
+// is the one looked for, the caller decides by looking at it: find may report places of other keys.
+type keyIndex struct {
+	seed maphash.Seed
+	root *indexNode
+}
+
+// indexNode is a bucket, or sixteen nodes for the next four bits of the hash.
+type indexNode struct {
+	kids    *[16]*indexNode
+	entries []uint64
+}
+
+const (
+	indexBucket = 16 // entries before a bucket splits
+	indexDepth  = 8  // levels that the 32 bits of hash in an entry allow
+)
+
+func newKeyIndex() keyIndex { return keyIndex{seed: maphash.MakeSeed()} }
+
+func (x keyIndex) entry(key string, place uint32) uint64 {
+	return maphash.String(x.seed, key)&^0xffffffff | uint64(place)
+}
+
+// slot gives the four bits of the hash that level depth of the trie goes by.
+func slot(entry uint64, depth int) int { return int(entry >> (60 - 4*depth) & 15) }
+
+// find calls match with the places where key may stand until match says yes.
+func (x keyIndex) find(key string, match func(place uint32) bool) bool {
+	e := x.entry(key, 0)
+	n := x.root
+	for depth := 0; n != nil; depth++ {
+		if n.kids == nil {
+			for _, have := range n.entries {
+				if have>>32 == e>>32 && match(uint32(have)) {
+					return true
+				}
+			}
+			return false
+		}
+		n = n.kids[slot(e, depth)]
+	}
+	return false
+}
+
+// add returns an index that also holds key at place.
+func (x keyIndex) add(key string, place uint32) keyIndex {
+	x.root = x.root.add(x.entry(key, place), 0)
+	return x
+}
+
+// remove returns an index without key at place.
+func (x keyIndex) remove(key string, place uint32) keyIndex {
+	x.root = x.root.remove(x.entry(key, place), 0)
+	return x
+}
+
+// fill returns an index of many entries at once, which it sorts.
+func (x keyIndex) fill(entries []uint64) keyIndex {
+	slices.Sort(entries)
+	x.root = buildIndex(entries, 0)
+	return x
+}
+
+func buildIndex(entries []uint64, depth int) *indexNode {
+	if len(entries) == 0 {
+		return nil
+	}
+	if len(entries) <= indexBucket || depth == indexDepth {
+		return &indexNode{entries: slices.Clone(entries)}
+	}
+	kids := new([16]*indexNode)
+	for i := range kids {
+		end := 0
+		for end < len(entries) && slot(entries[end], depth) == i {
+			end++
+		}
+		kids[i] = buildIndex(entries[:end], depth+1)
+		entries = entries[end:]
+	}
+	return &indexNode{kids: kids}
+}
+
+func (n *indexNode) add(e uint64, depth int) *indexNode {
+	switch {
+	case n == nil:
+		return &indexNode{entries: []uint64{e}}
+	case n.kids != nil:
+		kids := *n.kids
+		kids[slot(e, depth)] = kids[slot(e, depth)].add(e, depth+1)
+		return &indexNode{kids: &kids}
+	}
+	entries := make([]uint64, 0, len(n.entries)+1)
+	entries = append(append(entries, n.entries...), e)
+	if len(entries) > indexBucket && depth < indexDepth {
+		slices.Sort(entries)
+		return buildIndex(entries, depth)
+	}
+	return &indexNode{entries: entries}
+}
+
+func (n *indexNode) remove(e uint64, depth int) *indexNode {
+	if n == nil {
+		return nil
+	}
+	if n.kids != nil {
+		i := slot(e, depth)
+		kid := n.kids[i].remove(e, depth+1)
+		if kid == n.kids[i] {
+			return n
+		}
+		kids := *n.kids
+		kids[i] = kid
+		if kids == ([16]*indexNode{}) {
+			return nil
+		}
+		return &indexNode{kids: &kids}
+	}
+	i := slices.Index(n.entries, e)
+	if i < 0 {
+		return n
+	}
+	if len(n.entries) == 1 {
+		return nil
+	}
+	entries := make([]uint64, 0, len(n.entries)-1)
+	return &indexNode{entries: append(append(entries, n.entries[:i]...), n.entries[i+1:]...)}
+}

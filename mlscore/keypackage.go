@@ -1,0 +1,235 @@
+package mlscore
+
+import (
+	"bytes"
+	"fmt"
+	"time"
+
+	"github.com/mlsfed/mlsfed/mlscore/codec"
+)
+
+// KeyPackage is what a client publishes so that others can add it while it is away (RFC 9420 §10).
+type KeyPackage struct {
+	Version     ProtocolVersion
+	CipherSuite CipherSuite
+	InitKey     []byte
+	LeafNode    *LeafNode
+	Extensions  Extensions
+	Signature   []byte
+}
+
+func (k *KeyPackage) encodeTBS(w *codec.Writer) {
+	w.Uint16(uint16(k.Version))
+	w.Uint16(uint16(k.CipherSuite))
+	w.Bytes(k.InitKey)
+	k.LeafNode.encode(w)
+	k.Extensions.encode(w)
+}
+
+func (k *KeyPackage) encode(w *codec.Writer) {
+	k.encodeTBS(w)
+	w.Bytes(k.Signature)
+}
+
+func decodeKeyPackage(r *codec.Reader) *KeyPackage {
+	return &KeyPackage{
+		Version:     ProtocolVersion(r.Uint16()),
+		CipherSuite: CipherSuite(r.Uint16()),
+		InitKey:     r.Bytes(),
+		LeafNode:    decodeLeafNode(r),
+		Extensions:  decodeExtensions(r),
+		Signature:   r.Bytes(),
+	}
+}
+
+// marshal is the bare encoding, which KeyPackageRef hashes.
+func (k *KeyPackage) marshal() ([]byte, error) {
+	var w codec.Writer
+	k.encode(&w)
+	b, err := w.Finish()
+	return b, malformed("key package", err)
+}
+
+// Message encodes the KeyPackage as an MLSMessage, the form in which it travels.
+func (k *KeyPackage) Message() ([]byte, error) {
+	return encodeMessage(WireFormatKeyPackage, k.encode)
+}
+
+// ParseKeyPackage reads an MLSMessage with a KeyPackage in it. It checks the form only: see Verify.
+func ParseKeyPackage(message []byte) (*KeyPackage, error) {
+	m, err := parseMessage(message, codec.DefaultLimits)
+	if err != nil {
+		return nil, err
+	}
+	if m.keyPackage == nil {
+		return nil, fail(ErrMalformed, "§6", "message", "is a %v, not a KeyPackage", m.format)
+	}
+	return m.keyPackage, nil
+}
+
+// Ref is the KeyPackageRef by which a Welcome names its recipient (§5.2).
+func (k *KeyPackage) Ref() ([]byte, error) {
+	s, err := suiteOf(k.CipherSuite)
+	if err != nil {
+		return nil, err
+	}
+	b, err := k.marshal()
+	if err != nil {
+		return nil, err
+	}
+	return s.refHash("MLS 1.0 KeyPackage Reference", b), nil
+}
+
+// LastResort says whether the KeyPackage may be claimed more than once, when no other is left.
+func (k *KeyPackage) LastResort() bool {
+	_, ok := k.Extensions.Find(ExtensionLastResort)
+	return ok
+}
+
+// KeyPackageRules is what Verify checks against beyond the RFC.
+type KeyPackageRules struct {
+	Auth Authenticator
+	// Now is compared with the lifetime; the zero time leaves that out.
+	Now time.Time
+	// MaxLifetime is the longest total lifetime accepted (§7.2); zero for no bound.
+	MaxLifetime time.Duration
+}
+
+// Verify checks a KeyPackage on its own (§10.1, §7.3): what a directory does before it stores one, and
+// a client before it adds its owner. A group adds its own rules when it is used there.
+func (k *KeyPackage) Verify(rules KeyPackageRules) error {
+	s, err := suiteOf(k.CipherSuite)
+	if err != nil {
+		return err
+	}
+	return k.verify(s, rules)
+}
+
+func (k *KeyPackage) verify(s *suite, rules KeyPackageRules) error {
+	const object = "key package"
+	if k.Version != MLS10 {
+		return fail(ErrUnsupported, "§10.1", object, "protocol version %d", k.Version)
+	}
+	if k.CipherSuite != s.id {
+		return fail(ErrInvalid, "§10.1", object, "cipher suite %v, the group has %v", k.CipherSuite, s.id)
+	}
+	if k.LeafNode.Source != SourceKeyPackage {
+		return fail(ErrInvalid, "§7.3", object, "leaf node source is %d, not key_package", k.LeafNode.Source)
+	}
+	if err := s.validatePublicKey(k.InitKey); err != nil {
+		return within(object+", init_key", ErrInvalid, err)
+	}
+	if bytes.Equal(k.InitKey, k.LeafNode.EncryptionKey) {
+		return fail(ErrInvalid, "§10.1", object, "init_key equals the leaf's encryption_key")
+	}
+	for _, x := range k.Extensions {
+		if !k.LeafNode.Capabilities.SupportsExtension(x.Type) {
+			return fail(ErrInvalid, "§10", object, "extension %#04x is not in the capabilities", uint16(x.Type))
+		}
+	}
+	if err := k.LeafNode.verifyAlone(s, rules); err != nil {
+		return within(object, ErrInvalid, err)
+	}
+	if err := k.LeafNode.verifySignature(s, nil, 0); err != nil {
+		return within(object, ErrForged, err)
+	}
+	var w codec.Writer
+	k.encodeTBS(&w)
+	if !s.verifyWithLabel(k.LeafNode.SignatureKey, "KeyPackageTBS", w.Buffer(), k.Signature) {
+		return fail(ErrForged, "§10.1", object, "signature does not verify")
+	}
+	return rules.validate(k.LeafNode, UseKeyPackage)
+}
+
+// validate asks the application about a leaf's credential.
+func (rules KeyPackageRules) validate(l *LeafNode, use CredentialUse) error {
+	if err := rules.Auth.ValidateCredential(l.Credential, l.SignatureKey, use); err != nil {
+		return &Error{Kind: ErrPolicy, Clause: "§5.3.1", Object: "credential", Detail: "refused", Err: err}
+	}
+	return nil
+}
+
+// verifyAlone makes the checks of §7.3 that need no group: keys, capabilities, lifetime.
+func (l *LeafNode) verifyAlone(s *suite, rules KeyPackageRules) error {
+	const object = "leaf node"
+	if err := s.validatePublicKey(l.EncryptionKey); err != nil {
+		return within(object+", encryption_key", ErrInvalid, err)
+	}
+	if err := s.validateSignatureKey(l.SignatureKey); err != nil {
+		return within(object+", signature_key", ErrInvalid, err)
+	}
+	if err := l.bindCredential(s); err != nil {
+		return within(object, ErrInvalid, err)
+	}
+	if err := l.Capabilities.verify(s); err != nil {
+		return within(object, ErrInvalid, err)
+	}
+	if !l.Capabilities.SupportsCredential(l.Credential.Type) {
+		return fail(ErrInvalid, "§7.2", object, "its own credential type %#04x is not in its capabilities", uint16(l.Credential.Type))
+	}
+	for _, x := range l.Extensions {
+		if !l.Capabilities.SupportsExtension(x.Type) {
+			return fail(ErrInvalid, "§7.3", object, "extension %#04x is not in its capabilities", uint16(x.Type))
+		}
+	}
+	if l.Source == SourceKeyPackage {
+		return l.Lifetime.verify(rules.Now, rules.MaxLifetime)
+	}
+	return nil
+}
+
+// verify checks that a client announces what it needs for a group of this suite.
+func (c Capabilities) verify(s *suite) error {
+	if !contains(c.Versions, MLS10) {
+		return fail(ErrInvalid, "§7.2", "capabilities", "protocol version %d is not listed", MLS10)
+	}
+	if !contains(c.CipherSuites, s.id) {
+		return fail(ErrInvalid, "§7.2", "capabilities", "cipher suite %v is not listed", s.id)
+	}
+	for _, t := range c.Extensions {
+		if t.isDefault() {
+			return fail(ErrInvalid, "§7.2", "capabilities", "default extension %#04x is listed", uint16(t))
+		}
+	}
+	for _, t := range c.Proposals {
+		if t.isDefault() {
+			return fail(ErrInvalid, "§7.2", "capabilities", "default proposal type %v is listed", t)
+		}
+	}
+	return nil
+}
+
+func contains[T comparable](list []T, v T) bool {
+	for _, have := range list {
+		if have == v {
+			return true
+		}
+	}
+	return false
+}
+
+// verify checks a lifetime's length, and now if it is given (§7.2, §7.3).
+func (l Lifetime) verify(now time.Time, longest time.Duration) error {
+	if l.NotBefore > l.NotAfter {
+		return fail(ErrInvalid, "§7.2", "lifetime", "ends (%d) before it begins (%d)", l.NotAfter, l.NotBefore)
+	}
+	if longest > 0 && l.NotAfter-l.NotBefore > uint64(longest/time.Second) {
+		return fail(ErrPolicy, "§7.2", "lifetime", "%d s, at most %v", l.NotAfter-l.NotBefore, longest)
+	}
+	if !now.IsZero() && !l.Contains(now) {
+		return fail(ErrInvalid, "§7.3", "lifetime", "%v is outside of %s", now.UTC().Format(time.RFC3339), l)
+	}
+	return nil
+}
+
+// String gives both ends as times.
+func (l Lifetime) String() string {
+	const lastYear = 253402300799 // what RFC 3339 can write
+	at := func(s uint64) string {
+		if s > lastYear {
+			return fmt.Sprintf("%d", s)
+		}
+		return time.Unix(int64(s), 0).UTC().Format(time.RFC3339)
+	}
+	return at(l.NotBefore) + " to " + at(l.NotAfter)
+}

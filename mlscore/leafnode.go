@@ -1,0 +1,195 @@
+package mlscore
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/mlsfed/mlsfed/mlscore/codec"
+)
+
+// LeafNodeSource says how a leaf came into the tree (RFC 9420 §7.2).
+type LeafNodeSource uint8
+
+// The sources of §7.2.
+const (
+	SourceKeyPackage LeafNodeSource = 1
+	SourceUpdate     LeafNodeSource = 2
+	SourceCommit     LeafNodeSource = 3
+)
+
+// Capabilities lists what a client supports beyond the defaults (§7.2).
+type Capabilities struct {
+	Versions     []ProtocolVersion
+	CipherSuites []CipherSuite
+	Extensions   []ExtensionType
+	Proposals    []ProposalType
+	Credentials  []CredentialType
+}
+
+func (c Capabilities) encode(w *codec.Writer) {
+	encodeCodes(w, c.Versions)
+	encodeCodes(w, c.CipherSuites)
+	encodeCodes(w, c.Extensions)
+	encodeCodes(w, c.Proposals)
+	encodeCodes(w, c.Credentials)
+}
+
+func decodeCapabilities(r *codec.Reader) Capabilities {
+	return Capabilities{
+		Versions:     decodeCodes[ProtocolVersion](r),
+		CipherSuites: decodeCodes[CipherSuite](r),
+		Extensions:   decodeCodes[ExtensionType](r),
+		Proposals:    decodeCodes[ProposalType](r),
+		Credentials:  decodeCodes[CredentialType](r),
+	}
+}
+
+// SupportsExtension: default types need no mention (§7.2).
+func (c Capabilities) SupportsExtension(t ExtensionType) bool {
+	return t.isDefault() || slices.Contains(c.Extensions, t)
+}
+
+// SupportsProposal: default types need no mention (§7.2).
+func (c Capabilities) SupportsProposal(t ProposalType) bool {
+	return t.isDefault() || slices.Contains(c.Proposals, t)
+}
+
+// SupportsCredential: there are no defaults.
+func (c Capabilities) SupportsCredential(t CredentialType) bool {
+	return slices.Contains(c.Credentials, t)
+}
+
+// satisfies checks required_capabilities (§11.1).
+func (c Capabilities) satisfies(req RequiredCapabilities) error {
+	for _, t := range req.Extensions {
+		if !c.SupportsExtension(t) {
+			return fail(ErrInvalid, "§11.1", "", "required extension %#04x is not supported", uint16(t))
+		}
+	}
+	for _, t := range req.Proposals {
+		if !c.SupportsProposal(t) {
+			return fail(ErrInvalid, "§11.1", "", "required proposal type %#04x is not supported", uint16(t))
+		}
+	}
+	for _, t := range req.Credentials {
+		if !c.SupportsCredential(t) {
+			return fail(ErrInvalid, "§11.1", "", "required credential type %#04x is not supported", uint16(t))
+		}
+	}
+	return nil
+}
+
+// Lifetime bounds the use of a KeyPackage, in seconds of Unix time, both ends included.
+type Lifetime struct {
+	NotBefore uint64
+	NotAfter  uint64
+}
+
+// LifetimeFrom begins an hour before now, since clocks differ, and ends after d.
+func LifetimeFrom(now time.Time, d time.Duration) Lifetime {
+	begin := max(now.Add(-time.Hour).Unix(), 0)
+	return Lifetime{uint64(begin), uint64(max(now.Add(d).Unix(), 0))}
+}
+
+// Contains says whether t lies within.
+func (l Lifetime) Contains(t time.Time) bool {
+	now := t.Unix()
+	return now >= 0 && l.NotBefore <= uint64(now) && uint64(now) <= l.NotAfter
+}
+
+// LeafNode is one client's appearance in a group (§7.2).
+type LeafNode struct {
+	EncryptionKey []byte
+	SignatureKey  []byte
+	Credential    Credential
+	Capabilities  Capabilities
+	Source        LeafNodeSource
+	Lifetime      Lifetime // source key_package
+	ParentHash    []byte   // source commit
+	Extensions    Extensions
+	Signature     []byte
+}
+
+func (l *LeafNode) encodeTBS(w *codec.Writer) {
+	w.Bytes(l.EncryptionKey)
+	w.Bytes(l.SignatureKey)
+	l.Credential.encode(w)
+	l.Capabilities.encode(w)
+	w.Uint8(uint8(l.Source))
+	switch l.Source {
+	case SourceKeyPackage:
+		w.Uint64(l.Lifetime.NotBefore)
+		w.Uint64(l.Lifetime.NotAfter)
+	case SourceCommit:
+		w.Bytes(l.ParentHash)
+	}
+	l.Extensions.encode(w)
+}
+
+func (l *LeafNode) encode(w *codec.Writer) {
+	l.encodeTBS(w)
+	w.Bytes(l.Signature)
+}
+
+// marshal gives the encoding that the tree keeps.
+func (l *LeafNode) marshal() ([]byte, error) {
+	var w codec.Writer
+	l.encode(&w)
+	b, err := w.Finish()
+	return b, malformed("leaf node", err)
+}
+
+func decodeLeafNode(r *codec.Reader) *LeafNode {
+	l := &LeafNode{
+		EncryptionKey: r.Bytes(),
+		SignatureKey:  r.Bytes(),
+		Credential:    decodeCredential(r),
+		Capabilities:  decodeCapabilities(r),
+		Source:        LeafNodeSource(r.Uint8()),
+	}
+	switch l.Source {
+	case SourceKeyPackage:
+		l.Lifetime = Lifetime{r.Uint64(), r.Uint64()}
+	case SourceUpdate:
+	case SourceCommit:
+		l.ParentHash = r.Bytes()
+	default:
+		r.Fail(fmt.Errorf("leaf node source %d is not defined (§7.2)", l.Source))
+	}
+	l.Extensions = decodeExtensions(r)
+	l.Signature = r.Bytes()
+	return l
+}
+
+// parseLeafNode reads what the tree keeps.
+func parseLeafNode(body string) (*LeafNode, error) {
+	r := codec.NewReader([]byte(body), codec.DefaultLimits)
+	l := decodeLeafNode(r)
+	return l, malformed("leaf node", r.Finish())
+}
+
+// tbs is LeafNodeTBS (§7.2): bound to the group and the leaf unless it comes from a KeyPackage.
+func (l *LeafNode) tbs(groupID []byte, index LeafIndex) []byte {
+	var w codec.Writer
+	l.encodeTBS(&w)
+	if l.Source != SourceKeyPackage {
+		w.Bytes(groupID)
+		w.Uint32(uint32(index))
+	}
+	return w.Buffer()
+}
+
+func (l *LeafNode) sign(s *suite, key Secret, groupID []byte, index LeafIndex) error {
+	sig, err := s.signWithLabel(key.Bytes(), "LeafNodeTBS", l.tbs(groupID, index))
+	l.Signature = sig
+	return err
+}
+
+// verifySignature is the second check of §7.3.
+func (l *LeafNode) verifySignature(s *suite, groupID []byte, index LeafIndex) error {
+	if !s.verifyWithLabel(l.SignatureKey, "LeafNodeTBS", l.tbs(groupID, index), l.Signature) {
+		return fail(ErrForged, "§7.3", "leaf node", "signature does not verify")
+	}
+	return nil
+}

@@ -1,0 +1,262 @@
+package mlscore
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/mlsfed/mlsfed/mlscore/codec"
+)
+
+// Groups lists the ids of the groups in the store.
+func (c *Client) Groups() ([][]byte, error) {
+	var ids [][]byte
+	err := c.cfg.Store.Scan([]byte{'g'}, func(key, _ []byte) error {
+		if len(key) < 5 {
+			return nil
+		}
+		size := uint64(binary.BigEndian.Uint32(key[1:]))
+		if uint64(len(key)) == 5+size+1 && key[len(key)-1] == recordHead {
+			ids = append(ids, bytes.Clone(key[5:5+size]))
+		}
+		return nil
+	})
+	return ids, storeError("groups", err)
+}
+
+func storeError(object string, err error) error {
+	if err == nil {
+		return nil
+	}
+	var e *Error
+	if errors.As(err, &e) {
+		return err
+	}
+	return &Error{Kind: ErrStore, Object: object, Detail: "cannot be read", Err: err}
+}
+
+// LoadGroup opens a group from the store, as it was after the last operation that returned. A commit
+// that waited is there again as Pending.
+func (c *Client) LoadGroup(groupID []byte) (*Group, error) {
+	l := &loader{client: c, id: groupID, object: fmt.Sprintf("stored group %x", groupID)}
+	g, err := l.load()
+	if err != nil {
+		return nil, storeError(l.object, err)
+	}
+	return g, nil
+}
+
+type loader struct {
+	client *Client
+	id     []byte
+	object string
+	head   *headRecord
+	g      *Group
+}
+
+func (l *loader) load() (*Group, error) {
+	v, ok, err := l.client.cfg.Store.Get(groupKey(l.id, recordHead))
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, fail(ErrMissing, "", l.object, "is not in the store")
+	}
+	if l.head, err = parseHead(v); err != nil {
+		return nil, err
+	}
+	s, err := suiteOf(l.head.context.CipherSuite)
+	if err != nil {
+		return nil, err
+	}
+	l.g = &Group{client: l.client, suite: s, options: l.head.options, updates: map[string]*ownUpdate{}}
+	for _, step := range []func() error{l.loadPublic, l.loadPresent, l.loadProposals, l.loadPast, l.loadPending} {
+		if err := step(); err != nil {
+			return nil, err
+		}
+	}
+	return l.g, nil
+}
+
+// loadPublic rebuilds the tree: the one of the time of joining, and the nodes that changed since.
+func (l *loader) loadPublic() error {
+	v, ok, err := l.client.cfg.Store.Get(groupKey(l.id, recordTree))
+	if err != nil {
+		return err
+	}
+	if !ok || len(v) == 0 || v[0] != stateVersion {
+		return fail(ErrMalformed, "", l.object, "its tree is missing, or of another version")
+	}
+	bodies, err := splitTree(v[1:], codec.Limits{Bytes: len(v), Count: 2 * maxLeaves})
+	if err != nil {
+		return err
+	}
+	nodes := NodeIndex(2)<<l.head.height - 1
+	err = l.scan(recordNode, func(rest, value []byte) error {
+		n := NodeIndex(binary.BigEndian.Uint32(rest))
+		for uint64(len(bodies)) <= uint64(n) {
+			bodies = append(bodies, "")
+		}
+		bodies[n] = string(value)
+		return nil
+	}, 4)
+	if err != nil {
+		return err
+	}
+	if uint64(len(bodies)) > uint64(nodes) {
+		bodies = bodies[:nodes]
+	}
+	for len(bodies) < int(nodes) {
+		bodies = append(bodies, "")
+	}
+	t, err := buildTree(l.g.suite, l.client.cfg.Auth, bodies)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(t.hash(), l.head.context.TreeHash) {
+		return fail(ErrMalformed, "", l.object, "its tree is damaged: the hash is not that of the epoch")
+	}
+	p := &PublicState{rules: l.client.rules(l.g.suite), limits: l.client.cfg.Limits, context: l.head.context, tree: t, interim: l.head.interim}
+	p.encoded = p.context.marshal()
+	l.head.state.public = p
+	return nil
+}
+
+// scan visits the group's records of one kind; what follows the kind in their keys has a known length.
+func (l *loader) scan(kind byte, visit func(rest, value []byte) error, length int, within ...[]byte) error {
+	prefix := groupKey(l.id, kind, within...)
+	return l.client.cfg.Store.Scan(prefix, func(key, value []byte) error {
+		if len(key) != len(prefix)+length {
+			return fail(ErrMalformed, "", l.object, "record %q has a key of %d bytes", kind, len(key))
+		}
+		return visit(key[len(prefix):], value)
+	})
+}
+
+func (l *loader) loadPresent() (err error) {
+	st := l.head.state
+	st.messages, err = l.secretTree(l.head.context.Epoch, l.head.height)
+	l.g.state = st
+	return err
+}
+
+// secretTree rebuilds what is left of an epoch's message keys.
+func (l *loader) secretTree(epoch uint64, height int) (*secretTree, error) {
+	t := newSecretTree(l.g.suite, height, Secret{})
+	clear(t.nodes)
+	e := uint64Bytes(epoch)
+	err := l.scan(recordTreeKey, func(rest, value []byte) error {
+		t.nodes[NodeIndex(binary.BigEndian.Uint32(rest))] = NewSecret(value)
+		return nil
+	}, 4, e)
+	if err != nil {
+		return nil, err
+	}
+	err = l.scan(recordRatchet, func(rest, value []byte) error {
+		r := codec.NewReader(value, codec.DefaultLimits)
+		entry := &ratchet{generation: r.Uint32(), secret: NewSecret(r.Bytes()), skipped: map[uint32]messageKey{}}
+		t.ratchets[parseRatchetName(rest)] = entry
+		return malformed("stored ratchet", r.Finish())
+	}, 5, e)
+	if err != nil {
+		return nil, err
+	}
+	err = l.scan(recordSkipped, func(rest, value []byte) error {
+		owner := t.ratchets[parseRatchetName(rest)]
+		if owner == nil {
+			return fail(ErrMalformed, "", l.object, "key without a ratchet")
+		}
+		r := codec.NewReader(value, codec.DefaultLimits)
+		k := messageKey{binary.BigEndian.Uint32(rest[5:]), NewSecret(r.Bytes()), NewSecret(r.Bytes())}
+		owner.skipped[k.generation] = k
+		return malformed("stored message key", r.Finish())
+	}, 9, e)
+	return t, err
+}
+
+func parseRatchetName(b []byte) ratchetName {
+	return ratchetName{LeafIndex(binary.BigEndian.Uint32(b)), ContentType(b[4]) != ContentApplication}
+}
+
+func (l *loader) loadProposals() error {
+	st := l.head.state
+	err := l.scan(recordProposal, func(_, value []byte) error {
+		c, err := openCached(l.g.suite, value)
+		if err == nil {
+			st.public.proposals = append(st.public.proposals, *c)
+		}
+		return err
+	}, 4)
+	if err != nil {
+		return err
+	}
+	return l.scan(recordUpdate, func(ref, value []byte) error {
+		u, err := parseOwnUpdate(value)
+		l.g.updates[string(ref)] = u
+		return err
+	}, l.g.suite.hashLen())
+}
+
+// loadPast rebuilds the past epochs from the newest back, each from the tree of the one after it.
+func (l *loader) loadPast() error {
+	type record struct {
+		epoch uint64
+		value []byte
+	}
+	var records []record
+	err := l.scan(recordPast, func(rest, value []byte) error {
+		records = append(records, record{binary.BigEndian.Uint64(rest), bytes.Clone(value)})
+		return nil
+	}, 8)
+	if err != nil {
+		return err
+	}
+	after := l.head.state.public.tree
+	for i := len(records) - 1; i >= 0; i-- {
+		p, height, err := parsePast(records[i].epoch, records[i].value, after)
+		if err != nil {
+			return err
+		}
+		if p.messages, err = l.secretTree(p.epoch, height); err != nil {
+			return err
+		}
+		l.g.past = append(l.g.past, p)
+		after = p.tree
+	}
+	return nil
+}
+
+func (l *loader) loadPending() error {
+	v, ok, err := l.client.cfg.Store.Get(groupKey(l.id, recordPending))
+	if err != nil || !ok {
+		return err
+	}
+	s, err := parsePending(v)
+	if err != nil {
+		return err
+	}
+	s.base = l.g.state
+	l.g.pending = s
+	return nil
+}
+
+// mergeStored enters the epoch of an own commit that was made before the group was loaded: it makes the
+// writes that were stored with it, and loads the group anew.
+func (g *Group) mergeStored(s *StagedCommit) error {
+	if s != g.pending {
+		return fail(ErrStale, "§12.4.2", "staged commit", "is not of the present epoch, %d", g.Epoch())
+	}
+	if err := applyBatch(g.client.cfg.Store, Batch{Writes: s.stored}); err != nil {
+		return err
+	}
+	next, err := g.client.LoadGroup(g.public().context.GroupID)
+	if err != nil {
+		return err
+	}
+	g.pending = nil
+	s.abandon()
+	g.forget()
+	*g = *next
+	return nil
+}

@@ -1,0 +1,80 @@
+package mlscore
+
+// Merge enters the epoch of a staged commit. The commit must have been staged in the present epoch. An
+// own commit that waited, and proposals that were not committed, are gone then.
+//
+// A commit that removes this member ends the group here: all of its state is deleted (§12.4.2).
+func (g *Group) Merge(s *StagedCommit) error {
+	if s.stored != nil {
+		return g.mergeStored(s)
+	}
+	if s.base != g.state {
+		return fail(ErrStale, "§12.4.2", "staged commit", "is not of the present epoch, %d", g.Epoch())
+	}
+	b, step, err := g.mergeWrites(s)
+	if err != nil {
+		return err
+	}
+	if step != nil {
+		step.discard()
+	}
+	err = applyBatch(g.client.cfg.Store, b)
+	b.erase()
+	if err != nil {
+		return err
+	}
+	if s.next == nil {
+		g.pendingGone(s)
+		g.forget()
+		return nil
+	}
+	if s.used != nil {
+		g.useMerged(s)
+	}
+	g.pendingGone(s)
+	g.rotate(s.next)
+	s.base = nil
+	return nil
+}
+
+// pendingGone drops the own commit that waited: it is merged, or overtaken.
+func (g *Group) pendingGone(merged *StagedCommit) {
+	if g.pending != nil && g.pending != merged {
+		g.pending.abandon()
+	}
+	g.pending = nil
+}
+
+// useMerged uses up the key under which the merged commit came.
+func (g *Group) useMerged(s *StagedCommit) {
+	step, err := g.state.messages.peek(*s.used, s.usedGeneration, g.client.cfg.Limits.Ratchet)
+	if err == nil {
+		g.state.messages.apply(step)
+		step.key.erase()
+	}
+}
+
+// rotate makes next the present state and the present state a past one.
+func (g *Group) rotate(next *memberState) {
+	old := g.state
+	if keep := g.client.cfg.Limits.PastEpochs; keep > 0 {
+		past := &pastEpoch{
+			context:    old.public.encoded,
+			epoch:      old.public.context.Epoch,
+			tree:       old.public.tree,
+			senderData: old.secrets.senderData,
+			messages:   old.messages,
+		}
+		old.secrets.senderData = Secret{}
+		g.past = append([]*pastEpoch{past}, g.past...)
+		for len(g.past) > keep {
+			g.past[len(g.past)-1].erase()
+			g.past = g.past[:len(g.past)-1]
+		}
+	} else {
+		old.messages.erase()
+	}
+	old.erase()
+	g.dropUpdates()
+	g.state = next
+}

@@ -1,0 +1,103 @@
+package mlscore
+
+import (
+	"encoding/hex"
+	"fmt"
+
+	"github.com/mlsfed/mlsfed/mlscore/codec"
+)
+
+// PSKType tells external PSKs from resumption PSKs (RFC 9420 §8.4).
+type PSKType uint8
+
+// The types of §8.4.
+const (
+	PSKExternal   PSKType = 1
+	PSKResumption PSKType = 2
+)
+
+// ResumptionUsage says what a resumption PSK is used for (§8.4).
+type ResumptionUsage uint8
+
+// The usages of §8.4.
+const (
+	UsageApplication ResumptionUsage = 1
+	UsageReInit      ResumptionUsage = 2
+	UsageBranch      ResumptionUsage = 3
+)
+
+// PreSharedKeyID names a PSK and the occasion of its use (§8.4).
+type PreSharedKeyID struct {
+	Type    PSKType
+	ID      []byte          // external
+	Usage   ResumptionUsage // resumption
+	GroupID []byte          // resumption
+	Epoch   uint64          // resumption
+	Nonce   []byte          // fresh for each use, as long as a hash
+}
+
+// String names the PSK without its nonce.
+func (id PreSharedKeyID) String() string {
+	if id.Type == PSKExternal {
+		return "external psk " + hex.EncodeToString(id.ID)
+	}
+	return fmt.Sprintf("resumption psk of group %x, epoch %d", id.GroupID, id.Epoch)
+}
+
+// samePSK compares all but the nonces.
+func (id PreSharedKeyID) samePSK(o PreSharedKeyID) bool {
+	return id.Type == o.Type && id.Usage == o.Usage && id.Epoch == o.Epoch &&
+		string(id.ID) == string(o.ID) && string(id.GroupID) == string(o.GroupID)
+}
+
+func (id PreSharedKeyID) encode(w *codec.Writer) {
+	w.Uint8(uint8(id.Type))
+	if id.Type == PSKExternal {
+		w.Bytes(id.ID)
+	} else {
+		w.Uint8(uint8(id.Usage))
+		w.Bytes(id.GroupID)
+		w.Uint64(id.Epoch)
+	}
+	w.Bytes(id.Nonce)
+}
+
+func decodePSKID(r *codec.Reader) PreSharedKeyID {
+	id := PreSharedKeyID{Type: PSKType(r.Uint8())}
+	switch id.Type {
+	case PSKExternal:
+		id.ID = r.Bytes()
+	case PSKResumption:
+		id.Usage = ResumptionUsage(r.Uint8())
+		if id.Usage < UsageApplication || id.Usage > UsageBranch {
+			r.Fail(fmt.Errorf("resumption usage %d is not defined (§8.4)", id.Usage))
+		}
+		id.GroupID = r.Bytes()
+		id.Epoch = r.Uint64()
+	default:
+		r.Fail(fmt.Errorf("psk type %d is not defined (§8.4)", id.Type))
+	}
+	id.Nonce = r.Bytes()
+	return id
+}
+
+// pskSecret chains PSKs in their order (§8.4). Without any it is all zero.
+func (s *suite) pskSecret(ids []PreSharedKeyID, psks []Secret) (Secret, error) {
+	zero := make([]byte, s.hashLen())
+	secret := ownSecret(make([]byte, s.hashLen()))
+	if len(ids) > 0xffff {
+		return Secret{}, fail(ErrLimit, "§8.4", "psks", "%d, at most 65535", len(ids))
+	}
+	for i, id := range ids {
+		extracted := s.extract(zero, psks[i].Bytes())
+		var label codec.Writer
+		id.encode(&label)
+		label.Uint16(uint16(i))
+		label.Uint16(uint16(len(ids)))
+		input := s.expandWithLabel(extracted.Bytes(), "derived psk", label.Buffer(), s.hashLen())
+		next := s.extract(input.Bytes(), secret.Bytes())
+		eraseAll(extracted, input, secret)
+		secret = next
+	}
+	return secret, nil
+}

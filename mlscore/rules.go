@@ -1,0 +1,449 @@
+package mlscore
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// Policy is what an application demands of proposals beyond RFC 9420 (§12.2: "an application may
+// extend the above procedure by additional rules"). All members, and servers that follow the group,
+// must answer alike, so it may depend on nothing but its argument.
+type Policy interface {
+	// AllowProposal refuses a proposal that is about to be committed by returning an error.
+	AllowProposal(ProposalContext) error
+}
+
+// ProposalContext is a proposal with all that a Policy may judge it by.
+type ProposalContext struct {
+	Group         GroupContext // of the epoch in which it was made
+	Proposal      Proposal
+	Sender        Sender
+	SenderLeaf    *LeafNode // nil if the sender is no member
+	Committer     Sender
+	CommitterLeaf *LeafNode // nil in an external commit
+}
+
+// rules are what every participant of a group judges by, members and servers alike.
+type rules struct {
+	suite       *suite
+	auth        Authenticator
+	policy      Policy // may be nil
+	maxLifetime time.Duration
+}
+
+func (r *rules) keyPackageRules(now time.Time) KeyPackageRules {
+	return KeyPackageRules{Auth: r.auth, Now: now, MaxLifetime: r.maxLifetime}
+}
+
+// sentProposal is a proposal of a commit's list.
+type sentProposal struct {
+	Proposal
+	sender Sender
+	ref    []byte // nil if it stands in the commit itself
+}
+
+func (p *sentProposal) name(at int) string { return fmt.Sprintf("proposal %d (%v)", at, p.Type) }
+
+// plan is what a list of proposals does to a group, before any path.
+type plan struct {
+	list       []sentProposal
+	committer  Sender
+	external   bool
+	extensions Extensions
+	tree       *ratchetTree
+	changed    []LeafIndex // new and updated leaves
+	updated    []LeafIndex
+	removed    []LeafIndex
+	added      []LeafIndex
+	packages   []*KeyPackage // of added, in the same order
+	psks       []PreSharedKeyID
+	reinit     *ReInit
+	kemOutput  []byte
+	needsPath  bool
+}
+
+// pskUsage allows resumption PSKs for the one commit that founds a group by reinit or branch.
+type pskUsage = ResumptionUsage
+
+// planList checks a list of proposals and applies it (RFC 9420 §12.2, §12.3).
+func (s *PublicState) planList(list []sentProposal, committer Sender, founding pskUsage) (*plan, error) {
+	p := &plan{list: list, committer: committer, external: committer.Type == SenderNewMemberCommit, extensions: s.context.Extensions}
+	if err := s.checkTypes(p); err != nil {
+		return nil, err
+	}
+	for at := range list {
+		if err := s.checkProposal(&list[at], p, founding); err != nil {
+			return nil, within(list[at].name(at), ErrInvalid, err)
+		}
+		if err := s.checkPolicy(&list[at], committer); err != nil {
+			return nil, within(list[at].name(at), ErrPolicy, err)
+		}
+	}
+	if err := s.checkConflicts(p); err != nil {
+		return nil, err
+	}
+	return p, s.applyList(p)
+}
+
+// checkTypes checks which types may stand together (§12.2) and whether a path is needed (§12.4).
+func (s *PublicState) checkTypes(p *plan) error {
+	count := map[ProposalType]int{}
+	p.needsPath = len(p.list) == 0
+	for at := range p.list {
+		t := p.list[at].Type
+		count[t]++
+		switch t {
+		case ProposalAdd, ProposalPSK, ProposalReInit:
+		default: // a custom type's needs are not known: ask for a path, which is always allowed
+			p.needsPath = p.needsPath || t.isDefault()
+		}
+		if p.external && t != ProposalExternalInit && t != ProposalRemove && t != ProposalPSK {
+			return fail(ErrInvalid, "§12.2", p.list[at].name(at), "not allowed in an external commit")
+		}
+		if p.external && p.list[at].ref != nil {
+			return fail(ErrInvalid, "§12.4.3.2", p.list[at].name(at), "an external commit cannot refer to proposals")
+		}
+	}
+	switch {
+	case p.external && count[ProposalExternalInit] != 1:
+		return fail(ErrInvalid, "§12.2", "external commit", "%d ExternalInit proposals, exactly one is needed", count[ProposalExternalInit])
+	case p.external && count[ProposalRemove] > 1:
+		return fail(ErrInvalid, "§12.2", "external commit", "%d Remove proposals, at most one", count[ProposalRemove])
+	case !p.external && count[ProposalExternalInit] > 0:
+		return fail(ErrInvalid, "§12.2", "proposal list", "ExternalInit in a commit by a member")
+	case count[ProposalGroupContextExtensions] > 1:
+		return fail(ErrInvalid, "§12.2", "proposal list", "%d GroupContextExtensions proposals", count[ProposalGroupContextExtensions])
+	case count[ProposalReInit] > 0 && len(p.list) > 1:
+		return fail(ErrInvalid, "§12.2", "proposal list", "ReInit together with other proposals")
+	}
+	return nil
+}
+
+// checkProposal checks one proposal of a list by itself (§12.1) and notes what it asks for.
+func (s *PublicState) checkProposal(sp *sentProposal, p *plan, founding pskUsage) error {
+	if err := checkSenderType(sp.sender, sp.Type); err != nil {
+		return err
+	}
+	switch sp.Type {
+	case ProposalAdd:
+		p.packages = append(p.packages, sp.Add)
+		return sp.Add.verify(s.rules.suite, s.rules.keyPackageRules(time.Time{}))
+	case ProposalUpdate:
+		leaf, _ := sp.sender.Leaf()
+		if sp.sender == p.committer {
+			return fail(ErrInvalid, "§12.2", "", "made by the committer itself")
+		}
+		p.updated = append(p.updated, leaf)
+		return s.checkUpdate(leaf, sp.Update)
+	case ProposalRemove:
+		if s.tree.leafBody(sp.Remove) == "" {
+			return fail(ErrInvalid, "§12.1.3", "", "%s is not a member", leafName(sp.Remove))
+		}
+		if sp.Remove == LeafIndex(p.committer.Index) && p.committer.Type == SenderMember {
+			return fail(ErrInvalid, "§12.2", "", "removes the committer, %s", leafName(sp.Remove))
+		}
+		p.removed = append(p.removed, sp.Remove)
+	case ProposalPSK:
+		p.psks = append(p.psks, *sp.PSK)
+		return s.checkPSK(sp.PSK, founding)
+	case ProposalReInit:
+		p.reinit = sp.ReInit
+		if sp.ReInit.Version < s.context.Version {
+			return fail(ErrInvalid, "§12.1.5", "", "version %d is below the group's %d", sp.ReInit.Version, s.context.Version)
+		}
+	case ProposalExternalInit:
+		p.kemOutput = sp.ExternalInit
+	case ProposalGroupContextExtensions:
+		p.extensions = sp.Extensions
+		return s.checkExtensions(sp.Extensions)
+	}
+	return nil
+}
+
+// checkSenderType says who may send which proposals (§6.1, §12.1.8).
+func checkSenderType(from Sender, t ProposalType) error {
+	switch from.Type {
+	case SenderMember:
+		return nil
+	case SenderNewMemberCommit:
+		return nil // checkTypes says what an external commit may hold
+	case SenderNewMemberProposal:
+		if t == ProposalAdd {
+			return nil
+		}
+	case SenderExternal:
+		switch t {
+		case ProposalAdd, ProposalRemove, ProposalPSK, ProposalReInit, ProposalGroupContextExtensions:
+			return nil
+		}
+	}
+	return fail(ErrMalformed, "§12.1.8", "", "type %v may not come from %v", t, from)
+}
+
+func (s *PublicState) checkPolicy(sp *sentProposal, committer Sender) error {
+	if s.rules.policy == nil {
+		return nil
+	}
+	c := ProposalContext{Group: s.context, Proposal: sp.Proposal, Sender: sp.sender, Committer: committer}
+	if leaf, ok := sp.sender.Leaf(); ok {
+		c.SenderLeaf, _ = s.tree.leaf(leaf)
+	}
+	if leaf, ok := committer.Leaf(); ok {
+		c.CommitterLeaf, _ = s.tree.leaf(leaf)
+	}
+	if err := s.rules.policy.AllowProposal(c); err != nil {
+		return &Error{Kind: ErrPolicy, Clause: "§12.2", Detail: "refused by the application", Err: err}
+	}
+	return nil
+}
+
+// checkUpdate checks the leaf of an Update against the one that it replaces (§12.1.2, §7.3).
+func (s *PublicState) checkUpdate(i LeafIndex, next *LeafNode) error {
+	if next.Source != SourceUpdate {
+		return fail(ErrInvalid, "§7.3", "", "leaf node source is %d, not update", next.Source)
+	}
+	return s.checkReplacement(i, i, next, UseUpdate)
+}
+
+// checkReplacement makes the checks that an Update's leaf and a path's leaf share: next is to stand at
+// leaf i, after the leaf that stands at old (§7.3, §12.4.2).
+func (s *PublicState) checkReplacement(old, i LeafIndex, next *LeafNode, use CredentialUse) error {
+	before, ok := s.tree.leaf(old)
+	if !ok {
+		return fail(ErrInvalid, "§12.1.2", "", "%s is not a member", leafName(old))
+	}
+	if string(before.EncryptionKey) == string(next.EncryptionKey) {
+		return fail(ErrInvalid, "§7.3", leafName(i), "encryption_key is not a new one")
+	}
+	if err := s.checkNewLeaf(i, next); err != nil {
+		return err
+	}
+	if before.Credential.equal(next.Credential) && string(before.SignatureKey) == string(next.SignatureKey) && use != UseExternalJoin {
+		return nil
+	}
+	if err := s.rules.keyPackageRules(time.Time{}).validate(next, use); err != nil {
+		return err
+	}
+	if err := s.rules.auth.ValidSuccessor(before.Credential, next.Credential); err != nil {
+		return &Error{Kind: ErrPolicy, Clause: "§5.3.1", Object: leafName(i), Detail: "credential is no valid successor", Err: err}
+	}
+	return nil
+}
+
+// checkNewLeaf checks a leaf made in this group by itself (§7.3).
+func (s *PublicState) checkNewLeaf(i LeafIndex, l *LeafNode) error {
+	if err := l.verifyAlone(s.rules.suite, s.rules.keyPackageRules(time.Time{})); err != nil {
+		return within(leafName(i), ErrInvalid, err)
+	}
+	return within(leafName(i), ErrForged, l.verifySignature(s.rules.suite, s.context.GroupID, i))
+}
+
+// checkPSK checks a PreSharedKey proposal (§12.1.4).
+func (s *PublicState) checkPSK(id *PreSharedKeyID, founding pskUsage) error {
+	if len(id.Nonce) != s.rules.suite.hashLen() {
+		return fail(ErrInvalid, "§12.1.4", id.String(), "nonce of %d bytes, not %d", len(id.Nonce), s.rules.suite.hashLen())
+	}
+	if id.Type == PSKResumption && id.Usage != UsageApplication && id.Usage != founding {
+		return fail(ErrInvalid, "§12.1.4", id.String(), "usage %d belongs to the founding of a group only", id.Usage)
+	}
+	return nil
+}
+
+// checkExtensions checks a new list of GroupContext extensions by itself (§12.1.7, §5.3.1).
+func (s *PublicState) checkExtensions(x Extensions) error {
+	if _, err := x.requiredCapabilities(); err != nil {
+		return err
+	}
+	senders, err := x.externalSenders()
+	if err != nil {
+		return err
+	}
+	for at, sender := range senders {
+		object := fmt.Sprintf("external sender %d", at)
+		if err := s.rules.suite.validateSignatureKey(sender.SignatureKey); err != nil {
+			return within(object, ErrInvalid, err)
+		}
+		if err := s.rules.auth.ValidateCredential(sender.Credential, sender.SignatureKey, UseExternalSender); err != nil {
+			return &Error{Kind: ErrPolicy, Clause: "§5.3.1", Object: object, Detail: "refused", Err: err}
+		}
+	}
+	for _, e := range x {
+		if e.Type == ExtensionRatchetTree || e.Type == ExtensionExternalPub || e.Type == ExtensionApplicationID {
+			return fail(ErrInvalid, "§13.4", fmt.Sprintf("extension %#04x", uint16(e.Type)), "does not belong in a GroupContext")
+		}
+	}
+	return nil
+}
+
+// checkConflicts checks proposals of a list against each other (§12.2).
+func (s *PublicState) checkConflicts(p *plan) error {
+	leaves := append(slices.Clone(p.updated), p.removed...)
+	slices.Sort(leaves)
+	for k := 1; k < len(leaves); k++ {
+		if leaves[k] == leaves[k-1] {
+			return fail(ErrInvalid, "§12.2", "proposal list", "%s is updated or removed more than once", leafName(leaves[k]))
+		}
+	}
+	seen := map[string]bool{}
+	for _, id := range p.psks {
+		key := fmt.Sprintf("%d %x %d %x %d %x", id.Type, id.ID, id.Usage, id.GroupID, id.Epoch, id.Nonce)
+		if seen[key] {
+			return fail(ErrInvalid, "§12.2", "proposal list", "%v is injected twice", id)
+		}
+		seen[key] = true
+	}
+	return nil
+}
+
+// applyList changes the tree in the order of §12.3 and validates what comes out.
+func (s *PublicState) applyList(p *plan) error {
+	e := s.tree.edit()
+	var changes []leafChange
+	for _, sp := range p.list {
+		switch sp.Type {
+		case ProposalUpdate:
+			body, err := sp.Update.marshal()
+			if err != nil {
+				return err
+			}
+			changes = append(changes, leafChange{LeafIndex(sp.sender.Index), string(body)})
+		case ProposalRemove:
+			changes = append(changes, leafChange{sp.Remove, ""})
+		}
+	}
+	if err := e.replace(changes); err != nil {
+		return err
+	}
+	if err := checkCustom(p, e); err != nil {
+		return err
+	}
+	e.truncate()
+	if err := e.addMembers(p); err != nil {
+		return err
+	}
+	p.tree = e.finish()
+	p.changed = append(slices.Clone(p.updated), p.added...)
+	for _, i := range p.changed {
+		if err := checkMember(p.tree, i, p.extensions); err != nil {
+			return err
+		}
+	}
+	return s.checkAllMembers(p)
+}
+
+// checkCustom asks whether all who will process the commit support its custom proposals: not those
+// whom it adds or removes (§12.2).
+func checkCustom(p *plan, e *treeEdit) error {
+	for at := range p.list {
+		t := p.list[at].Type
+		if !t.isDefault() && !e.people.all(func(c Capabilities) bool { return c.SupportsProposal(t) }) {
+			return fail(ErrInvalid, "§12.2", p.list[at].name(at), "not supported by all members")
+		}
+	}
+	return nil
+}
+
+// addMembers puts the leaves of the plan's KeyPackages into the tree.
+func (e *treeEdit) addMembers(p *plan) error {
+	if len(p.packages) == 0 {
+		return nil
+	}
+	places, err := e.places(len(p.packages))
+	if err != nil {
+		return err
+	}
+	changes := make([]leafChange, len(places))
+	for k, kp := range p.packages {
+		body, err := kp.LeafNode.marshal()
+		if err != nil {
+			return err
+		}
+		changes[k] = leafChange{places[k], string(body)}
+	}
+	p.added = places
+	return e.add(changes)
+}
+
+// checkMember checks a leaf against the rest of its tree: keys and identity are its own, and it and
+// the group support each other (§7.3, §13.4).
+func checkMember(t *ratchetTree, i LeafIndex, extensions Extensions) error {
+	l, ok := t.leaf(i)
+	if !ok {
+		return fail(ErrInvalid, "§7.3", leafName(i), "is blank")
+	}
+	if err := checkUnique(t, i, l); err != nil {
+		return err
+	}
+	if err := compatible(l.Capabilities, extensions); err != nil {
+		return within(leafName(i), ErrInvalid, err)
+	}
+	for credential := range t.people.credentials {
+		if !l.Capabilities.SupportsCredential(credential) {
+			return fail(ErrInvalid, "§7.3", leafName(i), "does not support credential type %#04x, which is in use", uint16(credential))
+		}
+	}
+	if !t.people.all(func(c Capabilities) bool { return c.SupportsCredential(l.Credential.Type) }) {
+		return fail(ErrInvalid, "§7.3", leafName(i), "credential type %#04x is not supported by all members", uint16(l.Credential.Type))
+	}
+	return nil
+}
+
+// checkUnique looks for another node with one of a leaf's keys, and another member with its identity
+// (§7.3, §12.2).
+func checkUnique(t *ratchetTree, i LeafIndex, l *LeafNode) error {
+	if at, found := t.otherNode(i.node(), l.EncryptionKey); found {
+		return fail(ErrInvalid, "§7.3", leafName(i), "encryption_key also stands at %s", nodeName(at))
+	}
+	if at, found := t.otherMember(t.people.signatures, i, string(l.SignatureKey), func(o *LeafNode) bool {
+		return string(o.SignatureKey) == string(l.SignatureKey)
+	}); found {
+		return fail(ErrInvalid, "§7.3", leafName(i), "signature_key also stands at %s", leafName(at))
+	}
+	id, err := t.people.identity(l)
+	if err != nil {
+		return err
+	}
+	if at, found := t.otherMember(t.people.identities, i, id, func(o *LeafNode) bool {
+		other, err := t.people.identity(o)
+		return err == nil && other == id
+	}); found {
+		return fail(ErrInvalid, "§12.2", leafName(i), "represents the same client as %s", leafName(at))
+	}
+	return nil
+}
+
+// compatible checks capabilities against a group's extensions (§11.1, §13.4; erratum 8745).
+func compatible(c Capabilities, extensions Extensions) error {
+	required, err := extensions.requiredCapabilities()
+	if err != nil {
+		return err
+	}
+	if err := c.satisfies(required); err != nil {
+		return err
+	}
+	for _, x := range extensions {
+		if !c.SupportsExtension(x.Type) {
+			return fail(ErrInvalid, "§13.4", "", "GroupContext extension %#04x is not supported", uint16(x.Type))
+		}
+	}
+	return nil
+}
+
+// checkAllMembers checks all members against extensions that the commit replaces (§12.1.7).
+func (s *PublicState) checkAllMembers(p *plan) error {
+	for at := range p.list {
+		if p.list[at].Type != ProposalGroupContextExtensions {
+			continue
+		}
+		var first error
+		p.tree.people.all(func(c Capabilities) bool {
+			first = compatible(c, p.extensions)
+			return first == nil
+		})
+		if first != nil {
+			return within(p.list[at].name(at)+", for some members", ErrInvalid, first)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,226 @@
+package mlscore
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"io"
+
+	"filippo.io/edwards25519"
+	"github.com/cloudflare/circl/ecc/goldilocks"
+	"github.com/cloudflare/circl/sign/ed448"
+)
+
+// signatureScheme is a signature algorithm (RFC 9420 §5.1.2). Signing is deterministic in the key
+// and the message; an implementation keeps no state.
+type signatureScheme interface {
+	generate(rand io.Reader) (priv []byte, err error)
+	newSigningKey(priv []byte) (signingKey, error)
+	validate(pub []byte) error
+	verify(pub, message, signature []byte) bool
+}
+
+// signingKey is a private key made ready for use, which costs about as much as a signature.
+type signingKey interface {
+	publicKey() ([]byte, error)
+	sign(message []byte) ([]byte, error)
+}
+
+// generateSignatureKey makes a signature key pair from the next bytes of rand, and from nothing
+// else. The private key is a seed for Ed25519 (32 bytes) and Ed448 (57), and a big-endian scalar of
+// the size of the field for ECDSA.
+func (s *suite) generateSignatureKey(rand io.Reader) (priv Secret, pub []byte, err error) {
+	key, err := s.signature.generate(rand)
+	if err != nil {
+		return Secret{}, nil, err
+	}
+	pub, err = s.signaturePublicKey(key)
+	if err != nil {
+		return Secret{}, nil, err
+	}
+	return ownSecret(key), pub, nil
+}
+
+// signaturePublicKey computes the public key of a signature private key.
+func (s *suite) signaturePublicKey(priv []byte) ([]byte, error) {
+	key, err := s.signature.newSigningKey(priv)
+	if err != nil {
+		return nil, err
+	}
+	return key.publicKey()
+}
+
+// validateSignatureKey refuses a signature public key under which nobody could sign, or anybody:
+// ErrMalformed if it is no point in the form of RFC 9420 §5.1.1, ErrInvalid if it is one of small
+// order.
+func (s *suite) validateSignatureKey(pub []byte) error { return s.signature.validate(pub) }
+
+func notAPoint() error {
+	return fail(ErrMalformed, "§5.1.1", "signature key", "no point of the curve")
+}
+
+func weakSignatureKey() error {
+	return fail(ErrInvalid, "§5.1.1", "signature key", "a point of small order: anyone can sign for it")
+}
+
+// ed25519Scheme is Ed25519 (RFC 8032) with the predicate of crypto/ed25519, which is not cofactored.
+type ed25519Scheme struct{}
+
+func (ed25519Scheme) generate(rand io.Reader) ([]byte, error) {
+	return readSeed(rand, ed25519.SeedSize)
+}
+
+func (ed25519Scheme) newSigningKey(priv []byte) (signingKey, error) {
+	if err := privateKeyLength(priv, ed25519.SeedSize); err != nil {
+		return nil, err
+	}
+	return &ed25519Key{ed25519.NewKeyFromSeed(priv)}, nil
+}
+
+func (ed25519Scheme) validate(pub []byte) error {
+	if err := keyLength(pub, ed25519.PublicKeySize); err != nil {
+		return err
+	}
+	p, err := new(edwards25519.Point).SetBytes(pub)
+	if err != nil || !reducedEd25519(pub) {
+		return notAPoint()
+	}
+	if p.MultByCofactor(p).Equal(edwards25519.NewIdentityPoint()) == 1 {
+		return weakSignatureKey()
+	}
+	return nil
+}
+
+// reducedEd25519 reports whether y is below p = 2^255 - 19, as RFC 8032 §5.1.3 wants and SetBytes
+// does not: a key that has a second encoding would count as two where keys must be unique.
+func reducedEd25519(pub []byte) bool {
+	if pub[0] < 0xed || pub[31]&0x7f != 0x7f {
+		return true
+	}
+	for _, b := range pub[1:31] {
+		if b != 0xff {
+			return true
+		}
+	}
+	return false
+}
+
+func (ed25519Scheme) verify(pub, message, signature []byte) bool {
+	return len(pub) == ed25519.PublicKeySize && ed25519.Verify(pub, message, signature)
+}
+
+type ed25519Key struct{ key ed25519.PrivateKey }
+
+func (k *ed25519Key) publicKey() ([]byte, error) { return bytes.Clone(k.key[ed25519.SeedSize:]), nil }
+
+func (k *ed25519Key) sign(message []byte) ([]byte, error) { return ed25519.Sign(k.key, message), nil }
+
+// ed448Scheme is Ed448 (RFC 8032) with an empty context.
+type ed448Scheme struct{}
+
+func (ed448Scheme) generate(rand io.Reader) ([]byte, error) { return readSeed(rand, ed448.SeedSize) }
+
+func (ed448Scheme) newSigningKey(priv []byte) (signingKey, error) {
+	if err := privateKeyLength(priv, ed448.SeedSize); err != nil {
+		return nil, err
+	}
+	return &ed448Key{ed448.NewKeyFromSeed(priv)}, nil
+}
+
+func (ed448Scheme) validate(pub []byte) error {
+	if err := keyLength(pub, ed448.PublicKeySize); err != nil {
+		return err
+	}
+	p, err := goldilocks.FromBytes(pub) // takes reduced encodings only
+	if err != nil {
+		return notAPoint()
+	}
+	p.Double()
+	p.Double() // the cofactor is 4
+	if p.IsIdentity() {
+		return weakSignatureKey()
+	}
+	return nil
+}
+
+func (ed448Scheme) verify(pub, message, signature []byte) bool {
+	return ed448.Verify(pub, message, signature, "")
+}
+
+type ed448Key struct{ key ed448.PrivateKey }
+
+func (k *ed448Key) publicKey() ([]byte, error) { return bytes.Clone(k.key[ed448.SeedSize:]), nil }
+
+func (k *ed448Key) sign(message []byte) ([]byte, error) { return ed448.Sign(k.key, message, ""), nil }
+
+// ecdsaScheme is ECDSA with uncompressed public keys, DER signatures (RFC 8446 §4.2.3) and the
+// nonces of RFC 6979.
+type ecdsaScheme struct {
+	curve elliptic.Curve
+	hash  crypto.Hash
+	kdf   *kdf // whose hash function is hash
+	size  int  // bytes of a scalar
+	mask  byte // what of a scalar's first byte the order leaves
+}
+
+var (
+	ecdsaP256 = &ecdsaScheme{elliptic.P256(), crypto.SHA256, hkdfSHA256, 32, 0xff}
+	ecdsaP384 = &ecdsaScheme{elliptic.P384(), crypto.SHA384, hkdfSHA384, 48, 0xff}
+	ecdsaP521 = &ecdsaScheme{elliptic.P521(), crypto.SHA512, hkdfSHA512, 66, 0x01}
+)
+
+// generate takes the first candidate from rand that is a scalar. One in 2^32 or fewer is not, so
+// that 64 in a row mean a random source that is broken.
+func (e *ecdsaScheme) generate(rand io.Reader) ([]byte, error) {
+	for range 64 {
+		candidate, err := readSeed(rand, e.size)
+		if err != nil {
+			return nil, err
+		}
+		candidate[0] &= e.mask
+		if _, err := ecdsa.ParseRawPrivateKey(e.curve, candidate); err == nil {
+			return candidate, nil
+		}
+	}
+	return nil, fail(ErrMisuse, "", "random source", "gave 64 candidates that are no private key")
+}
+
+func (e *ecdsaScheme) newSigningKey(priv []byte) (signingKey, error) {
+	key, err := ecdsa.ParseRawPrivateKey(e.curve, priv)
+	if err != nil {
+		return nil, fail(ErrMisuse, "", "signature private key", "%d bytes that are no scalar of the curve", len(priv))
+	}
+	return &ecdsaKey{e, key}, nil
+}
+
+func (e *ecdsaScheme) validate(pub []byte) error {
+	if _, err := ecdsa.ParseUncompressedPublicKey(e.curve, pub); err != nil {
+		return within("signature key", ErrMalformed, notOnCurve(pub))
+	}
+	return nil
+}
+
+func (e *ecdsaScheme) digest(message []byte) []byte {
+	h := e.kdf.get()
+	defer e.kdf.put(h)
+	return h.sum(make([]byte, 0, e.kdf.size), message)
+}
+
+func (e *ecdsaScheme) verify(pub, message, signature []byte) bool {
+	key, err := ecdsa.ParseUncompressedPublicKey(e.curve, pub)
+	return err == nil && ecdsa.VerifyASN1(key, e.digest(message), signature)
+}
+
+type ecdsaKey struct {
+	scheme *ecdsaScheme
+	key    *ecdsa.PrivateKey
+}
+
+func (k *ecdsaKey) publicKey() ([]byte, error) { return k.key.PublicKey.Bytes() }
+
+// sign gives Sign no randomness, which makes it RFC 6979.
+func (k *ecdsaKey) sign(message []byte) ([]byte, error) {
+	return k.key.Sign(nil, k.scheme.digest(message), k.scheme.hash)
+}

@@ -1,0 +1,323 @@
+package mlscore
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/mlsfed/mlsfed/mlscore/codec"
+)
+
+// stateVersion begins every record, so that a later release can tell what it reads. docs/state.md
+// describes the format.
+const stateVersion = 1
+
+func checkVersion(r *codec.Reader) {
+	if v := r.Uint8(); r.Err() == nil && v != stateVersion {
+		r.Fail(fmt.Errorf("%w: record of version %d, this release reads %d", ErrUnsupported, v, stateVersion))
+	}
+}
+
+// headRecord is the small part of a member's state.
+type headRecord struct {
+	options GroupOptions
+	context GroupContext
+	interim []byte
+	height  int
+	state   *memberState // without public and messages
+}
+
+func (h *headRecord) marshal() []byte {
+	st := h.state
+	var w codec.Writer
+	w.Uint8(stateVersion)
+	w.Optional(h.options.PublicHandshakes)
+	w.Uint8(uint8(h.options.Padding.mode))
+	w.Uint32(uint32(h.options.Padding.multiple))
+	h.context.encode(&w)
+	w.Bytes(h.interim)
+	w.Uint8(uint8(h.height))
+	w.Uint32(uint32(st.self))
+	w.Bytes(st.signer.Bytes())
+	w.Vector(func(w *codec.Writer) {
+		for _, k := range st.keys {
+			w.Bytes(k.Bytes())
+		}
+	})
+	for _, s := range st.secrets.stored() {
+		w.Bytes(s.Bytes())
+	}
+	w.Bytes(st.confirmationTag)
+	w.Optional(st.reinit != nil)
+	if st.reinit != nil {
+		st.reinit.encode(&w)
+	}
+	return w.Buffer()
+}
+
+// stored lists the secrets of the head record, in its order.
+func (e *epochSecrets) stored() []*Secret {
+	return []*Secret{&e.senderData, &e.exporter, &e.external, &e.confirmation, &e.membership, &e.resumption, &e.authenticator, &e.init}
+}
+
+func parseHead(b []byte) (*headRecord, error) {
+	r := codec.NewReader(b, codec.DefaultLimits)
+	checkVersion(r)
+	h := &headRecord{state: &memberState{secrets: &epochSecrets{}}}
+	st := h.state
+	h.options.PublicHandshakes = r.Optional()
+	h.options.Padding = Padding{paddingMode(r.Uint8()), int(r.Uint32())}
+	if p := h.options.Padding; p.mode > padPadme || p.mode == padMultiple && p.multiple < 2 {
+		r.Fail(fmt.Errorf("padding mode %d to %d is not defined", p.mode, p.multiple))
+	}
+	h.context = decodeGroupContext(r)
+	h.interim = r.Bytes()
+	h.height = int(r.Uint8())
+	if h.height > 30 {
+		r.Fail(fmt.Errorf("tree of height %d", h.height))
+	}
+	st.self = LeafIndex(r.Uint32())
+	st.signer = NewSecret(r.Bytes())
+	r.Vector(func(r *codec.Reader) { st.keys = append(st.keys, NewSecret(r.Bytes())) })
+	for _, s := range st.secrets.stored() {
+		*s = NewSecret(r.Bytes())
+	}
+	st.confirmationTag = r.Bytes()
+	if r.Optional() {
+		st.reinit = decodeReInit(r)
+	}
+	return h, malformed("stored group", r.Finish())
+}
+
+// headOf collects the head record of a state.
+func (g *Group) headOf(st *memberState) *headRecord {
+	return &headRecord{g.options, st.public.context, st.public.interim, st.public.tree.height(), st}
+}
+
+// writeFounding writes a group that is new to this client: whatever was stored under its id goes.
+func (g *Group) writeFounding(b *Batch) error {
+	tree, err := g.public().tree.marshal()
+	if err != nil {
+		return err
+	}
+	id := g.public().context.GroupID
+	b.deleteAll(groupPrefix(id))
+	b.put(groupKey(id, recordTree), append([]byte{stateVersion}, tree...))
+	g.writeEpoch(b, g.state)
+	return nil
+}
+
+// writeEpoch writes what begins with an epoch, but for the tree.
+func (g *Group) writeEpoch(b *Batch, st *memberState) {
+	c := &st.public.context
+	epoch := uint64Bytes(c.Epoch)
+	b.put(groupKey(c.GroupID, recordHead), g.headOf(st).marshal())
+	b.put(groupKey(c.GroupID, recordPSK, epoch), slices.Clone(st.secrets.resumption.Bytes()))
+	for n, s := range st.messages.nodes {
+		b.put(groupKey(c.GroupID, recordTreeKey, epoch, uint32Bytes(uint32(n))), slices.Clone(s.Bytes()))
+	}
+}
+
+// mergeWrites lists what enters the epoch of a staged commit: the small head record, the nodes of the
+// tree that changed, and what turns the present epoch into a past one.
+func (g *Group) mergeWrites(s *StagedCommit) (Batch, *treeStep, error) {
+	var b Batch
+	c := &g.public().context
+	if s.next == nil {
+		b.deleteAll(groupPrefix(c.GroupID))
+		return b, nil, nil
+	}
+	var step *treeStep
+	if s.used != nil {
+		var err error
+		if step, err = g.state.messages.peek(*s.used, s.usedGeneration, g.client.cfg.Limits.Ratchet); err != nil {
+			return b, nil, within("staged commit", ErrReplay, err)
+		}
+		g.state.messages.writeStep(&b, c.GroupID, c.Epoch, step)
+	}
+	g.writeChange(&b, s.next)
+	return b, step, nil
+}
+
+// writeChange writes the change from the present epoch to next.
+func (g *Group) writeChange(b *Batch, next *memberState) {
+	old := &g.public().context
+	limits := g.client.cfg.Limits
+	id := old.GroupID
+	b.deleteAll(groupKey(id, recordProposal))
+	b.deleteAll(groupKey(id, recordUpdate))
+	b.delete(groupKey(id, recordPending))
+	changedNodes(g.public().tree, next.public.tree, func(n NodeIndex, body string) {
+		b.put(groupKey(id, recordNode, uint32Bytes(uint32(n))), []byte(body))
+	})
+	if limits.PastEpochs > 0 {
+		b.put(groupKey(id, recordPast, uint64Bytes(old.Epoch)), g.pastRecord(next.public.tree))
+	}
+	if gone := int64(old.Epoch) - int64(limits.PastEpochs); gone >= 0 {
+		for _, kind := range []byte{recordPast, recordTreeKey, recordRatchet, recordSkipped} {
+			b.deleteAll(groupKey(id, kind, uint64Bytes(uint64(gone))))
+		}
+	}
+	if gone := int64(next.public.context.Epoch) - int64(limits.Resumption); gone >= 0 {
+		b.delete(groupKey(id, recordPSK, uint64Bytes(uint64(gone))))
+	}
+	g.writeEpoch(b, next)
+}
+
+// pastRecord keeps of the present epoch what late messages need: the leaves as they were where the next
+// epoch has others.
+func (g *Group) pastRecord(next *ratchetTree) []byte {
+	var w codec.Writer
+	w.Uint8(stateVersion)
+	w.Bytes(g.public().encoded)
+	w.Uint8(uint8(g.public().tree.height()))
+	w.Bytes(g.state.secrets.senderData.Bytes())
+	w.Vector(func(w *codec.Writer) {
+		changedNodes(next, g.public().tree, func(n NodeIndex, body string) {
+			if n.level() == 0 {
+				w.Uint32(uint32(n.firstLeaf()))
+				w.String(body)
+			}
+		})
+	})
+	return w.Buffer()
+}
+
+// parsePast rebuilds a past epoch beside the tree of the epoch that came after it.
+func parsePast(epoch uint64, b []byte, after *ratchetTree) (*pastEpoch, int, error) {
+	r := codec.NewReader(b, codec.DefaultLimits)
+	checkVersion(r)
+	p := &pastEpoch{epoch: epoch, context: r.Bytes()}
+	height := int(r.Uint8())
+	if height > 30 {
+		r.Fail(fmt.Errorf("tree of height %d", height))
+	}
+	p.senderData = NewSecret(r.Bytes())
+	var changes []leafChange
+	r.Vector(func(r *codec.Reader) {
+		changes = append(changes, leafChange{LeafIndex(r.Uint32()), string(r.Bytes())})
+	})
+	if err := r.Finish(); err != nil {
+		return nil, 0, malformed("stored past epoch", err)
+	}
+	e := after.edit()
+	if err := e.extend(LeafIndex(1)<<height - 1); err != nil {
+		return nil, 0, err
+	}
+	changes = slices.DeleteFunc(changes, func(c leafChange) bool { return !e.holds(c.index) })
+	if err := e.replace(changes); err != nil {
+		return nil, 0, err
+	}
+	p.tree = e.finish()
+	return p, height, nil
+}
+
+// writeProposal stores the last proposal of next's list.
+func (g *Group) writeProposal(b *Batch, next *PublicState) {
+	at := len(next.proposals) - 1
+	b.put(groupKey(next.context.GroupID, recordProposal, uint32Bytes(uint32(at))), slices.Clone(next.proposals[at].content))
+}
+
+func (u *ownUpdate) marshal() []byte {
+	var w codec.Writer
+	w.Uint8(stateVersion)
+	w.Bytes(u.leafKey.Bytes())
+	w.Bytes(u.signer.Bytes())
+	return w.Buffer()
+}
+
+func parseOwnUpdate(b []byte) (*ownUpdate, error) {
+	r := codec.NewReader(b, codec.DefaultLimits)
+	checkVersion(r)
+	u := &ownUpdate{NewSecret(r.Bytes()), NewSecret(r.Bytes())}
+	return u, malformed("stored update", r.Finish())
+}
+
+// storePending writes the own commit with all that will enter its epoch.
+func (g *Group) storePending(b *Batch, s *StagedCommit) error {
+	var change Batch
+	g.writeChange(&change, s.next)
+	defer change.erase()
+	var w codec.Writer
+	w.Uint8(stateVersion)
+	w.Bytes(s.message)
+	w.Vector(func(w *codec.Writer) {
+		for _, c := range change.Writes {
+			w.Bytes(c.Key)
+			w.Optional(c.Prefix)
+			w.Optional(c.Value != nil)
+			w.Bytes(c.Value)
+		}
+	})
+	record, err := w.Finish()
+	b.put(groupKey(g.public().context.GroupID, recordPending), record)
+	return err
+}
+
+func parsePending(b []byte) (*StagedCommit, error) {
+	r := codec.NewReader(b, codec.DefaultLimits)
+	checkVersion(r)
+	s := &StagedCommit{own: true, message: slices.Clone(r.Bytes())}
+	r.Vector(func(r *codec.Reader) {
+		w := Write{Key: slices.Clone(r.Bytes()), Prefix: r.Optional()}
+		has := r.Optional()
+		if v := r.Bytes(); has {
+			w.Value = append([]byte{}, v...)
+		}
+		s.stored = append(s.stored, w)
+	})
+	return s, malformed("stored commit", r.Finish())
+}
+
+// writeStep writes what the use of one message key changes.
+func (t *secretTree) writeStep(b *Batch, groupID []byte, epoch uint64, st *treeStep) {
+	e := uint64Bytes(epoch)
+	if st.opened != nil {
+		b.delete(groupKey(groupID, recordTreeKey, e, uint32Bytes(uint32(st.used))))
+		for _, n := range slices.Sorted(maps.Keys(st.expanded)) {
+			b.put(groupKey(groupID, recordTreeKey, e, uint32Bytes(uint32(n))), slices.Clone(st.expanded[n].Bytes()))
+		}
+		for name, r := range st.opened {
+			if name != st.name || st.fromSkipped {
+				b.put(ratchetKeyOf(groupID, epoch, name), marshalRatchet(r.secret, r.generation))
+			}
+		}
+	}
+	if st.fromSkipped {
+		b.delete(skippedKeyOf(groupID, epoch, st.name, st.key.generation))
+		return
+	}
+	b.put(ratchetKeyOf(groupID, epoch, st.name), marshalRatchet(st.secret, st.generation))
+	for _, gen := range st.forgotten {
+		b.delete(skippedKeyOf(groupID, epoch, st.name, gen))
+	}
+	for _, k := range st.skipped {
+		var w codec.Writer
+		w.Bytes(k.key.Bytes())
+		w.Bytes(k.nonce.Bytes())
+		b.put(skippedKeyOf(groupID, epoch, st.name, k.generation), w.Buffer())
+	}
+}
+
+func (n ratchetName) bytes() []byte {
+	kind := byte(ContentApplication)
+	if n.handshake {
+		kind = byte(ContentCommit)
+	}
+	return append(uint32Bytes(uint32(n.leaf)), kind)
+}
+
+func ratchetKeyOf(groupID []byte, epoch uint64, n ratchetName) []byte {
+	return groupKey(groupID, recordRatchet, uint64Bytes(epoch), n.bytes())
+}
+
+func skippedKeyOf(groupID []byte, epoch uint64, n ratchetName, generation uint32) []byte {
+	return groupKey(groupID, recordSkipped, uint64Bytes(epoch), n.bytes(), uint32Bytes(generation))
+}
+
+func marshalRatchet(secret Secret, generation uint32) []byte {
+	var w codec.Writer
+	w.Uint32(generation)
+	w.Bytes(secret.Bytes())
+	return w.Buffer()
+}

@@ -1,0 +1,182 @@
+package mlscore
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+	"strings"
+	"sync"
+)
+
+// Store keeps what must survive: the state of groups, private keys of KeyPackages, PSKs. Its content
+// is secret and an implementation encrypts what it puts on a disk.
+//
+// Every operation of this package that changes something calls Apply once, before its result is
+// returned, and takes effect in memory only after that has succeeded. So a crash at any point leaves
+// the old state or the new one, and a key whose use was not recorded has not been handed out.
+type Store interface {
+	// Apply makes all writes of a batch durable, in their order, or none of them.
+	Apply(Batch) error
+	// Get returns the value under a key, and false if there is none. The caller must not change it.
+	Get(key []byte) ([]byte, bool, error)
+	// Scan visits the records whose keys begin with prefix, in the order of their keys, until visit
+	// returns an error, which it returns.
+	Scan(prefix []byte, visit func(key, value []byte) error) error
+}
+
+// Batch is what one operation writes.
+type Batch struct {
+	Writes []Write
+	// Output is the message that the operation is about to return, if it makes one. A Store can queue
+	// it for sending in the same transaction, so that a message whose key is used up is never lost.
+	Output []byte
+}
+
+// Write is one change to a Store.
+type Write struct {
+	Key    []byte
+	Value  []byte // nil to delete
+	Prefix bool   // delete all records whose keys begin with Key
+}
+
+func (b *Batch) put(key, value []byte) {
+	if value == nil {
+		value = []byte{}
+	}
+	b.Writes = append(b.Writes, Write{Key: key, Value: value})
+}
+
+func (b *Batch) delete(key []byte) { b.Writes = append(b.Writes, Write{Key: key}) }
+
+func (b *Batch) deleteAll(prefix []byte) {
+	b.Writes = append(b.Writes, Write{Key: prefix, Prefix: true})
+}
+
+// erase zeroes the values, once they are stored.
+func (b *Batch) erase() {
+	for _, w := range b.Writes {
+		clear(w.Value)
+	}
+}
+
+// apply runs a batch and classes its error.
+func applyBatch(s Store, b Batch) error {
+	if err := s.Apply(b); err != nil {
+		return &Error{Kind: ErrStore, Object: "store", Detail: "did not take a write; nothing changed", Err: err}
+	}
+	return nil
+}
+
+// Records of a group stand under 'g', the group's id, and one of these letters. See docs/state.md.
+const (
+	recordHead     = 'h' // everything small
+	recordTree     = 't' // the tree at the time of joining
+	recordNode     = 'n' // node → its content since then
+	recordPast     = 'e' // epoch → what late messages need
+	recordTreeKey  = 'f' // epoch, node → secret tree secret
+	recordRatchet  = 'r' // epoch, leaf, kind → ratchet
+	recordSkipped  = 'x' // epoch, leaf, kind, generation → key
+	recordProposal = 'p' // number → proposal waiting for a commit
+	recordUpdate   = 'u' // ProposalRef → private keys of an own Update
+	recordPending  = 'c' // the own commit that waits for its acceptance
+	recordPSK      = 's' // epoch → resumption PSK
+)
+
+// groupPrefix begins the keys of a group's records.
+func groupPrefix(id []byte) []byte {
+	return append(append([]byte{'g'}, uint32Bytes(uint32(len(id)))...), id...)
+}
+
+func groupKey(id []byte, kind byte, rest ...[]byte) []byte {
+	k := append(groupPrefix(id), kind)
+	for _, r := range rest {
+		k = append(k, r...)
+	}
+	return k
+}
+
+func keyPackageKey(ref []byte) []byte { return append([]byte{'k'}, ref...) }
+func externalPSKKey(id []byte) []byte { return append([]byte{'q'}, id...) }
+
+func uint32Bytes(v uint32) []byte { return binary.BigEndian.AppendUint32(nil, v) }
+func uint64Bytes(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
+
+// MemoryStore is a Store that lasts as long as the process: for tests, and for clients that are thrown
+// away. It is safe for concurrent use.
+type MemoryStore struct {
+	mu      sync.RWMutex
+	records map[string][]byte
+}
+
+// NewMemoryStore returns an empty one.
+func NewMemoryStore() *MemoryStore { return &MemoryStore{records: map[string][]byte{}} }
+
+// Apply implements Store.
+func (m *MemoryStore) Apply(b Batch) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, w := range b.Writes {
+		switch {
+		case w.Prefix:
+			for k := range m.records {
+				if strings.HasPrefix(k, string(w.Key)) {
+					m.drop(k)
+				}
+			}
+		case w.Value == nil:
+			m.drop(string(w.Key))
+		default:
+			m.drop(string(w.Key))
+			m.records[string(w.Key)] = slices.Clone(w.Value)
+		}
+	}
+	return nil
+}
+
+// drop erases a record.
+func (m *MemoryStore) drop(key string) {
+	clear(m.records[key])
+	delete(m.records, key)
+}
+
+// Get implements Store.
+func (m *MemoryStore) Get(key []byte) ([]byte, bool, error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	v, ok := m.records[string(key)]
+	return bytes.Clone(v), ok, nil
+}
+
+// Scan implements Store.
+func (m *MemoryStore) Scan(prefix []byte, visit func(key, value []byte) error) error {
+	m.mu.RLock()
+	keys := make([]string, 0, 16)
+	for k := range m.records {
+		if strings.HasPrefix(k, string(prefix)) {
+			keys = append(keys, k)
+		}
+	}
+	slices.Sort(keys)
+	values := make([][]byte, len(keys))
+	for i, k := range keys {
+		values[i] = slices.Clone(m.records[k])
+	}
+	m.mu.RUnlock()
+	for i, k := range keys {
+		if err := visit([]byte(k), values[i]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Clone copies the store as it is: what a crash at this moment would leave.
+func (m *MemoryStore) Clone() *MemoryStore {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	c := NewMemoryStore()
+	for k, v := range m.records {
+		c.records[k] = slices.Clone(v)
+	}
+	return c
+}

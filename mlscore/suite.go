@@ -1,0 +1,284 @@
+package mlscore
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/sha256"
+	"crypto/sha512"
+	"crypto/subtle"
+	"fmt"
+	"hash"
+	"sync"
+
+	"golang.org/x/crypto/chacha20poly1305"
+)
+
+// CipherSuite names the algorithms of a group (RFC 9420 §5.1, §17.1).
+type CipherSuite uint16
+
+// The cipher suites of RFC 9420 §17.1. MLS128X25519AES128Ed25519 is the one that every
+// implementation must have.
+const (
+	MLS128X25519AES128Ed25519   CipherSuite = 1
+	MLS128P256AES128P256        CipherSuite = 2
+	MLS128X25519ChaCha20Ed25519 CipherSuite = 3
+	MLS256X448AES256Ed448       CipherSuite = 4
+	MLS256P521AES256P521        CipherSuite = 5
+	MLS256X448ChaCha20Ed448     CipherSuite = 6
+	MLS256P384AES256P384        CipherSuite = 7
+)
+
+// CipherSuites gives the supported cipher suites, ascending. The slice is the caller's.
+func CipherSuites() []CipherSuite {
+	ids := make([]CipherSuite, len(suites))
+	for i, s := range suites {
+		ids[i] = s.id
+	}
+	return ids
+}
+
+// String is the RFC's name of the cipher suite, or its number if it is not supported.
+func (cs CipherSuite) String() string {
+	for _, s := range suites {
+		if s.id == cs {
+			return s.name
+		}
+	}
+	return fmt.Sprintf("CipherSuite(0x%04x)", uint16(cs))
+}
+
+// suite describes a cipher suite. It has no state: one serves any number of goroutines.
+type suite struct {
+	id        CipherSuite
+	name      string
+	kem       kem
+	kdf       *kdf // also Hash and MAC: RFC 9420 has one hash function a suite
+	aead      *aead
+	signature signatureScheme
+}
+
+// suites is RFC 9420 §17.1 as a table, ascending by number.
+var suites = []*suite{
+	{1, "MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519", kemX25519, hkdfSHA256, aes128GCM, ed25519Scheme{}},
+	{2, "MLS_128_DHKEMP256_AES128GCM_SHA256_P256", kemP256, hkdfSHA256, aes128GCM, ecdsaP256},
+	{3, "MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519", kemX25519, hkdfSHA256, chaCha20Poly1305, ed25519Scheme{}},
+	{4, "MLS_256_DHKEMX448_AES256GCM_SHA512_Ed448", kemX448, hkdfSHA512, aes256GCM, ed448Scheme{}},
+	{5, "MLS_256_DHKEMP521_AES256GCM_SHA512_P521", kemP521, hkdfSHA512, aes256GCM, ecdsaP521},
+	{6, "MLS_256_DHKEMX448_CHACHA20POLY1305_SHA512_Ed448", kemX448, hkdfSHA512, chaCha20Poly1305, ed448Scheme{}},
+	{7, "MLS_256_DHKEMP384_AES256GCM_SHA384_P384", kemP384, hkdfSHA384, aes256GCM, ecdsaP384},
+}
+
+// suiteOf finds the description of a cipher suite; ErrUnsupported if there is none.
+func suiteOf(id CipherSuite) (*suite, error) {
+	for _, s := range suites {
+		if s.id == id {
+			return s, nil
+		}
+	}
+	return nil, fail(ErrUnsupported, "§17.1", id.String(), "not a cipher suite of this implementation")
+}
+
+func (s *suite) hashLen() int  { return s.kdf.size }
+func (s *suite) keyLen() int   { return s.aead.keyLen }
+func (s *suite) nonceLen() int { return s.aead.nonceLen }
+func (s *suite) tagLen() int   { return s.aead.tagLen }
+
+// maxExpand is the largest output of expandWithLabel in bytes: RFC 5869's limit, which for every
+// hash function here is below that of KDFLabel.length.
+func (s *suite) maxExpand() int { return 255 * s.kdf.size }
+
+// hash is the suite's Hash of the concatenated parts.
+func (s *suite) hash(parts ...[]byte) []byte {
+	h := s.kdf.get()
+	defer s.kdf.put(h)
+	return h.sum(make([]byte, 0, s.kdf.size), parts...)
+}
+
+// mac is the suite's MAC, HMAC, of the concatenated parts.
+func (s *suite) mac(key []byte, parts ...[]byte) []byte {
+	h := s.kdf.get()
+	defer s.kdf.put(h)
+	return h.mac(make([]byte, 0, s.kdf.size), key, parts...)
+}
+
+// verifyMAC reports whether tag is the whole MAC of message. It takes as long for every wrong tag
+// of the right length; no shorter tag passes, the empty one included.
+func (s *suite) verifyMAC(key, message, tag []byte) bool {
+	return subtle.ConstantTimeCompare(s.mac(key, message), tag) == 1
+}
+
+// extract is KDF.Extract (RFC 5869 §2.2).
+func (s *suite) extract(salt, ikm []byte) Secret { return ownSecret(s.mac(salt, ikm)) }
+
+// aead describes an AEAD of RFC 5116, lengths in bytes.
+type aead struct {
+	id                       uint16 // RFC 9180 §7.3
+	keyLen, nonceLen, tagLen int
+	new                      func(key []byte) (cipher.AEAD, error)
+}
+
+var (
+	aes128GCM        = &aead{0x0001, 16, 12, 16, newGCM}
+	aes256GCM        = &aead{0x0002, 32, 12, 16, newGCM}
+	chaCha20Poly1305 = &aead{0x0003, 32, 12, 16, chacha20poly1305.New}
+)
+
+func newGCM(key []byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
+}
+
+// instance checks the lengths, because aes.NewCipher takes a key of any AES and Seal and Open panic
+// on a nonce of another length.
+func (a *aead) instance(key, nonce []byte) (cipher.AEAD, error) {
+	if len(key) != a.keyLen || len(nonce) != a.nonceLen {
+		return nil, fail(ErrMisuse, "", "AEAD", "key of %d and nonce of %d bytes; %d and %d are needed",
+			len(key), len(nonce), a.keyLen, a.nonceLen)
+	}
+	return a.new(key)
+}
+
+// aeadSeal encrypts. It panics if key or nonce has not the suite's length: both are derived here,
+// never received.
+func (s *suite) aeadSeal(key, nonce, aad, plaintext []byte) []byte {
+	a, err := s.aead.instance(key, nonce)
+	if err != nil {
+		panic(err)
+	}
+	return a.Seal(make([]byte, 0, len(plaintext)+s.aead.tagLen), nonce, plaintext, aad)
+}
+
+// aeadOpen decrypts; ErrForged if the ciphertext was not made with this key, nonce and aad.
+func (s *suite) aeadOpen(key, nonce, aad, ciphertext []byte) ([]byte, error) {
+	a, err := s.aead.instance(key, nonce)
+	if err != nil {
+		return nil, err
+	}
+	plaintext, err := a.Open(nil, nonce, ciphertext, aad)
+	if err != nil {
+		return nil, fail(ErrForged, "", "ciphertext", "does not decrypt under this key, nonce and associated data")
+	}
+	return plaintext, nil
+}
+
+// kdf is a hash function with HMAC and HKDF on top of it. HMAC is written out here because its
+// inputs are short: crypto/hmac allocates two hash states and two pads for each key, which costs as
+// much as the hashing, where a pooled hasher costs nothing.
+type kdf struct {
+	id          uint16 // RFC 9180 §7.2
+	size, block int    // bytes
+	new         func() hash.Hash
+	pool        sync.Pool
+}
+
+var (
+	hkdfSHA256 = &kdf{id: 0x0001, size: sha256.Size, block: sha256.BlockSize, new: sha256.New}
+	hkdfSHA384 = &kdf{id: 0x0002, size: sha512.Size384, block: sha512.BlockSize, new: sha512.New384}
+	hkdfSHA512 = &kdf{id: 0x0003, size: sha512.Size, block: sha512.BlockSize, new: sha512.New}
+)
+
+// maxScratch is the largest label buffer that a hasher keeps for its next use, in bytes.
+const maxScratch = 16 << 10
+
+// hasher is the scratch space of one computation. It belongs to one goroutine at a time.
+type hasher struct {
+	h     hash.Hash
+	block int
+	pad   [sha512.BlockSize]byte
+	tag   [sha512.Size]byte
+	one   [1]byte
+	buf   []byte // a labelled input under construction
+}
+
+func (k *kdf) get() *hasher {
+	if h, ok := k.pool.Get().(*hasher); ok {
+		return h
+	}
+	return &hasher{h: k.new(), block: k.block}
+}
+
+// put erases what a hasher still knows, as far as the hash function lets it, and keeps it.
+func (k *kdf) put(h *hasher) {
+	h.h.Reset()
+	clear(h.pad[:])
+	clear(h.tag[:])
+	clear(h.buf)
+	if cap(h.buf) > maxScratch {
+		h.buf = nil
+	}
+	h.buf = h.buf[:0]
+	k.pool.Put(h)
+}
+
+// sum appends the hash of the concatenated parts to dst.
+func (h *hasher) sum(dst []byte, parts ...[]byte) []byte {
+	h.h.Reset()
+	for _, p := range parts {
+		h.h.Write(p)
+	}
+	return h.h.Sum(dst)
+}
+
+// mac appends the HMAC (RFC 2104) of the concatenated parts to dst.
+func (h *hasher) mac(dst, key []byte, parts ...[]byte) []byte {
+	h.keyed(key)
+	for _, p := range parts {
+		h.h.Write(p)
+	}
+	return h.finish(dst)
+}
+
+// keyed begins an HMAC; the message is written to h.h.
+func (h *hasher) keyed(key []byte) {
+	if len(key) > h.block {
+		h.h.Reset()
+		h.h.Write(key)
+		key = h.h.Sum(h.tag[:0])
+	}
+	pad := h.pad[:h.block]
+	clear(pad[copy(pad, key):])
+	for i := range pad {
+		pad[i] ^= 0x36
+	}
+	h.h.Reset()
+	h.h.Write(pad)
+}
+
+// finish ends the HMAC that keyed began and appends it to dst.
+func (h *hasher) finish(dst []byte) []byte {
+	inner := h.h.Sum(h.tag[:0])
+	pad := h.pad[:h.block]
+	for i := range pad {
+		pad[i] ^= 0x36 ^ 0x5c
+	}
+	h.h.Reset()
+	h.h.Write(pad)
+	h.h.Write(inner)
+	return h.h.Sum(dst)
+}
+
+// expand is HKDF-Expand (RFC 5869 §2.3) to n bytes, at most 255 times the hash length. info may be
+// h.buf.
+func (h *hasher) expand(prk, info []byte, n int) []byte {
+	size := h.h.Size()
+	if n < 0 || n > 255*size {
+		panic(fmt.Sprintf("mlscore: HKDF-Expand to %d bytes, at most %d", n, 255*size))
+	}
+	rounds := (n + size - 1) / size
+	out := make([]byte, 0, rounds*size)
+	for i := 1; i <= rounds; i++ {
+		h.keyed(prk)
+		if i > 1 {
+			h.h.Write(out[len(out)-size:])
+		}
+		h.h.Write(info)
+		h.one[0] = byte(i)
+		h.h.Write(h.one[:])
+		out = h.finish(out)
+	}
+	clear(out[n:])
+	return out[:n:n]
+}

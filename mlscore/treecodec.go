@@ -1,0 +1,279 @@
+package mlscore
+
+import (
+	"fmt"
+
+	"github.com/mlsfed/mlsfed/mlscore/codec"
+)
+
+// marshal encodes the ratchet_tree extension's data (RFC 9420 §12.4.3.3): all nodes from the left,
+// without the blank ones behind the last that is not.
+func (t *ratchetTree) marshal() ([]byte, error) {
+	var w codec.Writer
+	w.Vector(func(w *codec.Writer) {
+		blanks := 0
+		t.root.eachNode(0, func(_ NodeIndex, n *treeNode) {
+			if n.blank() {
+				blanks++
+				return
+			}
+			for ; blanks > 0; blanks-- {
+				w.Optional(false)
+			}
+			w.Optional(true)
+			if n.level == 0 {
+				w.Uint8(nodeTypeLeaf)
+			} else {
+				w.Uint8(nodeTypeParent)
+			}
+			w.Fixed([]byte(n.body))
+		})
+	})
+	b, err := w.Finish()
+	return b, malformed("ratchet tree", err)
+}
+
+var blankLeafNode = &treeNode{}
+
+// eachNode visits all nodes in order, those of collapsed blank subtrees included.
+func (n *treeNode) eachNode(first LeafIndex, visit func(NodeIndex, *treeNode)) {
+	if n.level == 0 {
+		visit(first.node(), n)
+		return
+	}
+	if n.collapsed() {
+		for i := range NodeIndex(2)<<n.level - 1 {
+			visit(first.node()+i, blankLeafNode)
+		}
+		return
+	}
+	n.left.eachNode(first, visit)
+	visit(nodeAt(first, int(n.level)), n)
+	n.right.eachNode(first+1<<(n.level-1), visit)
+}
+
+// parseTree reads the ratchet_tree extension's data into a tree with hashes and indices. It checks the
+// form; whether the tree may be believed, validate checks.
+func parseTree(s *suite, auth Authenticator, data []byte, limits codec.Limits) (*ratchetTree, error) {
+	bodies, err := splitTree(data, limits)
+	if err != nil {
+		return nil, err
+	}
+	return buildTree(s, auth, bodies)
+}
+
+// splitTree gives the nodes' encodings in order, each a part of one string.
+func splitTree(data []byte, limits codec.Limits) ([]string, error) {
+	outer := codec.NewReader(data, limits)
+	vector := outer.Bytes()
+	if err := outer.Finish(); err != nil {
+		return nil, malformed("ratchet tree", err)
+	}
+	limits.Bytes = max(limits.Bytes, len(vector))
+	r := codec.NewReader(vector, limits)
+	all := string(vector)
+	bodies := make([]string, 0, len(vector)/100)
+	for r.Len() > 0 && r.Err() == nil {
+		if len(bodies) >= 2*maxLeaves {
+			return nil, fail(ErrLimit, "", "ratchet tree", "more than %d nodes", 2*maxLeaves)
+		}
+		if !r.Optional() {
+			bodies = append(bodies, "")
+			continue
+		}
+		want := uint8(nodeTypeLeaf + len(bodies)%2)
+		if got := r.Uint8(); r.Err() == nil && got != want {
+			r.Fail(fmt.Errorf("node %d has type %d in a place for type %d", len(bodies), got, want))
+		}
+		start := len(all) - r.Len()
+		if want == nodeTypeLeaf {
+			decodeLeafNode(r)
+		} else {
+			decodeParentNode(r)
+		}
+		if r.Err() == nil {
+			bodies = append(bodies, all[start:len(all)-r.Len()])
+		}
+	}
+	if err := r.Finish(); err != nil {
+		return nil, within(fmt.Sprintf("ratchet tree, node %d", len(bodies)), ErrMalformed, malformed("", err))
+	}
+	if len(bodies) == 0 {
+		return nil, fail(ErrMalformed, "§12.4.3.3", "ratchet tree", "is empty")
+	}
+	if bodies[len(bodies)-1] == "" {
+		return nil, fail(ErrMalformed, "§12.4.3.3", "ratchet tree", "ends with a blank node")
+	}
+	if len(bodies)%2 == 0 {
+		return nil, fail(ErrMalformed, "§12.4.3.3", "ratchet tree", "last node is a parent")
+	}
+	return bodies, nil
+}
+
+// decodeParentNode checks a ParentNode's form (§7.1).
+func decodeParentNode(r *codec.Reader) {
+	r.Bytes() // encryption_key
+	r.Bytes() // parent_hash
+	var last uint32
+	first := true
+	r.Vector(func(r *codec.Reader) {
+		i := r.Uint32()
+		if !first && i <= last {
+			r.Fail(fmt.Errorf("unmerged leaf %d after %d: the list must ascend (§7.1)", i, last))
+		}
+		last, first = i, false
+	})
+}
+
+// buildTree makes a tree of its nodes' encodings in order; blank ones may be missing at the end.
+func buildTree(s *suite, auth Authenticator, bodies []string) (*ratchetTree, error) {
+	leaves := (len(bodies) + 1) / 2
+	if leaves > maxLeaves {
+		return nil, fail(ErrLimit, "", "ratchet tree", "%d leaves, at most %d", leaves, maxLeaves)
+	}
+	t := &ratchetTree{suite: s, keys: newKeyIndex(), people: newMemberIndex(auth)}
+	b := treeBuilder{t: t, bodies: bodies}
+	t.root = b.build(heightFor(leaves), 0)
+	if b.err != nil {
+		return nil, b.err
+	}
+	s.freeze(t.root, 0)
+	t.keys = t.keys.fill(b.keys)
+	t.people.signatures = t.people.signatures.fill(b.signatures)
+	t.people.identities = t.people.identities.fill(b.identities)
+	t.people.owned = false
+	return t, nil
+}
+
+type treeBuilder struct {
+	t                            *ratchetTree
+	bodies                       []string
+	keys, signatures, identities []uint64
+	err                          error
+}
+
+func (b *treeBuilder) body(n NodeIndex) string {
+	if uint64(n) < uint64(len(b.bodies)) {
+		return b.bodies[n]
+	}
+	return ""
+}
+
+func (b *treeBuilder) build(level int, first LeafIndex) *treeNode {
+	at := nodeAt(first, level)
+	n := &treeNode{level: uint8(level), body: b.body(at)}
+	if n.body != "" {
+		b.keys = append(b.keys, b.t.keys.entry(n.encryptionKey(), uint32(at)))
+	}
+	if level == 0 {
+		b.leaf(n, first)
+		return n
+	}
+	n.left = b.build(level-1, first)
+	n.right = b.build(level-1, first+1<<(level-1))
+	n.occupied = n.left.occupied + n.right.occupied
+	switch {
+	case n.occupied > 0:
+	case !n.blank():
+		b.fail(fail(ErrInvalid, "§7.9.2", nodeName(at), "key in a subtree without members"))
+	case level <= blankHeight:
+		n.left, n.right = nil, nil
+	}
+	return n
+}
+
+func (b *treeBuilder) leaf(n *treeNode, i LeafIndex) {
+	if n.body == "" {
+		return
+	}
+	n.occupied = 1
+	x := &b.t.people
+	leaf, id, err := x.identify(n.body)
+	if err != nil {
+		b.fail(within(leafName(i), ErrPolicy, err))
+		return
+	}
+	b.signatures = append(b.signatures, x.signatures.entry(string(leaf.SignatureKey), uint32(i)))
+	b.identities = append(b.identities, x.identities.entry(id, uint32(i)))
+	x.count(leaf, 1)
+}
+
+func (b *treeBuilder) fail(err error) {
+	if b.err == nil {
+		b.err = err
+	}
+}
+
+// changedNodes visits the nodes whose content differs between two trees, by their places in next and
+// in old: only where the trees do not share nodes.
+func changedNodes(old, next *ratchetTree, visit func(NodeIndex, string)) {
+	// A tree that grew or shrank shares its left part: compare at the lower height, and take the
+	// rest as changed from or to blank.
+	o, n := old.root, next.root
+	for n.level > o.level {
+		visitContents(n, 0, true, visit)
+		n.right.eachContent(LeafIndex(1)<<(n.level-1), visit)
+		n = n.left
+	}
+	for o.level > n.level {
+		visitContents(o, 0, false, visit)
+		o.right.eachContent(LeafIndex(1)<<(o.level-1), func(i NodeIndex, _ string) { visit(i, "") })
+		o = o.left
+	}
+	diffNodes(o, n, 0, visit)
+}
+
+// visitContents reports a node that only one of two trees has.
+func visitContents(n *treeNode, first LeafIndex, isNew bool, visit func(NodeIndex, string)) {
+	if n.blank() {
+		return
+	}
+	body := ""
+	if isNew {
+		body = n.body
+	}
+	visit(nodeAt(first, int(n.level)), body)
+}
+
+// eachContent visits the nodes below n that are not blank.
+func (n *treeNode) eachContent(first LeafIndex, visit func(NodeIndex, string)) {
+	if n.occupied == 0 {
+		return
+	}
+	if !n.blank() {
+		visit(nodeAt(first, int(n.level)), n.body)
+	}
+	if n.level > 0 {
+		n.left.eachContent(first, visit)
+		n.right.eachContent(first+1<<(n.level-1), visit)
+	}
+}
+
+func diffNodes(old, next *treeNode, first LeafIndex, visit func(NodeIndex, string)) {
+	switch {
+	case old == next:
+		return
+	case old.occupied == 0:
+		next.eachContent(first, visit)
+		return
+	case next.occupied == 0:
+		old.eachContent(first, func(i NodeIndex, _ string) { visit(i, "") })
+		return
+	}
+	if old.body != next.body {
+		visit(nodeAt(first, int(next.level)), next.body)
+	}
+	if next.level > 0 {
+		diffNodes(old.left, next.left, first, visit)
+		diffNodes(old.right, next.right, first+1<<(next.level-1), visit)
+	}
+}
+
+func nodeName(n NodeIndex) string {
+	if n%2 == 0 {
+		return leafName(LeafIndex(n / 2))
+	}
+	return fmt.Sprintf("node %d", n)
+}
+
+func leafName(i LeafIndex) string { return fmt.Sprintf("leaf %d", i) }

@@ -1,0 +1,286 @@
+package mlscore
+
+import (
+	"fmt"
+	"io"
+)
+
+// pathKeys are the private keys that a member holds of its direct path, by level: its leaf's at 0.
+// Where it holds none, the Secret is empty.
+type pathKeys []Secret
+
+// at is the key of a level.
+func (k pathKeys) at(level int) Secret {
+	if level < len(k) {
+		return k[level]
+	}
+	return Secret{}
+}
+
+// set puts a key in.
+func (k *pathKeys) set(level int, key Secret) {
+	for len(*k) <= level {
+		*k = append(*k, Secret{})
+	}
+	(*k)[level] = key
+}
+
+func (k pathKeys) erase() { eraseAll(k...) }
+
+// carryOver keeps the keys of the nodes above leaf i that next still has, as copies, so that the old
+// epoch's can be erased for themselves.
+func (k pathKeys) carryOver(old, next *ratchetTree, i LeafIndex) pathKeys {
+	var out pathKeys
+	for level := range k {
+		if k[level].Len() == 0 {
+			continue
+		}
+		o, n := old.nodeAbove(i, level), next.nodeAbove(i, level)
+		if o != nil && n != nil && !n.blank() && n.encryptionKey() == o.encryptionKey() {
+			out.set(level, k[level].Clone())
+		}
+	}
+	return out
+}
+
+// pathSecrets walks the chain of §7.4 from a first path secret over n nodes.
+type pathSecrets struct {
+	suite  *suite
+	secret Secret // of the next node
+}
+
+// step derives the key pair of the next node and goes on to the one above. It returns the path secret
+// that was used, which is the caller's to erase.
+func (p *pathSecrets) step() (used, priv Secret, pub []byte, err error) {
+	used = p.secret
+	node := p.suite.deriveSecret(used.Bytes(), "node")
+	defer node.Erase()
+	priv, pub, err = p.suite.deriveKeyPair(node.Bytes())
+	p.secret = p.suite.deriveSecret(used.Bytes(), "path")
+	return used, priv, pub, err
+}
+
+// createdPath is a member's new path before and after it is encrypted.
+type createdPath struct {
+	tree    *ratchetTree
+	leaf    *LeafNode
+	steps   []pathStep
+	keys    [][]byte // public keys, in the order of steps
+	secrets []Secret // path secrets, in the order of steps
+	private pathKeys // of the sender's direct path
+	commit  Secret   // commit_secret
+}
+
+func (c *createdPath) erase() {
+	if c != nil {
+		eraseAll(c.secrets...)
+		eraseAll(c.commit)
+	}
+}
+
+// createPath generates new keys for leaf i and its filtered direct path in t, and signs the leaf
+// (RFC 9420 §7.4, §7.5). leaf holds what the sender wants in it; its keys, source, parent hash and
+// signature are set here. t must hold i.
+func (t *ratchetTree) createPath(rand io.Reader, i LeafIndex, leaf LeafNode, signer Secret, groupID []byte) (*createdPath, error) {
+	s := t.suite
+	c := &createdPath{leaf: &leaf, steps: t.filteredPath(i)}
+	first := make([]byte, s.hashLen())
+	if _, err := io.ReadFull(rand, first); err != nil {
+		return nil, fmt.Errorf("read randomness for a path secret: %w", err)
+	}
+	leafPriv, leafPub, err := s.generateKeyPair(rand)
+	if err != nil {
+		return nil, err
+	}
+	c.private.set(0, leafPriv)
+	chain := pathSecrets{s, ownSecret(first)}
+	for _, step := range c.steps {
+		used, priv, pub, err := chain.step()
+		if err != nil {
+			return nil, err
+		}
+		c.secrets = append(c.secrets, used)
+		c.keys = append(c.keys, pub)
+		c.private.set(step.level, priv)
+	}
+	c.commit = chain.secret
+	var parents []string
+	parents, leaf.ParentHash = s.pathHashes(c.steps, c.keys)
+	leaf.EncryptionKey, leaf.Source = leafPub, SourceCommit
+	if err := leaf.sign(s, signer, groupID, i); err != nil {
+		return nil, err
+	}
+	body, err := leaf.marshal()
+	if err != nil {
+		return nil, err
+	}
+	e := t.edit()
+	if err := e.setPath(newPath{leafChange{i, string(body)}, c.steps, parents}); err != nil {
+		return nil, err
+	}
+	c.tree = e.finish()
+	return c, nil
+}
+
+// seal encrypts the path secrets to the resolutions of the copath, without the leaves that the same
+// commit adds (§7.6). context is the provisional GroupContext.
+func (c *createdPath) seal(rand io.Reader, context []byte, added []LeafIndex) (*updatePath, error) {
+	s := c.tree.suite
+	info := s.sealInfo("UpdatePathNode", context)
+	p := &updatePath{leaf: c.leaf}
+	for k, step := range c.steps {
+		n := updatePathNode{key: c.keys[k]}
+		for _, to := range c.tree.resolution(step.copath, step.copathLeaf, added) {
+			kem, ct, err := s.encryptTo(rand, []byte(to.key), info, c.secrets[k].Bytes())
+			if err != nil {
+				return nil, within("path secret for "+nodeName(to.node), ErrInvalid, err)
+			}
+			n.secrets = append(n.secrets, hpkeCiphertext{kem, ct})
+		}
+		p.nodes = append(p.nodes, n)
+	}
+	return p, nil
+}
+
+// secretFor gives the path secret of the lowest node that leaf j shares with the sender at i.
+func (c *createdPath) secretFor(i, j LeafIndex) (Secret, bool) {
+	level := commonLevel(i, j)
+	for k, step := range c.steps {
+		if step.level == level {
+			return c.secrets[k], true
+		}
+	}
+	return Secret{}, false
+}
+
+// receivedPath is a path as a receiver has merged it.
+type receivedPath struct {
+	tree  *ratchetTree
+	steps []pathStep
+	path  *updatePath
+	leaf  LeafIndex
+	added []LeafIndex
+}
+
+// mergePath checks the form of an UpdatePath from leaf i and puts it into a new tree (§7.5, §12.4.2).
+// The leaf itself is validated by the caller.
+func (t *ratchetTree) mergePath(i LeafIndex, p *updatePath, added []LeafIndex) (*receivedPath, error) {
+	s := t.suite
+	const object = "update path"
+	steps := t.filteredPath(i)
+	if len(p.nodes) != len(steps) {
+		return nil, fail(ErrInvalid, "§7.6", object, "%d nodes, the filtered direct path has %d", len(p.nodes), len(steps))
+	}
+	keys := make([][]byte, len(steps))
+	seen := map[string]bool{string(p.leaf.EncryptionKey): true}
+	for k, n := range p.nodes {
+		at := nodeName(nodeAt(i, steps[k].level))
+		if err := s.validatePublicKey(n.key); err != nil {
+			return nil, within(object+", "+at, ErrInvalid, err)
+		}
+		if other, ok := t.otherNode(noNode, n.key); ok || seen[string(n.key)] {
+			return nil, fail(ErrInvalid, "§12.4.2", object, "key of %s is not new: it stands at %s", at, nodeName(other))
+		}
+		seen[string(n.key)] = true
+		keys[k] = n.key
+		want := len(t.resolution(steps[k].copath, steps[k].copathLeaf, added))
+		if len(n.secrets) != want {
+			return nil, fail(ErrInvalid, "§7.6", object, "%d ciphertexts at %s, the copath's resolution has %d", len(n.secrets), at, want)
+		}
+	}
+	parents, leafHash := s.pathHashes(steps, keys)
+	if string(leafHash) != string(p.leaf.ParentHash) {
+		return nil, fail(ErrForged, "§7.9.2", object, "parent hash of %s is not that of the path", leafName(i))
+	}
+	body, err := p.leaf.marshal()
+	if err != nil {
+		return nil, err
+	}
+	e := t.edit()
+	if err := e.setPath(newPath{leafChange{i, string(body)}, steps, parents}); err != nil {
+		return nil, err
+	}
+	return &receivedPath{e.finish(), steps, p, i, added}, nil
+}
+
+// open decrypts the path secret meant for leaf me and derives all above it (§7.5): the private keys by
+// level, and the commit secret.
+func (r *receivedPath) open(me LeafIndex, keys pathKeys, context []byte) (pathKeys, Secret, error) {
+	s := r.tree.suite
+	level := commonLevel(r.leaf, me)
+	k := 0
+	for k < len(r.steps) && r.steps[k].level != level {
+		k++
+	}
+	if k == len(r.steps) {
+		return nil, Secret{}, fail(ErrInvalid, "§7.5", "update path", "has no node above %s", leafName(me))
+	}
+	step := r.steps[k]
+	for at, to := range r.tree.resolution(step.copath, step.copathLeaf, r.added) {
+		if !to.node.covers(me) {
+			continue
+		}
+		key := keys.at(to.node.level())
+		if key.Len() == 0 {
+			continue
+		}
+		c := r.path.nodes[k].secrets[at]
+		secret, err := s.decryptWithLabel(key.Bytes(), "UpdatePathNode", context, c.kemOutput, c.ciphertext)
+		if err != nil {
+			return nil, Secret{}, &Error{Kind: ErrForged, Clause: "§7.6", Object: "update path",
+				Detail: fmt.Sprintf("path secret for %s does not decrypt", nodeName(to.node)), Err: err}
+		}
+		return r.derive(k, ownSecret(secret))
+	}
+	return nil, Secret{}, fail(ErrMissing, "§7.5", "update path", "%s holds no private key of the copath's resolution", leafName(me))
+}
+
+// derive follows the chain from the path secret of step k to the root and compares each public key.
+func (r *receivedPath) derive(k int, secret Secret) (pathKeys, Secret, error) {
+	chain := pathSecrets{r.tree.suite, secret}
+	var keys pathKeys
+	for ; k < len(r.steps); k++ {
+		used, priv, pub, err := chain.step()
+		used.Erase()
+		if err != nil {
+			return nil, Secret{}, err
+		}
+		if string(pub) != string(r.path.nodes[k].key) {
+			keys.erase()
+			return nil, Secret{}, fail(ErrForged, "§7.5", "update path",
+				"key of %s is not the one that its path secret gives", nodeName(nodeAt(r.leaf, r.steps[k].level)))
+		}
+		keys.set(r.steps[k].level, priv)
+	}
+	return keys, chain.secret, nil
+}
+
+// keysFromWelcome derives a newcomer's private keys from the path secret in its Welcome
+// (§12.4.3.1): of the lowest common ancestor with the committer, and of all non-blank nodes above.
+func (t *ratchetTree) keysFromWelcome(me, committer LeafIndex, secret Secret) (pathKeys, error) {
+	chain := pathSecrets{t.suite, secret.Clone()}
+	defer func() { chain.secret.Erase() }()
+	var keys pathKeys
+	start := commonLevel(me, committer)
+	first := true
+	for level := start; level <= t.height(); level++ {
+		n := t.nodeAbove(me, level)
+		if n == nil || n.blank() {
+			if first {
+				return nil, fail(ErrInvalid, "§12.4.3.1", "Welcome", "path secret for blank %s", nodeName(nodeAt(me, level)))
+			}
+			continue
+		}
+		first = false
+		used, priv, pub, err := chain.step()
+		used.Erase()
+		if err != nil {
+			return nil, err
+		}
+		if string(pub) != n.encryptionKey() {
+			return nil, fail(ErrForged, "§12.4.3.1", "Welcome", "path secret does not give the key of %s", nodeName(nodeAt(me, level)))
+		}
+		keys.set(level, priv)
+	}
+	return keys, nil
+}

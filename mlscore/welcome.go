@@ -1,0 +1,156 @@
+package mlscore
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/mlsfed/mlsfed/mlscore/codec"
+)
+
+// welcome is §12.4.3.1's Welcome.
+type welcome struct {
+	suite              CipherSuite
+	secrets            []encryptedGroupSecrets
+	encryptedGroupInfo []byte
+}
+
+type encryptedGroupSecrets struct {
+	newMember []byte
+	secrets   hpkeCiphertext
+}
+
+func (w *welcome) encode(e *codec.Writer) {
+	e.Uint16(uint16(w.suite))
+	e.Vector(func(e *codec.Writer) {
+		for _, s := range w.secrets {
+			e.Bytes(s.newMember)
+			s.secrets.encode(e)
+		}
+	})
+	e.Bytes(w.encryptedGroupInfo)
+}
+
+func decodeWelcome(r *codec.Reader) *welcome {
+	w := &welcome{suite: CipherSuite(r.Uint16())}
+	r.Vector(func(r *codec.Reader) {
+		w.secrets = append(w.secrets, encryptedGroupSecrets{r.Bytes(), decodeHPKECiphertext(r)})
+	})
+	w.encryptedGroupInfo = r.Bytes()
+	return w
+}
+
+// groupSecrets is §12.4.3.1's GroupSecrets.
+type groupSecrets struct {
+	joiner     Secret
+	pathSecret *Secret
+	psks       []PreSharedKeyID
+}
+
+func (g *groupSecrets) marshal() []byte {
+	var w codec.Writer
+	w.Bytes(g.joiner.Bytes())
+	w.Optional(g.pathSecret != nil)
+	if g.pathSecret != nil {
+		w.Bytes(g.pathSecret.Bytes())
+	}
+	w.Vector(func(w *codec.Writer) {
+		for _, id := range g.psks {
+			id.encode(w)
+		}
+	})
+	return w.Buffer()
+}
+
+func parseGroupSecrets(b []byte, limits codec.Limits) (*groupSecrets, error) {
+	r := codec.NewReader(b, limits)
+	g := &groupSecrets{joiner: NewSecret(r.Bytes())}
+	if r.Optional() {
+		s := NewSecret(r.Bytes())
+		g.pathSecret = &s
+	}
+	r.Vector(func(r *codec.Reader) { g.psks = append(g.psks, decodePSKID(r)) })
+	return g, malformed("group secrets", r.Finish())
+}
+
+func (g *groupSecrets) erase() {
+	g.joiner.Erase()
+	if g.pathSecret != nil {
+		g.pathSecret.Erase()
+	}
+}
+
+// newcomer is one recipient of a Welcome.
+type newcomer struct {
+	keyPackage *KeyPackage
+	pathSecret *Secret // of the lowest node that it shares with the committer
+}
+
+// sealWelcome encrypts a GroupInfo to newcomers. The GroupInfo is the HPKE context of all of them, and
+// hashed once.
+func (s *suite) sealWelcome(rand io.Reader, info *groupInfo, joiner, member Secret, psks []PreSharedKeyID, to []newcomer) ([]byte, error) {
+	key, nonce := s.welcomeKey(member)
+	defer eraseAll(key, nonce)
+	var plain codec.Writer
+	info.encode(&plain)
+	plaintext, err := plain.Finish()
+	if err != nil {
+		return nil, malformed("GroupInfo", err)
+	}
+	w := &welcome{suite: s.id, encryptedGroupInfo: s.aeadSeal(key.Bytes(), nonce.Bytes(), nil, plaintext)}
+	context := s.sealInfo("Welcome", w.encryptedGroupInfo)
+	for _, n := range to {
+		ref, err := n.keyPackage.Ref()
+		if err != nil {
+			return nil, err
+		}
+		secrets := (&groupSecrets{joiner, n.pathSecret, psks}).marshal()
+		kem, ct, err := s.encryptTo(rand, n.keyPackage.InitKey, context, secrets)
+		clear(secrets)
+		if err != nil {
+			return nil, within(fmt.Sprintf("Welcome for key package %x", ref), ErrInvalid, err)
+		}
+		w.secrets = append(w.secrets, encryptedGroupSecrets{ref, hpkeCiphertext{kem, ct}})
+	}
+	return encodeMessage(WireFormatWelcome, w.encode)
+}
+
+// welcomeKey derives the key and nonce under which a Welcome's GroupInfo is encrypted (§12.4.3.1).
+func (s *suite) welcomeKey(member Secret) (key, nonce Secret) {
+	welcome := s.welcomeSecret(member)
+	defer welcome.Erase()
+	return s.expandWithLabel(welcome.Bytes(), "key", nil, s.keyLen()),
+		s.expandWithLabel(welcome.Bytes(), "nonce", nil, s.nonceLen())
+}
+
+// find gives the entry for a KeyPackage.
+func (w *welcome) find(ref []byte) (hpkeCiphertext, bool) {
+	for _, s := range w.secrets {
+		if string(s.newMember) == string(ref) {
+			return s.secrets, true
+		}
+	}
+	return hpkeCiphertext{}, false
+}
+
+// openSecrets decrypts the group secrets for the holder of an init key.
+func (s *suite) openSecrets(w *welcome, c hpkeCiphertext, initKey Secret, limits codec.Limits) (*groupSecrets, error) {
+	plain, err := s.decryptWithLabel(initKey.Bytes(), "Welcome", w.encryptedGroupInfo, c.kemOutput, c.ciphertext)
+	if err != nil {
+		return nil, &Error{Kind: ErrForged, Clause: "§12.4.3.1", Object: "Welcome", Detail: "group secrets do not decrypt", Err: err}
+	}
+	defer clear(plain)
+	return parseGroupSecrets(plain, limits)
+}
+
+// openInfo decrypts a Welcome's GroupInfo.
+func (s *suite) openInfo(w *welcome, member Secret, limits codec.Limits) (*groupInfo, error) {
+	key, nonce := s.welcomeKey(member)
+	defer eraseAll(key, nonce)
+	plain, err := s.aeadOpen(key.Bytes(), nonce.Bytes(), nil, w.encryptedGroupInfo)
+	if err != nil {
+		return nil, fail(ErrForged, "§12.4.3.1", "Welcome", "GroupInfo does not decrypt: wrong joiner secret or PSKs")
+	}
+	r := codec.NewReader(plain, limits)
+	g := decodeGroupInfo(r)
+	return g, malformed("GroupInfo", r.Finish())
+}
