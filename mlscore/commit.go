@@ -45,9 +45,6 @@ type StagedCommit struct {
 	// The key that a received commit was encrypted under is used up when the commit is merged.
 	used           *ratchetName
 	usedGeneration uint32
-
-	// An own commit that was loaded from the store is entered by its writes.
-	stored []Write
 }
 
 // Effects says what the commit does.
@@ -60,10 +57,9 @@ func (s *StagedCommit) Own() bool { return s.own }
 func (s *StagedCommit) Message() []byte { return slices.Clone(s.message) }
 
 // RemovesSelf says whether this member is out once the commit is merged.
-func (s *StagedCommit) RemovesSelf() bool { return s.next == nil && s.stored == nil }
+func (s *StagedCommit) RemovesSelf() bool { return s.next == nil }
 
-// Public is the public state of the epoch that begins; nil if the commit removes this member, or was
-// loaded from the store.
+// Public is the public state of the epoch that begins; nil if the commit removes this member.
 func (s *StagedCommit) Public() *PublicState {
 	if s.next == nil {
 		return nil
@@ -94,10 +90,6 @@ func (s *StagedCommit) abandon() {
 		s.next.messages.erase()
 		s.next = nil
 	}
-	for _, w := range s.stored {
-		clear(w.Value)
-	}
-	s.stored = nil
 }
 
 // Commit commits the proposals that wait, and those in opts, and gives this member new keys (§12.4.1).
@@ -382,7 +374,7 @@ func (g *Group) dispatch(w *committing) (*Commit, error) {
 		return nil, err
 	}
 	staged.message = bytes.Clone(out.Message)
-	err = g.storePending(&b, staged)
+	err = g.storePending(&b, staged, w.ac)
 	if err == nil {
 		b.Output = out.Message
 		err = applyBatch(g.client.cfg.Store, b)

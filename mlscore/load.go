@@ -232,31 +232,6 @@ func (l *loader) loadPending() error {
 	if err != nil || !ok {
 		return err
 	}
-	s, err := parsePending(v)
-	if err != nil {
-		return err
-	}
-	s.base = l.g.state
-	l.g.pending = s
-	return nil
-}
-
-// mergeStored enters the epoch of an own commit that was made before the group was loaded: it makes the
-// writes that were stored with it, and loads the group anew.
-func (g *Group) mergeStored(s *StagedCommit) error {
-	if s != g.pending {
-		return fail(ErrStale, "§12.4.2", "staged commit", "is not of the present epoch, %d", g.Epoch())
-	}
-	if err := applyBatch(g.client.cfg.Store, Batch{Writes: s.stored}); err != nil {
-		return err
-	}
-	next, err := g.client.LoadGroup(g.public().context.GroupID)
-	if err != nil {
-		return err
-	}
-	g.pending = nil
-	s.abandon()
-	g.forget()
-	*g = *next
-	return nil
+	l.g.pending, err = l.g.parsePending(v)
+	return err
 }

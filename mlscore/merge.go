@@ -5,9 +5,6 @@ package mlscore
 //
 // A commit that removes this member ends the group here: all of its state is deleted (§12.4.2).
 func (g *Group) Merge(s *StagedCommit) error {
-	if s.stored != nil {
-		return g.mergeStored(s)
-	}
 	if s.base != g.state {
 		return fail(ErrStale, "§12.4.2", "staged commit", "is not of the present epoch, %d", g.Epoch())
 	}
@@ -73,6 +70,10 @@ func (g *Group) rotate(next *memberState) {
 		}
 	} else {
 		old.messages.erase()
+		for _, p := range g.past {
+			p.erase()
+		}
+		g.past = nil
 	}
 	old.erase()
 	g.dropUpdates()

@@ -1,6 +1,7 @@
 package mlscore
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -153,15 +154,35 @@ func (g *Group) writeChange(b *Batch, next *memberState) {
 	if limits.PastEpochs > 0 {
 		b.put(groupKey(id, recordPast, uint64Bytes(old.Epoch)), g.pastRecord(next.public.tree))
 	}
-	if gone := int64(old.Epoch) - int64(limits.PastEpochs); gone >= 0 {
+	for _, gone := range g.leaving() {
 		for _, kind := range []byte{recordPast, recordTreeKey, recordRatchet, recordSkipped} {
-			b.deleteAll(groupKey(id, kind, uint64Bytes(uint64(gone))))
+			b.deleteAll(groupKey(id, kind, uint64Bytes(gone)))
 		}
 	}
 	if gone := int64(next.public.context.Epoch) - int64(limits.Resumption); gone >= 0 {
 		b.delete(groupKey(id, recordPSK, uint64Bytes(uint64(gone))))
 	}
 	g.writeEpoch(b, next)
+}
+
+// leaving lists the epochs whose message keys go when the next epoch begins: the past ones over the
+// limit, and the present one if none is to be kept.
+func (g *Group) leaving() []uint64 {
+	keep := g.client.cfg.Limits.PastEpochs
+	if keep == 0 {
+		epochs := []uint64{g.Epoch()}
+		for _, p := range g.past {
+			epochs = append(epochs, p.epoch)
+		}
+		return epochs
+	}
+	var epochs []uint64
+	for at, p := range g.past {
+		if at+1 >= keep {
+			epochs = append(epochs, p.epoch)
+		}
+	}
+	return epochs
 }
 
 // pastRecord keeps of the present epoch what late messages need: the leaves as they were where the next
@@ -233,40 +254,58 @@ func parseOwnUpdate(b []byte) (*ownUpdate, error) {
 	return u, malformed("stored update", r.Finish())
 }
 
-// storePending writes the own commit with all that will enter its epoch.
-func (g *Group) storePending(b *Batch, s *StagedCommit) error {
-	var change Batch
-	g.writeChange(&change, s.next)
-	defer change.erase()
+// storePending writes the own commit with the secrets of the epoch that it leads to. All that is public
+// of that epoch follows from the commit again.
+func (g *Group) storePending(b *Batch, s *StagedCommit, ac *authenticatedContent) error {
 	var w codec.Writer
 	w.Uint8(stateVersion)
 	w.Bytes(s.message)
-	w.Vector(func(w *codec.Writer) {
-		for _, c := range change.Writes {
-			w.Bytes(c.Key)
-			w.Optional(c.Prefix)
-			w.Optional(c.Value != nil)
-			w.Bytes(c.Value)
-		}
-	})
+	w.Bytes(ac.marshal())
+	w.Bytes(g.headOf(s.next).marshal())
+	w.Bytes(s.next.messages.nodes[rootOf(s.next.messages.height)].Bytes())
 	record, err := w.Finish()
 	b.put(groupKey(g.public().context.GroupID, recordPending), record)
-	return err
+	return malformed("pending commit", err)
 }
 
-func parsePending(b []byte) (*StagedCommit, error) {
-	r := codec.NewReader(b, codec.DefaultLimits)
+// parsePending stages a stored commit in the epoch in which it was made.
+func (g *Group) parsePending(b []byte) (*StagedCommit, error) {
+	const object = "stored commit"
+	r := codec.NewReader(b, codec.Limits{Bytes: len(b)})
 	checkVersion(r)
-	s := &StagedCommit{own: true, message: slices.Clone(r.Bytes())}
-	r.Vector(func(r *codec.Reader) {
-		w := Write{Key: slices.Clone(r.Bytes()), Prefix: r.Optional()}
-		has := r.Optional()
-		if v := r.Bytes(); has {
-			w.Value = append([]byte{}, v...)
-		}
-		s.stored = append(s.stored, w)
-	})
-	return s, malformed("stored commit", r.Finish())
+	message, content, head, encryption := r.Bytes(), r.Bytes(), r.Bytes(), r.Bytes()
+	if err := r.Finish(); err != nil {
+		return nil, malformed(object, err)
+	}
+	r = codec.NewReader(content, codec.Limits{Bytes: len(content)})
+	ac := decodeAuthenticatedContent(r)
+	if err := r.Finish(); err != nil {
+		return nil, malformed(object, err)
+	}
+	h, err := parseHead(head)
+	if err != nil {
+		return nil, err
+	}
+	if ac.content.kind != ContentCommit {
+		return nil, fail(ErrMalformed, "", object, "is a %v", ac.content.kind)
+	}
+	st, err := g.public().stage(ac)
+	if err != nil {
+		return nil, within(object, ErrMalformed, err)
+	}
+	next := h.state
+	next.public = g.public().advance(st, ac)
+	if !bytes.Equal(next.public.encoded, h.context.marshal()) {
+		return nil, fail(ErrMalformed, "", object, "does not lead to the epoch that was stored with it")
+	}
+	next.messages = newSecretTree(g.suite, h.height, NewSecret(encryption))
+	return &StagedCommit{
+		base:    g.state,
+		next:    next,
+		own:     true,
+		effects: st.effects(g.public(), next.public, ac),
+		message: slices.Clone(message),
+	}, nil
 }
 
 // writeStep writes what the use of one message key changes.
