@@ -93,6 +93,7 @@ type reading struct {
 	context    []byte
 	senderData Secret
 	messages   *secretTree
+	self       LeafIndex
 	limits     Limits
 }
 
@@ -101,6 +102,9 @@ func (r *reading) open(m *privateMessage) (*authenticatedContent, *treeStep, err
 	d, err := r.suite.openSenderData(m, r.senderData)
 	if err != nil {
 		return nil, nil, err
+	}
+	if d.leaf == r.self {
+		return nil, nil, fail(ErrOwnMessage, "", m.kind.String(), "this member sent it")
 	}
 	key := r.tree.signatureKey(d.leaf)
 	if key == "" {
@@ -123,10 +127,7 @@ func (r *reading) open(m *privateMessage) (*authenticatedContent, *treeStep, err
 
 func (g *Group) processPresent(m *privateMessage, msg []byte) (*Received, error) {
 	st := g.state
-	if d, err := g.suite.openSenderData(m, st.secrets.senderData); err == nil && d.leaf == st.self {
-		return nil, fail(ErrOwnMessage, "", m.kind.String(), "this member sent it")
-	}
-	r := reading{g.suite, st.public.tree, st.public.encoded, st.secrets.senderData, st.messages, g.client.cfg.Limits}
+	r := reading{g.suite, st.public.tree, st.public.encoded, st.secrets.senderData, st.messages, st.self, g.client.cfg.Limits}
 	ac, step, err := r.open(m)
 	if err != nil {
 		return nil, err
@@ -140,7 +141,7 @@ func (g *Group) processPresent(m *privateMessage, msg []byte) (*Received, error)
 // processLate reads an application message of an ended epoch, with the tree of that epoch: its sender's
 // leaf may be somebody else's by now.
 func (g *Group) processLate(m *privateMessage, p *pastEpoch) (*Received, error) {
-	r := reading{g.suite, p.tree, p.context, p.senderData, p.messages, g.client.cfg.Limits}
+	r := reading{g.suite, p.tree, p.context, p.senderData, p.messages, g.state.self, g.client.cfg.Limits}
 	ac, step, err := r.open(m)
 	if err != nil {
 		return nil, err
