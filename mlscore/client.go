@@ -231,6 +231,13 @@ func (c *Client) newKeyPackage(s *suite, id Identity, opts KeyPackageOptions) (*
 	if opts.LastResort {
 		opts.Extensions = opts.Extensions.With(Extension{ExtensionLastResort, []byte{}})
 	}
+	if !c.cfg.NoGREASE {
+		x, err := c.greaseExtension()
+		if err != nil {
+			return nil, err
+		}
+		opts.Extensions = opts.Extensions.With(x)
+	}
 	for _, x := range opts.Extensions {
 		if !leaf.Capabilities.SupportsExtension(x.Type) {
 			leaf.Capabilities.Extensions = append(leaf.Capabilities.Extensions, x.Type)
