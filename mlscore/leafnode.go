@@ -189,7 +189,11 @@ func (l *LeafNode) sign(s *suite, key Secret, groupID []byte, index LeafIndex) e
 // verifySignature is the second check of §7.3.
 func (l *LeafNode) verifySignature(s *suite, groupID []byte, index LeafIndex) error {
 	if !s.verifyWithLabel(l.SignatureKey, "LeafNodeTBS", l.tbs(groupID, index), l.Signature) {
-		return fail(ErrForged, "§7.3", "leaf node", "signature does not verify")
+		return badLeafSignature()
 	}
 	return nil
+}
+
+func badLeafSignature() error {
+	return fail(ErrForged, "§7.3", "leaf node", "signature does not verify")
 }

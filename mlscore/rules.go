@@ -372,6 +372,10 @@ func checkMember(t *ratchetTree, i LeafIndex, extensions Extensions) error {
 	if !ok {
 		return fail(ErrInvalid, "§7.3", leafName(i), "is blank")
 	}
+	return checkMemberLeaf(t, i, l, extensions)
+}
+
+func checkMemberLeaf(t *ratchetTree, i LeafIndex, l *LeafNode, extensions Extensions) error {
 	if err := checkUnique(t, i, l); err != nil {
 		return err
 	}

@@ -18,27 +18,70 @@ func (p *PublicState) validateTree() error {
 	if err := t.checkParentKeys(t.root, 0); err != nil {
 		return err
 	}
-	var first error
-	t.eachLeaf(func(i LeafIndex, body string) bool {
-		first = within("ratchet tree", ErrInvalid, p.validateLeaf(i, body))
-		return first == nil
-	})
-	return first
+	return p.validateLeaves()
 }
 
-// validateLeaf checks a leaf of a tree that is being joined (§7.3).
-func (p *PublicState) validateLeaf(i LeafIndex, body string) error {
-	l, err := parseLeafNode(body)
-	if err != nil {
-		return within(leafName(i), ErrMalformed, err)
+// validateLeaves checks all leaves, in batches that share the processors, and reports the leftmost
+// leaf that is bad.
+func (p *PublicState) validateLeaves() error {
+	leaves := make([]LeafIndex, 0, p.tree.members())
+	p.tree.eachLeaf(func(i LeafIndex, _ string) bool {
+		leaves = append(leaves, i)
+		return true
+	})
+	batches := (len(leaves) + batchSize - 1) / batchSize
+	errs := make([]error, batches)
+	inParallel(batches, func(k int) {
+		errs[k] = p.validateBatch(leaves[k*batchSize : min((k+1)*batchSize, len(leaves))])
+	})
+	for _, err := range errs {
+		if err != nil {
+			return within("ratchet tree", ErrInvalid, err)
+		}
 	}
-	if err := p.checkNewLeaf(i, l); err != nil {
-		return err
+	return nil
+}
+
+// validateBatch checks leaves one by one but for their signatures, and those together where the scheme
+// can; if they do not verify together, one by one.
+func (p *PublicState) validateBatch(leaves []LeafIndex) error {
+	batch, together := p.rules.suite.signature.(batchVerifier)
+	var items []signedItem
+	for _, i := range leaves {
+		l, ok := p.tree.leaf(i)
+		if !ok {
+			return fail(ErrMalformed, "§7.2", leafName(i), "does not decode")
+		}
+		if err := p.validateLeaf(i, l); err != nil {
+			return err
+		}
+		item := signedItem{l.SignatureKey, signContent("LeafNodeTBS", l.tbs(p.context.GroupID, i)), l.Signature}
+		if !together && !p.rules.suite.signature.verify(item.pub, item.message, item.signature) {
+			return within(leafName(i), ErrForged, badLeafSignature())
+		}
+		items = append(items, item)
 	}
-	if err := p.rules.keyPackageRules(time.Time{}).validate(l, UseMember); err != nil {
+	if !together || batch.verifyBatch(items) {
+		return nil
+	}
+	for k, item := range items {
+		if !p.rules.suite.signature.verify(item.pub, item.message, item.signature) {
+			return within(leafName(leaves[k]), ErrForged, badLeafSignature())
+		}
+	}
+	return nil
+}
+
+// validateLeaf checks a leaf of a tree that is being joined (§7.3), but for its signature.
+func (p *PublicState) validateLeaf(i LeafIndex, l *LeafNode) error {
+	rules := p.rules.keyPackageRules(time.Time{})
+	if err := l.verifyAlone(p.rules.suite, rules); err != nil {
+		return within(leafName(i), ErrInvalid, err)
+	}
+	if err := rules.validate(l, UseMember); err != nil {
 		return within(leafName(i), ErrPolicy, err)
 	}
-	return checkMember(p.tree, i, p.context.Extensions)
+	return checkMemberLeaf(p.tree, i, l, p.context.Extensions)
 }
 
 // checkParentKeys looks for parents whose key stands elsewhere too (§12.4.3.1).

@@ -1,0 +1,121 @@
+package mlscore
+
+import (
+	"crypto/ed25519"
+	"crypto/sha512"
+	"fmt"
+	"testing"
+
+	"filippo.io/edwards25519"
+)
+
+func signedItems(t testing.TB, n int) []signedItem {
+	random := seeded(fmt.Sprintf("batch %d", n))
+	items := make([]signedItem, n)
+	for i := range items {
+		key := ed25519.NewKeyFromSeed(drawn(t, random, 32))
+		m := drawn(t, random, 20+i%50)
+		items[i] = signedItem{key.Public().(ed25519.PublicKey), m, ed25519.Sign(key, m)}
+	}
+	return items
+}
+
+// TestBatchVerification: any number of good signatures passes, any one bad one fails the batch.
+func TestBatchVerification(t *testing.T) {
+	for _, n := range []int{1, 2, 3, 17, 64, 200, 1024} {
+		items := signedItems(t, n)
+		if !(ed25519Scheme{}).verifyBatch(items) {
+			t.Fatalf("%d good signatures refused", n)
+		}
+		for _, bad := range []int{0, n / 2, n - 1} {
+			for _, where := range []int{0, 31, 32, 63} {
+				good := items[bad].signature
+				items[bad].signature = append([]byte(nil), good...)
+				items[bad].signature[where] ^= 1
+				if (ed25519Scheme{}).verifyBatch(items) {
+					t.Fatalf("%d signatures, byte %d of number %d flipped: accepted", n, where, bad)
+				}
+				items[bad].signature = good
+			}
+			message := items[bad].message
+			items[bad].message = append([]byte{1}, message...)
+			if (ed25519Scheme{}).verifyBatch(items) {
+				t.Fatal("another message accepted")
+			}
+			items[bad].message = message
+		}
+		if n > 1 {
+			items[0].signature, items[1].signature = items[1].signature, items[0].signature
+			if (ed25519Scheme{}).verifyBatch(items) {
+				t.Fatal("exchanged signatures accepted")
+			}
+		}
+	}
+}
+
+// TestBatchErrorsDoNotCancel: two signatures whose errors are opposite fail together.
+func TestBatchErrorsDoNotCancel(t *testing.T) {
+	items := signedItems(t, 2)
+	one := edwards25519.NewScalar()
+	var b [32]byte
+	b[0] = 1
+	if _, err := one.SetCanonicalBytes(b[:]); err != nil {
+		t.Fatal(err)
+	}
+	for i, sign := range []func(a, b *edwards25519.Scalar) *edwards25519.Scalar{
+		func(a, b *edwards25519.Scalar) *edwards25519.Scalar { return edwards25519.NewScalar().Add(a, b) },
+		func(a, b *edwards25519.Scalar) *edwards25519.Scalar { return edwards25519.NewScalar().Subtract(a, b) },
+	} {
+		s, err := edwards25519.NewScalar().SetCanonicalBytes(items[i].signature[32:])
+		if err != nil {
+			t.Fatal(err)
+		}
+		items[i].signature = append(append([]byte(nil), items[i].signature[:32]...), sign(s, one).Bytes()...)
+	}
+	if (ed25519Scheme{}).verifyBatch(items) {
+		t.Fatal("errors of opposite sign cancel out")
+	}
+}
+
+// TestMultiScalar compares with the sum of single products.
+func TestMultiScalar(t *testing.T) {
+	random := seeded("multi scalar")
+	for _, n := range []int{1, 5, 100, 300, 2100} {
+		scalars := make([]edwards25519.Scalar, n)
+		points := make([]edwards25519.Point, n)
+		want := edwards25519.NewIdentityPoint()
+		for i := range scalars {
+			wide := sha512.Sum512(drawn(t, random, 32))
+			if _, err := scalars[i].SetUniformBytes(wide[:]); err != nil {
+				t.Fatal(err)
+			}
+			points[i].ScalarBaseMult(&scalars[i])
+			want.Add(want, new(edwards25519.Point).ScalarMult(&scalars[i], &points[i]))
+		}
+		if multiScalar(scalars, points).Equal(want) != 1 {
+			t.Fatalf("%d products: another sum", n)
+		}
+	}
+}
+
+func BenchmarkVerifyBatch(b *testing.B) {
+	items := signedItems(b, batchSize)
+	b.Run("single", func(b *testing.B) {
+		for b.Loop() {
+			for _, i := range items[:64] {
+				if !ed25519.Verify(i.pub, i.message, i.signature) {
+					b.Fatal("refused")
+				}
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*64), "µs/signature")
+	})
+	b.Run("batch", func(b *testing.B) {
+		for b.Loop() {
+			if !(ed25519Scheme{}).verifyBatch(items) {
+				b.Fatal("refused")
+			}
+		}
+		b.ReportMetric(float64(b.Elapsed().Microseconds())/float64(b.N*len(items)), "µs/signature")
+	})
+}
