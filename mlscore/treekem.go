@@ -230,9 +230,20 @@ func (r *receivedPath) open(me LeafIndex, keys pathKeys, context []byte) (pathKe
 			return nil, Secret{}, &Error{Kind: ErrForged, Clause: "§7.6", Object: "update path",
 				Detail: fmt.Sprintf("path secret for %s does not decrypt", nodeName(to.node)), Err: err}
 		}
+		if err := s.checkSecretLen("path secret", len(secret)); err != nil {
+			return nil, Secret{}, within("update path", ErrInvalid, err)
+		}
 		return r.derive(k, ownSecret(secret))
 	}
 	return nil, Secret{}, fail(ErrMissing, "§7.5", "update path", "%s holds no private key of the copath's resolution", leafName(me))
+}
+
+// checkSecretLen refuses a secret of another member's making that has not the length of a hash (§7.4).
+func (s *suite) checkSecretLen(what string, n int) error {
+	if n != s.hashLen() {
+		return fail(ErrInvalid, "§7.4", what, "%d bytes, not %d", n, s.hashLen())
+	}
+	return nil
 }
 
 // derive follows the chain from the path secret of step k to the root and compares each public key.

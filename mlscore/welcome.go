@@ -139,7 +139,19 @@ func (s *suite) openSecrets(w *welcome, c hpkeCiphertext, initKey Secret, limits
 		return nil, &Error{Kind: ErrForged, Clause: "§12.4.3.1", Object: "Welcome", Detail: "group secrets do not decrypt", Err: err}
 	}
 	defer clear(plain)
-	return parseGroupSecrets(plain, limits)
+	g, err := parseGroupSecrets(plain, limits)
+	if err != nil {
+		return nil, err
+	}
+	err = s.checkSecretLen("joiner secret", g.joiner.Len())
+	if err == nil && g.pathSecret != nil {
+		err = s.checkSecretLen("path secret", g.pathSecret.Len())
+	}
+	if err != nil {
+		g.erase()
+		return nil, within("Welcome", ErrInvalid, err)
+	}
+	return g, nil
 }
 
 // openInfo decrypts a Welcome's GroupInfo.
