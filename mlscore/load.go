@@ -70,6 +70,11 @@ func (l *loader) load() (*Group, error) {
 	if err != nil {
 		return nil, err
 	}
+	for _, secret := range l.head.state.secrets.stored() {
+		if err := s.checkSecretLen("epoch secret", secret.Len()); err != nil {
+			return nil, within(l.object, ErrMalformed, err)
+		}
+	}
 	l.g = &Group{client: l.client, suite: s, options: l.head.options, updates: map[string]*ownUpdate{}}
 	for _, step := range []func() error{l.loadPublic, l.loadPresent, l.loadProposals, l.loadPast, l.loadPending} {
 		if err := step(); err != nil {
@@ -148,7 +153,7 @@ func (l *loader) secretTree(epoch uint64, height int) (*secretTree, error) {
 	e := uint64Bytes(epoch)
 	err := l.scan(recordTreeKey, func(rest, value []byte) error {
 		t.nodes[NodeIndex(binary.BigEndian.Uint32(rest))] = NewSecret(value)
-		return nil
+		return l.g.suite.checkSecretLen("secret tree", len(value))
 	}, 4, e)
 	if err != nil {
 		return nil, err
@@ -157,7 +162,10 @@ func (l *loader) secretTree(epoch uint64, height int) (*secretTree, error) {
 		r := codec.NewReader(value, codec.DefaultLimits)
 		entry := &ratchet{generation: r.Uint32(), secret: NewSecret(r.Bytes()), skipped: map[uint32]messageKey{}}
 		t.ratchets[parseRatchetName(rest)] = entry
-		return malformed("stored ratchet", r.Finish())
+		if err := r.Finish(); err != nil {
+			return malformed("stored ratchet", err)
+		}
+		return l.g.suite.checkSecretLen("stored ratchet", entry.secret.Len())
 	}, 5, e)
 	if err != nil {
 		return nil, err
