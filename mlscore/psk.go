@@ -3,6 +3,7 @@ package mlscore
 import (
 	"encoding/hex"
 	"fmt"
+	"slices"
 
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
@@ -48,6 +49,12 @@ func (id PreSharedKeyID) String() string {
 func (id PreSharedKeyID) samePSK(o PreSharedKeyID) bool {
 	return id.Type == o.Type && id.Usage == o.Usage && id.Epoch == o.Epoch &&
 		string(id.ID) == string(o.ID) && string(id.GroupID) == string(o.GroupID)
+}
+
+// clone copies what may share memory with a message.
+func (id PreSharedKeyID) clone() PreSharedKeyID {
+	id.ID, id.GroupID, id.Nonce = slices.Clone(id.ID), slices.Clone(id.GroupID), slices.Clone(id.Nonce)
+	return id
 }
 
 func (id PreSharedKeyID) encode(w *codec.Writer) {

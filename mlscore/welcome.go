@@ -61,6 +61,7 @@ func (g *groupSecrets) marshal() []byte {
 	return w.Buffer()
 }
 
+// parseGroupSecrets shares no memory with b, which holds secrets and is erased.
 func parseGroupSecrets(b []byte, limits codec.Limits) (*groupSecrets, error) {
 	r := codec.NewReader(b, limits)
 	g := &groupSecrets{joiner: NewSecret(r.Bytes())}
@@ -68,7 +69,7 @@ func parseGroupSecrets(b []byte, limits codec.Limits) (*groupSecrets, error) {
 		s := NewSecret(r.Bytes())
 		g.pathSecret = &s
 	}
-	r.Vector(func(r *codec.Reader) { g.psks = append(g.psks, decodePSKID(r)) })
+	r.Vector(func(r *codec.Reader) { g.psks = append(g.psks, decodePSKID(r).clone()) })
 	return g, malformed("group secrets", r.Finish())
 }
 
