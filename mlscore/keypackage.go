@@ -122,11 +122,6 @@ func (k *KeyPackage) verify(s *suite, rules KeyPackageRules) error {
 	if bytes.Equal(k.InitKey, k.LeafNode.EncryptionKey) {
 		return fail(ErrInvalid, "§10.1", object, "init_key equals the leaf's encryption_key")
 	}
-	for _, x := range k.Extensions {
-		if !k.LeafNode.Capabilities.SupportsExtension(x.Type) {
-			return fail(ErrInvalid, "§10", object, "extension %#04x is not in the capabilities", uint16(x.Type))
-		}
-	}
 	if err := k.LeafNode.verifyAlone(s, rules); err != nil {
 		return within(object, ErrInvalid, err)
 	}
