@@ -311,7 +311,6 @@ func (c *Client) psks(ids []PreSharedKeyID) ([]Secret, error) {
 			return nil, fail(ErrMissing, "§8.4", id.String(), "is not in the store")
 		}
 		list[i] = NewSecret(v)
-		clear(v)
 	}
 	return list, nil
 }
