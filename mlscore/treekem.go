@@ -206,14 +206,22 @@ func (t *ratchetTree) mergePath(i LeafIndex, p *updatePath, added []LeafIndex) (
 // open decrypts the path secret meant for leaf me and derives all above it (§7.5): the private keys by
 // level, and the commit secret.
 func (r *receivedPath) open(me LeafIndex, keys pathKeys, context []byte) (pathKeys, Secret, error) {
+	k, secret, err := r.decrypt(me, keys, context)
+	if err != nil {
+		return nil, Secret{}, err
+	}
+	return r.derive(k, secret)
+}
+
+// decrypt gives the path secret meant for leaf me, and which step it belongs to.
+func (r *receivedPath) decrypt(me LeafIndex, keys pathKeys, context []byte) (k int, secret Secret, err error) {
 	s := r.tree.suite
 	level := commonLevel(r.leaf, me)
-	k := 0
 	for k < len(r.steps) && r.steps[k].level != level {
 		k++
 	}
 	if k == len(r.steps) {
-		return nil, Secret{}, fail(ErrInvalid, "§7.5", "update path", "has no node above %s", leafName(me))
+		return 0, Secret{}, fail(ErrInvalid, "§7.5", "update path", "has no node above %s", leafName(me))
 	}
 	step := r.steps[k]
 	for at, to := range r.tree.resolution(step.copath, step.copathLeaf, r.added) {
@@ -227,15 +235,15 @@ func (r *receivedPath) open(me LeafIndex, keys pathKeys, context []byte) (pathKe
 		c := r.path.nodes[k].secrets[at]
 		secret, err := s.decryptWithLabel(key.Bytes(), "UpdatePathNode", context, c.kemOutput, c.ciphertext)
 		if err != nil {
-			return nil, Secret{}, &Error{Kind: ErrForged, Clause: "§7.6", Object: "update path",
+			return 0, Secret{}, &Error{Kind: ErrForged, Clause: "§7.6", Object: "update path",
 				Detail: fmt.Sprintf("path secret for %s does not decrypt", nodeName(to.node)), Err: err}
 		}
 		if err := s.checkSecretLen("path secret", len(secret)); err != nil {
-			return nil, Secret{}, within("update path", ErrInvalid, err)
+			return 0, Secret{}, within("update path", ErrInvalid, err)
 		}
-		return r.derive(k, ownSecret(secret))
+		return k, ownSecret(secret), nil
 	}
-	return nil, Secret{}, fail(ErrMissing, "§7.5", "update path", "%s holds no private key of the copath's resolution", leafName(me))
+	return 0, Secret{}, fail(ErrMissing, "§7.5", "update path", "%s holds no private key of the copath's resolution", leafName(me))
 }
 
 // checkSecretLen refuses a secret of another member's making that has not the length of a hash (§7.4).
