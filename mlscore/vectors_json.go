@@ -1,0 +1,160 @@
+package mlscore
+
+import (
+	"bytes"
+	"crypto/subtle"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"reflect"
+
+	"github.com/mlsfed/mlsfed/mlscore/codec"
+)
+
+// hexData is binary data in a file of test vectors. An optional one is a *hexData.
+type hexData []byte
+
+// UnmarshalText reads hexadecimal digits.
+func (h *hexData) UnmarshalText(text []byte) error {
+	b := make([]byte, hex.DecodedLen(len(text)))
+	if _, err := hex.Decode(b, text); err != nil {
+		return err
+	}
+	*h = b
+	return nil
+}
+
+// MarshalText writes hexadecimal digits.
+func (h hexData) MarshalText() ([]byte, error) {
+	return hex.AppendEncode(nil, h), nil
+}
+
+// decodeVector reads a case strictly: what is not there cannot be checked, and what is not known would
+// not be, so a field too few or too many fails the case.
+func decodeVector(raw []byte, v any) error {
+	d := json.NewDecoder(bytes.NewReader(raw))
+	d.DisallowUnknownFields()
+	if err := d.Decode(v); err != nil {
+		return &Error{Kind: ErrMalformed, Object: "case", Detail: "is not of the format", Err: err}
+	}
+	return completeJSON(raw, reflect.TypeOf(v).Elem(), "case")
+}
+
+// completeJSON looks for fields of t that raw, which decoded as a t, does not have.
+func completeJSON(raw json.RawMessage, t reflect.Type, object string) error {
+	null := string(bytes.TrimSpace(raw)) == "null"
+	switch t.Kind() {
+	case reflect.Pointer:
+		if null {
+			return nil
+		}
+		return completeJSON(raw, t.Elem(), object)
+	case reflect.Slice:
+		if null {
+			break
+		}
+		switch t.Elem().Kind() {
+		case reflect.Struct, reflect.Slice:
+		default:
+			return nil
+		}
+		var list []json.RawMessage
+		if err := json.Unmarshal(raw, &list); err != nil {
+			return malformed(object, err)
+		}
+		for i := range list {
+			if err := completeJSON(list[i], t.Elem(), fmt.Sprintf("%s[%d]", object, i)); err != nil {
+				return err
+			}
+		}
+		return nil
+	case reflect.Struct:
+		var fields map[string]json.RawMessage
+		if err := json.Unmarshal(raw, &fields); err != nil {
+			return malformed(object, err)
+		}
+		for i := range t.NumField() {
+			name := t.Field(i).Tag.Get("json")
+			value, ok := fields[name]
+			if !ok {
+				return fail(ErrMalformed, "", object, "lacks %q", name)
+			}
+			if err := completeJSON(value, t.Field(i).Type, object+"."+name); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	if null {
+		return fail(ErrMalformed, "", object, "is null")
+	}
+	return nil
+}
+
+// same compares a computed value with the one in a case.
+func same(object string, got, want []byte) error {
+	if subtle.ConstantTimeCompare(got, want) == 1 {
+		return nil
+	}
+	return fail(ErrInvalid, "", object, "is %s, the vector says %s", shortHex(got), shortHex(want))
+}
+
+// shortHex keeps a report readable.
+func shortHex(b []byte) string {
+	const most = 32
+	if len(b) > most {
+		return fmt.Sprintf("%x… (%d bytes)", b[:most], len(b))
+	}
+	return fmt.Sprintf("%x", b)
+}
+
+// sameNumber compares a computed number with the one in a case.
+func sameNumber[T ~int | ~uint32 | ~uint64](object string, got, want T) error {
+	if got == want {
+		return nil
+	}
+	return fail(ErrInvalid, "", object, "is %d, the vector says %d", got, want)
+}
+
+// firstError is the first of several that is not nil.
+func firstError(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// secretOf takes a secret of the length of the suite's hash from a case.
+func (s *suite) secretOf(object string, b []byte) (Secret, error) {
+	if len(b) != s.hashLen() {
+		return Secret{}, fail(ErrMalformed, "", object, "%d bytes, not %d", len(b), s.hashLen())
+	}
+	return NewSecret(b), nil
+}
+
+// privateKeyOf takes a private key from a case. The published vectors write some keys of P-521 without
+// their leading zero byte, where their own rules and SerializePrivateKey want the full length.
+func (s *suite) privateKeyOf(b []byte) []byte {
+	if k, ok := s.signature.(*ecdsaScheme); ok && len(b) < k.size {
+		return append(make([]byte, k.size-len(b)), b...)
+	}
+	return b
+}
+
+// reencodes decodes data, all of it, and compares what encode makes of the result.
+func reencodes[T any](object string, data []byte, decode func(*codec.Reader) T, encode func(T, *codec.Writer)) (T, error) {
+	r := codec.NewReader(data, codec.DefaultLimits)
+	v := decode(r)
+	if err := r.Finish(); err != nil {
+		return v, malformed(object, err)
+	}
+	var w codec.Writer
+	encode(v, &w)
+	b, err := w.Finish()
+	if err != nil {
+		return v, malformed(object, err)
+	}
+	return v, within(object, ErrInvalid, same("the encoding anew", b, data))
+}
