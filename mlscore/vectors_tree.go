@@ -174,9 +174,10 @@ func (c *treeValidationCase) verify(s *suite) error {
 // nodeFacts gives the tree hash and the resolution of any node, of one inside a collapsed blank
 // subtree too.
 func (t *ratchetTree) nodeFacts(i NodeIndex) (hash []byte, resolution []uint32) {
+	resolution = []uint32{}
 	n := t.nodeAbove(i.firstLeaf(), i.level())
 	if n == nil {
-		return []byte(t.suite.blankHash(i.level(), i.firstLeaf())), nil
+		return []byte(t.suite.blankHash(i.level(), i.firstLeaf())), resolution
 	}
 	for _, r := range t.resolution(n, i.firstLeaf(), nil) {
 		resolution = append(resolution, uint32(r.node))
