@@ -37,6 +37,7 @@ func (g *Group) Process(msg []byte) (*Received, error) {
 	if g.isOwnPending(msg) {
 		return &Received{Commit: g.pending}, nil
 	}
+	msg = bytes.Clone(msg) // what is decoded shares its memory
 	m, err := parseMessage(msg, g.client.cfg.Limits.Codec)
 	if err != nil {
 		return nil, err
@@ -209,7 +210,7 @@ func (g *Group) processHandshake(ac *authenticatedContent, step *treeStep, msg [
 	if err != nil {
 		return nil, err
 	}
-	staged.message = bytes.Clone(msg)
+	staged.message = msg
 	return &Received{Commit: staged}, nil
 }
 
