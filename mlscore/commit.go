@@ -103,11 +103,9 @@ func (g *Group) Commit(opts CommitOptions) (*Commit, error) {
 		if !p.complete() || p.Type == ProposalUpdate || p.Type == ProposalExternalInit {
 			return nil, fail(ErrMisuse, "§12.4", "commit", "a proposal of type %v cannot be committed by value", p.Type)
 		}
-		if p.Type == ProposalAdd {
-			if err := p.Add.verify(g.suite, g.public().rules.keyPackageRules(g.client.cfg.Now())); err != nil {
-				return nil, err
-			}
-		}
+	}
+	if err := g.verifyOwnAdds(opts.Proposals); err != nil {
+		return nil, err
 	}
 	list, skipped, err := g.choose(opts)
 	if err != nil {
@@ -140,12 +138,25 @@ func (g *Group) Commit(opts CommitOptions) (*Commit, error) {
 	return out, nil
 }
 
+// verifyOwnAdds verifies KeyPackages that this member is about to use, their lifetimes at present
+// included (§7.3).
+func (g *Group) verifyOwnAdds(list []Proposal) error {
+	rules := g.public().rules.keyPackageRules(g.client.cfg.Now())
+	errs := make([]error, len(list))
+	inParallel(len(list), func(i int) {
+		if list[i].Type == ProposalAdd {
+			errs[i] = list[i].Add.verify(g.suite, rules)
+		}
+	})
+	return firstError(errs...)
+}
+
 // choose picks the proposals of a commit: all that wait and are valid, in preference to the rest of the
 // list only where they agree with it (§12.2, §12.4).
 func (g *Group) choose(opts CommitOptions) (list []sentProposal, skipped []error, err error) {
 	self := member(g.state.self)
 	for _, p := range opts.Proposals {
-		list = append(list, sentProposal{p, self, nil})
+		list = append(list, sentProposal{Proposal: p, sender: self, checked: p.Type == ProposalAdd})
 	}
 	if opts.OnlyThese {
 		return list, nil, nil

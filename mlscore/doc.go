@@ -2,8 +2,8 @@
 // thousand clients that agree on keys, one commit after the other, while whoever carries their
 // messages learns none of them.
 //
-// It is a pure core. It reads no clock, opens no file or socket, starts no goroutine and logs nothing:
-// time, randomness and storage are handed in through a [Config].
+// It is a pure core. It reads no clock, opens no file or socket, logs nothing, and starts no goroutine
+// that outlives a call: time, randomness and storage are handed in through a [Config].
 //
 // # Using it
 //

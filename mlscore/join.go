@@ -254,7 +254,7 @@ func (w *committing) external(id Identity, info *groupInfo, opts ExternalOptions
 	}
 	defer init.Erase()
 	w.base.secrets.init = init
-	list := []sentProposal{{Proposal{Type: ProposalExternalInit, ExternalInit: kem}, w.sender, nil}}
+	list := []sentProposal{{Proposal: Proposal{Type: ProposalExternalInit, ExternalInit: kem}, sender: w.sender}}
 	if w.leaf, err = w.client.leafFor(w.suite, id, opts.LeafExtensions); err != nil {
 		return err
 	}
@@ -264,14 +264,14 @@ func (w *committing) external(id Identity, info *groupInfo, opts ExternalOptions
 		if err != nil {
 			return err
 		}
-		list = append(list, sentProposal{RemoveProposal(old), w.sender, nil})
+		list = append(list, sentProposal{Proposal: RemoveProposal(old), sender: w.sender})
 	}
 	for _, psk := range opts.PSKs {
 		pskID, err := w.client.newPSKID(w.suite, PreSharedKeyID{Type: PSKExternal, ID: psk})
 		if err != nil {
 			return err
 		}
-		list = append(list, sentProposal{Proposal{Type: ProposalPSK, PSK: &pskID}, w.sender, nil})
+		list = append(list, sentProposal{Proposal: Proposal{Type: ProposalPSK, PSK: &pskID}, sender: w.sender})
 	}
 	if w.plan, err = w.base.public.planList(list, w.sender, 0); err != nil {
 		return err

@@ -1,6 +1,8 @@
 package mlscore
 
 import (
+	"bytes"
+	"io"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -29,4 +31,30 @@ func inParallel(n int, work func(i int)) {
 		}()
 	}
 	done.Wait()
+}
+
+// sealing is one HPKE encryption to be done.
+type sealing struct {
+	name      string // of the recipient, for errors
+	key       []byte
+	info      *hpkeInfo
+	plaintext []byte
+}
+
+// sealAll encrypts on all processors. Which randomness each encryption gets depends on its place alone.
+func (s *suite) sealAll(rand io.Reader, list []sealing) ([]hpkeCiphertext, error) {
+	size := s.kem.seedLen()
+	seeds, err := readSeed(rand, size*len(list))
+	if err != nil {
+		return nil, err
+	}
+	defer clear(seeds)
+	out := make([]hpkeCiphertext, len(list))
+	errs := make([]error, len(list))
+	inParallel(len(list), func(i int) {
+		l := &list[i]
+		kem, ct, err := s.encryptTo(bytes.NewReader(seeds[i*size:(i+1)*size]), l.key, l.info, l.plaintext)
+		out[i], errs[i] = hpkeCiphertext{kem, ct}, within(l.name, ErrInvalid, err)
+	})
+	return out, firstError(errs...)
 }

@@ -286,7 +286,7 @@ func openCached(s *suite, content []byte) (*cachedProposal, error) {
 	if ac.content.kind != ContentProposal {
 		return nil, fail(ErrMalformed, "", "cached proposal", "is a %v", ac.content.kind)
 	}
-	return &cachedProposal{sentProposal{*ac.content.proposal, ac.content.sender, ac.proposalRef(s)}, content}, nil
+	return &cachedProposal{sentProposal{Proposal: *ac.content.proposal, sender: ac.content.sender, ref: ac.proposalRef(s)}, content}, nil
 }
 
 func (p *PublicState) cached(ref []byte) (*cachedProposal, bool) {
@@ -348,7 +348,7 @@ func (p *PublicState) resolve(c *commitContent, committer Sender) ([]sentProposa
 	list := make([]sentProposal, 0, len(c.proposals))
 	for at, entry := range c.proposals {
 		if entry.proposal != nil {
-			list = append(list, sentProposal{*entry.proposal, committer, nil})
+			list = append(list, sentProposal{Proposal: *entry.proposal, sender: committer})
 			continue
 		}
 		known, ok := p.cached(entry.ref)

@@ -39,8 +39,9 @@ func (r *rules) keyPackageRules(now time.Time) KeyPackageRules {
 // sentProposal is a proposal of a commit's list.
 type sentProposal struct {
 	Proposal
-	sender Sender
-	ref    []byte // nil if it stands in the commit itself
+	sender  Sender
+	ref     []byte // nil if it stands in the commit itself
+	checked bool   // an Add whose KeyPackage has been verified
 }
 
 func (p *sentProposal) name(at int) string { return fmt.Sprintf("proposal %d (%v)", at, p.Type) }
@@ -72,6 +73,9 @@ func (s *PublicState) planList(list []sentProposal, committer Sender, founding p
 	if err := s.checkTypes(p); err != nil {
 		return nil, err
 	}
+	if err := s.verifyPackages(list); err != nil {
+		return nil, err
+	}
 	for at := range list {
 		if err := s.checkProposal(&list[at], p, founding); err != nil {
 			return nil, within(list[at].name(at), ErrInvalid, err)
@@ -84,6 +88,19 @@ func (s *PublicState) planList(list []sentProposal, committer Sender, founding p
 		return nil, err
 	}
 	return p, s.applyList(p)
+}
+
+// verifyPackages verifies the KeyPackages of all Adds (§12.1.1), on all processors.
+func (s *PublicState) verifyPackages(list []sentProposal) error {
+	errs := make([]error, len(list))
+	inParallel(len(list), func(at int) {
+		if sp := &list[at]; sp.Type == ProposalAdd && !sp.checked {
+			err := sp.Add.verify(s.rules.suite, s.rules.keyPackageRules(time.Time{}))
+			errs[at] = within(sp.name(at), ErrInvalid, err)
+			sp.checked = err == nil
+		}
+	})
+	return firstError(errs...)
 }
 
 // checkTypes checks which types may stand together (§12.2) and whether a path is needed (§12.4).
@@ -128,7 +145,6 @@ func (s *PublicState) checkProposal(sp *sentProposal, p *plan, founding pskUsage
 	switch sp.Type {
 	case ProposalAdd:
 		p.packages = append(p.packages, sp.Add)
-		return sp.Add.verify(s.rules.suite, s.rules.keyPackageRules(time.Time{}))
 	case ProposalUpdate:
 		leaf, _ := sp.sender.Leaf()
 		if sp.sender == p.committer {

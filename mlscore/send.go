@@ -158,7 +158,7 @@ func (g *Group) propose(p Proposal, keys *ownUpdate, opts ProposeOptions) ([]byt
 
 // checkOwn refuses to send a proposal that no commit could hold, whoever commits.
 func (g *Group) checkOwn(p Proposal) error {
-	sp := sentProposal{p, member(g.state.self), nil}
+	sp := sentProposal{Proposal: p, sender: member(g.state.self)}
 	pl := &plan{committer: Sender{Type: SenderMember, Index: ^uint32(0)}}
 	if err := g.public().checkProposal(&sp, pl, 0); err != nil {
 		return within(fmt.Sprintf("proposal (%v)", p.Type), ErrInvalid, err)

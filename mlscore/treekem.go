@@ -127,17 +127,23 @@ func (t *ratchetTree) createPath(rand io.Reader, i LeafIndex, leaf LeafNode, sig
 func (c *createdPath) seal(rand io.Reader, context []byte, added []LeafIndex) (*updatePath, error) {
 	s := c.tree.suite
 	info := s.sealInfo("UpdatePathNode", context)
-	p := &updatePath{leaf: c.leaf}
+	var list []sealing
+	ends := make([]int, len(c.steps))
 	for k, step := range c.steps {
-		n := updatePathNode{key: c.keys[k]}
 		for _, to := range c.tree.resolution(step.copath, step.copathLeaf, added) {
-			kem, ct, err := s.encryptTo(rand, []byte(to.key), info, c.secrets[k].Bytes())
-			if err != nil {
-				return nil, within("path secret for "+nodeName(to.node), ErrInvalid, err)
-			}
-			n.secrets = append(n.secrets, hpkeCiphertext{kem, ct})
+			list = append(list, sealing{"path secret for " + nodeName(to.node), []byte(to.key), info, c.secrets[k].Bytes()})
 		}
-		p.nodes = append(p.nodes, n)
+		ends[k] = len(list)
+	}
+	sealed, err := s.sealAll(rand, list)
+	if err != nil {
+		return nil, err
+	}
+	p := &updatePath{leaf: c.leaf, nodes: make([]updatePathNode, len(c.steps))}
+	start := 0
+	for k, end := range ends {
+		p.nodes[k] = updatePathNode{c.keys[k], sealed[start:end]}
+		start = end
 	}
 	return p, nil
 }

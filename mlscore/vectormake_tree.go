@@ -88,7 +88,7 @@ func (t *kemTree) commit(by LeafIndex, c kemChange) error {
 	var list []sentProposal
 	var newcomers []*kemLeaf
 	for _, i := range c.remove {
-		list = append(list, sentProposal{RemoveProposal(i), member(by), nil})
+		list = append(list, sentProposal{Proposal: RemoveProposal(i), sender: member(by)})
 		delete(t.leaves, i)
 	}
 	for range c.add {
@@ -97,7 +97,7 @@ func (t *kemTree) commit(by LeafIndex, c kemChange) error {
 			return err
 		}
 		newcomers = append(newcomers, leaf)
-		list = append(list, sentProposal{AddProposal(kp), member(by), nil})
+		list = append(list, sentProposal{Proposal: AddProposal(kp), sender: member(by)})
 	}
 	plan, err := t.state().planList(list, member(by), 0)
 	if err != nil {

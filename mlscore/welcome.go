@@ -99,18 +99,24 @@ func (s *suite) sealWelcome(rand io.Reader, info *groupInfo, joiner, member Secr
 	}
 	w := &welcome{suite: s.id, encryptedGroupInfo: s.aeadSeal(key.Bytes(), nonce.Bytes(), nil, plaintext)}
 	context := s.sealInfo("Welcome", w.encryptedGroupInfo)
-	for _, n := range to {
+	list := make([]sealing, len(to))
+	w.secrets = make([]encryptedGroupSecrets, len(to))
+	for i, n := range to {
 		ref, err := n.keyPackage.Ref()
 		if err != nil {
 			return nil, err
 		}
+		w.secrets[i].newMember = ref
 		secrets := (&groupSecrets{joiner, n.pathSecret, psks}).marshal()
-		kem, ct, err := s.encryptTo(rand, n.keyPackage.InitKey, context, secrets)
-		clear(secrets)
-		if err != nil {
-			return nil, within(fmt.Sprintf("Welcome for key package %x", ref), ErrInvalid, err)
-		}
-		w.secrets = append(w.secrets, encryptedGroupSecrets{ref, hpkeCiphertext{kem, ct}})
+		defer clear(secrets)
+		list[i] = sealing{fmt.Sprintf("Welcome for key package %x", ref), n.keyPackage.InitKey, context, secrets}
+	}
+	sealed, err := s.sealAll(rand, list)
+	if err != nil {
+		return nil, err
+	}
+	for i := range sealed {
+		w.secrets[i].secrets = sealed[i]
 	}
 	return encodeMessage(WireFormatWelcome, w.encode)
 }
