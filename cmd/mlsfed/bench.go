@@ -1,0 +1,66 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+// newBench groups the measurements that can be repeated by anybody.
+func newBench() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "bench",
+		GroupID: groupDevelopers,
+		Short:   "Measure this build on this machine",
+	}
+	c.AddCommand(newBenchCore())
+	return c
+}
+
+// benchRow is one figure. Ratio is Value over that of Against, 0 where there is nothing to compare with.
+type benchRow struct {
+	Name    string  `json:"name"`
+	N       int     `json:"n"`
+	Value   float64 `json:"value"`
+	Unit    string  `json:"unit"`
+	Against string  `json:"against,omitempty"`
+	Ratio   float64 `json:"ratio,omitempty"`
+}
+
+// benchTable prints rows as they come: a line each for people, an object each with asJSON.
+type benchTable struct {
+	out    io.Writer
+	log    io.Writer // progress
+	asJSON bool
+	start  time.Time
+	rows   []benchRow
+}
+
+func newBenchTable(c *cobra.Command, asJSON bool) *benchTable {
+	t := &benchTable{out: c.OutOrStdout(), log: c.ErrOrStderr(), asJSON: asJSON, start: time.Now()}
+	if !asJSON {
+		fmt.Fprintf(t.out, "%-18s %9s %12s %-8s %s\n", "name", "n", "value", "unit", "against")
+	}
+	return t
+}
+
+func (t *benchTable) add(r benchRow) error {
+	t.rows = append(t.rows, r)
+	if t.asJSON {
+		return json.NewEncoder(t.out).Encode(r)
+	}
+	against := ""
+	if r.Against != "" {
+		against = fmt.Sprintf("%.2f × %s", r.Ratio, r.Against)
+	}
+	_, err := fmt.Fprintf(t.out, "%-18s %9d %12.3f %-8s %s\n", r.Name, r.N, r.Value, r.Unit, against)
+	return err
+}
+
+// progress tells on standard error what is going on.
+func (t *benchTable) progress(format string, args ...any) {
+	fmt.Fprintf(t.log, "%7s  %s\n", time.Since(t.start).Round(100*time.Millisecond), fmt.Sprintf(format, args...))
+}

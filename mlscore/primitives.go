@@ -1,0 +1,129 @@
+package mlscore
+
+import (
+	"crypto/rand"
+	"fmt"
+)
+
+// Primitives are the operations that a group is made of, one by one: for measuring how far above their
+// sum a group's own operations are. They panic if they fail, which they do only when the library is
+// broken.
+type Primitives struct {
+	suite     *suite
+	priv      Secret
+	pub       []byte
+	signer    *signer
+	signKey   []byte
+	signature []byte
+	info      *hpkeInfo
+	kem, ct   []byte
+	secret    Secret
+	key       messageKey
+	kilobyte  []byte
+	sealed    []byte
+	batch     []signedItem
+}
+
+// NewPrimitives makes keys for a cipher suite.
+func NewPrimitives(cs CipherSuite) (*Primitives, error) {
+	s, err := suiteOf(cs)
+	if err != nil {
+		return nil, err
+	}
+	p := &Primitives{suite: s, secret: ownSecret(make([]byte, s.hashLen())), kilobyte: make([]byte, 1024)}
+	if p.priv, p.pub, err = s.generateKeyPair(rand.Reader); err != nil {
+		return nil, err
+	}
+	priv, pub, err := s.generateSignatureKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	p.signKey = pub
+	if p.signer, err = s.newSigner(priv.Bytes()); err != nil {
+		return nil, err
+	}
+	p.info = s.sealInfo("UpdatePathNode", make([]byte, 150))
+	p.key = s.ratchetKey(p.secret, 0)
+	p.signature = p.Sign()
+	p.kem, p.ct = p.Seal()
+	p.sealed = p.SealKilobyte()
+	for range batchSize {
+		p.batch = append(p.batch, signedItem{pub, signContent("primitive", p.kilobyte[:200]), p.signature})
+	}
+	return p, nil
+}
+
+func (p *Primitives) must(err error) {
+	if err != nil {
+		panic(fmt.Sprintf("mlscore: primitive of %v: %v", p.suite.id, err))
+	}
+}
+
+// GenerateKey makes an HPKE key pair.
+func (p *Primitives) GenerateKey() {
+	_, _, err := p.suite.generateKeyPair(rand.Reader)
+	p.must(err)
+}
+
+// DeriveKey derives an HPKE key pair.
+func (p *Primitives) DeriveKey() {
+	_, _, err := p.suite.deriveKeyPair(p.secret.Bytes())
+	p.must(err)
+}
+
+// Seal encrypts a path secret with HPKE.
+func (p *Primitives) Seal() (kem, ct []byte) {
+	kem, ct, err := p.suite.encryptTo(rand.Reader, p.pub, p.info, p.secret.Bytes())
+	p.must(err)
+	return kem, ct
+}
+
+// Open decrypts a path secret.
+func (p *Primitives) Open() {
+	_, err := p.suite.decryptFrom(p.priv.Bytes(), p.info, p.kem, p.ct)
+	p.must(err)
+}
+
+// Sign signs 200 bytes.
+func (p *Primitives) Sign() []byte {
+	sig, err := p.signer.signWithLabel("primitive", p.kilobyte[:200])
+	p.must(err)
+	return sig
+}
+
+// Verify verifies a signature over 200 bytes.
+func (p *Primitives) Verify() {
+	if !p.suite.verifyWithLabel(p.signKey, "primitive", p.kilobyte[:200], p.signature) {
+		p.must(badLeafSignature())
+	}
+}
+
+// VerifyMany verifies signatures as cheaply as the scheme can and returns how many.
+func (p *Primitives) VerifyMany() int {
+	b, ok := p.suite.signature.(batchVerifier)
+	if !ok {
+		p.Verify()
+		return 1
+	}
+	if !b.verifyBatch(p.batch) {
+		p.must(badLeafSignature())
+	}
+	return len(p.batch)
+}
+
+// Hash hashes 250 bytes: a node of a tree.
+func (p *Primitives) Hash() { p.suite.hash(p.kilobyte[:250]) }
+
+// Derive derives one secret from another.
+func (p *Primitives) Derive() { p.suite.deriveSecret(p.secret.Bytes(), "primitive") }
+
+// SealKilobyte encrypts 1 KiB with the AEAD.
+func (p *Primitives) SealKilobyte() []byte {
+	return p.suite.aeadSeal(p.key.key.Bytes(), p.key.nonce.Bytes(), nil, p.kilobyte)
+}
+
+// OpenKilobyte decrypts 1 KiB.
+func (p *Primitives) OpenKilobyte() {
+	_, err := p.suite.aeadOpen(p.key.key.Bytes(), p.key.nonce.Bytes(), nil, p.sealed)
+	p.must(err)
+}
