@@ -51,10 +51,11 @@ func MakeVectors(seed []byte, suites []CipherSuite) (map[string][]byte, error) {
 	}
 	suites = slices.Clone(suites)
 	slices.Sort(suites)
+	suites = slices.Compact(suites)
 	files := map[string][]byte{}
 	for _, f := range vectorFiles {
 		var cases []any
-		for _, id := range slices.Compact(suites) {
+		for _, id := range suites {
 			s, err := suiteOf(id)
 			if err != nil {
 				return nil, err

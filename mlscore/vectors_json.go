@@ -53,10 +53,8 @@ func completeJSON(raw json.RawMessage, t reflect.Type, object string) error {
 		if null {
 			break
 		}
-		switch t.Elem().Kind() {
-		case reflect.Struct, reflect.Slice:
-		default:
-			return nil
+		if t.Elem().Kind() == reflect.Uint8 {
+			return nil // hexData
 		}
 		var list []json.RawMessage
 		if err := json.Unmarshal(raw, &list); err != nil {

@@ -86,3 +86,120 @@ func requireSuites(t *testing.T, r *VectorReport, onlyFirst bool) {
 		}
 	}
 }
+
+// The regression set was made with this seed:
+//
+//	go run ./cmd/mlsfed vectors make --seed 6d6c73666564 DIR
+//
+// Vectors made anew differ when randomness is drawn in another order or an encoding changed. Where that
+// is meant, empty the folder, make the set again with the same command, and say why in the commit.
+const (
+	regressionSeed   = "mlsfed"
+	regressionFolder = "testdata/vectors"
+)
+
+// TestRegressionVectors verifies vectors that an earlier state of this library made.
+func TestRegressionVectors(t *testing.T) { verifyFolder(t, regressionFolder, nil) }
+
+// TestMakeVectors makes the regression set again, each suite by itself: the bytes are the same. With
+// -short it leaves out the suites whose curves are slow.
+func TestMakeVectors(t *testing.T) {
+	for _, id := range CipherSuites() {
+		if testing.Short() && id > 3 {
+			continue
+		}
+		t.Run(id.String(), func(t *testing.T) {
+			t.Parallel()
+			files, err := MakeVectors([]byte(regressionSeed), []CipherSuite{id})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if len(files) != len(vectorFiles) {
+				t.Errorf("%d files, not %d", len(files), len(vectorFiles))
+			}
+			for name, got := range files {
+				stored, err := os.ReadFile(filepath.Join(regressionFolder, name))
+				if err != nil {
+					t.Fatal(err)
+				}
+				requireCases(t, name, id, got, stored)
+			}
+		})
+	}
+}
+
+// requireCases compares cases of one suite with those of a set for all suites, in which they stand
+// together.
+func requireCases(t *testing.T, name string, id CipherSuite, got, stored []byte) {
+	gotLines, lines := caseLines(got), caseLines(stored)
+	at := 0
+	if len(gotLines) < len(lines) { // as many cases for each suite
+		if len(lines) != len(gotLines)*len(CipherSuites()) {
+			t.Fatalf("%s: %d cases, the stored set has %d", name, len(gotLines), len(lines))
+		}
+		at = slices.Index(CipherSuites(), id) * len(gotLines)
+	}
+	for i, line := range gotLines {
+		if line != lines[at+i] {
+			t.Errorf("%s: case %d is not that of the stored set", name, at+i)
+		}
+	}
+}
+
+func caseLines(data []byte) []string {
+	lines := strings.Split(strings.TrimSpace(string(data)), "\n")
+	for i := range lines {
+		lines[i] = strings.TrimSuffix(lines[i], ",")
+	}
+	return lines[1 : len(lines)-1]
+}
+
+// TestMakeVectorsSeeds: other seeds give other vectors, and all of them verify; suites are checked.
+func TestMakeVectorsSeeds(t *testing.T) {
+	first, err := MakeVectors([]byte("first"), []CipherSuite{3, 1, 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := MakeVectors([]byte("second"), []CipherSuite{1, 3})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, data := range first {
+		if string(data) == string(second[name]) && name != "tree-math.json" {
+			t.Errorf("%s does not depend on the seed", name)
+		}
+		r, err := VerifyVectors(name, data, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tally := range r.Suites {
+			requirePassed(t, tally)
+		}
+	}
+	_, err = MakeVectors(nil, []CipherSuite{1, 8})
+	requireKind(t, err, ErrUnsupported)
+}
+
+// TestRandomWalks makes and verifies more random walks than are stored.
+func TestRandomWalks(t *testing.T) {
+	n := 40
+	if testing.Short() {
+		n = 5
+	}
+	for i := range n {
+		cases, err := makePassiveRandom(newVectorMaker([]byte{byte(i)}, "walk", suites[0]))
+		if err != nil {
+			t.Errorf("walk %d: %v", i, err)
+			continue
+		}
+		data, err := encodeVectors(cases)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := VerifyVectors("passive-client-random.json", data, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		requirePassed(t, r.Suites[0])
+	}
+}

@@ -40,7 +40,7 @@ func newRoot() *cobra.Command {
 Each organization runs its own nodes; each conversation is ordered by the nodes of the
 organizations that take part in it.`,
 	}
-	root.AddCommand(newVersion(), newDemo(), newBench())
+	root.AddCommand(newVersion(), newDemo(), newVectors(), newBench())
 	return root
 }
 

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+)
+
+func newVectors() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "vectors",
+		GroupID: groupDevelopers,
+		Short:   "Verify and make MLS test vectors",
+		Long: `MLS implementations test each other with files of test vectors, in the formats of the MLS working
+group (github.com/mlswg/mls-implementations). The format of a file is told by how its name begins,
+like crypto-basics or treekem.`,
+	}
+	c.AddCommand(newVectorsVerify(), newVectorsMake())
+	return c
+}
+
+func newVectorsVerify() *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify DIR",
+		Short: "Verify all test vectors of a folder",
+		Long: `Every case of every *.json file of the folder is verified. A line says for each file and cipher suite
+how many cases passed and failed; the suite is - where a format names none. Of each suite's failures
+the first three are quoted. It ends with 1 if a case failed or a file is not one of test vectors.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			return verifyVectors(c.Context(), args[0], c.OutOrStdout())
+		},
+	}
+}
+
+// vectorTotals sums up a run of verify.
+type vectorTotals struct{ files, unread, passed, failed int }
+
+const vectorRow = "%-40s %5v %7v %7v\n"
+
+func verifyVectors(ctx context.Context, dir string, out io.Writer) error {
+	files, err := jsonFiles(dir)
+	if err != nil {
+		return fmt.Errorf("verify test vectors: %w", err)
+	}
+	fmt.Fprintf(out, vectorRow, "file", "suite", "passed", "failed")
+	var sum vectorTotals
+	for _, name := range files {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("verify test vectors: %w", err)
+		}
+		sum.files++
+		data, err := os.ReadFile(filepath.Join(dir, name))
+		var r mlscore.VectorReport
+		if err == nil {
+			r, err = mlscore.VerifyVectors(name, data, nil)
+		}
+		if err != nil {
+			sum.unread++
+			fmt.Fprintf(out, vectorRow+"  %v\n", name, "-", "-", "-", err)
+			continue
+		}
+		sum.passed += r.Passed()
+		sum.failed += r.Failed()
+		printReport(out, &r)
+	}
+	fmt.Fprintf(out, "\n%d files, %d cases: %d passed, %d failed\n", sum.files, sum.passed+sum.failed, sum.passed, sum.failed)
+	if sum.failed > 0 || sum.unread > 0 {
+		return fmt.Errorf("verify test vectors: %d cases failed, %d files could not be read as test vectors", sum.failed, sum.unread)
+	}
+	return nil
+}
+
+// jsonFiles lists the test vectors of a folder; that there are none is an error.
+func jsonFiles(dir string) ([]string, error) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var names []string
+	for _, e := range entries {
+		if !e.IsDir() && filepath.Ext(e.Name()) == ".json" {
+			names = append(names, e.Name())
+		}
+	}
+	if len(names) == 0 {
+		return nil, fmt.Errorf("%s holds no .json file", dir)
+	}
+	return names, nil
+}
+
+func printReport(out io.Writer, r *mlscore.VectorReport) {
+	for _, t := range r.Suites {
+		suite := "-"
+		if t.Suite != 0 {
+			suite = fmt.Sprint(uint16(t.Suite))
+		}
+		fmt.Fprintf(out, vectorRow, r.File, suite, t.Passed, t.Failed)
+		for _, c := range t.First {
+			fmt.Fprintf(out, "  %v\n", c)
+		}
+		if more := t.Failed - len(t.First); more > 0 {
+			fmt.Fprintf(out, "  and %d more\n", more)
+		}
+	}
+}
+
+func newVectorsMake() *cobra.Command {
+	var seed []byte
+	var suites []uint
+	c := &cobra.Command{
+		Use:   "make DIR",
+		Short: "Make test vectors of all kinds",
+		Long: `The folder, which is made if it is not there, receives a file for each kind of test vectors. The same
+seed gives the same files; without one a random seed is taken, and printed. No file that is there
+already is touched.
+
+The files hold private keys. They are for tests: use no key of a test vector for anything else.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			ids, err := suitesOf(suites)
+			if err != nil {
+				return err
+			}
+			return makeVectors(args[0], seed, ids, c.OutOrStdout())
+		},
+	}
+	c.Flags().BytesHexVar(&seed, "seed", nil, "seed, in hexadecimal digits (random by default)")
+	c.Flags().UintSliceVar(&suites, "suites", nil, "MLS cipher suites, as 1,2 (all by default)")
+	c.Flags().Lookup("suites").DefValue = ""
+	return c
+}
+
+// suitesOf checks numbers of cipher suites.
+func suitesOf(numbers []uint) ([]mlscore.CipherSuite, error) {
+	var ids []mlscore.CipherSuite
+	for _, n := range numbers {
+		id := mlscore.CipherSuite(n)
+		if uint(id) != n || !slices.Contains(mlscore.CipherSuites(), id) {
+			return nil, usageError{fmt.Errorf("make test vectors: cipher suite %d is not one of %d to %d", n,
+				slices.Min(mlscore.CipherSuites()), slices.Max(mlscore.CipherSuites()))}
+		}
+		ids = append(ids, id)
+	}
+	return ids, nil
+}
+
+func makeVectors(dir string, seed []byte, suites []mlscore.CipherSuite, out io.Writer) error {
+	if len(seed) == 0 {
+		seed = make([]byte, 32)
+		_, _ = rand.Read(seed) // ends the program if there is no randomness
+	}
+	files, err := mlscore.MakeVectors(seed, suites)
+	if err != nil {
+		return fmt.Errorf("make test vectors: %w", err)
+	}
+	names := slices.Sorted(maps.Keys(files))
+	if err := writeNew(dir, names, files); err != nil {
+		return fmt.Errorf("make test vectors: %w", err)
+	}
+	fmt.Fprintf(out, "seed %s\n", hex.EncodeToString(seed))
+	total := 0
+	for _, name := range names {
+		fmt.Fprintf(out, "%-40s %9d bytes\n", name, len(files[name]))
+		total += len(files[name])
+	}
+	fmt.Fprintf(out, "\n%d files, %d bytes, in %s\n", len(names), total, dir)
+	return nil
+}
+
+// writeNew writes files into a folder in which none of them is yet.
+func writeNew(dir string, names []string, files map[string][]byte) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for _, name := range names {
+		if _, err := os.Lstat(filepath.Join(dir, name)); !errors.Is(err, fs.ErrNotExist) {
+			return cmp.Or(err, fmt.Errorf("%s is in %s already: name another folder, or remove it", name, dir))
+		}
+	}
+	for _, name := range names {
+		if err := writeFile(filepath.Join(dir, name), files[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// writeFile writes a file that must not exist.
+func writeFile(path string, data []byte) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	return errors.Join(err, f.Close())
+}
