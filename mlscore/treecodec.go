@@ -210,12 +210,12 @@ func changedNodes(old, next *ratchetTree, visit func(NodeIndex, string)) {
 	// A tree that grew or shrank shares its left part: compare at the lower height, and take the
 	// rest as changed from or to blank.
 	o, n := old.root, next.root
-	for n.level > o.level {
+	for n.level > o.level && n.occupied > 0 {
 		visitContents(n, 0, true, visit)
 		n.right.eachContent(LeafIndex(1)<<(n.level-1), visit)
 		n = n.left
 	}
-	for o.level > n.level {
+	for o.level > n.level && o.occupied > 0 {
 		visitContents(o, 0, false, visit)
 		o.right.eachContent(LeafIndex(1)<<(o.level-1), func(i NodeIndex, _ string) { visit(i, "") })
 		o = o.left

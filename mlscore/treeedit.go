@@ -174,9 +174,13 @@ func (e *treeEdit) places(n int) ([]LeafIndex, error) {
 	return list, nil
 }
 
-// truncate drops the right half while it is blank (§7.7).
+// truncate drops the right half while it is blank (§7.7). Of a tree without members one leaf is left:
+// the only member can be removed by its own external commit (§12.4.3.2).
 func (e *treeEdit) truncate() {
-	for e.height() > 0 && e.root.right != nil && e.root.right.occupied == 0 {
+	if e.members() == 0 { // all blank, so that no key is dropped; there may be no halves to look at
+		e.root = e.suite.blankNode(0, 0)
+	}
+	for e.height() > 0 && e.root.right.occupied == 0 {
 		if !e.root.blank() {
 			e.keys = e.keys.remove(e.root.encryptionKey(), uint32(rootOf(e.height())))
 		}

@@ -1,0 +1,110 @@
+package mlscore
+
+import (
+	"maps"
+	"slices"
+	"testing"
+)
+
+// entries lists the places that an index holds, ascending.
+func (x keyIndex) entries() []uint32 {
+	var list []uint32
+	var walk func(n *indexNode)
+	walk = func(n *indexNode) {
+		if n == nil {
+			return
+		}
+		for _, e := range n.entries {
+			list = append(list, uint32(e))
+		}
+		if n.kids != nil {
+			for _, k := range n.kids {
+				walk(k)
+			}
+		}
+	}
+	walk(x.root)
+	slices.Sort(list)
+	return list
+}
+
+// checkIndex compares a tree's indices with its nodes: each key is found at its place, and nothing else
+// is held.
+func checkIndex(t testing.TB, tree *ratchetTree, bodies []string) {
+	t.Helper()
+	var nodes, leaves []uint32
+	classes, credentials := map[string]int{}, map[CredentialType]int{}
+	for at, body := range bodies {
+		if body == "" {
+			continue
+		}
+		nodes = append(nodes, uint32(at))
+		checkHolds(t, tree.keys, firstVector(body), uint32(at))
+		if at%2 == 1 {
+			continue
+		}
+		i := uint32(at / 2)
+		leaves = append(leaves, i)
+		leaf, id, err := tree.people.identify(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkHolds(t, tree.people.signatures, string(leaf.SignatureKey), i)
+		checkHolds(t, tree.people.identities, id, i)
+		if got, ok := tree.memberByIdentity(id); !ok || uint32(got) != i {
+			t.Fatalf("identity %q is found at leaf %d, %v; it stands at %d", id, got, ok, i)
+		}
+		classes[classOf(leaf.Capabilities)]++
+		credentials[leaf.Credential.Type]++
+	}
+	for name, x := range map[string]struct {
+		index keyIndex
+		want  []uint32
+	}{
+		"encryption keys": {tree.keys, nodes},
+		"signature keys":  {tree.people.signatures, leaves},
+		"identities":      {tree.people.identities, leaves},
+	} {
+		if got := x.index.entries(); !slices.Equal(got, x.want) {
+			t.Fatalf("index of %s holds %v, want %v", name, got, x.want)
+		}
+	}
+	if got := countClasses(&tree.people); !maps.Equal(got, classes) {
+		t.Fatalf("%d capability classes, want %d: %v, %v", len(got), len(classes), got, classes)
+	}
+	if !maps.Equal(tree.people.credentials, credentials) {
+		t.Fatalf("credentials %v, want %v", tree.people.credentials, credentials)
+	}
+}
+
+func checkHolds(t testing.TB, x keyIndex, key string, place uint32) {
+	t.Helper()
+	if !x.find(key, func(have uint32) bool { return have == place }) {
+		t.Fatalf("index does not hold %x at %d", key, place)
+	}
+}
+
+func countClasses(x *memberIndex) map[string]int {
+	count := map[string]int{}
+	for key, c := range x.classes {
+		if classOf(c.capabilities) != key {
+			panic("a class holds other capabilities than its name says")
+		}
+		count[key] = c.members
+	}
+	return count
+}
+
+// sameIndices compares indices that edits kept in step with those of a tree that was built at once.
+func sameIndices(t testing.TB, edited, built *ratchetTree) {
+	t.Helper()
+	if !slices.Equal(edited.keys.entries(), built.keys.entries()) ||
+		!slices.Equal(edited.people.signatures.entries(), built.people.signatures.entries()) ||
+		!slices.Equal(edited.people.identities.entries(), built.people.identities.entries()) {
+		t.Fatal("key indices differ from those of a tree that is built anew")
+	}
+	if !maps.Equal(countClasses(&edited.people), countClasses(&built.people)) ||
+		!maps.Equal(edited.people.credentials, built.people.credentials) {
+		t.Fatal("capability classes differ from those of a tree that is built anew")
+	}
+}
