@@ -132,7 +132,7 @@ func (m *vectorMaker) below(n int) int {
 
 // vectorTime is when the clients of the vectors live, and vectorLifetime how long their KeyPackages
 // last, so that no verifier finds one expired.
-var vectorTime = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+func vectorTime() time.Time { return time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC) }
 
 const vectorLifetime = 200 * 365 * 24 * time.Hour
 
@@ -140,7 +140,7 @@ const vectorLifetime = 200 * 365 * 24 * time.Hour
 func (m *vectorMaker) client(name string) (*Client, Identity, error) {
 	cfg := vectorConfig()
 	cfg.Rand = m.rand
-	cfg.Now = func() time.Time { return vectorTime }
+	cfg.Now = vectorTime
 	c, err := NewClient(cfg)
 	if err != nil {
 		return nil, Identity{}, err
