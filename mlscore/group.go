@@ -311,7 +311,7 @@ func (g *Group) isOwnPending(msg []byte) bool {
 // Erase removes the group from the store, with all its secrets, resumption PSKs included.
 func (g *Group) Erase() error {
 	var b Batch
-	b.deleteAll(groupPrefix(g.public().context.GroupID))
+	b.deleteGroup(g.public().context.GroupID)
 	if err := applyBatch(g.client.cfg.Store, b); err != nil {
 		return err
 	}

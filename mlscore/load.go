@@ -12,14 +12,9 @@ import (
 // Groups lists the ids of the groups in the store.
 func (c *Client) Groups() ([][]byte, error) {
 	var ids [][]byte
-	err := c.cfg.Store.Scan([]byte{'g'}, func(key, _ []byte) error {
-		if len(key) < 5 {
-			return nil
-		}
-		size := uint64(binary.BigEndian.Uint32(key[1:]))
-		if uint64(len(key)) == 5+size+1 && key[len(key)-1] == recordHead {
-			ids = append(ids, bytes.Clone(key[5:5+size]))
-		}
+	prefix := listKey(nil)
+	err := c.cfg.Store.Scan(prefix, func(key, _ []byte) error {
+		ids = append(ids, bytes.Clone(key[len(prefix):]))
 		return nil
 	})
 	return ids, storeError("groups", err)

@@ -103,6 +103,7 @@ func (g *Group) writeFounding(b *Batch) error {
 	}
 	id := g.public().context.GroupID
 	b.deleteAll(groupPrefix(id))
+	b.put(listKey(id), []byte{stateVersion})
 	b.put(groupKey(id, recordTree), append([]byte{stateVersion}, tree...))
 	g.writeEpoch(b, g.state)
 	return nil
@@ -125,7 +126,7 @@ func (g *Group) mergeWrites(s *StagedCommit) (Batch, *treeStep, error) {
 	var b Batch
 	c := &g.public().context
 	if s.next == nil {
-		b.deleteAll(groupPrefix(c.GroupID))
+		b.deleteGroup(c.GroupID)
 		return b, nil, nil
 	}
 	var step *treeStep

@@ -52,6 +52,12 @@ func (b *Batch) deleteAll(prefix []byte) {
 	b.Writes = append(b.Writes, Write{Key: prefix, Prefix: true})
 }
 
+// deleteGroup deletes all that is stored of a group.
+func (b *Batch) deleteGroup(id []byte) {
+	b.deleteAll(groupPrefix(id))
+	b.delete(listKey(id))
+}
+
 // erase zeroes the values, once they are stored.
 func (b *Batch) erase() {
 	for _, w := range b.Writes {
@@ -94,6 +100,9 @@ func groupKey(id []byte, kind byte, rest ...[]byte) []byte {
 	}
 	return k
 }
+
+// listKey names a group in the list of groups, so that listing them reads nothing of theirs.
+func listKey(id []byte) []byte { return append([]byte{'l'}, id...) }
 
 func keyPackageKey(ref []byte) []byte { return append([]byte{'k'}, ref...) }
 func externalPSKKey(id []byte) []byte { return append([]byte{'q'}, id...) }

@@ -1,0 +1,109 @@
+package boltstore
+
+import (
+	"crypto/cipher"
+	"crypto/hkdf"
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/binary"
+	"fmt"
+	"io"
+
+	"golang.org/x/crypto/chacha20poly1305"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+)
+
+// KeySize is the length of a store's key in bytes.
+const KeySize = chacha20poly1305.KeySize
+
+// overhead is what a record is longer than its value.
+const overhead = chacha20poly1305.NonceSizeX + chacha20poly1305.Overhead
+
+// keys are what a file's key and salt give. The salt makes them differ between files under one key, so
+// that no record of one opens in another.
+type keys struct {
+	records cipher.AEAD
+	header  mlscore.Secret // authenticates the header
+	set     mlscore.Secret // authenticates which records there are
+}
+
+func deriveKeys(key mlscore.Secret, salt []byte) (*keys, error) {
+	if key.Len() != KeySize {
+		return nil, fmt.Errorf("key of %d bytes, a store's key has %d", key.Len(), KeySize)
+	}
+	var derived [3]mlscore.Secret
+	for i, label := range [...]string{"records", "header", "set"} {
+		b, err := hkdf.Key(sha256.New, key.Bytes(), salt, "mlsfed boltstore 1 "+label, KeySize)
+		if err != nil {
+			return nil, fmt.Errorf("derive a store's keys: %w", err)
+		}
+		derived[i] = mlscore.NewSecret(b)
+		clear(b)
+	}
+	defer derived[0].Erase()
+	aead, err := chacha20poly1305.NewX(derived[0].Bytes())
+	if err != nil {
+		return nil, fmt.Errorf("derive a store's keys: %w", err)
+	}
+	return &keys{aead, derived[1], derived[2]}, nil
+}
+
+func (k *keys) erase() {
+	k.header.Erase()
+	k.set.Erase()
+}
+
+// seal encrypts a value: nonce, ciphertext, tag.
+func (k *keys) seal(random io.Reader, key, value []byte) ([]byte, error) {
+	box := make([]byte, chacha20poly1305.NonceSizeX, len(value)+overhead)
+	if _, err := io.ReadFull(random, box); err != nil {
+		return nil, fmt.Errorf("read randomness for a nonce: %w", err)
+	}
+	return k.records.Seal(box, box, value, key), nil
+}
+
+// open decrypts what seal made for the same key. It is never nil unless it fails.
+func (k *keys) open(key, box []byte) ([]byte, error) {
+	if len(box) < overhead {
+		return nil, fmt.Errorf("%d bytes, at least %d", len(box), overhead)
+	}
+	nonce, sealed := box[:chacha20poly1305.NonceSizeX], box[chacha20poly1305.NonceSizeX:]
+	value, err := k.records.Open(make([]byte, 0, len(sealed)), nonce, sealed, key)
+	if err != nil {
+		return nil, fmt.Errorf("does not decrypt")
+	}
+	return value, nil
+}
+
+// setSum stands for the set of a file's records: the exclusive or of a keyed hash of each record's key,
+// nonce and tag. Adding and removing a record are the same operation, so that a batch costs what it
+// writes. The sum itself never leaves memory: whoever saw sums of many sets could solve for another
+// set with one of them. The file holds its MAC.
+type setSum [sha256.Size]byte
+
+// toggle adds a record to the set, or removes it.
+func (k *keys) toggle(sum *setSum, key, box []byte) {
+	h := hmac.New(sha256.New, k.set.Bytes())
+	var size [8]byte
+	binary.BigEndian.PutUint64(size[:], uint64(len(key)))
+	h.Write([]byte{'r'})
+	h.Write(size[:])
+	h.Write(key)
+	if len(box) >= overhead {
+		h.Write(box[:chacha20poly1305.NonceSizeX])
+		h.Write(box[len(box)-chacha20poly1305.Overhead:])
+	} else {
+		h.Write(box)
+	}
+	subtle.XORBytes(sum[:], sum[:], h.Sum(nil))
+}
+
+// digest is the MAC of a set.
+func (k *keys) digest(sum *setSum) []byte {
+	h := hmac.New(sha256.New, k.set.Bytes())
+	h.Write([]byte{'s'})
+	h.Write(sum[:])
+	return h.Sum(nil)
+}

@@ -1,0 +1,250 @@
+package boltstore
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+
+	"go.etcd.io/bbolt"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+)
+
+func passphrase(s string) mlscore.Secret { return mlscore.NewSecret([]byte(s)) }
+
+// TestChangeKey: the old key opens nothing any more, the new one everything.
+func TestChangeKey(t *testing.T) {
+	path := newPath(t)
+	s := openTest(t, path, Options{})
+	var want []string
+	for i := range 300 {
+		apply(t, s, put(fmt.Sprintf("k%03d", i), fmt.Sprint(i)))
+		want = append(want, fmt.Sprintf("k%03d=%d", i, i))
+	}
+	if err := s.ChangeKey(testKey(2)); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, s, "", want...)
+	apply(t, s, put("after", "x"), del("k000"))
+	mustClose(t, s)
+	if _, err := Open(path, testKey(1), Options{}); !errors.Is(err, ErrWrongKey) {
+		t.Errorf("the old key: %v", err)
+	}
+	s, err := Open(path, testKey(2), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer mustClose(t, s)
+	expect(t, s, "", append([]string{"after=x"}, want[1:]...)...)
+}
+
+// TestChangeKeyDuringScan: a scan that began under the old key goes on.
+func TestChangeKeyDuringScan(t *testing.T) {
+	s := openTest(t, newPath(t), Options{})
+	apply(t, s, put("a", "1"), put("b", "2"), put("c", "3"))
+	var seen []string
+	err := s.Scan(nil, func(key, value []byte) error {
+		seen = append(seen, string(key)+string(value))
+		return s.ChangeKey(testKey(byte(2 + len(seen))))
+	})
+	if err != nil || fmt.Sprint(seen) != "[a1 b2 c3]" {
+		t.Errorf("%v, %v", seen, err)
+	}
+	expect(t, s, "", "a=1", "b=2", "c=3")
+}
+
+// TestChangeKeyFails: a change that fails leaves the old key and the store in use.
+func TestChangeKeyFails(t *testing.T) {
+	path := newPath(t)
+	s := openTest(t, path, Options{})
+	apply(t, s, put("a", "1"), put("b", "2"))
+	if err := s.ChangeKey(mlscore.NewSecret([]byte("short"))); err == nil {
+		t.Error("a short key")
+	}
+	if err := s.ChangePassphrase(mlscore.Secret{}); err == nil {
+		t.Error("an empty passphrase")
+	}
+	mustClose(t, s)
+	s, err := Open(path, testKey(1), Options{Rand: bytes.NewReader(make([]byte, saltSize+24))})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ChangeKey(testKey(2)); err == nil { // randomness for one record of two
+		t.Error("changed without a nonce")
+	}
+	expect(t, s, "", "a=1", "b=2")
+	apply(t, s, del("a"))
+	mustClose(t, s)
+	expect(t, openTest(t, path, Options{}), "", "b=2")
+}
+
+func TestPassphrase(t *testing.T) {
+	path := newPath(t)
+	opts := Options{Cost: cheap}
+	s, err := OpenWithPassphrase(path, passphrase("one"), opts)
+	if err != nil {
+		t.Fatal(err)
+	}
+	apply(t, s, put("k", "v"))
+	mustClose(t, s)
+	for _, wrong := range []string{"two", "one ", "On"} {
+		if _, err := OpenWithPassphrase(path, passphrase(wrong), opts); !errors.Is(err, ErrWrongKey) {
+			t.Errorf("%q: %v", wrong, err)
+		}
+	}
+	if _, err := OpenWithPassphrase(path, mlscore.Secret{}, opts); err == nil {
+		t.Error("an empty passphrase")
+	}
+	if _, err := Open(path, testKey(1), opts); !errors.Is(err, ErrWrongKey) {
+		t.Errorf("a key: %v", err)
+	}
+	// The file states the cost, whatever the options say now.
+	if s, err = OpenWithPassphrase(path, passphrase("one"), Options{}); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, s, "", "k=v")
+	if err := s.ChangeKey(testKey(5)); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	if _, err := OpenWithPassphrase(path, passphrase("one"), opts); !errors.Is(err, ErrWrongKey) {
+		t.Errorf("a passphrase for a file with a key: %v", err)
+	}
+	if s, err = Open(path, testKey(5), opts); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.ChangePassphrase(passphrase("three")); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	if s, err = OpenWithPassphrase(path, passphrase("three"), opts); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, s, "", "k=v")
+	mustClose(t, s)
+}
+
+// TestKeyFromPassphrase: the key that the header's salt and cost give opens the file as well.
+func TestKeyFromPassphrase(t *testing.T) {
+	path := newPath(t)
+	s, err := OpenWithPassphrase(path, passphrase("one"), Options{Cost: cheap})
+	if err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	var h *header
+	raw(t, path, func(_, file *bbolt.Bucket) (err error) {
+		h, err = parseHeader(file.Get(recordHeader))
+		return err
+	})
+	key, err := KeyFromPassphrase(passphrase("one"), h.pass[:], h.cost)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s, err = Open(path, key, Options{}); err != nil {
+		t.Fatal(err)
+	}
+	mustClose(t, s)
+	for name, f := range map[string]func() (mlscore.Secret, error){
+		"empty":      func() (mlscore.Secret, error) { return KeyFromPassphrase(mlscore.Secret{}, h.pass[:], cheap) },
+		"short salt": func() (mlscore.Secret, error) { return KeyFromPassphrase(passphrase("p"), h.pass[1:], cheap) },
+		"no cost":    func() (mlscore.Secret, error) { return KeyFromPassphrase(passphrase("p"), h.pass[:], Cost{}) },
+		"all memory": func() (mlscore.Secret, error) {
+			return KeyFromPassphrase(passphrase("p"), h.pass[:], Cost{1, 1<<20 + 1, 1})
+		},
+		"all time": func() (mlscore.Secret, error) { return KeyFromPassphrase(passphrase("p"), h.pass[:], Cost{65, 64, 1}) },
+		"threads": func() (mlscore.Secret, error) {
+			return KeyFromPassphrase(passphrase("p"), h.pass[:], Cost{1, 1024, 17})
+		},
+	} {
+		if _, err := f(); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	if err := DefaultCost().check(); err != nil {
+		t.Error(err)
+	}
+}
+
+// boxesOf gives the encrypted records of a closed store.
+func boxesOf(t *testing.T, path string) map[string][]byte {
+	boxes := map[string][]byte{}
+	raw(t, path, func(r, _ *bbolt.Bucket) error {
+		return r.ForEach(func(k, v []byte) error {
+			boxes[string(k)] = bytes.Clone(v)
+			return nil
+		})
+	})
+	return boxes
+}
+
+// TestErasure: what was deleted or replaced is in no page of the file, not even encrypted; with KeepFreed
+// it is.
+func TestErasure(t *testing.T) {
+	for _, keep := range []bool{false, true} {
+		t.Run(fmt.Sprintf("KeepFreed=%v", keep), func(t *testing.T) {
+			path := newPath(t)
+			s := openTest(t, path, Options{KeepFreed: true})
+			for i := range 50 {
+				apply(t, s, put(fmt.Sprintf("k%02d", i), "secret"))
+			}
+			apply(t, s, put("large", string(bytes.Repeat([]byte("large"), 5000))))
+			mustClose(t, s)
+			boxes := boxesOf(t, path)
+
+			s = openTest(t, path, Options{KeepFreed: keep})
+			apply(t, s, put("k00", "replaced"))
+			apply(t, s, del("k01"), del("large"))
+			apply(t, s, delAll("k1"))
+			gone := []string{"k00", "k01", "k10", "k19", "large"}
+			file, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := 0
+			for _, k := range gone {
+				if bytes.Contains(file, boxes[k][:24]) || bytes.Contains(file, boxes[k][len(boxes[k])-24:]) {
+					found++
+				}
+			}
+			if !bytes.Contains(file, boxes["k02"]) {
+				t.Error("a record that stands is not found: this test looks wrongly")
+			}
+			if !keep && found > 0 || keep && found == 0 {
+				t.Errorf("%d of %d erased records are in the file", found, len(gone))
+			}
+			// A key that is given up takes all records with it.
+			if err := s.ChangeKey(testKey(2)); err != nil {
+				t.Fatal(err)
+			}
+			if file, err = os.ReadFile(path); err != nil {
+				t.Fatal(err)
+			}
+			if !keep && bytes.Contains(file, boxes["k02"]) {
+				t.Error("a record under the old key is in the file")
+			}
+		})
+	}
+}
+
+// TestErasureAfterCrash: what a process could not erase any more is erased when the file is opened.
+func TestErasureAfterCrash(t *testing.T) {
+	path := newPath(t)
+	s := openTest(t, path, Options{KeepFreed: true})
+	apply(t, s, put("k", "secret"))
+	mustClose(t, s)
+	box := boxesOf(t, path)["k"]
+	s = openTest(t, path, Options{KeepFreed: true})
+	apply(t, s, del("k"))
+	mustClose(t, s)
+	openTest(t, path, Options{})
+	file, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if bytes.Contains(file, box) {
+		t.Error("it is still there")
+	}
+}

@@ -1,0 +1,324 @@
+package boltstore
+
+import (
+	"bytes"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io"
+)
+
+// bbolt follows the numbers on its pages without asking whether they make sense: a damaged one can lead
+// it in a circle, out of the mapped file, or past a record that is there. So the structure of a file is
+// read once before bbolt sees it: every page that its newest transaction reaches, and the list of pages
+// that bbolt would write over. Values are not read but for nested buckets; they authenticate themselves.
+//
+// The format is that of bbolt's version 2, in the byte order of the machine, as bbolt writes it.
+const (
+	boltMagic   = 0xED0CDAED
+	boltVersion = 2
+
+	flagBranch   = 0x01
+	flagLeaf     = 0x02
+	flagMeta     = 0x04
+	flagFreelist = 0x10
+
+	flagBucket = 0x01 // of a leaf's element
+
+	pageHeaderSize   = 16
+	elementSize      = 16 // of a leaf and of a branch alike
+	bucketHeaderSize = 16
+	metaSize         = 64
+
+	minPageSize  = 1 << 10
+	maxPageSize  = 1 << 24
+	maxTreeDepth = 32
+)
+
+var order = binary.NativeEndian
+
+// boltMeta is a meta page: the root of one transaction.
+type boltMeta struct {
+	pageSize uint32
+	root     uint64 // page of the root bucket
+	freelist uint64 // page of the free list
+	pages    uint64 // pages from this one on have never been used
+	txid     uint64
+}
+
+// parseMeta reads a meta page's content; b has metaSize bytes.
+func parseMeta(b []byte) (m boltMeta, ok bool) {
+	sum := fnv.New64a()
+	sum.Write(b[:metaSize-8])
+	if order.Uint32(b) != boltMagic || order.Uint32(b[4:]) != boltVersion || order.Uint64(b[metaSize-8:]) != sum.Sum64() {
+		return m, false
+	}
+	m = boltMeta{order.Uint32(b[8:]), order.Uint64(b[16:]), order.Uint64(b[32:]), order.Uint64(b[40:]), order.Uint64(b[48:])}
+	size := m.pageSize
+	return m, size >= minPageSize && size <= maxPageSize && size&(size-1) == 0
+}
+
+// boltFile is a bbolt file that is being read.
+type boltFile struct {
+	file io.ReaderAt
+	size uint64
+	meta boltMeta
+	used []uint64 // a bit for each page that the transaction reaches
+}
+
+// readMetas reads both meta pages and picks the newer one. whole says whether both are valid. One that
+// is not makes bbolt fall back to the transaction before without a word: a disk writes the 80 bytes of a
+// meta page at once, so that damage is likelier than a write that was cut off.
+func readMetas(file io.ReaderAt, size int64) (newest boltMeta, whole bool, err error) {
+	at := func(off int64) (boltMeta, bool) {
+		var b [metaSize]byte
+		if _, err := file.ReadAt(b[:], off+pageHeaderSize); err != nil {
+			return boltMeta{}, false
+		}
+		return parseMeta(b[:])
+	}
+	if size < 2*minPageSize {
+		return newest, false, fmt.Errorf("%d bytes are less than an empty store has", size)
+	}
+	first, ok := at(0)
+	if ok {
+		second, also := at(int64(first.pageSize))
+		if also && second.txid > first.txid {
+			return second, true, nil
+		}
+		return first, also, nil
+	}
+	for pageSize := int64(minPageSize); pageSize <= maxPageSize; pageSize *= 2 {
+		if second, ok := at(pageSize); ok && int64(second.pageSize) == pageSize {
+			return second, false, nil
+		}
+	}
+	return newest, false, errors.New("it is not a bbolt file, or both of its meta pages are damaged")
+}
+
+// readStructure walks the newest transaction of a file and says which one it is.
+func readStructure(file io.ReaderAt, size int64) (meta boltMeta, whole bool, err error) {
+	meta, whole, err = readMetas(file, size)
+	if err != nil {
+		return meta, false, err
+	}
+	f := &boltFile{file: file, size: uint64(size), meta: meta}
+	if meta.pages < 4 || meta.pages > f.size/uint64(meta.pageSize) {
+		return meta, whole, fmt.Errorf("its meta page counts %d pages of %d bytes, the file has %d bytes", meta.pages, meta.pageSize, size)
+	}
+	f.used = make([]uint64, (meta.pages+63)/64)
+	if err := f.walk(meta.root, tree{buckets: true}); err != nil {
+		return meta, whole, err
+	}
+	_, err = f.freePages()
+	return meta, whole, err
+}
+
+// page is a page with those that continue it.
+type page struct {
+	id    uint64
+	flags uint16
+	count int
+	body  []byte // header included
+}
+
+// read reads a page that nothing else may reach.
+func (f *boltFile) read(id uint64, flags ...uint16) (p page, err error) {
+	if id < 2 || id >= f.meta.pages {
+		return p, fmt.Errorf("page %d is not one of the %d that are in use", id, f.meta.pages)
+	}
+	var head [pageHeaderSize]byte
+	off := int64(id * uint64(f.meta.pageSize))
+	if _, err := f.file.ReadAt(head[:], off); err != nil {
+		return p, fmt.Errorf("page %d cannot be read: %w", id, err)
+	}
+	p = page{id: id, flags: order.Uint16(head[8:]), count: int(order.Uint16(head[10:]))}
+	if at := order.Uint64(head[:]); at != id {
+		return p, fmt.Errorf("page %d says that it is page %d", id, at)
+	}
+	allowed := false
+	for _, flag := range flags {
+		allowed = allowed || p.flags == flag
+	}
+	if !allowed {
+		return p, fmt.Errorf("page %d is of type %#x, which does not belong there", id, p.flags)
+	}
+	more := uint64(order.Uint32(head[12:]))
+	if more >= f.meta.pages-id {
+		return p, fmt.Errorf("page %d goes on over %d more pages, beyond the last", id, more)
+	}
+	for i := id; i <= id+more; i++ {
+		if f.used[i/64]>>(i%64)&1 != 0 {
+			return p, fmt.Errorf("page %d is reached in two ways", i)
+		}
+		f.used[i/64] |= 1 << (i % 64)
+	}
+	p.body = make([]byte, (more+1)*uint64(f.meta.pageSize))
+	if _, err := f.file.ReadAt(p.body, off); err != nil {
+		return p, fmt.Errorf("page %d cannot be read: %w", id, err)
+	}
+	return p, nil
+}
+
+// tree is what is known of a subtree from above it.
+type tree struct {
+	buckets bool   // its records are buckets, not values
+	depth   int    // of this page
+	low     []byte // no key is below
+	high    []byte // every key is below; nil for no bound
+}
+
+// walk reads the subtree at a page.
+func (f *boltFile) walk(id uint64, t tree) error {
+	if t.depth > maxTreeDepth {
+		return fmt.Errorf("page %d stands deeper than %d pages", id, maxTreeDepth)
+	}
+	p, err := f.read(id, flagBranch, flagLeaf)
+	if err != nil {
+		return err
+	}
+	if p.flags == flagLeaf {
+		return f.leaf(p, t)
+	}
+	if p.count == 0 {
+		return fmt.Errorf("page %d has no branches", id)
+	}
+	keys := make([][]byte, p.count)
+	below := make([]uint64, p.count)
+	for i := range p.count {
+		e, at, err := p.element(i)
+		if err != nil {
+			return err
+		}
+		below[i] = order.Uint64(e[8:])
+		if keys[i], err = p.bytes(at, order.Uint32(e), 0, order.Uint32(e[4:])); err != nil {
+			return err
+		}
+	}
+	if err := p.ordered(keys, t); err != nil {
+		return err
+	}
+	for i := range keys {
+		next := tree{buckets: t.buckets, depth: t.depth + 1, low: keys[i], high: t.high}
+		if i+1 < len(keys) {
+			next.high = keys[i+1]
+		}
+		if err := f.walk(below[i], next); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// leaf reads a leaf's records.
+func (f *boltFile) leaf(p page, t tree) error {
+	keys := make([][]byte, p.count)
+	for i := range p.count {
+		e, at, err := p.element(i)
+		if err != nil {
+			return err
+		}
+		pos, keySize := order.Uint32(e[4:]), order.Uint32(e[8:])
+		if keys[i], err = p.bytes(at, pos, 0, keySize); err != nil {
+			return err
+		}
+		value, err := p.bytes(at, pos, keySize, order.Uint32(e[12:]))
+		if err != nil {
+			return err
+		}
+		if bucket := order.Uint32(e)&flagBucket != 0; bucket != t.buckets {
+			return fmt.Errorf("page %d, record %d: a bucket where a value belongs, or the other way round", p.id, i)
+		}
+		if t.buckets {
+			if err := f.bucket(p, value); err != nil {
+				return err
+			}
+		}
+	}
+	return p.ordered(keys, t)
+}
+
+// bucket reads a nested bucket, which holds values.
+func (f *boltFile) bucket(outer page, value []byte) error {
+	if len(value) < bucketHeaderSize {
+		return fmt.Errorf("page %d: a bucket of %d bytes", outer.id, len(value))
+	}
+	if root := order.Uint64(value); root != 0 {
+		return f.walk(root, tree{})
+	}
+	body := value[bucketHeaderSize:]
+	if len(body) < pageHeaderSize || order.Uint16(body[8:]) != flagLeaf {
+		return fmt.Errorf("page %d: a bucket inside it is not a leaf", outer.id)
+	}
+	return f.leaf(page{outer.id, flagLeaf, int(order.Uint16(body[10:])), body}, tree{})
+}
+
+// element gives the i-th entry of a page and where it begins.
+func (p page) element(i int) (e []byte, at uint64, err error) {
+	at = pageHeaderSize + uint64(i)*elementSize
+	if at+elementSize > uint64(len(p.body)) {
+		return nil, 0, fmt.Errorf("page %d: %d entries do not fit", p.id, p.count)
+	}
+	return p.body[at : at+elementSize], at, nil
+}
+
+// bytes gives what an entry points to, relative to itself, skip bytes on.
+func (p page) bytes(element uint64, pos, skip, size uint32) ([]byte, error) {
+	from := element + uint64(pos) + uint64(skip)
+	to := from + uint64(size)
+	if to > uint64(len(p.body)) {
+		return nil, fmt.Errorf("page %d: an entry points out of the page", p.id)
+	}
+	return p.body[from:to:to], nil
+}
+
+// ordered checks a page's keys: ascending, and within the bounds from above.
+func (p page) ordered(keys [][]byte, t tree) error {
+	for i, k := range keys {
+		switch {
+		case len(k) == 0:
+			return fmt.Errorf("page %d: key %d is empty", p.id, i)
+		case i > 0 && bytes.Compare(keys[i-1], k) >= 0:
+			return fmt.Errorf("page %d: key %d does not follow the one before", p.id, i)
+		}
+	}
+	if len(keys) == 0 {
+		return nil
+	}
+	if bytes.Compare(keys[0], t.low) < 0 || t.high != nil && bytes.Compare(keys[len(keys)-1], t.high) >= 0 {
+		return fmt.Errorf("page %d: its keys are not those that the page above promises", p.id)
+	}
+	return nil
+}
+
+// freePages reads the list of pages that the next transaction may write over: ascending, and none of
+// them in use.
+func (f *boltFile) freePages() ([]uint64, error) {
+	p, err := f.read(f.meta.freelist, flagFreelist)
+	if err != nil {
+		return nil, fmt.Errorf("list of free pages: %w", err)
+	}
+	rest := p.body[pageHeaderSize:]
+	count := uint64(p.count)
+	if count == 0xffff { // a longer list has its length in front
+		count, rest = order.Uint64(rest), rest[8:]
+	}
+	if count > uint64(len(rest))/8 {
+		return nil, fmt.Errorf("list of free pages: %d do not fit on page %d", count, p.id)
+	}
+	ids := make([]uint64, count)
+	for i := range ids {
+		id := order.Uint64(rest[8*i:])
+		switch {
+		case id < 2 || id >= f.meta.pages:
+			return nil, fmt.Errorf("list of free pages: page %d is not one of %d", id, f.meta.pages)
+		case i > 0 && id <= ids[i-1]:
+			return nil, fmt.Errorf("list of free pages: page %d after %d", id, ids[i-1])
+		case f.used[id/64]>>(id%64)&1 != 0:
+			return nil, fmt.Errorf("list of free pages: page %d is in use", id)
+		}
+		ids[i] = id
+	}
+	return ids, nil
+}
