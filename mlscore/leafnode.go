@@ -1,7 +1,6 @@
 package mlscore
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -155,7 +154,7 @@ func decodeLeafNode(r *codec.Reader) *LeafNode {
 	case SourceCommit:
 		l.ParentHash = r.Bytes()
 	default:
-		r.Fail(fmt.Errorf("leaf node source %d is not defined (§7.2)", l.Source))
+		r.Fail(fail(ErrMalformed, "§7.2", "leaf node", "source %d is not defined", l.Source))
 	}
 	l.Extensions = decodeExtensions(r)
 	l.Signature = r.Bytes()
