@@ -163,9 +163,24 @@ func (g *Group) choose(opts CommitOptions) (list []sentProposal, skipped []error
 	}
 	picker := newPicker(g.public(), self, list)
 	for at := range g.public().proposals {
-		picker.offer(&g.public().proposals[at].sentProposal)
+		p := &g.public().proposals[at].sentProposal
+		if err := g.checkLifetime(p); err != nil {
+			picker.skipped = append(picker.skipped, err)
+			continue
+		}
+		picker.offer(p)
 	}
 	return picker.result()
+}
+
+// checkLifetime looks whether a KeyPackage that somebody proposed to add has expired meanwhile: a
+// committer may not bring it in (§7.3), members who receive the commit do not ask.
+func (g *Group) checkLifetime(p *sentProposal) error {
+	if p.Type != ProposalAdd || p.Add.LeafNode.Source != SourceKeyPackage {
+		return nil
+	}
+	err := p.Add.LeafNode.Lifetime.verify(g.client.cfg.Now(), g.client.cfg.MaxLifetime)
+	return within("waiting proposal (add from "+p.sender.String()+")", ErrInvalid, err)
 }
 
 // committing is a commit in the making, by a member or by a joiner.
