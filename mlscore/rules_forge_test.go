@@ -38,7 +38,7 @@ type forgery struct {
 // value makes proposals of the committer's own.
 func (f *forgery) value(list ...Proposal) *forgery {
 	for _, p := range list {
-		f.list = append(f.list, sentProposal{p, member(f.by.group.Self()), nil})
+		f.list = append(f.list, sentProposal{Proposal: p, sender: member(f.by.group.Self())})
 	}
 	return f
 }

@@ -53,7 +53,7 @@ func (f *statement) staged(t testing.TB) *committing {
 	t.Helper()
 	g := f.by.group
 	w := &committing{client: g.client, suite: g.suite, options: g.options, base: g.state, sender: member(g.state.self), opts: CommitOptions{OmitPath: !f.withPath}}
-	list := []sentProposal{{AddProposal(f.added), w.sender, nil}}
+	list := []sentProposal{{Proposal: AddProposal(f.added), sender: w.sender}}
 	w.plan = must[*plan](t)(g.public().planList(list, w.sender, 0))
 	var err error
 	if w.leaf, w.signer, err = g.newLeaf(LeafUpdate{}); err != nil {
