@@ -81,6 +81,12 @@ func fail(kind error, clause, object, format string, args ...any) error {
 	return &Error{Kind: kind, Clause: clause, Object: object, Detail: fmt.Sprintf(format, args...)}
 }
 
+// because makes an Error of a cause that has a kind of its own: an error has one, so that of the cause
+// goes into the text alone.
+func because(cause, kind error, clause, object, format string, args ...any) error {
+	return &Error{Kind: kind, Clause: clause, Object: object, Detail: fmt.Sprintf(format, args...) + ": " + cause.Error()}
+}
+
 // within names the object in which err arose, keeping its kind and clause. An error that is not yet
 // an Error becomes one of the given kind.
 func within(object string, kind error, err error) error {
