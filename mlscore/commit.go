@@ -325,7 +325,6 @@ func (w *committing) derive() error {
 		self:    w.staged.leaf,
 		signer:  w.signer,
 		secrets: s.epochFrom(w.member, public.encoded),
-		reinit:  w.plan.reinit,
 	}
 	st.confirm(s)
 	w.ac.confirmationTag = st.confirmationTag
