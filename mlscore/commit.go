@@ -36,8 +36,9 @@ type Commit struct {
 
 // StagedCommit is an epoch that a commit leads to. Group.Merge enters it.
 type StagedCommit struct {
-	base    *memberState
+	base    *memberState // nil once it is merged or abandoned
 	next    *memberState // nil if the commit removes this member
+	removes bool
 	effects *Effects
 	message []byte
 	own     bool
@@ -57,7 +58,7 @@ func (s *StagedCommit) Own() bool { return s.own }
 func (s *StagedCommit) Message() []byte { return slices.Clone(s.message) }
 
 // RemovesSelf says whether this member is out once the commit is merged.
-func (s *StagedCommit) RemovesSelf() bool { return s.next == nil }
+func (s *StagedCommit) RemovesSelf() bool { return s.removes }
 
 // Public is the public state of the epoch that begins; nil if the commit removes this member.
 func (s *StagedCommit) Public() *PublicState {
@@ -85,6 +86,7 @@ func (s *StagedCommit) Export(label string, context []byte, length int) (Secret,
 
 // abandon erases a next epoch that will not be entered.
 func (s *StagedCommit) abandon() {
+	s.base = nil
 	if s.next != nil {
 		s.next.erase()
 		s.next.messages.erase()

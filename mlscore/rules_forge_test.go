@@ -22,17 +22,19 @@ type forgery struct {
 	secrets func(level int, s []byte) []byte // what is encrypted for a level
 	added   func([]LeafIndex) []LeafIndex    // whom the path leaves out
 	path    func(*updatePath)                // when it is encrypted
-	commit  func(*commitContent)
-	content func(*framedContent)        // before it is signed
-	context func(*GroupContext)         // of the epoch that is signed for
-	sign    func(*authenticatedContent) // when it is signed
-	tag     func(*authenticatedContent) // when it is tagged
-	public  func(*publicMessage)        // when it has its membership tag
-	format  WireFormat                  // instead of the maker's
-	plain   func([]byte) []byte         // what is encrypted, in a PrivateMessage
-	sender  func(*senderData)
-	data    func([]byte) []byte   // the sender data, encoded
-	private func(*privateMessage) // when it is encrypted
+
+	provisional func(*GroupContext) // that the path is encrypted in
+	commit      func(*commitContent)
+	content     func(*framedContent)        // before it is signed
+	context     func(*GroupContext)         // of the epoch that is signed for
+	sign        func(*authenticatedContent) // when it is signed
+	tag         func(*authenticatedContent) // when it is tagged
+	public      func(*publicMessage)        // when it has its membership tag
+	format      WireFormat                  // instead of the maker's
+	plain       func([]byte) []byte         // what is encrypted, in a PrivateMessage
+	sender      func(*senderData)
+	data        func([]byte) []byte   // the sender data, encoded
+	private     func(*privateMessage) // when it is encrypted
 }
 
 // value makes proposals of the committer's own.
@@ -138,10 +140,10 @@ func (f *forgery) build(t testing.TB, w *committing) {
 		w.path = f.createPath(t, w, base)
 		w.staged.tree = w.path.tree
 	}
-	var err error
-	if w.staged.context, err = public.provisional(w.staged); err != nil {
-		t.Fatal(err)
-	}
+	w.staged.context = public.context
+	w.staged.context.Epoch++ // wraps around where provisional refuses
+	w.staged.context.TreeHash = w.staged.tree.hash()
+	w.staged.context.Extensions = w.plan.extensions
 	if !f.noPath {
 		commit.path = f.seal(t, w)
 	}
@@ -248,7 +250,11 @@ func (f *forgery) seal(t testing.TB, w *committing) *updatePath {
 	if f.added != nil {
 		added = f.added(added)
 	}
-	info := w.suite.sealInfo("UpdatePathNode", w.staged.context.marshal())
+	context := w.staged.context
+	if f.provisional != nil {
+		f.provisional(&context)
+	}
+	info := w.suite.sealInfo("UpdatePathNode", context.marshal())
 	p := &updatePath{leaf: c.leaf}
 	for k, step := range c.steps {
 		n := updatePathNode{key: c.keys[k]}
