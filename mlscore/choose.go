@@ -54,6 +54,8 @@ func (k *picker) prefer() []sentProposal {
 		}
 	}
 	removed := map[LeafIndex]int{}
+	reinit := -1 // the first ReInit
+	others := len(k.list)
 	for at := range k.offered {
 		p := &k.offered[at]
 		switch p.Type {
@@ -63,6 +65,11 @@ func (k *picker) prefer() []sentProposal {
 			}
 		case ProposalUpdate:
 			updates[LeafIndex(p.sender.Index)] = at
+		}
+		if p.Type != ProposalReInit {
+			others++
+		} else if reinit < 0 {
+			reinit = at
 		}
 	}
 	var out []sentProposal
@@ -80,8 +87,10 @@ func (k *picker) prefer() []sentProposal {
 			k.skip(p, "nobody can commit its own removal")
 		case p.Type == ProposalRemove && (settled[p.Remove] || removed[p.Remove] != at):
 			k.skip(p, "%s is being removed already", leafName(p.Remove))
-		case p.Type == ProposalReInit && len(k.offered)+len(k.list) > 1:
+		case p.Type == ProposalReInit && others > 0:
 			k.skip(p, "other proposals go first")
+		case p.Type == ProposalReInit && at != reinit:
+			k.skip(p, "an earlier one goes first")
 		default:
 			out = append(out, *p)
 		}

@@ -122,7 +122,7 @@ func (c *Client) leafFor(s *suite, id Identity, extensions Extensions) (LeafNode
 		return LeafNode{}, err
 	}
 	for _, x := range extensions {
-		if !caps.SupportsExtension(x.Type) {
+		if !caps.listsExtension(x.Type) {
 			caps.Extensions = append(caps.Extensions, x.Type)
 		}
 	}
@@ -239,7 +239,7 @@ func (c *Client) newKeyPackage(s *suite, id Identity, opts KeyPackageOptions) (*
 		opts.Extensions = opts.Extensions.With(x)
 	}
 	for _, x := range opts.Extensions {
-		if !leaf.Capabilities.SupportsExtension(x.Type) {
+		if !leaf.Capabilities.listsExtension(x.Type) {
 			leaf.Capabilities.Extensions = append(leaf.Capabilities.Extensions, x.Type)
 		}
 	}

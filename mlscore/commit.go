@@ -36,8 +36,9 @@ type Commit struct {
 
 // StagedCommit is an epoch that a commit leads to. Group.Merge enters it.
 type StagedCommit struct {
-	base    *memberState
+	base    *memberState // nil once it is merged or abandoned
 	next    *memberState // nil if the commit removes this member
+	removes bool
 	effects *Effects
 	message []byte
 	own     bool
@@ -57,7 +58,7 @@ func (s *StagedCommit) Own() bool { return s.own }
 func (s *StagedCommit) Message() []byte { return slices.Clone(s.message) }
 
 // RemovesSelf says whether this member is out once the commit is merged.
-func (s *StagedCommit) RemovesSelf() bool { return s.next == nil }
+func (s *StagedCommit) RemovesSelf() bool { return s.removes }
 
 // Public is the public state of the epoch that begins; nil if the commit removes this member.
 func (s *StagedCommit) Public() *PublicState {
@@ -85,6 +86,7 @@ func (s *StagedCommit) Export(label string, context []byte, length int) (Secret,
 
 // abandon erases a next epoch that will not be entered.
 func (s *StagedCommit) abandon() {
+	s.base = nil
 	if s.next != nil {
 		s.next.erase()
 		s.next.messages.erase()
@@ -163,9 +165,24 @@ func (g *Group) choose(opts CommitOptions) (list []sentProposal, skipped []error
 	}
 	picker := newPicker(g.public(), self, list)
 	for at := range g.public().proposals {
-		picker.offer(&g.public().proposals[at].sentProposal)
+		p := &g.public().proposals[at].sentProposal
+		if err := g.checkLifetime(p); err != nil {
+			picker.skipped = append(picker.skipped, err)
+			continue
+		}
+		picker.offer(p)
 	}
 	return picker.result()
+}
+
+// checkLifetime looks whether a KeyPackage that somebody proposed to add has expired meanwhile: a
+// committer may not bring it in (§7.3), members who receive the commit do not ask.
+func (g *Group) checkLifetime(p *sentProposal) error {
+	if p.Type != ProposalAdd || p.Add.LeafNode.Source != SourceKeyPackage {
+		return nil
+	}
+	err := p.Add.LeafNode.Lifetime.verify(g.client.cfg.Now(), g.client.cfg.MaxLifetime)
+	return within("waiting proposal (add from "+p.sender.String()+")", ErrInvalid, err)
 }
 
 // committing is a commit in the making, by a member or by a joiner.
@@ -310,7 +327,6 @@ func (w *committing) derive() error {
 		self:    w.staged.leaf,
 		signer:  w.signer,
 		secrets: s.epochFrom(w.member, public.encoded),
-		reinit:  w.plan.reinit,
 	}
 	st.confirm(s)
 	w.ac.confirmationTag = st.confirmationTag

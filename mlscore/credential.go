@@ -63,7 +63,7 @@ func decodeCredential(r *codec.Reader) Credential {
 	case CredentialX509:
 		r.Vector(func(r *codec.Reader) { c.Certificates = append(c.Certificates, r.Bytes()) })
 	default:
-		r.Fail(fmt.Errorf("%w: credential type %#04x", ErrUnsupported, uint16(c.Type)))
+		r.Fail(fail(ErrUnsupported, "§5.3", "credential", "type %#04x", uint16(c.Type)))
 	}
 	return c
 }

@@ -3,6 +3,8 @@ package mlscore
 import (
 	"errors"
 	"fmt"
+
+	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
 // The kinds of failure, for errors.Is. Every error that leaves this package wraps exactly one of
@@ -79,6 +81,12 @@ func fail(kind error, clause, object, format string, args ...any) error {
 	return &Error{Kind: kind, Clause: clause, Object: object, Detail: fmt.Sprintf(format, args...)}
 }
 
+// because makes an Error of a cause that has a kind of its own: an error has one, so that of the cause
+// goes into the text alone.
+func because(cause, kind error, clause, object, format string, args ...any) error {
+	return &Error{Kind: kind, Clause: clause, Object: object, Detail: fmt.Sprintf(format, args...) + ": " + cause.Error()}
+}
+
 // within names the object in which err arose, keeping its kind and clause. An error that is not yet
 // an Error becomes one of the given kind.
 func within(object string, kind error, err error) error {
@@ -88,19 +96,30 @@ func within(object string, kind error, err error) error {
 	var e *Error
 	if errors.As(err, &e) {
 		inner := *e
-		inner.Object = object
-		if e.Object != "" {
-			inner.Object = object + ", " + e.Object
+		if object != "" && e.Object != "" {
+			object += ", "
 		}
+		inner.Object = object + e.Object
 		return &inner
 	}
 	return &Error{Kind: kind, Object: object, Detail: "failed", Err: err}
 }
 
-// malformed wraps an error of the codec.
+// malformed wraps an error met in decoding. One that names its rule already keeps kind and clause.
 func malformed(object string, err error) error {
 	if err == nil {
 		return nil
 	}
-	return &Error{Kind: ErrMalformed, Object: object, Detail: "does not decode", Err: err}
+	var e *Error
+	if errors.As(err, &e) {
+		return within(object, ErrMalformed, err)
+	}
+	clause := ""
+	switch {
+	case errors.Is(err, codec.ErrPresence):
+		clause = "§2.1.1"
+	case errors.Is(err, codec.ErrNotMinimal), errors.Is(err, codec.ErrPrefix):
+		clause = "§2.1.2"
+	}
+	return &Error{Kind: ErrMalformed, Clause: clause, Object: object, Detail: "does not decode", Err: err}
 }

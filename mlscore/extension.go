@@ -1,7 +1,6 @@
 package mlscore
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/mlsfed/mlsfed/mlscore/codec"
@@ -100,7 +99,7 @@ func decodeExtensions(r *codec.Reader) Extensions {
 		x = append(x, Extension{ExtensionType(r.Uint16()), r.Bytes()})
 	})
 	if t, twice := x.duplicate(); twice {
-		r.Fail(fmt.Errorf("extension type %#04x occurs twice in one list (§13.4)", uint16(t)))
+		r.Fail(fail(ErrMalformed, "§13.4", "extensions", "type %#04x occurs twice in one list", uint16(t)))
 	}
 	return x
 }

@@ -102,7 +102,7 @@ func decodeSender(r *codec.Reader) Sender {
 		s.Index = r.Uint32()
 	case SenderNewMemberProposal, SenderNewMemberCommit:
 	default:
-		r.Fail(fmt.Errorf("sender type %d is not defined (§6)", s.Type))
+		r.Fail(fail(ErrMalformed, "§6", "sender", "type %d is not defined", s.Type))
 	}
 	return s
 }
@@ -157,7 +157,7 @@ func (c *framedContent) decodeBody(r *codec.Reader) {
 	case ContentCommit:
 		c.commit = decodeCommit(r)
 	default:
-		r.Fail(fmt.Errorf("content type %d is not defined (§6)", c.kind))
+		r.Fail(fail(ErrMalformed, "§6", "content", "type %d is not defined", c.kind))
 	}
 }
 
@@ -295,7 +295,7 @@ func (m *privateMessage) encode(w *codec.Writer) {
 func decodePrivateMessage(r *codec.Reader) *privateMessage {
 	m := &privateMessage{groupID: r.Bytes(), epoch: r.Uint64(), kind: ContentType(r.Uint8())}
 	if m.kind < ContentApplication || m.kind > ContentCommit {
-		r.Fail(fmt.Errorf("content type %d is not defined (§6)", m.kind))
+		r.Fail(fail(ErrMalformed, "§6", "content", "type %d is not defined", m.kind))
 	}
 	m.authenticatedData = r.Bytes()
 	m.encryptedSenderData = r.Bytes()
@@ -343,7 +343,7 @@ func parseMessage(b []byte, limits codec.Limits) (*message, error) {
 	case WireFormatKeyPackage:
 		m.keyPackage = decodeKeyPackage(r)
 		if r.Err() == nil && m.keyPackage.Version != version {
-			r.Fail(fmt.Errorf("KeyPackage of version %d in a message of version %d (§10)", m.keyPackage.Version, version))
+			r.Fail(fail(ErrMalformed, "§10", "KeyPackage", "of version %d in a message of version %d", m.keyPackage.Version, version))
 		}
 	default:
 		if r.Err() == nil {

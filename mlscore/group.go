@@ -40,8 +40,7 @@ type memberState struct {
 	secrets         *epochSecrets // without the encryption secret, which messages holds
 	messages        *secretTree
 	confirmationTag []byte
-	reinit          *ReInit // the group is closed
-	removed         bool    // this member is out
+	removed         bool // this member is out
 }
 
 // erase drops the secrets that an ended epoch no longer needs: all but what late messages do.
@@ -89,14 +88,14 @@ func (g *Group) Epoch() uint64 { return g.public().Epoch() }
 func (g *Group) Self() LeafIndex { return g.state.self }
 
 // Active says whether messages can be sent: this member has not been removed, nor the group closed.
-func (g *Group) Active() bool { return !g.state.removed && g.state.reinit == nil }
+func (g *Group) Active() bool { return !g.state.removed && g.public().reinit == nil }
 
 // ReInit is what the group was closed in favour of, if it was.
 func (g *Group) ReInit() (ReInit, bool) {
-	if g.state.reinit == nil {
+	if g.public().reinit == nil {
 		return ReInit{}, false
 	}
-	return *g.state.reinit, true
+	return *g.public().reinit, true
 }
 
 // SetOptions changes how this member sends from now on; the change is stored with the next commit that
@@ -137,8 +136,8 @@ func (g *Group) active() error {
 	if err := g.usable(); err != nil {
 		return err
 	}
-	if g.state.reinit != nil {
-		return fail(ErrGroupEnded, "§12.4.2", "group", "closed by a ReInit in favour of group %x", g.state.reinit.GroupID)
+	if g.public().reinit != nil {
+		return fail(ErrGroupEnded, "§12.4.2", "group", "closed by a ReInit in favour of group %x", g.public().reinit.GroupID)
 	}
 	return nil
 }

@@ -163,7 +163,7 @@ func (l *LeafNode) verifyAlone(s *suite, rules KeyPackageRules) error {
 		return fail(ErrInvalid, "§7.2", object, "its own credential type %#04x is not in its capabilities", uint16(l.Credential.Type))
 	}
 	for _, x := range l.Extensions {
-		if !l.Capabilities.SupportsExtension(x.Type) {
+		if !l.Capabilities.listsExtension(x.Type) {
 			return fail(ErrInvalid, "§7.3", object, "extension %#04x is not in its capabilities", uint16(x.Type))
 		}
 	}

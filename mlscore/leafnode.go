@@ -1,7 +1,6 @@
 package mlscore
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -45,19 +44,25 @@ func decodeCapabilities(r *codec.Reader) Capabilities {
 	}
 }
 
-// SupportsExtension: default types need no mention (§7.2).
+// SupportsExtension: default types need no mention (§7.2), and GREASE is listed but never supported
+// (§13.5), or members would judge by which random values another one happened to list.
 func (c Capabilities) SupportsExtension(t ExtensionType) bool {
+	return c.listsExtension(t) && !isGREASE(uint16(t))
+}
+
+// listsExtension is what an extension of the leaf itself takes, GREASE included (§13.5).
+func (c Capabilities) listsExtension(t ExtensionType) bool {
 	return t.isDefault() || slices.Contains(c.Extensions, t)
 }
 
-// SupportsProposal: default types need no mention (§7.2).
+// SupportsProposal: default types need no mention (§7.2), and GREASE is never supported (§13.5).
 func (c Capabilities) SupportsProposal(t ProposalType) bool {
-	return t.isDefault() || slices.Contains(c.Proposals, t)
+	return t.isDefault() || slices.Contains(c.Proposals, t) && !isGREASE(uint16(t))
 }
 
-// SupportsCredential: there are no defaults.
+// SupportsCredential: there are no defaults, and GREASE is never supported (§13.5).
 func (c Capabilities) SupportsCredential(t CredentialType) bool {
-	return slices.Contains(c.Credentials, t)
+	return slices.Contains(c.Credentials, t) && !isGREASE(uint16(t))
 }
 
 // satisfies checks required_capabilities (§11.1).
@@ -155,7 +160,7 @@ func decodeLeafNode(r *codec.Reader) *LeafNode {
 	case SourceCommit:
 		l.ParentHash = r.Bytes()
 	default:
-		r.Fail(fmt.Errorf("leaf node source %d is not defined (§7.2)", l.Source))
+		r.Fail(fail(ErrMalformed, "§7.2", "leaf node", "source %d is not defined", l.Source))
 	}
 	l.Extensions = decodeExtensions(r)
 	l.Signature = r.Bytes()

@@ -28,7 +28,7 @@ type FoundOptions struct {
 // Successor founds the group in favour of which this one was closed by a ReInit (RFC 9420 §11.2): with
 // its parameters and the same members, tied to it by a resumption PSK. Any member may; only one should.
 func (g *Group) Successor(opts FoundOptions) (*Founding, error) {
-	r := g.state.reinit
+	r := g.public().reinit
 	if r == nil {
 		return nil, fail(ErrMisuse, "§11.2", "group", "was not closed by a ReInit")
 	}
@@ -158,7 +158,7 @@ func (j *joining) checkLineage() error {
 }
 
 func (j *joining) checkReInit(old *Group, id PreSharedKeyID) error {
-	r, now := old.state.reinit, j.info.context
+	r, now := old.public().reinit, j.info.context
 	switch {
 	case r == nil || old.Epoch() != id.Epoch:
 		return fail(ErrInvalid, "§12.4.3.1", "old group", "its last commit held no ReInit that began epoch %d", id.Epoch)

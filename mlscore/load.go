@@ -117,7 +117,14 @@ func (l *loader) loadPublic() error {
 	if !bytes.Equal(t.hash(), l.head.context.TreeHash) {
 		return fail(ErrMalformed, "", l.object, "its tree is damaged: the hash is not that of the epoch")
 	}
-	p := &PublicState{rules: l.client.rules(l.g.suite), limits: l.client.cfg.Limits, context: l.head.context, tree: t, interim: l.head.interim}
+	p := &PublicState{
+		rules:   l.client.rules(l.g.suite),
+		limits:  l.client.cfg.Limits,
+		context: l.head.context,
+		tree:    t,
+		interim: l.head.interim,
+		reinit:  l.head.reinit,
+	}
 	p.encoded = p.context.marshal()
 	l.head.state.public = p
 	return nil

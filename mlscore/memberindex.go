@@ -22,7 +22,7 @@ type memberIndex struct {
 }
 
 // capabilityClass counts the members whose capabilities are the same but for GREASE. Leaving GREASE
-// out changes no answer: such a value must not stand where support for it would be asked (§13.5).
+// out changes no answer: it counts as unsupported, whoever lists it (§13.5).
 type capabilityClass struct {
 	capabilities Capabilities
 	members      int

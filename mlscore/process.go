@@ -190,11 +190,11 @@ func (g *Group) useKey(messages *secretTree, epoch uint64, step *treeStep, more 
 
 // processHandshake takes a verified proposal or commit in. step is nil for a PublicMessage.
 func (g *Group) processHandshake(ac *authenticatedContent, step *treeStep, msg []byte) (*Received, error) {
-	if g.state.reinit != nil {
+	if g.public().reinit != nil {
 		if step != nil {
 			step.discard()
 		}
-		return nil, fail(ErrGroupEnded, "§12.4.2", ac.content.kind.String(), "the group is closed by a ReInit")
+		return nil, closedByReInit(ac)
 	}
 	if ac.content.kind == ContentProposal {
 		return g.receiveProposal(ac, step)
@@ -247,6 +247,7 @@ func (g *Group) stage(ac *authenticatedContent) (*StagedCommit, error) {
 	nextPublic := public.advance(st, ac)
 	out := &StagedCommit{base: g.state, effects: st.effects(public, nextPublic, ac)}
 	if containsUnsorted(st.removed, g.state.self) {
+		out.removes = true
 		return out, nil
 	}
 	next, commit, err := g.openPath(st)
@@ -273,7 +274,7 @@ func containsUnsorted(list []LeafIndex, i LeafIndex) bool {
 
 // openPath finds this member's private keys in the next epoch, and the commit secret.
 func (g *Group) openPath(st *stagedCommit) (*memberState, Secret, error) {
-	next := &memberState{self: g.state.self, signer: g.state.signer.Clone(), reinit: st.reinit}
+	next := &memberState{self: g.state.self, signer: g.state.signer.Clone()}
 	next.keys = g.state.keys.carryOver(g.public().tree, st.plan.tree, g.state.self)
 	if err := g.takeUpdate(st, next); err != nil {
 		return nil, Secret{}, err

@@ -134,7 +134,7 @@ func decodeProposalBody(r *codec.Reader, t ProposalType) Proposal {
 	case ProposalGroupContextExtensions:
 		p.Extensions = decodeExtensions(r)
 	case 0:
-		r.Fail(fmt.Errorf("proposal type 0 is reserved (§17.4)"))
+		r.Fail(fail(ErrMalformed, "§17.4", "proposal", "type 0 is reserved"))
 	default:
 		p.Custom = r.Bytes()
 	}
@@ -180,7 +180,7 @@ func decodeProposalOrRef(r *codec.Reader) (p proposalOrRef) {
 	case 2:
 		p.ref = r.Bytes()
 	default:
-		r.Fail(fmt.Errorf("ProposalOrRef type %d is not defined (§12.4)", t))
+		r.Fail(fail(ErrMalformed, "§12.4", "ProposalOrRef", "type %d is not defined", t))
 	}
 	return p
 }

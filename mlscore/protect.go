@@ -151,7 +151,7 @@ func (s *suite) openPrivate(m *privateMessage, d senderData, key messageKey, lim
 	ac.decodeAuth(r)
 	for _, b := range r.Rest() {
 		if b != 0 {
-			r.Fail(fmt.Errorf("padding is not all zero (§6.3.1)"))
+			r.Fail(fail(ErrMalformed, "§6.3.1", "padding", "is not all zero"))
 			break
 		}
 	}

@@ -77,12 +77,12 @@ func decodePSKID(r *codec.Reader) PreSharedKeyID {
 	case PSKResumption:
 		id.Usage = ResumptionUsage(r.Uint8())
 		if id.Usage < UsageApplication || id.Usage > UsageBranch {
-			r.Fail(fmt.Errorf("resumption usage %d is not defined (§8.4)", id.Usage))
+			r.Fail(fail(ErrMalformed, "§8.4", "psk", "resumption usage %d is not defined", id.Usage))
 		}
 		id.GroupID = r.Bytes()
 		id.Epoch = r.Uint64()
 	default:
-		r.Fail(fmt.Errorf("psk type %d is not defined (§8.4)", id.Type))
+		r.Fail(fail(ErrMalformed, "§8.4", "psk", "type %d is not defined", id.Type))
 	}
 	id.Nonce = r.Bytes()
 	return id

@@ -2,6 +2,7 @@ package mlscore
 
 import (
 	"bytes"
+	"fmt"
 	"slices"
 	"time"
 
@@ -24,6 +25,7 @@ type PublicState struct {
 	tree      *ratchetTree
 	interim   []byte // interim transcript hash
 	proposals []cachedProposal
+	reinit    *ReInit // the group is closed
 }
 
 // cachedProposal is a proposal received in this epoch, which a commit may refer to.
@@ -185,6 +187,9 @@ func (p *PublicState) Process(msg []byte) (*PublicState, *Effects, error) {
 	if err := p.verifySender(ac); err != nil {
 		return nil, nil, err
 	}
+	if p.reinit != nil {
+		return nil, nil, closedByReInit(ac)
+	}
 	if ac.content.kind == ContentProposal {
 		next, err := p.cache(ac)
 		if err != nil {
@@ -198,6 +203,11 @@ func (p *PublicState) Process(msg []byte) (*PublicState, *Effects, error) {
 	}
 	next := p.advance(st, ac)
 	return next, st.effects(p, next, ac), nil
+}
+
+// closedByReInit refuses a handshake in a group that has ended.
+func closedByReInit(ac *authenticatedContent) error {
+	return fail(ErrGroupEnded, "§12.4.2", ac.content.kind.String(), "the group is closed by a ReInit")
 }
 
 // checkAddress compares group and epoch of a handshake with this state's.
@@ -351,6 +361,9 @@ func (p *PublicState) resolve(c *commitContent, committer Sender) ([]sentProposa
 			list = append(list, sentProposal{Proposal: *entry.proposal, sender: committer})
 			continue
 		}
+		if committer.Type == SenderNewMemberCommit {
+			return nil, fail(ErrInvalid, "§12.4.3.2", fmt.Sprintf("entry %d", at), "an external commit cannot refer to proposals")
+		}
 		known, ok := p.cached(entry.ref)
 		if !ok {
 			return nil, &Error{Kind: ErrMissing, Clause: "§12.2", Object: "commit",
@@ -416,7 +429,7 @@ func (p *PublicState) checkJoiner(st *stagedCommit, leaf *LeafNode) error {
 // advance enters the next epoch (§8.2, §12.4.2). The confirmation tag is taken from the commit.
 func (p *PublicState) advance(st *stagedCommit, ac *authenticatedContent) *PublicState {
 	s := p.rules.suite
-	next := &PublicState{rules: p.rules, limits: p.limits, context: st.context.clone(), tree: st.tree}
+	next := &PublicState{rules: p.rules, limits: p.limits, context: st.context.clone(), tree: st.tree, reinit: st.reinit}
 	next.context.ConfirmedTranscriptHash = s.confirmedTranscript(p.interim, ac)
 	next.encoded = next.context.marshal()
 	next.interim = s.interimTranscript(next.context.ConfirmedTranscriptHash, ac.confirmationTag)

@@ -112,14 +112,11 @@ func (s *PublicState) checkTypes(p *plan) error {
 		count[t]++
 		switch t {
 		case ProposalAdd, ProposalPSK, ProposalReInit:
-		default: // a custom type's needs are not known: ask for a path, which is always allowed
+		default: // what a custom type needs is not known, so that nothing is asked for
 			p.needsPath = p.needsPath || t.isDefault()
 		}
 		if p.external && t != ProposalExternalInit && t != ProposalRemove && t != ProposalPSK {
 			return fail(ErrInvalid, "§12.2", p.list[at].name(at), "not allowed in an external commit")
-		}
-		if p.external && p.list[at].ref != nil {
-			return fail(ErrInvalid, "§12.4.3.2", p.list[at].name(at), "an external commit cannot refer to proposals")
 		}
 	}
 	switch {

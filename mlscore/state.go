@@ -26,6 +26,7 @@ type headRecord struct {
 	interim []byte
 	height  int
 	state   *memberState // without public and messages
+	reinit  *ReInit
 }
 
 func (h *headRecord) marshal() []byte {
@@ -49,9 +50,9 @@ func (h *headRecord) marshal() []byte {
 		w.Bytes(s.Bytes())
 	}
 	w.Bytes(st.confirmationTag)
-	w.Optional(st.reinit != nil)
-	if st.reinit != nil {
-		st.reinit.encode(&w)
+	w.Optional(h.reinit != nil)
+	if h.reinit != nil {
+		h.reinit.encode(&w)
 	}
 	return w.Buffer()
 }
@@ -85,14 +86,14 @@ func parseHead(b []byte) (*headRecord, error) {
 	}
 	st.confirmationTag = r.Bytes()
 	if r.Optional() {
-		st.reinit = decodeReInit(r)
+		h.reinit = decodeReInit(r)
 	}
 	return h, malformed("stored group", r.Finish())
 }
 
 // headOf collects the head record of a state.
 func (g *Group) headOf(st *memberState) *headRecord {
-	return &headRecord{g.options, st.public.context, st.public.interim, st.public.tree.height(), st}
+	return &headRecord{g.options, st.public.context, st.public.interim, st.public.tree.height(), st, st.public.reinit}
 }
 
 // writeFounding writes a group that is new to this client: whatever was stored under its id goes.
@@ -125,7 +126,7 @@ func (g *Group) writeEpoch(b *Batch, st *memberState) {
 func (g *Group) mergeWrites(s *StagedCommit) (Batch, *treeStep, error) {
 	var b Batch
 	c := &g.public().context
-	if s.next == nil {
+	if s.removes {
 		b.deleteGroup(c.GroupID)
 		return b, nil, nil
 	}

@@ -83,7 +83,7 @@ func splitTree(data []byte, limits codec.Limits) ([]string, error) {
 		}
 		want := uint8(nodeTypeLeaf + len(bodies)%2)
 		if got := r.Uint8(); r.Err() == nil && got != want {
-			r.Fail(fmt.Errorf("node %d has type %d in a place for type %d", len(bodies), got, want))
+			r.Fail(fail(ErrMalformed, "§12.4.3.3", "", "type %d in a place for type %d", got, want))
 		}
 		start := len(all) - r.Len()
 		if want == nodeTypeLeaf {
@@ -119,7 +119,7 @@ func decodeParentNode(r *codec.Reader) {
 	r.Vector(func(r *codec.Reader) {
 		i := r.Uint32()
 		if !first && i <= last {
-			r.Fail(fmt.Errorf("unmerged leaf %d after %d: the list must ascend (§7.1)", i, last))
+			r.Fail(fail(ErrMalformed, "§7.1", "unmerged leaves", "%d after %d: the list must ascend", i, last))
 		}
 		last, first = i, false
 	})

@@ -178,20 +178,32 @@ func (t *ratchetTree) mergePath(i LeafIndex, p *updatePath, added []LeafIndex) (
 		return nil, fail(ErrInvalid, "§7.6", object, "%d nodes, the filtered direct path has %d", len(p.nodes), len(steps))
 	}
 	keys := make([][]byte, len(steps))
-	seen := map[string]bool{string(p.leaf.EncryptionKey): true}
+	seen := map[string]bool{}
+	fresh := func(at NodeIndex, key []byte) error {
+		if other, stands := t.otherNode(noNode, key); stands {
+			return fail(ErrInvalid, "§12.4.2", object, "key of %s is not new: it stands at %s", nodeName(at), nodeName(other))
+		}
+		if seen[string(key)] {
+			return fail(ErrInvalid, "§12.4.2", object, "key of %s stands in the path twice", nodeName(at))
+		}
+		seen[string(key)] = true
+		return nil
+	}
+	if err := fresh(i.node(), p.leaf.EncryptionKey); err != nil {
+		return nil, err
+	}
 	for k, n := range p.nodes {
-		at := nodeName(nodeAt(i, steps[k].level))
+		at := nodeAt(i, steps[k].level)
 		if err := s.validatePublicKey(n.key); err != nil {
-			return nil, within(object+", "+at, ErrInvalid, err)
+			return nil, within(object+", "+nodeName(at), ErrInvalid, err)
 		}
-		if other, ok := t.otherNode(noNode, n.key); ok || seen[string(n.key)] {
-			return nil, fail(ErrInvalid, "§12.4.2", object, "key of %s is not new: it stands at %s", at, nodeName(other))
+		if err := fresh(at, n.key); err != nil {
+			return nil, err
 		}
-		seen[string(n.key)] = true
 		keys[k] = n.key
 		want := len(t.resolution(steps[k].copath, steps[k].copathLeaf, added))
 		if len(n.secrets) != want {
-			return nil, fail(ErrInvalid, "§7.6", object, "%d ciphertexts at %s, the copath's resolution has %d", len(n.secrets), at, want)
+			return nil, fail(ErrInvalid, "§7.6", object, "%d ciphertexts at %s, the copath's resolution has %d", len(n.secrets), nodeName(at), want)
 		}
 	}
 	parents, leafHash := s.pathHashes(steps, keys)
@@ -241,8 +253,7 @@ func (r *receivedPath) decrypt(me LeafIndex, keys pathKeys, context []byte) (k i
 		c := r.path.nodes[k].secrets[at]
 		secret, err := s.decryptWithLabel(key.Bytes(), "UpdatePathNode", context, c.kemOutput, c.ciphertext)
 		if err != nil {
-			return 0, Secret{}, &Error{Kind: ErrForged, Clause: "§7.6", Object: "update path",
-				Detail: fmt.Sprintf("path secret for %s does not decrypt", nodeName(to.node)), Err: err}
+			return 0, Secret{}, because(err, ErrForged, "§7.6", "update path", "path secret for %s does not decrypt", nodeName(to.node))
 		}
 		if err := s.checkSecretLen("path secret", len(secret)); err != nil {
 			return 0, Secret{}, within("update path", ErrInvalid, err)

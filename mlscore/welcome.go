@@ -143,7 +143,7 @@ func (w *welcome) find(ref []byte) (hpkeCiphertext, bool) {
 func (s *suite) openSecrets(w *welcome, c hpkeCiphertext, initKey Secret, limits codec.Limits) (*groupSecrets, error) {
 	plain, err := s.decryptWithLabel(initKey.Bytes(), "Welcome", w.encryptedGroupInfo, c.kemOutput, c.ciphertext)
 	if err != nil {
-		return nil, &Error{Kind: ErrForged, Clause: "§12.4.3.1", Object: "Welcome", Detail: "group secrets do not decrypt", Err: err}
+		return nil, because(err, ErrForged, "§12.4.3.1", "Welcome", "group secrets do not decrypt")
 	}
 	defer clear(plain)
 	g, err := parseGroupSecrets(plain, limits)
