@@ -133,7 +133,7 @@ func (g *garden) check(before *ratchetTree, snapshot []string) {
 	if !slices.Equal(snapshot, snapshotOf(before.root)) {
 		t.Fatal("an edit changed the tree that it started from")
 	}
-	bodies := bodiesOf(g.tree)
+	bodies := allBodies(g.tree)
 	if !slices.Equal(bodies, g.naive.nodes) {
 		t.Fatalf("nodes differ from those of the definition: %d and %d of them", len(bodies), len(g.naive.nodes))
 	}
@@ -155,8 +155,8 @@ func (g *garden) check(before *ratchetTree, snapshot []string) {
 	}
 }
 
-// bodiesOf lists a tree's nodes in their order.
-func bodiesOf(t *ratchetTree) []string {
+// allBodies lists a tree's nodes in their order.
+func allBodies(t *ratchetTree) []string {
 	var list []string
 	t.root.eachNode(0, func(i NodeIndex, n *treeNode) {
 		if int(i) != len(list) {
@@ -181,7 +181,7 @@ func snapshotOf(n *treeNode) []string {
 func (g *garden) checkDiff(before *ratchetTree) {
 	g.t.Helper()
 	for _, d := range [][2]*ratchetTree{{before, g.tree}, {g.tree, before}, {g.tree, g.tree}} {
-		nodes, want := bodiesOf(d[0]), bodiesOf(d[1])
+		nodes, want := allBodies(d[0]), allBodies(d[1])
 		seen := map[NodeIndex]bool{}
 		changedNodes(d[0], d[1], func(i NodeIndex, body string) {
 			if seen[i] {
@@ -243,7 +243,7 @@ func (g *garden) checkLeaves() {
 	if g.tree.leafBody(LeafIndex(g.naive.leaves())) != "" || g.tree.signatureKey(^LeafIndex(0)) != "" {
 		t.Fatal("there is a leaf outside of the tree")
 	}
-	checkIndex(t, g.tree, bodiesOf(g.tree))
+	checkIndex(t, g.tree, allBodies(g.tree))
 }
 
 // checkPaths compares resolutions and filtered direct paths: all of a small tree, some of a large one.
@@ -326,7 +326,7 @@ func (g *garden) checkCodec() {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !bytes.Equal(again.hash(), g.tree.hash()) || !slices.Equal(bodiesOf(again), bodiesOf(g.tree)) {
+	if !bytes.Equal(again.hash(), g.tree.hash()) || !slices.Equal(allBodies(again), allBodies(g.tree)) {
 		t.Fatal("the tree that was encoded and parsed is another one")
 	}
 	sameIndices(t, g.tree, again)

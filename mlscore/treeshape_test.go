@@ -177,7 +177,7 @@ func TestSection7_7_AwkwardShapes(t *testing.T) {
 
 // reparse puts a tree in place of itself that was built at once.
 func (g *garden) reparse() {
-	t, err := buildTree(g.s, TrustBasic{}, bodiesOf(g.tree))
+	t, err := buildTree(g.s, TrustBasic{}, allBodies(g.tree))
 	if err != nil {
 		g.t.Fatal(err)
 	}
