@@ -36,11 +36,12 @@ type Commit struct {
 
 // StagedCommit is an epoch that a commit leads to. Group.Merge enters it.
 type StagedCommit struct {
-	base    *memberState
-	next    *memberState // nil if the commit removes this member
+	base    *memberState // nil once it is merged or given up
+	next    *memberState // nil if the commit removes this member, or once it is given up
 	effects *Effects
 	message []byte
 	own     bool
+	leaving bool // the commit removes this member
 
 	// The key that a received commit was encrypted under is used up when the commit is merged.
 	used           *ratchetName
@@ -57,9 +58,10 @@ func (s *StagedCommit) Own() bool { return s.own }
 func (s *StagedCommit) Message() []byte { return slices.Clone(s.message) }
 
 // RemovesSelf says whether this member is out once the commit is merged.
-func (s *StagedCommit) RemovesSelf() bool { return s.next == nil }
+func (s *StagedCommit) RemovesSelf() bool { return s.leaving }
 
-// Public is the public state of the epoch that begins; nil if the commit removes this member.
+// Public is the public state of the epoch that begins; nil if the commit removes this member, or was
+// given up.
 func (s *StagedCommit) Public() *PublicState {
 	if s.next == nil {
 		return nil
@@ -83,8 +85,9 @@ func (s *StagedCommit) Export(label string, context []byte, length int) (Secret,
 	return s.next.public.rules.suite.exportBounded(s.next.secrets.exporter, label, context, length)
 }
 
-// abandon erases a next epoch that will not be entered.
+// abandon erases a next epoch that will not be entered, and keeps it from being merged.
 func (s *StagedCommit) abandon() {
+	s.base = nil
 	if s.next != nil {
 		s.next.erase()
 		s.next.messages.erase()

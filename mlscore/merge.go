@@ -5,8 +5,11 @@ package mlscore
 //
 // A commit that removes this member ends the group here: all of its state is deleted (§12.4.2).
 func (g *Group) Merge(s *StagedCommit) error {
+	if err := g.usable(); err != nil {
+		return err
+	}
 	if s.base != g.state {
-		return fail(ErrStale, "§12.4.2", "staged commit", "is not of the present epoch, %d", g.Epoch())
+		return fail(ErrStale, "§12.4.2", "staged commit", "is not of the present epoch, %d, or was merged or given up", g.Epoch())
 	}
 	b, step, err := g.mergeWrites(s)
 	if err != nil {
@@ -20,7 +23,7 @@ func (g *Group) Merge(s *StagedCommit) error {
 	if err != nil {
 		return err
 	}
-	if s.next == nil {
+	if s.leaving {
 		g.pendingGone(s)
 		g.forget()
 		return nil

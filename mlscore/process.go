@@ -247,6 +247,7 @@ func (g *Group) stage(ac *authenticatedContent) (*StagedCommit, error) {
 	nextPublic := public.advance(st, ac)
 	out := &StagedCommit{base: g.state, effects: st.effects(public, nextPublic, ac)}
 	if containsUnsorted(st.removed, g.state.self) {
+		out.leaving = true
 		return out, nil
 	}
 	next, commit, err := g.openPath(st)

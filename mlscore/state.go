@@ -124,7 +124,7 @@ func (g *Group) writeEpoch(b *Batch, st *memberState) {
 func (g *Group) mergeWrites(s *StagedCommit) (Batch, *treeStep, error) {
 	var b Batch
 	c := &g.public().context
-	if s.next == nil {
+	if s.leaving {
 		b.deleteAll(groupPrefix(c.GroupID))
 		return b, nil, nil
 	}
