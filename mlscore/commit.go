@@ -21,8 +21,7 @@ type CommitOptions struct {
 	GroupInfo   GroupInfoOptions
 	WelcomeInfo GroupInfoOptions
 
-	founding []PreSharedKeyID // reinit or branch
-	usage    pskUsage
+	usage pskUsage // of a resumption PSK that founds a group
 }
 
 // Commit is a commit that has been made and waits to be accepted by the delivery service.
@@ -197,7 +196,6 @@ type committing struct {
 	plan   *plan
 	leaf   LeafNode // the sender's next
 	signer Secret   // and its key
-	at     LeafIndex
 
 	staged *stagedCommit
 	path   *createdPath

@@ -45,12 +45,6 @@ func (id PreSharedKeyID) String() string {
 	return fmt.Sprintf("resumption psk of group %x, epoch %d", id.GroupID, id.Epoch)
 }
 
-// samePSK compares all but the nonces.
-func (id PreSharedKeyID) samePSK(o PreSharedKeyID) bool {
-	return id.Type == o.Type && id.Usage == o.Usage && id.Epoch == o.Epoch &&
-		string(id.ID) == string(o.ID) && string(id.GroupID) == string(o.GroupID)
-}
-
 // clone copies what may share memory with a message.
 func (id PreSharedKeyID) clone() PreSharedKeyID {
 	id.ID, id.GroupID, id.Nonce = slices.Clone(id.ID), slices.Clone(id.GroupID), slices.Clone(id.Nonce)

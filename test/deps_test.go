@@ -59,7 +59,7 @@ var rules = []rule{
 	{dir: "wire/...", own: []string{"mlscore/codec"}},
 	{dir: "client/...", own: []string{"wire/...", "mlscore", "mlscore/boltstore"}},
 
-	{dir: "consensus/...", own: []string{"wire/...", "mlscore"}},
+	{dir: "consensus/...", own: []string{"wire/...", "mlscore", "mlscore/codec"}},
 	{dir: "federation/...", own: []string{"wire/..."}},
 	{dir: "directory/...", own: []string{"wire/..."}},
 	{dir: "mailbox/...", own: []string{"wire/..."}},
