@@ -136,7 +136,7 @@ func (w *walk) checkTree(m *walker) {
 	t := m.group.public().tree
 	w.must(t.verifyParentHashes())
 	w.must(t.checkUnmerged(t.root, 0, nil))
-	checkIndex(w.t, t, bodiesOf(t))
+	checkIndex(w.t, t, allBodies(t))
 	if t.height() > 0 && t.root.right.occupied == 0 {
 		w.t.Fatal("the right half of the tree is blank")
 	}
