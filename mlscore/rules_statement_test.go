@@ -26,8 +26,8 @@ type statement struct {
 	outside bool // leave the tree out
 }
 
-// bodiesOf lists a tree's nodes as its encoding has them.
-func bodiesOf(t testing.TB, tree *ratchetTree) []string {
+// nodeBodies lists a tree's nodes as its encoding has them.
+func nodeBodies(t testing.TB, tree *ratchetTree) []string {
 	t.Helper()
 	data := must[[]byte](t)(tree.marshal())
 	return must[[]string](t)(splitTree(data, codec.DefaultLimits))
@@ -70,7 +70,7 @@ func (f *statement) messages(t testing.TB) (welcomeMessage, infoMessage, tree []
 	t.Helper()
 	w := f.staged(t)
 	s, next := w.suite, w.next
-	bodies := bodiesOf(t, next.public.tree)
+	bodies := nodeBodies(t, next.public.tree)
 	if f.bodies != nil {
 		bodies = f.bodies(bodies)
 	}
