@@ -224,7 +224,7 @@ func (c *Client) foundingState(s *suite, leaf *LeafNode, groupID []byte, x Exten
 	return p, checkMember(t, 0, x)
 }
 
-// unused refuses a group id that a group of this client has (§12.4.3.1).
+// unused refuses a group id that a group of this client has (§12.4.3, §12.4.3.1).
 func (c *Client) unused(groupID []byte) error {
 	_, found, err := c.cfg.Store.Get(groupKey(groupID, recordHead))
 	if err != nil {

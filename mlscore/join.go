@@ -193,7 +193,8 @@ type ExternalOptions struct {
 	GroupOptions
 	// Tree is the ratchet tree, if the GroupInfo does not hold it.
 	Tree []byte
-	// Resync removes this client's earlier appearance in the same commit (§12.4.3.2). It undoes the
+	// Resync removes this client's earlier appearance in the same commit (§12.4.3.2), and lets it
+	// replace the state that this client has of the group; otherwise there must be none. It undoes the
 	// security that the group had against whoever has the client's signature key, so it is for the
 	// user to decide.
 	Resync bool
@@ -214,6 +215,11 @@ func (c *Client) ExternalJoin(id Identity, groupInfo []byte, opts ExternalOption
 	}
 	if id.CipherSuite != info.context.CipherSuite {
 		return nil, fail(ErrMisuse, "§5.1.2", "identity", "is for %v, the group has %v", id.CipherSuite, info.context.CipherSuite)
+	}
+	if !opts.Resync {
+		if err := c.unused(info.context.GroupID); err != nil {
+			return nil, err
+		}
 	}
 	s, err := suiteOf(id.CipherSuite)
 	if err != nil {

@@ -107,6 +107,13 @@ func forcePlan(t testing.TB, s *PublicState, list []sentProposal, committer Send
 // message makes the commit.
 func (f *forgery) message(t testing.TB) []byte {
 	t.Helper()
+	w := f.committing(t)
+	return f.protect(t, w.base, w.ac)
+}
+
+// committing goes as far as the next epoch.
+func (f *forgery) committing(t testing.TB) *committing {
+	t.Helper()
 	g := f.by.group
 	w := &committing{client: g.client, suite: g.suite, options: g.options, base: g.state, sender: member(g.state.self)}
 	w.plan = forcePlan(t, g.public(), f.list, w.sender)
@@ -115,7 +122,7 @@ func (f *forgery) message(t testing.TB) []byte {
 		t.Fatal(err)
 	}
 	f.build(t, w)
-	return f.protect(t, w.base, w.ac)
+	return w
 }
 
 // build goes through the steps of committing.build.

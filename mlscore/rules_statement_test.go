@@ -12,8 +12,10 @@ import (
 type statement struct {
 	by       *person
 	added    *KeyPackage
+	joiner   *person // whose it is
 	withPath bool
 	psks     []PreSharedKeyID
+	forged   forgery // hooks for the commit
 
 	bodies  func([]string) []string // the tree's nodes
 	tree    func([]byte) []byte     // the tree, encoded
@@ -22,8 +24,14 @@ type statement struct {
 	signed  func(*groupInfo) // after
 	key     *Secret          // that signs, if not the committer's
 	secrets func(*groupSecrets)
+	grouped func([]byte) []byte // GroupSecrets, encoded
+	stated  func([]byte) []byte // GroupInfo, encoded
 	welcome func(*welcome)
 	outside bool // leave the tree out
+	beside  bool // give it to the joiner by itself
+	honest  bool // without the change, the joiner gets in
+
+	joinerSigns bool // with the key of the KeyPackage
 }
 
 // nodeBodies lists a tree's nodes as its encoding has them.
@@ -51,18 +59,9 @@ func encodeBodies(bodies []string) []byte {
 // staged builds the commit that adds the newcomer.
 func (f *statement) staged(t testing.TB) *committing {
 	t.Helper()
-	g := f.by.group
-	w := &committing{client: g.client, suite: g.suite, options: g.options, base: g.state, sender: member(g.state.self), opts: CommitOptions{OmitPath: !f.withPath}}
-	list := []sentProposal{{Proposal: AddProposal(f.added), sender: w.sender}}
-	w.plan = must[*plan](t)(g.public().planList(list, w.sender, 0))
-	var err error
-	if w.leaf, w.signer, err = g.newLeaf(LeafUpdate{}); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.build(); err != nil {
-		t.Fatal(err)
-	}
-	return w
+	forged := f.forged
+	forged.by, forged.noPath, forged.list = f.by, !f.withPath, nil
+	return forged.value(AddProposal(f.added)).committing(t)
 }
 
 // messages makes the Welcome, the GroupInfo beside it, and the tree.
@@ -108,6 +107,9 @@ func (f *statement) messages(t testing.TB) (welcomeMessage, infoMessage, tree []
 	if f.key != nil {
 		key = *f.key
 	}
+	if f.joinerSigns {
+		key = f.joiner.id.SignatureKey
+	}
 	if err := info.sign(s, key); err != nil {
 		t.Fatal(err)
 	}
@@ -134,8 +136,16 @@ func (f *statement) sealed(t testing.TB, s *suite, info *groupInfo, group *group
 	key, nonce := s.welcomeKey(member)
 	var plain codec.Writer
 	info.encode(&plain)
-	m := &welcome{suite: s.id, encryptedGroupInfo: s.aeadSeal(key.Bytes(), nonce.Bytes(), nil, plain.Buffer())}
-	kem, ct, err := s.encryptWithLabel(f.by.cfg.Rand, f.added.InitKey, "Welcome", m.encryptedGroupInfo, group.marshal())
+	encoded := plain.Buffer()
+	if f.stated != nil {
+		encoded = f.stated(encoded)
+	}
+	m := &welcome{suite: s.id, encryptedGroupInfo: s.aeadSeal(key.Bytes(), nonce.Bytes(), nil, encoded)}
+	secrets := group.marshal()
+	if f.grouped != nil {
+		secrets = f.grouped(secrets)
+	}
+	kem, ct, err := s.encryptWithLabel(f.by.cfg.Rand, f.added.InitKey, "Welcome", m.encryptedGroupInfo, secrets)
 	if err != nil {
 		t.Fatal(err)
 	}
