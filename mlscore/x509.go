@@ -7,6 +7,16 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+)
+
+// Bounds of an x509 credential. A chain that needs more has something else in mind.
+const (
+	MaxCertificates     = 8       // in one credential
+	MaxCertificateBytes = 1 << 16 // of all of them
 )
 
 // oidEd448 is id-Ed448 (RFC 8410), which crypto/x509 does not know.
@@ -18,18 +28,38 @@ func (l *LeafNode) bindCredential(s *suite) error {
 	if l.Credential.Type != CredentialX509 {
 		return nil
 	}
-	if len(l.Credential.Certificates) == 0 {
-		return fail(ErrMalformed, "§5.3", "x509 credential", "has no certificate")
-	}
-	cert, err := x509.ParseCertificate(l.Credential.Certificates[0])
+	cert, err := l.Credential.endEntity()
 	if err != nil {
-		return malformed("x509 credential", err)
+		return err
 	}
+	return certifies(cert, l.SignatureKey)
+}
+
+// endEntity parses the first certificate of a chain that is within bounds.
+func (c Credential) endEntity() (*x509.Certificate, error) {
+	const object = "x509 credential"
+	if len(c.Certificates) == 0 {
+		return nil, fail(ErrMalformed, "§5.3", object, "has no certificate")
+	}
+	size := 0
+	for _, der := range c.Certificates {
+		size += len(der)
+	}
+	if len(c.Certificates) > MaxCertificates || size > MaxCertificateBytes {
+		return nil, fail(ErrLimit, "§5.3", object, "%d certificates of %d bytes, at most %d of %d",
+			len(c.Certificates), size, MaxCertificates, MaxCertificateBytes)
+	}
+	cert, err := x509.ParseCertificate(c.Certificates[0])
+	return cert, malformed(object, err)
+}
+
+// certifies checks that a certificate is for a signature key (§5.3).
+func certifies(cert *x509.Certificate, signatureKey []byte) error {
 	key, err := certifiedKey(cert)
 	if err != nil {
 		return err
 	}
-	if subtle.ConstantTimeCompare(key, l.SignatureKey) != 1 {
+	if subtle.ConstantTimeCompare(key, signatureKey) != 1 {
 		return fail(ErrForged, "§5.3", "x509 credential", "certifies another key than the leaf's signature_key")
 	}
 	return nil
@@ -41,7 +71,8 @@ func certifiedKey(cert *x509.Certificate) ([]byte, error) {
 	case ed25519.PublicKey:
 		return key, nil
 	case *ecdsa.PublicKey:
-		return key.Bytes()
+		b, err := key.Bytes()
+		return b, malformed("x509 credential", err)
 	}
 	var info struct {
 		Algorithm pkix.AlgorithmIdentifier
@@ -51,5 +82,290 @@ func certifiedKey(cert *x509.Certificate) ([]byte, error) {
 	if err != nil || len(rest) > 0 || !info.Algorithm.Algorithm.Equal(oidEd448) {
 		return nil, fail(ErrUnsupported, "§5.3", "x509 credential", "key algorithm %v", cert.PublicKeyAlgorithm)
 	}
-	return info.Key.RightAlign(), nil
+	if len(info.Algorithm.Parameters.FullBytes) > 0 || info.Key.BitLength != 8*len(info.Key.Bytes) {
+		return nil, fail(ErrMalformed, "§5.3", "x509 credential", "Ed448 key with parameters, or of a part of a byte (RFC 8410 §3)")
+	}
+	return info.Key.Bytes, nil
+}
+
+// X509Name is whom a certificate is for.
+type X509Name struct {
+	Identity string // what Authenticator.Identity gives: the client
+	Domain   string // who may vouch for it: what X509Authenticator.Roots is asked for
+}
+
+// X509Authenticator is an Authenticator for x509 credentials: it verifies their chains to the roots that
+// the application trusts, with the checks of crypto/x509 (signatures, validity, CA and path length, key
+// usage, name constraints, critical extensions). Keys of end entities can be of any cipher suite, Ed448
+// included; those of authorities must be of a kind that crypto/x509 verifies, which Ed448 is not.
+//
+// # Time
+//
+// The answer does not depend on the present time. A member who reads the group's messages a month late
+// must accept what the others accepted then, and all must accept an Update from a member whose old
+// certificate has expired (RFC 9420 §5.3.2). So a chain is verified as of the first moment at which all
+// certificates of the credential were valid, when its owner could first have used it, and if that fails
+// as of the last. Both follow from the credential alone. The second is there for roots: RFC 5280 §6.1
+// leaves the dates of a trust anchor out of account, crypto/x509 does not, and a root that was renewed
+// has a later first day than the certificates under it.
+//
+// Whether a credential is valid now is a question for whoever is about to add its owner, or thinks of
+// removing it: see Expired.
+//
+// # Revocation
+//
+// A device that is to be no longer trusted is removed from its groups. Roots should go on to answer for
+// an organization as long as groups hold its members, since a member that refuses what others accept can
+// follow them no further.
+type X509Authenticator struct {
+	// Roots gives the certificates that vouch for a domain's identities; nil refuses the domain. That
+	// roots are asked for by domain keeps one organization from vouching for another's members. It must
+	// be set.
+	Roots func(domain string) *x509.CertPool
+	// Intermediates gives certificates that members may leave out of their chains (§5.3); may be nil.
+	Intermediates func(domain string) *x509.CertPool
+	// Name reads a certificate's name; nil means DeviceURI. It must be a pure function. The certificate
+	// may not have been verified yet.
+	Name func(*x509.Certificate) (X509Name, error)
+	// KeyUsages are extended key usages of which a chain must allow one; nil means any.
+	KeyUsages []x509.ExtKeyUsage
+}
+
+// ValidateCredential implements Authenticator.
+func (a *X509Authenticator) ValidateCredential(c Credential, signatureKey []byte, _ CredentialUse) error {
+	chain, name, err := a.open(c)
+	if err == nil {
+		err = certifies(chain[0], signatureKey)
+	}
+	if err != nil {
+		return refused(err)
+	}
+	first, last := moments(chain)
+	if first.After(last) {
+		return fail(ErrPolicy, "§5.3", "x509 credential", "its certificates were at no time valid together: one begins at %s, another ended at %s",
+			first.UTC().Format(time.RFC3339), last.UTC().Format(time.RFC3339))
+	}
+	if err = a.verify(chain, name, first); err != nil && a.verify(chain, name, last) == nil {
+		err = nil
+	}
+	return err
+}
+
+// Identity implements Authenticator. It verifies nothing.
+func (a *X509Authenticator) Identity(c Credential, _ []byte) ([]byte, error) {
+	_, name, err := a.endEntity(c)
+	if err != nil {
+		return nil, refused(err)
+	}
+	return []byte(name.Identity), nil
+}
+
+// ValidSuccessor implements Authenticator: the identity must stay.
+func (a *X509Authenticator) ValidSuccessor(old, next Credential) error {
+	_, was, err := a.endEntity(old)
+	if err != nil {
+		return refused(err)
+	}
+	_, is, err := a.endEntity(next)
+	if err != nil {
+		return refused(err)
+	}
+	if was != is {
+		return fail(ErrPolicy, "§5.3.1", "x509 credential", "identity %q took the place of %q", is.Identity, was.Identity)
+	}
+	return nil
+}
+
+// Expired reports whether a credential's chain is not valid at a time, and why. Ask it with the present
+// time, or with one somewhat ahead, before a KeyPackage is added, and of members whom to remove if they
+// do not replace their credentials (§5.3.2). Never ask it when a message is processed.
+func (a *X509Authenticator) Expired(c Credential, at time.Time) error {
+	chain, name, err := a.open(c)
+	if err != nil {
+		return refused(err)
+	}
+	return a.verify(chain, name, at)
+}
+
+// refused makes an error one of policy, which all refusals of an Authenticator are.
+func refused(err error) error {
+	var e *Error
+	if errors.As(err, &e) {
+		policy := *e
+		policy.Kind = ErrPolicy
+		return &policy
+	}
+	return &Error{Kind: ErrPolicy, Clause: "§5.3.1", Object: "credential", Detail: "refused", Err: err}
+}
+
+// endEntity parses the end entity and reads its name.
+func (a *X509Authenticator) endEntity(c Credential) (*x509.Certificate, X509Name, error) {
+	if c.Type != CredentialX509 {
+		return nil, X509Name{}, fail(ErrPolicy, "§5.3", "credential", "is of type %#04x, only x509 is accepted", uint16(c.Type))
+	}
+	cert, err := c.endEntity()
+	if err != nil {
+		return nil, X509Name{}, err
+	}
+	read := a.Name
+	if read == nil {
+		read = DeviceURI
+	}
+	name, err := read(cert)
+	if err != nil {
+		return nil, X509Name{}, &Error{Kind: ErrPolicy, Clause: "§5.3", Object: "x509 credential", Detail: "has no name", Err: err}
+	}
+	return cert, name, nil
+}
+
+// open parses the whole chain.
+func (a *X509Authenticator) open(c Credential) ([]*x509.Certificate, X509Name, error) {
+	cert, name, err := a.endEntity(c)
+	if err != nil {
+		return nil, name, err
+	}
+	chain := []*x509.Certificate{cert}
+	for at, der := range c.Certificates[1:] {
+		cert, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, name, malformed(fmt.Sprintf("x509 credential, certificate %d", at+1), err)
+		}
+		chain = append(chain, cert)
+	}
+	return chain, name, nil
+}
+
+// moments gives the first and the last moment at which all certificates of a chain were valid; the first
+// is after the last if there is none.
+func moments(chain []*x509.Certificate) (first, last time.Time) {
+	first, last = chain[0].NotBefore, chain[0].NotAfter
+	for _, cert := range chain[1:] {
+		if cert.NotBefore.After(first) {
+			first = cert.NotBefore
+		}
+		if cert.NotAfter.Before(last) {
+			last = cert.NotAfter
+		}
+	}
+	return first, last
+}
+
+// verify checks a chain as of some time.
+func (a *X509Authenticator) verify(chain []*x509.Certificate, name X509Name, at time.Time) error {
+	const object = "x509 credential"
+	var roots *x509.CertPool
+	if a.Roots != nil { // crypto/x509 takes nil for the roots of the system
+		roots = a.Roots(name.Domain)
+	}
+	if roots == nil {
+		return fail(ErrPolicy, "§5.3.1", object, "of %q: no roots are known for %q", name.Identity, name.Domain)
+	}
+	if chain[0].IsCA {
+		return fail(ErrPolicy, "§5.3.1", object, "of %q: the first certificate is an authority's", name.Identity)
+	}
+	if use := chain[0].KeyUsage; use != 0 && use&x509.KeyUsageDigitalSignature == 0 {
+		return fail(ErrPolicy, "§5.3.1", object, "of %q: its key is not for signatures", name.Identity)
+	}
+	if at.IsZero() { // crypto/x509 takes it for the present
+		at = at.Add(time.Nanosecond)
+	}
+	opts := x509.VerifyOptions{Roots: roots, Intermediates: a.intermediates(chain, name), CurrentTime: at, KeyUsages: a.KeyUsages}
+	if len(opts.KeyUsages) == 0 {
+		opts.KeyUsages = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} // crypto/x509 takes none for TLS servers
+	}
+	if _, err := chain[0].Verify(opts); err != nil {
+		return &Error{Kind: ErrPolicy, Clause: "§5.3.1", Object: object,
+			Detail: fmt.Sprintf("of %q does not verify as of %s", name.Identity, at.UTC().Format(time.RFC3339)), Err: err}
+	}
+	return nil
+}
+
+// intermediates collects what may stand between the end entity and a root.
+func (a *X509Authenticator) intermediates(chain []*x509.Certificate, name X509Name) *x509.CertPool {
+	pool := x509.NewCertPool()
+	if a.Intermediates != nil {
+		if known := a.Intermediates(name.Domain); known != nil {
+			pool = known.Clone()
+		}
+	}
+	for _, cert := range chain[1:] {
+		pool.AddCert(cert)
+	}
+	return pool
+}
+
+// DeviceURI reads the name of a device, mimi://domain/d/user/device, from a certificate's only URI in
+// the subject alternative name. It takes one spelling of each name: lower case, without escapes.
+func DeviceURI(cert *x509.Certificate) (X509Name, error) {
+	if len(cert.URIs) != 1 {
+		return X509Name{}, fmt.Errorf("%d URIs in the subject alternative name, there must be one", len(cert.URIs))
+	}
+	u := cert.URIs[0]
+	name := "mimi://" + u.Host + u.Path
+	parts := strings.Split(u.Path, "/")
+	ok := u.Scheme == "mimi" && u.String() == name &&
+		len(parts) == 4 && parts[0] == "" && parts[1] == "d" && plainName(parts[2], "-._~") && plainName(parts[3], "-._~")
+	for _, label := range strings.Split(u.Host, ".") {
+		ok = ok && len(label) < 64 && plainName(label, "-") && strings.Trim(label, "-") == label
+	}
+	if !ok || len(u.Host) > 253 {
+		return X509Name{}, fmt.Errorf("%.300q is not of the form mimi://domain/d/user/device", u.String())
+	}
+	return X509Name{name, u.Host}, nil
+}
+
+// plainName allows 1 to 64 lower-case letters, digits and some marks, but not only dots.
+func plainName(s, marks string) bool {
+	if s == "" || len(s) > 64 || strings.Trim(s, ".") == "" {
+		return false
+	}
+	for i := range len(s) {
+		c := s[i]
+		if !('a' <= c && c <= 'z' || '0' <= c && c <= '9' || strings.IndexByte(marks, c) >= 0) {
+			return false
+		}
+	}
+	return true
+}
+
+// ByType is an Authenticator for groups with credentials of several types: it has one for each. They
+// share one space of identities, so that nobody can be in a group twice by two types; and a member cannot
+// change its type.
+type ByType map[CredentialType]Authenticator
+
+func (b ByType) of(c Credential) (Authenticator, error) {
+	if a := b[c.Type]; a != nil {
+		return a, nil
+	}
+	return nil, fail(ErrPolicy, "§5.3", "credential", "of type %#04x is not accepted", uint16(c.Type))
+}
+
+// ValidateCredential implements Authenticator.
+func (b ByType) ValidateCredential(c Credential, signatureKey []byte, use CredentialUse) error {
+	a, err := b.of(c)
+	if err != nil {
+		return err
+	}
+	return a.ValidateCredential(c, signatureKey, use)
+}
+
+// Identity implements Authenticator.
+func (b ByType) Identity(c Credential, signatureKey []byte) ([]byte, error) {
+	a, err := b.of(c)
+	if err != nil {
+		return nil, err
+	}
+	return a.Identity(c, signatureKey)
+}
+
+// ValidSuccessor implements Authenticator.
+func (b ByType) ValidSuccessor(old, next Credential) error {
+	if old.Type != next.Type {
+		return fail(ErrPolicy, "§5.3.1", "credential", "of type %#04x took the place of one of type %#04x", uint16(next.Type), uint16(old.Type))
+	}
+	a, err := b.of(next)
+	if err != nil {
+		return err
+	}
+	return a.ValidSuccessor(old, next)
 }
