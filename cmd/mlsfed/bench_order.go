@@ -1,0 +1,40 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mlsfed/mlsfed/consensus/orderbench"
+)
+
+func newBenchOrder() *cobra.Command {
+	var cfg orderbench.Config
+	var asJSON bool
+	c := &cobra.Command{
+		Use:   "order",
+		Short: "Measure how conversations are ordered, beside the naive design",
+		Long: `Three nodes in this process order entries of 4 KiB over loopback TCP with fsync, in as many
+conversations as --busy says. The naive design has a raft-boltdb file and a TCP transport for each
+conversation; the floor is what two appends with fdatasync and a round trip take, in the same run. It
+then puts many conversations to sleep and wakes some. It takes about a quarter of an hour.`,
+		Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			t := newBenchTable(c, asJSON)
+			cfg.Progress = t.progress
+			var failed error
+			err := orderbench.Run(c.Context(), cfg, func(r orderbench.Row) {
+				failed = errors.Join(failed, t.add(benchRow(r)))
+			})
+			return errors.Join(err, failed)
+		},
+	}
+	c.Flags().BoolVar(&asJSON, "json", false, "print an object for each row")
+	c.Flags().StringVar(&cfg.Dir, "dir", "", "folder on the disk to be measured (default a temporary one)")
+	c.Flags().DurationVar(&cfg.Round, "round", 0, "how long each round lasts (default 5s)")
+	c.Flags().IntVar(&cfg.Rounds, "rounds", 0, "rounds of each design (default 3)")
+	c.Flags().IntSliceVar(&cfg.Busy, "busy", nil, "numbers of busy conversations (default 100,1000)")
+	c.Flags().IntVar(&cfg.Sleepers, "sleepers", 0, "sleeping conversations (default 10000)")
+	c.Flags().IntVar(&cfg.Wakes, "wakes", 0, "conversations to wake (default 300)")
+	return c
+}
