@@ -256,7 +256,7 @@ func TestCrashes(t *testing.T) {
 			for _, kind := range []crashKind{writeRefused, diesBefore, diesAfter} {
 				t.Run(kind.String(), func(t *testing.T) {
 					for at := 1; at <= writes; at++ {
-						if testing.Short() && at%5 != 0 {
+						if step := crashStep(t, public); at%step != 0 {
 							continue
 						}
 						t.Run(fmt.Sprint(at), func(t *testing.T) { crashLife(t, public, at, kind) })
@@ -265,4 +265,18 @@ func TestCrashes(t *testing.T) {
 			}
 		})
 	}
+}
+
+// crashStep leaves writes out where time is short: with public handshakes, which differ little, every
+// third is tried unless MLSFED_LONG is set.
+func crashStep(t *testing.T, public bool) int {
+	switch {
+	case longRun(t) != "":
+		return 1
+	case testing.Short():
+		return 5
+	case public:
+		return 3
+	}
+	return 1
 }
