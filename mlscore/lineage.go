@@ -41,9 +41,10 @@ func (g *Group) Successor(opts FoundOptions) (*Founding, error) {
 		return nil, err
 	}
 	if err := g.sameMembers(f.Group.public()); err != nil {
+		f.Group.forget()
 		return nil, err
 	}
-	return f, nil
+	return f.store(g.client)
 }
 
 // Branch founds a subgroup: a new group of some of this group's members with the same version and cipher
@@ -57,10 +58,42 @@ func (g *Group) Branch(groupID []byte, opts FoundOptions) (*Founding, error) {
 			return nil, within(fmt.Sprintf("key package %d", at), ErrInvalid, err)
 		}
 	}
-	return g.found(g.suite.id, groupID, UsageBranch, opts)
+	f, err := g.found(g.suite.id, groupID, UsageBranch, opts)
+	if err != nil {
+		return nil, err
+	}
+	return f.store(g.client)
 }
 
-// found creates the new group and commits everybody into it.
+// unwritten is a Store as it is, which takes no writes.
+type unwritten struct{ Store }
+
+// Apply forgets the batch.
+func (unwritten) Apply(Batch) error { return nil }
+
+// store writes the new group as it is after its first commit, all at once: half of a founding would be
+// a group that nobody else is in, under an id that is taken.
+func (f *Founding) store(c *Client) (*Founding, error) {
+	next := f.Group
+	next.client = c
+	for _, p := range next.past {
+		p.erase()
+	}
+	next.past = nil // nobody has sent anything in epoch 0
+	b := Batch{Output: f.Welcome}
+	defer b.erase()
+	err := next.writeFounding(&b)
+	if err == nil {
+		err = applyBatch(c.cfg.Store, b)
+	}
+	if err != nil {
+		next.forget()
+		return nil, err
+	}
+	return f, nil
+}
+
+// found creates the new group and commits everybody into it, in memory.
 func (g *Group) found(cs CipherSuite, groupID []byte, usage ResumptionUsage, opts FoundOptions) (*Founding, error) {
 	id := Identity{CipherSuite: cs}
 	switch leaf, ok := g.public().tree.leaf(g.state.self); {
@@ -74,13 +107,15 @@ func (g *Group) found(cs CipherSuite, groupID []byte, usage ResumptionUsage, opt
 	if id.CipherSuite != cs {
 		return nil, fail(ErrMisuse, "§11.2", "identity", "is for %v, the new group has %v", id.CipherSuite, cs)
 	}
-	next, err := g.client.CreateGroup(id, groupID, opts.CreateOptions)
+	c := &Client{g.client.cfg}
+	c.cfg.Store = unwritten{g.client.cfg.Store}
+	next, err := c.CreateGroup(id, groupID, opts.CreateOptions)
 	if err != nil {
 		return nil, err
 	}
 	f, err := g.welcomeAll(next, usage, opts)
 	if err != nil {
-		_ = next.Erase() // the first error is the one to tell
+		next.forget()
 		return nil, err
 	}
 	return f, nil

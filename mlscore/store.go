@@ -15,7 +15,9 @@ import (
 // returned, and takes effect in memory only after that has succeeded. So a crash at any point leaves
 // the old state or the new one, and a key whose use was not recorded has not been handed out.
 type Store interface {
-	// Apply makes all writes of a batch durable, in their order, or none of them.
+	// Apply makes all writes of a batch durable, in their order, or none of them. After an error that
+	// leaves open whether they were made, as a failed fsync may, the groups and clients that use the
+	// store must be loaded anew: they go on as if nothing had been written.
 	Apply(Batch) error
 	// Get returns the value under a key, and false if there is none. The caller must not change it.
 	Get(key []byte) ([]byte, bool, error)
@@ -27,8 +29,9 @@ type Store interface {
 // Batch is what one operation writes.
 type Batch struct {
 	Writes []Write
-	// Output is the message that the operation is about to return, if it makes one. A Store can queue
-	// it for sending in the same transaction, so that a message whose key is used up is never lost.
+	// Output is the message that the operation is about to return, if it makes one: for the founding of
+	// a group by ReInit or branch, the Welcome. A Store can queue it for sending in the same
+	// transaction, so that a message whose key is used up is never lost.
 	Output []byte
 }
 
