@@ -41,6 +41,7 @@ func (g *Group) Successor(opts FoundOptions) (*Founding, error) {
 		return nil, err
 	}
 	if err := g.sameMembers(f.Group.public()); err != nil {
+		_ = f.Group.Erase() // or there could be no second try under this group id
 		return nil, err
 	}
 	return f, nil
