@@ -13,6 +13,7 @@ type forgery struct {
 	by       *person
 	list     []sentProposal
 	noPath   bool
+	noInit   bool      // an external commit without ExternalInit
 	identity *Identity // the committer's next
 	leafKey  *Secret   // that signs the committer's next leaf, if not its own
 
@@ -79,7 +80,7 @@ func forcePlan(t testing.TB, s *PublicState, list []sentProposal, committer Send
 				p.updated = append(p.updated, LeafIndex(sp.sender.Index))
 			}
 		case ProposalRemove:
-			if sp.Remove != LeafIndex(committer.Index) && change(sp.Remove, "") {
+			if member(sp.Remove) != committer && change(sp.Remove, "") {
 				p.removed = append(p.removed, sp.Remove)
 			}
 		case ProposalPSK:
@@ -123,6 +124,39 @@ func (f *forgery) committing(t testing.TB) *committing {
 	}
 	f.build(t, w)
 	return w
+}
+
+// external makes an external commit of somebody's from a GroupInfo, with an ExternalInit before the
+// list's proposals.
+func (f *forgery) external(t testing.TB, p *person, info []byte) []byte {
+	t.Helper()
+	g := must[*groupInfo](t)(parseGroupInfo(info, p.cfg.Limits.Codec))
+	s := must[*suite](t)(suiteOf(g.context.CipherSuite))
+	tree := must[[]byte](t)(g.treeFor(nil))
+	public := must[*PublicState](t)(openPublicState(g, tree, p.rules(s), p.cfg.Limits))
+	pub := must[[]byte](t)(g.externalPub())
+	kem, init, err := s.exportTo(p.cfg.Rand, pub, nil, externalInitLabel, s.hashLen())
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &committing{client: p.Client, suite: s, sender: Sender{Type: SenderNewMemberCommit}}
+	w.base = &memberState{public: public, secrets: &epochSecrets{init: init}}
+	list := f.list
+	if !f.noInit {
+		list = append([]sentProposal{{Proposal: Proposal{Type: ProposalExternalInit, ExternalInit: kem}}}, list...)
+	}
+	for at := range list {
+		if list[at].ref == nil {
+			list[at].sender = w.sender
+		}
+	}
+	w.plan = forcePlan(t, public, list, w.sender)
+	if w.leaf, err = p.leafFor(s, p.id, nil); err != nil {
+		t.Fatal(err)
+	}
+	w.signer = p.id.SignatureKey.Clone()
+	f.build(t, w)
+	return f.protect(t, w.base, w.ac)
 }
 
 // build goes through the steps of committing.build.
@@ -176,6 +210,9 @@ func (f *forgery) build(t testing.TB, w *committing) {
 	key := w.base.signer
 	if w.plan.external {
 		key = w.signer
+		if f.leafKey != nil {
+			key = *f.leafKey
+		}
 	}
 	if err := w.ac.sign(w.suite, key, f.signedContext(public)); err != nil {
 		t.Fatal(err)

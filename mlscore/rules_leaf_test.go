@@ -32,6 +32,7 @@ var leafPlaces = map[string]func(t *testing.T, public bool, f leafFault){
 	"Add":         faultInAdd,
 	"Update":      faultInUpdate,
 	"path":        faultInPath,
+	"external":    faultInExternal,
 	"joined tree": faultInTree,
 }
 
@@ -155,6 +156,37 @@ func faultInPath(t *testing.T, public bool, f leafFault) {
 	l.goesOn()
 }
 
+// faultInExternal has somebody join by an external commit with a bad leaf.
+func faultInExternal(t *testing.T, public bool, f leafFault) {
+	l := newLab(t, public, f.lab)
+	alice, dave := l.people[0], l.person("dave")
+	info := must[[]byte](t)(alice.group.GroupInfo(GroupInfoOptions{Tree: true, External: true}))
+	forged := &forgery{by: alice, signed: f.signed}
+	if f.change != nil {
+		key := dave.id.SignatureKey
+		forged.leaf = func(leaf *LeafNode) { f.change(l, leaf, &key); forged.leafKey = &key }
+	}
+	l.refuse(dave, forged.external(t, dave, info), f.want)
+	l.joinExternally(dave, ExternalOptions{})
+	l.goesOn()
+}
+
+// joinExternally makes an honest external commit that all process.
+func (l *lab) joinExternally(p *person, opts ExternalOptions) *ExternalCommit {
+	l.Helper()
+	by := l.others(p)[0]
+	info := must[[]byte](l.TB)(by.group.GroupInfo(GroupInfoOptions{Tree: true, External: true}))
+	opts.GroupOptions = by.group.options
+	x := must[*ExternalCommit](l.TB)(p.ExternalJoin(p.id, info, opts))
+	l.deliver(p, x.Message)
+	p.group = must[*Group](l.TB)(x.Complete())
+	if !slices.Contains(l.people, p) {
+		l.people = append(l.people, p)
+	}
+	l.agree()
+	return x
+}
+
 // faultInTree has newcomers join a group in which leaf 0 is bad.
 func faultInTree(t *testing.T, _ bool, f leafFault) {
 	o := f.lab
@@ -182,7 +214,7 @@ func both[T any](list ...T) []T { return list }
 
 // TestRulesLeafNode: the checks on a leaf node, wherever it stands.
 func TestRulesLeafNode(t *testing.T) {
-	inGroup := both("Add", "Update", "path", "joined tree")
+	inGroup := both("Add", "Update", "path", "external", "joined tree")
 	required := labOptions{
 		extensions: Extensions{RequiredCapabilities{both(testExtension), both(testProposal), both(CredentialX509)}.Extension()},
 		config: func(_ string, c *Config) {
@@ -204,7 +236,7 @@ func TestRulesLeafNode(t *testing.T) {
 			name:   "§7.3 signed with another key than signature_key",
 			want:   want{kind: ErrForged, clause: "§7.3", say: "signature does not verify"},
 			change: func(l *lab, _ *LeafNode, key *Secret) { *key = l.person("stranger").id.SignatureKey },
-			only:   both("Update", "path", "joined tree"), // in a KeyPackage, the KeyPackage's own would be wrong too
+			only:   both("Update", "path", "joined tree"), // elsewhere another signature would be wrong too
 		},
 		{
 			name:   "§5.1.1 encryption_key is no key of the suite",
@@ -220,6 +252,7 @@ func TestRulesLeafNode(t *testing.T) {
 			name:   "§5.1.1 signature_key is no key of the suite",
 			want:   want{kind: ErrMalformed, clause: "§5.1.1", say: "signature_key"},
 			change: func(_ *lab, leaf *LeafNode, _ *Secret) { leaf.SignatureKey = append(leaf.SignatureKey, 0) },
+			only:   both("KeyPackage", "Add", "Update", "path", "joined tree"), // an external commit is signed with it
 		},
 		{
 			name: "§5.3 an x509 credential certifies another key",
@@ -335,7 +368,7 @@ func TestRulesLeafNode(t *testing.T) {
 			change: func(_ *lab, leaf *LeafNode, _ *Secret) {
 				leaf.Credential = BasicCredential([]byte("carol"))
 			},
-			only: both("Add", "joined tree"), // elsewhere it is no successor
+			only: both("Add", "external", "joined tree"), // elsewhere it is no successor
 		},
 		{
 			name: "§7.3 a credential type that not all members support",
@@ -435,7 +468,7 @@ func TestRulesLeafNode(t *testing.T) {
 			change: func(_ *lab, leaf *LeafNode, _ *Secret) {
 				leaf.Source, leaf.Lifetime = SourceKeyPackage, LifetimeFrom(testTime, time.Hour)
 			},
-			only: both("path"),
+			only: both("path", "external"),
 		},
 		{
 			name: "§7.3 an Update keeps the encryption_key",

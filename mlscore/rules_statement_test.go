@@ -13,6 +13,7 @@ type statement struct {
 	by       *person
 	added    *KeyPackage
 	joiner   *person // whose it is
+	also     []*KeyPackage
 	withPath bool
 	psks     []PreSharedKeyID
 	forged   forgery // hooks for the commit
@@ -61,7 +62,11 @@ func (f *statement) staged(t testing.TB) *committing {
 	t.Helper()
 	forged := f.forged
 	forged.by, forged.noPath, forged.list = f.by, !f.withPath, nil
-	return forged.value(AddProposal(f.added)).committing(t)
+	forged.value(AddProposal(f.added))
+	for _, kp := range f.also {
+		forged.value(AddProposal(kp))
+	}
+	return forged.committing(t)
 }
 
 // messages makes the Welcome, the GroupInfo beside it, and the tree.
@@ -187,7 +192,7 @@ func (l *lab) refuseInfo(p *person, info, tree []byte, w want) {
 // joins checks that the honest Welcome of the same commit lets the newcomer in.
 func (l *lab) joins(p *person, f statement) {
 	l.Helper()
-	honest := statement{by: f.by, added: f.added, withPath: f.withPath, psks: f.psks}
+	honest := statement{by: f.by, added: f.added, also: f.also, withPath: f.withPath, psks: f.psks}
 	msg, info, _ := honest.messages(l.TB)
 	if _, err := NewPublicState(info, nil, l.publicConfig()); err != nil {
 		l.Fatal(err)
