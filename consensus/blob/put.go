@@ -1,0 +1,179 @@
+package blob
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// copyBuffer is the size of what is read at a time, and the step in which the
+// quota is taken.
+const copyBuffer = 128 << 10
+
+// Put stores what r gives until io.EOF and returns its Ref when it is durable.
+// The blob's age for Sweep begins anew if it is stored already.
+func (s *Store) Put(ctx context.Context, r io.Reader) (Ref, error) {
+	w := &writing{store: s, limit: s.limits.MaxBlob}
+	if err := w.store.usable(); err != nil {
+		return Ref{}, err
+	}
+	return w.run(ctx, r, nil)
+}
+
+// PutExpected stores the blob of that Ref from r. It reads no more than one
+// byte beyond the Ref's size, and fails with ErrMismatch, storing nothing, if
+// the content is another. A blob that is stored already is not read again.
+func (s *Store) PutExpected(ctx context.Context, ref Ref, r io.Reader) error {
+	if err := s.usable(); err != nil {
+		return err
+	}
+	if ref.Size > uint64(s.limits.MaxBlob) {
+		return fmt.Errorf("%w: %d bytes, %d are allowed", ErrTooLarge, ref.Size, s.limits.MaxBlob)
+	}
+	if s.touch(ref) {
+		return nil
+	}
+	w := &writing{store: s, limit: int64(ref.Size)}
+	_, err := w.run(ctx, r, &ref)
+	return err
+}
+
+// touch begins the blob's age anew, and reports whether it is stored.
+func (s *Store) touch(ref Ref) bool {
+	name := s.name(ref)
+	name.Lock()
+	defer name.Unlock()
+	if !s.Has(ref) {
+		return false
+	}
+	now := time.Now()
+	// Should the file's time stay as it was, Sweep could find the blob older
+	// than it is after a restart: then it is not counted as stored.
+	if os.Chtimes(s.path(ref), now, now) != nil {
+		return false
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.blobs[ref] = now
+	return true
+}
+
+// writing is one blob on its way to the disk.
+type writing struct {
+	store *Store
+	limit int64
+	size  int64
+	taken int64 // of the quota
+	file  *os.File
+}
+
+func (w *writing) run(ctx context.Context, r io.Reader, want *Ref) (_ Ref, err error) {
+	w.file, err = os.CreateTemp(filepath.Join(w.store.dir, tmpFolder), "put-*")
+	if err != nil {
+		return Ref{}, failure("put", err)
+	}
+	defer func() {
+		if err != nil {
+			w.store.release(w.taken)
+			os.Remove(w.file.Name())
+		}
+	}()
+	ref, err := w.copy(ctx, r, want)
+	if err == nil {
+		if err = w.file.Sync(); err != nil {
+			err = failure("put: sync", err)
+		}
+	}
+	if cerr := w.file.Close(); err == nil && cerr != nil {
+		err = failure("put: close", cerr)
+	}
+	if err != nil {
+		return Ref{}, err
+	}
+	return ref, w.publish(ref)
+}
+
+// copy writes what r gives and returns its Ref.
+func (w *writing) copy(ctx context.Context, r io.Reader, want *Ref) (Ref, error) {
+	hash := sha256.New()
+	buf := make([]byte, copyBuffer)
+	for {
+		if err := ctx.Err(); err != nil {
+			return Ref{}, fmt.Errorf("blob: put: %w", err)
+		}
+		n, err := r.Read(buf)
+		if werr := w.write(hash, buf[:n], want != nil); werr != nil {
+			return Ref{}, werr
+		}
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			return Ref{}, fmt.Errorf("blob: put: read content: %w", err)
+		}
+	}
+	ref := Ref{Hash: [32]byte(hash.Sum(nil)), Size: uint64(w.size)}
+	if want != nil && ref != *want {
+		return Ref{}, fmt.Errorf("%w: got %v, want %v", ErrMismatch, ref, *want)
+	}
+	return ref, nil
+}
+
+func (w *writing) write(hash io.Writer, b []byte, expected bool) error {
+	if len(b) == 0 {
+		return nil
+	}
+	if int64(len(b)) > w.limit-w.size {
+		if expected {
+			return fmt.Errorf("%w: more than its %d bytes", ErrMismatch, w.limit)
+		}
+		return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, w.limit)
+	}
+	if err := w.store.reserve(int64(len(b))); err != nil {
+		return err
+	}
+	w.taken += int64(len(b))
+	hash.Write(b)
+	if _, err := w.file.Write(b); err != nil {
+		return failure("put: write", err)
+	}
+	w.size += int64(len(b))
+	return nil
+}
+
+// publish gives the synced file its name.
+func (w *writing) publish(ref Ref) error {
+	s := w.store
+	if s.touch(ref) { // somebody stored the same
+		s.release(w.taken)
+		w.taken = 0
+		if err := os.Remove(w.file.Name()); err != nil {
+			return failure("put: remove temporary file", err)
+		}
+		return nil
+	}
+	name := s.name(ref)
+	name.Lock()
+	defer name.Unlock()
+	if err := s.usable(); err != nil {
+		return err
+	}
+	if err := os.Rename(w.file.Name(), s.path(ref)); err != nil {
+		return failure("put: rename", err)
+	}
+	if err := syncFolder(filepath.Join(s.dir, blobFolder)); err != nil {
+		return errors.Join(err, os.Remove(s.path(ref)))
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, twice := s.blobs[ref]; twice { // since touch; the file was replaced by its like
+		s.used -= w.taken
+	}
+	s.blobs[ref] = time.Now()
+	return nil
+}

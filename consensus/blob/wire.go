@@ -1,0 +1,36 @@
+package blob
+
+import (
+	"context"
+	"io"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Wire is a Store for callers that name blobs as entries do. It satisfies the
+// interface that package consensus asks for.
+type Wire struct{ Store *Store }
+
+// Put is Store.PutExpected.
+func (w Wire) Put(ref wire.BlobRef, content io.Reader) error {
+	return w.Store.PutExpected(context.Background(), fromWire(ref), content)
+}
+
+// Get is Store.Get.
+func (w Wire) Get(ref wire.BlobRef) (io.ReadCloser, error) { return w.Store.Get(fromWire(ref)) }
+
+// Has is Store.Has, or ErrClosed.
+func (w Wire) Has(ref wire.BlobRef) (bool, error) {
+	return w.Store.Has(fromWire(ref)), w.Store.usable()
+}
+
+// Sweep deletes what keep refuses, is not pinned and was stored before a moment.
+func (w Wire) Sweep(before time.Time, keep func(wire.BlobRef) bool) error {
+	_, _, err := w.Store.Sweep(func(ref Ref) bool {
+		return keep(wire.BlobRef{Hash: ref.Hash, Size: ref.Size})
+	}, time.Since(before))
+	return err
+}
+
+func fromWire(ref wire.BlobRef) Ref { return Ref{Hash: ref.Hash, Size: ref.Size} }

@@ -1,0 +1,381 @@
+package consensus
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Blobs travel beside the log, each on a stream of its own. Before an entry that names one is proposed,
+// a majority of the voters has it on disk; a replica that lacks it fetches it when it is asked for.
+//
+//	asking node                       answering node
+//	size (4), blobRequest    ──▶
+//	                         ◀──      blobHave, blobWant, or blobError with size (4) and an Error
+//	content, for a put       ──▶
+//	                         ◀──      content, for a get; blobHave or an error after a put
+
+// BlobStore keeps content by its hash. Put verifies what it reads and is durable when it returns.
+type BlobStore interface {
+	Put(ref wire.BlobRef, content io.Reader) error
+	Get(ref wire.BlobRef) (io.ReadCloser, error)
+	Has(ref wire.BlobRef) (bool, error)
+	// Sweep deletes what keep refuses and was stored before a moment.
+	Sweep(before time.Time, keep func(wire.BlobRef) bool) error
+}
+
+const (
+	blobHave  = 0
+	blobWant  = 1
+	blobError = 2
+)
+
+type blobOp uint8
+
+const (
+	blobPut blobOp = 1
+	blobGet blobOp = 2
+	blobHas blobOp = 3
+)
+
+type blobRequest struct {
+	Op           blobOp              `cbor:"1,keyasint"`
+	Conversation wire.ConversationID `cbor:"2,keyasint"`
+	Ref          wire.BlobRef        `cbor:"3,keyasint"`
+}
+
+func (b *blobRequest) Check() error {
+	if b.Op < blobPut || b.Op > blobHas || b.Ref.Size == 0 || b.Ref.Size > wire.MaxBlob {
+		return wire.Errorf(wire.Malformed, "blob", "operation %d on %d bytes", b.Op, b.Ref.Size)
+	}
+	return b.Conversation.Check()
+}
+
+// blobLife is how long a blob may wait for the entry that names it.
+const blobLife = time.Hour
+
+// transferTime bounds one transfer: a quarter of a megabyte a second at least.
+func transferTime(size uint64) time.Duration {
+	return 10*time.Second + time.Duration(size/(256<<10))*time.Second
+}
+
+// PutBlob stores content on this node, for a submission that will name it.
+func (m *Manager) PutBlob(ref wire.BlobRef, content io.Reader) error {
+	if m.cfg.Blobs == nil {
+		return wire.Errorf(wire.Invalid, "blob", "node %s stores no blobs", m.cfg.Node)
+	}
+	if ref.Size == 0 || ref.Size > wire.MaxBlob {
+		return wire.Errorf(wire.TooLarge, "blob", "%d bytes, wanted 1 to %d", ref.Size, wire.MaxBlob)
+	}
+	return m.cfg.Blobs.Put(ref, content)
+}
+
+// Blob opens content that an entry of the conversation names. Where this node lacks it, another replica
+// is asked.
+func (m *Manager) Blob(ctx context.Context, id wire.ConversationID, ref wire.BlobRef) (io.ReadCloser, error) {
+	c, err := m.find(id)
+	if err != nil {
+		return nil, err
+	}
+	if m.cfg.Blobs == nil {
+		return nil, wire.Errorf(wire.BlobMissing, "blob", "node %s stores no blobs", m.cfg.Node)
+	}
+	if have, err := m.cfg.Blobs.Has(ref); err != nil {
+		return nil, err
+	} else if have {
+		return m.cfg.Blobs.Get(ref)
+	}
+	if err := m.fetchBlob(ctx, c, ref, m.members(c)); err != nil {
+		return nil, err
+	}
+	return m.cfg.Blobs.Get(ref)
+}
+
+func (m *Manager) members(c *conversation) []wire.NodeID {
+	if l := c.awake(); l != nil {
+		if peers := l.peers(); len(peers) > 0 {
+			return peers
+		}
+	}
+	rec, err := m.readRecord(c.id)
+	if err != nil {
+		return nil
+	}
+	return rec.members()
+}
+
+// fetchBlob gets content from the first of the nodes that has it.
+func (m *Manager) fetchBlob(ctx context.Context, c *conversation, ref wire.BlobRef, from []wire.NodeID) error {
+	last := error(wire.Errorf(wire.BlobMissing, "blob", "%v is on no replica of %v that can be reached", ref, c.id))
+	for _, n := range from {
+		if n == m.cfg.Node {
+			continue
+		}
+		err := m.withBlobStream(ctx, n, &blobRequest{Op: blobGet, Conversation: c.id, Ref: ref}, func(conn net.Conn, answer byte) error {
+			return m.cfg.Blobs.Put(ref, io.LimitReader(conn, int64(ref.Size)))
+		})
+		if err == nil {
+			return nil
+		}
+		last = err
+		m.log.Debug("blob not fetched", "blob", ref, "peer", n, "error", err)
+	}
+	return last
+}
+
+// placeBlobs sees to it that a majority of the voters holds what e names.
+func (m *Manager) placeBlobs(ctx context.Context, c *conversation, e *wire.Envelope) error {
+	for _, ref := range e.Blobs() {
+		if m.cfg.Blobs == nil {
+			return wire.Errorf(wire.BlobMissing, "submit", "node %s stores no blobs", m.cfg.Node)
+		}
+		have, err := m.cfg.Blobs.Has(ref)
+		if err != nil {
+			return err
+		}
+		if !have {
+			if err := m.fetchBlob(ctx, c, ref, m.members(c)); err != nil {
+				return wire.Errorf(wire.BlobMissing, "submit", "blob %v is named but not stored: upload it first", ref)
+			}
+		}
+		if err := m.spreadBlob(ctx, c, ref); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// spreadBlob copies a blob that is here to as many voters as a majority needs.
+func (m *Manager) spreadBlob(ctx context.Context, c *conversation, ref wire.BlobRef) error {
+	voters := m.voters(c)
+	have := 0
+	if contains(voters, m.cfg.Node) {
+		have = 1
+	}
+	var missing []wire.NodeID
+	for _, n := range voters {
+		if have > len(voters)/2 {
+			return nil
+		}
+		if n == m.cfg.Node {
+			continue
+		}
+		err := m.withBlobStream(ctx, n, &blobRequest{Op: blobPut, Conversation: c.id, Ref: ref}, func(conn net.Conn, answer byte) error {
+			if answer == blobHave {
+				return nil
+			}
+			content, err := m.cfg.Blobs.Get(ref)
+			if err != nil {
+				return err
+			}
+			defer content.Close()
+			if _, err := io.Copy(conn, content); err != nil {
+				return err
+			}
+			_, err = readBlobAnswer(conn)
+			return err
+		})
+		if err != nil {
+			missing = append(missing, n)
+			m.log.Debug("blob not placed", "blob", ref, "peer", n, "error", err)
+			continue
+		}
+		have++
+	}
+	if have > len(voters)/2 {
+		return nil
+	}
+	e := wire.Errorf(wire.NoQuorum, "submit", "blob %v is on %d of %d voters: try again", ref, have, len(voters))
+	e.Nodes = missing
+	return e
+}
+
+// withBlobStream makes one request and hands the stream on after the first answer.
+func (m *Manager) withBlobStream(ctx context.Context, to wire.NodeID, req *blobRequest, then func(net.Conn, byte) error) error {
+	ctx, cancel := context.WithTimeout(ctx, transferTime(req.Ref.Size))
+	defer cancel()
+	conn, err := m.mesh.open(ctx, to, streamBlob)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	b, err := wire.Encode(req)
+	if err != nil {
+		return err
+	}
+	if err := conn.SetDeadline(time.Now().Add(transferTime(req.Ref.Size))); err != nil {
+		return err
+	}
+	if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)); err != nil {
+		return err
+	}
+	answer, err := readBlobAnswer(conn)
+	if err != nil {
+		return err
+	}
+	return then(conn, answer)
+}
+
+func readBlobAnswer(r io.Reader) (byte, error) {
+	var kind [1]byte
+	if _, err := io.ReadFull(r, kind[:]); err != nil {
+		return 0, fmt.Errorf("blob: no answer: %w", err)
+	}
+	if kind[0] != blobError {
+		return kind[0], nil
+	}
+	b, err := readSized(r, wire.MaxError)
+	if err != nil {
+		return 0, err
+	}
+	e := new(wire.Error)
+	if err := wire.Decode(b, wire.MaxError, e); err != nil {
+		return 0, err
+	}
+	return 0, e
+}
+
+// readSized reads four bytes of size and as much content, at most limit.
+func readSized(r io.Reader, limit int) ([]byte, error) {
+	var size [4]byte
+	if _, err := io.ReadFull(r, size[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(size[:])
+	if uint64(n) > uint64(limit) {
+		return nil, wire.Errorf(wire.TooLarge, "stream", "message of %d bytes, at most %d", n, limit)
+	}
+	return readBody(r, int(n))
+}
+
+// serveBlob answers one request of another node's.
+func (m *Manager) serveBlob(from wire.NodeID, conn net.Conn) error {
+	if err := conn.SetDeadline(time.Now().Add(m.cfg.Timers.Call)); err != nil {
+		return err
+	}
+	b, err := readSized(conn, 1024)
+	if err != nil {
+		return err
+	}
+	req := new(blobRequest)
+	if err := wire.Decode(b, 1024, req); err != nil {
+		return answerBlobError(conn, err)
+	}
+	if err := conn.SetDeadline(time.Now().Add(transferTime(req.Ref.Size))); err != nil {
+		return err
+	}
+	c, err := m.memberOf(from, req.Conversation)
+	if err != nil {
+		return answerBlobError(conn, err)
+	}
+	if m.cfg.Blobs == nil {
+		return answerBlobError(conn, wire.Errorf(wire.BlobMissing, "blob", "node %s stores no blobs", m.cfg.Node))
+	}
+	have, err := m.cfg.Blobs.Has(req.Ref)
+	if err != nil {
+		return answerBlobError(conn, err)
+	}
+	switch {
+	case have && req.Op == blobGet:
+		return m.sendBlob(conn, c, req.Ref)
+	case have:
+		_, err := conn.Write([]byte{blobHave})
+		return err
+	case req.Op == blobPut:
+		return m.takeBlob(conn, req.Ref)
+	}
+	return answerBlobError(conn, wire.Errorf(wire.BlobMissing, "blob", "node %s does not have %v", m.cfg.Node, req.Ref))
+}
+
+// sendBlob hands content out if the conversation names it: a member of one conversation has no claim on
+// what belongs to another.
+func (m *Manager) sendBlob(conn net.Conn, c *conversation, ref wire.BlobRef) error {
+	named := false
+	if err := m.view(c, func(s *machine.Machine) {
+		for _, have := range s.Blobs() {
+			named = named || have == ref
+		}
+	}); err != nil {
+		return answerBlobError(conn, err)
+	}
+	if !named && !m.offered(c.id, ref) {
+		return answerBlobError(conn, wire.Errorf(wire.BlobMissing, "blob", "conversation %v does not name %v", c.id, ref))
+	}
+	content, err := m.cfg.Blobs.Get(ref)
+	if err != nil {
+		return answerBlobError(conn, err)
+	}
+	defer content.Close()
+	if _, err := conn.Write([]byte{blobHave}); err != nil {
+		return err
+	}
+	_, err = io.Copy(conn, content)
+	return err
+}
+
+// offered reports whether a submission that names ref is under way here: the leader may fetch it.
+func (m *Manager) offered(id wire.ConversationID, ref wire.BlobRef) bool {
+	_, ok := m.offers.Load(offer{id, ref})
+	return ok
+}
+
+type offer struct {
+	id  wire.ConversationID
+	ref wire.BlobRef
+}
+
+func (m *Manager) takeBlob(conn net.Conn, ref wire.BlobRef) error {
+	if _, err := conn.Write([]byte{blobWant}); err != nil {
+		return err
+	}
+	if err := m.cfg.Blobs.Put(ref, io.LimitReader(conn, int64(ref.Size))); err != nil {
+		return answerBlobError(conn, err)
+	}
+	_, err := conn.Write([]byte{blobHave})
+	return err
+}
+
+func answerBlobError(conn net.Conn, cause error) error {
+	b, err := wire.Encode(wire.AsError("blob", cause))
+	if err != nil {
+		return err
+	}
+	_, err = conn.Write(append(binary.BigEndian.AppendUint32([]byte{blobError}, uint32(len(b))), b...))
+	return errors.Join(cause, err)
+}
+
+// sweepBlobs deletes what no conversation names, now and then.
+func (m *Manager) sweepBlobs(ctx context.Context) {
+	if m.cfg.Blobs == nil {
+		return
+	}
+	for pause(ctx, blobLife) {
+		if err := m.sweepBlobsOnce(time.Now()); err != nil {
+			m.log.Warn("blobs not swept", "error", err)
+		}
+	}
+}
+
+// sweepBlobsOnce keeps everything when a conversation cannot be read: what it names is not known.
+func (m *Manager) sweepBlobsOnce(now time.Time) error {
+	named := make(map[wire.BlobRef]bool)
+	for _, c := range m.list() {
+		if err := m.view(c, func(s *machine.Machine) {
+			for _, ref := range s.Blobs() {
+				named[ref] = true
+			}
+		}); err != nil && wire.CodeOf(err) != wire.UnknownConversation {
+			return err
+		}
+	}
+	return m.cfg.Blobs.Sweep(now.Add(-blobLife), func(ref wire.BlobRef) bool { return named[ref] })
+}

@@ -1,0 +1,237 @@
+package consensus
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/binary"
+	"reflect"
+	"testing"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+func sampleConfiguration() []byte {
+	return raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: "n1.a.example", Address: "n1.a.example"}}})
+}
+
+func sampleRPCs() []any {
+	return []any{
+		&raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 7, PrevLogTerm: 2, LeaderCommitIndex: 6, Entries: []*raft.Log{
+			{Index: 8, Term: 3, Type: raft.LogCommand, Data: []byte("data"), AppendedAt: time.Unix(5, 6)},
+			{Index: 9, Term: 3, Type: raft.LogConfiguration, Data: sampleConfiguration(), Extensions: []byte("x")},
+		}},
+		&raft.AppendEntriesRequest{Term: 1},
+		&raft.RequestVoteRequest{Term: 3, LastLogIndex: 2, LastLogTerm: 1, LeadershipTransfer: true},
+		&raft.RequestPreVoteRequest{Term: 3, LastLogIndex: 2, LastLogTerm: 1},
+		&raft.TimeoutNowRequest{},
+	}
+}
+
+func TestRaftMessagesRoundTrip(t *testing.T) {
+	for _, cmd := range sampleRPCs() {
+		kind, b := encodeRPC(cmd)
+		back, err := decodeRPC(kind, b, header("n1.a.example"))
+		if err != nil {
+			t.Fatalf("%T: %v", cmd, err)
+		}
+		if h := back.(raft.WithRPCHeader).GetRPCHeader(); string(h.ID) != "n1.a.example" || string(h.Addr) != "n1.a.example" {
+			t.Errorf("%T: header %+v", cmd, h)
+		}
+		if _, again := encodeRPC(back); !bytes.Equal(again, b) {
+			t.Errorf("%T: encodes to %x, then to %x", cmd, b, again)
+		}
+		for n := range b {
+			if _, err := decodeRPC(kind, b[:n], raft.RPCHeader{}); err == nil {
+				t.Errorf("%T: a prefix of %d bytes is accepted", cmd, n)
+			}
+		}
+		if _, err := decodeRPC(kind, append(bytes.Clone(b), 0), raft.RPCHeader{}); err == nil {
+			t.Errorf("%T: a trailing byte is accepted", cmd)
+		}
+	}
+}
+
+// TestAppendsThatWouldHarmRaft: Raft trusts its peers; these would make it panic or leave a gap.
+func TestAppendsThatWouldHarmRaft(t *testing.T) {
+	entry := func(change func(*raft.Log)) *raft.AppendEntriesRequest {
+		l := &raft.Log{Index: 8, Term: 3, Type: raft.LogCommand}
+		change(l)
+		return &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 7, PrevLogTerm: 3, Entries: []*raft.Log{l}}
+	}
+	for name, a := range map[string]*raft.AppendEntriesRequest{
+		"gap":                  entry(func(l *raft.Log) { l.Index = 10 }),
+		"before the previous":  entry(func(l *raft.Log) { l.Index = 7 }),
+		"term ahead":           entry(func(l *raft.Log) { l.Term = 4 }),
+		"term zero":            entry(func(l *raft.Log) { l.Term = 0 }),
+		"unknown type":         entry(func(l *raft.Log) { l.Type = 77 }),
+		"the stand-in":         entry(func(l *raft.Log) { l.Type = standIn }),
+		"broken configuration": entry(func(l *raft.Log) { l.Type, l.Data = raft.LogConfiguration, []byte{0xc1, 0xff} }),
+	} {
+		if _, err := decodeAppend(encodeAppend(a)); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+	many := &raft.AppendEntriesRequest{Term: 1}
+	for i := range uint64(maxAppend + 1) {
+		many.Entries = append(many.Entries, &raft.Log{Index: i + 1, Term: 1})
+	}
+	if _, err := decodeAppend(encodeAppend(many)); err == nil {
+		t.Error("more entries than agreed: accepted")
+	}
+}
+
+func TestFrames(t *testing.T) {
+	f := &frame{kind: kindSubmit, number: 7, generation: 2, conversation: conv, payload: []byte("payload")}
+	b := f.append(nil)
+	if len(b) != f.size() {
+		t.Fatalf("%d bytes, size says %d", len(b), f.size())
+	}
+	got, err := readFrame(bufio.NewReader(bytes.NewReader(b)), 1000)
+	if err != nil || !reflect.DeepEqual(got, f) {
+		t.Fatalf("read %+v (%v)", got, err)
+	}
+	for n := range b {
+		if _, err := readFrame(bufio.NewReader(bytes.NewReader(b[:n])), 1000); err == nil {
+			t.Errorf("a prefix of %d bytes is a frame", n)
+		}
+	}
+	if _, err := readFrame(bufio.NewReader(bytes.NewReader(b)), len(b)-5); err == nil {
+		t.Error("a frame over the limit is accepted")
+	}
+	huge := binary.BigEndian.AppendUint32(nil, 1<<31)
+	if _, err := readFrame(bufio.NewReader(bytes.NewReader(append(huge, b...))), maxPeerFrame); err == nil {
+		t.Error("a length of 2 GiB is accepted")
+	}
+}
+
+func TestHeartbeatFrames(t *testing.T) {
+	beats := []*beat{{id: conv, generation: 1, term: 2}, {id: "conversation-two", term: 9}}
+	back, err := decodeBeats(encodeBeats(beats))
+	if err != nil || len(back) != 2 || back[1].id != "conversation-two" || back[0].generation != 1 || back[1].term != 9 {
+		t.Fatalf("%+v, %v", back, err)
+	}
+	replies := []beatReply{{resp: raft.AppendEntriesResponse{Term: 4, LastLog: 5, Success: true}}, {err: errAsleep()}, {err: wire.Errorf(wire.NotReplica, "raft", "no")}}
+	b := encodeBeatReplies(replies)
+	got, err := decodeBeatReplies(b, 3)
+	if err != nil || got[0].resp.Term != 4 || !got[0].resp.Success || wire.CodeOf(got[1].err) != codeAsleep || wire.CodeOf(got[2].err) != wire.NotReplica {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	for n := range b {
+		if _, err := decodeBeatReplies(b[:n], 3); err == nil {
+			t.Errorf("a prefix of %d bytes answers three heartbeats", n)
+		}
+	}
+	if _, err := decodeBeatReplies(b, 2); err == nil {
+		t.Error("three answers to two heartbeats")
+	}
+}
+
+func FuzzRaftMessage(f *testing.F) {
+	for _, cmd := range sampleRPCs() {
+		kind, b := encodeRPC(cmd)
+		f.Add(byte(kind), b)
+	}
+	f.Fuzz(func(t *testing.T, kind byte, b []byte) {
+		cmd, err := decodeRPC(frameKind(kind), b, raft.RPCHeader{})
+		if err != nil {
+			return
+		}
+		if k, again := encodeRPC(cmd); k != frameKind(kind) || !bytes.Equal(again, b) {
+			t.Fatalf("kind %d: decoded from %x, encodes to %x", kind, b, again)
+		}
+		for n := range min(len(b), 128) {
+			if _, err := decodeRPC(frameKind(kind), b[:n], raft.RPCHeader{}); err == nil {
+				t.Fatalf("prefix of %d bytes decodes", n)
+			}
+		}
+	})
+}
+
+func FuzzFrame(f *testing.F) {
+	f.Add((&frame{kind: kindBeats, number: 7, payload: encodeBeats([]*beat{{id: conv, term: 2}})}).append(nil)[4:])
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := parseFrame(b)
+		if err != nil {
+			return
+		}
+		if again := got.append(nil)[4:]; !bytes.Equal(again, b) {
+			t.Fatalf("parsed from %x, writes %x", b, again)
+		}
+		if beats, err := decodeBeats(got.payload); err == nil && !bytes.Equal(encodeBeats(beats), got.payload) {
+			t.Fatalf("heartbeats of %x", got.payload)
+		}
+	})
+}
+
+func FuzzSnapshotHeader(f *testing.F) {
+	var out bytes.Buffer
+	s := &fileSink{head: snapshotHeader{Index: 3, Term: 2, Configuration: sampleConfiguration(), ConfigIndex: 1}}
+	if err := s.writeHeader(&out); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(out.Bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		h, err := readSnapshotHeader(bytes.NewReader(b))
+		if err != nil {
+			return
+		}
+		var again bytes.Buffer
+		if err := (&fileSink{head: *h}).writeHeader(&again); err != nil || !bytes.HasPrefix(b, again.Bytes()) {
+			t.Fatalf("header of %x writes %x (%v)", b, again.Bytes(), err)
+		}
+	})
+}
+
+// messages are what nodes say to each other and write down, in CBOR.
+func messages() []any {
+	return []any{
+		&record{Version: 1, Group: 3, Generation: 1, Applied: 9, Sequence: 4, Voters: three, Learners: []wire.NodeID{nodeD}, Leader: nodeA, Last: 9, LastTerm: 2},
+		&invitation{Generation: 1, Members: three},
+		&holdings{List: []holding{{ID: conv, Generation: 1, End: position{Term: 1, Last: 2}}}},
+		&position{Term: 4, Last: 5},
+		&blobRequest{Op: blobGet, Conversation: conv, Ref: wire.BlobRef{Size: 3}},
+		&snapshotRequest{Conversation: conv, Term: 1, Index: 2, IndexTerm: 1, Configuration: sampleConfiguration(), Size: 10},
+		&recovery{Generation: 2, Act: wire.Recovery{Lost: three, Note: "fire"}},
+	}
+}
+
+func TestMessagesRoundTrip(t *testing.T) {
+	for _, v := range messages() {
+		b, err := wire.Encode(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		back := reflect.New(reflect.TypeOf(v).Elem()).Interface()
+		if err := wire.Decode(b, maxRecordSize, back); err != nil {
+			t.Fatalf("%T: %v", v, err)
+		}
+		for n := range b {
+			if err := wire.Decode(b[:n], maxRecordSize, reflect.New(reflect.TypeOf(v).Elem()).Interface()); err == nil {
+				t.Errorf("%T: a prefix of %d bytes is accepted", v, n)
+			}
+		}
+	}
+}
+
+func FuzzMessages(f *testing.F) {
+	for i, v := range messages() {
+		b, err := wire.Encode(v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(uint8(i), b)
+	}
+	f.Fuzz(func(t *testing.T, i uint8, b []byte) {
+		all := messages()
+		v := reflect.New(reflect.TypeOf(all[int(i)%len(all)]).Elem()).Interface()
+		if wire.Decode(b, maxRecordSize, v) != nil {
+			return
+		}
+		if again, err := wire.Encode(v); err != nil || !bytes.Equal(again, b) {
+			t.Fatalf("%T: decoded from %x, encodes to %x (%v)", v, b, again, err)
+		}
+	})
+}

@@ -1,0 +1,167 @@
+package consensus
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/consensus/raftlog"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Link opens byte streams to other nodes. Both ends must have proved who they are before a byte is
+// exchanged: the Manager believes the names.
+type Link interface {
+	Dial(ctx context.Context, to wire.NodeID) (net.Conn, error)
+}
+
+// Roster knows which nodes an organization has, from the admitted organizations only. The order does
+// not matter. Placement asks it.
+type Roster interface {
+	Nodes(org wire.Domain) []wire.NodeID
+}
+
+// Consumer stores committed entries. Its position makes delivery exactly-once: Consume must store the
+// entry and the position in one atomic write.
+type Consumer interface {
+	// Position is the last entry of the conversation that is stored, 0 for none.
+	Position(wire.ConversationID) (wire.SequenceNumber, error)
+	// Consume stores the entry after Position. An error is retried.
+	Consume(context.Context, Delivery) error
+}
+
+// Delivery is one committed entry for this node's organization.
+type Delivery struct {
+	Conversation wire.ConversationID
+	Committed    wire.Committed
+	// Missed is how many entries before this one are no longer kept anywhere here: the consumer was
+	// away for too long.
+	Missed uint64
+}
+
+// Timers are the Manager's. Zero stands for the default, in brackets.
+type Timers struct {
+	Heartbeat time.Duration // [2 s] a follower without word from its leader for this long campaigns; also the lease
+	Election  time.Duration // [2 s] a candidate tries again after this
+	Commit    time.Duration // [1 s] an idle leader repeats its commit index
+	Coalesce  time.Duration // [50 ms] heartbeats to one node wait this long for company
+	Sleep     time.Duration // [10 s] a conversation without entries for this long goes to sleep
+	Call      time.Duration // [2 s] a call to another node is given up
+	Flush     time.Duration // [1 s] how far each conversation has got is written down
+	Repair    time.Duration // [5 s] placement looks at its conversations again
+	Farewell  time.Duration // [60 s] a removed replica that cannot be reached is waited for
+	Snapshot  time.Duration // [30 s] logs are looked at for shortening
+	Greet     time.Duration // [10 min] every node is told again what this one holds
+}
+
+// Limits are the Manager's. Zero stands for the default, in brackets.
+type Limits struct {
+	Conversations   int    // [0: none] replicas on this node
+	PerOrganization int    // [10,000] replicas that nodes of one other organization invited this node to
+	Opening         int    // [64] conversations being woken at once
+	Inflight        int    // [1,024] submissions under way at once
+	Trailing        uint64 // [64] entries kept in the log behind a snapshot
+	SnapshotAfter   uint64 // [128] entries until the log is shortened
+}
+
+// Config is what a Manager is made of. Node, Dir, Log and Link are needed.
+type Config struct {
+	Node     wire.NodeID
+	Dir      string       // for snapshots
+	Log      *raftlog.Log // the caller opens and closes it
+	Blobs    BlobStore    // nil: entries that name blobs are refused
+	Link     Link
+	Roster   Roster   // nil: placement is off, and replicas stay as they are
+	Consumer Consumer // nil: nothing is delivered
+	Public   machine.PublicRules
+	Timers   Timers
+	Limits   Limits
+	Logger   *slog.Logger // nil: silent
+	// Now is the clock for the time in entries; nil: time.Now.
+	Now func() time.Time
+
+	snapshots snapshotFactory        // tests: where snapshots live; nil: files in Dir
+	tamper    func(*machine.Machine) // tests: break a state machine on purpose
+	tune      func(*raft.Config)     // tests
+}
+
+func (c *Config) setDefaults() error {
+	if err := c.Node.Check(); err != nil {
+		return fmt.Errorf("consensus: %w", err)
+	}
+	if c.Log == nil || c.Link == nil || c.Dir == "" && c.snapshots == nil {
+		return fmt.Errorf("consensus: node %s: Log, Link and Dir are needed", c.Node)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	c.Timers.setDefaults()
+	c.Limits.setDefaults()
+	return nil
+}
+
+func (t *Timers) setDefaults() {
+	for _, d := range []struct {
+		field *time.Duration
+		value time.Duration
+	}{
+		{&t.Heartbeat, 2 * time.Second}, {&t.Election, 2 * time.Second}, {&t.Commit, time.Second},
+		{&t.Coalesce, 50 * time.Millisecond}, {&t.Sleep, 10 * time.Second}, {&t.Call, 2 * time.Second},
+		{&t.Flush, time.Second}, {&t.Repair, 5 * time.Second}, {&t.Farewell, time.Minute}, {&t.Snapshot, 30 * time.Second}, {&t.Greet, 10 * time.Minute},
+	} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	t.Election = max(t.Election, t.Heartbeat) // Raft's rule
+}
+
+func (l *Limits) setDefaults() {
+	for _, d := range []struct {
+		field *int
+		value int
+	}{{&l.PerOrganization, 10_000}, {&l.Opening, 64}, {&l.Inflight, 1024}} {
+		if *d.field <= 0 {
+			*d.field = d.value
+		}
+	}
+	if l.Trailing == 0 {
+		l.Trailing = 64
+	}
+	if l.SnapshotAfter == 0 {
+		l.SnapshotAfter = 128
+	}
+}
+
+// raftConfig is for one conversation.
+func (m *Manager) raftConfig() *raft.Config {
+	t := &m.cfg.Timers
+	c := &raft.Config{
+		ProtocolVersion:    raft.ProtocolVersionMax,
+		HeartbeatTimeout:   t.Heartbeat,
+		ElectionTimeout:    t.Election,
+		CommitTimeout:      t.Commit,
+		LeaderLeaseTimeout: t.Heartbeat,
+		MaxAppendEntries:   maxAppend,
+		BatchApplyCh:       true,
+		ShutdownOnRemove:   false,
+		TrailingLogs:       m.cfg.Limits.Trailing,
+		SnapshotThreshold:  m.cfg.Limits.SnapshotAfter,
+		SnapshotInterval:   t.Snapshot,
+		LocalID:            raft.ServerID(m.cfg.Node),
+		Logger:             m.raftLog,
+		NoLegacyTelemetry:  true,
+	}
+	if m.cfg.tune != nil {
+		m.cfg.tune(c)
+	}
+	return c
+}

@@ -1,0 +1,385 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/consensus/raftlog"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// conversation is this node's replica of one conversation. Asleep it is this struct and what is on
+// disk; awake it has a live.
+type conversation struct {
+	id    wire.ConversationID
+	group uint32
+	m     *Manager
+	gen   atomic.Uint64
+	out   atomic.Bool // its records are lost: it waits for an invitation
+
+	mu      sync.Mutex                // guards what follows; never held across I/O
+	live    *live                     // nil while asleep; set before Raft has started, so that frames can queue
+	change  chan struct{}             // not nil while it is being opened or closed; closed at the end
+	gone    bool                      // removed from this node
+	vouched map[wire.NodeID]time.Time // nodes that a member vouched for, and when; zero: asked and refused
+}
+
+func (c *conversation) generation() uint64 { return c.gen.Load() }
+
+// awake is the live replica, which may still be starting, or nil.
+func (c *conversation) awake() *live {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.live
+}
+
+func (c *conversation) raft() *raft.Raft {
+	if l := c.awake(); l != nil {
+		return l.r.Load()
+	}
+	return nil
+}
+
+// live is an awake replica.
+type live struct {
+	c     *conversation
+	m     *Manager
+	fsm   *fsm
+	trans *transport
+	store *guard
+	r     atomic.Pointer[raft.Raft]
+	kick  chan struct{} // holds one: something to look at
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+
+	used     atomic.Int64  // when an entry last came, or a submission; nanoseconds since 1970
+	rec      *record       // as it was when the replica was opened
+	inflight atomic.Int32  // submissions under way: no sleep
+	ready    atomic.Uint64 // the term in which this leader has applied an entry of its own
+	sleepers sync.Map      // NodeID → time of the last wake frame to it
+	alone    atomic.Bool   // a peer said that it sleeps, and there is no leader
+
+	waiters sync.Map // *byte, the first of an entry proposed here → chan machine.Outcome
+
+	mu       sync.Mutex           // guards what follows
+	lost     chan struct{}        // closed and made anew when leadership comes or goes
+	joined   map[wire.NodeID]bool // by the record: who may speak before Raft knows a configuration
+	missing  []wire.NodeID
+	departed map[wire.NodeID]time.Time // nodes on their way out, and since when
+}
+
+// wake returns the live replica and opens it if it sleeps. It does not start an election.
+func (m *Manager) wake(ctx context.Context, c *conversation) (*live, bool, error) {
+	for {
+		c.mu.Lock()
+		switch {
+		case c.gone:
+			c.mu.Unlock()
+			return nil, false, wire.Errorf(wire.UnknownConversation, "wake", "this node holds no replica of %v any more", c.id)
+		case c.change != nil:
+			wait := c.change
+			c.mu.Unlock()
+			select {
+			case <-wait:
+				continue
+			case <-ctx.Done():
+				return nil, false, ctx.Err()
+			}
+		case c.live != nil:
+			l := c.live
+			c.mu.Unlock()
+			return l, false, nil
+		}
+		c.change = make(chan struct{})
+		c.mu.Unlock()
+		l, err := m.open(ctx, c)
+		return l, true, err
+	}
+}
+
+// open starts the replica. c.change is set; it is closed and reset here.
+func (m *Manager) open(ctx context.Context, c *conversation) (*live, error) {
+	l, err := m.prepare(ctx, c)
+	if err == nil {
+		c.mu.Lock()
+		c.live = l // frames queue from here on
+		c.mu.Unlock()
+		err = l.start()
+	}
+	c.mu.Lock()
+	if err != nil {
+		c.live = nil
+	}
+	close(c.change)
+	c.change = nil
+	c.mu.Unlock()
+	if err != nil {
+		if l != nil {
+			l.cancel()
+			l.trans.stop()
+		}
+		m.damaged(c, err)
+		return nil, fmt.Errorf("wake %v: %w", c.id, err)
+	}
+	m.stats.wakes.Add(1)
+	return l, nil
+}
+
+func (m *Manager) prepare(ctx context.Context, c *conversation) (*live, error) {
+	root := m.context()
+	if root == nil {
+		return nil, wire.Errorf(wire.Unavailable, "wake", "the node is not running")
+	}
+	select {
+	case m.opening <- struct{}{}:
+		defer func() { <-m.opening }()
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	rec, err := m.readRecord(c.id)
+	if err != nil {
+		return nil, err
+	}
+	l := &live{c: c, m: m, rec: rec, kick: make(chan struct{}, 1), lost: make(chan struct{}), joined: make(map[wire.NodeID]bool), departed: make(map[wire.NodeID]time.Time)}
+	for _, n := range rec.members() {
+		l.joined[n] = true
+	}
+	l.ctx, l.cancel = context.WithCancel(root)
+	l.used.Store(time.Now().UnixNano())
+	l.fsm = m.newFSM(c.id)
+	l.trans = newTransport(l.ctx, m, c)
+	l.store = &guard{GroupLog: m.cfg.Log.Group(c.group), fail: l.fail, leads: l.leads}
+	l.trans.store = l.store
+	l.trans.ready = func() { l.store.running.Store(true) }
+	return l, nil
+}
+
+// start makes the Raft replica. What is committed is applied again from the snapshot on; those entries
+// are old, so nobody is told until Raft runs.
+func (l *live) start() error {
+	logs, err := raft.NewLogCache(maxAppend, l.store)
+	if err != nil {
+		return err
+	}
+	if err := l.applyRecovery(); err != nil {
+		return err
+	}
+	snaps, err := l.store.watch(l.m.snaps.store(l.c.group))
+	if err != nil {
+		return err
+	}
+	if s := l.store.snap.Load(); s != nil {
+		l.fsm.configIndex = s.ConfigurationIndex
+	}
+	l.fsm.applied = l.applied
+	if err := l.bootstrap(l.rec); err != nil {
+		return err
+	}
+	r, err := newRaft(l.m.raftConfig(), l.fsm, logs, l.store, snaps, l.trans)
+	if err != nil {
+		return err
+	}
+	l.r.Store(r)
+	l.tasks.Go(func() { l.watchLeadership(r) })
+	if !l.m.spawn(func(context.Context) { l.run() }) {
+		l.halt(r)
+		return wire.Errorf(wire.Unavailable, "wake", "the node is stopping")
+	}
+	return nil
+}
+
+// halt stops Raft and waits for all its goroutines.
+func (l *live) halt(r *raft.Raft) {
+	l.cancel()
+	done := r.Shutdown()
+	l.trans.stop() // whatever waits for another node stops waiting
+	if err := done.Error(); err != nil {
+		l.m.log.Warn("replica did not shut down cleanly", "conversation", l.c.id, "error", err)
+	}
+	l.tasks.Wait()
+}
+
+// close puts the replica to sleep: Raft is shut down, and how far it got is written down. committed is
+// an index known to be committed, 0 for what Raft knows. It returns false when somebody else is at it,
+// or when unless holds.
+func (l *live) close(committed uint64, unless func() bool) bool {
+	c := l.c
+	c.mu.Lock()
+	if c.live != l || c.change != nil || unless != nil && unless() {
+		c.mu.Unlock()
+		return false
+	}
+	c.change = make(chan struct{})
+	c.mu.Unlock()
+	r := l.r.Load()
+	leader := l.leader()
+	l.halt(r)
+	if err := l.note(r, committed, leader); err != nil && !errors.Is(err, wire.UnknownConversation) {
+		l.m.log.Warn("conversation's position not written; it will be read again", "conversation", c.id, "error", err)
+	}
+	c.mu.Lock()
+	c.live = nil
+	close(c.change)
+	c.change = nil
+	c.mu.Unlock()
+	l.m.asleep.forget(c.id)
+	return true
+}
+
+// note writes down how far the replica got.
+func (l *live) note(r *raft.Raft, committed uint64, leader wire.NodeID) error {
+	rec, err := l.m.readRecord(l.c.id)
+	if err != nil {
+		return err
+	}
+	l.fill(rec, r, committed, leader)
+	return l.m.writeRecord(l.c.id, rec)
+}
+
+func (l *live) fill(rec *record, r *raft.Raft, committed uint64, leader wire.NodeID) {
+	rec.Applied = max(rec.Applied, committed, r.CommitIndex())
+	rec.Last = r.LastIndex()
+	var last raft.Log
+	if err := l.store.GroupLog.GetLog(rec.Last, &last); err == nil {
+		rec.LastTerm = last.Term
+	}
+	if leader != "" {
+		rec.Leader = leader
+	}
+	if servers := r.GetConfiguration().Configuration().Servers; len(servers) > 0 {
+		rec.Voters, rec.Learners = splitServers(servers)
+	}
+	l.fsm.mu.RLock()
+	rec.Sequence = l.fsm.m.Sequence()
+	if rec.Applied > l.fsm.index {
+		rec.Sequence += wire.SequenceNumber(rec.Applied - l.fsm.index) // at most: some may be Raft's own
+	}
+	l.fsm.mu.RUnlock()
+	l.mu.Lock()
+	rec.Missing = l.missing
+	l.mu.Unlock()
+	rec.Generation = l.c.generation()
+}
+
+func splitServers(servers []raft.Server) (voters, learners []wire.NodeID) {
+	for _, s := range servers {
+		if s.Suffrage == raft.Voter {
+			voters = append(voters, wire.NodeID(s.ID))
+		} else {
+			learners = append(learners, wire.NodeID(s.ID))
+		}
+	}
+	return voters, learners
+}
+
+// leader is the one that this replica knows, "" for none.
+func (l *live) leader() wire.NodeID {
+	r := l.r.Load()
+	if r == nil || r.State() == raft.Candidate {
+		return "" // a candidate may still name the one that it did not hear of for long
+	}
+	_, id := r.LeaderWithID()
+	return wire.NodeID(id)
+}
+
+func (l *live) leads() bool {
+	r := l.r.Load()
+	return r != nil && r.State() == raft.Leader
+}
+
+// member reports whether n may speak for this conversation: by Raft's configuration, by the log's last
+// change of replicas, or, before there is any, by the invitation.
+func (l *live) member(n wire.NodeID) bool {
+	return l.c.isVouched(n) || l.configured(n)
+}
+
+func (l *live) configured(n wire.NodeID) bool {
+	if r := l.r.Load(); r != nil {
+		servers := r.GetConfiguration().Configuration().Servers
+		for _, s := range servers {
+			if wire.NodeID(s.ID) == n {
+				return true
+			}
+		}
+		if len(servers) > 0 {
+			return l.replicaByLog(n)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.joined[n]
+}
+
+func (l *live) replicaByLog(n wire.NodeID) (found bool) {
+	l.fsm.read(func(m *machine.Machine) {
+		if r, _ := m.Replicas(); r != nil {
+			found = contains(r.Voters, n) || contains(r.Learners, n)
+		}
+	})
+	return found
+}
+
+func contains(list []wire.NodeID, n wire.NodeID) bool {
+	for _, have := range list {
+		if have == n {
+			return true
+		}
+	}
+	return false
+}
+
+// applied hears of each entry, on Raft's goroutine.
+func (l *live) applied(data []byte, out machine.Outcome) {
+	if len(data) > 0 {
+		if waiting, ok := l.waiters.Load(&data[0]); ok {
+			waiting.(chan machine.Outcome) <- out // has room for the one answer
+		}
+	}
+	if out.Committed == nil {
+		return
+	}
+	l.used.Store(time.Now().UnixNano())
+	l.trans.nudgeAll()
+	l.m.pump.mark(l.c.id)
+	l.m.dirty.mark(l.c.id)
+	l.wakeLoop()
+}
+
+func (l *live) wakeLoop() {
+	select {
+	case l.kick <- struct{}{}:
+	default:
+	}
+}
+
+// fail ends a replica whose storage failed: it goes to sleep, and its next use finds out whether the
+// storage is well again. Called on a goroutine of Raft's, which must not be waited for.
+func (l *live) fail(err error) {
+	l.m.log.Error("replica stopped: its storage failed", "conversation", l.c.id, "error", err)
+	l.m.spawn(func(context.Context) {
+		// A replica that fails while it starts is closed by open.
+		for l.r.Load() == nil && l.ctx.Err() == nil {
+			pause(l.ctx, 10*time.Millisecond)
+		}
+		if l.r.Load() != nil && l.close(0, nil) {
+			l.m.damaged(l.c, err)
+		}
+	})
+}
+
+// damaged takes a replica out of service whose records are damaged: the other replicas hold what it
+// lost. See repair.go.
+func (m *Manager) damaged(c *conversation, err error) {
+	if errors.Is(err, raftlog.ErrCorrupt) || m.snapshotDamage(c) != nil || errors.Is(m.cfg.Log.Group(c.group).Verify(), raftlog.ErrCorrupt) {
+		m.quarantine(c, err)
+	}
+}

@@ -1,0 +1,39 @@
+// Package consensus orders conversations: one Raft group for each, ten thousand to a node.
+//
+//	caller ── Create, Submit, Entries, Keys, … ──▶ Manager ─┬─ conversation (asleep: a record on disk)
+//	                                                        └─ conversation ── live ── raft.Raft
+//	                                                                                 │  │   │
+//	      Consumer ◀── pump ◀── committed entries ◀── machine.Machine ◀── fsm ◀──────┘  │   └─ guard ─▶ raftlog.Log
+//	                                                                                    │      (one file for all)
+//	      other nodes ◀══ Link (bytes) ══▶ mesh (one connection a node) ◀── transport ◀─┘
+//
+// Package machine decides what becomes of an entry, and is pure. Package raftlog keeps all logs of a
+// node in one file. Raft is hashicorp's; only this package and raftlog know it.
+//
+// # The caller's duties, in order
+//
+//  1. Open a raftlog.Log, and hand it to New with the interfaces of Config: a Link that opens proven byte
+//     streams, a Roster of the admitted organizations' nodes, a Consumer that stores entries with its
+//     position.
+//  2. Run the Manager. Run owns every goroutine and returns when all have ended.
+//  3. Hand every byte stream that another node opens to Accept, with that node's proven name.
+//  4. Submit with a deadline, and repeat a submission that got no answer under its own id.
+//  5. After Run has returned, close the log.
+//
+// # Where to find what
+//
+//	manager.go       the list of conversations, and what comes in from other nodes
+//	conversation.go  one replica: asleep, being opened, awake, being closed
+//	submit.go        a submission's way to the leader and into the log
+//	sleep.go         when a conversation falls asleep, and how it wakes
+//	holdings.go      what nodes tell each other after an absence; vouch.go: leaders not known yet
+//	place.go         which nodes hold replicas; replicas.go: how Raft's configuration follows
+//	repair.go        damaged replicas; recover.go: lost majorities
+//	mesh.go          connections and calls; frame.go, rpc.go: their bytes; fabric_test.go: their faults
+//	transport.go     Raft's view of the mesh; heartbeat.go, nudge.go: what makes it cheap and quick
+//	guard.go         what stands between Raft and its log
+//	watch.go         delivery to the consumer; read.go: reading without waking
+//	blobs.go         what travels beside the log
+//
+// docs/consensus.md tells the life of one entry.
+package consensus

@@ -1,0 +1,52 @@
+package consensus
+
+import (
+	"github.com/mlsfed/mlsfed/consensus/raftlog"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// maxFlush is the number of records in one write.
+const maxFlush = 256
+
+// flush writes the records of the conversations that have got on since the last time.
+func (m *Manager) flush() {
+	ids := m.dirty.take()
+	for len(ids) > 0 {
+		n := min(len(ids), maxFlush)
+		m.flushSome(ids[:n])
+		ids = ids[n:]
+	}
+}
+
+func (m *Manager) flushSome(ids []wire.ConversationID) {
+	var changes []raftlog.MetaChange
+	var held []*live
+	for _, id := range ids {
+		c, err := m.find(id)
+		if err != nil {
+			continue
+		}
+		// While it is held, nobody closes it and writes the same record.
+		l, release := c.use()
+		if l == nil {
+			continue
+		}
+		defer release()
+		rec, err := m.readRecord(id)
+		if err != nil {
+			continue
+		}
+		l.fill(rec, l.r.Load(), 0, l.leader())
+		change, err := recordChange(id, rec)
+		if err != nil {
+			continue
+		}
+		changes, held = append(changes, change), append(held, l)
+	}
+	if err := m.cfg.Log.Meta().Apply(changes...); err != nil {
+		m.log.Warn("positions not written; they will be, with the next entries", "conversations", len(held), "error", err)
+		for _, l := range held {
+			m.dirty.mark(l.c.id)
+		}
+	}
+}

@@ -1,0 +1,211 @@
+package consensus
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"runtime"
+	"sync/atomic"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mlsfed/mlsfed/consensus/raftlog"
+)
+
+// guard stands between Raft and its log, because Raft panics where a term cannot be written or a
+// committed entry cannot be read: one full disk or one flipped bit would end the whole node. Instead,
+// the conversation is reported as failed and the goroutine ends with its deferred calls, which Raft's
+// own shutdown then finds done. While Raft is being made, the error is returned.
+//
+// It also answers for the entry that the newest snapshot ends with, where the log does not have it: a
+// follower that was given a snapshot and then entries of a leader that lost its office must be able to
+// compare what comes before them, or it refuses the new leader's entries for ever, snapshot after
+// snapshot. Only the term is known; the stand-in bears a mark, so that it is never sent on.
+type guard struct {
+	*raftlog.GroupLog
+	running atomic.Bool // Raft has its goroutines
+	fail    func(error) // tells the conversation; does not block
+	leads   func() bool
+	snap    atomic.Pointer[raft.SnapshotMeta] // the newest
+	vote    *uint64                           // a vote's term that is not written yet; Raft's main goroutine alone votes
+}
+
+// standIn is the type of the entry that stands for a snapshot's last one.
+const standIn raft.LogType = 255
+
+// Raft writes a vote in two halves, its term and then its candidate. A crash between them would leave an
+// old candidate's name with the new term, and Raft would repeat that vote without looking at the
+// candidate's log. Here both are one value under a key of their own, written with one sync.
+const (
+	voteTerm      = "LastVoteTerm"
+	voteCandidate = "LastVoteCand"
+	wholeVote     = "Vote" // term, eight bytes big-endian, and candidate
+)
+
+// SetUint64 stores a term; that of a vote with its other half, which follows at once.
+func (g *guard) SetUint64(key []byte, v uint64) error {
+	if string(key) == voteTerm {
+		g.vote = &v
+		return nil
+	}
+	err := g.GroupLog.SetUint64(key, v)
+	if err != nil {
+		g.end(fmt.Errorf("write %s: %w", key, err))
+	}
+	return err
+}
+
+// Set stores a value, and a vote as a whole.
+func (g *guard) Set(key, value []byte) error {
+	if string(key) != voteCandidate || g.vote == nil {
+		return g.GroupLog.Set(key, value)
+	}
+	vote := append(binary.BigEndian.AppendUint64(nil, *g.vote), value...)
+	g.vote = nil
+	return g.GroupLog.Set([]byte(wholeVote), vote)
+}
+
+// GetUint64 returns a term.
+func (g *guard) GetUint64(key []byte) (uint64, error) {
+	if string(key) != voteTerm {
+		return g.GroupLog.GetUint64(key)
+	}
+	term, _, err := g.readVote()
+	return term, err
+}
+
+// Get returns a value.
+func (g *guard) Get(key []byte) ([]byte, error) {
+	if string(key) != voteCandidate {
+		return g.GroupLog.Get(key)
+	}
+	_, candidate, err := g.readVote()
+	return candidate, err
+}
+
+func (g *guard) readVote() (uint64, []byte, error) {
+	vote, err := g.GroupLog.Get([]byte(wholeVote))
+	if err != nil {
+		return 0, nil, err
+	}
+	if len(vote) < 8 {
+		return 0, nil, fmt.Errorf("vote of %d bytes", len(vote))
+	}
+	return binary.BigEndian.Uint64(vote), vote[8:], nil
+}
+
+// GetLog reads an entry.
+func (g *guard) GetLog(index uint64, l *raft.Log) error {
+	err := g.GroupLog.GetLog(index, l)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, raft.ErrLogNotFound) {
+		g.end(fmt.Errorf("read entry %d: %w", index, err))
+		return err
+	}
+	// A leader must not find it: that is how it knows that a follower needs the snapshot.
+	if s := g.snap.Load(); s != nil && s.Index == index && g.running.Load() && !g.leads() {
+		*l = raft.Log{Index: s.Index, Term: s.Term, Type: standIn}
+		return nil
+	}
+	return err
+}
+
+// align makes sense of a request that begins before this replica's snapshot, in entries that its log
+// does not have: those are committed, so every leader of this term has the same, and the request is as
+// good without them. Raft itself would refuse it for ever.
+func (g *guard) align(a *raft.AppendEntriesRequest) {
+	s := g.snap.Load()
+	if s == nil || isBeat(a) || a.PrevLogEntry >= s.Index {
+		return
+	}
+	var l raft.Log
+	if a.PrevLogEntry > 0 && g.GroupLog.GetLog(a.PrevLogEntry, &l) == nil {
+		return
+	}
+	for len(a.Entries) > 0 && a.Entries[0].Index <= s.Index {
+		a.Entries = a.Entries[1:]
+	}
+	a.PrevLogEntry, a.PrevLogTerm = s.Index, s.Term
+}
+
+// covers reports whether the local snapshot holds all that one that ends with index would bring.
+func (g *guard) covers(index uint64) bool {
+	s := g.snap.Load()
+	return s != nil && index <= s.Index
+}
+
+// isStandIn reports whether a request that is to be sent has the stand-in in it: its sender has just
+// lost its office.
+func isStandIn(a *raft.AppendEntriesRequest) bool {
+	for _, l := range a.Entries {
+		if l.Type == standIn {
+			return true
+		}
+	}
+	return false
+}
+
+// watchedSnapshots tells the guard of each snapshot that is finished.
+type watchedSnapshots struct {
+	raft.SnapshotStore
+	g *guard
+}
+
+// watch returns the store to give to Raft.
+func (g *guard) watch(s raft.SnapshotStore) (raft.SnapshotStore, error) {
+	list, err := s.List()
+	if err != nil {
+		return nil, err
+	}
+	if len(list) > 0 {
+		g.snap.Store(list[0])
+	}
+	return watchedSnapshots{s, g}, nil
+}
+
+// Create begins a snapshot.
+func (s watchedSnapshots) Create(v raft.SnapshotVersion, index, term uint64, c raft.Configuration, ci uint64, t raft.Transport) (raft.SnapshotSink, error) {
+	sink, err := s.SnapshotStore.Create(v, index, term, c, ci, t)
+	if err != nil {
+		return nil, err
+	}
+	return &watchedSink{sink, s.g, &raft.SnapshotMeta{Index: index, Term: term}}, nil
+}
+
+type watchedSink struct {
+	raft.SnapshotSink
+	g    *guard
+	meta *raft.SnapshotMeta
+}
+
+// Close finishes the snapshot.
+func (s *watchedSink) Close() error {
+	err := s.SnapshotSink.Close()
+	if have := s.g.snap.Load(); err == nil && (have == nil || have.Index <= s.meta.Index) {
+		s.g.snap.Store(s.meta)
+	}
+	return err
+}
+
+func (g *guard) end(err error) {
+	if g.running.Load() {
+		g.fail(err)
+		runtime.Goexit()
+	}
+}
+
+// newRaft makes a replica; a panic of Raft's on damaged or unwritable storage becomes an error.
+func newRaft(c *raft.Config, fsm raft.FSM, logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore, t raft.Transport) (r *raft.Raft, err error) {
+	defer func() {
+		switch p := recover().(type) {
+		case nil:
+		case error:
+			err = fmt.Errorf("start replica: %w", p)
+		default:
+			err = fmt.Errorf("start replica: %v", p)
+		}
+	}()
+	return raft.NewRaft(c, fsm, logs, stable, snaps, t)
+}

@@ -1,0 +1,208 @@
+package consensus
+
+import (
+	"context"
+	"maps"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// A node that was away may have slept through a change. When a connection comes up, each end says what
+// it holds of the conversations that both have a part in; where the logs end differently, the
+// conversation is woken, and Raft does the rest.
+
+// holding is one conversation's end on the sender's node.
+type holding struct {
+	_          struct{} `cbor:",toarray"`
+	ID         wire.ConversationID
+	Generation uint64
+	End        position
+}
+
+// holdings is the payload; with one entry it is also the question of restAlone, answered by a position.
+type holdings struct {
+	_    struct{} `cbor:",toarray"`
+	List []holding
+}
+
+// maxHoldings is the number in one frame.
+const maxHoldings = 1000
+
+func (h *holdings) Check() error {
+	if len(h.List) > maxHoldings {
+		return wire.Errorf(wire.TooLarge, "holdings", "%d in one frame, at most %d", len(h.List), maxHoldings)
+	}
+	return nil
+}
+
+// greet is called when a connection to a node has come up.
+func (m *Manager) greet(n wire.NodeID) {
+	for _, out := range m.holdingsFor(n) {
+		m.tell(n, &frame{kind: kindHoldings, payload: out})
+	}
+}
+
+// greetLoop calls every node that this one shares a conversation with, when it starts and then now and
+// again: what was lost on the way is said once more.
+func (m *Manager) greetLoop(ctx context.Context) {
+	for m.greetAll(ctx) && pause(ctx, m.cfg.Timers.Greet) {
+	}
+}
+
+// greetAll returns when each node has been reached once, or Timers.Greet has passed; false when ctx
+// has ended.
+func (m *Manager) greetAll(ctx context.Context) bool {
+	waiting := make(map[wire.NodeID]bool)
+	for _, c := range m.list() {
+		if rec, err := m.readRecord(c.id); err == nil {
+			for _, n := range rec.members() {
+				waiting[n] = n != m.cfg.Node
+			}
+		}
+	}
+	wait := m.cfg.Timers.Repair
+	for end := time.Now().Add(m.cfg.Timers.Greet); time.Now().Before(end); wait *= 2 {
+		maps.DeleteFunc(waiting, func(n wire.NodeID, wait bool) bool { return !wait || m.greeted(ctx, n) })
+		if len(waiting) == 0 {
+			break
+		}
+		if !pause(ctx, min(wait, time.Minute)) {
+			return false
+		}
+	}
+	return ctx.Err() == nil
+}
+
+func (m *Manager) greeted(ctx context.Context, n wire.NodeID) bool {
+	for _, out := range m.holdingsFor(n) {
+		if _, err := m.mesh.ask(ctx, n, &frame{kind: kindHoldings, payload: out}); err != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// holdingsFor is what n and this node share, in frames.
+func (m *Manager) holdingsFor(n wire.NodeID) [][]byte {
+	var frames [][]byte
+	var out holdings
+	flush := func() {
+		if b, err := wire.Encode(&out); err == nil && len(out.List) > 0 {
+			frames = append(frames, b)
+		}
+		out.List = nil
+	}
+	for _, c := range m.list() {
+		if c.awake() != nil {
+			continue // its heartbeats speak for it
+		}
+		rec, err := m.readRecord(c.id)
+		if err == nil && contains(rec.Missing, n) {
+			m.spawn(func(ctx context.Context) { m.repair(ctx, c) }) // it can be given its replica now
+		}
+		if err != nil || !rec.has(n) || rec.Rejoin {
+			continue
+		}
+		out.List = append(out.List, holding{ID: c.id, Generation: rec.Generation, End: position{Term: rec.LastTerm, Last: rec.Last}})
+		if len(out.List) == maxHoldings {
+			flush()
+		}
+	}
+	flush()
+	return frames
+}
+
+// askPosition asks one node where its replica ends.
+func (m *Manager) askPosition(ctx context.Context, n wire.NodeID, c *conversation) (position, error) {
+	payload, err := wire.Encode(&holdings{List: []holding{{ID: c.id, Generation: c.generation()}}})
+	if err != nil {
+		return position{}, err
+	}
+	b, err := m.mesh.ask(ctx, n, &frame{kind: kindHoldings, generation: c.generation(), conversation: c.id, payload: payload})
+	if err != nil {
+		return position{}, err
+	}
+	var p position
+	return p, wire.Decode(b, 64, &p)
+}
+
+// receiveHoldings compares what another node holds. A frame about one conversation is a question.
+func (m *Manager) receiveHoldings(_ context.Context, from wire.NodeID, f *frame) ([]byte, error) {
+	var in holdings
+	if err := wire.Decode(f.payload, maxHoldings*128, &in); err != nil {
+		return nil, err
+	}
+	if f.conversation != "" {
+		c, err := m.memberOf(from, f.conversation)
+		if err != nil {
+			return nil, err
+		}
+		end, err := m.endOf(c)
+		if err != nil {
+			return nil, err
+		}
+		return wire.Encode(end)
+	}
+	m.spawn(func(ctx context.Context) { m.compareHoldings(ctx, from, in.List) })
+	return nil, nil
+}
+
+func (m *Manager) compareHoldings(ctx context.Context, from wire.NodeID, list []holding) {
+	for _, h := range list {
+		c, err := m.memberOf(from, h.ID)
+		if err != nil {
+			m.sayGone(from, h, err)
+			continue
+		}
+		end, err := m.endOf(c)
+		if err == nil && h.Generation == c.generation() && c.awake() == nil && end != h.End {
+			m.repair(ctx, c)
+		}
+	}
+}
+
+// sayGone tells a node that asks about a conversation in which it has no part any more.
+func (m *Manager) sayGone(to wire.NodeID, h holding, err error) {
+	if wire.CodeOf(err) == wire.NotReplica {
+		m.tell(to, &frame{kind: kindFarewell, generation: h.Generation, conversation: h.ID})
+	}
+}
+
+// endOf is where this node's replica ends, awake or not.
+func (m *Manager) endOf(c *conversation) (position, error) {
+	if l := c.awake(); l != nil && l.r.Load() != nil {
+		return l.end(), nil
+	}
+	rec, err := m.readRecord(c.id)
+	if err != nil {
+		return position{}, err
+	}
+	return position{Term: rec.LastTerm, Last: rec.Last}, nil
+}
+
+// catchUp wakes the conversations that were awake when the node stopped: those whose log goes on behind
+// what is known to be committed. Others may wait for what it holds.
+func (m *Manager) catchUp(ctx context.Context) {
+	for _, c := range m.list() {
+		rec, err := m.readRecord(c.id)
+		if err != nil {
+			m.log.Error("conversation not read", "conversation", c.id, "error", err)
+			continue
+		}
+		last, err := m.cfg.Log.Group(c.group).LastIndex()
+		if err != nil {
+			m.damaged(c, err)
+			continue
+		}
+		if last <= rec.Applied && !m.recovering(c.id) {
+			continue
+		}
+		if _, err := m.wakeUp(ctx, c); err != nil && ctx.Err() == nil {
+			m.log.Warn("conversation not woken after the restart", "conversation", c.id, "error", err)
+		}
+		if !pause(ctx, time.Millisecond) {
+			return
+		}
+	}
+}

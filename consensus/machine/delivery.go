@@ -1,0 +1,104 @@
+package machine
+
+import (
+	"slices"
+	"sort"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// applyChange returns list after change. Lists are sorted, shared between heads and never written to.
+// A change is exact: what it adds must be absent and what it removes present, so that undoChange is its
+// inverse.
+func applyChange(list []wire.Address, change wire.DeliveryChange) ([]wire.Address, *wire.Error) {
+	if len(change.Add)+len(change.Remove) == 0 {
+		return list, nil
+	}
+	for _, a := range change.Remove {
+		if _, found := slices.BinarySearchFunc(list, a, wire.Address.Compare); !found {
+			return nil, wire.Errorf(wire.Invalid, "delivery", "removes %v, which is not in the list", a)
+		}
+	}
+	next := make([]wire.Address, 0, max(0, len(list)+len(change.Add)-len(change.Remove)))
+	add, remove := change.Add, change.Remove
+	for _, a := range list {
+		for len(add) > 0 && add[0].Compare(a) < 0 {
+			next, add = append(next, add[0]), add[1:]
+		}
+		if len(add) > 0 && add[0] == a {
+			return nil, wire.Errorf(wire.Invalid, "delivery", "adds %v, which is in the list already", a)
+		}
+		if len(remove) > 0 && remove[0] == a {
+			remove = remove[1:]
+			continue
+		}
+		next = append(next, a)
+	}
+	next = append(next, add...)
+	if len(next) == 0 {
+		return nil, wire.Errorf(wire.Invalid, "delivery", "would be empty: close the conversation instead")
+	}
+	if len(next) > MaxAddresses {
+		return nil, wire.Errorf(wire.TooLarge, "delivery", "would have %d addresses, at most %d", len(next), MaxAddresses)
+	}
+	return next, nil
+}
+
+// undoChange returns the list that applyChange(_, change) turned into list.
+func undoChange(list []wire.Address, change wire.DeliveryChange) ([]wire.Address, *wire.Error) {
+	return applyChange(list, wire.DeliveryChange{Add: change.Remove, Remove: change.Add})
+}
+
+// organizations lists those of a sorted delivery list, in order. It skips from one to the next.
+func organizations(list []wire.Address) []wire.Domain {
+	var orgs []wire.Domain
+	for len(list) > 0 {
+		org := list[0].Organization
+		orgs = append(orgs, org)
+		list = list[sort.Search(len(list), func(i int) bool { return list[i].Organization > org }):]
+	}
+	return orgs
+}
+
+// Span is when an organization took part: from the entry that added it to the one that removed it, both
+// included. Until is 0 while it takes part.
+type Span struct {
+	_            struct{} `cbor:",toarray"`
+	Organization wire.Domain
+	Since, Until wire.SequenceNumber
+}
+
+// updateSpans records who came and went with entry seq.
+func (m *Machine) updateSpans(seq wire.SequenceNumber) {
+	present := make(map[wire.Domain]bool)
+	for _, h := range m.heads {
+		for _, org := range organizations(h.delivery) {
+			present[org] = true
+		}
+	}
+	var next []Span
+	oldest := m.oldest()
+	for _, s := range m.spans {
+		switch here := present[s.Organization]; {
+		case here && s.Until == 0:
+			delete(present, s.Organization)
+		case here:
+			continue // it comes back: a new span below
+		case s.Until == 0:
+			s.Until = seq
+		case s.Until < oldest:
+			continue // nobody can ask for the entry that removed it any more
+		}
+		next = append(next, s)
+	}
+	for org := range present {
+		next = append(next, Span{Organization: org, Since: seq})
+	}
+	slices.SortFunc(next, func(a, b Span) int {
+		if a.Organization < b.Organization {
+			return -1
+		}
+		return 1
+	})
+	m.spans = next
+}

@@ -1,0 +1,21 @@
+// Package machine is the state machine of a conversation: what becomes of each entry that Raft has
+// ordered. It is pure. It has no clock, no randomness, no configuration and no I/O, so that replicas
+// which apply the same entries hold the same state, bit for bit:
+//
+//	consensus ── Judge(entry) ──▶ would it be accepted now?        (before it is proposed; changes nothing)
+//	Raft ──────── Apply(bytes) ─▶ Judge, then enact ─▶ Outcome     (once per log entry, in order)
+//	consensus ── Snapshot ──────▶ Image ─ WriteTo ─▶ bytes ─ Restore ─▶ the same Machine elsewhere
+//
+// # Heads
+//
+// A conversation has one head: the epoch that members are in. A commit for the head replaces it. A
+// commit for an epoch that has ended is refused with the commit that ended it, unless it bears the
+// contest mark: then it opens a second head beside the first. Each head has its own submission key and
+// delivery list; what is delivered goes to the union. Heads are few (MaxHeads) and one that is not used
+// for HeadLife expires.
+//
+// # Time
+//
+// The only time is the one that stands in entries. It never runs backwards here, and one entry moves it
+// forward by at most MaxStep, so that a proposer with a wrong clock cannot make everything expire.
+package machine

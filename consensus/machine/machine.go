@@ -1,0 +1,356 @@
+package machine
+
+import (
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Bounds that every replica shares. A change of one is a new version of the state machine.
+const (
+	MaxHeads       = 4
+	MaxAddresses   = wire.MaxElements
+	MaxProposals   = 512  // in one epoch
+	MaxSubmissions = 1024 // remembered, so that a retry gets the first answer; more than MaxProposals
+
+	HeadLife wire.Time = 7 * 24 * 3600_000 // milliseconds until an unused head of a contested epoch expires
+	MaxStep  wire.Time = 24 * 3600_000     // milliseconds by which one entry moves the time forward at most
+
+	DefaultRecentCount           = 256
+	DefaultRecentBytes           = 2 << 20
+	DefaultRecentLife  wire.Time = 30 * 24 * 3600_000
+)
+
+// Machine is the state of one conversation. It is not safe for concurrent use.
+type Machine struct {
+	public   PublicRules
+	anyEpoch bool // see DisableEpochCheck
+
+	id       wire.ConversationID
+	created  bool
+	closed   bool
+	policy   wire.Policy
+	seq      wire.SequenceNumber
+	order    wire.Hash
+	now      wire.Time
+	heads    []*head
+	spans    []Span
+	replicas *wire.Replicas
+	since    wire.SequenceNumber // the entry that set replicas
+
+	recent      []kept
+	recentBytes int
+	answers     map[wire.SubmissionID]submitted
+	answered    []wire.SubmissionID // the keys of answers, oldest first
+}
+
+// New is the state before the first entry. rules may be nil where public handshakes are not supported;
+// then all replicas must do without.
+func New(id wire.ConversationID, rules PublicRules) *Machine {
+	return &Machine{id: id, public: rules, answers: make(map[wire.SubmissionID]submitted)}
+}
+
+// DisableEpochCheck lets commits for ended epochs through. It breaks the machine on purpose, so that a
+// test can show that such a fault is found.
+func (m *Machine) DisableEpochCheck() { m.anyEpoch = true }
+
+// Outcome is what became of one entry.
+type Outcome struct {
+	Receipt   wire.Receipt
+	Committed *wire.Committed // nil where the entry was refused, or answered from memory
+	Err       *wire.Error     // why it was refused
+}
+
+// plan is a judgement in favour: what enact has to do.
+type plan struct {
+	entry    *wire.Entry
+	now      wire.Time
+	receipt  *wire.Receipt // a retry: answer this and change nothing
+	from     *head         // the head that the entry belongs to
+	next     *head         // what takes its place, or stands beside it; seq is set by enact
+	beside   bool
+	public   PublicGroup // from's state after a proposal
+	ends     bool        // from is closed
+	epoch    wire.Epoch  // after the entry
+	creating bool
+}
+
+// Judge says whether e would be accepted now, and changes nothing: it returns the receipt of an earlier
+// acceptance, if there was one, or an error.
+func (m *Machine) Judge(e *wire.Entry) (*wire.Receipt, error) {
+	p, err := m.judge(e)
+	if err != nil {
+		return nil, err
+	}
+	return p.receipt, nil
+}
+
+// Apply takes the entry that Raft ordered next. The same entries in the same order give the same state
+// and outcomes everywhere.
+func (m *Machine) Apply(raw []byte) Outcome {
+	e := new(wire.Entry)
+	if err := wire.Decode(raw, wire.MaxEntry, e); err != nil {
+		return Outcome{Err: wire.AsError("apply", err)}
+	}
+	p, err := m.judge(e)
+	if err != nil {
+		return Outcome{Err: err}
+	}
+	if p.receipt != nil {
+		return Outcome{Receipt: *p.receipt}
+	}
+	return m.enact(p, raw)
+}
+
+// clock is the machine's time with an entry that bears t.
+func (m *Machine) clock(t wire.Time) wire.Time {
+	if !m.created {
+		return max(t, 0)
+	}
+	return min(max(t, m.now), m.now+MaxStep)
+}
+
+func (m *Machine) judge(e *wire.Entry) (*plan, *wire.Error) {
+	p := &plan{entry: e, now: m.clock(e.Time)}
+	if e.Replicas != nil {
+		return p, m.judgeReplicas(p, e.Replicas)
+	}
+	env := e.Envelope
+	if env.Conversation != m.id {
+		return nil, wire.Errorf(wire.Invalid, "submit", "is for conversation %v, this is %v", env.Conversation, m.id)
+	}
+	receipt, err := m.answerBefore(env)
+	if err != nil || receipt != nil {
+		p.receipt = receipt
+		return p, err
+	}
+	if env.Kind == wire.KindCreate {
+		return p, m.judgeCreate(p, env)
+	}
+	switch {
+	case !m.created:
+		return nil, wire.Errorf(wire.UnknownConversation, "submit", "%v has not been created", m.id)
+	case m.closed:
+		return nil, wire.Errorf(wire.Closed, "submit", "%v was closed with entry %d", m.id, m.seq)
+	}
+	h, err := m.locate(p, env)
+	if err != nil {
+		return nil, err
+	}
+	p.from, p.epoch = h, env.Epoch
+	switch env.Kind {
+	case wire.KindProposal:
+		return p, m.judgeProposal(p, env)
+	case wire.KindCommit:
+		return p, m.judgeCommit(p, env)
+	default:
+		p.ends = true
+		return p, authentic(env, h.key)
+	}
+}
+
+// locate finds the head that a submission is for. A contest finds a child of the epoch that it is for.
+func (m *Machine) locate(p *plan, e *wire.Envelope) (*head, *wire.Error) {
+	if h := m.headAt(e.Parent); h != nil {
+		if h.epoch != e.Epoch {
+			return nil, wire.Errorf(wire.Invalid, "submit", "entry %d opened epoch %d, not %d", h.seq, h.epoch, e.Epoch)
+		}
+		if e.Kind == wire.KindCommit && e.Commit.Contest {
+			return nil, wire.Errorf(wire.Invalid, "submit", "contests epoch %d, which nobody has ended: commit without the mark", e.Epoch)
+		}
+		return h, nil
+	}
+	if e.Parent > m.seq {
+		return nil, wire.Errorf(wire.Invalid, "submit", "entry %d does not exist, the last is %d", e.Parent, m.seq)
+	}
+	child := m.childOf(e.Parent)
+	if m.anyEpoch && e.Kind == wire.KindCommit {
+		return m.heads[0], nil
+	}
+	if child == nil {
+		return nil, m.stale(e, nil)
+	}
+	if err := m.signed(e, child.parent.key); err != nil {
+		return nil, err
+	}
+	if e.Kind != wire.KindCommit || !e.Commit.Contest || child.parent.epoch != e.Epoch {
+		return nil, m.stale(e, child.parent)
+	}
+	if len(m.heads) >= MaxHeads {
+		return nil, wire.Errorf(wire.TooManyHeads, "submit", "epoch %d is contested: %d heads, at most %d", e.Epoch, len(m.heads), MaxHeads)
+	}
+	p.beside = true
+	return child, nil
+}
+
+// signed checks the submission signature where the policy asks for it. With public handshakes the
+// message inside proves its sender.
+func (m *Machine) signed(e *wire.Envelope, key wire.SubmissionKey) *wire.Error {
+	if m.policy.Handshakes == wire.HandshakesPublic && e.Kind != wire.KindClose {
+		return nil
+	}
+	return authentic(e, key)
+}
+
+func authentic(e *wire.Envelope, key wire.SubmissionKey) *wire.Error {
+	if !e.Verify(key) {
+		return wire.Errorf(wire.Forged, "submit", "signature does not verify under the submission key of epoch %d", e.Epoch)
+	}
+	return nil
+}
+
+func (m *Machine) judgeCreate(p *plan, e *wire.Envelope) *wire.Error {
+	if m.created {
+		return wire.Errorf(wire.Exists, "create", "%v exists since %v", m.id, m.recentTime())
+	}
+	if err := authentic(e, e.Create.Key); err != nil {
+		return err
+	}
+	group, err := m.openPublic(e.Create)
+	if err != nil {
+		return err
+	}
+	p.creating = true
+	p.next = &head{key: e.Create.Key, delivery: e.Create.Delivery, public: group,
+		info: inline(e.Create.Info), tree: inline(e.Create.Tree)}
+	return nil
+}
+
+func inline(b []byte) *wire.Payload {
+	if len(b) == 0 {
+		return nil
+	}
+	return &wire.Payload{Inline: b}
+}
+
+func (m *Machine) recentTime() string { return m.now.Std().Format("2006-01-02 15:04:05Z") }
+
+func (m *Machine) judgeProposal(p *plan, e *wire.Envelope) *wire.Error {
+	if err := m.signed(e, p.from.key); err != nil {
+		return err
+	}
+	if p.from.proposals >= MaxProposals {
+		return wire.Errorf(wire.Quota, "submit", "epoch %d has %d proposals: commit them first", p.from.epoch, p.from.proposals)
+	}
+	if err := checkHeader(e.Proposal, m.id, m.policy.Handshakes, e); err != nil {
+		return err
+	}
+	var err *wire.Error
+	p.public, err = processPublic(p.from.public, e.Proposal, p.from.epoch)
+	return err
+}
+
+func (m *Machine) judgeCommit(p *plan, e *wire.Envelope) *wire.Error {
+	base := &point{seq: p.from.seq, epoch: p.from.epoch, key: p.from.key, public: p.from.public}
+	list := p.from.delivery
+	if p.beside {
+		base = p.from.parent
+		var err *wire.Error
+		if list, err = undoChange(list, p.from.change); err != nil {
+			return err
+		}
+	}
+	if !m.anyEpoch && !p.beside { // locate has verified a contest
+		if err := m.signed(e, base.key); err != nil {
+			return err
+		}
+	}
+	if err := checkHeader(e.Commit.Commit, m.id, m.policy.Handshakes, e); err != nil {
+		return err
+	}
+	list, err := applyChange(list, e.Commit.Delivery)
+	if err != nil {
+		return err
+	}
+	group, err := processPublic(base.public, e.Commit.Commit, base.epoch+1)
+	if err != nil {
+		return err
+	}
+	p.epoch = base.epoch + 1
+	p.next = &head{epoch: p.epoch, key: e.Commit.Key, delivery: list, change: e.Commit.Delivery, public: group,
+		info: e.Commit.Info, tree: e.Commit.Tree, parent: base}
+	return nil
+}
+
+func (m *Machine) judgeReplicas(p *plan, r *wire.Replicas) *wire.Error {
+	if !m.created {
+		return wire.Errorf(wire.UnknownConversation, "replicas", "%v has not been created", m.id)
+	}
+	current := m.Generation()
+	if r.Recovery == nil && r.Generation != current || r.Recovery != nil && r.Generation != current+1 {
+		return wire.Errorf(wire.Invalid, "replicas", "generation %d, the conversation is in %d", r.Generation, current)
+	}
+	p.epoch = m.heads0Epoch()
+	return nil
+}
+
+// heads0Epoch is the epoch of the first branch; a closed conversation keeps its last head.
+func (m *Machine) heads0Epoch() wire.Epoch { return m.heads[0].epoch }
+
+// enact makes p true. It cannot fail: all that can be refused was refused by judge.
+func (m *Machine) enact(p *plan, raw []byte) Outcome {
+	e := p.entry
+	m.now = p.now
+	m.seq++
+	m.order = wire.NextOrder(m.order, raw)
+	if p.creating {
+		m.created, m.policy = true, e.Envelope.Create.Policy
+	}
+	m.moveHeads(p)
+	if e.Replicas != nil {
+		m.replicas, m.since = e.Replicas, m.seq
+	}
+	c := wire.Committed{Sequence: m.seq, Order: m.order, Entry: raw}
+	k := kept{Committed: c, time: m.now}
+	receipt := wire.Receipt{Sequence: m.seq, Epoch: p.epoch, Order: m.order, Time: m.now}
+	if e.Envelope != nil {
+		k.blobs = e.Envelope.Blobs()
+		digest, err := e.Envelope.Digest()
+		if err != nil {
+			return Outcome{Err: wire.AsError("apply", err)} // unreachable: it was decoded from an encoding
+		}
+		m.noteSubmission(submitted{ID: e.Envelope.Submission, Digest: digest, Receipt: receipt})
+	}
+	m.remember(k)
+	return Outcome{Receipt: receipt, Committed: &c}
+}
+
+func (m *Machine) moveHeads(p *plan) {
+	if p.from != nil {
+		p.from.used = m.now
+	}
+	changed := false
+	switch {
+	case p.next != nil:
+		p.next.seq, p.next.used = m.seq, m.now
+		changed = true
+		switch {
+		case p.creating, p.beside:
+			m.heads = append(m.heads, p.next)
+		default:
+			p.next.parent.winner = m.seq
+			m.replaceHead(p.from, p.next)
+		}
+	case p.ends && len(m.heads) == 1:
+		m.closed = true // the head stays, so that entry and list can still be delivered
+	case p.ends:
+		m.heads = dropHead(m.heads, p.from)
+		changed = true
+	case p.from != nil:
+		p.from.proposals++
+		if p.public != nil {
+			p.from.public = p.public
+		}
+	}
+	if m.expireHeads() || changed {
+		m.updateSpans(m.seq)
+	}
+}
+
+func dropHead(heads []*head, gone *head) []*head {
+	var rest []*head
+	for _, h := range heads {
+		if h != gone {
+			rest = append(rest, h)
+		}
+	}
+	return rest
+}

@@ -1,0 +1,325 @@
+package machine
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+	"slices"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// A snapshot is the magic with its version, records, and a SHA-256 over all before it. A record is its
+// length in four bytes, big-endian, and CBOR in the deterministic encoding: one imageHeader, then as
+// many imageHead, imageKept and submitted as the header says. Records are written and read one by one,
+// so that a snapshot is never whole in memory twice.
+const snapshotMagic = "mlsfed state \x01"
+
+// maxRecord bounds one record: a head with a full delivery list, or a public state.
+const maxRecord = 64 << 20
+
+// maxRecent is the largest number of entries that a policy may keep.
+const maxRecent = 4096
+
+// Image is the state at one moment. It does not change when the machine goes on, and can be written
+// while it does.
+type Image struct {
+	header  imageHeader
+	heads   []head
+	recent  []kept
+	answers []submitted
+}
+
+type imageHeader struct {
+	ID       wire.ConversationID `cbor:"1,keyasint"`
+	Created  bool                `cbor:"2,keyasint"`
+	Closed   bool                `cbor:"3,keyasint"`
+	Policy   wire.Policy         `cbor:"4,keyasint"`
+	Sequence wire.SequenceNumber `cbor:"5,keyasint"`
+	Order    wire.Hash           `cbor:"6,keyasint"`
+	Now      wire.Time           `cbor:"7,keyasint"`
+	Spans    []Span              `cbor:"8,keyasint"`
+	Replicas *wire.Replicas      `cbor:"9,keyasint,omitempty"`
+	Since    wire.SequenceNumber `cbor:"10,keyasint"`
+	Heads    uint32              `cbor:"11,keyasint"`
+	Recent   uint32              `cbor:"12,keyasint"`
+	Answers  uint32              `cbor:"13,keyasint"`
+}
+
+type imageHead struct {
+	Sequence  wire.SequenceNumber `cbor:"1,keyasint"`
+	Epoch     wire.Epoch          `cbor:"2,keyasint"`
+	Key       wire.SubmissionKey  `cbor:"3,keyasint"`
+	Delivery  []wire.Address      `cbor:"4,keyasint"`
+	Change    wire.DeliveryChange `cbor:"5,keyasint"`
+	Public    []byte              `cbor:"6,keyasint,omitempty"`
+	Info      *wire.Payload       `cbor:"7,keyasint,omitempty"`
+	Tree      *wire.Payload       `cbor:"8,keyasint,omitempty"`
+	Parent    *imagePoint         `cbor:"9,keyasint,omitempty"`
+	Used      wire.Time           `cbor:"10,keyasint"`
+	Proposals uint32              `cbor:"11,keyasint"`
+}
+
+type imagePoint struct {
+	Sequence wire.SequenceNumber `cbor:"1,keyasint"`
+	Epoch    wire.Epoch          `cbor:"2,keyasint"`
+	Key      wire.SubmissionKey  `cbor:"3,keyasint"`
+	Public   []byte              `cbor:"4,keyasint,omitempty"`
+	Winner   wire.SequenceNumber `cbor:"5,keyasint"`
+}
+
+type imageKept struct {
+	_     struct{} `cbor:",toarray"`
+	Time  wire.Time
+	Order wire.Hash
+	Entry []byte
+}
+
+// Snapshot takes an image. It copies no content, only references to what never changes.
+func (m *Machine) Snapshot() *Image {
+	img := &Image{
+		header: imageHeader{ID: m.id, Created: m.created, Closed: m.closed, Policy: m.policy, Sequence: m.seq, Order: m.order,
+			Now: m.now, Spans: slices.Clone(m.spans), Replicas: m.replicas, Since: m.since,
+			Heads: uint32(len(m.heads)), Recent: uint32(len(m.recent)), Answers: uint32(len(m.answered))},
+		recent: slices.Clone(m.recent),
+	}
+	for _, h := range m.heads {
+		img.heads = append(img.heads, *h)
+	}
+	for _, id := range m.answered {
+		img.answers = append(img.answers, m.answers[id])
+	}
+	return img
+}
+
+// Digest is the SHA-256 that ends the snapshot: equal for replicas in the same state.
+func (img *Image) Digest() (wire.Hash, error) {
+	var out bytes.Buffer
+	if _, err := img.WriteTo(&out); err != nil {
+		return wire.Hash{}, err
+	}
+	return wire.Hash(out.Bytes()[out.Len()-sha256.Size:]), nil
+}
+
+// WriteTo writes the snapshot.
+func (img *Image) WriteTo(w io.Writer) (int64, error) {
+	out := &recordWriter{w: w, sum: sha256.New()}
+	out.raw([]byte(snapshotMagic))
+	out.record(&img.header)
+	for i := range img.heads {
+		rec, err := packHead(&img.heads[i])
+		if err != nil {
+			return out.n, fmt.Errorf("snapshot %v: %w", img.header.ID, err)
+		}
+		out.record(rec)
+	}
+	for i := range img.recent {
+		k := &img.recent[i]
+		out.record(&imageKept{Time: k.time, Order: k.Order, Entry: k.Entry})
+	}
+	for i := range img.answers {
+		out.record(&img.answers[i])
+	}
+	out.raw(out.sum.Sum(nil))
+	if out.err != nil {
+		return out.n, fmt.Errorf("snapshot %v: %w", img.header.ID, out.err)
+	}
+	return out.n, nil
+}
+
+func packHead(h *head) (*imageHead, error) {
+	rec := &imageHead{Sequence: h.seq, Epoch: h.epoch, Key: h.key, Delivery: h.delivery, Change: h.change,
+		Info: h.info, Tree: h.tree, Used: h.used, Proposals: uint32(h.proposals)}
+	var err error
+	if rec.Public, err = packPublic(h.public); err != nil {
+		return nil, err
+	}
+	if p := h.parent; p != nil {
+		rec.Parent = &imagePoint{Sequence: p.seq, Epoch: p.epoch, Key: p.key, Winner: p.winner}
+		rec.Parent.Public, err = packPublic(p.public)
+	}
+	return rec, err
+}
+
+func packPublic(g PublicGroup) ([]byte, error) {
+	if g == nil {
+		return nil, nil
+	}
+	return g.MarshalBinary()
+}
+
+// Restore reads a snapshot of conversation id. It consumes r to its end and refuses what is damaged.
+func Restore(id wire.ConversationID, rules PublicRules, r io.Reader) (*Machine, error) {
+	m := New(id, rules)
+	if err := m.read(&recordReader{r: r, sum: sha256.New()}); err != nil {
+		return nil, fmt.Errorf("restore %v: %w", id, err)
+	}
+	return m, nil
+}
+
+func (m *Machine) read(in *recordReader) error {
+	if magic, err := in.raw(len(snapshotMagic)); err != nil {
+		return err
+	} else if string(magic) != snapshotMagic {
+		return wire.Errorf(wire.Version, "restore", "not a snapshot of a version that this node knows")
+	}
+	var h imageHeader
+	if err := in.record(&h); err != nil {
+		return err
+	}
+	if h.ID != m.id {
+		return fmt.Errorf("is a snapshot of conversation %v", h.ID)
+	}
+	if h.Heads > MaxHeads || h.Recent > maxRecent || h.Answers > MaxSubmissions || wire.SequenceNumber(h.Recent) > h.Sequence ||
+		h.Created && h.Heads == 0 {
+		return fmt.Errorf("names %d heads, %d entries of %d, %d answers", h.Heads, h.Recent, h.Sequence, h.Answers)
+	}
+	m.created, m.closed, m.policy, m.seq, m.order, m.now = h.Created, h.Closed, h.Policy, h.Sequence, h.Order, h.Now
+	m.spans, m.replicas, m.since = h.Spans, h.Replicas, h.Since
+	for range h.Heads {
+		if err := m.readHead(in); err != nil {
+			return err
+		}
+	}
+	for i := range h.Recent {
+		if err := m.readKept(in, h.Sequence-wire.SequenceNumber(h.Recent-1-i)); err != nil {
+			return err
+		}
+	}
+	for range h.Answers {
+		var s submitted
+		if err := in.record(&s); err != nil {
+			return err
+		}
+		m.noteSubmission(s)
+	}
+	return in.end()
+}
+
+func (m *Machine) readHead(in *recordReader) error {
+	var rec imageHead
+	err := in.record(&rec)
+	if err != nil {
+		return err
+	}
+	h := &head{seq: rec.Sequence, epoch: rec.Epoch, key: rec.Key, delivery: rec.Delivery, change: rec.Change,
+		info: rec.Info, tree: rec.Tree, used: rec.Used, proposals: int(rec.Proposals)}
+	if h.public, err = m.unpackPublic(rec.Public); err != nil {
+		return err
+	}
+	if p := rec.Parent; p != nil {
+		h.parent = &point{seq: p.Sequence, epoch: p.Epoch, key: p.Key, winner: p.Winner}
+		if h.parent.public, err = m.unpackPublic(p.Public); err != nil {
+			return err
+		}
+	}
+	m.heads = append(m.heads, h)
+	return nil
+}
+
+func (m *Machine) readKept(in *recordReader, seq wire.SequenceNumber) error {
+	var rec imageKept
+	if err := in.record(&rec); err != nil {
+		return err
+	}
+	k := kept{Committed: wire.Committed{Sequence: seq, Order: rec.Order, Entry: rec.Entry}, time: rec.Time}
+	e, err := k.Open()
+	if err != nil {
+		return fmt.Errorf("entry %d: %w", seq, err)
+	}
+	if e.Envelope != nil {
+		k.blobs = e.Envelope.Blobs()
+	}
+	m.recent = append(m.recent, k)
+	m.recentBytes += len(k.Entry)
+	return nil
+}
+
+func (m *Machine) unpackPublic(data []byte) (PublicGroup, error) {
+	if len(data) == 0 {
+		return nil, nil
+	}
+	if m.public == nil {
+		return nil, errors.New("has public handshakes, which this node does not validate")
+	}
+	return m.public.Restore(data)
+}
+
+type recordWriter struct {
+	w   io.Writer
+	sum hash.Hash
+	n   int64
+	err error
+}
+
+func (w *recordWriter) raw(b []byte) {
+	if w.err != nil {
+		return
+	}
+	w.sum.Write(b)
+	n, err := w.w.Write(b)
+	w.n, w.err = w.n+int64(n), err
+}
+
+func (w *recordWriter) record(v any) {
+	b, err := wire.Encode(v)
+	if err == nil && len(b) > maxRecord {
+		err = fmt.Errorf("record %T of %d bytes, at most %d", v, len(b), maxRecord)
+	}
+	if w.err == nil {
+		w.err = err
+	}
+	w.raw(binary.BigEndian.AppendUint32(nil, uint32(len(b))))
+	w.raw(b)
+}
+
+type recordReader struct {
+	r   io.Reader
+	sum hash.Hash
+}
+
+// raw reads n bytes. The buffer grows with what arrives, so that a false length costs nothing.
+func (r *recordReader) raw(n int) ([]byte, error) {
+	var buf bytes.Buffer
+	got, err := io.CopyN(&buf, r.r, int64(n))
+	if err != nil {
+		return nil, fmt.Errorf("ends after %d of %d bytes: %w", got, n, io.ErrUnexpectedEOF)
+	}
+	r.sum.Write(buf.Bytes())
+	return buf.Bytes(), nil
+}
+
+func (r *recordReader) record(v any) error {
+	size, err := r.raw(4)
+	if err != nil {
+		return err
+	}
+	n := binary.BigEndian.Uint32(size)
+	if n > maxRecord {
+		return fmt.Errorf("record of %d bytes, at most %d", n, maxRecord)
+	}
+	b, err := r.raw(int(n))
+	if err != nil {
+		return err
+	}
+	return wire.Decode(b, maxRecord, v)
+}
+
+func (r *recordReader) end() error {
+	want := r.sum.Sum(nil)
+	got, err := r.raw(sha256.Size)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(got, want) {
+		return errors.New("checksum differs: the snapshot is damaged")
+	}
+	if n, _ := io.Copy(io.Discard, io.LimitReader(r.r, 1)); n != 0 {
+		return errors.New("bytes follow its end")
+	}
+	return nil
+}

@@ -1,0 +1,122 @@
+package machine
+
+import (
+	"slices"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Head is what others may know of an epoch that can be committed to.
+type Head struct {
+	Sequence wire.SequenceNumber // the entry that opened it: a submission's Parent
+	Epoch    wire.Epoch
+	Key      wire.SubmissionKey
+	Previous wire.SubmissionKey // of the epoch before; zero in epoch 0
+	Delivery []wire.Address     // not to be written to
+	Info     *wire.Payload
+	Tree     *wire.Payload
+}
+
+// ID is the conversation's.
+func (m *Machine) ID() wire.ConversationID { return m.id }
+
+// Created reports whether the first entry has been accepted.
+func (m *Machine) Created() bool { return m.created }
+
+// Closed reports whether the conversation has ended.
+func (m *Machine) Closed() bool { return m.closed }
+
+// Policy is what the conversation was created with.
+func (m *Machine) Policy() wire.Policy { return m.policy }
+
+// Sequence is the number of accepted entries.
+func (m *Machine) Sequence() wire.SequenceNumber { return m.seq }
+
+// Order is the order hash over all accepted entries.
+func (m *Machine) Order() wire.Hash { return m.order }
+
+// Heads are the epochs that can be committed to: one, or several where an epoch is contested, the
+// branch of first children first.
+func (m *Machine) Heads() []Head {
+	heads := make([]Head, len(m.heads))
+	for i, h := range m.heads {
+		heads[i] = Head{Sequence: h.seq, Epoch: h.epoch, Key: h.key, Delivery: h.delivery, Info: h.info, Tree: h.tree}
+		if h.parent != nil {
+			heads[i].Previous = h.parent.key
+		}
+	}
+	return heads
+}
+
+// Delivery is the union of the heads' delivery lists, sorted. It is not to be written to.
+func (m *Machine) Delivery() []wire.Address {
+	if len(m.heads) == 1 {
+		return m.heads[0].delivery
+	}
+	var all []wire.Address
+	for _, h := range m.heads {
+		all = append(all, h.delivery...)
+	}
+	slices.SortFunc(all, wire.Address.Compare)
+	return slices.Compact(all)
+}
+
+// Spans says which organizations take part, and since when; those that have left stay for as long as
+// the entry that removed them is kept.
+func (m *Machine) Spans() []Span { return slices.Clone(m.spans) }
+
+// Delivers reports whether org is to receive entry seq.
+func (m *Machine) Delivers(org wire.Domain, seq wire.SequenceNumber) bool {
+	for _, s := range m.spans {
+		if s.Organization == org {
+			return s.Since <= seq && (s.Until == 0 || seq <= s.Until)
+		}
+	}
+	return false
+}
+
+// Replicas are the nodes that are to hold the conversation and the entry that said so, nil and 0 before
+// the first such entry.
+func (m *Machine) Replicas() (*wire.Replicas, wire.SequenceNumber) { return m.replicas, m.since }
+
+// Generation counts forced recoveries.
+func (m *Machine) Generation() uint64 {
+	if m.replicas == nil {
+		return 0
+	}
+	return m.replicas.Generation
+}
+
+// Entries are the kept ones after since, in order, up to count entries and bytes bytes but at least
+// one. gap is true where the entry after since is no longer kept.
+func (m *Machine) Entries(since wire.SequenceNumber, count, bytes int) (entries []wire.Committed, gap bool) {
+	first := m.oldest()
+	if gap = since+1 < first; gap {
+		since = first - 1
+	}
+	for seq := since + 1; seq <= m.seq && len(entries) < count; seq++ {
+		c := m.recent[seq-first].Committed
+		if bytes -= len(c.Entry); bytes < 0 && len(entries) > 0 {
+			break
+		}
+		entries = append(entries, c)
+	}
+	return entries, gap
+}
+
+// Blobs are the contents that the kept entries and the heads name.
+func (m *Machine) Blobs() []wire.BlobRef {
+	var refs []wire.BlobRef
+	for i := range m.recent {
+		refs = append(refs, m.recent[i].blobs...)
+	}
+	for _, h := range m.heads {
+		for _, p := range []*wire.Payload{h.info, h.tree} {
+			if p != nil && p.Blob != nil {
+				refs = append(refs, *p.Blob)
+			}
+		}
+	}
+	slices.SortFunc(refs, func(a, b wire.BlobRef) int { return slices.Compare(a.Hash[:], b.Hash[:]) })
+	return slices.Compact(refs)
+}

@@ -1,0 +1,456 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mlsfed/mlsfed/consensus/raftlog"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Manager holds this node's replicas. Its methods are safe for concurrent use; those that change or wake
+// a conversation work while Run does.
+type Manager struct {
+	cfg      Config
+	log      *slog.Logger
+	raftLog  *raftLogger
+	mesh     *mesh
+	snaps    snapshotFactory
+	opening  chan struct{} // a place for each conversation that may be opened at once
+	inflight chan struct{} // a place for each submission under way
+	pump     *pump
+	dirty    *idSet // conversations whose record is behind
+	asleep   *sleeperCache
+	stats    stats
+	offers   sync.Map // of offer: blobs that submissions under way here name
+
+	mu            sync.Mutex // guards what follows
+	conversations map[wire.ConversationID]*conversation
+	free          []uint32 // numbers of groups that were dropped
+	next          uint32   // never used number
+	invited       map[wire.Domain]int
+	ctx           context.Context // nil while Run does not
+	tasks         sync.WaitGroup
+}
+
+type stats struct{ wakes, sleeps, elections atomic.Int64 }
+
+// codeAsleep is between nodes only: the conversation sleeps here, and this frame does not wake it.
+const codeAsleep wire.Code = "asleep"
+
+// codeSuperseded is between nodes only: the sender's generation of the configuration has been replaced.
+const codeSuperseded wire.Code = "superseded"
+
+// codeNotLeader is between nodes only: ask the node in Error.Nodes.
+const codeNotLeader wire.Code = "not_leader"
+
+func errAsleep() *wire.Error { return &wire.Error{Code: codeAsleep, Op: "raft"} }
+
+// New reads what this node holds and starts nothing.
+func New(cfg Config) (*Manager, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	m := &Manager{
+		cfg: cfg, log: cfg.Logger, raftLog: &raftLogger{out: cfg.Logger, name: "raft"},
+		opening: make(chan struct{}, cfg.Limits.Opening), inflight: make(chan struct{}, cfg.Limits.Inflight),
+		dirty: newIDSet(), asleep: newSleeperCache(),
+		conversations: make(map[wire.ConversationID]*conversation), invited: make(map[wire.Domain]int),
+		snaps: cfg.snapshots,
+	}
+	if m.snaps == nil {
+		files, err := openSnapshots(cfg.Dir)
+		if err != nil {
+			return nil, err
+		}
+		m.snaps = files
+	}
+	m.pump = newPump(m)
+	m.mesh = &mesh{node: cfg.Node, link: cfg.Link, call: cfg.Timers.Call, log: cfg.Logger, deliver: m.receive, up: m.greet,
+		peers: make(map[wire.NodeID]*peer)}
+	return m, m.load()
+}
+
+// load makes a sleeping conversation of each record.
+func (m *Manager) load() error {
+	used := make(map[uint32]bool)
+	err := m.cfg.Log.Meta().Scan([]byte(recordPrefix), func(key, value []byte) error {
+		id := wire.ConversationID(key[len(recordPrefix):])
+		rec, err := decodeRecord(value)
+		if err != nil {
+			return fmt.Errorf("conversation %v: %w", id, err)
+		}
+		m.add(id, rec)
+		used[rec.Group] = true
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("consensus: %w", err)
+	}
+	return m.sweepGroups(used)
+}
+
+// sweepGroups drops groups that no record names: the node stopped between the two steps of a removal.
+func (m *Manager) sweepGroups(used map[uint32]bool) error {
+	groups, err := m.cfg.Log.Groups()
+	if err != nil {
+		return fmt.Errorf("consensus: %w", err)
+	}
+	for _, n := range groups {
+		if !used[n] {
+			if err := errors.Join(m.cfg.Log.Drop(n), m.snaps.drop(n)); err != nil {
+				return fmt.Errorf("consensus: remove what is left of group %d: %w", n, err)
+			}
+		}
+	}
+	for n := uint32(0); n < m.next; n++ {
+		if !used[n] {
+			m.free = append(m.free, n)
+		}
+	}
+	return nil
+}
+
+// add makes a conversation of a record. m.mu is held, or nobody else has m yet.
+func (m *Manager) add(id wire.ConversationID, rec *record) *conversation {
+	c := &conversation{id: id, group: rec.Group, m: m}
+	c.gen.Store(rec.Generation)
+	c.out.Store(rec.Rejoin)
+	m.conversations[id] = c
+	m.next = max(m.next, rec.Group+1)
+	if rec.Inviter != "" {
+		m.invited[rec.Inviter]++
+	}
+	return c
+}
+
+// Run serves until ctx ends, and returns when all conversations are shut down and all goroutines have
+// ended. It runs once.
+func (m *Manager) Run(ctx context.Context) error {
+	m.mu.Lock()
+	if m.ctx != nil {
+		m.mu.Unlock()
+		return errors.New("consensus: Run runs already")
+	}
+	m.ctx = ctx
+	m.mu.Unlock()
+	var loops sync.WaitGroup
+	started := make(chan struct{})
+	loops.Go(func() { close(started); m.mesh.run(ctx) })
+	<-started
+	loops.Go(func() { m.flushLoop(ctx) })
+	loops.Go(func() { m.pump.run(ctx) })
+	loops.Go(func() { m.sweepBlobs(ctx) })
+	m.spawn(m.catchUp)
+	m.spawn(m.greetLoop)
+	m.resumeRejoins()
+	<-ctx.Done()
+	m.mu.Lock()
+	m.ctx = nil
+	m.mu.Unlock()
+	m.closeAll()
+	loops.Wait()
+	m.tasks.Wait()
+	return nil
+}
+
+func (m *Manager) context() context.Context {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.ctx
+}
+
+// spawn runs fn on a goroutine that Run waits for; false when the node does not run.
+func (m *Manager) spawn(fn func(context.Context)) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.ctx == nil {
+		return false
+	}
+	ctx := m.ctx
+	m.tasks.Go(func() { fn(ctx) })
+	return true
+}
+
+// closeAll shuts every awake conversation down, many at once.
+func (m *Manager) closeAll() {
+	var all sync.WaitGroup
+	for _, c := range m.list() {
+		l := c.awake()
+		if l == nil {
+			continue
+		}
+		all.Go(func() {
+			for l.r.Load() == nil && c.awake() == l {
+				if !c.settle() {
+					break
+				}
+			}
+			if l.r.Load() != nil {
+				l.close(0, nil)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// settle waits until nobody opens or closes c; false when nobody does.
+func (c *conversation) settle() bool {
+	c.mu.Lock()
+	wait := c.change
+	c.mu.Unlock()
+	if wait == nil {
+		return false
+	}
+	<-wait
+	return true
+}
+
+func (m *Manager) list() []*conversation {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	list := make([]*conversation, 0, len(m.conversations))
+	for _, c := range m.conversations {
+		list = append(list, c)
+	}
+	return list
+}
+
+func (m *Manager) find(id wire.ConversationID) (*conversation, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.conversations[id]
+	if c == nil {
+		return nil, wire.Errorf(wire.UnknownConversation, "find", "node %s holds no replica of %v", m.cfg.Node, id)
+	}
+	return c, nil
+}
+
+// hold makes room for a new replica and writes its record. inviter is "" for our own.
+func (m *Manager) hold(id wire.ConversationID, rec *record) (*conversation, error) {
+	m.mu.Lock()
+	if c := m.conversations[id]; c != nil {
+		m.mu.Unlock()
+		return c, nil
+	}
+	if err := m.quota(rec.Inviter); err != nil {
+		m.mu.Unlock()
+		return nil, err
+	}
+	if n := len(m.free); n > 0 {
+		rec.Group, m.free = m.free[n-1], m.free[:n-1]
+	} else if rec.Group = m.next; rec.Group >= raftlog.MaxGroups {
+		m.mu.Unlock()
+		return nil, wire.Errorf(wire.Quota, "create", "node %s has no number left for another conversation", m.cfg.Node)
+	}
+	c := m.add(id, rec)
+	c.change = make(chan struct{}) // nobody uses it before its record is there
+	m.mu.Unlock()
+	err := m.writeRecord(id, rec)
+	c.mu.Lock()
+	close(c.change)
+	c.change = nil
+	c.gone = err != nil
+	c.mu.Unlock()
+	if err != nil {
+		m.unlist(c, rec.Inviter)
+		return nil, err
+	}
+	return c, nil
+}
+
+// quota is checked with m.mu held.
+func (m *Manager) quota(inviter wire.Domain) error {
+	l := &m.cfg.Limits
+	if l.Conversations > 0 && len(m.conversations) >= l.Conversations {
+		return wire.Errorf(wire.Quota, "create", "node %s holds %d conversations, at most %d", m.cfg.Node, len(m.conversations), l.Conversations)
+	}
+	if inviter != "" && inviter != m.cfg.Node.Organization() && m.invited[inviter] >= l.PerOrganization {
+		return wire.Errorf(wire.Quota, "invite", "node %s holds %d conversations by invitation of %s, at most %d",
+			m.cfg.Node, m.invited[inviter], inviter, l.PerOrganization)
+	}
+	return nil
+}
+
+func (m *Manager) unlist(c *conversation, inviter wire.Domain) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.conversations[c.id] == c {
+		delete(m.conversations, c.id)
+		m.free = append(m.free, c.group)
+		if inviter != "" {
+			m.invited[inviter]--
+		}
+	}
+}
+
+// remove ends this node's part in a conversation and deletes what it holds of it.
+func (m *Manager) remove(c *conversation, why string) error {
+	c.mu.Lock()
+	for c.change != nil {
+		wait := c.change
+		c.mu.Unlock()
+		<-wait
+		c.mu.Lock()
+	}
+	if c.gone {
+		c.mu.Unlock()
+		return nil
+	}
+	c.gone = true
+	l := c.live
+	c.mu.Unlock()
+	if l != nil {
+		l.close(0, nil)
+		for l.inflight.Load() > 0 { // who still uses it might write the record again
+			time.Sleep(time.Millisecond)
+		}
+	}
+	var inviter wire.Domain
+	if rec, err := m.readRecord(c.id); err == nil {
+		inviter = rec.Inviter
+	}
+	m.log.Info("replica removed", "conversation", c.id, "why", why)
+	// The record goes first: what is left without one is swept when the node starts.
+	err := m.cfg.Log.Meta().Delete(recordKey(c.id))
+	if err == nil {
+		err = errors.Join(m.cfg.Log.Drop(c.group), m.snaps.drop(c.group))
+	}
+	m.asleep.forget(c.id)
+	if err != nil {
+		return fmt.Errorf("remove %v: %w", c.id, err)
+	}
+	m.unlist(c, inviter)
+	return nil
+}
+
+// Accept serves a byte stream that another node has opened, until it ends. from must have been proved.
+func (m *Manager) Accept(ctx context.Context, from wire.NodeID, conn net.Conn) error {
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	defer conn.Close()
+	purpose, err := greeting(conn, m.cfg.Timers.Call)
+	if err != nil {
+		return fmt.Errorf("stream from %s: %w", from, err)
+	}
+	switch purpose {
+	case streamFrames:
+		p := m.mesh.peer(from)
+		if p == nil {
+			return wire.Errorf(wire.Unavailable, "accept", "the node is not running")
+		}
+		p.adopt(conn, false)
+		p.read(ctx, conn)
+		return nil
+	case streamSnapshot:
+		return m.receiveSnapshot(from, conn)
+	case streamBlob:
+		return m.serveBlob(from, conn)
+	}
+	return wire.Errorf(wire.Malformed, "accept", "stream from %s for purpose %q", from, purpose)
+}
+
+// admit finds the awake replica that a frame of Raft's is for, if its sender may speak.
+func (m *Manager) admit(from wire.NodeID, id wire.ConversationID, generation uint64) (*live, error) {
+	c, err := m.find(id)
+	if err != nil {
+		return nil, err
+	}
+	if have := c.generation(); generation < have {
+		return nil, wire.Errorf(codeSuperseded, "raft", "generation %d of %v's configuration was replaced by %d", generation, id, have)
+	} else if generation > have {
+		return nil, wire.Errorf(wire.Unavailable, "raft", "this node knows generation %d of %v's configuration, not %d: invite it again", have, id, generation)
+	}
+	if c.out.Load() {
+		return nil, wire.Errorf(wire.Unavailable, "raft", "node %s lost its replica of %v and waits to be invited anew", m.cfg.Node, id)
+	}
+	l := c.awake()
+	if l == nil {
+		if err := m.sleeperMember(c, from); err != nil {
+			return nil, err
+		}
+		return nil, errAsleep()
+	}
+	if !l.member(from) {
+		m.askAbout(c, from)
+		return nil, notReplica(from, id)
+	}
+	return l, nil
+}
+
+func notReplica(from wire.NodeID, id wire.ConversationID) *wire.Error {
+	return wire.Errorf(wire.NotReplica, "raft", "node %s has no part in conversation %v", from, id)
+}
+
+// sleeperMember reports whether from may speak for a conversation that sleeps.
+func (m *Manager) sleeperMember(c *conversation, from wire.NodeID) error {
+	rec, err := m.readRecord(c.id)
+	if err != nil {
+		return err
+	}
+	if !rec.has(from) && !c.isVouched(from) {
+		m.askAbout(c, from)
+		return notReplica(from, c.id)
+	}
+	return nil
+}
+
+// memberOf finds a conversation, awake or not, that from has a part in.
+func (m *Manager) memberOf(from wire.NodeID, id wire.ConversationID) (*conversation, error) {
+	c, err := m.find(id)
+	if err != nil {
+		return nil, err
+	}
+	if l := c.awake(); l != nil {
+		if !l.member(from) {
+			return nil, notReplica(from, id)
+		}
+		return c, nil
+	}
+	return c, m.sleeperMember(c, from)
+}
+
+// receive takes a frame from another node, on its connection's read loop: it does not block.
+func (m *Manager) receive(from wire.NodeID, f *frame) {
+	switch f.kind {
+	case kindAppend, kindVote, kindPreVote, kindTimeoutNow:
+		l, err := m.admit(from, f.conversation, f.generation)
+		switch {
+		case err == nil:
+			l.trans.receive(from, f)
+		case f.kind == kindVote && wire.CodeOf(err) == codeAsleep && m.wakeForVote(from, f):
+		default:
+			m.mesh.reply(from, f, nil, err)
+		}
+	case kindBeats:
+		m.receiveBeats(from, f)
+	default:
+		m.receiveOther(from, f)
+	}
+}
+
+// receiveOther serves what may take time on a goroutine of its own.
+func (m *Manager) receiveOther(from wire.NodeID, f *frame) {
+	handlers := map[frameKind]func(context.Context, wire.NodeID, *frame) ([]byte, error){
+		kindWake: m.receiveWake, kindSleep: m.receiveSleep, kindSubmit: m.receiveSubmit, kindInvite: m.receiveInvite,
+		kindFarewell: m.receiveFarewell, kindHoldings: m.receiveHoldings, kindGone: m.receiveGone, kindRejoin: m.receiveRejoin,
+	}
+	handle := handlers[f.kind]
+	if handle == nil {
+		m.mesh.reply(from, f, nil, wire.Errorf(wire.Malformed, "frame", "kind %d", f.kind))
+		return
+	}
+	m.mesh.spawn(func(ctx context.Context) {
+		content, err := handle(ctx, from, f)
+		if err != nil && wire.CodeOf(err) == wire.Internal {
+			m.log.Warn("request failed", "peer", from, "kind", f.kind, "conversation", f.conversation, "error", err)
+		}
+		m.mesh.reply(from, f, content, err)
+	})
+}

@@ -1,0 +1,199 @@
+package orderbench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/mlsfed/mlsfed/consensus/raftlog"
+)
+
+// EntrySize is the size of what is ordered, in bytes.
+const EntrySize = 4096
+
+// Config says how long and how much. Zero fields have the defaults in brackets.
+type Config struct {
+	Dir      string        // [a temporary folder, removed afterwards]
+	Round    time.Duration // of load [5 s]
+	Rounds   int           // [3]
+	Busy     []int         // busy conversations [100, 1,000]
+	Sleepers int           // sleeping conversations [10,000]
+	Wakes    int           // [300]
+	Progress func(format string, args ...any)
+}
+
+func (c *Config) setDefaults() {
+	if c.Round <= 0 {
+		c.Round = 5 * time.Second
+	}
+	if c.Rounds <= 0 {
+		c.Rounds = 3
+	}
+	if c.Busy == nil {
+		c.Busy = []int{100, 1000}
+	}
+	if c.Sleepers <= 0 {
+		c.Sleepers = 10_000
+	}
+	if c.Wakes <= 0 {
+		c.Wakes = 300
+	}
+	if c.Progress == nil {
+		c.Progress = func(string, ...any) {}
+	}
+}
+
+// Row is one figure. Ratio is Value over what Against names, 0 where there is nothing to compare with.
+type Row struct {
+	Name    string  `json:"name"`
+	N       int     `json:"n"`
+	Value   float64 `json:"value"`
+	Unit    string  `json:"unit"`
+	Against string  `json:"against,omitempty"`
+	Ratio   float64 `json:"ratio,omitempty"`
+}
+
+// Run measures everything and calls show with each row as it is known.
+func Run(ctx context.Context, cfg Config, show func(Row)) (err error) {
+	cfg.setDefaults()
+	if cfg.Dir == "" {
+		if cfg.Dir, err = os.MkdirTemp("", "mlsfed-bench-*"); err != nil {
+			return err
+		}
+		defer func() { err = errors.Join(err, os.RemoveAll(cfg.Dir)) }()
+	}
+	b := &bench{cfg: cfg, ctx: ctx, show: show}
+	for _, step := range []func() error{b.throughput, b.latency, b.sleepers} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+type bench struct {
+	cfg  Config
+	ctx  context.Context
+	show func(Row)
+}
+
+func (b *bench) dir(name string, args ...any) string {
+	return filepath.Join(b.cfg.Dir, fmt.Sprintf(name, args...))
+}
+
+// system is a design under load: submit orders one entry in conversation i and returns when it is
+// durable on a majority.
+type system interface {
+	submit(ctx context.Context, i int) error
+	close() error
+}
+
+// throughput lets the three designs take turns.
+func (b *bench) throughput() error {
+	for _, n := range b.cfg.Busy {
+		rates := map[string][]float64{}
+		for round := range b.cfg.Rounds {
+			for _, design := range []string{"naive", raftlog.BackendBolt, raftlog.BackendPebble} {
+				b.cfg.Progress("%d conversations, round %d of %d: %s", n, round+1, b.cfg.Rounds, design)
+				rate, err := b.measure(design, n, round)
+				if err != nil {
+					return fmt.Errorf("%s with %d conversations: %w", design, n, err)
+				}
+				b.cfg.Progress("%d conversations, round %d of %d: %s: %.0f commits/s", n, round+1, b.cfg.Rounds, design, rate)
+				rates[design] = append(rates[design], rate)
+			}
+		}
+		naive := median(rates["naive"])
+		for _, design := range []string{"naive", raftlog.BackendBolt, raftlog.BackendPebble} {
+			row := Row{Name: "commits/" + design, N: n, Value: median(rates[design]), Unit: "1/s"}
+			if design != "naive" {
+				row.Against, row.Ratio = "naive", row.Value/naive
+			}
+			b.show(row)
+		}
+	}
+	return nil
+}
+
+func (b *bench) measure(design string, n, round int) (rate float64, err error) {
+	dir := b.dir("%s-%d-%d", design, n, round)
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	var s system
+	if design == "naive" {
+		s, err = newNaive(b.ctx, dir, n, b.cfg.Progress)
+	} else {
+		s, err = newOurs(b.ctx, dir, design, n, b.cfg.Progress)
+	}
+	if err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	return drive(b.ctx, s, n, b.cfg.Round)
+}
+
+// latency measures a single conversation beside what the disk and the network alone take.
+func (b *bench) latency() error {
+	b.cfg.Progress("one conversation: latency")
+	const samples = 1000
+	for _, backend := range []string{raftlog.BackendBolt, raftlog.BackendPebble} {
+		dir := b.dir("latency-%s", backend)
+		o, err := newOurs(b.ctx, dir, backend, 1, b.cfg.Progress)
+		if err != nil {
+			return err
+		}
+		// The floor is taken in turns with what is compared to it.
+		var times, floors []float64
+		for len(times) < samples && err == nil {
+			var part []float64
+			if part, err = sample(100, func() error { return o.submit(b.ctx, 0) }); err != nil {
+				break
+			}
+			times = append(times, part...)
+			var floor float64
+			if floor, err = b.floor(100); err == nil {
+				floors = append(floors, floor)
+			}
+		}
+		lag := o.lags()
+		if err = errors.Join(err, o.close(), os.RemoveAll(dir)); err != nil {
+			return err
+		}
+		floor := median(floors)
+		b.show(Row{Name: "latency/" + backend, N: 1, Value: median(times), Unit: "ms", Against: "floor", Ratio: median(times) / floor})
+		if backend == raftlog.BackendBolt {
+			b.show(Row{Name: "floor", N: 1, Value: floor, Unit: "ms"})
+			b.show(Row{Name: "follower-lag", N: len(lag), Value: median(lag), Unit: "ms"})
+		}
+	}
+	return nil
+}
+
+func median(v []float64) float64 { return percentile(v, 0.5) }
+
+// percentile of values in any order; 0 without any.
+func percentile(v []float64, p float64) float64 {
+	if len(v) == 0 {
+		return 0
+	}
+	s := slices.Sorted(slices.Values(v))
+	return s[min(int(p*float64(len(s))), len(s)-1)]
+}
+
+// sample times n calls, in milliseconds.
+func sample(n int, call func() error) ([]float64, error) {
+	times := make([]float64, 0, n)
+	for range n {
+		start := time.Now()
+		if err := call(); err != nil {
+			return nil, err
+		}
+		times = append(times, milliseconds(time.Since(start)))
+	}
+	return times, nil
+}
+
+func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

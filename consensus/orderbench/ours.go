@@ -1,0 +1,269 @@
+package orderbench
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mlsfed/mlsfed/consensus"
+	"github.com/mlsfed/mlsfed/consensus/internal/author"
+	"github.com/mlsfed/mlsfed/consensus/raftlog"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+var organizations = []wire.Domain{"a.example", "b.example", "c.example"}
+
+// ours is three nodes, one for each organization, and n conversations across them.
+type ours struct {
+	nodes  [3]*benchNode
+	cancel context.CancelFunc
+	done   sync.WaitGroup
+	ids    atomic.Uint64
+	talks  []*talk
+}
+
+// talk is one conversation, and what its next commit builds on.
+type talk struct {
+	mu    sync.Mutex // guards place: submissions of one conversation follow each other
+	place author.Place
+	home  int // the node that clients of this conversation ask
+}
+
+type benchNode struct {
+	id      wire.NodeID
+	log     *raftlog.Log
+	manager *consensus.Manager
+	listen  net.Listener
+	seen    arrivals
+}
+
+// arrivals notes when entries are delivered on a node.
+type arrivals struct {
+	mu    sync.Mutex // guards what follows
+	at    map[wire.ConversationID]map[wire.SequenceNumber]time.Time
+	heads map[wire.ConversationID]wire.SequenceNumber
+	keep  bool
+}
+
+// consumer is nil unless arrivals are kept: what it remembers would be taken for the Manager's.
+func (n *benchNode) consumer() consensus.Consumer {
+	if !n.seen.keep {
+		return nil
+	}
+	return &n.seen
+}
+
+// Position implements consensus.Consumer.
+func (a *arrivals) Position(id wire.ConversationID) (wire.SequenceNumber, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.heads[id], nil
+}
+
+// Consume implements consensus.Consumer.
+func (a *arrivals) Consume(_ context.Context, d consensus.Delivery) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.heads[d.Conversation] = d.Committed.Sequence
+	if a.at[d.Conversation] == nil {
+		a.at[d.Conversation] = map[wire.SequenceNumber]time.Time{}
+	}
+	a.at[d.Conversation][d.Committed.Sequence] = time.Now()
+	return nil
+}
+
+// Nodes implements consensus.Roster.
+func (o *ours) Nodes(org wire.Domain) []wire.NodeID { return []wire.NodeID{"n1." + wire.NodeID(org)} }
+
+func newOurs(ctx context.Context, dir, backend string, n int, progress func(string, ...any)) (*ours, error) {
+	o := &ours{}
+	ctx, o.cancel = context.WithCancel(ctx)
+	for k := range o.nodes {
+		if err := o.start(ctx, k, dir, backend, n == 1); err != nil {
+			return nil, errors.Join(err, o.close())
+		}
+	}
+	if err := o.found(ctx, n, progress); err != nil {
+		return nil, errors.Join(err, o.close())
+	}
+	return o, nil
+}
+
+// start makes node k and runs it.
+func (o *ours) start(ctx context.Context, k int, dir, backend string, keep bool) (err error) {
+	node := &benchNode{id: o.Nodes(organizations[k])[0]}
+	node.seen = arrivals{at: map[wire.ConversationID]map[wire.SequenceNumber]time.Time{}, heads: map[wire.ConversationID]wire.SequenceNumber{}, keep: keep}
+	dir = filepath.Join(dir, string(node.id))
+	if node.listen, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		return err
+	}
+	if node.log, err = raftlog.Open(raftlog.Config{Dir: filepath.Join(dir, "log"), Backend: backend}); err != nil {
+		return errors.Join(err, node.listen.Close())
+	}
+	o.nodes[k] = node
+	node.manager, err = consensus.New(consensus.Config{
+		Node: node.id, Dir: filepath.Join(dir, "snapshots"), Log: node.log, Link: &tcpLink{o, node.id},
+		Roster: o, Consumer: node.consumer(), Limits: consensus.Limits{Inflight: 20_000, Opening: 256},
+	})
+	if err != nil {
+		return err
+	}
+	o.done.Go(func() { _ = node.manager.Run(ctx) }) // it ends with ctx
+	o.done.Go(func() { node.accept(ctx) })
+	return nil
+}
+
+// found creates n conversations, each with a voter on every node.
+func (o *ours) found(ctx context.Context, n int, progress func(string, ...any)) error {
+	o.talks = make([]*talk, n)
+	errs := make(chan error, n)
+	slots := make(chan struct{}, 64)
+	var done atomic.Int64
+	for i := range n {
+		slots <- struct{}{}
+		go func() {
+			defer func() { <-slots }()
+			errs <- o.foundOne(ctx, i)
+			if d := done.Add(1); d%1000 == 0 {
+				progress("%d of %d conversations are set up", d, n)
+			}
+		}()
+	}
+	var all error
+	for range n {
+		all = errors.Join(all, <-errs)
+	}
+	return all
+}
+
+func (o *ours) foundOne(ctx context.Context, i int) error {
+	home := i % 3
+	id := wire.ConversationID(fmt.Sprintf("conversation %08d", i))
+	e := author.Create(id, author.Submission(o.ids.Add(1)), wire.Policy{Voters: 3}, author.Addresses(uint64(i), organizations...))
+	receipt, err := o.nodes[home].manager.Create(ctx, e)
+	for errors.Is(err, wire.Unavailable) && ctx.Err() == nil { // the node is still starting
+		pause(ctx, 5*time.Millisecond)
+		receipt, err = o.nodes[home].manager.Create(ctx, e)
+	}
+	if err != nil {
+		return err
+	}
+	o.talks[i] = &talk{place: author.After(e, receipt), home: home}
+	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline) && ctx.Err() == nil; pause(ctx, 10*time.Millisecond) {
+		if st, err := o.nodes[home].manager.Status(id); err == nil && len(st.Voters) == 3 {
+			return nil
+		}
+	}
+	return fmt.Errorf("conversation %d did not get its three voters", i)
+}
+
+// submit commits the next epoch of conversation i.
+func (o *ours) submit(ctx context.Context, i int) error {
+	t := o.talks[i]
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e := t.place.Commit(author.Submission(o.ids.Add(1)), EntrySize-300, wire.DeliveryChange{})
+	receipt, err := o.nodes[t.home].manager.Submit(ctx, e)
+	if err == nil {
+		t.place = author.After(e, receipt)
+	}
+	return err
+}
+
+// lags says how much later than on the first node entries arrived on the others, in milliseconds: the
+// first is the leader, which applies what it commits.
+func (o *ours) lags() []float64 {
+	var out []float64
+	id := o.talks[0].place.Conversation
+	var times [3]map[wire.SequenceNumber]time.Time
+	for k, n := range o.nodes {
+		n.seen.mu.Lock()
+		times[k] = n.seen.at[id]
+		n.seen.mu.Unlock()
+	}
+	leader := o.talks[0].home
+	for seq, at := range times[leader] {
+		for k := range times {
+			if there, ok := times[k][seq]; ok && k != leader {
+				out = append(out, milliseconds(there.Sub(at)))
+			}
+		}
+	}
+	return out
+}
+
+func (o *ours) close() error {
+	o.cancel()
+	var errs []error
+	for _, n := range o.nodes {
+		if n != nil {
+			errs = append(errs, n.listen.Close())
+		}
+	}
+	o.done.Wait()
+	for _, n := range o.nodes {
+		if n != nil {
+			errs = append(errs, n.log.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// tcpLink dials the other nodes on loopback. Who dials says its name, which is believed: the network of
+// a measurement is its own.
+type tcpLink struct {
+	o    *ours
+	self wire.NodeID
+}
+
+// Dial implements consensus.Link.
+func (l *tcpLink) Dial(ctx context.Context, to wire.NodeID) (net.Conn, error) {
+	for _, n := range l.o.nodes {
+		if n == nil || n.id != to {
+			continue
+		}
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", n.listen.Addr().String())
+		if err != nil {
+			return nil, err
+		}
+		name := binary.BigEndian.AppendUint16(nil, uint16(len(l.self)))
+		if _, err := conn.Write(append(name, l.self...)); err != nil {
+			return nil, errors.Join(err, conn.Close())
+		}
+		return conn, nil
+	}
+	return nil, fmt.Errorf("node %s is not there", to)
+}
+
+// accept serves what the other nodes open.
+func (n *benchNode) accept(ctx context.Context) {
+	var all sync.WaitGroup
+	defer all.Wait()
+	for {
+		conn, err := n.listen.Accept()
+		if err != nil {
+			return
+		}
+		all.Go(func() {
+			var size [2]byte
+			if _, err := io.ReadFull(conn, size[:]); err != nil {
+				conn.Close()
+				return
+			}
+			name := make([]byte, binary.BigEndian.Uint16(size[:]))
+			if _, err := io.ReadFull(conn, name); err != nil {
+				conn.Close()
+				return
+			}
+			_ = n.manager.Accept(ctx, wire.NodeID(name), conn) // a broken stream is opened again
+		})
+	}
+}

@@ -1,0 +1,89 @@
+package orderbench
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"github.com/mlsfed/mlsfed/consensus"
+	"github.com/mlsfed/mlsfed/consensus/raftlog"
+)
+
+// sleepers measures what conversations cost while they sleep, and how fast they wake.
+func (b *bench) sleepers() error {
+	n := b.cfg.Sleepers
+	dir := b.dir("sleepers")
+	heapBefore := heap()
+	b.cfg.Progress("%d conversations are created and put to sleep", n)
+	o, err := newOurs(b.ctx, dir, raftlog.BackendBolt, n, b.cfg.Progress)
+	if err != nil {
+		return err
+	}
+	err = b.measureSleepers(o, n, heapBefore)
+	return errors.Join(err, o.close(), os.RemoveAll(dir))
+}
+
+func (b *bench) measureSleepers(o *ours, n int, heapBefore uint64) error {
+	if err := b.settle(o, n); err != nil {
+		return err
+	}
+	perReplica := float64(heap()-min(heap(), heapBefore)) / float64(3*n)
+	before, start := cpuTime(), time.Now()
+	pause(b.ctx, 10*time.Second)
+	share := (cpuTime() - before).Seconds() / time.Since(start).Seconds() * 100
+	b.show(Row{Name: "asleep/cpu", N: n, Value: share, Unit: "% of a core, three nodes"})
+	b.show(Row{Name: "asleep/heap", N: n, Value: perReplica, Unit: "B a replica"})
+	b.cfg.Progress("%d wakes", b.cfg.Wakes)
+	var times []float64
+	for k := range b.cfg.Wakes {
+		// Spread over all of them, so that each has slept.
+		t, err := sample(1, func() error { return o.submit(b.ctx, k*n/b.cfg.Wakes) })
+		if err != nil {
+			return err
+		}
+		times = append(times, t...)
+	}
+	b.show(Row{Name: "wake/p50", N: b.cfg.Wakes, Value: median(times), Unit: "ms"})
+	b.show(Row{Name: "wake/p99", N: b.cfg.Wakes, Value: percentile(times, 0.99), Unit: "ms"})
+	return nil
+}
+
+// settle waits until all conversations sleep on all nodes.
+func (b *bench) settle(o *ours, n int) error {
+	awake := 0
+	for deadline := time.Now().Add(5 * time.Minute); time.Now().Before(deadline) && b.ctx.Err() == nil; pause(b.ctx, 500*time.Millisecond) {
+		awake = 0
+		for _, node := range o.nodes {
+			awake += node.manager.Counts().Awake
+		}
+		if awake == 0 {
+			return nil
+		}
+		b.cfg.Progress("%d replicas are still awake", awake)
+	}
+	return fmt.Errorf("%d of %d replicas are still awake after five minutes: %w", awake, 3*n, b.ctx.Err())
+}
+
+// heap is what is in use after a collection, in bytes.
+func heap() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+// cpuTime is what this process has used of all cores.
+func cpuTime() time.Duration {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		return 0
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+var _ consensus.Consumer = (*arrivals)(nil)
+var _ consensus.Roster = (*ours)(nil)

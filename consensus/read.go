@@ -1,0 +1,211 @@
+package consensus
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Reading does not wake: a sleeping conversation is read from its snapshot and its log, up to what is
+// known to be committed. After a crash that may be less than what others have seen, never more.
+
+// view calls fn with the conversation's state, which fn must not keep.
+func (m *Manager) view(c *conversation, fn func(*machine.Machine)) error {
+	for {
+		if l := c.awake(); l != nil && l.r.Load() != nil {
+			l.fsm.read(fn)
+			return nil
+		}
+		if c.settle() {
+			continue // it is being opened or closed
+		}
+		s, err := m.readAsleep(c)
+		if err != nil {
+			return err
+		}
+		if c.awake() != nil {
+			continue // woken meanwhile: it may know more
+		}
+		fn(s)
+		return nil
+	}
+}
+
+func (m *Manager) readAsleep(c *conversation) (*machine.Machine, error) {
+	rec, err := m.readRecord(c.id)
+	if err != nil {
+		return nil, err
+	}
+	if s := m.asleep.get(c.id, rec.Applied); s != nil {
+		return s, nil
+	}
+	f := m.newFSM(c.id)
+	from, err := m.restoreLatest(c, f)
+	if err != nil {
+		m.damaged(c, err)
+		return nil, fmt.Errorf("read %v: %w", c.id, err)
+	}
+	log := m.cfg.Log.Group(c.group)
+	for i := from + 1; i <= rec.Applied; i++ {
+		var e raft.Log
+		if err := log.GetLog(i, &e); err != nil {
+			m.damaged(c, err)
+			return nil, fmt.Errorf("read %v: entry %d: %w", c.id, i, err)
+		}
+		if e.Type == raft.LogCommand {
+			f.m.Apply(e.Data)
+		}
+	}
+	m.asleep.put(&sleeper{id: c.id, applied: rec.Applied, m: f.m})
+	return f.m, nil
+}
+
+// restoreLatest fills f from the newest snapshot and returns its index, 0 where there is none.
+func (m *Manager) restoreLatest(c *conversation, f *fsm) (uint64, error) {
+	snaps := m.snaps.store(c.group)
+	list, err := snaps.List()
+	if err != nil || len(list) == 0 {
+		return 0, err
+	}
+	meta, content, err := snaps.Open(list[0].ID)
+	if err != nil {
+		return 0, err
+	}
+	defer content.Close()
+	return meta.Index, f.Restore(content)
+}
+
+// Entries returns the committed entries after since, at most count of them and bytes bytes but at least
+// one. gap says that the first ones after since are no longer kept.
+func (m *Manager) Entries(id wire.ConversationID, since wire.SequenceNumber, count, bytes int) (entries []wire.Committed, gap bool, err error) {
+	c, err := m.find(id)
+	if err != nil {
+		return nil, false, err
+	}
+	err = m.view(c, func(s *machine.Machine) { entries, gap = s.Entries(since, count, bytes) })
+	return entries, gap, err
+}
+
+// Heads returns the epochs that can be committed to, with their submission keys and delivery lists.
+func (m *Manager) Heads(id wire.ConversationID) (heads []machine.Head, err error) {
+	c, err := m.find(id)
+	if err != nil {
+		return nil, err
+	}
+	err = m.view(c, func(s *machine.Machine) { heads = s.Heads() })
+	return heads, err
+}
+
+// Keys returns the submission keys under which an application message is taken: those of the current
+// epoch and of the one before, of each head.
+func (m *Manager) Keys(id wire.ConversationID) ([]wire.SubmissionKey, error) {
+	heads, err := m.Heads(id)
+	if err != nil {
+		return nil, err
+	}
+	var keys []wire.SubmissionKey
+	for _, h := range heads {
+		keys = append(keys, h.Key)
+		if !h.Previous.IsZero() {
+			keys = append(keys, h.Previous)
+		}
+	}
+	return keys, nil
+}
+
+// DeliveryList returns all addresses that the conversation is delivered to. It is not to be written to.
+func (m *Manager) DeliveryList(id wire.ConversationID) (list []wire.Address, err error) {
+	c, err := m.find(id)
+	if err != nil {
+		return nil, err
+	}
+	err = m.view(c, func(s *machine.Machine) { list = s.Delivery() })
+	return list, err
+}
+
+// Status is what an operator sees of a replica.
+type Status struct {
+	ID         wire.ConversationID
+	State      string // asleep, or Raft's: Follower, Candidate, Leader
+	Leader     wire.NodeID
+	Voters     []wire.NodeID
+	Learners   []wire.NodeID
+	Generation uint64
+	Sequence   wire.SequenceNumber
+	Order      wire.Hash
+	Epochs     []wire.Epoch // of the heads
+	Closed     bool
+	Commit     uint64 // index in Raft's log
+	Last       uint64
+	Idle       time.Duration // since the last entry or submission; 0 while asleep
+}
+
+// Status describes this node's replica without waking it.
+func (m *Manager) Status(id wire.ConversationID) (Status, error) {
+	c, err := m.find(id)
+	if err != nil {
+		return Status{}, err
+	}
+	s := Status{ID: id, State: "asleep", Generation: c.generation()}
+	rec, err := m.readRecord(id)
+	if err != nil {
+		return Status{}, err
+	}
+	s.Leader, s.Voters, s.Learners, s.Commit, s.Last = rec.Leader, rec.Voters, rec.Learners, rec.Applied, rec.Last
+	if l := c.awake(); l != nil {
+		if r := l.r.Load(); r != nil {
+			s.State, s.Leader, s.Commit, s.Last = r.State().String(), l.leader(), r.CommitIndex(), r.LastIndex()
+			s.Voters, s.Learners = splitServers(r.GetConfiguration().Configuration().Servers)
+			s.Idle = l.idle(time.Now())
+		}
+	}
+	err = m.view(c, func(st *machine.Machine) {
+		s.Sequence, s.Order, s.Closed = st.Sequence(), st.Order(), st.Closed()
+		for _, h := range st.Heads() {
+			s.Epochs = append(s.Epochs, h.Epoch)
+		}
+	})
+	return s, err
+}
+
+// Conversations lists the conversations that this node holds a replica of.
+func (m *Manager) Conversations() []wire.ConversationID {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	ids := make([]wire.ConversationID, 0, len(m.conversations))
+	for id := range m.conversations {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// Counts are the Manager's numbers since it was made.
+type Counts struct {
+	Held, Awake              int
+	Wakes, Sleeps, Elections int64
+}
+
+// Counts counts.
+func (m *Manager) Counts() Counts {
+	n := Counts{Wakes: m.stats.wakes.Load(), Sleeps: m.stats.sleeps.Load(), Elections: m.stats.elections.Load()}
+	for _, c := range m.list() {
+		n.Held++
+		if c.awake() != nil {
+			n.Awake++
+		}
+	}
+	return n
+}
+
+// flushLoop writes down now and then how far the awake conversations have got: a lower bound of what is
+// committed, which makes them readable after a crash. Many share one write.
+func (m *Manager) flushLoop(ctx context.Context) {
+	for pause(ctx, m.cfg.Timers.Flush) {
+		m.flush()
+	}
+}

@@ -1,0 +1,82 @@
+package consensus
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/mlsfed/mlsfed/consensus/raftlog"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// record is what this node writes down of a conversation beside its log. It lets the conversation be
+// read and judged while it sleeps.
+type record struct {
+	Version    uint8               `cbor:"1,keyasint"`
+	Group      uint32              `cbor:"2,keyasint"` // its number in the log
+	Generation uint64              `cbor:"3,keyasint"`
+	Applied    uint64              `cbor:"4,keyasint"` // entries of the log up to this index are committed; more may be
+	Sequence   wire.SequenceNumber `cbor:"5,keyasint"` // at most this at Applied: the log may hold entries of Raft's own
+	Voters     []wire.NodeID       `cbor:"6,keyasint"`
+	Learners   []wire.NodeID       `cbor:"7,keyasint"`
+	Leader     wire.NodeID         `cbor:"8,keyasint"`  // the last one known; empty for none
+	Inviter    wire.Domain         `cbor:"9,keyasint"`  // whose quota it counts against; empty for our own
+	Last       uint64              `cbor:"10,keyasint"` // the last entry when it went to sleep
+	LastTerm   uint64              `cbor:"11,keyasint"`
+	Missing    []wire.NodeID       `cbor:"12,keyasint"`           // should hold a replica and could not be reached
+	Rejoin     bool                `cbor:"13,keyasint,omitempty"` // this replica was lost: it has no say until it is invited anew
+}
+
+const recordVersion = 1
+
+const recordPrefix = "conversation/"
+
+// maxRecordSize bounds a record: names of MaxReplicas nodes.
+const maxRecordSize = 128 << 10
+
+func recordKey(id wire.ConversationID) []byte { return []byte(recordPrefix + string(id)) }
+
+func (r *record) members() []wire.NodeID { return append(slices.Clone(r.Voters), r.Learners...) }
+
+func (r *record) has(n wire.NodeID) bool {
+	return slices.Contains(r.Voters, n) || slices.Contains(r.Learners, n)
+}
+
+func (m *Manager) readRecord(id wire.ConversationID) (*record, error) {
+	b, err := m.cfg.Log.Meta().Get(recordKey(id))
+	if errors.Is(err, raftlog.ErrNotFound) {
+		return nil, wire.Errorf(wire.UnknownConversation, "open", "this node holds no replica of %v", id)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("record of %v: %w", id, err)
+	}
+	return decodeRecord(b)
+}
+
+func decodeRecord(b []byte) (*record, error) {
+	r := new(record)
+	if err := wire.Decode(b, maxRecordSize, r); err != nil {
+		return nil, fmt.Errorf("record: %w", err)
+	}
+	if r.Version != recordVersion {
+		return nil, wire.Errorf(wire.Version, "open", "record of version %d, this node knows %d", r.Version, recordVersion)
+	}
+	return r, nil
+}
+
+func (m *Manager) writeRecord(id wire.ConversationID, r *record) error {
+	change, err := recordChange(id, r)
+	if err != nil {
+		return err
+	}
+	if err := m.cfg.Log.Meta().Apply(change); err != nil {
+		return fmt.Errorf("record of %v: %w", id, err)
+	}
+	return nil
+}
+
+func recordChange(id wire.ConversationID, r *record) (raftlog.MetaChange, error) {
+	r.Version = recordVersion
+	b, err := wire.Encode(r)
+	return raftlog.MetaChange{Key: recordKey(id), Value: b}, err
+}

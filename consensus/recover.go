@@ -1,0 +1,135 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/consensus/raftlog"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Recovery is for a conversation that has lost its majority for good. It is an operator's act on one
+// surviving node: this node's log becomes the conversation's, whatever the lost ones held beyond it,
+// and the configuration enters a new generation with this node as its only voter. An entry says so in
+// the log, for all to see. Nodes of the generation before have no say any more; they are invited anew.
+//
+// It must not be done while a majority lives elsewhere: two conversations would go on.
+
+const recoveryPrefix = "recovery/"
+
+func recoveryKey(id wire.ConversationID) []byte { return []byte(recoveryPrefix + string(id)) }
+
+// recovery is a forced recovery that is not in the log yet: it is finished after a crash.
+type recovery struct {
+	Generation uint64        `cbor:"1,keyasint"` // the new one
+	Act        wire.Recovery `cbor:"2,keyasint"`
+}
+
+func (m *Manager) recoveryOf(id wire.ConversationID) *recovery {
+	b, err := m.cfg.Log.Meta().Get(recoveryKey(id))
+	if errors.Is(err, raftlog.ErrNotFound) {
+		return nil
+	}
+	p := new(recovery)
+	if err == nil {
+		err = wire.Decode(b, maxRecordSize, p)
+	}
+	if err != nil {
+		m.log.Error("recovery not read", "conversation", id, "error", err)
+		return nil
+	}
+	return p
+}
+
+func (m *Manager) recovering(id wire.ConversationID) bool { return m.recoveryOf(id) != nil }
+
+// Recover forces this node's log to be the conversation's, with a note of the operator's for the log. It
+// is refused while a leader is known.
+func (m *Manager) Recover(ctx context.Context, id wire.ConversationID, note string) error {
+	if len(note) == 0 || len(note) > wire.MaxNote {
+		return wire.Errorf(wire.Malformed, "recover", "note of %d bytes, wanted 1 to %d: it stands in the log", len(note), wire.MaxNote)
+	}
+	c, err := m.find(id)
+	if err != nil {
+		return err
+	}
+	if l := c.awake(); l != nil && l.r.Load() != nil {
+		if leader := l.leader(); leader != "" {
+			return wire.Errorf(wire.Invalid, "recover", "%v has a leader, %s: nothing is lost", id, leader)
+		}
+		l.close(0, nil)
+	}
+	rec, err := m.readRecord(id)
+	if err != nil {
+		return err
+	}
+	if rec.Rejoin {
+		return wire.Errorf(wire.Invalid, "recover", "node %s lost its own replica of %v: recover on another one", m.cfg.Node, id)
+	}
+	lost := slices.DeleteFunc(slices.Clone(rec.Voters), func(n wire.NodeID) bool { return n == m.cfg.Node })
+	p := &recovery{Generation: rec.Generation + 1, Act: wire.Recovery{Lost: lost, Note: note}}
+	b, err := wire.Encode(p)
+	if err != nil {
+		return err
+	}
+	if err := m.cfg.Log.Meta().Set(recoveryKey(id), b); err != nil {
+		return fmt.Errorf("recover %v: %w", id, err)
+	}
+	m.log.Warn("conversation is recovered by force", "conversation", id, "generation", p.Generation, "lost", lost, "note", note)
+	if _, err := m.wakeUp(ctx, c); err != nil {
+		return err
+	}
+	for m.recovering(id) {
+		if !pause(ctx, 5*time.Millisecond) {
+			return wire.Errorf(wire.Unavailable, "recover", "%v: the act is not in the log yet (%v); it will be, when the node has elected itself", id, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// applyRecovery gives this replica its new configuration, before Raft starts on it. It can be repeated.
+func (l *live) applyRecovery() error {
+	p := l.m.recoveryOf(l.c.id)
+	if p == nil || l.rec.Generation >= p.Generation {
+		return nil
+	}
+	self := raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(l.m.cfg.Node), Address: raft.ServerAddress(l.m.cfg.Node)}
+	err := raft.RecoverCluster(l.m.raftConfig(), l.m.newFSM(l.c.id), l.store, l.store, l.m.snaps.store(l.c.group), l.trans,
+		raft.Configuration{Servers: []raft.Server{self}})
+	if err != nil {
+		return fmt.Errorf("recover: %w", err)
+	}
+	l.rec.Generation, l.rec.Voters, l.rec.Learners, l.rec.Leader = p.Generation, []wire.NodeID{l.m.cfg.Node}, nil, l.m.cfg.Node
+	if list, err := l.m.snaps.store(l.c.group).List(); err == nil && len(list) > 0 {
+		l.rec.Applied = list[0].Index // all of it counts as committed from now on
+	}
+	if err := l.m.writeRecord(l.c.id, l.rec); err != nil {
+		return err
+	}
+	l.c.gen.Store(p.Generation)
+	l.m.asleep.forget(l.c.id)
+	return nil
+}
+
+// recordRecovery writes the operator's act into the log; then it is done.
+func (l *live) recordRecovery(ctx context.Context, r *raft.Raft, p *recovery) bool {
+	recorded := false
+	l.fsm.read(func(m *machine.Machine) { recorded = m.Generation() >= p.Generation })
+	if !recorded {
+		voters, learners := splitServers(r.GetConfiguration().Configuration().Servers)
+		if !l.orderReplicas(ctx, &wire.Replicas{Generation: p.Generation, Voters: voters, Learners: learners, Recovery: &p.Act}) {
+			return false
+		}
+	}
+	if err := l.m.cfg.Log.Meta().Delete(recoveryKey(l.c.id)); err != nil {
+		l.m.log.Warn("recovery not closed; it is tried again", "conversation", l.c.id, "error", err)
+		return false
+	}
+	return true
+}

@@ -1,0 +1,159 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mlsfed/mlsfed/consensus/raftlog"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// A replica whose records are damaged has forgotten what it may have acknowledged. It must not vote and
+// not be served. Where its own snapshot covers the damage, the damaged part of the log is cut off.
+// Otherwise its data is deleted, the others take it out of the configuration, and the leader invites it
+// anew, as a learner.
+
+// quarantine begins the repair of c, once.
+func (m *Manager) quarantine(c *conversation, cause error) {
+	m.log.Error("replica is damaged", "conversation", c.id, "error", cause)
+	m.spawn(func(ctx context.Context) {
+		if l := c.awake(); l != nil && l.r.Load() != nil {
+			l.close(0, nil)
+		}
+		covered, err := false, error(nil)
+		if m.snapshotDamage(c) == nil {
+			covered, err = m.cutDamage(c)
+		}
+		if err == nil && !covered {
+			err = m.giveUp(ctx, c)
+		}
+		if err != nil && ctx.Err() == nil {
+			m.log.Error("replica not repaired", "conversation", c.id, "error", err)
+		}
+	})
+}
+
+// snapshotDamage is what is wrong with the content of the newest snapshot; nil where the disk could not
+// be read at all.
+func (m *Manager) snapshotDamage(c *conversation) error {
+	_, err := m.restoreLatest(c, m.newFSM(c.id))
+	if path := (*fs.PathError)(nil); errors.As(err, &path) {
+		return nil
+	}
+	return err
+}
+
+// cutDamage removes the damaged entries where the newest snapshot makes them superfluous.
+func (m *Manager) cutDamage(c *conversation) (bool, error) {
+	log := m.cfg.Log.Group(c.group)
+	var damage *raftlog.DamageError
+	if err := log.Verify(); !errors.As(err, &damage) {
+		return err == nil, err
+	}
+	last := damage.Indexes[len(damage.Indexes)-1]
+	from, err := m.restoreLatest(c, m.newFSM(c.id))
+	if err != nil || damage.Indexes[0] == 0 || last > from {
+		return false, nil
+	}
+	first, err := log.FirstIndex()
+	if err != nil {
+		return false, nil
+	}
+	m.log.Info("damaged entries cut off: the snapshot covers them", "conversation", c.id, "entries", len(damage.Indexes))
+	return true, log.DeleteRange(first, last)
+}
+
+// giveUp deletes the replica's data, but not its record, and asks for a new one.
+func (m *Manager) giveUp(ctx context.Context, c *conversation) error {
+	rec, err := m.readRecord(c.id)
+	if err != nil {
+		return err
+	}
+	others := slices.DeleteFunc(slices.Clone(rec.Voters), func(n wire.NodeID) bool { return n == m.cfg.Node })
+	if len(others) == 0 {
+		return fmt.Errorf("it is the only voter: restore the node's disk from a backup")
+	}
+	if !rec.Rejoin {
+		rec.Rejoin, rec.Applied, rec.Sequence = true, 0, 0
+		if err := m.writeRecord(c.id, rec); err != nil { // first of all: no vote from here on
+			return err
+		}
+		c.out.Store(true)
+	}
+	m.asleep.forget(c.id)
+	if err := errors.Join(m.cfg.Log.Drop(c.group), m.snaps.drop(c.group)); err != nil {
+		return err
+	}
+	return m.askToRejoin(ctx, c, others)
+}
+
+// askToRejoin tells the others until the leader has heard it.
+func (m *Manager) askToRejoin(ctx context.Context, c *conversation, voters []wire.NodeID) error {
+	for c.out.Load() {
+		for _, n := range voters {
+			_, err := m.mesh.askFor(ctx, n, &frame{kind: kindRejoin, generation: c.generation(), conversation: c.id}, 3*m.cfg.Timers.Call)
+			if err == nil {
+				return nil
+			}
+			m.log.Debug("not yet taken out", "conversation", c.id, "peer", n, "error", err)
+		}
+		if !pause(ctx, m.cfg.Timers.Repair) {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+// receiveRejoin takes a node that lost its log out of the configuration. When this returns without an
+// error, that is committed; placement invites the node again.
+func (m *Manager) receiveRejoin(ctx context.Context, from wire.NodeID, f *frame) ([]byte, error) {
+	c, err := m.memberOf(from, f.conversation)
+	if wire.CodeOf(err) == wire.NotReplica {
+		return nil, nil // it is out
+	}
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*m.cfg.Timers.Call)
+	defer cancel()
+	if err := m.Wake(ctx, c.id); err != nil {
+		return nil, err
+	}
+	l, release := c.use()
+	if l == nil {
+		return nil, errAsleep()
+	}
+	defer release()
+	if !l.leads() {
+		return nil, &wire.Error{Code: codeNotLeader, Op: "rejoin"}
+	}
+	r := l.r.Load()
+	if !l.change("remove, its log is lost", from, r, func(index uint64) raft.IndexFuture {
+		return r.RemoveServer(raft.ServerID(from), index, m.cfg.Timers.Call)
+	}) {
+		return nil, wire.Errorf(wire.Busy, "rejoin", "%v's configuration could not be changed: try again", c.id)
+	}
+	l.trans.acks.forget(from)
+	l.used.Store(time.Now().UnixNano())
+	l.wakeLoop()
+	return nil, nil
+}
+
+// resumeRejoins goes on with what was under way when the node stopped.
+func (m *Manager) resumeRejoins() {
+	for _, c := range m.list() {
+		if c.out.Load() {
+			m.spawn(func(ctx context.Context) {
+				if err := m.giveUp(ctx, c); err != nil && ctx.Err() == nil {
+					m.log.Error("replica not repaired", "conversation", c.id, "error", err)
+				}
+			})
+		}
+	}
+}

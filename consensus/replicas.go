@@ -1,0 +1,416 @@
+package consensus
+
+import (
+	"context"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// The leader keeps its conversation's replicas as placement wants them. First an entry says so in the
+// log, for all to see; then Raft's configuration follows it, one change at a time: invite, add as a
+// learner, wait until it has caught up, make it a voter; and only when the new ones are in, let the old
+// ones go. A voter that cannot be reached is never added: a majority could depend on it at once.
+
+// reconcile takes the next step. It returns true while there is something to do that can be done.
+func (l *live) reconcile(ctx context.Context) bool {
+	r := l.r.Load()
+	var created bool
+	var now *wire.Replicas
+	l.fsm.read(func(m *machine.Machine) { created = m.Created(); now, _ = m.Replicas() })
+	if !created {
+		return false
+	}
+	if pending := l.m.recoveryOf(l.c.id); pending != nil {
+		return l.recordRecovery(ctx, r, pending)
+	}
+	want := l.wanted(r)
+	if want == nil {
+		return false
+	}
+	if now == nil || !slices.Equal(now.Voters, want.Voters) || !slices.Equal(now.Learners, want.Learners) {
+		return l.orderReplicas(ctx, want)
+	}
+	return l.follow(ctx, r, want)
+}
+
+// orderReplicas writes a change of replicas into the log.
+func (l *live) orderReplicas(ctx context.Context, want *wire.Replicas) bool {
+	e := &wire.Entry{Version: wire.EntryVersion, Time: wire.TimeOf(l.m.cfg.Now()), Proposer: l.m.cfg.Node, Replicas: want}
+	ctx, cancel := context.WithTimeout(ctx, l.m.cfg.Timers.Call)
+	defer cancel()
+	if _, err := l.order(ctx, e); err != nil {
+		l.m.log.Debug("change of replicas not ordered", "conversation", l.c.id, "error", err)
+		return false
+	}
+	return true
+}
+
+// wanted is what placement says; nil without a roster.
+func (l *live) wanted(r *raft.Raft) *wire.Replicas {
+	if l.m.cfg.Roster == nil {
+		return nil
+	}
+	p := placing{id: l.c.id, voters: DefaultVoters, current: make(map[wire.NodeID]bool), nodesOf: l.m.cfg.Roster.Nodes}
+	voters, learners := splitServers(r.GetConfiguration().Configuration().Servers)
+	for _, n := range learners {
+		p.current[n] = false
+	}
+	for _, n := range voters {
+		p.current[n] = true
+	}
+	var generation uint64
+	l.fsm.read(func(m *machine.Machine) {
+		for _, s := range m.Spans() {
+			if s.Until == 0 {
+				p.orgs = append(p.orgs, s.Organization)
+			}
+		}
+		policy := m.Policy()
+		p.witness, generation = policy.Witness, m.Generation()
+		if policy.Voters > 0 {
+			p.voters = int(policy.Voters)
+		}
+	})
+	want := &wire.Replicas{Generation: generation}
+	if want.Voters, want.Learners = place(p); len(want.Voters) == 0 {
+		return nil
+	}
+	return want
+}
+
+// follow brings Raft's configuration one step closer to want.
+func (l *live) follow(ctx context.Context, r *raft.Raft, want *wire.Replicas) bool {
+	voters, learners := splitServers(r.GetConfiguration().Configuration().Servers)
+	if l.admitNew(ctx, r, want, append(slices.Clone(voters), learners...)) {
+		return true
+	}
+	if up := l.promotable(r, want, voters, learners); len(up) > 0 {
+		return l.change("make a voter", up[0], r, func(index uint64) raft.IndexFuture {
+			return r.AddVoter(raft.ServerID(up[0]), raft.ServerAddress(up[0]), index, l.m.cfg.Timers.Call)
+		})
+	}
+	if !l.enough(want, voters) {
+		return l.waits(r, want, voters)
+	}
+	for _, n := range voters {
+		if contains(want.Learners, n) && n != l.m.cfg.Node {
+			return l.change("demote", n, r, func(index uint64) raft.IndexFuture {
+				return r.DemoteVoter(raft.ServerID(n), index, l.m.cfg.Timers.Call)
+			})
+		}
+	}
+	return l.dismiss(r, want, append(voters, learners...))
+}
+
+// admitNew invites and adds the first node that lacks a replica and can be reached.
+func (l *live) admitNew(ctx context.Context, r *raft.Raft, want *wire.Replicas, have []wire.NodeID) (changed bool) {
+	var missing []wire.NodeID
+	for _, n := range append(slices.Clone(want.Voters), want.Learners...) {
+		if contains(have, n) {
+			continue
+		}
+		if err := l.invite(ctx, n, have); err != nil {
+			l.m.log.Info("node does not take a replica yet", "conversation", l.c.id, "node", n, "error", err)
+			missing = append(missing, n)
+			continue
+		}
+		if changed = l.change("add", n, r, func(index uint64) raft.IndexFuture {
+			return r.AddNonvoter(raft.ServerID(n), raft.ServerAddress(n), index, l.m.cfg.Timers.Call)
+		}); changed {
+			break
+		}
+	}
+	l.mu.Lock()
+	differs := !slices.Equal(l.missing, missing)
+	l.missing = missing
+	l.mu.Unlock()
+	if differs {
+		l.m.dirty.mark(l.c.id)
+	}
+	return changed
+}
+
+// change makes one change of Raft's configuration, on top of the one that this leader knows, and waits
+// until it is applied. It does not wait for Raft's future, for the reason that commit gives.
+func (l *live) change(what string, n wire.NodeID, r *raft.Raft, do func(index uint64) raft.IndexFuture) bool {
+	index, term := l.configIndex(), r.CurrentTerm()
+	do(index)
+	for deadline := time.Now().Add(l.m.cfg.Timers.Call); l.configIndex() == index; {
+		if r.State() != raft.Leader || r.CurrentTerm() != term || time.Now().After(deadline) || !pause(l.ctx, 2*time.Millisecond) {
+			l.m.log.Debug("configuration not changed", "conversation", l.c.id, "change", what, "node", n)
+			return false
+		}
+	}
+	l.m.log.Info("configuration changed", "conversation", l.c.id, "change", what, "node", n)
+	l.m.dirty.mark(l.c.id)
+	return true
+}
+
+func (l *live) configIndex() uint64 {
+	l.fsm.mu.RLock()
+	defer l.fsm.mu.RUnlock()
+	return l.fsm.configIndex
+}
+
+// level reports whether n has all but the last few entries.
+func (l *live) level(r *raft.Raft, n wire.NodeID) bool {
+	have, ok := l.trans.acks.get(n, r.CurrentTerm())
+	return ok && have.index+maxAppend >= r.LastIndex() && have.index >= r.CommitIndex()
+}
+
+// promotable are the learners that are to vote and have caught up, of which so many that the number of
+// voters is odd when all are in.
+func (l *live) promotable(r *raft.Raft, want *wire.Replicas, voters, learners []wire.NodeID) []wire.NodeID {
+	var up []wire.NodeID
+	staying := 0
+	for _, n := range voters {
+		if contains(want.Voters, n) {
+			staying++
+		}
+	}
+	for _, n := range learners {
+		if contains(want.Voters, n) && l.level(r, n) {
+			up = append(up, n)
+		}
+	}
+	if (staying+len(up))%2 == 0 && len(up) > 0 && staying%2 == 1 {
+		up = up[:len(up)-1] // an even number tolerates no more, and needs one more
+	}
+	return up
+}
+
+// enough reports whether the voters that stay are a majority of those wanted: then others may go.
+func (l *live) enough(want *wire.Replicas, voters []wire.NodeID) bool {
+	staying := 0
+	for _, n := range want.Voters {
+		if contains(voters, n) {
+			staying++
+		}
+	}
+	return staying > len(want.Voters)/2
+}
+
+// waits reports whether a wanted voter that can be reached is still catching up.
+func (l *live) waits(r *raft.Raft, want *wire.Replicas, voters []wire.NodeID) bool {
+	return slices.ContainsFunc(want.Voters, func(n wire.NodeID) bool {
+		return !contains(voters, n) && l.m.mesh.reachable(n) && !l.level(r, n)
+	})
+}
+
+// dismiss removes the first replica that is not wanted any more: when it has all entries, so that it
+// has the one that removes its organization, or when it has been waited for long enough.
+func (l *live) dismiss(r *raft.Raft, want *wire.Replicas, have []wire.NodeID) bool {
+	for _, n := range have {
+		if contains(want.Voters, n) || contains(want.Learners, n) {
+			continue
+		}
+		if n == l.m.cfg.Node {
+			r.LeadershipTransfer()
+			return true
+		}
+		l.mu.Lock()
+		since, known := l.departed[n]
+		if !known {
+			since = time.Now()
+			l.departed[n] = since
+		}
+		l.mu.Unlock()
+		ack, ok := l.trans.acks.get(n, r.CurrentTerm())
+		if arrived := ok && ack.told >= r.CommitIndex(); !arrived && time.Since(since) < l.m.cfg.Timers.Farewell {
+			continue
+		}
+		if !l.change("remove", n, r, func(index uint64) raft.IndexFuture {
+			return r.RemoveServer(raft.ServerID(n), index, l.m.cfg.Timers.Call)
+		}) {
+			return false
+		}
+		l.trans.acks.forget(n)
+		l.mu.Lock()
+		delete(l.departed, n)
+		l.mu.Unlock()
+		l.m.tell(n, l.trans.frame(kindFarewell, nil))
+		return true
+	}
+	return l.leaving(have)
+}
+
+// leaving reports whether a replica is still waited for.
+func (l *live) leaving(have []wire.NodeID) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	maps.DeleteFunc(l.departed, func(n wire.NodeID, _ time.Time) bool { return !contains(have, n) })
+	return len(l.departed) > 0
+}
+
+// invitation asks a node to hold a replica.
+type invitation struct {
+	Generation uint64        `cbor:"1,keyasint"`
+	Members    []wire.NodeID `cbor:"2,keyasint"` // who may speak for the conversation
+}
+
+func (i *invitation) Check() error {
+	if len(i.Members) == 0 || len(i.Members) > wire.MaxReplicas {
+		return wire.Errorf(wire.Malformed, "invite", "%d members", len(i.Members))
+	}
+	for _, n := range i.Members {
+		if err := n.Check(); err != nil {
+			return wire.Errorf(wire.Malformed, "invite", "%v", err)
+		}
+	}
+	return nil
+}
+
+func (l *live) invite(ctx context.Context, n wire.NodeID, have []wire.NodeID) error {
+	payload, err := wire.Encode(&invitation{Generation: l.c.generation(), Members: have})
+	if err != nil {
+		return err
+	}
+	_, err = l.m.mesh.ask(ctx, n, l.trans.frame(kindInvite, payload))
+	return err
+}
+
+// receiveInvite takes a replica of a conversation, within the quota of the inviting organization.
+// Where this node holds one of an earlier generation, or lost its own, it begins anew.
+func (m *Manager) receiveInvite(ctx context.Context, from wire.NodeID, f *frame) ([]byte, error) {
+	var in invitation
+	if err := wire.Decode(f.payload, 64<<10, &in); err != nil {
+		return nil, err
+	}
+	if err := f.conversation.Check(); err != nil || !contains(in.Members, from) {
+		return nil, wire.Errorf(wire.Malformed, "invite", "to %v by %s, who is not among its members", f.conversation, from)
+	}
+	if c, err := m.find(f.conversation); err == nil {
+		rec, err := m.readRecord(c.id)
+		if err != nil {
+			return nil, err
+		}
+		if err := m.sleeperMember(c, from); err != nil {
+			return nil, err
+		}
+		switch {
+		case in.Generation < rec.Generation:
+			return nil, wire.Errorf(codeSuperseded, "invite", "generation %d was replaced by %d", in.Generation, rec.Generation)
+		case in.Generation == rec.Generation && !rec.Rejoin:
+			_, _, err := m.wake(ctx, c)
+			return nil, err
+		}
+		if err := m.remove(c, "invited anew"); err != nil {
+			return nil, err
+		}
+	}
+	c, err := m.hold(f.conversation, &record{Generation: in.Generation, Voters: in.Members, Learners: []wire.NodeID{m.cfg.Node},
+		Leader: from, Inviter: from.Organization()})
+	if err != nil {
+		return nil, err
+	}
+	_, _, err = m.wake(ctx, c)
+	return nil, err
+}
+
+// receiveFarewell hears that this node is not in the configuration any more. One node's word is not
+// enough to delete what is here: the log must say so, or a majority of those that voted.
+func (m *Manager) receiveFarewell(ctx context.Context, from wire.NodeID, f *frame) ([]byte, error) {
+	c, err := m.find(f.conversation)
+	if err != nil {
+		return nil, err
+	}
+	byLog := false
+	if err := m.view(c, func(s *machine.Machine) {
+		r, _ := s.Replicas()
+		byLog = r != nil && !contains(r.Voters, m.cfg.Node) && !contains(r.Learners, m.cfg.Node)
+	}); err != nil {
+		return nil, err
+	}
+	if !byLog && !m.dismissedByMajority(ctx, c) {
+		return nil, nil
+	}
+	return nil, m.leave(ctx, c)
+}
+
+// leave hands what is left to the consumer and deletes the replica.
+func (m *Manager) leave(ctx context.Context, c *conversation) error {
+	if m.cfg.Consumer != nil {
+		for m.pump.serve(ctx, c.id) != nil {
+			if !pause(ctx, time.Second) {
+				return ctx.Err()
+			}
+		}
+	}
+	return m.remove(c, "no longer among the replicas")
+}
+
+// dismissedByMajority asks the voters that this node knows whether it is still in the configuration.
+func (m *Manager) dismissedByMajority(ctx context.Context, c *conversation) bool {
+	voters := m.voters(c)
+	out := 0
+	for _, n := range voters {
+		if n == m.cfg.Node {
+			continue
+		}
+		b, err := m.mesh.ask(ctx, n, &frame{kind: kindGone, generation: c.generation(), conversation: c.id})
+		if err == nil && len(b) == 1 && b[0] == 0 {
+			out++
+		}
+	}
+	return out > len(voters)/2
+}
+
+// receiveGone answers whether a node is in the configuration, 1 or 0: the asking one, or the one that
+// it names.
+func (m *Manager) receiveGone(_ context.Context, from wire.NodeID, f *frame) ([]byte, error) {
+	c, err := m.find(f.conversation)
+	if err != nil {
+		return nil, err
+	}
+	err = m.configured(from, c)
+	if about := wire.NodeID(f.payload); about != "" && err == nil {
+		if err := about.Check(); err != nil {
+			return nil, wire.Errorf(wire.Malformed, "member", "%v", err)
+		}
+		err = m.configured(about, c)
+	}
+	if wire.CodeOf(err) == wire.NotReplica {
+		return []byte{0}, nil
+	}
+	return []byte{1}, err
+}
+
+// configured is what this node knows of another's part by the configuration alone.
+func (m *Manager) configured(n wire.NodeID, c *conversation) error {
+	if l := c.awake(); l != nil {
+		if !l.configured(n) {
+			return notReplica(n, c.id)
+		}
+		return nil
+	}
+	rec, err := m.readRecord(c.id)
+	if err == nil && !rec.has(n) {
+		return notReplica(n, c.id)
+	}
+	return err
+}
+
+// askWhetherGone is for a replica that has heard of no leader for long.
+func (l *live) askWhetherGone() bool {
+	if !l.m.dismissedByMajority(l.ctx, l.c) {
+		return false
+	}
+	return l.m.spawn(func(ctx context.Context) {
+		if err := l.m.leave(ctx, l.c); err != nil && ctx.Err() == nil {
+			l.m.log.Warn("replica not removed", "conversation", l.c.id, "error", err)
+		}
+	})
+}
+
+// forget drops what is known of a node that is no longer a replica.
+func (a *acks) forget(n wire.NodeID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	delete(a.by, n)
+}

@@ -1,0 +1,138 @@
+package consensus
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// A snapshot has a stream of its own:
+//
+//	leader                                    follower
+//	size (4), snapshotRequest, content  ──▶
+//	                                    ◀──   size (4), reply: as in a frame, with Raft's answer
+
+type snapshotRequest struct {
+	Conversation  wire.ConversationID `cbor:"1,keyasint"`
+	Generation    uint64              `cbor:"2,keyasint"`
+	Term          uint64              `cbor:"3,keyasint"`
+	Index         uint64              `cbor:"4,keyasint"`
+	IndexTerm     uint64              `cbor:"5,keyasint"`
+	Configuration []byte              `cbor:"6,keyasint"`
+	ConfigIndex   uint64              `cbor:"7,keyasint"`
+	Size          int64               `cbor:"8,keyasint"`
+}
+
+// maxSnapshot bounds a snapshot: full delivery lists in all heads, and the most that a policy may keep.
+const maxSnapshot = 512 << 20
+
+func (s *snapshotRequest) Check() error {
+	if s.Size < 0 || s.Size > maxSnapshot {
+		return wire.Errorf(wire.TooLarge, "snapshot", "of %d bytes, at most %d", s.Size, maxSnapshot)
+	}
+	if _, err := decodeConfiguration(s.Configuration); err != nil {
+		return wire.Errorf(wire.Malformed, "snapshot", "%v", err)
+	}
+	return s.Conversation.Check()
+}
+
+// InstallSnapshot streams a snapshot to a follower.
+func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+	req := &snapshotRequest{Conversation: t.conv.id, Generation: t.conv.generation(), Term: args.Term, Index: args.LastLogIndex,
+		IndexTerm: args.LastLogTerm, Configuration: args.Configuration, ConfigIndex: args.ConfigurationIndex, Size: args.Size}
+	b, err := wire.Encode(req)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(t.ctx, transferTime(uint64(args.Size)))
+	defer cancel()
+	conn, err := t.m.mesh.open(ctx, wire.NodeID(id), streamSnapshot)
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { conn.Close() })
+	defer stop()
+	if err := conn.SetDeadline(time.Now().Add(transferTime(uint64(args.Size)))); err != nil {
+		return err
+	}
+	head := append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
+	if _, err := io.Copy(conn, io.MultiReader(bytes.NewReader(head), data)); err != nil {
+		return fmt.Errorf("snapshot to %s: %w", id, err)
+	}
+	answer, err := readSized(conn, wire.MaxError)
+	if err != nil {
+		return fmt.Errorf("snapshot to %s: %w", id, err)
+	}
+	content, err := openReply(answer)
+	if err != nil {
+		return err
+	}
+	resp.RPCHeader = header(wire.NodeID(id))
+	resp.Term, resp.Success, err = decodeVoteReply(content)
+	return err
+}
+
+// receiveSnapshot hands a leader's snapshot to this replica.
+func (m *Manager) receiveSnapshot(from wire.NodeID, conn net.Conn) error {
+	if err := conn.SetDeadline(time.Now().Add(m.cfg.Timers.Call)); err != nil {
+		return err
+	}
+	b, err := readSized(conn, 256<<10)
+	if err != nil {
+		return err
+	}
+	req := new(snapshotRequest)
+	var content []byte
+	if err = wire.Decode(b, 256<<10, req); err == nil {
+		if err = conn.SetDeadline(time.Now().Add(transferTime(uint64(req.Size)))); err == nil {
+			content, err = m.installSnapshot(from, req, conn)
+		}
+	}
+	if err != nil {
+		m.log.Debug("snapshot refused", "peer", from, "conversation", req.Conversation, "error", err)
+	}
+	answer := sealReply(content, err)
+	_, err = conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(answer))), answer...))
+	return err
+}
+
+func (m *Manager) installSnapshot(from wire.NodeID, req *snapshotRequest, conn io.Reader) ([]byte, error) {
+	l, err := m.admit(from, req.Conversation, req.Generation)
+	if err != nil {
+		return nil, err
+	}
+	// An older snapshot than our own would take the state back.
+	if r := l.r.Load(); r != nil && l.store.covers(req.Index) && req.Term >= r.CurrentTerm() {
+		_, err := io.CopyN(io.Discard, conn, req.Size)
+		return encodeVoteReply(req.Term, true), err
+	}
+	answer := make(chan raft.RPCResponse, 1)
+	rpc := raft.RPC{RespChan: answer, Reader: io.LimitReader(conn, req.Size),
+		Command: &raft.InstallSnapshotRequest{RPCHeader: header(from), SnapshotVersion: raft.SnapshotVersionMax, Term: req.Term,
+			Leader: []byte(from), LastLogIndex: req.Index, LastLogTerm: req.IndexTerm,
+			Configuration: req.Configuration, ConfigurationIndex: req.ConfigIndex, Size: req.Size}}
+	select {
+	case l.trans.rpcs <- rpc:
+	case <-l.trans.ctx.Done():
+		return nil, wire.Errorf(wire.Unavailable, "snapshot", "replica is shutting down")
+	}
+	select {
+	case r := <-answer:
+		resp, ok := r.Response.(*raft.InstallSnapshotResponse)
+		if r.Error != nil || !ok {
+			return nil, wire.Errorf(wire.Unavailable, "snapshot", "%v", r.Error)
+		}
+		return encodeVoteReply(resp.Term, resp.Success), nil
+	case <-l.trans.ctx.Done():
+		return nil, wire.Errorf(wire.Unavailable, "snapshot", "replica is shutting down")
+	}
+}

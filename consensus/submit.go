@@ -1,0 +1,453 @@
+package consensus
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// patience is how long a submission without a deadline of its caller's is tried.
+const patience = 30 * time.Second
+
+// entryOverhead is what an Entry adds to the envelope in it, generously.
+const entryOverhead = 512
+
+// Submit has a submission ordered and returns its receipt when it is durable on a majority. It works on
+// every replica, awake or not, whoever leads. What was lost on the way is tried again until ctx ends:
+// the submission's id makes that harmless. A refusal is a *wire.Error.
+func (m *Manager) Submit(ctx context.Context, e *wire.Envelope) (wire.Receipt, error) {
+	if err := checkSize(e); err != nil {
+		return wire.Receipt{}, err
+	}
+	c, err := m.find(e.Conversation)
+	if err != nil {
+		return wire.Receipt{}, err
+	}
+	return m.submitTo(ctx, c, e)
+}
+
+func (m *Manager) submitTo(ctx context.Context, c *conversation, e *wire.Envelope) (wire.Receipt, error) {
+	select {
+	case m.inflight <- struct{}{}:
+		defer func() { <-m.inflight }()
+	default:
+		return wire.Receipt{}, wire.Errorf(wire.Busy, "submit", "node %s has %d submissions under way", m.cfg.Node, cap(m.inflight))
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, patience)
+		defer cancel()
+	}
+	for _, ref := range e.Blobs() {
+		m.offers.Store(offer{c.id, ref}, nil)
+		defer m.offers.Delete(offer{c.id, ref})
+	}
+	if err := m.placeBlobs(ctx, c, e); err != nil {
+		return wire.Receipt{}, err
+	}
+	s := &submission{m: m, c: c, e: e}
+	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 250*time.Millisecond) {
+		receipt, err := s.try(ctx)
+		if err == nil || !retriable(err) {
+			return receipt, err
+		}
+		if m.context() == nil {
+			return wire.Receipt{}, wire.Errorf(wire.Unavailable, "submit", "node %s is stopping", m.cfg.Node)
+		}
+		if !pause(ctx, wait) {
+			return wire.Receipt{}, m.noQuorum("submit", c, err)
+		}
+	}
+}
+
+func checkSize(e *wire.Envelope) error {
+	if err := e.Check(); err != nil {
+		return err
+	}
+	b, err := wire.Encode(e)
+	if err != nil {
+		return wire.Errorf(wire.Malformed, "submit", "%v", err)
+	}
+	if len(b) > wire.MaxEntry-entryOverhead {
+		return wire.Errorf(wire.TooLarge, "submit", "%v of %d bytes, at most %d: send what is large as a blob", e.Kind, len(b), wire.MaxEntry-entryOverhead)
+	}
+	return nil
+}
+
+// errAgain is what happened on the way and may go better next time.
+var errAgain = errors.New("not placed yet")
+
+// retriable reports whether another try may bring a submission home.
+func retriable(err error) bool {
+	switch wire.CodeOf(err) {
+	case codeNotLeader, codeAsleep, codeSuperseded, wire.Unavailable, wire.Busy, wire.NotReplica, wire.UnknownConversation:
+		return true // this node holds a replica: who answers otherwise has gone, or lags behind
+	}
+	return errors.Is(err, errAgain) || errors.Is(err, errUnreachable) || errors.Is(err, errRPC)
+}
+
+// submission is one on its way.
+type submission struct {
+	m    *Manager
+	c    *conversation
+	e    *wire.Envelope
+	turn int         // counts tries without a known leader
+	hint wire.NodeID // who is said to lead
+}
+
+// try brings the submission to the leader, once.
+func (s *submission) try(ctx context.Context) (wire.Receipt, error) {
+	l, release := s.c.use()
+	if l == nil {
+		return s.tryAsleep(ctx)
+	}
+	defer release()
+	leader := l.awaitLeader(ctx, s.m.cfg.Timers.Heartbeat/8)
+	if l.leads() {
+		return l.propose(ctx, s.e)
+	}
+	if leader == "" {
+		leader, s.hint = s.hint, ""
+	}
+	if leader == "" || leader == s.m.cfg.Node {
+		l.used.Store(time.Now().UnixNano())
+		return wire.Receipt{}, fmt.Errorf("no leader: %w", errAgain)
+	}
+	return s.forward(ctx, leader)
+}
+
+// tryAsleep wakes the conversation: by way of its last leader, else here, else by the next voter.
+func (s *submission) tryAsleep(ctx context.Context) (wire.Receipt, error) {
+	rec, err := s.m.readRecord(s.c.id)
+	if err != nil {
+		return wire.Receipt{}, err
+	}
+	order := candidates(rec, s.m.cfg.Node)
+	at := order[s.turn%len(order)]
+	s.turn++
+	if at != s.m.cfg.Node {
+		return s.forward(ctx, at)
+	}
+	if _, err := s.m.wakeUp(ctx, s.c); err != nil {
+		return wire.Receipt{}, err
+	}
+	if l, release := s.c.use(); l != nil {
+		defer release()
+		if l.awaitLeader(ctx, s.m.cfg.Timers.Heartbeat/8) == s.m.cfg.Node {
+			return l.propose(ctx, s.e)
+		}
+	}
+	return wire.Receipt{}, fmt.Errorf("woken, no leader yet: %w", errAgain)
+}
+
+// awaitLeader waits a little for an election that is under way, and returns the leader, or "".
+func (l *live) awaitLeader(ctx context.Context, atMost time.Duration) wire.NodeID {
+	for end := time.Now().Add(atMost); ; {
+		lost := l.termEnds()
+		leader := l.leader()
+		if leader != "" || time.Now().After(end) || l.ctx.Err() != nil {
+			return leader
+		}
+		tick := time.NewTimer(time.Millisecond) // a follower's leader is not told of, only one's own
+		select {
+		case <-lost:
+		case <-tick.C:
+		case <-ctx.Done():
+			tick.Stop()
+			return ""
+		}
+		tick.Stop()
+	}
+}
+
+// candidates are the voters that may wake a sleeper: the last leader, this node, then the others.
+func candidates(rec *record, self wire.NodeID) []wire.NodeID {
+	var order []wire.NodeID
+	add := func(n wire.NodeID) {
+		if contains(rec.Voters, n) && !contains(order, n) {
+			order = append(order, n)
+		}
+	}
+	add(rec.Leader)
+	add(self)
+	for _, n := range rec.Voters {
+		add(n)
+	}
+	if len(order) == 0 {
+		order = append(order, self) // nothing is known yet: open it and listen
+	}
+	return order
+}
+
+// use returns the awake replica and keeps it from sleeping until release.
+func (c *conversation) use() (*live, func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	l := c.live
+	if l == nil || c.change != nil {
+		return nil, nil
+	}
+	l.inflight.Add(1)
+	return l, func() { l.inflight.Add(-1) }
+}
+
+func (s *submission) forward(ctx context.Context, to wire.NodeID) (wire.Receipt, error) {
+	payload, err := wire.Encode(s.e)
+	if err != nil {
+		return wire.Receipt{}, err
+	}
+	t := &s.m.cfg.Timers
+	f := &frame{kind: kindSubmit, generation: s.c.generation(), conversation: s.c.id, payload: payload}
+	b, err := s.m.mesh.askFor(ctx, to, f, t.Heartbeat+t.Election+t.Call)
+	if err != nil {
+		var e *wire.Error
+		if errors.As(err, &e) && e.Code == codeNotLeader && len(e.Nodes) == 1 {
+			s.hint = e.Nodes[0]
+		}
+		return wire.Receipt{}, err
+	}
+	var r wire.Receipt
+	return r, wire.Decode(b, 256, &r)
+}
+
+// receiveSubmit serves a submission that another replica forwarded. It is not forwarded again.
+func (m *Manager) receiveSubmit(ctx context.Context, from wire.NodeID, f *frame) ([]byte, error) {
+	e := new(wire.Envelope)
+	if err := wire.Decode(f.payload, wire.MaxEntry, e); err != nil {
+		return nil, err
+	}
+	if e.Conversation != f.conversation {
+		return nil, wire.Errorf(wire.Malformed, "submit", "frame for %v, envelope for %v", f.conversation, e.Conversation)
+	}
+	c, err := m.memberOf(from, f.conversation)
+	if err != nil {
+		return nil, err
+	}
+	t := &m.cfg.Timers
+	ctx, cancel := context.WithTimeout(ctx, t.Heartbeat+t.Election)
+	defer cancel()
+	// Whatever the sender says: this node sees for itself that a majority has what the entry names.
+	if err := m.placeBlobs(ctx, c, e); err != nil {
+		return nil, err
+	}
+	receipt, err := m.serveSubmit(ctx, c, e)
+	if err != nil {
+		return nil, err
+	}
+	return wire.Encode(&receipt)
+}
+
+func (m *Manager) serveSubmit(ctx context.Context, c *conversation, e *wire.Envelope) (wire.Receipt, error) {
+	for {
+		l, release := c.use()
+		if l == nil {
+			if _, err := m.wakeUp(ctx, c); err != nil {
+				return wire.Receipt{}, err
+			}
+			continue
+		}
+		if l.leads() {
+			defer release()
+			return l.propose(ctx, e)
+		}
+		leader := l.leader()
+		release()
+		if leader != "" && leader != m.cfg.Node {
+			return wire.Receipt{}, &wire.Error{Code: codeNotLeader, Op: "submit", Nodes: []wire.NodeID{leader}}
+		}
+		if !pause(ctx, time.Millisecond) { // an election is under way
+			return wire.Receipt{}, &wire.Error{Code: codeNotLeader, Op: "submit"}
+		}
+	}
+}
+
+// propose puts a submission into the log. This node leads, or did a moment ago.
+func (l *live) propose(ctx context.Context, e *wire.Envelope) (wire.Receipt, error) {
+	l.used.Store(time.Now().UnixNano())
+	return l.order(ctx, &wire.Entry{Version: wire.EntryVersion, Time: wire.TimeOf(l.m.cfg.Now()), Proposer: l.m.cfg.Node, Envelope: e})
+}
+
+// order judges an entry, so that what is refused does not fill the log, and hands it to Raft.
+func (l *live) order(ctx context.Context, e *wire.Entry) (wire.Receipt, error) {
+	r := l.r.Load()
+	if r == nil {
+		return wire.Receipt{}, fmt.Errorf("starting: %w", errAgain)
+	}
+	// A leader that has not yet applied an entry of its own term may lag behind what is committed: it
+	// cannot judge, and lets the log decide.
+	if term := r.CurrentTerm(); l.ready.Load() == term {
+		if receipt, err := l.judge(e); err != nil {
+			return wire.Receipt{}, err
+		} else if receipt != nil {
+			return *receipt, nil
+		}
+	}
+	raw, err := wire.Encode(e)
+	if err != nil {
+		return wire.Receipt{}, err
+	}
+	return l.commit(ctx, r, raw)
+}
+
+func (l *live) judge(e *wire.Entry) (receipt *wire.Receipt, err error) {
+	l.fsm.read(func(m *machine.Machine) { receipt, err = m.Judge(e) })
+	return receipt, err
+}
+
+// commit waits until Raft has committed and applied an entry. Where it returns errAgain, the fate of the
+// entry is open.
+//
+// It does not wait for Raft's own future: what waits in Raft's channels when it shuts down is never
+// answered. The state machine answers instead, which is handed the very bytes that were given to Raft;
+// the end of leadership is heard of by itself.
+func (l *live) commit(ctx context.Context, r *raft.Raft, raw []byte) (wire.Receipt, error) {
+	term := r.CurrentTerm()
+	answer := make(chan machine.Outcome, 1)
+	l.waiters.Store(&raw[0], answer)
+	defer l.waiters.Delete(&raw[0])
+	lost := l.termEnds()
+	r.Apply(raw, l.m.cfg.Timers.Call)
+	check := time.NewTicker(l.m.cfg.Timers.Call)
+	defer check.Stop()
+	for {
+		if r.State() != raft.Leader || r.CurrentTerm() != term {
+			select {
+			case out := <-answer: // it was the last thing before
+				return l.answered(out, 0)
+			default:
+				return wire.Receipt{}, fmt.Errorf("leadership was lost: %w", errAgain)
+			}
+		}
+		select {
+		case out := <-answer:
+			return l.answered(out, term)
+		case <-lost:
+			lost = l.termEnds()
+		case <-check.C:
+		case <-l.ctx.Done():
+			return wire.Receipt{}, fmt.Errorf("replica is shutting down: %w", errAgain)
+		case <-ctx.Done():
+			return wire.Receipt{}, fmt.Errorf("%w: %v", errAgain, ctx.Err())
+		}
+	}
+}
+
+func (l *live) answered(out machine.Outcome, term uint64) (wire.Receipt, error) {
+	if term > 0 {
+		l.ready.Store(term)
+	}
+	if out.Err != nil {
+		return wire.Receipt{}, out.Err
+	}
+	return out.Receipt, nil
+}
+
+// termEnds is closed when leadership comes or goes.
+func (l *live) termEnds() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.lost
+}
+
+// watchLeadership tells of it.
+func (l *live) watchLeadership(r *raft.Raft) {
+	for {
+		select {
+		case <-l.ctx.Done():
+			return
+		case <-r.LeaderCh():
+		}
+		l.mu.Lock()
+		close(l.lost)
+		l.lost = make(chan struct{})
+		l.mu.Unlock()
+		l.wakeLoop()
+	}
+}
+
+// noQuorum is the end of a submission that found nobody in time. It says who is missing.
+func (m *Manager) noQuorum(op string, c *conversation, cause error) error {
+	if code := wire.CodeOf(cause); code == wire.NotReplica || code == wire.UnknownConversation {
+		return cause // this node has lost its part
+	}
+	voters := m.voters(c)
+	var missing []wire.NodeID
+	for _, n := range voters {
+		if n != m.cfg.Node && !m.mesh.reachable(n) {
+			missing = append(missing, n)
+		}
+	}
+	e := wire.Errorf(wire.NoQuorum, op, "no majority of the %d voters of %v answered in time (%v): try again with the same submission id", len(voters), c.id, cause)
+	e.Nodes = missing
+	return e
+}
+
+func (m *Manager) voters(c *conversation) []wire.NodeID {
+	if r := c.raft(); r != nil {
+		if voters, _ := splitServers(r.GetConfiguration().Configuration().Servers); len(voters) > 0 {
+			return voters // none where this node was invited and has not been sent anything yet
+		}
+	}
+	if rec, err := m.readRecord(c.id); err == nil {
+		return rec.Voters
+	}
+	return nil
+}
+
+// Create opens a conversation on this node, which becomes its first voter. A retry gets the first
+// answer, like that of any submission.
+func (m *Manager) Create(ctx context.Context, e *wire.Envelope) (wire.Receipt, error) {
+	if e.Kind != wire.KindCreate {
+		return wire.Receipt{}, wire.Errorf(wire.Malformed, "create", "envelope of kind %v", e.Kind)
+	}
+	if err := checkSize(e); err != nil {
+		return wire.Receipt{}, err
+	}
+	c, err := m.find(e.Conversation)
+	if err != nil {
+		// What would be refused leaves nothing behind.
+		trial := m.newFSM(e.Conversation)
+		entry := &wire.Entry{Version: wire.EntryVersion, Time: wire.TimeOf(m.cfg.Now()), Proposer: m.cfg.Node, Envelope: e}
+		if _, err := trial.m.Judge(entry); err != nil {
+			return wire.Receipt{}, err
+		}
+		if c, err = m.found(e.Conversation); err != nil {
+			return wire.Receipt{}, err
+		}
+	}
+	return m.submitTo(ctx, c, e)
+}
+
+// found makes the Raft group of a new conversation, with this node as its only voter.
+func (m *Manager) found(id wire.ConversationID) (*conversation, error) {
+	if m.context() == nil {
+		return nil, wire.Errorf(wire.Unavailable, "create", "node %s is not running", m.cfg.Node)
+	}
+	return m.hold(id, &record{Voters: []wire.NodeID{m.cfg.Node}, Leader: m.cfg.Node})
+}
+
+// bootstrap writes the first configuration of a conversation that this node founded, once.
+func (l *live) bootstrap(rec *record) error {
+	if len(rec.Voters) != 1 || rec.Voters[0] != l.m.cfg.Node || rec.Applied > 0 || rec.Generation > 0 {
+		return nil
+	}
+	snaps := l.m.snaps.store(l.c.group)
+	if last, err := l.store.LastIndex(); err != nil || last > 0 {
+		return err
+	}
+	if list, err := snaps.List(); err != nil || len(list) > 0 {
+		return err
+	}
+	// Nothing is there, or a bootstrap that ended after its first write.
+	if err := l.m.cfg.Log.Drop(l.c.group); err != nil {
+		return err
+	}
+	self := raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(l.m.cfg.Node), Address: raft.ServerAddress(l.m.cfg.Node)}
+	return raft.BootstrapCluster(l.m.raftConfig(), l.store, l.store, snaps, l.trans, raft.Configuration{Servers: []raft.Server{self}})
+}

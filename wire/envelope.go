@@ -1,0 +1,316 @@
+package wire
+
+import (
+	"crypto/ed25519"
+	"crypto/sha256"
+	"slices"
+)
+
+// EnvelopeVersion is the version of Envelope that this package writes.
+const EnvelopeVersion = 1
+
+// Kind says what a submission is.
+type Kind uint8
+
+// The kinds of submission.
+const (
+	KindCreate   Kind = 1 // opens a conversation
+	KindProposal Kind = 2 // a Proposal for the epoch
+	KindCommit   Kind = 3 // a Commit with what belongs to it
+	KindClose    Kind = 4 // ends the conversation, or one head of a contested one
+)
+
+// String is the kind's name.
+func (k Kind) String() string {
+	switch k {
+	case KindCreate:
+		return "create"
+	case KindProposal:
+		return "proposal"
+	case KindCommit:
+		return "commit"
+	case KindClose:
+		return "close"
+	}
+	return "unknown"
+}
+
+// Envelope is a submission: what a client asks to be ordered. Exactly the field of its kind is set;
+// KindClose has none.
+type Envelope struct {
+	Version      uint8          `cbor:"1,keyasint"`
+	Conversation ConversationID `cbor:"2,keyasint"`
+	Submission   SubmissionID   `cbor:"3,keyasint"` // random; a retry bears the same
+	Kind         Kind           `cbor:"4,keyasint"`
+	// Epoch is the one in which the submission is made, and Parent the entry that opened it. Two heads
+	// of a contested epoch have the same number, so that Parent is what counts; both are 0 in a create.
+	Epoch    Epoch          `cbor:"5,keyasint"`
+	Parent   SequenceNumber `cbor:"6,keyasint"`
+	Create   *Create        `cbor:"7,keyasint,omitempty"`
+	Proposal []byte         `cbor:"8,keyasint,omitempty"` // an MLSMessage
+	Commit   *CommitBundle  `cbor:"9,keyasint,omitempty"`
+	// Signature is Ed25519 by the submission key of the epoch over SigningInput. With public handshakes
+	// it is empty, but in a create.
+	Signature []byte `cbor:"10,keyasint,omitempty"`
+}
+
+// Create opens a conversation in epoch 0.
+type Create struct {
+	Policy   Policy        `cbor:"1,keyasint"`
+	Key      SubmissionKey `cbor:"2,keyasint"`           // of epoch 0; it signs the create
+	Delivery []Address     `cbor:"3,keyasint"`           // the first delivery list, strictly ascending
+	Info     []byte        `cbor:"4,keyasint,omitempty"` // the GroupInfo as MLSMessage; needed for public handshakes
+	Tree     []byte        `cbor:"5,keyasint,omitempty"` // the ratchet tree, where GroupInfo does not hold it
+}
+
+// Handshakes says how a conversation's handshakes are protected.
+type Handshakes uint8
+
+// The policies for handshakes.
+const (
+	HandshakesPrivate Handshakes = 1 // PrivateMessages, signed with the submission key
+	HandshakesPublic  Handshakes = 2 // PublicMessages, validated in full by every replica
+)
+
+// Policy is fixed when a conversation is created. A zero number stands for the default that the state
+// machine documents.
+type Policy struct {
+	Handshakes  Handshakes `cbor:"1,keyasint"`
+	Voters      uint8      `cbor:"2,keyasint,omitempty"` // largest number of voters, odd, at most MaxVoters
+	Witness     Domain     `cbor:"3,keyasint,omitempty"` // an organization without members that may hold a voter
+	RecentCount uint32     `cbor:"4,keyasint,omitempty"` // entries kept for catching up
+	RecentBytes uint32     `cbor:"5,keyasint,omitempty"`
+	RecentHours uint32     `cbor:"6,keyasint,omitempty"`
+}
+
+// MaxVoters bounds Policy.Voters.
+const MaxVoters = 9
+
+// CommitBundle is a Commit with all that must become true with it.
+type CommitBundle struct {
+	Commit   []byte         `cbor:"1,keyasint"`           // an MLSMessage
+	Welcome  *Payload       `cbor:"2,keyasint,omitempty"` // an MLSMessage for those who are added
+	Info     *Payload       `cbor:"3,keyasint,omitempty"` // the GroupInfo of the new epoch
+	Tree     *Payload       `cbor:"4,keyasint,omitempty"` // its ratchet tree
+	Key      SubmissionKey  `cbor:"5,keyasint"`           // of the epoch that the commit opens
+	Delivery DeliveryChange `cbor:"6,keyasint"`
+	// Contest marks a commit by a member that could not process the one that won its epoch.
+	Contest bool `cbor:"7,keyasint,omitempty"`
+}
+
+// Payload stands in the entry itself or beside it. Exactly one field is set.
+type Payload struct {
+	Inline []byte   `cbor:"1,keyasint,omitempty"`
+	Blob   *BlobRef `cbor:"2,keyasint,omitempty"`
+}
+
+// DeliveryChange changes a delivery list. Both are strictly ascending and have nothing in common.
+type DeliveryChange struct {
+	Add    []Address `cbor:"1,keyasint,omitempty"`
+	Remove []Address `cbor:"2,keyasint,omitempty"`
+}
+
+// MaxBlob is the largest blob that a Payload may name, in bytes.
+const MaxBlob = 256 << 20
+
+// SigningInput is what the submission key signs: a domain separator and the envelope without its
+// signature, in its deterministic encoding.
+func (e *Envelope) SigningInput() ([]byte, error) {
+	bare := *e
+	bare.Signature = nil
+	b, err := Encode(&bare)
+	if err != nil {
+		return nil, err
+	}
+	return append([]byte("mlsfed submission 1\x00"), b...), nil
+}
+
+// Sign sets the signature. The key is the private half of the epoch's submission key pair.
+func (e *Envelope) Sign(key ed25519.PrivateKey) error {
+	input, err := e.SigningInput()
+	if err != nil {
+		return err
+	}
+	e.Signature = ed25519.Sign(key, input)
+	return nil
+}
+
+// Verify reports whether the signature is one by key.
+func (e *Envelope) Verify(key SubmissionKey) bool {
+	input, err := e.SigningInput()
+	return err == nil && len(e.Signature) == ed25519.SignatureSize && ed25519.Verify(key[:], input, e.Signature)
+}
+
+// Digest is a SHA-256 over the whole envelope.
+func (e *Envelope) Digest() (Hash, error) {
+	b, err := Encode(e)
+	if err != nil {
+		return Hash{}, err
+	}
+	return sha256.Sum256(append([]byte("mlsfed envelope 1\x00"), b...)), nil
+}
+
+// Binding is what a committer puts into the Commit's authenticated_data and a member compares: a hash
+// over the change of the delivery list and the key of the next epoch. A server that changes either is
+// found out.
+func (b *CommitBundle) Binding() (Hash, error) {
+	raw, err := Encode(struct {
+		_        struct{} `cbor:",toarray"`
+		Delivery DeliveryChange
+		Key      SubmissionKey
+	}{Delivery: b.Delivery, Key: b.Key})
+	if err != nil {
+		return Hash{}, err
+	}
+	return sha256.Sum256(append([]byte("mlsfed delivery 1\x00"), raw...)), nil
+}
+
+// Blobs are the contents that the envelope names.
+func (e *Envelope) Blobs() []BlobRef {
+	if e.Commit == nil {
+		return nil
+	}
+	var refs []BlobRef
+	for _, p := range []*Payload{e.Commit.Welcome, e.Commit.Info, e.Commit.Tree} {
+		if p != nil && p.Blob != nil {
+			refs = append(refs, *p.Blob)
+		}
+	}
+	return refs
+}
+
+// Check refuses an envelope that breaks a rule which needs no state.
+func (e *Envelope) Check() error {
+	if e.Version != EnvelopeVersion {
+		return Errorf(Version, "envelope", "version %d, this node knows %d", e.Version, EnvelopeVersion)
+	}
+	if err := e.Conversation.Check(); err != nil {
+		return Errorf(Malformed, "envelope", "%v", err)
+	}
+	if e.Submission == (SubmissionID{}) {
+		return Errorf(Malformed, "envelope", "submission id is zero, wanted random bytes")
+	}
+	if n := len(e.Signature); n != 0 && n != ed25519.SignatureSize {
+		return Errorf(Malformed, "envelope", "signature of %d bytes", n)
+	}
+	set := [...]bool{KindCreate: e.Create != nil, KindProposal: len(e.Proposal) > 0, KindCommit: e.Commit != nil, KindClose: false}
+	for kind, isSet := range set {
+		wanted := Kind(kind) == e.Kind && e.Kind != KindClose
+		if kind != 0 && isSet != wanted {
+			return Errorf(Malformed, "envelope", "kind %v with the fields of another", e.Kind)
+		}
+	}
+	return e.checkKind()
+}
+
+func (e *Envelope) checkKind() error {
+	switch e.Kind {
+	case KindCreate:
+		if e.Epoch != 0 || e.Parent != 0 {
+			return Errorf(Malformed, "envelope", "create for epoch %d after entry %d, wanted 0 and 0", e.Epoch, e.Parent)
+		}
+		return e.Create.Check()
+	case KindProposal, KindClose:
+	case KindCommit:
+		if err := e.Commit.Check(); err != nil {
+			return err
+		}
+	default:
+		return Errorf(Malformed, "envelope", "kind %d is unknown", e.Kind)
+	}
+	if e.Parent == 0 {
+		return Errorf(Malformed, "envelope", "%v without the entry that opened its epoch", e.Kind)
+	}
+	return nil
+}
+
+// Check refuses a create that breaks a rule which needs no state.
+func (c *Create) Check() error {
+	if c.Key.IsZero() {
+		return Errorf(Malformed, "create", "without a submission key")
+	}
+	if len(c.Delivery) == 0 {
+		return Errorf(Malformed, "create", "with an empty delivery list: nobody would receive it")
+	}
+	if err := checkAddresses(c.Delivery); err != nil {
+		return err
+	}
+	if c.Policy.Handshakes == HandshakesPublic && len(c.Info) == 0 {
+		return Errorf(Malformed, "create", "public handshakes without a GroupInfo to validate them against")
+	}
+	return c.Policy.Check()
+}
+
+// Check refuses a policy out of its bounds.
+func (p *Policy) Check() error {
+	if p.Handshakes != HandshakesPrivate && p.Handshakes != HandshakesPublic {
+		return Errorf(Malformed, "policy", "handshakes %d, wanted private (1) or public (2)", p.Handshakes)
+	}
+	if p.Voters > MaxVoters || p.Voters != 0 && p.Voters%2 == 0 {
+		return Errorf(Malformed, "policy", "%d voters, wanted an odd number up to %d", p.Voters, MaxVoters)
+	}
+	if p.Witness != "" {
+		if err := p.Witness.Check(); err != nil {
+			return Errorf(Malformed, "policy", "witness: %v", err)
+		}
+	}
+	if p.RecentCount > 4096 || p.RecentBytes > 64<<20 || p.RecentHours > 24*365 {
+		return Errorf(Malformed, "policy", "keeps %d entries, %d bytes, %d hours; at most 4096, 64 MiB, a year",
+			p.RecentCount, p.RecentBytes, p.RecentHours)
+	}
+	return nil
+}
+
+// Check refuses a bundle that breaks a rule which needs no state.
+func (b *CommitBundle) Check() error {
+	if len(b.Commit) == 0 {
+		return Errorf(Malformed, "commit", "without a Commit")
+	}
+	if b.Key.IsZero() {
+		return Errorf(Malformed, "commit", "without the submission key of the epoch that it opens")
+	}
+	for _, p := range []*Payload{b.Welcome, b.Info, b.Tree} {
+		if p == nil {
+			continue
+		}
+		if (len(p.Inline) > 0) == (p.Blob != nil) {
+			return Errorf(Malformed, "commit", "payload is neither inline nor a blob, or both")
+		}
+		if p.Blob != nil && (p.Blob.Size == 0 || p.Blob.Size > MaxBlob) {
+			return Errorf(TooLarge, "commit", "blob of %d bytes, wanted 1 to %d", p.Blob.Size, MaxBlob)
+		}
+	}
+	return b.Delivery.Check()
+}
+
+// Check refuses a change that is not sorted or contradicts itself.
+func (d *DeliveryChange) Check() error {
+	if err := checkAddresses(d.Add); err != nil {
+		return err
+	}
+	if err := checkAddresses(d.Remove); err != nil {
+		return err
+	}
+	for _, a := range d.Remove {
+		if _, both := slices.BinarySearchFunc(d.Add, a, Address.Compare); both {
+			return Errorf(Malformed, "delivery", "%v is added and removed at once", a)
+		}
+	}
+	return nil
+}
+
+// checkAddresses refuses a list that is not strictly ascending.
+func checkAddresses(list []Address) error {
+	for i, a := range list {
+		if i > 0 && list[i-1].Compare(a) >= 0 {
+			return Errorf(Malformed, "delivery", "address %d is not after the one before it", i)
+		}
+		if i > 0 && list[i-1].Organization == a.Organization {
+			continue // checked with its predecessor
+		}
+		if err := a.Check(); err != nil {
+			return Errorf(Malformed, "delivery", "address %d: %v", i, err)
+		}
+	}
+	return nil
+}
