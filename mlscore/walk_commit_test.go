@@ -159,8 +159,22 @@ func (w *walk) letIn(c *commitment, effects *Effects) {
 			w.t.Fatalf("%s is at leaf %d, the commit says %d", m.name, g.Self(), added.Leaf)
 		}
 		w.enter(m)
-		_, err = m.Join(c.commit.Welcome, JoinOptions{Tree: c.tree})
-		w.refused("a Welcome again", err, ErrNotForUs, ErrInvalid)
+		w.checkKeyPackageUsed(m, effects)
+	}
+}
+
+// checkKeyPackageUsed: a join uses its KeyPackage up, unless it is a last resort (§10).
+func (w *walk) checkKeyPackageUsed(m *walker, effects *Effects) {
+	w.t.Helper()
+	for _, p := range effects.Proposals {
+		if p.Type != ProposalAdd || string(p.Add.LeafNode.Credential.Identity) != m.name {
+			continue
+		}
+		ref, err := p.Add.Ref()
+		w.must(err)
+		if _, kept := m.store.records[string(keyPackageKey(ref))]; kept != p.Add.LastResort() {
+			w.t.Fatalf("%s has joined; its KeyPackage is kept: %v, a last resort: %v", m.name, kept, p.Add.LastResort())
+		}
 	}
 }
 
