@@ -157,13 +157,14 @@ func (k *keyPackageRecord) marshal() []byte {
 }
 
 func parseKeyPackageRecord(b []byte) (*keyPackageRecord, error) {
-	r := codec.NewReader(b, codec.DefaultLimits)
+	r := codec.NewReader(b, ownLimits(b))
 	checkVersion(r)
 	k := &keyPackageRecord{}
-	r.Vector(func(r *codec.Reader) { k.keyPackage = decodeKeyPackage(r) })
+	inner := codec.NewReader(r.Bytes(), ownLimits(b))
+	k.keyPackage = decodeKeyPackage(inner)
 	k.initKey, k.leafKey, k.signer = NewSecret(r.Bytes()), NewSecret(r.Bytes()), NewSecret(r.Bytes())
-	if r.Err() == nil && k.keyPackage == nil {
-		r.Fail(fmt.Errorf("record holds no KeyPackage"))
+	if err := inner.Finish(); err != nil {
+		r.Fail(err)
 	}
 	return k, malformed("stored KeyPackage", r.Finish())
 }

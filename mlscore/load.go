@@ -5,8 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-
-	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
 // Groups lists the ids of the groups in the store.
@@ -66,7 +64,7 @@ func (l *loader) load() (*Group, error) {
 		return nil, err
 	}
 	for _, secret := range l.head.state.secrets.stored() {
-		if err := s.checkSecretLen("epoch secret", secret.Len()); err != nil {
+		if err := s.checkStored("epoch secret", *secret); err != nil {
 			return nil, within(l.object, ErrMalformed, err)
 		}
 	}
@@ -88,27 +86,31 @@ func (l *loader) loadPublic() error {
 	if !ok || len(v) == 0 || v[0] != stateVersion {
 		return fail(ErrMalformed, "", l.object, "its tree is missing, or of another version")
 	}
-	bodies, err := splitTree(v[1:], codec.Limits{Bytes: len(v), Count: 2 * maxLeaves})
+	bodies, err := splitTree(v[1:], ownLimits(v))
 	if err != nil {
 		return err
 	}
-	nodes := NodeIndex(2)<<l.head.height - 1
 	err = l.scan(recordNode, func(rest, value []byte) error {
 		n := NodeIndex(binary.BigEndian.Uint32(rest))
-		for uint64(len(bodies)) <= uint64(n) {
+		if len(value) > 0 && n > 2*rootOf(l.head.height) {
+			return fail(ErrMalformed, "", l.object, "%s lies outside of a tree of height %d", nodeName(n), l.head.height)
+		}
+		for uint64(len(bodies)) <= uint64(n) && len(value) > 0 {
 			bodies = append(bodies, "")
 		}
-		bodies[n] = string(value)
+		if uint64(n) < uint64(len(bodies)) {
+			bodies[n] = string(value)
+		}
 		return nil
 	}, 4)
 	if err != nil {
 		return err
 	}
-	if uint64(len(bodies)) > uint64(nodes) {
-		bodies = bodies[:nodes]
+	for len(bodies) > 0 && bodies[len(bodies)-1] == "" {
+		bodies = bodies[:len(bodies)-1]
 	}
-	for len(bodies) < int(nodes) {
-		bodies = append(bodies, "")
+	if len(bodies)%2 == 0 || heightFor(len(bodies)/2+1) != l.head.height {
+		return fail(ErrMalformed, "", l.object, "its tree has %d nodes, and should have a height of %d", len(bodies), l.head.height)
 	}
 	t, err := buildTree(l.g.suite, l.client.cfg.Auth, bodies)
 	if err != nil {
@@ -154,20 +156,20 @@ func (l *loader) secretTree(epoch uint64, height int) (*secretTree, error) {
 	clear(t.nodes)
 	e := uint64Bytes(epoch)
 	err := l.scan(recordTreeKey, func(rest, value []byte) error {
-		t.nodes[NodeIndex(binary.BigEndian.Uint32(rest))] = NewSecret(value)
-		return l.g.suite.checkSecretLen("secret tree", len(value))
+		secret := NewSecret(value)
+		t.nodes[NodeIndex(binary.BigEndian.Uint32(rest))] = secret
+		return l.g.suite.checkStored("secret tree", secret)
 	}, 4, e)
 	if err != nil {
 		return nil, err
 	}
 	err = l.scan(recordRatchet, func(rest, value []byte) error {
-		r := codec.NewReader(value, codec.DefaultLimits)
-		entry := &ratchet{generation: r.Uint32(), secret: NewSecret(r.Bytes()), skipped: map[uint32]messageKey{}}
-		t.ratchets[parseRatchetName(rest)] = entry
-		if err := r.Finish(); err != nil {
-			return malformed("stored ratchet", err)
+		entry, err := parseRatchet(value)
+		if err != nil {
+			return err
 		}
-		return l.g.suite.checkSecretLen("stored ratchet", entry.secret.Len())
+		t.ratchets[parseRatchetName(rest)] = entry
+		return l.g.suite.checkStored("stored ratchet", entry.secret)
 	}, 5, e)
 	if err != nil {
 		return nil, err
@@ -177,10 +179,12 @@ func (l *loader) secretTree(epoch uint64, height int) (*secretTree, error) {
 		if owner == nil {
 			return fail(ErrMalformed, "", l.object, "key without a ratchet")
 		}
-		r := codec.NewReader(value, codec.DefaultLimits)
-		k := messageKey{binary.BigEndian.Uint32(rest[5:]), NewSecret(r.Bytes()), NewSecret(r.Bytes())}
+		k, err := parseMessageKey(binary.BigEndian.Uint32(rest[5:]), value)
+		if err != nil {
+			return err
+		}
 		owner.skipped[k.generation] = k
-		return malformed("stored message key", r.Finish())
+		return nil
 	}, 9, e)
 	return t, err
 }
@@ -224,11 +228,15 @@ func (l *loader) loadPast() error {
 	}
 	after := l.head.state.public.tree
 	for i := len(records) - 1; i >= 0; i-- {
-		p, height, err := parsePast(records[i].epoch, records[i].value, after)
+		record, err := parsePastRecord(records[i].value)
 		if err != nil {
 			return err
 		}
-		if p.messages, err = l.secretTree(p.epoch, height); err != nil {
+		p, err := record.restore(l.g.suite, records[i].epoch, after)
+		if err != nil {
+			return within("stored past epoch", ErrMalformed, err)
+		}
+		if p.messages, err = l.secretTree(p.epoch, record.height); err != nil {
 			return err
 		}
 		l.g.past = append(l.g.past, p)
@@ -242,6 +250,10 @@ func (l *loader) loadPending() error {
 	if err != nil || !ok {
 		return err
 	}
-	l.g.pending, err = l.g.parsePending(v)
+	record, err := parsePendingRecord(v)
+	if err != nil {
+		return err
+	}
+	l.g.pending, err = record.restore(l.g)
 	return err
 }

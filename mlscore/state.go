@@ -63,7 +63,7 @@ func (e *epochSecrets) stored() []*Secret {
 }
 
 func parseHead(b []byte) (*headRecord, error) {
-	r := codec.NewReader(b, codec.DefaultLimits)
+	r := codec.NewReader(b, ownLimits(b))
 	checkVersion(r)
 	h := &headRecord{state: &memberState{secrets: &epochSecrets{}}}
 	st := h.state
@@ -74,10 +74,7 @@ func parseHead(b []byte) (*headRecord, error) {
 	}
 	h.context = decodeGroupContext(r)
 	h.interim = r.Bytes()
-	h.height = int(r.Uint8())
-	if h.height > 30 {
-		r.Fail(fmt.Errorf("tree of height %d", h.height))
-	}
+	h.height = readHeight(r)
 	st.self = LeafIndex(r.Uint32())
 	st.signer = NewSecret(r.Bytes())
 	r.Vector(func(r *codec.Reader) { st.keys = append(st.keys, NewSecret(r.Bytes())) })
@@ -190,49 +187,29 @@ func (g *Group) leaving() []uint64 {
 // pastRecord keeps of the present epoch what late messages need: the leaves as they were where the next
 // epoch has others.
 func (g *Group) pastRecord(next *ratchetTree) []byte {
-	var w codec.Writer
-	w.Uint8(stateVersion)
-	w.Bytes(g.public().encoded)
-	w.Uint8(uint8(g.public().tree.height()))
-	w.Bytes(g.state.secrets.senderData.Bytes())
-	w.Vector(func(w *codec.Writer) {
-		changedNodes(next, g.public().tree, func(n NodeIndex, body string) {
-			if n.level() == 0 {
-				w.Uint32(uint32(n.firstLeaf()))
-				w.String(body)
-			}
-		})
+	p := pastRecord{context: g.public().encoded, height: g.public().tree.height(), senderData: g.state.secrets.senderData}
+	changedNodes(next, g.public().tree, func(n NodeIndex, body string) {
+		if n.level() == 0 {
+			p.leaves = append(p.leaves, leafChange{n.firstLeaf(), body})
+		}
 	})
-	return w.Buffer()
+	return p.marshal()
 }
 
-// parsePast rebuilds a past epoch beside the tree of the epoch that came after it.
-func parsePast(epoch uint64, b []byte, after *ratchetTree) (*pastEpoch, int, error) {
-	r := codec.NewReader(b, codec.DefaultLimits)
-	checkVersion(r)
-	p := &pastEpoch{epoch: epoch, context: r.Bytes()}
-	height := int(r.Uint8())
-	if height > 30 {
-		r.Fail(fmt.Errorf("tree of height %d", height))
-	}
-	p.senderData = NewSecret(r.Bytes())
-	var changes []leafChange
-	r.Vector(func(r *codec.Reader) {
-		changes = append(changes, leafChange{LeafIndex(r.Uint32()), string(r.Bytes())})
-	})
-	if err := r.Finish(); err != nil {
-		return nil, 0, malformed("stored past epoch", err)
+// restore rebuilds a past epoch beside the tree of the epoch that came after it.
+func (p *pastRecord) restore(s *suite, epoch uint64, after *ratchetTree) (*pastEpoch, error) {
+	if err := s.checkStored("sender data secret", p.senderData); err != nil {
+		return nil, err
 	}
 	e := after.edit()
-	if err := e.extend(LeafIndex(1)<<height - 1); err != nil {
-		return nil, 0, err
+	if err := e.extend(LeafIndex(1)<<p.height - 1); err != nil {
+		return nil, err
 	}
-	changes = slices.DeleteFunc(changes, func(c leafChange) bool { return !e.holds(c.index) })
+	changes := slices.DeleteFunc(p.leaves, func(c leafChange) bool { return !e.holds(c.index) })
 	if err := e.replace(changes); err != nil {
-		return nil, 0, err
+		return nil, err
 	}
-	p.tree = e.finish()
-	return p, height, nil
+	return &pastEpoch{context: p.context, epoch: epoch, tree: e.finish(), senderData: p.senderData}, nil
 }
 
 // writeProposal stores the last proposal of next's list.
@@ -241,50 +218,23 @@ func (g *Group) writeProposal(b *Batch, next *PublicState) {
 	b.put(groupKey(next.context.GroupID, recordProposal, uint32Bytes(uint32(at))), slices.Clone(next.proposals[at].content))
 }
 
-func (u *ownUpdate) marshal() []byte {
-	var w codec.Writer
-	w.Uint8(stateVersion)
-	w.Bytes(u.leafKey.Bytes())
-	w.Bytes(u.signer.Bytes())
-	return w.Buffer()
-}
-
-func parseOwnUpdate(b []byte) (*ownUpdate, error) {
-	r := codec.NewReader(b, codec.DefaultLimits)
-	checkVersion(r)
-	u := &ownUpdate{NewSecret(r.Bytes()), NewSecret(r.Bytes())}
-	return u, malformed("stored update", r.Finish())
-}
-
-// storePending writes the own commit with the secrets of the epoch that it leads to. All that is public
-// of that epoch follows from the commit again.
+// storePending writes the own commit that waits.
 func (g *Group) storePending(b *Batch, s *StagedCommit, ac *authenticatedContent) error {
-	var w codec.Writer
-	w.Uint8(stateVersion)
-	w.Bytes(s.message)
-	w.Bytes(ac.marshal())
-	w.Bytes(g.headOf(s.next).marshal())
-	w.Bytes(s.next.messages.nodes[rootOf(s.next.messages.height)].Bytes())
-	record, err := w.Finish()
+	root := s.next.messages.nodes[rootOf(s.next.messages.height)]
+	record, err := (&pendingRecord{s.message, ac.marshal(), g.headOf(s.next).marshal(), root}).marshal()
 	b.put(groupKey(g.public().context.GroupID, recordPending), record)
-	return malformed("pending commit", err)
+	return err
 }
 
-// parsePending stages a stored commit in the epoch in which it was made.
-func (g *Group) parsePending(b []byte) (*StagedCommit, error) {
+// restore stages a stored commit in the epoch in which it was made.
+func (p *pendingRecord) restore(g *Group) (*StagedCommit, error) {
 	const object = "stored commit"
-	r := codec.NewReader(b, codec.Limits{Bytes: len(b)})
-	checkVersion(r)
-	message, content, head, encryption := r.Bytes(), r.Bytes(), r.Bytes(), r.Bytes()
-	if err := r.Finish(); err != nil {
-		return nil, malformed(object, err)
-	}
-	r = codec.NewReader(content, codec.Limits{Bytes: len(content)})
+	r := codec.NewReader(p.content, ownLimits(p.content))
 	ac := decodeAuthenticatedContent(r)
 	if err := r.Finish(); err != nil {
 		return nil, malformed(object, err)
 	}
-	h, err := parseHead(head)
+	h, err := parseHead(p.head)
 	if err != nil {
 		return nil, err
 	}
@@ -297,16 +247,22 @@ func (g *Group) parsePending(b []byte) (*StagedCommit, error) {
 	}
 	next := h.state
 	next.public = g.public().advance(st, ac)
-	if !bytes.Equal(next.public.encoded, h.context.marshal()) {
+	if !bytes.Equal(next.public.encoded, h.context.marshal()) || !bytes.Equal(next.public.interim, h.interim) ||
+		next.public.tree.height() != h.height || next.self != g.state.self {
 		return nil, fail(ErrMalformed, "", object, "does not lead to the epoch that was stored with it")
 	}
-	next.messages = newSecretTree(g.suite, h.height, NewSecret(encryption))
+	for _, secret := range append(next.secrets.stored(), &p.encryption) {
+		if err := g.suite.checkStored("epoch secret", *secret); err != nil {
+			return nil, within(object, ErrMalformed, err)
+		}
+	}
+	next.messages = newSecretTree(g.suite, h.height, p.encryption)
 	return &StagedCommit{
 		base:    g.state,
 		next:    next,
 		own:     true,
 		effects: st.effects(g.public(), next.public, ac),
-		message: slices.Clone(message),
+		message: slices.Clone(p.message),
 	}, nil
 }
 
@@ -333,10 +289,7 @@ func (t *secretTree) writeStep(b *Batch, groupID []byte, epoch uint64, st *treeS
 		b.delete(skippedKeyOf(groupID, epoch, st.name, gen))
 	}
 	for _, k := range st.skipped {
-		var w codec.Writer
-		w.Bytes(k.key.Bytes())
-		w.Bytes(k.nonce.Bytes())
-		b.put(skippedKeyOf(groupID, epoch, st.name, k.generation), w.Buffer())
+		b.put(skippedKeyOf(groupID, epoch, st.name, k.generation), k.marshal())
 	}
 }
 
@@ -354,11 +307,4 @@ func ratchetKeyOf(groupID []byte, epoch uint64, n ratchetName) []byte {
 
 func skippedKeyOf(groupID []byte, epoch uint64, n ratchetName, generation uint32) []byte {
 	return groupKey(groupID, recordSkipped, uint64Bytes(epoch), n.bytes(), uint32Bytes(generation))
-}
-
-func marshalRatchet(secret Secret, generation uint32) []byte {
-	var w codec.Writer
-	w.Uint32(generation)
-	w.Bytes(secret.Bytes())
-	return w.Buffer()
 }

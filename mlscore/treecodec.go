@@ -73,9 +73,13 @@ func splitTree(data []byte, limits codec.Limits) ([]string, error) {
 	r := codec.NewReader(vector, limits)
 	all := string(vector)
 	bodies := make([]string, 0, len(vector)/100)
+	most := min(limits.Count, 2*maxLeaves)
+	if limits.Count <= 0 {
+		most = codec.DefaultLimits.Count
+	}
 	for r.Len() > 0 && r.Err() == nil {
-		if len(bodies) >= 2*maxLeaves {
-			return nil, fail(ErrLimit, "", "ratchet tree", "more than %d nodes", 2*maxLeaves)
+		if len(bodies) >= most {
+			return nil, fail(ErrLimit, "", "ratchet tree", "more than %d nodes", most)
 		}
 		if !r.Optional() {
 			bodies = append(bodies, "")

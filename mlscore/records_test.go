@@ -1,0 +1,118 @@
+package mlscore
+
+import (
+	"bytes"
+	"testing"
+)
+
+// TestStoredRecordsAreChecked changes records of a stored group: what cannot be worked with is refused when
+// the group is loaded.
+func TestStoredRecordsAreChecked(t *testing.T) {
+	alice, bob := newPerson(t, "alice", 1), newPerson(t, "bob", 1)
+	all := []*person{alice, bob}
+	alice.create(t, CreateOptions{})
+	alice.commit(t, CommitOptions{}, nil, bob)
+	bob.commit(t, CommitOptions{}, all)
+	var msg []byte
+	for range 2 {
+		msg = must[[]byte](t)(bob.group.Protect([]byte("hello"), MessageOptions{}))
+	}
+	alice.receive(t, msg) // the first is skipped
+	must[*Commit](t)(alice.group.Commit(CommitOptions{}))
+	id := alice.group.GroupID()
+	record := func(kind byte) (key, value []byte) {
+		t.Helper()
+		_ = alice.store.Scan(groupKey(id, kind), func(k, v []byte) error {
+			key, value = k, v
+			return nil
+		})
+		if key == nil {
+			t.Fatalf("no record %q", kind)
+		}
+		return key, value
+	}
+	past := func(change func(*pastRecord)) func([]byte) []byte {
+		return func(b []byte) []byte {
+			p := must[*pastRecord](t)(parsePastRecord(b))
+			change(p)
+			return p.marshal()
+		}
+	}
+	head := func(change func(*headRecord)) func([]byte) []byte {
+		return func(b []byte) []byte {
+			h := must[*headRecord](t)(parseHead(b))
+			change(h)
+			return h.marshal()
+		}
+	}
+	pending := func(change func(*pendingRecord)) func([]byte) []byte {
+		return func(b []byte) []byte {
+			p := must[*pendingRecord](t)(parsePendingRecord(b))
+			change(p)
+			return must[[]byte](t)(p.marshal())
+		}
+	}
+	short := NewSecret([]byte("short"))
+	for _, c := range []struct {
+		name   string
+		kind   byte
+		change func([]byte) []byte
+	}{
+		{"a version to come", recordHead, func(b []byte) []byte { b[0]++; return b }},
+		{"a tree of another height", recordHead, head(func(h *headRecord) { h.height++ })},
+		{"a tree of no height", recordHead, head(func(h *headRecord) { h.height = 0 })},
+		{"an init secret cut short", recordHead, head(func(h *headRecord) { h.state.secrets.init = short })},
+		{"no tree", recordTree, func([]byte) []byte { return []byte{stateVersion} }},
+		{"a secret tree cut short", recordTreeKey, func(b []byte) []byte { return b[1:] }},
+		{"a ratchet cut short", recordRatchet, func(b []byte) []byte { return b[:len(b)-1] }},
+		{"a ratchet without a secret", recordRatchet, func([]byte) []byte { return marshalRatchet(Secret{}, 1) }},
+		{"a message key cut short", recordSkipped, func(b []byte) []byte { return b[:len(b)-1] }},
+		{"a past epoch without sender data", recordPast, past(func(p *pastRecord) { p.senderData = Secret{} })},
+		{"a past epoch with sender data cut short", recordPast, past(func(p *pastRecord) { p.senderData = short })},
+		{"a commit without a secret tree", recordPending, pending(func(p *pendingRecord) { p.encryption = Secret{} })},
+		{"a commit with another tag", recordPending, pending(func(p *pendingRecord) { p.content[len(p.content)-1] ^= 1 })},
+		{"a commit to another height", recordPending, pending(func(p *pendingRecord) { p.head = head(func(h *headRecord) { h.height++ })(p.head) })},
+		{"a commit by another", recordPending, pending(func(p *pendingRecord) { p.head = head(func(h *headRecord) { h.state.self++ })(p.head) })},
+		{"a commit without an init secret", recordPending, pending(func(p *pendingRecord) {
+			p.head = head(func(h *headRecord) { h.state.secrets.init = Secret{} })(p.head)
+		})},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			key, value := record(c.kind)
+			var b Batch
+			b.put(key, c.change(value))
+			client := *alice.Client
+			store := alice.store.Clone()
+			client.cfg.Store = store
+			if err := store.Apply(b); err != nil {
+				t.Fatal(err)
+			}
+			_, err := client.LoadGroup(id)
+			requireKind(t, err, ErrMalformed)
+		})
+	}
+	if _, err := alice.LoadGroup(id); err != nil {
+		t.Errorf("as it is stored: %v", err)
+	}
+}
+
+// TestStoredKeyPackage: a record holds one KeyPackage, not more.
+func TestStoredKeyPackage(t *testing.T) {
+	alice := newPerson(t, "alice", 1)
+	kp := alice.keyPackage(t)
+	ref := must[[]byte](t)(kp.Ref())
+	v, _, err := alice.store.Get(keyPackageKey(ref))
+	if err != nil {
+		t.Fatal(err)
+	}
+	k := must[*keyPackageRecord](t)(parseKeyPackageRecord(v))
+	if !bytes.Equal(k.marshal(), v) {
+		t.Error("encodes to something else")
+	}
+	one := must[[]byte](t)(kp.marshal())
+	twice := bytes.Replace(v, one, append(bytes.Clone(one), one...), 1)
+	n := len(one)
+	twice[1], twice[2] = 0x40|byte(2*n>>8), byte(2*n)
+	_, err = parseKeyPackageRecord(twice)
+	requireKind(t, err, ErrMalformed)
+}
