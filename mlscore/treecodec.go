@@ -72,10 +72,14 @@ func splitTree(data []byte, limits codec.Limits) ([]string, error) {
 	limits.Bytes = max(limits.Bytes, len(vector))
 	r := codec.NewReader(vector, limits)
 	all := string(vector)
+	nodes := limits.Count // a blank node is one byte here and many in memory
+	if nodes <= 0 {
+		nodes = codec.DefaultLimits.Count
+	}
 	bodies := make([]string, 0, len(vector)/100)
 	for r.Len() > 0 && r.Err() == nil {
-		if len(bodies) >= 2*maxLeaves {
-			return nil, fail(ErrLimit, "", "ratchet tree", "more than %d nodes", 2*maxLeaves)
+		if len(bodies) >= nodes {
+			return nil, fail(ErrLimit, "", "ratchet tree", "more than %d nodes", nodes)
 		}
 		if !r.Optional() {
 			bodies = append(bodies, "")
