@@ -274,6 +274,10 @@ func TestRulesUnknownValues(t *testing.T) {
 		}
 		l.goesOn()
 	})
+	t.Run("§13.4 a client announces no credential type that it cannot read", func(t *testing.T) {
+		_, err := NewClient(Config{Auth: labAuth{}, Store: NewMemoryStore(), Now: testNow, Credentials: both(CredentialX509, CredentialType(0xf005))})
+		want{kind: ErrMisuse, clause: "§13.4", say: "credential type 0xf005"}.match(t, err)
+	})
 	t.Run("§13.4 unknown extensions of a GroupInfo are ignored", func(t *testing.T) {
 		l := newLab(t, true, labOptions{})
 		dave := l.person("dave")
