@@ -248,6 +248,9 @@ func (c *Client) newKeyPackage(s *suite, id Identity, opts KeyPackageOptions) (*
 			leaf.Capabilities.Extensions = append(leaf.Capabilities.Extensions, x.Type)
 		}
 	}
+	if err := firstError(opts.Extensions.checkUnique(), leaf.Extensions.checkUnique()); err != nil {
+		return nil, err
+	}
 	rec := &keyPackageRecord{signer: id.SignatureKey.Clone()}
 	if rec.leafKey, leaf.EncryptionKey, err = s.generateKeyPair(c.cfg.Rand); err != nil {
 		return nil, err

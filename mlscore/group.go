@@ -293,6 +293,9 @@ func (c *Client) groupInfo(s *suite, st *memberState, opts GroupInfoOptions) (*g
 		}
 		x = x.With(grease)
 	}
+	if err := x.checkUnique(); err != nil {
+		return nil, within("GroupInfo", ErrMisuse, err)
+	}
 	info := &groupInfo{context: st.public.context, extensions: x, confirmationTag: st.confirmationTag, signer: st.self}
 	return info, info.sign(s, st.signer)
 }
