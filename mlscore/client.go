@@ -27,7 +27,7 @@ type Config struct {
 	// and announced in the client's capabilities.
 	Extensions  []ExtensionType
 	Proposals   []ProposalType
-	Credentials []CredentialType // in addition to that of the client's own credential
+	Credentials []CredentialType // basic or x509, in addition to that of the client's own credential
 	// NoGREASE leaves out the random code points of §13.5.
 	NoGREASE bool
 	Limits   Limits
@@ -69,6 +69,11 @@ func NewClient(cfg Config) (*Client, error) {
 		return nil, fail(ErrMisuse, "", "Config", "Store is missing: NewMemoryStore, or one that lasts")
 	case cfg.Now == nil:
 		return nil, fail(ErrMisuse, "", "Config", "Now is missing: usually time.Now")
+	}
+	for _, t := range cfg.Credentials { // a client must support what it announces (RFC 9420 §13.4)
+		if t != CredentialBasic && t != CredentialX509 {
+			return nil, fail(ErrMisuse, "§13.4", "Config", "credential type %#04x is announced and cannot be read", uint16(t))
+		}
 	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
@@ -243,6 +248,9 @@ func (c *Client) newKeyPackage(s *suite, id Identity, opts KeyPackageOptions) (*
 		if !leaf.Capabilities.listsExtension(x.Type) {
 			leaf.Capabilities.Extensions = append(leaf.Capabilities.Extensions, x.Type)
 		}
+	}
+	if err := firstError(opts.Extensions.checkUnique(), leaf.Extensions.checkUnique()); err != nil {
+		return nil, err
 	}
 	rec := &keyPackageRecord{signer: id.SignatureKey.Clone()}
 	if rec.leafKey, leaf.EncryptionKey, err = s.generateKeyPair(c.cfg.Rand); err != nil {

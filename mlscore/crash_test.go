@@ -163,7 +163,7 @@ func again() bool { return false }
 func (h *hero) records() map[string]string {
 	out := map[string]string{}
 	for k, v := range h.store.records {
-		out[k] = string(v)
+		out[k] = string(v.Bytes())
 	}
 	return out
 }

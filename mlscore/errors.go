@@ -114,12 +114,14 @@ func malformed(object string, err error) error {
 	if errors.As(err, &e) {
 		return within(object, ErrMalformed, err)
 	}
-	clause := ""
+	kind, clause := ErrMalformed, ""
 	switch {
+	case errors.Is(err, codec.ErrLimit):
+		kind = ErrLimit
 	case errors.Is(err, codec.ErrPresence):
 		clause = "§2.1.1"
 	case errors.Is(err, codec.ErrNotMinimal), errors.Is(err, codec.ErrPrefix):
 		clause = "§2.1.2"
 	}
-	return &Error{Kind: ErrMalformed, Clause: clause, Object: object, Detail: "does not decode", Err: err}
+	return &Error{Kind: kind, Clause: clause, Object: object, Detail: "does not decode", Err: err}
 }

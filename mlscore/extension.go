@@ -66,10 +66,10 @@ func (x Extensions) Without(t ExtensionType) Extensions {
 	return slices.DeleteFunc(slices.Clone(x), func(e Extension) bool { return e.Type == t })
 }
 
-// duplicate finds a type that occurs twice.
-func (x Extensions) duplicate() (ExtensionType, bool) {
+// checkUnique refuses a type that occurs twice (§13.4).
+func (x Extensions) checkUnique() error {
 	if len(x) < 2 {
-		return 0, false
+		return nil
 	}
 	types := make([]ExtensionType, len(x))
 	for i, e := range x {
@@ -78,10 +78,10 @@ func (x Extensions) duplicate() (ExtensionType, bool) {
 	slices.Sort(types)
 	for i := 1; i < len(types); i++ {
 		if types[i] == types[i-1] {
-			return types[i], true
+			return fail(ErrMalformed, "§13.4", "extensions", "type %#04x occurs twice in one list", uint16(types[i]))
 		}
 	}
-	return 0, false
+	return nil
 }
 
 func (x Extensions) encode(w *codec.Writer) {
@@ -98,8 +98,8 @@ func decodeExtensions(r *codec.Reader) Extensions {
 	r.Vector(func(r *codec.Reader) {
 		x = append(x, Extension{ExtensionType(r.Uint16()), r.Bytes()})
 	})
-	if t, twice := x.duplicate(); twice {
-		r.Fail(fail(ErrMalformed, "§13.4", "extensions", "type %#04x occurs twice in one list", uint16(t)))
+	if err := x.checkUnique(); err != nil {
+		r.Fail(err)
 	}
 	return x
 }

@@ -117,6 +117,9 @@ func (g *Group) Export(label string, context []byte, length int) (Secret, error)
 }
 
 func (s *suite) exportBounded(exporter Secret, label string, context []byte, length int) (Secret, error) {
+	if exporter.Len() == 0 {
+		return Secret{}, fail(ErrStale, "§8.5", "export", "the epoch has ended and its secrets are erased")
+	}
 	if length < 0 || length > s.maxExpand() {
 		return Secret{}, fail(ErrMisuse, "§8.5", "export", "%d bytes, at most %d", length, s.maxExpand())
 	}
@@ -289,6 +292,9 @@ func (c *Client) groupInfo(s *suite, st *memberState, opts GroupInfoOptions) (*g
 			return nil, err
 		}
 		x = x.With(grease)
+	}
+	if err := x.checkUnique(); err != nil {
+		return nil, within("GroupInfo", ErrMisuse, err)
 	}
 	info := &groupInfo{context: st.public.context, extensions: x, confirmationTag: st.confirmationTag, signer: st.self}
 	return info, info.sign(s, st.signer)

@@ -164,6 +164,9 @@ func (j *joining) derive() error {
 		st.keys = keys
 	}
 	st.keys.set(0, j.record.leafKey.Clone())
+	if at, missing := st.keys.missing(j.public.tree, j.self); missing {
+		return fail(ErrInvalid, "§12.4.3.1", "Welcome", "gives no path secret for %s", nodeName(at))
+	}
 	st.secrets = s.epochFrom(j.member, j.public.encoded)
 	if !s.verifyMAC(st.secrets.confirmation.Bytes(), j.public.context.ConfirmedTranscriptHash, j.info.confirmationTag) {
 		return fail(ErrForged, "§12.4.3.1", "GroupInfo", "confirmation tag does not verify")

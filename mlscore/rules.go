@@ -165,6 +165,7 @@ func (s *PublicState) checkProposal(sp *sentProposal, p *plan, founding pskUsage
 		if sp.ReInit.Version < s.context.Version {
 			return fail(ErrInvalid, "§12.1.5", "", "version %d is below the group's %d", sp.ReInit.Version, s.context.Version)
 		}
+		return sp.ReInit.Extensions.checkUnique()
 	case ProposalExternalInit:
 		p.kemOutput = sp.ExternalInit
 	case ProposalGroupContextExtensions:
@@ -265,6 +266,9 @@ func (s *PublicState) checkPSK(id *PreSharedKeyID, founding pskUsage) error {
 
 // checkExtensions checks a new list of GroupContext extensions by itself (§12.1.7, §5.3.1).
 func (s *PublicState) checkExtensions(x Extensions) error {
+	if err := x.checkUnique(); err != nil {
+		return err
+	}
 	if _, err := x.requiredCapabilities(); err != nil {
 		return err
 	}

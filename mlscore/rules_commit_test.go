@@ -498,6 +498,83 @@ func TestRulesOvertaken(t *testing.T) {
 	})
 }
 
+// TestRulesOwnLeaf: what a creator, a committer and who proposes an Update may put into their own leaves
+// and groups (§7.3, §11, §12.4.1).
+func TestRulesOwnLeaf(t *testing.T) {
+	t.Run("§11 a group whose extensions its creator does not support", func(t *testing.T) {
+		l := newLab(t, false, labOptions{})
+		p := l.person("dave")
+		s := newService(t, "refused service")
+		senders := must[Extension](t)(ExternalSendersExtension([]ExternalSender{s.sender}))
+		before := p.snapshot(t)
+		for _, c := range []struct {
+			x    Extension
+			want want
+		}{
+			{Extension{otherExtension, nil}, want{kind: ErrInvalid, clause: "§13.4", say: "extension 0xf003 is not supported"}},
+			{RequiredCapabilities{Proposals: both(testProposal)}.Extension(), want{kind: ErrInvalid, clause: "§11.1", say: "required proposal type"}},
+			{Extension{ExtensionRatchetTree, nil}, want{kind: ErrInvalid, clause: "§13.4", say: "does not belong"}},
+			{Extension{ExtensionRequiredCapabilities, nil}, want{kind: ErrMalformed, say: "required_capabilities"}},
+			{Extension{0x3a3a, nil}, want{kind: ErrInvalid, clause: "§13.4", say: "extension 0x3a3a is not supported"}},
+			{senders, want{kind: ErrPolicy, clause: "§5.3.1", say: "external sender 0"}},
+		} {
+			_, err := p.CreateGroup(p.id, []byte("new"), CreateOptions{Extensions: Extensions{c.x}})
+			c.want.match(t, err)
+			before.requireSame(t, p)
+		}
+		twice := want{kind: ErrMalformed, clause: "§13.4", say: "occurs twice"}
+		list := Extensions{RequiredCapabilities{}.Extension(), RequiredCapabilities{}.Extension()}
+		_, err := p.CreateGroup(p.id, []byte("new"), CreateOptions{Extensions: list})
+		twice.match(t, err)
+		_, err = p.CreateGroup(p.id, []byte("new"), CreateOptions{LeafExtensions: list})
+		twice.match(t, err)
+		_, err = p.NewKeyPackage(p.id, KeyPackageOptions{Extensions: list})
+		twice.match(t, err)
+		for _, opts := range []CommitOptions{
+			{Proposals: []Proposal{ExtensionsProposal(list)}},
+			{Proposals: []Proposal{ReInitProposal(ReInit{GroupID: []byte("next"), Version: MLS10, CipherSuite: labSuite, Extensions: list})}},
+			{GroupInfo: GroupInfoOptions{Extensions: list}},
+		} {
+			_, err = l.people[0].group.Commit(opts)
+			twice.match(t, err)
+		}
+		before.requireSame(t, p)
+		must[*Group](t)(p.CreateGroup(p.id, []byte("new"), CreateOptions{}))
+	})
+	bothWays(t, "§7.3 a leaf of one's own that the others would refuse", func(t *testing.T, public bool) {
+		l := newLab(t, public, labOptions{})
+		alice := l.people[0]
+		stranger, refused, twin := l.person("stranger").id, l.person("refused").id, l.people[1].id
+		twin.Credential = alice.id.Credential
+		before := alice.snapshot(t)
+		for _, c := range []struct {
+			update LeafUpdate
+			want   want
+		}{
+			{LeafUpdate{Identity: &stranger}, want{kind: ErrPolicy, clause: "§5.3.1", say: "no valid successor"}},
+			{LeafUpdate{Identity: &refused}, want{kind: ErrPolicy, clause: "§5.3.1", say: "not welcome"}},
+			{LeafUpdate{Identity: &twin}, want{kind: ErrInvalid, clause: "§7.3", say: "signature_key also stands at leaf 1"}},
+			{LeafUpdate{Extensions: &Extensions{{otherExtension, nil}, {otherExtension, nil}}}, want{kind: ErrMalformed, clause: "§13.4", say: "occurs twice"}},
+		} {
+			_, err := alice.group.Commit(CommitOptions{Leaf: c.update})
+			c.want.match(t, err)
+			before.requireSame(t, alice)
+		}
+		for _, u := range []LeafUpdate{{Identity: &stranger}, {Identity: &refused}} {
+			_, err := alice.group.ProposeUpdate(u, ProposeOptions{})
+			requireKind(t, err, ErrPolicy)
+			before.requireSame(t, alice)
+		}
+		l.goesOn()
+		x := Extensions{{otherExtension, []byte("mine")}}
+		l.commit(alice, CommitOptions{Leaf: LeafUpdate{Extensions: &x}})
+		if m, _ := l.people[1].group.public().Member(0); !m.Extensions.equal(x) {
+			t.Fatalf("extensions %v", m.Extensions)
+		}
+		l.goesOn()
+	})
+}
+
 // TestRulesRotatedSignatureKey: a committer's new signature key signs the GroupInfo of the new epoch, the
 // old one the commit (§12.4.1, §12.4.3).
 func TestRulesRotatedSignatureKey(t *testing.T) {

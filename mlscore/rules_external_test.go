@@ -319,6 +319,31 @@ func TestRulesExternalCommit(t *testing.T) {
 		want{kind: ErrMalformed, clause: "§5.1.1", say: "external_pub"}.match(t, join(Extensions{externalPubExtension(make([]byte, 31))}))
 		want{kind: ErrInvalid, clause: "§5.1.1", say: "external_pub"}.match(t, join(Extensions{externalPubExtension(make([]byte, 32))}))
 	})
+	bothWays(t, "§12.4.3.2 a joiner who does not support what the group has or requires", func(t *testing.T, public bool) {
+		x := Extensions{RequiredCapabilities{Proposals: both(testProposal)}.Extension(), {otherExtension, nil}}
+		l := newLab(t, public, labOptions{extensions: x, config: func(name string, c *Config) {
+			if name != "dave" {
+				c.Extensions = both(otherExtension)
+			}
+			if name != "erin" {
+				c.Proposals = both(testProposal)
+			}
+		}})
+		info := must[[]byte](t)(l.people[0].group.GroupInfo(GroupInfoOptions{Tree: true, External: true}))
+		for name, w := range map[string]want{
+			"dave": {kind: ErrInvalid, clause: "§13.4", say: "GroupContext extension 0xf003"},
+			"erin": {kind: ErrInvalid, clause: "§11.1", say: "required proposal type 0xf002"},
+		} {
+			p := l.person(name)
+			before := p.snapshot(t)
+			_, err := p.ExternalJoin(p.id, info, ExternalOptions{})
+			w.match(t, err)
+			before.requireSame(t, p)
+			l.refuse(p, (&forgery{by: l.people[0]}).external(t, p, info), w)
+		}
+		l.joinExternally(l.person("frank"), ExternalOptions{})
+		l.goesOn()
+	})
 	bothWays(t, "§12.2 the application forbids a resync", func(t *testing.T, public bool) {
 		l := newLab(t, public, labOptions{config: func(name string, c *Config) {
 			if name != "carol" { // who comes back is not asked

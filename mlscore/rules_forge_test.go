@@ -36,6 +36,8 @@ type forgery struct {
 	sender      func(*senderData)
 	data        func([]byte) []byte   // the sender data, encoded
 	private     func(*privateMessage) // when it is encrypted
+
+	generation *uint32 // instead of the next
 }
 
 // value makes proposals of the committer's own.
@@ -336,7 +338,11 @@ func (f *forgery) protect(t testing.TB, st *memberState, ac *authenticatedConten
 		return must[[]byte](t)(encodeMessage(WireFormatPublicMessage, m.encode))
 	}
 	name := ratchetFor(st.self, ac.content.kind)
-	step := must[*treeStep](t)(st.messages.peek(name, st.messages.next(name), f.by.cfg.Limits.Ratchet))
+	generation := st.messages.next(name)
+	if f.generation != nil {
+		generation = *f.generation
+	}
+	step := must[*treeStep](t)(st.messages.peek(name, generation, RatchetLimits{Ahead: 1 << 30}))
 	defer step.discard()
 	return f.encrypt(t, st.secrets.senderData, ac, step.key)
 }

@@ -93,6 +93,9 @@ func TestRulesWelcome(t *testing.T) {
 				g.pathSecret = &s
 			}
 		}},
+		{name: "§12.4.3.1 a path secret that is left out", path: true, want: want{kind: ErrInvalid, clause: "§12.4.3.1", say: "gives no path secret for node 7"}, forge: func(_ *lab, f *statement) {
+			f.secrets = func(g *groupSecrets) { g.pathSecret = nil }
+		}},
 		{name: "§12.4.3.1 a path secret for an ancestor that is blank", lab: labOptions{flat: true}, want: want{kind: ErrInvalid, clause: "§12.4.3.1", say: "path secret for blank node 7"}, forge: func(_ *lab, f *statement) {
 			f.secrets = func(g *groupSecrets) {
 				s := NewSecret(make([]byte, 32))
@@ -420,6 +423,12 @@ func TestRulesTree(t *testing.T) {
 				return b
 			}
 		}},
+		{name: "§7.2 a leaf in the tree that is signed for another place", want: want{kind: ErrForged, clause: "§7.3", say: "leaf 4, leaf node: signature does not verify"}, forge: func(l *lab, f *statement) {
+			f.bodies = func(b []string) []string { return l.resignErin(b, f.by.group.GroupID(), 0) }
+		}},
+		{name: "§7.2 a leaf in the tree that is signed for another group", want: want{kind: ErrForged, clause: "§7.3", say: "leaf 4, leaf node: signature does not verify"}, forge: func(l *lab, f *statement) {
+			f.bodies = func(b []string) []string { return l.resignErin(b, []byte("another"), 4) }
+		}},
 		{name: "§7.9.2 a key in a subtree without members", want: want{kind: ErrInvalid, clause: "§7.9.2", say: "node 13: key in a subtree without members"}, forge: bodies(func(b []string) []string {
 			b = append(b, "", "", "")
 			b[13] = parentBody(flip([]byte(firstVector(b[7]))), nil, nil)
@@ -439,6 +448,17 @@ func TestRulesTree(t *testing.T) {
 		}
 		c.run(t)
 	}
+}
+
+// resignErin signs erin's leaf, the last that committed a path, for another group or place.
+func (l *lab) resignErin(b []string, groupID []byte, i LeafIndex) []string {
+	l.Helper()
+	leaf := must[*LeafNode](l.TB)(parseLeafNode(b[8]))
+	if err := leaf.sign(l.people[4].group.suite, l.people[4].group.state.signer, groupID, i); err != nil {
+		l.Fatal(err)
+	}
+	b[8] = string(must[[]byte](l.TB)(leaf.marshal()))
+	return b
 }
 
 // swapTypes gives node 1 of an encoded tree the type of a leaf.

@@ -2,6 +2,7 @@ package mlscore
 
 import (
 	"bytes"
+	"slices"
 	"testing"
 	"time"
 )
@@ -273,6 +274,35 @@ func TestRulesUnknownValues(t *testing.T) {
 			t.Fatal("nobody was added")
 		}
 		l.goesOn()
+	})
+	t.Run("§13.5 GREASE is sent where it is ignored and nowhere else", func(t *testing.T) {
+		isGREASEType := func(x Extension) bool { return isGREASE(uint16(x.Type)) }
+		for _, without := range []bool{false, true} {
+			l := newLab(t, false, labOptions{config: func(_ string, c *Config) { c.NoGREASE = without }})
+			g := l.people[0].group
+			kp := l.person("dave").keyPackage(t)
+			info := must[*GroupInfo](t)(ParseGroupInfo(must[[]byte](t)(g.GroupInfo(GroupInfoOptions{}))))
+			c := kp.LeafNode.Capabilities
+			for name, sent := range map[string]bool{
+				"cipher suites":         slices.ContainsFunc(c.CipherSuites, func(v CipherSuite) bool { return isGREASE(uint16(v)) }),
+				"extensions":            slices.ContainsFunc(c.Extensions, func(v ExtensionType) bool { return isGREASE(uint16(v)) }),
+				"proposals":             slices.ContainsFunc(c.Proposals, func(v ProposalType) bool { return isGREASE(uint16(v)) }),
+				"credentials":           slices.ContainsFunc(c.Credentials, func(v CredentialType) bool { return isGREASE(uint16(v)) }),
+				"KeyPackage.extensions": slices.ContainsFunc(kp.Extensions, isGREASEType),
+				"GroupInfo.extensions":  slices.ContainsFunc(info.Extensions(), isGREASEType),
+			} {
+				if sent == without {
+					t.Errorf("%s: GREASE %v", name, sent)
+				}
+			}
+			if slices.ContainsFunc(info.Context().Extensions, isGREASEType) {
+				t.Error("GREASE in the GroupContext")
+			}
+		}
+	})
+	t.Run("§13.4 a client announces no credential type that it cannot read", func(t *testing.T) {
+		_, err := NewClient(Config{Auth: labAuth{}, Store: NewMemoryStore(), Now: testNow, Credentials: both(CredentialX509, CredentialType(0xf005))})
+		want{kind: ErrMisuse, clause: "§13.4", say: "credential type 0xf005"}.match(t, err)
 	})
 	t.Run("§13.4 unknown extensions of a GroupInfo are ignored", func(t *testing.T) {
 		l := newLab(t, true, labOptions{})

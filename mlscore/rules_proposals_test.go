@@ -66,6 +66,17 @@ func (l *lab) propose(by *person, p Proposal) {
 	st.public = must[*PublicState](l.TB)(st.public.cache(ac))
 }
 
+// proposeSignedFor has bob propose an Update whose leaf is signed for some group and place.
+func (l *lab) proposeSignedFor(groupID []byte, i LeafIndex) {
+	l.Helper()
+	bob := l.people[1]
+	p := l.update(bob)
+	if err := p.Update.sign(bob.group.suite, bob.group.state.signer, groupID, i); err != nil {
+		l.Fatal(err)
+	}
+	l.propose(bob, p)
+}
+
 // psk names an external PSK that the given people hold.
 func (l *lab) psk(id string, holders ...*person) PreSharedKeyID {
 	l.Helper()
@@ -124,6 +135,22 @@ func TestRulesProposal(t *testing.T) {
 			id.Nonce = nil
 			return []Proposal{pskProposal(id)}
 		}},
+		{
+			name: "§7.2 an Update's leaf signed for another place",
+			want: want{kind: ErrForged, clause: "§7.3", say: "signature does not verify"},
+			list: func(l *lab) []Proposal {
+				l.proposeSignedFor(l.people[0].group.GroupID(), 2)
+				return nil
+			},
+		},
+		{
+			name: "§7.2 an Update's leaf signed for another group",
+			want: want{kind: ErrForged, clause: "§7.3", say: "signature does not verify"},
+			list: func(l *lab) []Proposal {
+				l.proposeSignedFor([]byte("another"), 1)
+				return nil
+			},
+		},
 		{
 			name: "§12.1.5 a ReInit to an earlier version",
 			want: want{kind: ErrInvalid, clause: "§12.1.5", say: "version 0 is below"},
@@ -513,6 +540,31 @@ func TestRulesProposalList(t *testing.T) {
 		c := l.commit(l.people[0], CommitOptions{Proposals: list}, l.person("dave"))
 		if got := c.Staged.Effects().Proposals; len(got) != 3 || string(got[0].Custom) != "x" {
 			t.Fatalf("committed %v", got)
+		}
+		l.goesOn()
+	})
+	bothWays(t, "§12.3 Removes and Updates first, then the tree shrinks, then Adds in their order", func(t *testing.T, public bool) {
+		l := newLab(t, public, labOptions{names: fiveNames})
+		l.proposeUpdate(l.people[1])
+		frank, gina, hal := l.person("frank"), l.person("gina"), l.person("hal")
+		list := []Proposal{AddProposal(frank.keyPackage(t)), RemoveProposal(4), AddProposal(gina.keyPackage(t)), RemoveProposal(2), AddProposal(hal.keyPackage(t)), RemoveProposal(3)}
+		c := l.commit(l.people[0], CommitOptions{Proposals: list})
+		e := c.Staged.Effects()
+		if len(e.Added) != 3 || e.Added[0].Leaf != 2 || e.Added[1].Leaf != 3 || e.Added[2].Leaf != 4 || len(e.Updated) != 1 || len(e.Removed) != 3 {
+			t.Fatalf("%+v, skipped %v", e, c.Skipped)
+		}
+		for at, p := range []*person{frank, gina, hal} {
+			p.group = must[*Group](t)(p.Join(c.Welcome, JoinOptions{GroupOptions: l.people[0].group.options}))
+			if p.group.Self() != e.Added[at].Leaf {
+				t.Fatalf("came to leaf %d", p.group.Self())
+			}
+			l.people = append(l.people, p)
+		}
+		l.agree()
+		l.goesOn()
+		c = l.commit(l.people[0], CommitOptions{Proposals: []Proposal{RemoveProposal(4), RemoveProposal(3), RemoveProposal(2)}})
+		if h := c.Staged.Public().tree.height(); h != 1 {
+			t.Fatalf("a tree of height %d for two members", h)
 		}
 		l.goesOn()
 	})

@@ -280,15 +280,33 @@ func signOnce(scheme signatureScheme, priv, message []byte) ([]byte, error) {
 // requireUnprinted fails if any verb of fmt writes the secret out of a value.
 func requireUnprinted(t *testing.T, secret []byte, values ...any) {
 	t.Helper()
-	numbers := strings.Trim(fmt.Sprint(secret[:6]), "[]")
-	number := new(big.Int).SetBytes(secret).String()
-	for _, verb := range "vsqxXdobtTeEfgGcUp" {
+	requireNonePrinted(t, allVerbs, [][]byte{secret}, values...)
+}
+
+// allVerbs are the verbs of fmt.
+const allVerbs = "vsqxXdobtTeEfgGcUp"
+
+// requireNonePrinted fails the test if a verb of fmt prints any of several secrets.
+func requireNonePrinted(t *testing.T, verbs string, secrets [][]byte, values ...any) {
+	t.Helper()
+	var leaks []string
+	for _, secret := range secrets {
+		numbers := strings.Trim(fmt.Sprint(secret[:6]), "[]")
+		number := new(big.Int).SetBytes(secret).String()
+		leaks = append(leaks, numbers, number, hex.EncodeToString(secret[:6]), string(secret))
+	}
+	for _, verb := range verbs {
 		for _, flag := range []string{"", "+", "#"} {
 			for _, v := range values {
-				printed := strings.ToLower(fmt.Sprintf("%"+flag+string(verb), v))
-				for _, leak := range []string{numbers, number, hex.EncodeToString(secret[:6]), string(secret)} {
-					if strings.Contains(printed, leak) {
-						t.Fatalf("%%%s%c of a %T prints the secret: %s", flag, verb, v, printed)
+				printed := fmt.Sprintf("%"+flag+string(verb), v)
+				lower := strings.ToLower(printed)
+				for at, leak := range leaks {
+					where := lower
+					if at%4 == 3 {
+						where = printed
+					}
+					if strings.Contains(where, leak) {
+						t.Fatalf("%%%s%c of a %T prints a secret: %.2000s", flag, verb, v, printed)
 					}
 				}
 			}

@@ -1,8 +1,8 @@
 package mlscore
 
 import (
-	"bytes"
 	"encoding/binary"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -40,6 +40,11 @@ type Write struct {
 	Key    []byte
 	Value  []byte // nil to delete
 	Prefix bool   // delete all records whose keys begin with Key
+}
+
+// Format keeps every verb of fmt from printing the value, which may be secret.
+func (w Write) Format(f fmt.State, _ rune) {
+	_, _ = fmt.Fprintf(f, "write of %d bytes", len(w.Value))
 }
 
 func (b *Batch) put(key, value []byte) {
@@ -117,11 +122,11 @@ func uint64Bytes(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v)
 // away. It is safe for concurrent use.
 type MemoryStore struct {
 	mu      sync.RWMutex
-	records map[string][]byte
+	records map[string]Secret // so that no struct that holds the store prints them
 }
 
 // NewMemoryStore returns an empty one.
-func NewMemoryStore() *MemoryStore { return &MemoryStore{records: map[string][]byte{}} }
+func NewMemoryStore() *MemoryStore { return &MemoryStore{records: map[string]Secret{}} }
 
 // Apply implements Store.
 func (m *MemoryStore) Apply(b Batch) error {
@@ -139,7 +144,7 @@ func (m *MemoryStore) Apply(b Batch) error {
 			m.drop(string(w.Key))
 		default:
 			m.drop(string(w.Key))
-			m.records[string(w.Key)] = slices.Clone(w.Value)
+			m.records[string(w.Key)] = NewSecret(w.Value)
 		}
 	}
 	return nil
@@ -147,7 +152,7 @@ func (m *MemoryStore) Apply(b Batch) error {
 
 // drop erases a record.
 func (m *MemoryStore) drop(key string) {
-	clear(m.records[key])
+	m.records[key].Erase()
 	delete(m.records, key)
 }
 
@@ -156,7 +161,10 @@ func (m *MemoryStore) Get(key []byte) ([]byte, bool, error) {
 	m.mu.RLock()
 	defer m.mu.RUnlock()
 	v, ok := m.records[string(key)]
-	return bytes.Clone(v), ok, nil
+	if !ok {
+		return nil, false, nil
+	}
+	return append([]byte{}, v.Bytes()...), true, nil
 }
 
 // Scan implements Store.
@@ -171,7 +179,7 @@ func (m *MemoryStore) Scan(prefix []byte, visit func(key, value []byte) error) e
 	slices.Sort(keys)
 	values := make([][]byte, len(keys))
 	for i, k := range keys {
-		values[i] = slices.Clone(m.records[k])
+		values[i] = append([]byte{}, m.records[k].Bytes()...)
 	}
 	m.mu.RUnlock()
 	for i, k := range keys {
@@ -188,7 +196,7 @@ func (m *MemoryStore) Clone() *MemoryStore {
 	defer m.mu.RUnlock()
 	c := NewMemoryStore()
 	for k, v := range m.records {
-		c.records[k] = slices.Clone(v)
+		c.records[k] = v.Clone()
 	}
 	return c
 }

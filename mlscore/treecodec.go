@@ -73,7 +73,7 @@ func splitTree(data []byte, limits codec.Limits) ([]string, error) {
 	r := codec.NewReader(vector, limits)
 	all := string(vector)
 	bodies := make([]string, 0, len(vector)/100)
-	most := min(limits.Count, 2*maxLeaves)
+	most := min(limits.Count, 2*maxLeaves) // a blank node is one byte here and many in memory
 	if limits.Count <= 0 {
 		most = codec.DefaultLimits.Count
 	}

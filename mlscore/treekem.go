@@ -43,6 +43,18 @@ func (k pathKeys) carryOver(old, next *ratchetTree, i LeafIndex) pathKeys {
 	return out
 }
 
+// missing finds a node above leaf i whose private key its member ought to hold and does not: one that is
+// not blank and does not list the leaf as unmerged (§4.2).
+func (k pathKeys) missing(t *ratchetTree, i LeafIndex) (at NodeIndex, found bool) {
+	for level := 0; level <= t.height(); level++ {
+		n := t.nodeAbove(i, level)
+		if n != nil && !n.blank() && k.at(level).Len() == 0 && !containsLeaf(n.unmerged(), i) {
+			return nodeAt(i, level), true
+		}
+	}
+	return 0, false
+}
+
 // pathSecrets walks the chain of §7.4 from a first path secret over n nodes.
 type pathSecrets struct {
 	suite  *suite
