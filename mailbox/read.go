@@ -93,6 +93,7 @@ func (m *Mailbox) page(v head, after, end uint64, limit Limit) (p Page, next uin
 	defer it.Close()
 	size := 0
 	var room []byte
+	p.Items = make([]Item, 0, min(uint64(max(limit.Items, 1)), end-after))
 	for it.First(); it.Valid() && next <= end; it.Next() {
 		if sequenceOf(it.Key()) != next {
 			break
@@ -124,7 +125,7 @@ func (m *Mailbox) page(v head, after, end uint64, limit Limit) (p Page, next uin
 // item copies an item out of the database's memory. Small payloads share allocations, of which no page
 // holds on to much more than it uses.
 func (i *item) item(sequence uint64, room *[]byte) Item {
-	const chunk = 32 << 10
+	const chunk = 64 << 10
 	n := len(i.payload)
 	if n > chunk/4 {
 		*room = append(make([]byte, 0, n), i.payload...)
