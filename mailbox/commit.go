@@ -148,27 +148,33 @@ func (c *committer) round(first *request) error {
 	return nil
 }
 
-// settle waits for the disk, batch by batch, shows what is safe and answers. If the disk fails it ends
-// without answering: nothing in memory can be trusted then.
-func (c *committer) settle() error {
-	for b := range c.flying {
-		if b.waits {
-			if err := b.batch.SyncWait(); err != nil {
-				for range c.flying { // the committer must not hang on a full channel
-				}
-				return fmt.Errorf("sync of %d requests: %w", len(b.taken), err)
-			}
+// settle waits for the disk, batch by batch, shows what is safe and answers. If the disk fails it stops
+// the mailbox, and no later request is answered: nothing in memory can be trusted then.
+func (c *committer) settle(stop func(error)) {
+	failed := false
+	for b := range c.flying { // to the end, so that the committer never hangs on a full channel
+		if failed {
+			continue
 		}
-		b.show()
-		for _, r := range b.taken {
-			close(r.done)
-			c.m.releaseAll(r.streams)
+		if err := c.finish(b); err != nil {
+			stop(fmt.Errorf("sync of %d requests: %w", len(b.taken), err))
+			failed = true
 		}
-		if err := b.batch.Close(); err != nil {
+	}
+}
+
+func (c *committer) finish(b *commit) error {
+	if b.waits {
+		if err := b.batch.SyncWait(); err != nil {
 			return err
 		}
 	}
-	return nil
+	b.show()
+	for _, r := range b.taken {
+		close(r.done)
+		c.m.releaseAll(r.streams)
+	}
+	return b.batch.Close()
 }
 
 // commit is one batch in the making.

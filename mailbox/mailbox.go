@@ -91,11 +91,7 @@ func (m *Mailbox) Run(ctx context.Context) error {
 	ctx, stop := context.WithCancelCause(ctx)
 	var all sync.WaitGroup
 	all.Go(func() { stop(c.run(ctx)) })
-	all.Go(func() {
-		if err := c.settle(); err != nil {
-			stop(err)
-		}
-	})
+	all.Go(func() { c.settle(stop) })
 	all.Go(func() { m.notify(ctx) })
 	all.Go(func() {
 		if err := m.sweeper(ctx); err != nil {

@@ -103,7 +103,7 @@ func TestModel(t *testing.T) {
 				if _, leaving := mod.until[r]; !ok || leaving {
 					return
 				}
-				if at == len(mod.items) {
+				if at == len(mod.items) || mod.removed == len(mod.items) {
 					delete(mod.cursors, r)
 				} else {
 					mod.until[r] = len(mod.items)

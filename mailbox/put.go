@@ -261,7 +261,7 @@ func (b *commit) leave(s *stream, readers []wire.Token) error {
 			continue
 		}
 		b.touch(s, false)
-		if c.acked == s.head.last {
+		if c.acked == s.head.last || s.head.removed == s.head.last { // nothing is left for it to read
 			s.cursors.remove(c.acked, s.head.last)
 			if err := b.dropCursor(s.head.number, r); err != nil {
 				return err
