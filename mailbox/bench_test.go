@@ -76,8 +76,10 @@ func benchmarkAppend(b *testing.B, size, concurrency int) {
 				}
 				return err
 			})
-			theirs += workers(b, concurrency, n, func(_, i int) error {
-				return plain.Set(binary.BigEndian.AppendUint64(make([]byte, 0, 17), uint64(total+i)), payload, pebble.Sync)
+			theirs += workers(b, concurrency, n, func(w, i int) error {
+				// As many ranges of keys as there are streams: one range alone would never be compacted.
+				key := binary.BigEndian.AppendUint64(append(make([]byte, 0, 17), byte(w%32)), uint64(total+i))
+				return plain.Set(key, payload, pebble.Sync)
 			})
 			total += n
 		}
@@ -144,12 +146,18 @@ func TestAudienceCostsOneWrite(t *testing.T) {
 	t.Logf("%d bytes for either", wrote[0])
 }
 
-// BenchmarkBacklog reads 100,000 items in pages, and with a bare iterator that reads each value, in turns.
+// BenchmarkBacklog reads 100,000 items in pages, and with a bare iterator that reads each value, in
+// turns. The cache is too small for either, so that both read and decompress blocks.
 func BenchmarkBacklog(b *testing.B) {
 	const items = 100_000
 	for _, size := range []int{100, 1024} {
 		b.Run(fmt.Sprintf("%dB", size), func(b *testing.B) {
-			db := openDB(b, b.TempDir(), vfs.Default)
+			o := Tune(&pebble.Options{Logger: quiet{}})
+			o.CacheSize = 1 << 20
+			db, err := pebble.Open(b.TempDir(), o)
+			if err != nil {
+				b.Fatal(err)
+			}
 			defer db.Close()
 			m, stop := start(b, db, Config{MaxItems: 1 << 40, MaxBytes: 1 << 50})
 			defer stop()

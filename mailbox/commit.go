@@ -13,7 +13,7 @@ import (
 // Bounds of what the committer gathers into one batch.
 const (
 	maxGather      = 256       // requests
-	maxGatherBytes = 512 << 10 // after which no further request is taken in: Pebble reuses such a buffer
+	maxGatherBytes = 256 << 10 // after which no further request is taken in: Pebble reuses such a buffer
 	maxFlying      = 16        // batches that wait for the disk
 	maxRequest     = 64 << 20  // bytes of payload in one request
 )

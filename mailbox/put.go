@@ -155,7 +155,10 @@ func (b *commit) append(s *stream, p *Put) (uint64, error) {
 		time: next.time, bytes: next.bytes, position: next.position,
 	}
 	key := b.m.keys.item(next.number, next.last)
-	if err := b.batch.Set(key, i.encode(key), nil); err != nil {
+	op := b.batch.SetDeferred(len(key), i.size()) // a large payload is copied once less
+	copy(op.Key, key)
+	i.encode(key, op.Value)
+	if err := op.Finish(); err != nil {
 		return 0, err
 	}
 	key = b.m.keys.id(b.global.bucket, next.number, p.ID)

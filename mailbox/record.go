@@ -128,8 +128,11 @@ type item struct {
 // itemFields is the size of what stands before the payload, version included.
 const itemFields = 1 + 1 + 1 + 16 + 8 + 8 + 8 + 4
 
-func (i *item) encode(key []byte) []byte {
-	b := make([]byte, 0, itemFields+len(i.payload)+4)
+func (i *item) size() int { return itemFields + len(i.payload) + 4 }
+
+// encode writes into room for size bytes.
+func (i *item) encode(key, room []byte) []byte {
+	b := room[:0]
 	flags := byte(0)
 	if i.ordered {
 		flags = 1

@@ -12,7 +12,10 @@ import (
 
 // decoders read a record and write it again.
 var decoders = map[string]func(key, b []byte) ([]byte, error){
-	"item":   func(key, b []byte) ([]byte, error) { i, err := decodeItem(key, b); return i.encode(key), err },
+	"item": func(key, b []byte) ([]byte, error) {
+		i, err := decodeItem(key, b)
+		return i.encode(key, make([]byte, i.size())), err
+	},
 	"head":   func(key, b []byte) ([]byte, error) { h, err := decodeHead(key, b); return h.encode(key), err },
 	"cursor": func(key, b []byte) ([]byte, error) { c, err := decodeCursor(key, b); return c.encode(key), err },
 	"global": func(key, b []byte) ([]byte, error) { g, err := decodeGlobal(key, b); return g.encode(key), err },
@@ -25,7 +28,7 @@ var decoders = map[string]func(key, b []byte) ([]byte, error){
 func records(key []byte) map[string][]byte {
 	i := item{kind: KindEntry, ordered: true, id: id(7), time: 1, bytes: 2, position: 3, payload: []byte("payload")}
 	return map[string][]byte{
-		"item":   i.encode(key),
+		"item":   i.encode(key, make([]byte, i.size())),
 		"head":   head{1, 9, 4, 100, 40, 7, 12345}.encode(key),
 		"cursor": cursor{5, 6}.encode(key),
 		"global": global{3, 4}.encode(key),
