@@ -236,7 +236,10 @@ func (e *device) uploads(t testing.TB, d *Directory, n int, opts mlscore.KeyPack
 	t.Helper()
 	list := make([]Upload, n)
 	for i := range list {
-		list[i] = Upload{Message: e.keyPackage(t, d, opts), Address: wire.Token{byte(i), byte(i >> 8), 1}}
+		list[i] = Upload{Message: e.keyPackage(t, d, opts)}
+		if _, err := rand.Read(list[i].Address[:]); err != nil {
+			t.Fatal(err)
+		}
 	}
 	return list
 }

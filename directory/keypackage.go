@@ -55,7 +55,7 @@ func (d *Directory) UploadKeyPackages(v wire.DeviceID, uploads ...Upload) error 
 		if !bytes.Equal(now.Key, device.Key) {
 			return wire.Errorf(wire.NotFound, "upload", "%s was enrolled anew meanwhile", v)
 		}
-		return d.keep(b, v, list)
+		return d.keep(b, v, now.Enrolled, list)
 	})
 }
 
@@ -141,12 +141,15 @@ func (a *ownLeaf) ValidSuccessor(_, _ mlscore.Credential) error {
 }
 
 // keep stages verified KeyPackages within the limits.
-func (d *Directory) keep(b *pebble.Batch, v wire.DeviceID, list []checked) error {
+func (d *Directory) keep(b *pebble.Batch, v wire.DeviceID, enrolled wire.Time, list []checked) error {
 	type load struct{ count, size int }
 	loads := make(map[mlscore.CipherSuite]*load)
 	staged := make(map[string]bool)
 	for i := range list {
 		k := &list[i]
+		if err := d.attach(b, k.record.Address, v, enrolled); err != nil {
+			return err
+		}
 		if k.lastResort {
 			if err := set(b, d.lastResortKey(v, k.suite), &k.record); err != nil {
 				return err

@@ -198,14 +198,14 @@ func TestSweepRemovesWhatExpired(t *testing.T) {
 		}
 		return n
 	}
-	// user, device, invitation, 2+1+1 KeyPackages, mark and record of the claim
-	if n := records(); n != 9 {
+	// user, device, invitation, 2+1+1 KeyPackages, mark and record of the claim, five addresses
+	if n := records(); n != 14 {
 		t.Fatalf("%d records", n)
 	}
 	for _, step := range []struct {
 		d    time.Duration
 		left int
-	}{{day, 9}, {time.Second, 7}, {9*day - time.Second, 7}, {time.Second, 3}, {10 * day, 2}} {
+	}{{day, 14}, {time.Second, 12}, {9*day - time.Second, 12}, {time.Second, 8}, {10 * day, 7}} {
 		clock.advance(step.d)
 		if err := d.Sweep(t.Context()); err != nil {
 			t.Fatal(err)
@@ -412,4 +412,41 @@ func TestClaimModel(t *testing.T) {
 			},
 		})
 	})
+}
+
+func TestAddresses(t *testing.T) {
+	clock := newClock()
+	d := open(t, Config{Clock: clock})
+	a, b := enrol(t, d, phone, 1), enrol(t, d, laptop, 1)
+	mine := a.uploads(t, d, 2, mlscore.KeyPackageOptions{})
+	upload(t, d, phone, mine...)
+	got, err := d.ClaimKeyPackages(claimOf(1, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := got[0].Address
+	if v, err := d.DeviceAt(at); v != phone || err != nil { // though the KeyPackage is gone
+		t.Fatalf("%s, %v", v, err)
+	}
+	theirs := b.uploads(t, d, 1, mlscore.KeyPackageOptions{})
+	theirs[0].Address = at
+	wantCode(t, d.UploadKeyPackages(laptop, theirs...), wire.Exists)
+	_, err = d.DeviceAt(wire.Token{9})
+	wantCode(t, err, wire.NotFound)
+	if err := d.Revoke(phone); err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.DeviceAt(at)
+	wantCode(t, err, wire.NotFound)
+	clock.advance(time.Second)
+	enrol(t, d, phone, 1) // another device of that name
+	_, err = d.DeviceAt(at)
+	wantCode(t, err, wire.NotFound)
+	if err := d.Sweep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	there, err := d.get(d.key(kindAddress, at[:]), new(addressRecord))
+	if there || err != nil {
+		t.Fatalf("the address is still stored, or %v", err)
+	}
 }

@@ -102,8 +102,18 @@ type listRecord struct {
 
 func (r *listRecord) Check() error { return r.Version.check("revocation list") }
 
+// addressRecord says whose an address is. Enrolled tells a device from a later one of the same name.
+type addressRecord struct {
+	Version  version       `cbor:"1,keyasint"`
+	Device   wire.DeviceID `cbor:"2,keyasint"`
+	Enrolled wire.Time     `cbor:"3,keyasint"`
+}
+
+func (r *addressRecord) Check() error { return r.Version.check("address") }
+
 // The kinds of keys. Names cannot hold the '/' that ends them.
 const (
+	kindAddress    = 'a' // token                   addressRecord
 	kindClaim      = 'c' // claimant's hash, id     claimRecord
 	kindDevice     = 'd' // user/device             deviceRecord
 	kindInvitation = 'i' // half a hash             invitationRecord

@@ -9,6 +9,7 @@ import (
 
 // kinds makes an empty record of each kind.
 var kinds = map[string]func() wire.Checker{
+	"address":    func() wire.Checker { return new(addressRecord) },
 	"user":       func() wire.Checker { return new(userRecord) },
 	"device":     func() wire.Checker { return new(deviceRecord) },
 	"invitation": func() wire.Checker { return new(invitationRecord) },
@@ -21,6 +22,7 @@ var kinds = map[string]func() wire.Checker{
 
 func samples() map[string]wire.Checker {
 	return map[string]wire.Checker{
+		"address":    &addressRecord{1, phone, 3},
 		"user":       &userRecord{1, 2},
 		"device":     &deviceRecord{1, 2, []byte("key"), []byte("certificate"), 5, []issued{{[]byte("serial"), 6}}},
 		"invitation": &invitationRecord{1, wire.Hash{2}, alice, 4, phone},

@@ -10,7 +10,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Sweep removes KeyPackages, invitations, claims and revocations that have ended.
+// Sweep removes KeyPackages, invitations, claims and revocations that have ended, and the addresses of
+// devices that were revoked.
 func (d *Directory) Sweep(ctx context.Context) error {
 	now := d.now()
 	old := func(t wire.Time) bool { return t < now }
@@ -42,6 +43,15 @@ func (d *Directory) Sweep(ctx context.Context) error {
 			var r claimRecord
 			err := wire.Decode(v, maxRecord, &r)
 			return old(after(r.Time, d.cfg.ClaimMemory)), err
+		}},
+		{kindAddress, func(v []byte) (bool, error) {
+			var r addressRecord
+			if err := wire.Decode(v, maxRecord, &r); err != nil {
+				return false, err
+			}
+			var device deviceRecord
+			there, err := d.get(d.deviceKey(r.Device), &device)
+			return err == nil && (!there || device.Enrolled != r.Enrolled), err
 		}},
 		{kindRevoked, func(v []byte) (bool, error) {
 			var r revocationRecord
