@@ -1,0 +1,163 @@
+package directory
+
+import (
+	"crypto/x509"
+	"fmt"
+	"maps"
+	"math/big"
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Revoke ends a device: its certificates are on the next revocation list, its KeyPackages are gone and
+// its name is free. wire.NotFound if there is no such device.
+func (d *Directory) Revoke(v wire.DeviceID) error {
+	if err := d.checkDevice("revoke", v); err != nil {
+		return err
+	}
+	return d.update(v.User(), func(b *pebble.Batch) error {
+		if _, err := d.device("revoke", v); err != nil {
+			return err
+		}
+		return d.revoke(b, v)
+	})
+}
+
+// RemoveUser ends a user: all devices are revoked, and open invitations are void.
+func (d *Directory) RemoveUser(u wire.UserID) error {
+	if err := d.checkUser("remove user", u); err != nil {
+		return err
+	}
+	return d.update(u, func(b *pebble.Batch) error {
+		ok, err := d.get(d.userKey(u), new(userRecord))
+		if err != nil {
+			return err
+		}
+		if !ok {
+			return wire.Errorf(wire.NotFound, "remove user", "%s", u)
+		}
+		devices, err := d.Devices(u)
+		if err != nil {
+			return err
+		}
+		if err := d.revoke(b, devices...); err != nil {
+			return err
+		}
+		if err := b.Delete(d.userKey(u), nil); err != nil {
+			return err
+		}
+		return d.each(d.key(kindInvitation), func(key, value []byte) (bool, error) {
+			var r invitationRecord
+			if err := wire.Decode(value, maxRecord, &r); err != nil || r.User != u {
+				return true, err
+			}
+			return true, b.Delete(append([]byte{}, key...), nil)
+		})
+	})
+}
+
+func (d *Directory) revoke(b *pebble.Batch, devices ...wire.DeviceID) error {
+	fresh := make(map[string]revocationRecord)
+	for _, v := range devices {
+		r, err := d.device("revoke", v)
+		if err != nil {
+			return err
+		}
+		for _, i := range r.Issued {
+			fresh[string(i.Serial)] = revocationRecord{Version: recordVersion, Device: v, Time: d.now(), NotAfter: i.NotAfter}
+		}
+		name := v.User().Name() + "/" + v.Name()
+		if err := b.Delete(d.deviceKey(v), nil); err != nil {
+			return err
+		}
+		for _, kind := range []byte{kindKeyPackage, kindLastResort} {
+			prefix := d.key(kind, name+"/")
+			if err := b.DeleteRange(prefix, behind(prefix), nil); err != nil {
+				return err
+			}
+		}
+	}
+	return d.renewList(fresh)
+}
+
+// renewList writes fresh revocations, and the next list with them, in a batch of their own: before the
+// devices themselves are removed. After a crash in between, a device is still listed among its user's
+// and can do nothing; revoking it again completes the work. The other order could forget a revocation.
+func (d *Directory) renewList(fresh map[string]revocationRecord) error {
+	d.list.Lock()
+	defer d.list.Unlock()
+	var r listRecord
+	if _, err := d.get(d.key(kindList), &r); err != nil {
+		return err
+	}
+	b := d.db.NewBatch()
+	defer b.Close()
+	now := d.now()
+	entries, err := d.revocations(now, fresh)
+	if err != nil {
+		return err
+	}
+	for serial, record := range fresh {
+		if err := set(b, d.key(kindRevoked, serial), &record); err != nil {
+			return err
+		}
+	}
+	r.Version, r.Number, r.Next = recordVersion, r.Number+1, after(now, d.cfg.ListLife)
+	r.List, err = x509.CreateRevocationList(d.cfg.Rand, &x509.RevocationList{
+		Number: new(big.Int).SetUint64(r.Number), ThisUpdate: now.Std(), NextUpdate: r.Next.Std(),
+		RevokedCertificateEntries: entries,
+	}, d.cfg.CA.Certificate(), d.cfg.CA.Signer())
+	if err != nil {
+		return fmt.Errorf("revocation list %d: %w", r.Number, err)
+	}
+	if err := set(b, d.key(kindList), &r); err != nil {
+		return err
+	}
+	return b.Commit(pebble.Sync)
+}
+
+// revocations is all that stand: those kept and the fresh ones, by serial number. A certificate that has
+// ended by itself needs none.
+func (d *Directory) revocations(now wire.Time, fresh map[string]revocationRecord) ([]x509.RevocationListEntry, error) {
+	all := maps.Clone(fresh)
+	if all == nil {
+		all = make(map[string]revocationRecord)
+	}
+	prefix := d.key(kindRevoked)
+	err := d.each(prefix, func(key, value []byte) (bool, error) {
+		var r revocationRecord
+		err := wire.Decode(value, maxRecord, &r)
+		if _, again := all[string(key[len(prefix):])]; !again && r.NotAfter >= now {
+			all[string(key[len(prefix):])] = r
+		}
+		return true, err
+	})
+	entries := make([]x509.RevocationListEntry, 0, len(all))
+	for _, serial := range slices.Sorted(maps.Keys(all)) {
+		entries = append(entries, x509.RevocationListEntry{
+			SerialNumber: new(big.Int).SetBytes([]byte(serial)), RevocationTime: all[serial].Time.Std(),
+		})
+	}
+	return entries, err
+}
+
+// RevocationList is the organization's certificate revocation list (RFC 5280 §5), DER: signed by its
+// authority, with a number that grows with each new list. It is made anew when half of its life is over.
+func (d *Directory) RevocationList() ([]byte, error) {
+	for {
+		var r listRecord
+		ok, err := d.get(d.key(kindList), &r)
+		if err != nil {
+			return nil, err
+		}
+		if ok && r.Next-d.now() > wire.Time(d.cfg.ListLife.Milliseconds()/2) {
+			return r.List, nil
+		}
+		if err := d.renewList(nil); err != nil {
+			return nil, err
+		}
+	}
+}

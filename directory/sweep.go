@@ -1,0 +1,112 @@
+package directory
+
+import (
+	"bytes"
+	"context"
+	"errors"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Sweep removes KeyPackages, invitations, claims and revocations that have ended, and the addresses of
+// devices that were revoked.
+func (d *Directory) Sweep(ctx context.Context) error {
+	now := d.now()
+	old := func(t wire.Time) bool { return t < now }
+	sweeps := []struct {
+		kind  byte
+		ended func(value []byte) (bool, error)
+	}{
+		{kindKeyPackage, func(v []byte) (bool, error) {
+			var r keyPackageRecord
+			err := wire.Decode(v, maxRecord, &r)
+			return old(r.Expires), err
+		}},
+		{kindLastResort, func(v []byte) (bool, error) {
+			var r keyPackageRecord
+			err := wire.Decode(v, maxRecord, &r)
+			return old(r.Expires), err
+		}},
+		{kindUsed, func(v []byte) (bool, error) {
+			var r timeRecord
+			err := wire.Decode(v, maxRecord, &r)
+			return old(r.Time), err
+		}},
+		{kindInvitation, func(v []byte) (bool, error) {
+			var r invitationRecord
+			err := wire.Decode(v, maxRecord, &r)
+			return old(r.Expires), err
+		}},
+		{kindClaim, func(v []byte) (bool, error) {
+			var r claimRecord
+			err := wire.Decode(v, maxRecord, &r)
+			return old(after(r.Time, d.cfg.ClaimMemory)), err
+		}},
+		{kindAddress, func(v []byte) (bool, error) {
+			var r addressRecord
+			if err := wire.Decode(v, maxRecord, &r); err != nil {
+				return false, err
+			}
+			var device deviceRecord
+			there, err := d.get(d.deviceKey(r.Device), &device)
+			return err == nil && (!there || device.Enrolled != r.Enrolled), err
+		}},
+		{kindRevoked, func(v []byte) (bool, error) {
+			var r revocationRecord
+			err := wire.Decode(v, maxRecord, &r)
+			return old(r.NotAfter), err
+		}},
+	}
+	for _, s := range sweeps {
+		if err := d.sweep(ctx, s.kind, s.ended); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// sweep deletes the records of a kind that have ended.
+func (d *Directory) sweep(ctx context.Context, kind byte, ended func([]byte) (bool, error)) error {
+	var stale [][]byte
+	err := d.each(d.key(kind), func(key, value []byte) (bool, error) {
+		old, err := ended(value)
+		if old {
+			stale = append(stale, bytes.Clone(key))
+		}
+		return ctx.Err() == nil, err
+	})
+	for _, key := range stale {
+		if err == nil && kind == kindLastResort {
+			err = d.sweepLastResort(key, ended)
+		} else if err == nil {
+			// Without a lock: it is never written again, and whoever finds it treats it as ended.
+			err = d.db.Delete(key, pebble.NoSync)
+		}
+	}
+	return errors.Join(err, ctx.Err())
+}
+
+// sweepLastResort looks once more, under its user's lock: a last resort is replaced in place.
+func (d *Directory) sweepLastResort(key []byte, ended func([]byte) (bool, error)) error {
+	name, _, _ := bytes.Cut(key[len(d.prefix)+1:], []byte("/"))
+	u, err := wire.NewUserID(d.cfg.Domain, string(name))
+	if err != nil {
+		return err
+	}
+	return d.update(u, func(b *pebble.Batch) error {
+		v, closer, err := d.db.Get(key)
+		if errors.Is(err, pebble.ErrNotFound) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		old, err := ended(v)
+		if err := errors.Join(err, closer.Close()); err != nil || !old {
+			return err
+		}
+		return b.Delete(key, nil)
+	})
+}

@@ -1,0 +1,95 @@
+package mailbox
+
+import (
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/bloom"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Clock is where a mailbox has the time from.
+type Clock interface {
+	Now() time.Time
+	After(time.Duration) <-chan time.Time
+}
+
+type systemClock struct{}
+
+func (systemClock) Now() time.Time                         { return time.Now() }
+func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
+
+// Config bounds a mailbox. A zero field takes its default.
+type Config struct {
+	Clock Clock // nil is the machine's
+
+	// MaxItems and MaxBytes are the quota of a stream: items, and bytes of payload, that are kept because
+	// a reader has not acknowledged them. 100,000 and 1 GiB by default.
+	MaxItems, MaxBytes uint64
+	// DropOldest makes room in a full stream by expiring its oldest items, instead of refusing the new
+	// one with wire.Quota: then a device that never comes back cannot stop the others' stream.
+	DropOldest bool
+	// MaxItem is the longest payload in bytes; 1 MiB and 64 KiB by default, an entry of the largest size
+	// with what stands around it.
+	MaxItem int
+	// MaxReaders bounds the readers of a stream; wire.MaxElements by default.
+	MaxReaders int
+	// MaxAge is how long an unread item is kept; 30 days by default.
+	MaxAge time.Duration
+	// DedupeWindow is how long an id is remembered at least; twice as long at most. 30 days by default.
+	// It should not be shorter than the time for which senders retry.
+	DedupeWindow time.Duration
+	// TrimEvery is how often acknowledged items are removed, ExpireEvery how often all streams are
+	// searched for old ones. One second and one hour by default.
+	TrimEvery, ExpireEvery time.Duration
+	// OpenStreams is how many streams nobody uses stay in memory; 4,096 by default.
+	OpenStreams int
+	// Report is given what the sweeper could not do to a stream; it goes on with the others. May be nil.
+	Report func(error)
+}
+
+const day = 24 * time.Hour
+
+func or[T comparable](v, otherwise T) T {
+	var zero T
+	if v == zero {
+		return otherwise
+	}
+	return v
+}
+
+func (c Config) withDefaults() Config {
+	if c.Clock == nil {
+		c.Clock = systemClock{}
+	}
+	c.MaxItems = or(c.MaxItems, 100_000)
+	c.MaxBytes = or(c.MaxBytes, 1<<30)
+	c.MaxItem = or(c.MaxItem, wire.MaxEntry+64<<10)
+	c.MaxReaders = or(c.MaxReaders, wire.MaxElements)
+	c.MaxAge = or(c.MaxAge, 30*day)
+	c.DedupeWindow = or(c.DedupeWindow, 30*day)
+	c.TrimEvery = or(c.TrimEvery, time.Second)
+	c.ExpireEvery = or(c.ExpireEvery, time.Hour)
+	c.OpenStreams = or(c.OpenStreams, 4096)
+	if c.Report == nil {
+		c.Report = func(error) {}
+	}
+	return c
+}
+
+// Tune sets what a mailbox wants of the database that it shares: filters, since nearly every append
+// looks up an id that is not there, and room for a burst.
+func Tune(o *pebble.Options) *pebble.Options {
+	if o == nil {
+		o = &pebble.Options{}
+	}
+	for i := range o.Levels {
+		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	}
+	o.CacheSize = 64 << 20 // of which the filters are the better part
+	o.MemTableSize = 16 << 20
+	o.MemTableStopWritesThreshold = 4
+	o.L0CompactionThreshold = 4
+	return o
+}

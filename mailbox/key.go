@@ -1,0 +1,92 @@
+package mailbox
+
+import (
+	"encoding/binary"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Stream names a stream: a conversation's or a device's inbox.
+type Stream string
+
+// Conversation is the stream of a conversation of this organization.
+func Conversation(id wire.ConversationID) Stream { return "c" + Stream(id) }
+
+// Inbox is the stream of a device, for Welcomes and notices. Its only reader is Owner.
+func Inbox(d wire.DeviceID) Stream { return "i" + Stream(d) }
+
+// Owner is the reader of an inbox: the zero token, which no mailbox address has.
+func Owner() wire.Token { return wire.Token{} }
+
+// maxStream is the longest name: an inbox's.
+const maxStream = 512
+
+// Check refuses a name that Conversation and Inbox do not make.
+func (s Stream) Check() error {
+	switch {
+	case len(s) > 1 && len(s) <= maxStream && s[0] == 'c':
+		return wire.ConversationID(s[1:]).Check()
+	case len(s) > 1 && len(s) <= maxStream && s[0] == 'i':
+		return wire.DeviceID(s[1:]).Check()
+	}
+	return wire.Errorf(wire.Malformed, "stream", "name of %d bytes is neither a conversation's nor an inbox's", len(s))
+}
+
+// String is for people: "conversation 0a1b…" or "inbox mimi://…".
+func (s Stream) String() string {
+	switch {
+	case s == "":
+		return "no stream"
+	case s[0] == 'c':
+		return "conversation " + wire.ConversationID(s[1:]).String()
+	}
+	return "inbox " + string(s[1:])
+}
+
+// The kinds of keys, after the prefix. A stream's records are under its number, which is never used
+// twice, so that what a removed stream leaves behind cannot come back in a new one of the same name.
+const (
+	keyGlobal = 'g' // -                     global
+	keyHead   = 'h' // name                  head
+	keyItem   = 'i' // number sequence       item
+	keyCursor = 'c' // number reader         cursor
+	keyID     = 'd' // bucket number id      sequence
+)
+
+// keys makes keys under a prefix.
+type keys struct{ prefix []byte }
+
+func (k keys) of(kind byte, parts ...[]byte) []byte {
+	n := len(k.prefix) + 1
+	for _, p := range parts {
+		n += len(p)
+	}
+	b := append(append(make([]byte, 0, n), k.prefix...), kind)
+	for _, p := range parts {
+		b = append(b, p...)
+	}
+	return b
+}
+
+func u64(v uint64) []byte { return binary.BigEndian.AppendUint64(nil, v) }
+
+func (k keys) global() []byte       { return k.of(keyGlobal) }
+func (k keys) head(s Stream) []byte { return k.of(keyHead, []byte(s)) }
+
+func (k keys) item(number, sequence uint64) []byte {
+	b := make([]byte, 0, len(k.prefix)+17)
+	b = append(append(b, k.prefix...), keyItem)
+	return binary.BigEndian.AppendUint64(binary.BigEndian.AppendUint64(b, number), sequence)
+}
+
+func (k keys) cursor(number uint64, r wire.Token) []byte { return k.of(keyCursor, u64(number), r[:]) }
+
+func (k keys) id(bucket, number uint64, id ID) []byte {
+	return k.of(keyID, u64(bucket), u64(number), id[:])
+}
+
+// sequenceOf reads the last eight bytes of an item's key.
+func sequenceOf(key []byte) uint64 { return binary.BigEndian.Uint64(key[len(key)-8:]) }
+
+// readerOf reads the last sixteen bytes of a cursor's key.
+func readerOf(key []byte) wire.Token { return wire.Token(key[len(key)-16:]) }

@@ -1,0 +1,53 @@
+package mailbox
+
+// positions counts cursors by sequence number and knows the lowest one.
+type positions struct {
+	at    map[uint64]int
+	count int
+	low   uint64
+}
+
+func (p *positions) add(at uint64) {
+	if p.at == nil {
+		p.at = make(map[uint64]int)
+	}
+	if p.count == 0 || at < p.low {
+		p.low = at
+	}
+	p.at[at]++
+	p.count++
+}
+
+func (p *positions) remove(at, last uint64) {
+	if p.at[at]--; p.at[at] == 0 {
+		delete(p.at, at)
+	}
+	p.count--
+	p.settle(last)
+}
+
+func (p *positions) move(from, to, last uint64) {
+	p.add(to)
+	p.remove(from, last)
+}
+
+// settle raises low to the lowest cursor. It looks one step after the other first, which is the usual
+// case, and at all positions if that takes more steps than there are positions.
+func (p *positions) settle(last uint64) {
+	if p.count == 0 {
+		p.low = last
+		return
+	}
+	for range len(p.at) {
+		if p.at[p.low] > 0 {
+			return
+		}
+		p.low++
+	}
+	first := true
+	for at := range p.at {
+		if first || at < p.low {
+			p.low, first = at, false
+		}
+	}
+}

@@ -1,0 +1,157 @@
+package mailbox
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Limit bounds a page. The first item is given even if it is larger than Bytes. A zero field means 1,024
+// items or 1 MiB.
+type Limit struct{ Items, Bytes int }
+
+// Page is what follows a place in a stream.
+type Page struct {
+	Gap   *Gap // what came before Items and is removed; nil if nothing
+	Items []Item
+	// More says that the stream goes on after the last of Items.
+	More bool
+}
+
+// Cursor is where a reader stands: what it has acknowledged, and the last item that it may read now.
+func (m *Mailbox) Cursor(ctx context.Context, name Stream, r wire.Token) (acked, end uint64, err error) {
+	s, err := m.acquire(ctx, name)
+	if err != nil {
+		return 0, 0, err
+	}
+	defer m.release(s)
+	return m.cursorOn(s.view(), name, r)
+}
+
+func (m *Mailbox) cursorOn(v head, name Stream, r wire.Token) (acked, end uint64, err error) {
+	if v.number == 0 {
+		return 0, 0, noStream("read", name)
+	}
+	c, ok, err := m.cursor(v.number, r)
+	if err != nil {
+		return 0, 0, fmt.Errorf("read %s: %w", name, err)
+	}
+	if !ok {
+		return 0, 0, noReader("read", name)
+	}
+	end = max(v.last, c.acked) // a cursor set by a batch under way may be ahead of the view
+	if c.until != 0 {
+		end = min(end, c.until)
+	}
+	return c.acked, end, nil
+}
+
+// Read returns what follows a sequence number, for one of the stream's readers. A reader who left reads
+// up to its last item. It does not wait for the committer, nor the committer for it.
+func (m *Mailbox) Read(ctx context.Context, name Stream, r wire.Token, after uint64, limit Limit) (Page, error) {
+	limit.Items, limit.Bytes = or(limit.Items, 1024), or(limit.Bytes, 1<<20)
+	s, err := m.acquire(ctx, name)
+	if err != nil {
+		return Page{}, err
+	}
+	defer m.release(s)
+	for {
+		v := s.view()
+		_, end, err := m.cursorOn(v, name, r)
+		if err != nil {
+			return Page{}, err
+		}
+		if after > end {
+			return Page{}, wire.Errorf(wire.Invalid, "read", "after item %d of %s, which ends at %d for this reader", after, name, end)
+		}
+		page, first, err := m.page(v, after, min(end, v.last), limit)
+		if err == nil {
+			return page, nil
+		}
+		// Items that were removed after the view was taken are no damage: the view has moved then.
+		if now := s.view(); now.number != v.number || now.removed >= first && now.removed > v.removed {
+			continue
+		}
+		return Page{}, fmt.Errorf("read %s: %w", name, err)
+	}
+}
+
+// page reads (after, end]. With an error it says which item it was about to read.
+func (m *Mailbox) page(v head, after, end uint64, limit Limit) (p Page, next uint64, err error) {
+	if v.removed > after {
+		p.Gap = &Gap{From: after + 1, To: min(v.removed, end)}
+		after = p.Gap.To
+	}
+	if next = after + 1; next > end {
+		return p, next, nil
+	}
+	it, err := m.db.NewIter(m.items(v.number, after))
+	if err != nil {
+		return p, next, err
+	}
+	defer it.Close()
+	size := 0
+	var room []byte
+	p.Items = make([]Item, 0, min(uint64(max(limit.Items, 1)), end-after))
+	for it.First(); it.Valid() && next <= end; it.Next() {
+		if sequenceOf(it.Key()) != next {
+			break
+		}
+		value, err := it.ValueAndErr()
+		if err != nil {
+			return p, next, err
+		}
+		i, err := decodeItem(it.Key(), value)
+		if err != nil {
+			return p, next, err
+		}
+		if size += len(i.payload); len(p.Items) > 0 && (len(p.Items) >= limit.Items || size > limit.Bytes) {
+			p.More = true
+			return p, next, nil
+		}
+		p.Items = append(p.Items, i.item(next, &room))
+		next++
+	}
+	if err := it.Error(); err != nil {
+		return p, next, err
+	}
+	if next <= end {
+		return p, next, fmt.Errorf("item %d is missing: %w", next, ErrCorrupt)
+	}
+	return p, next, nil
+}
+
+// item copies an item out of the database's memory. Small payloads share allocations, of which no page
+// holds on to much more than it uses.
+func (i *item) item(sequence uint64, room *[]byte) Item {
+	const chunk = 64 << 10
+	n := len(i.payload)
+	if n > chunk/4 {
+		*room = append(make([]byte, 0, n), i.payload...)
+	} else {
+		if cap(*room)-len(*room) < n {
+			*room = make([]byte, 0, chunk)
+		}
+		*room = append(*room, i.payload...)
+	}
+	end := len(*room)
+	out := Item{
+		Sequence: sequence, Kind: i.kind, ID: i.id, Time: wire.Time(i.time),
+		Payload: (*room)[end-n : end : end],
+	}
+	if i.ordered {
+		out.Position = i.position
+	}
+	return out
+}
+
+// Position is the highest position in the conversation's log that the stream has an item for, 0 for none.
+func (m *Mailbox) Position(ctx context.Context, name Stream) (uint64, error) {
+	s, err := m.acquire(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	defer m.release(s)
+	return s.view().position, nil
+}

@@ -1,0 +1,284 @@
+package mailbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sort"
+	"sync"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// errNoItem: it has been removed meanwhile.
+var errNoItem = errors.New("no such item")
+
+// headerOf reads an item without its payload.
+func (m *Mailbox) headerOf(number, sequence uint64) (item, error) {
+	key := m.keys.item(number, sequence)
+	v, closer, err := m.db.Get(key)
+	if errors.Is(err, pebble.ErrNotFound) {
+		return item{}, fmt.Errorf("item %d: %w", sequence, errNoItem)
+	}
+	if err != nil {
+		return item{}, err
+	}
+	i, err := decodeItem(key, v)
+	i.payload = nil
+	return i, errors.Join(err, closer.Close())
+}
+
+// bytesAt is the payload of all items up to a sequence number.
+func (b *commit) bytesAt(s *stream, sequence uint64) (uint64, error) {
+	switch {
+	case sequence <= s.head.removed:
+		return s.head.removedBytes, nil
+	case sequence == s.head.last:
+		return s.head.bytes, nil
+	}
+	if n, ok := b.bytes[stagedItem{s.head.number, sequence}]; ok {
+		return n, nil
+	}
+	i, err := b.m.headerOf(s.head.number, sequence)
+	return i.bytes, err
+}
+
+// trim stages the removal of all items up to a sequence number: one deleted range, whatever their
+// count. The ranges of a stream do not overlap, so that they do not slow each other's reading down.
+func (b *commit) trim(s *stream, through uint64) error {
+	if through <= s.head.removed {
+		return nil
+	}
+	n, err := b.bytesAt(s, through)
+	if err != nil {
+		return err
+	}
+	number := s.head.number
+	if err := b.batch.DeleteRange(b.m.keys.item(number, s.head.removed+1), b.m.keys.item(number, through+1), nil); err != nil {
+		return err
+	}
+	s.head.removed, s.head.removedBytes = through, n
+	s.publishRemoved(through)
+	b.heads[s] = true
+	b.touch(s, false)
+	return nil
+}
+
+// evict makes room for an item in a full stream, and for some more, so that not each append removes.
+func (b *commit) evict(s *stream, payload uint64) error {
+	cfg := &b.m.cfg
+	first := s.head.removed
+	var failed error
+	n := sort.Search(int(s.head.last-first), func(i int) bool {
+		through := first + uint64(i)
+		n, err := b.bytesAt(s, through)
+		if err != nil {
+			failed = err
+			return true
+		}
+		return s.head.last-through < cfg.MaxItems && s.head.bytes-n+payload <= cfg.MaxBytes
+	})
+	if failed != nil {
+		return failed
+	}
+	return b.trim(s, min(first+uint64(n)+cfg.MaxItems/64, s.head.last))
+}
+
+// Remove forgets a stream: its items, cursors and position. A stream that is not there is no error.
+func (m *Mailbox) Remove(ctx context.Context, name Stream) error {
+	s, err := m.acquire(ctx, name)
+	if err != nil {
+		return err
+	}
+	return m.submit(ctx, &request{streams: []*stream{s}, sync: true, stage: func(b *commit) error {
+		return b.remove(s)
+	}})
+}
+
+func (b *commit) remove(s *stream) error {
+	number := s.head.number
+	if number == 0 {
+		return nil
+	}
+	if err := b.batch.Delete(b.m.keys.head(s.name), nil); err != nil {
+		return err
+	}
+	for _, kind := range []byte{keyItem, keyCursor} {
+		if err := b.batch.DeleteRange(b.m.keys.of(kind, u64(number)), b.m.keys.of(kind, u64(number+1)), nil); err != nil {
+			return err
+		}
+	}
+	s.head, s.cursors, s.leaving = head{}, positions{}, 0
+	s.publishGone(number)
+	b.touch(s, true)
+	return nil
+}
+
+// dirty is the streams with items that all readers have acknowledged.
+type dirty struct {
+	mu  sync.Mutex
+	set map[Stream]bool
+}
+
+func (d *dirty) add(s Stream) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.set == nil {
+		d.set = make(map[Stream]bool)
+	}
+	d.set[s] = true
+}
+
+func (d *dirty) take() map[Stream]bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	set := d.set
+	d.set = nil
+	return set
+}
+
+// sweeper removes what is acknowledged or old, until ctx ends.
+func (m *Mailbox) sweeper(ctx context.Context) error {
+	trim, expire := m.cfg.Clock.After(0), m.cfg.Clock.After(0) // at once: a former run may have left work
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-trim:
+			m.sweepAll(ctx, m.dirty.take(), false)
+			trim = m.cfg.Clock.After(m.cfg.TrimEvery)
+		case <-expire:
+			if err := m.Sweep(ctx); err != nil && ctx.Err() == nil {
+				return fmt.Errorf("sweep: %w", err)
+			}
+			expire = m.cfg.Clock.After(m.cfg.ExpireEvery)
+		}
+	}
+}
+
+// Sweep removes what all readers have acknowledged, and what is older than MaxAge, from all streams. Run
+// does it by itself.
+func (m *Mailbox) Sweep(ctx context.Context) error {
+	for from := m.keys.of(keyHead); from != nil; {
+		names, next, err := m.names(from)
+		if err != nil {
+			return err
+		}
+		m.sweepAll(ctx, names, true)
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		from = next
+	}
+	return nil
+}
+
+// names lists some streams, so that no iterator stays open for long, and where to go on.
+func (m *Mailbox) names(from []byte) (map[Stream]bool, []byte, error) {
+	it, err := m.db.NewIter(&pebble.IterOptions{LowerBound: from, UpperBound: m.keys.of(keyHead + 1)})
+	if err != nil {
+		return nil, nil, err
+	}
+	defer it.Close()
+	names := make(map[Stream]bool)
+	for it.First(); it.Valid(); it.Next() {
+		if len(names) == 256 {
+			return names, append([]byte{}, it.Key()...), nil
+		}
+		names[Stream(it.Key()[len(m.keys.prefix)+1:])] = true
+	}
+	return names, nil, it.Error()
+}
+
+func (m *Mailbox) sweepAll(ctx context.Context, names map[Stream]bool, expire bool) {
+	for name := range names {
+		if err := m.sweep(ctx, name, expire); err != nil && ctx.Err() == nil && !errors.Is(err, wire.Unavailable) {
+			m.cfg.Report(fmt.Errorf("sweep %s: %w", name, err))
+		}
+	}
+}
+
+func (m *Mailbox) sweep(ctx context.Context, name Stream, expire bool) error {
+	s, err := m.acquire(ctx, name)
+	if err != nil {
+		return err
+	}
+	expired := uint64(0)
+	if expire {
+		if expired, err = m.expired(s.view()); err != nil {
+			m.release(s)
+			return err
+		}
+	}
+	leaving := false
+	err = m.submit(ctx, &request{streams: []*stream{s}, stage: func(b *commit) error {
+		if s.head.number == 0 {
+			return nil
+		}
+		leaving = s.leaving > 0
+		return b.trim(s, max(s.floor(), min(expired, s.head.last)))
+	}})
+	if err != nil || !leaving {
+		return err
+	}
+	return m.sweepLeaving(ctx, name)
+}
+
+// expired finds the last item of a stream that is older than MaxAge. Times never go back, so it is a
+// binary search.
+func (m *Mailbox) expired(h head) (uint64, error) {
+	limit := ago(m.now(), m.cfg.MaxAge)
+	var failed error
+	n := sort.Search(int(h.last-h.removed), func(i int) bool {
+		it, err := m.headerOf(h.number, h.removed+1+uint64(i))
+		if errors.Is(err, errNoItem) {
+			return false // removed meanwhile
+		}
+		if err != nil {
+			failed = err
+			return true
+		}
+		return wire.Time(it.time) >= limit
+	})
+	return h.removed + uint64(n), failed
+}
+
+// sweepLeaving forgets readers who left and did not come back while there was something for them.
+func (m *Mailbox) sweepLeaving(ctx context.Context, name Stream) error {
+	s, err := m.acquire(ctx, name)
+	if err != nil {
+		return err
+	}
+	var stale []wire.Token
+	v := s.view()
+	err = m.eachCursor(v.number, func(r wire.Token, c cursor) error {
+		if c.until != 0 && c.until <= v.removed {
+			stale = append(stale, r)
+		}
+		return nil
+	})
+	if err != nil || len(stale) == 0 {
+		m.release(s)
+		return err
+	}
+	return m.submit(ctx, &request{streams: []*stream{s}, stage: func(b *commit) error {
+		for _, r := range stale {
+			c, ok, err := b.cursorOf(v.number, r)
+			if err != nil {
+				return err
+			}
+			if !ok || s.head.number != v.number || c.until == 0 {
+				continue
+			}
+			s.leaving--
+			s.cursors.remove(c.acked, s.head.last)
+			if err := b.dropCursor(v.number, r); err != nil {
+				return err
+			}
+			b.touch(s, false)
+		}
+		return nil
+	}})
+}
