@@ -135,13 +135,22 @@ func (l *life) mergeOwn(msg []byte) {
 	}
 }
 
+// entered notes a group that hero is in now, unless an error came with it.
+func (l *life) entered(id string, g *Group, err error) error {
+	l.t.Helper()
+	if (g == nil) != (err != nil) {
+		l.t.Fatalf("a group with an error, or neither: %v", err)
+	}
+	if err == nil {
+		l.groups[id] = g
+	}
+	return err
+}
+
 func (l *life) found() {
 	l.do("create", func() error {
 		g, err := l.client.CreateGroup(l.id, []byte(mainGroup), CreateOptions{GroupOptions: l.options})
-		if err == nil {
-			l.groups[mainGroup] = g
-		}
-		return err
+		return l.entered(mainGroup, g, err)
 	}, func() bool { return l.group() != nil && l.group().Epoch() == 0 })
 	l.do("psk", func() error { return l.client.StorePSK([]byte("psk"), NewSecret([]byte("secret"))) }, again)
 	l.must(l.alice.StorePSK([]byte("psk"), NewSecret([]byte("secret"))))
@@ -293,10 +302,7 @@ func (l *life) joinSecond() {
 	l.must(g.Merge(c.Staged))
 	l.do("join", func() error {
 		g, err := l.client.Join(c.Welcome, JoinOptions{GroupOptions: l.options})
-		if err == nil {
-			l.groups[secondGroup] = g
-		}
-		return err
+		return l.entered(secondGroup, g, err)
 	}, func() bool {
 		_, err := l.client.Join(c.Welcome, JoinOptions{})
 		if !errors.Is(err, ErrNotForUs) {
@@ -367,10 +373,7 @@ func (l *life) resync() {
 		if err != nil && l.store.kind == writeRefused {
 			g, err = x.Complete() // nothing has changed: the same commit can be completed still
 		}
-		if err == nil {
-			l.groups[mainGroup] = g
-		}
-		return err
+		return l.entered(mainGroup, g, err)
 	}, func() bool { return l.group().Epoch() == l.alice.group.Epoch() })
 	l.agree(l.alice, l.bob)
 	l.write("back", l.alice, l.bob)

@@ -193,7 +193,11 @@ func (c *Client) CreateGroup(id Identity, groupID []byte, opts CreateOptions) (*
 		return nil, err
 	}
 	defer b.erase()
-	return g, applyBatch(c.cfg.Store, b)
+	if err := applyBatch(c.cfg.Store, b); err != nil {
+		g.forget()
+		return nil, err
+	}
+	return g, nil
 }
 
 // foundingState is the public state of epoch 0 (§11).

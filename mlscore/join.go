@@ -188,7 +188,11 @@ func (j *joining) finish() (*Group, error) {
 		b.delete(keyPackageKey(j.ref))
 	}
 	defer b.erase()
-	return g, applyBatch(j.client.cfg.Store, b)
+	if err := applyBatch(j.client.cfg.Store, b); err != nil {
+		g.forget()
+		return nil, err
+	}
+	return g, nil
 }
 
 // ExternalOptions shape an external commit.

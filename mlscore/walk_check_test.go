@@ -21,6 +21,17 @@ func (w *walk) follow(msg []byte) {
 		w.t.Fatalf("a %v led from epoch %d to %d", effects.Kind, w.follower.Epoch(), next.Epoch())
 	}
 	w.follower = next
+	if w.chance(5) { // it restarts
+		b, err := next.MarshalBinary()
+		w.must(err)
+		w.follower, err = ParsePublicState(b, w.publicConfig())
+		w.must(err)
+	}
+}
+
+// publicConfig judges as the members do.
+func (w *walk) publicConfig() PublicConfig {
+	return PublicConfig{Auth: TrustBasic{}, MaxLifetime: DefaultMaxLifetime}
 }
 
 // observer begins to follow the group.
@@ -29,7 +40,7 @@ func (w *walk) observer() *PublicState {
 	m := w.pick(w.members)
 	info, err := m.group.GroupInfo(GroupInfoOptions{Tree: true})
 	w.must(err)
-	p, err := NewPublicState(info, nil, PublicConfig{Auth: TrustBasic{}, MaxLifetime: DefaultMaxLifetime})
+	p, err := NewPublicState(info, nil, w.publicConfig())
 	if err != nil {
 		w.t.Fatalf("the GroupInfo of %s is refused: %v", m.name, err)
 	}
