@@ -2,15 +2,16 @@ package orderbench
 
 import (
 	"context"
+	"os"
 	"slices"
 	"testing"
 	"time"
 )
 
-// TestRun measures a little of everything: every row comes, and every figure is one.
-func TestRun(t *testing.T) {
-	if testing.Short() {
-		t.Skip("measures for half a minute")
+// TestLongRun measures a little of everything: every row comes, and every figure is one.
+func TestLongRun(t *testing.T) {
+	if os.Getenv("MLSFED_LONG") == "" {
+		t.Skip("measures for half a minute: set MLSFED_LONG to short or full")
 	}
 	var names []string
 	err := Run(context.Background(), Config{

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -177,23 +178,22 @@ func (o *ours) submit(ctx context.Context, i int) error {
 	return err
 }
 
-// lags says how much later than on the first node entries arrived on the others, in milliseconds: the
-// first is the leader, which applies what it commits.
+// lags says how much later than where it arrived first an entry arrived on the other nodes, in
+// milliseconds. It arrives first where it was committed, unless that node was busy with others.
 func (o *ours) lags() []float64 {
-	var out []float64
-	id := o.talks[0].place.Conversation
-	var times [3]map[wire.SequenceNumber]time.Time
-	for k, n := range o.nodes {
+	arrived := map[wire.SequenceNumber][]time.Time{}
+	for _, n := range o.nodes {
 		n.seen.mu.Lock()
-		times[k] = n.seen.at[id]
+		for seq, at := range n.seen.at[o.talks[0].place.Conversation] {
+			arrived[seq] = append(arrived[seq], at)
+		}
 		n.seen.mu.Unlock()
 	}
-	leader := o.talks[0].home
-	for seq, at := range times[leader] {
-		for k := range times {
-			if there, ok := times[k][seq]; ok && k != leader {
-				out = append(out, milliseconds(there.Sub(at)))
-			}
+	var out []float64
+	for _, at := range arrived {
+		slices.SortFunc(at, time.Time.Compare)
+		for _, later := range at[1:] {
+			out = append(out, milliseconds(later.Sub(at[0])))
 		}
 	}
 	return out
