@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
+	"strings"
+	"sync"
 	"testing"
 
 	"go.etcd.io/bbolt"
@@ -247,4 +250,59 @@ func TestErasureAfterCrash(t *testing.T) {
 	if bytes.Contains(file, box) {
 		t.Error("it is still there")
 	}
+}
+
+// TestErasureIsWhole: after any batch, whoever else writes, every page that nothing uses is zero.
+func TestErasureIsWhole(t *testing.T) {
+	s := openTest(t, newPath(t), Options{})
+	check := func(when string) {
+		t.Helper()
+		meta, free, err := s.freePages()
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := os.ReadFile(s.path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, id := range free {
+			if from := id * uint64(meta.pageSize); !allZero(file[from : from+uint64(meta.pageSize)]) {
+				t.Fatalf("%s: free page %d of %d is not zero", when, id, meta.pages)
+			}
+		}
+		if !allZero(file[meta.pages*uint64(meta.pageSize):]) {
+			t.Fatalf("%s: behind the last page it is not zero", when)
+		}
+	}
+	random := rand.New(rand.NewPCG(11, 12))
+	for n := range 150 {
+		var b mlscore.Batch
+		for range 1 + random.IntN(5) {
+			b.Writes = append(b.Writes, randomWrite(random))
+		}
+		if n%10 == 0 {
+			b.Writes = append(b.Writes, put("large", strings.Repeat("x", random.IntN(200_000))))
+		}
+		if err := s.Apply(b); err != nil {
+			t.Fatal(err)
+		}
+		check(fmt.Sprintf("batch %d", n))
+	}
+	var wg sync.WaitGroup
+	for w := range 4 {
+		random := rand.New(rand.NewPCG(13, uint64(w)))
+		wg.Go(func() {
+			for range 30 {
+				if err := s.Apply(mlscore.Batch{Writes: []mlscore.Write{randomWrite(random), randomWrite(random)}}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	check("many writers")
+	if err := s.ChangeKey(testKey(2)); err != nil {
+		t.Fatal(err)
+	}
+	check("another key")
 }

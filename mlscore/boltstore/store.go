@@ -52,6 +52,7 @@ type Store struct {
 	// need not hold it.
 	writer  sync.Mutex
 	sum     setSum
+	wiped   wiped
 	failed  error // why nothing more is written
 	crashed bool  // bbolt panicked while it held its locks
 }
@@ -303,9 +304,13 @@ func (s *Store) update(change func(*bbolt.Tx, *setSum) error) error {
 		panicked = false
 		return err
 	})
+	if err != nil {
+		s.wiped = wiped{} // pages may have been written before it failed
+	}
 	switch {
 	case err == nil:
 		s.sum = sum
+		s.forgetWritten()
 	case panicked:
 		s.failed, s.crashed = err, true
 	case id != 0 && s.arrived(id):
@@ -313,6 +318,19 @@ func (s *Store) update(change func(*bbolt.Tx, *setSum) error) error {
 		err = s.failed
 	}
 	return err
+}
+
+// forgetWritten takes the pages that a batch has written out of those that are known to be zero.
+func (s *Store) forgetWritten() {
+	if s.opts.KeepFreed {
+		return
+	}
+	meta, free, err := s.freePages()
+	if err != nil {
+		s.wiped = wiped{} // wipe meets the same error and tells it
+		return
+	}
+	s.wiped.forget(meta.pages, free)
 }
 
 // transact fills a transaction and commits it.

@@ -62,10 +62,17 @@ func parseMeta(b []byte) (m boltMeta, ok bool) {
 // boltFile is a bbolt file that is being read.
 type boltFile struct {
 	file io.ReaderAt
-	size uint64
 	meta boltMeta
-	used []uint64 // a bit for each page that the transaction reaches
+	used pageSet // that the transaction reaches
 }
+
+// pageSet is a set of pages, a bit for each.
+type pageSet []uint64
+
+func newPageSet(pages uint64) pageSet { return make(pageSet, (pages+63)/64) }
+
+func (s pageSet) has(id uint64) bool { return id/64 < uint64(len(s)) && s[id/64]>>(id%64)&1 != 0 }
+func (s pageSet) add(id uint64)      { s[id/64] |= 1 << (id % 64) }
 
 // readMetas reads both meta pages and picks the newer one. whole says whether both are valid. One that
 // is not makes bbolt fall back to the transaction before without a word: a disk writes the 80 bytes of a
@@ -103,11 +110,11 @@ func readStructure(file io.ReaderAt, size int64) (meta boltMeta, whole bool, err
 	if err != nil {
 		return meta, false, err
 	}
-	f := &boltFile{file: file, size: uint64(size), meta: meta}
-	if meta.pages < 4 || meta.pages > f.size/uint64(meta.pageSize) {
+	f := &boltFile{file: file, meta: meta}
+	if meta.pages < 4 || meta.pages > uint64(size)/uint64(meta.pageSize) {
 		return meta, whole, fmt.Errorf("its meta page counts %d pages of %d bytes, the file has %d bytes", meta.pages, meta.pageSize, size)
 	}
-	f.used = make([]uint64, (meta.pages+63)/64)
+	f.used = newPageSet(meta.pages)
 	if err := f.walk(meta.root, tree{buckets: true}); err != nil {
 		return meta, whole, err
 	}
@@ -149,10 +156,10 @@ func (f *boltFile) read(id uint64, flags ...uint16) (p page, err error) {
 		return p, fmt.Errorf("page %d goes on over %d more pages, beyond the last", id, more)
 	}
 	for i := id; i <= id+more; i++ {
-		if f.used[i/64]>>(i%64)&1 != 0 {
+		if f.used.has(i) {
 			return p, fmt.Errorf("page %d is reached in two ways", i)
 		}
-		f.used[i/64] |= 1 << (i % 64)
+		f.used.add(i)
 	}
 	p.body = make([]byte, (more+1)*uint64(f.meta.pageSize))
 	if _, err := f.file.ReadAt(p.body, off); err != nil {
@@ -315,7 +322,7 @@ func (f *boltFile) freePages() ([]uint64, error) {
 			return nil, fmt.Errorf("list of free pages: page %d is not one of %d", id, f.meta.pages)
 		case i > 0 && id <= ids[i-1]:
 			return nil, fmt.Errorf("list of free pages: page %d after %d", id, ids[i-1])
-		case f.used[id/64]>>(id%64)&1 != 0:
+		case f.used.has(id):
 			return nil, fmt.Errorf("list of free pages: page %d is in use", id)
 		}
 		ids[i] = id
