@@ -316,7 +316,7 @@ func FuzzPrivateContent(f *testing.F) {
 
 // vectorSeeds reads messages.json of the official vectors, if it is there.
 func vectorSeeds(t testing.TB, seeds map[string][][]byte) {
-	dir := os.Getenv("MLS_VECTORS")
+	dir := vectorsFolder()
 	if dir == "" {
 		return
 	}

@@ -359,7 +359,7 @@ type basicsVector struct {
 
 // TestVectorsCryptoBasics is the working group's crypto-basics.json.
 func TestVectorsCryptoBasics(t *testing.T) {
-	dir := os.Getenv("MLS_VECTORS")
+	dir := vectorsFolder()
 	if dir == "" {
 		t.Skip("MLS_VECTORS does not name the folder of the official vectors")
 	}

@@ -21,11 +21,21 @@ var oneSuite = []string{"passive-client-random", "tree-operations"}
 // TestVectors verifies the MLS working group's test vectors, all files of the folder that MLS_VECTORS
 // names.
 func TestVectors(t *testing.T) {
-	dir := os.Getenv("MLS_VECTORS")
+	dir := vectorsFolder()
 	if dir == "" {
 		t.Skip("MLS_VECTORS is not set: let it name the folder with the MLS working group's test vectors (*.json)")
 	}
 	verifyFolder(t, dir, oneSuite)
+}
+
+// vectorsFolder is the folder that MLS_VECTORS names, "" if it is not set. A relative one counts from
+// the module's root, where the tests are called, and not from the package's folder, where they run.
+func vectorsFolder() string {
+	dir := os.Getenv("MLS_VECTORS")
+	if dir == "" || filepath.IsAbs(dir) {
+		return dir
+	}
+	return filepath.Join("..", dir)
 }
 
 // verifyFolder verifies the files of a folder. All kinds must be there, with cases for all suites; of
