@@ -69,8 +69,8 @@
 //	§13.5       client.go                            GREASE
 //	§15.3       limits.go, secrettree.go             late and reordered messages
 //
-// store.go, state.go and load.go keep a client's state, publicstore.go what a server knows of a group;
-// docs/state.md describes the records.
+// store.go, state.go, records.go and load.go keep a client's state, publicstore.go what a server knows of a
+// group; docs/state.md describes the records.
 //
 // # Size
 //
