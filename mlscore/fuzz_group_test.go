@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"os"
 	"slices"
 	"testing"
 
@@ -464,12 +463,9 @@ func FuzzGroup(f *testing.F) {
 	})
 }
 
-// TestHostileMessages runs FuzzGroup's programs at random, and holds that they reach what they are for.
-func TestHostileMessages(t *testing.T) {
-	runs := 120
-	if os.Getenv("MLSFED_LONG") != "" {
-		runs = 3000
-	}
+// TestLongHostileMessages runs FuzzGroup's programs at random, and holds that they reach what they are for.
+func TestLongHostileMessages(t *testing.T) {
+	runs := map[string]int{"": 120, "short": 1500, "full": 30_000}[longRun(t)]
 	for _, public := range []bool{false, true} {
 		scene := newFuzzScene(t, public)
 		random := seeded("hostile")

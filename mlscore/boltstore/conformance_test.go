@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -345,6 +346,17 @@ func conformConcurrent(t *testing.T, s mlscore.Store) {
 			expect(t, s, key, fmt.Sprintf("%s=%d", key, batches-1))
 		}
 	}
+}
+
+// long picks by MLSFED_LONG: unset, short or full.
+func long(unset, short, full int) int {
+	switch os.Getenv("MLSFED_LONG") {
+	case "":
+		return unset
+	case "short":
+		return short
+	}
+	return full
 }
 
 func batchOf(writes ...mlscore.Write) mlscore.Batch { return mlscore.Batch{Writes: writes} }

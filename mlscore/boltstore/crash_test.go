@@ -54,9 +54,9 @@ func crashChild(t *testing.T, path string, next int) {
 	}
 }
 
-// TestKill kills a process while it writes, again and again: all that it was told is written is there, and
+// TestLongKill kills a process while it writes, again and again: all that it was told is written is there, and
 // of what was under way either all or nothing.
-func TestKill(t *testing.T) {
+func TestLongKill(t *testing.T) {
 	if path := os.Getenv("BOLTSTORE_TEST_CRASH"); path != "" {
 		next, err := strconv.Atoi(os.Getenv("BOLTSTORE_TEST_NEXT"))
 		if err != nil {
@@ -65,10 +65,7 @@ func TestKill(t *testing.T) {
 		crashChild(t, path, next)
 		return
 	}
-	rounds := 12
-	if os.Getenv("MLSFED_LONG") != "" {
-		rounds = 100
-	}
+	rounds := long(5, 60, 500)
 	random := rand.New(rand.NewPCG(5, 6))
 	path := newPath(t)
 	model := map[string]string{}
@@ -110,7 +107,7 @@ func TestKill(t *testing.T) {
 // last that it acknowledged.
 func killAfter(t *testing.T, path string, next, some, work int) (acknowledged int) {
 	t.Helper()
-	child := exec.Command(os.Args[0], "-test.run=^TestKill$")
+	child := exec.Command(os.Args[0], "-test.run=^TestLongKill$")
 	child.Env = append(os.Environ(), "BOLTSTORE_TEST_CRASH="+path, "BOLTSTORE_TEST_NEXT="+strconv.Itoa(next))
 	child.Stderr = os.Stderr
 	out, err := child.StdoutPipe()

@@ -90,13 +90,10 @@ func checkDamaged(t testing.TB, file []byte, records map[string]string) string {
 	return result
 }
 
-// TestRandomDamage damages a file at random, a bit or more at a time.
-func TestRandomDamage(t *testing.T) {
+// TestLongRandomDamage damages a file at random, a bit or more at a time.
+func TestLongRandomDamage(t *testing.T) {
 	file, records := damageSample(t)
-	trials := 500
-	if os.Getenv("MLSFED_LONG") != "" {
-		trials = 5000
-	}
+	trials := long(200, 3000, 50_000)
 	random := rand.New(rand.NewPCG(7, 8))
 	result := map[string]int{}
 	for trial := range trials {

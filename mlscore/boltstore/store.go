@@ -27,13 +27,15 @@ type Options struct {
 	// Salvage opens a file although records are missing from it, were added, or were put back to an
 	// earlier version, or although its last transaction is lost: to get out of it what is left. A group
 	// that was put back must not be written to again, since its keys would be used twice. Records that
-	// do not decrypt still give an error.
+	// do not decrypt still give an error. It implies KeepFreed: what is lost may stand in freed pages.
 	Salvage bool
 	// Cost is that of a passphrase, for a new file or a new passphrase; zero means DefaultCost.
 	Cost Cost
 	// Rand is the source of nonces and salts; nil means crypto/rand.
 	Rand io.Reader
 }
+
+var _ mlscore.Store = (*Store)(nil)
 
 // Store is an mlscore.Store in a file. It is safe for concurrent use.
 type Store struct {
@@ -65,9 +67,9 @@ var (
 	recordDigest  = []byte("digest")
 )
 
-// Open opens the store at path, or creates it, readable by its owner only. The key has 32 bytes, which
-// must be random: see OpenWithPassphrase for those that a person remembers. The caller may erase it
-// afterwards.
+// Open opens the store at path, or creates it, readable by its owner only, on a file system with hard
+// links. The key has 32 bytes, which must be random: see OpenWithPassphrase for those that a person
+// remembers. The caller may erase it afterwards.
 //
 // The errors to expect are ErrWrongKey, ErrInUse, ErrDamaged and ErrVersion.
 func Open(path string, key mlscore.Secret, opts Options) (*Store, error) {
@@ -97,6 +99,7 @@ func open(path string, c credential, opts Options) (*Store, error) {
 	if opts.Rand == nil {
 		opts.Rand = rand.Reader
 	}
+	opts.KeepFreed = opts.KeepFreed || opts.Salvage
 	s := &Store{path: path, opts: opts}
 	err := s.openFile(c)
 	if err == nil {

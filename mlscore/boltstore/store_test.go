@@ -298,6 +298,13 @@ func fileSize(t testing.TB, path string) int64 {
 	return info.Size()
 }
 
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err)
+	}
+	return v
+}
+
 // raw changes a store's file behind its back, by means of bbolt.
 func raw(t testing.TB, path string, change func(records, file *bbolt.Bucket) error) {
 	t.Helper()
@@ -351,11 +358,15 @@ func TestTampering(t *testing.T) {
 			if !errors.As(err, &d) || string(d.Key) != c.record {
 				t.Fatalf("%v, want a DamagedError for record %q", err, c.record)
 			}
+			before := must(os.ReadFile(path))
 			s, err = Open(path, testKey(1), Options{Salvage: true})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer mustClose(t, s)
+			if !bytes.Equal(before, must(os.ReadFile(path))) {
+				t.Error("opening it to salvage what is left has changed the file")
+			}
 			if c.record == "" {
 				expect(t, s, "", c.left...)
 				return
