@@ -178,7 +178,7 @@ func (l *live) start() error {
 		return err
 	}
 	if s := l.store.snap.Load(); s != nil {
-		l.fsm.configIndex = s.ConfigurationIndex
+		l.fsm.index, l.fsm.configIndex = s.Index, s.ConfigurationIndex
 	}
 	l.fsm.applied = l.applied
 	if err := l.bootstrap(l.rec); err != nil {

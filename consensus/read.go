@@ -14,26 +14,41 @@ import (
 // Reading does not wake: a sleeping conversation is read from its snapshot and its log, up to what is
 // known to be committed. After a crash that may be less than what others have seen, never more.
 
-// view calls fn with the conversation's state, which fn must not keep.
+// view calls fn with the conversation's state, which fn must not keep. A replica that has just been
+// opened hears only from its leader what is committed; until it has applied what was known before, it
+// is read as if it slept.
 func (m *Manager) view(c *conversation, fn func(*machine.Machine)) error {
 	for {
-		if l := c.awake(); l != nil && l.r.Load() != nil {
+		l := c.awake()
+		if l.caughtUp() {
 			l.fsm.read(fn)
 			return nil
 		}
-		if c.settle() {
+		if (l == nil || l.r.Load() == nil) && c.settle() {
 			continue // it is being opened or closed
 		}
 		s, err := m.readAsleep(c)
+		if now := c.awake(); now != l || now.caughtUp() {
+			continue // it may know more, or have moved what was being read
+		}
 		if err != nil {
 			return err
-		}
-		if c.awake() != nil {
-			continue // woken meanwhile: it may know more
 		}
 		fn(s)
 		return nil
 	}
+}
+
+// caughtUp reports whether an awake replica has applied what was known to be committed when it was
+// opened. An entry of Raft's own at the end of that is not counted: there the answer is false, though
+// both ways of reading see the same.
+func (l *live) caughtUp() bool {
+	if l == nil || l.r.Load() == nil {
+		return false
+	}
+	l.fsm.mu.RLock()
+	defer l.fsm.mu.RUnlock()
+	return l.fsm.index >= l.rec.Applied
 }
 
 func (m *Manager) readAsleep(c *conversation) (*machine.Machine, error) {

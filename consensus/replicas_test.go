@@ -458,7 +458,7 @@ func TestFullDiskEndsNoNode(t *testing.T) {
 		full <- false
 		c.eventually("commits go on", func() bool {
 			heads, err := c.nodes[nodeA].m.Heads(conv)
-			if err != nil {
+			if err != nil || len(heads) == 0 {
 				return false
 			}
 			_, err = c.nodes[nodeC].m.Submit(c.context(10*time.Second), p.Propose(c.id(), 8))

@@ -185,7 +185,7 @@ func (e *device) sign(t testing.TB, message []byte) []byte {
 }
 
 func (e *device) enrolment(t testing.TB) Enrolment {
-	return Enrolment{Device: e.id, Key: e.pub, Proof: e.sign(t, Proof(e.id, e.pub))}
+	return Enrolment{Device: e.id, Key: e.pub, Proof: e.sign(t, wire.EnrolInput(e.id, e.pub))}
 }
 
 func invite(t testing.TB, d *Directory, u wire.UserID) string {
@@ -401,8 +401,8 @@ func TestEnrolRefusals(t *testing.T) {
 		change func(*Enrolment)
 		code   wire.Code
 	}{
-		"proof by another key":     {func(e *Enrolment) { e.Proof = other.sign(t, Proof(phone, good.pub)) }, wire.Denied},
-		"proof for another device": {func(e *Enrolment) { e.Proof = good.sign(t, Proof(laptop, good.pub)) }, wire.Denied},
+		"proof by another key":     {func(e *Enrolment) { e.Proof = other.sign(t, wire.EnrolInput(phone, good.pub)) }, wire.Denied},
+		"proof for another device": {func(e *Enrolment) { e.Proof = good.sign(t, wire.EnrolInput(laptop, good.pub)) }, wire.Denied},
 		"no proof":                 {func(e *Enrolment) { e.Proof = nil }, wire.Denied},
 		"no key":                   {func(e *Enrolment) { e.Key = nil }, wire.Malformed},
 		"no point":                 {func(e *Enrolment) { e.Key = append([]byte{4}, make([]byte, 64)...) }, wire.Malformed},

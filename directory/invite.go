@@ -100,14 +100,14 @@ func (d *Directory) invitation(code []byte) (*invitationRecord, []byte, error) {
 type Enrolment struct {
 	Device wire.DeviceID
 	Key    []byte // its signature key, as MLS encodes it
-	Proof  []byte // its signature over Proof(Device, Key)
+	Proof  []byte // its signature over wire.EnrolInput(Device, Key)
 }
 
 func (d *Directory) checkEnrolment(e *Enrolment) error {
 	if err := d.checkDevice("enrol", e.Device); err != nil {
 		return err
 	}
-	return Verify(e.Key, Proof(e.Device, e.Key), e.Proof)
+	return Verify(e.Key, wire.EnrolInput(e.Device, e.Key), e.Proof)
 }
 
 // Enrol enrols a device by an invitation and returns its certificate chain. A repetition with the same

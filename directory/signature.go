@@ -71,12 +71,6 @@ func Verify(key, message, signature []byte) error {
 	return nil
 }
 
-// Proof is what a device signs to enrol, with the key that it enrols.
-func Proof(v wire.DeviceID, key []byte) []byte {
-	b := append([]byte("mlsfed enrol 1\x00"), v...)
-	return append(append(b, 0), key...)
-}
-
 // ed448Info is the SubjectPublicKeyInfo of an Ed448 key (RFC 8410 §4).
 func ed448Info(key ed448.PublicKey) ([]byte, error) {
 	return asn1.Marshal(struct {

@@ -1,0 +1,158 @@
+package wire
+
+import (
+	"bytes"
+	"maps"
+	"slices"
+	"strings"
+	"testing"
+)
+
+func message() *Message {
+	return &Message{Version: 1, Conversation: "conversation-one", ID: SubmissionID{7}, Epoch: 4, Content: []byte("ciphertext"), Signature: make([]byte, 64)}
+}
+
+// sessionSamples are valid values of what a session and a call between organizations carry.
+func sessionSamples() map[string]any {
+	id := ConversationID("conversation-one")
+	ref := BlobRef{Hash: Hash{7}, Size: 9}
+	return map[string]any{
+		"message":     message(),
+		"frame":       &Frame{Type: FrameRequest, ID: 3, Method: MethodCount, Body: []byte{0xa0}},
+		"challenge":   &Challenge{Version: 1, Domain: "a.example", Nonce: Hash{1}, Time: 5},
+		"login":       &Login{Device: "mimi://a.example/d/alice/phone", Signature: []byte{1}, Receive: true},
+		"session":     &Session{Node: "n1.a.example", MaxFrame: MaxSessionFrame, Window: 64, Requests: 16},
+		"item":        &Push{Conversation: &id, Token: Token{2}, Sequence: 8, Kind: ItemEntry, ID: SubmissionID{1}, Time: 5, Payload: []byte("x")},
+		"inbox item":  &Push{Sequence: 1, Kind: ItemNotice, Payload: []byte("x")},
+		"gap":         &Push{Conversation: &id, Sequence: 8, GapFrom: 3},
+		"ack":         &Ack{Conversation: &id, Token: Token{2}, Sequence: 8},
+		"joined":      &Joined{Conversation: id, Token: Token{2}, Sequence: 4},
+		"notice":      &Notice{Type: NoticeKeyPackages, Suite: 1, Left: 3},
+		"upload":      &UploadRequest{KeyPackages: []UploadedKeyPackage{{Message: []byte("m"), Token: Token{1}}}},
+		"count":       &CountAnswer{Counts: []KeyPackageCount{{Suite: 1, Left: 3, LastResort: true}}},
+		"keyMaterial": &KeyMaterialRequest{ID: SubmissionID{1}, User: "mimi://a.example/u/alice", Suite: 1},
+		"material":    &KeyMaterialAnswer{Devices: []KeyMaterial{{Device: "mimi://a.example/d/alice/phone", Address: address("a.example", 1), Message: []byte("m")}}},
+		"entries":     &EntriesAnswer{Entries: []Committed{{Sequence: 2, Entry: []byte("x")}}, Gap: true},
+		"groupInfo":   &GroupInfoAnswer{Heads: []GroupInfo{{Epoch: 1, Parent: 2, Info: &Payload{Inline: []byte("i")}, Tree: &Payload{Blob: &ref}}}},
+		"download":    &DownloadRequest{Conversation: id, Organization: "a.example", Blob: ref, Offset: 4},
+		"putBlob":     &PutBlobRequest{Conversation: id, Blob: ref, Data: []byte("x")},
+		"states":      &ConversationsAnswer{Conversations: []ConversationState{{Conversation: id, Token: Token{1}, Acknowledged: 2, End: 3}}},
+		"devices":     &DevicesAnswer{Devices: []DeviceInfo{{ID: "mimi://a.example/d/alice/phone", Key: []byte("k")}}},
+		"chain":       &ChainAnswer{Chain: [][]byte{[]byte("leaf"), []byte("root")}},
+		"roots":       &OrganizationsAnswer{Organizations: []Organization{{Domain: "a.example", Root: []byte("r")}}},
+		"enrol":       &EnrolRequest{Device: "mimi://a.example/d/alice/phone", Key: []byte("k"), Proof: []byte("p"), Code: "c"},
+		"notify":      &NotifyRequest{Messages: []Message{*message()}},
+		"notified":    &NotifyAnswer{Results: []*Error{nil, {Code: Busy}}},
+	}
+}
+
+func TestSessionRules(t *testing.T) {
+	sign := func(change func(*Message)) *Message { m := message(); change(m); return m }
+	cases := map[string]struct {
+		v    Checker
+		want Code
+	}{
+		"message of a later version":    {sign(func(m *Message) { m.Version++ }), Version},
+		"message with a short id":       {sign(func(m *Message) { m.Conversation = "short" }), Malformed},
+		"message without id":            {sign(func(m *Message) { m.ID = SubmissionID{} }), Malformed},
+		"empty message":                 {sign(func(m *Message) { m.Content = nil }), Malformed},
+		"largest message":               {sign(func(m *Message) { m.Content = make([]byte, MaxMessage) }), ""},
+		"message over the limit":        {sign(func(m *Message) { m.Content = make([]byte, MaxMessage+1) }), TooLarge},
+		"unsigned message":              {sign(func(m *Message) { m.Signature = nil }), Malformed},
+		"frame of no type":              {&Frame{}, Malformed},
+		"frame of an unknown type":      {&Frame{Type: FrameAck + 1}, Malformed},
+		"request without a method":      {&Frame{Type: FrameRequest, ID: 1}, Malformed},
+		"request without an id":         {&Frame{Type: FrameRequest, Method: MethodCount}, Malformed},
+		"push with a method":            {&Frame{Type: FramePush, Method: MethodCount}, Malformed},
+		"long method":                   {&Frame{Type: FrameRequest, ID: 1, Method: Method(strings.Repeat("x", maxMethod+1))}, Malformed},
+		"challenge of a later version":  {&Challenge{Version: 2, Domain: "a.example"}, Version},
+		"challenge of nobody":           {&Challenge{Version: 1}, Malformed},
+		"login of nobody":               {&Login{Signature: []byte{1}}, Malformed},
+		"login without signature":       {&Login{Device: "mimi://a.example/d/alice/phone"}, Malformed},
+		"session without room":          {&Session{MaxFrame: 1, Window: 1}, Malformed},
+		"item without a place":          {&Push{Kind: ItemEntry}, Malformed},
+		"item and gap":                  {&Push{Sequence: 2, Kind: ItemEntry, GapFrom: 1}, Malformed},
+		"gap that ends before it began": {&Push{Sequence: 2, GapFrom: 3}, Malformed},
+		"gap with content":              {&Push{Sequence: 2, GapFrom: 1, Payload: []byte{1}}, Malformed},
+		"ack of nothing":                {&Ack{}, Malformed},
+		"joined by nothing":             {&Joined{Conversation: "conversation-one"}, Malformed},
+		"notice of nothing":             {&Notice{}, Malformed},
+		"claim without id":              {&KeyMaterialRequest{User: "mimi://a.example/u/alice"}, Malformed},
+		"claim of nobody":               {&KeyMaterialRequest{ID: SubmissionID{1}}, Malformed},
+		"enrolment without a code":      {&EnrolRequest{Device: "mimi://a.example/d/alice/phone"}, Malformed},
+		"enrolment in two ways":         {&EnrolRequest{Device: "mimi://a.example/d/alice/phone", Code: "c", Token: "t"}, Malformed},
+		"notify with a bad message":     {&NotifyRequest{Messages: []Message{{}}}, Version},
+	}
+	for _, name := range slices.Sorted(maps.Keys(cases)) {
+		if err := cases[name].v.Check(); CodeOf(err) != cases[name].want {
+			t.Errorf("%s: %v, wanted %q", name, err, cases[name].want)
+		}
+	}
+}
+
+func TestMessageSignatureCoversEveryField(t *testing.T) {
+	for name, change := range map[string]func(*Message){
+		"conversation": func(m *Message) { m.Conversation = "conversation-two" }, "id": func(m *Message) { m.ID[0]++ },
+		"epoch": func(m *Message) { m.Epoch++ }, "content": func(m *Message) { m.Content[0]++ },
+		"signature": func(m *Message) { m.Signature[3]++ }, "no signature": func(m *Message) { m.Signature = nil },
+	} {
+		m := message()
+		if err := m.Sign(key(1)); err != nil {
+			t.Fatal(err)
+		}
+		if !m.Verify(public(2), public(1)) || m.Verify(public(2)) || m.Verify() {
+			t.Fatal("a signature verifies under its own key and no other")
+		}
+		if change(m); m.Verify(public(1)) {
+			t.Errorf("%s: the signature still verifies", name)
+		}
+	}
+}
+
+func TestLoginInputIsOfOneConnection(t *testing.T) {
+	const phone = DeviceID("mimi://a.example/d/alice/phone")
+	c := Challenge{Version: 1, Domain: "a.example", Nonce: Hash{1}}
+	base, err := c.LoginInput(phone)
+	if err != nil {
+		t.Fatal(err)
+	}
+	other := c
+	other.Domain = "b.example"
+	again := c
+	again.Nonce[31]++
+	for name, got := range map[string]func() ([]byte, error){
+		"organization": func() ([]byte, error) { return other.LoginInput(phone) },
+		"connection":   func() ([]byte, error) { return again.LoginInput(phone) },
+		"device":       func() ([]byte, error) { return c.LoginInput("mimi://a.example/d/alice/laptop") },
+	} {
+		if b, err := got(); err != nil || bytes.Equal(b, base) {
+			t.Errorf("another %s is signed alike (%v)", name, err)
+		}
+	}
+}
+
+// FuzzSession decodes each structure of a session; the first byte chooses which.
+func FuzzSession(f *testing.F) {
+	all := sessionSamples()
+	names := slices.Sorted(maps.Keys(all))
+	for i, name := range names {
+		b, err := Encode(all[name])
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(append([]byte{byte(i)}, b...))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if len(b) == 0 {
+			return
+		}
+		v := empty(all[names[int(b[0])%len(names)]])
+		if b = b[1:]; Decode(b, MaxSessionFrame, v) != nil {
+			return
+		}
+		again, err := Encode(v)
+		if err != nil || !bytes.Equal(again, b) {
+			t.Fatalf("decoded from %x, encodes to %x (%v)", b, again, err)
+		}
+	})
+}
