@@ -1,0 +1,296 @@
+package config
+
+import (
+	"bytes"
+	_ "embed"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Example is the annotated file with every key and its default.
+//
+//go:embed example.yaml
+var Example []byte
+
+// maxFile bounds a configuration file, in bytes.
+const maxFile = 1 << 20
+
+// Config is one node. The annotated example says what each key means.
+type Config struct {
+	Domain wire.Domain `yaml:"domain"`
+	Node   wire.NodeID `yaml:"node"`
+	// Data is a folder. Load makes it absolute: relative ones count from the file's folder.
+	Data string `yaml:"data"`
+	// Identity is the folder of keys, certificates and peers; Data's "identity" if empty.
+	Identity   string     `yaml:"identity"`
+	Gateway    Gateway    `yaml:"gateway"`
+	Federation Federation `yaml:"federation"`
+	Admin      Admin      `yaml:"admin"`
+	Consensus  Consensus  `yaml:"consensus"`
+	Mailbox    Mailbox    `yaml:"mailbox"`
+	Directory  Directory  `yaml:"directory"`
+	Files      Files      `yaml:"files"`
+	OIDC       OIDC       `yaml:"oidc"`
+	Log        Log        `yaml:"log"`
+}
+
+// Gateway is where devices connect.
+type Gateway struct {
+	Listen          string   `yaml:"listen"`
+	Public          string   `yaml:"public"`
+	Origins         []string `yaml:"origins"`
+	TLS             TLS      `yaml:"tls"`
+	MaxFrame        Size     `yaml:"max_frame"`
+	Window          int      `yaml:"window"`
+	Requests        int      `yaml:"requests"`
+	Sessions        int      `yaml:"sessions"`
+	SessionsAddress int      `yaml:"sessions_per_address"`
+	FramesPerSecond float64  `yaml:"frames_per_second"`
+	BytesPerSecond  Size     `yaml:"bytes_per_second"`
+	LoginTimeout    Duration `yaml:"login_timeout"`
+	Ping            Duration `yaml:"ping"`
+}
+
+// TLS is where the gateway's certificate comes from: files, ACME, or, if neither is set, the
+// organization's own root.
+type TLS struct {
+	Certificate string   `yaml:"certificate"`
+	Key         string   `yaml:"key"`
+	ACME        []string `yaml:"acme_domains"`
+	Email       string   `yaml:"acme_email"`
+}
+
+// Federation is where other organizations' nodes connect.
+type Federation struct {
+	Listen         string   `yaml:"listen"`
+	Advertise      string   `yaml:"advertise"`
+	CallTimeout    Duration `yaml:"call_timeout"`
+	CallsPerSecond float64  `yaml:"calls_per_second"`
+	BytesPerSecond Size     `yaml:"bytes_per_second"`
+	OutboxExpire   Duration `yaml:"outbox_expire"`
+	OutboxItems    uint64   `yaml:"outbox_items"`
+	OutboxBytes    Size     `yaml:"outbox_bytes"`
+}
+
+// Admin is for the operator's own machines.
+type Admin struct {
+	Listen string `yaml:"listen"`
+	Socket string `yaml:"socket"`
+}
+
+// Consensus is the ordering of conversations.
+type Consensus struct {
+	Log             string   `yaml:"log"`
+	Sleep           Duration `yaml:"sleep"`
+	Heartbeat       Duration `yaml:"heartbeat"`
+	Election        Duration `yaml:"election"`
+	Conversations   int      `yaml:"conversations"`
+	PerOrganization int      `yaml:"conversations_per_organization"`
+	Inflight        int      `yaml:"submissions"`
+	Farewell        Duration `yaml:"farewell"`
+}
+
+// Mailbox is what waits for devices.
+type Mailbox struct {
+	Items      uint64   `yaml:"items"`
+	Bytes      Size     `yaml:"bytes"`
+	Age        Duration `yaml:"age"`
+	DropOldest bool     `yaml:"drop_oldest"`
+}
+
+// Directory is the organization's users.
+type Directory struct {
+	Devices         int      `yaml:"devices"`
+	CertificateLife Duration `yaml:"certificate_life"`
+	RenewBefore     Duration `yaml:"renew_before"`
+	InvitationLife  Duration `yaml:"invitation_life"`
+	KeyPackages     int      `yaml:"key_packages"`
+	LowWater        int      `yaml:"low_water"`
+	ClaimBurst      int      `yaml:"claim_burst"`
+	ClaimEvery      Duration `yaml:"claim_every"`
+}
+
+// Files are the encrypted files that members share.
+type Files struct {
+	File  Size     `yaml:"file"`
+	Total Size     `yaml:"total"`
+	Age   Duration `yaml:"age"`
+}
+
+// OIDC is an OpenID Connect issuer whose users may enrol devices; unused without a URL.
+type OIDC struct {
+	URL      string `yaml:"url"`
+	Audience string `yaml:"audience"`
+	Claim    string `yaml:"claim"`
+	BindKey  bool   `yaml:"bind_key"`
+}
+
+// Log says what the node writes to standard error.
+type Log struct {
+	Level  string `yaml:"level"`
+	Format string `yaml:"format"`
+}
+
+// Default is what the example says, without a domain and a node.
+func Default() *Config {
+	c := new(Config)
+	if err := decode(Example, c); err != nil {
+		panic(fmt.Sprintf("config: the embedded example: %v", err)) // a test loads it
+	}
+	c.Domain, c.Node = "", ""
+	return c
+}
+
+// Load reads a file over the defaults, applies the environment, as os.Environ lists it, and validates.
+func Load(path string, environment []string) (*Config, error) {
+	raw, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	c := Default()
+	if err := decode(raw, c); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	if err := override(c, environment); err != nil {
+		return nil, err
+	}
+	if err := c.Validate(); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	c.resolve(filepath.Dir(path))
+	return c, nil
+}
+
+func read(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w: 'mlsfed init' makes one", err)
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if len(raw) > maxFile {
+		return nil, fmt.Errorf("configuration %s has more than %d bytes", path, maxFile)
+	}
+	return raw, nil
+}
+
+// decode reads YAML into c and refuses keys that are not there.
+func decode(raw []byte, c *Config) error {
+	d := yaml.NewDecoder(bytes.NewReader(raw))
+	d.KnownFields(true)
+	if err := d.Decode(c); err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return errors.New("holds more than one document")
+	}
+	return nil
+}
+
+// resolve makes paths absolute.
+func (c *Config) resolve(folder string) {
+	if c.Identity == "" {
+		c.Identity = filepath.Join(c.Data, "identity")
+	}
+	if c.Admin.Socket == "" {
+		c.Admin.Socket = filepath.Join(c.Data, "control.sock")
+	}
+	for _, p := range []*string{&c.Data, &c.Identity, &c.Admin.Socket, &c.Gateway.TLS.Certificate, &c.Gateway.TLS.Key} {
+		if *p == "" {
+			continue
+		}
+		if !filepath.IsAbs(*p) {
+			*p = filepath.Join(folder, *p)
+		}
+		if abs, err := filepath.Abs(*p); err == nil {
+			*p = abs
+		}
+	}
+}
+
+// Validate checks what the form does not. It returns all faults at once.
+func (c *Config) Validate() error {
+	var faults []error
+	fault := func(key, format string, args ...any) {
+		faults = append(faults, fmt.Errorf(key+": "+format, args...))
+	}
+	if err := c.Domain.Check(); err != nil {
+		fault("domain", "%v", err)
+	}
+	if err := c.Node.Check(); err != nil {
+		fault("node", "%v", err)
+	} else if c.Node.Organization() != c.Domain {
+		fault("node", "%s is not a node of %s: wanted one label before the domain", c.Node, c.Domain)
+	}
+	if c.Data == "" {
+		fault("data", "wanted a folder")
+	}
+	for key, address := range map[string]string{"gateway.listen": c.Gateway.Listen, "federation.listen": c.Federation.Listen} {
+		checkAddress(fault, key, address, false)
+	}
+	for key, address := range map[string]string{"gateway.public": c.Gateway.Public, "federation.advertise": c.Federation.Advertise, "admin.listen": c.Admin.Listen} {
+		checkAddress(fault, key, address, true)
+	}
+	if t := c.Gateway.TLS; (t.Certificate == "") != (t.Key == "") || t.Certificate != "" && len(t.ACME) > 0 {
+		fault("gateway.tls", "wanted certificate and key, or acme_domains, or neither for a certificate of the organization's root")
+	}
+	if c.Consensus.Log != "bolt" && c.Consensus.Log != "pebble" {
+		fault("consensus.log", "%q, wanted bolt or pebble", c.Consensus.Log)
+	}
+	if c.OIDC.URL != "" && c.OIDC.Audience == "" {
+		fault("oidc.audience", "wanted the client id that tokens are made for")
+	}
+	switch c.Log.Level {
+	case "debug", "info", "warn", "error":
+	default:
+		fault("log.level", "%q, wanted debug, info, warn or error", c.Log.Level)
+	}
+	if c.Log.Format != "text" && c.Log.Format != "json" {
+		fault("log.format", "%q, wanted text or json", c.Log.Format)
+	}
+	c.validateNumbers(fault)
+	return errors.Join(faults...)
+}
+
+func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
+	if s := c.Gateway.MaxFrame; s != 0 && s < wire.MaxEntry {
+		fault("gateway.max_frame", "%v, wanted at least %v: an entry has to fit", s, Size(wire.MaxEntry))
+	}
+	for _, n := range []struct {
+		key   string
+		value int
+	}{
+		{"gateway.window", c.Gateway.Window}, {"gateway.requests", c.Gateway.Requests}, {"gateway.sessions", c.Gateway.Sessions},
+		{"gateway.sessions_per_address", c.Gateway.SessionsAddress}, {"consensus.conversations", c.Consensus.Conversations},
+		{"consensus.conversations_per_organization", c.Consensus.PerOrganization}, {"consensus.submissions", c.Consensus.Inflight},
+		{"directory.devices", c.Directory.Devices}, {"directory.key_packages", c.Directory.KeyPackages},
+		{"directory.low_water", c.Directory.LowWater}, {"directory.claim_burst", c.Directory.ClaimBurst},
+	} {
+		if n.value < 0 {
+			fault(n.key, "%d, wanted no negative number", n.value)
+		}
+	}
+	if c.Gateway.FramesPerSecond < 0 || c.Federation.CallsPerSecond < 0 {
+		fault("frames_per_second, calls_per_second", "wanted no negative number")
+	}
+}
+
+func checkAddress(fault func(key, format string, args ...any), key, address string, empty bool) {
+	if address == "" && empty {
+		return
+	}
+	if _, port, err := net.SplitHostPort(address); err != nil || port == "" {
+		fault(key, "%q is not an address: wanted host:port, as 127.0.0.1:8443 or :8443", address)
+	}
+}
