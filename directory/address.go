@@ -22,6 +22,21 @@ func (d *Directory) attach(b *pebble.Batch, token wire.Token, v wire.DeviceID, e
 	return set(b, d.key(kindAddress, token[:]), &addressRecord{Version: recordVersion, Device: v, Enrolled: enrolled})
 }
 
+// Attach makes an address a device's, without a KeyPackage: for a conversation that it founds or comes
+// back to by itself. A repetition does no harm. wire.Exists if it is another device's.
+func (d *Directory) Attach(v wire.DeviceID, token wire.Token) error {
+	if token == (wire.Token{}) {
+		return wire.Errorf(wire.Malformed, "address", "the zero address is nobody's: choose 16 random bytes")
+	}
+	return d.update(v.User(), func(b *pebble.Batch) error {
+		device, err := d.device("address", v)
+		if err != nil {
+			return err
+		}
+		return d.attach(b, token, v, device.Enrolled)
+	})
+}
+
 // DeviceAt finds the device that receives at an address; wire.NotFound if there is none, or no longer.
 func (d *Directory) DeviceAt(token wire.Token) (wire.DeviceID, error) {
 	v, err := d.owner(token)

@@ -9,6 +9,7 @@ const maxMethod = 32
 // empty body.
 const (
 	MethodUpload        Method = "upload"        // UploadRequest → nothing: KeyPackages for others to claim
+	MethodAddress       Method = "address"       // AddressRequest → nothing: an address of the device, without a KeyPackage
 	MethodCount         Method = "count"         // nothing → CountAnswer: the device's KeyPackages
 	MethodKeyMaterial   Method = "keyMaterial"   // KeyMaterialRequest → KeyMaterialAnswer: claims one KeyPackage of each device of a user
 	MethodUpdate        Method = "update"        // Envelope → Receipt: a handshake, a new conversation, its end
@@ -35,6 +36,21 @@ type UploadRequest struct {
 type UploadedKeyPackage struct {
 	Message []byte `cbor:"1,keyasint"` // an MLSMessage
 	Token   Token  `cbor:"2,keyasint"` // random, for this KeyPackage alone
+}
+
+// AddressRequest registers an address under which the device will receive: for a conversation that it
+// creates, or enters by an external commit, where no claimed KeyPackage names one. A repetition by the
+// same device does no harm; another device's token is refused with Exists.
+type AddressRequest struct {
+	Token Token `cbor:"1,keyasint"` // random, for one conversation alone
+}
+
+// Check refuses the zero token, which stands for the inbox.
+func (r *AddressRequest) Check() error {
+	if r.Token == (Token{}) {
+		return Errorf(Malformed, "address", "token is zero: choose 16 random bytes")
+	}
+	return nil
 }
 
 // CountAnswer says how many KeyPackages a device has left.

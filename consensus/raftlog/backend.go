@@ -49,6 +49,8 @@ type backend interface {
 	write(pairs []pair) error
 	// remove deletes all records within the span, durably and together.
 	remove(span keySpan) error
+	// copyTo makes a copy of the store in a folder, which openBackend opens. Nothing is written meanwhile.
+	copyTo(dir string) error
 	close() error
 }
 

@@ -15,18 +15,20 @@ const (
 	opSet
 	opDrop
 	opMeta
+	opCopy
 )
 
 // request is one caller's write. The committer answers on done exactly once.
 type request struct {
-	op       opKind
-	g        *GroupLog // nil for opMeta
-	pairs    []pair    // opStore
-	runs     runSet    // opStore: the pairs' indexes; opDelete: the range
-	bytes    int
-	key, val []byte       // opSet
-	changes  []MetaChange // opMeta
-	done     chan error
+	op      opKind
+	g       *GroupLog // nil for opMeta
+	pairs   []pair    // opStore
+	runs    runSet    // opStore: the pairs' indexes; opDelete: the range
+	bytes   int
+	sets    []stablePair // opSet
+	changes []MetaChange // opMeta
+	dir     string       // opCopy
+	done    chan error
 }
 
 // maxBatchBytes ends a batch, so that large entries do not pile up in memory.
@@ -121,6 +123,10 @@ func (l *Log) commit(queue []*request) []*request {
 		queue[0].done <- l.drop(queue[0].g)
 		return queue[1:]
 	}
+	if queue[0].op == opCopy {
+		queue[0].done <- l.back.copyTo(queue[0].dir)
+		return queue[1:]
+	}
 	b := &batch{states: make(map[*GroupLog]*groupState)}
 	n := 0
 	for n < len(queue) && l.admit(b, queue[n]) {
@@ -137,7 +143,7 @@ func (l *Log) commit(queue []*request) []*request {
 // request has to wait for the next batch.
 func (l *Log) admit(b *batch, req *request) bool {
 	full := b.entries+len(req.pairs) > l.cfg.MaxBatch || b.bytes+req.bytes > maxBatchBytes
-	if req.op == opDrop || full && len(b.reqs) > 0 {
+	if req.op == opDrop || req.op == opCopy || full && len(b.reqs) > 0 {
 		return false
 	}
 	if req.op == opMeta {
@@ -186,14 +192,17 @@ func (req *request) apply(st *groupState) (*groupState, error) {
 		next, _ := st.remove(req.runs[0])
 		return next, nil
 	default: // opSet
-		old, ok := st.get(req.key)
-		if ok && bytes.Equal(old, req.val) {
-			return st, nil
+		for _, p := range req.sets {
+			old, ok := st.get(p.key)
+			if ok && bytes.Equal(old, p.val) {
+				continue
+			}
+			if !ok && len(st.stable) >= maxStablePairs {
+				return nil, fmt.Errorf("raftlog: group %d: more than %d stable keys: %w", req.g.n, maxStablePairs, ErrTooLarge)
+			}
+			st = st.set(p.key, p.val)
 		}
-		if !ok && len(st.stable) >= maxStablePairs {
-			return nil, fmt.Errorf("raftlog: group %d: more than %d stable keys: %w", req.g.n, maxStablePairs, ErrTooLarge)
-		}
-		return st.set(req.key, req.val), nil
+		return st, nil
 	}
 }
 

@@ -188,18 +188,32 @@ func (g *GroupLog) DeleteRange(first, last uint64) error {
 
 // Set stores a stable key and returns when it is durable; a Set that changes
 // nothing returns at once.
-func (g *GroupLog) Set(key, val []byte) error {
+func (g *GroupLog) Set(key, val []byte) error { return g.SetAll(StableValue{key, val}) }
+
+// StableValue is a stable key and its value.
+type StableValue struct{ Key, Value []byte }
+
+// SetAll stores several stable keys, all or none, and returns when they are
+// durable; like Set, it returns at once if nothing changes.
+func (g *GroupLog) SetAll(values ...StableValue) error {
 	st, err := g.ready()
 	if err != nil {
 		return err
 	}
-	if len(key) > maxStableKey || len(val) > maxStableVal {
-		return fmt.Errorf("raftlog: group %d: set stable key of %d with value of %d bytes: %w", g.n, len(key), len(val), ErrTooLarge)
+	changed := false
+	req := &request{op: opSet, g: g}
+	for _, v := range values {
+		if len(v.Key) > maxStableKey || len(v.Value) > maxStableVal {
+			return fmt.Errorf("raftlog: group %d: set stable key of %d with value of %d bytes: %w", g.n, len(v.Key), len(v.Value), ErrTooLarge)
+		}
+		old, ok := st.get(v.Key)
+		changed = changed || !ok || !bytes.Equal(old, v.Value)
+		req.sets = append(req.sets, stablePair{v.Key, v.Value})
 	}
-	if old, ok := st.get(key); ok && bytes.Equal(old, val) {
+	if !changed {
 		return nil
 	}
-	return g.log.do(&request{op: opSet, g: g, key: key, val: val})
+	return g.log.do(req)
 }
 
 // Get returns the value of a stable key, or ErrNotFound.
