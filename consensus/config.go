@@ -81,6 +81,10 @@ type Config struct {
 	Public   machine.PublicRules
 	Timers   Timers
 	Limits   Limits
+	// Restored says that Log and Dir come from a backup: replicas have forgotten what they acknowledged
+	// since. Those of conversations with other voters give up their data and are invited anew. Set once,
+	// at the first start; New writes down what follows from it.
+	Restored bool
 	Logger   *slog.Logger // nil: silent
 	// Now is the clock for the time in entries; nil: time.Now.
 	Now func() time.Time

@@ -68,10 +68,10 @@ type live struct {
 	sleepers sync.Map      // NodeID → time of the last wake frame to it
 	alone    atomic.Bool   // a peer said that it sleeps, and there is no leader
 
-	waiters sync.Map // *byte, the first of an entry proposed here → chan machine.Outcome
+	waiters sync.Map // *byte, the first of an entry proposed here → *waiter
 
 	mu       sync.Mutex           // guards what follows
-	lost     chan struct{}        // closed and made anew when leadership comes or goes
+	turned   chan struct{}        // closed and made anew when a role changes; see turns
 	joined   map[wire.NodeID]bool // by the record: who may speak before Raft knows a configuration
 	missing  []wire.NodeID
 	departed map[wire.NodeID]time.Time // nodes on their way out, and since when
@@ -149,7 +149,7 @@ func (m *Manager) prepare(ctx context.Context, c *conversation) (*live, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := &live{c: c, m: m, rec: rec, kick: make(chan struct{}, 1), lost: make(chan struct{}), joined: make(map[wire.NodeID]bool), departed: make(map[wire.NodeID]time.Time)}
+	l := &live{c: c, m: m, rec: rec, kick: make(chan struct{}, 1), turned: make(chan struct{}), joined: make(map[wire.NodeID]bool), departed: make(map[wire.NodeID]time.Time)}
 	for _, n := range rec.members() {
 		l.joined[n] = true
 	}
@@ -157,7 +157,7 @@ func (m *Manager) prepare(ctx context.Context, c *conversation) (*live, error) {
 	l.used.Store(time.Now().UnixNano())
 	l.fsm = m.newFSM(c.id)
 	l.trans = newTransport(l.ctx, m, c)
-	l.store = &guard{GroupLog: m.cfg.Log.Group(c.group), fail: l.fail, leads: l.leads}
+	l.store = &guard{GroupLog: m.cfg.Log.Group(c.group), fail: l.fail, leads: l.leads, writing: make(chan struct{}, 1)}
 	l.trans.store = l.store
 	l.trans.ready = func() { l.store.running.Store(true) }
 	return l, nil
@@ -180,7 +180,7 @@ func (l *live) start() error {
 	if s := l.store.snap.Load(); s != nil {
 		l.fsm.index, l.fsm.configIndex = s.Index, s.ConfigurationIndex
 	}
-	l.fsm.applied = l.applied
+	l.fsm.applied, l.fsm.verified = l.applied, l.verified
 	if err := l.bootstrap(l.rec); err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func (l *live) start() error {
 		return err
 	}
 	l.r.Store(r)
-	l.tasks.Go(func() { l.watchLeadership(r) })
+	l.watchRoles(r)
 	if !l.m.spawn(func(context.Context) { l.run() }) {
 		l.halt(r)
 		return wire.Errorf(wire.Unavailable, "wake", "the node is stopping")
@@ -337,12 +337,35 @@ func contains(list []wire.NodeID, n wire.NodeID) bool {
 	return false
 }
 
+// waiter is a submission that this node has given to Raft. Who waits is found by the bytes of the entry,
+// which nobody else has and nobody writes to.
+type waiter struct {
+	answer chan machine.Outcome // has room for the one answer
+	key    wire.SubmissionKey   // under which this node has verified the submission's signature
+}
+
+func (l *live) waiter(data []byte) *waiter {
+	if len(data) == 0 {
+		return nil
+	}
+	if w, ok := l.waiters.Load(&data[0]); ok {
+		return w.(*waiter)
+	}
+	return nil
+}
+
+// verified says what is known of an entry that this node has judged before it proposed it.
+func (l *live) verified(data []byte) wire.SubmissionKey {
+	if w := l.waiter(data); w != nil {
+		return w.key
+	}
+	return wire.SubmissionKey{}
+}
+
 // applied hears of each entry, on Raft's goroutine.
 func (l *live) applied(data []byte, out machine.Outcome) {
-	if len(data) > 0 {
-		if waiting, ok := l.waiters.Load(&data[0]); ok {
-			waiting.(chan machine.Outcome) <- out // has room for the one answer
-		}
+	if w := l.waiter(data); w != nil {
+		w.answer <- out
 	}
 	if out.Committed == nil {
 		return
@@ -351,7 +374,9 @@ func (l *live) applied(data []byte, out machine.Outcome) {
 	l.trans.nudgeAll()
 	l.m.pump.mark(l.c.id)
 	l.m.dirty.mark(l.c.id)
-	l.wakeLoop()
+	if out.Moved {
+		l.wakeLoop()
+	}
 }
 
 func (l *live) wakeLoop() {

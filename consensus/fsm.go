@@ -18,6 +18,9 @@ type fsm struct {
 	tamper func(*machine.Machine)
 	// applied is called after each entry, without the lock, on Raft's goroutine; nil for none.
 	applied func(data []byte, out machine.Outcome)
+	// verified is the key under which this node has verified the submission in these very bytes, zero for
+	// none; nil for never.
+	verified func(data []byte) wire.SubmissionKey
 
 	mu          sync.RWMutex // guards what follows
 	m           *machine.Machine
@@ -47,8 +50,12 @@ func (f *fsm) set(m *machine.Machine) {
 
 // Apply applies one entry and returns a machine.Outcome.
 func (f *fsm) Apply(l *raft.Log) any {
+	var key wire.SubmissionKey
+	if f.verified != nil {
+		key = f.verified(l.Data)
+	}
 	f.mu.Lock()
-	out := f.m.Apply(l.Data)
+	out := f.m.ApplyVerified(l.Data, key)
 	f.index = l.Index
 	f.mu.Unlock()
 	if f.applied != nil {
@@ -80,7 +87,7 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 	}
 	f.set(m)
 	if f.applied != nil {
-		f.applied(nil, machine.Outcome{Committed: &wire.Committed{}})
+		f.applied(nil, machine.Outcome{Committed: &wire.Committed{}, Moved: true})
 	}
 	return nil
 }

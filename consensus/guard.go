@@ -1,7 +1,6 @@
 package consensus
 
 import (
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -28,71 +27,12 @@ type guard struct {
 	leads   func() bool
 	snap    atomic.Pointer[raft.SnapshotMeta] // the newest
 	vote    *uint64                           // a vote's term that is not written yet; Raft's main goroutine alone votes
+	term    atomic.Pointer[uint64]            // the current term, while it is not written yet; see stable.go
+	writing chan struct{}                     // holds one: who writes the term
 }
 
 // standIn is the type of the entry that stands for a snapshot's last one.
 const standIn raft.LogType = 255
-
-// Raft writes a vote in two halves, its term and then its candidate. A crash between them would leave an
-// old candidate's name with the new term, and Raft would repeat that vote without looking at the
-// candidate's log. Here both are one value under a key of their own, written with one sync.
-const (
-	voteTerm      = "LastVoteTerm"
-	voteCandidate = "LastVoteCand"
-	wholeVote     = "Vote" // term, eight bytes big-endian, and candidate
-)
-
-// SetUint64 stores a term; that of a vote with its other half, which follows at once.
-func (g *guard) SetUint64(key []byte, v uint64) error {
-	if string(key) == voteTerm {
-		g.vote = &v
-		return nil
-	}
-	err := g.GroupLog.SetUint64(key, v)
-	if err != nil {
-		g.end(fmt.Errorf("write %s: %w", key, err))
-	}
-	return err
-}
-
-// Set stores a value, and a vote as a whole.
-func (g *guard) Set(key, value []byte) error {
-	if string(key) != voteCandidate || g.vote == nil {
-		return g.GroupLog.Set(key, value)
-	}
-	vote := append(binary.BigEndian.AppendUint64(nil, *g.vote), value...)
-	g.vote = nil
-	return g.GroupLog.Set([]byte(wholeVote), vote)
-}
-
-// GetUint64 returns a term.
-func (g *guard) GetUint64(key []byte) (uint64, error) {
-	if string(key) != voteTerm {
-		return g.GroupLog.GetUint64(key)
-	}
-	term, _, err := g.readVote()
-	return term, err
-}
-
-// Get returns a value.
-func (g *guard) Get(key []byte) ([]byte, error) {
-	if string(key) != voteCandidate {
-		return g.GroupLog.Get(key)
-	}
-	_, candidate, err := g.readVote()
-	return candidate, err
-}
-
-func (g *guard) readVote() (uint64, []byte, error) {
-	vote, err := g.GroupLog.Get([]byte(wholeVote))
-	if err != nil {
-		return 0, nil, err
-	}
-	if len(vote) < 8 {
-		return 0, nil, fmt.Errorf("vote of %d bytes", len(vote))
-	}
-	return binary.BigEndian.Uint64(vote), vote[8:], nil
-}
 
 // GetLog reads an entry.
 func (g *guard) GetLog(index uint64, l *raft.Log) error {
@@ -167,6 +107,9 @@ func (g *guard) watch(s raft.SnapshotStore) (raft.SnapshotStore, error) {
 
 // Create begins a snapshot.
 func (s watchedSnapshots) Create(v raft.SnapshotVersion, index, term uint64, c raft.Configuration, ci uint64, t raft.Transport) (raft.SnapshotSink, error) {
+	if err := s.g.settled(); err != nil {
+		return nil, err
+	}
 	sink, err := s.SnapshotStore.Create(v, index, term, c, ci, t)
 	if err != nil {
 		return nil, err

@@ -36,6 +36,9 @@ func (t *transport) heartbeat(to wire.NodeID, term uint64, resp *raft.AppendEntr
 	if p == nil {
 		return errUnreachable
 	}
+	if err := t.store.settle(); err != nil {
+		return err
+	}
 	b := &beat{id: t.conv.id, generation: t.conv.generation(), term: term, done: make(chan beatReply, 1)}
 	p.mu.Lock()
 	p.beats = append(p.beats, b)
@@ -218,6 +221,9 @@ func (m *Manager) receiveBeat(from wire.NodeID, b *beat) beatReply {
 	select {
 	case r := <-answer:
 		resp, ok := r.Response.(*raft.AppendEntriesResponse)
+		if r.Error == nil {
+			r.Error = live.store.settle()
+		}
 		if r.Error != nil || !ok {
 			return beatReply{err: wire.Errorf(wire.Unavailable, "heartbeat", "%v", r.Error)}
 		}

@@ -80,16 +80,28 @@ func New(cfg Config) (*Manager, error) {
 // load makes a sleeping conversation of each record.
 func (m *Manager) load() error {
 	used := make(map[uint32]bool)
+	var forgotten []raftlog.MetaChange
 	err := m.cfg.Log.Meta().Scan([]byte(recordPrefix), func(key, value []byte) error {
 		id := wire.ConversationID(key[len(recordPrefix):])
 		rec, err := decodeRecord(value)
 		if err != nil {
 			return fmt.Errorf("conversation %v: %w", id, err)
 		}
+		if m.cfg.Restored && len(rec.othersThan(m.cfg.Node)) > 0 {
+			rec.Rejoin, rec.Applied, rec.Sequence = true, 0, 0
+			change, err := recordChange(id, rec)
+			if err != nil {
+				return err
+			}
+			forgotten = append(forgotten, change)
+		}
 		m.add(id, rec)
 		used[rec.Group] = true
 		return nil
 	})
+	if err == nil {
+		err = m.cfg.Log.Meta().Apply(forgotten...)
+	}
 	if err != nil {
 		return fmt.Errorf("consensus: %w", err)
 	}

@@ -95,7 +95,7 @@ func (t *transport) nudge(to wire.NodeID) {
 	}
 	term := r.CurrentTerm()
 	have, ok := t.acks.get(to, term)
-	if !ok || have.index == 0 {
+	if !ok || have.index == 0 || t.store.settle() != nil {
 		return
 	}
 	commit := min(r.CommitIndex(), have.index)

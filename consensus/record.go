@@ -38,6 +38,11 @@ func recordKey(id wire.ConversationID) []byte { return []byte(recordPrefix + str
 
 func (r *record) members() []wire.NodeID { return append(slices.Clone(r.Voters), r.Learners...) }
 
+// othersThan are the voters besides one node.
+func (r *record) othersThan(n wire.NodeID) []wire.NodeID {
+	return slices.DeleteFunc(slices.Clone(r.Voters), func(v wire.NodeID) bool { return v == n })
+}
+
 func (r *record) has(n wire.NodeID) bool {
 	return slices.Contains(r.Voters, n) || slices.Contains(r.Learners, n)
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -72,7 +71,7 @@ func (m *Manager) Recover(ctx context.Context, id wire.ConversationID, note stri
 	if rec.Rejoin {
 		return wire.Errorf(wire.Invalid, "recover", "node %s lost its own replica of %v: recover on another one", m.cfg.Node, id)
 	}
-	lost := slices.DeleteFunc(slices.Clone(rec.Voters), func(n wire.NodeID) bool { return n == m.cfg.Node })
+	lost := rec.othersThan(m.cfg.Node)
 	p := &recovery{Generation: rec.Generation + 1, Act: wire.Recovery{Lost: lost, Note: note}}
 	b, err := wire.Encode(p)
 	if err != nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -75,7 +74,7 @@ func (m *Manager) giveUp(ctx context.Context, c *conversation) error {
 	if err != nil {
 		return err
 	}
-	others := slices.DeleteFunc(slices.Clone(rec.Voters), func(n wire.NodeID) bool { return n == m.cfg.Node })
+	others := rec.othersThan(m.cfg.Node)
 	if len(others) == 0 {
 		return fmt.Errorf("it is the only voter: restore the node's disk from a backup")
 	}

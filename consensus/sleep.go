@@ -359,16 +359,19 @@ func (m *Manager) Wake(ctx context.Context, id wire.ConversationID) error {
 	if err != nil {
 		return err
 	}
-	l := c.awake()
-	if l == nil {
-		if l, err = m.wakeUp(ctx, c); err != nil {
-			return err
+	for {
+		l := c.awake()
+		if l == nil {
+			if l, err = m.wakeUp(ctx, c); err != nil {
+				return err
+			}
 		}
-	}
-	for l.leader() == "" {
-		if !pause(ctx, 5*time.Millisecond) {
+		switch {
+		case l.awaitLeader(ctx, patience) != "":
+			return nil
+		case ctx.Err() != nil:
 			return m.noQuorum("wake", c, ctx.Err())
 		}
+		c.settle() // it was closed under us
 	}
-	return nil
 }

@@ -52,6 +52,9 @@ func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args
 	if err != nil {
 		return err
 	}
+	if err := t.store.settle(); err != nil {
+		return err
+	}
 	ctx, cancel := context.WithTimeout(t.ctx, transferTime(uint64(args.Size)))
 	defer cancel()
 	conn, err := t.m.mesh.open(ctx, wire.NodeID(id), streamSnapshot)
@@ -128,6 +131,9 @@ func (m *Manager) installSnapshot(from wire.NodeID, req *snapshotRequest, conn i
 	select {
 	case r := <-answer:
 		resp, ok := r.Response.(*raft.InstallSnapshotResponse)
+		if r.Error == nil {
+			r.Error = l.store.settle()
+		}
 		if r.Error != nil || !ok {
 			return nil, wire.Errorf(wire.Unavailable, "snapshot", "%v", r.Error)
 		}

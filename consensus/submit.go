@@ -70,12 +70,12 @@ func checkSize(e *wire.Envelope) error {
 	if err := e.Check(); err != nil {
 		return err
 	}
-	b, err := wire.Encode(e)
+	n, err := wire.Size(e)
 	if err != nil {
 		return wire.Errorf(wire.Malformed, "submit", "%v", err)
 	}
-	if len(b) > wire.MaxEntry-entryOverhead {
-		return wire.Errorf(wire.TooLarge, "submit", "%v of %d bytes, at most %d: send what is large as a blob", e.Kind, len(b), wire.MaxEntry-entryOverhead)
+	if n > wire.MaxEntry-entryOverhead {
+		return wire.Errorf(wire.TooLarge, "submit", "%v of %d bytes, at most %d: send what is large as a blob", e.Kind, n, wire.MaxEntry-entryOverhead)
 	}
 	return nil
 }
@@ -148,21 +148,22 @@ func (s *submission) tryAsleep(ctx context.Context) (wire.Receipt, error) {
 
 // awaitLeader waits a little for an election that is under way, and returns the leader, or "".
 func (l *live) awaitLeader(ctx context.Context, atMost time.Duration) wire.NodeID {
-	for end := time.Now().Add(atMost); ; {
-		lost := l.termEnds()
-		leader := l.leader()
-		if leader != "" || time.Now().After(end) || l.ctx.Err() != nil {
+	end := time.NewTimer(atMost)
+	defer end.Stop()
+	for {
+		turned := l.turns()
+		if leader := l.leader(); leader != "" {
 			return leader
 		}
-		tick := time.NewTimer(time.Millisecond) // a follower's leader is not told of, only one's own
 		select {
-		case <-lost:
-		case <-tick.C:
+		case <-turned:
+		case <-end.C:
+			return l.leader()
+		case <-l.ctx.Done():
+			return ""
 		case <-ctx.Done():
-			tick.Stop()
 			return ""
 		}
-		tick.Stop()
 	}
 }
 
@@ -252,18 +253,19 @@ func (m *Manager) serveSubmit(ctx context.Context, c *conversation, e *wire.Enve
 			}
 			continue
 		}
+		leader := l.awaitLeader(ctx, patience) // an election may be under way
 		if l.leads() {
 			defer release()
 			return l.propose(ctx, e)
 		}
-		leader := l.leader()
 		release()
 		if leader != "" && leader != m.cfg.Node {
 			return wire.Receipt{}, &wire.Error{Code: codeNotLeader, Op: "submit", Nodes: []wire.NodeID{leader}}
 		}
-		if !pause(ctx, time.Millisecond) { // an election is under way
+		if ctx.Err() != nil {
 			return wire.Receipt{}, &wire.Error{Code: codeNotLeader, Op: "submit"}
 		}
+		c.settle() // it was closed under us
 	}
 }
 
@@ -273,7 +275,8 @@ func (l *live) propose(ctx context.Context, e *wire.Envelope) (wire.Receipt, err
 	return l.order(ctx, &wire.Entry{Version: wire.EntryVersion, Time: wire.TimeOf(l.m.cfg.Now()), Proposer: l.m.cfg.Node, Envelope: e})
 }
 
-// order judges an entry, so that what is refused does not fill the log, and hands it to Raft.
+// order judges an entry, so that what is refused does not fill the log, and hands it to Raft. Nobody
+// changes e meanwhile.
 func (l *live) order(ctx context.Context, e *wire.Entry) (wire.Receipt, error) {
 	r := l.r.Load()
 	if r == nil {
@@ -281,8 +284,12 @@ func (l *live) order(ctx context.Context, e *wire.Entry) (wire.Receipt, error) {
 	}
 	// A leader that has not yet applied an entry of its own term may lag behind what is committed: it
 	// cannot judge, and lets the log decide.
+	var key wire.SubmissionKey
 	if term := r.CurrentTerm(); l.ready.Load() == term {
-		if receipt, err := l.judge(e); err != nil {
+		var receipt *wire.Receipt
+		var err error
+		l.fsm.read(func(m *machine.Machine) { receipt, key, err = m.JudgeKey(e) })
+		if err != nil {
 			return wire.Receipt{}, err
 		} else if receipt != nil {
 			return *receipt, nil
@@ -292,12 +299,7 @@ func (l *live) order(ctx context.Context, e *wire.Entry) (wire.Receipt, error) {
 	if err != nil {
 		return wire.Receipt{}, err
 	}
-	return l.commit(ctx, r, raw)
-}
-
-func (l *live) judge(e *wire.Entry) (receipt *wire.Receipt, err error) {
-	l.fsm.read(func(m *machine.Machine) { receipt, err = m.Judge(e) })
-	return receipt, err
+	return l.commit(ctx, r, raw, key)
 }
 
 // commit waits until Raft has committed and applied an entry. Where it returns errAgain, the fate of the
@@ -306,12 +308,12 @@ func (l *live) judge(e *wire.Entry) (receipt *wire.Receipt, err error) {
 // It does not wait for Raft's own future: what waits in Raft's channels when it shuts down is never
 // answered. The state machine answers instead, which is handed the very bytes that were given to Raft;
 // the end of leadership is heard of by itself.
-func (l *live) commit(ctx context.Context, r *raft.Raft, raw []byte) (wire.Receipt, error) {
+func (l *live) commit(ctx context.Context, r *raft.Raft, raw []byte, key wire.SubmissionKey) (wire.Receipt, error) {
 	term := r.CurrentTerm()
 	answer := make(chan machine.Outcome, 1)
-	l.waiters.Store(&raw[0], answer)
+	l.waiters.Store(&raw[0], &waiter{answer, key})
 	defer l.waiters.Delete(&raw[0])
-	lost := l.termEnds()
+	turned := l.turns()
 	r.Apply(raw, l.m.cfg.Timers.Call)
 	check := time.NewTicker(l.m.cfg.Timers.Call)
 	defer check.Stop()
@@ -327,8 +329,8 @@ func (l *live) commit(ctx context.Context, r *raft.Raft, raw []byte) (wire.Recei
 		select {
 		case out := <-answer:
 			return l.answered(out, term)
-		case <-lost:
-			lost = l.termEnds()
+		case <-turned:
+			turned = l.turns()
 		case <-check.C:
 		case <-l.ctx.Done():
 			return wire.Receipt{}, fmt.Errorf("replica is shutting down: %w", errAgain)
@@ -348,27 +350,39 @@ func (l *live) answered(out machine.Outcome, term uint64) (wire.Receipt, error) 
 	return out.Receipt, nil
 }
 
-// termEnds is closed when leadership comes or goes.
-func (l *live) termEnds() <-chan struct{} {
+// turns is closed when this replica's role changes, or the leader that it knows.
+func (l *live) turns() <-chan struct{} {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.lost
+	return l.turned
 }
 
-// watchLeadership tells of it.
-func (l *live) watchLeadership(r *raft.Raft) {
-	for {
-		select {
-		case <-l.ctx.Done():
-			return
-		case <-r.LeaderCh():
+// watchRoles tells of it.
+func (l *live) watchRoles(r *raft.Raft) {
+	seen := make(chan raft.Observation, 1) // one that waits is enough: what changed is looked up
+	observer := raft.NewObserver(seen, false, func(o *raft.Observation) bool {
+		switch o.Data.(type) {
+		case raft.LeaderObservation, raft.RaftState:
+			return true
 		}
-		l.mu.Lock()
-		close(l.lost)
-		l.lost = make(chan struct{})
-		l.mu.Unlock()
-		l.wakeLoop()
-	}
+		return false
+	})
+	r.RegisterObserver(observer)
+	l.tasks.Go(func() {
+		defer r.DeregisterObserver(observer)
+		for {
+			l.mu.Lock()
+			close(l.turned)
+			l.turned = make(chan struct{})
+			l.mu.Unlock()
+			l.wakeLoop()
+			select {
+			case <-l.ctx.Done():
+				return
+			case <-seen:
+			}
+		}
+	})
 }
 
 // noQuorum is the end of a submission that found nobody in time. It says who is missing.

@@ -209,10 +209,15 @@ func (b *tcpBench) id() wire.SubmissionID { b.subs++; return author.Submission(b
 
 func (b *tcpBench) found(id wire.ConversationID, orgs ...wire.Domain) author.Place {
 	b.t.Helper()
+	return b.foundAt(nodeA, id, orgs...)
+}
+
+func (b *tcpBench) foundAt(at wire.NodeID, id wire.ConversationID, orgs ...wire.Domain) author.Place {
+	b.t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	e := author.Create(id, b.id(), wire.Policy{}, author.Addresses(1, orgs...))
-	r, err := b.nodes[nodeA].m.Create(ctx, e)
+	r, err := b.nodes[at].m.Create(ctx, e)
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -72,6 +72,9 @@ func header(n wire.NodeID) raft.RPCHeader {
 
 // do makes one of Raft's calls.
 func (t *transport) do(to raft.ServerID, cmd any) ([]byte, error) {
+	if err := t.store.settle(); err != nil {
+		return nil, err
+	}
 	kind, payload := encodeRPC(cmd)
 	b, err := t.m.mesh.ask(t.ctx, wire.NodeID(to), t.frame(kind, payload))
 	t.noteRefusal(wire.NodeID(to), err)
@@ -172,6 +175,9 @@ func (t *transport) receive(from wire.NodeID, f *frame) {
 	t.m.mesh.spawn(func(context.Context) {
 		select {
 		case r := <-answer:
+			if err := t.store.settle(); err != nil {
+				r.Error = err
+			}
 			t.m.mesh.replyRPC(from, f, r)
 		case <-t.ctx.Done():
 			t.m.mesh.reply(from, f, nil, wire.Errorf(wire.Unavailable, "raft", "replica is shutting down"))
@@ -247,6 +253,9 @@ func (f *appendFuture) Response() *raft.AppendEntriesResponse { return f.resp }
 func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
 	if isStandIn(args) {
 		return nil, raft.ErrNotLeader
+	}
+	if err := p.t.store.settle(); err != nil {
+		return nil, err
 	}
 	f := &appendFuture{start: time.Now(), args: args, resp: resp, ready: make(chan struct{})}
 	kind, payload := encodeRPC(args)

@@ -28,6 +28,9 @@ type Config struct {
 	Extensions  []ExtensionType
 	Proposals   []ProposalType
 	Credentials []CredentialType // basic or x509, in addition to that of the client's own credential
+	// CipherSuites are announced in the client's capabilities, in addition to that of the leaf they
+	// stand in; nil means those of RFC 9420. They do not limit what the client can do.
+	CipherSuites []CipherSuite
 	// NoGREASE leaves out the random code points of §13.5.
 	NoGREASE bool
 	Limits   Limits
@@ -75,6 +78,14 @@ func NewClient(cfg Config) (*Client, error) {
 			return nil, fail(ErrMisuse, "§13.4", "Config", "credential type %#04x is announced and cannot be read", uint16(t))
 		}
 	}
+	for _, id := range cfg.CipherSuites {
+		if _, err := suiteOf(id); err != nil {
+			return nil, within("Config", ErrMisuse, err)
+		}
+	}
+	if cfg.CipherSuites == nil {
+		cfg.CipherSuites = CipherSuites()
+	}
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
 	}
@@ -90,14 +101,17 @@ func (c *Client) rules(s *suite) *rules {
 	return &rules{suite: s, auth: c.cfg.Auth, policy: c.cfg.Policy, maxLifetime: c.cfg.MaxLifetime}
 }
 
-// capabilities announces what this client supports.
-func (c *Client) capabilities(own CredentialType) (Capabilities, error) {
+// capabilities announces what this client supports, in a leaf of a suite and a type of credential.
+func (c *Client) capabilities(s *suite, own CredentialType) (Capabilities, error) {
 	caps := Capabilities{
 		Versions:     []ProtocolVersion{MLS10},
-		CipherSuites: CipherSuites(),
+		CipherSuites: slices.Clone(c.cfg.CipherSuites),
 		Extensions:   slices.Clone(c.cfg.Extensions),
 		Proposals:    slices.Clone(c.cfg.Proposals),
 		Credentials:  slices.Clone(c.cfg.Credentials),
+	}
+	if !slices.Contains(caps.CipherSuites, s.id) {
+		caps.CipherSuites = append(caps.CipherSuites, s.id)
 	}
 	if !slices.Contains(caps.Credentials, own) {
 		caps.Credentials = append(caps.Credentials, own)
@@ -122,7 +136,7 @@ func (c *Client) leafFor(s *suite, id Identity, extensions Extensions) (LeafNode
 	if err != nil {
 		return LeafNode{}, within("identity", ErrMisuse, err)
 	}
-	caps, err := c.capabilities(id.Credential.Type)
+	caps, err := c.capabilities(s, id.Credential.Type)
 	if err != nil {
 		return LeafNode{}, err
 	}

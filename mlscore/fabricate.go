@@ -104,7 +104,7 @@ func (f *fabricator) newLeaf(i LeafIndex) (LeafNode, error) {
 		return LeafNode{}, err
 	}
 	f.signers[i] = priv
-	caps, err := f.clients[0].capabilities(CredentialBasic)
+	caps, err := f.clients[0].capabilities(f.suite, CredentialBasic)
 	credential := BasicCredential(fmt.Appendf(nil, "member %d", i))
 	return LeafNode{SignatureKey: pub, Credential: credential, Capabilities: caps}, err
 }

@@ -12,7 +12,7 @@ import (
 // form of SerializePrivateKey and SerializePublicKey; an implementation keeps no state.
 type kem interface {
 	id() uint16   // RFC 9180 §7.1
-	seedLen() int // bytes of randomness that make a key pair of full strength
+	seedLen() int // bytes of randomness that make a key pair of full strength; enough for one encap
 	derive(ikm []byte) (priv, pub []byte, err error)
 	publicKey(priv []byte) ([]byte, error)
 	validate(pub []byte) error

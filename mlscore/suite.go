@@ -8,6 +8,7 @@ import (
 	"crypto/subtle"
 	"fmt"
 	"hash"
+	"slices"
 	"sync"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -28,16 +29,20 @@ const (
 	MLS256P384AES256P384        CipherSuite = 7
 )
 
-// CipherSuites gives the supported cipher suites, ascending. The slice is the caller's.
-func CipherSuites() []CipherSuite {
-	ids := make([]CipherSuite, len(suites))
-	for i, s := range suites {
+// CipherSuites gives the cipher suites of RFC 9420, all of which are supported, ascending. The slice is
+// the caller's. For others see PostQuantumSuites.
+func CipherSuites() []CipherSuite { return idsOf(rfcSuites) }
+
+func idsOf(list []*suite) []CipherSuite {
+	ids := make([]CipherSuite, len(list))
+	for i, s := range list {
 		ids[i] = s.id
 	}
 	return ids
 }
 
-// String is the RFC's name of the cipher suite, or its number if it is not supported.
+// String is the name of the cipher suite in RFC 9420 or draft-ietf-mls-pq-ciphersuites, or its number
+// if it is not supported.
 func (cs CipherSuite) String() string {
 	for _, s := range suites {
 		if s.id == cs {
@@ -57,8 +62,8 @@ type suite struct {
 	signature signatureScheme
 }
 
-// suites is RFC 9420 §17.1 as a table, ascending by number.
-var suites = []*suite{
+// rfcSuites is RFC 9420 §17.1 as a table, ascending by number.
+var rfcSuites = []*suite{
 	{1, "MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519", kemX25519, hkdfSHA256, aes128GCM, ed25519Scheme{}},
 	{2, "MLS_128_DHKEMP256_AES128GCM_SHA256_P256", kemP256, hkdfSHA256, aes128GCM, ecdsaP256},
 	{3, "MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519", kemX25519, hkdfSHA256, chaCha20Poly1305, ed25519Scheme{}},
@@ -66,6 +71,15 @@ var suites = []*suite{
 	{5, "MLS_256_DHKEMP521_AES256GCM_SHA512_P521", kemP521, hkdfSHA512, aes256GCM, ecdsaP521},
 	{6, "MLS_256_DHKEMX448_CHACHA20POLY1305_SHA512_Ed448", kemX448, hkdfSHA512, chaCha20Poly1305, ed448Scheme{}},
 	{7, "MLS_256_DHKEMP384_AES256GCM_SHA384_P384", kemP384, hkdfSHA384, aes256GCM, ecdsaP384},
+}
+
+// suites are all that are supported, ascending by number.
+var suites = ascending(rfcSuites, pqSuites)
+
+func ascending(lists ...[]*suite) []*suite {
+	all := slices.Concat(lists...)
+	slices.SortFunc(all, func(a, b *suite) int { return int(a.id) - int(b.id) })
+	return all
 }
 
 // suiteOf finds the description of a cipher suite; ErrUnsupported if there is none.

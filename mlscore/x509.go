@@ -9,8 +9,14 @@ import (
 	"encoding/asn1"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/cloudflare/circl/sign/ed448"
+	"github.com/cloudflare/circl/sign/mldsa/mldsa44"
+	"github.com/cloudflare/circl/sign/mldsa/mldsa65"
+	"github.com/cloudflare/circl/sign/mldsa/mldsa87"
 )
 
 // Bounds of an x509 credential. A chain that needs more has something else in mind.
@@ -21,6 +27,20 @@ const (
 
 // oidEd448 is id-Ed448 (RFC 8410), which crypto/x509 does not know.
 var oidEd448 = asn1.ObjectIdentifier{1, 3, 101, 113}
+
+type rawKey struct {
+	algorithm asn1.ObjectIdentifier
+	size      int
+}
+
+// rawKeys are the algorithms that crypto/x509 does not know, and how long their keys are in bytes. Their
+// parameters must be absent (RFC 8410 §3, RFC 9881 §2).
+var rawKeys = []rawKey{
+	{oidEd448, ed448.PublicKeySize},
+	{oidMLDSA44, mldsa44.PublicKeySize},
+	{oidMLDSA65, mldsa65.PublicKeySize},
+	{oidMLDSA87, mldsa87.PublicKeySize},
+}
 
 // bindCredential checks that an x509 credential's end entity certifies the leaf's own signature key
 // (RFC 9420 §5.3). Other types bind through the Authenticator alone.
@@ -79,11 +99,12 @@ func certifiedKey(cert *x509.Certificate) ([]byte, error) {
 		Key       asn1.BitString
 	}
 	rest, err := asn1.Unmarshal(cert.RawSubjectPublicKeyInfo, &info)
-	if err != nil || len(rest) > 0 || !info.Algorithm.Algorithm.Equal(oidEd448) {
+	at := slices.IndexFunc(rawKeys, func(k rawKey) bool { return k.algorithm.Equal(info.Algorithm.Algorithm) })
+	if err != nil || len(rest) > 0 || at < 0 {
 		return nil, fail(ErrUnsupported, "§5.3", "x509 credential", "key algorithm %v", cert.PublicKeyAlgorithm)
 	}
-	if len(info.Algorithm.Parameters.FullBytes) > 0 || info.Key.BitLength != 8*len(info.Key.Bytes) {
-		return nil, fail(ErrMalformed, "§5.3", "x509 credential", "Ed448 key with parameters, or of a part of a byte (RFC 8410 §3)")
+	if len(info.Algorithm.Parameters.FullBytes) > 0 || info.Key.BitLength != 8*rawKeys[at].size {
+		return nil, fail(ErrMalformed, "§5.3", "x509 credential", "key of algorithm %v with parameters, or of %d bits", info.Algorithm.Algorithm, info.Key.BitLength)
 	}
 	return info.Key.Bytes, nil
 }
@@ -97,7 +118,7 @@ type X509Name struct {
 // X509Authenticator is an Authenticator for x509 credentials: it verifies their chains to the roots that
 // the application trusts, with the checks of crypto/x509 (signatures, validity, CA and path length, key
 // usage, name constraints, critical extensions). Keys of end entities can be of any cipher suite, Ed448
-// included; those of authorities must be of a kind that crypto/x509 verifies, which Ed448 is not.
+// and ML-DSA included; those of authorities must be of a kind that crypto/x509 verifies, which these are not.
 //
 // # Time
 //

@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"fmt"
+	"sync"
 
 	"github.com/fxamacker/cbor/v2"
 )
@@ -24,11 +25,11 @@ var encMode = mustEnc()
 
 var decMode = mustDec()
 
-func mustEnc() cbor.EncMode {
+func mustEnc() cbor.UserBufferEncMode {
 	opts := cbor.CoreDetEncOptions()
 	opts.TagsMd = cbor.TagsForbidden
 	opts.NilContainers = cbor.NilContainerAsEmpty
-	mode, err := opts.EncMode()
+	mode, err := opts.UserBufferEncMode()
 	if err != nil {
 		panic(err) // the options are constants: a test would have met it
 	}
@@ -66,6 +67,38 @@ func Encode(v any) ([]byte, error) {
 	return b, nil
 }
 
+// scratch has buffers for encodings that are only looked at.
+var scratch = sync.Pool{New: func() any { return new(bytes.Buffer) }}
+
+// maxScratch is the largest buffer that is kept for another use, in bytes.
+const maxScratch = 64 << 10
+
+// look shows fn the encoding of v after a prefix. fn must not keep the bytes.
+func look(prefix string, v any, fn func(b []byte)) error {
+	buf, ok := scratch.Get().(*bytes.Buffer)
+	if !ok {
+		buf = new(bytes.Buffer)
+	}
+	buf.Reset()
+	buf.WriteString(prefix)
+	err := encMode.MarshalToBuffer(v, buf)
+	if err != nil {
+		err = fmt.Errorf("encode %T: %w", v, err)
+	} else {
+		fn(buf.Bytes())
+	}
+	if buf.Cap() <= maxScratch {
+		scratch.Put(buf)
+	}
+	return err
+}
+
+// Size is the length of what Encode would write, in bytes.
+func Size(v any) (n int, err error) {
+	err = look("", v, func(b []byte) { n = len(b) })
+	return n, err
+}
+
 // Decode reads into v, a pointer, at most limit bytes and all of b. It refuses with TooLarge what
 // exceeds the limit and with Malformed what Encode would not have written. If v is a Checker, its
 // rules hold afterwards.
@@ -76,11 +109,11 @@ func Decode(b []byte, limit int, v any) error {
 	if err := decMode.Unmarshal(b, v); err != nil {
 		return Errorf(Malformed, "decode", "%T: %v", v, err)
 	}
-	again, err := encMode.Marshal(v)
-	if err != nil {
+	same := false
+	if err := look("", v, func(again []byte) { same = bytes.Equal(again, b) }); err != nil {
 		return Errorf(Malformed, "decode", "%T: %v", v, err)
 	}
-	if !bytes.Equal(again, b) {
+	if !same {
 		return Errorf(Malformed, "decode", "%T: not in the deterministic encoding", v)
 	}
 	if c, ok := v.(Checker); ok {

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"slices"
@@ -116,49 +117,50 @@ const MaxBlob = 256 << 20
 // SigningInput is what the submission key signs: a domain separator and the envelope without its
 // signature, in its deterministic encoding.
 func (e *Envelope) SigningInput() ([]byte, error) {
+	var input []byte
+	err := e.lookSigned(func(b []byte) { input = bytes.Clone(b) })
+	return input, err
+}
+
+func (e *Envelope) lookSigned(fn func(input []byte)) error {
 	bare := *e
 	bare.Signature = nil
-	b, err := Encode(&bare)
-	if err != nil {
-		return nil, err
-	}
-	return append([]byte("mlsfed submission 1\x00"), b...), nil
+	return look("mlsfed submission 1\x00", &bare, fn)
 }
 
 // Sign sets the signature. The key is the private half of the epoch's submission key pair.
 func (e *Envelope) Sign(key ed25519.PrivateKey) error {
-	input, err := e.SigningInput()
-	if err != nil {
+	var signature []byte
+	if err := e.lookSigned(func(input []byte) { signature = ed25519.Sign(key, input) }); err != nil {
 		return err
 	}
-	e.Signature = ed25519.Sign(key, input)
+	e.Signature = signature
 	return nil
 }
 
 // Verify reports whether the signature is one by key.
 func (e *Envelope) Verify(key SubmissionKey) bool {
-	input, err := e.SigningInput()
-	return err == nil && len(e.Signature) == ed25519.SignatureSize && ed25519.Verify(key[:], input, e.Signature)
+	if len(e.Signature) != ed25519.SignatureSize {
+		return false
+	}
+	valid := false
+	err := e.lookSigned(func(input []byte) { valid = ed25519.Verify(key[:], input, e.Signature) })
+	return err == nil && valid
 }
 
 // Digest is a SHA-256 over the whole envelope.
 func (e *Envelope) Digest() (Hash, error) {
-	b, err := Encode(e)
-	if err != nil {
-		return Hash{}, err
-	}
-	return sha256.Sum256(append([]byte("mlsfed envelope 1\x00"), b...)), nil
+	var h Hash
+	err := look("mlsfed envelope 1\x00", e, func(b []byte) { h = sha256.Sum256(b) })
+	return h, err
 }
 
 // Binding is what a committer puts into the Commit's authenticated_data and a member compares: a hash
-// over the change of the delivery list and the key of the next epoch. A server that changes either is
-// found out.
+// over the change of the delivery list. A server that changes it is found out. The key of the next epoch
+// needs no binding, and can have none, since it follows from the commit: members compare it with the one
+// that they derive.
 func (b *CommitBundle) Binding() (Hash, error) {
-	raw, err := Encode(struct {
-		_        struct{} `cbor:",toarray"`
-		Delivery DeliveryChange
-		Key      SubmissionKey
-	}{Delivery: b.Delivery, Key: b.Key})
+	raw, err := Encode(&b.Delivery)
 	if err != nil {
 		return Hash{}, err
 	}
@@ -282,6 +284,9 @@ func (b *CommitBundle) Check() error {
 	}
 	return b.Delivery.Check()
 }
+
+// IsZero reports whether nothing changes.
+func (d *DeliveryChange) IsZero() bool { return len(d.Add)+len(d.Remove) == 0 }
 
 // Check refuses a change that is not sorted or contradicts itself.
 func (d *DeliveryChange) Check() error {

@@ -226,13 +226,13 @@ func TestSignatureCoversEveryField(t *testing.T) {
 	}
 }
 
-func TestBindingCoversDeliveryAndKey(t *testing.T) {
+func TestBindingCoversDelivery(t *testing.T) {
 	base, err := commitEnvelope().Commit.Binding()
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, change := range map[string]func(*CommitBundle){
-		"key": func(b *CommitBundle) { b.Key[0]++ }, "add": func(b *CommitBundle) { b.Delivery.Add[0].Token[5]++ },
+		"add":  func(b *CommitBundle) { b.Delivery.Add[0].Token[5]++ },
 		"swap": func(b *CommitBundle) { b.Delivery.Add, b.Delivery.Remove = b.Delivery.Remove, b.Delivery.Add },
 	} {
 		b := commitEnvelope().Commit

@@ -36,5 +36,6 @@ then puts many conversations to sleep and wakes some. It takes about a quarter o
 	c.Flags().IntSliceVar(&cfg.Busy, "busy", nil, "numbers of busy conversations (default 100,1000)")
 	c.Flags().IntVar(&cfg.Sleepers, "sleepers", 0, "sleeping conversations (default 10000)")
 	c.Flags().IntVar(&cfg.Wakes, "wakes", 0, "conversations to wake (default 300)")
+	c.Flags().StringSliceVar(&cfg.Only, "only", nil, "parts to measure: commits, latency, sleep (default all)")
 	return c
 }

@@ -40,7 +40,7 @@ func newRoot() *cobra.Command {
 Each organization runs its own nodes; each conversation is ordered by the nodes of the
 organizations that take part in it.`,
 	}
-	root.AddCommand(newVersion(), newDemo(), newVectors(), newBench())
+	root.AddCommand(newInit(), newServe(), newUser(), newPeer(), newCert(), newConfig(), newStatus(), newBackup(), newRestore(), newRecover(), newVersion(), newDemo(), newVectors(), newBench())
 	return root
 }
 

@@ -49,8 +49,8 @@ func undoChange(list []wire.Address, change wire.DeliveryChange) ([]wire.Address
 	return applyChange(list, wire.DeliveryChange{Add: change.Remove, Remove: change.Add})
 }
 
-// organizations lists those of a sorted delivery list, in order. It skips from one to the next.
-func organizations(list []wire.Address) []wire.Domain {
+// Organizations lists those of a sorted delivery list, in order. It skips from one to the next.
+func Organizations(list []wire.Address) []wire.Domain {
 	var orgs []wire.Domain
 	for len(list) > 0 {
 		org := list[0].Organization
@@ -68,11 +68,16 @@ type Span struct {
 	Since, Until wire.SequenceNumber
 }
 
-// updateSpans records who came and went with entry seq.
-func (m *Machine) updateSpans(seq wire.SequenceNumber) {
+// someLeft reports whether an organization that has left is still remembered.
+func (m *Machine) someLeft() bool {
+	return slices.ContainsFunc(m.spans, func(s Span) bool { return s.Until != 0 })
+}
+
+// updateSpans records who came and went with entry seq, and reports whether anybody did.
+func (m *Machine) updateSpans(seq wire.SequenceNumber) bool {
 	present := make(map[wire.Domain]bool)
 	for _, h := range m.heads {
-		for _, org := range organizations(h.delivery) {
+		for _, org := range Organizations(h.delivery) {
 			present[org] = true
 		}
 	}
@@ -100,5 +105,7 @@ func (m *Machine) updateSpans(seq wire.SequenceNumber) {
 		}
 		return 1
 	})
+	moved := !slices.Equal(m.spans, next)
 	m.spans = next
+	return moved
 }

@@ -57,6 +57,7 @@ type Outcome struct {
 	Receipt   wire.Receipt
 	Committed *wire.Committed // nil where the entry was refused, or answered from memory
 	Err       *wire.Error     // why it was refused
+	Moved     bool            // organizations came or went, or the replicas were ordered
 }
 
 // plan is a judgement in favour: what enact has to do.
@@ -71,27 +72,38 @@ type plan struct {
 	ends     bool        // from is closed
 	epoch    wire.Epoch  // after the entry
 	creating bool
+	key      wire.SubmissionKey // under which the signature has been verified, zero for none
 }
 
 // Judge says whether e would be accepted now, and changes nothing: it returns the receipt of an earlier
 // acceptance, if there was one, or an error.
 func (m *Machine) Judge(e *wire.Entry) (*wire.Receipt, error) {
-	p, err := m.judge(e)
-	if err != nil {
-		return nil, err
+	receipt, _, err := m.JudgeKey(e)
+	return receipt, err
+}
+
+// JudgeKey is Judge, and says under which key it has verified the submission's signature, zero for none.
+func (m *Machine) JudgeKey(e *wire.Entry) (*wire.Receipt, wire.SubmissionKey, error) {
+	p := &plan{entry: e}
+	if err := m.judge(p); err != nil {
+		return nil, wire.SubmissionKey{}, err
 	}
-	return p.receipt, nil
+	return p.receipt, p.key, nil
 }
 
 // Apply takes the entry that Raft ordered next. The same entries in the same order give the same state
 // and outcomes everywhere.
-func (m *Machine) Apply(raw []byte) Outcome {
+func (m *Machine) Apply(raw []byte) Outcome { return m.ApplyVerified(raw, wire.SubmissionKey{}) }
+
+// ApplyVerified is Apply where the caller has seen that the signature of the submission in raw verifies
+// under key: that one check, whose result is known, is not made again. A zero key stands for none.
+func (m *Machine) ApplyVerified(raw []byte, key wire.SubmissionKey) Outcome {
 	e := new(wire.Entry)
 	if err := wire.Decode(raw, wire.MaxEntry, e); err != nil {
 		return Outcome{Err: wire.AsError("apply", err)}
 	}
-	p, err := m.judge(e)
-	if err != nil {
+	p := &plan{entry: e, key: key}
+	if err := m.judge(p); err != nil {
 		return Outcome{Err: err}
 	}
 	if p.receipt != nil {
@@ -108,42 +120,42 @@ func (m *Machine) clock(t wire.Time) wire.Time {
 	return min(max(t, m.now), m.now+MaxStep)
 }
 
-func (m *Machine) judge(e *wire.Entry) (*plan, *wire.Error) {
-	p := &plan{entry: e, now: m.clock(e.Time)}
-	if e.Replicas != nil {
-		return p, m.judgeReplicas(p, e.Replicas)
+func (m *Machine) judge(p *plan) *wire.Error {
+	p.now = m.clock(p.entry.Time)
+	if p.entry.Replicas != nil {
+		return m.judgeReplicas(p, p.entry.Replicas)
 	}
-	env := e.Envelope
+	env := p.entry.Envelope
 	if env.Conversation != m.id {
-		return nil, wire.Errorf(wire.Invalid, "submit", "is for conversation %v, this is %v", env.Conversation, m.id)
+		return wire.Errorf(wire.Invalid, "submit", "is for conversation %v, this is %v", env.Conversation, m.id)
 	}
 	receipt, err := m.answerBefore(env)
 	if err != nil || receipt != nil {
 		p.receipt = receipt
-		return p, err
+		return err
 	}
 	if env.Kind == wire.KindCreate {
-		return p, m.judgeCreate(p, env)
+		return m.judgeCreate(p, env)
 	}
 	switch {
 	case !m.created:
-		return nil, wire.Errorf(wire.UnknownConversation, "submit", "%v has not been created", m.id)
+		return wire.Errorf(wire.UnknownConversation, "submit", "%v has not been created", m.id)
 	case m.closed:
-		return nil, wire.Errorf(wire.Closed, "submit", "%v was closed with entry %d", m.id, m.seq)
+		return wire.Errorf(wire.Closed, "submit", "%v was closed with entry %d", m.id, m.seq)
 	}
 	h, err := m.locate(p, env)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	p.from, p.epoch = h, env.Epoch
 	switch env.Kind {
 	case wire.KindProposal:
-		return p, m.judgeProposal(p, env)
+		return m.judgeProposal(p, env)
 	case wire.KindCommit:
-		return p, m.judgeCommit(p, env)
+		return m.judgeCommit(p, env)
 	default:
 		p.ends = true
-		return p, authentic(env, h.key)
+		return p.authentic(env, h.key)
 	}
 }
 
@@ -168,7 +180,7 @@ func (m *Machine) locate(p *plan, e *wire.Envelope) (*head, *wire.Error) {
 	if child == nil {
 		return nil, m.stale(e, nil)
 	}
-	if err := m.signed(e, child.parent.key); err != nil {
+	if err := m.signed(p, e, child.parent.key); err != nil {
 		return nil, err
 	}
 	if e.Kind != wire.KindCommit || !e.Commit.Contest || child.parent.epoch != e.Epoch {
@@ -183,17 +195,19 @@ func (m *Machine) locate(p *plan, e *wire.Envelope) (*head, *wire.Error) {
 
 // signed checks the submission signature where the policy asks for it. With public handshakes the
 // message inside proves its sender.
-func (m *Machine) signed(e *wire.Envelope, key wire.SubmissionKey) *wire.Error {
+func (m *Machine) signed(p *plan, e *wire.Envelope, key wire.SubmissionKey) *wire.Error {
 	if m.policy.Handshakes == wire.HandshakesPublic && e.Kind != wire.KindClose {
 		return nil
 	}
-	return authentic(e, key)
+	return p.authentic(e, key)
 }
 
-func authentic(e *wire.Envelope, key wire.SubmissionKey) *wire.Error {
-	if !e.Verify(key) {
+func (p *plan) authentic(e *wire.Envelope, key wire.SubmissionKey) *wire.Error {
+	known := key == p.key && !key.IsZero()
+	if !known && !e.Verify(key) {
 		return wire.Errorf(wire.Forged, "submit", "signature does not verify under the submission key of epoch %d", e.Epoch)
 	}
+	p.key = key
 	return nil
 }
 
@@ -201,7 +215,7 @@ func (m *Machine) judgeCreate(p *plan, e *wire.Envelope) *wire.Error {
 	if m.created {
 		return wire.Errorf(wire.Exists, "create", "%v exists since %v", m.id, m.recentTime())
 	}
-	if err := authentic(e, e.Create.Key); err != nil {
+	if err := p.authentic(e, e.Create.Key); err != nil {
 		return err
 	}
 	group, err := m.openPublic(e.Create)
@@ -224,7 +238,7 @@ func inline(b []byte) *wire.Payload {
 func (m *Machine) recentTime() string { return m.now.Std().Format("2006-01-02 15:04:05Z") }
 
 func (m *Machine) judgeProposal(p *plan, e *wire.Envelope) *wire.Error {
-	if err := m.signed(e, p.from.key); err != nil {
+	if err := m.signed(p, e, p.from.key); err != nil {
 		return err
 	}
 	if p.from.proposals >= MaxProposals {
@@ -249,7 +263,7 @@ func (m *Machine) judgeCommit(p *plan, e *wire.Envelope) *wire.Error {
 		}
 	}
 	if !m.anyEpoch && !p.beside { // locate has verified a contest
-		if err := m.signed(e, base.key); err != nil {
+		if err := m.signed(p, e, base.key); err != nil {
 			return err
 		}
 	}
@@ -294,9 +308,9 @@ func (m *Machine) enact(p *plan, raw []byte) Outcome {
 	if p.creating {
 		m.created, m.policy = true, e.Envelope.Create.Policy
 	}
-	m.moveHeads(p)
+	moved := m.moveHeads(p)
 	if e.Replicas != nil {
-		m.replicas, m.since = e.Replicas, m.seq
+		m.replicas, m.since, moved = e.Replicas, m.seq, true
 	}
 	c := wire.Committed{Sequence: m.seq, Order: m.order, Entry: raw}
 	k := kept{Committed: c, time: m.now}
@@ -310,10 +324,11 @@ func (m *Machine) enact(p *plan, raw []byte) Outcome {
 		m.noteSubmission(submitted{ID: e.Envelope.Submission, Digest: digest, Receipt: receipt})
 	}
 	m.remember(k)
-	return Outcome{Receipt: receipt, Committed: &c}
+	return Outcome{Receipt: receipt, Committed: &c, Moved: moved}
 }
 
-func (m *Machine) moveHeads(p *plan) {
+// moveHeads reports whether organizations came or went.
+func (m *Machine) moveHeads(p *plan) bool {
 	if p.from != nil {
 		p.from.used = m.now
 	}
@@ -321,7 +336,7 @@ func (m *Machine) moveHeads(p *plan) {
 	switch {
 	case p.next != nil:
 		p.next.seq, p.next.used = m.seq, m.now
-		changed = true
+		changed = p.creating || p.beside || !p.next.change.IsZero() || m.someLeft()
 		switch {
 		case p.creating, p.beside:
 			m.heads = append(m.heads, p.next)
@@ -340,9 +355,7 @@ func (m *Machine) moveHeads(p *plan) {
 			p.from.public = p.public
 		}
 	}
-	if m.expireHeads() || changed {
-		m.updateSpans(m.seq)
-	}
+	return (m.expireHeads() || changed) && m.updateSpans(m.seq)
 }
 
 func dropHead(heads []*head, gone *head) []*head {

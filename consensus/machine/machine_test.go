@@ -510,8 +510,8 @@ func BenchmarkCommitWithListOf100000(b *testing.B) {
 		list = append(list, author.Address(wire.Domain(fmt.Sprintf("o%d.example", i/25_000)), i))
 	}
 	e := author.Create(testID, bb.id(), wire.Policy{}, list)
-	p, err := bb.m.judge(&wire.Entry{Time: 1, Envelope: e})
-	if err != nil {
+	p := &plan{entry: &wire.Entry{Time: 1, Envelope: e}}
+	if err := bb.m.judge(p); err != nil {
 		b.Fatal(err)
 	}
 	place := author.After(e, bb.m.enact(p, []byte("too large for one entry: enacted for the benchmark")).Receipt)

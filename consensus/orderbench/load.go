@@ -14,9 +14,21 @@ import (
 	"time"
 )
 
+// signedAhead is the number of commits a second for which clients sign ahead. Those of faster
+// conversations sign while they go on.
+const signedAhead = 8000
+
+// pace is how fast a design commits, and what it takes of the processors.
+type pace struct {
+	rate float64 // commits a second
+	cpu  float64 // milliseconds a commit, of all nodes and clients
+}
+
 // drive keeps one submission under way in each of n conversations and counts what is committed, after a
 // moment to get going.
-func drive(ctx context.Context, s system, n int, round time.Duration) (float64, error) {
+func drive(ctx context.Context, s system, n int, round time.Duration) (pace, error) {
+	warm(ctx, s, n)
+	s.prepare(int(signedAhead*round.Seconds()*6/5)/n + 1)
 	var count atomic.Int64
 	var stop atomic.Bool // what is under way is waited for: its answer says where the next commit goes
 	var first atomic.Pointer[error]
@@ -33,9 +45,9 @@ func drive(ctx context.Context, s system, n int, round time.Duration) (float64, 
 		})
 	}
 	pause(ctx, round/5)
-	before, start := count.Load(), time.Now()
+	before, start, cpu := count.Load(), time.Now(), cpuTime()
 	pause(ctx, round)
-	committed, took := count.Load()-before, time.Since(start)
+	committed, took, used := count.Load()-before, time.Since(start), cpuTime()-cpu
 	stop.Store(true)
 	all.Wait()
 	if committed == 0 {
@@ -43,9 +55,19 @@ func drive(ctx context.Context, s system, n int, round time.Duration) (float64, 
 		if f := first.Load(); f != nil {
 			err = fmt.Errorf("nothing was committed: %w", *f)
 		}
-		return 0, err
+		return pace{}, err
 	}
-	return float64(committed) / took.Seconds(), nil
+	return pace{float64(committed) / took.Seconds(), milliseconds(used) / float64(committed)}, nil
+}
+
+// warm commits once in each conversation: the change of replicas that follows its creation is then over,
+// and clients know what their next commit follows. Those that fail are counted by nobody yet.
+func warm(ctx context.Context, s system, n int) {
+	var all sync.WaitGroup
+	for i := range n {
+		all.Go(func() { _ = s.submit(ctx, i) })
+	}
+	all.Wait()
 }
 
 func pause(ctx context.Context, d time.Duration) {

@@ -13,20 +13,35 @@ import (
 	"github.com/hashicorp/go-hclog"
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/wire"
 )
 
 // naive is the design without any of ours: each replica has a raft-boltdb file and a TCP transport, and
-// the library's default timers.
+// the library's default timers. Its state machine is ours: the leader judges, every replica applies. An
+// empty one orders the same number of bytes and does nothing with them.
 type naive struct {
-	groups [][3]*raft.Raft
+	*clients
+	empty  bool
+	groups [][3]naiveReplica
 	closer []io.Closer
-	entry  []byte
+	entry  []byte // what an empty one orders
 }
 
-func newNaive(ctx context.Context, dir string, n int, progress func(string, ...any)) (*naive, error) {
-	s := &naive{groups: make([][3]*raft.Raft, n), entry: make([]byte, EntrySize)}
+type naiveReplica struct {
+	raft *raft.Raft
+	fsm  *naiveFSM
+}
+
+// naivePatience is how long a group may take to elect a leader before it counts as one without.
+const naivePatience = 30 * time.Second
+
+func newNaive(ctx context.Context, dir string, n int, empty bool, progress func(string, ...any)) (*naive, error) {
+	s := &naive{clients: newClients(n), empty: empty, groups: make([][3]naiveReplica, n), entry: make([]byte, EntrySize)}
 	// Some at a time: elections of a thousand at once do not end.
 	const together = 25
+	without := 0
 	for from := 0; from < n; from += together {
 		to := min(from+together, n)
 		for i := from; i < to; i++ {
@@ -34,16 +49,28 @@ func newNaive(ctx context.Context, dir string, n int, progress func(string, ...a
 				return nil, errors.Join(err, s.close())
 			}
 		}
+		deadline := time.Now().Add(naivePatience)
 		for i := from; i < to; i++ {
-			if _, err := s.leader(ctx, i, 2*time.Minute); err != nil {
-				return nil, errors.Join(err, s.close())
+			if err := s.found(ctx, i, deadline); err != nil {
+				without++
 			}
 		}
 		if to%250 == 0 {
 			progress("%d conversations: naive: %d are set up", n, to)
 		}
 	}
+	if without > 0 {
+		progress("%d conversations: naive: %d of them have no leader after %v; until they do, they commit nothing", n, without, naivePatience)
+	}
 	return s, nil
+}
+
+// found waits for a leader and creates the conversation.
+func (s *naive) found(ctx context.Context, i int, deadline time.Time) error {
+	if _, err := s.leader(ctx, i, time.Until(deadline)); err != nil || s.empty {
+		return err
+	}
+	return s.submit(ctx, i)
 }
 
 func (s *naive) open(dir string, group int) error {
@@ -74,7 +101,9 @@ func (s *naive) open(dir string, group int) error {
 		if err := raft.BootstrapCluster(c, store, store, snaps, transports[k], raft.Configuration{Servers: servers}); err != nil {
 			return err
 		}
-		if s.groups[group][k], err = raft.NewRaft(c, counter{}, store, store, snaps, transports[k]); err != nil {
+		replica := &s.groups[group][k]
+		replica.fsm = &naiveFSM{id: s.talks[group].id, empty: s.empty, m: machine.New(s.talks[group].id, nil)}
+		if replica.raft, err = raft.NewRaft(c, replica.fsm, store, store, snaps, transports[k]); err != nil {
 			return err
 		}
 	}
@@ -82,15 +111,17 @@ func (s *naive) open(dir string, group int) error {
 }
 
 // leader finds the one that leads a group.
-func (s *naive) leader(ctx context.Context, i int, patience time.Duration) (*raft.Raft, error) {
-	for deadline := time.Now().Add(patience); time.Now().Before(deadline) && ctx.Err() == nil; pause(ctx, 5*time.Millisecond) {
-		for _, r := range s.groups[i] {
-			if r != nil && r.State() == raft.Leader {
+func (s *naive) leader(ctx context.Context, i int, patience time.Duration) (*naiveReplica, error) {
+	for deadline := time.Now().Add(patience); ; pause(ctx, 5*time.Millisecond) {
+		for k := range s.groups[i] {
+			if r := &s.groups[i][k]; r.raft != nil && r.raft.State() == raft.Leader {
 				return r, nil
 			}
 		}
+		if time.Now().After(deadline) || ctx.Err() != nil {
+			return nil, errors.Join(fmt.Errorf("group %d has no leader", i), ctx.Err())
+		}
 	}
-	return nil, errors.Join(fmt.Errorf("group %d has no leader", i), ctx.Err())
 }
 
 func (s *naive) submit(ctx context.Context, i int) error {
@@ -98,15 +129,45 @@ func (s *naive) submit(ctx context.Context, i int) error {
 	if err != nil {
 		return err
 	}
-	return r.Apply(s.entry, 10*time.Second).Error()
+	if s.empty {
+		return r.raft.Apply(s.entry, 10*time.Second).Error()
+	}
+	entry := &wire.Entry{Version: wire.EntryVersion, Time: wire.TimeOf(time.Now()), Proposer: "n1.a.example", Envelope: s.next(i)}
+	receipt, err := r.fsm.judge(entry)
+	if err == nil && receipt == nil {
+		receipt, err = r.order(entry)
+	}
+	if err == nil {
+		s.answered(i, *receipt)
+	}
+	return err
+}
+
+func (r *naiveReplica) order(e *wire.Entry) (*wire.Receipt, error) {
+	raw, err := wire.Encode(e)
+	if err != nil {
+		return nil, err
+	}
+	future := r.raft.Apply(raw, 10*time.Second)
+	if err := future.Error(); err != nil {
+		return nil, err
+	}
+	out, ok := future.Response().(machine.Outcome)
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("answer is a %T", future.Response())
+	case out.Err != nil:
+		return nil, out.Err
+	}
+	return &out.Receipt, nil
 }
 
 func (s *naive) close() error {
 	var all sync.WaitGroup
 	for _, g := range s.groups {
 		for _, r := range g {
-			if r != nil {
-				all.Go(func() { _ = r.Shutdown().Error() })
+			if r.raft != nil {
+				all.Go(func() { _ = r.raft.Shutdown().Error() })
 			}
 		}
 	}
@@ -118,14 +179,60 @@ func (s *naive) close() error {
 	return errors.Join(errs...)
 }
 
-// counter is a state machine that does nothing: all the time belongs to the ordering.
-type counter struct{}
+// naiveFSM puts our state machine under Raft and nothing else.
+type naiveFSM struct {
+	id    wire.ConversationID
+	empty bool
 
-func (counter) Apply(*raft.Log) any                 { return nil }
-func (counter) Snapshot() (raft.FSMSnapshot, error) { return nothing{}, nil }
-func (counter) Restore(r io.ReadCloser) error       { return r.Close() }
+	mu sync.RWMutex // guards m
+	m  *machine.Machine
+}
 
-type nothing struct{}
+func (f *naiveFSM) judge(e *wire.Entry) (*wire.Receipt, error) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return f.m.Judge(e)
+}
 
-func (nothing) Persist(sink raft.SnapshotSink) error { return sink.Close() }
-func (nothing) Release()                             {}
+// Apply implements raft.FSM.
+func (f *naiveFSM) Apply(l *raft.Log) any {
+	if f.empty {
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.m.Apply(l.Data)
+}
+
+// Snapshot implements raft.FSM.
+func (f *naiveFSM) Snapshot() (raft.FSMSnapshot, error) {
+	f.mu.RLock()
+	defer f.mu.RUnlock()
+	return naiveImage{f.m.Snapshot()}, nil
+}
+
+// Restore implements raft.FSM.
+func (f *naiveFSM) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	m, err := machine.Restore(f.id, nil, r)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.m = m
+	return nil
+}
+
+type naiveImage struct{ *machine.Image }
+
+// Persist implements raft.FSMSnapshot.
+func (i naiveImage) Persist(sink raft.SnapshotSink) error {
+	if _, err := i.WriteTo(sink); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+// Release implements raft.FSMSnapshot.
+func (naiveImage) Release() {}

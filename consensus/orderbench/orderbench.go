@@ -23,6 +23,7 @@ type Config struct {
 	Busy     []int         // busy conversations [100, 1,000]
 	Sleepers int           // sleeping conversations [10,000]
 	Wakes    int           // [300]
+	Only     []string      // parts: "commits", "latency", "sleep" [all]
 	Progress func(format string, args ...any)
 }
 
@@ -67,8 +68,20 @@ func Run(ctx context.Context, cfg Config, show func(Row)) (err error) {
 		defer func() { err = errors.Join(err, os.RemoveAll(cfg.Dir)) }()
 	}
 	b := &bench{cfg: cfg, ctx: ctx, show: show}
-	for _, step := range []func() error{b.throughput, b.latency, b.sleepers} {
-		if err := step(); err != nil {
+	steps := []struct {
+		name string
+		run  func() error
+	}{{"commits", b.throughput}, {"latency", b.latency}, {"sleep", b.sleepers}}
+	for _, part := range cfg.Only {
+		if part != "commits" && part != "latency" && part != "sleep" {
+			return fmt.Errorf("orderbench: no part is named %q: wanted commits, latency or sleep", part)
+		}
+	}
+	for _, step := range steps {
+		if len(cfg.Only) > 0 && !slices.Contains(cfg.Only, step.name) {
+			continue
+		}
+		if err := step.run(); err != nil {
 			return err
 		}
 	}
@@ -86,32 +99,37 @@ func (b *bench) dir(name string, args ...any) string {
 }
 
 // system is a design under load: submit orders one entry in conversation i and returns when it is
-// durable on a majority.
+// durable on a majority; prepare lets each conversation's client sign so many ahead.
 type system interface {
+	prepare(n int)
 	submit(ctx context.Context, i int) error
 	close() error
 }
 
-// throughput lets the three designs take turns.
+// throughput lets the designs take turns. The one with an empty state machine has one round: it says what
+// part of the naive design's work is the state machine's.
 func (b *bench) throughput() error {
 	for _, n := range b.cfg.Busy {
 		rates := map[string][]float64{}
 		for round := range b.cfg.Rounds {
-			for _, design := range []string{"naive", raftlog.BackendBolt, raftlog.BackendPebble} {
+			for _, design := range designs() {
+				if design == designEmpty && round > 0 {
+					continue
+				}
 				b.cfg.Progress("%d conversations, round %d of %d: %s", n, round+1, b.cfg.Rounds, design)
-				rate, err := b.measure(design, n, round)
+				pace, err := b.measure(design, n, round)
 				if err != nil {
 					return fmt.Errorf("%s with %d conversations: %w", design, n, err)
 				}
-				b.cfg.Progress("%d conversations, round %d of %d: %s: %.0f commits/s", n, round+1, b.cfg.Rounds, design, rate)
-				rates[design] = append(rates[design], rate)
+				b.cfg.Progress("%d conversations, round %d of %d: %s: %.0f commits/s, %.2f ms of CPU each", n, round+1, b.cfg.Rounds, design, pace.rate, pace.cpu)
+				rates[design] = append(rates[design], pace.rate)
 			}
 		}
-		naive := median(rates["naive"])
-		for _, design := range []string{"naive", raftlog.BackendBolt, raftlog.BackendPebble} {
+		naive := median(rates[designNaive])
+		for _, design := range designs() {
 			row := Row{Name: "commits/" + design, N: n, Value: median(rates[design]), Unit: "1/s"}
-			if design != "naive" {
-				row.Against, row.Ratio = "naive", row.Value/naive
+			if design != designNaive {
+				row.Against, row.Ratio = designNaive, row.Value/naive
 			}
 			b.show(row)
 		}
@@ -119,20 +137,33 @@ func (b *bench) throughput() error {
 	return nil
 }
 
-func (b *bench) measure(design string, n, round int) (rate float64, err error) {
+func (b *bench) measure(design string, n, round int) (p pace, err error) {
 	dir := b.dir("%s-%d-%d", design, n, round)
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	var s system
-	if design == "naive" {
-		s, err = newNaive(b.ctx, dir, n, b.cfg.Progress)
-	} else {
-		s, err = newOurs(b.ctx, dir, design, n, b.cfg.Progress)
-	}
+	s, err := b.open(design, dir, n)
 	if err != nil {
-		return 0, err
+		return pace{}, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
 	return drive(b.ctx, s, n, b.cfg.Round)
+}
+
+// open makes a design with n conversations.
+func (b *bench) open(design, dir string, n int) (system, error) {
+	if design == designNaive || design == designEmpty {
+		return newNaive(b.ctx, dir, n, design == designEmpty, b.cfg.Progress)
+	}
+	return newOurs(b.ctx, dir, design, n, b.cfg.Progress)
+}
+
+// The designs beside ours, whose names are those of their backends.
+const (
+	designNaive = "naive"       // the same state machine as ours
+	designEmpty = "naive-empty" // a state machine that does nothing
+)
+
+func designs() []string {
+	return []string{designNaive, designEmpty, raftlog.BackendBolt, raftlog.BackendPebble}
 }
 
 // latency measures a single conversation beside what the disk and the network alone take.
@@ -145,6 +176,8 @@ func (b *bench) latency() error {
 		if err != nil {
 			return err
 		}
+		warm(b.ctx, o, 1)
+		o.prepare(samples)
 		// The floor is taken in turns with what is compared to it.
 		var times, floors []float64
 		for len(times) < samples && err == nil {

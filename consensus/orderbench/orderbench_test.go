@@ -26,7 +26,7 @@ func TestLongRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"commits/naive", "commits/bolt", "commits/pebble", "latency/bolt", "floor", "follower-lag", "latency/pebble",
+	want := []string{"commits/naive", "commits/naive-empty", "commits/bolt", "commits/pebble", "latency/bolt", "floor", "follower-lag", "latency/pebble",
 		"asleep/cpu", "asleep/heap", "wake/p50", "wake/p99"}
 	if !slices.Equal(names, want) {
 		t.Fatalf("rows %v, want %v", names, want)

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/consensus"
-	"github.com/mlsfed/mlsfed/consensus/internal/author"
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -23,19 +22,18 @@ var organizations = []wire.Domain{"a.example", "b.example", "c.example"}
 
 // ours is three nodes, one for each organization, and n conversations across them.
 type ours struct {
+	*clients
+	dir     string
+	backend string
+	keep    bool // arrivals are kept
+
 	nodes  [3]*benchNode
 	cancel context.CancelFunc
 	done   sync.WaitGroup
-	ids    atomic.Uint64
-	talks  []*talk
 }
 
-// talk is one conversation, and what its next commit builds on.
-type talk struct {
-	mu    sync.Mutex // guards place: submissions of one conversation follow each other
-	place author.Place
-	home  int // the node that clients of this conversation ask
-}
+// home is the node that the clients of conversation i ask.
+func (o *ours) home(i int) *consensus.Manager { return o.nodes[i%3].manager }
 
 type benchNode struct {
 	id      wire.NodeID
@@ -84,28 +82,37 @@ func (a *arrivals) Consume(_ context.Context, d consensus.Delivery) error {
 func (o *ours) Nodes(org wire.Domain) []wire.NodeID { return []wire.NodeID{"n1." + wire.NodeID(org)} }
 
 func newOurs(ctx context.Context, dir, backend string, n int, progress func(string, ...any)) (*ours, error) {
-	o := &ours{}
-	ctx, o.cancel = context.WithCancel(ctx)
-	for k := range o.nodes {
-		if err := o.start(ctx, k, dir, backend, n == 1); err != nil {
-			return nil, errors.Join(err, o.close())
-		}
+	o := &ours{clients: newClients(n), dir: dir, backend: backend, keep: n == 1}
+	err := o.run(ctx)
+	if err == nil {
+		err = o.found(ctx, n, progress)
 	}
-	if err := o.found(ctx, n, progress); err != nil {
+	if err != nil {
 		return nil, errors.Join(err, o.close())
 	}
 	return o, nil
 }
 
+// run starts the nodes, for the first time or on what they have on disk.
+func (o *ours) run(ctx context.Context) error {
+	ctx, o.cancel = context.WithCancel(ctx)
+	for k := range o.nodes {
+		if err := o.start(ctx, k); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // start makes node k and runs it.
-func (o *ours) start(ctx context.Context, k int, dir, backend string, keep bool) (err error) {
+func (o *ours) start(ctx context.Context, k int) (err error) {
 	node := &benchNode{id: o.Nodes(organizations[k])[0]}
-	node.seen = arrivals{at: map[wire.ConversationID]map[wire.SequenceNumber]time.Time{}, heads: map[wire.ConversationID]wire.SequenceNumber{}, keep: keep}
-	dir = filepath.Join(dir, string(node.id))
+	node.seen = arrivals{at: map[wire.ConversationID]map[wire.SequenceNumber]time.Time{}, heads: map[wire.ConversationID]wire.SequenceNumber{}, keep: o.keep}
+	dir := filepath.Join(o.dir, string(node.id))
 	if node.listen, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
 		return err
 	}
-	if node.log, err = raftlog.Open(raftlog.Config{Dir: filepath.Join(dir, "log"), Backend: backend}); err != nil {
+	if node.log, err = raftlog.Open(raftlog.Config{Dir: filepath.Join(dir, "log"), Backend: o.backend}); err != nil {
 		return errors.Join(err, node.listen.Close())
 	}
 	o.nodes[k] = node
@@ -123,7 +130,6 @@ func (o *ours) start(ctx context.Context, k int, dir, backend string, keep bool)
 
 // found creates n conversations, each with a voter on every node.
 func (o *ours) found(ctx context.Context, n int, progress func(string, ...any)) error {
-	o.talks = make([]*talk, n)
 	errs := make(chan error, n)
 	slots := make(chan struct{}, 64)
 	var done atomic.Int64
@@ -145,20 +151,17 @@ func (o *ours) found(ctx context.Context, n int, progress func(string, ...any)) 
 }
 
 func (o *ours) foundOne(ctx context.Context, i int) error {
-	home := i % 3
-	id := wire.ConversationID(fmt.Sprintf("conversation %08d", i))
-	e := author.Create(id, author.Submission(o.ids.Add(1)), wire.Policy{Voters: 3}, author.Addresses(uint64(i), organizations...))
-	receipt, err := o.nodes[home].manager.Create(ctx, e)
+	receipt, err := o.home(i).Create(ctx, o.next(i))
 	for errors.Is(err, wire.Unavailable) && ctx.Err() == nil { // the node is still starting
 		pause(ctx, 5*time.Millisecond)
-		receipt, err = o.nodes[home].manager.Create(ctx, e)
+		receipt, err = o.home(i).Create(ctx, o.next(i))
 	}
 	if err != nil {
 		return err
 	}
-	o.talks[i] = &talk{place: author.After(e, receipt), home: home}
+	o.answered(i, receipt)
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline) && ctx.Err() == nil; pause(ctx, 10*time.Millisecond) {
-		if st, err := o.nodes[home].manager.Status(id); err == nil && len(st.Voters) == 3 {
+		if st, err := o.home(i).Status(o.talks[i].id); err == nil && len(st.Voters) == 3 {
 			return nil
 		}
 	}
@@ -167,13 +170,9 @@ func (o *ours) foundOne(ctx context.Context, i int) error {
 
 // submit commits the next epoch of conversation i.
 func (o *ours) submit(ctx context.Context, i int) error {
-	t := o.talks[i]
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	e := t.place.Commit(author.Submission(o.ids.Add(1)), EntrySize-300, wire.DeliveryChange{})
-	receipt, err := o.nodes[t.home].manager.Submit(ctx, e)
+	receipt, err := o.home(i).Submit(ctx, o.next(i))
 	if err == nil {
-		t.place = author.After(e, receipt)
+		o.answered(i, receipt)
 	}
 	return err
 }
@@ -184,7 +183,7 @@ func (o *ours) lags() []float64 {
 	arrived := map[wire.SequenceNumber][]time.Time{}
 	for _, n := range o.nodes {
 		n.seen.mu.Lock()
-		for seq, at := range n.seen.at[o.talks[0].place.Conversation] {
+		for seq, at := range n.seen.at[o.talks[0].id] {
 			arrived[seq] = append(arrived[seq], at)
 		}
 		n.seen.mu.Unlock()
@@ -199,6 +198,7 @@ func (o *ours) lags() []float64 {
 	return out
 }
 
+// close stops the nodes. What they have on disk stays.
 func (o *ours) close() error {
 	o.cancel()
 	var errs []error
@@ -213,6 +213,7 @@ func (o *ours) close() error {
 			errs = append(errs, n.log.Close())
 		}
 	}
+	o.nodes = [3]*benchNode{}
 	return errors.Join(errs...)
 }
 

@@ -1,0 +1,255 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"errors"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// State says where this device is in a conversation.
+type State uint8
+
+// The states.
+const (
+	StateCreating State = 1 // made here, not yet ordered
+	StateJoining  State = 2 // this device was added; what it needs to join is being fetched
+	StateActive   State = 3
+	StateLeaving  State = 4 // this device has asked to be removed
+	StateLeft     State = 5 // it is out, or the conversation was closed
+	StateBroken   State = 6 // it cannot follow: see Conversation.Why and Device.Rejoin
+)
+
+// String is the state's name.
+func (s State) String() string {
+	names := [...]string{"", "creating", "joining", "active", "leaving", "left", "broken"}
+	if int(s) < len(names) {
+		return names[s]
+	}
+	return "unknown"
+}
+
+// PaddingMode says how much padding messages get.
+type PaddingMode uint8
+
+// The modes: Padmé, by default, hides lengths but for their magnitude; blocks of 256 bytes; none.
+const (
+	PadPadme  PaddingMode = 0
+	PadBlocks PaddingMode = 1
+	PadNone   PaddingMode = 2
+)
+
+func (p PaddingMode) padding() mlscore.Padding {
+	switch p {
+	case PadBlocks:
+		return mlscore.PadToMultiple(256)
+	case PadNone:
+		return mlscore.NoPadding()
+	}
+	return mlscore.Padme()
+}
+
+// thread is a conversation in somebody's turn.
+type thread struct {
+	d     *Device
+	u     *unit
+	id    wire.ConversationID
+	rec   *conversationRecord
+	group *mlscore.Group // nil where the state has none
+}
+
+func conversationKey(id wire.ConversationID) []byte { return recordKey(recordOne, idPart(id)) }
+
+// thread opens a conversation; nil if this device knows none of that id.
+func (d *Device) thread(u *unit, id wire.ConversationID) (*thread, error) {
+	rec := new(conversationRecord)
+	ok, err := u.getRecord(conversationKey(id), rec)
+	if err != nil || !ok {
+		return nil, err
+	}
+	t := &thread{d: d, u: u, id: id, rec: rec}
+	switch rec.State {
+	case StateCreating, StateActive, StateLeaving:
+		t.group, err = d.group(id)
+	}
+	return t, err
+}
+
+// knownThread is thread for a caller who names the conversation.
+func (d *Device) knownThread(u *unit, id wire.ConversationID) (*thread, error) {
+	t, err := d.thread(u, id)
+	if err == nil && t == nil {
+		err = wire.Errorf(wire.UnknownConversation, "conversation", "%v is not one of this device", id)
+	}
+	return t, err
+}
+
+// usableThread is knownThread for a caller who wants to send or change something.
+func (d *Device) usableThread(u *unit, id wire.ConversationID) (*thread, error) {
+	t, err := d.knownThread(u, id)
+	if err != nil {
+		return nil, err
+	}
+	switch t.rec.State {
+	case StateCreating, StateActive:
+		return t, nil
+	case StateBroken:
+		return nil, wire.Errorf(wire.Invalid, "conversation", "%v cannot be followed any further: %s", id, t.rec.Why)
+	}
+	return nil, wire.Errorf(wire.Closed, "conversation", "this device is %v in %v", t.rec.State, id)
+}
+
+// group opens a group, or gives the one that is open.
+func (d *Device) group(id wire.ConversationID) (*mlscore.Group, error) {
+	if g := d.groups[id]; g != nil {
+		return g, nil
+	}
+	g, err := d.client.LoadGroup([]byte(id))
+	if err != nil {
+		return nil, err
+	}
+	d.keepOpen(id, g)
+	return g, nil
+}
+
+func (d *Device) keepOpen(id wire.ConversationID, g *mlscore.Group) {
+	if len(d.groups) >= d.opts.Limits.Groups {
+		clear(d.groups)
+	}
+	d.groups[id] = g
+}
+
+func (t *thread) save() error { return t.u.putRecord(conversationKey(t.id), t.rec) }
+
+// look makes the judge see this group.
+func (t *thread) look(revoked map[string]bool) { t.d.judge.look(t.group.Public(), revoked) }
+
+func (t *thread) event(e Event) {
+	e.Conversation = t.id
+	t.u.then(func() { t.d.emit(e) })
+}
+
+func (t *thread) kick(l lane) { t.u.then(func() { t.d.lanes.kick(l) }) }
+
+func (t *thread) rules() (*Rules, error) { return rulesOf(t.group.Public().Context().Extensions) }
+
+// self is this device's own member.
+func (t *thread) self() (mlscore.Member, error) {
+	m, ok := t.group.Public().Member(t.group.Self())
+	if !ok {
+		return m, wire.Errorf(wire.Internal, "conversation", "own leaf is blank in %v", t.id)
+	}
+	return m, nil
+}
+
+// breakOff ends following a conversation that cannot be repaired without the user's word.
+func (t *thread) breakOff(why error) error {
+	t.rec.State, t.rec.Why = StateBroken, shorten(why.Error())
+	t.rec.Behind, t.rec.Failed = behind{}, failed{}
+	t.event(Event{Type: EventBroken, Err: why})
+	if err := t.dropPending(); err != nil {
+		return err
+	}
+	t.group = nil
+	if err := t.failOperations(why); err != nil {
+		return err
+	}
+	if err := t.failOutgoing(why); err != nil {
+		return err
+	}
+	return t.save()
+}
+
+func shorten(s string) string {
+	if len(s) > 512 {
+		s = string(bytes.ToValidUTF8([]byte(s[:512]), nil))
+	}
+	return s
+}
+
+// exporter is a group or a staged commit.
+type exporter interface {
+	Export(label string, context []byte, length int) (mlscore.Secret, error)
+}
+
+// submissionKey derives the key pair of an epoch by which members prove membership to servers.
+func submissionKey(e exporter) (ed25519.PrivateKey, error) {
+	seed, err := e.Export("mlsfed submission", nil, ed25519.SeedSize)
+	if err != nil {
+		return nil, err
+	}
+	defer seed.Erase()
+	return ed25519.NewKeyFromSeed(seed.Bytes()), nil
+}
+
+func publicKey(k ed25519.PrivateKey) wire.SubmissionKey {
+	return wire.SubmissionKey(k.Public().(ed25519.PublicKey))
+}
+
+// isStore reports whether an error is the store's and so not a message's.
+func isStore(err error) bool { return errors.Is(err, mlscore.ErrStore) || errors.Is(err, errNoTurn) }
+
+func listConversations(u *unit) ([]wire.ConversationID, error) {
+	var ids []wire.ConversationID
+	prefix := recordKey(recordOne)
+	err := u.Scan(prefix, func(key, _ []byte) error {
+		ids = append(ids, wire.ConversationID(key[len(prefix)+1:]))
+		return nil
+	})
+	return ids, err
+}
+
+// Conversation is what a device knows of one.
+type Conversation struct {
+	ID         wire.ConversationID
+	State      State
+	Why        string // of StateBroken
+	Rules      Rules  // the last ones, where the device is out
+	Epoch      wire.Epoch
+	Sequence   wire.SequenceNumber // of the last entry that was taken in
+	Order      wire.Hash           // the order hash up to it
+	Members    int                 // devices
+	Messages   uint64              // of the local history
+	Unread     uint64              // since MarkRead
+	Outgoing   int                 // messages that wait to be accepted
+	Handshakes wire.Handshakes
+	// Authenticator is equal for two devices exactly if they share the epoch's state (RFC 9420 §8.7).
+	Authenticator []byte
+
+	number uint64
+}
+
+// Conversation describes one.
+func (d *Device) Conversation(ctx context.Context, id wire.ConversationID) (*Conversation, error) {
+	var c *Conversation
+	err := d.turn(ctx, func(u *unit) error {
+		t, err := d.knownThread(u, id)
+		if err == nil {
+			c, err = t.describe()
+		}
+		return err
+	})
+	return c, err
+}
+
+func (t *thread) describe() (*Conversation, error) {
+	r := t.rec
+	c := &Conversation{
+		ID: t.id, State: r.State, Why: r.Why, Sequence: r.Position.Last, Order: r.Position.Order, Messages: r.Counters.Message,
+		Unread: r.Counters.Unread, Handshakes: wire.Handshakes(r.Policy), number: r.Number, Rules: Rules{Name: r.Title},
+	}
+	err := t.u.Scan(recordKey(recordOutgoing, idPart(t.id)), func(_, _ []byte) error { c.Outgoing++; return nil })
+	if err != nil || t.group == nil {
+		return c, err
+	}
+	rules, err := t.rules()
+	if err != nil {
+		return nil, err
+	}
+	c.Rules, c.Epoch, c.Members = *rules, wire.Epoch(t.group.Epoch()), t.group.Public().Size()
+	c.Authenticator = t.group.EpochAuthenticator()
+	return c, nil
+}

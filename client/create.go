@@ -1,0 +1,124 @@
+package client
+
+import (
+	"context"
+	"slices"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// CreateOptions shape a conversation. The zero value is a good one: private handshakes, the creator is
+// its admin, and every member may add users.
+type CreateOptions struct {
+	Name          string
+	Admins        []wire.UserID // beside the creator
+	AdminsAdd     bool          // only admins add users
+	MembersRemove bool          // every member may remove users
+	MembersRename bool
+	// PublicHandshakes lets servers read who takes part, and validate every change (RFC 9420 §6).
+	PublicHandshakes bool
+	Padding          PaddingMode // of this device's messages
+	Voters           uint8       // wire.Policy
+	Witness          wire.Domain // wire.Policy
+}
+
+// Create founds a conversation with this device in it, and returns once its organization has ordered it.
+// If ctx ends before, it goes on being created. Other devices of the user are added soon.
+func (d *Device) Create(ctx context.Context, o CreateOptions) (wire.ConversationID, error) {
+	token, err := d.newToken()
+	if err != nil {
+		return "", err
+	}
+	if err := d.call(ctx, wire.MethodAddress, &wire.AddressRequest{Token: token}, nil); err != nil {
+		return "", err
+	}
+	var raw [16]byte
+	if err := d.random(raw[:]); err != nil {
+		return "", err
+	}
+	id := wire.ConversationID(raw[:])
+	var outcome <-chan error
+	var op operation
+	err = d.turn(ctx, func(u *unit) error {
+		n, err := d.found(u, id, token, o)
+		op = operation{id, n}
+		if err == nil {
+			outcome = d.waiters.add(op)
+		}
+		return err
+	})
+	if err != nil {
+		return "", err
+	}
+	if err := d.await(ctx, op, outcome); err != nil {
+		return id, err
+	}
+	d.lanes.kick(laneUpkeep) // adds the user's other devices
+	return id, nil
+}
+
+// found makes the group and the create that goes out.
+func (d *Device) found(u *unit, id wire.ConversationID, token wire.Token, o CreateOptions) (uint64, error) {
+	self, err := d.enrolled()
+	if err != nil {
+		return 0, err
+	}
+	t := &thread{d: d, u: u, id: id, rec: &conversationRecord{
+		Version: recordVersion, State: StateCreating, Token: token, Policy: uint8(wire.HandshakesPrivate),
+		Keys: keyAge{Since: d.now()}, Padding: o.Padding, Title: o.Name,
+	}}
+	if o.PublicHandshakes {
+		t.rec.Policy = uint8(wire.HandshakesPublic)
+	}
+	if t.rec.Number, err = d.nextNumber(u); err != nil {
+		return 0, err
+	}
+	rules := &Rules{
+		Version: rulesVersion, Name: o.Name, MembersAdd: !o.AdminsAdd, MembersRemove: o.MembersRemove, MembersRename: o.MembersRename,
+		Admins: append(slices.Clone(o.Admins), self.Device.User()),
+	}
+	slices.Sort(rules.Admins)
+	rules.Admins = slices.Compact(rules.Admins)
+	x, err := rules.extension()
+	if err != nil {
+		return 0, err
+	}
+	required := mlscore.RequiredCapabilities{
+		Extensions: []mlscore.ExtensionType{extensionRules, extensionAddress}, Credentials: []mlscore.CredentialType{mlscore.CredentialX509},
+	}
+	t.group, err = d.client.CreateGroup(self.identity(), []byte(id), mlscore.CreateOptions{
+		GroupOptions: t.options(), Extensions: mlscore.Extensions{required.Extension(), x}, LeafExtensions: addressExtension(token),
+	})
+	if err != nil {
+		return 0, err
+	}
+	d.keepOpen(id, t.group)
+	return t.sendCreate(self.Device.Organization(), o)
+}
+
+func (t *thread) sendCreate(org wire.Domain, o CreateOptions) (uint64, error) {
+	key, err := submissionKey(t.group)
+	if err != nil {
+		return 0, err
+	}
+	e := t.envelope(wire.KindCreate)
+	e.Create = &wire.Create{
+		Policy:   wire.Policy{Handshakes: wire.Handshakes(t.rec.Policy), Voters: o.Voters, Witness: o.Witness},
+		Key:      publicKey(key),
+		Delivery: []wire.Address{{Organization: org, Token: t.rec.Token}},
+	}
+	if t.public() {
+		if e.Create.Info, err = t.group.GroupInfo(mlscore.GroupInfoOptions{External: true}); err != nil {
+			return 0, err
+		}
+		if e.Create.Tree, err = t.group.Public().Tree(); err != nil {
+			return 0, err
+		}
+	}
+	n, err := t.enqueue(&operationRecord{Kind: opCreate})
+	if err != nil {
+		return 0, err
+	}
+	return n, t.sendOut(e, &pendingRecord{Version: recordVersion, Operation: n + 1})
+}

@@ -1,0 +1,107 @@
+package client
+
+import (
+	"context"
+	"crypto/x509"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Enrolment says how a device enrols. Exactly one of Code and Token is set.
+type Enrolment struct {
+	Device wire.DeviceID
+	Code   string // of an invitation
+	Token  string // an OpenID Connect ID token
+	// Root is the SHA-256 of the root that the organization must have; zero for any that the Transport
+	// trusts. See Invitation.
+	Root wire.Hash
+}
+
+// Enrol makes the device one of a user's: it makes a key, which is on disk before it is sent, and gets a
+// certificate over it. A repetition after a lost answer does no harm. wire.Exists if the device is
+// enrolled already, wire.Denied for a bad code or a certificate that is not what was asked for.
+func (d *Device) Enrol(ctx context.Context, e Enrolment) error {
+	r := &wire.EnrolRequest{Device: e.Device, Code: e.Code, Token: e.Token}
+	err := d.turn(ctx, func(u *unit) error {
+		self, err := d.newSelf(u, e.Device)
+		if err != nil {
+			return err
+		}
+		r.Key = self.Public
+		r.Proof, err = self.sign(wire.EnrolInput(e.Device, self.Public))
+		return err
+	})
+	if err == nil {
+		err = r.Check()
+	}
+	if err != nil {
+		return err
+	}
+	a, err := d.opts.Transport.Enrol(ctx, r)
+	if err != nil {
+		return err
+	}
+	return d.turn(ctx, func(u *unit) error { return d.take(u, a.Chain, e.Root) })
+}
+
+// newSelf makes the device's key, or finds the one of an earlier attempt.
+func (d *Device) newSelf(u *unit, id wire.DeviceID) (*deviceRecord, error) {
+	if err := id.Check(); err != nil {
+		return nil, wire.Errorf(wire.Malformed, "enrol", "%v", err)
+	}
+	if d.self != nil && len(d.self.Chain) > 0 {
+		return nil, wire.Errorf(wire.Exists, "enrol", "this device is %s already: use another folder", d.self.Device)
+	}
+	if d.self != nil && d.self.Device == id {
+		return d.self, nil
+	}
+	key, public, err := mlscore.GenerateSignatureKey(d.opts.Rand, d.opts.Suite)
+	if err != nil {
+		return nil, err
+	}
+	r := &deviceRecord{Version: recordVersion, Device: id, Suite: uint16(d.opts.Suite), Key: key.Bytes(), Public: public}
+	if _, err := r.sign(nil); err != nil {
+		return nil, err
+	}
+	return r, d.saveSelf(u, r)
+}
+
+// take keeps a certificate chain, and pins its root as that of the own organization.
+func (d *Device) take(u *unit, chain [][]byte, want wire.Hash) error {
+	next := *d.self
+	leaf, root, err := d.checkChain(&next, chain)
+	if err != nil {
+		return err
+	}
+	if got := hashOf(root.Raw); want != (wire.Hash{}) && got != want {
+		return wire.Errorf(wire.Denied, "enrol", "the certificate is of root %v, the invitation names %v: ask for another invitation", got, want)
+	}
+	if err := d.pin(u, wire.Organization{Domain: next.Device.Organization(), Root: root.Raw}); err != nil {
+		return err
+	}
+	next.Chain, next.Ends = chain, wire.TimeOf(leaf.NotAfter)
+	credential := mlscore.X509Credential(chain...)
+	if err := d.authenticator().ValidateCredential(credential, next.Public, mlscore.UseKeyPackage); err != nil {
+		return wire.Errorf(wire.Denied, "enrol", "certificate: %v", err)
+	}
+	return d.saveSelf(u, &next)
+}
+
+// checkChain reads a chain whose first certificate must be this device's, and whose last its organization's.
+func (d *Device) checkChain(self *deviceRecord, chain [][]byte) (leaf, root *x509.Certificate, err error) {
+	if len(chain) < 2 || len(chain) > mlscore.MaxCertificates {
+		return nil, nil, wire.Errorf(wire.Denied, "certificate", "chain of %d, wanted the device's and its organization's", len(chain))
+	}
+	if leaf, err = x509.ParseCertificate(chain[0]); err != nil {
+		return nil, nil, wire.Errorf(wire.Malformed, "certificate", "%v", err)
+	}
+	if root, err = x509.ParseCertificate(chain[len(chain)-1]); err != nil {
+		return nil, nil, wire.Errorf(wire.Malformed, "certificate", "root: %v", err)
+	}
+	name, err := mlscore.DeviceURI(leaf)
+	if err != nil || name.Identity != string(self.Device) {
+		return nil, nil, wire.Errorf(wire.Denied, "certificate", "it is for %q (%v), this is %s", name.Identity, err, self.Device)
+	}
+	return leaf, root, nil
+}

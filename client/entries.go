@@ -1,0 +1,437 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// takePush takes one item of a stream in, or passes it over if it was taken in before. An error is the
+// store's.
+func (d *Device) takePush(u *unit, p *wire.Push) error {
+	key := cursorKey(p)
+	if at, ok, err := u.Get(key); err != nil || ok && parseNumber(at) >= p.Sequence {
+		return err
+	}
+	u.put(key, number(p.Sequence))
+	if p.Conversation == nil {
+		return d.takeInbox(u, p)
+	}
+	t, err := d.thread(u, *p.Conversation)
+	if err != nil {
+		return err
+	}
+	switch {
+	case p.GapFrom > 0:
+		return d.takeGap(u, t, p)
+	case p.Kind == wire.ItemEntry:
+		c := new(wire.Committed)
+		if err := wire.Decode(p.Payload, wire.MaxSessionFrame, c); err != nil {
+			d.log.Warn("entry passed over", "conversation", *p.Conversation, "error", err)
+			return nil
+		}
+		if t == nil {
+			return d.takeInvitation(u, *p.Conversation, nil, c)
+		}
+		return t.takeEntry(c, false)
+	case p.Kind == wire.ItemMessage && t != nil:
+		m := new(wire.Message)
+		if err := wire.Decode(p.Payload, wire.MaxSessionFrame, m); err != nil || m.Conversation != t.id {
+			d.log.Warn("message passed over", "conversation", t.id, "error", err)
+			return nil
+		}
+		return t.takeMessage(m, p.Time)
+	}
+	return nil
+}
+
+func cursorKey(p *wire.Push) []byte {
+	if p.Conversation == nil {
+		return recordKey(recordCursor, p.Token[:])
+	}
+	return recordKey(recordCursor, p.Token[:], idPart(*p.Conversation))
+}
+
+// takeGap is told that items expired. Entries among them can still be in the log; messages are lost.
+func (d *Device) takeGap(u *unit, t *thread, p *wire.Push) error {
+	err := fmt.Errorf("items %d to %d expired at the node before this device read them", p.GapFrom, p.Sequence)
+	u.then(func() { d.emit(Event{Type: EventGap, Conversation: *p.Conversation, Err: err}) })
+	if t == nil || t.group == nil {
+		return nil
+	}
+	t.setBehind(t.rec.Position.Last+1, false)
+	return t.save()
+}
+
+// takeEntry takes the next entry of the log in. An error is the store's; fresh says that the
+// organizations' roots have been asked for since the entry was made.
+func (t *thread) takeEntry(c *wire.Committed, fresh bool) error {
+	at := &t.rec.Position
+	switch {
+	case t.group == nil:
+		return t.takeOutside(c)
+	case c.Sequence <= at.Last:
+		return t.compareOrder(c.Sequence, c.Order, "", "the node")
+	case c.Sequence > at.Last+1:
+		t.setBehind(c.Sequence, false)
+		return t.save()
+	}
+	e, err := c.Open()
+	if err != nil {
+		t.alarm("", wire.Errorf(wire.Malformed, "entry", "entry %d cannot be read: %v", c.Sequence, err))
+		e = &wire.Entry{}
+	}
+	again, err := t.enact(c, e, fresh)
+	if err != nil {
+		return err
+	}
+	if again { // judged anew when the roots are fresh
+		t.setBehind(c.Sequence, true)
+		return t.save()
+	}
+	return t.advance(c)
+}
+
+// advance counts an entry that was taken in.
+func (t *thread) advance(c *wire.Committed) error {
+	at := &t.rec.Position
+	at.Last, at.Order = c.Sequence, wire.NextOrder(at.Order, c.Entry)
+	if at.Order != c.Order {
+		t.alarm("", fmt.Errorf("entry %d: the node says that the order hash is %v, it is %v", c.Sequence, c.Order, at.Order))
+	}
+	t.u.put(t.orderKey(at.Last), at.Order[:])
+	if kept := wire.SequenceNumber(t.d.opts.Limits.Orders); at.Last > kept {
+		for old := &t.rec.Counters.Oldest; *old <= at.Last-kept; *old++ {
+			t.u.delete(t.orderKey(*old))
+		}
+	}
+	if t.rec.Behind.Until > 0 && t.rec.Behind.Until <= at.Last {
+		t.rec.Behind = behind{}
+	}
+	if t.rec.Behind.Until > 0 || t.rec.Failed.At > 0 {
+		t.kick(handshakes(t.id))
+	}
+	if t.group == nil || !t.group.Active() {
+		return t.save()
+	}
+	if err := t.save(); err != nil {
+		return err
+	}
+	return t.releaseHeld()
+}
+
+func (t *thread) orderKey(n wire.SequenceNumber) []byte {
+	return recordKey(recordOrder, idPart(t.id), number(uint64(n)))
+}
+
+// compareOrder holds what somebody says of an entry against what this device has seen. Entries from
+// before it joined, or too long ago, cannot be compared.
+func (t *thread) compareOrder(n wire.SequenceNumber, order wire.Hash, by wire.DeviceID, who string) error {
+	have, ok, err := t.u.Get(t.orderKey(n))
+	if err != nil || !ok || wire.Hash(have) == order {
+		return err
+	}
+	t.alarm(by, fmt.Errorf("%s was shown another order: up to entry %d its hash is %v, here it is %x", who, n, order, have))
+	return nil
+}
+
+func (t *thread) alarm(by wire.DeviceID, err error) {
+	t.d.log.Error("divergence", "conversation", t.id, "error", err)
+	t.event(Event{Type: EventDivergence, By: by, Err: err})
+}
+
+// enact does what an entry says. again asks for the entry once more, with fresh roots.
+func (t *thread) enact(c *wire.Committed, e *wire.Entry, fresh bool) (again bool, err error) {
+	env := e.Envelope
+	if env == nil || env.Conversation != t.id {
+		return false, nil
+	}
+	switch env.Kind {
+	case wire.KindCreate:
+		return false, t.created(c, env)
+	case wire.KindProposal:
+		return false, t.proposed(env)
+	case wire.KindCommit:
+		return t.committed(c, env, fresh)
+	case wire.KindClose:
+		if env.Parent != t.rec.Position.Parent {
+			return false, nil // of another head
+		}
+		if err := t.settle(env.Submission, nil); err != nil {
+			return false, err
+		}
+		return false, t.leave("")
+	}
+	return false, nil
+}
+
+// created takes in the entry that orders this device's own create.
+func (t *thread) created(c *wire.Committed, env *wire.Envelope) error {
+	if t.rec.State != StateCreating {
+		return nil
+	}
+	p, own, err := t.pending()
+	if err != nil {
+		return err
+	}
+	if p == nil || own.Submission != env.Submission {
+		return t.breakOff(wire.Errorf(wire.Exists, "create", "somebody else has created %v", t.id))
+	}
+	t.rec.State, t.rec.Position.Parent = StateActive, c.Sequence
+	t.event(Event{Type: EventCreated})
+	t.kick(messages(t.id))
+	return t.settle(env.Submission, nil)
+}
+
+// settle ends the operation whose envelope has been ordered.
+func (t *thread) settle(id wire.SubmissionID, outcome error) error {
+	p, own, err := t.pending()
+	if err != nil || p == nil || own.Submission != id {
+		return err
+	}
+	t.u.delete(t.pendingKey())
+	t.u.deleteAll(recordKey(recordBlob, idPart(t.id)))
+	t.kick(handshakes(t.id))
+	if p.Operation == 0 {
+		return nil
+	}
+	n := p.Operation - 1
+	op := new(operationRecord)
+	ok, err := t.u.getRecord(operationKey(t.id, n), op)
+	if ok && err == nil {
+		t.finish(n, op, outcome)
+	}
+	return err
+}
+
+// proposed lets a proposal wait for a commit. One that cannot be processed is passed over: a commit that
+// refers to it cannot be processed either.
+func (t *thread) proposed(env *wire.Envelope) error {
+	if env.Parent != t.rec.Position.Parent {
+		return nil
+	}
+	t.look(nil)
+	_, err := t.group.Process(env.Proposal)
+	switch {
+	case isStore(err):
+		return err
+	case err != nil && !errors.Is(err, mlscore.ErrOwnMessage):
+		t.d.log.Warn("proposal passed over", "conversation", t.id, "error", err)
+		return nil
+	}
+	if p, own, err := t.pending(); err != nil {
+		return err
+	} else if p != nil && own.Submission == env.Submission {
+		t.rec.State = StateLeaving // a leave is all that this device proposes
+		return t.settle(env.Submission, nil)
+	}
+	if t.rec.Waiting == 0 {
+		t.rec.Waiting = t.d.now() + wire.Time(t.d.jitter(t.d.opts.Timing.Proposals).Milliseconds())
+	}
+	t.kick(handshakes(t.id))
+	return nil
+}
+
+// committed takes a commit in. The first child of the present epoch, in the order of the log, that this
+// device can process is the next epoch; what belongs to other branches is passed over.
+func (t *thread) committed(c *wire.Committed, env *wire.Envelope, fresh bool) (again bool, err error) {
+	if env.Parent != t.rec.Position.Parent {
+		return false, nil
+	}
+	staged, why := t.inspect(env)
+	if isStore(why) {
+		return false, why
+	}
+	if why != nil {
+		if !fresh {
+			return true, nil
+		}
+		return false, t.poisoned(c.Sequence, env, why)
+	}
+	return false, t.enter(c, env, staged)
+}
+
+// inspect processes a commit and checks all that a member can check of it.
+func (t *thread) inspect(env *wire.Envelope) (*mlscore.StagedCommit, error) {
+	h, err := mlscore.Peek(env.Commit.Commit)
+	if err != nil {
+		return nil, err
+	}
+	said := new(statement)
+	if err := wire.Decode(h.AuthenticatedData, maxStatement, said); err != nil {
+		return nil, err
+	}
+	revoked, err := t.d.evidence(said.Evidence)
+	if err != nil {
+		return nil, err
+	}
+	t.look(revoked)
+	r, err := t.group.Process(env.Commit.Commit)
+	if err != nil {
+		return nil, err
+	}
+	if r.Commit == nil {
+		return nil, wire.Errorf(wire.Invalid, "commit", "the entry holds no Commit")
+	}
+	if err := t.checkBundle(env, said, r.Commit); err != nil {
+		return nil, err
+	}
+	by := t.committer(r.Commit.Effects())
+	return r.Commit, t.compareOrder(said.Last, said.Order, by, string(by))
+}
+
+// committer names who made a commit.
+func (t *thread) committer(e *mlscore.Effects) wire.DeviceID {
+	m, ok := t.group.Public().Member(e.Committer)
+	if e.External && len(e.Removed) > 0 {
+		m, ok = e.Removed[0], true
+	}
+	if !ok {
+		return ""
+	}
+	device, err := deviceOf(m.Credential)
+	if err != nil {
+		return ""
+	}
+	return device
+}
+
+// checkBundle holds what stands around a Commit against what it does.
+func (t *thread) checkBundle(env *wire.Envelope, said *statement, s *mlscore.StagedCommit) error {
+	binding, err := env.Commit.Binding()
+	if err != nil {
+		return err
+	}
+	if binding != said.Binding {
+		return wire.Errorf(wire.Forged, "commit", "the change of the delivery list is not the one that the committer states")
+	}
+	e := s.Effects()
+	if e.External && len(e.Removed) != 1 {
+		return wire.Errorf(wire.Invalid, "commit", "somebody who was no member joins by himself")
+	}
+	if s.RemovesSelf() {
+		return nil // nothing more can be seen
+	}
+	after := s.Public()
+	delivery, err := deliveryChange(e, after)
+	if err != nil {
+		return err
+	}
+	if !equalChange(delivery, env.Commit.Delivery) {
+		return wire.Errorf(wire.Forged, "commit", "the change of the delivery list is not that of the members")
+	}
+	key, err := submissionKey(s)
+	if err != nil {
+		return err
+	}
+	if publicKey(key) != env.Commit.Key {
+		return wire.Errorf(wire.Forged, "commit", "the submission key is not that of the epoch")
+	}
+	return t.checkCommitter(e, after)
+}
+
+// checkCommitter refuses a committer who moves to another mailbox address: its leaf is new, and no
+// proposal that the judge has seen.
+func (t *thread) checkCommitter(e *mlscore.Effects, after *mlscore.PublicState) error {
+	if e.External {
+		return nil
+	}
+	old, ok := t.group.Public().Member(e.Committer)
+	now, okNow := after.Member(e.Committer)
+	if !ok || !okNow {
+		return wire.Errorf(wire.Invalid, "commit", "committer has no leaf")
+	}
+	return sameToken(old.Extensions, now.Extensions)
+}
+
+// poisoned notes a commit that won its epoch and that this device cannot process: it stays where it is
+// until another child of the epoch comes, and makes one itself if none does.
+func (t *thread) poisoned(at wire.SequenceNumber, env *wire.Envelope, why error) error {
+	t.event(Event{Type: EventPoison, Epoch: env.Epoch, Err: why})
+	t.d.log.Warn("commit cannot be processed", "conversation", t.id, "entry", at, "error", why)
+	p, own, err := t.pending()
+	if err != nil {
+		return err
+	}
+	if p != nil && (own.Kind != wire.KindCommit || !own.Commit.Contest) {
+		if err := t.overtaken(); err != nil {
+			return err
+		}
+	}
+	if t.rec.Failed.At == 0 {
+		t.rec.Failed = failed{At: at, Contest: t.d.now() + wire.Time(t.d.jitter(t.d.opts.Timing.Contest).Milliseconds())}
+	}
+	return nil
+}
+
+// enter makes the epoch of a commit the present one.
+func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedCommit) error {
+	e, by := s.Effects(), t.committer(s.Effects())
+	old, err := t.rules()
+	if err != nil {
+		return err
+	}
+	out := s.RemovesSelf()
+	t.tellMembers(e, by)
+	if err := t.group.Merge(s); err != nil {
+		return err
+	}
+	if out {
+		return t.leave(by)
+	}
+	t.rec.Position.Parent, t.rec.Failed, t.rec.Waiting = c.Sequence, failed{}, 0
+	epoch := wire.Epoch(t.group.Epoch())
+	t.event(Event{Type: EventEpoch, By: by, Epoch: epoch})
+	if e.ExtensionsChanged {
+		if now, err := t.rules(); err == nil && !(now.renames(old) && now.Name == old.Name) {
+			t.rec.Title = now.Name
+			t.event(Event{Type: EventRules, By: by, Epoch: epoch})
+		}
+	}
+	if s.Own() {
+		t.rec.Keys = keyAge{Since: t.d.now()}
+		t.event(Event{Type: EventWon, Epoch: epoch})
+		return t.settle(env.Submission, nil)
+	}
+	t.kick(messages(t.id))
+	if err := t.overtaken(); err != nil || t.rec.State != StateLeaving {
+		return err
+	}
+	return t.enqueueOwn(&operationRecord{Kind: opLeave}) // whoever committed had not seen the proposal
+}
+
+func (t *thread) tellMembers(e *mlscore.Effects, by wire.DeviceID) {
+	for _, list := range []struct {
+		what    EventType
+		members []mlscore.Member
+	}{{EventRemoved, e.Removed}, {EventAdded, e.Added}} {
+		for _, m := range list.members {
+			if device, err := deviceOf(m.Credential); err == nil {
+				t.event(Event{Type: list.what, Device: device, By: by, Epoch: wire.Epoch(e.Epoch)})
+			}
+		}
+	}
+}
+
+// leave ends a conversation for this device. Its history stays.
+func (t *thread) leave(by wire.DeviceID) error {
+	why := wire.Errorf(wire.Closed, "conversation", "this device is no longer in %v", t.id)
+	t.rec.State, t.rec.Behind, t.rec.Failed, t.rec.Waiting = StateLeft, behind{}, failed{}, 0
+	t.event(Event{Type: EventLeft, By: by})
+	t.u.delete(t.pendingKey())
+	t.u.deleteAll(recordKey(recordBlob, idPart(t.id)))
+	t.u.deleteAll(recordKey(recordHeld, idPart(t.id)))
+	if t.group.Active() { // a close: the group knows nothing of it
+		if err := t.group.Erase(); err != nil {
+			return err
+		}
+	}
+	delete(t.d.groups, t.id)
+	t.group = nil
+	if err := t.failOperations(why); err != nil {
+		return err
+	}
+	return t.failOutgoing(why)
+}

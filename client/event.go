@@ -1,0 +1,147 @@
+package client
+
+import (
+	"context"
+	"iter"
+	"sync"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// EventType says what an Event tells.
+type EventType uint8
+
+// The types of Event, and which fields are set beside Type and Time.
+const (
+	EventMessage     EventType = iota + 1 // Conversation, Message: one that came, or an own one of another device
+	EventAccepted                         // Conversation, Message: an own one is on disk at the organization
+	EventDelivered                        // Conversation, Message, Device: an own one has reached a device
+	EventUndelivered                      // Conversation, Message, Err: an own one was refused for good
+	EventUnreadable                       // Conversation, Err: a message came that cannot be read
+	EventCreated                          // Conversation: an own one has been ordered
+	EventJoined                           // Conversation: this device was added to it
+	EventAdded                            // Conversation, Device, By, Epoch
+	EventRemoved                          // Conversation, Device, By, Epoch
+	EventLeft                             // Conversation, By: this device was removed, or the conversation closed
+	EventRules                            // Conversation, By: name, admins or what members may do has changed
+	EventEpoch                            // Conversation, By, Epoch: a commit was taken in
+	EventWon                              // Conversation, Epoch: the commit was this device's
+	EventLost                             // Conversation, Epoch: this device's commit was overtaken and will be made again
+	EventFailed                           // Conversation, Err: a change of the group was given up
+	EventPoison                           // Conversation, By, Err: a commit won its epoch that this device cannot process
+	EventDivergence                       // Conversation, By, Err: alarm: somebody was shown another order of entries
+	EventGap                              // Conversation, Err: items expired before this device read them
+	EventBroken                           // Conversation, Err: it cannot be followed any further: see Device.Rejoin
+	EventTrust                            // Domain, Err: alarm: an organization's root has changed; see Device.AcceptRoot
+	EventPinned                           // Domain: an organization was met for the first time
+	EventDevices                          // Device: of the same user, was enrolled or revoked
+	EventConnected                        // Node
+	EventOffline                          // Err, Retry: not connected; the next attempt
+	EventMissed                           // Count: events that a slow subscriber has lost: read the state anew
+)
+
+// String is the type's name.
+func (t EventType) String() string {
+	names := [...]string{"", "message", "accepted", "delivered", "undelivered", "unreadable", "created", "joined", "added", "removed",
+		"left", "rules", "epoch", "won", "lost", "failed", "poison", "divergence", "gap", "broken", "trust", "pinned", "devices",
+		"connected", "offline", "missed"}
+	if int(t) < len(names) {
+		return names[t]
+	}
+	return "unknown"
+}
+
+// Event is something that happened. What it tells is on disk already.
+type Event struct {
+	Type         EventType
+	Time         time.Time
+	Conversation wire.ConversationID
+	Message      *Message
+	Device       wire.DeviceID
+	By           wire.DeviceID
+	Epoch        wire.Epoch
+	Domain       wire.Domain
+	Node         wire.NodeID
+	Retry        time.Duration
+	Count        int
+	Err          error
+}
+
+// eventBuffer is how many events wait for a subscriber before it misses some.
+const eventBuffer = 1024
+
+// hub hands events to subscribers, who may be slow.
+type hub struct {
+	mu   sync.Mutex
+	subs map[*subscriber]struct{}
+}
+
+type subscriber struct {
+	events chan Event
+	missed int
+}
+
+func (h *hub) publish(e Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for s := range h.subs {
+		s.offer(e)
+	}
+}
+
+// offer never waits.
+func (s *subscriber) offer(e Event) {
+	if s.missed > 0 {
+		select {
+		case s.events <- Event{Type: EventMissed, Time: e.Time, Count: s.missed}:
+			s.missed = 0
+		default:
+			s.missed++
+			return
+		}
+	}
+	select {
+	case s.events <- e:
+	default:
+		s.missed++
+	}
+}
+
+func (h *hub) add() *subscriber {
+	s := &subscriber{events: make(chan Event, eventBuffer)}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.subs == nil {
+		h.subs = make(map[*subscriber]struct{})
+	}
+	h.subs[s] = struct{}{}
+	return s
+}
+
+func (h *hub) drop(s *subscriber) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.subs, s)
+}
+
+// Subscribe gives the events from the call on, until ctx ends or the loop is left. A subscriber who does
+// not keep up misses events, and is told so by an EventMissed.
+func (d *Device) Subscribe(ctx context.Context) iter.Seq[Event] {
+	s := d.hub.add()
+	stop := context.AfterFunc(ctx, func() { d.hub.drop(s) })
+	return func(yield func(Event) bool) {
+		defer stop()
+		defer d.hub.drop(s)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case e := <-s.events:
+				if !yield(e) {
+					return
+				}
+			}
+		}
+	}
+}

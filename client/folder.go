@@ -1,0 +1,80 @@
+//go:build !js
+
+package client
+
+import (
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/mlscore/boltstore"
+)
+
+// storeFile is the name of the store in a device's folder.
+const storeFile = "device.db"
+
+// OpenStore opens, or makes, the store in a device's folder, encrypted under a key of
+// boltstore.KeySize random bytes, from the keyring of the operating system or from KeyFile. The caller
+// closes it after Run has returned. The errors to expect are those of boltstore.Open.
+func OpenStore(folder string, key mlscore.Secret) (*boltstore.Store, error) {
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	return boltstore.Open(filepath.Join(folder, storeFile), key, boltstore.Options{})
+}
+
+// OpenStoreWithPassphrase is OpenStore with a passphrase that a person remembers.
+func OpenStoreWithPassphrase(folder string, passphrase mlscore.Secret) (*boltstore.Store, error) {
+	if err := os.MkdirAll(folder, 0o700); err != nil {
+		return nil, fmt.Errorf("open store: %w", err)
+	}
+	return boltstore.OpenWithPassphrase(filepath.Join(folder, storeFile), passphrase, boltstore.Options{})
+}
+
+// NewStoreKey makes a key for OpenStore.
+func NewStoreKey() mlscore.Secret {
+	b := make([]byte, boltstore.KeySize)
+	_, _ = rand.Read(b) // cannot fail: crypto/rand ends the process
+	key := mlscore.NewSecret(b)
+	clear(b)
+	return key
+}
+
+// KeyFile reads a store's key from a file, or makes both. It protects against whoever gets the folder
+// without the file.
+func KeyFile(path string) (mlscore.Secret, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		key := NewStoreKey()
+		return key, writeKey(path, key)
+	}
+	if err != nil {
+		return mlscore.Secret{}, fmt.Errorf("key file: %w", err)
+	}
+	defer clear(b)
+	if len(b) != boltstore.KeySize {
+		return mlscore.Secret{}, fmt.Errorf("key file %s: %d bytes, wanted %d", path, len(b), boltstore.KeySize)
+	}
+	return mlscore.NewSecret(b), nil
+}
+
+// writeKey makes the file whole or not at all, readable by its owner only.
+func writeKey(path string, key mlscore.Secret) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return fmt.Errorf("key file: %w", err)
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("key file: %w", err)
+	}
+	_, err = f.Write(key.Bytes())
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		err = errors.Join(fmt.Errorf("key file: %w", err), os.Remove(path))
+	}
+	return err
+}

@@ -1,0 +1,270 @@
+package client
+
+import (
+	"context"
+	"slices"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+func (t *thread) welcomeKey() []byte { return recordKey(recordWelcome, idPart(t.id)) }
+
+// takeOutside takes in an entry of a conversation that this device is not in, or not yet.
+func (t *thread) takeOutside(c *wire.Committed) error {
+	if t.rec.State == StateJoining {
+		t.setBehind(c.Sequence, false)
+		return t.save()
+	}
+	return t.d.takeInvitation(t.u, t.id, t, c)
+}
+
+// takeInvitation looks whether an entry adds this device, and begins to join. t is nil where it has not
+// been in the conversation before.
+func (d *Device) takeInvitation(u *unit, id wire.ConversationID, t *thread, c *wire.Committed) error {
+	e, err := c.Open()
+	if err != nil || e.Envelope == nil || e.Envelope.Kind != wire.KindCommit || e.Envelope.Conversation != id {
+		return nil
+	}
+	env := e.Envelope
+	token, ok, err := d.ownToken(u, env.Commit.Delivery.Add)
+	if err != nil || !ok || env.Commit.Welcome == nil {
+		return err
+	}
+	if t == nil {
+		t = &thread{d: d, u: u, id: id}
+	}
+	if err := t.beginJoin(c, env, token); err != nil {
+		return err
+	}
+	if env.Commit.Welcome.Blob != nil || env.Commit.Tree != nil && env.Commit.Tree.Blob != nil {
+		return nil // the lane fetches them
+	}
+	var tree []byte
+	if env.Commit.Tree != nil {
+		tree = env.Commit.Tree.Inline
+	}
+	why := t.join(c, env, env.Commit.Welcome.Inline, tree)
+	if why != nil && !isStore(why) {
+		d.log.Info("join is tried again with fresh roots", "conversation", id, "error", why)
+		return nil
+	}
+	return why
+}
+
+// ownToken finds an address of this device among those that are added.
+func (d *Device) ownToken(u *unit, added []wire.Address) (token wire.Token, found bool, err error) {
+	if d.self == nil {
+		return token, false, nil
+	}
+	org := d.self.Device.Organization()
+	mine := func(t wire.Token) bool {
+		_, ok := slices.BinarySearchFunc(added, wire.Address{Organization: org, Token: t}, wire.Address.Compare)
+		return ok
+	}
+	if !slices.ContainsFunc(added, func(a wire.Address) bool { return a.Organization == org }) {
+		return token, false, nil
+	}
+	err = u.Scan(recordKey(recordKeyPackage), func(_, value []byte) error {
+		r := new(keyPackageRecord)
+		if err := wire.Decode(value, maxRecord, r); err != nil {
+			return err
+		}
+		if mine(r.Token) {
+			token, found = r.Token, true
+		}
+		return nil
+	})
+	return token, found, err
+}
+
+// beginJoin notes that this device was added with an entry. What it had of the group before is gone: it
+// was removed from it, or could not follow it.
+func (t *thread) beginJoin(c *wire.Committed, env *wire.Envelope, token wire.Token) error {
+	old := t.rec
+	h, err := mlscore.Peek(env.Commit.Commit)
+	if err != nil {
+		return nil // a Commit that is none adds nobody
+	}
+	t.rec = &conversationRecord{
+		Version: recordVersion, State: StateJoining, Token: token, Policy: uint8(wire.HandshakesPrivate),
+		Position: position{Last: c.Sequence, Order: c.Order, Parent: c.Sequence},
+	}
+	if h.WireFormat == mlscore.WireFormatPublicMessage {
+		t.rec.Policy = uint8(wire.HandshakesPublic)
+	}
+	if old != nil {
+		t.rec.Counters, t.rec.Number, t.rec.Padding = old.Counters, old.Number, old.Padding
+		if err := t.eraseGroup(); err != nil {
+			return err
+		}
+	} else if t.rec.Number, err = t.d.nextNumber(t.u); err != nil {
+		return err
+	}
+	t.rec.Counters.Oldest = c.Sequence
+	t.u.deleteAll(recordKey(recordOrder, idPart(t.id)))
+	t.u.deleteAll(recordKey(recordHeld, idPart(t.id)))
+	entry, err := wire.Encode(c)
+	if err != nil {
+		return err
+	}
+	t.kick(handshakes(t.id))
+	if err := t.u.putRecord(t.welcomeKey(), &welcomeRecord{Version: recordVersion, Entry: entry, Time: t.d.now()}); err != nil {
+		return err
+	}
+	return t.save()
+}
+
+// eraseGroup removes what is left of the group's state.
+func (t *thread) eraseGroup() error {
+	delete(t.d.groups, t.id)
+	ids, err := t.d.client.Groups()
+	if err != nil || !slices.ContainsFunc(ids, func(g []byte) bool { return string(g) == string(t.id) }) {
+		return err
+	}
+	g, err := t.d.client.LoadGroup([]byte(t.id))
+	if err != nil {
+		return err
+	}
+	return g.Erase()
+}
+
+// nextNumber numbers a new conversation.
+func (d *Device) nextNumber(u *unit) (uint64, error) {
+	self, err := d.enrolled()
+	if err != nil {
+		return 0, err
+	}
+	next := *self
+	next.Number++
+	return next.Number, d.saveSelf(u, &next)
+}
+
+// join enters the group by a Welcome. On an error that is not the store's nothing has changed.
+func (t *thread) join(c *wire.Committed, env *wire.Envelope, welcome, tree []byte) error {
+	h, err := mlscore.Peek(welcome)
+	if err != nil {
+		return err
+	}
+	g, err := t.d.client.Join(welcome, mlscore.JoinOptions{GroupOptions: t.options(), Tree: tree})
+	if err != nil {
+		return err
+	}
+	if err := t.checkJoined(g, env); err != nil {
+		if eraseErr := g.Erase(); eraseErr != nil {
+			return eraseErr
+		}
+		return err
+	}
+	t.group = g
+	t.d.keepOpen(t.id, g)
+	for _, ref := range h.NewMembers {
+		if err := t.d.usedKeyPackage(t.u, ref); err != nil {
+			return err
+		}
+	}
+	t.u.delete(t.welcomeKey())
+	t.u.put(t.orderKey(c.Sequence), c.Order[:])
+	return t.joined()
+}
+
+// options are how this device sends in the group.
+func (t *thread) options() mlscore.GroupOptions {
+	return mlscore.GroupOptions{PublicHandshakes: t.public(), Padding: t.rec.Padding.padding()}
+}
+
+// joined begins following the group.
+func (t *thread) joined() error {
+	rules, err := t.rules()
+	if err != nil {
+		return err
+	}
+	epoch := wire.Epoch(t.group.Epoch())
+	t.rec.State, t.rec.Joined, t.rec.Why, t.rec.Title = StateActive, epoch, "", rules.Name
+	t.rec.Keys = keyAge{Since: t.d.now()}
+	t.event(Event{Type: EventJoined, Epoch: epoch})
+	if err := t.save(); err != nil {
+		return err
+	}
+	t.kick(handshakes(t.id))
+	t.kick(messages(t.id))
+	return t.releaseHeld()
+}
+
+// checkJoined holds a group that was joined against the entry around the Welcome.
+func (t *thread) checkJoined(g *mlscore.Group, env *wire.Envelope) error {
+	if string(g.GroupID()) != string(t.id) || wire.Epoch(g.Epoch()) != env.Epoch+1 {
+		return wire.Errorf(wire.Forged, "join", "the Welcome is for epoch %d of %x, its entry for the one after %d of %v", g.Epoch(), g.GroupID(), env.Epoch, t.id)
+	}
+	key, err := submissionKey(g)
+	if err != nil {
+		return err
+	}
+	if publicKey(key) != env.Commit.Key {
+		return wire.Errorf(wire.Forged, "join", "the submission key is not that of the epoch")
+	}
+	if _, err := rulesOf(g.Public().Context().Extensions); err != nil {
+		return err
+	}
+	self, _ := g.Public().Member(g.Self())
+	token, err := tokenOf(self.Extensions)
+	if err == nil && token != t.rec.Token {
+		err = wire.Errorf(wire.Forged, "join", "the entry adds another address than the leaf's")
+	}
+	return err
+}
+
+// joinLate fetches what a join needs beside its entry, and joins with fresh roots. If that fails too,
+// the conversation is broken for this device.
+func (d *Device) joinLate(ctx context.Context, id wire.ConversationID, w *welcomeRecord) error {
+	c := new(wire.Committed)
+	if err := wire.Decode(w.Entry, maxRecord, c); err != nil {
+		return err
+	}
+	e, err := c.Open()
+	if err != nil {
+		return err
+	}
+	if err := d.refreshRoots(ctx); err != nil {
+		return err
+	}
+	welcome, err := d.fetchPayload(ctx, id, e.Envelope.Commit.Welcome)
+	if err != nil {
+		return err
+	}
+	tree, err := d.fetchPayload(ctx, id, e.Envelope.Commit.Tree)
+	if err != nil {
+		return err
+	}
+	var why error
+	err = d.turn(ctx, func(u *unit) error {
+		t, err := d.thread(u, id)
+		if err != nil || t == nil || t.rec.State != StateJoining {
+			return err
+		}
+		why = t.join(c, e.Envelope, welcome, tree)
+		return why
+	})
+	if why == nil || isStore(why) {
+		return err
+	}
+	return d.turn(ctx, func(u *unit) error {
+		t, err := d.thread(u, id)
+		if err != nil || t == nil || t.rec.State != StateJoining {
+			return err
+		}
+		u.delete(t.welcomeKey())
+		return t.breakOff(why)
+	})
+}
+
+// fetchPayload is the content of a payload, nil for none.
+func (d *Device) fetchPayload(ctx context.Context, id wire.ConversationID, p *wire.Payload) ([]byte, error) {
+	if p == nil {
+		return nil, nil
+	}
+	if p.Blob == nil {
+		return p.Inline, nil
+	}
+	return d.download(ctx, id, "", *p.Blob)
+}

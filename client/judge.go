@@ -1,0 +1,181 @@
+package client
+
+import (
+	"bytes"
+	"crypto/x509"
+	"fmt"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// judge is the mlscore.Policy of a device: it holds proposals against the group's Rules. What it looks
+// at beside its argument, the members of the epoch and what the commit proves, is the same for all
+// members. Whoever has the turn sets it before the group works.
+type judge struct {
+	members *mlscore.PublicState
+	revoked map[string]bool // serial numbers, by domain and number, that the commit proves to be revoked
+}
+
+func (j *judge) look(members *mlscore.PublicState, revoked map[string]bool) {
+	j.members, j.revoked = members, revoked
+}
+
+// AllowProposal implements mlscore.Policy.
+func (j *judge) AllowProposal(c mlscore.ProposalContext) error {
+	rules, err := rulesOf(c.Group.Extensions)
+	if err != nil {
+		return err
+	}
+	if c.SenderLeaf == nil {
+		return j.allowJoiner(c)
+	}
+	sender, err := deviceOf(c.SenderLeaf.Credential)
+	if err != nil {
+		return err
+	}
+	by := author{device: sender, leaf: c.SenderLeaf, admin: rules.Admin(sender.User()), rules: rules}
+	switch c.Proposal.Type {
+	case mlscore.ProposalAdd:
+		return by.mayAdd(c.Proposal.Add)
+	case mlscore.ProposalUpdate:
+		return sameToken(c.SenderLeaf.Extensions, c.Proposal.Update.Extensions)
+	case mlscore.ProposalRemove:
+		return j.mayRemove(by, c.Proposal.Remove)
+	case mlscore.ProposalGroupContextExtensions:
+		return by.mayChange(c.Group.Extensions, c.Proposal.Extensions)
+	}
+	return fmt.Errorf("proposals of type %v are not used here", c.Proposal.Type)
+}
+
+// allowJoiner judges what comes from outside of the group: only a device that returns by an external
+// commit. That it was a member is checked when the commit is taken in.
+func (j *judge) allowJoiner(c mlscore.ProposalContext) error {
+	if c.Sender.Type == mlscore.SenderNewMemberCommit &&
+		(c.Proposal.Type == mlscore.ProposalExternalInit || c.Proposal.Type == mlscore.ProposalRemove) {
+		return nil
+	}
+	return fmt.Errorf("a proposal of type %v from outside of the group", c.Proposal.Type)
+}
+
+// author is who makes a proposal.
+type author struct {
+	device wire.DeviceID
+	leaf   *mlscore.LeafNode
+	admin  bool
+	rules  *Rules
+}
+
+func (a *author) mayAdd(kp *mlscore.KeyPackage) error {
+	device, err := deviceOf(kp.LeafNode.Credential)
+	if err != nil {
+		return err
+	}
+	if _, err := tokenOf(kp.LeafNode.Extensions); err != nil {
+		return fmt.Errorf("adds %s: %w", device, err)
+	}
+	if a.admin || a.rules.MembersAdd || device.User() == a.device.User() {
+		return nil
+	}
+	return fmt.Errorf("%s may not add %s: only admins add users here", a.device, device)
+}
+
+func (j *judge) mayRemove(by author, leaf mlscore.LeafIndex) error {
+	if by.admin || by.rules.MembersRemove {
+		return nil
+	}
+	target, ok := j.members.Member(leaf)
+	if !ok {
+		return fmt.Errorf("removes leaf %d, where nobody is", leaf)
+	}
+	device, err := deviceOf(target.Credential)
+	if err != nil {
+		return err
+	}
+	if device.User() == by.device.User() || j.isRevoked(target.Credential) {
+		return nil
+	}
+	return fmt.Errorf("%s may not remove %s: only admins remove users here", by.device, device)
+}
+
+func (a *author) mayChange(old, next mlscore.Extensions) error {
+	rules, err := rulesOf(next)
+	if err != nil {
+		return err
+	}
+	if len(rules.Admins) == 0 && len(a.rules.Admins) > 0 {
+		return fmt.Errorf("leaves the conversation without an admin")
+	}
+	if len(old) != len(next) {
+		return fmt.Errorf("changes extensions that are not the rules")
+	}
+	for _, x := range old {
+		if data, ok := next.Find(x.Type); !ok || x.Type != extensionRules && !bytes.Equal(data, x.Data) {
+			return fmt.Errorf("changes extension %#04x", uint16(x.Type))
+		}
+	}
+	if a.admin || a.rules.MembersRename && a.rules.renames(rules) {
+		return nil
+	}
+	return fmt.Errorf("%s may not change the rules: only admins do here", a.device)
+}
+
+// deviceOf reads whom a credential names. It verifies nothing.
+func deviceOf(c mlscore.Credential) (wire.DeviceID, error) {
+	cert, err := certificateOf(c)
+	if err != nil {
+		return "", err
+	}
+	name, err := mlscore.DeviceURI(cert)
+	if err != nil {
+		return "", err
+	}
+	return wire.ParseDeviceID(name.Identity)
+}
+
+func certificateOf(c mlscore.Credential) (*x509.Certificate, error) {
+	if c.Type != mlscore.CredentialX509 || len(c.Certificates) == 0 {
+		return nil, fmt.Errorf("credential of type %d, wanted x509", c.Type)
+	}
+	return x509.ParseCertificate(c.Certificates[0])
+}
+
+// tokenOf reads the token of a leaf's owner.
+func tokenOf(x mlscore.Extensions) (wire.Token, error) {
+	var t wire.Token
+	b, ok := x.Find(extensionAddress)
+	if !ok || len(b) != len(t) {
+		return t, fmt.Errorf("leaf without a mailbox address")
+	}
+	copy(t[:], b)
+	if t == (wire.Token{}) {
+		return t, fmt.Errorf("leaf with a mailbox address of zeros")
+	}
+	return t, nil
+}
+
+func addressExtension(t wire.Token) mlscore.Extensions {
+	return mlscore.Extensions{{Type: extensionAddress, Data: t[:]}}
+}
+
+func sameToken(old, next mlscore.Extensions) error {
+	a, err := tokenOf(old)
+	if err != nil {
+		return err
+	}
+	b, err := tokenOf(next)
+	if err == nil && a != b {
+		err = fmt.Errorf("changes its mailbox address")
+	}
+	return err
+}
+
+// addressOf is where a member receives.
+func addressOf(m mlscore.Member) (wire.Address, error) {
+	device, err := deviceOf(m.Credential)
+	if err != nil {
+		return wire.Address{}, err
+	}
+	token, err := tokenOf(m.Extensions)
+	return wire.Address{Organization: device.Organization(), Token: token}, err
+}

@@ -1,0 +1,194 @@
+package client
+
+import (
+	"context"
+	"crypto/sha256"
+	"time"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// uploadBatch is how many KeyPackages go up with one request: their frames stay small.
+const uploadBatch = 25
+
+func hashOf(b []byte) wire.Hash { return sha256.Sum256(b) }
+
+func keyPackageKey(ref []byte) []byte { return recordKey(recordKeyPackage, ref) }
+
+// topUp fills the directory's pool of this device's KeyPackages, and replaces the last resort when half
+// of its life is over.
+func (d *Device) topUp(ctx context.Context) error {
+	if err := d.upload(ctx); err != nil { // what an earlier attempt made
+		return err
+	}
+	var a wire.CountAnswer
+	if err := d.call(ctx, wire.MethodCount, nil, &a); err != nil {
+		return err
+	}
+	left, last := 0, false
+	err := d.turn(ctx, func(u *unit) error {
+		self, err := d.enrolled()
+		if err != nil {
+			return err
+		}
+		for _, c := range a.Counts {
+			if c.Suite == self.Suite {
+				left, last = int(c.Left), c.LastResort
+			}
+		}
+		half := wire.Time(d.opts.Timing.KeyPackage.Milliseconds()) / 2
+		if !last || d.now()-self.LastResort > half {
+			if err := d.newKeyPackage(u, true); err != nil {
+				return err
+			}
+			next := *d.self
+			next.LastResort = d.now()
+			if err := d.saveSelf(u, &next); err != nil {
+				return err
+			}
+		}
+		for range d.opts.Limits.KeyPackages - left {
+			if err := d.newKeyPackage(u, false); err != nil {
+				return err
+			}
+		}
+		return d.dropExpired(u)
+	})
+	if err != nil {
+		return err
+	}
+	return d.upload(ctx)
+}
+
+// newKeyPackage makes a KeyPackage with a mailbox address of its own, to be uploaded.
+func (d *Device) newKeyPackage(u *unit, lastResort bool) error {
+	token, err := d.newToken()
+	if err != nil {
+		return err
+	}
+	life := min(d.opts.Timing.KeyPackage, d.self.Ends.Std().Sub(d.opts.Clock.Now())-time.Second)
+	if life <= 0 {
+		return wire.Errorf(wire.Denied, "KeyPackage", "the device's certificate has ended: it has to be renewed")
+	}
+	kp, err := d.client.NewKeyPackage(d.self.identity(), mlscore.KeyPackageOptions{
+		Lifetime: life, LastResort: lastResort, LeafExtensions: addressExtension(token),
+	})
+	if err != nil {
+		return err
+	}
+	ref, err := kp.Ref()
+	if err != nil {
+		return err
+	}
+	message, err := kp.Message()
+	if err != nil {
+		return err
+	}
+	return u.putRecord(keyPackageKey(ref), &keyPackageRecord{
+		Version: recordVersion, Token: token, Ends: wire.Time(kp.LeafNode.Lifetime.NotAfter) * 1000, LastResort: lastResort, Message: message,
+	})
+}
+
+// dropExpired forgets KeyPackages that ended a month ago: nobody adds this device with them any more,
+// and who has, did long ago.
+func (d *Device) dropExpired(u *unit) error {
+	prefix := recordKey(recordKeyPackage)
+	limit := d.now() - wire.Time((30 * 24 * time.Hour).Milliseconds())
+	var refs [][]byte
+	err := u.Scan(prefix, func(key, value []byte) error {
+		r := new(keyPackageRecord)
+		if err := wire.Decode(value, maxRecord, r); err != nil {
+			return err
+		}
+		if r.Ends < limit {
+			refs = append(refs, key[len(prefix):])
+		}
+		return nil
+	})
+	for _, ref := range refs {
+		if err != nil {
+			return err
+		}
+		u.delete(keyPackageKey(ref))
+		err = d.client.DeleteKeyPackage(ref)
+	}
+	return err
+}
+
+// usedKeyPackage forgets a KeyPackage that was used, unless it is a last resort. Others' are not known.
+func (d *Device) usedKeyPackage(u *unit, ref []byte) error {
+	r := new(keyPackageRecord)
+	ok, err := u.getRecord(keyPackageKey(ref), r)
+	if err != nil || !ok || r.LastResort {
+		return err
+	}
+	u.delete(keyPackageKey(ref))
+	return nil
+}
+
+// upload hands the directory what it does not have yet.
+func (d *Device) upload(ctx context.Context) error {
+	for {
+		refs, request, err := d.notUploaded(ctx)
+		if err != nil || len(refs) == 0 {
+			return err
+		}
+		if err := d.call(ctx, wire.MethodUpload, request, nil); err != nil {
+			code := wire.CodeOf(err)
+			if code != wire.Denied && code != wire.Invalid && code != wire.Quota {
+				return err
+			}
+			// They are of an older certificate, or too many: others are made.
+			d.log.Warn("KeyPackages were refused", "count", len(refs), "error", err)
+			return d.markUploaded(ctx, refs, true)
+		}
+		if err := d.markUploaded(ctx, refs, false); err != nil {
+			return err
+		}
+	}
+}
+
+func (d *Device) notUploaded(ctx context.Context) (refs [][]byte, r *wire.UploadRequest, err error) {
+	r = &wire.UploadRequest{}
+	prefix := recordKey(recordKeyPackage)
+	err = d.turn(ctx, func(u *unit) error {
+		return u.Scan(prefix, func(key, value []byte) error {
+			k := new(keyPackageRecord)
+			if err := wire.Decode(value, maxRecord, k); err != nil {
+				return err
+			}
+			if len(k.Message) > 0 && len(refs) < uploadBatch {
+				refs = append(refs, key[len(prefix):])
+				r.KeyPackages = append(r.KeyPackages, wire.UploadedKeyPackage{Message: k.Message, Token: k.Token})
+			}
+			return nil
+		})
+	})
+	return refs, r, err
+}
+
+func (d *Device) markUploaded(ctx context.Context, refs [][]byte, refused bool) error {
+	return d.turn(ctx, func(u *unit) error {
+		for _, ref := range refs {
+			k := new(keyPackageRecord)
+			ok, err := u.getRecord(keyPackageKey(ref), k)
+			if err != nil {
+				return err
+			}
+			switch {
+			case !ok:
+			case refused:
+				u.delete(keyPackageKey(ref))
+				err = d.client.DeleteKeyPackage(ref)
+			default:
+				k.Message = nil
+				err = u.putRecord(keyPackageKey(ref), k)
+			}
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,242 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// lane is work that is done in order. Lanes do not wait for each other, so that a conversation whose
+// servers are unreachable delays no other, and its messages do not wait for its commits.
+type lane struct {
+	kind laneKind
+	id   wire.ConversationID // "" for upkeep
+}
+
+type laneKind uint8
+
+const (
+	kindHandshakes laneKind = iota + 1 // what a conversation's log needs: fetching, submitting, joining
+	kindMessages                       // its messages
+	kindReceipts                       // receipts for what came
+	kindUpkeep
+)
+
+var laneUpkeep = lane{kind: kindUpkeep}
+
+func handshakes(id wire.ConversationID) lane { return lane{kindHandshakes, id} }
+func messages(id wire.ConversationID) lane   { return lane{kindMessages, id} }
+
+// later is what work returns that has to go on after some time. It is no failure.
+type later time.Duration
+
+func (l later) Error() string { return "later, in " + time.Duration(l).String() }
+
+// lanes runs the lanes that have work to do.
+type lanes struct {
+	d *Device
+
+	mu   sync.Mutex
+	ctx  context.Context // while run runs
+	wg   *sync.WaitGroup
+	due  map[lane]bool // kicked while run did not run
+	busy map[lane]*laneState
+}
+
+type laneState struct {
+	again bool          // kicked meanwhile
+	wake  chan struct{} // not nil while the lane waits
+}
+
+func (l *lanes) init(d *Device) {
+	l.d, l.due, l.busy = d, make(map[lane]bool), make(map[lane]*laneState)
+}
+
+// run works until ctx ends and returns when no lane works any more.
+func (l *lanes) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	l.mu.Lock()
+	l.ctx, l.wg = ctx, &wg
+	due := l.due
+	l.due = make(map[lane]bool)
+	l.mu.Unlock()
+	for k := range due {
+		l.kick(k)
+	}
+	<-ctx.Done()
+	l.mu.Lock()
+	l.ctx, l.wg = nil, nil
+	l.mu.Unlock()
+	wg.Wait()
+}
+
+// kick makes a lane look for work, now or after what it is at.
+func (l *lanes) kick(k lane) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ctx == nil {
+		l.due[k] = true
+		return
+	}
+	if s := l.busy[k]; s != nil {
+		s.again = true
+		s.rouse()
+		return
+	}
+	l.busy[k] = &laneState{}
+	ctx := l.ctx
+	l.wg.Go(func() { l.work(ctx, k) })
+}
+
+// rouse ends the wait of a lane. The caller holds the mutex.
+func (s *laneState) rouse() {
+	if s.wake != nil {
+		close(s.wake)
+		s.wake = nil
+	}
+}
+
+// wakeAll ends all waits: there is a connection again.
+func (l *lanes) wakeAll() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.busy {
+		s.rouse()
+	}
+}
+
+func (l *lanes) work(ctx context.Context, k lane) {
+	failures := 0
+	for {
+		err := l.d.work(ctx, k)
+		var wait later
+		switch {
+		case err == nil:
+			failures = 0
+		case errors.As(err, &wait):
+			failures = 0
+		default:
+			failures++
+			wait = later(l.d.backoff(failures))
+			if ctx.Err() == nil {
+				l.d.log.Info("work is tried again", "kind", k.kind, "conversation", k.id, "error", err, "again", time.Duration(wait))
+			}
+		}
+		wake, more := l.pause(ctx, k, err != nil)
+		if !more {
+			return
+		}
+		if wake == nil {
+			continue
+		}
+		select {
+		case <-wake:
+		case <-l.d.opts.Clock.After(time.Duration(wait)):
+			l.rested(k)
+		case <-ctx.Done():
+		}
+	}
+}
+
+// pause says how a lane goes on: at once (nil, true), after a wait that the channel ends, or not at all.
+func (l *lanes) pause(ctx context.Context, k lane, unfinished bool) (<-chan struct{}, bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	s := l.busy[k]
+	switch {
+	case ctx.Err() != nil:
+		if unfinished || s.again {
+			l.due[k] = true
+		}
+		delete(l.busy, k)
+		return nil, false
+	case s.again:
+		s.again = false
+		return nil, true
+	case !unfinished:
+		delete(l.busy, k)
+		return nil, false
+	}
+	s.wake = make(chan struct{})
+	return s.wake, true
+}
+
+func (l *lanes) rested(k lane) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if s := l.busy[k]; s != nil {
+		s.wake = nil
+	}
+}
+
+// work does one step of a lane: nil when there is nothing left to do, later or an error to be called again.
+func (d *Device) work(ctx context.Context, k lane) error {
+	switch k.kind {
+	case kindHandshakes:
+		return d.workHandshakes(ctx, k.id)
+	case kindMessages:
+		return d.workMessages(ctx, k.id)
+	case kindReceipts:
+		return d.workReceipts(ctx, k.id)
+	default:
+		return d.upkeep(ctx)
+	}
+}
+
+// resume gives every conversation's lanes a look at what a restart left.
+func (d *Device) resume(ctx context.Context) error {
+	var ids []wire.ConversationID
+	err := d.turn(ctx, func(u *unit) error {
+		var err error
+		ids, err = listConversations(u)
+		return err
+	})
+	for _, id := range ids {
+		d.lanes.kick(handshakes(id))
+		d.lanes.kick(messages(id))
+	}
+	return err
+}
+
+// waiters are calls that wait for the outcome of an operation.
+type waiters struct {
+	mu   sync.Mutex
+	byOp map[operation]chan error
+}
+
+// operation names an operationRecord.
+type operation struct {
+	id     wire.ConversationID
+	number uint64
+}
+
+func (w *waiters) init() { w.byOp = make(map[operation]chan error) }
+
+func (w *waiters) add(o operation) <-chan error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c := make(chan error, 1)
+	w.byOp[o] = c
+	return c
+}
+
+func (w *waiters) drop(o operation) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.byOp, o)
+}
+
+// done tells the waiter, and reports whether there was one.
+func (w *waiters) done(o operation, err error) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	c, ok := w.byOp[o]
+	if ok {
+		c <- err
+		delete(w.byOp, o)
+	}
+	return ok
+}

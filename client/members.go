@@ -1,0 +1,280 @@
+package client
+
+import (
+	"context"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Add adds all devices of users to a conversation, with one claim for each user and one commit. It
+// returns once the commit is taken in. Devices that are members already stay as they are. wire.NotFound
+// for an unknown user, wire.NoneLeft if no device of one can be added now.
+func (d *Device) Add(ctx context.Context, id wire.ConversationID, users ...wire.UserID) error {
+	if err := d.mayAct(ctx, id); err != nil {
+		return err
+	}
+	op := &operationRecord{Kind: opAdd}
+	for _, user := range users {
+		list, err := d.claim(ctx, user)
+		if err != nil {
+			return err
+		}
+		op.Add = append(op.Add, list...)
+	}
+	return d.perform(ctx, id, op)
+}
+
+// mayAct refuses before anything is claimed.
+func (d *Device) mayAct(ctx context.Context, id wire.ConversationID) error {
+	return d.turn(ctx, func(u *unit) error {
+		_, err := d.usableThread(u, id)
+		return err
+	})
+}
+
+// claim takes one KeyPackage of each device of a user, and checks that each is of that user, still valid
+// and with the address that was named.
+func (d *Device) claim(ctx context.Context, user wire.UserID) ([]addition, error) {
+	if err := user.Check(); err != nil {
+		return nil, wire.Errorf(wire.Malformed, "add", "%v", err)
+	}
+	id, err := d.newSubmission()
+	if err != nil {
+		return nil, err
+	}
+	r := &wire.KeyMaterialRequest{ID: id, User: user}
+	err = d.turn(ctx, func(*unit) error {
+		self, err := d.enrolled()
+		if err == nil {
+			r.Suite = self.Suite
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if _, known := d.roots.Load().certs[user.Organization()]; !known {
+		if err := d.refreshRoots(ctx); err != nil {
+			return nil, err
+		}
+	}
+	var a wire.KeyMaterialAnswer
+	if err := d.call(ctx, wire.MethodKeyMaterial, r, &a); err != nil {
+		return nil, err
+	}
+	if len(a.Devices) == 0 {
+		return nil, wire.Errorf(wire.NoneLeft, "add", "no device of %s can be added now", user)
+	}
+	var list []addition
+	for _, m := range a.Devices {
+		if err := d.checkClaimed(user, &m); err != nil {
+			return nil, err
+		}
+		list = append(list, addition{Device: m.Device, Token: m.Address.Token, KeyPackage: m.Message})
+	}
+	return list, nil
+}
+
+func (d *Device) checkClaimed(user wire.UserID, m *wire.KeyMaterial) error {
+	refuse := func(format string, args ...any) error {
+		return wire.Errorf(wire.Forged, "add", "KeyPackage of %s: "+format, append([]any{m.Device}, args...)...)
+	}
+	kp, err := mlscore.ParseKeyPackage(m.Message)
+	if err != nil {
+		return refuse("%v", err)
+	}
+	device, err := deviceOf(kp.LeafNode.Credential)
+	if err != nil || device != m.Device || device.User() != user {
+		return refuse("it is of %q (%v)", device, err)
+	}
+	if err := d.client.VerifyKeyPackage(kp); err != nil {
+		return refuse("%v", err)
+	}
+	if err := d.authenticator().Expired(kp.LeafNode.Credential, d.opts.Clock.Now()); err != nil {
+		return refuse("its certificate: %v", err)
+	}
+	token, err := tokenOf(kp.LeafNode.Extensions)
+	if err != nil || token != m.Address.Token || m.Address.Organization != device.Organization() {
+		return refuse("the address that its organization names is not the one in it (%v)", err)
+	}
+	return nil
+}
+
+// Remove removes all devices of users from a conversation. It returns once the commit is taken in. Users
+// who are no members are passed over. To go oneself there is Leave.
+func (d *Device) Remove(ctx context.Context, id wire.ConversationID, users ...wire.UserID) error {
+	return d.perform(ctx, id, &operationRecord{Kind: opRemove, Users: users})
+}
+
+// RemoveDevices is Remove for single devices.
+func (d *Device) RemoveDevices(ctx context.Context, id wire.ConversationID, devices ...wire.DeviceID) error {
+	return d.perform(ctx, id, &operationRecord{Kind: opRemove, Devices: devices})
+}
+
+// Restore removes a device and adds it again with one commit: for one that says that a conversation is
+// broken for it. It reads nothing of what came in between.
+func (d *Device) Restore(ctx context.Context, id wire.ConversationID, device wire.DeviceID) error {
+	if err := d.mayAct(ctx, id); err != nil {
+		return err
+	}
+	list, err := d.claim(ctx, device.User())
+	if err != nil {
+		return err
+	}
+	list = slices.DeleteFunc(list, func(a addition) bool { return a.Device != device })
+	if len(list) == 0 {
+		return wire.Errorf(wire.NoneLeft, "restore", "%s cannot be added now", device)
+	}
+	return d.perform(ctx, id, &operationRecord{Kind: opRemove, Devices: []wire.DeviceID{device}, Add: list})
+}
+
+// Leave asks to be removed from a conversation. It returns once the request is ordered; another member's
+// device commits it, by itself, and EventLeft tells when. Who is alone closes the conversation.
+func (d *Device) Leave(ctx context.Context, id wire.ConversationID) error {
+	return d.perform(ctx, id, &operationRecord{Kind: opLeave})
+}
+
+// Close ends a conversation for everybody, if this device's user is an admin.
+func (d *Device) Close(ctx context.Context, id wire.ConversationID) error {
+	err := d.turn(ctx, func(u *unit) error {
+		t, err := d.usableThread(u, id)
+		if err != nil {
+			return err
+		}
+		rules, err := t.rules()
+		if err == nil && !rules.Admin(d.self.Device.User()) {
+			err = wire.Errorf(wire.Denied, "close", "only admins close %v", id)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return d.perform(ctx, id, &operationRecord{Kind: opClose})
+}
+
+// Rename changes a conversation's name.
+func (d *Device) Rename(ctx context.Context, id wire.ConversationID, name string) error {
+	return d.ChangeRules(ctx, id, RulesChange{Name: &name})
+}
+
+// ChangeRules changes the name, the admins or what members may do.
+func (d *Device) ChangeRules(ctx context.Context, id wire.ConversationID, c RulesChange) error {
+	return d.perform(ctx, id, &operationRecord{Kind: opRules, Rules: &c})
+}
+
+// UpdateKeys gives this device new keys in a conversation, and commits what others have proposed. It
+// happens by itself now and then: see Timing.KeyAge.
+func (d *Device) UpdateKeys(ctx context.Context, id wire.ConversationID) error {
+	return d.perform(ctx, id, &operationRecord{Kind: opCommit})
+}
+
+// Conversations lists all of this device, the newest first.
+func (d *Device) Conversations(ctx context.Context) ([]Conversation, error) {
+	var list []Conversation
+	err := d.turn(ctx, func(u *unit) error {
+		ids, err := listConversations(u)
+		for _, id := range ids {
+			if err != nil {
+				return err
+			}
+			var t *thread
+			if t, err = d.knownThread(u, id); err != nil {
+				return err
+			}
+			var c *Conversation
+			if c, err = t.describe(); err == nil {
+				list = append(list, *c)
+			}
+		}
+		return err
+	})
+	slices.SortFunc(list, func(a, b Conversation) int { return int(int64(b.number) - int64(a.number)) })
+	return list, err
+}
+
+// Member is a device in a conversation.
+type Member struct {
+	Device       wire.DeviceID
+	User         wire.UserID
+	Organization wire.Domain
+	Admin        bool
+	Self         bool
+	Leaving      bool      // its removal waits for a commit
+	Ends         time.Time // of its certificate
+	Expired      bool
+	// SafetyNumber is equal on both devices exactly if each sees the key that the other has: two people
+	// compare it. Empty for the own device.
+	SafetyNumber string
+}
+
+// Members lists the devices of a conversation by name.
+func (d *Device) Members(ctx context.Context, id wire.ConversationID) ([]Member, error) {
+	var list []Member
+	err := d.turn(ctx, func(u *unit) error {
+		t, err := d.knownThread(u, id)
+		if err != nil || t.group == nil {
+			return err
+		}
+		rules, err := t.rules()
+		if err != nil {
+			return err
+		}
+		self, err := t.self()
+		if err != nil {
+			return err
+		}
+		leaving := t.proposedRemovals()
+		t.group.Public().Members(func(m mlscore.Member) bool {
+			var one Member
+			if one, err = d.describeMember(m, self); err != nil {
+				return false
+			}
+			one.Admin, one.Leaving = rules.Admin(one.User), leaving[m.Leaf]
+			list = append(list, one)
+			return true
+		})
+		return err
+	})
+	slices.SortFunc(list, func(a, b Member) int { return strings.Compare(string(a.Device), string(b.Device)) })
+	return list, err
+}
+
+func (d *Device) describeMember(m, self mlscore.Member) (Member, error) {
+	device, err := deviceOf(m.Credential)
+	if err != nil {
+		return Member{}, err
+	}
+	cert, err := certificateOf(m.Credential)
+	if err != nil {
+		return Member{}, err
+	}
+	one := Member{
+		Device: device, User: device.User(), Organization: device.Organization(), Self: m.Leaf == self.Leaf,
+		Ends: cert.NotAfter, Expired: d.authenticator().Expired(m.Credential, d.opts.Clock.Now()) != nil,
+	}
+	if !one.Self {
+		one.SafetyNumber, err = pairNumber(self, m)
+	}
+	return one, err
+}
+
+// ConversationNumber is a number that two members can compare: equal exactly if they share the present
+// epoch, with all its members.
+func (d *Device) ConversationNumber(ctx context.Context, id wire.ConversationID) (string, error) {
+	var n string
+	err := d.turn(ctx, func(u *unit) error {
+		t, err := d.usableThread(u, id)
+		if err != nil {
+			return err
+		}
+		h := hashOf(append([]byte("mlsfed conversation number 1\x00"), t.group.EpochAuthenticator()...))
+		n = digits(h[:], 6)
+		return nil
+	})
+	return n, err
+}

@@ -1,0 +1,400 @@
+package client
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Status says what became of a message.
+type Status uint8
+
+// The statuses: of others' messages there is StatusReceived alone.
+const (
+	StatusReceived Status = 1
+	StatusWaiting  Status = 2 // on its way to the organization
+	StatusAccepted Status = 3 // on the organization's disk, and on its way to the members
+	StatusRefused  Status = 4 // see Message.Error
+)
+
+// String is the status's name.
+func (s Status) String() string {
+	names := [...]string{"", "received", "waiting", "accepted", "refused"}
+	if int(s) < len(names) {
+		return names[s]
+	}
+	return "unknown"
+}
+
+func outgoingKey(id wire.ConversationID, n uint64) []byte {
+	return recordKey(recordOutgoing, idPart(id), number(n))
+}
+
+func messageKey(id wire.ConversationID, n uint64) []byte {
+	return recordKey(recordMessage, idPart(id), number(n))
+}
+
+// messageIDKey finds a message by who sent it and its id: an id that somebody else has used does not
+// hide it.
+func messageIDKey(id wire.ConversationID, sender wire.DeviceID, m MessageID) []byte {
+	who := sha256.Sum256([]byte(sender))
+	return recordKey(recordMessageID, idPart(id), m[:], who[:8])
+}
+
+// noPlace stands in the index for what is not in the history: receipts.
+const noPlace = ^uint64(0)
+
+// Send encrypts a content and queues it, durably: once Send has returned, the message goes out in its
+// order, whatever happens to the process or the network. ID and Time of the content are set here unless
+// the caller has. EventAccepted tells when the organization has it.
+func (d *Device) Send(ctx context.Context, id wire.ConversationID, c Content) (MessageID, error) {
+	if c.ID.IsZero() {
+		if err := d.random(c.ID[:]); err != nil {
+			return c.ID, err
+		}
+	}
+	if c.Time == 0 {
+		c.Time = d.now()
+	}
+	body, err := EncodeContent(&c)
+	if err != nil {
+		return c.ID, err
+	}
+	return c.ID, d.turn(ctx, func(u *unit) error {
+		t, err := d.usableThread(u, id)
+		if err != nil {
+			return err
+		}
+		return t.post(&c, body)
+	})
+}
+
+// SendText sends a text.
+func (d *Device) SendText(ctx context.Context, id wire.ConversationID, text string) (MessageID, error) {
+	return d.Send(ctx, id, Content{Type: ContentText, Text: text})
+}
+
+// SendBytes sends bytes of the application's own.
+func (d *Device) SendBytes(ctx context.Context, id wire.ConversationID, body []byte) (MessageID, error) {
+	return d.Send(ctx, id, Content{Type: ContentBytes, Body: body})
+}
+
+// post queues an own message and puts it into the history.
+func (t *thread) post(c *Content, body []byte) error {
+	self := t.d.self.Device
+	key := messageIDKey(t.id, self, c.ID)
+	if _, used, err := t.u.Get(key); err != nil || used {
+		return errors.Join(err, wire.Errorf(wire.SubmissionReused, "send", "a message with id %v was sent before", c.ID))
+	}
+	n := t.rec.Counters.Message
+	t.rec.Counters.Message++
+	rec := &messageRecord{
+		Version: recordVersion, ID: c.ID, Sender: self, Stored: c.Time, Epoch: wire.Epoch(t.group.Epoch()), Content: body, Status: StatusWaiting,
+	}
+	if err := t.u.putRecord(messageKey(t.id, n), rec); err != nil {
+		return err
+	}
+	t.u.put(key, number(n))
+	if err := t.queue(body, n+1); err != nil {
+		return err
+	}
+	return t.save()
+}
+
+// queue encrypts a body and puts it at the end of what goes out. local is its number in the history plus
+// one, 0 for none. The caller saves.
+func (t *thread) queue(body []byte, local uint64) error {
+	waiting := 0
+	err := t.u.Scan(recordKey(recordOutgoing, idPart(t.id)), func(_, _ []byte) error { waiting++; return nil })
+	if err != nil {
+		return err
+	}
+	if most := t.d.opts.Limits.Outgoing; waiting >= most {
+		return wire.Errorf(wire.Quota, "send", "%d messages of %v wait already: wait until the organization can be reached", most, t.id)
+	}
+	n := t.rec.Counters.Outgoing
+	t.rec.Counters.Outgoing++
+	t.rec.Keys.Sent++
+	t.kick(messages(t.id))
+	if int(t.rec.Keys.Sent) == t.d.opts.Timing.KeyMessages {
+		t.kick(handshakes(t.id))
+	}
+	return t.protect(n, &outgoingRecord{Version: recordVersion, Local: local, Content: body})
+}
+
+// protect encrypts the content of an outgoing record in the present epoch. The key that it uses, and the
+// message, become durable with the same turn.
+func (t *thread) protect(n uint64, o *outgoingRecord) error {
+	sealed, err := t.group.Protect(o.Content, mlscore.MessageOptions{DespiteProposals: true})
+	if err != nil {
+		return err
+	}
+	m := &wire.Message{Version: wire.MessageVersion, Conversation: t.id, Epoch: wire.Epoch(t.group.Epoch()), Content: sealed}
+	if m.ID, err = t.d.newSubmission(); err != nil {
+		return err
+	}
+	key, err := submissionKey(t.group)
+	if err != nil {
+		return err
+	}
+	if err := m.Sign(key); err != nil {
+		return err
+	}
+	if err := m.Check(); err != nil {
+		return err
+	}
+	if o.Message, err = wire.Encode(m); err != nil {
+		return err
+	}
+	return t.u.putRecord(outgoingKey(t.id, n), o)
+}
+
+// outgoing is the message that is next to be sent.
+type outgoing struct {
+	number uint64
+	record *outgoingRecord
+	wire   *wire.Message
+}
+
+// workMessages sends what waits, one message after the other, so that they arrive in their order.
+func (d *Device) workMessages(ctx context.Context, id wire.ConversationID) error {
+	for ctx.Err() == nil {
+		var o *outgoing
+		err := d.turn(ctx, func(u *unit) error {
+			t, err := d.thread(u, id)
+			if err == nil && t != nil && (t.rec.State == StateActive || t.rec.State == StateLeaving) {
+				o, err = t.firstOutgoing()
+			}
+			return err
+		})
+		if err != nil || o == nil {
+			return err
+		}
+		if err := d.sendOne(ctx, id, o); err != nil {
+			return err
+		}
+	}
+	return ctx.Err()
+}
+
+func (t *thread) firstOutgoing() (*outgoing, error) {
+	var o *outgoing
+	prefix := recordKey(recordOutgoing, idPart(t.id))
+	err := t.u.Scan(prefix, func(key, value []byte) error {
+		o = &outgoing{number: parseNumber(key[len(prefix):]), record: new(outgoingRecord), wire: new(wire.Message)}
+		if err := wire.Decode(value, maxRecord, o.record); err != nil {
+			return err
+		}
+		if err := wire.Decode(o.record.Message, maxRecord, o.wire); err != nil {
+			return err
+		}
+		return errStop
+	})
+	if err == error(errStop) {
+		err = nil
+	}
+	return o, err
+}
+
+func (d *Device) sendOne(ctx context.Context, id wire.ConversationID, o *outgoing) error {
+	var accepted wire.Accepted
+	err := d.call(ctx, wire.MethodSubmit, o.wire, &accepted)
+	var refused *wire.Error
+	if err != nil && !errors.As(err, &refused) {
+		return err
+	}
+	var retry error
+	err = d.turn(ctx, func(u *unit) error {
+		t, err := d.thread(u, id)
+		if err != nil || t == nil || t.group == nil {
+			return err
+		}
+		have := new(outgoingRecord)
+		if ok, err := u.getRecord(outgoingKey(id, o.number), have); err != nil || !ok {
+			return err
+		}
+		if refused == nil {
+			return t.sent(o, StatusAccepted, nil)
+		}
+		retry, err = t.messageRefused(o, refused)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return retry
+}
+
+// messageRefused acts on the error that the node answered a message with. retry makes the lane try again
+// later.
+func (t *thread) messageRefused(o *outgoing, refused *wire.Error) (retry, err error) {
+	switch refused.Code {
+	case wire.StaleEpoch, wire.Forged:
+		if wire.Epoch(t.group.Epoch()) > o.wire.Epoch {
+			return nil, t.protect(o.number, o.record) // as the same message, under another id and key
+		}
+		if refused.Code == wire.StaleEpoch {
+			t.setBehind(t.rec.Position.Last+1, false)
+			t.rec.Behind.Since = 0
+			return refused, t.save()
+		}
+	case wire.NoQuorum, wire.Busy, wire.Unavailable, wire.Internal, wire.UnknownConversation, wire.NotReplica, wire.Quota:
+		return refused, nil
+	}
+	return nil, t.sent(o, StatusRefused, refused)
+}
+
+// sent ends an outgoing message.
+func (t *thread) sent(o *outgoing, status Status, why error) error {
+	t.u.delete(outgoingKey(t.id, o.number))
+	if o.record.Local == 0 {
+		return nil
+	}
+	n := o.record.Local - 1
+	rec := new(messageRecord)
+	ok, err := t.u.getRecord(messageKey(t.id, n), rec)
+	if err != nil || !ok {
+		return err
+	}
+	rec.Status = status
+	event := Event{Type: EventAccepted, Err: why}
+	if status == StatusRefused {
+		event.Type, rec.Error = EventUndelivered, shorten(why.Error())
+	}
+	if event.Message, err = rec.message(t.id, n); err != nil {
+		return err
+	}
+	t.event(event)
+	return t.u.putRecord(messageKey(t.id, n), rec)
+}
+
+// failOutgoing ends all that wait.
+func (t *thread) failOutgoing(why error) error {
+	var list []*outgoing
+	prefix := recordKey(recordOutgoing, idPart(t.id))
+	err := t.u.Scan(prefix, func(key, value []byte) error {
+		o := &outgoing{number: parseNumber(key[len(prefix):]), record: new(outgoingRecord)}
+		list = append(list, o)
+		return wire.Decode(value, maxRecord, o.record)
+	})
+	for _, o := range list {
+		if err == nil {
+			err = t.sent(o, StatusRefused, why)
+		}
+	}
+	return err
+}
+
+// takeMessage takes an application message in. One that is ahead of its commit is held.
+func (t *thread) takeMessage(m *wire.Message, stored wire.Time) error {
+	switch {
+	case t.rec.State == StateJoining:
+		return t.hold(m, stored)
+	case t.group == nil || m.Epoch < t.rec.Joined:
+		return nil // not for this device
+	case m.Epoch > wire.Epoch(t.group.Epoch()):
+		t.setBehind(t.rec.Position.Last+1, false)
+		return t.hold(m, stored)
+	}
+	return t.read(m, stored)
+}
+
+// read decrypts a message of this epoch or an earlier one.
+func (t *thread) read(m *wire.Message, stored wire.Time) error {
+	r, err := t.group.Process(m.Content)
+	switch {
+	case isStore(err):
+		return err
+	case errors.Is(err, mlscore.ErrOwnMessage), errors.Is(err, mlscore.ErrReplay):
+		return nil
+	case err != nil:
+		t.event(Event{Type: EventUnreadable, Epoch: m.Epoch, Err: err})
+		return nil
+	case r.Application == nil:
+		t.event(Event{Type: EventUnreadable, Epoch: m.Epoch, Err: wire.Errorf(wire.Invalid, "message", "it is a handshake")})
+		return nil
+	}
+	sender, err := deviceOf(r.Application.Sender.Credential)
+	if err != nil {
+		return err // the leaf was validated
+	}
+	c, err := DecodeContent(r.Application.Data)
+	if err != nil {
+		t.event(Event{Type: EventUnreadable, Epoch: m.Epoch, By: sender, Err: err})
+		return nil
+	}
+	return t.keep(m, sender, c, r.Application.Data, stored)
+}
+
+// keep puts a message that was read into the history, once.
+func (t *thread) keep(m *wire.Message, sender wire.DeviceID, c *Content, body []byte, stored wire.Time) error {
+	key := messageIDKey(t.id, sender, c.ID)
+	if _, known, err := t.u.Get(key); err != nil || known {
+		return err // protected anew by its sender, who had not heard that the first was accepted
+	}
+	if c.Type == ContentReceipt {
+		t.u.put(key, number(noPlace))
+		return t.noteReceipt(sender, c)
+	}
+	n := t.rec.Counters.Message
+	t.rec.Counters.Message++
+	t.rec.Counters.Unread++
+	t.u.put(key, number(n))
+	rec := &messageRecord{Version: recordVersion, ID: c.ID, Sender: sender, Stored: stored, Epoch: m.Epoch, Content: body, Status: StatusReceived}
+	if err := t.u.putRecord(messageKey(t.id, n), rec); err != nil {
+		return err
+	}
+	shown, err := rec.message(t.id, n)
+	if err != nil {
+		return err
+	}
+	t.event(Event{Type: EventMessage, Message: shown})
+	t.owe(c.ID)
+	return t.save()
+}
+
+// hold keeps a message until its epoch comes.
+func (t *thread) hold(m *wire.Message, stored wire.Time) error {
+	count, size := 0, 0
+	prefix := recordKey(recordHeld, idPart(t.id))
+	err := t.u.Scan(prefix, func(_, value []byte) error { count, size = count+1, size+len(value); return nil })
+	if err != nil {
+		return err
+	}
+	if l := t.d.opts.Limits; count >= l.Held || size+len(m.Content) > l.HeldBytes {
+		t.event(Event{Type: EventUnreadable, Epoch: m.Epoch, Err: wire.Errorf(wire.Quota, "message", "%d messages wait for their commit already", count)})
+		return t.save()
+	}
+	n := t.rec.Counters.Held
+	t.rec.Counters.Held++
+	if err := t.u.putRecord(append(prefix, number(n)...), &heldRecord{Version: recordVersion, Message: *m, Stored: stored}); err != nil {
+		return err
+	}
+	return t.save()
+}
+
+// releaseHeld reads the messages whose epoch has come.
+func (t *thread) releaseHeld() error {
+	epoch := wire.Epoch(t.group.Epoch())
+	var ready []*heldRecord
+	err := t.u.Scan(recordKey(recordHeld, idPart(t.id)), func(key, value []byte) error {
+		h := new(heldRecord)
+		if err := wire.Decode(value, maxRecord, h); err != nil {
+			return err
+		}
+		if h.Message.Epoch <= epoch {
+			ready = append(ready, h)
+			t.u.delete(key)
+		}
+		return nil
+	})
+	for _, h := range ready {
+		if err == nil && h.Message.Epoch >= t.rec.Joined {
+			err = t.read(&h.Message, h.Stored)
+		}
+	}
+	return err
+}

@@ -1,0 +1,241 @@
+package client
+
+import (
+	"context"
+	"slices"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// opKind says what an operation does to a group.
+type opKind uint8
+
+const (
+	opCommit  opKind = iota + 1 // commits what waits, and gives this device new keys
+	opAdd                       // Add
+	opRemove                    // Users, Devices
+	opRules                     // Rules
+	opLeave                     // proposes the own removal
+	opRevoked                   // removes Devices that Evidence proves to be revoked
+	opClose                     // ends the conversation
+	opCreate                    // waits for the create
+	opRenew                     // puts the new certificate into the own leaf
+)
+
+func operationKey(id wire.ConversationID, n uint64) []byte {
+	return recordKey(recordOperation, idPart(id), number(n))
+}
+
+// enqueue stores an operation and returns its number.
+func (t *thread) enqueue(op *operationRecord) (uint64, error) {
+	waiting := 0
+	err := t.u.Scan(recordKey(recordOperation, idPart(t.id)), func(_, _ []byte) error { waiting++; return nil })
+	if err != nil {
+		return 0, err
+	}
+	if most := t.d.opts.Limits.Operations; waiting >= most {
+		return 0, wire.Errorf(wire.Quota, "change", "%d changes of %v wait already: wait for them", most, t.id)
+	}
+	op.Version = recordVersion
+	n := t.rec.Counters.Operation
+	t.rec.Counters.Operation++
+	if err := t.u.putRecord(operationKey(t.id, n), op); err != nil {
+		return 0, err
+	}
+	t.kick(handshakes(t.id))
+	return n, t.save()
+}
+
+// enqueueOwn stores an operation that the device makes by itself, unless one of its kind waits.
+func (t *thread) enqueueOwn(op *operationRecord) error {
+	found := false
+	err := t.eachOperation(func(_ uint64, have *operationRecord) error {
+		found = found || have.Kind == op.Kind
+		return nil
+	})
+	if err != nil || found {
+		return err
+	}
+	op.Own = true
+	_, err = t.enqueue(op)
+	return err
+}
+
+func (t *thread) eachOperation(visit func(uint64, *operationRecord) error) error {
+	prefix := recordKey(recordOperation, idPart(t.id))
+	return t.u.Scan(prefix, func(key, value []byte) error {
+		op := new(operationRecord)
+		if err := wire.Decode(value, maxRecord, op); err != nil {
+			return err
+		}
+		return visit(parseNumber(key[len(prefix):]), op)
+	})
+}
+
+// errStop ends a scan early.
+var errStop = wire.Errorf(wire.Internal, "scan", "stopped")
+
+// firstOperation is the next one, nil if there is none.
+func (t *thread) firstOperation() (n uint64, op *operationRecord, err error) {
+	err = t.eachOperation(func(at uint64, have *operationRecord) error {
+		n, op = at, have
+		return errStop
+	})
+	if err == error(errStop) {
+		err = nil
+	}
+	return n, op, err
+}
+
+// finish ends an operation and tells whoever waits for it. One that nobody waits for, and that was asked
+// for, is told by an event when it has failed.
+func (t *thread) finish(n uint64, op *operationRecord, outcome error) {
+	t.u.delete(operationKey(t.id, n))
+	t.u.then(func() {
+		waited := t.d.waiters.done(operation{t.id, n}, outcome)
+		if outcome != nil && !waited {
+			t.d.emit(Event{Type: EventFailed, Conversation: t.id, Err: outcome})
+		}
+	})
+}
+
+// failOperations ends all that wait.
+func (t *thread) failOperations(why error) error {
+	return t.eachOperation(func(n uint64, op *operationRecord) error {
+		t.finish(n, op, why)
+		return nil
+	})
+}
+
+// perform stores an operation and waits for its outcome. If ctx ends first, the operation goes on.
+func (d *Device) perform(ctx context.Context, id wire.ConversationID, op *operationRecord) error {
+	var outcome <-chan error
+	var o operation
+	err := d.turn(ctx, func(u *unit) error {
+		t, err := d.usableThread(u, id)
+		if err != nil {
+			return err
+		}
+		n, err := t.enqueue(op)
+		if err != nil {
+			return err
+		}
+		o = operation{id, n}
+		outcome = d.waiters.add(o)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	return d.await(ctx, o, outcome)
+}
+
+func (d *Device) await(ctx context.Context, o operation, outcome <-chan error) error {
+	select {
+	case err := <-outcome:
+		return err
+	case <-ctx.Done():
+		d.waiters.drop(o)
+		return ctx.Err()
+	}
+}
+
+// change is what an operation comes to in the present epoch.
+type change struct {
+	proposals []mlscore.Proposal
+	leaf      mlscore.LeafUpdate
+	evidence  [][]byte
+	pointless bool // there is nothing left to do
+}
+
+// resolve says what an operation comes to in the present epoch.
+func (t *thread) resolve(op *operationRecord) (*change, error) {
+	switch op.Kind {
+	case opCommit:
+		return &change{}, nil
+	case opAdd:
+		return t.resolveAdd(op)
+	case opRemove, opRevoked:
+		return t.resolveRemove(op)
+	case opRules:
+		return t.resolveRules(op)
+	case opRenew:
+		id := t.d.self.identity()
+		return &change{leaf: mlscore.LeafUpdate{Identity: &id}}, nil
+	}
+	return nil, wire.Errorf(wire.Internal, "change", "operation of kind %d makes no commit", op.Kind)
+}
+
+func (t *thread) resolveAdd(op *operationRecord) (*change, error) {
+	c := &change{}
+	for _, a := range op.Add {
+		if _, member := t.group.ByIdentity([]byte(a.Device)); member {
+			continue
+		}
+		kp, err := mlscore.ParseKeyPackage(a.KeyPackage)
+		if err != nil {
+			return nil, err
+		}
+		c.proposals = append(c.proposals, mlscore.AddProposal(kp))
+	}
+	c.pointless = len(c.proposals) == 0
+	return c, nil
+}
+
+// resolveRemove finds the leaves of Users and Devices, and brings back the devices in Add, which are to
+// be put in anew.
+func (t *thread) resolveRemove(op *operationRecord) (*change, error) {
+	c := &change{evidence: op.Evidence}
+	var readd []mlscore.Proposal
+	for _, a := range op.Add {
+		kp, err := mlscore.ParseKeyPackage(a.KeyPackage)
+		if err != nil {
+			return nil, err
+		}
+		readd = append(readd, mlscore.AddProposal(kp))
+	}
+	self := t.group.Self()
+	waiting := t.proposedRemovals()
+	t.group.Public().Members(func(m mlscore.Member) bool {
+		device, err := deviceOf(m.Credential)
+		if err != nil || m.Leaf == self || waiting[m.Leaf] {
+			return true
+		}
+		if slices.Contains(op.Devices, device) || slices.Contains(op.Users, device.User()) {
+			c.proposals = append(c.proposals, mlscore.RemoveProposal(m.Leaf))
+		}
+		return true
+	})
+	c.proposals = append(c.proposals, readd...)
+	c.pointless = len(c.proposals) == 0 && len(waiting) == 0
+	return c, nil
+}
+
+// proposedRemovals are the leaves whose removal waits for a commit: a commit takes each once.
+func (t *thread) proposedRemovals() map[mlscore.LeafIndex]bool {
+	leaves := make(map[mlscore.LeafIndex]bool)
+	for _, p := range t.group.Public().Pending() {
+		if p.Type == mlscore.ProposalRemove {
+			leaves[p.Remove] = true
+		}
+	}
+	return leaves
+}
+
+func (t *thread) resolveRules(op *operationRecord) (*change, error) {
+	old, err := t.rules()
+	if err != nil {
+		return nil, err
+	}
+	next := op.Rules.apply(old)
+	x, err := next.extension()
+	if err != nil {
+		return nil, err
+	}
+	if old.renames(next) && old.Name == next.Name {
+		return &change{pointless: true}, nil
+	}
+	extensions := t.group.Public().Context().Extensions.With(x)
+	return &change{proposals: []mlscore.Proposal{mlscore.ExtensionsProposal(extensions)}}, nil
+}

@@ -1,0 +1,107 @@
+package client
+
+import (
+	"crypto/rand"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Clock is where a device has the time from.
+type Clock interface {
+	Now() time.Time
+	After(time.Duration) <-chan time.Time
+}
+
+type systemClock struct{}
+
+func (systemClock) Now() time.Time                         { return time.Now() }
+func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
+
+// Options are what a device works with. Store and Transport must be set; zero fields take defaults.
+type Options struct {
+	Store     Store
+	Transport Transport
+	Clock     Clock        // nil is the machine's
+	Rand      io.Reader    // nil is crypto/rand
+	Log       *slog.Logger // nil logs nothing; never content, keys or codes
+	// Suite is the cipher suite of a device that is to be enrolled: one with Ed25519 or ECDSA. By default
+	// mlscore.MLS128X25519AES128Ed25519.
+	Suite  mlscore.CipherSuite
+	Limits Limits
+	Timing Timing
+}
+
+// Limits bound what a device takes on. A zero field stands for its default.
+type Limits struct {
+	Held        int // messages of one conversation that wait for a commit: 1,024
+	HeldBytes   int // and their bytes: 16 MiB
+	Outgoing    int // messages of one conversation that wait to be sent: 4,096
+	Operations  int // changes of one group that wait: 256
+	Attempts    int // commits that one change of a group may lose before it is given up: 64
+	Orders      int // order hashes that are kept of one conversation: 1,024
+	Groups      int // groups that are open in memory: 256
+	Inline      int // bytes of a Welcome or tree that stand in the entry itself: 256 KiB
+	KeyPackages int // that the directory should have: 50
+	Receipts    int // members of a conversation up to which receipts are sent: 16; -1 for none
+	Requests    int // requests under way at once: 16, or fewer if the node wants
+}
+
+// Timing is how long things take. A zero field stands for its default.
+type Timing struct {
+	Call        time.Duration // a request is tried again: 30 s
+	Dial        time.Duration // a connection is given up: 15 s
+	RetryFirst  time.Duration // the first wait after a failure: 250 ms
+	RetryLast   time.Duration // the longest: 1 min
+	Race        time.Duration // a lost commit is made again within this, longer each time, up to 20 times it: 50 ms
+	Grace       time.Duration // an entry that was accepted is waited for before it is fetched: 500 ms
+	Proposals   time.Duration // waiting proposals are committed by somebody within this: 3 s
+	Contest     time.Duration // a commit that cannot be processed is contested within this: 2 s
+	Receipts    time.Duration // a receipt covers what came within this: 500 ms
+	Upkeep      time.Duration // certificates, KeyPackages, devices and roots are looked at: 10 min
+	KeyAge      time.Duration // own keys of a conversation are renewed: 7 days
+	KeyMessages int           // or after so many messages: 1,000
+	KeyPackage  time.Duration // the life of a KeyPackage: 30 days
+}
+
+func (o Options) orDefault() (Options, error) {
+	if o.Store == nil || o.Transport == nil {
+		return o, wire.Errorf(wire.Malformed, "open", "Options without a Store or a Transport")
+	}
+	if o.Clock == nil {
+		o.Clock = systemClock{}
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Reader
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Suite == 0 {
+		o.Suite = mlscore.MLS128X25519AES128Ed25519
+	}
+	l, t := &o.Limits, &o.Timing
+	for p, v := range map[*int]int{
+		&l.Held: 1024, &l.HeldBytes: 16 << 20, &l.Outgoing: 4096, &l.Operations: 256, &l.Attempts: 64, &l.Orders: 1024,
+		&l.Groups: 256, &l.Inline: 256 << 10, &l.KeyPackages: 50, &l.Receipts: 16, &l.Requests: 16, &t.KeyMessages: 1000,
+	} {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	const day = 24 * time.Hour
+	for p, v := range map[*time.Duration]time.Duration{
+		&t.Call: 30 * time.Second, &t.Dial: 15 * time.Second, &t.RetryFirst: 250 * time.Millisecond, &t.RetryLast: time.Minute,
+		&t.Race: 50 * time.Millisecond, &t.Grace: 500 * time.Millisecond, &t.Proposals: 3 * time.Second,
+		&t.Contest: 2 * time.Second, &t.Receipts: 500 * time.Millisecond, &t.Upkeep: 10 * time.Minute,
+		&t.KeyAge: 7 * day, &t.KeyPackage: 30 * day,
+	} {
+		if *p == 0 {
+			*p = v
+		}
+	}
+	return o, nil
+}

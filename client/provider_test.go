@@ -1,0 +1,479 @@
+package client
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"io"
+	"math/big"
+	mrand "math/rand/v2"
+	"net/url"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// world is the servers of all organizations in one place, with the rules of docs/consensus.md and the
+// streams of package mailbox, kept small: one state under one mutex, and faults on demand.
+type world struct {
+	t  testing.TB
+	wg sync.WaitGroup
+
+	mu     sync.Mutex
+	orgs   map[wire.Domain]*org
+	convs  map[wire.ConversationID]*conv
+	blobs  map[wire.Hash][]byte
+	dice   *mrand.Rand
+	faults faults
+}
+
+// faults are what the world does wrong on purpose.
+type faults struct {
+	dropAnswers float64              // the request is done, and the connection breaks before the answer
+	dropBefore  float64              // the connection breaks before the request is done
+	lag         map[wire.Domain]bool // entries are kept from an organization's streams, messages are not
+	refuse      func(m wire.Method) *wire.Error
+}
+
+type org struct {
+	domain  wire.Domain
+	key     ed25519.PrivateKey
+	root    *x509.Certificate
+	devices map[wire.DeviceID]*account
+	codes   map[string]wire.UserID
+	tokens  map[wire.Token]wire.DeviceID
+	revoked []x509.RevocationListEntry
+	serial  int64
+	lagging []func()
+}
+
+type account struct {
+	id       wire.DeviceID
+	key      []byte
+	chain    [][]byte
+	packages []wire.UploadedKeyPackage
+	last     *wire.UploadedKeyPackage
+	known    map[string]bool
+	claims   map[wire.SubmissionID]*wire.KeyMaterialAnswer
+	inbox    stream
+	session  *serverSession
+}
+
+func newWorld(t testing.TB, domains ...wire.Domain) *world {
+	w := &world{
+		t: t, orgs: make(map[wire.Domain]*org), convs: make(map[wire.ConversationID]*conv), blobs: make(map[wire.Hash][]byte),
+		dice: mrand.New(mrand.NewPCG(1, 2)),
+	}
+	w.faults.lag = make(map[wire.Domain]bool)
+	for _, d := range domains {
+		w.addOrg(d)
+	}
+	t.Cleanup(w.wg.Wait)
+	return w
+}
+
+func (w *world) addOrg(d wire.Domain) *org {
+	public, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: string(d)}, IsCA: true, BasicConstraintsValid: true,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(1000 * time.Hour),
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, public, key)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	root, err := x509.ParseCertificate(der)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	o := &org{domain: d, key: key, root: root, serial: 1, devices: make(map[wire.DeviceID]*account),
+		codes: make(map[string]wire.UserID), tokens: make(map[wire.Token]wire.DeviceID)}
+	w.orgs[d] = o
+	return o
+}
+
+// certify makes a device's chain.
+func (o *org) certify(id wire.DeviceID, key []byte) ([][]byte, error) {
+	uri, err := url.Parse(string(id))
+	if err != nil {
+		return nil, err
+	}
+	o.serial++
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(o.serial), URIs: []*url.URL{uri}, KeyUsage: x509.KeyUsageDigitalSignature,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(900 * time.Hour),
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, o.root, ed25519.PublicKey(key), o.key)
+	return [][]byte{der, o.root.Raw}, err
+}
+
+// endpoint is a device's Transport into the world.
+type endpoint struct {
+	w      *world
+	domain wire.Domain
+}
+
+func (e *endpoint) Enrol(_ context.Context, r *wire.EnrolRequest) (*wire.ChainAnswer, error) {
+	if err := r.Check(); err != nil {
+		return nil, err
+	}
+	e.w.mu.Lock()
+	defer e.w.mu.Unlock()
+	o := e.w.orgs[e.domain]
+	if !ed25519.Verify(r.Key, wire.EnrolInput(r.Device, r.Key), r.Proof) {
+		return nil, wire.Errorf(wire.Denied, "enrol", "proof does not verify")
+	}
+	if a := o.devices[r.Device]; a != nil && slices.Equal(a.key, r.Key) {
+		return &wire.ChainAnswer{Chain: a.chain}, nil
+	}
+	if o.codes[r.Code] != r.Device.User() {
+		return nil, wire.Errorf(wire.Denied, "enrol", "the code is not accepted: ask for another one")
+	}
+	delete(o.codes, r.Code)
+	chain, err := o.certify(r.Device, r.Key)
+	if err != nil {
+		return nil, err
+	}
+	for id, a := range o.devices {
+		if id.User() == r.Device.User() {
+			e.w.notify(a, &wire.Notice{Type: wire.NoticeEnrolled, Device: r.Device})
+		}
+	}
+	o.devices[r.Device] = &account{id: r.Device, key: r.Key, chain: chain, known: make(map[string]bool),
+		claims: make(map[wire.SubmissionID]*wire.KeyMaterialAnswer), inbox: newStream()}
+	return &wire.ChainAnswer{Chain: chain}, nil
+}
+
+func (w *world) notify(a *account, n *wire.Notice) {
+	payload, err := wire.Encode(n)
+	if err != nil {
+		panic(err)
+	}
+	a.inbox.append(item{kind: wire.ItemNotice, payload: payload})
+	w.pump(a)
+}
+
+// pipe is one end of a connection in memory.
+type pipe struct {
+	in     <-chan []byte
+	out    chan<- []byte
+	closed chan struct{} // shared by both ends
+	once   *sync.Once
+	why    *error
+}
+
+func newPipes() (client, server *pipe) {
+	a, b := make(chan []byte, 256), make(chan []byte, 256)
+	closed, once, why := make(chan struct{}), new(sync.Once), new(error)
+	return &pipe{a, b, closed, once, why}, &pipe{b, a, closed, once, why}
+}
+
+func (p *pipe) end(why error) { p.once.Do(func() { *p.why = why; close(p.closed) }) }
+
+func (p *pipe) Read(ctx context.Context) ([]byte, error) {
+	select {
+	case b := <-p.in:
+		return b, nil
+	default:
+	}
+	select {
+	case b := <-p.in:
+		return b, nil
+	case <-p.closed:
+		return nil, *p.why
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+func (p *pipe) Write(ctx context.Context, b []byte) error {
+	select {
+	case p.out <- b:
+		return nil
+	case <-p.closed:
+		return *p.why
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *pipe) Close() error { p.end(io.EOF); return nil }
+
+func (e *endpoint) Dial(context.Context) (Conn, error) {
+	client, server := newPipes()
+	e.w.wg.Go(func() { e.w.serve(e.domain, server) })
+	return client, nil
+}
+
+// serverSession is the node's side of a session.
+type serverSession struct {
+	pipe    *pipe
+	account *account
+	wake    chan struct{} // there may be something to push
+	sent    map[string]uint64
+}
+
+const window = 64
+
+func (w *world) serve(domain wire.Domain, p *pipe) {
+	s, err := w.login(domain, p)
+	if err != nil {
+		p.end(err)
+		return
+	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { w.push(s) })
+	for {
+		b, err := p.Read(context.Background())
+		if err != nil {
+			p.end(err)
+			return
+		}
+		f := new(wire.Frame)
+		if err := wire.Decode(b, wire.MaxSessionFrame, f); err != nil {
+			p.end(&CloseError{Code: wire.CloseMalformed, Text: err.Error()})
+			return
+		}
+		if f.Type == wire.FrameAck {
+			w.acknowledge(s, f.Body)
+			continue
+		}
+		wg.Go(func() { w.answer(s, f) })
+	}
+}
+
+func (w *world) login(domain wire.Domain, p *pipe) (*serverSession, error) {
+	c := &wire.Challenge{Version: wire.SessionVersion, Domain: domain, Time: wire.TimeOf(time.Now())}
+	if _, err := rand.Read(c.Nonce[:]); err != nil {
+		return nil, err
+	}
+	if err := writeFrame(p, wire.FrameChallenge, 0, c); err != nil {
+		return nil, err
+	}
+	f, err := readFrame(context.Background(), p)
+	if err != nil {
+		return nil, err
+	}
+	l := new(wire.Login)
+	if err := wire.Decode(f.Body, wire.MaxFrame, l); err != nil {
+		return nil, err
+	}
+	input, err := c.LoginInput(l.Device)
+	if err != nil {
+		return nil, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	a := w.orgs[domain].devices[l.Device]
+	if a == nil || !ed25519.Verify(a.key, input, l.Signature) {
+		return nil, &CloseError{Code: wire.CloseLogin, Text: "login refused"}
+	}
+	s := &serverSession{pipe: p, account: a, wake: make(chan struct{}, 1), sent: make(map[string]uint64)}
+	if a.session != nil {
+		a.session.pipe.end(&CloseError{Code: wire.CloseReplaced, Text: "a newer session receives"})
+	}
+	a.session = s
+	s.wake <- struct{}{}
+	return s, writeFrame(p, wire.FrameSession, 0, &wire.Session{Node: wire.NodeID("n1." + domain), MaxFrame: wire.MaxSessionFrame, Window: window, Requests: 16})
+}
+
+func writeFrame(p *pipe, t wire.FrameType, id uint64, body any) error {
+	var raw []byte
+	if body != nil {
+		var err error
+		if raw, err = wire.Encode(body); err != nil {
+			return err
+		}
+	}
+	b, err := wire.Encode(&wire.Frame{Type: t, ID: id, Body: raw})
+	if err != nil {
+		return err
+	}
+	return p.Write(context.Background(), b)
+}
+
+func (w *world) chance(p float64) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return p > 0 && w.dice.Float64() < p
+}
+
+var errFault = errors.New("the connection broke, as the test wanted")
+
+func (w *world) answer(s *serverSession, f *wire.Frame) {
+	w.mu.Lock()
+	faults := w.faults
+	w.mu.Unlock()
+	if w.chance(faults.dropBefore) {
+		s.pipe.end(errFault)
+		return
+	}
+	body, err := w.handle(s.account, f.Method, f.Body)
+	if faults.refuse != nil && err == nil {
+		if refused := faults.refuse(f.Method); refused != nil {
+			err = refused
+		}
+	}
+	if w.chance(faults.dropAnswers) {
+		s.pipe.end(errFault)
+		return
+	}
+	if err != nil {
+		_ = writeFrame(s.pipe, wire.FrameError, f.ID, wire.AsError(string(f.Method), err))
+		return
+	}
+	_ = writeFrame(s.pipe, wire.FrameAnswer, f.ID, body)
+}
+
+// disconnect breaks a device's connection.
+func (w *world) disconnect(id wire.DeviceID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if a := w.orgs[id.Organization()].devices[id]; a != nil && a.session != nil {
+		a.session.pipe.end(errFault)
+	}
+}
+
+// pump wakes a device's session. The caller holds the mutex.
+func (w *world) pump(a *account) {
+	if a.session != nil {
+		select {
+		case a.session.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// push sends what a device has not had in this session, within its window.
+func (w *world) push(s *serverSession) {
+	for {
+		select {
+		case <-s.wake:
+		case <-s.pipe.closed:
+			return
+		}
+		for {
+			p := w.nextPush(s)
+			if p == nil {
+				break
+			}
+			if writeFrame(s.pipe, wire.FramePush, 0, p) != nil {
+				return
+			}
+		}
+	}
+}
+
+func (w *world) nextPush(s *serverSession) *wire.Push {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	a := s.account
+	if a.session != s {
+		return nil
+	}
+	if p := s.nextOf(&a.inbox, wire.Token{}, nil); p != nil {
+		return p
+	}
+	for id, c := range w.convs {
+		st := c.streams[a.id.Organization()]
+		if st == nil {
+			continue
+		}
+		for token := range st.readers {
+			if w.orgs[a.id.Organization()].tokens[token] != a.id {
+				continue
+			}
+			if p := s.nextOf(st, token, &id); p != nil {
+				return p
+			}
+		}
+	}
+	return nil
+}
+
+func (s *serverSession) nextOf(st *stream, token wire.Token, id *wire.ConversationID) *wire.Push {
+	r := st.readers[token]
+	key := string(token[:])
+	if id != nil {
+		key += string(*id)
+	}
+	at := max(r.acked, s.sent[key])
+	if at >= uint64(len(st.items)) || r.until > 0 && at >= r.until || at-r.acked >= window/8 {
+		return nil
+	}
+	s.sent[key] = at + 1
+	it := st.items[at]
+	return &wire.Push{Conversation: id, Token: token, Sequence: at + 1, Kind: it.kind, ID: it.id, Time: it.time, Payload: it.payload}
+}
+
+func (w *world) acknowledge(s *serverSession, body []byte) {
+	a := new(wire.Ack)
+	if err := wire.Decode(body, wire.MaxFrame, a); err != nil {
+		s.pipe.end(&CloseError{Code: wire.CloseMalformed, Text: err.Error()})
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	st := &s.account.inbox
+	if a.Conversation != nil {
+		st = w.convs[*a.Conversation].streams[s.account.id.Organization()]
+	}
+	if r := st.readers[a.Token]; r != nil {
+		r.acked = max(r.acked, a.Sequence)
+	}
+	w.pump(s.account)
+}
+
+// stream is what an organization keeps of a conversation, or for a device.
+type stream struct {
+	items   []item
+	ids     map[wire.SubmissionID]bool
+	readers map[wire.Token]*reader
+}
+
+type item struct {
+	kind    wire.ItemKind
+	id      wire.SubmissionID
+	time    wire.Time
+	payload []byte
+}
+
+type reader struct {
+	acked uint64
+	until uint64 // the last item for this reader; 0 for no end
+}
+
+func newStream() stream {
+	return stream{ids: make(map[wire.SubmissionID]bool), readers: map[wire.Token]*reader{{}: {}}}
+}
+
+func (s *stream) append(it item) {
+	if it.time == 0 {
+		it.time = wire.TimeOf(time.Now())
+	}
+	s.items = append(s.items, it)
+}
+
+// keyPackageOf checks an uploaded KeyPackage as a directory does, roughly.
+func keyPackageOf(a *account, k *wire.UploadedKeyPackage) (*mlscore.KeyPackage, error) {
+	kp, err := mlscore.ParseKeyPackage(k.Message)
+	if err != nil {
+		return nil, wire.Errorf(wire.Malformed, "upload", "%v", err)
+	}
+	if !slices.Equal(kp.LeafNode.SignatureKey, a.key) {
+		return nil, wire.Errorf(wire.Denied, "upload", "another key")
+	}
+	return kp, nil
+}

@@ -1,0 +1,156 @@
+package client
+
+import (
+	"bytes"
+	"errors"
+	"slices"
+	"strings"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+)
+
+// Store is where a device keeps what must survive: mlscore's records and this package's, beside each
+// other. Its Apply is one transaction. boltstore.Store is one for files; a browser brings its own.
+type Store = mlscore.Store
+
+// errNoTurn: mlscore wrote outside of a turn.
+var errNoTurn = errors.New("a write without a turn")
+
+// unit is all that one turn reads and writes: it stands before the store and looks to mlscore like one,
+// and hands everything on in one batch when the turn ends. So a group's new state, the message that goes
+// out and what the application sees of it become durable together or not at all.
+type unit struct {
+	base   Store
+	writes []mlscore.Write
+	now    map[string][]byte // what this turn has written; nil where it has deleted
+	gone   [][]byte          // prefixes that this turn has deleted
+	after  []func()          // run once the batch is on disk
+}
+
+func newUnit(base Store) *unit { return &unit{base: base, now: make(map[string][]byte)} }
+
+// Apply implements mlscore.Store. mlscore erases its values after the call, so they are copied.
+func (u *unit) Apply(b mlscore.Batch) error {
+	for _, w := range b.Writes {
+		switch {
+		case w.Prefix:
+			u.deleteAll(w.Key)
+		case w.Value == nil:
+			u.delete(w.Key)
+		default:
+			u.put(w.Key, w.Value)
+		}
+	}
+	return nil
+}
+
+func (u *unit) put(key, value []byte) {
+	v := append([]byte{}, value...)
+	u.writes = append(u.writes, mlscore.Write{Key: bytes.Clone(key), Value: v})
+	u.now[string(key)] = v
+}
+
+func (u *unit) delete(key []byte) {
+	u.writes = append(u.writes, mlscore.Write{Key: bytes.Clone(key)})
+	u.now[string(key)] = nil
+}
+
+func (u *unit) deleteAll(prefix []byte) {
+	u.writes = append(u.writes, mlscore.Write{Key: bytes.Clone(prefix), Prefix: true})
+	u.gone = append(u.gone, bytes.Clone(prefix))
+	for k := range u.now {
+		if strings.HasPrefix(k, string(prefix)) {
+			u.now[k] = nil
+		}
+	}
+}
+
+func (u *unit) isGone(key []byte) bool {
+	return slices.ContainsFunc(u.gone, func(p []byte) bool { return bytes.HasPrefix(key, p) })
+}
+
+// Get implements mlscore.Store.
+func (u *unit) Get(key []byte) ([]byte, bool, error) {
+	if v, ok := u.now[string(key)]; ok {
+		return bytes.Clone(v), v != nil, nil
+	}
+	if u.isGone(key) {
+		return nil, false, nil
+	}
+	return u.base.Get(key)
+}
+
+// Scan implements mlscore.Store.
+func (u *unit) Scan(prefix []byte, visit func(key, value []byte) error) error {
+	var mine []string
+	for k := range u.now {
+		if strings.HasPrefix(k, string(prefix)) {
+			mine = append(mine, k)
+		}
+	}
+	slices.Sort(mine)
+	flush := func(before []byte) error { // what this turn has written before a key of the store
+		for len(mine) > 0 && (before == nil || mine[0] < string(before)) {
+			k := mine[0]
+			mine = mine[1:]
+			if v := u.now[k]; v != nil {
+				if err := visit([]byte(k), bytes.Clone(v)); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	err := u.base.Scan(prefix, func(key, value []byte) error {
+		if err := flush(key); err != nil {
+			return err
+		}
+		if _, ok := u.now[string(key)]; ok || u.isGone(key) {
+			return nil // flush gives it, or it is gone
+		}
+		return visit(key, value)
+	})
+	if err != nil {
+		return err
+	}
+	return flush(nil)
+}
+
+// then runs f when the turn's writes are on disk.
+func (u *unit) then(f func()) { u.after = append(u.after, f) }
+
+// commit makes the writes durable, and erases the copies.
+func (u *unit) commit() error {
+	if len(u.writes) == 0 {
+		return nil
+	}
+	err := u.base.Apply(mlscore.Batch{Writes: u.writes})
+	for _, w := range u.writes {
+		clear(w.Value)
+	}
+	return err
+}
+
+// turnStore is the mlscore.Store of a device: the unit of whoever has the turn.
+type turnStore struct{ unit *unit }
+
+func (t *turnStore) Apply(b mlscore.Batch) error {
+	if t.unit == nil {
+		return errNoTurn
+	}
+	return t.unit.Apply(b)
+}
+
+func (t *turnStore) Get(key []byte) ([]byte, bool, error) {
+	if t.unit == nil {
+		return nil, false, errNoTurn
+	}
+	return t.unit.Get(key)
+}
+
+func (t *turnStore) Scan(prefix []byte, visit func(key, value []byte) error) error {
+	if t.unit == nil {
+		return errNoTurn
+	}
+	return t.unit.Scan(prefix, visit)
+}

@@ -1,0 +1,219 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// peer is a device in a test, which can be killed and started again.
+type peer struct {
+	t    testing.TB
+	w    *world
+	id   wire.DeviceID
+	disk *disk
+	*Device
+	stopRun context.CancelFunc
+	ended   chan struct{}
+	err     error // of Run
+
+	mu   sync.Mutex
+	seen []Event
+}
+
+// quick are short times, since the tests' network is.
+func quick() Timing {
+	return Timing{
+		Call: 5 * time.Second, Dial: time.Second, RetryFirst: 5 * time.Millisecond, RetryLast: 50 * time.Millisecond, Race: 5 * time.Millisecond,
+		Grace: 20 * time.Millisecond, Proposals: 30 * time.Millisecond, Contest: 20 * time.Millisecond, Receipts: 10 * time.Millisecond,
+		Upkeep: time.Second,
+	}
+}
+
+// disk is a store that fails when a test wants it to: with the n-th write from now, before or after it
+// was made, and then for good, as for a process that has died.
+type disk struct {
+	*mlscore.MemoryStore
+	mu    sync.Mutex
+	left  int // writes until the crash; -1 for none
+	after bool
+	dead  bool
+}
+
+var errCrash = errors.New("the process died, as the test wanted")
+
+func (d *disk) Apply(b mlscore.Batch) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.dead {
+		return errCrash
+	}
+	if d.left == 0 {
+		d.dead = true
+		if d.after {
+			if err := d.MemoryStore.Apply(b); err != nil {
+				return err
+			}
+		}
+		return errCrash
+	}
+	if d.left > 0 {
+		d.left--
+	}
+	return d.MemoryStore.Apply(b)
+}
+
+func (w *world) peer(device string) *peer {
+	w.t.Helper()
+	p := &peer{t: w.t, w: w, id: wire.DeviceID(device), disk: &disk{MemoryStore: mlscore.NewMemoryStore(), left: -1}}
+	p.open()
+	code := "code for " + device
+	w.mu.Lock()
+	w.orgs[p.id.Organization()].codes[code] = p.id.User()
+	w.mu.Unlock()
+	if err := p.Enrol(w.t.Context(), Enrolment{Device: p.id, Code: code}); err != nil {
+		w.t.Fatal(err)
+	}
+	p.run()
+	w.t.Cleanup(p.stop)
+	return p
+}
+
+func (p *peer) open() {
+	p.t.Helper()
+	var err error
+	log := slog.New(slog.DiscardHandler)
+	if os.Getenv("MLSFED_LOG") != "" {
+		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("device", p.id.User().Name()+"/"+p.id.Name())
+	}
+	p.Device, err = Open(Options{Store: p.disk, Transport: &endpoint{p.w, p.id.Organization()}, Timing: quick(), Log: log,
+		Limits: Limits{KeyPackages: 6}})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *peer) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	p.stopRun, p.ended = cancel, make(chan struct{})
+	events := p.Subscribe(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for e := range events {
+			p.mu.Lock()
+			p.seen = append(p.seen, e)
+			p.mu.Unlock()
+		}
+	})
+	d := p.Device
+	go func() {
+		err := d.Run(ctx)
+		cancel()
+		wg.Wait()
+		p.err = err
+		close(p.ended)
+	}()
+}
+
+func (p *peer) stop() {
+	p.stopRun()
+	<-p.ended
+}
+
+// restart ends the process and begins another one with the same disk.
+func (p *peer) restart() {
+	p.stop()
+	p.disk.mu.Lock()
+	p.disk.dead, p.disk.left = false, -1
+	p.disk.mu.Unlock()
+	p.open()
+	p.run()
+}
+
+func (p *peer) events(t EventType) []Event {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var list []Event
+	for _, e := range p.seen {
+		if e.Type == t {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+// eventually waits until f holds; what it says of why not is the test's failure.
+func eventually(t testing.TB, f func() error) {
+	t.Helper()
+	deadline := time.Now().Add(20 * time.Second)
+	for {
+		err := f()
+		if err == nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("did not come: %v", err)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+// ready waits until a device can be added by others.
+func (p *peer) ready() *peer {
+	p.t.Helper()
+	eventually(p.t, func() error {
+		p.w.mu.Lock()
+		defer p.w.mu.Unlock()
+		if a := p.w.orgs[p.id.Organization()].devices[p.id]; len(a.packages) < 6 || a.last == nil {
+			return fmt.Errorf("%s has %d KeyPackages", p.id, len(a.packages))
+		}
+		return nil
+	})
+	return p
+}
+
+func (p *peer) texts(id wire.ConversationID) []string {
+	p.t.Helper()
+	page, err := p.History(context.Background(), id, Query{Limit: MaxPage})
+	if err != nil {
+		return []string{err.Error()}
+	}
+	var list []string
+	for _, m := range page.Messages {
+		list = append(list, m.Sender.User().Name()+": "+m.Content.Text)
+	}
+	return list
+}
+
+// inEpochOf waits until devices agree with the first one on the epoch, all secrets and the order.
+func agree(t testing.TB, id wire.ConversationID, first *peer, others ...*peer) {
+	t.Helper()
+	eventually(t, func() error {
+		a, err := first.Conversation(context.Background(), id)
+		if err != nil {
+			return err
+		}
+		for _, p := range others {
+			b, err := p.Conversation(context.Background(), id)
+			if err != nil {
+				return fmt.Errorf("%s: %w", p.id, err)
+			}
+			if a.State != StateActive || b.State != StateActive || string(a.Authenticator) != string(b.Authenticator) || a.Order != b.Order {
+				return fmt.Errorf("%s is %v in epoch %d after entry %d (%s), %s %v in %d after %d (%s)", first.id, a.State, a.Epoch, a.Sequence, a.Why, p.id, b.State, b.Epoch, b.Sequence, b.Why)
+			}
+		}
+		return nil
+	})
+}

@@ -1,0 +1,353 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/mlscore/boltstore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// peopleOptions are the flags that the commands for people share.
+type peopleOptions struct {
+	profile        string
+	passphraseFile string
+	json           bool
+	offline        bool
+	timeout        time.Duration
+}
+
+// addPeopleFlags adds those flags. JSON is for commands that print something.
+func addPeopleFlags(c *cobra.Command) *peopleOptions {
+	o := new(peopleOptions)
+	f := c.Flags()
+	f.StringVar(&o.profile, "profile", os.Getenv("MLSFED_PROFILE"), "folder of the device, or its name as alice@a.example/phone (or MLSFED_PROFILE)")
+	f.StringVar(&o.passphraseFile, "passphrase-file", os.Getenv(passphraseVariable), "file with the passphrase of the device's store (or "+passphraseVariable+")")
+	f.BoolVar(&o.json, "json", false, "print JSON")
+	f.DurationVar(&o.timeout, "timeout", 20*time.Second, "how long to wait for the organization's node")
+	return o
+}
+
+// addOfflineFlag adds --offline to a command that only shows what the device knows.
+func addOfflineFlag(c *cobra.Command, o *peopleOptions) {
+	c.Flags().BoolVar(&o.offline, "offline", false, "show what this device knows, without connecting")
+}
+
+// person is a device in use by a command.
+type person struct {
+	*client.Device
+	id      wire.DeviceID
+	profile *profile
+	traffic *traffic
+	opts    *peopleOptions
+	out     io.Writer
+	notes   io.Writer
+}
+
+// commandTiming lets a device that is online for a moment do in that moment what it owes to others.
+func commandTiming() client.Timing {
+	return client.Timing{
+		Grace: quiet / 4, Proposals: quiet / 3, Contest: quiet / 3, Receipts: quiet / 4,
+		RetryFirst: 200 * time.Millisecond, RetryLast: 2 * time.Second,
+	}
+}
+
+// with opens the profile, brings the device up to date, and lets f work with it.
+func (o *peopleOptions) with(c *cobra.Command, f func(ctx context.Context, p *person) error) error {
+	return o.use(c, commandTiming(), func(ctx context.Context, p *person) error {
+		if !o.offline {
+			if err := p.upToDate(ctx); err != nil {
+				return err
+			}
+		}
+		ctx, cancel := context.WithTimeout(ctx, o.timeout)
+		defer cancel()
+		return p.late(ctx, f(ctx, p))
+	})
+}
+
+// use opens the profile, runs its device unless it is to stay offline, and lets f work with it.
+func (o *peopleOptions) use(c *cobra.Command, timing client.Timing, f func(ctx context.Context, p *person) error) error {
+	prof, err := findProfile(o.profile)
+	if err != nil {
+		return err
+	}
+	server, err := prof.server()
+	if err != nil {
+		return err
+	}
+	store, err := openStore(prof, o.passphraseFile)
+	if err != nil {
+		return err
+	}
+	p := &person{id: prof.Device, profile: prof, opts: o, out: c.OutOrStdout(), notes: c.ErrOrStderr()}
+	p.traffic = newTraffic(client.WebSocket(server, nil))
+	err = p.open(store, timing)
+	if err == nil {
+		err = p.run(c.Context(), f)
+	}
+	return errors.Join(err, store.Close())
+}
+
+func (p *person) open(store *boltstore.Store, timing client.Timing) (err error) {
+	p.Device, err = client.Open(client.Options{Store: store, Transport: p.traffic, Timing: timing})
+	return err
+}
+
+// run runs the device beside f. What ends the device for good ends f.
+func (p *person) run(ctx context.Context, f func(context.Context, *person) error) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	warned := make(chan struct{})
+	events := p.Subscribe(ctx)
+	go func() {
+		defer close(warned)
+		for e := range events {
+			p.warn(e)
+		}
+	}()
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		if p.opts.offline {
+			return
+		}
+		if err := p.Run(ctx); err != nil {
+			cancel(explain(p, err))
+		}
+	}()
+	err := f(ctx, p)
+	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+		err = cause
+	}
+	cancel(nil)
+	<-ended
+	<-warned
+	return err
+}
+
+// warn tells of what a person must not miss.
+func (p *person) warn(e client.Event) {
+	switch e.Type {
+	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventFailed, client.EventUndelivered, client.EventUnreadable:
+		where := ""
+		if e.Conversation != "" {
+			where = fmt.Sprintf(" (conversation %s)", shortID(e.Conversation))
+		}
+		fmt.Fprintf(p.notes, "mlsfed: warning: %s: %v%s\n", warningWord(e.Type), e.Err, where)
+	}
+}
+
+func warningWord(t client.EventType) string {
+	switch t {
+	case client.EventTrust:
+		return "ANOTHER ROOT CERTIFICATE"
+	case client.EventDivergence:
+		return "DIVERGENCE"
+	case client.EventPoison:
+		return "a commit cannot be processed"
+	case client.EventGap:
+		return "messages were missed"
+	case client.EventBroken:
+		return "the conversation cannot be followed any further"
+	case client.EventFailed:
+		return "a change was given up"
+	case client.EventUndelivered:
+		return "a message was refused"
+	}
+	return "a message cannot be read"
+}
+
+// connected waits until there is a session.
+func (p *person) connected(ctx context.Context) error {
+	waiting, cancel := context.WithTimeout(ctx, p.opts.timeout)
+	defer cancel()
+	last := errors.New("no answer")
+	told := false
+	for e := range p.connections(waiting) {
+		switch e.Type {
+		case client.EventConnected:
+			return nil
+		case client.EventOffline:
+			if last = e.Err; refused(last) {
+				return explain(p, last)
+			}
+			if !told && isTerminal(p.notes) {
+				fmt.Fprintf(p.notes, "Not connected (%v); trying for %v.\n", plain(last), p.opts.timeout)
+				told = true
+			}
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return fmt.Errorf("the node of %s cannot be reached: %w", p.id.Organization(), plain(last))
+}
+
+// connections are the events about the connection, from before Run on: traffic counts no session yet if
+// there was none.
+func (p *person) connections(ctx context.Context) func(yield func(client.Event) bool) {
+	events := p.Subscribe(ctx)
+	return func(yield func(client.Event) bool) {
+		if p.traffic.loggedIn() && !yield(client.Event{Type: client.EventConnected}) {
+			return
+		}
+		for e := range events {
+			if !yield(e) {
+				return
+			}
+		}
+	}
+}
+
+// upToDate waits until the device has taken in what waited for it.
+func (p *person) upToDate(ctx context.Context) error {
+	if err := p.connected(ctx); err != nil {
+		return err
+	}
+	return p.late(ctx, p.traffic.settle(ctx, p.opts.timeout))
+}
+
+// late says what a timeout means.
+func (p *person) late(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, client.ErrOffline):
+		return fmt.Errorf("the connection to the node of %s was lost and did not come back within %v", p.id.Organization(), p.opts.timeout)
+	case errors.Is(err, context.DeadlineExceeded):
+		return fmt.Errorf("no answer within %v: what was asked for is kept, and done when this device is online the next time", p.opts.timeout)
+	case errors.Is(err, context.Canceled):
+		return errors.New("interrupted")
+	}
+	return explain(p, err)
+}
+
+// refused says whether the node will not have this device.
+func refused(err error) bool {
+	var closed *client.CloseError
+	if errors.As(err, &closed) {
+		return closed.Code == wire.CloseRevoked || closed.Code == wire.CloseLogin
+	}
+	return wire.CodeOf(err) == wire.Denied
+}
+
+// explain puts an error into words for the person.
+func explain(p *person, err error) error {
+	if refused(err) {
+		return fmt.Errorf("%s does not accept %s any more: it was revoked, or its certificate has ended. 'mlsfed login LINK' enrols a new device", p.id.Organization(), deviceName(p.id))
+	}
+	return plain(err)
+}
+
+// plain takes from an error the words of the protocol that a person can do nothing with.
+func plain(err error) error {
+	var e *wire.Error
+	if !errors.As(err, &e) || e.Text == "" {
+		return err
+	}
+	text := e.Text
+	if len(e.Nodes) > 0 {
+		text += fmt.Sprintf(" (unreachable: %v)", e.Nodes)
+	}
+	return plainError{e.Code, text}
+}
+
+// plainError is an error of the network without its code in the text.
+type plainError struct {
+	code wire.Code
+	text string
+}
+
+func (e plainError) Error() string        { return e.text }
+func (e plainError) Is(target error) bool { return target == error(e.code) }
+
+// conversation finds one by its name or the beginning of its id.
+func (p *person) conversation(ctx context.Context, named string) (*client.Conversation, error) {
+	all, err := p.Conversations(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return chooseConversation(all, named)
+}
+
+// chooseConversation prefers a name to an id, and conversations that go on to those that this device has left.
+func chooseConversation(all []client.Conversation, named string) (*client.Conversation, error) {
+	tests := []func(c *client.Conversation) bool{
+		func(c *client.Conversation) bool { return c.Rules.Name == named },
+		func(c *client.Conversation) bool { return strings.EqualFold(c.Rules.Name, named) },
+		func(c *client.Conversation) bool { return strings.HasPrefix(c.ID.String(), strings.ToLower(named)) },
+	}
+	for _, test := range tests {
+		for _, goesOn := range []bool{true, false} {
+			var found []*client.Conversation
+			for i := range all {
+				if (all[i].State != client.StateLeft) == goesOn && test(&all[i]) {
+					found = append(found, &all[i])
+				}
+			}
+			if len(found) == 1 {
+				return found[0], nil
+			}
+			if len(found) > 1 {
+				return nil, ambiguous(found, named)
+			}
+		}
+	}
+	if len(all) == 0 {
+		return nil, fmt.Errorf("this device is in no conversation: 'mlsfed create NAME' makes one, or somebody adds you")
+	}
+	return nil, fmt.Errorf("no conversation here has the name, or an id that begins with, %q: 'mlsfed list' shows them", named)
+}
+
+func ambiguous(found []*client.Conversation, named string) error {
+	var b strings.Builder
+	for _, c := range found[:min(len(found), 10)] {
+		fmt.Fprintf(&b, "\n  %s  %s", shortID(c.ID), c.Rules.Name)
+	}
+	return fmt.Errorf("%q means %d conversations: write more of the id:%s", named, len(found), b.String())
+}
+
+// shortID is the beginning of a conversation's id: enough to tell it from others.
+func shortID(id wire.ConversationID) string { return id.String()[:8] }
+
+// users reads names of users, as alice@a.example or, for the own organization, alice.
+func (p *person) users(names []string) ([]wire.UserID, error) {
+	var list []wire.UserID
+	for _, n := range names {
+		u, err := userID(p.id.Organization(), n)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("%w: a user is written as alice@a.example", err)}
+		}
+		list = append(list, u)
+	}
+	return list, nil
+}
+
+// exactly is the Args of a command that takes so many.
+func exactly(n int, what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) != n {
+			return fmt.Errorf("%d argument(s), wanted %s", len(args), what)
+		}
+		return nil
+	}
+}
+
+// atLeast is the Args of a command that takes a list at its end.
+func atLeast(n int, what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < n {
+			return fmt.Errorf("%d argument(s), wanted %s", len(args), what)
+		}
+		return nil
+	}
+}

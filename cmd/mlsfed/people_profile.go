@@ -1,0 +1,181 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// profileFile is the name of the file that makes a folder a profile.
+const profileFile = "profile.json"
+
+// profile is a folder with one device: profile.json, the encrypted store, and perhaps the store's key.
+type profile struct {
+	dir string
+	profileSettings
+}
+
+// profileSettings are what profile.json holds. Nothing in it is secret.
+type profileSettings struct {
+	Version int           `json:"version"`
+	Device  wire.DeviceID `json:"device"`
+	Server  string        `json:"server"` // an invitation without a code: where the device connects
+	Key     keyPlace      `json:"key"`
+	// Enrolled is false while 'login' has not succeeded.
+	Enrolled bool `json:"enrolled"`
+}
+
+const profileVersion = 1
+
+// profilesHome is the folder below which profiles are looked for: USER@DOMAIN/DEVICE.
+func profilesHome() (string, error) {
+	if home := os.Getenv("MLSFED_HOME"); home != "" {
+		return home, nil
+	}
+	if data := os.Getenv("XDG_DATA_HOME"); filepath.IsAbs(data) {
+		return filepath.Join(data, "mlsfed"), nil
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fmt.Errorf("no folder for profiles: %w: set MLSFED_HOME, or use --profile", err)
+	}
+	return filepath.Join(home, ".local", "share", "mlsfed"), nil
+}
+
+// profileDir is where the profile of a device stands by default.
+func profileDir(id wire.DeviceID) (string, error) {
+	home, err := profilesHome()
+	return filepath.Join(home, personName(id.User()), id.Name()), err
+}
+
+func readProfile(dir string) (*profile, error) {
+	raw, err := os.ReadFile(filepath.Join(dir, profileFile))
+	if err != nil {
+		return nil, fmt.Errorf("profile: %w", err)
+	}
+	p := &profile{dir: dir}
+	if err := json.Unmarshal(raw, &p.profileSettings); err != nil {
+		return nil, fmt.Errorf("profile %s: %w", filepath.Join(dir, profileFile), err)
+	}
+	if p.Version != profileVersion {
+		return nil, fmt.Errorf("profile %s has version %d, this mlsfed knows %d: use a newer one", dir, p.Version, profileVersion)
+	}
+	if err := p.Device.Check(); err != nil {
+		return nil, fmt.Errorf("profile %s: %w", dir, err)
+	}
+	return p, nil
+}
+
+// write replaces profile.json.
+func (p *profile) write() error {
+	raw, err := json.MarshalIndent(p.profileSettings, "", "  ")
+	if err != nil {
+		return err
+	}
+	file := filepath.Join(p.dir, profileFile)
+	if err := os.WriteFile(file+".new", append(raw, '\n'), 0o600); err != nil {
+		return fmt.Errorf("profile: %w", err)
+	}
+	if err := os.Rename(file+".new", file); err != nil {
+		return fmt.Errorf("profile: %w", err)
+	}
+	return nil
+}
+
+// server is where the device connects.
+func (p *profile) server() (client.Invitation, error) {
+	i, err := client.ParseInvitation(p.Server)
+	if err != nil {
+		return i, fmt.Errorf("profile %s: server: %w", p.dir, err)
+	}
+	return i, nil
+}
+
+// findProfile gives the profile that is named by a folder, as alice@a.example or as
+// alice@a.example/phone, or the only one that there is.
+func findProfile(named string) (*profile, error) {
+	if named != "" {
+		if _, err := os.Stat(filepath.Join(named, profileFile)); err == nil {
+			return enrolledProfile(named)
+		}
+	}
+	home, err := profilesHome()
+	if err != nil {
+		return nil, err
+	}
+	all, err := listProfiles(home)
+	if err != nil {
+		return nil, err
+	}
+	var found []*profile
+	for _, p := range all {
+		if who := personName(p.Device.User()); named == "" || named == who || named == who+"/"+p.Device.Name() {
+			found = append(found, p)
+		}
+	}
+	switch {
+	case len(found) == 1:
+		return found[0], nil
+	case len(found) > 1:
+		return nil, fmt.Errorf("%d devices are enrolled here: choose one with --profile: %s", len(found), deviceNames(found))
+	case named == "" || len(all) == 0:
+		return nil, fmt.Errorf("no device is enrolled in %s: 'mlsfed login LINK' enrols one, with a link from your operator", home)
+	}
+	return nil, fmt.Errorf("no device is enrolled in %s: choose another --profile: %s", named, deviceNames(all))
+}
+
+func enrolledProfile(dir string) (*profile, error) {
+	p, err := readProfile(dir)
+	if err == nil && !p.Enrolled {
+		err = fmt.Errorf("the device in %s was never enrolled: 'mlsfed login LINK' does it", dir)
+	}
+	return p, err
+}
+
+// listProfiles finds the enrolled devices below a folder.
+func listProfiles(home string) ([]*profile, error) {
+	files, err := filepath.Glob(filepath.Join(globEscape(home), "*@*", "*", profileFile))
+	if err != nil {
+		return nil, err
+	}
+	var list []*profile
+	for _, f := range files {
+		p, err := readProfile(filepath.Dir(f))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		if p.Enrolled {
+			list = append(list, p)
+		}
+	}
+	return list, nil
+}
+
+// globEscape makes a path stand for itself in a pattern.
+func globEscape(path string) string {
+	return strings.NewReplacer(`*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(path)
+}
+
+func deviceNames(list []*profile) string {
+	var names []string
+	for _, p := range list {
+		names = append(names, deviceName(p.Device))
+	}
+	return strings.Join(names, ", ")
+}
+
+// personName writes a user as people do: alice@a.example.
+func personName(u wire.UserID) string { return u.Name() + "@" + string(u.Organization()) }
+
+// deviceName writes a device as people do: alice@a.example/phone.
+func deviceName(d wire.DeviceID) string { return personName(d.User()) + "/" + d.Name() }

@@ -1,0 +1,236 @@
+package federation
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// callClient makes calls to other nodes: one HTTP/2 connection to each.
+type callClient struct {
+	f    *Federation
+	http *http.Transport
+}
+
+func newCallClient(f *Federation) *callClient {
+	c := &callClient{f: f}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	t := f.cfg.Timers
+	c.http = &http.Transport{
+		Protocols:          protocols,
+		DisableCompression: true,
+		DialTLSContext: func(ctx context.Context, _, address string) (net.Conn, error) {
+			host, _, err := net.SplitHostPort(address)
+			if err != nil {
+				return nil, err
+			}
+			s, err := f.dial(ctx, wire.NodeID(host), protoCalls)
+			if err != nil {
+				return nil, err
+			}
+			return s.Conn, nil
+		},
+		MaxResponseHeaderBytes: 8 << 10,
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout:  t.KeepAlive,
+			PingTimeout:      2 * t.KeepAlive,
+			WriteByteTimeout: t.Stall,
+		},
+	}
+	return c
+}
+
+// Call asks one node: request is encoded as the body, nil as an empty one; the answer is decoded into
+// response, a pointer, unless that is nil. An error of the other node is a *wire.Error as it made it; a
+// node that cannot be reached, or does not answer within Timers.Call, is wire.Unavailable. A ctx that
+// ends is its own error.
+func (f *Federation) Call(ctx context.Context, to wire.NodeID, method wire.Method, request, response any) error {
+	var body []byte
+	if request != nil {
+		var err error
+		if body, err = wire.Encode(request); err != nil {
+			return err
+		}
+	}
+	err := f.caller.call(ctx, to, method, body, response)
+	f.metrics.called.WithLabelValues(string(method), code(err)).Inc()
+	return err
+}
+
+func (c *callClient) call(ctx context.Context, to wire.NodeID, method wire.Method, body []byte, response any) error {
+	f := c.f
+	if err := to.Check(); err != nil {
+		return wire.Errorf(wire.Malformed, string(method), "%v", err)
+	}
+	if len(body) > f.cfg.Limits.Request {
+		return wire.Errorf(wire.TooLarge, string(method), "a body of %d bytes, at most %d", len(body), f.cfg.Limits.Request)
+	}
+	if _, err := f.trust.root(to.Organization()); err != nil {
+		return wire.Errorf(wire.Unavailable, string(method), "%s: %v", to, err)
+	}
+	inner, cancel := context.WithTimeout(ctx, f.cfg.Timers.Call)
+	defer cancel()
+	r, err := http.NewRequestWithContext(inner, http.MethodPost, "https://"+string(to)+callPath+string(method), bytes.NewReader(body))
+	if err != nil {
+		return wire.Errorf(wire.Malformed, string(method), "%v", err)
+	}
+	r.Header.Set("Content-Type", contentType)
+	answer, isError, err := c.exchange(r)
+	if err != nil {
+		return c.failure(ctx, to, method, err)
+	}
+	f.gates.open(to)
+	if isError {
+		e := new(wire.Error)
+		if err := wire.Decode(answer, wire.MaxError, e); err != nil {
+			return wire.Errorf(wire.Unavailable, string(method), "%s answers an error that cannot be read: %v", to, err)
+		}
+		return e
+	}
+	if response == nil {
+		return nil
+	}
+	if err := wire.Decode(answer, f.cfg.Limits.Answer, response); err != nil {
+		return fmt.Errorf("answer of %s to %s: %w", to, method, err)
+	}
+	return nil
+}
+
+// exchange sends the request and reads the answer.
+func (c *callClient) exchange(r *http.Request) (answer []byte, isError bool, err error) {
+	response, err := c.http.RoundTrip(r)
+	if err != nil {
+		return nil, false, err
+	}
+	defer response.Body.Close()
+	kind := response.Header.Get("Content-Type")
+	isError = kind == errorType
+	if !isError && (response.StatusCode != http.StatusOK || kind != contentType) {
+		return nil, false, fmt.Errorf("answer %d of type %.40q", response.StatusCode, kind)
+	}
+	limit := int64(c.f.cfg.Limits.Answer)
+	if response.ContentLength > limit {
+		return nil, false, fmt.Errorf("an answer of %d bytes, at most %d", response.ContentLength, limit)
+	}
+	if n := response.ContentLength; n >= 0 {
+		answer = make([]byte, n)
+		_, err = io.ReadFull(response.Body, answer)
+		return answer, isError, err
+	}
+	answer, err = io.ReadAll(io.LimitReader(response.Body, limit+1))
+	if err == nil && int64(len(answer)) > limit {
+		err = fmt.Errorf("an answer of more than %d bytes", limit)
+	}
+	return answer, isError, err
+}
+
+// failure is the error of a call that brought no answer. The node is left alone for a while only if the
+// connection is at fault: one slow method must not keep off the others.
+func (c *callClient) failure(ctx context.Context, to wire.NodeID, method wire.Method, err error) error {
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	var e *wire.Error
+	if errors.As(err, &e) {
+		return e // of dial
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return wire.Errorf(wire.Unavailable, string(method), "%s did not answer within %v", to, c.f.cfg.Timers.Call)
+	}
+	unreachable := c.f.unreachable(to, err)
+	c.f.gates.shut(to, unreachable, c.f.cfg)
+	return unreachable
+}
+
+// CallOrganization asks the organization's nodes in turn, the one that answered last first, until one
+// answers. What a node answers is final, but wire.Unavailable and wire.Busy.
+func (f *Federation) CallOrganization(ctx context.Context, org wire.Domain, method wire.Method, request, response any) error {
+	nodes := f.byPreference(org)
+	if len(nodes) == 0 {
+		if _, err := f.trust.root(org); err != nil {
+			return wire.Errorf(wire.Unavailable, string(method), "%s: %v", org, err)
+		}
+		return wire.Errorf(wire.Unavailable, string(method), "no node of %s is known: its bundle names no seed, and no record came", org)
+	}
+	var err error
+	for _, n := range nodes {
+		err = f.Call(ctx, n, method, request, response)
+		if err == nil {
+			f.prefer(org, n)
+			return nil
+		}
+		if ctx.Err() != nil || !errors.Is(err, wire.Unavailable) && !errors.Is(err, wire.Busy) {
+			return err
+		}
+	}
+	return err
+}
+
+// byPreference are an organization's nodes: the one that answered last, then those with a link, then
+// the others.
+func (f *Federation) byPreference(org wire.Domain) []wire.NodeID {
+	f.mu.Lock()
+	last := f.answered[org]
+	f.mu.Unlock()
+	var first, linked, others []wire.NodeID
+	for _, n := range f.Nodes(org) {
+		switch {
+		case n == f.cfg.Identity.Node:
+		case n == last:
+			first = append(first, n)
+		case f.links.get(n) != nil:
+			linked = append(linked, n)
+		default:
+			others = append(others, n)
+		}
+	}
+	return append(append(first, linked...), others...)
+}
+
+func (f *Federation) prefer(org wire.Domain, n wire.NodeID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.trust.believes(org) {
+		f.answered[org] = n
+	}
+}
+
+// Notify is a SendFunc: it hands over application messages with CallNotify. Payloads are encoded
+// wire.Messages of the conversation.
+func (f *Federation) Notify(ctx context.Context, org wire.Domain, conversation wire.ConversationID, items []Item) ([]error, error) {
+	results := make([]error, len(items))
+	var request wire.NotifyRequest
+	var at []int // where in results each message stands
+	for i, it := range items {
+		var m wire.Message
+		if err := wire.Decode(it.Payload, len(it.Payload), &m); err != nil {
+			results[i] = err
+			continue
+		}
+		request.Messages = append(request.Messages, m)
+		at = append(at, i)
+	}
+	if len(at) == 0 {
+		return results, nil
+	}
+	var answer wire.NotifyAnswer
+	if err := f.CallOrganization(ctx, org, wire.CallNotify, &request, &answer); err != nil {
+		return nil, err
+	}
+	if len(answer.Results) != len(at) {
+		return nil, wire.Errorf(wire.Unavailable, "notify", "%s answered %d results for %d messages of %s", org, len(answer.Results), len(at), conversation)
+	}
+	for i, e := range answer.Results {
+		if e != nil { // a nil *wire.Error must not become an error
+			results[at[i]] = e
+		}
+	}
+	return results, nil
+}

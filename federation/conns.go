@@ -1,0 +1,107 @@
+package federation
+
+import (
+	"net"
+	"sync"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// The application protocols of a handshake.
+const (
+	protoCalls  = "h2"
+	protoOrder  = "mlsfed-order/1"
+	protoGossip = "mlsfed-gossip/1"
+)
+
+// conn is a connection below its TLS: closing it cuts everything above at once.
+type conn struct {
+	net.Conn
+	once   sync.Once
+	closed func(*conn) // set before the conn is known to conns
+
+	// Set by conns.add.
+	node  wire.NodeID
+	proto string
+	ends  time.Time // of the other side's certificate
+	root  string    // under which it was believed: its DER
+	via   string    // the address that was dialed; "" if the other side dialed
+}
+
+func (c *conn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() {
+		if c.closed != nil {
+			c.closed(c)
+		}
+	})
+	return err
+}
+
+// conns are the connections whose other side has proved who it is.
+type conns struct {
+	max int // of one organization
+
+	mu    sync.Mutex // guards what follows
+	all   map[*conn]struct{}
+	count map[wire.Domain]int
+}
+
+func newConns(max int) *conns {
+	return &conns{max: max, all: make(map[*conn]struct{}), count: make(map[wire.Domain]int)}
+}
+
+// add takes a connection in, unless its organization has too many. It is dropped when it is closed.
+func (s *conns) add(c *conn) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := c.node.Organization()
+	if s.count[d] >= s.max {
+		return false
+	}
+	c.closed = s.drop
+	s.all[c] = struct{}{}
+	s.count[d]++
+	return true
+}
+
+func (s *conns) drop(c *conn) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.all[c]; !ok {
+		return
+	}
+	delete(s.all, c)
+	d := c.node.Organization()
+	if s.count[d]--; s.count[d] == 0 {
+		delete(s.count, d)
+	}
+}
+
+// cut closes those that why gives a reason for, and counts them by node and reason.
+func (s *conns) cut(why func(*conn) string) map[cutting]int {
+	s.mu.Lock()
+	reasons := make(map[*conn]string)
+	for c := range s.all {
+		if reason := why(c); reason != "" {
+			reasons[c] = reason
+		}
+	}
+	s.mu.Unlock()
+	if len(reasons) == 0 {
+		return nil
+	}
+	sums := make(map[cutting]int)
+	for c, reason := range reasons {
+		c.Close()
+		sums[cutting{c.node, reason}]++
+	}
+	return sums
+}
+
+// cutting is a node whose connections were cut, and why.
+type cutting struct {
+	node   wire.NodeID
+	reason string
+}

@@ -1,0 +1,290 @@
+package federation
+
+import (
+	"context"
+	crand "crypto/rand"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Federation is a node's part in the federation: its identity, its links, gossip, and calls. It is safe
+// for concurrent use.
+type Federation struct {
+	cfg      Config
+	trust    *trust
+	metrics  *metrics
+	lines    *lines
+	faults   *faults
+	budgets  *budgets
+	gates    *gates
+	conns    *conns
+	links    *links
+	records  *records
+	gossip   *gossip
+	calls    *callServer
+	caller   *callClient
+	ownSeeds []Seed
+	instance uint64 // random, of this run
+
+	ready   chan struct{} // closed when Run listens
+	linkNow chan struct{} // holds one: look for links to open
+	joinNow chan struct{} // holds one: a link is up
+	tasks   sync.WaitGroup
+
+	mu       sync.Mutex // guards what follows
+	started  bool
+	ctx      context.Context // of Run
+	address  string
+	answered map[wire.Domain]wire.NodeID // the node of each organization that answered last
+	dialing  map[wire.NodeID]bool        // links being opened
+	warned   time.Time                   // when it was last said that the certificate ends soon
+}
+
+// New makes a node's part in the federation. It starts nothing.
+func New(cfg Config) (*Federation, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range cfg.Seeds {
+		if err := s.check(cfg.Identity.Domain); err != nil {
+			return nil, wire.Errorf(wire.Malformed, "federation", "%v", err)
+		}
+	}
+	var instance [8]byte
+	if _, err := crand.Read(instance[:]); err != nil {
+		return nil, fmt.Errorf("federation: %w", err)
+	}
+	t := &trust{cfg.Identity, cfg.Peers, cfg.Clock}
+	f := &Federation{
+		cfg: cfg, trust: t,
+		lines:    newLines(cfg.Logger, cfg.Clock),
+		faults:   &faults{trust: t, by: make(map[wire.Domain]fault)},
+		budgets:  &budgets{limits: cfg.Limits, by: make(map[wire.Domain]*budget)},
+		gates:    &gates{by: make(map[wire.NodeID]*gate)},
+		conns:    newConns(cfg.Limits.Connections),
+		links:    &links{self: cfg.Identity.Node, by: make(map[wire.NodeID]*link)},
+		records:  newRecords(t, cfg.Limits),
+		ownSeeds: cfg.Seeds,
+		instance: binary.BigEndian.Uint64(instance[:]),
+		ready:    make(chan struct{}), linkNow: make(chan struct{}, 1), joinNow: make(chan struct{}, 1),
+		answered: make(map[wire.Domain]wire.NodeID), dialing: make(map[wire.NodeID]bool),
+	}
+	if f.ownSeeds == nil {
+		if b, err := cfg.Identity.Bundle(); err == nil && b.Domain == cfg.Identity.Domain {
+			f.ownSeeds = b.Seeds
+		}
+	}
+	f.gossip, f.calls, f.caller = newGossip(f), newCallServer(f), newCallClient(f)
+	f.metrics, err = newMetrics(f, cfg.Registerer)
+	return f, err
+}
+
+// Run listens, and does the work until ctx ends. It can be called once. All connections are closed when
+// it returns.
+func (f *Federation) Run(ctx context.Context) error {
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	if err := f.begin(ctx); err != nil {
+		return err
+	}
+	if err := f.records.load(f.cfg.Dir); err != nil {
+		f.cfg.Logger.Warn("starting without known node records", "error", err)
+	}
+	listen := net.ListenConfig{KeepAliveConfig: tcpKeepAlive(f.cfg.Timers)}
+	l, err := listen.Listen(ctx, "tcp", f.cfg.Listen)
+	if err != nil {
+		return fmt.Errorf("federation: %w", err)
+	}
+	if err := f.listening(l.Addr()); err != nil {
+		return errors.Join(err, l.Close())
+	}
+	f.cfg.Logger.Info("federation listens", "node", f.cfg.Identity.Node, "on", l.Addr().String(), "address", f.Address())
+	run := func(what func(context.Context) error) {
+		f.tasks.Go(func() {
+			if err := what(ctx); err != nil {
+				stop(fmt.Errorf("federation: %w", err))
+			}
+		})
+	}
+	run(func(ctx context.Context) error { return f.accept(ctx, l) })
+	run(f.calls.run)
+	run(f.gossip.run)
+	run(f.watch)
+	run(f.keepLinks)
+	<-ctx.Done()
+	err = l.Close()
+	f.conns.cut(func(*conn) string { return cutRemoved })
+	f.caller.http.CloseIdleConnections()
+	f.tasks.Wait()
+	f.calls.wait()
+	err = errors.Join(err, f.records.save(f.cfg.Dir))
+	if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+		err = errors.Join(cause, err)
+	}
+	return err
+}
+
+func (f *Federation) begin(ctx context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.started {
+		return errors.New("federation: Run was called twice: make a new Federation")
+	}
+	f.started, f.ctx = true, ctx
+	return nil
+}
+
+// context is Run's; one that has ended before Run.
+func (f *Federation) context() context.Context {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.ctx == nil {
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		return ctx
+	}
+	return f.ctx
+}
+
+// listening makes the node's record for the address that it can be reached at.
+func (f *Federation) listening(at net.Addr) error {
+	address := or(f.cfg.Advertise, at.String())
+	if err := checkAddress(address); err != nil {
+		return wire.Errorf(wire.Invalid, "federation", "%v: set the address to advertise", err)
+	}
+	f.mu.Lock()
+	f.address = address
+	f.mu.Unlock()
+	if err := f.announce(); err != nil {
+		return fmt.Errorf("federation: node record: %w", err)
+	}
+	close(f.ready)
+	return nil
+}
+
+// Ready is closed when Run listens.
+func (f *Federation) Ready() <-chan struct{} { return f.ready }
+
+// Address is the "host:port" that the node's record names; "" before Ready.
+func (f *Federation) Address() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.address
+}
+
+// Nodes are the known nodes of an admitted organization, or of the own one, by name: those with a record
+// that is believed, and those that a seed names. Of an organization that is not admitted there are none.
+func (f *Federation) Nodes(org wire.Domain) []wire.NodeID {
+	if !f.trust.believes(org) {
+		return nil
+	}
+	var list []wire.NodeID
+	for _, k := range f.records.all() {
+		if k.Node.Organization() == org {
+			list = append(list, k.Node)
+		}
+	}
+	if len(list) == 0 || org == f.cfg.Identity.Domain {
+		for _, s := range f.seeds(org) {
+			list = append(list, s.Node)
+		}
+	}
+	if org == f.cfg.Identity.Domain {
+		list = append(list, f.cfg.Identity.Node)
+	}
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+func (f *Federation) seeds(org wire.Domain) []Seed {
+	if org == f.cfg.Identity.Domain {
+		return f.ownSeeds
+	}
+	p, _ := f.trust.peers.get(org)
+	return p.Seeds
+}
+
+// admitted are the organizations that are believed, the own one first.
+func (f *Federation) admitted() []wire.Domain {
+	list := []wire.Domain{f.cfg.Identity.Domain}
+	for _, p := range f.trust.peers.List() {
+		if p.State == Admitted && p.Domain != f.cfg.Identity.Domain {
+			list = append(list, p.Domain)
+		}
+	}
+	return list
+}
+
+func (f *Federation) wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// maxDialing bounds the links being opened at once.
+const maxDialing = 32
+
+// keepLinks opens a link to each known node that has none.
+func (f *Federation) keepLinks(ctx context.Context) error {
+	tick := time.NewTicker(f.cfg.Timers.Poll)
+	defer tick.Stop()
+	for {
+		for _, n := range f.unlinked() {
+			f.tasks.Go(func() {
+				defer f.wake(f.linkNow)
+				defer f.dialed(n)
+				f.openLink(ctx, n)
+			})
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-f.linkNow:
+		}
+	}
+}
+
+// unlinked takes the nodes to which a link is to be opened now.
+func (f *Federation) unlinked() []wire.NodeID {
+	var list []wire.NodeID
+	now := f.cfg.Clock.Now()
+	for _, d := range f.admitted() {
+		nodes := f.Nodes(d)
+		for _, s := range f.seeds(d) {
+			nodes = append(nodes, s.Node)
+		}
+		slices.Sort(nodes)
+		for _, n := range slices.Compact(nodes) {
+			if n != f.cfg.Identity.Node && f.links.get(n) == nil && f.gates.check(n, now) == nil && f.mayDial(n) {
+				list = append(list, n)
+			}
+		}
+	}
+	return list
+}
+
+func (f *Federation) mayDial(n wire.NodeID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.dialing[n] || len(f.dialing) >= maxDialing {
+		return false
+	}
+	f.dialing[n] = true
+	return true
+}
+
+func (f *Federation) dialed(n wire.NodeID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.dialing, n)
+}

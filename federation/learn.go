@@ -1,0 +1,117 @@
+package federation
+
+import (
+	"errors"
+	"log/slog"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// learn takes in a record that came from anywhere. It drops and counts what is not believed, and passes
+// on what is news.
+func (f *Federation) learn(b []byte) {
+	before := ""
+	if n := peekNode(b); n != "" {
+		if k := f.records.get(n); k != nil {
+			before = k.Address
+		}
+	}
+	k, err := f.records.add(b)
+	if err != nil {
+		f.dropRecord(peekNode(b), err)
+		return
+	}
+	if k == nil {
+		return
+	}
+	if k.Node == f.cfg.Identity.Node {
+		f.contradict(k)
+		return
+	}
+	f.cfg.Logger.Info("node record", "node", k.Node, "address", k.Address, "before", before)
+	f.spread(k)
+	if before != k.Address {
+		f.gates.open(k.Node)
+		f.report(f.conns.cut(func(c *conn) string {
+			if before != "" && c.node == k.Node && c.via == before {
+				return cutMoved
+			}
+			return ""
+		}))
+	}
+	f.wake(f.linkNow)
+}
+
+// peekNode is the node that a record claims to be of, "" if it cannot be read.
+func peekNode(b []byte) wire.NodeID {
+	r := new(Record)
+	if len(b) > 64<<10 || wire.Decode(b, len(b), r) != nil {
+		return ""
+	}
+	return r.Node
+}
+
+// contradict answers a record of this node that others hold and that is newer than its own: it lost what
+// it knew, or its clock stood ahead once.
+func (f *Federation) contradict(k *known) {
+	f.cfg.Logger.Warn("others hold a newer record of this node: making one that is newer still", "number", k.Number, "address", k.Address)
+	if err := f.announce(); err != nil {
+		f.cfg.Logger.Error("node record not made", "error", err)
+	}
+}
+
+// announce makes this node's record anew, and tells all that have a link.
+func (f *Federation) announce() error {
+	id := f.cfg.Identity
+	_, raw, err := id.sign(f.Address(), f.records.number(id.Node, f.cfg.Clock.Now()))
+	if err != nil {
+		return err
+	}
+	if n := len(raw); n > f.cfg.Limits.Record {
+		return wire.Errorf(wire.TooLarge, "announce", "this node's record has %d bytes, at most %d: raise the limit here and at all peers", n, f.cfg.Limits.Record)
+	}
+	k, err := f.records.add(raw)
+	if err != nil {
+		return err
+	}
+	if k == nil {
+		return nil
+	}
+	f.spread(k)
+	for _, l := range f.links.all() {
+		l.send(frameRecord, raw)
+	}
+	return nil
+}
+
+// ownRecord is this node's record, encoded.
+func (f *Federation) ownRecord() []byte {
+	if k := f.records.get(f.cfg.Identity.Node); k != nil {
+		return k.raw
+	}
+	return nil
+}
+
+// spread hands a record to gossip.
+func (f *Federation) spread(k *known) {
+	f.gossip.queue.QueueBroadcast(&recordNews{k.Node, k.raw})
+}
+
+// dropRecord counts and logs a record that is not believed. One of an organization that is not admitted
+// here is no fault of who passed it on.
+func (f *Federation) dropRecord(n wire.NodeID, err error) {
+	reason := recordMalformed
+	var r *refusal
+	if errors.As(err, &r) {
+		reason = r.reason
+	}
+	f.metrics.records.WithLabelValues(reason).Inc()
+	switch reason {
+	case notAdmitted, isSuspended:
+		f.cfg.Logger.Debug("node record dropped", "node", n, "reason", reason, "error", err)
+	case recordReplayed: // as a rule from a node that has not heard of the newer one yet
+		f.lines.write(slog.LevelInfo, "node record dropped", "node", n, "reason", reason, "error", err)
+	default:
+		f.lines.warn("node record dropped", "node", n, "reason", reason, "error", err)
+	}
+}

@@ -1,0 +1,363 @@
+package federation
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// A link is the one long-lived connection for gossip between two nodes. Either side may open it; where
+// both do, one of the two connections is closed again.
+//
+// A gossip connection begins with a byte from the side that opened it: what it is for. Over a link go
+// frames: a length of four bytes, big endian, a byte for the type, and the payload; the length counts
+// type and payload. Each side says hello first.
+const (
+	purposeLink   = 'L'
+	purposeStream = 'S' // one exchange of memberlist's
+
+	frameHello  = 'H' // a hello
+	framePacket = 'P' // a packet of memberlist's
+	frameRecord = 'R' // a node record
+	frameBeat   = 'B' // nothing: the side is there
+)
+
+// hello opens a link on both sides.
+type hello struct {
+	Version  uint8  `cbor:"1,keyasint"`
+	Instance uint64 `cbor:"2,keyasint"` // random, of this run of the node
+	Record   []byte `cbor:"3,keyasint"` // of the node itself
+}
+
+// Check refuses another version.
+func (h *hello) Check() error {
+	if h.Version != recordVersion {
+		return wire.Errorf(wire.Version, "link", "version %d, this node knows %d", h.Version, recordVersion)
+	}
+	return nil
+}
+
+// link is one end of it.
+type link struct {
+	*session
+	dialed   bool
+	instance uint64
+	out      chan []byte // frames, whole
+	gone     chan struct{}
+	once     sync.Once
+}
+
+func (l *link) close() {
+	l.once.Do(func() { close(l.gone) })
+	l.below.Close()
+}
+
+// send queues a frame, or drops it where too many wait.
+func (l *link) send(kind byte, payload []byte) bool {
+	select {
+	case l.out <- appendFrame(make([]byte, 0, 5+len(payload)), kind, payload):
+		return true
+	default:
+		return false
+	}
+}
+
+func appendFrame(b []byte, kind byte, payload []byte) []byte {
+	b = binary.BigEndian.AppendUint32(b, uint32(1+len(payload)))
+	return append(append(b, kind), payload...)
+}
+
+// readFrame reads a frame of at most limit bytes of payload into buf, and returns the buffer, which may
+// have grown. Each part must come within patience once the part before has.
+func readFrame(in *bufio.Reader, limit int, buf []byte, deadline func(begun bool) error) (kind byte, payload []byte, err error) {
+	var head [5]byte
+	if err := deadline(false); err != nil {
+		return 0, nil, err
+	}
+	if _, err := io.ReadFull(in, head[:1]); err != nil {
+		return 0, nil, err
+	}
+	if err := deadline(true); err != nil {
+		return 0, nil, err
+	}
+	if _, err := io.ReadFull(in, head[1:]); err != nil {
+		return 0, nil, stalled(err)
+	}
+	n := binary.BigEndian.Uint32(head[:])
+	if n == 0 || n-1 > uint32(limit) {
+		return 0, nil, wire.Errorf(wire.TooLarge, "link", "a frame of %d bytes, wanted 1 to %d", n, limit+1)
+	}
+	if uint32(cap(buf)) < n-1 {
+		buf = make([]byte, n-1)
+	}
+	buf = buf[:n-1]
+	if _, err := io.ReadFull(in, buf); err != nil {
+		return 0, nil, stalled(err)
+	}
+	return head[4], buf, nil
+}
+
+// errStalled is a peer that stopped in the middle of a frame.
+var errStalled = errors.New("it stopped in the middle of a frame")
+
+func stalled(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return errStalled
+	}
+	return err
+}
+
+// links are those that stand, one for each node.
+type links struct {
+	self wire.NodeID
+
+	mu sync.Mutex // guards by
+	by map[wire.NodeID]*link
+}
+
+func (s *links) get(n wire.NodeID) *link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.by[n]
+}
+
+func (s *links) count() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.by)
+}
+
+func (s *links) all() []*link {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	list := make([]*link, 0, len(s.by))
+	for _, l := range s.by {
+		list = append(list, l)
+	}
+	return list
+}
+
+// adopt makes l the node's link, or says that the one that stands is to stay. Where both sides dialed at
+// once, the connection that the node with the smaller name dialed stays: both decide alike. A node that
+// was started again has no use for its old link.
+func (s *links) adopt(l *link) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	old := s.by[l.node]
+	if old != nil && old.instance == l.instance && old.dialed != l.dialed && old.dialed == (s.self < l.node) {
+		return false
+	}
+	s.by[l.node] = l
+	if old != nil {
+		old.once.Do(func() { close(old.gone) })
+		go old.below.Close()
+	}
+	return true
+}
+
+func (s *links) drop(l *link) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by[l.node] == l {
+		delete(s.by, l.node)
+	}
+}
+
+// openLink dials the node and runs a link until it ends.
+func (f *Federation) openLink(ctx context.Context, to wire.NodeID) {
+	s, err := f.dialStream(ctx, to, protoGossip)
+	if err != nil {
+		f.cfg.Logger.Debug("no link", "node", to, "error", err)
+		return
+	}
+	stop := context.AfterFunc(ctx, func() { s.below.Close() })
+	defer stop()
+	if _, err := s.Write([]byte{purposeLink}); err != nil {
+		s.below.Close()
+		return
+	}
+	f.runLink(ctx, s, true)
+}
+
+// serveGossip serves a gossip connection that another node opened.
+func (f *Federation) serveGossip(ctx context.Context, s *session) {
+	if err := f.greet(s); err != nil {
+		return
+	}
+	if err := s.SetReadDeadline(time.Now().Add(f.cfg.Timers.Stall)); err != nil {
+		return
+	}
+	var b [1]byte
+	if _, err := io.ReadFull(s, b[:]); err != nil {
+		f.linkEnded(s, stalled(err))
+		return
+	}
+	switch b[0] {
+	case purposeLink:
+		f.runLink(ctx, s, false)
+	case purposeStream:
+		f.serveStream(ctx, s)
+	default:
+		f.linkEnded(s, wire.Errorf(wire.Malformed, "link", "a stream for purpose %q", b[0]))
+	}
+}
+
+// runLink exchanges hellos, and then frames until the connection ends.
+func (f *Federation) runLink(ctx context.Context, s *session, dialed bool) {
+	l := &link{session: s, dialed: dialed, out: make(chan []byte, f.cfg.Limits.Queue), gone: make(chan struct{})}
+	defer l.close()
+	in := bufio.NewReaderSize(s, 16<<10)
+	if err := f.greetLink(l, in); err != nil {
+		f.linkEnded(s, err)
+		return
+	}
+	if !f.links.adopt(l) {
+		return
+	}
+	f.lines.log.Debug("link up", "node", s.node, "dialed", dialed)
+	f.wake(f.joinNow)
+	defer f.wake(f.linkNow)
+	defer f.links.drop(l)
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		defer l.close()
+		if err := f.writeLink(ctx, l); err != nil {
+			f.lines.log.Debug("link not written", "node", s.node, "error", err)
+		}
+	}()
+	f.linkEnded(s, f.readLink(l, in))
+	l.close()
+	<-written
+}
+
+// greetLink sends the own hello and reads the other's.
+func (f *Federation) greetLink(l *link, in *bufio.Reader) error {
+	b, err := wire.Encode(&hello{recordVersion, f.instance, f.ownRecord()})
+	if err != nil {
+		return err
+	}
+	if err := l.SetDeadline(time.Now().Add(f.cfg.Timers.Handshake)); err != nil {
+		return err
+	}
+	if _, err := l.Write(appendFrame(nil, frameHello, b)); err != nil {
+		return err
+	}
+	kind, payload, err := readFrame(in, f.maxFrame(), nil, func(bool) error { return nil })
+	if err != nil {
+		return stalled(err)
+	}
+	if kind != frameHello {
+		return wire.Errorf(wire.Malformed, "link", "a frame of type %q before hello", kind)
+	}
+	var h hello
+	if err := wire.Decode(payload, f.maxFrame(), &h); err != nil {
+		return err
+	}
+	l.instance = h.Instance
+	f.learn(h.Record)
+	return l.SetDeadline(time.Time{})
+}
+
+// maxFrame is the largest payload of a frame: a hello has a record and a little beside it.
+func (f *Federation) maxFrame() int { return max(f.cfg.Limits.Packet, f.cfg.Limits.Record+64) }
+
+func (f *Federation) writeLink(ctx context.Context, l *link) error {
+	out := bufio.NewWriterSize(l, 16<<10)
+	beat := time.NewTicker(f.cfg.Timers.KeepAlive)
+	defer beat.Stop()
+	for {
+		var frame []byte
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-l.gone:
+			return nil
+		case frame = <-l.out:
+		case <-beat.C:
+			frame = appendFrame(nil, frameBeat, nil)
+		}
+		if err := l.SetWriteDeadline(time.Now().Add(f.cfg.Timers.Stall)); err != nil {
+			return err
+		}
+		if _, err := out.Write(frame); err != nil {
+			return err
+		}
+		if len(l.out) > 0 {
+			continue
+		}
+		if err := out.Flush(); err != nil {
+			return err
+		}
+	}
+}
+
+// readLink takes frames in until the connection ends, or the other side breaks the protocol.
+func (f *Federation) readLink(l *link, in *bufio.Reader) error {
+	deadline := func(begun bool) error {
+		if begun {
+			return l.SetReadDeadline(time.Now().Add(f.cfg.Timers.Stall))
+		}
+		return l.SetReadDeadline(time.Now().Add(3 * f.cfg.Timers.KeepAlive))
+	}
+	budget := f.budgets.of(l.node.Organization())
+	var buf []byte
+	for {
+		kind, payload, err := readFrame(in, f.maxFrame(), buf, deadline)
+		if err != nil {
+			return err
+		}
+		buf = payload
+		if !budget.packet(f.cfg.Clock.Now(), len(payload)) {
+			f.dropPacket(l.node, dropRate, nil)
+			continue
+		}
+		switch kind {
+		case frameBeat:
+		case frameRecord:
+			f.learn(payload)
+		case framePacket:
+			f.takePacket(l.node, payload)
+		default:
+			return wire.Errorf(wire.Malformed, "link", "a frame of type %q", kind)
+		}
+	}
+}
+
+// linkEnded logs and counts the end of a link, if it is the other side's fault.
+func (f *Federation) linkEnded(s *session, err error) {
+	var e *wire.Error
+	reason := ""
+	switch {
+	case errors.Is(err, errStalled):
+		reason = cutStalled
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		reason = cutSilent
+	case errors.As(err, &e):
+		reason = cutProtocol
+	}
+	if reason == "" {
+		f.lines.log.Debug("link down", "node", s.node, "error", err)
+		return
+	}
+	f.metrics.cut.WithLabelValues(reason).Inc()
+	f.faults.note(s.node.Organization(), fmt.Errorf("link to %s: %w", s.node, err))
+	f.lines.warn("link cut", "node", s.node, "reason", reason, "error", err)
+}
+
+// Why a connection was cut, besides the reasons for which one is refused.
+const (
+	cutStalled  = "stalled"
+	cutSilent   = "silent"
+	cutProtocol = "malformed"
+	cutRemoved  = "removed"
+	cutMoved    = "moved" // the node is elsewhere now
+)

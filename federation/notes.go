@@ -1,0 +1,83 @@
+package federation
+
+import (
+	"context"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// lines writes log lines that strangers can cause, at a bounded rate. What is left out is counted, and
+// said with the next line.
+type lines struct {
+	log   *slog.Logger
+	clock Clock
+	rate  *rate.Limiter
+
+	mu     sync.Mutex // guards silent
+	silent int
+}
+
+func newLines(log *slog.Logger, clock Clock) *lines {
+	return &lines{log: log, clock: clock, rate: rate.NewLimiter(10, 100)}
+}
+
+func (l *lines) warn(text string, args ...any) { l.write(slog.LevelWarn, text, args...) }
+
+func (l *lines) write(level slog.Level, text string, args ...any) {
+	l.mu.Lock()
+	if !l.rate.AllowN(l.clock.Now(), 1) {
+		l.silent++
+		l.mu.Unlock()
+		return
+	}
+	if l.silent > 0 {
+		args = append(args, "left_out_before", l.silent)
+		l.silent = 0
+	}
+	l.mu.Unlock()
+	l.log.Log(context.Background(), level, text, args...)
+}
+
+// faults are the last failure of each organization in the list, for Status.
+type faults struct {
+	trust *trust
+
+	mu sync.Mutex // guards by
+	by map[wire.Domain]fault
+}
+
+type fault struct {
+	text string
+	at   time.Time
+}
+
+func (s *faults) note(d wire.Domain, err error) {
+	if _, listed := s.trust.peers.get(d); !listed && d != s.trust.own.Domain {
+		return // anyone can claim a name
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.by[d] = fault{err.Error(), s.trust.clock.Now()}
+}
+
+func (s *faults) get(d wire.Domain) fault {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.by[d]
+}
+
+// keep drops those of organizations that are not listed any more.
+func (s *faults) keep(listed func(wire.Domain) bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for d := range s.by {
+		if !listed(d) {
+			delete(s.by, d)
+		}
+	}
+}

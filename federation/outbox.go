@@ -1,0 +1,288 @@
+package federation
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// OutboxItem is something that an organization is to get.
+type OutboxItem struct {
+	Organization wire.Domain
+	Conversation wire.ConversationID
+	ID           wire.SubmissionID // known within its lane: a repetition is not queued again
+	Payload      []byte
+}
+
+// Item is an item of one lane on its way.
+type Item struct {
+	ID      wire.SubmissionID
+	Time    wire.Time // when it was put in
+	Payload []byte
+}
+
+// SendFunc hands items of one lane, in order, to an organization. results has one entry for each item,
+// nil where the organization has it now; or err says that nothing is known of any. It is called for
+// several lanes at once, never twice at once for one lane.
+type SendFunc func(ctx context.Context, org wire.Domain, conversation wire.ConversationID, items []Item) (results []error, err error)
+
+// OutboxConfig is what an Outbox works with. Send is needed; zero stands for the default, in brackets.
+type OutboxConfig struct {
+	Send SendFunc
+
+	Expire       time.Duration // [7 days] an item that was not taken by then is dropped
+	DedupeWindow time.Duration // [Expire] how long an id is known at least; not less than Expire
+	MaxItems     int           // [100,000] items of one organization
+	MaxBytes     int64         // [1 GiB] bytes of payload of one organization
+	MaxItem      int           // [480 KiB] bytes of one payload
+	BatchItems   int           // [256] items of one call
+	BatchBytes   int           // [480 KiB] bytes of payload of one call
+	Concurrency  int           // [8] lanes of one organization that are being sent at once
+	Timeout      time.Duration // [30 s] of one call of Send
+	RetryMin     time.Duration // [200 ms] the first pause after a failure; it doubles
+	RetryMax     time.Duration // [1 min] the longest pause
+
+	// Temporary says whether a failure will pass by waiting; nil is [Temporary].
+	Temporary  func(error) bool
+	Clock      Clock                 // nil: the machine's
+	Jitter     func() float64        // from 0 to 1, to spread pauses; nil: math/rand
+	Logger     *slog.Logger          // nil: silent
+	Registerer prometheus.Registerer // nil: no metrics are published
+}
+
+const day = 24 * time.Hour
+
+func (c OutboxConfig) withDefaults() OutboxConfig {
+	c.Expire = or(c.Expire, 7*day)
+	c.DedupeWindow = max(c.DedupeWindow, c.Expire)
+	c.MaxItems = or(c.MaxItems, 100_000)
+	c.MaxBytes = or(c.MaxBytes, 1<<30)
+	c.MaxItem = or(c.MaxItem, 480<<10)
+	c.BatchItems = or(c.BatchItems, 256)
+	c.BatchBytes = or(c.BatchBytes, 480<<10)
+	c.Concurrency = or(c.Concurrency, 8)
+	c.Timeout = or(c.Timeout, 30*time.Second)
+	c.RetryMin = or(c.RetryMin, 200*time.Millisecond)
+	c.RetryMax = or(c.RetryMax, time.Minute)
+	if c.Temporary == nil {
+		c.Temporary = Temporary
+	}
+	if c.Clock == nil {
+		c.Clock = systemClock{}
+	}
+	if c.Jitter == nil {
+		c.Jitter = rand.Float64
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Temporary reports whether err will pass by waiting: the other side is overloaded, stopping, faulty or
+// out of reach. Whatever else a node answers will be answered again.
+func Temporary(err error) bool {
+	var e *wire.Error
+	var c wire.Code
+	if !errors.As(err, &e) && !errors.As(err, &c) {
+		return true // of the network, or a deadline
+	}
+	switch wire.CodeOf(err) {
+	case wire.Busy, wire.Unavailable, wire.NoQuorum, wire.Quota, wire.Internal:
+		return true
+	}
+	return false
+}
+
+// LaneStatus is what waits of one conversation for one organization.
+type LaneStatus struct {
+	Organization wire.Domain
+	Conversation wire.ConversationID
+	Items        int
+	Bytes        int64     // of payload
+	Oldest       time.Time // when the item that has waited longest was put in
+	Retry        time.Time // no attempt before this; zero when none is put off
+	LastError    string    // of the last attempt; "" after a success
+}
+
+// Outbox holds what other organizations are to get until they have it. It is safe for concurrent use.
+type Outbox struct {
+	db      *pebble.DB
+	keys    outboxKeys
+	cfg     OutboxConfig
+	metrics *outboxMetrics
+
+	requests chan *outboxPut
+	stopped  chan struct{} // closed when Run has ended
+	wake     chan struct{} // holds one: lanes may be ready
+
+	mu      sync.Mutex // guards what follows, and the lanes
+	started bool
+	orgs    map[wire.Domain]*outboxOrg
+	pauses  pauses
+}
+
+// outboxOrg is one organization's share.
+type outboxOrg struct {
+	domain  wire.Domain
+	lanes   map[wire.ConversationID]*lane
+	ready   []*lane // in the order in which they are to be served
+	busy    int     // lanes that are being served
+	offline int     // lanes that wait because it could not be reached
+	items   int     // with those that are not on disk yet
+	bytes   int64
+}
+
+// NewOutbox makes an outbox on a database that its owner keeps open until Run has returned. All its keys
+// begin with prefix. It reads and starts nothing.
+func NewOutbox(db *pebble.DB, prefix []byte, cfg OutboxConfig) (*Outbox, error) {
+	if db == nil || cfg.Send == nil {
+		return nil, wire.Errorf(wire.Invalid, "outbox", "a database and a function that sends are needed")
+	}
+	o := &Outbox{
+		db: db, keys: outboxKeys{slices.Clone(prefix)}, cfg: cfg.withDefaults(),
+		requests: make(chan *outboxPut, 1024), stopped: make(chan struct{}), wake: make(chan struct{}, 1),
+		orgs: make(map[wire.Domain]*outboxOrg),
+	}
+	var err error
+	o.metrics, err = newOutboxMetrics(o, cfg.Registerer)
+	return o, err
+}
+
+// Put queues items. When it returns without an error they are on disk and will be handed over, or
+// expire. An item that is known by organization, conversation and id is passed over. If an organization's
+// quota is used up, its items are not queued and the error is a wire.Quota that names it; those of other
+// organizations are queued nevertheless. Any other error says that none is known to be queued: repeat it.
+// Items of one lane are sent in the order in which they were put.
+func (o *Outbox) Put(ctx context.Context, items ...OutboxItem) error {
+	for i := range items {
+		if err := o.check(&items[i]); err != nil {
+			return err
+		}
+	}
+	if len(items) == 0 {
+		return nil
+	}
+	r := &outboxPut{items: items, done: make(chan struct{})}
+	select {
+	case o.requests <- r:
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-o.stopped:
+		return errOutboxStopped()
+	}
+	select {
+	case <-r.done:
+		return r.err
+	case <-ctx.Done():
+		return fmt.Errorf("%w before the answer: the items may have been queued, repeat them with the same ids", ctx.Err())
+	case <-o.stopped:
+	}
+	select {
+	case <-r.done:
+		return r.err
+	default:
+		return errOutboxStopped()
+	}
+}
+
+func errOutboxStopped() error {
+	return wire.Errorf(wire.Unavailable, "outbox", "the node is stopping: repeat the request with the same ids")
+}
+
+func (o *Outbox) check(it *OutboxItem) error {
+	if err := it.Organization.Check(); err != nil {
+		return wire.Errorf(wire.Malformed, "outbox", "%v", err)
+	}
+	if err := it.Conversation.Check(); err != nil {
+		return wire.Errorf(wire.Malformed, "outbox", "%v", err)
+	}
+	if it.ID == (wire.SubmissionID{}) {
+		return wire.Errorf(wire.Malformed, "outbox", "an item without an id: choose 16 random bytes")
+	}
+	if n := len(it.Payload); n == 0 || n > o.cfg.MaxItem {
+		return wire.Errorf(wire.TooLarge, "outbox", "an item of %d bytes, wanted 1 to %d", n, o.cfg.MaxItem)
+	}
+	return nil
+}
+
+// Run does the outbox's work until ctx ends or the database fails. It can be called once. Until it runs,
+// Put waits; after it, Put is refused with wire.Unavailable.
+func (o *Outbox) Run(ctx context.Context) error {
+	o.mu.Lock()
+	again := o.started
+	o.started = true
+	o.mu.Unlock()
+	if again {
+		return errors.New("outbox: Run was called twice: make a new Outbox")
+	}
+	defer close(o.stopped)
+	w, err := newOutboxWriter(o)
+	if err != nil {
+		return fmt.Errorf("outbox: open: %w", err)
+	}
+	ctx, stop := context.WithCancelCause(ctx)
+	defer stop(nil)
+	var all sync.WaitGroup
+	all.Go(func() { stop(w.run(ctx)) })
+	all.Go(func() { w.settle(stop) })
+	all.Go(func() { o.dispatch(ctx, stop) })
+	all.Wait()
+	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
+		return fmt.Errorf("outbox: %w", err)
+	}
+	return nil
+}
+
+// Lanes is what waits, by organization and then by conversation. An empty lane is not listed.
+func (o *Outbox) Lanes() []LaneStatus {
+	o.mu.Lock()
+	var list []LaneStatus
+	for _, org := range o.orgs {
+		for _, l := range org.lanes {
+			if l.items > 0 {
+				list = append(list, l.status())
+			}
+		}
+	}
+	o.mu.Unlock()
+	slices.SortFunc(list, func(a, b LaneStatus) int {
+		if a.Organization != b.Organization {
+			return compare(a.Organization, b.Organization)
+		}
+		return compare(a.Conversation, b.Conversation)
+	})
+	return list
+}
+
+// org is an organization's share; the caller holds mu.
+func (o *Outbox) org(d wire.Domain) *outboxOrg {
+	org := o.orgs[d]
+	if org == nil {
+		org = &outboxOrg{domain: d, lanes: make(map[wire.ConversationID]*lane)}
+		o.orgs[d] = org
+	}
+	return org
+}
+
+// nudge lets the dispatcher look for lanes that are ready.
+func (o *Outbox) nudge() {
+	select {
+	case o.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (o *Outbox) now() wire.Time { return wire.TimeOf(o.cfg.Clock.Now()) }
+
+func ago(now wire.Time, d time.Duration) wire.Time { return now - wire.Time(d.Milliseconds()) }

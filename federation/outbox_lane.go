@@ -1,0 +1,217 @@
+package federation
+
+import (
+	"container/heap"
+	"context"
+	"sync"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// lane is what waits of one conversation for one organization. Outbox.mu guards it. It is in memory
+// while something waits.
+type lane struct {
+	org          *outboxOrg
+	conversation wire.ConversationID
+	items        int
+	bytes        int64
+	next         uint64    // nothing waits before this sequence
+	last         uint64    // the last one that is on disk
+	oldest       wire.Time // of the first item
+	fresh        wire.Time // of the first item that was shown since the last reading; 0 for none
+
+	serving   bool // a worker has it
+	queued    bool // it is in org.ready
+	retry     time.Time
+	failures  int
+	offline   bool // the last failure was of the way to the organization, not of this lane
+	lastError string
+}
+
+func (l *lane) status() LaneStatus {
+	return LaneStatus{
+		Organization: l.org.domain, Conversation: l.conversation, Items: l.items, Bytes: l.bytes,
+		Oldest: l.oldest.Std(), Retry: l.retry, LastError: l.lastError,
+	}
+}
+
+// show adds items that are on disk to their lanes.
+func (o *Outbox) show(items []queuedItem) {
+	o.mu.Lock()
+	for _, q := range items {
+		org := o.org(q.org)
+		l := org.lanes[q.conversation]
+		if l == nil {
+			l = &lane{org: org, conversation: q.conversation, next: q.sequence, oldest: q.time}
+			org.lanes[q.conversation] = l
+		}
+		if l.fresh == 0 {
+			l.fresh = q.time
+		}
+		l.items++
+		l.bytes += q.bytes
+		l.last = q.sequence
+		l.enqueue()
+	}
+	o.mu.Unlock()
+	o.nudge()
+}
+
+// enqueue makes the lane ready unless it is, is being served, or waits after a failure.
+func (l *lane) enqueue() {
+	if l.queued || l.serving || l.items == 0 || !l.retry.IsZero() {
+		return
+	}
+	l.queued = true
+	l.org.ready = append(l.org.ready, l)
+}
+
+// dispatch serves lanes until ctx ends: those of one organization in turn, so many at once, and no
+// organization waits for another.
+func (o *Outbox) dispatch(ctx context.Context, stop func(error)) {
+	var workers sync.WaitGroup
+	defer workers.Wait()
+	for {
+		due, wait := o.collect()
+		for _, l := range due {
+			workers.Go(func() {
+				if err := o.serve(ctx, l); err != nil {
+					stop(err)
+				}
+			})
+		}
+		var timer <-chan time.Time
+		if wait > 0 {
+			timer = o.cfg.Clock.After(wait)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-o.wake:
+		case <-timer:
+		}
+	}
+}
+
+// collect takes the lanes that can be served now, and says how long until another one's pause is over, 0
+// if there is none.
+func (o *Outbox) collect() (due []*lane, wait time.Duration) {
+	now := o.cfg.Clock.Now()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for len(o.pauses) > 0 {
+		first := o.pauses[0]
+		if first.lane.retry.Equal(first.until) { // or else the pause was ended before
+			if wait = first.until.Sub(now); wait > 0 {
+				break
+			}
+			first.lane.retry = time.Time{}
+			first.lane.enqueue()
+		}
+		heap.Pop(&o.pauses)
+	}
+	wait = max(wait, 0)
+	for _, org := range o.orgs {
+		for len(org.ready) > 0 && org.busy < o.cfg.Concurrency {
+			l := org.ready[0]
+			org.ready = org.ready[1:]
+			l.queued, l.serving = false, true
+			org.busy++
+			due = append(due, l)
+		}
+	}
+	return due, wait
+}
+
+// outcome is what serving a lane once has brought.
+type outcome struct {
+	gone      []uint64  // the sequences of items from the front that are gone
+	bytes     int64     // their payload
+	oldest    wire.Time // of the first that is left, as far as it was read; 0 if none was
+	delivered int       // of those gone; the others were dropped
+	err       error     // why those that are left have to wait; nil if they need not
+	offline   bool      // err is of the way to the organization
+}
+
+// settleLane takes an outcome into account and makes the lane ready again if anything is left.
+func (o *Outbox) settleLane(l *lane, r outcome) {
+	now := o.cfg.Clock.Now()
+	o.mu.Lock()
+	org, n := l.org, len(r.gone)
+	org.busy--
+	l.serving = false
+	l.items -= n
+	l.bytes -= r.bytes
+	org.items -= n
+	org.bytes -= r.bytes
+	if n > 0 {
+		l.next = r.gone[n-1] + 1
+		l.oldest = or(r.oldest, l.fresh)
+	}
+	o.settleRetry(l, r, now)
+	if l.items == 0 {
+		delete(org.lanes, l.conversation)
+	} else {
+		l.enqueue()
+	}
+	o.mu.Unlock()
+	o.nudge()
+}
+
+// settleRetry puts the lane off after a failure, for longer after each. What an organization takes shows
+// that it can be reached again: its other lanes that only waited for that need not wait longer.
+func (o *Outbox) settleRetry(l *lane, r outcome, now time.Time) {
+	if len(r.gone) > 0 {
+		l.failures = 0
+	}
+	l.setOffline(r.offline && l.items > 0)
+	if r.err == nil || l.items == 0 {
+		l.failures, l.lastError = 0, ""
+	} else {
+		wait := backoff(l.failures, o.cfg.RetryMin, o.cfg.RetryMax, o.cfg.Jitter())
+		l.failures++
+		l.retry, l.lastError = now.Add(wait), r.err.Error()
+		heap.Push(&o.pauses, pause{l.retry, l})
+	}
+	if r.delivered == 0 || l.org.offline == 0 {
+		return
+	}
+	for _, other := range l.org.lanes {
+		if other.offline && other != l {
+			other.setOffline(false)
+			other.failures, other.retry = 0, time.Time{}
+			other.enqueue()
+		}
+	}
+}
+
+func (l *lane) setOffline(is bool) {
+	if is && !l.offline {
+		l.org.offline++
+	} else if !is && l.offline {
+		l.org.offline--
+	}
+	l.offline = is
+}
+
+// pause is a lane that waits after a failure.
+type pause struct {
+	until time.Time
+	lane  *lane
+}
+
+// pauses is a heap, the one that ends first in front.
+type pauses []pause
+
+func (p pauses) Len() int           { return len(p) }
+func (p pauses) Less(i, j int) bool { return p[i].until.Before(p[j].until) }
+func (p pauses) Swap(i, j int)      { p[i], p[j] = p[j], p[i] }
+func (p *pauses) Push(x any)        { *p = append(*p, x.(pause)) }
+func (p *pauses) Pop() any {
+	last := len(*p) - 1
+	x := (*p)[last]
+	(*p)[last] = pause{}
+	*p = (*p)[:last]
+	return x
+}

@@ -1,0 +1,239 @@
+package federation
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// The HTTP of calls.
+const (
+	callPath    = "/v1/"
+	contentType = "application/cbor"
+	errorType   = "application/vnd.mlsfed.error+cbor" // of an answer that is a wire.Error
+)
+
+// callServer serves the calls of other nodes. Connections come to it with their handshake done.
+type callServer struct {
+	f        *Federation
+	http     *http.Server
+	sessions *sessionListener
+
+	mu      sync.Mutex // guards what follows
+	stopped bool
+	serving sync.WaitGroup // calls
+}
+
+func newCallServer(f *Federation) *callServer {
+	s := &callServer{f: f, sessions: newSessionListener()}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP2(true)
+	t := f.cfg.Timers
+	s.http = &http.Server{
+		Handler:      s,
+		Protocols:    protocols,
+		ReadTimeout:  t.Stall, // of one call's body
+		WriteTimeout: t.Handle + t.Stall,
+		IdleTimeout:  0, // keep-alive finds out who is gone
+		ErrorLog:     slog.NewLogLogger(f.cfg.Logger.Handler(), slog.LevelDebug),
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: f.cfg.Limits.UnderWay,
+			SendPingTimeout:      t.KeepAlive,
+			PingTimeout:          2 * t.KeepAlive,
+			WriteByteTimeout:     t.Stall,
+		},
+		MaxHeaderBytes: 8 << 10,
+	}
+	return s
+}
+
+// run serves until ctx ends.
+func (s *callServer) run(ctx context.Context) error {
+	ended := make(chan error, 1)
+	go func() { ended <- s.http.Serve(s.sessions) }()
+	<-ctx.Done()
+	err := s.http.Close()
+	if serveErr := <-ended; serveErr != nil && !errors.Is(serveErr, http.ErrServerClosed) {
+		err = errors.Join(err, serveErr)
+	}
+	return err
+}
+
+// serve gives the session to the HTTP server, which closes it.
+func (s *callServer) serve(ctx context.Context, c *session) {
+	select {
+	case s.sessions.queue <- c.Conn:
+	case <-ctx.Done():
+		c.below.Close()
+	}
+}
+
+// sessionListener hands sessions to the HTTP server as if they had just been accepted.
+type sessionListener struct {
+	queue  chan *tls.Conn
+	closed chan struct{}
+	once   sync.Once
+}
+
+func newSessionListener() *sessionListener {
+	return &sessionListener{queue: make(chan *tls.Conn), closed: make(chan struct{})}
+}
+
+func (l *sessionListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-l.queue:
+		return c, nil
+	case <-l.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *sessionListener) Close() error {
+	l.once.Do(func() { close(l.closed) })
+	return nil
+}
+
+func (l *sessionListener) Addr() net.Addr { return &net.TCPAddr{} }
+
+// begin notes a call that wait will wait for, unless it is too late.
+func (s *callServer) begin() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return false
+	}
+	s.serving.Add(1)
+	return true
+}
+
+// wait lets no further call begin, and waits for those that have.
+func (s *callServer) wait() {
+	s.mu.Lock()
+	s.stopped = true
+	s.mu.Unlock()
+	s.serving.Wait()
+}
+
+// ServeHTTP serves one call.
+func (s *callServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if !s.begin() {
+		s.fail(w, wire.Errorf(wire.Unavailable, "call", "the node is stopping"))
+		return
+	}
+	defer s.serving.Done()
+	from, err := nodeName(r.TLS.PeerCertificates[0])
+	if err != nil || !s.f.trust.believes(from.Organization()) {
+		http.Error(w, "", http.StatusForbidden) // removed a moment ago: the connection is about to be cut
+		return
+	}
+	method, answer, err := s.call(r, from)
+	if err != nil {
+		var e *wire.Error
+		if !errors.As(err, &e) {
+			s.f.cfg.Logger.Error("call failed", "node", from, "method", method, "error", err)
+		}
+		s.f.metrics.served.WithLabelValues(method, code(err)).Inc()
+		s.fail(w, wire.AsError(method, err))
+		return
+	}
+	s.f.metrics.served.WithLabelValues(method, "ok").Inc()
+	w.Header().Set("Content-Type", contentType)
+	_, _ = w.Write(answer) // the other side may have gone
+}
+
+func (s *callServer) fail(w http.ResponseWriter, e *wire.Error) {
+	b, err := wire.Encode(e)
+	if err != nil {
+		http.Error(w, "", http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", errorType)
+	w.WriteHeader(httpStatus(e.Code))
+	_, _ = w.Write(b)
+}
+
+// httpStatus is for tools that see HTTP only; the code in the body is what counts.
+func httpStatus(c wire.Code) int {
+	switch c {
+	case wire.Busy, wire.Quota:
+		return http.StatusTooManyRequests
+	case wire.TooLarge:
+		return http.StatusRequestEntityTooLarge
+	case wire.Unavailable, wire.NoQuorum:
+		return http.StatusServiceUnavailable
+	case wire.Internal:
+		return http.StatusInternalServerError
+	}
+	return http.StatusUnprocessableEntity
+}
+
+// unknownMethod is the label of calls that name none of the node's methods.
+const unknownMethod = "unknown"
+
+// call admits, reads and answers one call. The method that it returns is fit for a label.
+func (s *callServer) call(r *http.Request, from wire.NodeID) (method string, answer []byte, err error) {
+	name, ok := strings.CutPrefix(r.URL.Path, callPath)
+	handle := s.f.cfg.Handlers[wire.Method(name)]
+	if !ok || handle == nil {
+		return unknownMethod, nil, wire.Errorf(wire.Malformed, "call", "this node has no method %.40q", name)
+	}
+	if r.Method != http.MethodPost || r.Header.Get("Content-Type") != contentType {
+		return name, nil, wire.Errorf(wire.Malformed, name, "wanted a POST of %s", contentType)
+	}
+	limits := s.f.cfg.Limits
+	if r.ContentLength < 0 || r.ContentLength > int64(limits.Request) {
+		s.f.lines.warn("call refused", "node", from, "method", name, "reason", "too_large", "bytes", r.ContentLength)
+		return name, nil, wire.Errorf(wire.TooLarge, name, "a body of %d bytes, wanted its length and at most %d", r.ContentLength, limits.Request)
+	}
+	b := s.f.budgets.of(from.Organization())
+	if err := b.call(s.f.cfg.Clock.Now(), int(r.ContentLength), from); err != nil {
+		s.f.lines.warn("call refused", "node", from, "method", name, "reason", "rate", "error", err)
+		return name, nil, err
+	}
+	select {
+	case b.working <- struct{}{}:
+		defer func() { <-b.working }()
+	default:
+		s.f.lines.warn("call refused", "node", from, "method", name, "reason", "too_many")
+		return name, nil, wire.Errorf(wire.Busy, name, "%d calls of %s are under way: retry later", limits.UnderWay, from.Organization())
+	}
+	body, err := s.body(r, from, name)
+	if err != nil {
+		return name, nil, err
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), s.f.cfg.Timers.Handle)
+	defer cancel()
+	v, err := handle(ctx, from, body)
+	if err != nil || v == nil {
+		if code(err) == string(wire.Malformed) {
+			s.f.lines.warn("call refused", "node", from, "method", name, "reason", "malformed", "error", err)
+		}
+		return name, nil, err
+	}
+	answer, err = wire.Encode(v)
+	return name, answer, err
+}
+
+// body reads a call's body, whose length is known and allowed.
+func (s *callServer) body(r *http.Request, from wire.NodeID, name string) ([]byte, error) {
+	b := make([]byte, r.ContentLength)
+	_, err := io.ReadFull(r.Body, b)
+	if err == nil {
+		return b, nil
+	}
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		s.f.metrics.cut.WithLabelValues(cutStalled).Inc()
+		s.f.lines.warn("call cut", "node", from, "method", name, "reason", cutStalled)
+		return nil, wire.Errorf(wire.Unavailable, name, "the body did not come whole within %v", s.f.cfg.Timers.Stall)
+	}
+	return nil, wire.Errorf(wire.Malformed, name, "the body ended early: %v", err)
+}

@@ -1,0 +1,90 @@
+package federation
+
+import (
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Status is what an operator sees of a node's part in the federation.
+type Status struct {
+	Node            wire.NodeID
+	Address         string // that others are told
+	CertificateEnds time.Time
+	RootEnds        time.Time
+	Peers           []PeerStatus // the own organization first, then by domain
+}
+
+// PeerStatus is about one organization.
+type PeerStatus struct {
+	Domain    wire.Domain
+	Own       bool
+	State     State
+	RootEnds  time.Time
+	Nodes     []NodeStatus
+	Lanes     []LaneStatus // what waits for it
+	LastError string       // of the last refusal or failure that concerned it; "" for none
+	LastTime  time.Time    // of LastError
+}
+
+// NodeStatus is about one node.
+type NodeStatus struct {
+	Node            wire.NodeID
+	Address         string    // from its record, or a seed's
+	Recorded        time.Time // when its record was made; zero while only a seed is known
+	Connected       bool      // a gossip link stands
+	Alive           bool      // gossip takes it to be alive
+	CertificateEnds time.Time // zero while only a seed is known
+}
+
+// Status is a snapshot for an operator.
+func (f *Federation) Status() Status {
+	id := f.cfg.Identity
+	s := Status{Node: id.Node, Address: f.Address(), CertificateEnds: id.Certificate().NotAfter, RootEnds: id.Root.NotAfter}
+	lanes := make(map[wire.Domain][]LaneStatus)
+	if f.cfg.Outbox != nil {
+		for _, l := range f.cfg.Outbox.Lanes() {
+			lanes[l.Organization] = append(lanes[l.Organization], l)
+		}
+	}
+	alive := f.gossip.alive()
+	peers := []Peer{{Domain: id.Domain, State: Admitted, Root: id.Root, Seeds: f.ownSeeds}}
+	for _, p := range f.trust.peers.List() {
+		if p.Domain != id.Domain {
+			peers = append(peers, p)
+		}
+	}
+	for _, p := range peers {
+		last := f.faults.get(p.Domain)
+		s.Peers = append(s.Peers, PeerStatus{
+			Domain: p.Domain, Own: p.Domain == id.Domain, State: p.State, RootEnds: p.Root.NotAfter,
+			Nodes: f.nodeStatus(p, alive), Lanes: lanes[p.Domain], LastError: last.text, LastTime: last.at,
+		})
+	}
+	return s
+}
+
+// nodeStatus is about an organization's nodes: those with a record, and those that only a seed names.
+func (f *Federation) nodeStatus(p Peer, alive map[wire.NodeID]bool) []NodeStatus {
+	var list []NodeStatus
+	known := make(map[wire.NodeID]bool)
+	for _, k := range f.records.all() {
+		if k.Node.Organization() != p.Domain {
+			continue
+		}
+		known[k.Node] = true
+		list = append(list, NodeStatus{Node: k.Node, Address: k.Address, Recorded: k.Number.Std(), CertificateEnds: k.ends})
+	}
+	for _, s := range p.Seeds {
+		if !known[s.Node] {
+			known[s.Node] = true
+			list = append(list, NodeStatus{Node: s.Node, Address: s.Address})
+		}
+	}
+	for i := range list {
+		n := &list[i]
+		n.Connected = f.links.get(n.Node) != nil
+		n.Alive = alive[n.Node]
+	}
+	return list
+}

@@ -1,0 +1,129 @@
+package federation
+
+import (
+	"context"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// warnEvery is how often it is said that the certificate ends soon.
+const warnEvery = time.Hour
+
+// watch looks at the allow-list, at the certificates and at what has to be written down, until ctx ends.
+func (f *Federation) watch(ctx context.Context) error {
+	tick := time.NewTicker(f.cfg.Timers.Poll)
+	defer tick.Stop()
+	seen := f.trust.peers.version()
+	saved := time.Now()
+	for {
+		if _, err := f.trust.peers.Refresh(); err != nil {
+			f.cfg.Logger.Error("allow-list", "error", err)
+		}
+		if now := f.trust.peers.version(); now != seen {
+			seen = now
+			f.peersChanged()
+		}
+		f.report(f.conns.cut(f.unbelieved))
+		f.tendCertificate()
+		if time.Since(saved) >= f.cfg.Timers.Save {
+			saved = time.Now()
+			if err := f.records.save(f.cfg.Dir); err != nil {
+				f.cfg.Logger.Error("node records", "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// peersChanged lets go of what belongs to organizations that are not in the list any more.
+func (f *Federation) peersChanged() {
+	listed := func(d wire.Domain) bool {
+		_, ok := f.trust.peers.get(d)
+		return ok || d == f.cfg.Identity.Domain
+	}
+	f.cfg.Logger.Info("allow-list changed", "admitted", len(f.admitted())-1)
+	f.records.forget()
+	f.faults.keep(listed)
+	f.budgets.keep(listed)
+	f.gates.clear()
+	f.mu.Lock()
+	for d := range f.answered {
+		if !listed(d) {
+			delete(f.answered, d)
+		}
+	}
+	f.mu.Unlock()
+	f.wake(f.linkNow)
+}
+
+// report counts and logs the connections that were cut.
+func (f *Federation) report(cut map[cutting]int) {
+	for c, n := range cut {
+		if c.reason == notAdmitted {
+			c.reason = cutRemoved
+		}
+		f.metrics.cut.WithLabelValues(c.reason).Add(float64(n))
+		f.cfg.Logger.Warn("connections cut", "node", c.node, "reason", c.reason, "connections", n)
+	}
+}
+
+// tendCertificate takes up a certificate that was renewed on disk, renews it here when a third of its
+// life is left, or warns where the root key is elsewhere.
+func (f *Federation) tendCertificate() {
+	id := f.cfg.Identity
+	changed, err := id.Reload()
+	if err != nil {
+		f.warnSometimes("the node's certificate cannot be read again", err)
+		return
+	}
+	now, c := f.cfg.Clock.Now(), id.Certificate()
+	if left := c.NotAfter.Sub(now); left < c.NotAfter.Sub(c.NotBefore)/3 && !changed {
+		changed = f.renew(now, left)
+	}
+	if !changed {
+		return
+	}
+	f.cfg.Logger.Info("the node's certificate was renewed", "ends", id.Certificate().NotAfter)
+	f.metrics.renewed.WithLabelValues("renewed").Inc()
+	if err := f.announce(); err != nil {
+		f.cfg.Logger.Error("node record not made", "error", err)
+	}
+}
+
+func (f *Federation) renew(now time.Time, left time.Duration) bool {
+	id := f.cfg.Identity
+	if id.Authority == nil {
+		f.warnSometimes("the node's certificate ends soon, and the root key is not here: renew it where the key is, and copy it", nil)
+		return false
+	}
+	if before := id.Certificate().NotAfter; !id.Root.NotAfter.After(before) {
+		f.warnSometimes("the node's certificate ends with the organization's root: make a new root", nil)
+		return false
+	}
+	if err := id.Renew(now); err != nil {
+		f.warnSometimes("the node's certificate was not renewed", err)
+		return false
+	}
+	return true
+}
+
+// warnSometimes warns about the certificate, once in a while, and counts each time.
+func (f *Federation) warnSometimes(text string, err error) {
+	now := f.cfg.Clock.Now()
+	f.mu.Lock()
+	due := f.warned.IsZero() || now.Sub(f.warned) >= warnEvery
+	if due {
+		f.warned = now
+	}
+	f.mu.Unlock()
+	if !due {
+		return
+	}
+	f.metrics.renewed.WithLabelValues("due").Inc()
+	f.cfg.Logger.Warn(text, "node", f.cfg.Identity.Node, "ends", f.cfg.Identity.Certificate().NotAfter, "error", err)
+}

@@ -1,0 +1,168 @@
+package gateway
+
+import (
+	"crypto/rand"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Clock is where a gateway has the time from.
+type Clock interface {
+	Now() time.Time
+	After(time.Duration) <-chan time.Time
+}
+
+type systemClock struct{}
+
+func (systemClock) Now() time.Time                         { return time.Now() }
+func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
+
+// Rate is a token bucket: Burst at once, and one more after each Every.
+type Rate struct {
+	Burst int
+	Every time.Duration
+}
+
+// Config is what a gateway works with. Node, Organization, Devices, Service and Mail must be set; other
+// zero fields take the defaults that stand behind them.
+type Config struct {
+	Node         wire.NodeID
+	Organization wire.Organization // whose domain is in challenges; with its root certificate, DER
+	Devices      Devices
+	Service      Service
+	Mail         Mail
+
+	Clock Clock        // nil is the machine's
+	Rand  io.Reader    // nil is crypto/rand; used by several goroutines
+	Log   *slog.Logger // nil logs nothing
+
+	Registerer prometheus.Registerer // nil: nothing is measured
+	Gatherer   prometheus.Gatherer   // of /metrics on the admin handler; nil: there is none
+	// Ready tells /readyz why the node cannot serve, nil if it can. May be nil.
+	Ready func() error
+	// Version is what /version answers, as JSON. nil: an empty object.
+	Version any
+	// Web serves what no other path takes, such as the web app. May be nil.
+	Web http.Handler
+
+	// Origins are those of web pages that may connect from elsewhere, "https://app.example", or "*" for
+	// all. A page of the same host always may, and so may what is no browser.
+	Origins []string
+	// TrustedProxies are the addresses whose X-Forwarded-For is believed. Limits count the clients behind them.
+	TrustedProxies []netip.Prefix
+
+	// Of a session.
+	MaxFrame      int           // bytes of a frame in either direction; wire.MaxSessionFrame
+	MaxLogin      int           // bytes of a frame before the login; 8 KiB
+	Window        int           // pushes that may be unacknowledged at once; 256
+	Requests      int           // requests that may be under way at once; 32
+	PageItems     int           // pushes that are read from a stream at once; 64
+	PageBytes     int           // bytes of them; 256 KiB
+	LoginWait     time.Duration // from the challenge to the login; 10 seconds
+	RequestWait   time.Duration // for a request to be served; 1 minute
+	WriteWait     time.Duration // for a frame to be taken by the socket; 1 minute
+	FrameWait     time.Duration // for the rest of a frame that has begun; 1 minute
+	PingEvery     time.Duration // between pings; 30 seconds
+	SilenceWait   time.Duration // without a sign of the device, after which it is taken for gone; 75 seconds
+	DrainWait     time.Duration // for requests under way when the gateway stops; 5 seconds
+	CloseWait     time.Duration // for the other side to close; 1 second
+	FrameRate     Rate          // of frames of a session; 10,000 at once, 2,000 a second. Over it, the session ends
+	ByteRate      Rate          // of KiB of a session; 16 MiB at once, 8 MiB a second. Over it, reading waits
+	MaxOverloads  int           // requests over Requests in a row, after which the session ends; 64
+	MaxOfDevice   int           // sessions of one device; 8
+	MaxSessions   int           // sessions in all; 20,000
+	MaxOfAddress  int           // sessions of one client address; 4,096
+	MaxSockets    int           // connections in all, of sessions and HTTP; MaxSessions and a quarter
+	ConnectRate   Rate          // of connections of one client address; 500 at once, 50 a second
+	LoginRate     Rate          // of failed logins of one client address, and of one device; 20 at once, one in 10 seconds
+	LoginDelay    time.Duration // before a failed login is answered; 500 milliseconds
+	EnrolRate     Rate          // of enrolments of one client address; 20 at once, one in 3 seconds
+	MaxEnrol      int           // bytes of a request to enrol; 64 KiB
+	MaxAddresses  int           // whose rates are remembered at once; 65,536
+	HeaderWait    time.Duration // for the headers of an HTTP request, and a TLS handshake; 10 seconds
+	MaxHeader     int           // bytes of them; 8 KiB
+	KeepAliveWait time.Duration // for the next HTTP request of a connection; 1 minute
+}
+
+func or[T comparable](v, otherwise T) T {
+	var zero T
+	if v == zero {
+		return otherwise
+	}
+	return v
+}
+
+func (r Rate) or(burst int, every time.Duration) Rate {
+	return Rate{or(r.Burst, burst), or(r.Every, every)}
+}
+
+// check refuses a configuration with which nothing could be served.
+func (c *Config) check() error {
+	if err := c.Node.Check(); err != nil {
+		return fmt.Errorf("gateway: %w", err)
+	}
+	if err := c.Organization.Domain.Check(); err != nil {
+		return fmt.Errorf("gateway of %s: %w", c.Node, err)
+	}
+	if c.Devices == nil || c.Service == nil || c.Mail == nil {
+		return fmt.Errorf("gateway of %s: Devices, Service and Mail must be given", c.Node)
+	}
+	return nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Clock == nil {
+		c.Clock = systemClock{}
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Reader
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Ready == nil {
+		c.Ready = func() error { return nil }
+	}
+	if c.Version == nil {
+		c.Version = struct{}{}
+	}
+	c.MaxFrame = or(c.MaxFrame, wire.MaxSessionFrame)
+	c.MaxLogin = or(c.MaxLogin, 8<<10)
+	c.Window = or(c.Window, 256)
+	c.Requests = or(c.Requests, 32)
+	c.PageItems = or(c.PageItems, 64)
+	c.PageBytes = or(c.PageBytes, 256<<10)
+	c.LoginWait = or(c.LoginWait, 10*time.Second)
+	c.RequestWait = or(c.RequestWait, time.Minute)
+	c.WriteWait = or(c.WriteWait, time.Minute)
+	c.FrameWait = or(c.FrameWait, time.Minute)
+	c.PingEvery = or(c.PingEvery, 30*time.Second)
+	c.SilenceWait = or(c.SilenceWait, 75*time.Second)
+	c.DrainWait = or(c.DrainWait, 5*time.Second)
+	c.CloseWait = or(c.CloseWait, time.Second)
+	c.FrameRate = c.FrameRate.or(10_000, time.Second/2000)
+	c.ByteRate = c.ByteRate.or(16<<10, time.Second/(8<<10))
+	c.MaxOverloads = or(c.MaxOverloads, 64)
+	c.MaxOfDevice = or(c.MaxOfDevice, 8)
+	c.MaxSessions = or(c.MaxSessions, 20_000)
+	c.MaxOfAddress = or(c.MaxOfAddress, 4096)
+	c.MaxSockets = or(c.MaxSockets, c.MaxSessions+c.MaxSessions/4+1)
+	c.ConnectRate = c.ConnectRate.or(500, time.Second/50)
+	c.LoginRate = c.LoginRate.or(20, 10*time.Second)
+	c.LoginDelay = or(c.LoginDelay, 500*time.Millisecond)
+	c.EnrolRate = c.EnrolRate.or(20, 3*time.Second)
+	c.MaxEnrol = or(c.MaxEnrol, 64<<10)
+	c.MaxAddresses = or(c.MaxAddresses, 65_536)
+	c.HeaderWait = or(c.HeaderWait, 10*time.Second)
+	c.MaxHeader = or(c.MaxHeader, 8<<10)
+	c.KeepAliveWait = or(c.KeepAliveWait, time.Minute)
+	return c
+}

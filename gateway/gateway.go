@@ -1,0 +1,53 @@
+package gateway
+
+import (
+	"net/netip"
+	"sync/atomic"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Gateway serves devices. It is safe for concurrent use.
+type Gateway struct {
+	cfg     Config
+	metrics *metrics
+	buffers buffers
+	writes  writeBuffers
+
+	registry        registry
+	sockets         atomic.Int64
+	connects        rates[netip.Addr]
+	enrolments      rates[netip.Addr]
+	failedAddresses rates[netip.Addr]
+	failedDevices   rates[wire.DeviceID]
+	stopping        atomic.Int64 // calls of Serve that let their sessions end
+}
+
+// New makes a gateway. It starts nothing.
+func New(cfg Config) (*Gateway, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	cfg = cfg.withDefaults()
+	m, err := newMetrics(cfg.Registerer)
+	if err != nil {
+		return nil, err
+	}
+	g := &Gateway{cfg: cfg, metrics: m}
+	g.connects.rate, g.connects.most = cfg.ConnectRate, cfg.MaxAddresses
+	g.enrolments.rate, g.enrolments.most = cfg.EnrolRate, cfg.MaxAddresses
+	g.failedAddresses.rate, g.failedAddresses.most = cfg.LoginRate, cfg.MaxAddresses
+	g.failedDevices.rate, g.failedDevices.most = cfg.LoginRate, cfg.MaxAddresses
+	return g, nil
+}
+
+// Disconnect ends all sessions of a device with wire.CloseRevoked, and logins of it that are under way.
+// The caller has revoked it before, so that it cannot come back. It does not wait for them to end.
+func (g *Gateway) Disconnect(d wire.DeviceID) {
+	for _, s := range g.registry.list(d) {
+		s.end(wire.CloseRevoked, nil)
+	}
+}
+
+// Sessions is how many sessions of devices there are.
+func (g *Gateway) Sessions() int { return g.registry.count() }

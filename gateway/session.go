@@ -1,0 +1,346 @@
+package gateway
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gorilla/websocket"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// session is one socket. Its reader's goroutine owns its life: it logs in, reads, and at the end closes.
+type session struct {
+	g       *Gateway
+	conn    *websocket.Conn
+	address netip.Addr // what limits count as the client
+
+	ctx    context.Context // ends with the session
+	cancel context.CancelFunc
+	wake   chan struct{} // tells the writer to look again
+	work   sync.WaitGroup
+	heard  atomic.Int64 // when the device gave a sign of life, in milliseconds since 1970
+
+	hasPlace bool // in the registry
+
+	// Of the login; not changed afterwards.
+	device  wire.DeviceID
+	receive bool
+	ends    wire.Time
+
+	admitted, replaced bool // guarded by registry.mu
+
+	frames, bytes bucket // of the reader
+	overloads     int    // of the reader: requests in a row that were too many
+
+	mu       sync.Mutex
+	reason   wire.CloseCode // 0 while it lives
+	why      *wire.Error    // told in a last frame; may be nil
+	kill     *time.Timer    // closes the socket of a side that does not close
+	draining bool
+	under    map[uint64]struct{}             // requests under way
+	lanes    map[wire.ConversationID][]*task // lanes at work, and what waits in them
+	out      []outgoing
+	window   window
+	acks     map[Stream]uint64 // acknowledged, but not yet handed on
+	acking   bool
+	acked    *sync.Cond // acks was taken, or the session has ended
+}
+
+// outgoing is a frame that waits for the writer.
+type outgoing struct {
+	frame []byte
+	id    uint64 // of the request that it ends; 0 for none
+}
+
+func newSession(g *Gateway, conn *websocket.Conn, address netip.Addr) *session {
+	s := &session{g: g, conn: conn, address: address, wake: make(chan struct{}, 1)}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.acked = sync.NewCond(&s.mu)
+	s.sign()
+	conn.SetPingHandler(s.pinged)
+	conn.SetPongHandler(func(string) error { s.sign(); return s.paid() })
+	return s
+}
+
+// sign notes that the device gives a sign of life.
+func (s *session) sign() { s.heard.Store(s.g.cfg.Clock.Now().UnixMilli()) }
+
+func (s *session) pinged(data string) error {
+	s.sign()
+	if err := s.paid(); err != nil {
+		return err
+	}
+	// A pong that finds no room is left out: the socket is busy, which is a sign as well.
+	_ = s.conn.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(time.Second))
+	return nil
+}
+
+// ended is why a session ends, as an error on the way to end.
+type ended struct {
+	code wire.CloseCode
+	err  *wire.Error
+}
+
+func (e *ended) Error() string {
+	if e.err == nil {
+		return "session closed"
+	}
+	return e.err.Error()
+}
+
+func closing(code wire.CloseCode, err *wire.Error) error { return &ended{code, err} }
+
+// end ends the session, once: the first reason counts. It does not wait.
+func (s *session) end(code wire.CloseCode, why *wire.Error) {
+	s.mu.Lock()
+	first := s.reason == 0
+	if first {
+		s.reason, s.why = code, why
+		s.kill = time.AfterFunc(s.g.cfg.CloseWait+s.g.cfg.CloseWait, func() { _ = raw(s.conn).Close() })
+	}
+	s.acked.Broadcast()
+	s.mu.Unlock()
+	if first {
+		_ = s.conn.SetReadDeadline(past()) // the reader looks at the reason after each deadline that it sets
+		s.cancel()
+	}
+}
+
+// over says whether the session ends.
+func (s *session) over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reason != 0
+}
+
+// endBy ends the session by an error of reading or writing.
+func (s *session) endBy(err error) {
+	var e *ended
+	var closed *websocket.CloseError
+	var timeout net.Error
+	switch {
+	case errors.As(err, &e):
+		s.end(e.code, e.err)
+	case errors.As(err, &closed) && closed.Code != websocket.CloseAbnormalClosure:
+		s.end(closeNormal, nil)
+	case errors.As(err, &timeout) && timeout.Timeout():
+		s.end(wire.CloseSlow, nil)
+	default:
+		s.end(closeLost, nil)
+	}
+}
+
+func past() time.Time { return time.Unix(1, 0) }
+
+// raw is the socket below TLS, whose Close waits for nothing.
+func raw(c *websocket.Conn) net.Conn {
+	n := c.NetConn()
+	if t, ok := n.(interface{ NetConn() net.Conn }); ok {
+		return t.NetConn()
+	}
+	return n
+}
+
+// run is the session's life.
+func (s *session) run() {
+	if s.over() {
+		s.close()
+	} else if err := s.login(); err != nil {
+		s.endBy(err)
+		s.close()
+	} else {
+		s.live()
+	}
+	s.work.Wait()
+	s.g.registry.unname(s)
+	if s.hasPlace {
+		s.g.registry.leave(s.address)
+	}
+	s.g.metrics.closed(s.reason)
+	s.g.cfg.Log.Debug("session ended", "device", s.device, "address", s.address, "code", int(s.reason))
+}
+
+// live reads and writes until the session ends, and closes it.
+func (s *session) live() {
+	s.g.metrics.sessions.Inc()
+	defer s.g.metrics.sessions.Dec()
+	feed, err := s.open()
+	if err != nil {
+		s.endBy(err)
+		s.close()
+		return
+	}
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		s.write(feed)
+	}()
+	s.read()
+	<-written
+	if feed != nil {
+		feed.Close()
+	}
+	s.close()
+}
+
+// open tells the device that it is logged in, and opens its feed if it receives.
+func (s *session) open() (Feed, error) {
+	cfg := &s.g.cfg
+	hello := wire.Session{
+		Node: cfg.Node, Time: wire.TimeOf(cfg.Clock.Now()), CertificateEnds: s.ends,
+		MaxFrame: uint32(cfg.MaxFrame), Window: uint32(cfg.Window), Requests: uint32(cfg.Requests),
+	}
+	frame, err := frameOf(wire.FrameSession, 0, &hello)
+	if err != nil {
+		return nil, s.fault("session", err)
+	}
+	if err := s.send(frame); err != nil {
+		return nil, err
+	}
+	if !s.receive {
+		return nil, nil
+	}
+	feed, err := cfg.Mail.Open(s.ctx, s.device)
+	if err != nil {
+		return nil, s.fault("open mail", err)
+	}
+	return feed, nil
+}
+
+// fault is how a session ends after an error of the node itself, which is logged here.
+func (s *session) fault(op string, err error) error {
+	if wire.CodeOf(err) == wire.Unavailable {
+		return closing(wire.CloseStopping, wire.AsError(op, err))
+	}
+	if s.ctx.Err() != nil {
+		return closing(closeLost, nil) // it has ended already, for another reason
+	}
+	s.g.cfg.Log.Error("a session ends for a fault of the node", "operation", op, "device", s.device, "error", err)
+	return closing(wire.CloseInternal, wire.Errorf(wire.Internal, op, "the node failed; its log says more"))
+}
+
+// send writes one frame. Only the goroutine that writes calls it, or the reader before there is one.
+func (s *session) send(frame []byte) error {
+	if len(frame) > s.g.cfg.MaxFrame {
+		return s.fault("write", wire.Errorf(wire.TooLarge, "write", "a frame of %d bytes, at most %d", len(frame), s.g.cfg.MaxFrame))
+	}
+	_ = s.conn.SetWriteDeadline(time.Now().Add(s.g.cfg.WriteWait))
+	if err := s.conn.WriteMessage(websocket.BinaryMessage, frame); err != nil {
+		return err
+	}
+	s.g.metrics.frame("out", len(frame))
+	return nil
+}
+
+// close tells the other side why, and waits for a moment until it has closed too: a socket that is closed
+// with bytes unread takes the last frame with it.
+func (s *session) close() {
+	cfg := &s.g.cfg
+	<-s.ctx.Done() // whoever ends it is done with the deadlines
+	s.mu.Lock()
+	code, why, kill := s.reason, s.why, s.kill
+	s.mu.Unlock()
+	until := time.Now().Add(cfg.CloseWait)
+	if code != closeNormal && code != closeLost {
+		s.sayWhy(code, why, until)
+		n := s.conn.NetConn()
+		if w, ok := n.(interface{ CloseWrite() error }); ok {
+			_ = w.CloseWrite()
+		}
+		_ = n.SetReadDeadline(until)
+		drain(n)
+	}
+	_ = s.conn.Close()
+	kill.Stop()
+}
+
+func (s *session) sayWhy(code wire.CloseCode, why *wire.Error, until time.Time) {
+	_ = s.conn.SetWriteDeadline(until)
+	for {
+		frame, ok := s.nextAnswer() // what is done is still told
+		if !ok || s.conn.WriteMessage(websocket.BinaryMessage, frame) != nil {
+			break
+		}
+	}
+	text := closeText(code)
+	if why != nil {
+		text = cut(why.Text, 120) // a control frame has 125 bytes, two of them for the code
+		if frame, err := frameOf(wire.FrameError, 0, why); err == nil {
+			_ = s.conn.WriteMessage(websocket.BinaryMessage, frame)
+		}
+	}
+	_ = s.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(int(code), text), until)
+}
+
+// closeText says why a session ends where no error does.
+func closeText(code wire.CloseCode) string {
+	switch code {
+	case wire.CloseStopping:
+		return "the node stops: come back after a moment"
+	case wire.CloseReplaced:
+		return "a newer session of the device receives"
+	case wire.CloseSlow:
+		return "the device does not read"
+	case wire.CloseRevoked:
+		return "the device was revoked"
+	}
+	return ""
+}
+
+// drain reads what still comes, until the other side closes or its deadline.
+func drain(n net.Conn) {
+	var b [512]byte
+	for {
+		if _, err := n.Read(b[:]); err != nil {
+			return
+		}
+	}
+}
+
+// drainRequests ends the session when the requests under way are served; others are refused meanwhile.
+func (s *session) drainRequests() {
+	s.mu.Lock()
+	s.draining = true
+	idle := len(s.under) == 0 && len(s.out) == 0
+	s.mu.Unlock()
+	if idle {
+		s.end(wire.CloseStopping, nil)
+	}
+}
+
+func (s *session) signal() {
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// frameOf encodes a frame with the structure that it carries, nil for none.
+func frameOf(t wire.FrameType, id uint64, body any) ([]byte, error) {
+	f := wire.Frame{Type: t, ID: id}
+	if body != nil {
+		b, err := wire.Encode(body)
+		if err != nil {
+			return nil, err
+		}
+		f.Body = b
+	}
+	return wire.Encode(&f)
+}
+
+// cut shortens a text to n bytes, without a part of a character at its end.
+func cut(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	for n > 0 && s[n]&0xc0 == 0x80 {
+		n--
+	}
+	return s[:n]
+}

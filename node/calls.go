@@ -1,0 +1,123 @@
+package node
+
+import (
+	"context"
+
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// calls are what nodes of other organizations may ask. Federation has proved who asks; what they may do
+// is decided here, by whether their organization takes part in the conversation.
+func (r *router) calls() map[wire.Method]federation.Handler {
+	return map[wire.Method]federation.Handler{
+		wire.CallNotify:      call(r.callNotify),
+		wire.CallKeyMaterial: call(r.callKeyMaterial),
+		wire.CallUpdate:      call(r.callUpdate),
+		wire.CallGroupInfo:   call(r.callGroupInfo),
+		wire.CallDownload:    call(r.callDownload),
+		wire.CallRevocations: func(context.Context, wire.NodeID, []byte) (any, error) { return revocations(r.directory) },
+	}
+}
+
+// maxCall bounds the body of a call; the link has bounded it already.
+const maxCall = wire.MaxSessionFrame
+
+// call makes a handler of a function with a typed request.
+func call[T any](fn func(context.Context, wire.Domain, *T) (any, error)) federation.Handler {
+	return func(ctx context.Context, from wire.NodeID, body []byte) (any, error) {
+		q := new(T)
+		if err := wire.Decode(body, maxCall, q); err != nil {
+			return nil, err
+		}
+		return fn(ctx, from.Organization(), q)
+	}
+}
+
+// callNotify takes messages of a lane. Each is judged by itself.
+func (r *router) callNotify(ctx context.Context, from wire.Domain, q *wire.NotifyRequest) (any, error) {
+	answer := &wire.NotifyAnswer{Results: make([]*wire.Error, len(q.Messages))}
+	for i := range q.Messages {
+		if err := r.receive(ctx, from, &q.Messages[i]); err != nil {
+			answer.Results[i] = wire.AsError("notify", err)
+		}
+	}
+	return answer, nil
+}
+
+// receive stores a message that another organization has accepted. What is only early is refused with
+// Unavailable, so that it comes again; a full stream with Busy, since nothing accepted may be lost.
+func (r *router) receive(ctx context.Context, from wire.Domain, m *wire.Message) error {
+	heads, err := r.orders.Heads(m.Conversation)
+	if wire.CodeOf(err) == wire.UnknownConversation {
+		return wire.Errorf(wire.Unavailable, "notify", "no replica of %v is here yet", m.Conversation)
+	}
+	if err != nil {
+		return err
+	}
+	switch err := mayTake(m, heads); {
+	case err == nil:
+	case wire.CodeOf(err) == wire.StaleEpoch && takesPart(heads, from):
+		// Its own organization has verified it while the epoch was current. This one has gone on meanwhile
+		// and does not hold that key any longer; members judge the message itself.
+	default:
+		return err
+	}
+	payload, err := wire.Encode(m)
+	if err != nil {
+		return err
+	}
+	err = r.store(ctx, m, payload)
+	if wire.CodeOf(err) == wire.Quota {
+		return wire.Errorf(wire.Busy, "notify", "the stream of %v is full here: %v", m.Conversation, err)
+	}
+	return err
+}
+
+// takesPart reports whether an organization receives a conversation.
+func takesPart(heads []machine.Head, org wire.Domain) bool {
+	return organizations(heads)[org]
+}
+
+// mustTakePart refuses an organization that has no part in the conversation.
+func (r *router) mustTakePart(op string, id wire.ConversationID, org wire.Domain) error {
+	heads, err := r.orders.Heads(id)
+	if err == nil && !takesPart(heads, org) {
+		err = wire.Errorf(wire.NotReplica, op, "%s has no part in conversation %v", org, id)
+	}
+	return err
+}
+
+func (r *router) callKeyMaterial(_ context.Context, from wire.Domain, q *wire.KeyMaterialRequest) (any, error) {
+	if q.User.Organization() != r.org {
+		return nil, wire.Errorf(wire.NotFound, "keyMaterial", "%s is no user of %s", q.User, r.org)
+	}
+	return claim(r.directory, r.org, string(from), q)
+}
+
+// callUpdate orders a handshake for a node that holds no replica. Its signature shows that a member made it.
+func (r *router) callUpdate(ctx context.Context, from wire.Domain, e *wire.Envelope) (any, error) {
+	if e.Kind == wire.KindCreate {
+		return nil, wire.Errorf(wire.Invalid, "update", "%s creates conversations on its own nodes", from)
+	}
+	receipt, err := r.orders.Submit(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	return &receipt, nil
+}
+
+func (r *router) callGroupInfo(_ context.Context, from wire.Domain, q *wire.GroupInfoRequest) (any, error) {
+	if err := r.mustTakePart("groupInfo", q.Conversation, from); err != nil {
+		return nil, err
+	}
+	return groupInfo(r.orders, q.Conversation)
+}
+
+func (r *router) callDownload(_ context.Context, from wire.Domain, q *wire.DownloadRequest) (any, error) {
+	if err := r.mustTakePart("download", q.Conversation, from); err != nil {
+		return nil, err
+	}
+	return r.files.get(q.Blob, q.Offset)
+}

@@ -1,0 +1,220 @@
+package node
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// The control socket serves the operator's commands: HTTP with JSON over a Unix socket that only the
+// node's own user can open. Who can open it can read the data folder anyway.
+
+// Invitation is the answer to an invitation of a user.
+type Invitation struct {
+	User    wire.UserID `json:"user"`
+	Code    string      `json:"code"`
+	Ends    time.Time   `json:"ends"`
+	Gateway string      `json:"gateway"` // host:port of the node's gateway
+	Domain  wire.Domain `json:"domain"`
+	// Root is the SHA-256 of the organization's root certificate in hexadecimal, where devices have to
+	// pin it; "" where the gateway's certificate is one that systems trust.
+	Root string `json:"root,omitempty"`
+}
+
+// User is one of the organization's.
+type User struct {
+	ID      wire.UserID `json:"id"`
+	Created time.Time   `json:"created"`
+	Devices []Device    `json:"devices"`
+}
+
+// Device is one of a user's.
+type Device struct {
+	ID              wire.DeviceID `json:"id"`
+	Enrolled        time.Time     `json:"enrolled"`
+	CertificateEnds time.Time     `json:"certificate_ends"`
+}
+
+// maxControl bounds the body of a request, in bytes.
+const maxControl = 64 << 10
+
+// listenControl opens the socket, and replaces one that a crash has left.
+func listenControl(path string) (net.Listener, error) {
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		conn.Close()
+		return nil, fmt.Errorf("control socket %s: a node is running on this data folder already", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("control socket %s: %w (a path of more than 107 bytes does not work: set admin.socket)", path, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// control is the handler of the socket.
+func (n *Node) control() http.Handler {
+	mux := http.NewServeMux()
+	handle(mux, "POST /users/invite", n.inviteUser)
+	handle(mux, "GET /users", n.listUsers)
+	handle(mux, "POST /users/remove", n.removeUser)
+	handle(mux, "POST /devices/revoke", n.revokeDevice)
+	handle(mux, "GET /status", n.status)
+	handle(mux, "POST /conversations/recover", n.recoverConversation)
+	mux.HandleFunc("GET /backup", n.serveBackup)
+	return mux
+}
+
+// handle serves a function with a JSON body and a JSON answer.
+func handle[Q, A any](mux *http.ServeMux, pattern string, fn func(context.Context, *Q) (A, error)) {
+	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
+		q := new(Q)
+		d := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxControl))
+		d.DisallowUnknownFields()
+		if err := d.Decode(q); err != nil && !errors.Is(err, io.EOF) {
+			answer(w, http.StatusBadRequest, wire.Errorf(wire.Malformed, "control", "%v", err))
+			return
+		}
+		a, err := fn(r.Context(), q)
+		if err != nil {
+			answer(w, http.StatusUnprocessableEntity, plainError(err))
+			return
+		}
+		answer(w, http.StatusOK, a)
+	})
+}
+
+// plainError is what the operator is told: unlike a device, everything.
+func plainError(err error) *wire.Error {
+	var e *wire.Error
+	if errors.As(err, &e) {
+		return e
+	}
+	return wire.Errorf(wire.Internal, "control", "%v", err)
+}
+
+func answer(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v) // who does not read it does not get it
+}
+
+type inviteUser struct {
+	User    wire.UserID `json:"user"`
+	Seconds int64       `json:"seconds"`
+}
+
+func (n *Node) inviteUser(ctx context.Context, q *inviteUser) (*Invitation, error) {
+	life := time.Duration(q.Seconds) * time.Second
+	if life <= 0 {
+		life = 24 * time.Hour
+	}
+	return n.Invite(ctx, q.User, life)
+}
+
+// Invite makes a code with which one device of a user can be enrolled, once, within life.
+func (n *Node) Invite(_ context.Context, u wire.UserID, life time.Duration) (*Invitation, error) {
+	if err := n.own(u); err != nil {
+		return nil, err
+	}
+	code, err := n.directory.Invite(u, life)
+	if err != nil {
+		return nil, err
+	}
+	return &Invitation{
+		User: u, Code: code, Ends: time.Now().Add(life).UTC().Truncate(time.Second), Gateway: n.GatewayAddress(), Domain: n.cfg.Domain, Root: n.pin,
+	}, nil
+}
+
+// own refuses users of other organizations.
+func (n *Node) own(u wire.UserID) error {
+	if err := u.Check(); err != nil {
+		return wire.Errorf(wire.Malformed, "user", "%v", err)
+	}
+	if u.Organization() != n.cfg.Domain {
+		return wire.Errorf(wire.Invalid, "user", "%s is not a user of %s: ask the operator of %s", u, n.cfg.Domain, u.Organization())
+	}
+	return nil
+}
+
+type nothing struct{}
+
+func (n *Node) listUsers(context.Context, *nothing) ([]User, error) {
+	list, err := n.directory.Users()
+	if err != nil {
+		return nil, err
+	}
+	users := make([]User, 0, len(list))
+	for _, u := range list {
+		user := User{ID: u.ID, Created: u.Created.Std(), Devices: []Device{}}
+		for _, id := range u.Devices {
+			if d, err := n.directory.Device(id); err == nil {
+				user.Devices = append(user.Devices, Device{ID: id, Enrolled: d.Enrolled.Std(), CertificateEnds: d.NotAfter.Std()})
+			}
+		}
+		users = append(users, user)
+	}
+	return users, nil
+}
+
+type removeUser struct {
+	User wire.UserID `json:"user"`
+}
+
+func (n *Node) removeUser(ctx context.Context, q *removeUser) (*nothing, error) {
+	if err := n.own(q.User); err != nil {
+		return nil, err
+	}
+	list, err := n.directory.Devices(q.User)
+	if err != nil {
+		return nil, err
+	}
+	if err := n.directory.RemoveUser(q.User); err != nil {
+		return nil, err
+	}
+	for _, d := range list {
+		n.online.revoked(ctx, d)
+	}
+	return &nothing{}, nil
+}
+
+type revokeDevice struct {
+	Device wire.DeviceID `json:"device"`
+}
+
+func (n *Node) revokeDevice(ctx context.Context, q *revokeDevice) (*nothing, error) {
+	if err := q.Device.Check(); err != nil {
+		return nil, wire.Errorf(wire.Malformed, "revoke", "%v", err)
+	}
+	if err := n.directory.Revoke(q.Device); err != nil {
+		return nil, err
+	}
+	n.online.revoked(ctx, q.Device)
+	return &nothing{}, nil
+}
+
+type recoverConversation struct {
+	Conversation string `json:"conversation"`
+	Note         string `json:"note"`
+}
+
+func (n *Node) recoverConversation(ctx context.Context, q *recoverConversation) (*nothing, error) {
+	id, err := wire.ParseConversationID(q.Conversation)
+	if err != nil {
+		return nil, wire.Errorf(wire.Malformed, "recover", "%v", err)
+	}
+	return &nothing{}, n.orders.Recover(ctx, id, q.Note)
+}

@@ -1,0 +1,149 @@
+package node
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"log/slog"
+
+	"github.com/mlsfed/mlsfed/consensus"
+	"github.com/mlsfed/mlsfed/mailbox"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// delivery puts committed entries into the organization's stream of the conversation, and tells those
+// who were added in their inboxes. The stream's position makes it exactly once.
+type delivery struct {
+	org     wire.Domain
+	mail    *mailbox.Mailbox
+	owner   func(wire.Token) (wire.DeviceID, error) // the device at an address
+	streams *streams
+	log     *slog.Logger
+}
+
+var _ consensus.Consumer = (*delivery)(nil)
+
+// Position is the last entry that the stream has.
+func (d *delivery) Position(id wire.ConversationID) (wire.SequenceNumber, error) {
+	at, err := d.mail.Position(context.Background(), mailbox.Conversation(id))
+	return wire.SequenceNumber(at), err
+}
+
+// Consume stores one entry: the item, who joins and leaves the stream with it, and a note in the inbox
+// of everyone who joins, in one write.
+func (d *delivery) Consume(ctx context.Context, v consensus.Delivery) error {
+	e, err := v.Committed.Open()
+	if err != nil {
+		return err
+	}
+	payload, err := wire.Encode(&v.Committed)
+	if err != nil {
+		return err
+	}
+	if v.Missed > 0 {
+		d.log.Warn("entries are no longer kept: devices learn of the gap", "conversation", v.Conversation, "entries", v.Missed)
+	}
+	add, remove := changes(e)
+	joins, err := d.joins(v.Conversation, add)
+	if err != nil {
+		return err
+	}
+	if err := d.streams.add(joins); err != nil {
+		return err
+	}
+	put := mailbox.Put{
+		Stream: mailbox.Conversation(v.Conversation), ID: entryID(v.Committed.Sequence), Kind: mailbox.KindEntry,
+		Payload: payload, Position: uint64(v.Committed.Sequence), Leave: tokens(d.org, remove),
+	}
+	for _, j := range joins {
+		put.Join = append(put.Join, j.Token)
+	}
+	notes, err := d.notes(v, joins)
+	if err != nil {
+		return err
+	}
+	results, err := d.mail.Put(ctx, append([]mailbox.Put{put}, notes...)...)
+	if err != nil {
+		return err
+	}
+	for i, r := range results {
+		switch code := wire.CodeOf(r.Err); {
+		case r.Err == nil:
+		case i == 0 && code != wire.UnknownConversation: // that: nobody of this organization reads it
+			return r.Err
+		case i > 0:
+			d.log.Warn("device not told that it was added: it finds the conversation in its list", "device", joins[i-1].device, "error", r.Err)
+		}
+	}
+	d.streams.announce(joins)
+	return nil
+}
+
+// joins finds whose the addresses are that are added. An address that is nobody's is passed over.
+func (d *delivery) joins(id wire.ConversationID, add []wire.Address) ([]joined, error) {
+	var list []joined
+	for _, t := range tokens(d.org, add) {
+		v, err := d.owner(t)
+		if wire.CodeOf(err) == wire.NotFound {
+			d.log.Info("address of no device was added", "conversation", id)
+			continue
+		}
+		if err != nil {
+			return nil, err
+		}
+		list = append(list, joined{v, reader{id, t}})
+	}
+	return list, nil
+}
+
+func (d *delivery) notes(v consensus.Delivery, joins []joined) ([]mailbox.Put, error) {
+	var puts []mailbox.Put
+	for _, j := range joins {
+		note := wire.Joined{Conversation: v.Conversation, Token: j.Token, Sequence: v.Committed.Sequence}
+		payload, err := wire.Encode(&note)
+		if err != nil {
+			return nil, err
+		}
+		puts = append(puts, mailbox.Put{Stream: mailbox.Inbox(j.device), ID: noteID(payload), Kind: mailbox.KindWelcome, Payload: payload})
+	}
+	return puts, nil
+}
+
+// changes are those of the delivery list that an entry makes.
+func changes(e *wire.Entry) (add, remove []wire.Address) {
+	switch {
+	case e.Envelope == nil:
+	case e.Envelope.Create != nil:
+		add = e.Envelope.Create.Delivery
+	case e.Envelope.Commit != nil:
+		add, remove = e.Envelope.Commit.Delivery.Add, e.Envelope.Commit.Delivery.Remove
+	}
+	return add, remove
+}
+
+// tokens are the second halves of one organization's addresses.
+func tokens(org wire.Domain, list []wire.Address) []wire.Token {
+	var own []wire.Token
+	for _, a := range list {
+		if a.Organization == org {
+			own = append(own, a.Token)
+		}
+	}
+	return own
+}
+
+// Ids of items are derived under a label for each kind, so that a client cannot choose the id of a
+// message to keep an entry out.
+
+func entryID(n wire.SequenceNumber) mailbox.ID {
+	return itemID("entry", binary.BigEndian.AppendUint64(nil, uint64(n)))
+}
+
+func messageID(id wire.SubmissionID) mailbox.ID { return itemID("message", id[:]) }
+
+func noteID(payload []byte) mailbox.ID { return itemID("note", payload) }
+
+func itemID(label string, content []byte) mailbox.ID {
+	h := sha256.Sum256(append([]byte("mlsfed item "+label+"\x00"), content...))
+	return mailbox.ID(h[:16])
+}

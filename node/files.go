@@ -1,0 +1,223 @@
+package node
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/mlsfed/mlsfed/consensus"
+	"github.com/mlsfed/mlsfed/consensus/blob"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// files are blobs that devices upload: the encrypted files that members share, and what is too large for
+// an entry until the entry names it. They come in pieces; a piece that was written stays, so that an
+// upload goes on where it stopped.
+type files struct {
+	store *blob.Store
+	parts string // folder of uploads under way
+	max   uint64 // bytes of one
+	age   time.Duration
+
+	mu   sync.Mutex // guards what follows
+	busy map[wire.BlobRef]*sync.Mutex
+}
+
+// maxUploads bounds the uploads that have begun and not ended.
+const maxUploads = 4096
+
+// partLife is how long an upload is kept that does not go on.
+const partLife = 24 * time.Hour
+
+func openFiles(dir string, limit, total uint64, age time.Duration) (*files, error) {
+	f := &files{parts: filepath.Join(dir, "parts"), max: min(limit, wire.MaxBlob), age: age, busy: make(map[wire.BlobRef]*sync.Mutex)}
+	if err := os.MkdirAll(f.parts, 0o700); err != nil {
+		return nil, fmt.Errorf("files: %w", err)
+	}
+	var err error
+	f.store, err = blob.Open(filepath.Join(dir, "store"), blob.Limits{MaxBlob: int64(f.max), Quota: int64(total)})
+	if err != nil {
+		return nil, fmt.Errorf("files: %w", err)
+	}
+	return f, nil
+}
+
+func (f *files) close() error { return f.store.Close() }
+
+func (f *files) part(ref wire.BlobRef) string { return filepath.Join(f.parts, ref.Hash.String()) }
+
+// hold keeps other requests from the same upload.
+func (f *files) hold(ref wire.BlobRef) (func(), error) {
+	f.mu.Lock()
+	m := f.busy[ref]
+	if m == nil {
+		if len(f.busy) >= maxUploads {
+			f.mu.Unlock()
+			return nil, wire.Errorf(wire.Busy, "putBlob", "%d uploads are under way: try again later", maxUploads)
+		}
+		m = new(sync.Mutex)
+		f.busy[ref] = m
+	}
+	f.mu.Unlock()
+	if !m.TryLock() {
+		return nil, wire.Errorf(wire.Busy, "putBlob", "another request writes this blob: send its pieces one after the other")
+	}
+	return func() {
+		f.mu.Lock()
+		delete(f.busy, ref)
+		f.mu.Unlock()
+		m.Unlock()
+	}, nil
+}
+
+// put takes one piece and says how much is there.
+func (f *files) put(ctx context.Context, q *wire.PutBlobRequest) (*wire.PutBlobAnswer, error) {
+	switch {
+	case q.Blob.Size == 0 || q.Blob.Size > f.max:
+		return nil, wire.Errorf(wire.TooLarge, "putBlob", "blob of %d bytes, wanted 1 to %d", q.Blob.Size, f.max)
+	case q.Offset > q.Blob.Size || uint64(len(q.Data)) > q.Blob.Size-q.Offset:
+		return nil, wire.Errorf(wire.Malformed, "putBlob", "%d bytes at %d of a blob of %d", len(q.Data), q.Offset, q.Blob.Size)
+	}
+	release, err := f.hold(q.Blob)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if has, err := (blob.Wire{Store: f.store}).Has(q.Blob); err != nil {
+		return nil, err
+	} else if has {
+		return &wire.PutBlobAnswer{Stored: q.Blob.Size}, nil
+	}
+	have, err := f.write(q)
+	if err != nil || have < q.Blob.Size {
+		return &wire.PutBlobAnswer{Stored: have}, err
+	}
+	return &wire.PutBlobAnswer{Stored: have}, f.finish(ctx, q.Blob)
+}
+
+// write appends what is new of a piece.
+func (f *files) write(q *wire.PutBlobRequest) (have uint64, err error) {
+	part, err := os.OpenFile(f.part(q.Blob), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return 0, fmt.Errorf("upload: %w", err)
+	}
+	defer func() { err = errors.Join(err, part.Close()) }()
+	info, err := part.Stat()
+	if err != nil {
+		return 0, fmt.Errorf("upload: %w", err)
+	}
+	have = uint64(info.Size())
+	end := q.Offset + uint64(len(q.Data))
+	if q.Offset > have || end <= have {
+		return have, nil // it goes on at have
+	}
+	if _, err := part.Write(q.Data[have-q.Offset:]); err != nil {
+		return have, fmt.Errorf("upload: %w", err)
+	}
+	return end, nil
+}
+
+// finish checks a whole upload and makes it durable. One that is not what it is called is thrown away.
+func (f *files) finish(ctx context.Context, ref wire.BlobRef) error {
+	path := f.part(ref)
+	part, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("upload: %w", err)
+	}
+	err = f.store.PutExpected(ctx, blob.Ref{Hash: ref.Hash, Size: ref.Size}, part)
+	part.Close()
+	switch {
+	case errors.Is(err, blob.ErrMismatch):
+		err = wire.Errorf(wire.Invalid, "putBlob", "what was sent does not have the hash %v: send it again from the start", ref.Hash)
+	case errors.Is(err, blob.ErrQuota), errors.Is(err, blob.ErrNoSpace):
+		return wire.Errorf(wire.Quota, "putBlob", "no room for %d bytes: ask the operator", ref.Size)
+	case err != nil:
+		return fmt.Errorf("upload: %w", err)
+	}
+	return errors.Join(err, os.Remove(path))
+}
+
+// maxPiece is the size of a piece of a blob in an answer, in bytes.
+const maxPiece = 512 << 10
+
+// get reads a piece at an offset.
+func (f *files) get(ref wire.BlobRef, offset uint64) (*wire.DownloadAnswer, error) {
+	return piece(f.store, ref, offset)
+}
+
+func piece(store *blob.Store, ref wire.BlobRef, offset uint64) (*wire.DownloadAnswer, error) {
+	data, err := store.ReadAt(blob.Ref{Hash: ref.Hash, Size: ref.Size}, offset, maxPiece)
+	switch {
+	case errors.Is(err, blob.ErrNotFound):
+		return nil, wire.Errorf(wire.BlobMissing, "download", "%v is not stored here: it expired, or was never uploaded", ref)
+	case errors.Is(err, blob.ErrBadRef):
+		return nil, wire.Errorf(wire.Malformed, "download", "offset %d of a blob of %d bytes", offset, ref.Size)
+	case err != nil:
+		return nil, fmt.Errorf("download: %w", err)
+	}
+	return &wire.DownloadAnswer{Data: data}, nil
+}
+
+// lend gives the conversation's replica what a submission names and a device has uploaded here.
+func (f *files) lend(orders *consensus.Manager, e *wire.Envelope) error {
+	for _, ref := range e.Blobs() {
+		in, err := blob.Wire{Store: f.store}.Get(ref)
+		if errors.Is(err, blob.ErrNotFound) {
+			continue // an earlier try, or another node, may have it
+		}
+		if err == nil {
+			err = errors.Join(orders.PutBlob(ref, in), in.Close())
+		}
+		if err != nil {
+			return fmt.Errorf("blob of a submission: %w", err)
+		}
+	}
+	return nil
+}
+
+// sweep removes what is old.
+func (f *files) sweep(now time.Time) error {
+	_, _, err := f.store.Sweep(func(blob.Ref) bool { return false }, f.age)
+	entries, readErr := os.ReadDir(f.parts)
+	errs := []error{err, readErr}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && now.Sub(info.ModTime()) > partLife {
+			errs = append(errs, os.Remove(filepath.Join(f.parts, e.Name())))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (r *router) putBlob(ctx context.Context, _ wire.DeviceID, q *wire.PutBlobRequest) (any, error) {
+	return r.files.put(ctx, q)
+}
+
+// download reads a piece of what an entry names, of an own upload, or of one in another organization.
+func (r *router) download(ctx context.Context, d wire.DeviceID, q *wire.DownloadRequest) (any, error) {
+	if err := r.mustRead("download", d, q.Conversation); err != nil {
+		return nil, err
+	}
+	switch q.Organization {
+	case "":
+		answer, err := piece(r.blobs, q.Blob, q.Offset)
+		if wire.CodeOf(err) != wire.BlobMissing {
+			return answer, err
+		}
+		in, err := r.orders.Blob(ctx, q.Conversation, q.Blob) // brings it here from another replica
+		if err != nil {
+			return nil, err
+		}
+		if err := in.Close(); err != nil {
+			return nil, fmt.Errorf("download: %w", err)
+		}
+		return piece(r.blobs, q.Blob, q.Offset)
+	case r.org:
+		return r.files.get(q.Blob, q.Offset)
+	}
+	answer := new(wire.DownloadAnswer)
+	return answer, r.peers.CallOrganization(ctx, q.Organization, wire.CallDownload, q, answer)
+}

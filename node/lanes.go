@@ -1,0 +1,55 @@
+package node
+
+import (
+	"context"
+
+	"github.com/mlsfed/mlsfed/consensus"
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// lanes sends application messages to other organizations, by way of the outbox.
+type lanes struct {
+	outbox *federation.Outbox
+	orders *consensus.Manager
+	notify federation.SendFunc
+}
+
+// put queues a message for each organization, durably. A retry is queued once.
+func (l *lanes) put(ctx context.Context, orgs []wire.Domain, m *wire.Message, payload []byte) error {
+	if len(orgs) == 0 {
+		return nil
+	}
+	items := make([]federation.OutboxItem, len(orgs))
+	for i, org := range orgs {
+		items[i] = federation.OutboxItem{Organization: org, Conversation: m.Conversation, ID: m.ID, Payload: payload}
+	}
+	return l.outbox.Put(ctx, items...)
+}
+
+// send hands over what waits in one lane. An organization that has no part in the conversation any more
+// gets nothing.
+func (l *lanes) send(ctx context.Context, org wire.Domain, id wire.ConversationID, items []federation.Item) ([]error, error) {
+	heads, err := l.orders.Heads(id)
+	gone := wire.CodeOf(err) == wire.UnknownConversation || err == nil && len(heads) > 0 && !takesPart(heads, org)
+	if !gone {
+		return l.notify(ctx, org, id, items)
+	}
+	results := make([]error, len(items))
+	for i := range results {
+		results[i] = wire.Errorf(wire.NotReplica, "notify", "%s has left conversation %v", org, id)
+	}
+	return results, nil
+}
+
+// organizations are all that one conversation is delivered to.
+func organizations(heads []machine.Head) map[wire.Domain]bool {
+	all := make(map[wire.Domain]bool)
+	for _, h := range heads {
+		for _, org := range machine.Organizations(h.Delivery) {
+			all[org] = true
+		}
+	}
+	return all
+}

@@ -1,0 +1,154 @@
+package node
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"io"
+	"net"
+	"path/filepath"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mlsfed/mlsfed/consensus"
+	"github.com/mlsfed/mlsfed/consensus/blob"
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// makeOrders makes the ordering of conversations. Its network is the federation, which is made after it.
+func (n *Node) makeOrders() (err error) {
+	c := &n.cfg.Consensus
+	fresh, noted := restored(n.cfg.Data)
+	n.orders, err = consensus.New(consensus.Config{
+		Node: n.cfg.Node, Dir: filepath.Join(n.cfg.Data, orderFolder), Log: n.stores.log, Blobs: blob.Wire{Store: n.stores.blobs},
+		Link: n, Roster: n, Consumer: n.delivery, Logger: n.log, Now: n.now,
+		Public: machine.MLSRules{Config: mlscore.PublicConfig{Auth: new(anyCredential)}},
+		Timers: consensus.Timers{
+			Sleep: c.Sleep.Std(), Heartbeat: c.Heartbeat.Std(), Election: c.Election.Std(), Farewell: c.Farewell.Std(),
+		},
+		Limits:   consensus.Limits{Conversations: c.Conversations, PerOrganization: c.PerOrganization, Inflight: c.Inflight},
+		Restored: fresh,
+	})
+	if err != nil {
+		return err
+	}
+	if err := noted(); err != nil {
+		return err
+	}
+	n.router.orders = n.orders
+	return nil
+}
+
+func (n *Node) makeFederation() (err error) {
+	c := &n.cfg.Federation
+	n.router.lanes = &lanes{orders: n.orders}
+	n.outbox, err = federation.NewOutbox(n.stores.db, prefixOutbox, federation.OutboxConfig{
+		Send: n.router.lanes.send, Expire: c.OutboxExpire.Std(), MaxItems: int(c.OutboxItems), MaxBytes: int64(c.OutboxBytes),
+		Logger: n.log, Registerer: n.metrics,
+	})
+	if err != nil {
+		return err
+	}
+	n.fed, err = federation.New(federation.Config{
+		Identity: n.identity, Peers: n.peers, Listen: c.Listen, Advertise: c.Advertise, Dir: filepath.Join(n.cfg.Data, linksFolder),
+		Handlers: n.router.calls(), Ordering: n.orders.Accept, Outbox: n.outbox, Logger: n.log, Registerer: n.metrics,
+		Limits: federation.Limits{
+			Calls: c.CallsPerSecond, CallBurst: int(4 * c.CallsPerSecond), Bytes: float64(c.BytesPerSecond), ByteBurst: int(4 * c.BytesPerSecond),
+		},
+		Timers: federation.Timers{Call: c.CallTimeout.Std()},
+	})
+	if err != nil {
+		return err
+	}
+	n.router.lanes.outbox, n.router.lanes.notify = n.outbox, n.fed.Notify
+	return nil
+}
+
+// anyCredential accepts what MLS itself allows: replicas must all come to one judgement, so they look at
+// no clock and no roots; members check certificates.
+type anyCredential struct{ mlscore.X509Authenticator }
+
+// ValidateCredential accepts every x509 credential; that its key is the leaf's is checked elsewhere.
+func (*anyCredential) ValidateCredential(c mlscore.Credential, _ []byte, _ mlscore.CredentialUse) error {
+	if c.Type != mlscore.CredentialX509 {
+		return wire.Errorf(wire.Invalid, "credential", "of type %#04x, wanted x509", uint16(c.Type))
+	}
+	return nil
+}
+
+// authority is the organization's, or stands for one whose key is kept elsewhere.
+type authority struct{ id *federation.Identity }
+
+// Certificate is the organization's root.
+func (a authority) Certificate() *x509.Certificate { return a.id.Root }
+
+// Signer signs for the organization.
+func (a authority) Signer() crypto.Signer {
+	if a.id.Authority == nil {
+		return absentKey{a.id.Root.PublicKey}
+	}
+	return a.id.Authority.Signer()
+}
+
+// absentKey stands for a root key that is not on this machine: nothing can be signed with it.
+type absentKey struct{ public crypto.PublicKey }
+
+// Public is the root's.
+func (k absentKey) Public() crypto.PublicKey { return k.public }
+
+// Sign refuses.
+func (k absentKey) Sign(io.Reader, []byte, crypto.SignerOpts) ([]byte, error) {
+	return nil, wire.Errorf(wire.Unavailable, "enrol", "the organization's root key is not on this node: devices are enrolled where it is")
+}
+
+// organizationsOf is the router's view of the federation.
+type organizationsOf struct{ n *Node }
+
+// CallOrganization asks a node of another organization.
+func (o organizationsOf) CallOrganization(ctx context.Context, org wire.Domain, method wire.Method, request, response any) error {
+	return o.n.fed.CallOrganization(ctx, org, method, request, response)
+}
+
+// Organizations are the admitted ones and the own.
+func (o organizationsOf) Organizations() []wire.Organization {
+	list := []wire.Organization{{Domain: o.n.cfg.Domain, Root: o.n.identity.Root.Raw}}
+	for _, p := range o.n.peers.List() {
+		root := p.Root
+		if p.State != federation.Admitted {
+			continue
+		}
+		list = append(list, wire.Organization{Domain: p.Domain, Root: root.Raw})
+	}
+	return list
+}
+
+// measure registers the node's own figures.
+func (n *Node) measure() {
+	gauge := func(name, help string, fn func() float64) {
+		n.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "mlsfed", Name: name, Help: help}, fn))
+	}
+	counter := func(name, help string, fn func() float64) {
+		n.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Namespace: "mlsfed", Name: name, Help: help}, fn))
+	}
+	gauge("conversations", "Replicas on this node.", func() float64 { return float64(n.orders.Counts().Held) })
+	gauge("conversations_awake", "Replicas that are awake.", func() float64 { return float64(n.orders.Counts().Awake) })
+	counter("conversation_wakes_total", "Replicas woken.", func() float64 { return float64(n.orders.Counts().Wakes) })
+	counter("conversation_elections_total", "Elections begun here.", func() float64 { return float64(n.orders.Counts().Elections) })
+	counter("log_transactions_total", "Durable transactions of the log.", func() float64 { return float64(n.stores.log.Stats().Transactions) })
+	counter("log_damaged_records_total", "Damaged records read.", func() float64 { return float64(n.stores.log.Stats().Corrupt) })
+	gauge("files_bytes", "Bytes of files that members share.", func() float64 { return float64(n.stores.files.store.Stats().Bytes) })
+	gauge("certificate_ends_seconds", "When the node's certificate ends, in seconds since 1970.", func() float64 {
+		return float64(n.identity.Certificate().NotAfter.Unix())
+	})
+}
+
+// Dial opens a stream for ordering.
+func (n *Node) Dial(ctx context.Context, to wire.NodeID) (net.Conn, error) {
+	return n.fed.Dial(ctx, to)
+}
+
+// Nodes are those of an admitted organization, or of the own one.
+func (n *Node) Nodes(org wire.Domain) []wire.NodeID { return n.fed.Nodes(org) }

@@ -1,0 +1,296 @@
+package node
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/mlsfed/mlsfed/consensus"
+	"github.com/mlsfed/mlsfed/consensus/blob"
+	"github.com/mlsfed/mlsfed/directory"
+	"github.com/mlsfed/mlsfed/gateway"
+	"github.com/mlsfed/mlsfed/mailbox"
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// peers is what the router asks of other organizations.
+type peers interface {
+	CallOrganization(ctx context.Context, org wire.Domain, method wire.Method, request, response any) error
+	// Organizations are the admitted ones with their roots, this one included.
+	Organizations() []wire.Organization
+}
+
+var _ gateway.Service = (*router)(nil)
+
+// router serves the requests of devices: it decides which part, here or elsewhere, answers.
+type router struct {
+	org       wire.Domain
+	orders    *consensus.Manager
+	mail      *mailbox.Mailbox
+	directory *directory.Directory
+	streams   *streams
+	files     *files
+	blobs     *blob.Store // of the orders
+	lanes     *lanes
+	peers     peers
+	online    *online
+	now       func() time.Time
+	log       *slog.Logger
+	methods   map[wire.Method]handler
+}
+
+type handler func(ctx context.Context, d wire.DeviceID, body any) (any, error)
+
+// takes makes a handler of a function with a typed request, which the gateway has decoded and checked.
+func takes[T any](fn func(context.Context, wire.DeviceID, *T) (any, error)) handler {
+	return func(ctx context.Context, d wire.DeviceID, body any) (any, error) { return fn(ctx, d, body.(*T)) }
+}
+
+// bare makes a handler of a function without a request.
+func bare(fn func(context.Context, wire.DeviceID) (any, error)) handler {
+	return func(ctx context.Context, d wire.DeviceID, _ any) (any, error) { return fn(ctx, d) }
+}
+
+func (r *router) route() {
+	r.methods = map[wire.Method]handler{
+		wire.MethodUpload:        takes(r.upload),
+		wire.MethodCount:         bare(r.count),
+		wire.MethodAddress:       takes(r.address),
+		wire.MethodKeyMaterial:   takes(r.keyMaterial),
+		wire.MethodUpdate:        takes(r.update),
+		wire.MethodSubmit:        takes(r.submit),
+		wire.MethodEntries:       takes(r.entries),
+		wire.MethodGroupInfo:     takes(r.groupInfo),
+		wire.MethodDownload:      takes(r.download),
+		wire.MethodPutBlob:       takes(r.putBlob),
+		wire.MethodConversations: bare(r.conversations),
+		wire.MethodDevices:       bare(r.devices),
+		wire.MethodInvite:        takes(r.invite),
+		wire.MethodRevoke:        takes(r.revoke),
+		wire.MethodRenew:         bare(r.renew),
+		wire.MethodOrganizations: bare(r.organizations),
+		wire.MethodRevocations:   takes(r.revocations),
+	}
+}
+
+// Serve answers one request of a device that has logged in.
+func (r *router) Serve(ctx context.Context, q gateway.Request) (any, error) {
+	handle := r.methods[q.Method]
+	if handle == nil {
+		return nil, wire.Errorf(wire.Malformed, "request", "method %.40q is unknown: the node is older than the device, or the name is wrong", q.Method)
+	}
+	return handle(ctx, q.Device, q.Body)
+}
+
+func (r *router) upload(_ context.Context, d wire.DeviceID, q *wire.UploadRequest) (any, error) {
+	uploads := make([]directory.Upload, len(q.KeyPackages))
+	for i, k := range q.KeyPackages {
+		uploads[i] = directory.Upload{Message: k.Message, Address: k.Token}
+	}
+	return nil, r.directory.UploadKeyPackages(d, uploads...)
+}
+
+func (r *router) address(_ context.Context, d wire.DeviceID, q *wire.AddressRequest) (any, error) {
+	return nil, r.directory.Attach(d, q.Token)
+}
+
+func (r *router) count(_ context.Context, d wire.DeviceID) (any, error) {
+	counts, err := r.directory.CountKeyPackages(d)
+	if err != nil {
+		return nil, err
+	}
+	answer := new(wire.CountAnswer)
+	for _, c := range counts {
+		answer.Counts = append(answer.Counts, wire.KeyPackageCount{Suite: uint16(c.Suite), Left: uint32(c.Left), LastResort: c.LastResort})
+	}
+	return answer, nil
+}
+
+// keyMaterial claims from the user's organization.
+func (r *router) keyMaterial(ctx context.Context, d wire.DeviceID, q *wire.KeyMaterialRequest) (any, error) {
+	org := q.User.Organization()
+	if org == r.org {
+		return claim(r.directory, r.org, string(d), q)
+	}
+	answer := new(wire.KeyMaterialAnswer)
+	if err := r.peers.CallOrganization(ctx, org, wire.CallKeyMaterial, q, answer); err != nil {
+		return nil, err
+	}
+	for _, m := range answer.Devices {
+		if m.Address.Organization != org || m.Device.User() != q.User {
+			return nil, wire.Errorf(wire.Invalid, "keyMaterial", "%s answered with a device that is not %s's", org, q.User)
+		}
+	}
+	return answer, nil
+}
+
+// claim takes a KeyPackage of each device of a user of this organization.
+func claim(d *directory.Directory, org wire.Domain, claimant string, q *wire.KeyMaterialRequest) (*wire.KeyMaterialAnswer, error) {
+	claimed, err := d.ClaimKeyPackages(directory.Claim{ID: q.ID, Claimant: claimant, User: q.User, Suite: mlscore.CipherSuite(q.Suite)})
+	if err != nil {
+		return nil, err
+	}
+	answer := new(wire.KeyMaterialAnswer)
+	for _, k := range claimed {
+		answer.Devices = append(answer.Devices, wire.KeyMaterial{
+			Device: k.Device, Address: wire.Address{Organization: org, Token: k.Address}, Message: k.Message, LastResort: k.LastResort,
+		})
+	}
+	return answer, nil
+}
+
+// Entries and bytes that one request is answered with at most.
+const (
+	maxEntries      = 1000
+	maxEntriesBytes = wire.MaxEntry
+)
+
+func (r *router) entries(_ context.Context, d wire.DeviceID, q *wire.EntriesRequest) (any, error) {
+	if err := r.mustRead("entries", d, q.Conversation); err != nil {
+		return nil, err
+	}
+	count, size := int(q.Count), int(q.Bytes)
+	if count == 0 {
+		count = 100
+	}
+	if size == 0 {
+		size = 512 << 10
+	}
+	entries, gap, err := r.orders.Entries(q.Conversation, q.Since, min(count, maxEntries), min(size, maxEntriesBytes))
+	if err != nil {
+		return nil, err
+	}
+	return &wire.EntriesAnswer{Entries: entries, Gap: gap}, nil
+}
+
+// mustRead refuses what concerns a conversation that the device has no part in.
+func (r *router) mustRead(op string, d wire.DeviceID, id wire.ConversationID) error {
+	reads, err := r.streams.reads(d, id)
+	if err == nil && !reads {
+		err = wire.Errorf(wire.UnknownConversation, op, "%s reads no conversation %v", d, id)
+	}
+	return err
+}
+
+func (r *router) groupInfo(_ context.Context, d wire.DeviceID, q *wire.GroupInfoRequest) (any, error) {
+	if err := r.mustRead("groupInfo", d, q.Conversation); err != nil {
+		return nil, err
+	}
+	return groupInfo(r.orders, q.Conversation)
+}
+
+func groupInfo(orders *consensus.Manager, id wire.ConversationID) (*wire.GroupInfoAnswer, error) {
+	heads, err := orders.Heads(id)
+	if err != nil {
+		return nil, err
+	}
+	status, err := orders.Status(id)
+	if err != nil {
+		return nil, err
+	}
+	answer := new(wire.GroupInfoAnswer)
+	for _, h := range heads {
+		answer.Heads = append(answer.Heads, wire.GroupInfo{Epoch: h.Epoch, Parent: h.Sequence, Order: status.Order, Info: h.Info, Tree: h.Tree})
+	}
+	return answer, nil
+}
+
+func (r *router) conversations(ctx context.Context, d wire.DeviceID) (any, error) {
+	list, err := r.streams.of(d)
+	if err != nil {
+		return nil, err
+	}
+	answer := new(wire.ConversationsAnswer)
+	for _, s := range list {
+		acked, end, err := r.mail.Cursor(ctx, mailbox.Conversation(s.Conversation), s.Token)
+		if wire.CodeOf(err) == wire.UnknownConversation {
+			continue // it has left
+		}
+		if err != nil {
+			return nil, err
+		}
+		answer.Conversations = append(answer.Conversations, wire.ConversationState{
+			Conversation: s.Conversation, Token: s.Token, Acknowledged: acked, End: end,
+		})
+	}
+	return answer, nil
+}
+
+func (r *router) devices(_ context.Context, d wire.DeviceID) (any, error) {
+	ids, err := r.directory.Devices(d.User())
+	if err != nil {
+		return nil, err
+	}
+	answer := new(wire.DevicesAnswer)
+	for _, id := range ids {
+		v, err := r.directory.Device(id)
+		if wire.CodeOf(err) == wire.NotFound {
+			continue // revoked meanwhile
+		}
+		if err != nil {
+			return nil, err
+		}
+		answer.Devices = append(answer.Devices, wire.DeviceInfo{ID: v.ID, Key: v.Key, Enrolled: v.Enrolled, CertificateEnds: v.NotAfter})
+	}
+	return answer, nil
+}
+
+const (
+	deviceInvitation    = 10 * time.Minute
+	maxDeviceInvitation = 24 * time.Hour
+)
+
+func (r *router) invite(_ context.Context, d wire.DeviceID, q *wire.InviteRequest) (any, error) {
+	life := time.Duration(q.Seconds) * time.Second
+	if life == 0 {
+		life = deviceInvitation
+	}
+	if life > maxDeviceInvitation {
+		return nil, wire.Errorf(wire.Invalid, "invite", "a code for %v, at most %v", life, maxDeviceInvitation)
+	}
+	code, err := r.directory.Invite(d.User(), life)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.InviteAnswer{Code: code, Ends: wire.TimeOf(r.now().Add(life))}, nil
+}
+
+func (r *router) revoke(ctx context.Context, d wire.DeviceID, q *wire.RevokeRequest) (any, error) {
+	if q.Device.User() != d.User() {
+		return nil, wire.Errorf(wire.Denied, "revoke", "%s is not a device of %s", q.Device, d.User())
+	}
+	if err := r.directory.Revoke(q.Device); err != nil {
+		return nil, err
+	}
+	r.online.revoked(ctx, q.Device)
+	return nil, nil
+}
+
+func (r *router) renew(_ context.Context, d wire.DeviceID) (any, error) {
+	chain, err := r.directory.Renew(d)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.ChainAnswer{Chain: chain}, nil
+}
+
+func (r *router) organizations(context.Context, wire.DeviceID) (any, error) {
+	return &wire.OrganizationsAnswer{Organizations: r.peers.Organizations()}, nil
+}
+
+func (r *router) revocations(ctx context.Context, _ wire.DeviceID, q *wire.RevocationsRequest) (any, error) {
+	if q.Domain == r.org {
+		return revocations(r.directory)
+	}
+	answer := new(wire.RevocationsAnswer)
+	return answer, r.peers.CallOrganization(ctx, q.Domain, wire.CallRevocations, nil, answer)
+}
+
+func revocations(d *directory.Directory) (*wire.RevocationsAnswer, error) {
+	list, err := d.RevocationList()
+	if err != nil {
+		return nil, err
+	}
+	return &wire.RevocationsAnswer{List: list}, nil
+}

@@ -1,0 +1,84 @@
+package node
+
+import (
+	"cmp"
+	"context"
+	"slices"
+	"time"
+
+	"github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Status is what an operator sees of a running node.
+type Status struct {
+	Node          wire.NodeID       `json:"node"`
+	Version       string            `json:"version"`
+	Started       time.Time         `json:"started"`
+	Gateway       string            `json:"gateway"`
+	Federation    string            `json:"federation"`
+	Sessions      int               `json:"sessions"`
+	Conversations []Conversation    `json:"conversations"`
+	Awake         int               `json:"awake"`
+	Peers         federation.Status `json:"peers"`
+}
+
+// Conversation is one that the node holds a replica of.
+type Conversation struct {
+	ID       string        `json:"id"`
+	Role     string        `json:"role"` // asleep, leader, follower or candidate; learner where it has no vote
+	Leader   wire.NodeID   `json:"leader,omitempty"`
+	Voters   []wire.NodeID `json:"voters"`
+	Learners []wire.NodeID `json:"learners,omitempty"`
+	Epochs   []wire.Epoch  `json:"epochs"`
+	Entries  uint64        `json:"entries"`
+	Order    string        `json:"order"`
+	Lag      uint64        `json:"lag"`    // entries that are in the log and not known to be committed
+	Behind   uint64        `json:"behind"` // entries that are not in the organization's stream yet
+	Closed   bool          `json:"closed,omitempty"`
+	Fault    string        `json:"fault,omitempty"`
+}
+
+func (n *Node) status(context.Context, *nothing) (*Status, error) {
+	s := &Status{
+		Node: n.cfg.Node, Version: n.version, Started: n.started, Gateway: n.GatewayAddress(), Federation: n.fed.Address(),
+		Sessions: n.gateway.Sessions(), Awake: n.orders.Counts().Awake, Peers: n.fed.Status(), Conversations: []Conversation{},
+	}
+	for _, id := range n.orders.Conversations() {
+		s.Conversations = append(s.Conversations, n.conversation(id))
+	}
+	slices.SortFunc(s.Conversations, func(a, b Conversation) int { return cmp.Compare(a.ID, b.ID) })
+	return s, nil
+}
+
+func (n *Node) conversation(id wire.ConversationID) Conversation {
+	c := Conversation{ID: id.String()}
+	st, err := n.orders.Status(id)
+	if err != nil {
+		c.Fault = err.Error()
+		return c
+	}
+	c.Role, c.Leader, c.Voters, c.Learners = role(st.State, slices.Contains(st.Voters, n.cfg.Node)), st.Leader, st.Voters, st.Learners
+	c.Epochs, c.Entries, c.Order, c.Closed = st.Epochs, uint64(st.Sequence), st.Order.String(), st.Closed
+	if st.Last > st.Commit {
+		c.Lag = st.Last - st.Commit
+	}
+	if at, err := n.delivery.Position(id); err == nil && at > 0 && at < st.Sequence {
+		c.Behind = uint64(st.Sequence - at)
+	}
+	return c
+}
+
+func role(state string, voter bool) string {
+	switch {
+	case state == "asleep":
+		return state
+	case !voter:
+		return "learner"
+	case state == "Leader":
+		return "leader"
+	case state == "Candidate":
+		return "candidate"
+	}
+	return "follower"
+}

@@ -1,0 +1,109 @@
+package node
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/mlsfed/mlsfed/config"
+	"github.com/mlsfed/mlsfed/consensus/blob"
+	"github.com/mlsfed/mlsfed/consensus/raftlog"
+	"github.com/mlsfed/mlsfed/mailbox"
+)
+
+// The folders in a node's data.
+const (
+	mailFolder  = "mail"  // one Pebble database: mailbox, directory, outbox and readers, each under a prefix
+	orderFolder = "order" // snapshots of conversations
+	logFolder   = "log"   // in order: the log of all conversations
+	blobFolder  = "blobs" // what entries name
+	filesFolder = "files" // what members share
+	linksFolder = "links" // where other nodes were last
+)
+
+// The prefixes of the shared database.
+var (
+	prefixMailbox   = []byte("m")
+	prefixDirectory = []byte("d")
+	prefixOutbox    = []byte("o")
+	prefixStreams   = []byte("s")
+)
+
+// stores is all that is open on disk.
+type stores struct {
+	db    *pebble.DB
+	log   *raftlog.Log
+	blobs *blob.Store
+	files *files
+}
+
+func openStores(cfg *config.Config) (s *stores, err error) {
+	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	s = new(stores)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	at := func(names ...string) string { return filepath.Join(append([]string{cfg.Data}, names...)...) }
+	if err := removeLeftovers(cfg.Data); err != nil {
+		return s, err
+	}
+	if s.db, err = pebble.Open(at(mailFolder), mailbox.Tune(&pebble.Options{Logger: quiet{}})); err != nil {
+		return s, fmt.Errorf("data folder %s: %w (is a node running on it already?)", at(mailFolder), err)
+	}
+	for _, dir := range []string{at(orderFolder, logFolder), at(linksFolder)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return s, fmt.Errorf("data folder: %w", err)
+		}
+	}
+	if s.log, err = raftlog.Open(raftlog.Config{Dir: at(orderFolder, logFolder), Backend: cfg.Consensus.Log}); err != nil {
+		return s, err
+	}
+	if s.blobs, err = blob.Open(at(blobFolder), blob.Limits{}); err != nil {
+		return s, err
+	}
+	s.files, err = openFiles(at(filesFolder), uint64(cfg.Files.File), uint64(cfg.Files.Total), cfg.Files.Age.Std())
+	return s, err
+}
+
+// removeLeftovers removes what a backup that was interrupted has left.
+func removeLeftovers(data string) error {
+	left, err := filepath.Glob(filepath.Join(data, "backup-*"))
+	for _, dir := range left {
+		err = errors.Join(err, os.RemoveAll(dir))
+	}
+	return err
+}
+
+// close closes what is open, the other way round.
+func (s *stores) close() error {
+	var errs []error
+	if s.files != nil {
+		errs = append(errs, s.files.close())
+	}
+	if s.blobs != nil {
+		errs = append(errs, s.blobs.Close())
+	}
+	if s.log != nil {
+		errs = append(errs, s.log.Close())
+	}
+	if s.db != nil {
+		errs = append(errs, s.db.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// quiet keeps Pebble from printing; what fails is returned to who asked.
+type quiet struct{}
+
+func (quiet) Infof(string, ...any)  {}
+func (quiet) Errorf(string, ...any) {}
+func (quiet) Fatalf(format string, args ...any) {
+	panic(fmt.Sprintf("pebble: "+format, args...)) // it does not expect to go on
+}

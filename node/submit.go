@@ -1,0 +1,98 @@
+package node
+
+import (
+	"context"
+	"maps"
+	"slices"
+
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/mailbox"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// The two paths of what devices send. A handshake goes through the conversation's Raft group, whose
+// replication is what brings it to the other organizations. An application message goes into the own
+// stream and into a lane for each other organization, side by side, and is accepted when both are on disk.
+
+// update has a handshake ordered.
+func (r *router) update(ctx context.Context, _ wire.DeviceID, e *wire.Envelope) (any, error) {
+	if err := r.files.lend(r.orders, e); err != nil {
+		return nil, err
+	}
+	order := r.orders.Submit
+	if e.Kind == wire.KindCreate {
+		order = r.orders.Create
+	}
+	receipt, err := order(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	return &receipt, nil
+}
+
+// submit accepts an application message.
+func (r *router) submit(ctx context.Context, _ wire.DeviceID, m *wire.Message) (any, error) {
+	heads, err := r.orders.Heads(m.Conversation)
+	if err != nil {
+		return nil, err
+	}
+	if err := mayTake(m, heads); err != nil {
+		return nil, err
+	}
+	payload, err := wire.Encode(m)
+	if err != nil {
+		return nil, err
+	}
+	to := organizations(heads)
+	delete(to, r.org)
+	others := slices.Collect(maps.Keys(to))
+	sent := make(chan error, 1)
+	go func() { sent <- r.lanes.put(ctx, others, m, payload) }()
+	stored := r.store(ctx, m, payload)
+	if err := <-sent; err != nil {
+		return nil, err
+	}
+	if stored != nil {
+		return nil, stored
+	}
+	return &wire.Accepted{Time: wire.TimeOf(r.now())}, nil
+}
+
+// store appends a message to the organization's own stream. A retry finds it there.
+func (r *router) store(ctx context.Context, m *wire.Message, payload []byte) error {
+	results, err := r.mail.Put(ctx, mailbox.Put{
+		Stream: mailbox.Conversation(m.Conversation), ID: messageID(m.ID), Kind: mailbox.KindMessage, Payload: payload,
+	})
+	if err != nil {
+		return err
+	}
+	if err := results[0].Err; wire.CodeOf(err) != wire.UnknownConversation { // that: nobody here reads it
+		return err
+	}
+	return nil
+}
+
+// mayTake checks that a member of the epoch, or of the one before, signed the message.
+func mayTake(m *wire.Message, heads []machine.Head) error {
+	if len(heads) == 0 {
+		return wire.Errorf(wire.Unavailable, "submitMessage", "this node does not know the state of %v yet: try again", m.Conversation)
+	}
+	newest := heads[0]
+	for _, h := range heads {
+		switch {
+		case m.Epoch == h.Epoch && m.Verify(h.Key), m.Epoch+1 == h.Epoch && m.Verify(h.Previous):
+			return nil
+		case h.Epoch > newest.Epoch:
+			newest = h
+		}
+	}
+	switch {
+	case m.Epoch > newest.Epoch:
+		return wire.Errorf(wire.Unavailable, "submitMessage", "the commit that opened epoch %d has not arrived here yet, %d is the newest: try again", m.Epoch, newest.Epoch)
+	case m.Epoch+1 < newest.Epoch:
+		e := wire.Errorf(wire.StaleEpoch, "submitMessage", "encrypted in epoch %d, two or more before the current one: encrypt it anew", m.Epoch)
+		e.Stale = &wire.Stale{Epoch: newest.Epoch, Head: newest.Sequence}
+		return e
+	}
+	return wire.Errorf(wire.Forged, "submitMessage", "not signed with the submission key of epoch %d", m.Epoch)
+}

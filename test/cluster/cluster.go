@@ -1,0 +1,325 @@
+package cluster
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/config"
+	"github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/node"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Options change what is run.
+type Options struct {
+	// Edit changes the configuration of a node before it starts. May be nil.
+	Edit   func(*config.Config)
+	Logger *slog.Logger // nil: silent
+	// Client changes the options of a device before it is opened. May be nil.
+	Client func(*client.Options)
+}
+
+// Cluster is some organizations.
+type Cluster struct {
+	dir  string
+	opts Options
+	orgs map[wire.Domain]*organization
+
+	mu      sync.Mutex // guards what follows
+	devices []*device
+}
+
+// organization is one of them, running or not.
+type organization struct {
+	cfg  *config.Config
+	root wire.Hash
+
+	mu     sync.Mutex // guards what follows
+	node   *node.Node
+	cancel context.CancelFunc
+	ended  chan struct{}
+	err    error
+}
+
+// device is a client that runs here.
+type device struct {
+	*client.Device
+	cancel context.CancelFunc
+	ended  chan struct{}
+	store  interface{ Close() error }
+}
+
+// New makes the organizations in a folder and starts nothing.
+func New(dir string, o Options, domains ...wire.Domain) (*Cluster, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	c := &Cluster{dir: dir, opts: o, orgs: make(map[wire.Domain]*organization)}
+	for _, d := range domains {
+		org, err := c.found(d)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", d, err)
+		}
+		c.orgs[d] = org
+	}
+	for _, here := range domains {
+		for _, there := range domains {
+			if here == there {
+				continue
+			}
+			if err := c.admit(here, there); err != nil {
+				return nil, fmt.Errorf("%s admits %s: %w", here, there, err)
+			}
+		}
+	}
+	return c, nil
+}
+
+// found makes one organization.
+func (c *Cluster) found(d wire.Domain) (*organization, error) {
+	cfg := config.Default()
+	cfg.Domain, cfg.Node = d, wire.NodeID("n1."+string(d))
+	cfg.Data = filepath.Join(c.dir, string(d), "data")
+	cfg.Identity = filepath.Join(cfg.Data, "identity")
+	cfg.Admin.Socket = filepath.Join(cfg.Data, "control.sock")
+	ports, err := freePorts(2)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Gateway.Listen, cfg.Federation.Listen = ports[0], ports[1]
+	cfg.Federation.Advertise = cfg.Federation.Listen
+	if c.opts.Edit != nil {
+		c.opts.Edit(cfg)
+	}
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	err = federation.Init(cfg.Identity, federation.InitOptions{Domain: d, Node: cfg.Node, Address: cfg.Federation.Advertise})
+	if err != nil {
+		return nil, err
+	}
+	id, err := federation.LoadIdentity(cfg.Identity)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := yaml.Marshal(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.WriteFile(c.File(d), raw, 0o600); err != nil {
+		return nil, err
+	}
+	return &organization{cfg: cfg, root: sha256.Sum256(id.Root.Raw)}, nil
+}
+
+// File is an organization's configuration file, as for 'mlsfed serve'.
+func (c *Cluster) File(d wire.Domain) string { return filepath.Join(c.dir, string(d), "mlsfed.yaml") }
+
+// freePorts finds addresses on loopback that nobody listens on.
+func freePorts(n int) (list []string, err error) {
+	for range n {
+		l, e := net.Listen("tcp", "127.0.0.1:0")
+		if e != nil {
+			return nil, e
+		}
+		list = append(list, l.Addr().String())
+		defer func() { err = errors.Join(err, l.Close()) }() // after all have been found
+	}
+	return list, nil
+}
+
+func (c *Cluster) admit(here, there wire.Domain) error {
+	b, err := federation.ReadBundle(filepath.Join(c.orgs[there].cfg.Identity, "bundle.json"))
+	if err != nil {
+		return err
+	}
+	peers, err := federation.OpenPeers(filepath.Join(c.orgs[here].cfg.Identity, "peers"))
+	if err != nil {
+		return err
+	}
+	return peers.Add(b)
+}
+
+// StartAll starts every organization.
+func (c *Cluster) StartAll(ctx context.Context) error {
+	for d := range c.orgs {
+		if err := c.Start(ctx, d); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Start runs an organization's node and returns when it serves.
+func (c *Cluster) Start(ctx context.Context, d wire.Domain) error {
+	o := c.orgs[d]
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.node != nil {
+		return fmt.Errorf("%s runs already", d)
+	}
+	n, err := node.New(o.cfg, node.Options{Version: "cluster", Logger: c.opts.Logger.With("node", o.cfg.Node)})
+	if err != nil {
+		return err
+	}
+	run, cancel := context.WithCancel(context.Background())
+	o.node, o.cancel, o.ended, o.err = n, cancel, make(chan struct{}), nil
+	go func() {
+		defer close(o.ended)
+		o.err = n.Run(run)
+	}()
+	select {
+	case <-n.Ready():
+		return nil
+	case <-o.ended:
+		err = fmt.Errorf("%s ended: %w", d, o.err)
+	case <-ctx.Done():
+		cancel()
+		<-o.ended
+		err = ctx.Err()
+	}
+	o.node = nil
+	return err
+}
+
+// Stop stops an organization's node in good order. Its devices try to come back.
+func (c *Cluster) Stop(d wire.Domain) error {
+	o := c.orgs[d]
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.node == nil {
+		return nil
+	}
+	o.cancel()
+	<-o.ended
+	o.node = nil
+	return o.err
+}
+
+// Config is an organization's configuration. It is not to be changed while the node runs.
+func (c *Cluster) Config(d wire.Domain) *config.Config { return c.orgs[d].cfg }
+
+// Node is an organization's running node, nil if it does not run.
+func (c *Cluster) Node(d wire.Domain) *node.Node {
+	o := c.orgs[d]
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.node
+}
+
+// Invite makes a link for one device of a user.
+func (c *Cluster) Invite(ctx context.Context, d wire.Domain, user string) (client.Invitation, error) {
+	n := c.Node(d)
+	if n == nil {
+		return client.Invitation{}, fmt.Errorf("%s does not run", d)
+	}
+	id, err := wire.NewUserID(d, user)
+	if err != nil {
+		return client.Invitation{}, err
+	}
+	i, err := n.Invite(ctx, id, time.Hour)
+	if err != nil {
+		return client.Invitation{}, err
+	}
+	return client.Invitation{Host: i.Gateway, Code: i.Code, Domain: d, User: user, Root: c.orgs[d].root}, nil
+}
+
+// Device enrols a device and runs it until Close. Its store is in the cluster's folder.
+func (c *Cluster) Device(ctx context.Context, d wire.Domain, user, name string) (*client.Device, error) {
+	link, err := c.Invite(ctx, d, user)
+	if err != nil {
+		return nil, err
+	}
+	return c.Enrol(ctx, link, name)
+}
+
+// Enrol enrols a device by a link and runs it until Close.
+func (c *Cluster) Enrol(ctx context.Context, link client.Invitation, name string) (*client.Device, error) {
+	id, err := link.DeviceID(name)
+	if err != nil {
+		return nil, err
+	}
+	dir := filepath.Join(c.dir, string(link.Domain), "devices", link.User, name)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	key, err := client.KeyFile(filepath.Join(dir, "key"))
+	if err != nil {
+		return nil, err
+	}
+	store, err := client.OpenStore(dir, key)
+	if err != nil {
+		return nil, err
+	}
+	o := client.Options{Store: store, Transport: client.WebSocket(link, nil), Log: c.opts.Logger.With("device", id)}
+	if c.opts.Client != nil {
+		c.opts.Client(&o)
+	}
+	v, err := client.Open(o)
+	if err == nil {
+		err = v.Enrol(ctx, client.Enrolment{Device: id, Code: link.Code, Root: link.Root})
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", id, err), store.Close())
+	}
+	run, cancel := context.WithCancel(context.Background())
+	running := &device{Device: v, cancel: cancel, ended: make(chan struct{}), store: store}
+	go func() {
+		defer close(running.ended)
+		if err := v.Run(run); err != nil && run.Err() == nil {
+			c.opts.Logger.Error("device ended", "device", id, "error", err)
+		}
+	}()
+	c.mu.Lock()
+	c.devices = append(c.devices, running)
+	c.mu.Unlock()
+	return v, nil
+}
+
+// StopDevice ends a device as if its process had ended, and closes its store.
+func (c *Cluster) StopDevice(v *client.Device) error {
+	c.mu.Lock()
+	var found *device
+	kept := c.devices[:0]
+	for _, d := range c.devices {
+		if d.Device == v {
+			found = d
+		} else {
+			kept = append(kept, d)
+		}
+	}
+	c.devices = kept
+	c.mu.Unlock()
+	if found == nil {
+		return nil
+	}
+	found.cancel()
+	<-found.ended
+	return found.store.Close()
+}
+
+// Close ends all devices, then all nodes.
+func (c *Cluster) Close() error {
+	c.mu.Lock()
+	list := append([]*device{}, c.devices...)
+	c.mu.Unlock()
+	var errs []error
+	for _, d := range list {
+		errs = append(errs, c.StopDevice(d.Device))
+	}
+	for d := range c.orgs {
+		errs = append(errs, c.Stop(d))
+	}
+	return errors.Join(errs...)
+}
