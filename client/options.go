@@ -48,6 +48,10 @@ type Limits struct {
 	KeyPackages int // that the directory should have: 50
 	Receipts    int // members of a conversation up to which receipts are sent: 16; -1 for none
 	Requests    int // requests under way at once: 16, or fewer if the node wants
+	// PastEpochs is how many ended epochs of a conversation can still read late messages: 64; -1 for
+	// none. Messages go beside the log, and are overtaken by commits while an organization cannot be
+	// reached. Fewer protect what has not been read yet better when a device is taken.
+	PastEpochs int
 }
 
 // Timing is how long things take. A zero field stands for its default.
@@ -86,7 +90,7 @@ func (o Options) orDefault() (Options, error) {
 	l, t := &o.Limits, &o.Timing
 	for p, v := range map[*int]int{
 		&l.Held: 1024, &l.HeldBytes: 16 << 20, &l.Outgoing: 4096, &l.Operations: 256, &l.Attempts: 64, &l.Orders: 1024,
-		&l.Groups: 256, &l.Inline: 256 << 10, &l.KeyPackages: 50, &l.Receipts: 16, &l.Requests: 16, &t.KeyMessages: 1000,
+		&l.Groups: 256, &l.Inline: 256 << 10, &l.KeyPackages: 50, &l.Receipts: 16, &l.Requests: 16, &l.PastEpochs: 64, &t.KeyMessages: 1000,
 	} {
 		if *p == 0 {
 			*p = v

@@ -54,9 +54,7 @@ func TestThreeOrganizationsTalk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := alice.Add(ctx, id, "mimi://b.example/u/bob", "mimi://c.example/u/carol"); err != nil {
-		t.Fatal(err)
-	}
+	add(ctx, t, alice, id, "mimi://b.example/u/bob", "mimi://c.example/u/carol")
 	everyone := []*client.Device{alice, bob, carol}
 	for _, d := range everyone {
 		if err := cluster.Await(ctx, d, func() (bool, error) {

@@ -1,16 +1,19 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"sync"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -218,21 +221,68 @@ func (c *Cluster) Node(d wire.Domain) *node.Node {
 	return o.node
 }
 
-// Invite makes a link for one device of a user.
+// Invite makes a link for one device of a user, by the control socket of the organization's node, which
+// may run in another process.
 func (c *Cluster) Invite(ctx context.Context, d wire.Domain, user string) (client.Invitation, error) {
-	n := c.Node(d)
-	if n == nil {
-		return client.Invitation{}, fmt.Errorf("%s does not run", d)
-	}
+	o := c.orgs[d]
 	id, err := wire.NewUserID(d, user)
 	if err != nil {
 		return client.Invitation{}, err
 	}
-	i, err := n.Invite(ctx, id, time.Hour)
-	if err != nil {
-		return client.Invitation{}, err
+	var i node.Invitation
+	if err := o.ask(ctx, "/users/invite", map[string]any{"user": id, "seconds": 3600}, &i); err != nil {
+		return client.Invitation{}, fmt.Errorf("invite %s: %w", id, err)
 	}
-	return client.Invitation{Host: i.Gateway, Code: i.Code, Domain: d, User: user, Root: c.orgs[d].root}, nil
+	return client.Invitation{Host: i.Gateway, Code: i.Code, Domain: d, User: user, Root: o.root}, nil
+}
+
+// control speaks HTTP through the control socket.
+func (o *organization) control() *http.Client {
+	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, "unix", o.cfg.Admin.Socket)
+	}
+	return &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
+}
+
+// ask posts to the control socket.
+func (o *organization) ask(ctx context.Context, path string, request, answer any) error {
+	raw, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	q, err := http.NewRequestWithContext(ctx, "POST", "http://node"+path, bytes.NewReader(raw))
+	if err != nil {
+		return err
+	}
+	r, err := o.control().Do(q)
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		text, err := io.ReadAll(io.LimitReader(r.Body, 4096))
+		return errors.Join(fmt.Errorf("the node answers %s: %s", r.Status, text), err)
+	}
+	return json.NewDecoder(r.Body).Decode(answer)
+}
+
+// Backup writes an archive of an organization's running node.
+func (c *Cluster) Backup(ctx context.Context, d wire.Domain, out io.Writer) error {
+	o := c.orgs[d]
+	q, err := http.NewRequestWithContext(ctx, "GET", "http://node/backup", nil)
+	if err != nil {
+		return err
+	}
+	r, err := o.control().Do(q)
+	if err != nil {
+		return err
+	}
+	defer r.Body.Close()
+	if r.StatusCode != http.StatusOK {
+		return fmt.Errorf("backup of %s: %s", d, r.Status)
+	}
+	_, err = io.Copy(out, r.Body)
+	return err
 }
 
 // Device enrols a device and runs it until Close. Its store is in the cluster's folder.

@@ -1,0 +1,19 @@
+// Package integration runs federations as containers and breaks them.
+//
+//	go test -tags integration ./test/integration                      the short form
+//	MLSFED_LONG=full go test -timeout 3h -tags integration ./test/integration
+//
+// Every organization is a container of the image that docker/build.sh makes, started by docker/up.sh as
+// a person would do it. The clients run in the test process, by the SDK, and reach their nodes over
+// WebSocket by published ports: what is done to the network between organizations does not disturb them.
+//
+//	docker.go      the docker command line, and a helper process that removes what a killed test leaves
+//	federation.go  a federation: start, faults, logs
+//	people.go      devices and conversations
+//	tap.go         listens in on the sessions, and so knows the history of submissions
+//	judge.go       the judgement with which every scenario ends
+//	archive.go     what is kept of a scenario that failed
+//
+// A scenario is a test in a file of its own. It needs a Docker daemon and fails without one: it never
+// passes silently. docs/testing.md tells how to run one and how to add one.
+package integration

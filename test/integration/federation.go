@@ -1,0 +1,300 @@
+//go:build integration
+
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/node"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// setup changes what is started.
+type setup struct {
+	orgs        []string          // a, b, c if nil
+	environment map[string]string // of the nodes: MLSFED_MAILBOX_AGE=30s
+	compose     string            // more for Compose, as YAML
+}
+
+// federation is one that runs in containers, for one test.
+type federation struct {
+	t       *testing.T
+	ctx     context.Context // ends before the test's time does
+	project string
+	dir     string
+	files   string // COMPOSE_FILE
+	ports   map[string]string
+	history *history
+
+	mu      sync.Mutex // guards what follows
+	orgs    []string
+	links   map[string]client.Invitation // unused invitations, one an organization
+	devices []*device
+	crashes map[string]bool // organizations whose nodes may have been restarted by Docker
+	notes   bytes.Buffer    // the course of events, for the archive
+}
+
+// scenarioWait bounds a scenario.
+func scenarioWait() time.Duration {
+	if full() {
+		return 40 * time.Minute
+	}
+	return 3 * time.Minute
+}
+
+// start brings a federation up by docker/up.sh, and removes it at the end of the test.
+func start(t *testing.T, s setup) *federation {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), scenarioWait())
+	t.Cleanup(cancel)
+	project, err := the.project()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if s.orgs == nil {
+		s.orgs = []string{"a", "b", "c"}
+	}
+	f := &federation{
+		t: t, ctx: ctx, project: project, dir: t.TempDir(), ports: make(map[string]string), orgs: s.orgs,
+		links: make(map[string]client.Invitation), history: newHistory(), crashes: make(map[string]bool),
+	}
+	for _, org := range []string{"a", "b", "c", "d"} {
+		if f.ports[org], err = freePort(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(f.end)
+	f.must(f.writeFiles(s))
+	f.up(s.orgs...)
+	return f
+}
+
+// writeFiles writes what is put beside docker-compose.yml.
+func (f *federation) writeFiles(s setup) error {
+	override := map[string]any{"services": map[string]any{}}
+	for _, org := range []string{"a", "b", "c", "d"} {
+		override["services"].(map[string]any)[org] = map[string]any{"environment": s.environment}
+	}
+	raw, err := json.Marshal(override) // which is YAML
+	if err != nil {
+		return err
+	}
+	files := []string{filepath.Join(the.root, "docker-compose.yml"), filepath.Join(f.dir, "environment.yml")}
+	if err := os.WriteFile(files[1], raw, 0o600); err != nil {
+		return err
+	}
+	if s.compose != "" {
+		files = append(files, filepath.Join(f.dir, "more.yml"))
+		if err := os.WriteFile(files[2], []byte(s.compose), 0o600); err != nil {
+			return err
+		}
+	}
+	f.files = strings.Join(files, ":")
+	return nil
+}
+
+func freePort() (string, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", err
+	}
+	defer l.Close()
+	_, port, err := net.SplitHostPort(l.Addr().String())
+	return port, err
+}
+
+// up calls docker/up.sh and keeps the invitations that it prints.
+func (f *federation) up(orgs ...string) {
+	f.t.Helper()
+	c := exec.CommandContext(f.ctx, "sh", filepath.Join(the.root, "docker", "up.sh"))
+	c.Env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+f.project, "COMPOSE_FILE="+f.files, "MLSFED_IMAGE="+the.image,
+		"ORGANIZATIONS="+strings.Join(orgs, " "), "PORT_A="+f.ports["a"], "PORT_B="+f.ports["b"], "PORT_C="+f.ports["c"], "PORT_D="+f.ports["d"])
+	var out, errs bytes.Buffer
+	c.Stdout, c.Stderr = &out, &errs
+	if err := c.Run(); err != nil {
+		f.t.Fatalf("docker/up.sh: %v\n%s", err, errs.String())
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.orgs = orgs
+	for line := range strings.Lines(out.String()) {
+		i, err := client.ParseInvitation(line)
+		if err != nil {
+			f.t.Fatalf("docker/up.sh printed %q: %v", line, err)
+		}
+		f.links[strings.TrimSuffix(string(i.Domain), ".example")] = i
+	}
+}
+
+// end stops the clients, keeps what a failed test needs, and removes the federation.
+func (f *federation) end() {
+	ctx := context.WithoutCancel(f.ctx)
+	f.stopDevices()
+	if f.t.Failed() {
+		path, err := f.archive(ctx)
+		if err != nil {
+			f.t.Logf("the archive is not whole: %v", err)
+		}
+		f.t.Logf("logs and histories are kept in %s", path)
+	}
+	if err := removeProject(ctx, f.project); err != nil {
+		f.t.Error(err)
+	}
+}
+
+// must ends the test on an error.
+func (f *federation) must(err error) {
+	f.t.Helper()
+	if err != nil {
+		f.note("failed: %v", err)
+		f.t.Fatal(err)
+	}
+}
+
+// note keeps a line of the course of events.
+func (f *federation) note(format string, args ...any) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fmt.Fprintf(&f.notes, "%s %s\n", time.Now().UTC().Format("15:04:05.000"), fmt.Sprintf(format, args...))
+}
+
+// container is the name of an organization's.
+func (f *federation) container(org string) string { return f.project + "-" + org }
+
+func domain(org string) wire.Domain { return wire.Domain(org + ".example") }
+
+func nodeOf(org string) wire.NodeID { return wire.NodeID("n1." + org + ".example") }
+
+// act does something to a container, by its docker command.
+func (f *federation) act(org string, command ...string) {
+	f.t.Helper()
+	f.note("docker %s %s", strings.Join(command, " "), org)
+	_, err := docker(f.ctx, append(command, f.container(org))...)
+	f.must(err)
+}
+
+func (f *federation) kill(org string)    { f.t.Helper(); f.act(org, "kill") }
+func (f *federation) pause(org string)   { f.t.Helper(); f.act(org, "pause") }
+func (f *federation) unpause(org string) { f.t.Helper(); f.act(org, "unpause") }
+func (f *federation) stop(org string)    { f.t.Helper(); f.act(org, "stop", "--time", "30") }
+
+// run starts a container that was stopped or killed, and returns when its node serves.
+func (f *federation) run(org string) {
+	f.t.Helper()
+	f.act(org, "start")
+	f.waitHealthy(org)
+}
+
+// waitHealthy returns when the node says that it can serve.
+func (f *federation) waitHealthy(org string) {
+	f.t.Helper()
+	f.eventually("node of "+org+" can serve", func() error {
+		_, err := f.mlsfed(org, "health")
+		return err
+	})
+}
+
+// mlsfed runs a command of the binary in an organization's container.
+func (f *federation) mlsfed(org string, args ...string) (string, error) {
+	return docker(f.ctx, append([]string{"exec", f.container(org), "/mlsfed"}, args...)...)
+}
+
+// cut takes organizations off the network between organizations; their clients still reach them.
+func (f *federation) cut(orgs ...string) {
+	f.t.Helper()
+	for _, org := range orgs {
+		f.note("cut %s off", org)
+		_, err := docker(f.ctx, "network", "disconnect", f.project+"-federation", f.container(org))
+		f.must(err)
+	}
+}
+
+// heal puts them back.
+func (f *federation) heal(orgs ...string) {
+	f.t.Helper()
+	for _, org := range orgs {
+		f.note("heal %s", org)
+		_, err := docker(f.ctx, "network", "connect", "--alias", string(nodeOf(org)), f.project+"-federation", f.container(org))
+		f.must(err)
+	}
+}
+
+// status is what an operator of an organization sees.
+func (f *federation) status(org string) (*node.Status, error) {
+	out, err := f.mlsfed(org, "status", "--json")
+	if err != nil {
+		return nil, err
+	}
+	s := new(node.Status)
+	return s, json.Unmarshal([]byte(out), s)
+}
+
+// replica is one node's view of a conversation; nil if it holds none.
+func (f *federation) replica(org string, id wire.ConversationID) (*node.Conversation, error) {
+	s, err := f.status(org)
+	if err != nil {
+		return nil, err
+	}
+	for i := range s.Conversations {
+		if s.Conversations[i].ID == id.String() {
+			return &s.Conversations[i], nil
+		}
+	}
+	return nil, nil
+}
+
+// leader is the organization whose node leads a conversation.
+func (f *federation) leader(id wire.ConversationID, asked ...string) string {
+	f.t.Helper()
+	var found string
+	f.eventually("conversation has a leader", func() error {
+		for _, org := range asked {
+			r, err := f.replica(org, id)
+			if err != nil {
+				return err
+			}
+			if r != nil && r.Role == "leader" {
+				found = org
+				return nil
+			}
+		}
+		return fmt.Errorf("none of %v leads", asked)
+	})
+	return found
+}
+
+// eventually asks again until done says nil. It ends the test when the scenario's time is over.
+func (f *federation) eventually(what string, done func() error) {
+	f.t.Helper()
+	f.within(what, time.Minute, done)
+}
+
+// within is eventually with another time.
+func (f *federation) within(what string, d time.Duration, done func() error) {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.ctx, d)
+	defer cancel()
+	for {
+		err := done()
+		if err == nil {
+			return
+		}
+		select {
+		case <-time.After(100 * time.Millisecond):
+		case <-ctx.Done():
+			f.must(fmt.Errorf("%s: not within %v: %w", what, d, err))
+		}
+	}
+}
