@@ -53,6 +53,8 @@ type Gateway struct {
 	Requests        int      `yaml:"requests"`
 	Sessions        int      `yaml:"sessions"`
 	SessionsAddress int      `yaml:"sessions_per_address"`
+	ConnectPerSec   float64  `yaml:"connections_per_second"`
+	EnrolPerMinute  float64  `yaml:"enrolments_per_minute"`
 	FramesPerSecond float64  `yaml:"frames_per_second"`
 	BytesPerSecond  Size     `yaml:"bytes_per_second"`
 	LoginTimeout    Duration `yaml:"login_timeout"`
@@ -281,8 +283,13 @@ func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 			fault(n.key, "%d, wanted no negative number", n.value)
 		}
 	}
-	if c.Gateway.FramesPerSecond < 0 || c.Federation.CallsPerSecond < 0 {
-		fault("frames_per_second, calls_per_second", "wanted no negative number")
+	for key, rate := range map[string]float64{
+		"gateway.connections_per_second": c.Gateway.ConnectPerSec, "gateway.enrolments_per_minute": c.Gateway.EnrolPerMinute,
+		"gateway.frames_per_second": c.Gateway.FramesPerSecond, "federation.calls_per_second": c.Federation.CallsPerSecond,
+	} {
+		if rate < 0 {
+			fault(key, "%v, wanted no negative number", rate)
+		}
 	}
 }
 

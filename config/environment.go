@@ -11,7 +11,9 @@ import (
 const prefix = "MLSFED_"
 
 // elsewhere are variables with the prefix that are not keys of the file.
-var elsewhere = []string{"MLSFED_CONFIG", "MLSFED_LONG", "MLSFED_SEED", "MLSFED_LOG", "MLSFED_HOME"}
+var elsewhere = []string{
+	"MLSFED_CONFIG", "MLSFED_LONG", "MLSFED_SEED", "MLSFED_LOG", "MLSFED_HOME", "MLSFED_PROFILE", "MLSFED_PASSPHRASE_FILE", "MLSFED_DEMO_FAULT",
+}
 
 // override sets the keys that the environment names. A variable with the prefix that names none is an
 // error, as an unknown key is.

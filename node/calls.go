@@ -68,7 +68,7 @@ func (r *router) receive(ctx context.Context, from wire.Domain, m *wire.Message)
 	if err != nil {
 		return err
 	}
-	err = r.store(ctx, m, payload)
+	err = r.store(ctx, heads, m, payload)
 	if wire.CodeOf(err) == wire.Quota {
 		return wire.Errorf(wire.Busy, "notify", "the stream of %v is full here: %v", m.Conversation, err)
 	}

@@ -72,7 +72,7 @@ func (n *Node) control() http.Handler {
 	handle(mux, "GET /users", n.listUsers)
 	handle(mux, "POST /users/remove", n.removeUser)
 	handle(mux, "POST /devices/revoke", n.revokeDevice)
-	handle(mux, "GET /status", n.status)
+	handle(mux, "GET /status", n.serveStatus)
 	handle(mux, "POST /conversations/recover", n.recoverConversation)
 	mux.HandleFunc("GET /backup", n.serveBackup)
 	return mux

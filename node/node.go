@@ -157,8 +157,10 @@ func (n *Node) makeGateway() error {
 		Registerer: n.metrics, Gatherer: n.metrics, Ready: n.healthy, Version: map[string]string{"version": n.version, "node": string(n.cfg.Node)},
 		Origins: c.Origins, MaxFrame: int(c.MaxFrame), Window: c.Window, Requests: c.Requests, LoginWait: c.LoginTimeout.Std(), PingEvery: c.Ping.Std(),
 		SilenceWait: 5 * c.Ping.Std() / 2, MaxSessions: c.Sessions, MaxOfAddress: c.SessionsAddress,
-		FrameRate: gateway.Rate{Burst: int(4 * c.FramesPerSecond), Every: every(c.FramesPerSecond)},
-		ByteRate:  gateway.Rate{Burst: int(4 * c.BytesPerSecond / 1024), Every: every(float64(c.BytesPerSecond) / 1024)},
+		ConnectRate: gateway.Rate{Burst: int(10 * c.ConnectPerSec), Every: every(c.ConnectPerSec)},
+		EnrolRate:   gateway.Rate{Burst: int(c.EnrolPerMinute), Every: every(c.EnrolPerMinute / 60)},
+		FrameRate:   gateway.Rate{Burst: int(4 * c.FramesPerSecond), Every: every(c.FramesPerSecond)},
+		ByteRate:    gateway.Rate{Burst: int(4 * c.BytesPerSecond / 1024), Every: every(float64(c.BytesPerSecond) / 1024)},
 	})
 	return err
 }

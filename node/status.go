@@ -39,7 +39,10 @@ type Conversation struct {
 	Fault    string        `json:"fault,omitempty"`
 }
 
-func (n *Node) status(context.Context, *nothing) (*Status, error) {
+func (n *Node) serveStatus(context.Context, *nothing) (*Status, error) { return n.Status(), nil }
+
+// Status describes the node as it is now. Run must have started.
+func (n *Node) Status() *Status {
 	s := &Status{
 		Node: n.cfg.Node, Version: n.version, Started: n.started, Gateway: n.GatewayAddress(), Federation: n.fed.Address(),
 		Sessions: n.gateway.Sessions(), Awake: n.orders.Counts().Awake, Peers: n.fed.Status(), Conversations: []Conversation{},
@@ -48,7 +51,7 @@ func (n *Node) status(context.Context, *nothing) (*Status, error) {
 		s.Conversations = append(s.Conversations, n.conversation(id))
 	}
 	slices.SortFunc(s.Conversations, func(a, b Conversation) int { return cmp.Compare(a.ID, b.ID) })
-	return s, nil
+	return s
 }
 
 func (n *Node) conversation(id wire.ConversationID) Conversation {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/mailbox"
@@ -14,6 +15,10 @@ import (
 // replication is what brings it to the other organizations. An application message goes into the own
 // stream and into a lane for each other organization, side by side, and is accepted when both are on disk.
 
+// orderWait is how long a handshake is tried before the device is told that no majority answers: longer
+// than a new leader takes, and well before the device stops to wait for an answer (30 s).
+const orderWait = 15 * time.Second
+
 // update has a handshake ordered.
 func (r *router) update(ctx context.Context, _ wire.DeviceID, e *wire.Envelope) (any, error) {
 	if err := r.files.lend(r.orders, e); err != nil {
@@ -23,6 +28,8 @@ func (r *router) update(ctx context.Context, _ wire.DeviceID, e *wire.Envelope) 
 	if e.Kind == wire.KindCreate {
 		order = r.orders.Create
 	}
+	ctx, cancel := context.WithTimeout(ctx, orderWait)
+	defer cancel()
 	receipt, err := order(ctx, e)
 	if err != nil {
 		return nil, err
@@ -48,7 +55,7 @@ func (r *router) submit(ctx context.Context, _ wire.DeviceID, m *wire.Message) (
 	others := slices.Collect(maps.Keys(to))
 	sent := make(chan error, 1)
 	go func() { sent <- r.lanes.put(ctx, others, m, payload) }()
-	stored := r.store(ctx, m, payload)
+	stored := r.storeSoon(ctx, heads, m, payload)
 	if err := <-sent; err != nil {
 		return nil, err
 	}
@@ -58,18 +65,55 @@ func (r *router) submit(ctx context.Context, _ wire.DeviceID, m *wire.Message) (
 	return &wire.Accepted{Time: wire.TimeOf(r.now())}, nil
 }
 
+// storeWait is how long a message waits for the entry before it to be in the stream.
+const storeWait = 5 * time.Second
+
+// storeSoon is store that waits for a stream which is about to come.
+func (r *router) storeSoon(ctx context.Context, heads []machine.Head, m *wire.Message, payload []byte) error {
+	ctx, cancel := context.WithTimeout(ctx, storeWait)
+	defer cancel()
+	for {
+		err := r.store(ctx, heads, m, payload)
+		if wire.CodeOf(err) != wire.Unavailable {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
 // store appends a message to the organization's own stream. A retry finds it there.
-func (r *router) store(ctx context.Context, m *wire.Message, payload []byte) error {
+func (r *router) store(ctx context.Context, heads []machine.Head, m *wire.Message, payload []byte) error {
 	results, err := r.mail.Put(ctx, mailbox.Put{
 		Stream: mailbox.Conversation(m.Conversation), ID: messageID(m.ID), Kind: mailbox.KindMessage, Payload: payload,
 	})
 	if err != nil {
 		return err
 	}
-	if err := results[0].Err; wire.CodeOf(err) != wire.UnknownConversation { // that: nobody here reads it
+	if err := results[0].Err; wire.CodeOf(err) != wire.UnknownConversation {
 		return err
 	}
-	return nil
+	// There is no stream. Either nobody here reads it, or the entry that lets somebody has been ordered,
+	// and is on its way into the stream: then the message must wait for it.
+	if !r.awaited(heads) {
+		return nil
+	}
+	return wire.Errorf(wire.Unavailable, "submitMessage", "%v has been ordered, and is not in the devices' streams yet: try again", m.Conversation)
+}
+
+// awaited reports whether a device of this organization is to read a conversation.
+func (r *router) awaited(heads []machine.Head) bool {
+	for _, h := range heads {
+		for _, t := range tokens(r.org, h.Delivery) {
+			if _, err := r.directory.DeviceAt(t); err == nil {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // mayTake checks that a member of the epoch, or of the one before, signed the message.

@@ -31,12 +31,12 @@ func TestLongDelivery(t *testing.T) {
 	case "short":
 		pairs, each = 20, 10
 	case "full":
-		pairs, each = 500, 20
+		pairs, each = 500, 8
 	default:
 		t.Skip("measures for a minute: set MLSFED_LONG to short or full")
 	}
 	c, err := cluster.New(t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) {
-		cfg.Directory.ClaimBurst = 1 << 20
+		cfg.Gateway.EnrolPerMinute, cfg.Gateway.ConnectPerSec = 1e6, 1e4 // all come from one address
 	}}, "a.example", "b.example")
 	if err != nil {
 		t.Fatal(err)
@@ -55,16 +55,43 @@ func TestLongDelivery(t *testing.T) {
 	var mu sync.Mutex
 	var took []time.Duration
 	list := make([]*pair, pairs)
+	var ready sync.WaitGroup
+	turn := make(chan struct{}, 16)
 	for i := range list {
 		p := &pair{arrived: make(chan time.Time, 1)}
+		list[i] = p
+		turn <- struct{}{}
 		p.to = rawDevice(ctx, t, c, "b.example", fmt.Sprintf("to%d", i), p.receive)
 		p.from = rawDevice(ctx, t, c, "a.example", fmt.Sprintf("from%d", i), func(*wire.Push) {})
 		defer p.from.close()
 		defer p.to.close()
-		if err := p.converse(ctx); err != nil {
-			t.Fatal(err)
-		}
-		list[i] = p
+		ready.Go(func() {
+			defer func() { <-turn }()
+			first, cancel := context.WithTimeout(ctx, time.Minute)
+			defer cancel()
+			if err := p.converse(first); err != nil {
+				t.Error(err)
+				for _, d := range []wire.Domain{"a.example", "b.example"} {
+					s := c.Node(d).Status()
+					for _, conv := range s.Conversations {
+						if conv.ID == p.id.String() {
+							t.Logf("%s: %+v", d, conv)
+						}
+					}
+					for _, o := range s.Peers.Peers {
+						for _, l := range o.Lanes {
+							if l.Conversation == p.id {
+								t.Logf("%s: lane %+v", d, l)
+							}
+						}
+					}
+				}
+			}
+		})
+	}
+	ready.Wait()
+	if t.Failed() {
+		t.FailNow()
 	}
 	t.Logf("%d sessions, half of them in each organization", 2*pairs)
 	floors, err := measureFloor(t.TempDir(), 300)

@@ -7,6 +7,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -37,13 +38,13 @@ type federation struct {
 	files   string // COMPOSE_FILE
 	ports   map[string]string
 	history *history
+	started time.Time
 
 	mu      sync.Mutex // guards what follows
 	orgs    []string
 	links   map[string]client.Invitation // unused invitations, one an organization
 	devices []*device
-	crashes map[string]bool // organizations whose nodes may have been restarted by Docker
-	notes   bytes.Buffer    // the course of events, for the archive
+	notes   bytes.Buffer // the course of events, for the archive
 }
 
 // scenarioWait bounds a scenario.
@@ -68,7 +69,7 @@ func start(t *testing.T, s setup) *federation {
 	}
 	f := &federation{
 		t: t, ctx: ctx, project: project, dir: t.TempDir(), ports: make(map[string]string), orgs: s.orgs,
-		links: make(map[string]client.Invitation), history: newHistory(), crashes: make(map[string]bool),
+		links: make(map[string]client.Invitation), history: newHistory(), started: time.Now(),
 	}
 	for _, org := range []string{"a", "b", "c", "d"} {
 		if f.ports[org], err = freePort(); err != nil {
@@ -83,11 +84,15 @@ func start(t *testing.T, s setup) *federation {
 
 // writeFiles writes what is put beside docker-compose.yml.
 func (f *federation) writeFiles(s setup) error {
-	override := map[string]any{"services": map[string]any{}}
-	for _, org := range []string{"a", "b", "c", "d"} {
-		override["services"].(map[string]any)[org] = map[string]any{"environment": s.environment}
+	type service struct {
+		Environment map[string]string `json:"environment"`
 	}
-	raw, err := json.Marshal(override) // which is YAML
+	services := make(map[string]service)
+	for _, org := range []string{"a", "b", "c", "d"} {
+		services[org] = service{Environment: map[string]string{"MLSFED_LOG_LEVEL": "info"}}
+		maps.Copy(services[org].Environment, s.environment)
+	}
+	raw, err := json.Marshal(map[string]any{"services": services}) // which is YAML
 	if err != nil {
 		return err
 	}
@@ -153,6 +158,9 @@ func (f *federation) end() {
 		f.t.Error(err)
 	}
 }
+
+// began is when the scenario did.
+func (f *federation) began() time.Time { return f.started }
 
 // must ends the test on an error.
 func (f *federation) must(err error) {

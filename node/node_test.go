@@ -1,0 +1,270 @@
+package node
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/sha256"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
+	"go.uber.org/goleak"
+
+	"github.com/mlsfed/mlsfed/consensus/blob"
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func wantCode(t *testing.T, err error, code wire.Code) {
+	t.Helper()
+	if wire.CodeOf(err) != code {
+		t.Fatalf("%v, wanted %q", err, code)
+	}
+}
+
+func submissionKey(n byte) ed25519.PrivateKey {
+	return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{n}, ed25519.SeedSize))
+}
+
+func public(n byte) wire.SubmissionKey {
+	return wire.SubmissionKey(submissionKey(n).Public().(ed25519.PublicKey))
+}
+
+// TestMayTake: a message is taken when a member of the current epoch or of the one before signed it.
+func TestMayTake(t *testing.T) {
+	heads := []machine.Head{
+		{Epoch: 5, Sequence: 9, Key: public(5), Previous: public(4)},
+		{Epoch: 6, Sequence: 11, Key: public(16), Previous: public(15)}, // a contested branch that is ahead
+	}
+	for _, c := range []struct {
+		name  string
+		heads []machine.Head
+		epoch wire.Epoch
+		key   byte
+		want  wire.Code
+	}{
+		{"the current epoch", heads[:1], 5, 5, ""},
+		{"the one before", heads[:1], 4, 4, ""},
+		{"a branch", heads, 6, 16, ""},
+		{"the epoch before on a branch", heads, 5, 15, ""},
+		{"another's key", heads[:1], 5, 4, wire.Forged},
+		{"the wrong epoch's key", heads[:1], 4, 5, wire.Forged},
+		{"two epochs before", heads[:1], 3, 3, wire.StaleEpoch},
+		{"an epoch to come", heads[:1], 6, 6, wire.Unavailable},
+		{"nothing is known", nil, 5, 5, wire.Unavailable},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			m := &wire.Message{Version: 1, Conversation: "conversation-one", ID: wire.SubmissionID{1}, Epoch: c.epoch, Content: []byte("x")}
+			if err := m.Sign(submissionKey(c.key)); err != nil {
+				t.Fatal(err)
+			}
+			err := mayTake(m, c.heads)
+			if c.want == "" && err == nil {
+				return
+			}
+			wantCode(t, err, c.want)
+		})
+	}
+}
+
+func memoryDB(t *testing.T) *pebble.DB {
+	t.Helper()
+	db, err := pebble.Open("db", &pebble.Options{FS: vfs.NewMem(), Logger: quiet{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return db
+}
+
+func TestStreamsOfDevices(t *testing.T) {
+	const phone, tablet = wire.DeviceID("mimi://a.example/d/alice/phone"), wire.DeviceID("mimi://a.example/d/alice/phone2")
+	now := time.Unix(1_000_000, 0)
+	s := newStreams(memoryDB(t), []byte("s"), func() time.Time { return now })
+	one, two := reader{"conversation-one", wire.Token{1}}, reader{"conversation-two", wire.Token{2}}
+	if err := s.add([]joined{{phone, one}, {phone, two}, {tablet, one}}); err != nil {
+		t.Fatal(err)
+	}
+	if list, err := s.of(phone); err != nil || len(list) != 2 || list[0] != one || list[1] != two {
+		t.Fatalf("%v, %v", list, err) // and not those of the device whose name goes on
+	}
+	if reads, err := s.reads(tablet, two.Conversation); reads || err != nil {
+		t.Fatalf("reads what it was not added to (%v)", err)
+	}
+	// A stream that does not know a reader yet is no reason to forget it.
+	if err := s.gone(phone, one); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.since(phone, one); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(settleTime)
+	if err := s.gone(phone, one); err != nil {
+		t.Fatal(err)
+	}
+	_, err := s.since(phone, one)
+	wantCode(t, err, wire.UnknownConversation)
+	wantCode(t, s.gone(phone, one), wire.UnknownConversation)
+	if reads, err := s.reads(tablet, one.Conversation); !reads || err != nil {
+		t.Fatalf("another device's reader is gone too (%v)", err)
+	}
+}
+
+func refOf(content []byte) wire.BlobRef {
+	return wire.BlobRef{Hash: sha256.Sum256(content), Size: uint64(len(content))}
+}
+
+func openTestFiles(t *testing.T, limit, total uint64) *files {
+	t.Helper()
+	f, err := openFiles(t.TempDir(), limit, total, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := f.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return f
+}
+
+// TestUploadInPieces: pieces that come twice, out of order, after a pause, and one that lies.
+func TestUploadInPieces(t *testing.T) {
+	f := openTestFiles(t, 1<<20, 1<<30)
+	content := bytes.Repeat([]byte("0123456789"), 100)
+	ref := refOf(content)
+	put := func(offset, n int) uint64 {
+		t.Helper()
+		a, err := f.put(t.Context(), &wire.PutBlobRequest{Conversation: "conversation-one", Blob: ref, Offset: uint64(offset), Data: content[offset : offset+n]})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a.Stored
+	}
+	for _, step := range []struct {
+		offset, n int
+		want      uint64
+	}{{0, 0, 0}, {0, 300, 300}, {0, 300, 300}, {600, 100, 300}, {200, 300, 500}, {500, 0, 500}, {500, 500, 1000}, {0, 10, 1000}} {
+		if got := put(step.offset, step.n); got != step.want {
+			t.Fatalf("after %d bytes at %d: %d stored, wanted %d", step.n, step.offset, got, step.want)
+		}
+	}
+	if parts, err := os.ReadDir(f.parts); err != nil || len(parts) != 0 {
+		t.Fatalf("%d parts are left (%v)", len(parts), err)
+	}
+	var back []byte
+	for len(back) < len(content) {
+		a, err := f.get(ref, uint64(len(back)))
+		if err != nil || len(a.Data) == 0 {
+			t.Fatal(err)
+		}
+		back = append(back, a.Data...)
+	}
+	if !bytes.Equal(back, content) {
+		t.Fatal("another content came back")
+	}
+	_, err := f.get(ref, ref.Size+1)
+	wantCode(t, err, wire.Malformed)
+	_, err = f.get(refOf([]byte("never")), 0)
+	wantCode(t, err, wire.BlobMissing)
+}
+
+func TestUploadsAreRefused(t *testing.T) {
+	f := openTestFiles(t, 1000, 1500)
+	content := bytes.Repeat([]byte{7}, 1000)
+	for name, c := range map[string]struct {
+		q    wire.PutBlobRequest
+		want wire.Code
+	}{
+		"empty":          {wire.PutBlobRequest{Blob: wire.BlobRef{}}, wire.TooLarge},
+		"over the limit": {wire.PutBlobRequest{Blob: wire.BlobRef{Size: 1001}}, wire.TooLarge},
+		"behind the end": {wire.PutBlobRequest{Blob: wire.BlobRef{Size: 10}, Offset: 11}, wire.Malformed},
+		"over the end":   {wire.PutBlobRequest{Blob: wire.BlobRef{Size: 10}, Offset: 5, Data: make([]byte, 6)}, wire.Malformed},
+		"another hash":   {wire.PutBlobRequest{Blob: wire.BlobRef{Size: 10}, Data: make([]byte, 10)}, wire.Invalid},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := f.put(t.Context(), &c.q)
+			wantCode(t, err, c.want)
+		})
+	}
+	whole := wire.PutBlobRequest{Blob: refOf(content), Data: content} // at the limit
+	if _, err := f.put(t.Context(), &whole); err != nil {
+		t.Fatal(err)
+	}
+	more := bytes.Repeat([]byte{8}, 1000)
+	_, err := f.put(t.Context(), &wire.PutBlobRequest{Blob: refOf(more), Data: more})
+	wantCode(t, err, wire.Quota)
+	release, err := f.hold(refOf(more))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = f.put(t.Context(), &wire.PutBlobRequest{Blob: refOf(more), Data: more})
+	wantCode(t, err, wire.Busy)
+	release()
+}
+
+func TestFilesExpire(t *testing.T) {
+	f, err := openFiles(t.TempDir(), 1000, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.close()
+	content := []byte("old")
+	if _, err := f.put(context.Background(), &wire.PutBlobRequest{Blob: refOf(content), Data: content}); err != nil {
+		t.Fatal(err)
+	}
+	part := filepath.Join(f.parts, "part")
+	if err := os.WriteFile(part, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.sweep(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(part); err != nil {
+		t.Fatalf("an upload under way is gone: %v", err)
+	}
+	if err := f.sweep(time.Now().Add(partLife + time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(part); err == nil {
+		t.Fatal("an upload that does not go on stays")
+	}
+	if f.store.Has(blob.Ref{Hash: refOf(content).Hash, Size: refOf(content).Size}) {
+		t.Fatal("an old file stays")
+	}
+}
+
+func TestChangesOfEntries(t *testing.T) {
+	a, b := wire.Address{Organization: "a.example", Token: wire.Token{1}}, wire.Address{Organization: "b.example", Token: wire.Token{2}}
+	create := &wire.Entry{Envelope: &wire.Envelope{Create: &wire.Create{Delivery: []wire.Address{a, b}}}}
+	commit := &wire.Entry{Envelope: &wire.Envelope{Commit: &wire.CommitBundle{Delivery: wire.DeliveryChange{Add: []wire.Address{a}, Remove: []wire.Address{b}}}}}
+	if add, remove := changes(create); len(add) != 2 || len(remove) != 0 {
+		t.Errorf("create: %v, %v", add, remove)
+	}
+	if add, remove := changes(commit); len(add) != 1 || len(remove) != 1 {
+		t.Errorf("commit: %v, %v", add, remove)
+	}
+	for name, e := range map[string]*wire.Entry{
+		"replicas": {Replicas: &wire.Replicas{}}, "proposal": {Envelope: &wire.Envelope{Proposal: []byte("p")}},
+	} {
+		if add, remove := changes(e); add != nil || remove != nil {
+			t.Errorf("%s: %v, %v", name, add, remove)
+		}
+	}
+	if got := tokens("b.example", []wire.Address{a, b}); len(got) != 1 || got[0] != b.Token {
+		t.Errorf("tokens of b.example: %v", got)
+	}
+	if entryID(1) == messageID(wire.SubmissionID{}) || entryID(1) == entryID(2) {
+		t.Error("ids of items collide")
+	}
+}

@@ -1,0 +1,178 @@
+//go:build integration
+
+package integration
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mlsfed/mlsfed/client"
+	fed "github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// once runs a command of the binary on an organization's volume, without a network.
+func (f *federation) once(org, in string, args ...string) string {
+	f.t.Helper()
+	f.note("%s once: %s", org, strings.Join(args, " "))
+	out, err := dockerIn(f.ctx, strings.NewReader(in), append([]string{"run", "--rm", "--interactive", "--network", "none",
+		"--label", projectLabel + "=" + f.project, "--volume", f.container(org) + ":/var/lib/mlsfed", the.image}, args...)...)
+	f.must(err)
+	return out
+}
+
+// lose destroys an organization's container and its disk.
+func (f *federation) lose(org string) {
+	f.t.Helper()
+	f.note("%s is lost with its disk", org)
+	_, err := docker(f.ctx, "rm", "--force", f.container(org))
+	f.must(err)
+	_, err = docker(f.ctx, "volume", "rm", f.container(org))
+	f.must(err)
+}
+
+// compose calls Compose on the federation's files.
+func (f *federation) compose(args ...string) {
+	f.t.Helper()
+	c := exec.CommandContext(f.ctx, "docker-compose", args...)
+	if exec.CommandContext(f.ctx, "docker", "compose", "version").Run() == nil {
+		c = exec.CommandContext(f.ctx, "docker", append([]string{"compose"}, args...)...)
+	}
+	c.Env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+f.project, "COMPOSE_FILE="+f.files, "MLSFED_IMAGE="+the.image,
+		"PORT_A="+f.ports["a"], "PORT_B="+f.ports["b"], "PORT_C="+f.ports["c"], "PORT_D="+f.ports["d"])
+	if out, err := c.CombinedOutput(); err != nil {
+		f.must(fmt.Errorf("compose %v: %w\n%s", args, err, out))
+	}
+}
+
+// TestLostWithBackup destroys an organization with its disk, restores it from a backup, and lets
+// everything go on. One conversation had its majority there.
+func TestLostWithBackup(t *testing.T) {
+	f := start(t, setup{})
+	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
+	three := f.converse(client.CreateOptions{Name: "Three"}, alice, bob, carol)
+	two := f.converse(client.CreateOptions{Name: "Two"}, carol, alice)
+	three.voters("a", "b", "c")
+	two.voters("c")
+	for _, c := range []*conversation{three, two} {
+		for _, d := range c.members {
+			c.say(d, "before the backup")
+		}
+	}
+	three.judge(exceptions{})
+	backup, err := f.mlsfed("c", "backup", "-")
+	f.must(err)
+	configuration, err := docker(f.ctx, "cp", f.container("c")+":/var/lib/mlsfed/mlsfed.yaml", "-")
+	f.must(err)
+	f.ends("after the backup", three.begin(carol))
+	f.ends("after the backup", two.begin(alice))
+	for _, c := range []*conversation{three, two} {
+		for _, d := range c.members {
+			c.say(d, "after the backup")
+		}
+	}
+	three.judge(exceptions{})
+	two.judge(exceptions{})
+
+	f.lose("c")
+	lost := time.Now()
+	f.ends("the majority goes on", three.begin(bob))
+	missed := three.say(alice, "while c is lost")
+	_, err = f.mlsfed("a", "recover", two.id.String(), "--note", "c.example has lost its only node") // a holds all that c had accepted
+	f.must(err)
+	f.ends("the conversation whose only vote was lost goes on", two.begin(alice))
+	f.compose("up", "--no-start", "c")
+	_, err = dockerIn(f.ctx, strings.NewReader(configuration), "cp", "-", f.container("c")+":/var/lib/mlsfed")
+	f.must(err)
+	f.once("c", backup, "restore", "/dev/stdin")
+	f.compose("up", "--detach", "c")
+	f.waitHealthy("c")
+	three.caughtUp("c", "b")
+	back := time.Since(lost)
+	for _, c := range []*conversation{three, two} {
+		for _, d := range c.members {
+			f.ends("after the restoration", c.begin(d))
+			c.say(d, "after the restoration")
+		}
+	}
+	three.has(carol, missed)
+	gaps := exceptions{gaps: []*device{carol}}
+	three.judge(gaps)
+	two.judge(gaps)
+	report(t, "a backup of %d bytes; restored and level after %v; nothing accepted is missing at those who were there", len(backup), back.Round(10*time.Millisecond))
+}
+
+// TestLostWithoutBackup destroys an organization with its disk, founds it anew, and lets its people come
+// back to their conversations. The conversation that had its majority there is recovered by the operator
+// of the other organization.
+func TestLostWithoutBackup(t *testing.T) {
+	f := start(t, setup{})
+	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
+	three := f.converse(client.CreateOptions{Name: "Three", Admins: []wire.UserID{bob.id.User()}}, alice, bob, carol)
+	two := f.converse(client.CreateOptions{Name: "Two", Admins: []wire.UserID{alice.id.User()}}, carol, alice)
+	three.voters("a", "b", "c")
+	two.voters("c")
+	for _, c := range []*conversation{three, two} {
+		for _, d := range c.members {
+			c.say(d, "before")
+		}
+	}
+	three.judge(exceptions{})
+	two.judge(exceptions{})
+
+	f.lose("c")
+	carol.goOffline()
+	three.forATime(carol)
+	two.forATime(carol)
+	for _, org := range []string{"a", "b"} {
+		_, err := f.mlsfed(org, "peer", "remove", "c.example")
+		f.must(err)
+	}
+	f.up("a", "b", "c") // c is founded anew, with another root, and admitted
+	root := f.root("c")
+	for _, d := range []*device{alice, bob} {
+		d.goOffline()
+		d.comeBack() // it asks for the organizations' roots when it connects
+		f.eventually("the alarm about another root", func() error {
+			if d.events(client.EventTrust) == 0 {
+				return errors.New("none was raised")
+			}
+			return d.AcceptRoot(f.ctx, domain("c"), root)
+		})
+		d.forgive(client.EventTrust)
+	}
+	_, err := f.mlsfed("a", "recover", two.id.String(), "--note", "c.example has lost its only node")
+	f.must(err)
+	fresh := f.enrol("c", "carol", "new")
+	for _, c := range []*conversation{three, two} {
+		c.add(alice, carol.id.User())
+		f.must(alice.RemoveDevices(f.ctx, c.id, carol.id))
+		c.forATime(fresh)
+		c.has(fresh, c.say(alice, "welcome back"))
+		f.ends("the new device commits", c.begin(fresh))
+		c.has(alice, c.say(fresh, "here I am"))
+	}
+	three.judge(exceptions{orgs: []string{"a", "b", "c"}})
+	two.judge(exceptions{orgs: []string{"a", "c"}})
+	report(t, "founded anew; the operator's act brought back the conversation whose only vote was lost")
+}
+
+// root is the hash of an organization's root certificate, as its operator would tell it.
+func (f *federation) root(org string) wire.Hash {
+	f.t.Helper()
+	path := filepath.Join(f.dir, org+"-bundle.json")
+	_, err := docker(f.ctx, "cp", f.container(org)+":/var/lib/mlsfed/bundle.json", path)
+	f.must(err)
+	b, err := fed.ReadBundle(path)
+	f.must(err)
+	c, err := b.Certificate()
+	f.must(err)
+	return sha256.Sum256(c.Raw)
+}

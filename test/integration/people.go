@@ -1,0 +1,403 @@
+//go:build integration
+
+package integration
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// device is a client that runs in this process.
+type device struct {
+	*client.Device
+	f    *federation
+	id   wire.DeviceID
+	org  string
+	dir  string
+	link client.Invitation
+	n    int // in the history
+
+	mu     sync.Mutex // guards what follows
+	stops  func() error
+	counts map[client.EventType]int
+	alarms []string
+}
+
+// timing makes clients come back sooner than people's do.
+var timing = client.Timing{RetryFirst: 100 * time.Millisecond, RetryLast: 2 * time.Second, Proposals: time.Second}
+
+// invite makes an invitation by the operator's command, or takes the one that docker/up.sh has printed.
+func (f *federation) invite(org, user string) client.Invitation {
+	f.t.Helper()
+	f.mu.Lock()
+	printed, ok := f.links[org]
+	if ok && printed.User == user {
+		delete(f.links, org)
+		f.mu.Unlock()
+		return printed
+	}
+	f.mu.Unlock()
+	out, err := f.mlsfed(org, "user", "invite", user)
+	f.must(err)
+	i, err := client.ParseInvitation(out)
+	f.must(err)
+	return i
+}
+
+// enrol makes a device of a user and runs it.
+func (f *federation) enrol(org, user, name string) *device {
+	f.t.Helper()
+	d, err := f.enrolWith(f.ctx, f.invite(org, user), name)
+	f.must(err)
+	return d
+}
+
+// enrolWith is enrol with an invitation.
+func (f *federation) enrolWith(ctx context.Context, link client.Invitation, name string) (*device, error) {
+	id, err := link.DeviceID(name)
+	if err != nil {
+		return nil, err
+	}
+	org := string(link.Domain)[:1]
+	d := &device{f: f, id: id, org: org, link: link, dir: filepath.Join(f.dir, org+"-"+link.User+"-"+name), counts: make(map[client.EventType]int)}
+	f.mu.Lock()
+	f.devices = append(f.devices, d)
+	d.n = len(f.devices)
+	f.mu.Unlock()
+	if err := d.open(); err != nil {
+		return nil, fmt.Errorf("%s: %w", id, err)
+	}
+	err = d.Enrol(ctx, client.Enrolment{Device: id, Code: link.Code, Root: link.Root})
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: %w", id, err), d.stop())
+	}
+	d.start()
+	return d, nil
+}
+
+// open opens the device's store, and the device in it.
+func (d *device) open() error {
+	if err := os.MkdirAll(d.dir, 0o700); err != nil {
+		return err
+	}
+	key, err := client.KeyFile(filepath.Join(d.dir, "key"))
+	if err != nil {
+		return err
+	}
+	store, err := client.OpenStore(d.dir, key)
+	if err != nil {
+		return err
+	}
+	log, err := os.OpenFile(d.dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return errors.Join(err, store.Close())
+	}
+	closeBoth := func() error { return errors.Join(store.Close(), log.Close()) }
+	d.Device, err = client.Open(client.Options{
+		Store: store, Transport: &tap{client.WebSocket(d.link, nil), d.f.history, d.id, d.n}, Timing: timing,
+		Log: slog.New(slog.NewTextHandler(log, nil)),
+	})
+	if err != nil {
+		return errors.Join(err, closeBoth())
+	}
+	d.mu.Lock()
+	d.stops = closeBoth
+	d.mu.Unlock()
+	return nil
+}
+
+// start runs the device until stop.
+func (d *device) start() {
+	ctx, cancel := context.WithCancel(context.Background())
+	var running sync.WaitGroup
+	events := d.Subscribe(ctx)
+	running.Go(func() {
+		for e := range events {
+			d.count(e)
+		}
+	})
+	running.Go(func() {
+		if err := d.Run(ctx); err != nil {
+			d.f.note("%s has ended: %v", d.id, err)
+		}
+	})
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	closeBoth := d.stops
+	d.stops = func() error {
+		cancel()
+		running.Wait()
+		return closeBoth()
+	}
+}
+
+func (d *device) count(e client.Event) {
+	d.mu.Lock()
+	d.counts[e.Type]++
+	switch e.Type {
+	case client.EventDivergence, client.EventPoison, client.EventBroken, client.EventUnreadable, client.EventTrust, client.EventFailed, client.EventGap, client.EventUndelivered:
+		d.alarms = append(d.alarms, fmt.Sprintf("%v: %v", e.Type, e.Err))
+	}
+	d.mu.Unlock()
+	switch e.Type {
+	case client.EventMessage, client.EventAccepted, client.EventDelivered, client.EventEpoch:
+	default:
+		d.f.note("%s: %v epoch %d by %s device %s %v", d.id, e.Type, e.Epoch, e.By, e.Device, e.Err)
+	}
+}
+
+// events is how many of a type there were.
+func (d *device) events(t client.EventType) int {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.counts[t]
+}
+
+// forgive takes alarms of a type back that the scenario has brought about.
+func (d *device) forgive(t client.EventType) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.alarms = slices.DeleteFunc(d.alarms, func(text string) bool { return strings.HasPrefix(text, t.String()+":") })
+}
+
+// stop ends the device as if its process had ended.
+func (d *device) stop() error {
+	d.mu.Lock()
+	stop := d.stops
+	d.stops = nil
+	d.mu.Unlock()
+	if stop == nil {
+		return nil
+	}
+	return stop()
+}
+
+// goOffline ends the device, and comeBack starts it again from its store.
+func (d *device) goOffline() {
+	d.f.t.Helper()
+	d.f.note("%s goes offline", d.id)
+	d.f.must(d.stop())
+}
+
+func (d *device) comeBack() {
+	d.f.t.Helper()
+	d.f.note("%s comes back", d.id)
+	d.f.must(d.open())
+	d.start()
+}
+
+func (f *federation) stopDevices() {
+	f.mu.Lock()
+	list := slices.Clone(f.devices)
+	f.mu.Unlock()
+	var all sync.WaitGroup
+	for _, d := range list {
+		all.Go(func() {
+			if err := d.stop(); err != nil {
+				f.note("%s: %v", d.id, err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// conversation is one, with what the judge needs to know of it.
+type conversation struct {
+	f  *federation
+	id wire.ConversationID
+
+	mu      sync.Mutex // guards what follows
+	members []*device  // from before the first message to the end
+	some    []*device  // were members for a time: they may miss messages, and have none twice
+	sent    map[wire.DeviceID][]client.MessageID
+}
+
+// converse creates a conversation with the users of all devices, and returns when they have joined.
+func (f *federation) converse(o client.CreateOptions, creator *device, others ...*device) *conversation {
+	f.t.Helper()
+	ctx, cancel := context.WithTimeout(f.ctx, time.Minute)
+	defer cancel()
+	id, err := creator.Create(ctx, o)
+	f.must(err)
+	c := &conversation{f: f, id: id, members: append([]*device{creator}, others...), sent: make(map[wire.DeviceID][]client.MessageID)}
+	var users []wire.UserID
+	for _, d := range others {
+		if u := d.id.User(); u != creator.id.User() && !slices.Contains(users, u) {
+			users = append(users, u)
+		}
+	}
+	c.add(creator, users...)
+	c.together()
+	return c
+}
+
+// add adds users. Devices that were just enrolled may not have uploaded KeyPackages yet: then it is tried again.
+func (c *conversation) add(by *device, users ...wire.UserID) {
+	c.f.t.Helper()
+	if len(users) == 0 {
+		return
+	}
+	c.f.eventually("users are added", func() error {
+		err := by.Add(c.f.ctx, c.id, users...)
+		if code := wire.CodeOf(err); err != nil && code != wire.NoneLeft && code != wire.NotFound {
+			c.f.must(err)
+		}
+		return err
+	})
+}
+
+// together returns when all members see each other.
+func (c *conversation) together() {
+	c.f.t.Helper()
+	c.mu.Lock()
+	members := slices.Clone(c.members)
+	c.mu.Unlock()
+	c.f.eventually("members have joined", func() error {
+		for _, d := range members {
+			v, err := d.Conversation(c.f.ctx, c.id)
+			if err != nil {
+				return fmt.Errorf("%s: %w", d.id, err)
+			}
+			if v.State != client.StateActive || v.Members < len(members) {
+				return fmt.Errorf("%s is %v and sees %d members of %d", d.id, v.State, v.Members, len(members))
+			}
+		}
+		return nil
+	})
+}
+
+// say sends a text. It returns when it is in the device's store.
+func (c *conversation) say(d *device, format string, args ...any) client.MessageID {
+	c.f.t.Helper()
+	m, err := c.trySay(c.f.ctx, d, fmt.Sprintf(format, args...))
+	c.f.must(err)
+	return m
+}
+
+func (c *conversation) trySay(ctx context.Context, d *device, text string) (client.MessageID, error) {
+	m, err := d.SendText(ctx, c.id, text)
+	if err == nil {
+		c.mu.Lock()
+		c.sent[d.id] = append(c.sent[d.id], m)
+		c.mu.Unlock()
+	}
+	return m, err
+}
+
+// become moves a device between those who are members from beginning to end and those for a time.
+func (c *conversation) forATime(list ...*device) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, d := range list {
+		c.members = slices.DeleteFunc(c.members, func(m *device) bool { return m == d })
+		if !slices.Contains(c.some, d) {
+			c.some = append(c.some, d)
+		}
+	}
+}
+
+// history is all that a device has of the conversation, oldest first.
+func (c *conversation) history(d *device) ([]client.Message, error) {
+	var all []client.Message
+	q := client.Query{Forward: true, Limit: client.MaxPage}
+	for {
+		p, err := d.History(c.f.ctx, c.id, q)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p.Messages...)
+		if !p.More {
+			return all, nil
+		}
+		q.After = p.Next
+	}
+}
+
+// has returns when a device has a message.
+func (c *conversation) has(d *device, ids ...client.MessageID) {
+	c.f.t.Helper()
+	c.f.eventually(fmt.Sprintf("%s has the messages", d.id), func() error {
+		list, err := c.history(d)
+		if err != nil {
+			return err
+		}
+		for _, id := range ids {
+			if !slices.ContainsFunc(list, func(m client.Message) bool { return m.ID == id }) {
+				return fmt.Errorf("%v is not there, of %d messages", id, len(list))
+			}
+		}
+		return nil
+	})
+}
+
+// load is what goes on while faults are injected.
+type load struct {
+	stopped chan struct{}
+	all     sync.WaitGroup
+	cancel  context.CancelFunc
+	c       *conversation
+}
+
+// busy lets every device say something again and again, and commit, each as soon as the one before is done,
+// with a pause between. stop ends it and returns when nothing is under way.
+func (c *conversation) busy(pause time.Duration, talkers, committers []*device) *load {
+	ctx, cancel := context.WithCancel(c.f.ctx)
+	l := &load{stopped: make(chan struct{}), cancel: cancel, c: c}
+	for _, d := range talkers {
+		l.all.Go(func() {
+			for i := 0; l.rest(ctx, pause); i++ {
+				if _, err := c.trySay(ctx, d, fmt.Sprintf("%s %d", d.id, i)); err != nil && ctx.Err() == nil {
+					c.f.note("%s cannot say: %v", d.id, err)
+				}
+			}
+		})
+	}
+	for _, d := range committers {
+		l.all.Go(func() {
+			for l.rest(ctx, pause) {
+				if err := d.UpdateKeys(ctx, c.id); err != nil && ctx.Err() == nil {
+					c.f.note("%s cannot commit: %v", d.id, err)
+				}
+			}
+		})
+	}
+	return l
+}
+
+func (l *load) rest(ctx context.Context, pause time.Duration) bool {
+	select {
+	case <-l.stopped:
+		return false
+	case <-ctx.Done():
+		return false
+	case <-time.After(pause):
+		return true
+	}
+}
+
+// stop lets what is under way come to its end.
+func (l *load) stop() {
+	l.c.f.t.Helper()
+	close(l.stopped)
+	done := make(chan struct{})
+	go func() { l.all.Wait(); close(done) }()
+	select {
+	case <-done:
+		l.cancel()
+	case <-time.After(90 * time.Second):
+		l.cancel()
+		<-done
+		l.c.f.must(errors.New("commits that were begun under load have not ended 90 s after it"))
+	}
+}
