@@ -64,6 +64,7 @@ type Config struct {
 	MaxLogin      int           // bytes of a frame before the login; 8 KiB
 	Window        int           // pushes that may be unacknowledged at once; 256
 	Requests      int           // requests that may be under way at once; 32
+	MaxHeld       int           // bytes of requests under way and of answers not yet sent, after which more are refused; 16 MiB
 	PageItems     int           // pushes that are read from a stream at once; 64
 	PageBytes     int           // bytes of them; 256 KiB
 	LoginWait     time.Duration // from the challenge to the login; 10 seconds
@@ -138,6 +139,7 @@ func (c Config) withDefaults() Config {
 	c.MaxLogin = or(c.MaxLogin, 8<<10)
 	c.Window = or(c.Window, 256)
 	c.Requests = or(c.Requests, 32)
+	c.MaxHeld = or(c.MaxHeld, 16<<20)
 	c.PageItems = or(c.PageItems, 64)
 	c.PageBytes = or(c.PageBytes, 256<<10)
 	c.LoginWait = or(c.LoginWait, 10*time.Second)

@@ -286,7 +286,7 @@ func newWorld(t testing.TB, service serving, change ...func(*Config)) *world {
 	cfg := Config{
 		Node: "n1.a.example", Organization: wire.Organization{Domain: "a.example", Root: []byte("root certificate")},
 		Devices: w.devices, Service: service, Mail: w.mail,
-		Registerer: w.registry, Gatherer: w.registry, LoginDelay: time.Millisecond,
+		Registerer: w.registry, Gatherer: w.registry, LoginDelay: time.Millisecond, CloseWait: 200 * time.Millisecond,
 	}
 	for _, c := range change {
 		c(&cfg)

@@ -30,17 +30,27 @@ func (g *Gateway) Handler() http.Handler {
 	mux.HandleFunc("POST /v1/enrol", g.serveEnrol)
 	mux.HandleFunc("GET /v1/organization", g.serveOrganization)
 	mux.HandleFunc("OPTIONS /v1/", g.servePreflight)
-	g.health(mux)
+	g.health(mux, func(error) string { return "not ready" })
 	if g.cfg.Web != nil {
 		mux.Handle("/", g.cfg.Web)
 	}
-	return mux
+	return g.timed(mux)
+}
+
+// timed bounds how long the body of a request and the answer may take.
+func (g *Gateway) timed(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		c := http.NewResponseController(w)
+		_ = c.SetReadDeadline(time.Now().Add(g.cfg.FrameWait)) // of a session it is lifted again
+		_ = c.SetWriteDeadline(time.Now().Add(g.cfg.RequestWait + g.cfg.WriteWait))
+		h.ServeHTTP(w, r)
+	})
 }
 
 // AdminHandler serves /metrics, /debug/pprof/, /healthz, /readyz and /version: for the operator alone.
 func (g *Gateway) AdminHandler() http.Handler {
 	mux := http.NewServeMux()
-	g.health(mux)
+	g.health(mux, error.Error)
 	if g.cfg.Gatherer != nil {
 		mux.Handle("GET /metrics", promhttp.HandlerFor(g.cfg.Gatherer, promhttp.HandlerOpts{}))
 	}
@@ -52,13 +62,14 @@ func (g *Gateway) AdminHandler() http.Handler {
 	return mux
 }
 
-func (g *Gateway) health(mux *http.ServeMux) {
+// health serves what monitors ask. Why the node is not ready is said as tell says it.
+func (g *Gateway) health(mux *http.ServeMux, tell func(error) string) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if g.stopping.Load() > 0 {
 			plain(w, http.StatusServiceUnavailable, "stopping")
 		} else if err := g.cfg.Ready(); err != nil {
-			plain(w, http.StatusServiceUnavailable, err.Error())
+			plain(w, http.StatusServiceUnavailable, tell(err))
 		} else {
 			plain(w, http.StatusOK, "ok")
 		}
@@ -191,7 +202,6 @@ func (g *Gateway) enrol(w http.ResponseWriter, r *http.Request) (*wire.ChainAnsw
 		g.metrics.over(overEnrol)
 		return nil, wire.Errorf(wire.Busy, "enrol", "too many enrolments from this address: come back later")
 	}
-	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(g.cfg.FrameWait))
 	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(g.cfg.MaxEnrol)))
 	var large *http.MaxBytesError
 	switch {

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -114,6 +115,23 @@ func TestLimitOfEnrol(t *testing.T) {
 	w.counted("refused_total", overEnrolBody, 1)
 }
 
+// TestLimitOfBodyWait: a request whose body does not come does not hold a connection.
+func TestLimitOfBodyWait(t *testing.T) {
+	w := newWorld(t, nil, func(c *Config) { c.FrameWait = 30 * time.Millisecond })
+	c, err := tls.Dial("tcp", strings.TrimPrefix(w.base, "https://"), &tls.Config{RootCAs: w.roots})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	if _, err := io.WriteString(c, "POST /v1/enrol HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\nten bytes."); err != nil {
+		t.Fatal(err)
+	}
+	_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
+	if b, err := io.ReadAll(c); err != nil || !strings.HasPrefix(string(b), "HTTP/1.1 400 ") {
+		t.Errorf("answered %q, %v", b, err)
+	}
+}
+
 func TestOrganization(t *testing.T) {
 	w := newWorld(t, nil)
 	r, b := w.call("GET", "/v1/organization", nil)
@@ -137,7 +155,7 @@ func TestHealth(t *testing.T) {
 	}{
 		{"/healthz", nil, 200, "ok\n"},
 		{"/readyz", nil, 200, "ok\n"},
-		{"/readyz", errors.New("the disk is full"), 503, "the disk is full\n"},
+		{"/readyz", errors.New("the disk is full"), 503, "not ready\n"},
 		{"/healthz", errors.New("the disk is full"), 200, "ok\n"},
 		{"/version", nil, 200, "{\"version\":\"1.2.3\"}\n"},
 		{"/metrics", nil, 404, "404 page not found\n"},
@@ -183,7 +201,8 @@ func (r *recorder) Header() http.Header {
 func (r *recorder) WriteHeader(status int) { r.status = status }
 
 func TestAdmin(t *testing.T) {
-	w := newWorld(t, nil)
+	var trouble error
+	w := newWorld(t, nil, func(c *Config) { c.Ready = func() error { return trouble } })
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -216,6 +235,11 @@ func TestAdmin(t *testing.T) {
 	cancel()
 	if err := <-done; err != nil {
 		t.Errorf("ServeAdmin: %v", err)
+	}
+	trouble = errors.New("the disk is full")
+	r, q := new(recorder), &http.Request{Method: "GET", URL: &url.URL{Path: "/readyz"}}
+	if w.AdminHandler().ServeHTTP(r, q); r.status != 503 || r.String() != "the disk is full\n" {
+		t.Errorf("the operator is told %d %q", r.status, r.String())
 	}
 }
 

@@ -99,6 +99,29 @@ func TestLimitOfRequests(t *testing.T) {
 	w.counted("refused_total", overRequests, 1)
 }
 
+// TestLimitOfHeld holds that large requests, and answers that the device does not read, are bounded together.
+func TestLimitOfHeld(t *testing.T) {
+	goOn := make(chan struct{})
+	w := newWorld(t, func(context.Context, Request) (any, error) { <-goOn; return nil, nil },
+		func(c *Config) { c.MaxHeld = 10 << 10 })
+	c := w.login(phone, false)
+	blob := &wire.PutBlobRequest{Conversation: "conversation-one", Data: make([]byte, 8<<10)}
+	c.ask(wire.MethodPutBlob, blob)
+	c.ask(wire.MethodPutBlob, blob) // begun within the limit
+	over := c.ask(wire.MethodCount, nil)
+	if f := c.body(wire.FrameError, nil); f.ID != over || wire.CodeOf(errorIn(f)) != wire.Busy {
+		t.Errorf("request %d: %v, wanted busy for %d", f.ID, errorIn(f), over)
+	}
+	w.counted("refused_total", overHeld, 1)
+	close(goOn)
+	for range 2 {
+		c.body(wire.FrameAnswer, nil)
+	}
+	if err := c.do(wire.MethodPutBlob, blob, nil); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestLimitOfOverloads(t *testing.T) {
 	w := newWorld(t, func(ctx context.Context, _ Request) (any, error) { <-ctx.Done(); return nil, ctx.Err() },
 		func(c *Config) { c.Requests, c.MaxOverloads = 1, 3 })
@@ -155,7 +178,7 @@ func (f *askedFeed) Read(ctx context.Context, name Stream, after uint64, limit L
 func TestLimitOfWriteWait(t *testing.T) {
 	w := newWorld(t, nil, func(c *Config) { c.WriteWait, c.Window = 50*time.Millisecond, 1<<20 })
 	big := strings.Repeat("x", 1<<20)
-	for range 64 {
+	for range 24 {
 		w.mail.put("conversation-one", big)
 	}
 	w.login(phone, true) // and does not read

@@ -42,6 +42,7 @@ const (
 	overFrames        = "frames"
 	overBytes         = "bytes"
 	overRequests      = "requests"
+	overHeld          = "request_bytes"
 	overOrigin        = "origin"
 )
 

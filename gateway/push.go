@@ -116,6 +116,9 @@ func (s *session) write(feed Feed) {
 
 // writeSome writes the answers that wait and one page of pushes. It says whether there may be more.
 func (s *session) writeSome(p *pump) (worked bool, err error) {
+	if err := s.answerPing(); err != nil {
+		return true, err
+	}
 	for {
 		frame, ok := s.nextAnswer()
 		if !ok {
@@ -143,6 +146,19 @@ func (s *session) writeSome(p *pump) (worked bool, err error) {
 	return true, s.writePage(p, name, room)
 }
 
+// answerPing answers the last ping. It is the writer who does it: a write that times out breaks TLS, so
+// none may have less time than WriteWait.
+func (s *session) answerPing() error {
+	s.mu.Lock()
+	pong := s.pong
+	s.pong = nil
+	s.mu.Unlock()
+	if pong == nil {
+		return nil
+	}
+	return s.conn.WriteControl(websocket.PongMessage, pong, time.Now().Add(s.g.cfg.WriteWait))
+}
+
 // nextAnswer takes a frame out of the queue. The id is free when the device can know that it is.
 func (s *session) nextAnswer() ([]byte, bool) {
 	s.mu.Lock()
@@ -156,6 +172,7 @@ func (s *session) nextAnswer() ([]byte, bool) {
 		s.out = nil
 	}
 	if o.id != 0 {
+		s.held -= s.under[o.id]
 		delete(s.under, o.id)
 	}
 	return o.frame, true

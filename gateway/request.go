@@ -24,7 +24,7 @@ type task struct {
 // request takes a request: it is served in a goroutine of its own, or in the one of its lane.
 func (s *session) request(f *wire.Frame) error {
 	t := &task{id: f.ID, method: f.Method, label: labelOf(f.Method), came: s.g.cfg.Clock.Now()}
-	refuse, err := s.begin(t.id)
+	refuse, err := s.begin(t.id, len(f.Body))
 	switch {
 	case err != nil:
 		return err
@@ -50,7 +50,7 @@ func labelOf(m wire.Method) string {
 }
 
 // begin notes a request as under way, or says why it is refused.
-func (s *session) begin(id uint64) (refuse *wire.Error, err error) {
+func (s *session) begin(id uint64, size int) (refuse *wire.Error, err error) {
 	cfg := &s.g.cfg
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -60,19 +60,23 @@ func (s *session) begin(id uint64) (refuse *wire.Error, err error) {
 	switch {
 	case s.draining:
 		return wire.Errorf(wire.Unavailable, "request", "the node stops: connect again"), nil
-	case len(s.under) < cfg.Requests:
+	case len(s.under) < cfg.Requests && s.held < cfg.MaxHeld:
 		if s.under == nil {
-			s.under = make(map[uint64]struct{})
+			s.under = make(map[uint64]int)
 		}
-		s.under[id] = struct{}{}
+		s.under[id] = size
+		s.held += size
 		s.overloads = 0
 		return nil, nil
+	case s.held >= cfg.MaxHeld:
+		s.g.metrics.over(overHeld)
+	default:
+		s.g.metrics.over(overRequests)
 	}
-	s.g.metrics.over(overRequests)
 	if s.overloads++; s.overloads >= cfg.MaxOverloads {
-		return nil, closing(wire.CloseFlood, wire.Errorf(wire.Busy, "request", "%d requests in a row were more than the %d that may be under way", s.overloads, cfg.Requests))
+		return nil, closing(wire.CloseFlood, wire.Errorf(wire.Busy, "request", "%d requests in a row were more than may be under way", s.overloads))
 	}
-	return wire.Errorf(wire.Busy, "request", "%d requests are under way: wait for one", cfg.Requests), nil
+	return wire.Errorf(wire.Busy, "request", "%d requests with %d bytes are under way: wait for one", len(s.under), s.held), nil
 }
 
 // inLane puts a request behind those of its conversation.
@@ -151,6 +155,10 @@ func (s *session) answer(t *task, body any, failure error, counted bool) {
 		o.id = t.id
 	}
 	s.mu.Lock()
+	if counted {
+		s.held += len(frame) - s.under[t.id]
+		s.under[t.id] = len(frame)
+	}
 	s.out = append(s.out, o)
 	s.mu.Unlock()
 	s.signal()

@@ -43,9 +43,11 @@ type session struct {
 	why      *wire.Error    // told in a last frame; may be nil
 	kill     *time.Timer    // closes the socket of a side that does not close
 	draining bool
-	under    map[uint64]struct{}             // requests under way
+	under    map[uint64]int                  // requests under way, and the bytes of each or of its answer
+	held     int                             // the sum of these
 	lanes    map[wire.ConversationID][]*task // lanes at work, and what waits in them
 	out      []outgoing
+	pong     []byte // that waits for the writer; nil for none
 	window   window
 	acks     map[Stream]uint64 // acknowledged, but not yet handed on
 	acking   bool
@@ -76,8 +78,10 @@ func (s *session) pinged(data string) error {
 	if err := s.paid(); err != nil {
 		return err
 	}
-	// A pong that finds no room is left out: the socket is busy, which is a sign as well.
-	_ = s.conn.WriteControl(websocket.PongMessage, []byte(data), time.Now().Add(time.Second))
+	s.mu.Lock()
+	s.pong = []byte(data) // of several, the last is answered (RFC 6455 §5.5.3)
+	s.mu.Unlock()
+	s.signal()
 	return nil
 }
 
