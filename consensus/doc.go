@@ -31,7 +31,7 @@
 //	repair.go        damaged replicas; recover.go: lost majorities
 //	mesh.go          connections and calls; frame.go, rpc.go: their bytes; fabric_test.go: their faults
 //	transport.go     Raft's view of the mesh; heartbeat.go, nudge.go: what makes it cheap and quick
-//	guard.go         what stands between Raft and its log
+//	guard.go         what stands between Raft and its log; stable.go: its term and its vote
 //	watch.go         delivery to the consumer; read.go: reading without waking
 //	blobs.go         what travels beside the log
 //

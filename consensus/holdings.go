@@ -20,10 +20,17 @@ type holding struct {
 	End        position
 }
 
-// holdings is the payload; with one entry it is also the question of restAlone, answered by a position.
+// holdings is the payload; with one entry it is also the question of restAlone, answered by a standing.
 type holdings struct {
 	_    struct{} `cbor:",toarray"`
 	List []holding
+}
+
+// standing is where a replica ends, and up to where it knows the log to be committed.
+type standing struct {
+	_         struct{} `cbor:",toarray"`
+	End       position
+	Committed uint64
 }
 
 // maxHoldings is the number in one frame.
@@ -113,18 +120,18 @@ func (m *Manager) holdingsFor(n wire.NodeID) [][]byte {
 	return frames
 }
 
-// askPosition asks one node where its replica ends.
-func (m *Manager) askPosition(ctx context.Context, n wire.NodeID, c *conversation) (position, error) {
+// askStanding asks one node how far its replica has got.
+func (m *Manager) askStanding(ctx context.Context, n wire.NodeID, c *conversation) (standing, error) {
 	payload, err := wire.Encode(&holdings{List: []holding{{ID: c.id, Generation: c.generation()}}})
 	if err != nil {
-		return position{}, err
+		return standing{}, err
 	}
 	b, err := m.mesh.ask(ctx, n, &frame{kind: kindHoldings, generation: c.generation(), conversation: c.id, payload: payload})
 	if err != nil {
-		return position{}, err
+		return standing{}, err
 	}
-	var p position
-	return p, wire.Decode(b, 64, &p)
+	var s standing
+	return s, wire.Decode(b, 64, &s)
 }
 
 // receiveHoldings compares what another node holds. A frame about one conversation is a question.
@@ -138,11 +145,11 @@ func (m *Manager) receiveHoldings(_ context.Context, from wire.NodeID, f *frame)
 		if err != nil {
 			return nil, err
 		}
-		end, err := m.endOf(c)
+		s, err := m.standingOf(c)
 		if err != nil {
 			return nil, err
 		}
-		return wire.Encode(end)
+		return wire.Encode(s)
 	}
 	m.spawn(func(ctx context.Context) { m.compareHoldings(ctx, from, in.List) })
 	return nil, nil
@@ -155,8 +162,8 @@ func (m *Manager) compareHoldings(ctx context.Context, from wire.NodeID, list []
 			m.sayGone(from, h, err)
 			continue
 		}
-		end, err := m.endOf(c)
-		if err == nil && h.Generation == c.generation() && c.awake() == nil && end != h.End {
+		s, err := m.standingOf(c)
+		if err == nil && h.Generation == c.generation() && c.awake() == nil && s.End != h.End {
 			m.repair(ctx, c)
 		}
 	}
@@ -169,16 +176,18 @@ func (m *Manager) sayGone(to wire.NodeID, h holding, err error) {
 	}
 }
 
-// endOf is where this node's replica ends, awake or not.
-func (m *Manager) endOf(c *conversation) (position, error) {
-	if l := c.awake(); l != nil && l.r.Load() != nil {
-		return l.end(), nil
+// standingOf is how far this node's replica has got, awake or not.
+func (m *Manager) standingOf(c *conversation) (standing, error) {
+	if l := c.awake(); l != nil {
+		if r := l.r.Load(); r != nil {
+			return standing{End: l.end(), Committed: r.CommitIndex()}, nil
+		}
 	}
 	rec, err := m.readRecord(c.id)
 	if err != nil {
-		return position{}, err
+		return standing{}, err
 	}
-	return position{Term: rec.LastTerm, Last: rec.Last}, nil
+	return standing{End: position{Term: rec.LastTerm, Last: rec.Last}, Committed: rec.Applied}, nil
 }
 
 // catchUp wakes the conversations that were awake when the node stopped: those whose log goes on behind

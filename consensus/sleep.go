@@ -96,7 +96,8 @@ func (l *live) rest() bool {
 	case l.askWhetherGone():
 		return true
 	}
-	return l.alone.Load() && l.restAlone()
+	// Nobody tells a learner that the others sleep: it has no reason to address them.
+	return (l.alone.Load() || !l.votes()) && l.restAlone()
 }
 
 // restAsLeader shuts down first and then tells the others: so that none of them hears of a leader that
@@ -279,26 +280,35 @@ func (m *Manager) wakeForVote(from wire.NodeID, f *frame) bool {
 	})
 }
 
-// restAlone is for a replica whose peers sleep. If one of them ends elsewhere, all are woken and the
-// difference is made up; otherwise this one sleeps too.
+// restAlone is for a replica whose peers sleep. If one of them ends elsewhere, or none of those that end
+// here knows all of it to be committed, all are woken and the difference is made up; otherwise this one
+// sleeps too.
 func (l *live) restAlone() bool {
 	mine := l.end()
-	same := 0
+	same, committed := 0, l.r.Load().CommitIndex()
 	for _, n := range l.peers() {
-		theirs, err := l.m.askPosition(l.ctx, n, l.c)
+		theirs, err := l.m.askStanding(l.ctx, n, l.c)
 		if err != nil {
 			continue
 		}
-		if theirs != mine {
-			l.m.spawn(func(ctx context.Context) { l.m.repair(ctx, l.c) })
-			return false
+		if theirs.End != mine {
+			return l.callAll()
 		}
-		same++
+		same, committed = same+1, max(committed, theirs.Committed)
 	}
-	if same == 0 {
+	switch {
+	case same == 0:
 		return false
+	case committed < mine.Last:
+		return l.callAll()
 	}
-	return l.close(0, func() bool { return l.inflight.Load() > 0 })
+	return l.close(mine.Last, func() bool { return l.inflight.Load() > 0 })
+}
+
+// callAll has the conversation repaired: no rest.
+func (l *live) callAll() bool {
+	l.m.spawn(func(ctx context.Context) { l.m.repair(ctx, l.c) })
+	return false
 }
 
 // peers are the other replicas in Raft's configuration.

@@ -70,8 +70,9 @@ func Encode(v any) ([]byte, error) {
 // scratch has buffers for encodings that are only looked at.
 var scratch = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// maxScratch is the largest buffer that is kept for another use, in bytes.
-const maxScratch = 64 << 10
+// maxScratch is the largest buffer that is kept for another use, in bytes: a frame with what stands around
+// it, so that a stream of large frames makes no garbage.
+const maxScratch = MaxFrame + 128<<10
 
 // look shows fn the encoding of v after a prefix. fn must not keep the bytes.
 func look(prefix string, v any, fn func(b []byte)) error {

@@ -522,3 +522,52 @@ func BenchmarkCommitWithListOf100000(b *testing.B) {
 		place = author.After(e, bb.accept(e))
 	}
 }
+
+// TestVerifiedKeySparesThatCheckAlone: who says that a signature verifies under a key is believed for this
+// key and for nothing else, and the state comes out the same.
+func TestVerifiedKeySparesThatCheckAlone(t *testing.T) {
+	a, p := newBench(t, wire.Policy{})
+	b, _ := newBench(t, wire.Policy{})
+	e := p.Commit(a.id(), 16, wire.DeliveryChange{})
+	raw := a.raw(e, nil)
+	_, key, err := a.m.JudgeKey(&wire.Entry{Version: 1, Time: a.time, Proposer: "n1.a.example", Envelope: e})
+	if err != nil || key != author.Public(p.Opener) {
+		t.Fatalf("verified under %v, %v", key, err)
+	}
+	if one, two := a.m.Apply(raw), b.m.ApplyVerified(raw, key); one.Err != nil || one.Receipt != two.Receipt || a.digest() != b.digest() {
+		t.Fatalf("outcomes %+v and %+v", one, two)
+	}
+	next := author.After(e, wire.Receipt{Epoch: 1, Sequence: 2})
+	forged := next.Commit(a.id(), 16, wire.DeliveryChange{})
+	forged.Signature[7] ^= 1
+	for name, wrong := range map[string]wire.SubmissionKey{"none": {}, "the epoch before": key, "the next epoch": forged.Commit.Key} {
+		if out := b.m.ApplyVerified(b.raw(forged, nil), wrong); !errors.Is(out.Err, wire.Forged) {
+			t.Errorf("%s: %+v", name, out)
+		}
+	}
+	late := p.Commit(a.id(), 16, wire.DeliveryChange{})
+	if out := b.m.ApplyVerified(b.raw(late, nil), key); !errors.Is(out.Err, wire.StaleEpoch) {
+		t.Errorf("a late commit: %+v", out)
+	}
+}
+
+func TestOutcomeSaysWhoMoved(t *testing.T) {
+	b, p := newBench(t, wire.Policy{}, "a.example", "b.example")
+	add := wire.DeliveryChange{Add: []wire.Address{author.Address("c.example", 1)}}
+	more := wire.DeliveryChange{Add: []wire.Address{author.Address("a.example", 2)}}
+	away := wire.DeliveryChange{Remove: []wire.Address{author.Address("b.example", 1)}}
+	for i, step := range []struct {
+		change wire.DeliveryChange
+		moved  bool
+	}{{wire.DeliveryChange{}, false}, {add, true}, {more, false}, {away, true}, {wire.DeliveryChange{}, false}} {
+		e := p.Commit(b.id(), 16, step.change)
+		out := b.apply(e)
+		if out.Err != nil || out.Moved != step.moved {
+			t.Fatalf("step %d: %+v", i, out)
+		}
+		p = author.After(e, out.Receipt)
+	}
+	if out := b.m.Apply(b.raw(nil, &wire.Replicas{Voters: []wire.NodeID{"n1.a.example"}})); out.Err != nil || !out.Moved {
+		t.Fatalf("%+v", out)
+	}
+}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/hashicorp/go-hclog"
@@ -27,6 +28,8 @@ type naive struct {
 	groups [][3]naiveReplica
 	closer []io.Closer
 	entry  []byte // what an empty one orders
+
+	patience time.Duration // a submission waits so long for a leader
 }
 
 type naiveReplica struct {
@@ -38,14 +41,15 @@ type naiveReplica struct {
 const naivePatience = 30 * time.Second
 
 func newNaive(ctx context.Context, dir string, n int, empty bool, progress func(string, ...any)) (*naive, error) {
-	s := &naive{clients: newClients(n), empty: empty, groups: make([][3]naiveReplica, n), entry: make([]byte, EntrySize)}
+	s := &naive{clients: newClients(n), empty: empty, groups: make([][3]naiveReplica, n), entry: make([]byte, EntrySize), patience: 10 * time.Second}
 	// Some at a time: elections of a thousand at once do not end.
 	const together = 25
 	without := 0
 	for from := 0; from < n; from += together {
 		to := min(from+together, n)
 		for i := from; i < to; i++ {
-			if err := s.open(filepath.Join(dir, fmt.Sprint(i)), i); err != nil {
+			err := s.open(filepath.Join(dir, fmt.Sprint(i)), i)
+			if err != nil && !errors.Is(err, syscall.EMFILE) { // five files a replica may be more than there are
 				return nil, errors.Join(err, s.close())
 			}
 		}
@@ -60,7 +64,8 @@ func newNaive(ctx context.Context, dir string, n int, empty bool, progress func(
 		}
 	}
 	if without > 0 {
-		progress("%d conversations: naive: %d of them have no leader after %v; until they do, they commit nothing", n, without, naivePatience)
+		progress("%d conversations: naive: %d of them have no leader after %v, for want of time or of files; until they do, they commit nothing",
+			n, without, naivePatience)
 	}
 	return s, nil
 }
@@ -81,7 +86,7 @@ func (s *naive) open(dir string, group int) error {
 		if err != nil {
 			return err
 		}
-		s.closer = append(s.closer, t)
+		s.closer = append(s.closer, naiveTransport{t})
 		transports[k] = t
 		servers = append(servers, raft.Server{ID: raft.ServerID(fmt.Sprint(k)), Address: t.LocalAddr()})
 	}
@@ -125,7 +130,7 @@ func (s *naive) leader(ctx context.Context, i int, patience time.Duration) (*nai
 }
 
 func (s *naive) submit(ctx context.Context, i int) error {
-	r, err := s.leader(ctx, i, 10*time.Second)
+	r, err := s.leader(ctx, i, s.patience)
 	if err != nil {
 		return err
 	}
@@ -177,6 +182,16 @@ func (s *naive) close() error {
 		errs = append(errs, c.Close())
 	}
 	return errors.Join(errs...)
+}
+
+// naiveTransport closes also the connections that are kept for another use, which the library leaves open.
+type naiveTransport struct{ *raft.NetworkTransport }
+
+// Close implements io.Closer.
+func (t naiveTransport) Close() error {
+	err := t.NetworkTransport.Close()
+	t.CloseStreams()
+	return err
 }
 
 // naiveFSM puts our state machine under Raft and nothing else.

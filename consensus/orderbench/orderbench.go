@@ -163,7 +163,7 @@ const (
 )
 
 func designs() []string {
-	return []string{designNaive, designEmpty, raftlog.BackendBolt, raftlog.BackendPebble}
+	return []string{designNaive, raftlog.BackendBolt, raftlog.BackendPebble, designEmpty}
 }
 
 // latency measures a single conversation beside what the disk and the network alone take.

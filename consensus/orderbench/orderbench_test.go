@@ -6,7 +6,49 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/mlsfed/mlsfed/wire"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// TestNaiveGoesOnWithoutALeader: a group that has lost its majority commits nothing, and the round counts
+// what the others commit. Every replica of the naive design has the state that ours would have.
+func TestNaiveGoesOnWithoutALeader(t *testing.T) {
+	s, err := newNaive(t.Context(), t.TempDir(), 2, false, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.patience = 100 * time.Millisecond
+	for _, r := range s.groups[0][:2] {
+		if err := r.raft.Shutdown().Error(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, err := drive(t.Context(), s, 2, 300*time.Millisecond)
+	if err != nil || p.rate <= 0 {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	var most wire.SequenceNumber
+	for _, r := range s.groups[1] {
+		most = max(most, r.fsm.m.Sequence())
+	}
+	if most < 2 || most != s.talks[1].place.Parent {
+		t.Fatalf("the machine is at %d, the client at %d", most, s.talks[1].place.Parent)
+	}
+}
+
+// TestPartsAreNamed: a part that is not one is refused before anything is measured.
+func TestPartsAreNamed(t *testing.T) {
+	if err := Run(t.Context(), Config{Dir: t.TempDir(), Only: []string{"latency", "weather"}}, nil); err == nil {
+		t.Fatal("measured the weather")
+	}
+}
 
 // TestLongRun measures a little of everything: every row comes, and every figure is one.
 func TestLongRun(t *testing.T) {
@@ -26,7 +68,7 @@ func TestLongRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"commits/naive", "commits/naive-empty", "commits/bolt", "commits/pebble", "latency/bolt", "floor", "follower-lag", "latency/pebble",
+	want := []string{"commits/naive", "commits/bolt", "commits/pebble", "commits/naive-empty", "latency/bolt", "floor", "follower-lag", "latency/pebble",
 		"asleep/cpu", "asleep/heap", "wake/p50", "wake/p99"}
 	if !slices.Equal(names, want) {
 		t.Fatalf("rows %v, want %v", names, want)

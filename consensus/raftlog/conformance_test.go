@@ -573,3 +573,27 @@ func TestBadConfig(t *testing.T) {
 		}
 	}
 }
+
+func TestSetAllIsOneWrite(t *testing.T) {
+	forEach(t, func(t *testing.T, p place) {
+		l := p.open(t, noSync)
+		g := l.Group(3)
+		both := []StableValue{{[]byte("term"), []byte{7}}, {[]byte("vote"), []byte("n1")}}
+		before := l.Stats().Transactions
+		must(t, g.SetAll(both...))
+		must(t, g.SetAll(both...))
+		if n := l.Stats().Transactions - before; n != 1 {
+			t.Fatalf("%d transactions, want one", n)
+		}
+		if err := g.SetAll(StableValue{[]byte("term"), []byte{8}}, StableValue{make([]byte, maxStableKey+1), nil}); !errors.Is(err, ErrTooLarge) {
+			t.Fatalf("error %v", err)
+		}
+		must(t, l.Close())
+		g = p.open(t, noSync).Group(3)
+		for _, want := range both {
+			if got, err := g.Get(want.Key); err != nil || string(got) != string(want.Value) {
+				t.Fatalf("%s is %q, %v", want.Key, got, err)
+			}
+		}
+	})
+}
