@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/consensus/blob"
@@ -127,6 +128,7 @@ func (o organizationsOf) Organizations() []wire.Organization {
 
 // measure registers the node's own figures.
 func (n *Node) measure() {
+	n.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	gauge := func(name, help string, fn func() float64) {
 		n.metrics.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "mlsfed", Name: name, Help: help}, fn))
 	}

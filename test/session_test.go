@@ -28,36 +28,45 @@ type rawSession struct {
 	ended chan struct{}
 }
 
-// rawDevice enrols a device with a key of its own and opens a session.
+// rawDevice is dialRaw for the test's own goroutine.
 func rawDevice(ctx context.Context, t testing.TB, c *cluster.Cluster, d wire.Domain, user string, pushed func(*wire.Push)) *rawSession {
 	t.Helper()
-	link, err := c.Invite(ctx, d, user)
+	s, err := dialRaw(ctx, c, d, user, pushed)
 	if err != nil {
 		t.Fatal(err)
+	}
+	return s
+}
+
+// dialRaw enrols a device with a key of its own and opens a session.
+func dialRaw(ctx context.Context, c *cluster.Cluster, d wire.Domain, user string, pushed func(*wire.Push)) (*rawSession, error) {
+	link, err := c.Invite(ctx, d, user)
+	if err != nil {
+		return nil, err
 	}
 	id, err := link.DeviceID("raw")
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	public, private, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	transport := client.WebSocket(link, nil)
 	_, err = transport.Enrol(ctx, &wire.EnrolRequest{Device: id, Key: public, Code: link.Code, Proof: ed25519.Sign(private, wire.EnrolInput(id, public))})
 	if err != nil {
-		t.Fatalf("enrol %s: %v", id, err)
+		return nil, fmt.Errorf("enrol %s: %w", id, err)
 	}
 	conn, err := transport.Dial(ctx)
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	s := &rawSession{conn: conn, device: id, pushed: pushed, wait: make(map[uint64]chan *wire.Frame), ended: make(chan struct{})}
 	if err := s.login(ctx, private); err != nil {
-		t.Fatalf("log in %s: %v", id, err)
+		return nil, errors.Join(fmt.Errorf("log in %s: %w", id, err), conn.Close())
 	}
 	go s.read()
-	return s
+	return s, nil
 }
 
 func (s *rawSession) login(ctx context.Context, key ed25519.PrivateKey) error {

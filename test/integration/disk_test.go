@@ -34,7 +34,7 @@ func smallDisk(t *testing.T, org string) (dir, compose string) {
 			t.Error(err)
 		}
 	})
-	return dir, fmt.Sprintf("volumes: {%s: {driver: local, driver_opts: {type: none, o: bind, device: %q}}}\n", org, dir)
+	return dir, fmt.Sprintf("volumes: {%s: {name: \"${COMPOSE_PROJECT_NAME}-%s\", driver: local, driver_opts: {type: none, o: bind, device: %q}}}\n", org, org, dir)
 }
 
 // fill writes a file until the disk is full.

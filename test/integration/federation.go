@@ -6,12 +6,15 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -39,6 +42,10 @@ type federation struct {
 	ports   map[string]string
 	history *history
 	started time.Time
+
+	// What a scenario with many devices changes before it enrols them.
+	inMemory bool
+	limits   client.Limits
 
 	mu      sync.Mutex // guards what follows
 	orgs    []string
@@ -110,14 +117,17 @@ func (f *federation) writeFiles(s setup) error {
 	return nil
 }
 
+// freePort finds a port of this machine that nobody listens on, below those that the kernel gives to
+// connections: a container that is started again must find it free.
 func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
+	for range 100 {
+		port := strconv.Itoa(20000 + rand.IntN(12000))
+		l, err := net.Listen("tcp", "127.0.0.1:"+port)
+		if err == nil {
+			return port, l.Close()
+		}
 	}
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	return port, err
+	return "", errors.New("no free port was found in 100 tries")
 }
 
 // up calls docker/up.sh and keeps the invitations that it prints.

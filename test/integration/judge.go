@@ -80,7 +80,7 @@ func (c *conversation) messages(x exceptions) error {
 	accepted := make(map[wire.DeviceID][]client.MessageID)
 	histories := make(map[*device][]client.Message)
 	c.mu.Lock()
-	everyone := slices.Concat(c.members, c.some)
+	everyone := slices.DeleteFunc(slices.Concat(c.members, c.some), func(d *device) bool { return !d.runs() })
 	c.mu.Unlock()
 	for _, d := range everyone {
 		list, err := c.history(d)

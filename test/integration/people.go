@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -91,22 +92,18 @@ func (d *device) open() error {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
 		return err
 	}
-	key, err := client.KeyFile(filepath.Join(d.dir, "key"))
-	if err != nil {
-		return err
-	}
-	store, err := client.OpenStore(d.dir, key)
+	store, closeStore, err := d.openStore()
 	if err != nil {
 		return err
 	}
 	log, err := os.OpenFile(d.dir+".log", os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
-		return errors.Join(err, store.Close())
+		return errors.Join(err, closeStore())
 	}
-	closeBoth := func() error { return errors.Join(store.Close(), log.Close()) }
+	closeBoth := func() error { return errors.Join(closeStore(), log.Close()) }
 	d.Device, err = client.Open(client.Options{
 		Store: store, Transport: &tap{client.WebSocket(d.link, nil), d.f.history, d.id, d.n}, Timing: timing,
-		Log: slog.New(slog.NewTextHandler(log, nil)),
+		Log: slog.New(slog.NewTextHandler(log, nil)), Limits: d.f.limits,
 	})
 	if err != nil {
 		return errors.Join(err, closeBoth())
@@ -115,6 +112,28 @@ func (d *device) open() error {
 	d.stops = closeBoth
 	d.mu.Unlock()
 	return nil
+}
+
+func (d *device) openStore() (client.Store, func() error, error) {
+	if d.f.inMemory {
+		return mlscore.NewMemoryStore(), func() error { return nil }, nil
+	}
+	key, err := client.KeyFile(filepath.Join(d.dir, "key"))
+	if err != nil {
+		return nil, nil, err
+	}
+	store, err := client.OpenStore(d.dir, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	return store, store.Close, nil
+}
+
+// runs says whether the device has not been stopped.
+func (d *device) runs() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.stops != nil
 }
 
 // start runs the device until stop.
@@ -295,7 +314,7 @@ func (c *conversation) trySay(ctx context.Context, d *device, text string) (clie
 	return m, err
 }
 
-// become moves a device between those who are members from beginning to end and those for a time.
+// forATime says that devices are not members from beginning to end.
 func (c *conversation) forATime(list ...*device) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -44,6 +44,7 @@ type shown struct {
 	order    wire.Hash
 	digest   [sha256.Size]byte // of the entry
 	entry    []byte            // nil if it is large
+	size     int               // of the entry in bytes
 	envelope *wire.Envelope    // without what it carries; nil for a change of replicas
 	contest  bool
 	at       time.Time // when the first device saw it
@@ -124,7 +125,7 @@ func (h *history) saw(d wire.DeviceID, id wire.ConversationID, c *wire.Committed
 		}
 		return
 	}
-	s := &shown{order: c.Order, digest: digest, at: at}
+	s := &shown{order: c.Order, digest: digest, at: at, size: len(c.Entry)}
 	if len(c.Entry) <= 64<<10 {
 		s.entry = slices.Clone(c.Entry)
 	}

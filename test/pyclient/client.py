@@ -61,17 +61,29 @@ def public_key(key):
 
 
 class Node:
-    """Node is where the device's organization can be reached."""
+    """Node is where the device's organization can be reached. Its certificate must end in the root, and
+    be for the host, or for a node of the organization: an invitation names the root, and any address."""
 
-    def __init__(self, url, root):
+    def __init__(self, url, root, domain):
         parts = urlsplit(url)
-        self.host, self.port = parts.hostname, parts.port or 443
+        self.host, self.port, self.domain = parts.hostname, parts.port or 443, domain
         self.tls = ssl.create_default_context(cafile=root)
         self.tls.minimum_version = ssl.TLSVersion.TLSv1_3
+        self.tls.check_hostname = False  # secure does it
+
+    def secure(self):
+        sock = socket.create_connection((self.host, self.port), timeout=60)
+        sock = self.tls.wrap_socket(sock, server_hostname=self.host)
+        names = [name for _, name in sock.getpeercert().get("subjectAltName", ())]
+        if not any(n in (self.host, self.domain) or n.endswith("." + self.domain) for n in names):
+            sock.close()
+            raise ssl.SSLCertVerificationError(f"the certificate is for {names}, not for {self.host} or a node of {self.domain}")
+        return sock
 
     def call(self, method, path, body=None):
         """call makes an HTTP request with CBOR in and out."""
-        c = http.client.HTTPSConnection(self.host, self.port, context=self.tls, timeout=60)
+        c = http.client.HTTPConnection(self.host, self.port, timeout=60)
+        c.sock = self.secure()
         try:
             c.request(method, path, body, {"Content-Type": "application/cbor"} if body else {})
             r = c.getresponse()
@@ -83,9 +95,7 @@ class Node:
         return answer
 
     def connect(self):
-        sock = socket.create_connection((self.host, self.port), timeout=60)
-        sock = self.tls.wrap_socket(sock, server_hostname=self.host)
-        return WebSocket(sock, f"{self.host}:{self.port}", "/v1/ws", "mlsfed.v1")
+        return WebSocket(self.secure(), f"{self.host}:{self.port}", "/v1/ws", "mlsfed.v1")
 
 
 def enrol(node, device, key, code):
@@ -196,6 +206,7 @@ def arguments():
     c.add_argument("--chain", help="folder to put the certificates into, as 0.der, 1.der, …")
     c = do.add_parser("upload", help="upload KeyPackages")
     c.add_argument("files", nargs="+", help="each an MLSMessage with a KeyPackage")
+    c.add_argument("--token", help="of the first one's address, in hexadecimal; random without it, as those of the others")
     do.add_parser("count", help="show how many KeyPackages are left")
     c = do.add_parser("claim", help="claim a KeyPackage of each device of a user")
     c.add_argument("user")
@@ -206,18 +217,19 @@ def arguments():
     return p.parse_args()
 
 
-def upload(session, files):
+def upload(session, files, token=None):
     packages = []
     for name in files:
         with open(name, "rb") as f:
-            token = os.urandom(16)
-            packages.append({1: f.read(), 2: token})
-        show(token=token)
+            address = bytes.fromhex(token) if token else os.urandom(16)
+            packages.append({1: f.read(), 2: address})
+        token = None
+        show(token=address)
     session.request("upload", {1: packages})
 
 
 def run(a):
-    node, key = Node(a.server, a.root), load_key(a.seed)
+    node, key = Node(a.server, a.root, a.device.split("/")[2]), load_key(a.seed)
     if a.do == "organization":
         o = node.call("GET", "/v1/organization")
         return show(domain=o[1], root=o[2])
@@ -232,7 +244,7 @@ def run(a):
     session = Session(node, a.device, key, receive=a.do == "read")
     try:
         if a.do == "upload":
-            upload(session, a.files)
+            upload(session, a.files, a.token)
         elif a.do == "count":
             for c in session.request("count")[1]:
                 show(suite=c[1], left=c[2], last_resort=c.get(3, False))

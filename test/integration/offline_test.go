@@ -1,0 +1,53 @@
+//go:build integration
+
+package integration
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/mlsfed/mlsfed/client"
+)
+
+// TestLongOffline lets devices stay away, within and beyond the time for which what they have not read is kept.
+func TestLongOffline(t *testing.T) {
+	const age = 15 * time.Second
+	f := start(t, setup{environment: map[string]string{"MLSFED_MAILBOX_AGE": age.String()}})
+	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
+	c := f.converse(client.CreateOptions{Name: "Away"}, alice, bob, carol)
+	talk := func(text string) {
+		for i := range scale(5, 50) {
+			for _, d := range []*device{alice, bob} {
+				c.say(d, "%s %d", text, i)
+			}
+			f.ends("the others commit", c.begin(alice))
+		}
+	}
+	carol.goOffline()
+	talk("while carol is away for a short time")
+	carol.comeBack()
+	c.judge(exceptions{}) // she has it all
+
+	carol.goOffline()
+	talk("while carol is away for long")
+	c.has(alice, c.say(bob, "the last one"))
+	time.Sleep(age + time.Second) // what is tested is that this much time has passed
+	carol.comeBack()
+	f.eventually("carol learns of the gap", func() error {
+		if carol.events(client.EventGap) == 0 {
+			return errors.New("no gap was told")
+		}
+		return nil
+	})
+	c.has(carol, c.say(alice, "welcome back"))
+	c.has(alice, c.say(carol, "I have missed something"))
+	f.ends("carol commits", c.begin(carol))
+	carol.forgive(client.EventGap)
+	c.judge(exceptions{gaps: []*device{carol}})
+	list, err := c.history(carol)
+	f.must(err)
+	all, err := c.history(alice)
+	f.must(err)
+	report(t, "within the expiry everything came; beyond it a gap was told, %d of %d messages were missed, and no epoch", len(all)-len(list), len(all))
+}
