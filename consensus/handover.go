@@ -11,9 +11,10 @@ import (
 // handovers is the number of conversations that are handed over at once.
 const handovers = 32
 
-// HandOver gives up the leadership of every conversation that this node leads, before it stops: idle ones
-// go to sleep, the others get another leader, so that nobody has to notice that this one is gone. What
-// does not succeed before ctx ends is left to an election.
+// HandOver gives up the leadership of every conversation that this node leads, before it stops: another
+// replica leads from then on, so that nobody has to notice that this one is gone. An idle conversation is
+// not put to sleep instead: the frames that say so might leave with the node. What does not succeed
+// before ctx ends is left to an election.
 func (m *Manager) HandOver(ctx context.Context) {
 	var all sync.WaitGroup
 	place := make(chan struct{}, handovers)
@@ -38,8 +39,8 @@ func (m *Manager) HandOver(ctx context.Context) {
 }
 
 func (m *Manager) handOver(ctx context.Context, c *conversation, r *raft.Raft) {
-	if m.Sleep(c.id) == nil {
-		return
+	if voters, _ := splitServers(r.GetConfiguration().Configuration().Servers); len(voters) < 2 {
+		return // there is nobody to hand it to
 	}
 	r.LeadershipTransfer() // its future is not waited for: Raft may be shut down and never answer
 	for r.State() == raft.Leader {

@@ -38,23 +38,33 @@ func TestHandOver(t *testing.T) {
 	})
 }
 
-// TestHandOverOfAnIdleConversation puts it to sleep.
-func TestHandOverOfAnIdleConversation(t *testing.T) {
-	simulate(t, nil, three, func(c *cluster) {
-		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
-		c.settled(conv, 3, 0)
-		c.commit(nodeA, p, wire.DeliveryChange{})
-		c.level(conv, three...)
-		c.eventually("it is handed over", func() bool {
-			for _, n := range three {
-				c.nodes[n].m.HandOver(c.context(time.Second))
-			}
-			for _, n := range three {
-				if c.nodes[n].m.Counts().Awake > 0 {
-					return false
+// TestCommitAfterAnOrderlyStop: whether the conversation was put to sleep or handed over, nobody waits for
+// the one that is gone.
+func TestCommitAfterAnOrderlyStop(t *testing.T) {
+	for _, busy := range []bool{false, true} {
+		t.Run(map[bool]string{false: "idle", true: "busy"}[busy], func(t *testing.T) {
+			simulate(t, nil, three, func(c *cluster) {
+				p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
+				c.settled(conv, 3, 0)
+				p = c.commit(nodeA, p, wire.DeliveryChange{})
+				c.level(conv, three...)
+				lead := c.leader(conv)
+				if busy {
+					p = c.commit(lead.id, p, wire.DeliveryChange{})
 				}
-			}
-			return true
+				lead.m.HandOver(c.context(5 * time.Second))
+				c.stop(lead)
+				start := time.Now()
+				for _, n := range three {
+					if n != lead.id {
+						p = c.commit(n, p, wire.DeliveryChange{})
+						t.Logf("%s: %v after the stop of %s", n, time.Since(start), lead.id)
+					}
+				}
+				if waited := time.Since(start); waited >= time.Second {
+					t.Fatalf("two commits took %v", waited)
+				}
+			})
 		})
-	})
+	}
 }
