@@ -3,11 +3,14 @@ package federation
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+
+	"github.com/fxamacker/cbor/v2"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -52,13 +55,21 @@ func newCallClient(f *Federation) *callClient {
 // node that cannot be reached, or does not answer within Timers.Call, is wire.Unavailable. A ctx that
 // ends is its own error.
 func (f *Federation) Call(ctx context.Context, to wire.NodeID, method wire.Method, request, response any) error {
-	var body []byte
-	if request != nil {
-		var err error
-		if body, err = wire.Encode(request); err != nil {
-			return err
-		}
+	body, err := encodeRequest(request)
+	if err != nil {
+		return err
 	}
+	return f.callEncoded(ctx, to, method, body, response)
+}
+
+func encodeRequest(request any) ([]byte, error) {
+	if request == nil {
+		return nil, nil
+	}
+	return wire.Encode(request)
+}
+
+func (f *Federation) callEncoded(ctx context.Context, to wire.NodeID, method wire.Method, body []byte, response any) error {
 	err := f.caller.call(ctx, to, method, body, response)
 	f.metrics.called.WithLabelValues(string(method), code(err)).Inc()
 	return err
@@ -152,6 +163,14 @@ func (c *callClient) failure(ctx context.Context, to wire.NodeID, method wire.Me
 // CallOrganization asks the organization's nodes in turn, the one that answered last first, until one
 // answers. What a node answers is final, but wire.Unavailable and wire.Busy.
 func (f *Federation) CallOrganization(ctx context.Context, org wire.Domain, method wire.Method, request, response any) error {
+	body, err := encodeRequest(request)
+	if err != nil {
+		return err
+	}
+	return f.callAnyOf(ctx, org, method, body, response)
+}
+
+func (f *Federation) callAnyOf(ctx context.Context, org wire.Domain, method wire.Method, body []byte, response any) error {
 	nodes := f.byPreference(org)
 	if len(nodes) == 0 {
 		if _, err := f.trust.root(org); err != nil {
@@ -161,7 +180,7 @@ func (f *Federation) CallOrganization(ctx context.Context, org wire.Domain, meth
 	}
 	var err error
 	for _, n := range nodes {
-		err = f.Call(ctx, n, method, request, response)
+		err = f.callEncoded(ctx, n, method, body, response)
 		if err == nil {
 			f.prefer(org, n)
 			return nil
@@ -203,25 +222,23 @@ func (f *Federation) prefer(org wire.Domain, n wire.NodeID) {
 }
 
 // Notify is a SendFunc: it hands over application messages with CallNotify. Payloads are encoded
-// wire.Messages of the conversation.
+// wire.Messages of the conversation, and go out as they are: the other side checks them.
 func (f *Federation) Notify(ctx context.Context, org wire.Domain, conversation wire.ConversationID, items []Item) ([]error, error) {
 	results := make([]error, len(items))
-	var request wire.NotifyRequest
-	var at []int // where in results each message stands
+	var payloads [][]byte
+	var at []int // where in results each payload stands
 	for i, it := range items {
-		var m wire.Message
-		if err := wire.Decode(it.Payload, len(it.Payload), &m); err != nil {
-			results[i] = err
+		if err := cbor.Wellformed(it.Payload); err != nil {
+			results[i] = wire.Errorf(wire.Malformed, "notify", "%v", err)
 			continue
 		}
-		request.Messages = append(request.Messages, m)
-		at = append(at, i)
+		payloads, at = append(payloads, it.Payload), append(at, i)
 	}
 	if len(at) == 0 {
 		return results, nil
 	}
 	var answer wire.NotifyAnswer
-	if err := f.CallOrganization(ctx, org, wire.CallNotify, &request, &answer); err != nil {
+	if err := f.callAnyOf(ctx, org, wire.CallNotify, notifyRequest(payloads), &answer); err != nil {
 		return nil, err
 	}
 	if len(answer.Results) != len(at) {
@@ -233,4 +250,28 @@ func (f *Federation) Notify(ctx context.Context, org wire.Domain, conversation w
 		}
 	}
 	return results, nil
+}
+
+// notifyRequest is the encoding of a wire.NotifyRequest, made of encoded messages without decoding them:
+// a map with the key 1, and an array.
+func notifyRequest(messages [][]byte) []byte {
+	size := 7
+	for _, m := range messages {
+		size += len(m)
+	}
+	b := append(make([]byte, 0, size), 0xa1, 0x01)
+	switch n := len(messages); {
+	case n < 24:
+		b = append(b, 0x80|byte(n))
+	case n < 1<<8:
+		b = append(b, 0x98, byte(n))
+	case n < 1<<16:
+		b = append(b, 0x99, byte(n>>8), byte(n))
+	default:
+		b = binary.BigEndian.AppendUint32(append(b, 0x9a), uint32(n))
+	}
+	for _, m := range messages {
+		b = append(b, m...)
+	}
+	return b
 }

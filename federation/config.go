@@ -25,9 +25,10 @@ func (systemClock) Now() time.Time                         { return time.Now() }
 func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
 
 // Handler serves one method. The node from has proved its name and belongs to an admitted organization;
-// whether it may do what it asks is the handler's to decide. The answer is encoded with wire.Encode; nil
-// is an empty body. An error crosses the network as wire.AsError makes it. The context ends with the
-// caller's patience, with the connection, or after Timers.Handle.
+// whether it may do what it asks is the handler's to decide. The body is the handler's until it returns, and
+// used again after that. The answer is encoded with wire.Encode; nil is an empty body. An error crosses the
+// network as wire.AsError makes it. The context ends with the caller's patience, with the connection, or
+// after Timers.Handle.
 type Handler func(ctx context.Context, from wire.NodeID, body []byte) (answer any, err error)
 
 // Config is what a Federation is made of. Identity, Peers and Listen are needed.

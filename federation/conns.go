@@ -18,10 +18,10 @@ const (
 // conn is a connection below its TLS: closing it cuts everything above at once.
 type conn struct {
 	net.Conn
-	once   sync.Once
-	closed func(*conn) // set before the conn is known to conns
+	home   *conns
+	closed bool // guarded by home.mu
 
-	// Set by conns.add.
+	// Set before conns.add.
 	node  wire.NodeID
 	proto string
 	ends  time.Time // of the other side's certificate
@@ -31,11 +31,7 @@ type conn struct {
 
 func (c *conn) Close() error {
 	err := c.Conn.Close()
-	c.once.Do(func() {
-		if c.closed != nil {
-			c.closed(c)
-		}
-	})
+	c.home.drop(c)
 	return err
 }
 
@@ -52,15 +48,15 @@ func newConns(max int) *conns {
 	return &conns{max: max, all: make(map[*conn]struct{}), count: make(map[wire.Domain]int)}
 }
 
-// add takes a connection in, unless its organization has too many. It is dropped when it is closed.
+// add takes a connection in, unless its organization has too many or it was closed. It is dropped when
+// it is closed.
 func (s *conns) add(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	d := c.node.Organization()
-	if s.count[d] >= s.max {
+	if c.closed || s.count[d] >= s.max {
 		return false
 	}
-	c.closed = s.drop
 	s.all[c] = struct{}{}
 	s.count[d]++
 	return true
@@ -69,6 +65,7 @@ func (s *conns) add(c *conn) bool {
 func (s *conns) drop(c *conn) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	c.closed = true
 	if _, ok := s.all[c]; !ok {
 		return
 	}

@@ -108,7 +108,7 @@ func (f *Federation) dialAt(ctx context.Context, to wire.NodeID, address, proto 
 	if err != nil {
 		return nil, err
 	}
-	below := &conn{Conn: raw}
+	below := &conn{Conn: raw, home: f.conns}
 	s := &session{below: below, node: to}
 	cfg := f.baseTLS()
 	cfg.NextProtos = []string{proto}

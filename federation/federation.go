@@ -38,13 +38,16 @@ type Federation struct {
 	joinNow chan struct{} // holds one: a link is up
 	tasks   sync.WaitGroup
 
-	mu       sync.Mutex // guards what follows
-	started  bool
-	ctx      context.Context // of Run
-	address  string
-	answered map[wire.Domain]wire.NodeID // the node of each organization that answered last
-	dialing  map[wire.NodeID]bool        // links being opened
-	warned   time.Time                   // when it was last said that the certificate ends soon
+	mu        sync.Mutex // guards what follows
+	started   bool
+	ctx       context.Context             // of Run
+	address   string                      // that others are told
+	bound     string                      // that is listened on
+	own       []byte                      // this node's record
+	announced time.Time                   // when it was made
+	answered  map[wire.Domain]wire.NodeID // the node of each organization that answered last
+	dialing   map[wire.NodeID]bool        // links being opened
+	warned    time.Time                   // when it was last said that the certificate ends soon
 }
 
 // New makes a node's part in the federation. It starts nothing.
@@ -161,7 +164,7 @@ func (f *Federation) listening(at net.Addr) error {
 		return wire.Errorf(wire.Invalid, "federation", "%v: set the address to advertise", err)
 	}
 	f.mu.Lock()
-	f.address = address
+	f.address, f.bound = address, at.String()
 	f.mu.Unlock()
 	if err := f.announce(); err != nil {
 		return fmt.Errorf("federation: node record: %w", err)

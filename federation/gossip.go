@@ -351,6 +351,6 @@ func (f *Federation) takePacket(from wire.NodeID, b []byte) {
 }
 
 func (f *Federation) dropPacket(from wire.NodeID, reason string, err error) {
-	f.metrics.gossip.WithLabelValues(reason).Inc()
 	f.lines.warn("gossip dropped", "node", from, "reason", reason, "error", err)
+	f.metrics.gossip.WithLabelValues(reason).Inc()
 }

@@ -103,7 +103,10 @@ func readStream(r io.Reader, limit int) ([]byte, error) {
 	default:
 		err = fmt.Errorf("a stream with a message of type %d", kind)
 	}
-	return p.out, err
+	if err != nil {
+		return nil, err
+	}
+	return p.out, nil
 }
 
 // pushPull is a header, the states of nodes, and what the delegate has to say.

@@ -3,6 +3,7 @@ package federation
 import (
 	"errors"
 	"log/slog"
+	"time"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -25,8 +26,9 @@ func (f *Federation) learn(b []byte) {
 		return
 	}
 	if k.Node == f.cfg.Identity.Node {
-		f.contradict(k)
-		return
+		f.cfg.Logger.Warn("others hold a newer record of this node: it lost what it knew, its clock stood ahead once, or another node bears its name",
+			"number", k.Number, "address", k.Address)
+		return // watch contradicts it
 	}
 	f.cfg.Logger.Info("node record", "node", k.Node, "address", k.Address, "before", before)
 	f.spread(k)
@@ -51,10 +53,19 @@ func peekNode(b []byte) wire.NodeID {
 	return r.Node
 }
 
-// contradict answers a record of this node that others hold and that is newer than its own: it lost what
-// it knew, or its clock stood ahead once.
-func (f *Federation) contradict(k *known) {
-	f.cfg.Logger.Warn("others hold a newer record of this node: making one that is newer still", "number", k.Number, "address", k.Address)
+// contradictEvery is how often a node makes a newer record because others hold one that is newer than its
+// own. If two nodes bear one name, they do so in turns.
+const contradictEvery = time.Second
+
+// contradict makes a record that is newer than the one that others hold, if it is not the own one.
+func (f *Federation) contradict() {
+	k := f.records.get(f.cfg.Identity.Node)
+	f.mu.Lock()
+	due := k != nil && string(k.raw) != string(f.own) && time.Since(f.announced) >= contradictEvery
+	f.mu.Unlock()
+	if !due {
+		return
+	}
 	if err := f.announce(); err != nil {
 		f.cfg.Logger.Error("node record not made", "error", err)
 	}
@@ -74,6 +85,9 @@ func (f *Federation) announce() error {
 	if err != nil {
 		return err
 	}
+	f.mu.Lock()
+	f.own, f.announced = raw, time.Now()
+	f.mu.Unlock()
 	if k == nil {
 		return nil
 	}
@@ -84,12 +98,11 @@ func (f *Federation) announce() error {
 	return nil
 }
 
-// ownRecord is this node's record, encoded.
+// ownRecord is the record that this node made last, encoded.
 func (f *Federation) ownRecord() []byte {
-	if k := f.records.get(f.cfg.Identity.Node); k != nil {
-		return k.raw
-	}
-	return nil
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.own
 }
 
 // spread hands a record to gossip.
@@ -105,7 +118,6 @@ func (f *Federation) dropRecord(n wire.NodeID, err error) {
 	if errors.As(err, &r) {
 		reason = r.reason
 	}
-	f.metrics.records.WithLabelValues(reason).Inc()
 	switch reason {
 	case notAdmitted, isSuspended:
 		f.cfg.Logger.Debug("node record dropped", "node", n, "reason", reason, "error", err)
@@ -114,4 +126,5 @@ func (f *Federation) dropRecord(n wire.NodeID, err error) {
 	default:
 		f.lines.warn("node record dropped", "node", n, "reason", reason, "error", err)
 	}
+	f.metrics.records.WithLabelValues(reason).Inc()
 }

@@ -348,9 +348,9 @@ func (f *Federation) linkEnded(s *session, err error) {
 		f.lines.log.Debug("link down", "node", s.node, "error", err)
 		return
 	}
-	f.metrics.cut.WithLabelValues(reason).Inc()
 	f.faults.note(s.node.Organization(), fmt.Errorf("link to %s: %w", s.node, err))
 	f.lines.warn("link cut", "node", s.node, "reason", reason, "error", err)
+	f.metrics.cut.WithLabelValues(reason).Inc()
 }
 
 // Why a connection was cut, besides the reasons for which one is refused.

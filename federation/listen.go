@@ -55,7 +55,7 @@ func (f *Federation) accept(ctx context.Context, l net.Listener) error {
 
 // welcome makes the other side prove who it is, and serves what it came for.
 func (f *Federation) welcome(ctx context.Context, raw net.Conn, proved func()) {
-	below := &conn{Conn: raw}
+	below := &conn{Conn: raw, home: f.conns}
 	stop := context.AfterFunc(ctx, func() { below.Close() })
 	defer stop()
 	s, err := f.prove(ctx, below)
@@ -194,9 +194,9 @@ func (f *Federation) refused(from net.Addr, node wire.NodeID, err error) {
 	if errors.As(err, &r) {
 		reason = r.reason
 	}
-	f.metrics.refused.WithLabelValues(reason).Inc()
 	f.faults.note(node.Organization(), err)
 	f.lines.warn("connection refused", "from", from.String(), "node", node, "reason", reason, "error", err)
+	f.metrics.refused.WithLabelValues(reason).Inc()
 }
 
 // serve hands a session to what it is for, and closes it afterwards unless the server of calls has it.

@@ -283,5 +283,3 @@ func ask(ctx context.Context, from *node, to wire.NodeID, text string) error {
 	}
 	return nil
 }
-
-func childOfCrashTest() bool { return false }

@@ -11,33 +11,49 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// lines writes log lines that strangers can cause, at a bounded rate. What is left out is counted, and
-// said with the next line.
+// lines writes log lines that others can cause, each kind at a bounded rate. What is left out is counted,
+// and said with the next line of that kind.
 type lines struct {
 	log   *slog.Logger
 	clock Clock
-	rate  *rate.Limiter
 
-	mu     sync.Mutex // guards silent
+	mu    sync.Mutex // guards kinds
+	kinds map[string]*lineKind
+}
+
+// lineKind is one text: they are constants of this package.
+type lineKind struct {
+	rate   *rate.Limiter
 	silent int
 }
 
+// Lines of one kind a second in the long run, and at once.
+const (
+	lineRate  = 10
+	lineBurst = 100
+)
+
 func newLines(log *slog.Logger, clock Clock) *lines {
-	return &lines{log: log, clock: clock, rate: rate.NewLimiter(10, 100)}
+	return &lines{log: log, clock: clock, kinds: make(map[string]*lineKind)}
 }
 
 func (l *lines) warn(text string, args ...any) { l.write(slog.LevelWarn, text, args...) }
 
 func (l *lines) write(level slog.Level, text string, args ...any) {
 	l.mu.Lock()
-	if !l.rate.AllowN(l.clock.Now(), 1) {
-		l.silent++
+	k := l.kinds[text]
+	if k == nil {
+		k = &lineKind{rate: rate.NewLimiter(lineRate, lineBurst)}
+		l.kinds[text] = k
+	}
+	if !k.rate.AllowN(l.clock.Now(), 1) {
+		k.silent++
 		l.mu.Unlock()
 		return
 	}
-	if l.silent > 0 {
-		args = append(args, "left_out_before", l.silent)
-		l.silent = 0
+	if k.silent > 0 {
+		args = append(args, "left_out_before", k.silent)
+		k.silent = 0
 	}
 	l.mu.Unlock()
 	l.log.Log(context.Background(), level, text, args...)

@@ -31,7 +31,7 @@ type Item struct {
 	Payload []byte
 }
 
-// SendFunc hands items of one lane, in order, to an organization. results has one entry for each item,
+// SendFunc hands items of one lane, in order, to an organization. The items are its own until it returns. results has one entry for each item,
 // nil where the organization has it now; or err says that nothing is known of any. It is called for
 // several lanes at once, never twice at once for one lane.
 type SendFunc func(ctx context.Context, org wire.Domain, conversation wire.ConversationID, items []Item) (results []error, err error)
@@ -125,6 +125,7 @@ type Outbox struct {
 	requests chan *outboxPut
 	stopped  chan struct{} // closed when Run has ended
 	wake     chan struct{} // holds one: lanes may be ready
+	arenas   sync.Pool     // of *[]byte: for the payloads of one batch
 
 	mu      sync.Mutex // guards what follows, and the lanes
 	started bool
@@ -139,6 +140,7 @@ type outboxOrg struct {
 	ready   []*lane // in the order in which they are to be served
 	busy    int     // lanes that are being served
 	offline int     // lanes that wait because it could not be reached
+	forget  uint64  // items up to this sequence are dropped
 	items   int     // with those that are not on disk yet
 	bytes   int64
 }
@@ -154,6 +156,7 @@ func NewOutbox(db *pebble.DB, prefix []byte, cfg OutboxConfig) (*Outbox, error) 
 		requests: make(chan *outboxPut, 1024), stopped: make(chan struct{}), wake: make(chan struct{}, 1),
 		orgs: make(map[wire.Domain]*outboxOrg),
 	}
+	o.arenas.New = func() any { b := make([]byte, 0, o.cfg.BatchBytes); return &b }
 	var err error
 	o.metrics, err = newOutboxMetrics(o, cfg.Registerer)
 	return o, err
@@ -242,6 +245,26 @@ func (o *Outbox) Run(ctx context.Context) error {
 		return fmt.Errorf("outbox: %w", err)
 	}
 	return nil
+}
+
+// Forget drops what waits for an organization: one that was removed from the allow-list, say. It starts the
+// dropping and does not wait for its end. Items that are put in later are not concerned.
+func (o *Outbox) Forget(d wire.Domain) {
+	o.mu.Lock()
+	n := 0
+	if org := o.orgs[d]; org != nil {
+		n = org.items
+		for _, l := range org.lanes {
+			org.forget = max(org.forget, l.last)
+			l.retry = time.Time{}
+			l.enqueue()
+		}
+	}
+	o.mu.Unlock()
+	o.nudge()
+	if n > 0 {
+		o.cfg.Logger.Warn("outbox items dropped", "organization", d, "reason", dropForgotten, "items", n)
+	}
 }
 
 // Lanes is what waits, by organization and then by conversation. An empty lane is not listed.

@@ -48,7 +48,9 @@ func newOutboxMetrics(o *Outbox, to prometheus.Registerer) (*outboxMetrics, erro
 	return m, errors.Join(errs...)
 }
 
-func (m *outboxMetrics) delivered(d wire.Domain) { m.deliveredTotal.WithLabelValues(string(d)).Inc() }
+func (m *outboxMetrics) delivered(d wire.Domain, n int) {
+	m.deliveredTotal.WithLabelValues(string(d)).Add(float64(n))
+}
 
 func (m *outboxMetrics) dropped(d wire.Domain, reason string) {
 	m.droppedTotal.WithLabelValues(string(d), reason).Inc()

@@ -60,6 +60,9 @@ func (k outboxKeys) parseItem(key []byte) (d wire.Domain, c wire.ConversationID,
 	return d, c, binary.BigEndian.Uint64(rest), nil
 }
 
+// sequenceOf reads the last eight bytes of an item's key.
+func sequenceOf(key []byte) uint64 { return binary.BigEndian.Uint64(key[len(key)-8:]) }
+
 func (k outboxKeys) bucket(b uint64) []byte {
 	key := append(append(make([]byte, 0, len(k.prefix)+9+outboxHash), k.prefix...), outboxIDs)
 	return binary.BigEndian.AppendUint64(key, b)

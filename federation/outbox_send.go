@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -16,6 +15,8 @@ const (
 	dropRefused = "refused"
 	dropExpired = "expired"
 	dropDamaged = "damaged"
+	// dropForgotten is logged once for all by Forget.
+	dropForgotten = "forgotten"
 )
 
 // waiting is an item that was read from a lane.
@@ -28,20 +29,22 @@ type waiting struct {
 // serve hands over what stands at the front of a lane, as much as one call may carry. An error is one of
 // the database.
 func (o *Outbox) serve(ctx context.Context, l *lane) error {
-	batch, more, err := o.read(l)
+	arena := o.arenas.Get().(*[]byte)
+	defer o.arenas.Put(arena)
+	batch, more, forget, err := o.read(l, arena)
 	if err != nil {
 		o.settleLane(l, outcome{err: err})
 		return fmt.Errorf("read the lane of %s to %s: %w", l.conversation, l.org.domain, err)
 	}
 	var r outcome
 	for len(batch) > 0 && r.err == nil && ctx.Err() == nil {
-		if reason := o.unfit(batch[0]); reason != "" {
+		if reason := o.unfit(batch[0], forget); reason != "" {
 			o.drop(l, batch[0], reason, batch[0].damage)
 			batch = r.pass(batch, 1)
 			continue
 		}
 		n := 1
-		for n < len(batch) && o.unfit(batch[n]) == "" {
+		for n < len(batch) && o.unfit(batch[n], forget) == "" {
 			n++
 		}
 		n, r.err = o.send(ctx, l, batch[:n], &r)
@@ -55,6 +58,7 @@ func (o *Outbox) serve(ctx context.Context, l *lane) error {
 	if ctx.Err() != nil {
 		r.err = ctx.Err()
 	}
+	o.metrics.delivered(l.org.domain, r.delivered)
 	if err = o.remove(l, r.gone); err != nil {
 		r = outcome{err: err}
 	}
@@ -71,8 +75,11 @@ func (r *outcome) pass(batch []waiting, n int) []waiting {
 	return batch[n:]
 }
 
-func (o *Outbox) unfit(it waiting) string {
+// unfit is why an item is not to be sent, "" if it is.
+func (o *Outbox) unfit(it waiting, forget uint64) string {
 	switch {
+	case it.sequence <= forget:
+		return dropForgotten
 	case it.damage != nil:
 		return dropDamaged
 	case it.Time <= ago(o.now(), o.cfg.Expire):
@@ -82,10 +89,11 @@ func (o *Outbox) unfit(it waiting) string {
 }
 
 // read takes items from the front of the lane, and says when the one after them was put in, 0 if it saw
-// none.
-func (o *Outbox) read(l *lane) (batch []waiting, more wire.Time, err error) {
+// none, and up to which sequence the organization's items are to be dropped.
+// Payloads stand in the arena.
+func (o *Outbox) read(l *lane, arena *[]byte) (batch []waiting, more wire.Time, forget uint64, err error) {
 	o.mu.Lock()
-	from, to := l.next, l.last
+	from, to, forget := l.next, l.last, l.org.forget
 	l.fresh = 0
 	o.mu.Unlock()
 	it, err := o.db.NewIter(&pebble.IterOptions{
@@ -93,18 +101,17 @@ func (o *Outbox) read(l *lane) (batch []waiting, more wire.Time, err error) {
 		UpperBound: o.keys.item(l.org.domain, l.conversation, to+1),
 	})
 	if err != nil {
-		return nil, 0, err
+		return nil, 0, 0, err
 	}
 	defer it.Close()
+	space := (*arena)[:0]
+	defer func() { *arena = space }()
 	size := 0
 	for it.First(); it.Valid(); it.Next() {
-		_, _, sequence, err := o.keys.parseItem(it.Key())
-		if err != nil {
-			return nil, 0, err
-		}
+		sequence := sequenceOf(it.Key())
 		v, err := it.ValueAndErr()
 		if err != nil {
-			return nil, 0, err
+			return nil, 0, 0, err
 		}
 		item, damage := decodeItem(it.Key(), v)
 		if damage != nil {
@@ -112,12 +119,14 @@ func (o *Outbox) read(l *lane) (batch []waiting, more wire.Time, err error) {
 		}
 		size += len(item.Payload)
 		if len(batch) > 0 && (len(batch) == o.cfg.BatchItems || size > o.cfg.BatchBytes) {
-			return batch, item.Time, nil
+			return batch, item.Time, forget, nil
 		}
-		item.Payload = slices.Clone(item.Payload)
+		at := len(space) // what was put there before stays valid where it is when space moves
+		space = append(space, item.Payload...)
+		item.Payload = space[at:len(space):len(space)]
 		batch = append(batch, waiting{item, sequence, damage})
 	}
-	return batch, 0, it.Error()
+	return batch, 0, forget, it.Error()
 }
 
 // send hands items over and returns how many from the front are gone: taken, or refused for good. An
@@ -140,7 +149,6 @@ func (o *Outbox) send(ctx context.Context, l *lane, batch []waiting, r *outcome)
 		switch {
 		case result == nil:
 			r.delivered++
-			o.metrics.delivered(l.org.domain)
 		case o.cfg.Temporary(result):
 			return i, result
 		default:
@@ -182,24 +190,39 @@ func (o *Outbox) failed(ctx context.Context, l *lane, batch []waiting, r *outcom
 // drop says that an item is given up. It is removed with those that were taken.
 func (o *Outbox) drop(l *lane, it waiting, reason string, why error) {
 	o.metrics.dropped(l.org.domain, reason)
+	if reason == dropForgotten {
+		return
+	}
 	o.cfg.Logger.Warn("outbox item dropped", "organization", l.org.domain, "conversation", l.conversation,
 		"id", it.ID, "reason", reason, "waited", o.cfg.Clock.Now().Sub(it.Time.Std()), "error", why)
 }
 
-// remove deletes items of the lane. It does not wait for the disk: what comes back after a crash is sent
-// again, and the other side knows it by its id.
+// manyGone is how many items are removed by one deletion of their range rather than one by one. Pebble
+// bears many deletions of items better than many of ranges.
+const manyGone = 64
+
+// remove deletes items from the front of the lane. It does not wait for the disk: what comes back after a
+// crash is sent again, and the other side knows it by its id.
 func (o *Outbox) remove(l *lane, gone []uint64) error {
 	if len(gone) == 0 {
 		return nil
 	}
 	b := o.db.NewBatch()
 	defer b.Close()
-	for _, sequence := range gone {
-		if err := b.Delete(o.keys.item(l.org.domain, l.conversation, sequence), nil); err != nil {
-			return err
+	first, last := gone[0], gone[len(gone)-1]
+	key := func(sequence uint64) []byte { return o.keys.item(l.org.domain, l.conversation, sequence) }
+	var err error
+	if len(gone) >= manyGone {
+		err = b.DeleteRange(key(first), key(last+1), nil)
+	} else {
+		for _, sequence := range gone {
+			err = errors.Join(err, b.Delete(key(sequence), nil))
 		}
 	}
-	if err := b.Commit(pebble.NoSync); err != nil {
+	if err == nil {
+		err = b.Commit(pebble.NoSync)
+	}
+	if err != nil {
 		return fmt.Errorf("remove what %s has: %w", l.org.domain, err)
 	}
 	return nil

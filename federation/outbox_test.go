@@ -101,6 +101,7 @@ func (r *receiver) send(_ context.Context, org wire.Domain, c wire.ConversationI
 			results[i] = r.answer(org, c, it)
 		}
 		if results[i] == nil {
+			it.Payload = bytes.Clone(it.Payload)
 			r.got[laneName{org, c}] = append(r.got[laneName{org, c}], it)
 		} else if Temporary(results[i]) {
 			for j := i + 1; j < len(items); j++ {
@@ -459,6 +460,51 @@ func TestOutboxQuota(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestOutboxForget holds that what waits for an organization can be dropped, and that what comes later is
+// not.
+func TestOutboxForget(t *testing.T) {
+	db := openDB(t, "", vfs.NewMem())
+	t.Cleanup(func() { db.Close() })
+	var mu sync.Mutex
+	up := false
+	o := startOutbox(t, db, func(c *OutboxConfig, r *receiver) {
+		c.RetryMin, c.RetryMax = time.Hour, time.Hour
+		r.down = func(org wire.Domain, _ wire.ConversationID) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if up {
+				return nil
+			}
+			return errors.New("connection refused")
+		}
+	})
+	for n := range 3 {
+		if err := o.Put(t.Context(), numbered(orgB, conv, n), numbered(orgC, conv, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, "they wait", func() bool {
+		l := o.Lanes()
+		return len(l) == 2 && l[0].LastError != "" && l[1].LastError != ""
+	})
+	o.Forget(orgB)
+	o.Forget("x.example") // of whom nothing is known
+	eventually(t, "they are dropped", func() bool { l := o.Lanes(); return len(l) == 1 && l[0].Organization == orgC })
+	if n := metricOf(t, o.metrics, "mlsfed_outbox_dropped_total", "reason", "forgotten"); n != 3 {
+		t.Errorf("metric %v", n)
+	}
+	if !o.log.has("outbox items dropped", "items=3") || o.log.has("outbox item dropped") {
+		t.Error("wanted one log line")
+	}
+	mu.Lock()
+	up = true
+	mu.Unlock()
+	if err := o.Put(t.Context(), numbered(orgB, conv, 4)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the later one is delivered", func() bool { return o.r.count(orgB, conv) == 1 })
 }
 
 // TestOutboxBounds holds what Put refuses at once.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -22,11 +23,16 @@ const (
 	errorType   = "application/vnd.mlsfed.error+cbor" // of an answer that is a wire.Error
 )
 
+// idleCalls is how long a connection without calls is kept: the next call is spared a handshake.
+const idleCalls = 10 * time.Minute
+
 // callServer serves the calls of other nodes. Connections come to it with their handshake done.
 type callServer struct {
 	f        *Federation
 	http     *http.Server
 	sessions *sessionListener
+
+	bodies sync.Pool // of *[]byte
 
 	mu      sync.Mutex // guards what follows
 	stopped bool
@@ -35,6 +41,7 @@ type callServer struct {
 
 func newCallServer(f *Federation) *callServer {
 	s := &callServer{f: f, sessions: newSessionListener()}
+	s.bodies.New = func() any { return new([]byte) }
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
 	t := f.cfg.Timers
@@ -43,7 +50,7 @@ func newCallServer(f *Federation) *callServer {
 		Protocols:    protocols,
 		ReadTimeout:  t.Stall, // of one call's body
 		WriteTimeout: t.Handle + t.Stall,
-		IdleTimeout:  0, // keep-alive finds out who is gone
+		IdleTimeout:  idleCalls, // without it, ReadTimeout would count
 		ErrorLog:     slog.NewLogLogger(f.cfg.Logger.Handler(), slog.LevelDebug),
 		HTTP2: &http.HTTP2Config{
 			MaxConcurrentStreams: f.cfg.Limits.UnderWay,
@@ -206,7 +213,9 @@ func (s *callServer) call(r *http.Request, from wire.NodeID) (method string, ans
 		s.f.lines.warn("call refused", "node", from, "method", name, "reason", "too_many")
 		return name, nil, wire.Errorf(wire.Busy, name, "%d calls of %s are under way: retry later", limits.UnderWay, from.Organization())
 	}
-	body, err := s.body(r, from, name)
+	space := s.bodies.Get().(*[]byte)
+	defer s.bodies.Put(space)
+	body, err := s.body(r, from, name, space)
 	if err != nil {
 		return name, nil, err
 	}
@@ -223,16 +232,19 @@ func (s *callServer) call(r *http.Request, from wire.NodeID) (method string, ans
 	return name, answer, err
 }
 
-// body reads a call's body, whose length is known and allowed.
-func (s *callServer) body(r *http.Request, from wire.NodeID, name string) ([]byte, error) {
-	b := make([]byte, r.ContentLength)
+// body reads a call's body, whose length is known and allowed, into space, which grows.
+func (s *callServer) body(r *http.Request, from wire.NodeID, name string, space *[]byte) ([]byte, error) {
+	if int64(cap(*space)) < r.ContentLength {
+		*space = make([]byte, r.ContentLength)
+	}
+	b := (*space)[:r.ContentLength]
 	_, err := io.ReadFull(r.Body, b)
 	if err == nil {
 		return b, nil
 	}
 	if errors.Is(err, os.ErrDeadlineExceeded) {
-		s.f.metrics.cut.WithLabelValues(cutStalled).Inc()
 		s.f.lines.warn("call cut", "node", from, "method", name, "reason", cutStalled)
+		s.f.metrics.cut.WithLabelValues(cutStalled).Inc()
 		return nil, wire.Errorf(wire.Unavailable, name, "the body did not come whole within %v", s.f.cfg.Timers.Stall)
 	}
 	return nil, wire.Errorf(wire.Malformed, name, "the body ended early: %v", err)

@@ -26,6 +26,7 @@ func (f *Federation) watch(ctx context.Context) error {
 		}
 		f.report(f.conns.cut(f.unbelieved))
 		f.tendCertificate()
+		f.contradict()
 		if time.Since(saved) >= f.cfg.Timers.Save {
 			saved = time.Now()
 			if err := f.records.save(f.cfg.Dir); err != nil {
@@ -67,8 +68,8 @@ func (f *Federation) report(cut map[cutting]int) {
 		if c.reason == notAdmitted {
 			c.reason = cutRemoved
 		}
-		f.metrics.cut.WithLabelValues(c.reason).Add(float64(n))
 		f.cfg.Logger.Warn("connections cut", "node", c.node, "reason", c.reason, "connections", n)
+		f.metrics.cut.WithLabelValues(c.reason).Add(float64(n))
 	}
 }
 
@@ -124,6 +125,6 @@ func (f *Federation) warnSometimes(text string, err error) {
 	if !due {
 		return
 	}
-	f.metrics.renewed.WithLabelValues("due").Inc()
 	f.cfg.Logger.Warn(text, "node", f.cfg.Identity.Node, "ends", f.cfg.Identity.Certificate().NotAfter, "error", err)
+	f.metrics.renewed.WithLabelValues("due").Inc()
 }
