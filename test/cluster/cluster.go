@@ -230,7 +230,7 @@ func (c *Cluster) Invite(ctx context.Context, d wire.Domain, user string) (clien
 		return client.Invitation{}, err
 	}
 	var i node.Invitation
-	if err := o.ask(ctx, "/users/invite", map[string]any{"user": id, "seconds": 3600}, &i); err != nil {
+	if err := c.Control(ctx, d, "/users/invite", map[string]any{"user": id, "seconds": 3600}, &i); err != nil {
 		return client.Invitation{}, fmt.Errorf("invite %s: %w", id, err)
 	}
 	return client.Invitation{Host: i.Gateway, Code: i.Code, Domain: d, User: user, Root: o.root}, nil
@@ -244,8 +244,10 @@ func (o *organization) control() *http.Client {
 	return &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}
 }
 
-// ask posts to the control socket.
-func (o *organization) ask(ctx context.Context, path string, request, answer any) error {
+// Control posts to the control socket of an organization's node, as the operator's commands do. What the
+// node refuses is a *wire.Error.
+func (c *Cluster) Control(ctx context.Context, d wire.Domain, path string, request, answer any) error {
+	o := c.orgs[d]
 	raw, err := json.Marshal(request)
 	if err != nil {
 		return err
@@ -260,8 +262,11 @@ func (o *organization) ask(ctx context.Context, path string, request, answer any
 	}
 	defer r.Body.Close()
 	if r.StatusCode != http.StatusOK {
-		text, err := io.ReadAll(io.LimitReader(r.Body, 4096))
-		return errors.Join(fmt.Errorf("the node answers %s: %s", r.Status, text), err)
+		refused := new(wire.Error)
+		if err := json.NewDecoder(io.LimitReader(r.Body, wire.MaxError)).Decode(refused); err != nil {
+			return fmt.Errorf("the node answers %s", r.Status)
+		}
+		return refused
 	}
 	return json.NewDecoder(r.Body).Decode(answer)
 }

@@ -242,8 +242,8 @@ func (c *conversation) voters(orgs ...string) {
 	})
 }
 
-// TestLongPartition lets the majority go on by more epochs than members keep, while the minority talks.
-func TestLongPartition(t *testing.T) {
+// TestPartitionOfManyEpochs lets the majority go on by more epochs than members keep, while the minority talks.
+func TestPartitionOfManyEpochs(t *testing.T) {
 	f := start(t, setup{})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
 	c := f.converse(client.CreateOptions{Name: "Far apart"}, alice, bob, carol)

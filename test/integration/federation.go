@@ -164,6 +164,9 @@ func (f *federation) end() {
 		}
 		f.t.Logf("logs and histories are kept in %s", path)
 	}
+	if os.Getenv("MLSFED_LOG") != "" {
+		f.t.Logf("course of events:\n%s", f.notes.Bytes())
+	}
 	if err := removeProject(ctx, f.project); err != nil {
 		f.t.Error(err)
 	}

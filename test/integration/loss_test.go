@@ -182,7 +182,7 @@ func (c *conversation) repair(d *device) {
 	case err := <-ended:
 		c.f.must(err)
 		return
-	case <-time.After(20 * time.Second):
+	case <-time.After(10 * time.Second):
 	}
 	c.recover(d.org)
 	c.f.ends("the conversation goes on after the operator's act", ended)

@@ -10,8 +10,8 @@ import (
 	"github.com/mlsfed/mlsfed/client"
 )
 
-// TestLongOffline lets devices stay away, within and beyond the time for which what they have not read is kept.
-func TestLongOffline(t *testing.T) {
+// TestOfflineForLong lets devices stay away, within and beyond the time for which what they have not read is kept.
+func TestOfflineForLong(t *testing.T) {
 	const age = 15 * time.Second
 	f := start(t, setup{environment: map[string]string{"MLSFED_MAILBOX_AGE": age.String()}})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")

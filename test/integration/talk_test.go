@@ -55,7 +55,9 @@ func TestThreeOrganizationsTalk(t *testing.T) {
 		}
 	}
 	commits, _ := f.history.commits(c.id, f.began())
-	report(t, "%d messages, %d commits, a file of %d bytes; all at every device", len(list), commits, scale(1<<20, 50<<20))
+	all, err := c.history(alice)
+	f.must(err)
+	report(t, "%d messages, %d commits, a file of %d bytes; all at every device", len(all), commits, scale(1<<20, 50<<20))
 }
 
 // joined says whether a device is a member and sees so many.
