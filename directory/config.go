@@ -49,7 +49,7 @@ type Config struct {
 
 	MaxKeyPackage      int           // bytes of one; 32 KiB
 	MaxKeyPackages     int           // of one device and suite, besides the last resort; 200
-	MaxKeyPackageBytes int           // of one device and suite; 2 MiB
+	MaxKeyPackageBytes int           // of one device and suite; 4 MiB
 	MaxLifetime        time.Duration // of a KeyPackage; mlscore's default
 	LowWater           int           // fewer than this are few; 20
 	ClaimMemory        time.Duration // how long a claim is known by its id; 24 hours
@@ -103,7 +103,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.ListLife = or(c.ListLife, 7*day)
 	c.MaxKeyPackage = or(c.MaxKeyPackage, 32<<10)
 	c.MaxKeyPackages = or(c.MaxKeyPackages, 200)
-	c.MaxKeyPackageBytes = or(c.MaxKeyPackageBytes, 2<<20)
+	c.MaxKeyPackageBytes = or(c.MaxKeyPackageBytes, 4<<20)
 	c.MaxLifetime = or(c.MaxLifetime, mlscore.DefaultMaxLifetime)
 	c.LowWater = or(c.LowWater, 20)
 	c.ClaimMemory = or(c.ClaimMemory, day)

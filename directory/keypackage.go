@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -225,7 +226,7 @@ func (d *Directory) CountKeyPackages(v wire.DeviceID) ([]Count, error) {
 		return nil, err
 	}
 	var counts []Count
-	for _, suite := range mlscore.CipherSuites() {
+	for _, suite := range slices.Concat(mlscore.CipherSuites(), mlscore.PostQuantumSuites()) {
 		left, _, err := d.pooled(v, suite)
 		if err != nil {
 			return nil, err
