@@ -56,7 +56,8 @@ func (r *router) receive(ctx context.Context, from wire.Domain, m *wire.Message)
 	if err != nil {
 		return err
 	}
-	switch err := mayTake(m, heads); {
+	after, err := mayTake(m, heads)
+	switch {
 	case err == nil:
 	case wire.CodeOf(err) == wire.StaleEpoch && takesPart(heads, from):
 		// Its own organization has verified it while the epoch was current. This one has gone on meanwhile
@@ -68,7 +69,7 @@ func (r *router) receive(ctx context.Context, from wire.Domain, m *wire.Message)
 	if err != nil {
 		return err
 	}
-	err = r.store(ctx, heads, m, payload)
+	err = r.store(ctx, after, heads, m, payload)
 	if wire.CodeOf(err) == wire.Quota {
 		return wire.Errorf(wire.Busy, "notify", "the stream of %v is full here: %v", m.Conversation, err)
 	}

@@ -128,7 +128,7 @@ func (n *Node) makeMail() error {
 	n.mail = mailbox.New(n.stores.db, prefixMailbox, mailbox.Config{
 		MaxItems: c.Items, MaxBytes: uint64(c.Bytes), MaxAge: c.Age.Std(), DropOldest: c.DropOldest,
 		ExpireEvery: min(time.Hour, max(c.Age.Std()/10, time.Second)),
-		Report: func(err error) { n.log.Error("mailbox", "error", err) },
+		Report:      func(err error) { n.log.Error("mailbox", "error", err) },
 	})
 	streams := newStreams(n.stores.db, prefixStreams, n.now)
 	m := &mail{n.mail, streams}

@@ -64,8 +64,11 @@ func TestMayTake(t *testing.T) {
 			if err := m.Sign(submissionKey(c.key)); err != nil {
 				t.Fatal(err)
 			}
-			err := mayTake(m, c.heads)
+			after, err := mayTake(m, c.heads)
 			if c.want == "" && err == nil {
+				if after != 9 && after != 11 {
+					t.Fatalf("behind entry %d, wanted that of a head", after)
+				}
 				return
 			}
 			wantCode(t, err, c.want)

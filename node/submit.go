@@ -43,7 +43,8 @@ func (r *router) submit(ctx context.Context, _ wire.DeviceID, m *wire.Message) (
 	if err != nil {
 		return nil, err
 	}
-	if err := mayTake(m, heads); err != nil {
+	after, err := mayTake(m, heads)
+	if err != nil {
 		return nil, err
 	}
 	payload, err := wire.Encode(m)
@@ -55,7 +56,7 @@ func (r *router) submit(ctx context.Context, _ wire.DeviceID, m *wire.Message) (
 	others := slices.Collect(maps.Keys(to))
 	sent := make(chan error, 1)
 	go func() { sent <- r.lanes.put(ctx, others, m, payload) }()
-	stored := r.storeSoon(ctx, heads, m, payload)
+	stored := r.storeSoon(ctx, after, heads, m, payload)
 	if err := <-sent; err != nil {
 		return nil, err
 	}
@@ -69,11 +70,11 @@ func (r *router) submit(ctx context.Context, _ wire.DeviceID, m *wire.Message) (
 const storeWait = 5 * time.Second
 
 // storeSoon is store that waits for a stream which is about to come.
-func (r *router) storeSoon(ctx context.Context, heads []machine.Head, m *wire.Message, payload []byte) error {
+func (r *router) storeSoon(ctx context.Context, after wire.SequenceNumber, heads []machine.Head, m *wire.Message, payload []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, storeWait)
 	defer cancel()
 	for {
-		err := r.store(ctx, heads, m, payload)
+		err := r.store(ctx, after, heads, m, payload)
 		if wire.CodeOf(err) != wire.Unavailable {
 			return err
 		}
@@ -85,23 +86,29 @@ func (r *router) storeSoon(ctx context.Context, heads []machine.Head, m *wire.Me
 	}
 }
 
-// store appends a message to the organization's own stream. A retry finds it there.
-func (r *router) store(ctx context.Context, heads []machine.Head, m *wire.Message, payload []byte) error {
-	results, err := r.mail.Put(ctx, mailbox.Put{
-		Stream: mailbox.Conversation(m.Conversation), ID: messageID(m.ID), Kind: mailbox.KindMessage, Payload: payload,
-	})
+// store appends a message to the organization's own stream, behind the entry with number after: who joins
+// with that entry reads from it on, and must not miss what was said in the epoch that it opened. A retry
+// finds the message there.
+func (r *router) store(ctx context.Context, after wire.SequenceNumber, heads []machine.Head, m *wire.Message, payload []byte) error {
+	name := mailbox.Conversation(m.Conversation)
+	at, err := r.mail.Position(ctx, name)
 	if err != nil {
 		return err
 	}
-	if err := results[0].Err; wire.CodeOf(err) != wire.UnknownConversation {
+	if at < uint64(after) {
+		if !r.awaited(heads) {
+			return nil // nobody here reads it
+		}
+		return wire.Errorf(wire.Unavailable, "submitMessage", "entry %d of %v has been ordered, and is not in the devices' streams yet: try again", after, m.Conversation)
+	}
+	results, err := r.mail.Put(ctx, mailbox.Put{Stream: name, ID: messageID(m.ID), Kind: mailbox.KindMessage, Payload: payload})
+	if err != nil {
 		return err
 	}
-	// There is no stream. Either nobody here reads it, or the entry that lets somebody has been ordered,
-	// and is on its way into the stream: then the message must wait for it.
-	if !r.awaited(heads) {
-		return nil
+	if err := results[0].Err; wire.CodeOf(err) != wire.UnknownConversation { // that: all readers have left meanwhile
+		return err
 	}
-	return wire.Errorf(wire.Unavailable, "submitMessage", "%v has been ordered, and is not in the devices' streams yet: try again", m.Conversation)
+	return nil
 }
 
 // awaited reports whether a device of this organization is to read a conversation.
@@ -116,27 +123,29 @@ func (r *router) awaited(heads []machine.Head) bool {
 	return false
 }
 
-// mayTake checks that a member of the epoch, or of the one before, signed the message.
-func mayTake(m *wire.Message, heads []machine.Head) error {
+// mayTake checks that a member of the epoch, or of the one before, signed the message. It returns the number
+// of the entry that the message has to stand behind in a stream.
+func mayTake(m *wire.Message, heads []machine.Head) (after wire.SequenceNumber, err error) {
 	if len(heads) == 0 {
-		return wire.Errorf(wire.Unavailable, "submitMessage", "this node does not know the state of %v yet: try again", m.Conversation)
+		return 0, wire.Errorf(wire.Unavailable, "submitMessage", "this node does not know the state of %v yet: try again", m.Conversation)
 	}
 	newest := heads[0]
 	for _, h := range heads {
 		switch {
 		case m.Epoch == h.Epoch && m.Verify(h.Key), m.Epoch+1 == h.Epoch && m.Verify(h.Previous):
-			return nil
+			return h.Sequence, nil
 		case h.Epoch > newest.Epoch:
 			newest = h
 		}
 	}
 	switch {
 	case m.Epoch > newest.Epoch:
-		return wire.Errorf(wire.Unavailable, "submitMessage", "the commit that opened epoch %d has not arrived here yet, %d is the newest: try again", m.Epoch, newest.Epoch)
+		err := wire.Errorf(wire.Unavailable, "submitMessage", "the commit that opened epoch %d has not arrived here yet, %d is the newest: try again", m.Epoch, newest.Epoch)
+		return 0, err
 	case m.Epoch+1 < newest.Epoch:
 		e := wire.Errorf(wire.StaleEpoch, "submitMessage", "encrypted in epoch %d, two or more before the current one: encrypt it anew", m.Epoch)
 		e.Stale = &wire.Stale{Epoch: newest.Epoch, Head: newest.Sequence}
-		return e
+		return newest.Sequence, e
 	}
-	return wire.Errorf(wire.Forged, "submitMessage", "not signed with the submission key of epoch %d", m.Epoch)
+	return 0, wire.Errorf(wire.Forged, "submitMessage", "not signed with the submission key of epoch %d", m.Epoch)
 }
