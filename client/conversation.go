@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"errors"
 
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
@@ -15,17 +14,18 @@ type State uint8
 
 // The states.
 const (
-	StateCreating State = 1 // made here, not yet ordered
-	StateJoining  State = 2 // this device was added; what it needs to join is being fetched
-	StateActive   State = 3
-	StateLeaving  State = 4 // this device has asked to be removed
-	StateLeft     State = 5 // it is out, or the conversation was closed
-	StateBroken   State = 6 // it cannot follow: see Conversation.Why and Device.Rejoin
+	StateCreating  State = 1 // made here, not yet ordered
+	StateJoining   State = 2 // this device was added; what it needs to join is being fetched
+	StateActive    State = 3
+	StateLeaving   State = 4 // this device has asked to be removed
+	StateLeft      State = 5 // it is out, or the conversation was closed
+	StateBroken    State = 6 // it cannot follow: see Conversation.Why and Device.Rejoin
+	StateRejoining State = 7 // an external commit is on its way
 )
 
 // String is the state's name.
 func (s State) String() string {
-	names := [...]string{"", "creating", "joining", "active", "leaving", "left", "broken"}
+	names := [...]string{"", "creating", "joining", "active", "leaving", "left", "broken", "rejoining"}
 	if int(s) < len(names) {
 		return names[s]
 	}
@@ -59,6 +59,10 @@ type thread struct {
 	id    wire.ConversationID
 	rec   *conversationRecord
 	group *mlscore.Group // nil where the state has none
+	// foreign says that what is being taken in came under another address than the present one: this
+	// device was removed and added again, and both streams still have something to give. The old one
+	// leads up to the removal, so that nothing has to be fetched ahead of its messages.
+	foreign bool
 }
 
 func conversationKey(id wire.ConversationID) []byte { return recordKey(recordOne, idPart(id)) }
@@ -107,12 +111,19 @@ func (d *Device) group(id wire.ConversationID) (*mlscore.Group, error) {
 	if g := d.groups[id]; g != nil {
 		return g, nil
 	}
-	g, err := d.client.LoadGroup([]byte(id))
+	g, err := d.load(id)
 	if err != nil {
 		return nil, err
 	}
 	d.keepOpen(id, g)
 	return g, nil
+}
+
+// load reads a group from the store.
+func (d *Device) load(id wire.ConversationID) (*mlscore.Group, error) {
+	d.judge.loading = true
+	defer func() { d.judge.loading = false }()
+	return d.client.LoadGroup([]byte(id))
 }
 
 func (d *Device) keepOpen(id wire.ConversationID, g *mlscore.Group) {
@@ -160,7 +171,10 @@ func (t *thread) breakOff(why error) error {
 	if err := t.failOutgoing(why); err != nil {
 		return err
 	}
-	return t.save()
+	if err := t.save(); err != nil {
+		return err
+	}
+	return t.useInvitation()
 }
 
 func shorten(s string) string {
@@ -188,9 +202,6 @@ func submissionKey(e exporter) (ed25519.PrivateKey, error) {
 func publicKey(k ed25519.PrivateKey) wire.SubmissionKey {
 	return wire.SubmissionKey(k.Public().(ed25519.PublicKey))
 }
-
-// isStore reports whether an error is the store's and so not a message's.
-func isStore(err error) bool { return errors.Is(err, mlscore.ErrStore) || errors.Is(err, errNoTurn) }
 
 func listConversations(u *unit) ([]wire.ConversationID, error) {
 	var ids []wire.ConversationID
@@ -239,11 +250,10 @@ func (t *thread) describe() (*Conversation, error) {
 	r := t.rec
 	c := &Conversation{
 		ID: t.id, State: r.State, Why: r.Why, Sequence: r.Position.Last, Order: r.Position.Order, Messages: r.Counters.Message,
-		Unread: r.Counters.Unread, Handshakes: wire.Handshakes(r.Policy), number: r.Number, Rules: Rules{Name: r.Title},
+		Unread: r.Counters.Unread, Outgoing: t.waiting(), Handshakes: wire.Handshakes(r.Policy), number: r.Number, Rules: Rules{Name: r.Title},
 	}
-	err := t.u.Scan(recordKey(recordOutgoing, idPart(t.id)), func(_, _ []byte) error { c.Outgoing++; return nil })
-	if err != nil || t.group == nil {
-		return c, err
+	if t.group == nil {
+		return c, nil
 	}
 	rules, err := t.rules()
 	if err != nil {

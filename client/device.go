@@ -125,9 +125,7 @@ func (d *Device) turn(ctx context.Context, f func(*unit) error) error {
 // forget drops what memory holds and the store may not.
 func (d *Device) forget() {
 	clear(d.groups)
-	if d.self == nil {
-		return
-	}
+	d.self = nil
 	u := newUnit(d.opts.Store)
 	if err := d.loadSelf(u); err != nil {
 		d.log.Error("device record cannot be read", "error", err)

@@ -23,6 +23,9 @@ func (d *Device) takePush(u *unit, p *wire.Push) error {
 	if err != nil {
 		return err
 	}
+	if t != nil {
+		t.foreign = p.Token != t.rec.Token
+	}
 	switch {
 	case p.GapFrom > 0:
 		return d.takeGap(u, t, p)
@@ -75,7 +78,12 @@ func (t *thread) takeEntry(c *wire.Committed, fresh bool) error {
 	case c.Sequence <= at.Last:
 		return t.compareOrder(c.Sequence, c.Order, "", "the node")
 	case c.Sequence > at.Last+1:
-		t.setBehind(c.Sequence, false)
+		if !t.foreign {
+			t.setBehind(c.Sequence, false)
+		}
+		if err := t.keepInvitation(c); err != nil {
+			return err
+		}
 		return t.save()
 	}
 	e, err := c.Open()
@@ -113,11 +121,11 @@ func (t *thread) advance(c *wire.Committed) error {
 	if t.rec.Behind.Until > 0 || t.rec.Failed.At > 0 {
 		t.kick(handshakes(t.id))
 	}
-	if t.group == nil || !t.group.Active() {
-		return t.save()
-	}
 	if err := t.save(); err != nil {
 		return err
+	}
+	if t.group == nil {
+		return t.useInvitation()
 	}
 	return t.releaseHeld()
 }
@@ -422,7 +430,6 @@ func (t *thread) leave(by wire.DeviceID) error {
 	t.event(Event{Type: EventLeft, By: by})
 	t.u.delete(t.pendingKey())
 	t.u.deleteAll(recordKey(recordBlob, idPart(t.id)))
-	t.u.deleteAll(recordKey(recordHeld, idPart(t.id)))
 	if t.group.Active() { // a close: the group knows nothing of it
 		if err := t.group.Erase(); err != nil {
 			return err

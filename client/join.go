@@ -12,9 +12,12 @@ func (t *thread) welcomeKey() []byte { return recordKey(recordWelcome, idPart(t.
 
 // takeOutside takes in an entry of a conversation that this device is not in, or not yet.
 func (t *thread) takeOutside(c *wire.Committed) error {
-	if t.rec.State == StateJoining {
+	switch t.rec.State {
+	case StateJoining:
 		t.setBehind(c.Sequence, false)
 		return t.save()
+	case StateRejoining:
+		return t.rejoined(c)
 	}
 	return t.d.takeInvitation(t.u, t.id, t, c)
 }
@@ -50,6 +53,41 @@ func (d *Device) takeInvitation(u *unit, id wire.ConversationID, t *thread, c *w
 		return nil
 	}
 	return why
+}
+
+// keepInvitation keeps an entry ahead of those that this device has taken in, if it adds the device: it
+// was removed in between, does not know it yet, and will not be given the entry again.
+func (t *thread) keepInvitation(c *wire.Committed) error {
+	e, err := c.Open()
+	if err != nil || e.Envelope == nil || e.Envelope.Kind != wire.KindCommit {
+		return nil
+	}
+	token, ok, err := t.d.ownToken(t.u, e.Envelope.Commit.Delivery.Add)
+	if err != nil || !ok || token == t.rec.Token {
+		return err
+	}
+	raw, err := wire.Encode(c)
+	if err != nil {
+		return err
+	}
+	return t.u.putRecord(t.welcomeKey(), &welcomeRecord{Version: recordVersion, Entry: raw, Time: t.d.now()})
+}
+
+// useInvitation joins by what keepInvitation kept, once this device knows of its removal.
+func (t *thread) useInvitation() error {
+	w := new(welcomeRecord)
+	ok, err := t.u.getRecord(t.welcomeKey(), w)
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return nil // messages that are held stay: the entry that adds this device again may be about to come
+	}
+	c := new(wire.Committed)
+	if err := wire.Decode(w.Entry, maxRecord, c); err != nil {
+		return err
+	}
+	return t.d.takeInvitation(t.u, t.id, t, c)
 }
 
 // ownToken finds an address of this device among those that are added.
@@ -103,7 +141,6 @@ func (t *thread) beginJoin(c *wire.Committed, env *wire.Envelope, token wire.Tok
 	}
 	t.rec.Counters.Oldest = c.Sequence
 	t.u.deleteAll(recordKey(recordOrder, idPart(t.id)))
-	t.u.deleteAll(recordKey(recordHeld, idPart(t.id)))
 	entry, err := wire.Encode(c)
 	if err != nil {
 		return err
@@ -122,7 +159,7 @@ func (t *thread) eraseGroup() error {
 	if err != nil || !slices.ContainsFunc(ids, func(g []byte) bool { return string(g) == string(t.id) }) {
 		return err
 	}
-	g, err := t.d.client.LoadGroup([]byte(t.id))
+	g, err := t.d.load(t.id)
 	if err != nil {
 		return err
 	}

@@ -107,12 +107,7 @@ func (t *thread) post(c *Content, body []byte) error {
 // queue encrypts a body and puts it at the end of what goes out. local is its number in the history plus
 // one, 0 for none. The caller saves.
 func (t *thread) queue(body []byte, local uint64) error {
-	waiting := 0
-	err := t.u.Scan(recordKey(recordOutgoing, idPart(t.id)), func(_, _ []byte) error { waiting++; return nil })
-	if err != nil {
-		return err
-	}
-	if most := t.d.opts.Limits.Outgoing; waiting >= most {
+	if most := t.d.opts.Limits.Outgoing; t.waiting() >= most {
 		return wire.Errorf(wire.Quota, "send", "%d messages of %v wait already: wait until the organization can be reached", most, t.id)
 	}
 	n := t.rec.Counters.Outgoing
@@ -124,6 +119,9 @@ func (t *thread) queue(body []byte, local uint64) error {
 	}
 	return t.protect(n, &outgoingRecord{Version: recordVersion, Local: local, Content: body})
 }
+
+// waiting counts the messages that go out: they are sent in their order, without holes.
+func (t *thread) waiting() int { return int(t.rec.Counters.Outgoing - t.rec.Counters.Sending) }
 
 // protect encrypts the content of an outgoing record in the present epoch. The key that it uses, and the
 // message, become durable with the same turn.
@@ -166,7 +164,7 @@ func (d *Device) workMessages(ctx context.Context, id wire.ConversationID) error
 		err := d.turn(ctx, func(u *unit) error {
 			t, err := d.thread(u, id)
 			if err == nil && t != nil && (t.rec.State == StateActive || t.rec.State == StateLeaving) {
-				o, err = t.firstOutgoing()
+				o, err = t.nextOutgoing()
 			}
 			return err
 		})
@@ -180,23 +178,33 @@ func (d *Device) workMessages(ctx context.Context, id wire.ConversationID) error
 	return ctx.Err()
 }
 
-func (t *thread) firstOutgoing() (*outgoing, error) {
-	var o *outgoing
-	prefix := recordKey(recordOutgoing, idPart(t.id))
-	err := t.u.Scan(prefix, func(key, value []byte) error {
-		o = &outgoing{number: parseNumber(key[len(prefix):]), record: new(outgoingRecord), wire: new(wire.Message)}
-		if err := wire.Decode(value, maxRecord, o.record); err != nil {
-			return err
-		}
-		if err := wire.Decode(o.record.Message, maxRecord, o.wire); err != nil {
-			return err
-		}
-		return errStop
-	})
-	if err == error(errStop) {
-		err = nil
+// nextOutgoing is the message to be sent. One of an earlier epoch than the last that was sent, which had
+// to be protected anew, is protected anew too: a member who holds that one until its commit comes would
+// read this one first.
+func (t *thread) nextOutgoing() (*outgoing, error) {
+	o, err := t.firstOutgoing()
+	if err != nil || o == nil || o.wire.Epoch >= t.rec.Counters.Sent || wire.Epoch(t.group.Epoch()) < t.rec.Counters.Sent {
+		return o, err
 	}
-	return o, err
+	if err := t.protect(o.number, o.record); err != nil {
+		return nil, err
+	}
+	return t.firstOutgoing()
+}
+
+func (t *thread) firstOutgoing() (*outgoing, error) {
+	if t.waiting() == 0 {
+		return nil, nil
+	}
+	o := &outgoing{number: t.rec.Counters.Sending, record: new(outgoingRecord), wire: new(wire.Message)}
+	ok, err := t.u.getRecord(outgoingKey(t.id, o.number), o.record)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, wire.Errorf(wire.Internal, "send", "message %d of %v that was to be sent is not in the store", o.number, t.id)
+	}
+	return o, wire.Decode(o.record.Message, maxRecord, o.wire)
 }
 
 func (d *Device) sendOne(ctx context.Context, id wire.ConversationID, o *outgoing) error {
@@ -247,11 +255,15 @@ func (t *thread) messageRefused(o *outgoing, refused *wire.Error) (retry, err er
 	return nil, t.sent(o, StatusRefused, refused)
 }
 
-// sent ends an outgoing message.
+// sent ends the outgoing message that is next to be sent.
 func (t *thread) sent(o *outgoing, status Status, why error) error {
 	t.u.delete(outgoingKey(t.id, o.number))
-	if o.record.Local == 0 {
-		return nil
+	t.rec.Counters.Sending = o.number + 1
+	if status == StatusAccepted {
+		t.rec.Counters.Sent = max(t.rec.Counters.Sent, o.wire.Epoch)
+	}
+	if err := t.save(); err != nil || o.record.Local == 0 {
+		return err
 	}
 	n := o.record.Local - 1
 	rec := new(messageRecord)
@@ -273,30 +285,29 @@ func (t *thread) sent(o *outgoing, status Status, why error) error {
 
 // failOutgoing ends all that wait.
 func (t *thread) failOutgoing(why error) error {
-	var list []*outgoing
-	prefix := recordKey(recordOutgoing, idPart(t.id))
-	err := t.u.Scan(prefix, func(key, value []byte) error {
-		o := &outgoing{number: parseNumber(key[len(prefix):]), record: new(outgoingRecord)}
-		list = append(list, o)
-		return wire.Decode(value, maxRecord, o.record)
-	})
-	for _, o := range list {
-		if err == nil {
-			err = t.sent(o, StatusRefused, why)
+	for t.waiting() > 0 {
+		o, err := t.firstOutgoing()
+		if err != nil {
+			return err
+		}
+		if err := t.sent(o, StatusRefused, why); err != nil {
+			return err
 		}
 	}
-	return err
+	return nil
 }
 
 // takeMessage takes an application message in. One that is ahead of its commit is held.
 func (t *thread) takeMessage(m *wire.Message, stored wire.Time) error {
 	switch {
-	case t.rec.State == StateJoining:
+	case t.rec.State == StateJoining, t.rec.State == StateRejoining:
 		return t.hold(m, stored)
 	case t.group == nil || m.Epoch < t.rec.Joined:
 		return nil // not for this device
 	case m.Epoch > wire.Epoch(t.group.Epoch()):
-		t.setBehind(t.rec.Position.Last+1, false)
+		if !t.foreign {
+			t.setBehind(t.rec.Position.Last+1, false)
+		}
 		return t.hold(m, stored)
 	}
 	return t.read(m, stored)

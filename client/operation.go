@@ -21,6 +21,7 @@ const (
 	opClose                     // ends the conversation
 	opCreate                    // waits for the create
 	opRenew                     // puts the new certificate into the own leaf
+	opRejoin                    // waits for the external commit
 )
 
 func operationKey(id wire.ConversationID, n uint64) []byte {

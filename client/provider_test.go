@@ -23,8 +23,9 @@ import (
 // world is the servers of all organizations in one place, with the rules of docs/consensus.md and the
 // streams of package mailbox, kept small: one state under one mutex, and faults on demand.
 type world struct {
-	t  testing.TB
-	wg sync.WaitGroup
+	t      testing.TB
+	wg     sync.WaitGroup
+	limits Limits // of the devices
 
 	mu     sync.Mutex
 	orgs   map[wire.Domain]*org
@@ -32,7 +33,11 @@ type world struct {
 	blobs  map[wire.Hash][]byte
 	dice   *mrand.Rand
 	faults faults
+	costs  map[wire.Method]cost
 }
+
+// cost is what requests of one method came to.
+type cost struct{ requests, sent, answered int }
 
 // faults are what the world does wrong on purpose.
 type faults struct {
@@ -51,7 +56,9 @@ type org struct {
 	tokens  map[wire.Token]wire.DeviceID
 	revoked []x509.RevocationListEntry
 	serial  int64
+	life    time.Duration // of a certificate
 	lagging []func()
+	joining bool // an entry that lags adds a device
 }
 
 type account struct {
@@ -63,6 +70,7 @@ type account struct {
 	known    map[string]bool
 	claims   map[wire.SubmissionID]*wire.KeyMaterialAnswer
 	inbox    stream
+	since    time.Time
 	session  *serverSession
 }
 
@@ -97,7 +105,7 @@ func (w *world) addOrg(d wire.Domain) *org {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	o := &org{domain: d, key: key, root: root, serial: 1, devices: make(map[wire.DeviceID]*account),
+	o := &org{domain: d, key: key, root: root, serial: 1, life: 900 * time.Hour, devices: make(map[wire.DeviceID]*account),
 		codes: make(map[string]wire.UserID), tokens: make(map[wire.Token]wire.DeviceID)}
 	w.orgs[d] = o
 	return o
@@ -112,7 +120,7 @@ func (o *org) certify(id wire.DeviceID, key []byte) ([][]byte, error) {
 	o.serial++
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(o.serial), URIs: []*url.URL{uri}, KeyUsage: x509.KeyUsageDigitalSignature,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(900 * time.Hour),
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(o.life),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, o.root, ed25519.PublicKey(key), o.key)
 	return [][]byte{der, o.root.Raw}, err
@@ -151,7 +159,7 @@ func (e *endpoint) Enrol(_ context.Context, r *wire.EnrolRequest) (*wire.ChainAn
 		}
 	}
 	o.devices[r.Device] = &account{id: r.Device, key: r.Key, chain: chain, known: make(map[string]bool),
-		claims: make(map[wire.SubmissionID]*wire.KeyMaterialAnswer), inbox: newStream()}
+		claims: make(map[wire.SubmissionID]*wire.KeyMaterialAnswer), inbox: newStream(), since: time.Now()}
 	return &wire.ChainAnswer{Chain: chain}, nil
 }
 
@@ -321,6 +329,7 @@ func (w *world) answer(s *serverSession, f *wire.Frame) {
 		return
 	}
 	body, err := w.handle(s.account, f.Method, f.Body)
+	w.count(f, body)
 	if faults.refuse != nil && err == nil {
 		if refused := faults.refuse(f.Method); refused != nil {
 			err = refused
@@ -335,6 +344,23 @@ func (w *world) answer(s *serverSession, f *wire.Frame) {
 		return
 	}
 	_ = writeFrame(s.pipe, wire.FrameAnswer, f.ID, body)
+}
+
+func (w *world) count(f *wire.Frame, answer any) {
+	sent, err := wire.Encode(f)
+	if err != nil {
+		return
+	}
+	got, err := wire.Encode(answer)
+	if err != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.costs != nil {
+		c := w.costs[f.Method]
+		w.costs[f.Method] = cost{c.requests + 1, c.sent + len(sent), c.answered + len(got)}
+	}
 }
 
 // disconnect breaks a device's connection.

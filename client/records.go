@@ -129,6 +129,8 @@ type counters struct {
 	Held      uint64
 	Oldest    wire.SequenceNumber // order hashes are kept from here
 	Unread    uint64
+	Sending   uint64     // the first outgoing message that has not been sent
+	Sent      wire.Epoch // of the last one that was
 }
 
 // pendingRecord is an envelope that goes out until it is accepted or refused, the same bytes each time.

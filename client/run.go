@@ -64,8 +64,7 @@ func (d *Device) stayConnected(ctx context.Context) error {
 		if errors.As(err, &closed) && closed.final() {
 			return err
 		}
-		var broken *storeError
-		if errors.As(err, &broken) {
+		if isStore(err) {
 			return err
 		}
 		if connected {
@@ -81,12 +80,6 @@ func (d *Device) stayConnected(ctx context.Context) error {
 	}
 	return nil
 }
-
-// storeError: the device's store does not take or give what it should.
-type storeError struct{ err error }
-
-func (e *storeError) Error() string { return "the device's store: " + e.err.Error() }
-func (e *storeError) Unwrap() error { return e.err }
 
 // connect holds one session, from dialling to its end, and reports whether there was a login.
 func (d *Device) connect(ctx context.Context) (bool, error) {
@@ -217,9 +210,6 @@ func (d *Device) receive(ctx context.Context, s *session) {
 			return nil
 		})
 		if err != nil {
-			if ctx.Err() == nil {
-				err = &storeError{err}
-			}
 			s.end(err)
 			return
 		}

@@ -77,7 +77,11 @@ func (u *unit) Get(key []byte) ([]byte, bool, error) {
 	if u.isGone(key) {
 		return nil, false, nil
 	}
-	return u.base.Get(key)
+	v, ok, err := u.base.Get(key)
+	if err != nil {
+		err = &storeError{err}
+	}
+	return v, ok, err
 }
 
 // Scan implements mlscore.Store.
@@ -101,17 +105,21 @@ func (u *unit) Scan(prefix []byte, visit func(key, value []byte) error) error {
 		}
 		return nil
 	}
+	var visited error // what visit returned, which is no error of the store's
 	err := u.base.Scan(prefix, func(key, value []byte) error {
-		if err := flush(key); err != nil {
-			return err
+		if visited = flush(key); visited != nil {
+			return visited
 		}
-		if _, ok := u.now[string(key)]; ok || u.isGone(key) {
-			return nil // flush gives it, or it is gone
+		if _, ok := u.now[string(key)]; !ok && !u.isGone(key) { // else flush gives it, or it is gone
+			visited = visit(key, value)
 		}
-		return visit(key, value)
+		return visited
 	})
-	if err != nil {
-		return err
+	switch {
+	case visited != nil:
+		return visited
+	case err != nil:
+		return &storeError{err}
 	}
 	return flush(nil)
 }
@@ -128,7 +136,22 @@ func (u *unit) commit() error {
 	for _, w := range u.writes {
 		clear(w.Value)
 	}
-	return err
+	if err != nil {
+		return &storeError{err}
+	}
+	return nil
+}
+
+// storeError: the store does not take or give what it should. No message is to blame.
+type storeError struct{ err error }
+
+func (e *storeError) Error() string { return "the device's store: " + e.err.Error() }
+func (e *storeError) Unwrap() error { return e.err }
+
+// isStore reports whether an error is the store's.
+func isStore(err error) bool {
+	var e *storeError
+	return errors.As(err, &e) || errors.Is(err, mlscore.ErrStore) || errors.Is(err, errNoTurn)
 }
 
 // turnStore is the mlscore.Store of a device: the unit of whoever has the turn.

@@ -64,6 +64,12 @@ func (t *thread) next() (*step, error) {
 		}
 		return &step{join: w}, nil
 	case StateCreating, StateActive, StateLeaving:
+	case StateRejoining:
+		p, e, err := t.pending()
+		if err != nil || p == nil || p.Accepted > 0 {
+			return nil, err // its entry comes as the first of the new address
+		}
+		return &step{pending: p, envelope: e}, nil
 	default:
 		return nil, nil
 	}
@@ -163,6 +169,7 @@ func (t *thread) nextHousekeeping() (*step, error) {
 	}
 	keys := t.rec.Keys
 	if t.d.now()-keys.Since > wire.Time(t.d.opts.Timing.KeyAge.Milliseconds()) || int(keys.Sent) >= t.d.opts.Timing.KeyMessages {
+		t.rec.Keys = keyAge{Since: t.d.now()} // once, should it fail
 		return &step{again: true}, t.enqueueOwn(&operationRecord{Kind: opCommit})
 	}
 	return nil, nil
@@ -243,7 +250,9 @@ func (d *Device) submitPending(ctx context.Context, id wire.ConversationID, s *s
 			return t.refused(p, e, refused)
 		}
 		p.Accepted = receipt.Sequence
-		t.setBehind(receipt.Sequence, false)
+		if t.group != nil {
+			t.setBehind(receipt.Sequence, false)
+		}
 		if turnErr := u.putRecord(t.pendingKey(), p); turnErr != nil {
 			return turnErr
 		}
@@ -256,13 +265,19 @@ func (d *Device) submitPending(ctx context.Context, id wire.ConversationID, s *s
 func (t *thread) refused(p *pendingRecord, e *wire.Envelope, err *wire.Error) error {
 	switch err.Code {
 	case wire.StaleEpoch:
+		if t.rec.State == StateRejoining {
+			return t.rejoinFailed(err)
+		}
 		return t.stale(e, err)
 	case wire.NoQuorum, wire.Busy, wire.Unavailable, wire.Internal, wire.UnknownConversation, wire.NotReplica,
 		wire.TooManyHeads, wire.BlobMissing, wire.Quota:
 		return err
 	}
-	if e.Kind == wire.KindCreate {
+	switch {
+	case e.Kind == wire.KindCreate:
 		return t.breakOff(err)
+	case t.rec.State == StateRejoining:
+		return t.rejoinFailed(err)
 	}
 	if dropErr := t.dropPending(); dropErr != nil {
 		return dropErr

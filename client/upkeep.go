@@ -5,6 +5,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"slices"
+	"time"
 
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
@@ -111,7 +112,20 @@ func (d *Device) tendDevices(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return d.lookAgain(devices)
+}
+
+// lookAgain has a new device looked for again, that may not have had KeyPackages yet: after as long as it
+// is enrolled, so that there are few attempts, and none after half an hour.
+func (d *Device) lookAgain(devices []wire.DeviceInfo) error {
+	youngest := 30 * time.Minute
+	for _, v := range devices {
+		youngest = min(youngest, max(time.Second, d.opts.Clock.Now().Sub(v.Enrolled.Std())))
+	}
+	if youngest == 30*time.Minute {
+		return nil
+	}
+	return later(youngest)
 }
 
 func (d *Device) addOwn(ctx context.Context, id wire.ConversationID, user wire.UserID, devices []wire.DeviceInfo) error {
@@ -194,6 +208,9 @@ func (t *thread) removeRevoked(lists map[wire.Domain][]byte) error {
 	}
 	if len(op.Devices) == 0 {
 		return nil
+	}
+	if (&statement{Evidence: op.Evidence}).Check() != nil {
+		op.Evidence = nil // too long to prove it: admins need no proof
 	}
 	op.After = t.d.now() + wire.Time(t.d.jitter(t.d.opts.Timing.Proposals).Milliseconds()) // others have seen it too
 	return t.enqueueOwn(op)

@@ -98,8 +98,9 @@ func (p *peer) open() {
 	if os.Getenv("MLSFED_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("device", p.id.User().Name()+"/"+p.id.Name())
 	}
-	p.Device, err = Open(Options{Store: p.disk, Transport: &endpoint{p.w, p.id.Organization()}, Timing: quick(), Log: log,
-		Limits: Limits{KeyPackages: 6}})
+	limits := p.w.limits
+	limits.KeyPackages = 6
+	p.Device, err = Open(Options{Store: p.disk, Transport: &endpoint{p.w, p.id.Organization()}, Timing: quick(), Log: log, Limits: limits})
 	if err != nil {
 		p.t.Fatal(err)
 	}
@@ -217,3 +218,5 @@ func agree(t testing.TB, id wire.ConversationID, first *peer, others ...*peer) {
 		return nil
 	})
 }
+
+func newMemory() *mlscore.MemoryStore { return mlscore.NewMemoryStore() }

@@ -7,6 +7,7 @@
 // a person would do it. The clients run in the test process, by the SDK, and reach their nodes over
 // WebSocket by published ports: what is done to the network between organizations does not disturb them.
 //
+//	suite.go       what scenarios share, and the table at the end
 //	docker.go      the docker command line, and a helper process that removes what a killed test leaves
 //	federation.go  a federation: start, faults, logs
 //	people.go      devices and conversations

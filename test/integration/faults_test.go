@@ -51,37 +51,54 @@ func median(list []time.Duration) time.Duration {
 	return list[len(list)/2]
 }
 
-// TestLeaderKilled kills the container that leads, under load, again and again.
+// TestLeaderKilled kills the container that leads, or makes it stand still, under load, again and again.
 func TestLeaderKilled(t *testing.T) {
 	f := start(t, setup{})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
 	c := f.converse(client.CreateOptions{Name: "Leaders"}, alice, bob, carol)
 	load := c.busy(100*time.Millisecond, c.members, c.members)
-	var gaps, returns []time.Duration
-	for range scale(3, 10) {
+	var killed, paused, returns []time.Duration
+	for i := range scale(4, 12) {
 		leader := f.leader(c.id, f.orgs...)
 		rest := others(f.orgs, leader)
-		f.kill(leader)
-		killed := time.Now()
-		f.eventually("commits go on", func() error {
-			// What was decided before is answered at once.
-			n, first := f.history.commits(c.id, killed.Add(100*time.Millisecond), domains(rest)...)
-			if n == 0 {
-				return errors.New("no commit was accepted since the leader was killed")
-			}
-			gaps = append(gaps, first.Sub(killed))
-			return nil
-		})
-		started := time.Now()
-		f.run(leader)
+		if i%2 == 0 {
+			f.kill(leader)
+			killed = append(killed, c.goesOn(rest))
+		} else {
+			f.pause(leader)
+			paused = append(paused, c.goesOn(rest))
+		}
+		back := time.Now()
+		if i%2 == 0 {
+			f.run(leader)
+		} else {
+			f.unpause(leader)
+		}
 		c.caughtUp(leader, rest[0])
-		returns = append(returns, time.Since(started))
+		returns = append(returns, time.Since(back))
 	}
 	load.stop()
 	c.judge(exceptions{})
 	n, _ := f.history.commits(c.id, f.began())
-	report(t, "%d kills: commits go on after %v, median %v (promised: 5s); the killed one is back and level after %v; %d commits in all",
-		len(gaps), rounded(gaps), median(slices.Clone(gaps)).Round(10*time.Millisecond), rounded(returns), n)
+	report(t, "commits go on %v after the leader was killed and %v after it stood still, median %v (promised: 5s); it is back and level after %v; %d commits in all",
+		rounded(killed), rounded(paused), median(slices.Concat(killed, paused)).Round(10*time.Millisecond), rounded(returns), n)
+}
+
+// goesOn returns how long it takes from now until a commit of these organizations is accepted.
+func (c *conversation) goesOn(orgs []string) time.Duration {
+	c.f.t.Helper()
+	began := time.Now()
+	var gap time.Duration
+	c.f.eventually("commits go on", func() error {
+		// What was decided before is answered at once.
+		n, first := c.f.history.commits(c.id, began.Add(100*time.Millisecond), domains(orgs)...)
+		if n == 0 {
+			return errors.New("no commit was accepted since the leader fell silent")
+		}
+		gap = first.Sub(began)
+		return nil
+	})
+	return gap
 }
 
 func rounded(list []time.Duration) []string {

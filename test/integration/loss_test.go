@@ -94,6 +94,7 @@ func TestLostWithBackup(t *testing.T) {
 	f.compose("up", "--detach", "c")
 	f.waitHealthy("c")
 	three.caughtUp("c", "b")
+	two.caughtUp("c", "a")
 	back := time.Since(lost)
 	for _, c := range []*conversation{three, two} {
 		for _, d := range c.members {

@@ -5,32 +5,14 @@ package integration
 import (
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"text/tabwriter"
 	"time"
 )
-
-// suite is what all scenarios share.
-type suite struct {
-	root   string // of the repository
-	image  string
-	reaper io.WriteCloser
-
-	mu       sync.Mutex // guards what follows
-	projects int
-	rows     [][2]string // of the table at the end
-}
-
-// the is set by TestMain before a test runs.
-var the *suite
 
 func TestMain(m *testing.M) {
 	if image := os.Getenv(reaperVariable); image != "" {
@@ -74,48 +56,4 @@ func runSuite(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	return code, wait()
-}
-
-// project makes a name that nobody else uses.
-func (s *suite) project() (string, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.projects++
-	name := fmt.Sprintf("mlsfed-it-%d-%d", os.Getpid(), s.projects)
-	_, err := io.WriteString(s.reaper, name+"\n")
-	return name, err
-}
-
-// report puts a row into the table that is printed at the end.
-func report(t *testing.T, format string, args ...any) {
-	t.Helper()
-	text := fmt.Sprintf(format, args...)
-	t.Log(text)
-	the.mu.Lock()
-	defer the.mu.Unlock()
-	the.rows = append(the.rows, [2]string{strings.TrimPrefix(t.Name(), "Test"), text})
-}
-
-func (s *suite) print() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.rows) == 0 {
-		return
-	}
-	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
-	for _, r := range s.rows {
-		fmt.Fprintf(w, "%s\t%s\n", r[0], r[1])
-	}
-	_ = w.Flush() // standard output
-}
-
-// full says whether the long form runs.
-func full() bool { return os.Getenv("MLSFED_LONG") == "full" }
-
-// scale is a count by the form.
-func scale(short, long int) int {
-	if full() {
-		return long
-	}
-	return short
 }

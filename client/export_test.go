@@ -1,0 +1,65 @@
+package client
+
+import (
+	"context"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// ExampleWorld is two devices of two organizations, with servers in memory, for the examples.
+type ExampleWorld struct {
+	tb         *exampleTB
+	Alice, Bob *Device
+	a, b       *peer
+}
+
+// exampleTB is a testing.TB for what runs outside of a test.
+type exampleTB struct {
+	testing.TB
+	mu       sync.Mutex
+	cleanups []func()
+}
+
+func (t *exampleTB) Helper()                   {}
+func (t *exampleTB) Fatal(args ...any)         { panic(args) }
+func (t *exampleTB) Fatalf(f string, a ...any) { panic([]any{f, a}) }
+func (t *exampleTB) Context() context.Context  { return context.Background() }
+func (t *exampleTB) Cleanup(f func()) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.cleanups = append(t.cleanups, f)
+}
+
+// NewExampleWorld makes one.
+func NewExampleWorld() *ExampleWorld {
+	tb := &exampleTB{}
+	w := newWorld(tb, "a.example", "b.example")
+	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
+	return &ExampleWorld{tb: tb, Alice: a.Device, Bob: b.Device, a: a, b: b}
+}
+
+// Close ends it.
+func (w *ExampleWorld) Close() {
+	for i := len(w.tb.cleanups) - 1; i >= 0; i-- {
+		w.tb.cleanups[i]()
+	}
+}
+
+// Conversation makes one of the two.
+func (w *ExampleWorld) Conversation() wire.ConversationID {
+	id, err := w.Alice.Create(context.Background(), CreateOptions{})
+	check(w.tb, err)
+	check(w.tb, w.Alice.Add(context.Background(), id, bob))
+	agree(w.tb, id, w.a, w.b)
+	return id
+}
+
+// Wait waits until Bob has met an event.
+func (w *ExampleWorld) Wait(t EventType) {
+	for len(w.b.events(t)) == 0 {
+		time.Sleep(time.Millisecond)
+	}
+}

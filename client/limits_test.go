@@ -1,0 +1,166 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+func TestLimitOfOutgoing(t *testing.T) {
+	w := newWorld(t, "a.example")
+	w.limits.Outgoing = 3
+	a := w.peer(alicePhone).ready()
+	id, err := a.Create(t.Context(), CreateOptions{})
+	check(t, err)
+	a.stop()
+	a.open()
+	for i := range 4 {
+		_, err := a.SendText(t.Context(), id, fmt.Sprint(i))
+		if want := map[bool]wire.Code{true: wire.Quota}[i == 3]; wire.CodeOf(err) != want {
+			t.Errorf("message %d: %v, wanted %q", i, err, want)
+		}
+	}
+	a.run()
+	hasTexts(t, a, id, "alice: 0", "alice: 1", "alice: 2")
+}
+
+func TestLimitOfOperations(t *testing.T) {
+	w := newWorld(t, "a.example")
+	w.limits.Operations = 2
+	a := w.peer(alicePhone).ready()
+	id, err := a.Create(t.Context(), CreateOptions{})
+	check(t, err)
+	a.stop()
+	a.open()
+	for i := range 3 {
+		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
+		err := a.Rename(ctx, id, fmt.Sprint(i))
+		cancel()
+		if full := wire.CodeOf(err) == wire.Quota; full != (i == 2) {
+			t.Errorf("change %d: %v", i, err)
+		}
+	}
+	a.run()
+	eventually(t, func() error { // what was taken goes on without its caller
+		c, err := a.Conversation(t.Context(), id)
+		if err == nil && c.Rules.Name != "1" {
+			err = fmt.Errorf("named %q", c.Rules.Name)
+		}
+		return err
+	})
+}
+
+func TestLimitOfHeldMessages(t *testing.T) {
+	for name, l := range map[string]Limits{"count": {Held: 2, Receipts: -1}, "bytes": {HeldBytes: 700, Receipts: -1}} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "a.example", "b.example")
+			w.limits = l
+			a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
+			id, err := a.Create(t.Context(), CreateOptions{})
+			check(t, err)
+			check(t, a.Add(t.Context(), id, bob))
+			agree(t, id, a, b)
+			w.mu.Lock()
+			w.faults.lag["b.example"] = true
+			w.faults.refuse = func(m wire.Method) *wire.Error {
+				if m == wire.MethodEntries {
+					return wire.Errorf(wire.Unavailable, "entries", "not now")
+				}
+				return nil
+			}
+			w.mu.Unlock()
+			check(t, a.UpdateKeys(t.Context(), id))
+			for i := range 4 {
+				_, err := a.SendText(t.Context(), id, fmt.Sprint(i))
+				check(t, err)
+			}
+			eventually(t, func() error {
+				if n := len(b.events(EventUnreadable)); n == 0 || wire.CodeOf(b.events(EventUnreadable)[0].Err) != wire.Quota {
+					return fmt.Errorf("%d dropped", n)
+				}
+				return nil
+			})
+			w.catchUp("b.example")
+			eventually(t, func() error {
+				if got := b.texts(id); len(got) == 0 || !slices.Equal(got, []string{"alice: 0", "alice: 1", "alice: 2"}[:len(got)]) {
+					return fmt.Errorf("bob has %q", got)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// With every other commit lost, a change is given up after so many attempts, and its caller is told.
+func TestLimitOfAttempts(t *testing.T) {
+	w := newWorld(t, "a.example", "b.example")
+	w.limits.Attempts = 2
+	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
+	id, err := a.Create(t.Context(), CreateOptions{})
+	check(t, err)
+	check(t, a.Add(t.Context(), id, bob))
+	agree(t, id, a, b)
+	// Each time alice has made her commit, bob's is faster.
+	w.mu.Lock()
+	w.faults.lag["a.example"] = true
+	w.mu.Unlock()
+	done := make(chan error, 1)
+	check(t, b.UpdateKeys(t.Context(), id))
+	go func() { done <- a.Rename(t.Context(), id, "x") }()
+	for {
+		select {
+		case err := <-done:
+			if wire.CodeOf(err) != wire.StaleEpoch {
+				t.Fatalf("%v, wanted stale epoch", err)
+			}
+			return
+		default:
+		}
+		check(t, b.UpdateKeys(t.Context(), id))
+		if c, err := a.Conversation(t.Context(), id); err != nil || c.Rules.Name == "x" {
+			t.Skip("alice was faster: the race cannot be forced")
+		}
+	}
+}
+
+// A Welcome over Limits.Inline travels as a blob, and is fetched by who joins.
+func TestLargeWelcomesTravelAsBlobs(t *testing.T) {
+	w := newWorld(t, "a.example", "b.example")
+	w.limits.Inline = 1000
+	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
+	id, err := a.Create(t.Context(), CreateOptions{Name: strings.Repeat("x", MaxName)})
+	check(t, err)
+	check(t, a.Add(t.Context(), id, bob))
+	_, err = a.SendText(t.Context(), id, "while he joins")
+	check(t, err)
+	agree(t, id, a, b)
+	hasTexts(t, b, id, "alice: while he joins")
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.blobs) != 1 {
+		t.Errorf("%d blobs", len(w.blobs))
+	}
+}
+
+func TestSlowSubscriberIsTold(t *testing.T) {
+	var h hub
+	s := h.add()
+	for range eventBuffer + 5 {
+		h.publish(Event{Type: EventEpoch})
+	}
+	for range eventBuffer {
+		<-s.events
+	}
+	h.publish(Event{Type: EventEpoch})
+	if e := <-s.events; e.Type != EventMissed || e.Count != 5 {
+		t.Errorf("%v of %d", e.Type, e.Count)
+	}
+	if e := <-s.events; e.Type != EventEpoch {
+		t.Errorf("then %v", e.Type)
+	}
+}

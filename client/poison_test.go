@@ -1,0 +1,326 @@
+package client
+
+import (
+	"context"
+	"fmt"
+	"testing"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// forge lets a member submit a commit for the present epoch that a test has tampered with.
+func (p *peer) forge(id wire.ConversationID, tamper func(*wire.Envelope)) *wire.Receipt {
+	p.t.Helper()
+	var env *wire.Envelope
+	err := p.turn(context.Background(), func(u *unit) error {
+		t, err := p.usableThread(u, id)
+		if err != nil {
+			return err
+		}
+		made, delivery, err := t.commit(&change{})
+		if err != nil {
+			return err
+		}
+		key, err := submissionKey(made.Staged)
+		if err != nil {
+			return err
+		}
+		env = t.envelope(wire.KindCommit)
+		env.Commit = &wire.CommitBundle{Commit: made.Message, Key: publicKey(key), Delivery: delivery}
+		tamper(env)
+		sign, err := submissionKey(t.group)
+		if err != nil {
+			return err
+		}
+		if env.Submission, err = p.newSubmission(); err != nil {
+			return err
+		}
+		if err := env.Sign(sign); err != nil {
+			return err
+		}
+		return t.group.Abandon()
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.w.mu.Lock()
+	defer p.w.mu.Unlock()
+	r, err := p.w.submit(env)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return r
+}
+
+// A member wins an epoch with a commit that nobody can process: the others go on, and so does whatever
+// they were about to do.
+func TestPoisonCommitBricksNothing(t *testing.T) {
+	for name, tamper := range map[string]func(*wire.Envelope){
+		"broken ciphertext": func(e *wire.Envelope) { e.Commit.Commit[len(e.Commit.Commit)-1]++ },
+		"another key":       func(e *wire.Envelope) { e.Commit.Key[0]++ },
+		"another delivery": func(e *wire.Envelope) {
+			e.Commit.Delivery.Add = []wire.Address{{Organization: "b.example", Token: wire.Token{1}}}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, id, a, b, c := trio(t, CreateOptions{})
+			_, err := a.SendText(t.Context(), id, "before")
+			check(t, err)
+			hasTexts(t, b, id, "alice: before")
+			c.forge(id, tamper)
+			check(t, a.Rename(t.Context(), id, "after"))
+			agree(t, id, a, b, c) // carol's device is honest again
+			_, err = b.SendText(t.Context(), id, "on we go")
+			check(t, err)
+			hasTexts(t, a, id, "alice: before", "bob: on we go")
+			hasTexts(t, c, id, "alice: before", "bob: on we go")
+			for _, p := range []*peer{a, b, c} {
+				eventually(t, func() error {
+					if len(p.events(EventPoison)) == 0 {
+						return fmt.Errorf("%s was not told", p.id)
+					}
+					return nil
+				})
+			}
+		})
+	}
+}
+
+// Without anything to do, members contest a poisoned epoch by themselves.
+func TestPoisonedEpochIsContestedByItself(t *testing.T) {
+	w, id, a, b, c := trio(t, CreateOptions{})
+	r := c.forge(id, func(e *wire.Envelope) { e.Commit.Key[3]++ })
+	eventually(t, func() error {
+		d, err := b.Conversation(t.Context(), id)
+		if err == nil && (d.Epoch != r.Epoch || d.Sequence <= r.Sequence) {
+			err = fmt.Errorf("epoch %d after entry %d", d.Epoch, d.Sequence)
+		}
+		return err
+	})
+	agree(t, id, a, b, c)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if n := len(w.convs[id].heads); n < 2 {
+		t.Errorf("%d heads", n)
+	}
+}
+
+// A member that is removed contests its removal: the others are not disturbed, and read nothing of it.
+func TestRemovedMemberGainsNothingByContesting(t *testing.T) {
+	w, id, a, b, c := trio(t, CreateOptions{})
+	old := c.disk.Clone()
+	c.stop()
+	check(t, a.Remove(t.Context(), id, carol))
+	agree(t, id, a, b)
+	// A modified client with carol's old state.
+	c.disk = &disk{MemoryStore: old, left: -1}
+	c.open()
+	ctx := t.Context()
+	var env *wire.Envelope
+	check(t, c.turn(ctx, func(u *unit) error {
+		th, err := c.usableThread(u, id)
+		if err != nil {
+			return err
+		}
+		th.rec.Failed.At = th.rec.Position.Last + 1
+		if err := th.submit(&change{}, ^uint64(0)); err != nil {
+			return err
+		}
+		_, env, err = th.pending()
+		return err
+	}))
+	w.mu.Lock()
+	_, err := w.submit(env)
+	w.mu.Unlock()
+	check(t, err)
+	_, err = a.SendText(ctx, id, "without carol")
+	check(t, err)
+	hasTexts(t, b, id, "alice: without carol")
+	agree(t, id, a, b)
+	var m *wire.Message
+	check(t, c.turn(ctx, func(u *unit) error {
+		th, err := c.usableThread(u, id)
+		if err != nil {
+			return err
+		}
+		if _, err := th.group.Process(mustMessage(t, w, id)); err == nil {
+			t.Error("carol reads what was sent after her removal")
+		}
+		if err := th.queue([]byte("x"), 0); err != nil {
+			return err
+		}
+		o, err := th.firstOutgoing()
+		if err == nil {
+			m = o.wire
+		}
+		return err
+	}))
+	m.Epoch += 2
+	w.mu.Lock()
+	err = w.message(m)
+	w.mu.Unlock()
+	if wire.CodeOf(err) != wire.Forged {
+		t.Errorf("carol sends after her removal: %v", err)
+	}
+	c.run()
+	inState(t, c, id, StateLeft)
+}
+
+// mustMessage is the newest message of a conversation.
+func mustMessage(t *testing.T, w *world, id wire.ConversationID) []byte {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	items := w.convs[id].streams["b.example"].items
+	for i := len(items) - 1; i >= 0; i-- {
+		if items[i].kind == wire.ItemMessage {
+			m := new(wire.Message)
+			check(t, wire.Decode(items[i].payload, wire.MaxFrame, m))
+			return m.Content
+		}
+	}
+	t.Fatal("no message")
+	return nil
+}
+
+// Servers that show members different orders are found out with the next commit.
+func TestDivergenceIsAnAlarm(t *testing.T) {
+	w, id, a, b, _ := trio(t, CreateOptions{})
+	w.mu.Lock()
+	o := w.orgs["b.example"]
+	w.faults.lag["b.example"] = true
+	w.mu.Unlock()
+	b.stop()
+	check(t, a.UpdateKeys(t.Context(), id))
+	w.mu.Lock()
+	c := w.convs[id]
+	s := c.streams["b.example"]
+	forged := c.log[len(c.log)-1] // the same submission, said to be proposed by another node
+	e, err := forged.Open()
+	check(t, err)
+	e.Proposer = "n2.a.example"
+	forged.Entry, err = wire.Encode(e)
+	check(t, err)
+	forged.Order = wire.NextOrder(c.log[len(c.log)-2].Order, forged.Entry)
+	payload, err := wire.Encode(&forged)
+	check(t, err)
+	o.lagging = nil
+	delete(w.faults.lag, "b.example")
+	s.append(item{kind: wire.ItemEntry, payload: payload})
+	w.mu.Unlock()
+	b.restart()
+	eventually(t, func() error {
+		d, err := b.Conversation(t.Context(), id)
+		if err == nil && d.Sequence != forged.Sequence {
+			err = fmt.Errorf("after %d", d.Sequence)
+		}
+		return err
+	})
+	check(t, a.UpdateKeys(t.Context(), id))
+	eventually(t, func() error {
+		if len(b.events(EventDivergence)) == 0 {
+			return fmt.Errorf("no alarm")
+		}
+		return nil
+	})
+	if b.events(EventPoison) != nil {
+		t.Error("divergence is an alarm, and no reason to stop")
+	}
+}
+
+func TestAnotherRootIsAnAlarmAndNotBelieved(t *testing.T) {
+	w, id, a, b, _ := trio(t, CreateOptions{})
+	w.mu.Lock()
+	delete(w.orgs, "d.example")
+	fresh := w.addOrg("d.example")
+	w.mu.Unlock()
+	dave := w.peer("mimi://d.example/d/dave/phone").ready()
+	a.lanes.kick(laneUpkeep)
+	eventually(t, func() error {
+		if n := len(a.events(EventPinned)); n < 3 { // its own at the enrolment
+			return fmt.Errorf("%d pinned", n)
+		}
+		return nil
+	})
+	check(t, a.Add(t.Context(), id, dave.id.User())) // bob meets the organization with the commit
+	agree(t, id, a, b, dave)
+	w.mu.Lock()
+	old := w.orgs["d.example"]
+	changed := w.addOrg("d.example")
+	changed.devices, changed.tokens = old.devices, old.tokens
+	w.mu.Unlock()
+	a.lanes.kick(laneUpkeep)
+	eventually(t, func() error {
+		if len(a.events(EventTrust)) != 1 {
+			return fmt.Errorf("%d alarms", len(a.events(EventTrust)))
+		}
+		return nil
+	})
+	list, err := a.Organizations(t.Context())
+	check(t, err)
+	for _, o := range list {
+		if o.Domain != "d.example" {
+			continue
+		}
+		if len(o.Roots) != 1 || o.Roots[0] != hashOf(fresh.root.Raw) || o.Offered != hashOf(changed.root.Raw) {
+			t.Errorf("trusts %v, offered %v", o.Roots, o.Offered)
+		}
+	}
+	if err := a.AcceptRoot(t.Context(), "d.example", wire.Hash{1}); wire.CodeOf(err) != wire.NotFound {
+		t.Errorf("another root than the offered: %v", err)
+	}
+	check(t, a.AcceptRoot(t.Context(), "d.example", hashOf(changed.root.Raw)))
+	agree(t, id, a, b, dave)
+}
+
+// A device whose own state is damaged says so, and follows again when a member restores it.
+func TestBrokenDeviceIsRestored(t *testing.T) {
+	w, id, a, b, c := trio(t, CreateOptions{})
+	check(t, b.turn(t.Context(), func(u *unit) error {
+		th, err := b.usableThread(u, id)
+		if err != nil {
+			return err
+		}
+		return th.breakOff(wire.Errorf(wire.NotFound, "entries", "no longer kept"))
+	}))
+	_, err := b.SendText(t.Context(), id, "x")
+	if wire.CodeOf(err) != wire.Invalid {
+		t.Errorf("sends in a broken conversation: %v", err)
+	}
+	check(t, a.Restore(t.Context(), id, b.id))
+	agree(t, id, a, b, c)
+	_, err = a.SendText(t.Context(), id, "Welcome back")
+	check(t, err)
+	hasTexts(t, b, id, "alice: Welcome back")
+	_ = w
+}
+
+// Rules of mlscore that the judge adds to, one by one.
+func TestJudgeRefuses(t *testing.T) {
+	_, id, a, b, _ := trio(t, CreateOptions{})
+	refused := func(name string, c *change) {
+		t.Helper()
+		err := b.turn(t.Context(), func(u *unit) error {
+			th, err := b.usableThread(u, id)
+			if err != nil {
+				return err
+			}
+			_, _, err = th.commit(c)
+			if err == nil {
+				t.Errorf("%s was committed", name)
+			}
+			return errCrash // nothing is kept
+		})
+		if err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	refused("a ReInit", &change{proposals: []mlscore.Proposal{mlscore.ReInitProposal(mlscore.ReInit{GroupID: []byte("other"), Version: mlscore.MLS10, CipherSuite: 1})}})
+	x, err := (&Rules{Version: 1, Name: "mine", Admins: []wire.UserID{bob}}).extension()
+	check(t, err)
+	refused("rules by no admin", &change{proposals: []mlscore.Proposal{mlscore.ExtensionsProposal(mlscore.Extensions{x})}})
+	if err := a.ChangeRules(t.Context(), id, RulesChange{Demote: []wire.UserID{alice}}); err == nil {
+		t.Error("the last admin is demoted")
+	}
+}
