@@ -301,6 +301,22 @@ func (c *Cluster) Device(ctx context.Context, d wire.Domain, user, name string) 
 
 // Enrol enrols a device by a link and runs it until Close.
 func (c *Cluster) Enrol(ctx context.Context, link client.Invitation, name string) (*client.Device, error) {
+	return c.open(link, name, func(v *client.Device, id wire.DeviceID) error {
+		return v.Enrol(ctx, client.Enrolment{Device: id, Code: link.Code, Root: link.Root})
+	})
+}
+
+// Resume opens the store of a device that StopDevice has ended, and runs it again.
+func (c *Cluster) Resume(d wire.Domain, user, name string) (*client.Device, error) {
+	o := c.orgs[d]
+	host := o.cfg.Gateway.Public
+	if host == "" {
+		host = o.cfg.Gateway.Listen
+	}
+	return c.open(client.Invitation{Host: host, Domain: d, User: user, Root: o.root}, name, func(*client.Device, wire.DeviceID) error { return nil })
+}
+
+func (c *Cluster) open(link client.Invitation, name string, prepare func(*client.Device, wire.DeviceID) error) (*client.Device, error) {
 	id, err := link.DeviceID(name)
 	if err != nil {
 		return nil, err
@@ -323,7 +339,7 @@ func (c *Cluster) Enrol(ctx context.Context, link client.Invitation, name string
 	}
 	v, err := client.Open(o)
 	if err == nil {
-		err = v.Enrol(ctx, client.Enrolment{Device: id, Code: link.Code, Root: link.Root})
+		err = prepare(v, id)
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", id, err), store.Close())

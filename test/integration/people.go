@@ -79,7 +79,16 @@ func (f *federation) enrolWith(ctx context.Context, link client.Invitation, name
 	if err := d.open(); err != nil {
 		return nil, fmt.Errorf("%s: %w", id, err)
 	}
-	err = d.Enrol(ctx, client.Enrolment{Device: id, Code: link.Code, Root: link.Root})
+	for {
+		err = d.Enrol(ctx, client.Enrolment{Device: id, Code: link.Code, Root: link.Root})
+		if wire.CodeOf(err) != wire.Busy || ctx.Err() != nil { // one address may enrol only so many a second
+			break
+		}
+		select {
+		case <-time.After(500 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: %w", id, err), d.stop())
 	}
