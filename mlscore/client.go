@@ -136,7 +136,12 @@ func (c *Client) leafFor(s *suite, id Identity, extensions Extensions) (LeafNode
 	if err != nil {
 		return LeafNode{}, within("identity", ErrMisuse, err)
 	}
-	caps, err := c.capabilities(s, id.Credential.Type)
+	return c.leafWith(s, id.Credential, pub, extensions)
+}
+
+// leafWith is leafFor where the public key is known.
+func (c *Client) leafWith(s *suite, credential Credential, pub []byte, extensions Extensions) (LeafNode, error) {
+	caps, err := c.capabilities(s, credential.Type)
 	if err != nil {
 		return LeafNode{}, err
 	}
@@ -145,7 +150,7 @@ func (c *Client) leafFor(s *suite, id Identity, extensions Extensions) (LeafNode
 			caps.Extensions = append(caps.Extensions, x.Type)
 		}
 	}
-	leaf := LeafNode{SignatureKey: pub, Credential: id.Credential, Capabilities: caps, Extensions: extensions}
+	leaf := LeafNode{SignatureKey: pub, Credential: credential, Capabilities: caps, Extensions: extensions}
 	return leaf, leaf.bindCredential(s)
 }
 

@@ -159,7 +159,7 @@ func (g *Group) choose(opts CommitOptions) (list []sentProposal, skipped []error
 	for _, p := range opts.Proposals {
 		list = append(list, sentProposal{Proposal: p, sender: self, checked: p.Type == ProposalAdd})
 	}
-	if opts.OnlyThese {
+	if opts.OnlyThese || len(g.public().proposals) == 0 {
 		return list, nil, nil
 	}
 	picker := newPicker(g.public(), self, list)
@@ -196,6 +196,7 @@ type committing struct {
 	plan   *plan
 	leaf   LeafNode // the sender's next
 	signer Secret   // and its key
+	ready  *signer  // signer made ready
 
 	staged *stagedCommit
 	path   *createdPath
@@ -246,7 +247,10 @@ func (w *committing) buildPath(commit *commitContent) (err error) {
 			return err
 		}
 	}
-	w.path, err = base.createPath(w.client.cfg.Rand, st.leaf, w.leaf, w.signer, public.context.GroupID)
+	if w.ready, err = w.signing(); err != nil {
+		return err
+	}
+	w.path, err = base.createPath(w.client.cfg.Rand, st.leaf, w.leaf, w.ready, public.context.GroupID)
 	if err != nil {
 		return err
 	}
@@ -259,6 +263,14 @@ func (w *committing) buildPath(commit *commitContent) (err error) {
 	}
 	commit.path, err = w.path.seal(w.client.cfg.Rand, st.context.marshal(), w.plan.added)
 	return err
+}
+
+// signing makes the key of the next leaf ready, which is the old one unless the commit replaces it.
+func (w *committing) signing() (*signer, error) {
+	if w.signer.Equal(w.base.signer) {
+		return w.base.signing(w.suite)
+	}
+	return w.suite.newSigner(w.signer.Bytes())
 }
 
 // checkOwnLeaf makes the checks that the receivers will make.
@@ -295,14 +307,16 @@ func (w *committing) frame(commit *commitContent) (err error) {
 			commit:            commit,
 		},
 	}
-	key := w.base.signer
-	if w.plan.external {
-		key = w.signer
+	key := w.ready // of the path's leaf, which every external commit has
+	if !w.plan.external {
+		if key, err = w.base.signing(w.suite); err != nil {
+			return err
+		}
 	}
 	if w.options.PublicHandshakes || w.plan.external {
 		w.ac.format = WireFormatPublicMessage
 	}
-	return w.ac.sign(w.suite, key, public.encoded)
+	return w.ac.signWith(key, public.encoded)
 }
 
 // derive computes the next epoch (§8, §12.4.1).
@@ -324,6 +338,7 @@ func (w *committing) derive() error {
 		public:  public,
 		self:    w.staged.leaf,
 		signer:  w.signer,
+		ready:   w.ready,
 		secrets: s.epochFrom(w.member, public.encoded),
 	}
 	st.confirm(s)
@@ -336,6 +351,7 @@ func (w *committing) derive() error {
 		// Without a path the leaf stays, and so does its signature key.
 		w.signer.Erase()
 		st.signer = w.base.signer.Clone()
+		st.succeeds(w.base)
 	}
 	st.messages = newSecretTree(s, public.tree.height(), st.secrets.encryption)
 	st.secrets.encryption = Secret{}

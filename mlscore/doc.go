@@ -49,6 +49,8 @@
 //	§2.1        codec/                               presentation language
 //	§5.1        suite.go, hpke.go, kem.go,           cipher suites, HPKE, signatures,
 //	            signature.go, labels.go              labelled operations
+//	            suite_pq.go, kem_mlkem.go,           those of draft-ietf-mls-pq-ciphersuites,
+//	            signature_mldsa.go                   described in docs/suites.md
 //	§5.3        credential.go, x509.go               credentials, Authenticator
 //	§6          framing.go, protect.go, padding.go   messages, their protection, padding
 //	§7.1–7.3    leafnode.go, extension.go            leaf nodes, capabilities

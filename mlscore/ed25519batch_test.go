@@ -23,6 +23,9 @@ func signedItems(t testing.TB, n int) []signedItem {
 // TestBatchVerification: any number of good signatures passes, any one bad one fails the batch.
 func TestBatchVerification(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 17, 64, 200, 1024} {
+		if raceDetector && n > 200 {
+			continue // one goroutine, as with fewer
+		}
 		items := signedItems(t, n)
 		if !(ed25519Scheme{}).verifyBatch(items) {
 			t.Fatalf("%d good signatures refused", n)
@@ -49,6 +52,30 @@ func TestBatchVerification(t *testing.T) {
 			if (ed25519Scheme{}).verifyBatch(items) {
 				t.Fatal("exchanged signatures accepted")
 			}
+		}
+	}
+}
+
+// TestBatchValidatesKeys: a batch takes no key that validate refuses, even with signatures that fit.
+func TestBatchValidatesKeys(t *testing.T) {
+	scheme := ed25519Scheme{}
+	identity := edwards25519.NewIdentityPoint().Bytes()
+	unreduced := append([]byte{0xee}, identity[1:]...) // the same point with y = p + 1
+	for i := 1; i < 31; i++ {
+		unreduced[i] = 0xff
+	}
+	unreduced[31] = 0x7f
+	for name, pub := range map[string][]byte{
+		"a point of small order": identity,
+		"not reduced":            unreduced,
+		"no point":               append([]byte{2}, identity[1:]...),
+		"too short":              identity[:31],
+	} {
+		items := signedItems(t, 3)
+		items[1].pub = pub
+		items[1].signature = append(edwards25519.NewIdentityPoint().Bytes(), make([]byte, 32)...) // R and s of zero: fits any such key
+		if scheme.validate(pub) == nil || scheme.verifyBatch(items) {
+			t.Errorf("%s: accepted", name)
 		}
 	}
 }

@@ -180,9 +180,7 @@ func encodeCodes[T ~uint16](w *codec.Writer, codes []T) {
 }
 
 func decodeCodes[T ~uint16](r *codec.Reader) []T {
-	var codes []T
-	r.Vector(func(r *codec.Reader) { codes = append(codes, T(r.Uint16())) })
-	return codes
+	return codec.Uint16Vector[T](r)
 }
 
 // isGREASE says whether a code point is one of those reserved by §13.5.

@@ -31,6 +31,8 @@ func Fabricate(n int, clients [2]*Client, ids [2]Identity, groupID []byte, opts 
 	if err := f.generate(); err != nil {
 		return nil, err
 	}
+	f.hasher = s.kdf.get()
+	defer s.kdf.put(f.hasher)
 	if _, err := f.build(heightFor(n), 0, nil); err != nil {
 		return nil, err
 	}
@@ -39,6 +41,7 @@ func Fabricate(n int, clients [2]*Client, ids [2]Identity, groupID []byte, opts 
 
 type fabricator struct {
 	suite   *suite
+	hasher  *hasher
 	n       int
 	clients [2]*Client
 	ids     [2]Identity
@@ -115,7 +118,7 @@ func (f *fabricator) newLeaf(i LeafIndex) (LeafNode, error) {
 func (f *fabricator) build(level int, first LeafIndex, parentHash []byte) (string, error) {
 	at := nodeAt(first, level)
 	if int(first) >= f.n {
-		return f.suite.blankHash(level, first), nil
+		return f.hasher.blankHash(level, first), nil
 	}
 	if level == 0 {
 		return f.buildLeaf(first, parentHash)
@@ -123,7 +126,7 @@ func (f *fabricator) build(level int, first LeafIndex, parentHash []byte) (strin
 	middle := first + 1<<(level-1)
 	if int(middle) >= f.n { // no member on the right: a blank parent, that the left child skips
 		left, err := f.build(level-1, first, parentHash)
-		return f.suite.parentTreeHash("", left, f.suite.blankHash(level-1, middle)), err
+		return f.hasher.parentTreeHash("", left, f.hasher.blankHash(level-1, middle)), err
 	}
 	right, err := f.build(level-1, middle, nil)
 	if err != nil {
@@ -132,7 +135,7 @@ func (f *fabricator) build(level int, first LeafIndex, parentHash []byte) (strin
 	n := &f.nodes[at]
 	n.body = parentBody(n.key, parentHash, nil)
 	left, err := f.build(level-1, first, f.suite.parentHashOf(string(n.key), string(parentHash), right))
-	return f.suite.parentTreeHash(n.body, left, right), err
+	return f.hasher.parentTreeHash(n.body, left, right), err
 }
 
 func (f *fabricator) buildLeaf(i LeafIndex, parentHash []byte) (string, error) {
@@ -143,7 +146,7 @@ func (f *fabricator) buildLeaf(i LeafIndex, parentHash []byte) (string, error) {
 	}
 	body, err := n.leaf.marshal()
 	n.body, n.leaf = string(body), LeafNode{}
-	return f.suite.leafTreeHash(i, n.body), err
+	return f.hasher.leafTreeHash(i, n.body), err
 }
 
 // groups makes the two real members' views of the group, in one epoch.

@@ -32,3 +32,27 @@ func TestFabricate(t *testing.T) {
 		})
 	}
 }
+
+// TestSignedLeaf: what a batch takes for signed is what a single verification encodes.
+func TestSignedLeaf(t *testing.T) {
+	g := newLargeGroup(t, 20)
+	for range 3 { // leaves that come from KeyPackages
+		_, add := g.newcomer(t)
+		g.merge(g.alice, g.commit(CommitOptions{Proposals: []Proposal{add}}).Staged)
+	}
+	sources := map[LeafNodeSource]int{}
+	for _, groupID := range [][]byte{{}, g.alice.group.GroupID(), make([]byte, 100)} {
+		g.alice.group.public().tree.eachLeaf(func(i LeafIndex, body string) bool {
+			l := must[*LeafNode](t)(parseLeafNode(body))
+			sources[l.Source]++
+			want := signContent("LeafNodeTBS", l.tbs(groupID, i))
+			if got := signedLeaf(leafChange{i, body}, l, groupID); string(got) != string(want) {
+				t.Fatalf("leaf %d: %x, want %x", i, got, want)
+			}
+			return true
+		})
+	}
+	if sources[SourceCommit] == 0 || sources[SourceKeyPackage] == 0 {
+		t.Fatalf("sources %v", sources)
+	}
+}

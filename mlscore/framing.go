@@ -232,8 +232,15 @@ func (a *authenticatedContent) tbs(context []byte) []byte {
 }
 
 func (a *authenticatedContent) sign(s *suite, key Secret, context []byte) error {
-	signature, err := s.signWithLabel(key.Bytes(), "FramedContentTBS", a.tbs(context))
-	a.signature = signature
+	k, err := s.newSigner(key.Bytes())
+	if err != nil {
+		return err
+	}
+	return a.signWith(k, context)
+}
+
+func (a *authenticatedContent) signWith(k *signer, context []byte) (err error) {
+	a.signature, err = k.signWithLabel("FramedContentTBS", a.tbs(context))
 	return err
 }
 

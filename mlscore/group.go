@@ -36,6 +36,7 @@ type memberState struct {
 	public          *PublicState
 	self            LeafIndex
 	signer          Secret
+	ready           *signer // signer made ready, once it has signed
 	keys            pathKeys
 	secrets         *epochSecrets // without the encryption secret, which messages holds
 	messages        *secretTree
@@ -48,6 +49,26 @@ func (s *memberState) erase() {
 	s.secrets.erase()
 	s.keys.erase()
 	s.signer.Erase()
+	s.ready = nil
+}
+
+// signing gives the signature key made ready, which costs about as much as to sign.
+func (s *memberState) signing(su *suite) (*signer, error) {
+	if s.ready == nil {
+		k, err := su.newSigner(s.signer.Bytes())
+		if err != nil {
+			return nil, err
+		}
+		s.ready = k
+	}
+	return s.ready, nil
+}
+
+// succeeds takes over from the epoch before what serves this one too.
+func (s *memberState) succeeds(old *memberState) {
+	if s.ready == nil && s.signer.Equal(old.signer) {
+		s.ready = old.ready
+	}
 }
 
 // pastEpoch is what late application messages of an ended epoch need (§15.3).
@@ -301,7 +322,11 @@ func (c *Client) groupInfo(s *suite, st *memberState, opts GroupInfoOptions) (*g
 		return nil, within("GroupInfo", ErrMisuse, err)
 	}
 	info := &groupInfo{context: st.public.context, extensions: x, confirmationTag: st.confirmationTag, signer: st.self}
-	return info, info.sign(s, st.signer)
+	k, err := st.signing(s)
+	if err != nil {
+		return nil, err
+	}
+	return info, info.signWith(k)
 }
 
 // ByIdentity finds the leaf of a member whom the Authenticator knows by an identity.

@@ -112,7 +112,7 @@ func agree(t testing.TB, people ...*person) {
 }
 
 func forAllSuites(t *testing.T, f func(t *testing.T, cs CipherSuite)) {
-	for _, cs := range CipherSuites() {
+	for _, cs := range append(CipherSuites(), PostQuantumSuites()...) {
 		t.Run(cs.String(), func(t *testing.T) { f(t, cs) })
 	}
 }

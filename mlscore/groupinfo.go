@@ -42,8 +42,15 @@ func (g *groupInfo) tbs() []byte {
 }
 
 func (g *groupInfo) sign(s *suite, key Secret) error {
-	signature, err := s.signWithLabel(key.Bytes(), "GroupInfoTBS", g.tbs())
-	g.signature = signature
+	k, err := s.newSigner(key.Bytes())
+	if err != nil {
+		return err
+	}
+	return g.signWith(k)
+}
+
+func (g *groupInfo) signWith(k *signer) (err error) {
+	g.signature, err = k.signWithLabel("GroupInfoTBS", g.tbs())
 	return err
 }
 

@@ -90,7 +90,8 @@ func TestSection7_4_PathSecretOfWrongLength(t *testing.T) {
 		alice.commit(t, CommitOptions{}, nil, bob)
 		tree, context := alice.group.public().tree, alice.group.public().encoded
 		leaf, _ := tree.leaf(0)
-		created, err := tree.createPath(alice.cfg.Rand, 0, *leaf, alice.id.SignatureKey, alice.group.GroupID())
+		key := must[*signer](t)(suites[0].newSigner(alice.id.SignatureKey.Bytes()))
+		created, err := tree.createPath(alice.cfg.Rand, 0, *leaf, key, alice.group.GroupID())
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -23,7 +23,7 @@ type indexNode struct {
 }
 
 const (
-	indexBucket = 16 // entries before a bucket splits
+	indexBucket = 64 // entries before a bucket splits
 	indexDepth  = 8  // levels that the 32 bits of hash in an entry allow
 )
 
@@ -66,11 +66,48 @@ func (x keyIndex) remove(key string, place uint32) keyIndex {
 	return x
 }
 
-// fill returns an index of many entries at once, which it sorts.
+// fill returns an index of many entries at once, which it sorts and keeps.
 func (x keyIndex) fill(entries []uint64) keyIndex {
 	slices.Sort(entries)
 	x.root = buildIndex(entries, 0)
 	return x
+}
+
+// addAll returns an index that also holds entries, which it sorts.
+func (x keyIndex) addAll(entries []uint64) keyIndex {
+	slices.Sort(entries)
+	x.root = x.root.addAll(entries, 0)
+	return x
+}
+
+func (n *indexNode) addAll(entries []uint64, depth int) *indexNode {
+	switch {
+	case len(entries) == 0:
+		return n
+	case n == nil:
+		return buildIndex(entries, depth)
+	case n.kids == nil:
+		all := slices.Concat(n.entries, entries)
+		slices.Sort(all)
+		return buildIndex(all, depth)
+	}
+	kids := *n.kids
+	for i := range kids {
+		end := slotEnd(entries, depth, i)
+		kids[i] = kids[i].addAll(entries[:end], depth+1)
+		entries = entries[end:]
+	}
+	return &indexNode{kids: &kids}
+}
+
+// slotEnd is how many of sorted entries go by a number at a depth, those that go by a lower one being
+// gone.
+func slotEnd(entries []uint64, depth, number int) int {
+	end := 0
+	for end < len(entries) && slot(entries[end], depth) == number {
+		end++
+	}
+	return end
 }
 
 func buildIndex(entries []uint64, depth int) *indexNode {
@@ -78,14 +115,11 @@ func buildIndex(entries []uint64, depth int) *indexNode {
 		return nil
 	}
 	if len(entries) <= indexBucket || depth == indexDepth {
-		return &indexNode{entries: slices.Clone(entries)}
+		return &indexNode{entries: entries[:len(entries):len(entries)]}
 	}
 	kids := new([16]*indexNode)
 	for i := range kids {
-		end := 0
-		for end < len(entries) && slot(entries[end], depth) == i {
-			end++
-		}
+		end := slotEnd(entries, depth, i)
 		kids[i] = buildIndex(entries[:end], depth+1)
 		entries = entries[end:]
 	}
@@ -101,13 +135,7 @@ func (n *indexNode) add(e uint64, depth int) *indexNode {
 		kids[slot(e, depth)] = kids[slot(e, depth)].add(e, depth+1)
 		return &indexNode{kids: &kids}
 	}
-	entries := make([]uint64, 0, len(n.entries)+1)
-	entries = append(append(entries, n.entries...), e)
-	if len(entries) > indexBucket && depth < indexDepth {
-		slices.Sort(entries)
-		return buildIndex(entries, depth)
-	}
-	return &indexNode{entries: entries}
+	return n.addAll([]uint64{e}, depth)
 }
 
 func (n *indexNode) remove(e uint64, depth int) *indexNode {
@@ -136,4 +164,24 @@ func (n *indexNode) remove(e uint64, depth int) *indexNode {
 	}
 	entries := make([]uint64, 0, len(n.entries)-1)
 	return &indexNode{entries: append(append(entries, n.entries[:i]...), n.entries[i+1:]...)}
+}
+
+// twice looks for two places whose keys have the same hash, and are the same key as far as same knows.
+func (x keyIndex) twice(same func(a, b uint32) bool) bool { return x.root.twice(same) }
+
+func (n *indexNode) twice(same func(a, b uint32) bool) bool {
+	if n == nil {
+		return false
+	}
+	if n.kids != nil {
+		return slices.ContainsFunc(n.kids[:], func(kid *indexNode) bool { return kid.twice(same) })
+	}
+	for i, a := range n.entries {
+		for _, b := range n.entries[i+1:] {
+			if a>>32 == b>>32 && same(uint32(a), uint32(b)) {
+				return true
+			}
+		}
+	}
+	return false
 }

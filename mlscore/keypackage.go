@@ -146,12 +146,17 @@ func (rules KeyPackageRules) validate(l *LeafNode, use CredentialUse) error {
 
 // verifyAlone makes the checks of §7.3 that need no group: keys, capabilities, lifetime.
 func (l *LeafNode) verifyAlone(s *suite, rules KeyPackageRules) error {
+	if err := s.validateSignatureKey(l.SignatureKey); err != nil {
+		return within("leaf node, signature_key", ErrInvalid, err)
+	}
+	return l.verifyContent(s, rules)
+}
+
+// verifyContent is verifyAlone without the signature key.
+func (l *LeafNode) verifyContent(s *suite, rules KeyPackageRules) error {
 	const object = "leaf node"
 	if err := s.validatePublicKey(l.EncryptionKey); err != nil {
 		return within(object+", encryption_key", ErrInvalid, err)
-	}
-	if err := s.validateSignatureKey(l.SignatureKey); err != nil {
-		return within(object+", signature_key", ErrInvalid, err)
 	}
 	if err := l.bindCredential(s); err != nil {
 		return within(object, ErrInvalid, err)

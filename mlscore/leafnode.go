@@ -186,8 +186,15 @@ func (l *LeafNode) tbs(groupID []byte, index LeafIndex) []byte {
 }
 
 func (l *LeafNode) sign(s *suite, key Secret, groupID []byte, index LeafIndex) error {
-	sig, err := s.signWithLabel(key.Bytes(), "LeafNodeTBS", l.tbs(groupID, index))
-	l.Signature = sig
+	k, err := s.newSigner(key.Bytes())
+	if err != nil {
+		return err
+	}
+	return l.signWith(k, groupID, index)
+}
+
+func (l *LeafNode) signWith(k *signer, groupID []byte, index LeafIndex) (err error) {
+	l.Signature, err = k.signWithLabel("LeafNodeTBS", l.tbs(groupID, index))
 	return err
 }
 

@@ -1,9 +1,8 @@
 package mlscore
 
 import (
+	"encoding/binary"
 	"maps"
-
-	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
 // memberIndex knows of all members together what a new leaf has to be compared with, so that no rule
@@ -17,7 +16,7 @@ type memberIndex struct {
 	// A client announces few different sets of capabilities; members that announce the same share a
 	// class. The maps belong to the edit under way if owned, else to all trees that share them.
 	owned       bool
-	classes     map[string]capabilityClass
+	classes     map[string]*capabilityClass
 	credentials map[CredentialType]int
 }
 
@@ -34,7 +33,7 @@ func newMemberIndex(auth Authenticator) memberIndex {
 		signatures:  newKeyIndex(),
 		identities:  newKeyIndex(),
 		owned:       true,
-		classes:     map[string]capabilityClass{},
+		classes:     map[string]*capabilityClass{},
 		credentials: map[CredentialType]int{},
 	}
 }
@@ -42,20 +41,31 @@ func newMemberIndex(auth Authenticator) memberIndex {
 // own makes the maps writable.
 func (x *memberIndex) own() {
 	if !x.owned {
-		x.classes = maps.Clone(x.classes)
+		classes := make(map[string]*capabilityClass, len(x.classes))
+		for key, c := range x.classes {
+			classes[key] = &capabilityClass{c.capabilities, c.members}
+		}
+		x.classes = classes
 		x.credentials = maps.Clone(x.credentials)
 		x.owned = true
 	}
 }
 
-func (x *memberIndex) add(i LeafIndex, body string) error {
-	leaf, id, err := x.identify(body)
-	if err != nil {
-		return err
+// addAll takes leaves in that stand nowhere yet.
+func (x *memberIndex) addAll(leaves []leafChange) error {
+	signatures := make([]uint64, len(leaves))
+	identities := make([]uint64, len(leaves))
+	for k, l := range leaves {
+		leaf, id, err := x.identify(l.body)
+		if err != nil {
+			return err
+		}
+		signatures[k] = x.signatures.entry(firstVector(afterVector(l.body)), uint32(l.index))
+		identities[k] = x.identities.entry(id, uint32(l.index))
+		x.count(leaf, 1)
 	}
-	x.signatures = x.signatures.add(string(leaf.SignatureKey), uint32(i))
-	x.identities = x.identities.add(id, uint32(i))
-	x.count(leaf, 1)
+	x.signatures = x.signatures.addAll(signatures)
+	x.identities = x.identities.addAll(identities)
 	return nil
 }
 
@@ -73,15 +83,15 @@ func (x *memberIndex) remove(i LeafIndex, body string) error {
 // count adds a leaf's capabilities and credential type to the totals, or takes them out.
 func (x *memberIndex) count(leaf *LeafNode, by int) {
 	x.own()
-	key := classOf(leaf.Capabilities)
-	c := x.classes[key]
+	var scratch [128]byte
+	key := appendClass(scratch[:0], leaf.Capabilities)
+	c := x.classes[string(key)]
+	if c == nil {
+		c = &capabilityClass{capabilities: leaf.Capabilities}
+		x.classes[string(key)] = c
+	}
 	if c.members += by; c.members == 0 {
-		delete(x.classes, key)
-	} else {
-		if by > 0 && c.members == by {
-			c.capabilities = leaf.Capabilities
-		}
-		x.classes[key] = c
+		delete(x.classes, string(key))
 	}
 	if x.credentials[leaf.Credential.Type] += by; x.credentials[leaf.Credential.Type] == 0 {
 		delete(x.credentials, leaf.Credential.Type)
@@ -106,25 +116,26 @@ func (x *memberIndex) identity(leaf *LeafNode) (string, error) {
 	return string(id), nil
 }
 
-// classOf encodes capabilities without GREASE.
-func classOf(c Capabilities) string {
-	c.CipherSuites = withoutGREASE(c.CipherSuites)
-	c.Extensions = withoutGREASE(c.Extensions)
-	c.Proposals = withoutGREASE(c.Proposals)
-	c.Credentials = withoutGREASE(c.Credentials)
-	var w codec.Writer
-	c.encode(&w)
-	return string(w.Buffer())
+// appendClass appends an encoding of capabilities without GREASE.
+func appendClass(b []byte, c Capabilities) []byte {
+	b = appendCodes(b, c.Versions)
+	b = appendCodes(b, c.CipherSuites)
+	b = appendCodes(b, c.Extensions)
+	b = appendCodes(b, c.Proposals)
+	return appendCodes(b, c.Credentials)
 }
 
-func withoutGREASE[T ~uint16](codes []T) []T {
-	out := make([]T, 0, len(codes))
+// appendCodes appends code points behind their number of bytes, without GREASE.
+func appendCodes[T ~uint16](b []byte, codes []T) []byte {
+	start := len(b)
+	b = append(b, 0, 0, 0, 0)
 	for _, c := range codes {
 		if !isGREASE(uint16(c)) {
-			out = append(out, c)
+			b = binary.BigEndian.AppendUint16(b, uint16(c))
 		}
 	}
-	return out
+	binary.BigEndian.PutUint32(b[start:], uint32(len(b)-start-4))
+	return b
 }
 
 // all says whether a condition holds for the capabilities of every member.
@@ -157,9 +168,11 @@ const noNode = ^NodeIndex(0)
 // otherNode finds a node other than n with an encryption key.
 func (t *ratchetTree) otherNode(n NodeIndex, key []byte) (at NodeIndex, found bool) {
 	found = t.keys.find(string(key), func(place uint32) bool {
-		at = NodeIndex(place)
+		if at = NodeIndex(place); at == n {
+			return false
+		}
 		have := t.nodeAbove(at.firstLeaf(), at.level())
-		return at != n && have != nil && have.encryptionKey() == string(key)
+		return have != nil && have.encryptionKey() == string(key)
 	})
 	return at, found
 }

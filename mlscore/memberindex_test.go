@@ -54,7 +54,7 @@ func checkIndex(t testing.TB, tree *ratchetTree, bodies []string) {
 		if got, ok := tree.memberByIdentity(id); !ok || uint32(got) != i {
 			t.Fatalf("identity %q is found at leaf %d, %v; it stands at %d", id, got, ok, i)
 		}
-		classes[classOf(leaf.Capabilities)]++
+		classes[string(appendClass(nil, leaf.Capabilities))]++
 		credentials[leaf.Credential.Type]++
 	}
 	for name, x := range map[string]struct {
@@ -87,7 +87,7 @@ func checkHolds(t testing.TB, x keyIndex, key string, place uint32) {
 func countClasses(x *memberIndex) map[string]int {
 	count := map[string]int{}
 	for key, c := range x.classes {
-		if classOf(c.capabilities) != key {
+		if string(appendClass(nil, c.capabilities)) != key {
 			panic("a class holds other capabilities than its name says")
 		}
 		count[key] = c.members

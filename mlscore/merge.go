@@ -57,6 +57,7 @@ func (g *Group) useMerged(s *StagedCommit) {
 // rotate makes next the present state and the present state a past one.
 func (g *Group) rotate(next *memberState) {
 	old := g.state
+	next.succeeds(old)
 	if keep := g.client.cfg.Limits.PastEpochs; keep > 0 {
 		past := &pastEpoch{
 			context:    old.public.encoded,

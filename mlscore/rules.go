@@ -396,6 +396,11 @@ func checkMemberLeaf(t *ratchetTree, i LeafIndex, l *LeafNode, extensions Extens
 	if err := checkUnique(t, i, l); err != nil {
 		return err
 	}
+	return checkSupport(t, i, l, extensions)
+}
+
+// checkSupport checks that a leaf and the group support each other (§7.3, §13.4).
+func checkSupport(t *ratchetTree, i LeafIndex, l *LeafNode, extensions Extensions) error {
 	if err := compatible(l.Capabilities, extensions); err != nil {
 		return within(leafName(i), ErrInvalid, err)
 	}

@@ -43,7 +43,11 @@ func (g *Group) content(kind ContentType, authenticatedData []byte) *framedConte
 // writes.
 func (g *Group) sendPrivate(c *framedContent, more func(*authenticatedContent, *Batch) error) ([]byte, error) {
 	ac := &authenticatedContent{format: WireFormatPrivateMessage, content: c}
-	if err := ac.sign(g.suite, g.state.signer, g.public().encoded); err != nil {
+	k, err := g.state.signing(g.suite)
+	if err == nil {
+		err = ac.signWith(k, g.public().encoded)
+	}
+	if err != nil {
 		return nil, err
 	}
 	var b Batch
@@ -93,7 +97,11 @@ func (g *Group) sendHandshake(c *framedContent, more func(*authenticatedContent,
 		return g.sendPrivate(c, more)
 	}
 	ac := &authenticatedContent{format: WireFormatPublicMessage, content: c}
-	if err := ac.sign(g.suite, g.state.signer, g.public().encoded); err != nil {
+	k, err := g.state.signing(g.suite)
+	if err == nil {
+		err = ac.signWith(k, g.public().encoded)
+	}
+	if err != nil {
 		return nil, err
 	}
 	msg, err := g.suite.protectPublic(ac, g.state.secrets.membership, g.public().encoded)
@@ -190,6 +198,10 @@ func (g *Group) newLeaf(u LeafUpdate) (LeafNode, Secret, error) {
 	x := old.Extensions
 	if u.Extensions != nil {
 		x = *u.Extensions
+	}
+	if u.Identity == nil {
+		leaf, err := g.client.leafWith(g.suite, id.Credential, old.SignatureKey, x)
+		return leaf, id.SignatureKey.Clone(), err
 	}
 	leaf, err := g.client.leafFor(g.suite, id, x)
 	return leaf, id.SignatureKey.Clone(), err

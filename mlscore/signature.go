@@ -43,6 +43,34 @@ func (s *suite) generateSignatureKey(rand io.Reader) (priv Secret, pub []byte, e
 	return ownSecret(key), pub, nil
 }
 
+// Sign signs a message by a cipher suite's signature scheme as it is, without a label of MLS: for what a
+// device has to prove outside of a group. What tells such a message from those of RFC 9420 §5.1.2, which
+// begin with the length of a label, is up to the caller. Signing is deterministic.
+func Sign(cs CipherSuite, priv Secret, message []byte) ([]byte, error) {
+	s, err := suiteOf(cs)
+	if err != nil {
+		return nil, err
+	}
+	key, err := s.signature.newSigningKey(priv.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	return key.sign(message)
+}
+
+// VerifySignature checks what Sign made: ErrForged if it is not by that key, or the key is none of the
+// suite.
+func VerifySignature(cs CipherSuite, pub, message, signature []byte) error {
+	s, err := suiteOf(cs)
+	if err != nil {
+		return err
+	}
+	if s.signature.validate(pub) != nil || !s.signature.verify(pub, message, signature) {
+		return fail(ErrForged, "", "signature", "is not by that key")
+	}
+	return nil
+}
+
 // signaturePublicKey computes the public key of a signature private key.
 func (s *suite) signaturePublicKey(priv []byte) ([]byte, error) {
 	key, err := s.signature.newSigningKey(priv)

@@ -20,14 +20,15 @@ type ratchetTree struct {
 // treeNode is a node with all that lies below it.
 //
 // It holds its content encoded, as the ratchet_tree extension and the tree hash want it, and as
-// nothing smaller would hold it. A node with a hash is frozen: it may be shared by many trees and is
-// never written again. A node without one belongs to the edit that made it.
+// nothing smaller would hold it. A frozen node may be shared by many trees and is never written again;
+// one that is not belongs to the edit that made it.
 type treeNode struct {
 	left, right *treeNode // nil at a leaf, and in a blank subtree of at most blankHeight levels
 	body        string    // encoded LeafNode or ParentNode, empty when blank
-	hash        string    // the tree hash of §7.8
+	hash        string    // the tree hash of §7.8 of a frozen parent; a leaf's is computed when it is needed
 	occupied    uint32    // non-blank leaves below
 	level       uint8     // 0 at a leaf
+	frozen      bool
 }
 
 // blankHeight is the height up to which a wholly blank subtree is kept as a single node: its
@@ -67,8 +68,21 @@ func firstVector(b string) string {
 
 // afterVector gives what follows the vector that b begins with.
 func afterVector(b string) string {
-	size := len(firstVector(b))
-	return b[size+len(codec.AppendVarint(nil, uint32(size))):]
+	header := 1 << (b[0] >> 6) // RFC 9420 §2.1.2
+	return b[header+len(firstVector(b)):]
+}
+
+// leafParentHash is the parent_hash of an encoded leaf, if its source is a commit.
+func leafParentHash(body string) (hash string, ok bool) {
+	rest := afterVector(afterVector(body)) // the keys
+	rest = afterVector(rest[2:])           // the credential: whichever its type, one vector
+	for range 5 {                          // the capabilities
+		rest = afterVector(rest)
+	}
+	if LeafNodeSource(rest[0]) != SourceCommit {
+		return "", false
+	}
+	return firstVector(rest[1:]), true
 }
 
 // parentBody encodes a ParentNode (§7.1).

@@ -173,7 +173,7 @@ func snapshotOf(n *treeNode) []string {
 		return nil
 	}
 	list := snapshotOf(n.left)
-	list = append(list, fmt.Sprintf("%p %d %d %x %x", n, n.level, n.occupied, n.hash, n.body))
+	list = append(list, fmt.Sprintf("%p %d %d %v %x %x", n, n.level, n.occupied, n.frozen, n.hash, n.body))
 	return append(list, snapshotOf(n.right)...)
 }
 
@@ -269,7 +269,7 @@ func (g *garden) checkResolution(x NodeIndex) {
 		}
 		return
 	}
-	if !bytes.Equal([]byte(n.hash), g.naive.treeHash(int(x))) {
+	if !bytes.Equal([]byte(g.s.treeHash(n, x.firstLeaf())), g.naive.treeHash(int(x))) {
 		g.t.Fatalf("tree hash of node %d differs", x)
 	}
 	var except []LeafIndex

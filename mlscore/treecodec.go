@@ -136,7 +136,13 @@ func buildTree(s *suite, auth Authenticator, bodies []string) (*ratchetTree, err
 		return nil, fail(ErrLimit, "", "ratchet tree", "%d leaves, at most %d", leaves, maxLeaves)
 	}
 	t := &ratchetTree{suite: s, keys: newKeyIndex(), people: newMemberIndex(auth)}
-	b := treeBuilder{t: t, bodies: bodies}
+	b := treeBuilder{
+		t:          t,
+		bodies:     bodies,
+		keys:       make([]uint64, 0, len(bodies)),
+		signatures: make([]uint64, 0, leaves),
+		identities: make([]uint64, 0, leaves),
+	}
 	t.root = b.build(heightFor(leaves), 0)
 	if b.err != nil {
 		return nil, b.err
@@ -152,8 +158,22 @@ func buildTree(s *suite, auth Authenticator, bodies []string) (*ratchetTree, err
 type treeBuilder struct {
 	t                            *ratchetTree
 	bodies                       []string
+	nodes                        []treeNode // allocated, not yet used
 	keys, signatures, identities []uint64
 	err                          error
+}
+
+// slabNodes is how many nodes are allocated at once: apart, each would take a seventh more.
+const slabNodes = 512
+
+func (b *treeBuilder) node(n treeNode) *treeNode {
+	if len(b.nodes) == 0 {
+		b.nodes = make([]treeNode, slabNodes)
+	}
+	at := &b.nodes[0]
+	b.nodes = b.nodes[1:]
+	*at = n
+	return at
 }
 
 func (b *treeBuilder) body(n NodeIndex) string {
@@ -163,9 +183,24 @@ func (b *treeBuilder) body(n NodeIndex) string {
 	return ""
 }
 
+// blank says whether all below a node is, and the node.
+func (b *treeBuilder) blank(level int, first LeafIndex) bool {
+	from := min(uint64(first.node()), uint64(len(b.bodies)))
+	to := min(uint64(first.node())+2<<level-1, uint64(len(b.bodies)))
+	for _, body := range b.bodies[from:to] {
+		if body != "" {
+			return false
+		}
+	}
+	return true
+}
+
 func (b *treeBuilder) build(level int, first LeafIndex) *treeNode {
+	if level <= blankHeight && b.blank(level, first) {
+		return b.node(treeNode{level: uint8(level)})
+	}
 	at := nodeAt(first, level)
-	n := &treeNode{level: uint8(level), body: b.body(at)}
+	n := b.node(treeNode{level: uint8(level), body: b.body(at)})
 	if n.body != "" {
 		b.keys = append(b.keys, b.t.keys.entry(n.encryptionKey(), uint32(at)))
 	}
@@ -176,12 +211,8 @@ func (b *treeBuilder) build(level int, first LeafIndex) *treeNode {
 	n.left = b.build(level-1, first)
 	n.right = b.build(level-1, first+1<<(level-1))
 	n.occupied = n.left.occupied + n.right.occupied
-	switch {
-	case n.occupied > 0:
-	case !n.blank():
+	if n.occupied == 0 && !n.blank() {
 		b.fail(fail(ErrInvalid, "§7.9.2", nodeName(at), "key in a subtree without members"))
-	case level <= blankHeight:
-		n.left, n.right = nil, nil
 	}
 	return n
 }
@@ -197,7 +228,8 @@ func (b *treeBuilder) leaf(n *treeNode, i LeafIndex) {
 		b.fail(within(leafName(i), ErrPolicy, err))
 		return
 	}
-	b.signatures = append(b.signatures, x.signatures.entry(string(leaf.SignatureKey), uint32(i)))
+	signatureKey := firstVector(afterVector(n.body))
+	b.signatures = append(b.signatures, x.signatures.entry(signatureKey, uint32(i)))
 	b.identities = append(b.identities, x.identities.entry(id, uint32(i)))
 	x.count(leaf, 1)
 }

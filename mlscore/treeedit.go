@@ -20,11 +20,11 @@ type leafChange struct {
 
 // own gives a node that the edit may write to: n itself, if it was made in this edit.
 func own(n *treeNode) *treeNode {
-	if n.hash == "" {
+	if !n.frozen {
 		return n
 	}
 	c := *n
-	c.hash = ""
+	c.frozen, c.hash = false, ""
 	return &c
 }
 
@@ -44,10 +44,13 @@ func (e *treeEdit) replace(changes []leafChange) error {
 // add puts leaves into blank places of the tree and notes them as unmerged in all non-blank nodes
 // above (§12.1.1). The tree must hold their indices.
 func (e *treeEdit) add(changes []leafChange) error {
-	for _, c := range changes {
-		if err := e.reindex(c, ""); err != nil {
-			return err
-		}
+	keys := make([]uint64, len(changes))
+	for k, c := range changes {
+		keys[k] = e.keys.entry(firstVector(c.body), uint32(c.index.node()))
+	}
+	e.keys = e.keys.addAll(keys)
+	if err := e.people.addAll(changes); err != nil {
+		return err
 	}
 	sortChanges(changes)
 	e.root = e.put(e.root, 0, changes, true)
@@ -69,7 +72,7 @@ func (e *treeEdit) reindex(c leafChange, old string) error {
 	}
 	if c.body != "" {
 		e.keys = e.keys.add(firstVector(c.body), place)
-		return e.people.add(c.index, c.body)
+		return e.people.addAll([]leafChange{c})
 	}
 	return nil
 }
@@ -137,10 +140,8 @@ func (s *suite) blankNode(level int, first LeafIndex) *treeNode {
 	if level > blankHeight {
 		n.left = s.blankNode(level-1, first)
 		n.right = s.blankNode(level-1, first+1<<(level-1))
-		n.hash = s.parentTreeHash("", n.left.hash, n.right.hash)
-		return n
 	}
-	n.hash = s.blankHash(level, first)
+	s.freeze(n, first)
 	return n
 }
 

@@ -1,8 +1,8 @@
 package mlscore
 
 import (
+	"bytes"
 	"encoding/binary"
-	"strings"
 
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
@@ -14,21 +14,20 @@ const (
 )
 
 // leafTreeHash is the tree hash of a leaf (RFC 9420 §7.8).
-func (s *suite) leafTreeHash(i LeafIndex, body string) string {
-	b := make([]byte, 0, 6+len(body))
-	b = append(b, nodeTypeLeaf)
+func (h *hasher) leafTreeHash(i LeafIndex, body string) string {
+	b := append(h.buf[:0], nodeTypeLeaf)
 	b = binary.BigEndian.AppendUint32(b, uint32(i))
-	return string(s.hash(appendOptional(b, body)))
+	h.buf = appendOptional(b, body)
+	return string(h.sum(h.tag[:0], h.buf))
 }
 
 // parentTreeHash is the tree hash of a parent (§7.8).
-func (s *suite) parentTreeHash(body, left, right string) string {
-	b := make([]byte, 0, 8+len(body)+len(left)+len(right))
-	b = append(b, nodeTypeParent)
+func (h *hasher) parentTreeHash(body, left, right string) string {
+	b := append(h.buf[:0], nodeTypeParent)
 	b = appendOptional(b, body)
-	b = append(codec.AppendVarint(b, uint32(len(left))), left...)
-	b = append(codec.AppendVarint(b, uint32(len(right))), right...)
-	return string(s.hash(b))
+	b = appendVector(b, left)
+	h.buf = appendVector(b, right)
+	return string(h.sum(h.tag[:0], h.buf))
 }
 
 func appendOptional(b []byte, body string) []byte {
@@ -38,41 +37,74 @@ func appendOptional(b []byte, body string) []byte {
 	return append(append(b, 1), body...)
 }
 
+func appendVector(b []byte, v string) []byte {
+	return append(codec.AppendVarint(b, uint32(len(v))), v...)
+}
+
+func (h *hasher) blankHash(level int, first LeafIndex) string {
+	if level == 0 {
+		return h.leafTreeHash(first, "")
+	}
+	return h.parentTreeHash("", h.blankHash(level-1, first), h.blankHash(level-1, first+1<<(level-1)))
+}
+
 // blankHash is the tree hash of a blank subtree.
 func (s *suite) blankHash(level int, first LeafIndex) string {
-	if level == 0 {
-		return s.leafTreeHash(first, "")
-	}
-	return s.parentTreeHash("", s.blankHash(level-1, first), s.blankHash(level-1, first+1<<(level-1)))
+	h := s.kdf.get()
+	defer s.kdf.put(h)
+	return h.blankHash(level, first)
 }
 
 // freeze computes the hashes that are missing below n.
 func (s *suite) freeze(n *treeNode, first LeafIndex) {
+	h := s.kdf.get()
+	defer s.kdf.put(h)
+	h.freeze(n, first)
+}
+
+func (h *hasher) freeze(n *treeNode, first LeafIndex) {
 	switch {
-	case n.hash != "":
+	case n.frozen:
+		return
 	case n.level == 0:
-		n.hash = s.leafTreeHash(first, n.body)
 	case n.collapsed():
-		n.hash = s.blankHash(int(n.level), first)
+		n.hash = h.blankHash(int(n.level), first)
 	default:
-		s.freeze(n.left, first)
-		s.freeze(n.right, first+1<<(n.level-1))
-		n.hash = s.parentTreeHash(n.body, n.left.hash, n.right.hash)
+		middle := first + 1<<(n.level-1)
+		h.freeze(n.left, first)
+		h.freeze(n.right, middle)
+		n.hash = h.parentTreeHash(n.body, h.treeHash(n.left, first), h.treeHash(n.right, middle))
 	}
+	n.frozen = true
+}
+
+// treeHash is the tree hash of a frozen node.
+func (h *hasher) treeHash(n *treeNode, first LeafIndex) string {
+	if n.level == 0 {
+		return h.leafTreeHash(first, n.body)
+	}
+	return n.hash
+}
+
+// treeHash is the tree hash of a frozen node.
+func (s *suite) treeHash(n *treeNode, first LeafIndex) string {
+	h := s.kdf.get()
+	defer s.kdf.put(h)
+	return h.treeHash(n, first)
 }
 
 // hash is the tree hash of the whole tree.
-func (t *ratchetTree) hash() []byte { return []byte(t.root.hash) }
+func (t *ratchetTree) hash() []byte { return []byte(t.suite.treeHash(t.root, 0)) }
 
 // hashWithout is the tree hash of n as it would be with some of its leaves blank and struck from the
 // unmerged lists: the original sibling tree hash of §7.9. except is sorted; only paths to leaves in it
 // are hashed anew.
-func (s *suite) hashWithout(n *treeNode, first LeafIndex, except []LeafIndex) string {
+func (h *hasher) hashWithout(n *treeNode, first LeafIndex, except []LeafIndex) string {
 	if len(except) == 0 || n.occupied == 0 {
-		return n.hash
+		return h.treeHash(n, first)
 	}
 	if n.level == 0 {
-		return s.leafTreeHash(first, "")
+		return h.leafTreeHash(first, "")
 	}
 	middle := first + 1<<(n.level-1)
 	left, right := splitLeaves(except, middle)
@@ -80,7 +112,7 @@ func (s *suite) hashWithout(n *treeNode, first LeafIndex, except []LeafIndex) st
 	if !n.blank() {
 		body = n.withUnmerged(subtractLeaves(n.unmerged(), except))
 	}
-	return s.parentTreeHash(body, s.hashWithout(n.left, first, left), s.hashWithout(n.right, middle, right))
+	return h.parentTreeHash(body, h.hashWithout(n.left, first, left), h.hashWithout(n.right, middle, right))
 }
 
 // splitLeaves divides a sorted list at middle.
@@ -112,11 +144,17 @@ func subtractLeaves(list, except []LeafIndex) []LeafIndex {
 
 // parentHashOf is the hash of ParentHashInput (§7.9).
 func (s *suite) parentHashOf(key, parentHash, siblingHash string) []byte {
-	var b []byte
-	for _, v := range [...]string{key, parentHash, siblingHash} {
-		b = append(codec.AppendVarint(b, uint32(len(v))), v...)
-	}
-	return s.hash(b)
+	h := s.kdf.get()
+	defer s.kdf.put(h)
+	return bytes.Clone(h.parentHashOf(key, parentHash, siblingHash))
+}
+
+// parentHashOf is that of the suite; the result is good until the hasher is used again.
+func (h *hasher) parentHashOf(key, parentHash, siblingHash string) []byte {
+	b := appendVector(h.buf[:0], key)
+	b = appendVector(b, parentHash)
+	h.buf = appendVector(b, siblingHash)
+	return h.sum(h.tag[:0], h.buf)
 }
 
 // pathHashes gives, for a path that is about to replace all keys on it, the bodies of its parents and
@@ -127,7 +165,7 @@ func (s *suite) pathHashes(steps []pathStep, keys [][]byte) (bodies []string, le
 	above := []byte{}
 	for k := len(steps) - 1; k >= 0; k-- {
 		bodies[k] = parentBody(keys[k], above, nil)
-		above = s.parentHashOf(string(keys[k]), string(above), steps[k].copath.hash)
+		above = s.parentHashOf(string(keys[k]), string(above), s.treeHash(steps[k].copath, steps[k].copathLeaf))
 	}
 	return bodies, above
 }
@@ -135,9 +173,13 @@ func (s *suite) pathHashes(steps []pathStep, keys [][]byte) (bodies []string, le
 // verifyParentHashes checks that every non-blank parent is parent-hash valid (§7.9.2), from the top
 // down: each has exactly one descendant that vouches for it. That descendant is a leaf, or a parent
 // for which the same is checked.
-func (t *ratchetTree) verifyParentHashes() error { return t.verifyParent(t.root, 0) }
+func (t *ratchetTree) verifyParentHashes() error {
+	h := t.suite.kdf.get()
+	defer t.suite.kdf.put(h)
+	return h.verifyParent(t.root, 0)
+}
 
-func (t *ratchetTree) verifyParent(n *treeNode, first LeafIndex) error {
+func (h *hasher) verifyParent(n *treeNode, first LeafIndex) error {
 	if n.level == 0 || n.occupied == 0 && n.blank() {
 		return nil
 	}
@@ -148,10 +190,10 @@ func (t *ratchetTree) verifyParent(n *treeNode, first LeafIndex) error {
 		}
 		unmerged := n.unmerged()
 		vouching := 0
-		if t.vouches(n, n.left, first, n.right, middle, unmerged) {
+		if h.vouches(n, n.left, first, n.right, middle, unmerged) {
 			vouching++
 		}
-		if t.vouches(n, n.right, middle, n.left, first, unmerged) {
+		if h.vouches(n, n.right, middle, n.left, first, unmerged) {
 			vouching++
 		}
 		if vouching != 1 {
@@ -161,37 +203,36 @@ func (t *ratchetTree) verifyParent(n *treeNode, first LeafIndex) error {
 	if n.collapsed() {
 		return nil
 	}
-	if err := t.verifyParent(n.left, first); err != nil {
+	if err := h.verifyParent(n.left, first); err != nil {
 		return err
 	}
-	return t.verifyParent(n.right, middle)
+	return h.verifyParent(n.right, middle)
 }
 
 // vouches looks below child c of p for a node D whose parent hash is that of p with copath child s:
 // D must be what is left of c's resolution without p's unmerged leaves.
-func (t *ratchetTree) vouches(p, c *treeNode, cFirst LeafIndex, s *treeNode, sFirst LeafIndex, unmerged []LeafIndex) bool {
+func (h *hasher) vouches(p, c *treeNode, cFirst LeafIndex, s *treeNode, sFirst LeafIndex, unmerged []LeafIndex) bool {
 	below := leavesBelow(unmerged, cFirst, int(c.level))
-	d, ok := t.soleUnmatched(c, cFirst, below)
+	d, ok := soleUnmatched(c, cFirst, below)
 	if !ok {
 		return false
 	}
-	var have string
-	if d.level == 0 {
-		leaf, err := parseLeafNode(d.body)
-		if err != nil || leaf.Source != SourceCommit {
-			return false
-		}
-		have = string(leaf.ParentHash)
-	} else {
+	have := ""
+	if d.level > 0 {
 		have = d.parentHash()
+	} else if have, ok = leafParentHash(d.body); !ok {
+		return false
 	}
-	sibling := t.suite.hashWithout(s, sFirst, leavesBelow(unmerged, sFirst, int(s.level)))
-	return strings.Compare(have, string(t.suite.parentHashOf(p.encryptionKey(), p.parentHash(), sibling))) == 0
+	sibling := h.hashWithout(s, sFirst, leavesBelow(unmerged, sFirst, int(s.level)))
+	return have == string(h.parentHashOf(p.encryptionKey(), p.parentHash(), sibling))
 }
 
 // soleUnmatched finds the one node of c's resolution that is not a leaf in unmerged, where all of
 // unmerged must be in the resolution. It stops as soon as a second one turns up.
-func (t *ratchetTree) soleUnmatched(c *treeNode, first LeafIndex, unmerged []LeafIndex) (*treeNode, bool) {
+func soleUnmatched(c *treeNode, first LeafIndex, unmerged []LeafIndex) (*treeNode, bool) {
+	if len(unmerged) == 0 && !c.blank() && c.unmergedBytes() == "" {
+		return c, true
+	}
 	var sole *treeNode
 	matched := 0
 	var walk func(n *treeNode, first LeafIndex) bool

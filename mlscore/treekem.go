@@ -93,7 +93,7 @@ func (c *createdPath) erase() {
 // createPath generates new keys for leaf i and its filtered direct path in t, and signs the leaf
 // (RFC 9420 §7.4, §7.5). leaf holds what the sender wants in it; its keys, source, parent hash and
 // signature are set here. t must hold i.
-func (t *ratchetTree) createPath(rand io.Reader, i LeafIndex, leaf LeafNode, signer Secret, groupID []byte) (*createdPath, error) {
+func (t *ratchetTree) createPath(rand io.Reader, i LeafIndex, leaf LeafNode, key *signer, groupID []byte) (*createdPath, error) {
 	s := t.suite
 	c := &createdPath{leaf: &leaf, steps: t.filteredPath(i)}
 	first := make([]byte, s.hashLen())
@@ -119,7 +119,7 @@ func (t *ratchetTree) createPath(rand io.Reader, i LeafIndex, leaf LeafNode, sig
 	var parents []string
 	parents, leaf.ParentHash = s.pathHashes(c.steps, c.keys)
 	leaf.EncryptionKey, leaf.Source = leafPub, SourceCommit
-	if err := leaf.sign(s, signer, groupID, i); err != nil {
+	if err := leaf.signWith(key, groupID, i); err != nil {
 		return nil, err
 	}
 	body, err := leaf.marshal()

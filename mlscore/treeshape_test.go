@@ -67,21 +67,33 @@ func TestSection7_PowersOfTwo(t *testing.T) {
 		if testing.Short() && size > 300 {
 			break
 		}
-		t.Run(fmt.Sprint(size), func(t *testing.T) {
-			g := newGarden(t, uint64(size), size)
-			last := LeafIndex(size - 1)
-			for _, i := range []LeafIndex{0, last, last / 2, last/2 + 1, 0} {
-				g.climb(min(i, last))
-			}
-			g.plant(nil, nil, 1)            // to one more than the size
-			g.plant(nil, []LeafIndex{0}, 0) // and back, at the other end
-			g.climb(last)
-			g.plant([]LeafIndex{last}, nil, 2)
-			if size > 8 {
-				g.plant(nil, g.members()[size/2:], 0) // down to the left half
-				g.climb(2)
-			}
-		})
+		t.Run(fmt.Sprint(size), func(t *testing.T) { aroundSize(t, size) })
+	}
+}
+
+// TestLongSection7_PowersOfTwo does the same with larger trees.
+func TestLongSection7_PowersOfTwo(t *testing.T) {
+	if longRun(t) == "" {
+		t.Skip("takes minutes: set MLSFED_LONG to short or full")
+	}
+	for _, size := range []int{4095, 4096, 4097, 8191, 8192, 8193} {
+		t.Run(fmt.Sprint(size), func(t *testing.T) { aroundSize(t, size) })
+	}
+}
+
+func aroundSize(t *testing.T, size int) {
+	g := newGarden(t, uint64(size), size)
+	last := LeafIndex(size - 1)
+	for _, i := range []LeafIndex{0, last, last / 2, last/2 + 1, 0} {
+		g.climb(min(i, last))
+	}
+	g.plant(nil, nil, 1)            // to one more than the size
+	g.plant(nil, []LeafIndex{0}, 0) // and back, at the other end
+	g.climb(last)
+	g.plant([]LeafIndex{last}, nil, 2)
+	if size > 8 {
+		g.plant(nil, g.members()[size/2:], 0) // down to the left half
+		g.climb(2)
 	}
 }
 

@@ -1,6 +1,12 @@
 package mlscore
 
-import "time"
+import (
+	"encoding/binary"
+	"runtime"
+	"time"
+
+	"github.com/mlsfed/mlsfed/mlscore/codec"
+)
 
 // validateTree makes all checks on a tree that a joiner owes (RFC 9420 §12.4.3.1): parent hashes,
 // unmerged leaves, every leaf by itself and against all others, uniqueness of every key.
@@ -15,24 +21,58 @@ func (p *PublicState) validateTree() error {
 	if err := p.checkExtensions(p.context.Extensions); err != nil {
 		return within("GroupContext", ErrInvalid, err)
 	}
-	if err := t.checkParentKeys(t.root, 0); err != nil {
-		return err
+	unique := t.unique()
+	if !unique {
+		if err := t.checkParentKeys(t.root, 0); err != nil {
+			return err
+		}
 	}
-	return p.validateLeaves()
+	return p.validateLeaves(unique)
+}
+
+// unique looks at all nodes at once for a key or an identity that stands in the tree twice. If there is
+// one, it does not say where: checkParentKeys and checkUnique do.
+func (t *ratchetTree) unique() bool {
+	sameKey := func(a, b uint32) bool {
+		return t.nodeKey(NodeIndex(a)) == t.nodeKey(NodeIndex(b))
+	}
+	sameSignatureKey := func(a, b uint32) bool {
+		return t.signatureKey(LeafIndex(a)) == t.signatureKey(LeafIndex(b))
+	}
+	sameIdentity := func(a, b uint32) bool {
+		one, errOne := t.identityAt(LeafIndex(a))
+		other, errOther := t.identityAt(LeafIndex(b))
+		return errOne != nil || errOther != nil || one == other
+	}
+	return !t.keys.twice(sameKey) && !t.people.signatures.twice(sameSignatureKey) && !t.people.identities.twice(sameIdentity)
+}
+
+// nodeKey is the encryption key of a node that is not blank.
+func (t *ratchetTree) nodeKey(n NodeIndex) string {
+	return t.nodeAbove(n.firstLeaf(), n.level()).encryptionKey()
+}
+
+// identityAt is the identity of the member at leaf i.
+func (t *ratchetTree) identityAt(i LeafIndex) (string, error) {
+	_, id, err := t.people.identify(t.leafBody(i))
+	return id, err
 }
 
 // validateLeaves checks all leaves, in batches that share the processors, and reports the leftmost
-// leaf that is bad.
-func (p *PublicState) validateLeaves() error {
-	leaves := make([]LeafIndex, 0, p.tree.members())
-	p.tree.eachLeaf(func(i LeafIndex, _ string) bool {
-		leaves = append(leaves, i)
+// leaf that is bad. unique says that no two share a key or an identity.
+func (p *PublicState) validateLeaves(unique bool) error {
+	leaves := make([]leafChange, 0, p.tree.members())
+	p.tree.eachLeaf(func(i LeafIndex, body string) bool {
+		leaves = append(leaves, leafChange{i, body})
 		return true
 	})
-	batches := (len(leaves) + batchSize - 1) / batchSize
-	errs := make([]error, batches)
-	inParallel(batches, func(k int) {
-		errs[k] = p.validateBatch(leaves[k*batchSize : min((k+1)*batchSize, len(leaves))])
+	size := min(batchSize, max(leastBatch, (len(leaves)+runtime.GOMAXPROCS(0)-1)/runtime.GOMAXPROCS(0)))
+	errs := make([]error, (len(leaves)+size-1)/size)
+	inParallel(len(errs), func(k int) {
+		batch := leaves[k*size : min((k+1)*size, len(leaves))]
+		if !unique || !p.validTogether(batch) {
+			errs[k] = p.validateEach(batch)
+		}
 	})
 	for _, err := range errs {
 		if err != nil {
@@ -42,31 +82,54 @@ func (p *PublicState) validateLeaves() error {
 	return nil
 }
 
-// validateBatch checks leaves one by one but for their signatures, and those together where the scheme
-// can; if they do not verify together, one by one.
-func (p *PublicState) validateBatch(leaves []LeafIndex) error {
-	batch, together := p.rules.suite.signature.(batchVerifier)
-	var items []signedItem
-	for _, i := range leaves {
-		l, ok := p.tree.leaf(i)
-		if !ok {
-			return fail(ErrMalformed, "§7.2", leafName(i), "does not decode")
+// validTogether checks leaves that share nothing with others, and their signatures together, if the
+// scheme can do that. If it says no, validateEach says why.
+func (p *PublicState) validTogether(leaves []leafChange) bool {
+	s := p.rules.suite
+	batch, together := s.signature.(batchVerifier)
+	if !together {
+		return false
+	}
+	rules := p.rules.keyPackageRules(time.Time{})
+	items := make([]signedItem, len(leaves))
+	for k, at := range leaves {
+		l, err := parseLeafNode(at.body)
+		if err != nil || l.verifyContent(s, rules) != nil || rules.validate(l, UseMember) != nil ||
+			checkSupport(p.tree, at.index, l, p.context.Extensions) != nil {
+			return false
 		}
-		if err := p.validateLeaf(i, l); err != nil {
+		items[k] = signedItem{l.SignatureKey, signedLeaf(at, l, p.context.GroupID), l.Signature}
+	}
+	return batch.verifyBatch(items)
+}
+
+// signedLeaf is what the signature of a leaf covers, SignContent of LeafNodeTBS: its encoding up to the
+// signature and, unless it comes from a KeyPackage, group and leaf (§7.2).
+func signedLeaf(at leafChange, l *LeafNode, groupID []byte) []byte {
+	var header [4]byte
+	content := at.body[:len(at.body)-len(l.Signature)-len(codec.AppendVarint(header[:0], uint32(len(l.Signature))))]
+	var tail []byte
+	if l.Source != SourceKeyPackage {
+		var scratch [64]byte
+		tail = binary.BigEndian.AppendUint32(codec.AppendBytes(scratch[:0], groupID), uint32(at.index))
+	}
+	b := make([]byte, 0, len(content)+len(tail)+32)
+	b = appendLabelled(b, "LeafNodeTBS", len(content)+len(tail))
+	return append(append(b, content...), tail...)
+}
+
+// validateEach checks leaves one by one.
+func (p *PublicState) validateEach(leaves []leafChange) error {
+	for _, at := range leaves {
+		l, err := parseLeafNode(at.body)
+		if err != nil {
+			return within(leafName(at.index), ErrMalformed, err)
+		}
+		if err := p.validateLeaf(at.index, l); err != nil {
 			return err
 		}
-		item := signedItem{l.SignatureKey, signContent("LeafNodeTBS", l.tbs(p.context.GroupID, i)), l.Signature}
-		if !together && !p.rules.suite.signature.verify(item.pub, item.message, item.signature) {
-			return within(leafName(i), ErrForged, badLeafSignature())
-		}
-		items = append(items, item)
-	}
-	if !together || batch.verifyBatch(items) {
-		return nil
-	}
-	for k, item := range items {
-		if !p.rules.suite.signature.verify(item.pub, item.message, item.signature) {
-			return within(leafName(leaves[k]), ErrForged, badLeafSignature())
+		if err := l.verifySignature(p.rules.suite, p.context.GroupID, at.index); err != nil {
+			return within(leafName(at.index), ErrForged, err)
 		}
 	}
 	return nil

@@ -40,7 +40,7 @@ var vectorFiles = []vectorFile{
 }
 
 // MakeVectors makes test vectors in all formats of the MLS working group, by file name. They hold cases
-// for the given cipher suites, or for all if there are none given. The same seed gives the same bytes,
+// for the given cipher suites, or for those of RFC 9420 if there are none given. The same seed gives the same bytes,
 // and a suite's cases do not depend on which other suites are asked for.
 //
 // The vectors hold private keys. They are worth as much as the seed is secret, that is nothing: no key

@@ -139,7 +139,11 @@ func (t *kemTree) createPath(by LeafIndex) (*createdPath, error) {
 	if !ok {
 		return nil, fail(ErrMisuse, "", leafName(by), "is blank")
 	}
-	return t.tree.createPath(t.m.rand, by, *leaf, t.leaves[by].signature, t.groupID)
+	key, err := t.m.suite.newSigner(t.leaves[by].signature.Bytes())
+	if err != nil {
+		return nil, err
+	}
+	return t.tree.createPath(t.m.rand, by, *leaf, key, t.groupID)
 }
 
 // prune forgets the secrets of nodes that are blank now, or have other keys.

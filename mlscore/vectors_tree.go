@@ -182,7 +182,7 @@ func (t *ratchetTree) nodeFacts(i NodeIndex) (hash []byte, resolution []uint32) 
 	for _, r := range t.resolution(n, i.firstLeaf(), nil) {
 		resolution = append(resolution, uint32(r.node))
 	}
-	return []byte(n.hash), resolution
+	return []byte(t.suite.treeHash(n, i.firstLeaf())), resolution
 }
 
 func sameResolution(got, want []uint32) error {
@@ -408,7 +408,11 @@ func (v *treeKEM) verifyOwnPath(i LeafIndex) error {
 	if !ok {
 		return fail(ErrInvalid, "", leafName(i), "is blank")
 	}
-	created, err := v.tree.createPath(rand.Reader, i, *leaf, v.signers[i], v.c.GroupID)
+	key, err := v.tree.suite.newSigner(v.signers[i].Bytes())
+	if err != nil {
+		return err
+	}
+	created, err := v.tree.createPath(rand.Reader, i, *leaf, key, v.c.GroupID)
 	if err != nil {
 		return err
 	}

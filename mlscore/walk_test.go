@@ -119,9 +119,11 @@ var walkSizes = []struct {
 	{MLS256P521AES256P521, 5, 12, 24, 22, 80, 250, []string{"mixed"}, []string{"mixed"}},
 	{MLS256X448ChaCha20Ed448, 8, 30, 60, 35, 120, 300, []string{"mixed"}, []string{"private"}},
 	{MLS256P384AES256P384, 6, 24, 50, 25, 120, 300, []string{"public"}, []string{"mixed"}},
+	{MLS128MLKEM768X25519AES128Ed25519, 10, 60, 150, 40, 200, 400, []string{"mixed"}, []string{"public", "mixed"}},
+	{MLS192MLKEM768AES256MLDSA65, 5, 24, 50, 20, 120, 300, []string{"public"}, []string{"mixed"}},
 }
 
-// TestWalk walks a short way on every suite.
+// TestWalk walks a short way on every suite of RFC 9420 and on two of the post-quantum ones.
 func TestWalk(t *testing.T) {
 	counts := map[string]int{}
 	for _, size := range walkSizes {

@@ -131,10 +131,16 @@ func (ca *testCA) certify(t testing.TB, cs CipherSuite, pub []byte, tmpl *x509.C
 		}
 		return ca.sign(t, tmpl, key)
 	}
+	algorithm := oidEd448
+	for _, k := range rawKeys {
+		if k.size == len(pub) {
+			algorithm = k.algorithm
+		}
+	}
 	spki, err := asn1.Marshal(struct {
 		Algorithm pkix.AlgorithmIdentifier
 		Key       asn1.BitString
-	}{pkix.AlgorithmIdentifier{Algorithm: oidEd448}, asn1.BitString{Bytes: pub, BitLength: 8 * len(pub)}})
+	}{pkix.AlgorithmIdentifier{Algorithm: algorithm}, asn1.BitString{Bytes: pub, BitLength: 8 * len(pub)}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -451,6 +457,37 @@ func TestSection5_3_Ed448(t *testing.T) {
 	}
 }
 
+// TestSection5_3_MLDSA: ML-DSA keys under an authority that crypto/x509 knows. A key must be of the
+// algorithm that its certificate names.
+func TestSection5_3_MLDSA(t *testing.T) {
+	ca := newCA(t, "root", nil)
+	for _, cs := range []CipherSuite{MLS128MLKEM768X25519ChaCha20MLDSA44, MLS192MLKEM768AES256MLDSA65, MLS256MLKEM1024AES256MLDSA87} {
+		_, pub := signatureKeyOf(t, cs)
+		_, other := signatureKeyOf(t, cs)
+		der := ca.certify(t, cs, pub, leafTemplate(aliceURI))
+		if err := trusting(ca).ValidateCredential(X509Credential(der), pub, UseMember); err != nil {
+			t.Errorf("%v: %v", cs, err)
+		}
+		requireKind(t, trusting(ca).ValidateCredential(X509Credential(der), other, UseMember), ErrPolicy)
+		for _, k := range rawKeys {
+			for _, null := range [][]byte{nil, {5, 0}} {
+				b, err := asn1.Marshal(struct {
+					Algorithm pkix.AlgorithmIdentifier
+					Key       asn1.BitString
+				}{pkix.AlgorithmIdentifier{Algorithm: k.algorithm, Parameters: asn1.RawValue{FullBytes: null}}, asn1.BitString{Bytes: pub, BitLength: 8 * len(pub)}})
+				if err != nil {
+					t.Fatal(err)
+				}
+				der := ca.withSPKI(t, leafTemplate(aliceURI), b)
+				err = trusting(ca).ValidateCredential(X509Credential(der), pub, UseMember)
+				if good := k.size == len(pub) && null == nil; (err == nil) != good {
+					t.Errorf("%v with algorithm %v and parameters %x: %v", cs, k.algorithm, null, err)
+				}
+			}
+		}
+	}
+}
+
 // x509Person is a person with a certificate for a device of that user at a.example.
 func x509Person(t testing.TB, user string, cs CipherSuite, ca *testCA, change ...func(*Config)) *person {
 	t.Helper()
@@ -470,7 +507,7 @@ func x509Identity(t testing.TB, user string, cs CipherSuite, ca *testCA) Identit
 // TestX509Groups is a group of three with certificates: it is founded, talks, and rotates credentials by
 // commit and by Update; nobody becomes another.
 func TestX509Groups(t *testing.T) {
-	for _, cs := range []CipherSuite{MLS128X25519AES128Ed25519, MLS128P256AES128P256, MLS256X448AES256Ed448, MLS256P521AES256P521, MLS256P384AES256P384} {
+	for _, cs := range []CipherSuite{MLS128X25519AES128Ed25519, MLS128P256AES128P256, MLS256X448AES256Ed448, MLS256P521AES256P521, MLS256P384AES256P384, MLS128MLKEM768X25519ChaCha20MLDSA44, MLS192MLKEM768AES256MLDSA65, MLS256MLKEM1024AES256MLDSA87} {
 		t.Run(cs.String(), func(t *testing.T) { x509Group(t, cs) })
 	}
 }

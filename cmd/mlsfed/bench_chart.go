@@ -45,7 +45,7 @@ func coreChart(suite string, points []chartPoint) string {
 	return fmt.Sprintf(`<!doctype html>
 <html lang="en"><meta charset="utf-8"><title>What a group costs</title>
 <style>body{font:15px/1.4 system-ui,sans-serif;margin:2em auto;max-width:60em;color:#111827}svg{width:100%%;height:auto}</style>
-<h1>What a group costs, from %.0f to %.0f members</h1>
+<h1>What a group costs, from %s to %s members</h1>
 <p>%s, one core, one run. Solid lines are measured; dashed ones are computed from the primitives
 measured in the same run.</p>
 <h2>Time</h2>
@@ -53,15 +53,15 @@ measured in the same run.</p>
 <h2>Bytes to re-key</h2>
 %s
 </html>
-`, points[0].n, points[len(points)-1].n, html.EscapeString(suite),
+`, thousands(points[0].n), thousands(points[len(points)-1].n), html.EscapeString(suite),
 		logChart(points, costLines, cost, "ms"), logChart(points, byteLines, bytes, "B"))
 }
 
 // The frame of a chart, in SVG units.
 const (
-	chartLeft, chartRight  = 80.0, 620.0
+	chartLeft, chartRight  = 90.0, 620.0
 	chartTop, chartBottom  = 20.0, 420.0
-	chartWidth, chartHight = 960.0, 470.0
+	chartWidth, chartHight = 1010.0, 470.0
 )
 
 // logChart draws lines over logarithmic axes.
@@ -87,12 +87,12 @@ func logChart(points []chartPoint, lines []chartLine, of func(chartPoint) []floa
 	fmt.Fprintf(&b, `<svg viewBox="0 0 %.0f %.0f" font-size="13" role="img">`, chartWidth, chartHight)
 	for d := bottom; d <= top; d++ {
 		at := y(math.Pow(10, d))
-		fmt.Fprintf(&b, `<line x1="%.0f" x2="%.0f" y1="%.1f" y2="%.1f" stroke="#e5e7eb"/><text x="%.0f" y="%.1f" text-anchor="end">%s %s</text>`,
-			chartLeft, chartRight, at, at, chartLeft-8, at+4, power(d), unit)
+		fmt.Fprintf(&b, `<line x1="%.0f" x2="%.0f" y1="%.1f" y2="%.1f" stroke="#e5e7eb"/><text x="%.0f" y="%.1f" text-anchor="end">%s</text>`,
+			chartLeft, chartRight, at, at, chartLeft-8, at+4, power(d, unit))
 	}
 	for _, p := range points {
-		fmt.Fprintf(&b, `<line x1="%.1f" x2="%.1f" y1="%.0f" y2="%.0f" stroke="#e5e7eb"/><text x="%.1f" y="%.0f" text-anchor="middle">%.0f</text>`,
-			x(p.n), x(p.n), chartTop, chartBottom, x(p.n), chartBottom+20, p.n)
+		fmt.Fprintf(&b, `<line x1="%.1f" x2="%.1f" y1="%.0f" y2="%.0f" stroke="#e5e7eb"/><text x="%.1f" y="%.0f" text-anchor="middle">%s</text>`,
+			x(p.n), x(p.n), chartTop, chartBottom, x(p.n), chartBottom+20, thousands(p.n))
 	}
 	fmt.Fprintf(&b, `<text x="%.0f" y="%.0f" text-anchor="middle">members</text>`, (chartLeft+chartRight)/2, chartBottom+42)
 	for k, line := range lines {
@@ -113,13 +113,30 @@ func logChart(points []chartPoint, lines []chartLine, of func(chartPoint) []floa
 	return b.String()
 }
 
-// power writes 10^d for a label.
-func power(d float64) string {
-	if d >= 0 && d < 7 {
-		return fmt.Sprintf("%.0f", math.Pow(10, d))
+// scales are the units of a label, each so many powers of ten above the one of the chart.
+var scales = map[string][]struct {
+	power float64
+	unit  string
+}{
+	"ms": {{3, "s"}, {0, "ms"}, {-3, "µs"}},
+	"B":  {{9, "GB"}, {6, "MB"}, {3, "kB"}, {0, "B"}},
+}
+
+// power writes 10^d of a unit for a label.
+func power(d float64, unit string) string {
+	for _, s := range scales[unit] {
+		if d >= s.power {
+			return thousands(math.Pow(10, d-s.power)) + " " + s.unit
+		}
 	}
-	if d < 0 && d >= -4 {
-		return fmt.Sprintf("%g", math.Pow(10, d))
+	return fmt.Sprintf("%g %s", math.Pow(10, d), unit)
+}
+
+// thousands writes a whole number with commas.
+func thousands(v float64) string {
+	digits := fmt.Sprintf("%.0f", v)
+	for at := len(digits) - 3; at > 0; at -= 3 {
+		digits = digits[:at] + "," + digits[at:]
 	}
-	return fmt.Sprintf("1e%.0f", d)
+	return digits
 }

@@ -49,7 +49,7 @@ the first three are quoted. It ends with 1 if a case failed or a file is not one
 // vectorTotals sums up a run of verify.
 type vectorTotals struct{ files, unread, passed, failed int }
 
-const vectorRow = "%-40s %5v %7v %7v\n"
+const vectorRow = "%-40s %6v %7v %7v\n"
 
 func verifyVectors(ctx context.Context, dir string, out io.Writer) error {
 	files, err := jsonFiles(dir)
@@ -107,6 +107,9 @@ func printReport(out io.Writer, r *mlscore.VectorReport) {
 		suite := "-"
 		if t.Suite != 0 {
 			suite = fmt.Sprint(uint16(t.Suite))
+			if t.Suite >= 0xf000 { // for private use: they are known by these
+				suite = fmt.Sprintf("%#04x", uint16(t.Suite))
+			}
 		}
 		fmt.Fprintf(out, vectorRow, r.File, suite, t.Passed, t.Failed)
 		for _, c := range t.First {
@@ -120,7 +123,7 @@ func printReport(out io.Writer, r *mlscore.VectorReport) {
 
 func newVectorsMake() *cobra.Command {
 	var seed []byte
-	var suites []uint
+	var suites []string
 	c := &cobra.Command{
 		Use:   "make DIR",
 		Short: "Make test vectors of all kinds",
@@ -139,19 +142,22 @@ The files hold private keys. They are for tests: use no key of a test vector for
 		},
 	}
 	c.Flags().BytesHexVar(&seed, "seed", nil, "seed, in hexadecimal digits (random by default)")
-	c.Flags().UintSliceVar(&suites, "suites", nil, "MLS cipher suites, as 1,2 (all by default)")
+	c.Flags().StringSliceVar(&suites, "suites", nil, "MLS cipher suites, as 1,2 or 0xf001, or pq for all post-quantum ones (1 to 7 by default)")
 	c.Flags().Lookup("suites").DefValue = ""
 	return c
 }
 
-// suitesOf checks numbers of cipher suites.
-func suitesOf(numbers []uint) ([]mlscore.CipherSuite, error) {
+// suitesOf reads numbers and names of cipher suites.
+func suitesOf(list []string) ([]mlscore.CipherSuite, error) {
 	var ids []mlscore.CipherSuite
-	for _, n := range numbers {
-		id := mlscore.CipherSuite(n)
-		if uint(id) != n || !slices.Contains(mlscore.CipherSuites(), id) {
-			return nil, usageError{fmt.Errorf("make test vectors: cipher suite %d is not one of %d to %d", n,
-				slices.Min(mlscore.CipherSuites()), slices.Max(mlscore.CipherSuites()))}
+	for _, text := range list {
+		if text == "pq" {
+			ids = append(ids, mlscore.PostQuantumSuites()...)
+			continue
+		}
+		id, err := mlscore.ParseCipherSuite(text)
+		if err != nil {
+			return nil, usageError{fmt.Errorf("make test vectors: %w", err)}
 		}
 		ids = append(ids, id)
 	}

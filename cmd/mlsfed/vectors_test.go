@@ -116,6 +116,19 @@ func TestVectorsMakeKeepsFiles(t *testing.T) {
 	}
 }
 
+// TestVectorsMakePostQuantum takes a suite by its number for private use, and one by its name.
+func TestVectorsMakePostQuantum(t *testing.T) {
+	dir := t.TempDir()
+	code, _, stderr := vectors(t, "make", dir, "--suites", "0xf006,MLS_128_MLKEM768_AES256GCM_SHA384_P256")
+	if code != 0 {
+		t.Fatalf("make: exit code %d, %q", code, stderr)
+	}
+	code, stdout, stderr := vectors(t, "verify", dir)
+	if code != 0 || !regexp.MustCompile(`(?m)^treekem\.json +0xf006 +4 +0$\n^treekem\.json +0xf007 +4 +0$`).MatchString(stdout) {
+		t.Errorf("verify: exit code %d, output %s %s", code, stdout, stderr)
+	}
+}
+
 // TestVectorsMakeRandomSeed: without a seed each run has its own, and tells it so that the run can be
 // repeated.
 func TestVectorsMakeRandomSeed(t *testing.T) {

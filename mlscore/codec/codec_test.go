@@ -421,3 +421,26 @@ func TestReadingAllocatesNothing(t *testing.T) {
 		t.Errorf("%v allocations", allocs)
 	}
 }
+
+// TestUint16Vector: it reads what Vector with Uint16 reads, and refuses what that refuses.
+func TestUint16Vector(t *testing.T) {
+	for _, text := range []string{"", "00", "020001", "0400010002", "0100", "03000100", "0400", "4001", "c0", "0e0001000200030004000500060007"} {
+		for _, limits := range []Limits{{}, {Count: 1}, {Depth: 1}, {Count: 6}} {
+			one, other := NewReader(unhex(t, text), limits), NewReader(unhex(t, text), limits)
+			var want []uint16
+			one.Vector(func(r *Reader) { want = append(want, r.Uint16()) })
+			got := Uint16Vector[uint16](other)
+			if one.Err() != nil {
+				want = nil
+			}
+			if fmt.Sprint(got) != fmt.Sprint(want) || one.Len() != other.Len() {
+				t.Errorf("%s, %+v: %v, want %v", text, limits, got, want)
+			}
+			for _, kind := range []error{ErrTruncated, ErrNotMinimal, ErrPrefix, ErrLimit} {
+				if errors.Is(one.Err(), kind) != errors.Is(other.Err(), kind) {
+					t.Errorf("%s, %+v: error %v, want %v", text, limits, other.Err(), one.Err())
+				}
+			}
+		}
+	}
+}

@@ -192,31 +192,61 @@ func (r *Reader) Bytes() []byte {
 }
 
 // Vector reads a vector whose elements element reads, each in one call, until its bytes are used
-// up. An element must take at least one byte.
+// up. An element must take at least one byte. element is called with r itself, which ends for it where
+// the vector does.
 func (r *Reader) Vector(element func(*Reader)) {
 	body := r.Bytes()
-	if r.err != nil {
+	if r.err != nil || !r.nests() {
 		return
 	}
-	if r.depth+1 > r.limits.Depth {
-		r.fail(fmt.Errorf("%w: vectors nested more than %d deep", ErrLimit, r.limits.Depth))
-		return
-	}
-	inner := Reader{rest: body, limits: r.limits, depth: r.depth + 1}
-	for count := 1; len(inner.rest) > 0; count++ {
+	after := r.rest
+	r.rest = body
+	r.depth++
+	for count := 1; len(r.rest) > 0; count++ {
 		if count > r.limits.Count {
-			inner.fail(fmt.Errorf("%w: more than %d elements in a vector", ErrLimit, r.limits.Count))
+			r.fail(fmt.Errorf("%w: more than %d elements in a vector", ErrLimit, r.limits.Count))
 			break
 		}
-		before := len(inner.rest)
-		element(&inner)
-		if inner.err == nil && len(inner.rest) == before {
-			inner.fail(fmt.Errorf("%w: empty element", ErrTruncated))
+		before := len(r.rest)
+		element(r)
+		if r.err == nil && len(r.rest) == before {
+			r.fail(fmt.Errorf("%w: empty element", ErrTruncated))
 		}
 	}
-	if inner.err != nil {
-		r.fail(inner.err)
+	r.depth--
+	if r.err == nil {
+		r.rest = after
 	}
+}
+
+// Uint16Vector reads a vector of 16-bit values, as Vector with Uint16 does.
+func Uint16Vector[T ~uint16](r *Reader) []T {
+	body := r.Bytes()
+	if r.err != nil || !r.nests() || len(body) == 0 {
+		return nil
+	}
+	if (len(body)+1)/2 > r.limits.Count {
+		r.fail(fmt.Errorf("%w: more than %d elements in a vector", ErrLimit, r.limits.Count))
+		return nil
+	}
+	if len(body)%2 != 0 {
+		r.fail(fmt.Errorf("%w: vector of %d bytes, elements of 2", ErrTruncated, len(body)))
+		return nil
+	}
+	list := make([]T, len(body)/2)
+	for i := range list {
+		list[i] = T(binary.BigEndian.Uint16(body[2*i:]))
+	}
+	return list
+}
+
+// nests says whether one vector more may be opened.
+func (r *Reader) nests() bool {
+	if r.depth+1 > r.limits.Depth {
+		r.fail(fmt.Errorf("%w: vectors nested more than %d deep", ErrLimit, r.limits.Depth))
+		return false
+	}
+	return true
 }
 
 // Since gives the bytes read between an earlier Mark and now.

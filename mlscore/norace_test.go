@@ -1,0 +1,5 @@
+//go:build !race
+
+package mlscore
+
+const raceDetector = false

@@ -1,0 +1,7 @@
+//go:build race
+
+package mlscore
+
+// raceDetector says that the tests run with -race, which makes the curves P-384 and P-521 thirty times
+// slower: crypto/internal/fips140 has them in Go.
+const raceDetector = true

@@ -1,0 +1,121 @@
+package mlscore
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// The post-quantum set has the vectors of RFC 9420's formats for the draft's cipher suites. Its trees are
+// large, so that of most kinds only digests are stored. It was made with the seed of the other set, in
+// DIR/all, and then for each suite by itself in a folder of its number, like 0xf001:
+//
+//	go run ./cmd/mlsfed vectors make --seed 6d6c73666564 --suites pq DIR/all
+//	go run ./cmd/mlsfed vectors make --seed 6d6c73666564 --suites 0xf001 DIR/0xf001
+//	cd DIR && sha256sum 0xf0*/*.json > SHA256SUMS
+//
+// The files of the folder that are not digests come from DIR/all.
+const pqFolder = "testdata/vectors-pq"
+
+// pqFiles are those that are stored whole.
+var pqFiles = []string{"crypto-basics.json", "key-schedule.json", "message-protection.json", "psk_secret.json", "secret-tree.json", "transcript-hashes.json"}
+
+// TestRegressionVectorsPostQuantum verifies vectors that an earlier state of this library made.
+func TestRegressionVectorsPostQuantum(t *testing.T) {
+	for _, name := range pqFiles {
+		data, err := os.ReadFile(filepath.Join(pqFolder, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := VerifyVectors(name, data, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, tally := range r.Suites {
+			requirePassed(t, tally)
+		}
+		for _, s := range draftSuites {
+			if !slices.ContainsFunc(r.Suites, func(tally VectorTally) bool { return tally.Suite == s.id && tally.Passed > 0 }) {
+				t.Errorf("%s: no case for %v", name, s.id)
+			}
+		}
+	}
+}
+
+// pqDigests reads the digests of the set by suite and file.
+func pqDigests(t *testing.T) map[string]string {
+	t.Helper()
+	data, err := os.ReadFile(filepath.Join(pqFolder, "SHA256SUMS"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	digests := map[string]string{}
+	for lines := bufio.NewScanner(bytes.NewReader(data)); lines.Scan(); {
+		digest, name, ok := strings.Cut(lines.Text(), "  ")
+		if !ok {
+			t.Fatalf("line %q", lines.Text())
+		}
+		digests[name] = digest
+	}
+	return digests
+}
+
+// TestMakeVectorsPostQuantum makes the set again and verifies it. Unless MLSFED_LONG is set it is content
+// with three suites, one of each signature scheme.
+func TestMakeVectorsPostQuantum(t *testing.T) {
+	digests := pqDigests(t)
+	for _, s := range draftSuites {
+		quick := s.id == MLS128MLKEM768X25519AES128Ed25519 || s.id == MLS128MLKEM768X25519ChaCha20MLDSA44 && !testing.Short()
+		if !quick && longRun(t) == "" {
+			continue
+		}
+		t.Run(s.name, func(t *testing.T) {
+			t.Parallel()
+			files, err := MakeVectors([]byte(regressionSeed), []CipherSuite{s.id})
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range vectorFiles {
+				if !f.suites {
+					continue
+				}
+				sum := sha256.Sum256(files[f.name])
+				if name := fmt.Sprintf("%#04x/%s", uint16(s.id), f.name); hex.EncodeToString(sum[:]) != digests[name] {
+					t.Errorf("%s is not that of the stored set", name)
+				}
+				r, err := VerifyVectors(f.name, files[f.name], nil)
+				if err != nil {
+					t.Fatal(err)
+				}
+				for _, tally := range r.Suites {
+					requirePassed(t, tally)
+				}
+			}
+		})
+	}
+}
+
+// TestPostQuantumVectorsComplete: there is a digest for every suite and kind of vectors, and no other.
+func TestPostQuantumVectorsComplete(t *testing.T) {
+	digests := pqDigests(t)
+	for _, s := range draftSuites {
+		for _, f := range vectorFiles {
+			if name := fmt.Sprintf("%#04x/%s", uint16(s.id), f.name); f.suites {
+				if digests[name] == "" {
+					t.Errorf("no digest of %s", name)
+				}
+				delete(digests, name)
+			}
+		}
+	}
+	for name := range digests {
+		t.Errorf("a digest of %s, which is not made", name)
+	}
+}
