@@ -68,3 +68,34 @@ func TestCommitAfterAnOrderlyStop(t *testing.T) {
 		})
 	}
 }
+
+// TestLearnerWakesASleepingVoter: a learner that is awake and hears of no leader brings its submission to the
+// voter, which sleeps since its node was restarted.
+func TestLearnerWakesASleepingVoter(t *testing.T) {
+	two := []wire.NodeID{nodeA, nodeB}
+	simulate(t, nil, two, func(c *cluster) {
+		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example")
+		c.settled(conv, 1, 1)
+		p = c.commit(nodeB, p, wire.DeliveryChange{})
+		voter, learner := c.nodes[nodeA], c.nodes[nodeB]
+		if s, err := voter.m.Status(conv); err != nil || s.State != "Leader" {
+			voter, learner = learner, voter
+		}
+		c.stop(voter)
+		ctx := c.context(30 * time.Second)
+		done := make(chan error, 1)
+		go func() {
+			_, err := learner.m.Submit(ctx, p.Commit(c.id(), 8, wire.DeliveryChange{}))
+			done <- err
+		}()
+		time.Sleep(5 * time.Second)
+		c.start(voter)
+		start := time.Now()
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		if waited := time.Since(start); waited > 5*time.Second {
+			t.Fatalf("the submission took %v after the voter was back", waited)
+		}
+	})
+}

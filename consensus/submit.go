@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -115,11 +116,25 @@ func (s *submission) try(ctx context.Context) (wire.Receipt, error) {
 	if leader == "" {
 		leader, s.hint = s.hint, ""
 	}
+	if leader == "" && !l.votes() {
+		leader = s.nextVoter()
+	}
 	if leader == "" || leader == s.m.cfg.Node {
 		l.used.Store(time.Now().UnixNano())
 		return wire.Receipt{}, fmt.Errorf("no leader: %w", errAgain)
 	}
 	return s.forward(ctx, leader)
+}
+
+// nextVoter is the voter whose turn it is to be asked, "" if none is known. A replica without a vote elects
+// nobody, and hears nothing of voters that sleep: being asked wakes them.
+func (s *submission) nextVoter() wire.NodeID {
+	voters := slices.DeleteFunc(s.m.voters(s.c), func(n wire.NodeID) bool { return n == s.m.cfg.Node })
+	if len(voters) == 0 {
+		return ""
+	}
+	s.turn++
+	return voters[s.turn%len(voters)]
 }
 
 // tryAsleep wakes the conversation: by way of its last leader, else here, else by the next voter.
