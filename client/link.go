@@ -167,6 +167,16 @@ func opened(f *wire.Frame) ([]byte, error) {
 	return nil, e
 }
 
+// parting is why the node ends a session: the error that it has told, and the close code that follows.
+func parting(ctx context.Context, conn Conn, f *wire.Frame) error {
+	_, told := opened(f)
+	var closed *CloseError
+	if _, err := conn.Read(ctx); errors.As(err, &closed) {
+		return fmt.Errorf("%w: %w", closed, told)
+	}
+	return told
+}
+
 // answer gives a frame to whoever asked. One that nobody waits for any more is dropped.
 func (s *session) answer(f *wire.Frame) {
 	s.mu.Lock()
@@ -197,7 +207,7 @@ func (s *session) read(ctx context.Context) {
 	for {
 		f, err := readFrame(ctx, s.conn)
 		if err == nil {
-			err = s.take(f)
+			err = s.take(ctx, f)
 		}
 		if err != nil {
 			s.end(err)
@@ -206,7 +216,7 @@ func (s *session) read(ctx context.Context) {
 	}
 }
 
-func (s *session) take(f *wire.Frame) error {
+func (s *session) take(ctx context.Context, f *wire.Frame) error {
 	switch f.Type {
 	case wire.FrameAnswer:
 		s.answer(f)
@@ -216,8 +226,7 @@ func (s *session) take(f *wire.Frame) error {
 			s.answer(f)
 			return nil
 		}
-		_, err := opened(f)
-		return err
+		return parting(ctx, s.conn, f)
 	case wire.FramePush:
 		p := new(wire.Push)
 		if err := wire.Decode(f.Body, wire.MaxSessionFrame, p); err != nil {

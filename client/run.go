@@ -156,8 +156,7 @@ func expectFrame(ctx context.Context, conn Conn, t wire.FrameType, body any) err
 		return err
 	}
 	if f.Type == wire.FrameError {
-		_, err := opened(f)
-		return err
+		return parting(ctx, conn, f)
 	}
 	if f.Type != t {
 		return wire.Errorf(wire.Malformed, "session", "frame of type %d, wanted %d", f.Type, t)

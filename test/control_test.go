@@ -8,6 +8,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -130,4 +132,49 @@ func unknownMessage(t *testing.T) *wire.Message {
 		t.Fatal(err)
 	}
 	return m
+}
+
+// TestRevokedDeviceHearsWhy: the SDK of a device that is revoked ends with the reason, in its session and at
+// its next login, and does not try for ever.
+func TestRevokedDeviceHearsWhy(t *testing.T) {
+	c := newCluster(t, "a.example")
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	link, err := c.Invite(ctx, "a.example", "alice")
+	if err != nil {
+		t.Fatal(err)
+	}
+	id, err := link.DeviceID("phone")
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, err := client.Open(client.Options{Store: mlscore.NewMemoryStore(), Transport: client.WebSocket(link, nil)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Enrol(ctx, client.Enrolment{Device: id, Code: link.Code, Root: link.Root}); err != nil {
+		t.Fatal(err)
+	}
+	events := d.Subscribe(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(ctx) }()
+	for e := range events {
+		if e.Type == client.EventConnected {
+			break
+		}
+	}
+	var none struct{}
+	if err := c.Control(ctx, "a.example", "/devices/revoke", map[string]any{"device": id}, &none); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []wire.CloseCode{wire.CloseRevoked, wire.CloseLogin} {
+		err := <-ended
+		var closed *client.CloseError
+		if !errors.As(err, &closed) || closed.Code != want {
+			t.Fatalf("Run ended with %v, wanted close code %d", err, want)
+		}
+		go func() { ended <- d.Run(ctx) }()
+	}
+	cancel()
+	<-ended
 }

@@ -7,36 +7,12 @@ import (
 	"io"
 	"time"
 
-	"github.com/spf13/cobra"
-
 	"github.com/mlsfed/mlsfed/mlscore"
 )
 
-// newDemo shows what stands so far, on real messages: a group across three organizations, carried by
-// function calls, since there is no network yet.
-func newDemo() *cobra.Command {
-	var suite uint16
-	c := &cobra.Command{
-		Use:     "demo",
-		GroupID: groupPeople,
-		Short:   "Show an encrypted group across three organizations",
-		Long: `A group of alice, bob and carol, of three organizations, lives through what groups live
-through. Each step says what happened, how long it took and how many bytes it sent. At the end the
-members' states are compared. It ends with 1 if anything is not as it should be.
-
-The messages are real; what carries them is this process: the network is still to come.`,
-		Args: cobra.NoArgs,
-		RunE: func(c *cobra.Command, _ []string) error {
-			d := &demo{out: c.OutOrStdout(), suite: mlscore.CipherSuite(suite)}
-			return d.run()
-		},
-	}
-	c.Flags().Uint16Var(&suite, "suite", uint16(mlscore.MLS128X25519AES128Ed25519), "MLS cipher suite, 1 to 7")
-	return c
-}
-
-// demo plays the members and a delivery service that passes messages on.
-type demo struct {
+// coreDemo shows mlscore alone: a group across three organizations whose messages are carried by function
+// calls, and a server without keys that follows it.
+type coreDemo struct {
 	out    io.Writer
 	suite  mlscore.CipherSuite
 	people []*demoPerson
@@ -50,7 +26,7 @@ type demoPerson struct {
 	group  *mlscore.Group
 }
 
-func (d *demo) run() error {
+func (d *coreDemo) run() error {
 	fmt.Fprintf(d.out, "cipher suite %v\n\n", d.suite)
 	for _, step := range []struct {
 		title string
@@ -79,7 +55,7 @@ func (d *demo) run() error {
 }
 
 // enrol makes a client and a signature key for each.
-func (d *demo) enrol() (string, error) {
+func (d *coreDemo) enrol() (string, error) {
 	for _, name := range []string{"alice@a.example", "bob@b.example", "carol@c.example"} {
 		client, err := mlscore.NewClient(mlscore.Config{Auth: mlscore.TrustBasic{}, Store: mlscore.NewMemoryStore(), Now: time.Now})
 		if err != nil {
@@ -95,7 +71,7 @@ func (d *demo) enrol() (string, error) {
 	return "one organization each", nil
 }
 
-func (d *demo) create() (_ string, err error) {
+func (d *coreDemo) create() (_ string, err error) {
 	alice := d.people[0]
 	opts := mlscore.CreateOptions{GroupOptions: mlscore.GroupOptions{PublicHandshakes: true, Padding: mlscore.Padme()}}
 	if alice.group, err = alice.client.CreateGroup(alice.id, nil, opts); err != nil {
@@ -110,7 +86,7 @@ func (d *demo) create() (_ string, err error) {
 }
 
 // accept is the delivery service: the server checks a commit, and all members process it.
-func (d *demo) accept(commit []byte) (err error) {
+func (d *coreDemo) accept(commit []byte) (err error) {
 	if d.server, _, err = d.server.Process(commit); err != nil {
 		return fmt.Errorf("the server refuses: %w", err)
 	}
@@ -132,7 +108,7 @@ func (d *demo) accept(commit []byte) (err error) {
 	return nil
 }
 
-func (d *demo) add() (string, error) {
+func (d *coreDemo) add() (string, error) {
 	var adds []mlscore.Proposal
 	for _, p := range d.people[1:] {
 		kp, err := p.client.NewKeyPackage(p.id, mlscore.KeyPackageOptions{})
@@ -157,7 +133,7 @@ func (d *demo) add() (string, error) {
 }
 
 // talk has everybody say something that everybody else reads.
-func (d *demo) talk() (string, error) {
+func (d *coreDemo) talk() (string, error) {
 	sent, read := 0, 0
 	for _, from := range d.people {
 		text := []byte("hello from " + from.name)
@@ -184,7 +160,7 @@ func (d *demo) talk() (string, error) {
 }
 
 // race has two members commit in one epoch: the first to arrive wins.
-func (d *demo) race() (string, error) {
+func (d *coreDemo) race() (string, error) {
 	bob, carol := d.people[1], d.people[2]
 	winner, err := bob.group.Commit(mlscore.CommitOptions{})
 	if err != nil {
@@ -203,7 +179,7 @@ func (d *demo) race() (string, error) {
 	return fmt.Sprintf("epoch %d, bob's wins with %d B, carol's is refused as stale", winner.Staged.Effects().Epoch, len(winner.Message)), nil
 }
 
-func (d *demo) restart() (_ string, err error) {
+func (d *coreDemo) restart() (_ string, err error) {
 	carol := d.people[2]
 	epoch := carol.group.Epoch()
 	if carol.group, err = carol.client.LoadGroup(carol.group.GroupID()); err != nil {
@@ -215,7 +191,7 @@ func (d *demo) restart() (_ string, err error) {
 	return fmt.Sprintf("at epoch %d, as before", epoch), nil
 }
 
-func (d *demo) remove() (string, error) {
+func (d *coreDemo) remove() (string, error) {
 	alice, carol := d.people[0], d.people[2]
 	leaf, ok := alice.group.ByIdentity([]byte(carol.name))
 	if !ok {
@@ -234,7 +210,7 @@ func (d *demo) remove() (string, error) {
 	return fmt.Sprintf("epoch %d, commit %d B, %d members left", alice.group.Epoch(), len(c.Message), alice.group.Public().Size()), nil
 }
 
-func (d *demo) locked() (string, error) {
+func (d *coreDemo) locked() (string, error) {
 	if d.people[2].group != nil {
 		return "", errors.New("carol still has the group")
 	}
@@ -244,7 +220,7 @@ func (d *demo) locked() (string, error) {
 	return "her keys of the group are gone", nil
 }
 
-func (d *demo) rejoin() (string, error) {
+func (d *coreDemo) rejoin() (string, error) {
 	alice, carol := d.people[0], d.people[2]
 	info, err := alice.group.GroupInfo(mlscore.GroupInfoOptions{Tree: true, External: true})
 	if err != nil {
@@ -264,7 +240,7 @@ func (d *demo) rejoin() (string, error) {
 }
 
 // compare ends the demo: all must be in one state.
-func (d *demo) compare() (string, error) {
+func (d *coreDemo) compare() (string, error) {
 	first := d.people[0].group
 	for _, p := range d.people[1:] {
 		if !bytes.Equal(p.group.EpochAuthenticator(), first.EpochAuthenticator()) {

@@ -23,7 +23,7 @@ func call(t *testing.T, root *cobra.Command, args ...string) (code int, stdout, 
 // sampleRoot is the real root with commands that fail in each way.
 func sampleRoot() *cobra.Command {
 	root := newRoot()
-	peer := &cobra.Command{Use: "peer", Short: "Admit organizations", GroupID: groupPeople}
+	sample := &cobra.Command{Use: "sample", Short: "Admit organizations", GroupID: groupPeople}
 	add := &cobra.Command{Use: "add FILE", Args: cobra.ExactArgs(1), RunE: func(*cobra.Command, []string) error {
 		return errors.New("read bundle: it is not there")
 	}}
@@ -34,9 +34,9 @@ func sampleRoot() *cobra.Command {
 	add.Flags().Bool("quiet", false, "")
 	add.Flags().Bool("loud", false, "")
 	add.MarkFlagsMutuallyExclusive("quiet", "loud")
-	peer.AddCommand(add)
+	sample.AddCommand(add)
 	plain := &cobra.Command{Use: "plain", GroupID: groupPeople, RunE: func(*cobra.Command, []string) error { return nil }}
-	root.AddCommand(peer, plain)
+	root.AddCommand(sample, plain)
 	return root
 }
 
@@ -49,21 +49,21 @@ func TestExitCodes(t *testing.T) {
 		{"", 0, ""},
 		{"--help", 0, ""},
 		{"help", 0, ""},
-		{"help peer", 0, ""},
+		{"help sample", 0, ""},
 		{"version", 0, ""},
 		{"plain", 0, ""},
-		{"peer", 0, ""},
-		{"peer add --domain a.example f", 1, "mlsfed: read bundle: it is not there\n"},
+		{"sample", 0, ""},
+		{"sample add --domain a.example f", 1, "mlsfed: read bundle: it is not there\n"},
 		{"nothing", 2, "mlsfed: unknown command \"nothing\"\nRun 'mlsfed --help'"},
 		{"versoin", 2, "did you mean version?"},
 		{"--nothing", 2, "Run 'mlsfed --help'"},
 		{"version extra", 2, "Run 'mlsfed version --help'"},
 		{"version --nothing", 2, "unknown flag: --nothing"},
 		{"plain extra", 2, "Run 'mlsfed plain --help'"},
-		{"peer nothing", 2, "unknown command \"nothing\"\nRun 'mlsfed peer --help'"},
-		{"peer add --domain a.example", 2, "accepts 1 arg"},
-		{"peer add f", 2, "required flag(s) \"domain\""},
-		{"peer add --domain a.example --quiet --loud f", 2, "[loud quiet]"},
+		{"sample nothing", 2, "unknown command \"nothing\"\nRun 'mlsfed sample --help'"},
+		{"sample add --domain a.example", 2, "accepts 1 arg"},
+		{"sample add f", 2, "required flag(s) \"domain\""},
+		{"sample add --domain a.example --quiet --loud f", 2, "[loud quiet]"},
 	}
 	for _, c := range cases {
 		code, _, stderr := call(t, sampleRoot(), strings.Fields(c.args)...)
@@ -92,8 +92,8 @@ func TestHelpGroups(t *testing.T) {
 	_, help, _ := call(t, root, "--help")
 	people, operators, found := strings.Cut(help, "Commands for operators:\n")
 	_, people, listed := strings.Cut(people, "Commands for people:\n")
-	if !found || !listed || !strings.Contains(people, "\n  peer ") || !strings.HasPrefix(operators, "  version ") {
-		t.Errorf("help does not list peer under people, then version under operators:\n%s", help)
+	if !found || !listed || !strings.Contains(people, "\n  sample ") || !strings.Contains(operators, "\n  version ") {
+		t.Errorf("help does not list sample under people, then version under operators:\n%s", help)
 	}
 	if strings.Contains(help, "Commands for developers:") {
 		t.Errorf("help has a title without commands:\n%s", help)

@@ -6,12 +6,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/mlscore/boltstore"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -50,6 +54,16 @@ type person struct {
 	opts    *peopleOptions
 	out     io.Writer
 	notes   io.Writer
+	link    linkState
+}
+
+// linkState is what a person's device last said of its connection.
+type linkState struct {
+	changed chan struct{} // holds a value after a change
+
+	mu        sync.Mutex
+	connected bool
+	err       error // why not
 }
 
 // commandTiming lets a device that is online for a moment do in that moment what it owes to others.
@@ -88,13 +102,20 @@ func (o *peopleOptions) use(c *cobra.Command, timing client.Timing, f func(ctx c
 	if err != nil {
 		return err
 	}
-	p := &person{id: prof.Device, profile: prof, opts: o, out: c.OutOrStdout(), notes: c.ErrOrStderr()}
-	p.traffic = newTraffic(client.WebSocket(server, nil))
+	p := newPerson(c, prof, o, server)
 	err = p.open(store, timing)
 	if err == nil {
 		err = p.run(c.Context(), f)
 	}
 	return errors.Join(err, store.Close())
+}
+
+// newPerson is a device in a command's hands. It is not opened yet.
+func newPerson(c *cobra.Command, prof *profile, o *peopleOptions, server client.Invitation) *person {
+	p := &person{id: prof.Device, profile: prof, opts: o, out: c.OutOrStdout(), notes: c.ErrOrStderr()}
+	p.link.changed = make(chan struct{}, 1)
+	p.traffic = newTraffic(client.WebSocket(server, nil))
+	return p
 }
 
 func (p *person) open(store *boltstore.Store, timing client.Timing) (err error) {
@@ -111,7 +132,11 @@ func (p *person) run(ctx context.Context, f func(context.Context, *person) error
 	go func() {
 		defer close(warned)
 		for e := range events {
+			p.link.note(e)
 			p.warn(e)
+			if e.Type == client.EventOffline && refused(e.Err) {
+				cancel(explain(p, e.Err))
+			}
 		}
 	}()
 	ended := make(chan struct{})
@@ -142,7 +167,7 @@ func (p *person) warn(e client.Event) {
 		if e.Conversation != "" {
 			where = fmt.Sprintf(" (conversation %s)", shortID(e.Conversation))
 		}
-		fmt.Fprintf(p.notes, "mlsfed: warning: %s: %v%s\n", warningWord(e.Type), e.Err, where)
+		fmt.Fprintf(p.notes, "mlsfed: warning: %s: %v%s\n", warningWord(e.Type), plain(e.Err), where)
 	}
 }
 
@@ -166,54 +191,79 @@ func warningWord(t client.EventType) string {
 	return "a message cannot be read"
 }
 
+func (l *linkState) note(e client.Event) {
+	if e.Type != client.EventConnected && e.Type != client.EventOffline {
+		return
+	}
+	l.mu.Lock()
+	l.connected, l.err = e.Type == client.EventConnected, e.Err
+	l.mu.Unlock()
+	select {
+	case l.changed <- struct{}{}:
+	default:
+	}
+}
+
+func (l *linkState) get() (bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.connected, l.err
+}
+
 // connected waits until there is a session.
 func (p *person) connected(ctx context.Context) error {
 	waiting, cancel := context.WithTimeout(ctx, p.opts.timeout)
 	defer cancel()
-	last := errors.New("no answer")
 	told := false
-	for e := range p.connections(waiting) {
-		switch e.Type {
-		case client.EventConnected:
+	for {
+		ok, why := p.link.get()
+		switch {
+		case ok:
 			return nil
-		case client.EventOffline:
-			if last = e.Err; refused(last) {
-				return explain(p, last)
-			}
-			if !told && isTerminal(p.notes) {
-				fmt.Fprintf(p.notes, "Not connected (%v); trying for %v.\n", plain(last), p.opts.timeout)
-				told = true
-			}
+		case why != nil && refused(why):
+			return explain(p, why)
+		case why != nil && !told && isTerminal(p.notes):
+			fmt.Fprintf(p.notes, "Not connected (%v); trying for %v.\n", plain(why), p.opts.timeout)
+			told = true
 		}
+		select {
+		case <-p.link.changed:
+			continue
+		case <-waiting.Done():
+		}
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if why == nil {
+			why = errors.New("no answer")
+		}
+		return fmt.Errorf("the node of %s cannot be reached: %w", p.id.Organization(), plain(why))
 	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
-	}
-	return fmt.Errorf("the node of %s cannot be reached: %w", p.id.Organization(), plain(last))
 }
 
-// connections are the events about the connection, from before Run on: traffic counts no session yet if
-// there was none.
-func (p *person) connections(ctx context.Context) func(yield func(client.Event) bool) {
-	events := p.Subscribe(ctx)
-	return func(yield func(client.Event) bool) {
-		if p.traffic.loggedIn() && !yield(client.Event{Type: client.EventConnected}) {
-			return
-		}
-		for e := range events {
-			if !yield(e) {
-				return
-			}
-		}
-	}
+// isTerminal reports whether a person looks at what is written.
+func isTerminal(w any) bool {
+	f, ok := w.(*os.File)
+	return ok && isatty.IsTerminal(f.Fd())
 }
+
+// catchUp bounds how long a command waits until the device is up to date. It goes on then: a change that
+// cannot be ordered, since too few nodes are there, must not keep a person from reading.
+const catchUp = 5 * time.Second
 
 // upToDate waits until the device has taken in what waited for it.
 func (p *person) upToDate(ctx context.Context) error {
 	if err := p.connected(ctx); err != nil {
 		return err
 	}
-	return p.late(ctx, p.traffic.settle(ctx, p.opts.timeout))
+	err := p.traffic.settle(ctx, min(catchUp, p.opts.timeout))
+	if err != nil && ctx.Err() != nil {
+		return p.late(ctx, err)
+	}
+	if err != nil && isTerminal(p.notes) {
+		fmt.Fprintln(p.notes, "Something of this device's is still under way: what is shown may be a moment old.")
+	}
+	return nil
 }
 
 // late says what a timeout means.
@@ -223,8 +273,10 @@ func (p *person) late(ctx context.Context, err error) error {
 		return nil
 	case errors.Is(err, client.ErrOffline):
 		return fmt.Errorf("the connection to the node of %s was lost and did not come back within %v", p.id.Organization(), p.opts.timeout)
+	case err == error(context.DeadlineExceeded): // so says an operation that was stored
+		return fmt.Errorf("not accepted within %v: it is kept, and goes on when this device is online the next time", p.opts.timeout)
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("no answer within %v: what was asked for is kept, and done when this device is online the next time", p.opts.timeout)
+		return fmt.Errorf("the node of %s has not answered within %v", p.id.Organization(), p.opts.timeout)
 	case errors.Is(err, context.Canceled):
 		return errors.New("interrupted")
 	}
@@ -251,24 +303,54 @@ func explain(p *person, err error) error {
 // plain takes from an error the words of the protocol that a person can do nothing with.
 func plain(err error) error {
 	var e *wire.Error
-	if !errors.As(err, &e) || e.Text == "" {
+	switch {
+	case errors.Is(err, mlscore.ErrPolicy):
+		return againstRules(err)
+	case !errors.As(err, &e) || e.Text == "":
 		return err
 	}
-	text := e.Text
-	if len(e.Nodes) > 0 {
-		text += fmt.Sprintf(" (unreachable: %v)", e.Nodes)
+	text := people(clean(e.Text))
+	switch e.Code {
+	case wire.NotFound:
+		text = "not found: " + text
+	case wire.NoneLeft:
+		who, _, _ := strings.Cut(strings.TrimSuffix(text, " can be added now"), " has a KeyPackage")
+		text = who + " can be added now: try again when one was online"
+	case wire.NoQuorum:
+		text = fmt.Sprintf("too few nodes of the conversation can be reached (missing: %v): %s", e.Nodes, text)
 	}
-	return plainError{e.Code, text}
+	return plainError{e, text}
 }
 
-// plainError is an error of the network without its code in the text.
+// againstRules is what the conversation's rules say against a change, without what mlscore says around it.
+func againstRules(err error) error {
+	text := err.Error()
+	if _, after, ok := strings.Cut(text, "refused by the application: "); ok {
+		text, _, _ = strings.Cut(after, " [")
+	}
+	return plainError{err, people(clean(text))}
+}
+
+// people writes the identifiers in a text as people do.
+func people(text string) string {
+	identifiers := regexp.MustCompile(`mimi://([a-z0-9.-]+)/(?:u/([^/\s,:;]+)|d/([^/\s,:;]+)/([^/\s,:;]+))`)
+	return identifiers.ReplaceAllStringFunc(text, func(s string) string {
+		m := identifiers.FindStringSubmatch(s)
+		if m[2] != "" {
+			return m[2] + "@" + m[1]
+		}
+		return m[3] + "@" + m[1] + "/" + m[4]
+	})
+}
+
+// plainError is an error of the network without the protocol's words in its text.
 type plainError struct {
-	code wire.Code
+	err  error
 	text string
 }
 
-func (e plainError) Error() string        { return e.text }
-func (e plainError) Is(target error) bool { return target == error(e.code) }
+func (e plainError) Error() string { return e.text }
+func (e plainError) Unwrap() error { return e.err }
 
 // conversation finds one by its name or the beginning of its id.
 func (p *person) conversation(ctx context.Context, named string) (*client.Conversation, error) {
@@ -311,7 +393,7 @@ func chooseConversation(all []client.Conversation, named string) (*client.Conver
 func ambiguous(found []*client.Conversation, named string) error {
 	var b strings.Builder
 	for _, c := range found[:min(len(found), 10)] {
-		fmt.Fprintf(&b, "\n  %s  %s", shortID(c.ID), c.Rules.Name)
+		fmt.Fprintf(&b, "\n  %s  %s", shortID(c.ID), oneLine(c.Rules.Name))
 	}
 	return fmt.Errorf("%q means %d conversations: write more of the id:%s", named, len(found), b.String())
 }

@@ -78,14 +78,6 @@ func (t *traffic) note(b []byte) {
 	}
 }
 
-// loggedIn reports whether the present session has got past its login: the device asks for something
-// right after it.
-func (t *traffic) loggedIn() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return len(t.open) > 0 || len(t.answered) > 0
-}
-
 // bytes is what went out and came in so far.
 func (t *traffic) bytes() (sent, received uint64) {
 	t.mu.Lock()
@@ -105,7 +97,7 @@ func (t *traffic) settled(now time.Time) bool {
 	return t.answered[wire.MethodDevices] > 0 && len(t.open) == 0 && now.Sub(t.last) >= quiet
 }
 
-// settle waits until the device is up to date, or for a time.
+// settle waits until the device is up to date, or for a time. The error is that of a context.
 func (t *traffic) settle(ctx context.Context, most time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, most)
 	defer cancel()

@@ -1,0 +1,72 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io"
+	"os"
+	"time"
+
+	tea "github.com/charmbracelet/bubbletea"
+	"github.com/spf13/cobra"
+
+	"github.com/mlsfed/mlsfed/client"
+)
+
+func newChat() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "chat",
+		Short: "Talk, in a terminal",
+		Long: `chat shows your conversations on the left, the messages of one in the middle, and what you write below.
+
+  Enter               send                    Tab, Shift-Tab    next, previous conversation
+  PgUp, PgDn          scroll                  Up, Down          what you wrote before
+  Ctrl-C, /quit       leave the program       /help             all commands
+
+What is written while there is no connection is kept, and sent when there is one.`,
+		GroupID: groupPeople,
+	}
+	o := addPeopleFlags(c)
+	if err := c.Flags().MarkHidden("json"); err != nil {
+		panic(err) // addPeopleFlags has made it
+	}
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if o.json {
+			return usageError{errors.New("--json: chat is for people; scripts use read and send")}
+		}
+		if !isTerminal(c.OutOrStdout()) || !isTerminal(os.Stdin) {
+			return errors.New("chat needs a terminal: scripts use 'mlsfed read' and 'mlsfed send'")
+		}
+		return o.use(c, client.Timing{RetryLast: 10 * time.Second}, func(ctx context.Context, p *person) error {
+			return runChat(ctx, p, c.InOrStdin(), c.OutOrStdout(), tea.WithAltScreen())
+		})
+	}
+	return c
+}
+
+// runChat shows the interface until the person leaves it, or ctx ends.
+func runChat(ctx context.Context, p *person, in io.Reader, out io.Writer, more ...tea.ProgramOption) error {
+	p.notes = io.Discard // the interface shows warnings itself
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events := p.Subscribe(ctx)
+	options := append([]tea.ProgramOption{tea.WithContext(ctx), tea.WithInput(in), tea.WithOutput(out), tea.WithoutSignalHandler()}, more...)
+	program := tea.NewProgram(newChatModel(ctx, p), options...)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		for e := range events {
+			program.Send(chatEvent{e})
+		}
+	}()
+	_, err := program.Run()
+	cancel()
+	<-ended
+	if errors.Is(err, tea.ErrProgramKilled) || errors.Is(err, tea.ErrInterrupted) {
+		err = nil // ctx has ended; use knows why
+	}
+	return err
+}
+
+// chatEvent is something that the device tells.
+type chatEvent struct{ client.Event }

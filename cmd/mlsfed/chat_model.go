@@ -1,0 +1,248 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	tea "github.com/charmbracelet/bubbletea"
+
+	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// chatPage is how many messages of a conversation the interface has at once.
+const chatPage = 300
+
+// chatModel is the state of the interface: what the device said last, and what the person sees of it.
+// Whatever asks the device runs beside it, as a tea.Cmd, and comes back as a message.
+type chatModel struct {
+	ctx context.Context
+	p   *person
+
+	width, height int
+	list          []client.Conversation
+	current       wire.ConversationID // "" while there is none
+	messages      []client.Message    // of current, oldest first
+	members       []client.Member     // of current
+	remarks       map[wire.ConversationID][]chatRemark
+	showMembers   bool
+	scroll        int // lines from the newest
+	input         inputLine
+	link          string // of the connection
+	online        bool
+	said          string // what came of the last command
+	failed        bool   // and whether it is an error
+	busy          int    // commands under way
+	loading       bool   // a look at the device is under way
+	again         bool   // something has changed meanwhile
+}
+
+// chatRemark is a line of the interface's own among the messages.
+type chatRemark struct {
+	time time.Time
+	text string
+}
+
+// maxRemarks bounds the lines of the interface's own in one conversation.
+const maxRemarks = 200
+
+func newChatModel(ctx context.Context, p *person) *chatModel {
+	m := &chatModel{ctx: ctx, p: p, remarks: make(map[wire.ConversationID][]chatRemark), link: "connecting", showMembers: true}
+	if ok, why := p.link.get(); ok {
+		m.online, m.link = true, "connected"
+	} else if why != nil {
+		m.link = "offline: " + plain(why).Error()
+	}
+	return m
+}
+
+// chatSnapshot is what a look at the device has found.
+type chatSnapshot struct {
+	list     []client.Conversation
+	current  wire.ConversationID
+	messages []client.Message
+	members  []client.Member
+	err      error
+}
+
+// chatDone is what came of a command.
+type chatDone struct {
+	text    string
+	err     error
+	current wire.ConversationID // to be shown from now on; "" for no change
+	keep    bool                // the text is worth a line among the messages
+}
+
+// Init implements tea.Model.
+func (m *chatModel) Init() tea.Cmd { return m.look() }
+
+// look asks the device for all that is shown. One look is under way at a time.
+func (m *chatModel) look() tea.Cmd {
+	if m.loading {
+		m.again = true
+		return nil
+	}
+	m.loading, m.again = true, false
+	wanted := m.current
+	return func() tea.Msg { return m.p.snapshot(m.ctx, wanted) }
+}
+
+// snapshot reads the conversations, and the messages and members of one: the wanted, or the newest.
+func (p *person) snapshot(ctx context.Context, wanted wire.ConversationID) chatSnapshot {
+	s := chatSnapshot{}
+	if s.list, s.err = p.Conversations(ctx); s.err != nil {
+		return s
+	}
+	slices.SortStableFunc(s.list, func(a, b client.Conversation) int { // those that have ended come last
+		return b2i(a.State == client.StateLeft) - b2i(b.State == client.StateLeft)
+	})
+	i := slices.IndexFunc(s.list, func(c client.Conversation) bool { return c.ID == wanted })
+	if i < 0 && len(s.list) == 0 {
+		return s
+	}
+	s.current = s.list[max(i, 0)].ID
+	if s.list[max(i, 0)].Unread > 0 {
+		if s.err = p.MarkRead(ctx, s.current); s.err != nil {
+			return s
+		}
+		s.list[max(i, 0)].Unread = 0
+	}
+	page, err := p.History(ctx, s.current, client.Query{Limit: chatPage})
+	if err != nil {
+		s.err = err
+		return s
+	}
+	s.messages = page.Messages
+	s.members, s.err = p.Members(ctx, s.current)
+	return s
+}
+
+func b2i(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// Update implements tea.Model.
+func (m *chatModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	switch msg := msg.(type) {
+	case tea.WindowSizeMsg:
+		m.width, m.height = msg.Width, msg.Height
+	case tea.KeyMsg:
+		return m, m.key(msg)
+	case chatEvent:
+		m.event(msg.Event)
+		return m, m.look()
+	case chatSnapshot:
+		return m, m.show(msg)
+	case chatDone:
+		m.busy--
+		m.said, m.failed = msg.text, msg.err != nil
+		if msg.err != nil {
+			m.said = oneLine(plain(msg.err).Error())
+		}
+		if msg.keep && msg.err == nil {
+			m.remark(m.current, time.Now(), msg.text)
+			m.said = ""
+		}
+		if msg.current != "" {
+			m.current, m.scroll = msg.current, 0
+		}
+		return m, m.look()
+	}
+	return m, nil
+}
+
+// show takes a look at the device over. It may be about a conversation that the person has left meanwhile.
+func (m *chatModel) show(s chatSnapshot) tea.Cmd {
+	m.loading = false
+	if s.err != nil && m.ctx.Err() == nil {
+		m.said, m.failed = oneLine(plain(s.err).Error()), true
+	}
+	if s.err == nil {
+		m.list = s.list
+		if m.current == "" || m.current == s.current {
+			m.current, m.messages, m.members = s.current, s.messages, s.members
+		}
+	}
+	if m.again {
+		return m.look()
+	}
+	return nil
+}
+
+func (m *chatModel) event(e client.Event) {
+	switch e.Type {
+	case client.EventConnected:
+		m.online, m.link = true, "connected to "+string(e.Node)
+	case client.EventOffline:
+		m.online, m.link = false, fmt.Sprintf("offline, next try in %s: %s", e.Retry.Round(time.Second/10), oneLine(plain(e.Err).Error()))
+	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventUndelivered, client.EventUnreadable, client.EventFailed:
+		text := fmt.Sprintf("WARNING: %s: %v", warningWord(e.Type), e.Err)
+		m.said, m.failed = oneLine(text), true
+		m.remark(e.Conversation, e.Time, text)
+	case client.EventDevices:
+		m.said, m.failed = deviceName(e.Device)+" was enrolled or revoked: 'mlsfed devices' lists your devices", false
+	default:
+		if text := changeText(e); text != "" {
+			m.remark(e.Conversation, e.Time, text)
+		}
+	}
+}
+
+func (m *chatModel) remark(id wire.ConversationID, at time.Time, text string) {
+	list := append(m.remarks[id], chatRemark{at, oneLine(text)})
+	m.remarks[id] = list[max(0, len(list)-maxRemarks):]
+}
+
+// key does what a key asks for.
+func (m *chatModel) key(k tea.KeyMsg) tea.Cmd {
+	switch k.Type {
+	case tea.KeyCtrlC:
+		return tea.Quit
+	case tea.KeyEnter:
+		m.scroll = 0
+		return m.entered(m.input.take())
+	case tea.KeyTab, tea.KeyCtrlN:
+		return m.move(1)
+	case tea.KeyShiftTab, tea.KeyCtrlP:
+		return m.move(-1)
+	case tea.KeyPgUp:
+		m.scrollBy(max(m.height-5, 1))
+	case tea.KeyPgDown:
+		m.scrollBy(-max(m.height-5, 1))
+	default:
+		m.input.key(k)
+	}
+	return nil
+}
+
+func (m *chatModel) scrollBy(lines int) {
+	m.scroll = max(0, min(m.scroll+lines, len(m.lines(m.middleWidth()))-m.bodyHeight()))
+}
+
+// move goes to another conversation.
+func (m *chatModel) move(by int) tea.Cmd {
+	if len(m.list) == 0 {
+		return nil
+	}
+	i := max(0, slices.IndexFunc(m.list, func(c client.Conversation) bool { return c.ID == m.current }))
+	m.open(m.list[(i+by+len(m.list))%len(m.list)].ID)
+	return m.look()
+}
+
+func (m *chatModel) open(id wire.ConversationID) {
+	m.current, m.messages, m.members, m.scroll = id, nil, nil, 0
+}
+
+// conversation is the current one, nil if there is none.
+func (m *chatModel) conversation() *client.Conversation {
+	i := slices.IndexFunc(m.list, func(c client.Conversation) bool { return c.ID == m.current })
+	if i < 0 {
+		return nil
+	}
+	return &m.list[i]
+}

@@ -1,0 +1,323 @@
+package main
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/charmbracelet/lipgloss"
+	"github.com/charmbracelet/x/ansi"
+
+	"github.com/mlsfed/mlsfed/client"
+)
+
+// The widths of the columns, and of the windows that have room for them.
+const (
+	listWidth     = 22
+	membersWidth  = 26
+	widthFor2     = 60
+	widthFor3     = 100
+	smallestWidth = 20
+)
+
+func (m *chatModel) hasList() bool    { return m.width >= widthFor2 }
+func (m *chatModel) hasMembers() bool { return m.showMembers && m.width >= widthFor3 }
+
+func (m *chatModel) middleWidth() int {
+	w := m.width
+	if m.hasList() {
+		w -= listWidth + 3
+	}
+	if m.hasMembers() {
+		w -= membersWidth + 3
+	}
+	return max(w, 1)
+}
+
+// bodyHeight is what title, input and status leave.
+func (m *chatModel) bodyHeight() int { return max(m.height-4, 1) }
+
+// View implements tea.Model.
+func (m *chatModel) View() string {
+	if m.width < smallestWidth || m.height < 6 {
+		return "make the window larger"
+	}
+	faint := lipgloss.NewStyle().Faint(true)
+	columns := [][]string{m.middle()}
+	widths := []int{m.middleWidth()}
+	if m.hasList() {
+		columns, widths = append([][]string{m.left()}, columns...), append([]int{listWidth}, widths...)
+	}
+	if m.hasMembers() {
+		columns, widths = append(columns, m.right()), append(widths, membersWidth)
+	}
+	var b strings.Builder
+	for row := range m.bodyHeight() + 1 {
+		for i, column := range columns {
+			if i > 0 {
+				b.WriteString(faint.Render(" │ "))
+			}
+			cell := ""
+			if row < len(column) {
+				cell = column[row]
+			}
+			b.WriteString(cell + strings.Repeat(" ", max(0, widths[i]-lipgloss.Width(cell))))
+		}
+		b.WriteString("\n")
+	}
+	b.WriteString(faint.Render(strings.Repeat("─", m.width)) + "\n")
+	b.WriteString("> " + m.input.view(m.width-3, func(s string) string { return lipgloss.NewStyle().Reverse(true).Render(s) }) + "\n")
+	b.WriteString(m.statusLine())
+	return b.String()
+}
+
+// left lists the conversations.
+func (m *chatModel) left() []string {
+	title := lipgloss.NewStyle().Bold(true)
+	out := []string{title.Render("Conversations")}
+	from := 0
+	if i := slices.IndexFunc(m.list, func(c client.Conversation) bool { return c.ID == m.current }); i >= m.bodyHeight() {
+		from = i - m.bodyHeight() + 1
+	}
+	for _, c := range m.list[from:] {
+		name := cmp.Or(oneLine(c.Rules.Name), shortID(c.ID))
+		mark := ""
+		switch {
+		case c.State == client.StateLeft, c.State == client.StateBroken:
+			mark = " (" + c.State.String() + ")"
+		case c.Unread > 0:
+			mark = fmt.Sprintf(" %d", c.Unread)
+		}
+		text := fit(name, listWidth-2-len(mark)) + mark
+		style := lipgloss.NewStyle()
+		switch {
+		case c.ID == m.current:
+			text, style = "▸ "+text, style.Bold(true).Foreground(lipgloss.Color("6"))
+		case c.Unread > 0:
+			text, style = "• "+text, style.Bold(true)
+		default:
+			text = "  " + text
+		}
+		out = append(out, style.Render(text))
+	}
+	return out
+}
+
+// fit cuts text to a width.
+func fit(s string, width int) string { return ansi.Truncate(s, max(width, 1), "…") }
+
+// middle shows the messages.
+func (m *chatModel) middle() []string {
+	title := "mlsfed"
+	if c := m.conversation(); c != nil {
+		title = cmp.Or(oneLine(c.Rules.Name), shortID(c.ID))
+	}
+	out := []string{lipgloss.NewStyle().Bold(true).Render(fit(title, m.middleWidth()))}
+	lines := m.lines(m.middleWidth())
+	height := m.bodyHeight()
+	end := max(0, len(lines)-m.scroll)
+	lines = lines[max(0, end-height):end]
+	for range height - len(lines) {
+		out = append(out, "")
+	}
+	return append(out, lines...)
+}
+
+// lines are the messages and remarks of the conversation by time, wrapped.
+func (m *chatModel) lines(width int) []string {
+	if m.current == "" {
+		return m.welcome(width)
+	}
+	faint := lipgloss.NewStyle().Faint(true)
+	var out []string
+	day := ""
+	begin := func(t time.Time) {
+		if d := t.Local().Format("Monday, 2 January 2006"); d != day {
+			day = d
+			out = append(out, faint.Render(fit("── "+d+" ──", width)))
+		}
+	}
+	remarks := m.remarks[m.current]
+	for i := range m.messages {
+		msg := &m.messages[i]
+		for len(remarks) > 0 && remarks[0].time.Before(msg.Stored) {
+			begin(remarks[0].time)
+			out = append(out, wrap(faint, remarks[0].time, "* "+remarks[0].text, width)...)
+			remarks = remarks[1:]
+		}
+		begin(msg.Stored)
+		out = append(out, m.messageLines(msg, width)...)
+	}
+	for _, r := range remarks {
+		begin(r.time)
+		out = append(out, wrap(faint, r.time, "* "+r.text, width)...)
+	}
+	return out
+}
+
+func (m *chatModel) welcome(width int) []string {
+	var out []string
+	for _, s := range []string{
+		"You are " + deviceName(m.p.id) + ".", "",
+		"No conversation yet. Make one:", "", "  /create Lunch bob@b.example", "",
+		"or wait until somebody adds you.", "/help lists the commands.",
+	} {
+		out = append(out, fit(s, width))
+	}
+	for _, r := range m.remarks[""] {
+		out = append(out, fit(r.text, width))
+	}
+	return out
+}
+
+// messageLines is one message: who, what, and what became of an own one.
+func (m *chatModel) messageLines(msg *client.Message, width int) []string {
+	style := lipgloss.NewStyle().Foreground(colorOf(personName(msg.Sender.User())))
+	name := msg.Sender.User().Name()
+	if msg.Sender.User().Organization() != m.p.id.Organization() {
+		name = personName(msg.Sender.User())
+	}
+	mark := ""
+	if msg.Sender == m.p.id {
+		mark = "  " + statusMark(msg)
+	}
+	lines := wrap(lipgloss.NewStyle(), msg.Time, name+": "+messageText(msg)+mark, width)
+	if head := msg.Time.Local().Format("15:04") + " " + name; strings.HasPrefix(lines[0], head) {
+		lines[0] = lipgloss.NewStyle().Faint(true).Render(head[:5]) + " " + style.Bold(true).Render(name) + lines[0][len(head):]
+	}
+	return lines
+}
+
+func statusMark(m *client.Message) string {
+	switch {
+	case m.Delivered > 0:
+		return fmt.Sprintf("✓%d", m.Delivered)
+	case m.Status == client.StatusAccepted:
+		return "✓"
+	}
+	return ""
+}
+
+// colorOf gives each person one of the terminal's own colors.
+func colorOf(name string) lipgloss.Color {
+	sum := 0
+	for _, r := range name {
+		sum = sum*31 + int(r)
+	}
+	return lipgloss.Color(fmt.Sprint(1 + (sum&0x7fffffff)%6))
+}
+
+// wrap puts the time before text and breaks it into lines, which are indented after the first.
+func wrap(style lipgloss.Style, t time.Time, text string, width int) []string {
+	const indent = 6
+	room := max(width-indent, 1)
+	var out []string
+	for _, paragraph := range strings.Split(text, "\n") {
+		for _, line := range breakLine(strings.TrimRight(paragraph, " "), room) {
+			lead := strings.Repeat(" ", indent)
+			if len(out) == 0 {
+				lead = t.Local().Format("15:04") + " "
+			}
+			out = append(out, style.Render(lead+line))
+		}
+	}
+	return out
+}
+
+// breakLine breaks at spaces, or inside of what is longer than a line.
+func breakLine(s string, width int) []string {
+	s = strings.ReplaceAll(s, "\t", "    ")
+	var out []string
+	line := ""
+	for _, word := range strings.SplitAfter(s, " ") {
+		if line == "" && len(out) > 0 && strings.TrimSpace(word) == "" {
+			continue // a space at which the line was broken
+		}
+		for ansi.StringWidth(line+strings.TrimRight(word, " ")) > width {
+			if line != "" {
+				out, line = append(out, strings.TrimRight(line, " ")), ""
+				continue
+			}
+			head := ansi.Truncate(word, width, "")
+			if head == "" { // a character that is wider than the window
+				head = string([]rune(word)[:1])
+			}
+			out, word = append(out, head), word[len(head):]
+		}
+		line += word
+	}
+	if line == "" && len(out) > 0 {
+		return out
+	}
+	return append(out, strings.TrimRight(line, " "))
+}
+
+// right lists the members, by person.
+func (m *chatModel) right() []string {
+	out := []string{lipgloss.NewStyle().Bold(true).Render(fit(countMembers(m.members), membersWidth))}
+	last := ""
+	for _, x := range m.members {
+		if who := personName(x.User); who != last {
+			last = who
+			if x.Admin {
+				who += " ★"
+			}
+			out = append(out, lipgloss.NewStyle().Foreground(colorOf(last)).Render(fit(who, membersWidth)))
+		}
+		device := "  " + x.Device.Name()
+		switch {
+		case x.Self:
+			device += " (here)"
+		case x.Leaving:
+			device += " (leaving)"
+		case x.Expired:
+			device += " (expired)"
+		}
+		out = append(out, lipgloss.NewStyle().Faint(true).Render(fit(device, membersWidth)))
+	}
+	if room := m.bodyHeight(); len(out) > room {
+		out = append(out[:room-1], fit(fmt.Sprintf("… %d lines more", len(out)-room+1), membersWidth))
+	}
+	return out
+}
+
+// statusLine says who one is, how the connection is, and what came of the last command.
+func (m *chatModel) statusLine() string {
+	state := lipgloss.NewStyle().Foreground(lipgloss.Color("2"))
+	if !m.online {
+		state = lipgloss.NewStyle().Foreground(lipgloss.Color("3"))
+	}
+	left := deviceName(m.p.id)
+	if c := m.conversation(); c != nil && c.Epoch > 0 {
+		left += fmt.Sprintf(" · epoch %d", c.Epoch)
+	}
+	if m.scroll > 0 {
+		left += " · PgDn for newer"
+	}
+	left = fit(left, m.width)
+	link := " · " + m.link
+	said := ""
+	if m.said != "" {
+		said, link = " · "+m.said, " · online"
+		if !m.online {
+			link = " · offline"
+		}
+	}
+	room := m.width - ansi.StringWidth(left)
+	link = fit(link, room)
+	if room <= 1 {
+		return left
+	}
+	room -= ansi.StringWidth(link)
+	line := lipgloss.NewStyle().Faint(true).Render(left) + state.Render(link)
+	if said == "" || room < 4 {
+		return line
+	}
+	style := lipgloss.NewStyle()
+	if m.failed {
+		style = style.Foreground(lipgloss.Color("1"))
+	}
+	return line + style.Render(fit(said, room))
+}

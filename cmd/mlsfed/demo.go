@@ -1,0 +1,171 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+)
+
+// demoOptions are the flags of demo.
+type demoOptions struct {
+	members int
+	keep    bool
+	core    bool
+	suite   uint16
+	log     string
+	fault   string // for tests: see faultDrop
+}
+
+// maxDemoMembers bounds the simulated devices: each has a connection and a store of its own.
+const maxDemoMembers = 1000
+
+func newDemo() *cobra.Command {
+	o := demoOptions{fault: os.Getenv("MLSFED_DEMO_FAULT")}
+	c := &cobra.Command{
+		Use:     "demo",
+		GroupID: groupPeople,
+		Short:   "Show a conversation across three organizations on this machine",
+		Long: `demo runs three organizations in a temporary folder, with a node each, and people who talk across them:
+real sockets on loopback, TLS, Raft, and every accepted message on disk. They talk, add and remove each
+other and commit at the same time; a node is stopped and comes back. Each step says what happened, how long
+it took and how many bytes the devices sent and received.
+
+At the end every device's history is compared with what was sent, and their states with each other. demo
+ends with 1, and says what is wrong, if anything is.
+
+With --keep the federation goes on, and you are told how to join it.`,
+		Example: "  mlsfed demo\n  mlsfed demo --members 50\n  mlsfed demo --keep",
+	}
+	f := c.Flags()
+	f.IntVar(&o.members, "members", 0, fmt.Sprintf("simulated devices beside those of alice, bob and carol, at most %d", maxDemoMembers))
+	f.BoolVar(&o.keep, "keep", false, "let the federation go on until it is interrupted")
+	f.BoolVar(&o.core, "core", false, "show a group of mlscore alone, without a network")
+	f.Uint16Var(&o.suite, "suite", uint16(mlscore.MLS128X25519AES128Ed25519), "MLS cipher suite of --core, 1 to 7")
+	f.StringVar(&o.log, "log", "", "file for what the nodes and devices log")
+	c.MarkFlagsMutuallyExclusive("core", "keep")
+	c.MarkFlagsMutuallyExclusive("core", "members")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if o.members < 0 || o.members > maxDemoMembers {
+			return usageError{fmt.Errorf("--members %d: wanted 0 to %d", o.members, maxDemoMembers)}
+		}
+		if o.core {
+			d := &coreDemo{out: c.OutOrStdout(), suite: mlscore.CipherSuite(o.suite)}
+			return d.run()
+		}
+		return runDemo(c.Context(), c.OutOrStdout(), o)
+	}
+	return c
+}
+
+// runDemo makes the federation, lets the story happen, and clears all away.
+func runDemo(ctx context.Context, out io.Writer, o demoOptions) (err error) {
+	dir, err := os.MkdirTemp("", "mlsfed-demo-")
+	if err != nil {
+		return fmt.Errorf("demo: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
+	d := &demo{out: out, opts: o, dir: dir}
+	if err := d.openLog(); err != nil {
+		return err
+	}
+	d.life, d.die = context.WithCancel(context.WithoutCancel(ctx))
+	defer func() { err = errors.Join(err, d.end()) }()
+	start := time.Now()
+	if err := d.story(ctx); err != nil {
+		if ctx.Err() != nil {
+			return errors.New("interrupted")
+		}
+		return err
+	}
+	fmt.Fprintf(out, "\nAll is as it should be: %.1f s.\n", time.Since(start).Seconds())
+	if !o.keep {
+		return nil
+	}
+	return d.goOn(ctx)
+}
+
+// openLog makes the file that is asked for.
+func (d *demo) openLog() error {
+	d.log = slog.New(slog.DiscardHandler)
+	if d.opts.log == "" {
+		return nil
+	}
+	f, err := os.Create(d.opts.log)
+	if err != nil {
+		return fmt.Errorf("demo: --log: %w", err)
+	}
+	d.logFile = f
+	d.log = slog.New(slog.NewTextHandler(f, nil))
+	return nil
+}
+
+// stepTime bounds one step. Without a fault none takes a tenth of it.
+const stepTime = 60 * time.Second
+
+// story is the demonstration, step by step.
+func (d *demo) story(ctx context.Context) error {
+	d.line("", "took", "sent", "received", "")
+	for _, step := range []struct {
+		title string
+		do    func(context.Context) (string, error)
+	}{
+		{"three organizations start", d.start},
+		{"alice (two devices), bob and carol enrol", d.enrol},
+		{"alice makes a conversation", d.create},
+		{"alice adds bob and carol", d.add},
+		{"everybody talks", d.talk},
+		{"bob and carol commit at the same time", d.race},
+		{"alice removes carol", d.remove},
+		{"bob adds carol again", d.restore},
+		{"alice's organization goes down in mid-talk", d.stop},
+		{"the others change the group without it", d.goOnWithout},
+		{"it comes back and catches up", d.comeBack},
+		{"carol sends a file", d.file},
+		{"everybody talks again", d.talk},
+		{"every device is compared", d.compare},
+	} {
+		sent, received := d.bytes()
+		begin := time.Now()
+		ctx, cancel := context.WithTimeout(ctx, stepTime)
+		told, err := step.do(ctx)
+		cancel()
+		if err != nil {
+			return fmt.Errorf("%s: %w", step.title, plain(err))
+		}
+		took := time.Since(begin)
+		nowSent, nowReceived := d.bytes()
+		d.line(step.title, milliseconds(took), volume(nowSent-sent), volume(nowReceived-received), told)
+	}
+	return nil
+}
+
+// line prints a step: what devices sent and received stands beside what it took.
+func (d *demo) line(title, took, sent, received, told string) {
+	fmt.Fprintln(d.out, strings.TrimRight(fmt.Sprintf("%-42s %8s %10s %10s  %s", title, took, sent, received, told), " "))
+}
+
+func volume(n uint64) string {
+	if n == 0 {
+		return "-"
+	}
+	return sizeOf(n)
+}
+
+func milliseconds(t time.Duration) string {
+	switch {
+	case t < 10*time.Millisecond:
+		return fmt.Sprintf("%.1f ms", float64(t.Microseconds())/1000)
+	case t < 10*time.Second:
+		return fmt.Sprintf("%d ms", t.Milliseconds())
+	}
+	return fmt.Sprintf("%.1f s", t.Seconds())
+}

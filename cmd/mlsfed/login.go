@@ -1,0 +1,197 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net/http/httptrace"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// loginOptions are the flags of login beside those of all people.
+type loginOptions struct {
+	*peopleOptions
+	device string
+	key    string
+}
+
+func newLogin() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "login LINK",
+		Short: "Enrol this device with a link from your operator, or from another device of yours",
+		Long: `login makes this machine one of your devices. The link works once: your operator makes it with
+'mlsfed user invite', or you on another device of yours with 'mlsfed devices --invite'.
+
+The device's keys and messages are kept in a folder of their own, encrypted. The key of that store is
+kept in the keyring of the operating system; where there is none, in a file beside the store, which
+protects only a store that is copied without it; or it is derived from a passphrase.
+
+Profiles are looked for in MLSFED_HOME, or ~/.local/share/mlsfed. A command that finds several asks
+which one is meant: --profile alice@a.example/phone.`,
+		Example: `  mlsfed login 'mlsfed://n1.a.example:8443/ABCD-…?domain=a.example&user=alice&root=9f86d0…'
+  mlsfed login --device phone --passphrase-file pass.txt LINK`,
+		GroupID: groupPeople,
+		Args:    exactly(1, "the link that you were given (in quotes: it holds a &)"),
+	}
+	o := &loginOptions{peopleOptions: addPeopleFlags(c)}
+	f := c.Flags()
+	f.StringVar(&o.device, "device", "", "name of this device, as phone (default: the machine's name)")
+	f.StringVar(&o.key, "key", "", "where the key of the store is: keyring, file or passphrase")
+	f.Lookup("profile").Usage = "folder to make (default: USER@DOMAIN/DEVICE in MLSFED_HOME or ~/.local/share/mlsfed)"
+	c.RunE = func(c *cobra.Command, args []string) error { return o.run(c, args[0]) }
+	return c
+}
+
+func (o *loginOptions) run(c *cobra.Command, link string) error {
+	i, err := client.ParseInvitation(link)
+	if err == nil && i.Code == "" {
+		err = errors.New("the link holds no code: copy it whole, or ask for another one")
+	}
+	if err != nil {
+		return usageError{plain(err)}
+	}
+	id, err := i.DeviceID(o.deviceName())
+	if err != nil {
+		return usageError{fmt.Errorf("--device: %w", err)}
+	}
+	prof, fresh, err := o.prepare(i, id)
+	if err != nil {
+		return err
+	}
+	asked, err := o.enrol(c, prof, i)
+	switch {
+	case err == nil || prof.Enrolled:
+		return err
+	case asked && !isRefusal(err):
+		return fmt.Errorf("%w: whether it has enrolled the device is not known, so call this again with the same link", err)
+	case fresh:
+		return errors.Join(err, prof.forgetKey(), os.RemoveAll(prof.dir)) // nothing was enrolled: nothing is worth keeping
+	}
+	return err
+}
+
+// deviceName is the machine's name where none is given, as far as names of devices allow.
+func (o *loginOptions) deviceName() string {
+	if o.device != "" {
+		return o.device
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		host = ""
+	}
+	host, _, _ = strings.Cut(strings.ToLower(host), ".")
+	name := strings.Map(func(r rune) rune {
+		if 'a' <= r && r <= 'z' || '0' <= r && r <= '9' || r == '-' || r == '_' {
+			return r
+		}
+		return -1
+	}, host)
+	if name == "" || len(name) > wire.MaxName {
+		return "device"
+	}
+	return name
+}
+
+// prepare makes the profile, or finds that of an attempt that did not come to its end.
+func (o *loginOptions) prepare(i client.Invitation, id wire.DeviceID) (p *profile, fresh bool, err error) {
+	dir := o.profile
+	if dir == "" {
+		if dir, err = profileDir(id); err != nil {
+			return nil, false, err
+		}
+	}
+	server := i
+	server.Code = ""
+	switch old, err := readProfile(dir); {
+	case err == nil && old.Enrolled:
+		return nil, false, fmt.Errorf("%s is enrolled in %s already: choose another name with --device", deviceName(old.Device), dir)
+	case err == nil && old.Device == id && (o.key != "" || o.passphraseFile != "") && old.Key.In != cmp.Or(o.key, keyFromPassphrase):
+		return nil, false, fmt.Errorf("%s holds an attempt to enrol whose key is in another place (%s): remove that folder first", dir, old.Key.In)
+	case err == nil && old.Device == id:
+		old.Server = server.String()
+		return old, false, old.write()
+	case err == nil:
+		return nil, false, fmt.Errorf("%s holds an attempt to enrol %s: choose another folder with --profile", dir, deviceName(old.Device))
+	case !errors.Is(err, os.ErrNotExist):
+		return nil, false, err
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, false, fmt.Errorf("login: %w", err)
+	}
+	if dir, err = filepath.Abs(dir); err != nil {
+		return nil, false, fmt.Errorf("login: %w", err)
+	}
+	p = &profile{dir: dir, profileSettings: profileSettings{Version: profileVersion, Device: id, Server: server.String()}}
+	if err := choosePlace(p, o.key, o.passphraseFile); err != nil {
+		return nil, false, err
+	}
+	return p, true, p.write()
+}
+
+// enrol asks the node for a certificate and lets the device settle in: others can add it then. asked says
+// that the node may have got the request.
+func (o *loginOptions) enrol(c *cobra.Command, prof *profile, i client.Invitation) (asked bool, err error) {
+	store, err := openStore(prof, o.passphraseFile)
+	if err != nil {
+		return false, err
+	}
+	p := newPerson(c, prof, o.peopleOptions, i)
+	if err := p.open(store, commandTiming()); err != nil {
+		return false, errors.Join(err, store.Close())
+	}
+	asked, err = o.enrolAt(c.Context(), p, i)
+	if err == nil {
+		err = p.run(c.Context(), func(ctx context.Context, p *person) error { return p.upToDate(ctx) })
+	}
+	if err = errors.Join(err, store.Close()); err != nil {
+		return asked, err
+	}
+	return asked, o.tell(p)
+}
+
+func (o *loginOptions) enrolAt(ctx context.Context, p *person, i client.Invitation) (asked bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, o.timeout)
+	defer cancel()
+	var wrote atomic.Bool
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { wrote.Store(true) }})
+	err = p.Enrol(ctx, client.Enrolment{Device: p.id, Code: i.Code, Root: i.Root})
+	switch {
+	case err == nil:
+	case !isRefusal(err):
+		return wrote.Load(), fmt.Errorf("the node of %s cannot be reached: %w", i.Domain, err)
+	case wire.CodeOf(err) == wire.Exists: // by the device: an earlier attempt got this far; by the node: the name is taken
+		if _, notYet := p.ID(ctx); notYet != nil {
+			return true, plain(err)
+		}
+	default:
+		return true, plain(err)
+	}
+	p.profile.Enrolled = true
+	return true, p.profile.write()
+}
+
+// isRefusal tells an answer of the node from a failure to get one.
+func isRefusal(err error) bool {
+	var e *wire.Error
+	return errors.As(err, &e)
+}
+
+func (o *loginOptions) tell(p *person) error {
+	if o.json {
+		return printJSON(p.out, map[string]any{"device": p.id, "profile": p.profile.dir, "key": p.profile.Key.In})
+	}
+	fmt.Fprintf(p.out, "This device is %s now.\nprofile: %s\n", deviceName(p.id), p.profile.dir)
+	if p.profile.Key.In == keyInFile {
+		fmt.Fprintf(p.notes, "The key of its store is in a file beside it, %s: there is no keyring here.\nWhoever gets the folder can read your messages. --passphrase-file protects better.\n", filepath.Base(p.profile.keyFile()))
+	}
+	return nil
+}

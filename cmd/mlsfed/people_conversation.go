@@ -1,0 +1,385 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// conversationJSON is a conversation as --json prints it.
+type conversationJSON struct {
+	ID       string        `json:"id"`
+	Name     string        `json:"name"`
+	State    string        `json:"state"`
+	Why      string        `json:"why,omitempty"` // of state "broken"
+	Epoch    wire.Epoch    `json:"epoch"`
+	Members  int           `json:"members"` // devices
+	Messages uint64        `json:"messages"`
+	Unread   uint64        `json:"unread"`
+	Outgoing int           `json:"outgoing"` // own messages that are not accepted yet
+	Entries  uint64        `json:"entries"`  // of the conversation's log
+	Order    string        `json:"order"`    // the order hash up to there
+	Admins   []wire.UserID `json:"admins,omitempty"`
+}
+
+func describe(c *client.Conversation) conversationJSON {
+	return conversationJSON{
+		ID: c.ID.String(), Name: c.Rules.Name, State: c.State.String(), Why: c.Why, Epoch: c.Epoch, Members: c.Members,
+		Messages: c.Messages, Unread: c.Unread, Outgoing: c.Outgoing, Entries: uint64(c.Sequence), Order: c.Order.String(), Admins: c.Rules.Admins,
+	}
+}
+
+// tell prints what has become of a conversation: a line, or all of it as JSON.
+func (p *person) tell(ctx context.Context, id wire.ConversationID, format string, args ...any) error {
+	if !p.opts.json {
+		fmt.Fprintf(p.out, format+"\n", args...)
+		return nil
+	}
+	c, err := p.Conversation(ctx, id)
+	if err != nil {
+		return err
+	}
+	return printJSON(p.out, describe(c))
+}
+
+// epoch is the present epoch of a conversation, for what people are told.
+func (p *person) epoch(ctx context.Context, id wire.ConversationID) wire.Epoch {
+	c, err := p.Conversation(ctx, id)
+	if err != nil {
+		return 0
+	}
+	return c.Epoch
+}
+
+func newList() *cobra.Command {
+	c := &cobra.Command{
+		Use:     "list",
+		Short:   "List the conversations of this device",
+		GroupID: groupPeople,
+	}
+	o := addPeopleFlags(c)
+	addOfflineFlag(c, o)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		return o.with(c, func(ctx context.Context, p *person) error {
+			all, err := p.Conversations(ctx)
+			if err != nil {
+				return err
+			}
+			return p.printConversations(all)
+		})
+	}
+	return c
+}
+
+func (p *person) printConversations(all []client.Conversation) error {
+	if p.opts.json {
+		list := []conversationJSON{}
+		for i := range all {
+			list = append(list, describe(&all[i]))
+		}
+		return printJSON(p.out, list)
+	}
+	if len(all) == 0 {
+		fmt.Fprintln(p.notes, "No conversation yet: 'mlsfed create NAME USER…' makes one.")
+		return nil
+	}
+	w := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "ID\tNAME\tSTATE\tEPOCH\tDEVICES\tUNREAD\tMESSAGES")
+	for _, c := range all {
+		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%d\n", shortID(c.ID), cmp.Or(oneLine(c.Rules.Name), "-"), c.State, c.Epoch, c.Members, c.Unread, c.Messages)
+	}
+	return w.Flush()
+}
+
+// clean makes text of others fit for a terminal: control characters could move the cursor, hide what was
+// written, or run what a terminal runs.
+func clean(s string) string {
+	return strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n' || r == '\t':
+			return r
+		case r < ' ' || r == 0x7f || 0x80 <= r && r <= 0x9f:
+			return '�'
+		case 0x202a <= r && r <= 0x202e || 0x2066 <= r && r <= 0x2069: // they reverse the order of what is shown
+			return '�'
+		}
+		return r
+	}, s)
+}
+
+// oneLine is clean for what stands in a line with other things.
+func oneLine(s string) string { return strings.Join(strings.Fields(clean(s)), " ") }
+
+func newCreate() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "create NAME [USER…]",
+		Short: "Make a conversation, with users of any organization",
+		Long: `create makes a conversation and adds users: all devices of each. Your own other devices are added by
+themselves. Servers see neither who takes part nor what is said.`,
+		Example: "  mlsfed create Lunch bob@b.example carol@c.example",
+		GroupID: groupPeople,
+		Args:    atLeast(1, "the conversation's name"),
+	}
+	o := addPeopleFlags(c)
+	var x client.CreateOptions
+	f := c.Flags()
+	f.BoolVar(&x.PublicHandshakes, "public-handshakes", false, "let servers see who takes part and check every change; needed to rejoin without help")
+	f.BoolVar(&x.AdminsAdd, "admins-add", false, "only admins (you, at first) add users")
+	f.BoolVar(&x.MembersRemove, "members-remove", false, "every member may remove users")
+	f.BoolVar(&x.MembersRename, "members-rename", false, "every member may change the name")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if strings.TrimSpace(args[0]) == "" {
+			return usageError{errors.New("the name is empty")}
+		}
+		return o.with(c, func(ctx context.Context, p *person) error {
+			users, err := p.users(args[1:])
+			if err != nil {
+				return err
+			}
+			x.Name = args[0]
+			return p.create(ctx, x, users)
+		})
+	}
+	return c
+}
+
+func (p *person) create(ctx context.Context, x client.CreateOptions, users []wire.UserID) error {
+	id, err := p.Create(ctx, x)
+	if err != nil {
+		return err
+	}
+	if len(users) > 0 {
+		if err := p.Add(ctx, id, users...); err != nil {
+			return fmt.Errorf("%s was made (%s), but nobody was added: %w", x.Name, shortID(id), plain(err))
+		}
+	}
+	p.settleAfter(ctx) // own other devices are added
+	m, err := p.Members(ctx, id)
+	if err != nil {
+		return err
+	}
+	return p.tell(ctx, id, "%s is made: %s, epoch %d, %s.", x.Name, shortID(id), p.epoch(ctx, id), countMembers(m))
+}
+
+// settleAfter gives the device the time to do what follows from a change that has been made. If it does not
+// come to that, it does it the next time.
+func (p *person) settleAfter(ctx context.Context) {
+	_ = p.traffic.settle(ctx, catchUp)
+}
+
+// countMembers says how many people and devices there are.
+func countMembers(list []client.Member) string {
+	users := make(map[wire.UserID]bool)
+	for _, m := range list {
+		users[m.User] = true
+	}
+	return plural(len(users), "person", "people") + " with " + plural(len(list), "device", "devices")
+}
+
+func plural(n int, one, many string) string {
+	if n == 1 {
+		return "1 " + one
+	}
+	return fmt.Sprintf("%d %s", n, many)
+}
+
+// newChange makes a command that changes one conversation.
+func newChange(c *cobra.Command, do func(ctx context.Context, p *person, id wire.ConversationID, args []string) error) *cobra.Command {
+	c.GroupID = groupPeople
+	o := addPeopleFlags(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return o.with(c, func(ctx context.Context, p *person) error {
+			conv, err := p.conversation(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return do(ctx, p, conv.ID, args[1:])
+		})
+	}
+	return c
+}
+
+func newAdd() *cobra.Command {
+	var again bool
+	c := newChange(&cobra.Command{
+		Use:   "add CONV USER…",
+		Short: "Add users to a conversation, with all their devices",
+		Long: `add adds users to a conversation: all their devices, with one commit. They read what is sent from then on.
+
+With --again it takes devices instead (alice@a.example/phone), removes each and adds it anew: for one that
+says that it cannot follow the conversation any further.`,
+		Example: "  mlsfed add Lunch carol@c.example\n  mlsfed add Lunch --again bob@b.example/phone",
+		Args:    atLeast(2, "a conversation and users"),
+	}, func(ctx context.Context, p *person, id wire.ConversationID, args []string) error {
+		if again {
+			return p.addAgain(ctx, id, args)
+		}
+		users, err := p.users(args)
+		if err != nil {
+			return err
+		}
+		before, err := p.Members(ctx, id)
+		if err != nil {
+			return err
+		}
+		if err := p.Add(ctx, id, users...); err != nil {
+			return err
+		}
+		after, err := p.Members(ctx, id)
+		if err != nil {
+			return err
+		}
+		return p.tell(ctx, id, "%s, epoch %d: %s.", changed(len(after)-len(before), "added"), p.epoch(ctx, id), countMembers(after))
+	})
+	c.Flags().BoolVar(&again, "again", false, "remove devices and add them anew")
+	return c
+}
+
+func changed(n int, how string) string {
+	if n <= 0 {
+		return "Nothing to do"
+	}
+	return plural(n, "device", "devices") + " " + how
+}
+
+func (p *person) addAgain(ctx context.Context, id wire.ConversationID, names []string) error {
+	for _, n := range names {
+		device, err := parseDevice(p.id.Organization(), n)
+		if err != nil {
+			return usageError{err}
+		}
+		if err := p.Restore(ctx, id, device); err != nil {
+			return err
+		}
+		if err := p.tell(ctx, id, "%s was added anew, epoch %d.", deviceName(device), p.epoch(ctx, id)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// parseDevice reads alice@a.example/phone, or an identifier.
+func parseDevice(domain wire.Domain, s string) (wire.DeviceID, error) {
+	if strings.HasPrefix(s, "mimi:") {
+		return wire.ParseDeviceID(s)
+	}
+	user, device, ok := strings.Cut(s, "/")
+	if !ok {
+		return "", fmt.Errorf("%q is no device: wanted alice@a.example/phone", s)
+	}
+	u, err := userID(domain, user)
+	if err != nil {
+		return "", err
+	}
+	return wire.NewDeviceID(u, device)
+}
+
+func newRemove() *cobra.Command {
+	return newChange(&cobra.Command{
+		Use:     "remove CONV USER…",
+		Short:   "Remove users from a conversation, with all their devices",
+		Long:    "remove removes users from a conversation. Once it has returned they can read nothing that is sent.\nA single device (bob@b.example/phone) can be named too.",
+		Example: "  mlsfed remove Lunch carol@c.example",
+		Args:    atLeast(2, "a conversation and users"),
+	}, func(ctx context.Context, p *person, id wire.ConversationID, args []string) error {
+		before, err := p.Members(ctx, id)
+		if err != nil {
+			return err
+		}
+		if err := p.removeAll(ctx, id, before, args); err != nil {
+			return err
+		}
+		after, err := p.Members(ctx, id)
+		if err != nil {
+			return err
+		}
+		return p.tell(ctx, id, "%s, epoch %d: %s.", changed(len(before)-len(after), "removed"), p.epoch(ctx, id), countMembers(after))
+	})
+}
+
+// removeAll removes users and devices, all of which must be members: a name with a slip would else
+// look like a success.
+func (p *person) removeAll(ctx context.Context, id wire.ConversationID, members []client.Member, names []string) error {
+	var users []wire.UserID
+	var devices []wire.DeviceID
+	for _, n := range names {
+		if strings.Contains(strings.TrimPrefix(n, "mimi://"), "/") && !strings.Contains(n, "/u/") {
+			device, err := parseDevice(p.id.Organization(), n)
+			if err != nil {
+				return usageError{err}
+			}
+			if device == p.id {
+				return fmt.Errorf("%s is this device: 'mlsfed leave' takes it out", n)
+			}
+			if !slices.ContainsFunc(members, func(m client.Member) bool { return m.Device == device }) {
+				return fmt.Errorf("%s is not in this conversation: 'mlsfed members' shows who is", n)
+			}
+			devices = append(devices, device)
+			continue
+		}
+		list, err := p.users([]string{n})
+		if err != nil {
+			return err
+		}
+		if list[0] == p.id.User() {
+			return fmt.Errorf("%s are you: 'mlsfed leave' takes you out, and a device of yours is named as %s/DEVICE", n, personName(list[0]))
+		}
+		if !slices.ContainsFunc(members, func(m client.Member) bool { return m.User == list[0] }) {
+			return fmt.Errorf("%s is not in this conversation: 'mlsfed members' shows who is", n)
+		}
+		users = append(users, list[0])
+	}
+	if len(users) > 0 {
+		if err := p.Remove(ctx, id, users...); err != nil {
+			return err
+		}
+	}
+	if len(devices) > 0 {
+		return p.RemoveDevices(ctx, id, devices...)
+	}
+	return nil
+}
+
+func newLeave() *cobra.Command {
+	return newChange(&cobra.Command{
+		Use:   "leave CONV",
+		Short: "Leave a conversation",
+		Long:  "leave asks to be removed, for this device. The removal takes effect when the device of another member,\nwhich does it by itself, is online. Who is alone closes the conversation.",
+		Args:  exactly(1, "a conversation"),
+	}, func(ctx context.Context, p *person, id wire.ConversationID, _ []string) error {
+		if err := p.Leave(ctx, id); err != nil {
+			return err
+		}
+		p.settleAfter(ctx)
+		c, err := p.Conversation(ctx, id)
+		if err != nil {
+			return err
+		}
+		if c.State == client.StateLeft {
+			return p.tell(ctx, id, "This device has left %s.", oneLine(c.Rules.Name))
+		}
+		return p.tell(ctx, id, "Asked to leave %s: the next member who is online takes this device out.", oneLine(c.Rules.Name))
+	})
+}
+
+func newRename() *cobra.Command {
+	return newChange(&cobra.Command{
+		Use:   "rename CONV NAME",
+		Short: "Change a conversation's name",
+		Args:  exactly(2, "a conversation and its new name"),
+	}, func(ctx context.Context, p *person, id wire.ConversationID, args []string) error {
+		if err := p.Rename(ctx, id, args[0]); err != nil {
+			return err
+		}
+		return p.tell(ctx, id, "%s is called %s now, epoch %d.", shortID(id), args[0], p.epoch(ctx, id))
+	})
+}

@@ -1,0 +1,260 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/mdp/qrterminal/v3"
+	"github.com/spf13/cobra"
+
+	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// memberJSON is a member as --json prints it.
+type memberJSON struct {
+	Device       wire.DeviceID `json:"device"`
+	User         wire.UserID   `json:"user"`
+	Organization wire.Domain   `json:"organization"`
+	Admin        bool          `json:"admin"`
+	Self         bool          `json:"self"`
+	State        string        `json:"state"` // valid, expired or leaving
+	Ends         time.Time     `json:"certificate_ends"`
+	Number       string        `json:"safety_number,omitempty"`
+}
+
+func memberOf(m *client.Member) memberJSON {
+	j := memberJSON{Device: m.Device, User: m.User, Organization: m.Organization, Admin: m.Admin, Self: m.Self, State: "valid", Ends: m.Ends.UTC(), Number: m.SafetyNumber}
+	switch {
+	case m.Leaving:
+		j.State = "leaving"
+	case m.Expired:
+		j.State = "expired"
+	}
+	return j
+}
+
+// newView makes a command that shows something of a conversation.
+func newView(c *cobra.Command, do func(ctx context.Context, p *person, conv *client.Conversation, args []string) error) *cobra.Command {
+	c.GroupID = groupPeople
+	o := addPeopleFlags(c)
+	addOfflineFlag(c, o)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return o.with(c, func(ctx context.Context, p *person) error {
+			conv, err := p.conversation(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return do(ctx, p, conv, args[1:])
+		})
+	}
+	return c
+}
+
+func newMembers() *cobra.Command {
+	return newView(&cobra.Command{
+		Use:   "members CONV",
+		Short: "Show who is in a conversation, with which devices",
+		Args:  exactly(1, "a conversation"),
+	}, func(ctx context.Context, p *person, conv *client.Conversation, _ []string) error {
+		list, err := p.Members(ctx, conv.ID)
+		if err != nil {
+			return err
+		}
+		if p.opts.json {
+			out := []memberJSON{}
+			for i := range list {
+				out = append(out, memberOf(&list[i]))
+			}
+			return printJSON(p.out, out)
+		}
+		if len(list) == 0 {
+			fmt.Fprintf(p.notes, "This device is not in %s any more.\n", oneLine(conv.Rules.Name))
+			return nil
+		}
+		w := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "USER\tDEVICE\tROLE\tSTATE\tCERTIFICATE ENDS")
+		for i := range list {
+			j, role := memberOf(&list[i]), "member"
+			if j.Admin {
+				role = "admin"
+			}
+			if j.Self {
+				role += " (this device)"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", personName(j.User), j.Device.Name(), role, j.State, j.Ends.Local().Format(time.DateOnly))
+		}
+		return w.Flush()
+	})
+}
+
+func newVerify() *cobra.Command {
+	return newView(&cobra.Command{
+		Use:   "verify CONV [USER]",
+		Short: "Show the numbers by which people verify each other",
+		Long: `verify shows a safety number for each device of the other members, and one for the conversation.
+
+Read the safety number of a device to its owner, over a channel on which you know each other, while he
+looks at that of your device: they are equal exactly if each of you sees the key that the other has. The
+number of the conversation is the same for all members who share its present state.`,
+		Example: "  mlsfed verify Lunch\n  mlsfed verify Lunch bob@b.example",
+		Args:    between(1, 2, "a conversation, and perhaps a user"),
+	}, func(ctx context.Context, p *person, conv *client.Conversation, args []string) error {
+		list, err := p.Members(ctx, conv.ID)
+		if err != nil {
+			return err
+		}
+		users, err := p.users(args)
+		if err != nil {
+			return err
+		}
+		list = slices.DeleteFunc(list, func(m client.Member) bool { return len(users) > 0 && m.User != users[0] })
+		if len(list) == 0 && len(users) > 0 {
+			return fmt.Errorf("%s is not in %s: 'mlsfed members' shows who is", args[0], oneLine(conv.Rules.Name))
+		}
+		number, err := p.ConversationNumber(ctx, conv.ID)
+		if err != nil {
+			return err
+		}
+		return p.printNumbers(conv, number, list)
+	})
+}
+
+func (p *person) printNumbers(conv *client.Conversation, number string, list []client.Member) error {
+	if p.opts.json {
+		members := []memberJSON{}
+		for i := range list {
+			if !list[i].Self {
+				members = append(members, memberOf(&list[i]))
+			}
+		}
+		return printJSON(p.out, map[string]any{"id": conv.ID.String(), "epoch": conv.Epoch, "number": number, "members": members})
+	}
+	fmt.Fprintf(p.out, "%s, epoch %d: %s\n", oneLine(conv.Rules.Name), conv.Epoch, number)
+	for _, m := range list {
+		if m.Self {
+			continue
+		}
+		half := len(m.SafetyNumber) / 2
+		fmt.Fprintf(p.out, "\n%s\n  %s\n  %s\n", deviceName(m.Device), m.SafetyNumber[:half], strings.TrimSpace(m.SafetyNumber[half:]))
+	}
+	return nil
+}
+
+func between(low, high int, what string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < low || len(args) > high {
+			return fmt.Errorf("%d argument(s), wanted %s", len(args), what)
+		}
+		return nil
+	}
+}
+
+func newDevices() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "devices",
+		Short: "List your devices; invite another one, or revoke one",
+		Long: `devices lists the devices of yours that are enrolled.
+
+--invite makes a link by which another device of yours enrols, and shows it as a QR code on a terminal. Your
+devices then add it to your conversations. --revoke ends a device that is lost: it is cut off at once, and
+taken out of the conversations by whoever is online.`,
+		Example: "  mlsfed devices\n  mlsfed devices --invite\n  mlsfed devices --revoke phone",
+		GroupID: groupPeople,
+	}
+	o := addPeopleFlags(c)
+	f := c.Flags()
+	invite := f.Bool("invite", false, "make a link for another device of yours")
+	life := f.Duration("for", 10*time.Minute, "how long the link works")
+	revoke := f.String("revoke", "", "name of a device to revoke")
+	c.MarkFlagsMutuallyExclusive("invite", "revoke")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if *life < time.Second || *life > 24*time.Hour {
+			return usageError{fmt.Errorf("--for %v: wanted one second to one day", *life)}
+		}
+		return o.with(c, func(ctx context.Context, p *person) error {
+			switch {
+			case *invite:
+				return p.inviteDevice(ctx, *life)
+			case *revoke != "":
+				return p.revokeDevice(ctx, *revoke)
+			}
+			return p.listDevices(ctx)
+		})
+	}
+	return c
+}
+
+func (p *person) inviteDevice(ctx context.Context, life time.Duration) error {
+	link, err := p.profile.server()
+	if err != nil {
+		return err
+	}
+	code, ends, err := p.InviteDevice(ctx, uint32(life/time.Second))
+	if err != nil {
+		return err
+	}
+	link.Code = code
+	if p.opts.json {
+		return printJSON(p.out, map[string]any{"link": link.String(), "ends": ends.Std().UTC()})
+	}
+	fmt.Fprintln(p.out, link)
+	if isTerminal(p.out) {
+		qrterminal.GenerateHalfBlock(link.String(), qrterminal.L, p.out)
+	}
+	fmt.Fprintf(p.notes, "On the other device: mlsfed login 'LINK'. It works once, until %s.\nYour devices add it to your conversations the next time that one of them is online.\n", ends.Std().Local().Format("15:04"))
+	return nil
+}
+
+func (p *person) revokeDevice(ctx context.Context, name string) error {
+	id, err := wire.NewDeviceID(p.id.User(), name)
+	if err != nil {
+		return usageError{fmt.Errorf("--revoke: %w", err)}
+	}
+	if id == p.id {
+		return fmt.Errorf("%s is this device: revoke it from another one", name)
+	}
+	if err := p.Revoke(ctx, id); err != nil {
+		return err
+	}
+	p.settleAfter(ctx) // it is taken out of conversations
+	if p.opts.json {
+		return printJSON(p.out, map[string]any{"revoked": id})
+	}
+	fmt.Fprintf(p.out, "%s is revoked: it is cut off, and taken out of your conversations.\n", deviceName(id))
+	return nil
+}
+
+func (p *person) listDevices(ctx context.Context) error {
+	list, err := p.Devices(ctx)
+	if err != nil {
+		return err
+	}
+	type row struct {
+		Device   wire.DeviceID `json:"device"`
+		Self     bool          `json:"self"`
+		Enrolled time.Time     `json:"enrolled"`
+		Ends     time.Time     `json:"certificate_ends"`
+	}
+	rows := []row{}
+	for _, d := range list {
+		rows = append(rows, row{d.ID, d.ID == p.id, d.Enrolled.Std().UTC(), d.CertificateEnds.Std().UTC()})
+	}
+	if p.opts.json {
+		return printJSON(p.out, rows)
+	}
+	w := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "DEVICE\tENROLLED\tCERTIFICATE ENDS\t")
+	for _, r := range rows {
+		mark := ""
+		if r.Self {
+			mark = "this device"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Device.Name(), r.Enrolled.Local().Format("2006-01-02 15:04"), r.Ends.Local().Format(time.DateOnly), mark)
+	}
+	return w.Flush()
+}

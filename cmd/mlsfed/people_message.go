@@ -1,0 +1,481 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// messageJSON is a message as --json prints it.
+type messageJSON struct {
+	ID           string     `json:"id"`
+	Conversation string     `json:"conversation"`
+	Number       uint64     `json:"number"`
+	From         string     `json:"from"` // alice@a.example/phone
+	Time         time.Time  `json:"time"` // by the sender's clock
+	Epoch        wire.Epoch `json:"epoch"`
+	Text         string     `json:"text,omitempty"`
+	File         *fileJSON  `json:"file,omitempty"`
+	Status       string     `json:"status"`
+	Delivered    int        `json:"delivered,omitempty"` // devices that have it, of an own one
+	Error        string     `json:"error,omitempty"`
+}
+
+type fileJSON struct {
+	Name string `json:"name"`
+	Size uint64 `json:"size"`
+}
+
+func messageOf(m *client.Message) messageJSON {
+	j := messageJSON{
+		ID: m.ID.String(), Conversation: m.Conversation.String(), Number: m.Number, From: deviceName(m.Sender), Time: m.Time.UTC(),
+		Epoch: m.Epoch, Text: m.Content.Text, Status: m.Status.String(), Delivered: m.Delivered, Error: m.Error,
+	}
+	if f := m.Content.File; f != nil {
+		j.File = &fileJSON{f.Name, f.Size}
+	}
+	return j
+}
+
+func newSend() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "send CONV TEXT",
+		Short: "Send a message or a file",
+		Long: `send encrypts a message and returns when your organization has it on disk: from then on it reaches the
+members, whatever happens. The text - is read from standard input.`,
+		Example: "  mlsfed send Lunch 'Soup at noon?'\n  fortune | mlsfed send Lunch -\n  mlsfed send Lunch --file menu.pdf 'look at page 2'",
+		GroupID: groupPeople,
+	}
+	o := addPeopleFlags(c)
+	file := c.Flags().String("file", "", "file to send; the text becomes its caption")
+	c.Args = func(_ *cobra.Command, args []string) error {
+		if len(args) == 2 || len(args) == 1 && *file != "" {
+			return nil
+		}
+		return fmt.Errorf("%d argument(s), wanted a conversation and a text (in quotes), or --file", len(args))
+	}
+	c.RunE = func(c *cobra.Command, args []string) error {
+		text, err := textOf(c, args[1:])
+		if err != nil {
+			return err
+		}
+		if text == "" && *file == "" {
+			return usageError{errors.New("the text is empty")}
+		}
+		return o.with(c, func(ctx context.Context, p *person) error {
+			conv, err := p.conversation(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			return p.send(ctx, conv.ID, text, *file)
+		})
+	}
+	return c
+}
+
+// textOf is the text of a message, from the command line or from standard input.
+func textOf(c *cobra.Command, args []string) (string, error) {
+	if len(args) == 0 || args[0] != "-" {
+		return strings.Join(args, " "), nil
+	}
+	raw, err := io.ReadAll(io.LimitReader(c.InOrStdin(), client.MaxText+1))
+	if err != nil {
+		return "", fmt.Errorf("read the text: %w", err)
+	}
+	if len(raw) > client.MaxText {
+		return "", fmt.Errorf("the text has more than %d bytes: send it with --file", client.MaxText)
+	}
+	return strings.TrimSuffix(string(raw), "\n"), nil
+}
+
+// send sends and waits until the organization has the message.
+func (p *person) send(ctx context.Context, id wire.ConversationID, text, file string) error {
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	events := p.Subscribe(wait)
+	sent, err := p.post(ctx, id, text, file)
+	if err != nil {
+		return err
+	}
+	for e := range events {
+		if e.Message == nil || e.Message.ID != sent {
+			continue
+		}
+		switch e.Type {
+		case client.EventUndelivered:
+			return fmt.Errorf("the message was refused: %w", plain(e.Err))
+		case client.EventAccepted:
+			if p.opts.json {
+				return printJSON(p.out, messageOf(e.Message))
+			}
+			fmt.Fprintf(p.out, "sent: %s, epoch %d\n", sent.String()[:8], e.Message.Epoch)
+			return nil
+		}
+	}
+	return fmt.Errorf("the node has not taken the message within %v: it is kept, and goes out when this device is online the next time", p.opts.timeout)
+}
+
+func (p *person) post(ctx context.Context, id wire.ConversationID, text, path string) (client.MessageID, error) {
+	if path == "" {
+		return p.SendText(ctx, id, text)
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return client.MessageID{}, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return client.MessageID{}, err
+	}
+	if !info.Mode().IsRegular() {
+		return client.MessageID{}, fmt.Errorf("%s is no file", path)
+	}
+	return p.SendFile(ctx, id, filepath.Base(path), f, info.Size(), text)
+}
+
+// readOptions are the flags of read.
+type readOptions struct {
+	*peopleOptions
+	follow bool
+	unread bool
+	since  string
+	search string
+	limit  int
+}
+
+func newRead() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "read CONV",
+		Short: "Show the messages of a conversation",
+		Long: `read shows the newest messages of a conversation, and marks it as read. With --follow it goes on, and shows
+messages and changes as they come, until it is interrupted. --json prints one object a line.`,
+		Example: "  mlsfed read Lunch\n  mlsfed read Lunch --since 2h\n  mlsfed read Lunch --follow --json | jq .text",
+		GroupID: groupPeople,
+		Args:    exactly(1, "a conversation"),
+	}
+	o := &readOptions{peopleOptions: addPeopleFlags(c)}
+	addOfflineFlag(c, o.peopleOptions)
+	f := c.Flags()
+	f.BoolVarP(&o.follow, "follow", "f", false, "go on and show what comes")
+	f.BoolVar(&o.unread, "unread", false, "only what was not read before")
+	f.StringVar(&o.since, "since", "", "only messages since then: 2h, 2026-03-01 or 2026-03-01T09:00:00Z")
+	f.StringVar(&o.search, "search", "", "only messages whose text or file name holds this")
+	f.IntVarP(&o.limit, "limit", "n", 50, "how many at most")
+	c.MarkFlagsMutuallyExclusive("follow", "offline")
+	c.MarkFlagsMutuallyExclusive("since", "unread")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		since, err := parseSince(o.since, time.Now())
+		if err != nil {
+			return usageError{err}
+		}
+		if o.limit < 1 {
+			return usageError{fmt.Errorf("--limit %d: wanted at least 1", o.limit)}
+		}
+		return o.run(c, args[0], since)
+	}
+	return c
+}
+
+// parseSince reads a time, or how long ago it was. The zero time is no bound.
+func parseSince(s string, now time.Time) (time.Time, error) {
+	if s == "" {
+		return time.Time{}, nil
+	}
+	if d, err := time.ParseDuration(s); err == nil {
+		return now.Add(-d.Abs()), nil
+	}
+	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04", "2006-01-02 15:04", time.DateOnly} {
+		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
+			return t, nil
+		}
+	}
+	return time.Time{}, fmt.Errorf("--since %q: wanted how long ago, as 90m or 2h, or a time, as 2026-03-01 or 2026-03-01T09:00:00Z", s)
+}
+
+func (o *readOptions) run(c *cobra.Command, named string, since time.Time) error {
+	return o.use(c, commandTiming(), func(ctx context.Context, p *person) error {
+		if !o.offline {
+			if err := p.upToDate(ctx); err != nil {
+				return err
+			}
+		}
+		conv, err := p.conversation(ctx, named)
+		if err != nil {
+			return p.late(ctx, err)
+		}
+		events := p.Subscribe(ctx) // before the history is read, so that nothing falls between
+		next, err := o.show(ctx, p, conv, since)
+		if err != nil || !o.follow {
+			return p.late(ctx, err)
+		}
+		err = o.goOn(ctx, p, conv.ID, next, events)
+		if errors.Is(context.Cause(ctx), context.Canceled) && errors.Is(err, context.Canceled) {
+			return nil // interrupted, as it has to be
+		}
+		return p.late(ctx, err)
+	})
+}
+
+// show prints what is there, and returns the number of the message that comes next.
+func (o *readOptions) show(ctx context.Context, p *person, conv *client.Conversation, since time.Time) (uint64, error) {
+	most := o.limit
+	if o.unread {
+		most = min(most, int(conv.Unread))
+	}
+	var list []client.Message
+	q := client.Query{Before: conv.Messages, Search: o.search, Limit: min(most, client.MaxPage)}
+	for more := conv.Messages > 0; more && len(list) < most; {
+		page, err := p.History(ctx, conv.ID, q)
+		if err != nil {
+			return 0, err
+		}
+		list = append(page.Messages, list...)
+		q.Before, q.Limit, more = page.Next, min(most-len(list), client.MaxPage), page.More
+		if !since.IsZero() && len(page.Messages) > 0 && page.Messages[0].Stored.Before(since) {
+			break
+		}
+	}
+	for i := range list {
+		if list[i].Stored.Before(since) {
+			continue
+		}
+		if err := p.printMessage(&list[i]); err != nil {
+			return 0, err
+		}
+	}
+	return conv.Messages, p.MarkRead(ctx, conv.ID)
+}
+
+// goOn prints what comes. Messages are read from the history, so that one that an event missed is not.
+func (o *readOptions) goOn(ctx context.Context, p *person, id wire.ConversationID, next uint64, events func(func(client.Event) bool)) error {
+	var err error
+	step := func() {
+		for err == nil {
+			var page *client.Page
+			if page, err = p.History(ctx, id, client.Query{Forward: true, After: next, Search: o.search}); err != nil {
+				return
+			}
+			for i := range page.Messages {
+				if err = p.printMessage(&page.Messages[i]); err != nil {
+					return
+				}
+			}
+			next = page.Next
+			if !page.More {
+				err = p.MarkRead(ctx, id)
+				return
+			}
+		}
+	}
+	step()
+	for e := range events {
+		if err != nil {
+			return err
+		}
+		switch {
+		case e.Type == client.EventMissed, e.Conversation == id && e.Type == client.EventMessage:
+			step()
+		case e.Conversation == id:
+			err = p.printChange(e)
+		}
+	}
+	return errors.Join(err, ctx.Err())
+}
+
+func (p *person) printMessage(m *client.Message) error {
+	if p.opts.json {
+		return json.NewEncoder(p.out).Encode(messageOf(m))
+	}
+	_, err := fmt.Fprintf(p.out, "%s  %s  %s\n", m.Time.Local().Format("2006-01-02 15:04"), deviceName(m.Sender), messageText(m))
+	return err
+}
+
+// messageText is what a message says, in a form fit for a terminal.
+func messageText(m *client.Message) string {
+	text := clean(m.Content.Text)
+	switch m.Content.Type {
+	case client.ContentText:
+	case client.ContentFile:
+		text = fmt.Sprintf("[file %s, %s, message %s] %s", clean(m.Content.File.Name), sizeOf(m.Content.File.Size), m.ID.String()[:8], text)
+	case client.ContentBytes:
+		text = fmt.Sprintf("[%d bytes for an application]", len(m.Content.Body))
+	default:
+		text = fmt.Sprintf("[a message of type %d: a newer mlsfed shows it]", m.Content.Type)
+	}
+	switch m.Status {
+	case client.StatusWaiting:
+		text += "  (not sent yet)"
+	case client.StatusRefused:
+		text += "  (refused: " + m.Error + ")"
+	}
+	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ")
+}
+
+// sizeOf writes a number of bytes.
+func sizeOf(n uint64) string {
+	switch {
+	case n < 1<<10:
+		return fmt.Sprintf("%d B", n)
+	case n < 1<<20:
+		return fmt.Sprintf("%.1f KiB", float64(n)/(1<<10))
+	}
+	return fmt.Sprintf("%.1f MiB", float64(n)/(1<<20))
+}
+
+// changeText says what an event has changed in its conversation, "" for what people need not know.
+func changeText(e client.Event) string {
+	by := "somebody"
+	if e.By != "" {
+		by = deviceName(e.By)
+	}
+	switch e.Type {
+	case client.EventAdded:
+		return fmt.Sprintf("%s added %s (epoch %d)", by, deviceName(e.Device), e.Epoch)
+	case client.EventRemoved:
+		if e.By == e.Device {
+			return fmt.Sprintf("%s left (epoch %d)", deviceName(e.Device), e.Epoch)
+		}
+		return fmt.Sprintf("%s removed %s (epoch %d)", by, deviceName(e.Device), e.Epoch)
+	case client.EventLeft:
+		return "this device is out of the conversation"
+	case client.EventJoined:
+		return fmt.Sprintf("this device was added (epoch %d)", e.Epoch)
+	case client.EventRules:
+		return fmt.Sprintf("%s changed the name or the rules (epoch %d)", by, e.Epoch)
+	}
+	return ""
+}
+
+func (p *person) printChange(e client.Event) error {
+	text := changeText(e)
+	if text == "" {
+		return nil
+	}
+	if p.opts.json {
+		j := map[string]any{"event": e.Type.String(), "conversation": e.Conversation.String(), "time": e.Time.UTC(), "epoch": e.Epoch}
+		if e.Device != "" {
+			j["device"] = deviceName(e.Device)
+		}
+		if e.By != "" {
+			j["by"] = deviceName(e.By)
+		}
+		return json.NewEncoder(p.out).Encode(j)
+	}
+	_, err := fmt.Fprintf(p.out, "%s  * %s\n", e.Time.Local().Format("2006-01-02 15:04"), text)
+	return err
+}
+
+func newSave() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "save CONV MESSAGE-ID PATH",
+		Short: "Save the file of a message",
+		Long: `save fetches the file of a message, which 'mlsfed read' names, verifies and decrypts it. PATH is a file, which
+must not exist, or a folder. What a broken attempt has left (PATH.part) is gone on with.`,
+		Example: "  mlsfed save Lunch 5f2c9a10 .",
+		GroupID: groupPeople,
+		Args:    exactly(3, "a conversation, the beginning of a message's id, and where to save"),
+	}
+	o := addPeopleFlags(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		return o.with(c, func(ctx context.Context, p *person) error {
+			conv, err := p.conversation(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			m, err := p.message(ctx, conv, args[1])
+			if err != nil {
+				return err
+			}
+			path, err := p.saveFile(ctx, m, args[2])
+			if err != nil {
+				return err
+			}
+			if p.opts.json {
+				return printJSON(p.out, map[string]any{"path": path, "size": m.Content.File.Size})
+			}
+			fmt.Fprintf(p.out, "%s: %s\n", path, sizeOf(m.Content.File.Size))
+			return nil
+		})
+	}
+	return c
+}
+
+// message finds one with a file by the beginning of its id.
+func (p *person) message(ctx context.Context, conv *client.Conversation, prefix string) (*client.Message, error) {
+	var found *client.Message
+	for q := (client.Query{Limit: client.MaxPage}); ; {
+		page, err := p.History(ctx, conv.ID, q)
+		if err != nil {
+			return nil, err
+		}
+		for i := range page.Messages {
+			m := &page.Messages[i]
+			if m.Content.File == nil || !strings.HasPrefix(m.ID.String(), strings.ToLower(prefix)) {
+				continue
+			}
+			if found != nil {
+				return nil, fmt.Errorf("several messages begin with %q: write more of the id", prefix)
+			}
+			found = m
+		}
+		if !page.More {
+			break
+		}
+		q.Before = page.Next
+	}
+	if found == nil {
+		return nil, fmt.Errorf("no message with a file has an id that begins with %q: 'mlsfed read' shows them", prefix)
+	}
+	return found, nil
+}
+
+// saveFile writes a file to where it is wanted.
+func (p *person) saveFile(ctx context.Context, m *client.Message, path string) (string, error) {
+	file := m.Content.File
+	if info, err := os.Stat(path); err == nil && info.IsDir() {
+		path = filepath.Join(path, safeName(file.Name))
+	}
+	if _, err := os.Lstat(path); err == nil {
+		return "", fmt.Errorf("%s exists already: choose another name", path)
+	}
+	part, err := os.OpenFile(path+".part", os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return "", err
+	}
+	info, err := part.Stat()
+	if err == nil {
+		err = p.SaveFile(ctx, m.Conversation, file, part, min(uint64(info.Size()), file.Size))
+	}
+	err = errors.Join(err, part.Sync(), part.Close())
+	if err != nil {
+		return "", err
+	}
+	return path, os.Rename(path+".part", path)
+}
+
+// safeName is the name that a sender gave a file, without what could lead out of a folder or hide it.
+func safeName(name string) string {
+	name = filepath.Base(strings.ReplaceAll(clean(name), `\`, "/"))
+	name = strings.TrimLeft(strings.Map(func(r rune) rune {
+		if r == '/' || r == '\n' || r == '\t' || r == ':' {
+			return '_'
+		}
+		return r
+	}, name), ".-")
+	if name == "" {
+		return "file"
+	}
+	return name
+}

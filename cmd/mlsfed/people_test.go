@@ -1,0 +1,271 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/zalando/go-keyring"
+
+	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+func TestConversationIsFoundByNameOrID(t *testing.T) {
+	conv := func(id, name string, state client.State) client.Conversation {
+		return client.Conversation{ID: wire.ConversationID(id), Rules: client.Rules{Name: name}, State: state}
+	}
+	all := []client.Conversation{
+		conv("\x11\x11\x11\x11\x11\x11\x11\x11", "Lunch", client.StateActive),
+		conv("\x11\x22\x22\x22\x22\x22\x22\x22", "Work", client.StateActive),
+		conv("\xab\x33\x33\x33\x33\x33\x33\x33", "Work", client.StateActive),
+		conv("\xcd\x44\x44\x44\x44\x44\x44\x44", "Lunch", client.StateLeft),
+		conv("\xef\x55\x55\x55\x55\x55\x55\x55", "Gone", client.StateLeft),
+		conv("\xef\x66\x66\x66\x66\x66\x66\x66", "ab", client.StateActive),
+	}
+	for _, c := range []struct {
+		named string
+		found int    // in all
+		err   string // instead
+	}{
+		{"Lunch", 0, ""}, // not the one that this device has left
+		{"lunch", 0, ""},
+		{"Gone", 4, ""},
+		{"ab", 5, ""}, // a name comes before an id
+		{"AB33", 2, ""},
+		{"cd", 3, ""},
+		{"Work", 0, `"Work" means 2 conversations`},
+		{"11", 0, `"11" means 2 conversations`},
+		{"Dinner", 0, "no conversation here"},
+	} {
+		got, err := chooseConversation(all, c.named)
+		switch {
+		case c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)):
+			t.Errorf("%q: got %v, want an error with %q", c.named, err, c.err)
+		case c.err == "" && err != nil:
+			t.Errorf("%q: %v", c.named, err)
+		case c.err == "" && got != &all[c.found]:
+			t.Errorf("%q: got %v, want %v", c.named, got.ID, all[c.found].ID)
+		}
+	}
+	if _, err := chooseConversation(nil, "Lunch"); err == nil || !strings.Contains(err.Error(), "mlsfed create") {
+		t.Errorf("without conversations: got %v, want to be told how to make one", err)
+	}
+}
+
+func TestErrorsAreToldInWords(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		want string
+	}{
+		{wire.Errorf(wire.NotFound, "claim", "mimi://b.example/u/bob"), "not found: bob@b.example"},
+		{wire.Errorf(wire.Denied, "enrol", "the invitation was used: ask for a new one"), "the invitation was used: ask for a new one"},
+		{fmt.Errorf("keyMaterial: %w", wire.Errorf(wire.Busy, "claim", "mimi://a.example/d/alice/phone claims too fast")), "alice@a.example/phone claims too fast"},
+		{&wire.Error{Code: wire.NoQuorum, Text: "no majority", Nodes: []wire.NodeID{"n1.a.example"}}, "too few nodes of the conversation can be reached (missing: [n1.a.example]): no majority"},
+		{fmt.Errorf("proposal 0: refused by the application: mimi://b.example/d/bob/phone may not remove mimi://c.example/d/carol/phone [%w, RFC 9420 §12.2]", mlscore.ErrPolicy),
+			"bob@b.example/phone may not remove carol@c.example/phone"},
+		{wire.Errorf(wire.NoneLeft, "claim", "no device of mimi://b.example/u/bob has a KeyPackage of MLS_128"), "no device of bob@b.example can be added now: try again when one was online"},
+		{wire.NoneLeft, wire.NoneLeft.Error()},
+		{os.ErrNotExist, os.ErrNotExist.Error()},
+	} {
+		if got := plain(c.err).Error(); got != c.want {
+			t.Errorf("%v: got %q, want %q", c.err, got, c.want)
+		}
+	}
+	if err := plain(wire.Errorf(wire.NotFound, "claim", "x")); wire.CodeOf(err) != wire.NotFound {
+		t.Errorf("the code is lost: %v", wire.CodeOf(err))
+	}
+}
+
+// TestTextOfOthersCannotMoveTheCursor also holds that what people write stays as it is.
+func TestTextOfOthersCannotMoveTheCursor(t *testing.T) {
+	for s, want := range map[string]string{
+		"Grüße, 世界 👋\nsecond\tline": "Grüße, 世界 👋\nsecond\tline",
+		"\x1b[2Jgone":               "�[2Jgone",
+		"a\rb\x7f\u009b31m":         "a�b��31m",
+		"\u202etxt.exe":             "�txt.exe",
+	} {
+		if got := clean(s); got != want {
+			t.Errorf("clean(%q) = %q, want %q", s, got, want)
+		}
+	}
+}
+
+func TestNameOfAFileStaysInItsFolder(t *testing.T) {
+	for s, want := range map[string]string{
+		"menu.pdf": "menu.pdf", "../../etc/passwd": "passwd", `..\..\boot.ini`: "boot.ini", ".bashrc": "bashrc", "-rf": "rf",
+		"..": "file", "": "file", "a\nb": "a_b", "C:x": "C_x", "a/": "a",
+	} {
+		if got := safeName(s); got != want || filepath.Base(got) != got {
+			t.Errorf("safeName(%q) = %q, want %q", s, got, want)
+		}
+	}
+}
+
+func TestSinceIsATimeOrAnAge(t *testing.T) {
+	now := time.Date(2026, 3, 1, 12, 0, 0, 0, time.Local)
+	for s, want := range map[string]time.Time{
+		"": {}, "90m": now.Add(-90 * time.Minute), "2026-02-28": time.Date(2026, 2, 28, 0, 0, 0, 0, time.Local),
+		"2026-02-28 09:30": time.Date(2026, 2, 28, 9, 30, 0, 0, time.Local), "2026-02-28T09:30:00Z": time.Date(2026, 2, 28, 9, 30, 0, 0, time.UTC),
+	} {
+		if got, err := parseSince(s, now); err != nil || !got.Equal(want) {
+			t.Errorf("parseSince(%q) = %v, %v, want %v", s, got, err, want)
+		}
+	}
+	if _, err := parseSince("yesterday", now); err == nil {
+		t.Error("yesterday was understood")
+	}
+}
+
+func TestProfilesAreFoundAndChosen(t *testing.T) {
+	home := t.TempDir()
+	t.Setenv("MLSFED_HOME", home)
+	make := func(user, device string, enrolled bool) string {
+		u, err := wire.NewUserID("a.example", user)
+		if err != nil {
+			t.Fatal(err)
+		}
+		id, err := wire.NewDeviceID(u, device)
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir, err := profileDir(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		p := &profile{dir: dir, profileSettings: profileSettings{Version: profileVersion, Device: id, Key: keyPlace{In: keyInFile}, Enrolled: enrolled}}
+		if err := p.write(); err != nil {
+			t.Fatal(err)
+		}
+		return dir
+	}
+	find := func(named, want, wantErr string) {
+		t.Helper()
+		p, err := findProfile(named)
+		switch {
+		case wantErr != "" && (err == nil || !strings.Contains(err.Error(), wantErr)):
+			t.Errorf("findProfile(%q): got %v, want an error with %q", named, err, wantErr)
+		case wantErr == "" && (err != nil || p.dir != want):
+			t.Errorf("findProfile(%q) = %v, %v, want %s", named, p, err, want)
+		}
+	}
+	find("", "", "mlsfed login LINK")
+	phone := make("alice", "phone", true)
+	tried := make("alice", "tablet", false)
+	find("", phone, "")
+	find("alice@a.example", phone, "")
+	find(phone, phone, "")
+	find(tried, "", "was never enrolled")
+	find("bob@a.example", "", "no device is enrolled in bob@a.example")
+	laptop := make("alice", "laptop", true)
+	find("", "", "2 devices are enrolled here: choose one with --profile: alice@a.example/laptop, alice@a.example/phone")
+	find("alice@a.example/laptop", laptop, "")
+	if err := os.WriteFile(filepath.Join(laptop, profileFile), []byte(`{"version": 99}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	find(laptop, "", "version 99")
+}
+
+func TestManualEscapesWhatRoffWouldRead(t *testing.T) {
+	if got, want := roff(".TH\n'x \\fB --no-x"), "\\&.TH\n\\&'x \\efB \\-\\-no\\-x"; got != want {
+		t.Errorf("roff: %q, want %q", got, want)
+	}
+	page := manPage(newSend())
+	for _, part := range []string{".TH \"SEND\" 1", ".SH SYNOPSIS\n.B send CONV TEXT", ".SH EXAMPLES\n.nf\n", ".B \\-\\-file string\nfile to send"} {
+		if !strings.Contains(page, part) {
+			t.Errorf("the page of send lacks %q:\n%s", part, page)
+		}
+	}
+}
+
+// TestComparisonFindsEachFault is about what the demonstration compares: it must not be content with
+// anything but what was said.
+func TestComparisonFindsEachFault(t *testing.T) {
+	bob, alice := &participant{id: "mimi://b.example/d/bob/phone", name: "bob/phone"}, &participant{id: "mimi://a.example/d/alice/phone", name: "alice/phone"}
+	var owed []*remark
+	var good []client.Message
+	for n := range 3 {
+		r := &remark{by: alice, id: client.MessageID{byte(n + 1)}, text: fmt.Sprint("text ", n)}
+		owed = append(owed, r)
+		good = append(good, client.Message{Sender: alice.id, ID: r.id, Content: client.Content{Text: r.text}})
+	}
+	other := client.Message{Sender: alice.id, ID: client.MessageID{9}, Content: client.Content{Text: "other"}}
+	forged := slices.Clone(good)
+	forged[1].Content.Text = "forged"
+	for name, c := range map[string]struct {
+		have []client.Message
+		want string // "" for no fault
+	}{
+		"all":      {good, ""},
+		"missing":  {good[1:], `bob/phone misses "text 0" of alice/phone`},
+		"twice":    {append(slices.Clone(good), good[2]), `bob/phone has "text 2" of alice/phone twice`},
+		"order":    {[]client.Message{good[1], good[0], good[2]}, "too late in its sender's order"},
+		"too much": {append(slices.Clone(good), other), `bob/phone has "other" of alice/phone, which was not for it`},
+		"changed":  {forged, `bob/phone has "forged" for "text 1"`},
+	} {
+		faults := compareHistory(bob, c.have, owed)
+		if (c.want == "") != (len(faults) == 0) || c.want != "" && !strings.Contains(strings.Join(faults, "\n"), c.want) {
+			t.Errorf("%s: got %q, want %q", name, faults, c.want)
+		}
+	}
+}
+
+func TestKeyOfAStoreIsInTheKeyringOrAFile(t *testing.T) {
+	keyring.MockInit()
+	for _, c := range []struct{ wanted, bus, in string }{
+		{"", "unix:path=/run/bus", keyInKeyring}, {keyInKeyring, "unix:path=/run/bus", keyInKeyring}, {keyInFile, "unix:path=/run/bus", keyInFile},
+	} {
+		t.Setenv("DBUS_SESSION_BUS_ADDRESS", c.bus)
+		p := &profile{dir: t.TempDir(), profileSettings: profileSettings{Version: profileVersion, Device: "mimi://a.example/d/alice/phone"}}
+		if err := choosePlace(p, c.wanted, ""); err != nil || p.Key.In != c.in {
+			t.Fatalf("--key %q: the key is in %q, %v, want %q", c.wanted, p.Key.In, err, c.in)
+		}
+		for _, enrolled := range []bool{false, true} { // the second time opens what the first has made
+			p.Enrolled = enrolled
+			store, err := openStore(p, "")
+			if err != nil {
+				t.Fatalf("--key %q: %v", c.wanted, err)
+			}
+			if _, err := openStore(p, ""); err == nil || !strings.Contains(err.Error(), "is in use by another mlsfed") {
+				t.Errorf("a second process: got %v, want to be told that the profile is in use", err)
+			}
+			if err := store.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if c.in == keyInFile {
+			if info, err := os.Stat(p.keyFile()); err != nil || info.Mode().Perm() != 0o600 {
+				t.Errorf("the key's file: %v, %v, want mode 0600", info, err)
+			}
+			if err := os.Remove(p.keyFile()); err != nil {
+				t.Fatal(err)
+			}
+		} else if err := p.forgetKey(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := openStore(p, ""); err == nil || !strings.Contains(err.Error(), "key") {
+			t.Errorf("--key %q, without the key: got %v, want an error that names it", c.wanted, err)
+		}
+	}
+}
+
+func TestKeyringThatRefusesIsTold(t *testing.T) {
+	keyring.MockInitWithError(keyring.ErrUnsupportedPlatform)
+	t.Cleanup(keyring.MockInit)
+	t.Setenv("DBUS_SESSION_BUS_ADDRESS", "unix:path=/run/bus")
+	p := &profile{dir: t.TempDir(), profileSettings: profileSettings{Device: "mimi://a.example/d/alice/phone"}}
+	if err := choosePlace(p, keyInKeyring, ""); err == nil || !strings.Contains(err.Error(), "--key file") {
+		t.Errorf("got %v, want to be told of --key file", err)
+	}
+	if err := choosePlace(p, "", ""); err != nil || p.Key.In != keyInFile {
+		t.Errorf("without a wish: the key is in %q, %v, want a file", p.Key.In, err)
+	}
+}
