@@ -35,15 +35,30 @@ func call[T any](fn func(context.Context, wire.Domain, *T) (any, error)) federat
 	}
 }
 
-// callNotify takes messages of a lane. Each is judged by itself.
+// callNotify takes messages of a lane, in order.
 func (r *router) callNotify(ctx context.Context, from wire.Domain, q *wire.NotifyRequest) (any, error) {
-	answer := &wire.NotifyAnswer{Results: make([]*wire.Error, len(q.Messages))}
-	for i := range q.Messages {
-		if err := r.receive(ctx, from, &q.Messages[i]); err != nil {
-			answer.Results[i] = wire.AsError("notify", err)
+	results := takeInOrder(len(q.Messages), func(i int) error { return r.receive(ctx, from, &q.Messages[i]) })
+	return &wire.NotifyAnswer{Results: results}, nil
+}
+
+// takeInOrder takes messages one after the other. Behind one that has to wait all others wait too: it comes
+// again, and they with it. What is refused for good is passed over.
+func takeInOrder(n int, take func(i int) error) []*wire.Error {
+	results := make([]*wire.Error, n)
+	for i := range results {
+		err := take(i)
+		if err == nil {
+			continue
+		}
+		results[i] = wire.AsError("notify", err)
+		if federation.Temporary(err) {
+			for k := i + 1; k < n; k++ {
+				results[k] = results[i]
+			}
+			break
 		}
 	}
-	return answer, nil
+	return results
 }
 
 // receive stores a message that another organization has accepted. What is only early is refused with

@@ -271,3 +271,25 @@ func TestChangesOfEntries(t *testing.T) {
 		t.Error("ids of items collide")
 	}
 }
+
+// TestMessagesOfALaneKeepTheirOrder: behind a message that has to wait, none is taken.
+func TestMessagesOfALaneKeepTheirOrder(t *testing.T) {
+	answers := []error{nil, wire.Errorf(wire.Forged, "x", "no"), nil, wire.Errorf(wire.Unavailable, "x", "early"), nil, nil}
+	var taken []int
+	results := takeInOrder(len(answers), func(i int) error {
+		taken = append(taken, i)
+		return answers[i]
+	})
+	if len(taken) != 4 {
+		t.Fatalf("took %v, wanted to stop behind message 3", taken)
+	}
+	for i, want := range []wire.Code{"", wire.Forged, "", wire.Unavailable, wire.Unavailable, wire.Unavailable} {
+		var got wire.Code
+		if results[i] != nil {
+			got = results[i].Code
+		}
+		if got != want {
+			t.Errorf("message %d: %q, wanted %q", i, got, want)
+		}
+	}
+}
