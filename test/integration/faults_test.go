@@ -133,7 +133,7 @@ func TestRollingRestart(t *testing.T) {
 	report(t, "%d restarts: the longest time without a commit by the others was %v; %d commits in all", len(longest), rounded(longest), n)
 }
 
-// longestGap is the longest time between accepted commits since a time.
+// longestGap is the longest time between accepted commits from a time until now.
 func (h *history) longestGap(id wire.ConversationID, since time.Time, by ...wire.Domain) time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -149,7 +149,7 @@ func (h *history) longestGap(id wire.ConversationID, since time.Time, by ...wire
 		longest = max(longest, at.Sub(since))
 		since = at
 	}
-	return longest
+	return max(longest, time.Since(since))
 }
 
 // begin starts a commit and returns where its outcome will be.

@@ -56,7 +56,7 @@ func TestSlowLine(t *testing.T) {
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
 	c := f.converse(client.CreateOptions{Name: "Far"}, alice, bob, carol)
 	near, far := c.latencies(alice, bob, scale(20, 200)), c.latencies(carol, bob, scale(20, 200))
-	load := c.busy(20*time.Millisecond, c.members, c.members)
+	load := c.busy(200*time.Millisecond, c.members, c.members)
 	for range scale(10, 100) {
 		c.has(bob, c.say(carol, "%s", strings.Repeat("over a bad line ", 500)))
 	}

@@ -1,0 +1,13 @@
+#!/bin/sh
+# Stops the federation that docker/up.sh has started, and keeps its volumes. With --volumes they are
+# removed too: keys and messages with them.
+set -eu
+root=$(cd "$(dirname "$0")/.." && pwd)
+COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-mlsfed}
+COMPOSE_FILE=${COMPOSE_FILE:-$root/docker-compose.yml}
+export COMPOSE_PROJECT_NAME COMPOSE_FILE COMPOSE_PROFILES=fourth,metrics
+if docker compose version >/dev/null 2>&1; then
+  docker compose down --remove-orphans "$@"
+else
+  docker-compose down --remove-orphans "$@"
+fi
