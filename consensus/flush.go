@@ -5,6 +5,13 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
+// Copy makes a copy of the log in an empty folder, for a backup, with the records of all conversations as
+// they are now: who starts from it must know who else holds replicas. See Config.Restored.
+func (m *Manager) Copy(dir string) error {
+	m.flush()
+	return m.cfg.Log.Copy(dir)
+}
+
 // maxFlush is the number of records in one write.
 const maxFlush = 256
 

@@ -87,8 +87,7 @@ func (m *Manager) load() error {
 		if err != nil {
 			return fmt.Errorf("conversation %v: %w", id, err)
 		}
-		if m.cfg.Restored && len(rec.othersThan(m.cfg.Node)) > 0 {
-			rec.Rejoin, rec.Applied, rec.Sequence = true, 0, 0
+		if m.cfg.Restored && rec.forgets(m.cfg.Node) {
 			change, err := recordChange(id, rec)
 			if err != nil {
 				return err
@@ -133,7 +132,7 @@ func (m *Manager) sweepGroups(used map[uint32]bool) error {
 func (m *Manager) add(id wire.ConversationID, rec *record) *conversation {
 	c := &conversation{id: id, group: rec.Group, m: m}
 	c.gen.Store(rec.Generation)
-	c.out.Store(rec.Rejoin)
+	c.out.Store(rec.Rejoin || rec.Fenced)
 	m.conversations[id] = c
 	m.next = max(m.next, rec.Group+1)
 	if rec.Inviter != "" {
@@ -380,7 +379,7 @@ func (m *Manager) admit(from wire.NodeID, id wire.ConversationID, generation uin
 		return nil, wire.Errorf(wire.Unavailable, "raft", "this node knows generation %d of %v's configuration, not %d: invite it again", have, id, generation)
 	}
 	if c.out.Load() {
-		return nil, wire.Errorf(wire.Unavailable, "raft", "node %s lost its replica of %v and waits to be invited anew", m.cfg.Node, id)
+		return nil, m.outOfService("raft", c)
 	}
 	l := c.awake()
 	if l == nil {

@@ -25,6 +25,9 @@ type record struct {
 	LastTerm   uint64              `cbor:"11,keyasint"`
 	Missing    []wire.NodeID       `cbor:"12,keyasint"`           // should hold a replica and could not be reached
 	Rejoin     bool                `cbor:"13,keyasint,omitempty"` // this replica was lost: it has no say until it is invited anew
+	// Fenced: this replica comes from a backup and is the only voter, and others, without a vote, may know
+	// more. It has no say until an operator recovers it, or another one.
+	Fenced bool `cbor:"14,keyasint,omitempty"`
 }
 
 const recordVersion = 1
@@ -37,6 +40,20 @@ const maxRecordSize = 128 << 10
 func recordKey(id wire.ConversationID) []byte { return []byte(recordPrefix + string(id)) }
 
 func (r *record) members() []wire.NodeID { return append(slices.Clone(r.Voters), r.Learners...) }
+
+// forgets takes a replica that comes from a backup out of service, where another one may know more than it
+// does, and reports whether it did.
+func (r *record) forgets(self wire.NodeID) bool {
+	switch {
+	case len(r.othersThan(self)) > 0:
+		r.Rejoin, r.Applied, r.Sequence = true, 0, 0
+	case len(r.Learners) > 0:
+		r.Fenced = true
+	default:
+		return false
+	}
+	return true
+}
 
 // othersThan are the voters besides one node.
 func (r *record) othersThan(n wire.NodeID) []wire.NodeID {

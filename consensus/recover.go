@@ -68,6 +68,13 @@ func (m *Manager) Recover(ctx context.Context, id wire.ConversationID, note stri
 	if err != nil {
 		return err
 	}
+	if rec.Fenced {
+		rec.Fenced = false // the operator has decided that this log is the conversation's
+		if err := m.writeRecord(id, rec); err != nil {
+			return err
+		}
+		c.out.Store(false)
+	}
 	if rec.Rejoin {
 		return wire.Errorf(wire.Invalid, "recover", "node %s lost its own replica of %v: recover on another one", m.cfg.Node, id)
 	}

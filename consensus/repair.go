@@ -92,6 +92,15 @@ func (m *Manager) giveUp(ctx context.Context, c *conversation) error {
 	return m.askToRejoin(ctx, c, others)
 }
 
+// outOfService is what a replica answers that must not speak for its conversation.
+func (m *Manager) outOfService(op string, c *conversation) error {
+	if rec, err := m.readRecord(c.id); err == nil && rec.Fenced {
+		return wire.Errorf(wire.Unavailable, op, "node %s was restored from a backup and held the only vote of %v: recover it on the node that knows most of it, one of %v or this one",
+			m.cfg.Node, c.id, rec.Learners)
+	}
+	return wire.Errorf(wire.Unavailable, op, "node %s lost its replica of %v and waits to be invited anew", m.cfg.Node, c.id)
+}
+
 // askToRejoin tells the others until the leader has heard it.
 func (m *Manager) askToRejoin(ctx context.Context, c *conversation, voters []wire.NodeID) error {
 	for c.out.Load() {
@@ -132,16 +141,41 @@ func (m *Manager) receiveRejoin(ctx context.Context, from wire.NodeID, f *frame)
 	if !l.leads() {
 		return nil, &wire.Error{Code: codeNotLeader, Op: "rejoin"}
 	}
-	r := l.r.Load()
-	if !l.change("remove, its log is lost", from, r, func(index uint64) raft.IndexFuture {
-		return r.RemoveServer(raft.ServerID(from), index, m.cfg.Timers.Call)
-	}) {
+	if !l.expel(from) {
 		return nil, wire.Errorf(wire.Busy, "rejoin", "%v's configuration could not be changed: try again", c.id)
 	}
-	l.trans.acks.forget(from)
+	return nil, nil
+}
+
+// expel takes a node that lost its log out of the configuration; placement invites it anew.
+func (l *live) expel(n wire.NodeID) bool {
+	r := l.r.Load()
+	if !l.change("remove, its log is lost", n, r, func(index uint64) raft.IndexFuture {
+		return r.RemoveServer(raft.ServerID(n), index, l.m.cfg.Timers.Call)
+	}) {
+		return false
+	}
+	l.trans.acks.forget(n)
 	l.used.Store(time.Now().UnixNano())
 	l.wakeLoop()
-	return nil, nil
+	return true
+}
+
+// wiped hears a member say that it holds no replica: its disk was lost with the record of it. It cannot ask
+// to be taken out, so the leader does what it would ask for.
+func (l *live) wiped(n wire.NodeID) {
+	r := l.r.Load()
+	if r == nil || !l.leads() || !l.configured(n) || !l.expelling.CompareAndSwap(false, true) {
+		return
+	}
+	started := l.m.spawn(func(context.Context) {
+		defer l.expelling.Store(false)
+		l.m.log.Warn("member holds no replica any more: it is taken out, and invited anew", "conversation", l.c.id, "node", n)
+		l.expel(n)
+	})
+	if !started {
+		l.expelling.Store(false)
+	}
 }
 
 // resumeRejoins goes on with what was under way when the node stopped.
@@ -149,6 +183,10 @@ func (m *Manager) resumeRejoins() {
 	for _, c := range m.list() {
 		if c.out.Load() {
 			m.spawn(func(ctx context.Context) {
+				if rec, err := m.readRecord(c.id); err == nil && rec.Fenced {
+					m.log.Error("replica is out of service", "conversation", c.id, "error", m.outOfService("restore", c))
+					return
+				}
 				if err := m.giveUp(ctx, c); err != nil && ctx.Err() == nil {
 					m.log.Error("replica not repaired", "conversation", c.id, "error", err)
 				}

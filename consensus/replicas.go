@@ -99,13 +99,29 @@ func (l *live) follow(ctx context.Context, r *raft.Raft, want *wire.Replicas) bo
 		return l.waits(r, want, voters)
 	}
 	for _, n := range voters {
-		if contains(want.Learners, n) && n != l.m.cfg.Node {
+		if contains(want.Learners, n) && n != l.m.cfg.Node && l.carries(r, without(voters, n)) {
 			return l.change("demote", n, r, func(index uint64) raft.IndexFuture {
 				return r.DemoteVoter(raft.ServerID(n), index, l.m.cfg.Timers.Call)
 			})
 		}
 	}
-	return l.dismiss(r, want, append(voters, learners...))
+	return l.dismiss(r, want, voters, learners)
+}
+
+func without(list []wire.NodeID, n wire.NodeID) []wire.NodeID {
+	return slices.DeleteFunc(slices.Clone(list), func(have wire.NodeID) bool { return have == n })
+}
+
+// carries reports whether a majority of these voters keeps up: a configuration without one would be the
+// end of the conversation, so no change leads to it. Who is gone goes first.
+func (l *live) carries(r *raft.Raft, voters []wire.NodeID) bool {
+	up := 0
+	for _, n := range voters {
+		if n == l.m.cfg.Node || l.level(r, n) {
+			up++
+		}
+	}
+	return up > len(voters)/2
 }
 
 // admitNew invites and adds the first node that lacks a replica and can be reached.
@@ -205,7 +221,8 @@ func (l *live) waits(r *raft.Raft, want *wire.Replicas, voters []wire.NodeID) bo
 
 // dismiss removes the first replica that is not wanted any more: when it has all entries, so that it
 // has the one that removes its organization, or when it has been waited for long enough.
-func (l *live) dismiss(r *raft.Raft, want *wire.Replicas, have []wire.NodeID) bool {
+func (l *live) dismiss(r *raft.Raft, want *wire.Replicas, voters, learners []wire.NodeID) bool {
+	have := append(slices.Clone(voters), learners...)
 	for _, n := range have {
 		if contains(want.Voters, n) || contains(want.Learners, n) {
 			continue
@@ -213,6 +230,9 @@ func (l *live) dismiss(r *raft.Raft, want *wire.Replicas, have []wire.NodeID) bo
 		if n == l.m.cfg.Node {
 			r.LeadershipTransfer()
 			return true
+		}
+		if contains(voters, n) && !l.carries(r, without(voters, n)) {
+			continue
 		}
 		l.mu.Lock()
 		since, known := l.departed[n]

@@ -4,8 +4,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
+	"time"
 
+	"github.com/mlsfed/mlsfed/consensus/internal/author"
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -27,7 +30,7 @@ func TestRestoredNodeVotesForNothingItForgot(t *testing.T) {
 	p = b.commit(nodeA, p, 200)
 	dir := nodes[nodeC].m.cfg.Dir
 	backup := filepath.Join(t.TempDir(), "backup")
-	if err := nodes[nodeC].m.cfg.Log.Copy(filepath.Join(backup, "log")); err != nil {
+	if err := nodes[nodeC].m.Copy(filepath.Join(backup, "log")); err != nil {
 		t.Fatal(err)
 	}
 	for range 5 {
@@ -56,4 +59,104 @@ func TestRestoredNodeVotesForNothingItForgot(t *testing.T) {
 	if err != nil || err2 != nil || want.Order != got.Order && want.Sequence == got.Sequence {
 		t.Fatalf("%v at %d here, %v at %d there (%v, %v)", got.Order, got.Sequence, want.Order, want.Sequence, err, err2)
 	}
+}
+
+// TestRestoredSoleVoterWaitsForTheOperator: the only voter comes from a backup, and a learner knows more. It
+// does not go on from its old log; when the learner is recovered, it follows.
+func TestRestoredSoleVoterWaitsForTheOperator(t *testing.T) {
+	two := []wire.NodeID{nodeA, nodeB}
+	restored := wire.NodeID("")
+	nodes, start := tcpCluster(t, raftlog.BackendBolt, func(cfg *Config) { cfg.Restored = cfg.Node == restored }, two...)
+	b := &tcpBench{t: t, nodes: nodes}
+	p := b.found(conv, "a.example", "b.example")
+	b.wait("a voter and a learner", func() bool {
+		s, err := nodes[nodeA].m.Status(conv)
+		return err == nil && len(s.Voters) == 1 && len(s.Learners) == 1
+	})
+	s, err := nodes[nodeA].m.Status(conv)
+	if err != nil {
+		t.Fatal(err)
+	}
+	voter, learner := s.Voters[0], s.Learners[0]
+	dir := nodes[voter].m.cfg.Dir
+	backup := filepath.Join(t.TempDir(), "backup")
+	if err := nodes[voter].m.Copy(filepath.Join(backup, "log")); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		p = b.commit(voter, p, 200)
+	}
+	b.wait("the learner has it", func() bool {
+		s, err := nodes[learner].m.Status(conv)
+		return err == nil && s.Sequence >= p.Parent
+	})
+	nodes[voter].stop()
+	if err := os.RemoveAll(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(dir, os.DirFS(backup)); err != nil {
+		t.Fatal(err)
+	}
+	restored = voter
+	start(voter)
+	if err := nodes[voter].m.Wake(t.Context(), conv); wire.CodeOf(err) != wire.Unavailable || !strings.Contains(err.Error(), string(learner)) {
+		t.Fatalf("the restored voter goes on: %v", err)
+	}
+	b.wait("the learner has noticed, and is recovered", func() bool {
+		return nodes[learner].m.Recover(t.Context(), conv, "the voter's disk was restored") == nil
+	})
+	p = b.commit(learner, p, 200)
+	b.wait("the restored node follows", func() bool {
+		s, err := nodes[voter].m.Status(conv)
+		return err == nil && s.Sequence >= p.Parent
+	})
+	p = b.commit(voter, p, 200)
+	b.wait("one order hash", func() bool {
+		one, err := nodes[voter].m.Status(conv)
+		two, err2 := nodes[learner].m.Status(conv)
+		return err == nil && err2 == nil && one.Sequence >= p.Parent && one.Order == two.Order
+	})
+}
+
+// TestWipedVoterIsInvitedAnew: a voter whose disk is empty cannot ask to be taken out; the leader hears it
+// say that it holds nothing, and sees to it.
+func TestWipedVoterIsInvitedAnew(t *testing.T) {
+	simulate(t, nil, three, func(c *cluster) {
+		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
+		c.settled(conv, 3, 0)
+		p = c.commit(nodeA, p, wire.DeliveryChange{})
+		node := c.nodes[nodeC]
+		c.stop(node)
+		node.disk, node.snaps, node.consumer = raftlog.NewDisk(), newMemSnapshots(), newMemConsumer()
+		c.start(node)
+		p = c.commit(nodeB, p, wire.DeliveryChange{})
+		c.eventually("it holds everything again", func() bool {
+			s, err := node.m.Status(conv)
+			return err == nil && s.Sequence >= p.Parent
+		})
+		c.settled(conv, 3, 0)
+		c.commit(nodeC, p, wire.DeliveryChange{})
+		c.level(conv, three...)
+	})
+}
+
+// TestWhoIsGoneGoesFirst: where a voter is lost and its organization leaves, no step leads to voters without
+// a majority that is there.
+func TestWhoIsGoneGoesFirst(t *testing.T) {
+	simulate(t, nil, three, func(c *cluster) {
+		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
+		c.settled(conv, 3, 0)
+		c.crash(c.nodes[nodeC], false)
+		p = c.commit(nodeA, p, wire.DeliveryChange{Remove: author.Addresses(1, "c.example")})
+		for range 4 {
+			time.Sleep(10 * time.Second)
+			p = c.commit(nodeB, p, wire.DeliveryChange{})
+			p = c.commit(nodeA, p, wire.DeliveryChange{})
+		}
+		c.eventually("one voter and a learner are left", func() bool {
+			s, err := c.nodes[nodeA].m.Status(conv)
+			return err == nil && len(s.Voters) == 1 && len(s.Learners) == 1
+		})
+		c.level(conv, nodeA, nodeB)
+	})
 }

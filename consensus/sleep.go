@@ -177,7 +177,9 @@ func (c *conversation) refusedBy(from wire.NodeID, e *wire.Error) {
 		} else if l.leader() == "" {
 			l.alone.Store(true)
 		}
-	case codeSuperseded, wire.NotReplica, wire.UnknownConversation:
+	case wire.UnknownConversation:
+		l.wiped(from)
+	case codeSuperseded, wire.NotReplica:
 		l.m.log.Debug("frame refused", "conversation", c.id, "peer", from, "error", e)
 	}
 }

@@ -73,7 +73,7 @@ func (n *Node) freeze(scratch string) error {
 	if err := n.stores.db.Checkpoint(filepath.Join(scratch, mailFolder), pebble.WithFlushedWAL()); err != nil {
 		return fmt.Errorf("backup: %w", err)
 	}
-	return n.stores.log.Copy(filepath.Join(scratch, orderFolder, logFolder))
+	return n.orders.Copy(filepath.Join(scratch, orderFolder, logFolder))
 }
 
 func (n *Node) writeBackup(out io.Writer, scratch string) error {
