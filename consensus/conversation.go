@@ -182,9 +182,9 @@ func (l *live) start() error {
 		return err
 	}
 	if s := l.store.snap.Load(); s != nil {
-		l.fsm.index, l.fsm.configIndex = s.Index, s.ConfigurationIndex
+		l.fsm.configIndex = s.ConfigurationIndex
 	}
-	l.fsm.applied, l.fsm.verified = l.applied, l.verified
+	l.fsm.applied, l.fsm.verified, l.fsm.newest = l.applied, l.verified, l.store.newest
 	if err := l.bootstrap(l.rec); err != nil {
 		return err
 	}

@@ -22,6 +22,9 @@ type fsm struct {
 	// none; nil for never.
 	verified func(data []byte) wire.SubmissionKey
 
+	// newest is the entry that the newest snapshot on disk ends with; nil where nobody asks.
+	newest func() uint64
+
 	mu          sync.RWMutex // guards what follows
 	m           *machine.Machine
 	index       uint64 // the last entry of the log applied
@@ -86,6 +89,11 @@ func (f *fsm) Restore(r io.ReadCloser) error {
 		return err
 	}
 	f.set(m)
+	if f.newest != nil { // Raft does not say which snapshot it is; it has just been finished, or found
+		f.mu.Lock()
+		f.index = max(f.index, f.newest())
+		f.mu.Unlock()
+	}
 	if f.applied != nil {
 		f.applied(nil, machine.Outcome{Committed: &wire.Committed{}, Moved: true})
 	}

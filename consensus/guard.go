@@ -76,6 +76,14 @@ func (g *guard) covers(index uint64) bool {
 	return s != nil && index <= s.Index
 }
 
+// newest is the last entry in the newest snapshot, 0 without any.
+func (g *guard) newest() uint64 {
+	if s := g.snap.Load(); s != nil {
+		return s.Index
+	}
+	return 0
+}
+
 // isStandIn reports whether a request that is to be sent has the stand-in in it: its sender has just
 // lost its office.
 func isStandIn(a *raft.AppendEntriesRequest) bool {

@@ -412,8 +412,9 @@ func (s *sim) converge(id wire.ConversationID) ([]wire.Committed, error) {
 		switch code := wire.CodeOf(err); {
 		case err == nil:
 			last = op.receipt.Sequence
-		case code == wire.StaleEpoch:
+		case code == wire.StaleEpoch: // this node has not heard of the commit yet
 			op.code = code
+			time.Sleep(time.Second)
 		default:
 			op.open = true
 			time.Sleep(time.Second)
