@@ -31,6 +31,22 @@ func costOf(t *testing.T, w *world, name string, f func() error) map[wire.Method
 	return costs
 }
 
+// counted waits until requests that have been answered are counted: what they did can be known to the device
+// before, by a push.
+func (w *world) counted(t *testing.T, want map[wire.Method]int) {
+	t.Helper()
+	eventually(t, func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for m, n := range want {
+			if w.costs[m].requests < n {
+				return fmt.Errorf("%d requests of %s, wanted %d", w.costs[m].requests, m, n)
+			}
+		}
+		return nil
+	})
+}
+
 // Adding a user with three devices is one claim and one commit; the rest is in docs/client.md.
 func TestCostsOfOperations(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
@@ -46,7 +62,11 @@ func TestCostsOfOperations(t *testing.T) {
 	wanted := func(name string, want map[wire.Method]int, f func() error) {
 		t.Helper()
 		got := make(map[wire.Method]int)
-		for m, c := range costOf(t, w, name, f) {
+		for m, c := range costOf(t, w, name, func() error {
+			err := f()
+			w.counted(t, want)
+			return err
+		}) {
 			got[m] = c.requests
 		}
 		if !maps.Equal(got, want) {
