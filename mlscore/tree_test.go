@@ -25,7 +25,7 @@ type garden struct {
 func newGarden(t *testing.T, seed uint64, leaves int) *garden {
 	t.Helper()
 	g := &garden{t: t, rng: mathrand.New(mathrand.NewPCG(seed, 0)), s: suites[0], large: leaves > 80}
-	first := g.stub(SourceKeyPackage, nil)
+	first := g.bareLeaf(SourceKeyPackage, nil)
 	tree, err := buildTree(g.s, TrustBasic{}, []string{first})
 	if err != nil {
 		t.Fatal(err)
@@ -43,13 +43,13 @@ func (g *garden) bytes(n int) []byte {
 	return b[:n]
 }
 
-// stub is a leaf with all that a tree looks at: its keys are random, its signature is empty.
-func (g *garden) stub(source LeafNodeSource, parentHash []byte) string {
+// bareLeaf is a leaf with all that a tree looks at: its keys are random, its signature is empty.
+func (g *garden) bareLeaf(source LeafNodeSource, parentHash []byte) string {
 	g.names++
 	l := LeafNode{
 		EncryptionKey: g.bytes(32),
 		SignatureKey:  g.bytes(32),
-		Credential:    BasicCredential(fmt.Appendf(nil, "stub %d", g.names)),
+		Credential:    BasicCredential(fmt.Appendf(nil, "leaf %d", g.names)),
 		Capabilities:  Capabilities{Versions: []ProtocolVersion{MLS10}, CipherSuites: CipherSuites(), Credentials: []CredentialType{CredentialBasic}},
 		Source:        source,
 		ParentHash:    parentHash,
@@ -71,7 +71,7 @@ func (g *garden) plant(updates, removes []LeafIndex, adds int) {
 	e := g.tree.edit()
 	var changes []leafChange
 	for _, i := range updates {
-		body := g.stub(SourceUpdate, nil)
+		body := g.bareLeaf(SourceUpdate, nil)
 		changes = append(changes, leafChange{i, body})
 		g.naive.update(int(i), body)
 	}
@@ -90,7 +90,7 @@ func (g *garden) plant(updates, removes []LeafIndex, adds int) {
 	}
 	added := make([]leafChange, adds)
 	for k := range added {
-		added[k] = leafChange{places[k], g.stub(SourceKeyPackage, nil)}
+		added[k] = leafChange{places[k], g.bareLeaf(SourceKeyPackage, nil)}
 		if at := g.naive.add(added[k].body); at != int(places[k]) {
 			g.t.Fatalf("leaf %d is next, want %d", places[k], at)
 		}
@@ -116,7 +116,7 @@ func (g *garden) climb(i LeafIndex) {
 	if !bytes.Equal(parentHash, want) {
 		g.t.Fatalf("parent hash for leaf %d is %x, want %x", i, parentHash, want)
 	}
-	body := g.stub(SourceCommit, parentHash)
+	body := g.bareLeaf(SourceCommit, parentHash)
 	g.naive.nodes[2*i] = body
 	e := g.tree.edit()
 	if err := e.setPath(newPath{leafChange{i, body}, steps, parents}); err != nil {

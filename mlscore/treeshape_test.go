@@ -308,7 +308,7 @@ func (g *garden) disturb(n *naiveTree) string {
 		if g.rng.IntN(2) == 0 {
 			source, hash = SourceUpdate, nil
 		}
-		n.nodes[x] = g.stub(source, hash)
+		n.nodes[x] = g.bareLeaf(source, hash)
 		return fmt.Sprintf("leaf %d: replaced, source %d", x/2, source)
 	case 5:
 		if x == n.root() && len(parents) == 1 {
@@ -368,7 +368,7 @@ func figure(t *testing.T, leaves []int, parents map[int][]int) *ratchetTree {
 	g := &garden{t: t, rng: mathrand.New(mathrand.NewPCG(0, 0)), s: suites[0]}
 	bodies := make([]string, 15)
 	for _, x := range leaves {
-		bodies[x] = g.stub(SourceKeyPackage, nil)
+		bodies[x] = g.bareLeaf(SourceKeyPackage, nil)
 	}
 	for x, unmerged := range parents {
 		bodies[x] = naiveParentNode{key: g.bytes(32), unmerged: unmerged}.encode()
