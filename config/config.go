@@ -94,6 +94,7 @@ type Consensus struct {
 	Sleep           Duration `yaml:"sleep"`
 	Heartbeat       Duration `yaml:"heartbeat"`
 	Election        Duration `yaml:"election"`
+	Silence         Duration `yaml:"silence"`
 	Conversations   int      `yaml:"conversations"`
 	PerOrganization int      `yaml:"conversations_per_organization"`
 	Inflight        int      `yaml:"submissions"`

@@ -48,6 +48,7 @@ type Delivery struct {
 type Timers struct {
 	Heartbeat time.Duration // [2 s] a follower without word from its leader for this long campaigns; also the lease
 	Election  time.Duration // [2 s] a candidate tries again after this
+	Silence   time.Duration // [1 s, half of Heartbeat at most] a leader's node that a majority has not heard of for this long is replaced
 	Commit    time.Duration // [1 s] an idle leader repeats its commit index
 	Coalesce  time.Duration // [50 ms] heartbeats to one node wait this long for company
 	Sleep     time.Duration // [10 s] a conversation without entries for this long goes to sleep
@@ -124,6 +125,9 @@ func (t *Timers) setDefaults() {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
+	}
+	if t.Silence <= 0 {
+		t.Silence = min(time.Second, t.Heartbeat/2)
 	}
 	t.Election = max(t.Election, t.Heartbeat) // Raft's rule
 }

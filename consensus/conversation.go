@@ -68,6 +68,7 @@ type live struct {
 	sleepers  sync.Map      // NodeID → time of the last wake frame to it
 	alone     atomic.Bool   // a peer said that it sleeps, and there is no leader
 	expelling atomic.Bool   // a member that lost its replica is being taken out
+	deposing  atomic.Bool   // this node is about to replace a silent leader
 
 	waiters sync.Map // *byte, the first of an entry proposed here → *waiter
 

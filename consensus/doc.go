@@ -26,6 +26,7 @@
 //	conversation.go  one replica: asleep, being opened, awake, being closed
 //	submit.go        a submission's way to the leader and into the log
 //	sleep.go         when a conversation falls asleep, and how it wakes
+//	silence.go       how the leader on a silent node is replaced
 //	holdings.go      what nodes tell each other after an absence; vouch.go: leaders not known yet
 //	place.go         which nodes hold replicas; replicas.go: how Raft's configuration follows
 //	repair.go        damaged replicas; recover.go: lost majorities

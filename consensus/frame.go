@@ -28,7 +28,8 @@ const (
 	kindHoldings   frameKind = 12 // what I hold of the conversations that we share
 	kindGone       frameKind = 13 // is this node still in the configuration?
 	kindRejoin     frameKind = 14 // I lost my log: take me out, and invite me anew
-	kindLast                 = kindRejoin
+	kindSilent     frameKind = 15 // have you not heard of this node lately?
+	kindLast                 = kindSilent
 )
 
 // frame is what travels on the connection between two nodes:

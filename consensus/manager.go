@@ -25,6 +25,7 @@ type Manager struct {
 	opening  chan struct{} // a place for each conversation that may be opened at once
 	inflight chan struct{} // a place for each submission under way
 	pump     *pump
+	leaders  *leaders
 	dirty    *idSet // conversations whose record is behind
 	asleep   *sleeperCache
 	stats    stats
@@ -72,6 +73,7 @@ func New(cfg Config) (*Manager, error) {
 		m.snaps = files
 	}
 	m.pump = newPump(m)
+	m.leaders = &leaders{m: m, by: make(map[wire.NodeID]map[*live]bool)}
 	m.mesh = &mesh{node: cfg.Node, link: cfg.Link, call: cfg.Timers.Call, log: cfg.Logger, deliver: m.receive, up: m.greet,
 		peers: make(map[wire.NodeID]*peer)}
 	return m, m.load()
@@ -451,6 +453,7 @@ func (m *Manager) receiveOther(from wire.NodeID, f *frame) {
 	handlers := map[frameKind]func(context.Context, wire.NodeID, *frame) ([]byte, error){
 		kindWake: m.receiveWake, kindSleep: m.receiveSleep, kindSubmit: m.receiveSubmit, kindInvite: m.receiveInvite,
 		kindFarewell: m.receiveFarewell, kindHoldings: m.receiveHoldings, kindGone: m.receiveGone, kindRejoin: m.receiveRejoin,
+		kindSilent: m.receiveSilent,
 	}
 	handle := handlers[f.kind]
 	if handle == nil {

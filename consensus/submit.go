@@ -123,7 +123,7 @@ func (s *submission) try(ctx context.Context) (wire.Receipt, error) {
 		l.used.Store(time.Now().UnixNano())
 		return wire.Receipt{}, fmt.Errorf("no leader: %w", errAgain)
 	}
-	return s.forward(ctx, leader)
+	return s.forward(ctx, l, leader)
 }
 
 // nextVoter is the voter whose turn it is to be asked, "" if none is known. A replica without a vote elects
@@ -147,7 +147,7 @@ func (s *submission) tryAsleep(ctx context.Context) (wire.Receipt, error) {
 	at := order[s.turn%len(order)]
 	s.turn++
 	if at != s.m.cfg.Node {
-		return s.forward(ctx, at)
+		return s.forward(ctx, nil, at)
 	}
 	if _, err := s.m.wakeUp(ctx, s.c); err != nil {
 		return wire.Receipt{}, err
@@ -213,14 +213,15 @@ func (c *conversation) use() (*live, func()) {
 	return l, func() { l.inflight.Add(-1) }
 }
 
-func (s *submission) forward(ctx context.Context, to wire.NodeID) (wire.Receipt, error) {
+// forward hands the submission to another node. It is given up when another leader is heard of, or nothing
+// at all of that node: the next try finds out what has become of it. l is nil while the replica sleeps.
+func (s *submission) forward(ctx context.Context, l *live, to wire.NodeID) (wire.Receipt, error) {
 	payload, err := wire.Encode(s.e)
 	if err != nil {
 		return wire.Receipt{}, err
 	}
-	t := &s.m.cfg.Timers
 	f := &frame{kind: kindSubmit, generation: s.c.generation(), conversation: s.c.id, payload: payload}
-	b, err := s.m.mesh.askFor(ctx, to, f, t.Heartbeat+t.Election+t.Call)
+	b, err := s.await(ctx, l, to, f)
 	if err != nil {
 		var e *wire.Error
 		if errors.As(err, &e) && e.Code == codeNotLeader && len(e.Nodes) == 1 {
@@ -230,6 +231,43 @@ func (s *submission) forward(ctx context.Context, to wire.NodeID) (wire.Receipt,
 	}
 	var r wire.Receipt
 	return r, wire.Decode(b, 256, &r)
+}
+
+func (s *submission) await(ctx context.Context, l *live, to wire.NodeID, f *frame) ([]byte, error) {
+	t := &s.m.cfg.Timers
+	p, number, c, err := s.m.mesh.start(to, f)
+	if err != nil {
+		return nil, err
+	}
+	sent := time.Now()
+	check := time.NewTicker(t.Silence / 4)
+	defer check.Stop()
+	var turned <-chan struct{}
+	for {
+		if l != nil {
+			turned = l.turns()
+			if leader := l.leader(); leader != "" && leader != to {
+				p.forget(number)
+				return nil, fmt.Errorf("%s leads instead of %s: %w", leader, to, errAgain)
+			}
+		}
+		select {
+		case r := <-c.done:
+			return r.payload, r.err
+		case <-turned:
+		case now := <-check.C:
+			waited := now.Sub(sent)
+			if min(waited, p.silence(now)) < t.Silence && waited < t.Heartbeat+t.Election+t.Call {
+				continue
+			}
+			p.forget(number)
+			p.suspect(t.Call)
+			return nil, fmt.Errorf("%s: %w: no answer in %v", to, errUnreachable, waited.Round(time.Millisecond))
+		case <-ctx.Done():
+			p.forget(number)
+			return nil, ctx.Err()
+		}
+	}
 }
 
 // receiveSubmit serves a submission that another replica forwarded. It is not forwarded again.
@@ -385,7 +423,12 @@ func (l *live) watchRoles(r *raft.Raft) {
 	r.RegisterObserver(observer)
 	l.tasks.Go(func() {
 		defer r.DeregisterObserver(observer)
+		var follows wire.NodeID
+		defer func() { l.m.leaders.move(l, follows, "") }()
 		for {
+			leader := l.leader()
+			l.m.leaders.move(l, follows, leader)
+			follows = leader
 			l.mu.Lock()
 			close(l.turned)
 			l.turned = make(chan struct{})
