@@ -68,26 +68,36 @@ type process struct {
 // spawn starts a node and returns when it serves.
 func spawn(t *testing.T, file string) *process {
 	t.Helper()
+	p, err := launch(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// launch is spawn for goroutines other than the test's own.
+func launch(file string) (*process, error) {
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), serveEnv+"="+file)
 	cmd.Stderr = os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	out, err := cmd.StdoutPipe()
 	if err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
+		return nil, err
 	}
+	p := &process{cmd, stdin}
 	line, err := bufio.NewReader(out).ReadString('\n')
 	if err != nil || strings.TrimSpace(line) != "ready" {
-		_ = cmd.Process.Kill()
-		t.Fatalf("node of %s said %q (%v)", file, line, err)
+		p.kill()
+		return nil, fmt.Errorf("node of %s said %q (%v)", file, line, err)
 	}
-	return &process{cmd, stdin}
+	return p, nil
 }
 
 // kill ends a node as a power cut does, as far as a process can be.

@@ -12,90 +12,60 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// soaker is one device of the soak, which goes away and comes back.
-type soaker struct {
-	org  wire.Domain
-	user string
-
-	mu     sync.RWMutex // held for reading by who uses the device, for writing by who replaces it
-	device *client.Device
-}
-
-func (s *soaker) id() wire.UserID { return wire.UserID("mimi://" + string(s.org) + "/u/" + s.user) }
-
-// room is one conversation of the soak. Only in some do members come and go; in the others nobody may miss
-// a message.
-type room struct {
-	id      wire.ConversationID
-	members []int // who founded it, or was added at the beginning
-	steady  bool
-	sent    []atomic.Int64 // messages, by device
-	guests  sync.Mutex     // one change of members at a time, as people do
-}
-
 // TestLongSoak: 60 devices of three organizations live for a while in 30 conversations: they talk, rotate
-// keys, race, come and go, lose their connection and their process; nodes restart. At the end nothing is
-// missing or twice, each sender's order is kept, and all members of a conversation agree.
+// keys, race, come and go, leave and are restored, lose their connection and their process; nodes are killed
+// and restarted. At the end nothing is missing or twice, each sender's order is kept, all members of a
+// conversation agree, and no goroutine or file is left.
 func TestLongSoak(t *testing.T) {
 	var last time.Duration
-	devices, rooms := 60, 30
 	switch os.Getenv("MLSFED_LONG") {
 	case "short":
-		last, devices, rooms = 15*time.Second, 12, 6
+		last = time.Minute
 	case "full":
 		last = 10 * time.Minute
 	default:
 		t.Skip("lives for minutes: set MLSFED_LONG to short or full")
 	}
+	const devices, rooms = 60, 30
 	seed := uint64(time.Now().UnixNano())
 	if s, err := strconv.ParseUint(os.Getenv("MLSFED_SEED"), 10, 64); err == nil {
 		seed = s
 	}
 	t.Logf("MLSFED_SEED=%d chooses who does what", seed)
-	before := runtime.NumGoroutine()
+	files := openFiles(t)
+	before := goleak.IgnoreCurrent()
 	c, err := cluster.New(t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) {
 		cfg.Directory.ClaimBurst = 1 << 20
-		cfg.Gateway.EnrolPerMinute = 1e6
+		cfg.Gateway.EnrolPerMinute, cfg.Gateway.ConnectPerSec = 1e6, 1e4 // all come from one address
 	}}, soakDomains...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &soak{t: t, c: c, seed: seed}
+	s := &soak{t: t, c: c, seed: seed, nodes: make(map[wire.Domain]*process)}
+	defer s.end(before, files)
 	if err := c.StartAll(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	start := time.Now()
 	s.enrol(devices)
 	s.found(rooms)
-	ctx, stop := context.WithTimeout(t.Context(), last)
-	var all sync.WaitGroup
-	for i := range s.devices {
-		all.Go(func() { s.live(ctx, i) })
-	}
-	for i := range 3 {
-		all.Go(func() { s.disturbDevices(ctx, i) })
-	}
-	all.Go(func() { s.disturbNodes(ctx) })
-	all.Wait()
-	stop()
+	s.count.commits.Store(0) // those of the founding show nothing
+	s.count.joins.Store(0)
+	founded := time.Now()
+	s.run(last)
+	ran := time.Now()
 	s.judge()
-	if err := c.Close(); err != nil {
-		t.Error(err)
-	}
-	deadline := time.Now().Add(20 * time.Second)
-	for runtime.NumGoroutine() > before+10 && time.Now().Before(deadline) {
-		time.Sleep(50 * time.Millisecond)
-	}
-	if n := runtime.NumGoroutine(); n > before+10 {
-		t.Errorf("%d goroutines are left, %d were there at first", n, before)
-	}
-	t.Logf("%d devices, %d conversations, %v: %d messages, %d changes of keys, %d of members, %d devices and %d nodes restarted",
-		devices, rooms, last, s.messages.Load(), s.rotations.Load(), s.changes.Load(), s.restarts.Load(), s.reboots.Load())
+	t.Logf("%d devices of %d users, %d conversations, %v: %v", devices, len(s.users), rooms, last, &s.count)
+	t.Logf("founded in %v, quiet after %v", founded.Sub(start).Round(time.Second), time.Since(ran).Round(time.Second))
+	s.count.enough(t)
 }
 
 var soakDomains = []wire.Domain{"a.example", "b.example", "c.example"}
@@ -104,219 +74,223 @@ type soak struct {
 	t       *testing.T
 	c       *cluster.Cluster
 	seed    uint64
+	users   []wire.UserID
 	devices []*soaker
 	rooms   []*room
+	watches sync.WaitGroup
 
-	messages, rotations, changes, restarts, reboots atomic.Int64
+	mu    sync.Mutex
+	nodes map[wire.Domain]*process // the nodes that have a process of their own now
+
+	count soakCount
+}
+
+// soakCount is what has happened.
+type soakCount struct {
+	messages, commits, races, lost            atomic.Int64
+	joins, leaves, removals, restores         atomic.Int64
+	kills, restarts, offline                  atomic.Int64 // of devices
+	nodeKills, nodeRestarts                   atomic.Int64
+	refused, givenUp, inDoubt, inDoubtAndKept atomic.Int64
+}
+
+func (n *soakCount) String() string {
+	return fmt.Sprintf("%d messages (%d refused), %d commits, %d races (%d commits overtaken), %d joins, %d leaves, %d removals, %d restores; "+
+		"devices: %d kills (%d in the midst of sending, %d of them after the write), %d restarts, %d offline spells; nodes: %d kills, %d restarts; %d changes given up",
+		n.messages.Load(), n.refused.Load(), n.commits.Load(), n.races.Load(), n.lost.Load(), n.joins.Load(), n.leaves.Load(), n.removals.Load(), n.restores.Load(),
+		n.kills.Load(), n.inDoubt.Load(), n.inDoubtAndKept.Load(), n.restarts.Load(), n.offline.Load(), n.nodeKills.Load(), n.nodeRestarts.Load(), n.givenUp.Load())
+}
+
+// enough holds that all that the test is about has happened.
+func (n *soakCount) enough(t *testing.T) {
+	for what, times := range map[string]*atomic.Int64{
+		"messages": &n.messages, "commits": &n.commits, "races": &n.races, "overtaken commits": &n.lost, "joins": &n.joins, "leaves": &n.leaves,
+		"removals": &n.removals, "restores": &n.restores, "kills": &n.kills, "restarts": &n.restarts, "offline spells": &n.offline, "kills of nodes": &n.nodeKills,
+	} {
+		if times.Load() == 0 {
+			t.Errorf("no %s: the soak shows less than it says", what)
+		}
+	}
+}
+
+// soaker is one device of the soak, which goes away and comes back.
+type soaker struct {
+	index      int
+	org        wire.Domain
+	user, name string
+
+	mu     sync.RWMutex // held for reading by who uses the device, for writing by who replaces it
+	device *client.Device
+	life   *life
+	doubt  *room // where it was sending when it was killed
+}
+
+func (k *soaker) id() wire.UserID { return wire.UserID("mimi://" + string(k.org) + "/u/" + k.user) }
+
+func (k *soaker) String() string { return k.user + "/" + k.name }
+
+// room is one conversation of the soak. Its core are in it throughout, and nobody of them may miss a message.
+// Guests come and go.
+type room struct {
+	id      wire.ConversationID
+	core    []int
+	guests  []int          // of users with one device
+	sent    []atomic.Int64 // messages, by device
+	invited []atomic.Int64 // how often somebody began to add a device
 }
 
 func (s *soak) random(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(s.seed, stream)) }
 
+// enrol makes the users' devices: a third of the users have two.
 func (s *soak) enrol(n int) {
-	for i := range n {
-		k := &soaker{org: soakDomains[i%len(soakDomains)], user: fmt.Sprintf("user%d", i)}
-		k.device = device(s.t, s.c, k.org, k.user, "phone")
-		s.devices = append(s.devices, k)
+	for u := 0; len(s.devices) < n; u++ {
+		k := &soaker{org: soakDomains[u%len(soakDomains)], user: fmt.Sprintf("user%d", u), name: "phone"}
+		s.users = append(s.users, k.id())
+		for _, name := range []string{"phone", "laptop"}[:1+u%3/2] {
+			if len(s.devices) < n {
+				s.devices = append(s.devices, &soaker{index: len(s.devices), org: k.org, user: k.user, name: name})
+			}
+		}
+	}
+	ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
+	defer cancel()
+	var all sync.WaitGroup
+	turn := make(chan struct{}, 2*runtime.NumCPU())
+	for _, k := range s.devices {
+		all.Go(func() {
+			turn <- struct{}{}
+			defer func() { <-turn }()
+			link, err := s.c.Invite(ctx, k.org, k.user)
+			if err == nil {
+				k.life = newLife()
+				k.device, err = s.c.Enrol(ctx, link, k.name, k.life.apply)
+			}
+			if err != nil {
+				s.t.Errorf("%v: %v", k, err)
+				return
+			}
+			s.watch(k)
+		})
+	}
+	all.Wait()
+	if s.t.Failed() {
+		s.t.FailNow()
 	}
 }
 
+// found makes the conversations: in every other one there are guests.
 func (s *soak) found(n int) {
+	byUser := make(map[wire.UserID][]int)
+	for i, k := range s.devices {
+		byUser[k.id()] = append(byUser[k.id()], i)
+	}
 	r := s.random(1)
-	ctx, cancel := context.WithTimeout(s.t.Context(), 5*time.Minute)
-	defer cancel()
 	for i := range n {
-		m := &room{members: r.Perm(len(s.devices))[:3+r.IntN(5)], steady: i%2 == 0, sent: make([]atomic.Int64, len(s.devices))}
-		founder := s.devices[m.members[0]].device
-		var err error
-		if m.id, err = founder.Create(ctx, client.CreateOptions{Name: fmt.Sprintf("Room %d", i)}); err != nil {
-			s.t.Fatal(err)
+		m := &room{sent: make([]atomic.Int64, len(s.devices)), invited: make([]atomic.Int64, len(s.devices))}
+		core := 3 + r.IntN(4)
+		for at, u := range r.Perm(len(s.users)) {
+			mine := byUser[s.users[u]]
+			switch {
+			case at < core:
+				m.core = append(m.core, mine...)
+			case i%2 == 1 && len(mine) == 1 && len(m.guests) < 4:
+				m.guests = append(m.guests, mine[0])
+			}
 		}
-		var others []wire.UserID
-		for _, k := range m.members[1:] {
-			others = append(others, s.devices[k].id())
-		}
-		add(ctx, s.t, founder, m.id, others...)
 		s.rooms = append(s.rooms, m)
 	}
-	for _, m := range s.rooms {
-		for _, k := range m.members {
-			d := s.devices[k].device
-			if err := cluster.Await(ctx, d, func() (bool, error) {
-				list, err := d.Members(ctx, m.id)
-				return len(list) == len(m.members), ignore(err, wire.UnknownConversation)
-			}); err != nil {
-				s.t.Fatalf("%s waits for its conversation: %v", s.devices[k].user, err)
-			}
-		}
-	}
-}
-
-// live is what one device does.
-func (s *soak) live(ctx context.Context, who int) {
-	r := s.random(100 + uint64(who))
-	k := s.devices[who]
-	for pause(ctx, time.Duration(100+r.IntN(400))*time.Millisecond) {
-		m := s.rooms[r.IntN(len(s.rooms))]
-		k.mu.RLock()
-		s.act(ctx, r, k, who, m)
-		k.mu.RUnlock()
-	}
-}
-
-func (s *soak) act(ctx context.Context, r *rand.Rand, k *soaker, who int, m *room) {
-	state, err := k.device.Conversation(ctx, m.id)
-	if err != nil || state.State != client.StateActive {
-		return
-	}
-	short, cancel := context.WithTimeout(ctx, 5*time.Second)
+	ctx, cancel := context.WithTimeout(s.t.Context(), 3*time.Minute)
 	defer cancel()
-	switch n := r.IntN(100); {
-	case n < 85:
-		text := numbered(who, int(m.sent[who].Load()))
-		if _, err := k.device.SendText(context.WithoutCancel(ctx), m.id, text); err == nil {
-			m.sent[who].Add(1)
-			s.messages.Add(1)
-		}
-	case n < 93:
-		if k.device.UpdateKeys(short, m.id) == nil {
-			s.rotations.Add(1)
-		}
-	case !m.steady && m.guests.TryLock():
-		defer m.guests.Unlock()
-		guest := s.devices[r.IntN(len(s.devices))]
-		if guest == k {
-			return
-		}
-		change := k.device.Add
-		if r.IntN(2) == 0 {
-			change = k.device.Remove
-		}
-		if change(short, m.id, guest.id()) == nil {
-			s.changes.Add(1)
-		}
-	}
-}
-
-// disturbDevices ends devices as a lost process does, and starts them again from their stores.
-func (s *soak) disturbDevices(ctx context.Context, stream int) {
-	r := s.random(10 + uint64(stream))
-	for pause(ctx, time.Duration(500+r.IntN(2500))*time.Millisecond) {
-		k := s.devices[r.IntN(len(s.devices))]
-		k.mu.Lock()
-		if err := s.c.StopDevice(k.device); err != nil {
-			s.t.Error(err)
-		}
-		pause(ctx, time.Duration(r.IntN(2000))*time.Millisecond)
-		d, err := s.c.Resume(k.org, k.user, "phone")
-		if err != nil {
-			s.t.Errorf("%s does not come back: %v", k.user, err)
-		} else {
-			k.device = d
-			s.restarts.Add(1)
-		}
-		k.mu.Unlock()
-	}
-}
-
-func (s *soak) disturbNodes(ctx context.Context) {
-	r := s.random(2)
-	for pause(ctx, time.Duration(5000+r.IntN(8000))*time.Millisecond) {
-		d := soakDomains[r.IntN(len(soakDomains))]
-		if err := s.c.Stop(d); err != nil {
-			s.t.Error(err)
-		}
-		pause(ctx, time.Duration(r.IntN(3000))*time.Millisecond)
-		if err := s.c.Start(s.t.Context(), d); err != nil {
-			s.t.Error(err)
-			return
-		}
-		s.reboots.Add(1)
-	}
-}
-
-// judge waits until all is quiet, and looks at what everybody has.
-func (s *soak) judge() {
-	ctx, cancel := context.WithTimeout(s.t.Context(), 4*time.Minute)
-	defer cancel()
+	var all sync.WaitGroup
+	turn := make(chan struct{}, 2*runtime.NumCPU())
 	for i, m := range s.rooms {
-		if m.steady {
-			s.complete(ctx, i, m)
-		}
-		s.agreed(ctx, i, m)
-		s.ordered(ctx, i, m)
-	}
-}
-
-// complete holds that every member of a steady conversation has every message.
-func (s *soak) complete(ctx context.Context, n int, m *room) {
-	for _, k := range m.members {
-		d := s.devices[k].device
-		var have map[int][]int
-		err := cluster.Await(ctx, d, func() (bool, error) {
-			now, err := heard(ctx, d, m.id)
-			if err != nil {
-				return false, err
+		all.Go(func() {
+			turn <- struct{}{}
+			defer func() { <-turn }()
+			if err := s.foundOne(ctx, i, m); err != nil {
+				s.t.Errorf("room %d: %v", i, err)
 			}
-			have = now
-			for _, from := range m.members {
-				if int64(len(have[from])) < m.sent[from].Load() {
-					return false, nil
-				}
-			}
-			return true, nil
 		})
-		if err != nil {
-			for _, from := range m.members {
-				if got, want := len(have[from]), m.sent[from].Load(); int64(got) != want {
-					s.t.Errorf("room %d: %s has %d of %d messages of %s", n, s.devices[k].user, got, want, s.devices[from].user)
-				}
-			}
-		}
+	}
+	all.Wait()
+	if s.t.Failed() {
+		s.t.FailNow()
 	}
 }
 
-// agreed holds that all members of a conversation come to share its epoch and its order.
-func (s *soak) agreed(ctx context.Context, n int, m *room) {
-	var last string
-	for ; ctx.Err() == nil; pause(ctx, 100*time.Millisecond) {
-		var first *client.Conversation
-		same, members := true, 0
-		for _, k := range s.devices {
-			v, err := k.device.Conversation(ctx, m.id)
-			if err != nil || v.State == client.StateLeft {
-				continue
-			}
-			members++
-			if v.State != client.StateActive || v.Outgoing > 0 {
-				same, last = false, fmt.Sprintf("%s: %v %s, %d waiting", k.user, v.State, v.Why, v.Outgoing)
-			}
-			if first == nil {
-				first = v
-			} else if v.Sequence != first.Sequence || v.Order != first.Order || string(v.Authenticator) != string(first.Authenticator) {
-				same, last = false, fmt.Sprintf("%s is at entry %d of epoch %d, another at %d of %d", k.user, v.Sequence, v.Epoch, first.Sequence, first.Epoch)
-			}
-		}
-		if same && members > 0 {
-			return
+func (s *soak) foundOne(ctx context.Context, n int, m *room) error {
+	founder := s.devices[m.core[0]]
+	var err error
+	if m.id, err = founder.device.Create(ctx, client.CreateOptions{Name: fmt.Sprintf("Room %d", n), MembersRemove: true}); err != nil {
+		return err
+	}
+	var others []wire.UserID
+	for _, k := range m.core[1:] {
+		if id := s.devices[k].id(); len(others) == 0 || others[len(others)-1] != id {
+			others = append(others, id) // the founder's own second device too
 		}
 	}
-	s.t.Errorf("room %d: its members do not agree: %s", n, last)
+	for {
+		if err = founder.device.Add(ctx, m.id, others...); wire.CodeOf(err) != wire.NoneLeft || !pause(ctx, 50*time.Millisecond) {
+			break
+		}
+	}
+	if err != nil {
+		return err
+	}
+	for _, k := range m.core {
+		d := s.devices[k].device
+		if err := cluster.Await(ctx, d, func() (bool, error) {
+			list, err := d.Members(ctx, m.id)
+			return len(list) == len(m.core), ignore(err, wire.UnknownConversation)
+		}); err != nil {
+			return fmt.Errorf("%v: %w", s.devices[k], err)
+		}
+	}
+	return nil
 }
 
-// ordered holds that nobody has a message twice, or one of a sender before an earlier one.
-func (s *soak) ordered(ctx context.Context, n int, m *room) {
+// run lets everything happen for a time.
+func (s *soak) run(last time.Duration) {
+	ctx, stop := context.WithTimeout(s.t.Context(), last)
+	defer stop()
+	var all sync.WaitGroup
 	for _, k := range s.devices {
-		have, err := heard(context.WithoutCancel(ctx), k.device, m.id)
-		if err != nil {
-			continue // was never in it
+		all.Go(func() { s.live(ctx, k) })
+	}
+	for i := range uint64(3) {
+		all.Go(func() { s.race(ctx, i) })
+		all.Go(func() { s.disturbDevices(ctx, i) })
+	}
+	all.Go(func() { s.disturbNodes(ctx) })
+	all.Wait()
+}
+
+// end stops everything and holds that nothing is left of it: no goroutine and no file.
+func (s *soak) end(before goleak.Option, files map[string]int) {
+	for d, p := range s.nodes {
+		p.stop(s.t)
+		delete(s.nodes, d)
+	}
+	if err := s.c.Close(); err != nil {
+		s.t.Error(err)
+	}
+	for _, k := range s.devices {
+		if k.life != nil {
+			k.life.over()
 		}
-		for from, list := range have {
-			for i := 1; i < len(list); i++ {
-				if list[i] <= list[i-1] {
-					s.t.Errorf("room %d: %s has message %d of %s after %d", n, k.user, list[i], s.devices[from].user, list[i-1])
-					break
-				}
-			}
+	}
+	s.watches.Wait()
+	deadline := time.Now().Add(20 * time.Second)
+	var left error
+	for left = goleak.Find(before); left != nil && time.Now().Before(deadline); left = goleak.Find(before) {
+	}
+	if left != nil {
+		s.t.Errorf("goroutines are left: %v", left)
+	}
+	for name, n := range openFiles(s.t) {
+		if n > files[name] {
+			s.t.Errorf("%d times open that were open %d times before: %s", n, files[name], name)
 		}
 	}
 }

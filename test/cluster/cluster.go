@@ -299,24 +299,25 @@ func (c *Cluster) Device(ctx context.Context, d wire.Domain, user, name string) 
 	return c.Enrol(ctx, link, name)
 }
 
-// Enrol enrols a device by a link and runs it until Close.
-func (c *Cluster) Enrol(ctx context.Context, link client.Invitation, name string) (*client.Device, error) {
-	return c.open(link, name, func(v *client.Device, id wire.DeviceID) error {
+// Enrol enrols a device by a link and runs it until Close. Each of with changes the options of this device.
+func (c *Cluster) Enrol(ctx context.Context, link client.Invitation, name string, with ...func(*client.Options)) (*client.Device, error) {
+	return c.open(link, name, with, func(v *client.Device, id wire.DeviceID) error {
 		return v.Enrol(ctx, client.Enrolment{Device: id, Code: link.Code, Root: link.Root})
 	})
 }
 
-// Resume opens the store of a device that StopDevice has ended, and runs it again.
-func (c *Cluster) Resume(d wire.Domain, user, name string) (*client.Device, error) {
+// Resume opens the store of a device that StopDevice has ended, and runs it again. Each of with changes the
+// options of this device.
+func (c *Cluster) Resume(d wire.Domain, user, name string, with ...func(*client.Options)) (*client.Device, error) {
 	o := c.orgs[d]
 	host := o.cfg.Gateway.Public
 	if host == "" {
 		host = o.cfg.Gateway.Listen
 	}
-	return c.open(client.Invitation{Host: host, Domain: d, User: user, Root: o.root}, name, func(*client.Device, wire.DeviceID) error { return nil })
+	return c.open(client.Invitation{Host: host, Domain: d, User: user, Root: o.root}, name, with, func(*client.Device, wire.DeviceID) error { return nil })
 }
 
-func (c *Cluster) open(link client.Invitation, name string, prepare func(*client.Device, wire.DeviceID) error) (*client.Device, error) {
+func (c *Cluster) open(link client.Invitation, name string, with []func(*client.Options), prepare func(*client.Device, wire.DeviceID) error) (*client.Device, error) {
 	id, err := link.DeviceID(name)
 	if err != nil {
 		return nil, err
@@ -336,6 +337,9 @@ func (c *Cluster) open(link client.Invitation, name string, prepare func(*client
 	o := client.Options{Store: store, Transport: client.WebSocket(link, nil), Log: c.opts.Logger.With("device", id)}
 	if c.opts.Client != nil {
 		c.opts.Client(&o)
+	}
+	for _, change := range with {
+		change(&o)
 	}
 	v, err := client.Open(o)
 	if err == nil {

@@ -1,0 +1,159 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// judge lets everybody of the core say a last word, waits until all is quiet, and looks at what everybody has.
+func (s *soak) judge() {
+	ctx, cancel := context.WithTimeout(s.t.Context(), 4*time.Minute)
+	defer cancel()
+	for _, m := range s.rooms {
+		for _, k := range m.core {
+			s.speak(ctx, s.devices[k], m)
+		}
+	}
+	var all sync.WaitGroup
+	for i, m := range s.rooms {
+		all.Go(func() {
+			why := "no look was taken"
+			for ctx.Err() == nil && why != "" {
+				why = s.fault(ctx, m)
+				if why != "" {
+					pause(ctx, 200*time.Millisecond)
+				}
+			}
+			if why != "" {
+				s.t.Errorf("room %d, %v: %s", i, m.id, why)
+			}
+		})
+	}
+	all.Wait()
+}
+
+// fault says what is wrong with a conversation, or not yet right; "" for nothing.
+func (s *soak) fault(ctx context.Context, m *room) string {
+	members, why := s.agreed(ctx, m)
+	if why != "" {
+		return why
+	}
+	for _, k := range m.core {
+		if !slices.Contains(members, k) {
+			return fmt.Sprintf("%v is no member any more", s.devices[k])
+		}
+	}
+	histories := make(map[int]map[int][]int)
+	for i, k := range s.devices {
+		have, err := heard(context.WithoutCancel(ctx), k.device, m.id)
+		if err != nil {
+			if slices.Contains(members, i) {
+				return fmt.Sprintf("%v: %v", k, err)
+			}
+			continue // was never in it
+		}
+		histories[i] = have
+		for from, list := range have {
+			for at := 1; at < len(list); at++ {
+				if list[at] <= list[at-1] { // twice, or before an earlier one: waiting does not mend it
+					return fmt.Sprintf("%v has message %d of %v after %d", k, list[at], s.devices[from], list[at-1])
+				}
+			}
+		}
+	}
+	for _, k := range m.core {
+		if why := s.missing(m, histories, k); why != "" {
+			return why
+		}
+	}
+	for _, g := range m.guests {
+		if slices.Contains(members, g) {
+			if why := s.missed(m, histories[g], g); why != "" {
+				return why
+			}
+		}
+	}
+	return ""
+}
+
+// agreed is who is in a conversation: they share its epoch, its order and its members, and nothing waits.
+func (s *soak) agreed(ctx context.Context, m *room) (members []int, why string) {
+	var first *client.Conversation
+	var names []wire.DeviceID
+	for i, k := range s.devices {
+		v, err := k.device.Conversation(ctx, m.id)
+		if err != nil || v.State == client.StateLeft {
+			continue
+		}
+		if v.State != client.StateActive || v.Outgoing > 0 {
+			return nil, fmt.Sprintf("%v: %v %s, %d messages wait", k, v.State, v.Why, v.Outgoing)
+		}
+		list, err := k.device.Members(ctx, m.id)
+		if err != nil {
+			return nil, fmt.Sprintf("%v: %v", k, err)
+		}
+		var now []wire.DeviceID
+		for _, one := range list {
+			now = append(now, one.Device)
+		}
+		if first == nil {
+			first, names = v, now
+		}
+		if v.Sequence != first.Sequence || v.Order != first.Order || string(v.Authenticator) != string(first.Authenticator) || !slices.Equal(now, names) {
+			return nil, fmt.Sprintf("%v is at entry %d of epoch %d, another at %d of %d: orders %v and %v", k, v.Sequence, v.Epoch, first.Sequence, first.Epoch, v.Order, first.Order)
+		}
+		members = append(members, i)
+	}
+	if len(members) != len(names) {
+		return nil, fmt.Sprintf("%d devices are in it, of %d members", len(members), len(names))
+	}
+	return members, ""
+}
+
+// missing says what a device of the core lacks: it has every message of the core, and of guests what the
+// others have.
+func (s *soak) missing(m *room, histories map[int]map[int][]int, k int) string {
+	for _, from := range m.core {
+		if have, want := len(histories[k][from]), m.sent[from].Load(); int64(have) != want {
+			return fmt.Sprintf("%v has %d of %d messages of %v", s.devices[k], have, want, s.devices[from])
+		}
+	}
+	for _, from := range m.guests {
+		mine, others := histories[k][from], histories[m.core[0]][from]
+		if !slices.Equal(mine, others) {
+			return fmt.Sprintf("%v has the messages %v of %v, %v has %v", s.devices[k], mine, s.devices[from], s.devices[m.core[0]], others)
+		}
+	}
+	return ""
+}
+
+// missed says what a guest who is there at the end lacks: while it is in, it gets every message, so that
+// holes are not more than the times when it was out.
+func (s *soak) missed(m *room, have map[int][]int, g int) string {
+	for _, from := range slices.Sorted(maps.Keys(have)) {
+		list := have[from]
+		if !slices.Contains(m.core, from) || len(list) == 0 {
+			continue
+		}
+		if last := int(m.sent[from].Load()) - 1; list[len(list)-1] != last {
+			return fmt.Sprintf("%v has not the last message, %d, of %v", s.devices[g], last, s.devices[from])
+		}
+		holes := 0
+		for at := 1; at < len(list); at++ {
+			if list[at] != list[at-1]+1 {
+				holes++
+			}
+		}
+		if most := m.invited[g].Load() - 1; int64(holes) > most {
+			return fmt.Sprintf("%v was out at most %d times, and has %d holes in the messages of %v: %v", s.devices[g], most, holes, s.devices[from], list)
+		}
+	}
+	return ""
+}
