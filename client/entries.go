@@ -387,7 +387,10 @@ func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedC
 		return err
 	}
 	if out {
-		return t.leave(by)
+		if err := t.leave(by); err != nil || env.Commit.Welcome == nil || t.addressLeaves(env) {
+			return err
+		}
+		return t.keepEntry(c) // it adds this device again: useInvitation joins by it
 	}
 	t.rec.Position.Parent, t.rec.Failed, t.rec.Waiting = c.Sequence, failed{}, 0
 	epoch := wire.Epoch(t.group.Epoch())

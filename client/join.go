@@ -30,8 +30,15 @@ func (d *Device) takeInvitation(u *unit, id wire.ConversationID, t *thread, c *w
 		return nil
 	}
 	env := e.Envelope
+	if env.Commit.Welcome == nil {
+		return nil
+	}
 	token, ok, err := d.ownToken(u, env.Commit.Delivery.Add)
-	if err != nil || !ok || env.Commit.Welcome == nil {
+	if err == nil && !ok && t != nil {
+		token = t.rec.Token
+		ok, err = t.staysAt(c, env)
+	}
+	if err != nil || !ok {
 		return err
 	}
 	if t == nil {
@@ -55,6 +62,37 @@ func (d *Device) takeInvitation(u *unit, id wire.ConversationID, t *thread, c *w
 	return why
 }
 
+// staysAt reports whether an entry removes this device and adds it again under the address that it has, that
+// of its last resort: the delivery list does not change then.
+func (t *thread) staysAt(c *wire.Committed, env *wire.Envelope) (bool, error) {
+	if t.addressLeaves(env) {
+		return false, nil
+	}
+	if t.rec.State == StateLeft && t.rec.Position.Last == c.Sequence {
+		return true, nil // it has just been removed with this entry
+	}
+	if env.Commit.Welcome.Blob != nil {
+		return false, nil
+	}
+	h, err := mlscore.Peek(env.Commit.Welcome.Inline)
+	if err != nil {
+		return false, nil // a Welcome that is none adds nobody
+	}
+	for _, ref := range h.NewMembers {
+		r := new(keyPackageRecord)
+		if ok, err := t.u.getRecord(keyPackageKey(ref), r); err != nil || ok && r.Token == t.rec.Token {
+			return ok, err
+		}
+	}
+	return false, nil
+}
+
+// addressLeaves reports whether a commit takes this device's address off the delivery list.
+func (t *thread) addressLeaves(env *wire.Envelope) bool {
+	own := wire.Address{Organization: t.d.self.Device.Organization(), Token: t.rec.Token}
+	return slices.Contains(env.Commit.Delivery.Remove, own)
+}
+
 // keepInvitation keeps an entry ahead of those that this device has taken in, if it adds the device: it
 // was removed in between, does not know it yet, and will not be given the entry again.
 func (t *thread) keepInvitation(c *wire.Committed) error {
@@ -62,10 +100,14 @@ func (t *thread) keepInvitation(c *wire.Committed) error {
 	if err != nil || e.Envelope == nil || e.Envelope.Kind != wire.KindCommit {
 		return nil
 	}
-	token, ok, err := t.d.ownToken(t.u, e.Envelope.Commit.Delivery.Add)
-	if err != nil || !ok || token == t.rec.Token {
+	if _, ok, err := t.d.ownToken(t.u, e.Envelope.Commit.Delivery.Add); err != nil || !ok {
 		return err
 	}
+	return t.keepEntry(c)
+}
+
+// keepEntry keeps an entry to be joined by.
+func (t *thread) keepEntry(c *wire.Committed) error {
 	raw, err := wire.Encode(c)
 	if err != nil {
 		return err

@@ -164,3 +164,19 @@ func TestSlowSubscriberIsTold(t *testing.T) {
 		t.Errorf("then %v", e.Type)
 	}
 }
+
+// A device whose KeyPackages have run out is restored by its last resort, twice: the address is the same then.
+func TestRestoreByTheLastResort(t *testing.T) {
+	_, id, a, b, c := trio(t, CreateOptions{})
+	_ = c
+	drain := func() {
+		b.w.mu.Lock()
+		defer b.w.mu.Unlock()
+		b.w.orgs["b.example"].devices[b.id].packages = nil
+	}
+	for range 3 {
+		drain()
+		check(t, a.Restore(t.Context(), id, b.id))
+		agree(t, id, a, b, c)
+	}
+}

@@ -29,6 +29,27 @@ func (m *Mailbox) Cursor(ctx context.Context, name Stream, r wire.Token) (acked,
 	return m.cursorOn(s.view(), name, r)
 }
 
+// Until is the last item of a reader who leaves; 0 for one who stays.
+func (m *Mailbox) Until(ctx context.Context, name Stream, r wire.Token) (uint64, error) {
+	s, err := m.acquire(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	defer m.release(s)
+	v := s.view()
+	if v.number == 0 {
+		return 0, noStream("read", name)
+	}
+	c, ok, err := m.cursor(v.number, r)
+	if err != nil {
+		return 0, fmt.Errorf("read %s: %w", name, err)
+	}
+	if !ok {
+		return 0, noReader("read", name)
+	}
+	return c.until, nil
+}
+
 func (m *Mailbox) cursorOn(v head, name Stream, r wire.Token) (acked, end uint64, err error) {
 	if v.number == 0 {
 		return 0, 0, noStream("read", name)

@@ -196,10 +196,15 @@ func (r *router) putBlob(ctx context.Context, _ wire.DeviceID, q *wire.PutBlobRe
 	return r.files.put(ctx, q)
 }
 
-// download reads a piece of what an entry names, of an own upload, or of one in another organization.
+// download reads a piece of what an entry names, of an own upload, or of one in another organization. What
+// an entry names is also for a device that was removed since: it may have to follow up to its removal.
 func (r *router) download(ctx context.Context, d wire.DeviceID, q *wire.DownloadRequest) (any, error) {
-	if err := r.mustRead("download", d, q.Conversation); err != nil {
+	last, err := r.lastEntry(ctx, "download", d, q.Conversation)
+	if err != nil {
 		return nil, err
+	}
+	if last > 0 && q.Organization != "" {
+		return nil, wire.Errorf(wire.UnknownConversation, "download", "%s was removed from conversation %v with entry %d", d, q.Conversation, last)
 	}
 	switch q.Organization {
 	case "":

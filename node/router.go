@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/mlsfed/mlsfed/consensus"
@@ -146,8 +147,9 @@ const (
 	maxEntriesBytes = wire.MaxEntry
 )
 
-func (r *router) entries(_ context.Context, d wire.DeviceID, q *wire.EntriesRequest) (any, error) {
-	if err := r.mustRead("entries", d, q.Conversation); err != nil {
+func (r *router) entries(ctx context.Context, d wire.DeviceID, q *wire.EntriesRequest) (any, error) {
+	last, err := r.lastEntry(ctx, "entries", d, q.Conversation)
+	if err != nil {
 		return nil, err
 	}
 	count, size := int(q.Count), int(q.Bytes)
@@ -161,20 +163,60 @@ func (r *router) entries(_ context.Context, d wire.DeviceID, q *wire.EntriesRequ
 	if err != nil {
 		return nil, err
 	}
-	return &wire.EntriesAnswer{Entries: entries, Gap: gap}, nil
+	if last > 0 {
+		entries = slices.DeleteFunc(entries, func(c wire.Committed) bool { return c.Sequence > last })
+	}
+	return &wire.EntriesAnswer{Entries: entries, Gap: gap && (last == 0 || q.Since < last)}, nil
 }
 
-// mustRead refuses what concerns a conversation that the device has no part in.
-func (r *router) mustRead(op string, d wire.DeviceID, id wire.ConversationID) error {
-	reads, err := r.streams.reads(d, id)
-	if err == nil && !reads {
-		err = wire.Errorf(wire.UnknownConversation, op, "%s reads no conversation %v", d, id)
+// lastEntry is the last entry of a conversation that a device may have: the one that removes it, 0 for no
+// end. It refuses a device that has no part in the conversation.
+func (r *router) lastEntry(ctx context.Context, op string, d wire.DeviceID, id wire.ConversationID) (wire.SequenceNumber, error) {
+	list, err := r.streams.of(d)
+	if err != nil {
+		return 0, err
+	}
+	var last wire.SequenceNumber
+	for _, reader := range list {
+		if reader.Conversation != id {
+			continue
+		}
+		name := mailbox.Conversation(id)
+		until, err := r.mail.Until(ctx, name, reader.Token)
+		switch {
+		case wire.CodeOf(err) == wire.UnknownConversation:
+			continue // it has left, or is about to join
+		case err != nil:
+			return 0, err
+		case until == 0:
+			return 0, nil
+		}
+		page, err := r.mail.Read(ctx, name, reader.Token, until-1, mailbox.Limit{Items: 1})
+		if err != nil {
+			return 0, err
+		}
+		removal := new(wire.Committed)
+		if len(page.Items) == 1 && page.Items[0].Kind == mailbox.KindEntry && wire.Decode(page.Items[0].Payload, wire.MaxSessionFrame, removal) == nil {
+			last = max(last, removal.Sequence)
+		}
+	}
+	if last == 0 {
+		return 0, wire.Errorf(wire.UnknownConversation, op, "%s reads no conversation %v", d, id)
+	}
+	return last, nil
+}
+
+// mustRead refuses what concerns a conversation in which the device is not, or not any more.
+func (r *router) mustRead(ctx context.Context, op string, d wire.DeviceID, id wire.ConversationID) error {
+	last, err := r.lastEntry(ctx, op, d, id)
+	if err == nil && last > 0 {
+		err = wire.Errorf(wire.UnknownConversation, op, "%s was removed from conversation %v with entry %d", d, id, last)
 	}
 	return err
 }
 
-func (r *router) groupInfo(_ context.Context, d wire.DeviceID, q *wire.GroupInfoRequest) (any, error) {
-	if err := r.mustRead("groupInfo", d, q.Conversation); err != nil {
+func (r *router) groupInfo(ctx context.Context, d wire.DeviceID, q *wire.GroupInfoRequest) (any, error) {
+	if err := r.mustRead(ctx, "groupInfo", d, q.Conversation); err != nil {
 		return nil, err
 	}
 	return groupInfo(r.orders, q.Conversation)

@@ -133,17 +133,6 @@ func (s *streams) of(d wire.DeviceID) ([]reader, error) {
 	return list, it.Error()
 }
 
-// reads reports whether a device reads a conversation.
-func (s *streams) reads(d wire.DeviceID, id wire.ConversationID) (bool, error) {
-	list, err := s.of(d)
-	for _, r := range list {
-		if r.Conversation == id {
-			return true, err
-		}
-	}
-	return false, err
-}
-
 // after is the first key behind all that begin with prefix.
 func after(prefix []byte) []byte {
 	end := bytes.Clone(prefix)

@@ -43,7 +43,7 @@ func (r *router) submit(ctx context.Context, _ wire.DeviceID, m *wire.Message) (
 	if err != nil {
 		return nil, err
 	}
-	after, err := mayTake(m, heads)
+	after, err := mayAccept(m, heads)
 	if err != nil {
 		return nil, err
 	}
@@ -121,6 +121,20 @@ func (r *router) awaited(heads []machine.Head) bool {
 		}
 	}
 	return false
+}
+
+// mayAccept is mayTake for what a device sends now. A commit that removes somebody ends the epoch before it at
+// once, since who was removed has its key: the others encrypt anew what was on its way. What an organization
+// had accepted before is still taken from it.
+func mayAccept(m *wire.Message, heads []machine.Head) (after wire.SequenceNumber, err error) {
+	for _, h := range heads {
+		if h.Removal && m.Epoch+1 == h.Epoch && m.Verify(h.Previous) {
+			e := wire.Errorf(wire.StaleEpoch, "submitMessage", "epoch %d ended with the removal of a member: encrypt it anew", m.Epoch)
+			e.Stale = &wire.Stale{Epoch: h.Epoch, Head: h.Sequence}
+			return h.Sequence, e
+		}
+	}
+	return mayTake(m, heads)
 }
 
 // mayTake checks that a member of the epoch, or of the one before, signed the message. It returns the number

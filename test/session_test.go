@@ -20,6 +20,7 @@ type rawSession struct {
 	conn   client.Conn
 	device wire.DeviceID
 	pushed func(*wire.Push) // on the reader's goroutine
+	greedy bool             // it acknowledges nothing
 
 	write sync.Mutex // one frame at a time
 	mu    sync.Mutex // guards what follows
@@ -52,16 +53,20 @@ func dialRaw(ctx context.Context, c *cluster.Cluster, d wire.Domain, user string
 	if err != nil {
 		return nil, err
 	}
-	transport := client.WebSocket(link, nil)
-	_, err = transport.Enrol(ctx, &wire.EnrolRequest{Device: id, Key: public, Code: link.Code, Proof: ed25519.Sign(private, wire.EnrolInput(id, public))})
+	_, err = client.WebSocket(link, nil).Enrol(ctx, &wire.EnrolRequest{Device: id, Key: public, Code: link.Code, Proof: ed25519.Sign(private, wire.EnrolInput(id, public))})
 	if err != nil {
 		return nil, fmt.Errorf("enrol %s: %w", id, err)
 	}
-	conn, err := transport.Dial(ctx)
+	return connectRaw(ctx, link, id, private, pushed, false)
+}
+
+// connectRaw opens a session for a device that is enrolled.
+func connectRaw(ctx context.Context, link client.Invitation, id wire.DeviceID, private ed25519.PrivateKey, pushed func(*wire.Push), greedy bool) (*rawSession, error) {
+	conn, err := client.WebSocket(link, nil).Dial(ctx)
 	if err != nil {
 		return nil, err
 	}
-	s := &rawSession{conn: conn, device: id, pushed: pushed, wait: make(map[uint64]chan *wire.Frame), ended: make(chan struct{})}
+	s := &rawSession{conn: conn, device: id, pushed: pushed, greedy: greedy, wait: make(map[uint64]chan *wire.Frame), ended: make(chan struct{})}
 	if err := s.login(ctx, private); err != nil {
 		return nil, errors.Join(fmt.Errorf("log in %s: %w", id, err), conn.Close())
 	}
@@ -136,6 +141,9 @@ func (s *rawSession) read() {
 				return
 			}
 			s.pushed(p)
+			if s.greedy {
+				continue
+			}
 			_ = s.send(ctx, &wire.Frame{Type: wire.FrameAck}, &wire.Ack{Conversation: p.Conversation, Token: p.Token, Sequence: p.Sequence})
 		case wire.FrameAnswer, wire.FrameError:
 			s.mu.Lock()

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
@@ -84,14 +85,31 @@ func (s *soak) act(ctx context.Context, r *rand.Rand, k *soaker, m *room) {
 	case n < 70:
 		s.speak(ctx, k, m)
 	case n < 76:
-		_ = k.device.UpdateKeys(short, m.id) // it goes on if the time was too short
+		s.tried("new keys", k.device.UpdateKeys(short, m.id), nil)
 	case guest && n < 90:
-		if k.device.Leave(short, m.id) == nil {
-			s.count.leaves.Add(1)
-		}
+		s.tried("leave", k.device.Leave(short, m.id), &s.count.leaves)
 	case len(m.guests) > 0 && !guest:
 		s.entertain(short, r, k, m)
 	}
+}
+
+// tried counts what became of a change. One whose time was too short goes on.
+func (s *soak) tried(what string, err error, done *atomic.Int64) {
+	if err == nil && done != nil {
+		done.Add(1)
+	}
+	outcome := "done"
+	switch {
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
+		outcome = "goes on"
+	case err != nil && wire.CodeOf(err) != "":
+		outcome = string(wire.CodeOf(err))
+	case err != nil:
+		outcome = err.Error()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outcomes[what+": "+outcome]++
 }
 
 func (s *soak) speak(ctx context.Context, k *soaker, m *room) {
@@ -120,16 +138,12 @@ func (s *soak) entertain(ctx context.Context, r *rand.Rand, k *soaker, m *room) 
 	switch {
 	case !present:
 		m.invited[g.index].Add(1)
-		_ = k.device.Add(ctx, m.id, g.id())
+		s.tried("add", k.device.Add(ctx, m.id, g.id()), nil)
 	case r.IntN(4) == 0:
 		m.invited[g.index].Add(1)
-		if k.device.Restore(ctx, m.id, wire.DeviceID("mimi://"+string(g.org)+"/d/"+g.user+"/"+g.name)) == nil {
-			s.count.restores.Add(1)
-		}
+		s.tried("restore", k.device.Restore(ctx, m.id, g.deviceID()), &s.count.restores)
 	default:
-		if k.device.Remove(ctx, m.id, g.id()) == nil {
-			s.count.removals.Add(1)
-		}
+		s.tried("remove", k.device.Remove(ctx, m.id, g.id()), &s.count.removals)
 	}
 }
 
@@ -148,7 +162,7 @@ func (s *soak) race(ctx context.Context, stream uint64) {
 				defer k.mu.RUnlock()
 				short, cancel := context.WithTimeout(ctx, 5*time.Second)
 				defer cancel()
-				_ = k.device.UpdateKeys(short, m.id)
+				s.tried("race", k.device.UpdateKeys(short, m.id), nil)
 			})
 		}
 		close(start)

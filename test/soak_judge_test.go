@@ -111,10 +111,29 @@ func (s *soak) agreed(ctx context.Context, m *room) (members []int, why string) 
 		}
 		members = append(members, i)
 	}
+	for _, name := range names {
+		if !slices.ContainsFunc(members, func(i int) bool { return s.devices[i].deviceID() == name }) {
+			return nil, fmt.Sprintf("%s is a member and not in it: %s", name, s.state(ctx, name, m))
+		}
+	}
 	if len(members) != len(names) {
 		return nil, fmt.Sprintf("%d devices are in it, of %d members", len(members), len(names))
 	}
 	return members, ""
+}
+
+// state is what a device says of a conversation.
+func (s *soak) state(ctx context.Context, name wire.DeviceID, m *room) string {
+	for _, k := range s.devices {
+		if k.deviceID() == name {
+			v, err := k.device.Conversation(ctx, m.id)
+			if err != nil {
+				return err.Error()
+			}
+			return fmt.Sprintf("%v in epoch %d after entry %d (%s)", v.State, v.Epoch, v.Sequence, v.Why)
+		}
+	}
+	return "no such device"
 }
 
 // missing says what a device of the core lacks: it has every message of the core, and of guests what the

@@ -49,7 +49,7 @@ func TestLongSoak(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &soak{t: t, c: c, seed: seed, nodes: make(map[wire.Domain]*process)}
+	s := &soak{t: t, c: c, seed: seed, nodes: make(map[wire.Domain]*process), outcomes: make(map[string]int)}
 	defer s.end(before, files)
 	if err := c.StartAll(t.Context()); err != nil {
 		t.Fatal(err)
@@ -64,6 +64,7 @@ func TestLongSoak(t *testing.T) {
 	ran := time.Now()
 	s.judge()
 	t.Logf("%d devices of %d users, %d conversations, %v: %v", devices, len(s.users), rooms, last, &s.count)
+	t.Logf("changes: %v", s.outcomes)
 	t.Logf("founded in %v, quiet after %v", founded.Sub(start).Round(time.Second), time.Since(ran).Round(time.Second))
 	s.count.enough(t)
 }
@@ -78,11 +79,11 @@ type soak struct {
 	devices []*soaker
 	rooms   []*room
 	watches sync.WaitGroup
+	nodes   map[wire.Domain]*process // the nodes that have a process of their own now
+	count   soakCount
 
-	mu    sync.Mutex
-	nodes map[wire.Domain]*process // the nodes that have a process of their own now
-
-	count soakCount
+	mu       sync.Mutex // guards what follows
+	outcomes map[string]int
 }
 
 // soakCount is what has happened.
@@ -126,6 +127,10 @@ type soaker struct {
 }
 
 func (k *soaker) id() wire.UserID { return wire.UserID("mimi://" + string(k.org) + "/u/" + k.user) }
+
+func (k *soaker) deviceID() wire.DeviceID {
+	return wire.DeviceID("mimi://" + string(k.org) + "/d/" + k.user + "/" + k.name)
+}
 
 func (k *soaker) String() string { return k.user + "/" + k.name }
 

@@ -12,6 +12,7 @@ type Head struct {
 	Epoch    wire.Epoch
 	Key      wire.SubmissionKey
 	Previous wire.SubmissionKey // of the epoch before; zero in epoch 0
+	Removal  bool               // the commit that opened it removed somebody, who has Previous too
 	Delivery []wire.Address     // not to be written to
 	Info     *wire.Payload
 	Tree     *wire.Payload
@@ -43,6 +44,7 @@ func (m *Machine) Heads() []Head {
 		heads[i] = Head{Sequence: h.seq, Epoch: h.epoch, Key: h.key, Delivery: h.delivery, Info: h.info, Tree: h.tree}
 		if h.parent != nil {
 			heads[i].Previous = h.parent.key
+			heads[i].Removal = len(h.change.Remove) > 0
 		}
 	}
 	return heads
