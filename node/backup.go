@@ -22,7 +22,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A backup is a tar archive of a running node: backup.json, data/ and identity/. The parts are copied one
+// A backup is a tar archive of a running node: backup.json, data/, identity/ and an empty file, end, since
+// tar itself takes an archive that is cut off between two files for a whole one. The parts are copied one
 // after the other, the mail first: what the log has beyond it is delivered again.
 //
 // A node that is restored has forgotten what it did since. So at the restoration
@@ -34,6 +35,7 @@ import (
 const (
 	backupVersion = 1
 	backupNote    = "backup.json"
+	backupEnd     = "end"      // the last file: an archive without it was cut off
 	restoredNote  = "restored" // in the data folder, until the first start has taken note of it
 	streamsMoveBy = 1 << 32    // places; more than a stream can have gained since the backup
 )
@@ -100,6 +102,9 @@ func (n *Node) writeBackup(out io.Writer, scratch string) error {
 		if err := addFolder(w, part.from, part.to); err != nil {
 			return err
 		}
+	}
+	if err := w.WriteHeader(&tar.Header{Name: backupEnd, Mode: 0o600, ModTime: n.now()}); err != nil {
+		return err
 	}
 	return w.Close()
 }
@@ -212,6 +217,14 @@ func forget(data, identity string) (err error) {
 	return os.WriteFile(filepath.Join(data, restoredNote), nil, 0o600)
 }
 
+// damaged says why an archive cannot be used.
+func damaged(err error) error {
+	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
+		return errors.New("the archive is cut off: take another one, or copy it again")
+	}
+	return fmt.Errorf("the archive is damaged: %w", err)
+}
+
 // unpack writes an archive's files under a folder, and nothing outside of it.
 func unpack(archive io.Reader, dir string) (note Backup, err error) {
 	root, err := os.OpenRoot(dir)
@@ -222,11 +235,11 @@ func unpack(archive io.Reader, dir string) (note Backup, err error) {
 	in := tar.NewReader(archive)
 	for first := true; ; first = false {
 		h, err := in.Next()
-		if errors.Is(err, io.EOF) && !first {
-			return note, nil
-		}
 		if err != nil {
-			return note, fmt.Errorf("the archive is damaged or cut off: %w", err)
+			return note, damaged(err)
+		}
+		if h.Name == backupEnd && !first {
+			return note, nil
 		}
 		if first {
 			if note, err = readNote(h, in); err != nil {
@@ -248,7 +261,7 @@ func readNote(h *tar.Header, in io.Reader) (note Backup, err error) {
 		return note, errors.New("this is no archive of 'mlsfed backup'")
 	}
 	if err := json.NewDecoder(in).Decode(&note); err != nil {
-		return note, fmt.Errorf("%s: %w", backupNote, err)
+		return note, damaged(err)
 	}
 	if note.Version != backupVersion {
 		return note, fmt.Errorf("the archive has version %d, this program knows %d", note.Version, backupVersion)
@@ -266,6 +279,9 @@ func unpackFile(root *os.Root, h *tar.Header, in io.Reader) error {
 		return err
 	}
 	_, err = io.Copy(f, in)
+	if err != nil {
+		err = damaged(err)
+	}
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
