@@ -62,7 +62,11 @@ func ReadBundle(path string) (*Bundle, error) {
 	if err != nil {
 		return nil, fmt.Errorf("bundle: %w", err)
 	}
-	return ParseBundle(b)
+	bundle, err := ParseBundle(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s is no bundle: %w", path, err)
+	}
+	return bundle, nil
 }
 
 // Encode is the bundle as a file.

@@ -106,13 +106,13 @@ func Temporary(err error) bool {
 
 // LaneStatus is what waits of one conversation for one organization.
 type LaneStatus struct {
-	Organization wire.Domain
-	Conversation wire.ConversationID
-	Items        int
-	Bytes        int64     // of payload
-	Oldest       time.Time // when the item that has waited longest was put in
-	Retry        time.Time // no attempt before this; zero when none is put off
-	LastError    string    // of the last attempt; "" after a success
+	Organization wire.Domain         `json:"organization"`
+	Conversation wire.ConversationID `json:"conversation"`
+	Items        int                 `json:"items"`
+	Bytes        int64               `json:"bytes"`                // of payload
+	Oldest       time.Time           `json:"oldest"`               // when the item that has waited longest was put in
+	Retry        time.Time           `json:"retry,omitzero"`       // no attempt before this; zero when none is put off
+	LastError    string              `json:"last_error,omitempty"` // of the last attempt; "" after a success
 }
 
 // Outbox holds what other organizations are to get until they have it. It is safe for concurrent use.

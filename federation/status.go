@@ -8,33 +8,33 @@ import (
 
 // Status is what an operator sees of a node's part in the federation.
 type Status struct {
-	Node            wire.NodeID
-	Address         string // that others are told
-	CertificateEnds time.Time
-	RootEnds        time.Time
-	Peers           []PeerStatus // the own organization first, then by domain
+	Node            wire.NodeID  `json:"node"`
+	Address         string       `json:"address"` // that others are told
+	CertificateEnds time.Time    `json:"certificate_ends,omitzero"`
+	RootEnds        time.Time    `json:"root_ends"`
+	Peers           []PeerStatus `json:"peers"` // the own organization first, then by domain
 }
 
 // PeerStatus is about one organization.
 type PeerStatus struct {
-	Domain    wire.Domain
-	Own       bool
-	State     State
-	RootEnds  time.Time
-	Nodes     []NodeStatus
-	Lanes     []LaneStatus // what waits for it
-	LastError string       // of the last refusal or failure that concerned it; "" for none
-	LastTime  time.Time    // of LastError
+	Domain    wire.Domain  `json:"organization"`
+	Own       bool         `json:"own"`
+	State     State        `json:"state"`
+	RootEnds  time.Time    `json:"root_ends"`
+	Nodes     []NodeStatus `json:"nodes"`
+	Lanes     []LaneStatus `json:"lanes"`                // what waits for it
+	LastError string       `json:"last_error,omitempty"` // of the last refusal or failure that concerned it; "" for none
+	LastTime  time.Time    `json:"last_time,omitzero"`   // of LastError
 }
 
 // NodeStatus is about one node.
 type NodeStatus struct {
-	Node            wire.NodeID
-	Address         string    // from its record, or a seed's
-	Recorded        time.Time // when its record was made; zero while only a seed is known
-	Connected       bool      // a gossip link stands
-	Alive           bool      // gossip takes it to be alive
-	CertificateEnds time.Time // zero while only a seed is known
+	Node            wire.NodeID `json:"node"`
+	Address         string      `json:"address"`                   // from its record, or a seed's
+	Recorded        time.Time   `json:"recorded,omitzero"`         // when its record was made; zero while only a seed is known
+	Connected       bool        `json:"connected"`                 // a gossip link stands
+	Alive           bool        `json:"alive"`                     // gossip takes it to be alive
+	CertificateEnds time.Time   `json:"certificate_ends,omitzero"` // zero while only a seed is known
 }
 
 // Status is a snapshot for an operator.

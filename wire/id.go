@@ -239,6 +239,15 @@ func (c ConversationID) Check() error {
 // String is the id in hexadecimal.
 func (c ConversationID) String() string { return hex.EncodeToString([]byte(c)) }
 
+// MarshalText writes it as String does: JSON would damage the bytes.
+func (c ConversationID) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
+
+// UnmarshalText reads it.
+func (c *ConversationID) UnmarshalText(b []byte) (err error) {
+	*c, err = ParseConversationID(string(b))
+	return err
+}
+
 // MarshalCBOR writes a byte string.
 func (c ConversationID) MarshalCBOR() ([]byte, error) { return encMode.Marshal([]byte(c)) }
 

@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -320,6 +321,14 @@ func TestTextFormsRoundTrip(t *testing.T) {
 		}
 		if back, err := ParseConversationID(id.String()); err != nil || back != id {
 			t.Fatalf("%v became %v (%v)", id, back, err)
+		}
+		var back ConversationID
+		text, err := json.Marshal(id)
+		if err == nil {
+			err = json.Unmarshal(text, &back)
+		}
+		if err != nil || back != id || string(text) != `"`+id.String()+`"` {
+			t.Fatalf("%v became %v by way of %s (%v)", id, back, text, err)
 		}
 	})
 	for _, s := range []string{"", "@a.example", "00@a.example", strings.Repeat("0", 32), strings.Repeat("g", 32) + "@a.example", strings.Repeat("A", 32) + "@a.example"} {
