@@ -9,6 +9,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"regexp"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -158,6 +160,11 @@ func Load(path string, environment []string) (*Config, error) {
 	if err != nil {
 		return nil, err
 	}
+	return Parse(path, raw, environment)
+}
+
+// Parse is Load for what a file holds, or will hold.
+func Parse(path string, raw []byte, environment []string) (*Config, error) {
 	c := Default()
 	if err := decode(raw, c); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -175,7 +182,7 @@ func Load(path string, environment []string) (*Config, error) {
 func read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return nil, fmt.Errorf("configuration: %w: 'mlsfed init' makes one", err)
+		return nil, fmt.Errorf("configuration: %w: 'mlsfed init' makes one; -c or MLSFED_CONFIG names one elsewhere", err)
 	}
 	defer f.Close()
 	raw, err := io.ReadAll(io.LimitReader(f, maxFile+1))
@@ -193,12 +200,28 @@ func decode(raw []byte, c *Config) error {
 	d := yaml.NewDecoder(bytes.NewReader(raw))
 	d.KnownFields(true)
 	if err := d.Decode(c); err != nil && !errors.Is(err, io.EOF) {
-		return err
+		return plain(err)
 	}
 	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
 		return errors.New("holds more than one document")
 	}
 	return nil
+}
+
+// unknownKey is how the YAML library says that a key is none.
+var unknownKey = regexp.MustCompile(`field (\S+) not found in type \S+`)
+
+// plain puts what the YAML library says into the words of who writes the file.
+func plain(err error) error {
+	var wrong *yaml.TypeError
+	if !errors.As(err, &wrong) {
+		return err
+	}
+	lines := make([]string, 0, len(wrong.Errors))
+	for _, text := range wrong.Errors {
+		lines = append(lines, unknownKey.ReplaceAllString(text, "$1 is no key: 'mlsfed config example' lists them"))
+	}
+	return errors.New(strings.Join(lines, "; "))
 }
 
 // resolve makes paths absolute.

@@ -90,7 +90,7 @@ func TestEnvironmentOverrides(t *testing.T) {
 
 func TestFaultsAreNamed(t *testing.T) {
 	cases := map[string]struct{ file, env, want string }{
-		"unknown key with its line":   {least + "gateway:\n  lisen: ':1'\n", "", "line 4: field lisen not found"},
+		"unknown key with its line":   {least + "gateway:\n  lisen: ':1'\n", "", "line 4: lisen is no key"},
 		"unknown variable":            {least, "MLSFED_GATEWAY_LISEN=:1", "MLSFED_GATEWAY_LISEN is the name of no key"},
 		"bad value of a variable":     {least, "MLSFED_MAILBOX_AGE=soon", `MLSFED_MAILBOX_AGE: line 1: "soon" is not a duration`},
 		"no domain":                   {"node: n1.b.example\n", "", "domain:"},
