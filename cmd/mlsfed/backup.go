@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -18,31 +21,27 @@ func newBackup() *cobra.Command {
 		Long:    "backup asks the running node for an archive of its data and identity, keys included: keep it as safe as\nthe node itself. '-' writes to standard output.",
 		Example: "  mlsfed backup n1-$(date +%F).tar",
 		GroupID: groupOperators,
-		Args:    cobra.ExactArgs(1),
+		Args:    exactly(1, "a file to write"),
 	}
-	path := addConfigFlag(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		ctl, err := newControl(*path)
-		if err != nil {
-			return err
-		}
-		r, err := ctl.send(c.Context(), "GET", "/backup", nil)
+	return newOperator(c, func(ctx context.Context, o *operator, args []string) error {
+		r, err := o.control().send(ctx, http.MethodGet, "/backup", nil)
 		if err != nil {
 			return err
 		}
 		defer r.Body.Close()
 		if args[0] == "-" {
-			_, err := io.Copy(c.OutOrStdout(), r.Body)
-			return err
+			if _, err := io.Copy(o.out, r.Body); err != nil {
+				return fmt.Errorf("the archive is not whole, do not keep it: %w", err)
+			}
+			return nil
 		}
 		n, err := writeWhole(args[0], r.Body)
 		if err != nil {
-			return fmt.Errorf("backup: %w", err)
+			return fmt.Errorf("no archive was made: %w", err)
 		}
-		fmt.Fprintf(c.OutOrStdout(), "%s: %d bytes of %s\n", args[0], n, ctl.cfg.Node)
+		fmt.Fprintf(o.out, "%s: %s of %s. It holds the node's keys: keep it as safe as the node.\n", args[0], sizeOf(uint64(n)), o.cfg.Node)
 		return nil
-	}
-	return c
+	})
 }
 
 // writeWhole writes a file that is there as a whole or not at all.
@@ -68,27 +67,21 @@ devices are told of a gap and fetch what they missed, KeyPackages and invitation
 were revoked since the backup have to be revoked again. A conversation whose other voters are too few for a
 majority without this node is brought back by 'mlsfed recover' on one of them.`,
 		GroupID: groupOperators,
-		Args:    cobra.ExactArgs(1),
+		Args:    exactly(1, "the archive to restore"),
 	}
-	path := addConfigFlag(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		cfg, err := loadConfig(*path)
-		if err != nil {
-			return err
-		}
+	return newOperator(c, func(_ context.Context, o *operator, args []string) error {
 		f, err := os.Open(args[0])
 		if err != nil {
-			return err
+			return fmt.Errorf("the archive: %w", err)
 		}
 		defer f.Close()
-		b, err := node.Restore(cfg, f)
+		b, err := node.Restore(o.cfg, f)
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(c.OutOrStdout(), "%s is as of %s. Start it with: mlsfed serve -c %s\n", b.Node, b.Time.Local().Format("2006-01-02 15:04 MST"), *path)
+		fmt.Fprintf(o.out, "%s is as of %s. Start it with: mlsfed serve -c %s\n", b.Node, b.Time.Local().Format("2006-01-02 15:04 MST"), o.file)
 		return nil
-	}
-	return c
+	})
 }
 
 func newRecover() *cobra.Command {
@@ -97,25 +90,49 @@ func newRecover() *cobra.Command {
 		Short: "Force a conversation on that has lost the majority of its voters for good",
 		Long: `recover makes this node's log the conversation's, whatever the lost voters held beyond it, and says so in the
 log, with your note, for all to see. Never do it while a majority lives somewhere else: two conversations
-would go on.`,
+would go on. CONVERSATION is the beginning of an id, as 'mlsfed status' shows it.`,
+		Example: "  mlsfed recover 5f2c9a10 --note 'c.example lost its disk on 24 November'",
 		GroupID: groupOperators,
-		Args:    cobra.ExactArgs(1),
+		Args:    exactly(1, "a conversation"),
 	}
-	path := addConfigFlag(c)
 	note := c.Flags().String("note", "", "why, as it will stand in the log")
 	if err := c.MarkFlagRequired("note"); err != nil {
 		panic(err) // a flag of that name stands above
 	}
-	c.RunE = func(c *cobra.Command, args []string) error {
-		ctl, err := newControl(*path)
+	return newOperator(c, func(ctx context.Context, o *operator, args []string) error {
+		if strings.TrimSpace(*note) == "" {
+			return usageError{errors.New("--note is empty: it tells all members why")}
+		}
+		ctl := o.control()
+		id, err := ctl.conversation(ctx, args[0])
 		if err != nil {
 			return err
 		}
-		err = ctl.ask(c.Context(), "POST", "/conversations/recover", map[string]string{"conversation": args[0], "note": *note}, new(struct{}))
-		if err == nil {
-			fmt.Fprintf(c.OutOrStdout(), "%s goes on from this node's log.\n", args[0])
+		if err := ctl.tell(ctx, "/conversations/recover", map[string]string{"conversation": id, "note": *note}); err != nil {
+			return err
 		}
-		return err
+		fmt.Fprintf(o.out, "%s goes on from this node's log.\n", id)
+		return nil
+	})
+}
+
+// conversation finds the one whose id begins so.
+func (c *control) conversation(ctx context.Context, prefix string) (string, error) {
+	s, err := c.status(ctx)
+	if err != nil {
+		return "", err
 	}
-	return c
+	var found []string
+	for _, conv := range s.Conversations {
+		if prefix != "" && strings.HasPrefix(conv.ID, prefix) {
+			found = append(found, conv.ID)
+		}
+	}
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return "", fmt.Errorf("%s has no conversation whose id begins with %q: 'mlsfed status' lists them", s.Node, prefix)
+	}
+	return "", fmt.Errorf("%d conversations begin with %q: write more of the id", len(found), prefix)
 }

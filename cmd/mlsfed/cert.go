@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/wire"
 )
 
 func newCert() *cobra.Command {
@@ -29,27 +31,40 @@ func fingerprint(der []byte) string {
 	return strings.Join(groups, " ")
 }
 
+// certJSON is what --json prints of a node's identity.
+type certJSON struct {
+	Organization wire.Domain `json:"organization"`
+	Fingerprint  string      `json:"fingerprint"` // of the root
+	RootEnds     time.Time   `json:"root_ends"`
+	RootKey      bool        `json:"root_key"` // it is on this machine
+	Node         wire.NodeID `json:"node"`
+	Ends         time.Time   `json:"certificate_ends"`
+}
+
 func newCertShow() *cobra.Command {
 	c := &cobra.Command{Use: "show", Short: "Show who the node is, and until when", Args: cobra.NoArgs}
-	path := addConfigFlag(c)
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		cfg, err := loadConfig(*path)
+	return newOperator(printing(c), func(_ context.Context, o *operator, _ []string) error {
+		id, err := federation.LoadIdentity(o.cfg.Identity)
 		if err != nil {
 			return err
 		}
-		id, err := federation.LoadIdentity(cfg.Identity)
-		if err != nil {
-			return err
+		ends := id.Certificate().NotAfter
+		if o.json {
+			return printJSON(o.out, certJSON{id.Domain, fingerprint(id.Root.Raw), id.Root.NotAfter.UTC(), id.Authority != nil, id.Node, ends.UTC()})
 		}
 		key := "on this machine"
 		if id.Authority == nil {
 			key = "kept elsewhere"
 		}
-		fmt.Fprintf(c.OutOrStdout(), "organization  %s\nroot ends     %s\nroot key      %s\nfingerprint   %s\nnode          %s\nnode ends     %s\n",
-			id.Domain, id.Root.NotAfter.Format(time.DateOnly), key, fingerprint(id.Root.Raw), id.Node, id.Certificate().NotAfter.Format(time.DateOnly))
-		return nil
-	}
-	return c
+		var t table
+		t.row("organization", id.Domain)
+		t.row("root ends", id.Root.NotAfter.Format(time.DateOnly))
+		t.row("root key", key)
+		t.row("fingerprint", fingerprint(id.Root.Raw))
+		t.row("node", id.Node)
+		t.row("node ends", ends.Format(time.DateOnly))
+		return t.write(o.out)
+	})
 }
 
 func newCertRenew() *cobra.Command {
@@ -58,21 +73,15 @@ func newCertRenew() *cobra.Command {
 		Short: "Make the node a new certificate; a running node takes it up by itself",
 		Args:  cobra.NoArgs,
 	}
-	path := addConfigFlag(c)
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		cfg, err := loadConfig(*path)
+	return newOperator(c, func(_ context.Context, o *operator, _ []string) error {
+		if err := federation.RenewNode(o.cfg.Identity, time.Now()); err != nil {
+			return plain(err)
+		}
+		id, err := federation.LoadIdentity(o.cfg.Identity)
 		if err != nil {
 			return err
 		}
-		if err := federation.RenewNode(cfg.Identity, time.Now()); err != nil {
-			return err
-		}
-		id, err := federation.LoadIdentity(cfg.Identity)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(c.OutOrStdout(), "%s has a certificate until %s.\n", id.Node, id.Certificate().NotAfter.Format(time.DateOnly))
+		fmt.Fprintf(o.out, "%s has a certificate until %s.\n", id.Node, id.Certificate().NotAfter.Format(time.DateOnly))
 		return nil
-	}
-	return c
+	})
 }

@@ -21,25 +21,48 @@ type chatCommand struct {
 	name  string
 	args  string
 	about string
-	least int  // arguments
-	here  bool // it concerns the conversation that is shown
+	least int       // arguments
+	on    chatScope // what it is about
 	do    func(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone
 }
+
+// chatScope is what a command is about.
+type chatScope int
+
+const (
+	onDevice chatScope = iota
+	onShown            // the conversation that is shown, whatever its state
+	onActive           // that conversation, and this device has to be in it
+)
 
 // chatCommands lists them, as /help shows them.
 func chatCommands() []chatCommand {
 	return []chatCommand{
-		{"create", "NAME [USER…]", "make a conversation", 1, false, chatCreate},
-		{"add", "USER…", "add people to this conversation", 1, true, chatAdd},
-		{"remove", "USER…", "remove people from it", 1, true, chatRemove},
-		{"rename", "NAME", "change its name", 1, true, chatRename},
-		{"leave", "", "leave it", 0, true, chatLeave},
-		{"file", "PATH [CAPTION]", "send a file", 1, true, chatFile},
-		{"save", "MESSAGE-ID [PATH]", "save the file of a message", 1, true, chatSave},
-		{"verify", "[USER]", "show the numbers by which people verify each other", 0, true, chatVerify},
-		{"members", "", "show or hide who is here", 0, false, nil},
-		{"help", "", "show these commands", 0, false, nil},
-		{"quit", "", "leave the program", 0, false, nil},
+		{"create", "NAME [USER…]", "make a conversation", 1, onDevice, chatCreate},
+		{"add", "USER…", "add people to this conversation", 1, onActive, chatAdd},
+		{"remove", "USER…", "remove people from it", 1, onActive, chatRemove},
+		{"rename", "NAME", "change its name", 1, onActive, chatRename},
+		{"leave", "", "leave it", 0, onActive, chatLeave},
+		{"file", "PATH [CAPTION]", "send a file", 1, onActive, chatFile},
+		{"save", "MESSAGE-ID [PATH]", "save the file of a message", 1, onShown, chatSave},
+		{"search", "TEXT", "find messages", 1, onShown, chatSearch},
+		{"verify", "[USER]", "show the numbers by which people verify each other", 0, onActive, chatVerify},
+		{"rejoin", "", "come back to a conversation that cannot be followed any further", 0, onShown, chatRejoin},
+		{"trust", "[DOMAIN SHA-256]", "show which roots this device believes, or accept another one", 0, onDevice, chatTrust},
+		{"members", "", "show or hide who is here", 0, onDevice, nil},
+		{"help", "", "show these commands", 0, onDevice, nil},
+		{"quit", "", "leave the program", 0, onDevice, nil},
+	}
+}
+
+// chatKeys lists the keys, as /help shows them.
+func chatKeys() []string {
+	return []string{
+		"Tab, Shift-Tab — next, previous conversation",
+		"PgUp, PgDn — scroll",
+		"Up, Down — what you wrote before",
+		"Esc — clear the line",
+		"Ctrl-C — leave the program",
 	}
 }
 
@@ -63,10 +86,24 @@ func (m *chatModel) send(text string) tea.Cmd {
 		m.said, m.failed = "no conversation yet: /create NAME USER…", true
 		return nil
 	}
+	if why := m.cannotAct(); why != "" {
+		m.said, m.failed = why, true
+		return nil
+	}
 	return m.run(func() chatDone {
 		_, err := m.p.SendText(m.ctx, id, text)
 		return chatDone{err: err}
 	})
+}
+
+// cannotAct says why this device can do nothing in the conversation that is shown, "" if it can.
+func (m *chatModel) cannotAct() string {
+	if c := m.conversation(); c != nil {
+		if err := mayAct(c); err != nil {
+			return err.Error()
+		}
+	}
+	return ""
 }
 
 // run does something beside the interface.
@@ -100,8 +137,11 @@ func (m *chatModel) command(words []string) tea.Cmd {
 	case len(words)-1 < c.least:
 		m.said, m.failed = "wanted /"+c.name+" "+c.args, true
 		return nil
-	case c.here && id == "":
+	case c.on != onDevice && id == "":
 		m.said, m.failed = "no conversation is shown: /create NAME USER…", true
+		return nil
+	case c.on == onActive && m.cannotAct() != "":
+		m.said, m.failed = m.cannotAct(), true
 		return nil
 	}
 	m.said = "/" + c.name + " …"
@@ -116,11 +156,13 @@ func (m *chatModel) command(words []string) tea.Cmd {
 	})
 }
 
-// help shows the commands among the messages.
+// help shows the commands and keys among the messages.
 func (m *chatModel) help() {
+	var lines []string
 	for _, c := range chatCommands() {
-		m.remark(m.current, time.Now(), strings.Join(strings.Fields("/"+c.name+" "+c.args), " ")+" — "+c.about)
+		lines = append(lines, strings.Join(strings.Fields("/"+c.name+" "+c.args), " ")+" — "+c.about)
 	}
+	m.remark(m.current, time.Now(), append(lines, chatKeys()...)...)
 }
 
 func chatCreate(ctx context.Context, p *person, _ wire.ConversationID, args []string) chatDone {
@@ -130,7 +172,9 @@ func chatCreate(ctx context.Context, p *person, _ wire.ConversationID, args []st
 	}
 	id, err := p.Create(ctx, client.CreateOptions{Name: args[0]})
 	if err == nil && len(users) > 0 {
-		err = p.Add(ctx, id, users...)
+		if err = p.Add(ctx, id, users...); err != nil {
+			err = notAdded(args[0], id, p.late(ctx, err))
+		}
 	}
 	return chatDone{text: args[0] + " is made", err: err, current: id}
 }
@@ -194,7 +238,7 @@ func chatSave(ctx context.Context, p *person, id wire.ConversationID, args []str
 func chatVerify(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone {
 	if len(args) == 0 {
 		n, err := p.ConversationNumber(ctx, id)
-		return chatDone{text: "number of this conversation, the same for all members: " + n, err: err, keep: true}
+		return chatDone{lines: []string{"number of this conversation, the same for all members: " + n}, err: err}
 	}
 	users, err := p.users(args[:1])
 	if err != nil {
@@ -207,11 +251,52 @@ func chatVerify(ctx context.Context, p *person, id wire.ConversationID, args []s
 	var texts []string
 	for _, m := range list {
 		if m.User == users[0] && !m.Self {
-			texts = append(texts, deviceName(m.Device)+" "+m.SafetyNumber)
+			texts = append(texts, "safety number of "+deviceName(m.Device)+": "+m.SafetyNumber)
 		}
 	}
 	if len(texts) == 0 {
-		return chatDone{err: errors.New(args[0] + " is not here")}
+		return chatDone{err: errors.New(args[0] + " is not in this conversation, or only you are")}
 	}
-	return chatDone{text: "safety numbers: " + strings.Join(texts, "; "), keep: true}
+	return chatDone{lines: texts}
+}
+
+// maxFound bounds what /search shows.
+const maxFound = 20
+
+func chatSearch(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone {
+	wanted := strings.Join(args, " ")
+	page, err := p.History(ctx, id, client.Query{Search: wanted, Limit: maxFound})
+	if err != nil {
+		return chatDone{err: err}
+	}
+	var lines []string
+	for i := range page.Messages {
+		m := &page.Messages[i]
+		lines = append(lines, m.Time.Local().Format("2006-01-02 15:04")+" "+personName(m.Sender.User())+": "+messageText(m))
+	}
+	if len(lines) == 0 {
+		return chatDone{text: fmt.Sprintf("no message with %q", wanted)}
+	}
+	return chatDone{lines: lines}
+}
+
+func chatRejoin(ctx context.Context, p *person, id wire.ConversationID, _ []string) chatDone {
+	return chatDone{text: "this device is in the conversation again", err: p.rejoin(ctx, id)}
+}
+
+func chatTrust(ctx context.Context, p *person, _ wire.ConversationID, args []string) chatDone {
+	if len(args) > 0 {
+		return chatDone{text: "accepted", err: p.acceptRoot(ctx, args[0], strings.Join(args[1:], ""))}
+	}
+	list, err := p.Organizations(ctx)
+	var lines []string
+	for _, t := range list {
+		for _, h := range t.Roots {
+			lines = append(lines, fmt.Sprintf("%s is believed with root %v", t.Domain, h))
+		}
+		if offersRoot(&t) {
+			lines = append(lines, fmt.Sprintf("%s OFFERS another root, %v: ask its people, and if they confirm it, /trust %s and that number", t.Domain, t.Offered, t.Domain))
+		}
+	}
+	return chatDone{lines: lines, err: err}
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	tea "github.com/charmbracelet/bubbletea"
+	"github.com/charmbracelet/x/ansi"
 
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/wire"
@@ -26,6 +27,7 @@ type chatModel struct {
 	current       wire.ConversationID // "" while there is none
 	messages      []client.Message    // of current, oldest first
 	members       []client.Member     // of current
+	offering      []wire.Domain       // organizations with a root that this device does not believe
 	remarks       map[wire.ConversationID][]chatRemark
 	showMembers   bool
 	scroll        int // lines from the newest
@@ -41,8 +43,9 @@ type chatModel struct {
 
 // chatRemark is a line of the interface's own among the messages.
 type chatRemark struct {
-	time time.Time
-	text string
+	time  time.Time
+	text  string
+	alarm bool
 }
 
 // maxRemarks bounds the lines of the interface's own in one conversation.
@@ -64,6 +67,7 @@ type chatSnapshot struct {
 	current  wire.ConversationID
 	messages []client.Message
 	members  []client.Member
+	offering []wire.Domain
 	err      error
 }
 
@@ -71,8 +75,8 @@ type chatSnapshot struct {
 type chatDone struct {
 	text    string
 	err     error
+	lines   []string            // worth a place among the messages
 	current wire.ConversationID // to be shown from now on; "" for no change
-	keep    bool                // the text is worth a line among the messages
 }
 
 // Init implements tea.Model.
@@ -94,6 +98,16 @@ func (p *person) snapshot(ctx context.Context, wanted wire.ConversationID) chatS
 	s := chatSnapshot{}
 	if s.list, s.err = p.Conversations(ctx); s.err != nil {
 		return s
+	}
+	met, err := p.Organizations(ctx)
+	if err != nil {
+		s.err = err
+		return s
+	}
+	for i := range met {
+		if offersRoot(&met[i]) {
+			s.offering = append(s.offering, met[i].Domain)
+		}
 	}
 	slices.SortStableFunc(s.list, func(a, b client.Conversation) int { // those that have ended come last
 		return b2i(a.State == client.StateLeft) - b2i(b.State == client.StateLeft)
@@ -144,12 +158,14 @@ func (m *chatModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		if msg.err != nil {
 			m.said = oneLine(plain(msg.err).Error())
 		}
-		if msg.keep && msg.err == nil {
-			m.remark(m.current, time.Now(), msg.text)
-			m.said = ""
-		}
 		if msg.current != "" {
 			m.current, m.scroll = msg.current, 0
+		}
+		if msg.err == nil {
+			m.remark(m.current, time.Now(), msg.lines...)
+		}
+		if ansi.StringWidth(m.said) > m.width { // the status line cannot show it whole
+			m.remark(m.current, time.Now(), m.said)
 		}
 		return m, m.look()
 	}
@@ -163,7 +179,7 @@ func (m *chatModel) show(s chatSnapshot) tea.Cmd {
 		m.said, m.failed = oneLine(plain(s.err).Error()), true
 	}
 	if s.err == nil {
-		m.list = s.list
+		m.list, m.offering = s.list, s.offering
 		if m.current == "" || m.current == s.current {
 			m.current, m.messages, m.members = s.current, s.messages, s.members
 		}
@@ -181,9 +197,7 @@ func (m *chatModel) event(e client.Event) {
 	case client.EventOffline:
 		m.online, m.link = false, fmt.Sprintf("offline, next try in %s: %s", e.Retry.Round(time.Second/10), oneLine(plain(e.Err).Error()))
 	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventUndelivered, client.EventUnreadable, client.EventFailed:
-		text := fmt.Sprintf("WARNING: %s: %v", warningWord(e.Type), e.Err)
-		m.said, m.failed = oneLine(text), true
-		m.remark(e.Conversation, e.Time, text)
+		m.alarm(e)
 	case client.EventDevices:
 		m.said, m.failed = deviceName(e.Device)+" was enrolled or revoked: 'mlsfed devices' lists your devices", false
 	default:
@@ -193,8 +207,24 @@ func (m *chatModel) event(e client.Event) {
 	}
 }
 
-func (m *chatModel) remark(id wire.ConversationID, at time.Time, text string) {
-	list := append(m.remarks[id], chatRemark{at, oneLine(text)})
+// alarm tells of what a person must not miss: where it happened, or where he looks.
+func (m *chatModel) alarm(e client.Event) {
+	text, id := oneLine("WARNING: "+warning(e)), e.Conversation
+	if id == "" {
+		id = m.current
+	}
+	m.said, m.failed = text, true
+	m.append(id, chatRemark{time: e.Time, text: text, alarm: true})
+}
+
+func (m *chatModel) remark(id wire.ConversationID, at time.Time, lines ...string) {
+	for _, text := range lines {
+		m.append(id, chatRemark{time: at, text: oneLine(text)})
+	}
+}
+
+func (m *chatModel) append(id wire.ConversationID, r chatRemark) {
+	list := append(m.remarks[id], r)
 	m.remarks[id] = list[max(0, len(list)-maxRemarks):]
 }
 

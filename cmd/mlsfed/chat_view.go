@@ -22,8 +22,10 @@ const (
 	smallestWidth = 20
 )
 
-func (m *chatModel) hasList() bool    { return m.width >= widthFor2 }
-func (m *chatModel) hasMembers() bool { return m.showMembers && m.width >= widthFor3 }
+func (m *chatModel) hasList() bool { return m.width >= widthFor2 }
+func (m *chatModel) hasMembers() bool {
+	return m.showMembers && m.width >= widthFor3 && m.current != ""
+}
 
 func (m *chatModel) middleWidth() int {
 	w := m.width
@@ -42,7 +44,7 @@ func (m *chatModel) bodyHeight() int { return max(m.height-4, 1) }
 // View implements tea.Model.
 func (m *chatModel) View() string {
 	if m.width < smallestWidth || m.height < 6 {
-		return "make the window larger"
+		return fit("too small", m.width)
 	}
 	faint := lipgloss.NewStyle().Faint(true)
 	columns := [][]string{m.middle()}
@@ -114,7 +116,12 @@ func (m *chatModel) middle() []string {
 	if c := m.conversation(); c != nil {
 		title = cmp.Or(oneLine(c.Rules.Name), shortID(c.ID))
 	}
-	out := []string{lipgloss.NewStyle().Bold(true).Render(fit(title, m.middleWidth()))}
+	news := ""
+	if n := m.unreadElsewhere(); n > 0 && !m.hasList() {
+		news = fmt.Sprintf("  • %d unread: Tab", n)
+	}
+	title = fit(title, m.middleWidth()-ansi.StringWidth(news))
+	out := []string{lipgloss.NewStyle().Bold(true).Render(title) + fit(news, m.middleWidth())}
 	lines := m.lines(m.middleWidth())
 	height := m.bodyHeight()
 	end := max(0, len(lines)-m.scroll)
@@ -125,18 +132,27 @@ func (m *chatModel) middle() []string {
 	return append(out, lines...)
 }
 
+// unreadElsewhere counts what waits in conversations that are not shown.
+func (m *chatModel) unreadElsewhere() (n uint64) {
+	for _, c := range m.list {
+		if c.ID != m.current {
+			n += c.Unread
+		}
+	}
+	return n
+}
+
 // lines are the messages and remarks of the conversation by time, wrapped.
 func (m *chatModel) lines(width int) []string {
 	if m.current == "" {
 		return m.welcome(width)
 	}
-	faint := lipgloss.NewStyle().Faint(true)
 	var out []string
 	day := ""
 	begin := func(t time.Time) {
 		if d := t.Local().Format("Monday, 2 January 2006"); d != day {
 			day = d
-			out = append(out, faint.Render(fit("── "+d+" ──", width)))
+			out = append(out, lipgloss.NewStyle().Faint(true).Render(fit("── "+d+" ──", width)))
 		}
 	}
 	remarks := m.remarks[m.current]
@@ -144,7 +160,7 @@ func (m *chatModel) lines(width int) []string {
 		msg := &m.messages[i]
 		for len(remarks) > 0 && remarks[0].time.Before(msg.Stored) {
 			begin(remarks[0].time)
-			out = append(out, wrap(faint, remarks[0].time, "* "+remarks[0].text, width)...)
+			out = append(out, remarks[0].lines(width)...)
 			remarks = remarks[1:]
 		}
 		begin(msg.Stored)
@@ -152,9 +168,17 @@ func (m *chatModel) lines(width int) []string {
 	}
 	for _, r := range remarks {
 		begin(r.time)
-		out = append(out, wrap(faint, r.time, "* "+r.text, width)...)
+		out = append(out, r.lines(width)...)
 	}
 	return out
+}
+
+func (r chatRemark) lines(width int) []string {
+	style := lipgloss.NewStyle().Faint(true)
+	if r.alarm {
+		style = lipgloss.NewStyle().Bold(true).Foreground(lipgloss.Color("1"))
+	}
+	return wrap(style, r.time, "* "+r.text, width)
 }
 
 func (m *chatModel) welcome(width int) []string {
@@ -167,7 +191,7 @@ func (m *chatModel) welcome(width int) []string {
 		out = append(out, fit(s, width))
 	}
 	for _, r := range m.remarks[""] {
-		out = append(out, fit(r.text, width))
+		out = append(out, r.lines(width)...)
 	}
 	return out
 }
@@ -179,11 +203,15 @@ func (m *chatModel) messageLines(msg *client.Message, width int) []string {
 	if msg.Sender.User().Organization() != m.p.id.Organization() {
 		name = personName(msg.Sender.User())
 	}
-	mark := ""
-	if msg.Sender == m.p.id {
-		mark = "  " + statusMark(msg)
+	lines := wrap(lipgloss.NewStyle(), msg.Time, name+": "+messageText(msg), width)
+	if mark := statusMark(msg); msg.Sender == m.p.id && mark != "" {
+		last := &lines[len(lines)-1]
+		if room := width - ansi.StringWidth(*last) - 2; room >= ansi.StringWidth(mark) {
+			*last += "  " + mark
+		} else {
+			lines = append(lines, strings.Repeat(" ", indent)+mark)
+		}
 	}
-	lines := wrap(lipgloss.NewStyle(), msg.Time, name+": "+messageText(msg)+mark, width)
 	if head := msg.Time.Local().Format("15:04") + " " + name; strings.HasPrefix(lines[0], head) {
 		lines[0] = lipgloss.NewStyle().Faint(true).Render(head[:5]) + " " + style.Bold(true).Render(name) + lines[0][len(head):]
 	}
@@ -209,9 +237,11 @@ func colorOf(name string) lipgloss.Color {
 	return lipgloss.Color(fmt.Sprint(1 + (sum&0x7fffffff)%6))
 }
 
+// indent is the width of the time before a message: its further lines begin there.
+const indent = 6
+
 // wrap puts the time before text and breaks it into lines, which are indented after the first.
 func wrap(style lipgloss.Style, t time.Time, text string, width int) []string {
-	const indent = 6
 	room := max(width-indent, 1)
 	var out []string
 	for _, paragraph := range strings.Split(text, "\n") {
@@ -283,41 +313,60 @@ func (m *chatModel) right() []string {
 	return out
 }
 
-// statusLine says who one is, how the connection is, and what came of the last command.
+// segment is a part of the status line.
+type segment struct {
+	text  string
+	style lipgloss.Style
+}
+
+// statusLine says who one is, how the connection is, and what came of the last command. Where there is no
+// room for all, the last of that counts most.
 func (m *chatModel) statusLine() string {
-	state := lipgloss.NewStyle().Foreground(lipgloss.Color("2"))
+	faint := lipgloss.NewStyle().Faint(true)
+	state, short := lipgloss.NewStyle().Foreground(lipgloss.Color("2")), "online"
 	if !m.online {
-		state = lipgloss.NewStyle().Foreground(lipgloss.Color("3"))
+		state, short = lipgloss.NewStyle().Foreground(lipgloss.Color("3")), "offline"
 	}
-	left := deviceName(m.p.id)
+	place := []segment{{deviceName(m.p.id), faint}}
 	if c := m.conversation(); c != nil && c.Epoch > 0 {
-		left += fmt.Sprintf(" · epoch %d", c.Epoch)
+		place = append(place, segment{fmt.Sprintf("epoch %d", c.Epoch), faint})
 	}
 	if m.scroll > 0 {
-		left += " · PgDn for newer"
+		place = append(place, segment{"PgDn for newer", faint})
 	}
-	left = fit(left, m.width)
-	link := " · " + m.link
-	said := ""
-	if m.said != "" {
-		said, link = " · "+m.said, " · online"
-		if !m.online {
-			link = " · offline"
-		}
-	}
-	room := m.width - ansi.StringWidth(left)
-	link = fit(link, room)
-	if room <= 1 {
-		return left
-	}
-	room -= ansi.StringWidth(link)
-	line := lipgloss.NewStyle().Faint(true).Render(left) + state.Render(link)
-	if said == "" || room < 4 {
-		return line
-	}
-	style := lipgloss.NewStyle()
+	said, style := m.said, lipgloss.NewStyle()
 	if m.failed {
 		style = style.Foreground(lipgloss.Color("1"))
 	}
-	return line + style.Render(fit(said, room))
+	if said == "" && len(m.offering) > 0 {
+		said, style = fmt.Sprintf("%s has another root: /trust", m.offering[0]), style.Foreground(lipgloss.Color("1"))
+	}
+	if said == "" {
+		return chooseLine(m.width, append(place, segment{m.link, state}), []segment{{m.link, state}})
+	}
+	end := []segment{{short, state}, {said, style}}
+	return chooseLine(m.width, append(place, end...), end, end[1:])
+}
+
+// chooseLine shows the first of some lines that has room, or what fits of the last one.
+func chooseLine(width int, lines ...[]segment) string {
+	const between = " · "
+	for i, line := range lines {
+		texts := make([]string, len(line))
+		for j, s := range line {
+			texts[j] = s.text
+		}
+		if i < len(lines)-1 && ansi.StringWidth(strings.Join(texts, between)) > width {
+			continue
+		}
+		var b strings.Builder
+		for j, s := range line {
+			if j > 0 {
+				b.WriteString(between)
+			}
+			b.WriteString(s.style.Render(s.text))
+		}
+		return fit(b.String(), width)
+	}
+	return ""
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/spf13/cobra"
@@ -20,15 +21,9 @@ func newConfig() *cobra.Command {
 		},
 	})
 	check := &cobra.Command{Use: "check", Short: "Say what is wrong with a configuration", Args: cobra.NoArgs}
-	path := addConfigFlag(check)
-	check.RunE = func(c *cobra.Command, _ []string) error {
-		cfg, err := loadConfig(*path)
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(c.OutOrStdout(), "%s is well: node %s, data in %s\n", *path, cfg.Node, cfg.Data)
+	c.AddCommand(newOperator(check, func(_ context.Context, o *operator, _ []string) error {
+		fmt.Fprintf(o.out, "%s is well: node %s, data in %s\n", o.file, o.cfg.Node, o.cfg.Data)
 		return nil
-	}
-	c.AddCommand(check)
+	}))
 	return c
 }

@@ -7,7 +7,10 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -20,7 +23,7 @@ type demoOptions struct {
 	members int
 	keep    bool
 	core    bool
-	suite   uint16
+	suite   mlscore.CipherSuite
 	log     string
 	fault   string // for tests: see faultDrop
 }
@@ -30,6 +33,7 @@ const maxDemoMembers = 1000
 
 func newDemo() *cobra.Command {
 	o := demoOptions{fault: os.Getenv("MLSFED_DEMO_FAULT")}
+	var suite string
 	c := &cobra.Command{
 		Use:     "demo",
 		GroupID: groupPeople,
@@ -42,14 +46,19 @@ it took and how many bytes the devices sent and received.
 At the end every device's history is compared with what was sent, and their states with each other. demo
 ends with 1, and says what is wrong, if anything is.
 
-With --keep the federation goes on, and you are told how to join it.`,
-		Example: "  mlsfed demo\n  mlsfed demo --members 50\n  mlsfed demo --keep",
+With --keep the federation goes on, and you are told how to join it.
+
+These are the cipher suites. Those from 0xf001 on keep secrets from quantum computers. One whose signatures
+the certificates of devices do not know (ML-DSA) is for --core alone.
+
+` + suiteTable(),
+		Example: "  mlsfed demo\n  mlsfed demo --members 50\n  mlsfed demo --suite 0xf001\n  mlsfed demo --keep",
 	}
 	f := c.Flags()
 	f.IntVar(&o.members, "members", 0, fmt.Sprintf("simulated devices beside those of alice, bob and carol, at most %d", maxDemoMembers))
 	f.BoolVar(&o.keep, "keep", false, "let the federation go on until it is interrupted")
 	f.BoolVar(&o.core, "core", false, "show a group of mlscore alone, without a network")
-	f.Uint16Var(&o.suite, "suite", uint16(mlscore.MLS128X25519AES128Ed25519), "MLS cipher suite of --core, 1 to 7")
+	f.StringVar(&suite, "suite", "1", "MLS cipher suite, a number or a name of the list above")
 	f.StringVar(&o.log, "log", "", "file for what the nodes and devices log")
 	c.MarkFlagsMutuallyExclusive("core", "keep")
 	c.MarkFlagsMutuallyExclusive("core", "members")
@@ -57,8 +66,12 @@ With --keep the federation goes on, and you are told how to join it.`,
 		if o.members < 0 || o.members > maxDemoMembers {
 			return usageError{fmt.Errorf("--members %d: wanted 0 to %d", o.members, maxDemoMembers)}
 		}
+		var err error
+		if o.suite, err = mlscore.ParseCipherSuite(suite); err != nil {
+			return usageError{fmt.Errorf("--suite %s: wanted a number or a name of a suite that the help lists", suite)}
+		}
 		if o.core {
-			d := &coreDemo{out: c.OutOrStdout(), suite: mlscore.CipherSuite(o.suite)}
+			d := &coreDemo{out: c.OutOrStdout(), suite: o.suite}
 			return d.run()
 		}
 		return runDemo(c.Context(), c.OutOrStdout(), o)
@@ -66,8 +79,25 @@ With --keep the federation goes on, and you are told how to join it.`,
 	return c
 }
 
+// suiteTable lists the cipher suites that there are.
+func suiteTable() string {
+	var b strings.Builder
+	for _, s := range slices.Concat(mlscore.CipherSuites(), mlscore.PostQuantumSuites()) {
+		number := fmt.Sprint(uint16(s))
+		if s >= 0x100 {
+			number = fmt.Sprintf("%#04x", uint16(s))
+		}
+		fmt.Fprintf(&b, "  %-7s %v\n", number, s)
+	}
+	return strings.TrimRight(b.String(), "\n")
+}
+
 // runDemo makes the federation, lets the story happen, and clears all away.
 func runDemo(ctx context.Context, out io.Writer, o demoOptions) (err error) {
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	signal.Ignore(syscall.SIGPIPE) // who reads no further must not leave the folder behind
+	out = &untilClosed{out, stop}
 	dir, err := os.MkdirTemp("", "mlsfed-demo-")
 	if err != nil {
 		return fmt.Errorf("demo: %w", err)
@@ -91,6 +121,21 @@ func runDemo(ctx context.Context, out io.Writer, o demoOptions) (err error) {
 		return nil
 	}
 	return d.goOn(ctx)
+}
+
+// untilClosed ends the demonstration when nobody reads what it writes.
+type untilClosed struct {
+	io.Writer
+	stop func()
+}
+
+// Write implements io.Writer.
+func (w *untilClosed) Write(b []byte) (int, error) {
+	n, err := w.Writer.Write(b)
+	if err != nil {
+		w.stop()
+	}
+	return n, err
 }
 
 // openLog makes the file that is asked for.

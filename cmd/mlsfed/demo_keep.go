@@ -41,6 +41,7 @@ bob adds dave to the conversation, and answers what he says. Ctrl-C here ends al
 			d.answer(ctx, e.Message)
 		}
 	}
+	fmt.Fprintln(d.out, "\nThe federation ends.")
 	return nil
 }
 

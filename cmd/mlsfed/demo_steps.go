@@ -48,7 +48,7 @@ func (d *demo) enrol(ctx context.Context) (string, error) {
 			return "", err
 		}
 	}
-	return fmt.Sprintf("%d devices, each with a certificate and 11 KeyPackages", len(d.everybody())), nil
+	return fmt.Sprintf("%d devices, each with a certificate and 11 KeyPackages of %v", len(d.everybody()), d.opts.suite), nil
 }
 
 func (d *demo) allTraffic() []*traffic {

@@ -122,7 +122,7 @@ func (d *demo) bytes() (sent, received uint64) {
 func (d *demo) start(ctx context.Context) (string, error) {
 	o := cluster.Options{Edit: roomForMany, Logger: d.log, Client: func(c *client.Options) {
 		t := newTraffic(c.Transport)
-		c.Transport, c.Timing = t, demoTiming()
+		c.Transport, c.Timing, c.Suite = t, demoTiming(), d.opts.suite
 		c.Limits.KeyPackages = 10
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -177,12 +177,11 @@ func linksUp(s *node.Status) int {
 
 // status asks a node as 'mlsfed status' does.
 func (d *demo) status(ctx context.Context, org wire.Domain) (*node.Status, error) {
-	ctl, err := newControl(d.world.File(org))
+	cfg, err := loadConfig(d.world.File(org))
 	if err != nil {
 		return nil, err
 	}
-	s := new(node.Status)
-	return s, ctl.ask(ctx, "GET", "/status", nil, s)
+	return newControl(cfg).status(ctx)
 }
 
 func pause(ctx context.Context, t time.Duration) error {

@@ -25,19 +25,13 @@ serve, and with 1 if it cannot or does not answer. It is what a container's heal
 		GroupID: groupOperators,
 		Args:    cobra.NoArgs,
 	}
-	path := addConfigFlag(c)
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		cfg, err := loadConfig(*path)
-		if err != nil {
-			return err
+	return newOperator(c, func(ctx context.Context, o *operator, _ []string) error {
+		if err := askReady(ctx, o.cfg.Gateway.Listen); err != nil {
+			return fmt.Errorf("%s cannot serve: %w", o.cfg.Node, err)
 		}
-		if err := askReady(c.Context(), cfg.Gateway.Listen); err != nil {
-			return fmt.Errorf("health of %s: %w", cfg.Node, err)
-		}
-		fmt.Fprintf(c.OutOrStdout(), "%s can serve.\n", cfg.Node)
+		fmt.Fprintf(o.out, "%s can serve.\n", o.cfg.Node)
 		return nil
-	}
-	return c
+	})
 }
 
 // askReady asks the gateway that listens on an address of this machine.
@@ -60,7 +54,7 @@ func askReady(ctx context.Context, listen string) error {
 	transport := &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, DisableKeepAlives: true}
 	r, err := (&http.Client{Transport: transport}).Do(q)
 	if err != nil {
-		return fmt.Errorf("it does not answer: %w", err)
+		return fmt.Errorf("it does not answer at %w", plain(err))
 	}
 	defer r.Body.Close()
 	text, err := io.ReadAll(io.LimitReader(r.Body, 4<<10))

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -59,7 +58,7 @@ place if devices are to be enrolled, and certificates renewed, only when it is b
 func runInit(c *cobra.Command, o initOptions) error {
 	domain, err := wire.ParseDomain(o.domain)
 	if err != nil {
-		return usageError{err}
+		return usageError{fmt.Errorf("--domain: %w: wanted one as a.example, in lower-case letters, digits, '-' and '.'", err)}
 	}
 	if o.dir == "" {
 		o.dir = o.domain
@@ -73,34 +72,34 @@ func runInit(c *cobra.Command, o initOptions) error {
 	if host, _, err := net.SplitHostPort(o.advertised); err != nil || host == "" {
 		return usageError{fmt.Errorf("--advertise %q: wanted host:port, as others reach this node", o.advertised)}
 	}
+	file := filepath.Join(o.dir, defaultConfig)
+	if _, err := os.Stat(file); err == nil {
+		return fmt.Errorf("init: %s exists already: choose another folder with --dir", file)
+	}
+	raw := fill(config.Example, map[string]string{
+		"domain": o.domain, "node": o.node, "gateway.listen": o.gateway, "gateway.public": o.public,
+		"federation.listen": o.links, "federation.advertise": o.advertised,
+	})
+	if _, err := config.Parse(file, raw, nil); err != nil { // before anything is made
+		return usageError{fmt.Errorf("init: nothing was made: %w", err)}
+	}
 	if err := os.MkdirAll(o.dir, 0o700); err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
 	if err := os.Chmod(o.dir, 0o700); err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	file := filepath.Join(o.dir, defaultConfig)
-	if _, err := os.Stat(file); err == nil {
-		return fmt.Errorf("init: %s exists already: choose another folder with --dir", file)
-	}
 	identity := filepath.Join(o.dir, "data", "identity")
 	err = federation.Init(identity, federation.InitOptions{Domain: domain, Node: wire.NodeID(o.node), Address: o.advertised})
 	if err != nil {
-		return err
+		return plain(err)
 	}
 	bundle := filepath.Join(o.dir, "bundle.json")
 	if err := copyFile(filepath.Join(identity, "bundle.json"), bundle); err != nil {
 		return fmt.Errorf("init: %w", err)
 	}
-	raw := fill(config.Example, map[string]string{
-		"domain": o.domain, "node": o.node, "gateway.listen": o.gateway, "gateway.public": o.public,
-		"federation.listen": o.links, "federation.advertise": o.advertised,
-	})
 	if err := os.WriteFile(file, raw, 0o600); err != nil {
 		return fmt.Errorf("init: %w", err)
-	}
-	if _, err := config.Load(file, nil); err != nil {
-		return errors.Join(err, os.Remove(file))
 	}
 	fmt.Fprintf(c.OutOrStdout(), `%s is made in %s.
 

@@ -56,7 +56,11 @@ func (o *loginOptions) run(c *cobra.Command, link string) error {
 	if err == nil && i.Code == "" {
 		err = errors.New("the link holds no code: copy it whole, or ask for another one")
 	}
-	if err != nil {
+	switch {
+	case err == nil:
+	case strings.HasPrefix(link, "mlsfed://") && !strings.Contains(link, "&user="):
+		return usageError{errors.New("the link is cut off: copy it whole, and put it in quotes, since a shell ends a command at its '&'")}
+	default:
 		return usageError{plain(err)}
 	}
 	id, err := i.DeviceID(o.deviceName())
@@ -167,7 +171,7 @@ func (o *loginOptions) enrolAt(ctx context.Context, p *person, i client.Invitati
 	switch {
 	case err == nil:
 	case !isRefusal(err):
-		return wrote.Load(), fmt.Errorf("the node of %s cannot be reached: %w", i.Domain, err)
+		return wrote.Load(), fmt.Errorf("the node of %s cannot be reached: %w", i.Domain, plain(err))
 	case wire.CodeOf(err) == wire.Exists: // by the device: an earlier attempt got this far; by the node: the name is taken
 		if _, notYet := p.ID(ctx); notYet != nil {
 			return true, plain(err)
@@ -187,7 +191,7 @@ func isRefusal(err error) bool {
 
 func (o *loginOptions) tell(p *person) error {
 	if o.json {
-		return printJSON(p.out, map[string]any{"device": p.id, "profile": p.profile.dir, "key": p.profile.Key.In})
+		return printJSON(p.out, map[string]any{"device": deviceName(p.id), "profile": p.profile.dir, "key": p.profile.Key.In})
 	}
 	fmt.Fprintf(p.out, "This device is %s now.\nprofile: %s\n", deviceName(p.id), p.profile.dir)
 	if p.profile.Key.In == keyInFile {

@@ -26,7 +26,11 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	signals := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
+		signals = append(signals, syscall.SIGHUP) // the terminal has gone
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), signals...)
 	context.AfterFunc(ctx, stop) // a second signal ends a command that does not heed the first
 	os.Exit(run(ctx, newRoot(), os.Args[1:], os.Stdout, os.Stderr))
 }
@@ -82,6 +86,7 @@ func prepare(root *cobra.Command) {
 // addGroups declares the groups that have a command; cobra prints the title of
 // an empty one too.
 func addGroups(root *cobra.Command) {
+	root.SetHelpCommandGroupID(groupPeople)
 	for _, group := range []cobra.Group{
 		{ID: groupPeople, Title: "Commands for people:"},
 		{ID: groupOperators, Title: "Commands for operators:"},
@@ -90,6 +95,9 @@ func addGroups(root *cobra.Command) {
 		for _, c := range root.Commands() {
 			if c.GroupID == group.ID {
 				root.AddGroup(&group)
+				if group.ID == groupDevelopers {
+					root.SetCompletionCommandGroupID(group.ID)
+				}
 				break
 			}
 		}

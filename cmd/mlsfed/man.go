@@ -50,7 +50,7 @@ func pageName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath
 func manPage(c *cobra.Command) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, ".TH %q 1 \"\" mlsfed mlsfed\n.SH NAME\n%s \\- %s\n", strings.ToUpper(pageName(c)), roff(pageName(c)), roff(c.Short))
-	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n", roff(c.UseLine()))
+	fmt.Fprintf(&b, ".SH SYNOPSIS\n.B %s\n", roff(useLine(c)))
 	long := c.Long
 	if long == "" {
 		long = c.Short + "."
@@ -77,6 +77,14 @@ func manPage(c *cobra.Command) string {
 	return b.String()
 }
 
+// useLine is how a command is called.
+func useLine(c *cobra.Command) string {
+	if c.HasAvailableSubCommands() {
+		return c.CommandPath() + " COMMAND"
+	}
+	return c.UseLine()
+}
+
 func options(flags *pflag.FlagSet) string {
 	var b strings.Builder
 	flags.VisitAll(func(f *pflag.Flag) {
@@ -88,6 +96,9 @@ func options(flags *pflag.FlagSet) string {
 			name = "-" + f.Shorthand + ", " + name
 		}
 		kind, usage := pflag.UnquoteUsage(f)
+		if d := f.DefValue; d != "" && d != "false" && d != "[]" && d != "0" {
+			usage += " (default: " + d + ")"
+		}
 		fmt.Fprintf(&b, ".TP\n.B %s\n%s\n", roff(strings.TrimSpace(name+" "+kind)), roff(usage))
 	})
 	return b.String()

@@ -7,14 +7,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
+	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mlsfed/mlsfed/config"
+	"github.com/mlsfed/mlsfed/node"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -32,25 +36,84 @@ func addConfigFlag(c *cobra.Command) *string {
 
 func loadConfig(path string) (*config.Config, error) { return config.Load(path, os.Environ()) }
 
+// operator is a command that concerns a node, at work.
+type operator struct {
+	cfg        *config.Config
+	file       string // the configuration's
+	json       bool
+	out, notes io.Writer
+}
+
+// newOperator gives a command that concerns a node its flag and what it does.
+func newOperator(c *cobra.Command, do func(ctx context.Context, o *operator, args []string) error) *cobra.Command {
+	path := addConfigFlag(c)
+	c.RunE = func(c *cobra.Command, args []string) error {
+		cfg, err := loadConfig(*path)
+		if err != nil {
+			return err
+		}
+		asJSON, _ := c.Flags().GetBool("json") // false for a command without it
+		return do(c.Context(), &operator{cfg, *path, asJSON, c.OutOrStdout(), c.ErrOrStderr()}, args)
+	}
+	return c
+}
+
+// printing adds --json to a command that has something for programs.
+func printing(c *cobra.Command) *cobra.Command {
+	c.Flags().Bool("json", false, "print JSON, one object a line")
+	return c
+}
+
+// user reads the name of one of the organization's users.
+func (o *operator) user(name string) (wire.UserID, error) {
+	u, err := userID(o.cfg.Domain, name)
+	if err != nil {
+		return "", usageError{err}
+	}
+	if u.Organization() != o.cfg.Domain {
+		return "", usageError{fmt.Errorf("%s is not a user of %s: ask the operator of %s", personName(u), o.cfg.Domain, u.Organization())}
+	}
+	return u, nil
+}
+
+// userID takes alice@a.example, alice for a user of a domain, or an identifier.
+func userID(domain wire.Domain, s string) (wire.UserID, error) {
+	if strings.HasPrefix(s, "mimi:") {
+		return wire.ParseUserID(s)
+	}
+	name, of, other := strings.Cut(s, "@")
+	if other {
+		domain = wire.Domain(of)
+	}
+	u, err := wire.NewUserID(domain, name)
+	if err != nil {
+		return "", fmt.Errorf("%q names no user: wanted one as alice@a.example, in lower-case letters, digits, '-', '.', '_' and '~'", s)
+	}
+	return u, nil
+}
+
 // control speaks to the running node of a configuration.
 type control struct {
-	cfg    *config.Config
 	client *http.Client
 }
 
-func newControl(path string) (*control, error) {
-	cfg, err := loadConfig(path)
-	if err != nil {
-		return nil, err
-	}
+// control prepares to ask the node.
+func (o *operator) control() *control { return newControl(o.cfg) }
+
+func newControl(cfg *config.Config) *control {
 	dial := func(ctx context.Context, _, _ string) (net.Conn, error) {
 		conn, err := new(net.Dialer).DialContext(ctx, "unix", cfg.Admin.Socket)
-		if err != nil {
-			return nil, fmt.Errorf("no node answers at %s (%w): is 'mlsfed serve' running with this configuration?", cfg.Admin.Socket, err)
+		switch {
+		case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+			return nil, fmt.Errorf("no node answers at %s: start it with 'mlsfed serve' and the same configuration", cfg.Admin.Socket)
+		case errors.Is(err, fs.ErrPermission):
+			return nil, fmt.Errorf("%s may not be opened: only the user who runs the node may ask it", cfg.Admin.Socket)
+		case err != nil:
+			return nil, fmt.Errorf("the node cannot be asked: %w", err)
 		}
 		return conn, nil
 	}
-	return &control{cfg, &http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}, nil
+	return &control{&http.Client{Transport: &http.Transport{DialContext: dial, DisableKeepAlives: true}}}
 }
 
 // ask sends a JSON request, and fills answer.
@@ -66,6 +129,17 @@ func (c *control) ask(ctx context.Context, method, path string, request, answer 
 		return fmt.Errorf("the node's answer: %w", err)
 	}
 	return nil
+}
+
+// tell is ask for what is answered by nothing but success.
+func (c *control) tell(ctx context.Context, path string, request any) error {
+	return c.ask(ctx, http.MethodPost, path, request, new(struct{}))
+}
+
+// status asks what 'mlsfed status' shows.
+func (c *control) status(ctx context.Context) (*node.Status, error) {
+	s := new(node.Status)
+	return s, c.ask(ctx, http.MethodGet, "/status", nil, s)
 }
 
 func (c *control) send(ctx context.Context, method, path string, request any) (*http.Response, error) {
@@ -96,12 +170,22 @@ func (c *control) send(ctx context.Context, method, path string, request any) (*
 	if err := json.NewDecoder(io.LimitReader(r.Body, wire.MaxError)).Decode(&refused); err != nil || refused.Code == "" {
 		return nil, fmt.Errorf("the node answers %s", r.Status)
 	}
-	return nil, &refused
+	return nil, plain(&refused)
 }
 
-// printJSON writes a value for programs.
+// printJSON writes an object for programs, in a line.
 func printJSON(out io.Writer, v any) error {
 	e := json.NewEncoder(out)
-	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false) // a link is to be copied as it is
 	return e.Encode(v)
+}
+
+// printList writes objects for programs, each in a line; nothing for none.
+func printList[T any](out io.Writer, list []T) error {
+	for _, v := range list {
+		if err := printJSON(out, v); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -1,9 +1,9 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"path/filepath"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -26,12 +26,9 @@ func newPeer() *cobra.Command {
 	return c
 }
 
-func openPeers(path string) (*federation.Peers, error) {
-	cfg, err := loadConfig(path)
-	if err != nil {
-		return nil, err
-	}
-	return federation.OpenPeers(filepath.Join(cfg.Identity, "peers"))
+// peers opens the node's allow-list.
+func (o *operator) peers() (*federation.Peers, error) {
+	return federation.OpenPeers(filepath.Join(o.cfg.Identity, "peers"))
 }
 
 func newPeerAdd() *cobra.Command {
@@ -40,92 +37,83 @@ func newPeerAdd() *cobra.Command {
 		Short:   "Admit the organization of a bundle",
 		Long:    "add admits an organization. Its bundle holds its root certificate: compare the fingerprint that is printed\nwith the one that its operator reads to you, over a channel that you trust.",
 		Example: "  mlsfed peer add b-bundle.json",
-		Args:    cobra.ExactArgs(1),
+		Args:    exactly(1, "the bundle.json of another organization"),
 	}
-	path := addConfigFlag(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		cfg, err := loadConfig(*path)
-		if err != nil {
-			return err
-		}
+	return newOperator(c, func(_ context.Context, o *operator, args []string) error {
 		b, err := federation.ReadBundle(args[0])
 		if err != nil {
-			return err
+			return plain(err)
 		}
-		if b.Domain == cfg.Domain {
-			return fmt.Errorf("peer add: %s is this organization's own bundle", args[0])
+		if b.Domain == o.cfg.Domain {
+			return fmt.Errorf("%s is this organization's own bundle: the others admit it, you admit theirs", args[0])
 		}
-		peers, err := openPeers(*path)
+		peers, err := o.peers()
 		if err != nil {
 			return err
 		}
 		if err := peers.Add(b); err != nil {
-			return err
+			return plain(err)
 		}
 		root, err := b.Certificate()
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(c.OutOrStdout(), "%s is admitted.\nfingerprint of its root: %s\n", b.Domain, fingerprint(root.Raw))
+		fmt.Fprintf(o.out, "%s is admitted.\nfingerprint of its root: %s\n", b.Domain, fingerprint(root.Raw))
 		return nil
-	}
-	return c
+	})
+}
+
+// peerJSON is an organization of the allow-list as --json prints one.
+type peerJSON struct {
+	Domain      wire.Domain       `json:"organization"`
+	State       federation.State  `json:"state"`
+	Fingerprint string            `json:"fingerprint"`
+	Ends        time.Time         `json:"root_ends"`
+	Seeds       []federation.Seed `json:"seeds"`
 }
 
 func newPeerList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List the organizations of the allow-list", Args: cobra.NoArgs}
-	path := addConfigFlag(c)
-	asJSON := c.Flags().Bool("json", false, "print JSON")
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		peers, err := openPeers(*path)
+	return newOperator(printing(c), func(_ context.Context, o *operator, _ []string) error {
+		peers, err := o.peers()
 		if err != nil {
 			return err
 		}
-		type row struct {
-			Domain      wire.Domain       `json:"domain"`
-			State       federation.State  `json:"state"`
-			Fingerprint string            `json:"fingerprint"`
-			Ends        time.Time         `json:"root_ends"`
-			Seeds       []federation.Seed `json:"seeds"`
-		}
-		rows := []row{}
+		var rows []peerJSON
 		for _, p := range peers.List() {
-			rows = append(rows, row{p.Domain, p.State, fingerprint(p.Root.Raw), p.Root.NotAfter, p.Seeds})
+			rows = append(rows, peerJSON{p.Domain, p.State, fingerprint(p.Root.Raw), p.Root.NotAfter, p.Seeds})
 		}
-		if *asJSON {
-			return printJSON(c.OutOrStdout(), rows)
+		if o.json {
+			return printList(o.out, rows)
 		}
 		if len(rows) == 0 {
-			fmt.Fprintln(c.ErrOrStderr(), "No organization is admitted yet: mlsfed peer add BUNDLE-FILE")
+			fmt.Fprintln(o.notes, "No organization is admitted yet: 'mlsfed peer add BUNDLE-FILE' admits one.")
 			return nil
 		}
-		w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "ORGANIZATION\tSTATE\tROOT ENDS\tFINGERPRINT")
+		var t table
+		t.row("ORGANIZATION", "STATE", "ROOT ENDS", "FINGERPRINT")
 		for _, r := range rows {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Domain, r.State, r.Ends.Format(time.DateOnly), r.Fingerprint)
+			t.row(r.Domain, r.State, r.Ends.Format(time.DateOnly), r.Fingerprint)
 		}
-		return w.Flush()
-	}
-	return c
+		return t.write(o.out)
+	})
 }
 
 func newPeerChange(use, short, done string, change func(*federation.Peers, wire.Domain) error) *cobra.Command {
-	c := &cobra.Command{Use: use + " DOMAIN", Short: short, Args: cobra.ExactArgs(1)}
-	path := addConfigFlag(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
+	c := &cobra.Command{Use: use + " DOMAIN", Short: short, Args: exactly(1, "the domain of an organization")}
+	return newOperator(c, func(_ context.Context, o *operator, args []string) error {
 		domain, err := wire.ParseDomain(args[0])
 		if err != nil {
 			return usageError{err}
 		}
-		peers, err := openPeers(*path)
+		peers, err := o.peers()
 		if err != nil {
 			return err
 		}
 		if err := change(peers, domain); err != nil {
-			return err
+			return plain(err)
 		}
-		fmt.Fprintf(c.OutOrStdout(), "%s is %s.\n", domain, done)
+		fmt.Fprintf(o.out, "%s is %s.\n", domain, done)
 		return nil
-	}
-	return c
+	})
 }

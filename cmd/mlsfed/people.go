@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -15,7 +14,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mlsfed/mlsfed/client"
-	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/mlscore/boltstore"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -35,7 +33,7 @@ func addPeopleFlags(c *cobra.Command) *peopleOptions {
 	f := c.Flags()
 	f.StringVar(&o.profile, "profile", os.Getenv("MLSFED_PROFILE"), "folder of the device, or its name as alice@a.example/phone (or MLSFED_PROFILE)")
 	f.StringVar(&o.passphraseFile, "passphrase-file", os.Getenv(passphraseVariable), "file with the passphrase of the device's store (or "+passphraseVariable+")")
-	f.BoolVar(&o.json, "json", false, "print JSON")
+	f.BoolVar(&o.json, "json", false, "print JSON, one object a line")
 	f.DurationVar(&o.timeout, "timeout", 20*time.Second, "how long to wait for the organization's node")
 	return o
 }
@@ -123,9 +121,12 @@ func (p *person) open(store *boltstore.Store, timing client.Timing) (err error) 
 	return err
 }
 
+// errInterrupted is said of a command that a signal has ended.
+var errInterrupted = errors.New("interrupted")
+
 // run runs the device beside f. What ends the device for good ends f.
-func (p *person) run(ctx context.Context, f func(context.Context, *person) error) error {
-	ctx, cancel := context.WithCancelCause(ctx)
+func (p *person) run(parent context.Context, f func(context.Context, *person) error) error {
+	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
 	warned := make(chan struct{})
 	events := p.Subscribe(ctx)
@@ -150,7 +151,10 @@ func (p *person) run(ctx context.Context, f func(context.Context, *person) error
 		}
 	}()
 	err := f(ctx, p)
-	if cause := context.Cause(ctx); cause != nil && !errors.Is(cause, context.Canceled) {
+	switch cause := context.Cause(ctx); {
+	case parent.Err() != nil && err != nil:
+		err = errInterrupted
+	case parent.Err() == nil && cause != nil && !errors.Is(cause, context.Canceled):
 		err = cause
 	}
 	cancel(nil)
@@ -167,8 +171,17 @@ func (p *person) warn(e client.Event) {
 		if e.Conversation != "" {
 			where = fmt.Sprintf(" (conversation %s)", shortID(e.Conversation))
 		}
-		fmt.Fprintf(p.notes, "mlsfed: warning: %s: %v%s\n", warningWord(e.Type), plain(e.Err), where)
+		fmt.Fprintf(p.notes, "mlsfed: warning: %s%s\n", warning(e), where)
 	}
+}
+
+// warning is what a person is told of such an event, and what to do.
+func warning(e client.Event) string {
+	text := fmt.Sprintf("%s: %v", warningWord(e.Type), plain(e.Err))
+	if e.Type == client.EventTrust {
+		text += ": with 'mlsfed trust', or /trust in a chat"
+	}
+	return text
 }
 
 func warningWord(t client.EventType) string {
@@ -278,79 +291,10 @@ func (p *person) late(ctx context.Context, err error) error {
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the node of %s has not answered within %v", p.id.Organization(), p.opts.timeout)
 	case errors.Is(err, context.Canceled):
-		return errors.New("interrupted")
+		return errInterrupted
 	}
 	return explain(p, err)
 }
-
-// refused says whether the node will not have this device.
-func refused(err error) bool {
-	var closed *client.CloseError
-	if errors.As(err, &closed) {
-		return closed.Code == wire.CloseRevoked || closed.Code == wire.CloseLogin
-	}
-	return wire.CodeOf(err) == wire.Denied
-}
-
-// explain puts an error into words for the person.
-func explain(p *person, err error) error {
-	if refused(err) {
-		return fmt.Errorf("%s does not accept %s any more: it was revoked, or its certificate has ended. 'mlsfed login LINK' enrols a new device", p.id.Organization(), deviceName(p.id))
-	}
-	return plain(err)
-}
-
-// plain takes from an error the words of the protocol that a person can do nothing with.
-func plain(err error) error {
-	var e *wire.Error
-	switch {
-	case errors.Is(err, mlscore.ErrPolicy):
-		return againstRules(err)
-	case !errors.As(err, &e) || e.Text == "":
-		return err
-	}
-	text := people(clean(e.Text))
-	switch e.Code {
-	case wire.NotFound:
-		text = "not found: " + text
-	case wire.NoneLeft:
-		who, _, _ := strings.Cut(strings.TrimSuffix(text, " can be added now"), " has a KeyPackage")
-		text = who + " can be added now: try again when one was online"
-	case wire.NoQuorum:
-		text = fmt.Sprintf("too few nodes of the conversation can be reached (missing: %v): %s", e.Nodes, text)
-	}
-	return plainError{e, text}
-}
-
-// againstRules is what the conversation's rules say against a change, without what mlscore says around it.
-func againstRules(err error) error {
-	text := err.Error()
-	if _, after, ok := strings.Cut(text, "refused by the application: "); ok {
-		text, _, _ = strings.Cut(after, " [")
-	}
-	return plainError{err, people(clean(text))}
-}
-
-// people writes the identifiers in a text as people do.
-func people(text string) string {
-	identifiers := regexp.MustCompile(`mimi://([a-z0-9.-]+)/(?:u/([^/\s,:;]+)|d/([^/\s,:;]+)/([^/\s,:;]+))`)
-	return identifiers.ReplaceAllStringFunc(text, func(s string) string {
-		m := identifiers.FindStringSubmatch(s)
-		if m[2] != "" {
-			return m[2] + "@" + m[1]
-		}
-		return m[3] + "@" + m[1] + "/" + m[4]
-	})
-}
-
-// plainError is an error of the network without the protocol's words in its text.
-type plainError struct {
-	err  error
-	text string
-}
-
-func (e plainError) Error() string { return e.text }
-func (e plainError) Unwrap() error { return e.err }
 
 // conversation finds one by its name or the beginning of its id.
 func (p *person) conversation(ctx context.Context, named string) (*client.Conversation, error) {
@@ -363,6 +307,9 @@ func (p *person) conversation(ctx context.Context, named string) (*client.Conver
 
 // chooseConversation prefers a name to an id, and conversations that go on to those that this device has left.
 func chooseConversation(all []client.Conversation, named string) (*client.Conversation, error) {
+	if strings.TrimSpace(named) == "" {
+		return nil, usageError{errors.New("the name of the conversation is empty: wanted a name, or the beginning of an id")}
+	}
 	tests := []func(c *client.Conversation) bool{
 		func(c *client.Conversation) bool { return c.Rules.Name == named },
 		func(c *client.Conversation) bool { return strings.EqualFold(c.Rules.Name, named) },
@@ -407,7 +354,7 @@ func (p *person) users(names []string) ([]wire.UserID, error) {
 	for _, n := range names {
 		u, err := userID(p.id.Organization(), n)
 		if err != nil {
-			return nil, usageError{fmt.Errorf("%w: a user is written as alice@a.example", err)}
+			return nil, usageError{err}
 		}
 		list = append(list, u)
 	}

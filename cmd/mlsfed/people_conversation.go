@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -17,25 +16,50 @@ import (
 
 // conversationJSON is a conversation as --json prints it.
 type conversationJSON struct {
-	ID       string        `json:"id"`
-	Name     string        `json:"name"`
-	State    string        `json:"state"`
-	Why      string        `json:"why,omitempty"` // of state "broken"
-	Epoch    wire.Epoch    `json:"epoch"`
-	Members  int           `json:"members"` // devices
-	Messages uint64        `json:"messages"`
-	Unread   uint64        `json:"unread"`
-	Outgoing int           `json:"outgoing"` // own messages that are not accepted yet
-	Entries  uint64        `json:"entries"`  // of the conversation's log
-	Order    string        `json:"order"`    // the order hash up to there
-	Admins   []wire.UserID `json:"admins,omitempty"`
+	ID       string     `json:"id"`
+	Name     string     `json:"name"`
+	State    string     `json:"state"`
+	Why      string     `json:"why,omitempty"` // of state "broken"
+	Epoch    wire.Epoch `json:"epoch"`
+	Devices  int        `json:"devices"`
+	Messages uint64     `json:"messages"`
+	Unread   uint64     `json:"unread"`
+	Outgoing int        `json:"outgoing"` // own messages that are not accepted yet
+	Entries  uint64     `json:"entries"`  // of the conversation's log
+	Order    string     `json:"order"`    // the order hash up to there
+	Admins   []string   `json:"admins"`
 }
 
 func describe(c *client.Conversation) conversationJSON {
 	return conversationJSON{
-		ID: c.ID.String(), Name: c.Rules.Name, State: c.State.String(), Why: c.Why, Epoch: c.Epoch, Members: c.Members,
-		Messages: c.Messages, Unread: c.Unread, Outgoing: c.Outgoing, Entries: uint64(c.Sequence), Order: c.Order.String(), Admins: c.Rules.Admins,
+		ID: c.ID.String(), Name: c.Rules.Name, State: c.State.String(), Why: c.Why, Epoch: c.Epoch, Devices: c.Members,
+		Messages: c.Messages, Unread: c.Unread, Outgoing: c.Outgoing, Entries: uint64(c.Sequence), Order: c.Order.String(), Admins: personNames(c.Rules.Admins),
 	}
+}
+
+// personNames writes users as people do.
+func personNames(users []wire.UserID) []string {
+	names := make([]string, 0, len(users))
+	for _, u := range users {
+		names = append(names, personName(u))
+	}
+	return names
+}
+
+// titled is a conversation's name as it stands in a line with other things, or the beginning of its id.
+func titled(c *client.Conversation) string { return cmp.Or(oneLine(c.Rules.Name), shortID(c.ID)) }
+
+// mayAct says why this device cannot do anything in a conversation, nil if it can.
+func mayAct(c *client.Conversation) error {
+	switch c.State {
+	case client.StateLeft:
+		return fmt.Errorf("this device is not in %s any more: it left, or was removed, or the conversation was closed; a member can add you again", titled(c))
+	case client.StateLeaving:
+		return fmt.Errorf("this device has asked to leave %s: the next member who is online takes it out", titled(c))
+	case client.StateBroken:
+		return fmt.Errorf("this device cannot follow %s any further (%s): 'mlsfed rejoin', or a member's 'mlsfed add --again', brings it back", titled(c), oneLine(c.Why))
+	}
+	return nil
 }
 
 // tell prints what has become of a conversation: a line, or all of it as JSON.
@@ -82,22 +106,23 @@ func newList() *cobra.Command {
 
 func (p *person) printConversations(all []client.Conversation) error {
 	if p.opts.json {
-		list := []conversationJSON{}
 		for i := range all {
-			list = append(list, describe(&all[i]))
+			if err := printJSON(p.out, describe(&all[i])); err != nil {
+				return err
+			}
 		}
-		return printJSON(p.out, list)
+		return nil
 	}
 	if len(all) == 0 {
 		fmt.Fprintln(p.notes, "No conversation yet: 'mlsfed create NAME USER…' makes one.")
 		return nil
 	}
-	w := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "ID\tNAME\tSTATE\tEPOCH\tDEVICES\tUNREAD\tMESSAGES")
+	var t table
+	t.row("ID", "NAME", "STATE", "EPOCH", "DEVICES", "UNREAD", "MESSAGES")
 	for _, c := range all {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%d\t%d\t%d\t%d\n", shortID(c.ID), cmp.Or(oneLine(c.Rules.Name), "-"), c.State, c.Epoch, c.Members, c.Unread, c.Messages)
+		t.row(shortID(c.ID), cmp.Or(oneLine(c.Rules.Name), "-"), c.State, c.Epoch, c.Members, c.Unread, c.Messages)
 	}
-	return w.Flush()
+	return t.write(p.out)
 }
 
 // clean makes text of others fit for a terminal: control characters could move the cursor, hide what was
@@ -137,8 +162,8 @@ themselves. Servers see neither who takes part nor what is said.`,
 	f.BoolVar(&x.MembersRemove, "members-remove", false, "every member may remove users")
 	f.BoolVar(&x.MembersRename, "members-rename", false, "every member may change the name")
 	c.RunE = func(c *cobra.Command, args []string) error {
-		if strings.TrimSpace(args[0]) == "" {
-			return usageError{errors.New("the name is empty")}
+		if err := checkName(args[0]); err != nil {
+			return err
 		}
 		return o.with(c, func(ctx context.Context, p *person) error {
 			users, err := p.users(args[1:])
@@ -159,7 +184,7 @@ func (p *person) create(ctx context.Context, x client.CreateOptions, users []wir
 	}
 	if len(users) > 0 {
 		if err := p.Add(ctx, id, users...); err != nil {
-			return fmt.Errorf("%s was made (%s), but nobody was added: %w", x.Name, shortID(id), plain(err))
+			return notAdded(x.Name, id, p.late(ctx, err))
 		}
 	}
 	p.settleAfter(ctx) // own other devices are added
@@ -168,6 +193,21 @@ func (p *person) create(ctx context.Context, x client.CreateOptions, users []wir
 		return err
 	}
 	return p.tell(ctx, id, "%s is made: %s, epoch %d, %s.", x.Name, shortID(id), p.epoch(ctx, id), countMembers(m))
+}
+
+// checkName refuses a name of a conversation that nobody could write again.
+func checkName(name string) error {
+	if strings.TrimSpace(name) == "" {
+		return usageError{errors.New("the conversation's name is empty")}
+	}
+	return nil
+}
+
+// notAdded says that a conversation stands without those who were to be in it: making it again would make
+// a second one.
+func notAdded(name string, id wire.ConversationID, err error) error {
+	err = plain(err)
+	return plainError{err, fmt.Sprintf("%s was made (%s), but nobody was added: %v. Add people to it, or leave it", oneLine(name), shortID(id), err)}
 }
 
 // settleAfter gives the device the time to do what follows from a change that has been made. If it does not
@@ -200,6 +240,9 @@ func newChange(c *cobra.Command, do func(ctx context.Context, p *person, id wire
 		return o.with(c, func(ctx context.Context, p *person) error {
 			conv, err := p.conversation(ctx, args[0])
 			if err != nil {
+				return err
+			}
+			if err := mayAct(conv); err != nil && c.Name() != "rejoin" { // which says itself what it can do
 				return err
 			}
 			return do(ctx, p, conv.ID, args[1:])
@@ -321,7 +364,7 @@ func (p *person) removeAll(ctx context.Context, id wire.ConversationID, members 
 				return fmt.Errorf("%s is this device: 'mlsfed leave' takes it out", n)
 			}
 			if !slices.ContainsFunc(members, func(m client.Member) bool { return m.Device == device }) {
-				return fmt.Errorf("%s is not in this conversation: 'mlsfed members' shows who is", n)
+				return notHere(n)
 			}
 			devices = append(devices, device)
 			continue
@@ -334,7 +377,7 @@ func (p *person) removeAll(ctx context.Context, id wire.ConversationID, members 
 			return fmt.Errorf("%s are you: 'mlsfed leave' takes you out, and a device of yours is named as %s/DEVICE", n, personName(list[0]))
 		}
 		if !slices.ContainsFunc(members, func(m client.Member) bool { return m.User == list[0] }) {
-			return fmt.Errorf("%s is not in this conversation: 'mlsfed members' shows who is", n)
+			return notHere(n)
 		}
 		users = append(users, list[0])
 	}
@@ -347,6 +390,11 @@ func (p *person) removeAll(ctx context.Context, id wire.ConversationID, members 
 		return p.RemoveDevices(ctx, id, devices...)
 	}
 	return nil
+}
+
+// notHere says that somebody is no member.
+func notHere(name string) error {
+	return fmt.Errorf("%s is not in this conversation: 'mlsfed members' shows who is", name)
 }
 
 func newLeave() *cobra.Command {
@@ -377,6 +425,9 @@ func newRename() *cobra.Command {
 		Short: "Change a conversation's name",
 		Args:  exactly(2, "a conversation and its new name"),
 	}, func(ctx context.Context, p *person, id wire.ConversationID, args []string) error {
+		if err := checkName(args[0]); err != nil {
+			return err
+		}
 		if err := p.Rename(ctx, id, args[0]); err != nil {
 			return err
 		}

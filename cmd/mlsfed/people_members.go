@@ -2,10 +2,10 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/mdp/qrterminal/v3"
@@ -17,18 +17,18 @@ import (
 
 // memberJSON is a member as --json prints it.
 type memberJSON struct {
-	Device       wire.DeviceID `json:"device"`
-	User         wire.UserID   `json:"user"`
-	Organization wire.Domain   `json:"organization"`
-	Admin        bool          `json:"admin"`
-	Self         bool          `json:"self"`
-	State        string        `json:"state"` // valid, expired or leaving
-	Ends         time.Time     `json:"certificate_ends"`
-	Number       string        `json:"safety_number,omitempty"`
+	Device       string      `json:"device"` // alice@a.example/phone
+	User         string      `json:"user"`   // alice@a.example
+	Organization wire.Domain `json:"organization"`
+	Admin        bool        `json:"admin"`
+	Self         bool        `json:"self"`
+	State        string      `json:"state"` // valid, expired or leaving
+	Ends         time.Time   `json:"certificate_ends"`
+	Number       string      `json:"safety_number,omitempty"` // of other devices
 }
 
 func memberOf(m *client.Member) memberJSON {
-	j := memberJSON{Device: m.Device, User: m.User, Organization: m.Organization, Admin: m.Admin, Self: m.Self, State: "valid", Ends: m.Ends.UTC(), Number: m.SafetyNumber}
+	j := memberJSON{Device: deviceName(m.Device), User: personName(m.User), Organization: m.Organization, Admin: m.Admin, Self: m.Self, State: "valid", Ends: m.Ends.UTC(), Number: m.SafetyNumber}
 	switch {
 	case m.Leaving:
 		j.State = "leaving"
@@ -66,18 +66,19 @@ func newMembers() *cobra.Command {
 			return err
 		}
 		if p.opts.json {
-			out := []memberJSON{}
 			for i := range list {
-				out = append(out, memberOf(&list[i]))
+				if err := printJSON(p.out, memberOf(&list[i])); err != nil {
+					return err
+				}
 			}
-			return printJSON(p.out, out)
+			return nil
 		}
 		if len(list) == 0 {
 			fmt.Fprintf(p.notes, "This device is not in %s any more.\n", oneLine(conv.Rules.Name))
 			return nil
 		}
-		w := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "USER\tDEVICE\tROLE\tSTATE\tCERTIFICATE ENDS")
+		var t table
+		t.row("USER", "DEVICE", "ROLE", "STATE", "CERTIFICATE ENDS")
 		for i := range list {
 			j, role := memberOf(&list[i]), "member"
 			if j.Admin {
@@ -86,9 +87,9 @@ func newMembers() *cobra.Command {
 			if j.Self {
 				role += " (this device)"
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", personName(j.User), j.Device.Name(), role, j.State, j.Ends.Local().Format(time.DateOnly))
+			t.row(j.User, list[i].Device.Name(), role, j.State, j.Ends.Local().Format(time.DateOnly))
 		}
-		return w.Flush()
+		return t.write(p.out)
 	})
 }
 
@@ -104,6 +105,9 @@ number of the conversation is the same for all members who share its present sta
 		Example: "  mlsfed verify Lunch\n  mlsfed verify Lunch bob@b.example",
 		Args:    between(1, 2, "a conversation, and perhaps a user"),
 	}, func(ctx context.Context, p *person, conv *client.Conversation, args []string) error {
+		if err := mayAct(conv); err != nil {
+			return err
+		}
 		list, err := p.Members(ctx, conv.ID)
 		if err != nil {
 			return err
@@ -176,6 +180,9 @@ taken out of the conversations by whoever is online.`,
 		if *life < time.Second || *life > 24*time.Hour {
 			return usageError{fmt.Errorf("--for %v: wanted one second to one day", *life)}
 		}
+		if c.Flags().Changed("revoke") && *revoke == "" { // a script's empty variable, not a wish to see the list
+			return usageError{errors.New("--revoke: the name of the device is empty")}
+		}
 		return o.with(c, func(ctx context.Context, p *person) error {
 			switch {
 			case *invite:
@@ -223,10 +230,16 @@ func (p *person) revokeDevice(ctx context.Context, name string) error {
 	}
 	p.settleAfter(ctx) // it is taken out of conversations
 	if p.opts.json {
-		return printJSON(p.out, map[string]any{"revoked": id})
+		return printJSON(p.out, map[string]any{"revoked": deviceName(id)})
 	}
 	fmt.Fprintf(p.out, "%s is revoked: it is cut off, and taken out of your conversations.\n", deviceName(id))
 	return nil
+}
+
+// ownDeviceJSON is a device of one's own as --json prints it.
+type ownDeviceJSON struct {
+	deviceJSON
+	Self bool `json:"self"`
 }
 
 func (p *person) listDevices(ctx context.Context) error {
@@ -234,27 +247,24 @@ func (p *person) listDevices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	type row struct {
-		Device   wire.DeviceID `json:"device"`
-		Self     bool          `json:"self"`
-		Enrolled time.Time     `json:"enrolled"`
-		Ends     time.Time     `json:"certificate_ends"`
-	}
-	rows := []row{}
+	var t table
+	t.row("DEVICE", "ENROLLED", "CERTIFICATE ENDS", "")
 	for _, d := range list {
-		rows = append(rows, row{d.ID, d.ID == p.id, d.Enrolled.Std().UTC(), d.CertificateEnds.Std().UTC()})
-	}
-	if p.opts.json {
-		return printJSON(p.out, rows)
-	}
-	w := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "DEVICE\tENROLLED\tCERTIFICATE ENDS\t")
-	for _, r := range rows {
+		enrolled, ends := d.Enrolled.Std(), d.CertificateEnds.Std()
+		if p.opts.json {
+			if err := printJSON(p.out, ownDeviceJSON{deviceJSON{deviceName(d.ID), enrolled.UTC(), ends.UTC()}, d.ID == p.id}); err != nil {
+				return err
+			}
+			continue
+		}
 		mark := ""
-		if r.Self {
+		if d.ID == p.id {
 			mark = "this device"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", r.Device.Name(), r.Enrolled.Local().Format("2006-01-02 15:04"), r.Ends.Local().Format(time.DateOnly), mark)
+		t.row(d.ID.Name(), enrolled.Local().Format("2006-01-02 15:04"), ends.Local().Format(time.DateOnly), mark)
 	}
-	return w.Flush()
+	if p.opts.json {
+		return nil
+	}
+	return t.write(p.out)
 }

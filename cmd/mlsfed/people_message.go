@@ -2,14 +2,15 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -75,6 +76,9 @@ members, whatever happens. The text - is read from standard input.`,
 		}
 		return o.with(c, func(ctx context.Context, p *person) error {
 			conv, err := p.conversation(ctx, args[0])
+			if err == nil {
+				err = mayAct(conv)
+			}
 			if err != nil {
 				return err
 			}
@@ -95,6 +99,9 @@ func textOf(c *cobra.Command, args []string) (string, error) {
 	}
 	if len(raw) > client.MaxText {
 		return "", fmt.Errorf("the text has more than %d bytes: send it with --file", client.MaxText)
+	}
+	if !utf8.Valid(raw) {
+		return "", errors.New("the text is not UTF-8: send it with --file")
 	}
 	return strings.TrimSuffix(string(raw), "\n"), nil
 }
@@ -140,7 +147,7 @@ func (p *person) post(ctx context.Context, id wire.ConversationID, text, path st
 		return client.MessageID{}, err
 	}
 	if !info.Mode().IsRegular() {
-		return client.MessageID{}, fmt.Errorf("%s is no file", path)
+		return client.MessageID{}, fmt.Errorf("%s is a folder or a device: only files can be sent", path)
 	}
 	return p.SendFile(ctx, id, filepath.Base(path), f, info.Size(), text)
 }
@@ -247,15 +254,31 @@ func (o *readOptions) show(ctx context.Context, p *person, conv *client.Conversa
 			break
 		}
 	}
+	list = slices.DeleteFunc(list, func(m client.Message) bool { return m.Stored.Before(since) })
 	for i := range list {
-		if list[i].Stored.Before(since) {
-			continue
-		}
 		if err := p.printMessage(&list[i]); err != nil {
 			return 0, err
 		}
 	}
+	if len(list) == 0 && !o.follow && !p.opts.json {
+		fmt.Fprintf(p.notes, "No message%s.\n", o.asked())
+	}
 	return conv.Messages, p.MarkRead(ctx, conv.ID)
+}
+
+// asked repeats what narrows down the messages.
+func (o *readOptions) asked() string {
+	text := ""
+	if o.unread {
+		text += " that was not read before"
+	}
+	if o.search != "" {
+		text += fmt.Sprintf(" with %q", o.search)
+	}
+	if o.since != "" {
+		text += " since " + o.since
+	}
+	return text
 }
 
 // goOn prints what comes. Messages are read from the history, so that one that an event missed is not.
@@ -296,9 +319,9 @@ func (o *readOptions) goOn(ctx context.Context, p *person, id wire.ConversationI
 
 func (p *person) printMessage(m *client.Message) error {
 	if p.opts.json {
-		return json.NewEncoder(p.out).Encode(messageOf(m))
+		return printJSON(p.out, messageOf(m))
 	}
-	_, err := fmt.Fprintf(p.out, "%s  %s  %s\n", m.Time.Local().Format("2006-01-02 15:04"), deviceName(m.Sender), messageText(m))
+	_, err := fmt.Fprintf(p.out, "%s  %s  %s\n", m.Time.Local().Format("2006-01-02 15:04"), deviceName(m.Sender), strings.ReplaceAll(messageText(m), "\n", "\n    "))
 	return err
 }
 
@@ -320,7 +343,7 @@ func messageText(m *client.Message) string {
 	case client.StatusRefused:
 		text += "  (refused: " + m.Error + ")"
 	}
-	return strings.ReplaceAll(strings.TrimSpace(text), "\n", "\n    ")
+	return strings.TrimSpace(text)
 }
 
 // sizeOf writes a number of bytes.
@@ -358,20 +381,30 @@ func changeText(e client.Event) string {
 	return ""
 }
 
+// changeJSON is what has changed in a conversation, as 'read --follow --json' prints it.
+type changeJSON struct {
+	Event        string     `json:"event"`
+	Conversation string     `json:"conversation"`
+	Time         time.Time  `json:"time"`
+	Epoch        wire.Epoch `json:"epoch"`
+	Device       string     `json:"device,omitempty"`
+	By           string     `json:"by,omitempty"`
+}
+
 func (p *person) printChange(e client.Event) error {
 	text := changeText(e)
 	if text == "" {
 		return nil
 	}
 	if p.opts.json {
-		j := map[string]any{"event": e.Type.String(), "conversation": e.Conversation.String(), "time": e.Time.UTC(), "epoch": e.Epoch}
+		j := changeJSON{Event: e.Type.String(), Conversation: e.Conversation.String(), Time: e.Time.UTC(), Epoch: e.Epoch}
 		if e.Device != "" {
-			j["device"] = deviceName(e.Device)
+			j.Device = deviceName(e.Device)
 		}
 		if e.By != "" {
-			j["by"] = deviceName(e.By)
+			j.By = deviceName(e.By)
 		}
-		return json.NewEncoder(p.out).Encode(j)
+		return printJSON(p.out, j)
 	}
 	_, err := fmt.Fprintf(p.out, "%s  * %s\n", e.Time.Local().Format("2006-01-02 15:04"), text)
 	return err

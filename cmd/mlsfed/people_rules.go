@@ -3,9 +3,10 @@ package main
 import (
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
+	"slices"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
@@ -50,6 +51,9 @@ against them.`,
 				return err
 			}
 			if any {
+				if err := p.checkAdmins(ctx, conv, &change); err != nil {
+					return err
+				}
 				if err := p.ChangeRules(ctx, conv.ID, change); err != nil {
 					return err
 				}
@@ -82,6 +86,35 @@ func (p *person) rulesChange(c *cobra.Command, r *rulesFlags) (change client.Rul
 	return change, any, nil
 }
 
+// checkAdmins refuses a change that names people who are not there, or leaves nobody there who is an admin.
+func (p *person) checkAdmins(ctx context.Context, conv *client.Conversation, change *client.RulesChange) error {
+	if err := mayAct(conv); err != nil {
+		return err
+	}
+	list, err := p.Members(ctx, conv.ID)
+	if err != nil {
+		return err
+	}
+	isHere := func(u wire.UserID) bool {
+		return slices.ContainsFunc(list, func(m client.Member) bool { return m.User == u })
+	}
+	for _, u := range change.Promote {
+		if !isHere(u) {
+			return notHere(personName(u))
+		}
+	}
+	for _, u := range change.Demote {
+		if !slices.Contains(conv.Rules.Admins, u) {
+			return fmt.Errorf("%s is no admin here: 'mlsfed rules' shows who is", personName(u))
+		}
+	}
+	stays := func(u wire.UserID) bool { return isHere(u) && !slices.Contains(change.Demote, u) }
+	if len(change.Demote) > 0 && !slices.ContainsFunc(slices.Concat(conv.Rules.Admins, change.Promote), stays) {
+		return errors.New("nobody who is here would be an admin any more: promote somebody first")
+	}
+	return nil
+}
+
 func (p *person) printRules(ctx context.Context, id wire.ConversationID) error {
 	c, err := p.Conversation(ctx, id)
 	if err != nil {
@@ -90,13 +123,13 @@ func (p *person) printRules(ctx context.Context, id wire.ConversationID) error {
 	r := c.Rules
 	if p.opts.json {
 		return printJSON(p.out, map[string]any{
-			"id": id.String(), "name": r.Name, "epoch": c.Epoch, "admins": r.Admins,
+			"id": id.String(), "name": r.Name, "epoch": c.Epoch, "admins": personNames(r.Admins),
 			"members_add": r.MembersAdd, "members_remove": r.MembersRemove, "members_rename": r.MembersRename,
 		})
 	}
-	var admins []string
-	for _, u := range r.Admins {
-		admins = append(admins, personName(u))
+	if c.State == client.StateLeft {
+		fmt.Fprintf(p.notes, "This device is not in %s any more.\n", titled(c))
+		return nil
 	}
 	who := func(all bool) string {
 		if all {
@@ -104,10 +137,13 @@ func (p *person) printRules(ctx context.Context, id wire.ConversationID) error {
 		}
 		return "admins"
 	}
-	w := tabwriter.NewWriter(p.out, 0, 0, 2, ' ', 0)
-	fmt.Fprintf(w, "%s, epoch %d\nadmins\t%s\nadd users\t%s\nremove users\t%s\nchange the name\t%s\n", oneLine(r.Name), c.Epoch,
-		strings.Join(admins, ", "), who(r.MembersAdd), who(r.MembersRemove), who(r.MembersRename))
-	return w.Flush()
+	var t table
+	t.row(fmt.Sprintf("%s, epoch %d", titled(c), c.Epoch))
+	t.row("admins", strings.Join(personNames(r.Admins), ", "))
+	t.row("add users", who(r.MembersAdd))
+	t.row("remove users", who(r.MembersRemove))
+	t.row("change the name", who(r.MembersRename))
+	return t.write(p.out)
 }
 
 func newRejoin() *cobra.Command {
@@ -121,11 +157,25 @@ It works where handshakes are public. In other conversations a member brings the
 mlsfed add CONV --again alice@a.example/phone`,
 		Args: exactly(1, "a conversation"),
 	}, func(ctx context.Context, p *person, id wire.ConversationID, _ []string) error {
-		if err := p.Rejoin(ctx, id); err != nil {
+		if err := p.rejoin(ctx, id); err != nil {
 			return err
 		}
 		return p.tell(ctx, id, "This device is in the conversation again, epoch %d.", p.epoch(ctx, id))
 	})
+}
+
+func (p *person) rejoin(ctx context.Context, id wire.ConversationID) error {
+	conv, err := p.Conversation(ctx, id)
+	if err != nil {
+		return err
+	}
+	switch conv.State {
+	case client.StateActive:
+		return fmt.Errorf("%s is not broken for this device: there is nothing to rejoin", titled(conv))
+	case client.StateLeft, client.StateLeaving:
+		return mayAct(conv)
+	}
+	return p.Rejoin(ctx, id)
 }
 
 func newTrust() *cobra.Command {
@@ -171,37 +221,44 @@ func (p *person) acceptRoot(ctx context.Context, name, sum string) error {
 	return p.AcceptRoot(ctx, domain, wire.Hash(raw))
 }
 
+// offersRoot says whether an organization has another root than the one that this device believes.
+func offersRoot(t *client.OrganizationTrust) bool { return t.Offered != (wire.Hash{}) }
+
+// trustJSON is what this device believes of an organization, as --json prints it.
+type trustJSON struct {
+	Domain  wire.Domain `json:"organization"`
+	Roots   []string    `json:"roots"` // SHA-256
+	Offered string      `json:"offered,omitempty"`
+}
+
 func (p *person) listTrust(ctx context.Context) error {
 	list, err := p.Organizations(ctx)
 	if err != nil {
 		return err
 	}
-	type row struct {
-		Domain  wire.Domain `json:"organization"`
-		Roots   []string    `json:"roots"`
-		Offered string      `json:"offered,omitempty"`
-	}
-	rows := []row{}
+	var rows []trustJSON
 	for _, t := range list {
-		r := row{Domain: t.Domain}
+		r := trustJSON{Domain: t.Domain}
 		for _, h := range t.Roots {
 			r.Roots = append(r.Roots, h.String())
 		}
-		if t.Offered != (wire.Hash{}) {
+		if offersRoot(&t) {
 			r.Offered = t.Offered.String()
 		}
 		rows = append(rows, r)
 	}
 	if p.opts.json {
-		return printJSON(p.out, rows)
+		return printList(p.out, rows)
 	}
+	var t table
 	for _, r := range rows {
 		for _, h := range r.Roots {
-			fmt.Fprintf(p.out, "%s  believed  %s\n", r.Domain, h)
+			t.row(r.Domain, "believed", h)
 		}
 		if r.Offered != "" {
-			fmt.Fprintf(p.out, "%s  OFFERED   %s\n", r.Domain, r.Offered)
+			t.row(r.Domain, "OFFERED", r.Offered)
+			fmt.Fprintf(p.notes, "%s has another root now. If its people confirm it: mlsfed trust %s %s\n", r.Domain, r.Domain, r.Offered)
 		}
 	}
-	return nil
+	return t.write(p.out)
 }

@@ -2,12 +2,15 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -34,10 +37,16 @@ func TestMain(m *testing.M) {
 //	keep VAR [PATTERN]    sets a variable to the last output, or to what a pattern finds in it
 //	exits CODE COMMAND…   runs a command and wants an exit code
 //	until PATTERN COMMAND…  runs a command until its output matches, for a minute
+//	objects COUNT KEY…    wants the last output to be so many lines, an object with these keys in each
 func TestScripts(t *testing.T) {
+	p := scriptParams()
+	p.Dir = "testdata/script"
+	testscript.Run(t, p)
+}
+
+func scriptParams() testscript.Params {
 	s := &scripts{used: make(map[string]bool)}
-	testscript.Run(t, testscript.Params{
-		Dir: "testdata/script",
+	return testscript.Params{
 		Setup: func(e *testscript.Env) error {
 			e.Setenv("MLSFED_HOME", filepath.Join(e.WorkDir, "home"))
 			e.Setenv("HOME", e.WorkDir)
@@ -47,9 +56,9 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ports": s.ports, "serve": s.serve, "stop": s.stop, "federation": s.federation, "person": s.person,
-			"keep": s.keep, "exits": s.exits, "until": s.until,
+			"keep": s.keep, "exits": s.exits, "until": s.until, "objects": s.objects,
 		},
-	})
+	}
 }
 
 // scripts are the commands that the scripts have beside those of testscript.
@@ -200,4 +209,21 @@ func (s *scripts) until(ts *testscript.TestScript, _ bool, args []string) {
 		time.Sleep(50 * time.Millisecond)
 	}
 	ts.Fatalf("%q never prints %q", strings.Join(args[1:], " "), args[0])
+}
+
+func (s *scripts) objects(ts *testscript.TestScript, _ bool, args []string) {
+	want, err := strconv.Atoi(args[0])
+	ts.Check(err)
+	out := ts.ReadFile("stdout")
+	lines := strings.SplitAfter(out, "\n")
+	if last := len(lines) - 1; lines[last] != "" || last != want {
+		ts.Fatalf("%d lines, wanted %d:\n%s", last, want, out)
+	}
+	for _, line := range lines[:want] {
+		var object map[string]any
+		ts.Check(json.Unmarshal([]byte(line), &object))
+		if keys := slices.Sorted(maps.Keys(object)); !slices.Equal(keys, slices.Sorted(slices.Values(args[1:]))) {
+			ts.Fatalf("an object with the keys %q:\n%s", keys, line)
+		}
+	}
 }

@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"runtime/debug"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -20,19 +23,16 @@ func newServe() *cobra.Command {
 		GroupID: groupOperators,
 		Args:    cobra.NoArgs,
 	}
-	path := addConfigFlag(c)
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		cfg, err := loadConfig(*path)
-		if err != nil {
-			return err
+	return newOperator(c, func(ctx context.Context, o *operator, _ []string) error {
+		n, err := node.New(o.cfg, node.Options{Version: version(), Logger: newLogger(o.notes, o.cfg.Log)})
+		if err == nil {
+			err = n.Run(ctx)
 		}
-		n, err := node.New(cfg, node.Options{Version: version(), Logger: newLogger(c.ErrOrStderr(), cfg.Log)})
-		if err != nil {
-			return err
+		if errors.Is(err, syscall.EADDRINUSE) {
+			return fmt.Errorf("%w: end what listens there, or change the address in %s", err, o.file)
 		}
-		return n.Run(c.Context())
-	}
-	return c
+		return err
+	})
 }
 
 // newLogger writes what a node has to say.

@@ -1,10 +1,10 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -14,38 +14,34 @@ import (
 
 func newStatus() *cobra.Command {
 	c := &cobra.Command{
-		Use:     "status",
-		Short:   "Show a running node: conversations, peers, queues",
+		Use:   "status",
+		Short: "Show a running node: conversations, peers, queues",
+		Long: `status shows what a running node does: the organizations and their nodes, whether a link stands, how many
+items wait for them and since when; the conversations, the node's part in each, who orders it, and how many
+entries have not come to this organization's devices yet.`,
 		GroupID: groupOperators,
 		Args:    cobra.NoArgs,
 	}
-	path := addConfigFlag(c)
-	asJSON := c.Flags().Bool("json", false, "print JSON")
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		ctl, err := newControl(*path)
+	return newOperator(printing(c), func(ctx context.Context, o *operator, _ []string) error {
+		s, err := o.control().status(ctx)
 		if err != nil {
 			return err
 		}
-		var s node.Status
-		if err := ctl.ask(c.Context(), "GET", "/status", nil, &s); err != nil {
-			return err
+		if o.json {
+			return printJSON(o.out, s)
 		}
-		if *asJSON {
-			return printJSON(c.OutOrStdout(), s)
-		}
-		return printStatus(c.OutOrStdout(), &s)
-	}
-	return c
+		return printStatus(o.out, s)
+	})
 }
 
 // shownConversations is how many a table for people lists.
 const shownConversations = 50
 
 func printStatus(out io.Writer, s *node.Status) error {
-	fmt.Fprintf(out, "%s  %s, up %s\ngateway %s  federation %s  sessions %d  conversations %d, %d awake\n",
+	fmt.Fprintf(out, "%s  %s, up %s\ngateway %s  federation %s  sessions %d  conversations %d, %d awake\n\n",
 		s.Node, s.Version, time.Since(s.Started).Round(time.Second), s.Gateway, s.Federation, s.Sessions, len(s.Conversations), s.Awake)
-	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "\nORGANIZATION\tSTATE\tNODE\tADDRESS\tLINK\tWAITING\tOLDEST")
+	var t table
+	t.row("ORGANIZATION", "STATE", "NODE", "ADDRESS", "LINK", "WAITING", "OLDEST")
 	for _, p := range s.Peers.Peers {
 		waiting, oldest := 0, time.Time{}
 		for _, l := range p.Lanes {
@@ -63,7 +59,7 @@ func printStatus(out io.Writer, s *node.Status) error {
 			state = "own"
 		}
 		if len(p.Nodes) == 0 {
-			fmt.Fprintf(w, "%s\t%s\t-\t\t\t%d\t%s\n", p.Domain, state, waiting, age)
+			t.row(p.Domain, state, "-", "", "", waiting, age)
 		}
 		up := false
 		for _, n := range p.Nodes {
@@ -74,35 +70,35 @@ func printStatus(out io.Writer, s *node.Status) error {
 			if n.Node == s.Node {
 				link = "this"
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%s\n", p.Domain, state, n.Node, n.Address, link, waiting, age)
+			t.row(p.Domain, state, n.Node, n.Address, link, waiting, age)
 		}
 		if p.LastError != "" && !up {
-			fmt.Fprintf(w, "\t%s\n", p.LastError)
+			t.row("", p.LastError)
 		}
 	}
-	fmt.Fprintln(w, "\nCONVERSATION\tROLE\tLEADER\tVOTERS\tEPOCH\tENTRIES\tBEHIND")
+	t.row()
+	if len(s.Conversations) == 0 {
+		t.row("No conversation yet.")
+		return t.write(out)
+	}
+	t.row("CONVERSATION", "ROLE", "LEADER", "VOTERS", "EPOCH", "ENTRIES", "BEHIND")
 	for i, c := range s.Conversations {
 		if i == shownConversations {
-			fmt.Fprintf(w, "… and %d more: --json lists all\n", len(s.Conversations)-i)
+			t.row(fmt.Sprintf("… and %d more: --json lists all", len(s.Conversations)-i))
 			break
 		}
 		if c.Fault != "" {
-			fmt.Fprintf(w, "%s\t%s\n", short(c.ID), c.Fault)
+			t.row(short(c.ID), c.Fault)
 			continue
 		}
 		var voters []string
 		for _, v := range c.Voters {
 			voters = append(voters, string(v))
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%d\t%d\n", short(c.ID), c.Role, c.Leader, strings.Join(voters, " "),
-			strings.Trim(fmt.Sprint(c.Epochs), "[]"), c.Entries, c.Behind)
+		t.row(short(c.ID), c.Role, c.Leader, strings.Join(voters, " "), strings.Trim(fmt.Sprint(c.Epochs), "[]"), c.Entries, c.Behind)
 	}
-	return w.Flush()
+	return t.write(out)
 }
 
-func short(id string) string {
-	if len(id) > 16 {
-		return id[:16] + "…"
-	}
-	return id
-}
+// short is the beginning of a conversation's id: enough for 'mlsfed recover'.
+func short(id string) string { return id[:min(len(id), 16)] }

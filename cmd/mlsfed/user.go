@@ -1,10 +1,9 @@
 package main
 
 import (
+	"context"
 	"encoding/hex"
 	"fmt"
-	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,128 +23,123 @@ func newUserInvite() *cobra.Command {
 	c := &cobra.Command{
 		Use:     "invite NAME",
 		Short:   "Make a link with which one device of a user can be enrolled, once",
-		Example: "  mlsfed user invite alice",
-		Args:    cobra.ExactArgs(1),
+		Example: "  mlsfed user invite alice\n  mlsfed user invite alice --for 48h",
+		Args:    exactly(1, "the name of a user, as alice"),
 	}
-	path := addConfigFlag(c)
-	life := c.Flags().Duration("for", 24*time.Hour, "how long the link works")
-	asJSON := c.Flags().Bool("json", false, "print JSON")
-	c.RunE = func(c *cobra.Command, args []string) error {
-		ctl, err := newControl(*path)
+	life := c.Flags().Duration("for", 24*time.Hour, "how long the link works, as 12h")
+	return newOperator(printing(c), func(ctx context.Context, o *operator, args []string) error {
+		user, err := o.user(args[0])
 		if err != nil {
 			return err
 		}
-		user, err := userID(ctl.cfg.Domain, args[0])
-		if err != nil {
-			return usageError{err}
+		if *life < time.Second {
+			return usageError{fmt.Errorf("--for %v: wanted a second or more", *life)}
 		}
 		var i node.Invitation
-		err = ctl.ask(c.Context(), "POST", "/users/invite", map[string]any{"user": user, "seconds": int64(life.Seconds())}, &i)
-		if err != nil {
+		if err := o.control().ask(ctx, "POST", "/users/invite", map[string]any{"user": user, "seconds": int64(life.Seconds())}, &i); err != nil {
 			return err
 		}
 		link := client.Invitation{Host: i.Gateway, Code: i.Code, Domain: i.Domain, User: i.User.Name()}
 		if raw, err := hex.DecodeString(i.Root); err == nil && len(raw) == len(link.Root) {
 			link.Root = wire.Hash(raw)
 		}
-		if *asJSON {
-			return printJSON(c.OutOrStdout(), map[string]any{"user": i.User, "link": link.String(), "ends": i.Ends})
+		if o.json {
+			return printJSON(o.out, map[string]any{"user": personName(i.User), "link": link.String(), "ends": i.Ends})
 		}
-		fmt.Fprintf(c.OutOrStdout(), "%s\n", link)
-		fmt.Fprintf(c.ErrOrStderr(), "Hand this link to %s. It enrols one device, once, until %s.\n", i.User.Name(), i.Ends.Local().Format("2006-01-02 15:04 MST"))
+		fmt.Fprintf(o.out, "%s\n", link)
+		fmt.Fprintf(o.notes, "Hand this link to %s. It enrols one device, once, until %s.\n", i.User.Name(), i.Ends.Local().Format("2006-01-02 15:04 MST"))
 		return nil
-	}
-	return c
+	})
 }
 
-// userID takes a name or a whole identifier.
-func userID(domain wire.Domain, s string) (wire.UserID, error) {
-	if strings.HasPrefix(s, "mimi:") {
-		return wire.ParseUserID(s)
-	}
-	if name, of, ok := strings.Cut(s, "@"); ok {
-		return wire.NewUserID(wire.Domain(of), name)
-	}
-	return wire.NewUserID(domain, s)
+// userJSON is a user as --json prints one.
+type userJSON struct {
+	User    string       `json:"user"`
+	Devices []deviceJSON `json:"devices"`
+}
+
+// deviceJSON is a device as its organization knows it.
+type deviceJSON struct {
+	Device   string    `json:"device"`
+	Enrolled time.Time `json:"enrolled"`
+	Ends     time.Time `json:"certificate_ends"`
 }
 
 func newUserList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List users and their devices", Args: cobra.NoArgs}
-	path := addConfigFlag(c)
-	asJSON := c.Flags().Bool("json", false, "print JSON")
-	c.RunE = func(c *cobra.Command, _ []string) error {
-		ctl, err := newControl(*path)
-		if err != nil {
-			return err
-		}
+	return newOperator(printing(c), func(ctx context.Context, o *operator, _ []string) error {
 		var users []node.User
-		if err := ctl.ask(c.Context(), "GET", "/users", nil, &users); err != nil {
+		if err := o.control().ask(ctx, "GET", "/users", nil, &users); err != nil {
 			return err
 		}
-		if *asJSON {
-			return printJSON(c.OutOrStdout(), users)
-		}
-		if len(users) == 0 {
-			fmt.Fprintln(c.ErrOrStderr(), "No users yet: mlsfed user invite NAME")
+		if o.json {
+			for _, u := range users {
+				row := userJSON{personName(u.ID), []deviceJSON{}}
+				for _, d := range u.Devices {
+					row.Devices = append(row.Devices, deviceJSON{deviceName(d.ID), d.Enrolled.UTC(), d.CertificateEnds.UTC()})
+				}
+				if err := printJSON(o.out, row); err != nil {
+					return err
+				}
+			}
 			return nil
 		}
-		w := tabwriter.NewWriter(c.OutOrStdout(), 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "USER\tDEVICE\tENROLLED\tCERTIFICATE ENDS")
+		if len(users) == 0 {
+			fmt.Fprintln(o.notes, "No users yet: 'mlsfed user invite NAME' makes a link for one.")
+			return nil
+		}
+		var t table
+		t.row("USER", "DEVICE", "ENROLLED", "CERTIFICATE ENDS")
 		for _, u := range users {
 			if len(u.Devices) == 0 {
-				fmt.Fprintf(w, "%s\t-\t\t\n", u.ID.Name())
+				t.row(u.ID.Name(), "-")
 			}
 			for _, d := range u.Devices {
-				fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", u.ID.Name(), d.ID.Name(), d.Enrolled.Local().Format("2006-01-02 15:04"), d.CertificateEnds.Local().Format(time.DateOnly))
+				t.row(u.ID.Name(), d.ID.Name(), d.Enrolled.Local().Format("2006-01-02 15:04"), d.CertificateEnds.Local().Format(time.DateOnly))
 			}
 		}
-		return w.Flush()
-	}
-	return c
+		return t.write(o.out)
+	})
 }
 
 func newUserRemove() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "remove NAME",
 		Short: "Remove a user: all devices are revoked and their sessions ended",
-		Args:  cobra.ExactArgs(1),
+		Args:  exactly(1, "the name of a user, as alice"),
 	}
-	path := addConfigFlag(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		ctl, err := newControl(*path)
+	return newOperator(c, func(ctx context.Context, o *operator, args []string) error {
+		user, err := o.user(args[0])
 		if err != nil {
 			return err
 		}
-		user, err := userID(ctl.cfg.Domain, args[0])
-		if err != nil {
-			return usageError{err}
+		if err := o.control().tell(ctx, "/users/remove", map[string]any{"user": user}); err != nil {
+			return err
 		}
-		return ctl.ask(c.Context(), "POST", "/users/remove", map[string]any{"user": user}, new(struct{}))
-	}
-	return c
+		fmt.Fprintf(o.out, "%s is removed: devices and links are void.\n", personName(user))
+		return nil
+	})
 }
 
 func newUserRevoke() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "revoke NAME DEVICE",
 		Short: "Revoke one device of a user",
-		Args:  cobra.ExactArgs(2),
+		Args:  exactly(2, "the names of a user and of a device, as alice phone"),
 	}
-	path := addConfigFlag(c)
-	c.RunE = func(c *cobra.Command, args []string) error {
-		ctl, err := newControl(*path)
+	return newOperator(c, func(ctx context.Context, o *operator, args []string) error {
+		user, err := o.user(args[0])
 		if err != nil {
 			return err
-		}
-		user, err := userID(ctl.cfg.Domain, args[0])
-		if err != nil {
-			return usageError{err}
 		}
 		device, err := wire.NewDeviceID(user, args[1])
 		if err != nil {
 			return usageError{err}
 		}
-		return ctl.ask(c.Context(), "POST", "/devices/revoke", map[string]any{"device": device}, new(struct{}))
-	}
-	return c
+		if err := o.control().tell(ctx, "/devices/revoke", map[string]any{"device": device}); err != nil {
+			return err
+		}
+		fmt.Fprintf(o.out, "%s is revoked.\n", deviceName(device))
+		return nil
+	})
 }

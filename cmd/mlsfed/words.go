@@ -1,0 +1,117 @@
+package main
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"regexp"
+	"strings"
+
+	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// refused says whether the node will not have this device.
+func refused(err error) bool {
+	var closed *client.CloseError
+	if errors.As(err, &closed) {
+		return closed.Code == wire.CloseRevoked || closed.Code == wire.CloseLogin
+	}
+	return wire.CodeOf(err) == wire.Denied
+}
+
+// explain puts an error into words for the person.
+func explain(p *person, err error) error {
+	if refused(err) {
+		return fmt.Errorf("%s does not accept %s any more: it was revoked, or its certificate has ended. 'mlsfed login LINK' enrols a new device", p.id.Organization(), deviceName(p.id))
+	}
+	return plain(err)
+}
+
+// plain takes from an error the words of the protocol and of the network that a person can do nothing
+// with. What was said around an error that is plain already stays.
+func plain(err error) error {
+	var done plainError
+	var e *wire.Error
+	var dial *net.OpError
+	var root x509.UnknownAuthorityError
+	switch {
+	case errors.As(err, &done):
+		return err
+	case errors.As(err, &root):
+		return unbelieved(err)
+	case errors.Is(err, mlscore.ErrPolicy):
+		return againstRules(err)
+	case errors.As(err, &dial) && dial.Op == "dial":
+		return unreachable(err, dial)
+	case !errors.As(err, &e) || e.Text == "":
+		return err
+	}
+	text := people(clean(e.Text))
+	switch e.Code {
+	case wire.NotFound:
+		text = "not found: " + text
+	case wire.NoneLeft:
+		who, _, found := strings.Cut(strings.TrimSuffix(text, " can be added now"), " has a KeyPackage")
+		if found || who != text {
+			text = who + " can be added now"
+		}
+		text += ": try again when one was online"
+	case wire.NoQuorum:
+		text = fmt.Sprintf("too few nodes of the conversation can be reached (missing: %v): %s", e.Nodes, text)
+	}
+	return plainError{e, text}
+}
+
+// unreachable says where nobody answers, and why: once.
+func unreachable(err error, dial *net.OpError) error {
+	why := dial.Err
+	for inner := why; inner != nil; inner = errors.Unwrap(inner) {
+		why = inner
+	}
+	if dial.Addr == nil {
+		return plainError{err, why.Error()}
+	}
+	return plainError{err, fmt.Sprintf("%v: %v", dial.Addr, why)}
+}
+
+// unbelieved says whose certificate is signed by a root that this device does not believe.
+func unbelieved(err error) error {
+	who := "a certificate"
+	if m := regexp.MustCompile(`of "([^"]+)" does not verify`).FindStringSubmatch(err.Error()); m != nil {
+		who = "the certificate of " + people(clean(m[1]))
+	}
+	return plainError{err, who + " is signed by a root that this device does not believe: 'mlsfed trust' shows which are offered, and accepts one"}
+}
+
+// againstRules is what the conversation's rules say against a change, without what mlscore says around it.
+func againstRules(err error) error {
+	text := err.Error()
+	if _, after, ok := strings.Cut(text, "refused by the application: "); ok {
+		text, _, _ = strings.Cut(after, " [")
+	}
+	return plainError{err, people(clean(text))}
+}
+
+// people writes the identifiers in a text as people do.
+func people(text string) string {
+	identifiers := regexp.MustCompile(`mimi://([a-z0-9.-]+)/(?:u/([^/\s,:;]+)|d/([^/\s,:;]+)/([^/\s,:;]+))`)
+	return identifiers.ReplaceAllStringFunc(text, func(s string) string {
+		m := identifiers.FindStringSubmatch(s)
+		if m[2] != "" {
+			return m[2] + "@" + m[1]
+		}
+		return m[3] + "@" + m[1] + "/" + m[4]
+	})
+}
+
+// plainError is an error of the network without the protocol's words in its text.
+type plainError struct {
+	err  error
+	text string
+}
+
+func (e plainError) Error() string { return e.text }
+func (e plainError) Unwrap() error { return e.err }
