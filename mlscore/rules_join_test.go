@@ -375,6 +375,13 @@ func TestRulesTree(t *testing.T) {
 			return b
 		})},
 		{name: "§12.4.3.1 an unmerged leaf that is blank", want: unmerged("unmerged leaf 6 is blank"), forge: list(7, 5, 6)},
+		{name: "§12.4.3.1 an unmerged leaf that is blank, beside a member", want: unmerged("unmerged leaf 1 is blank"), forge: bodies(func(b []string) []string {
+			changeParent(b, 1, func(key, hash string, _ []LeafIndex) string {
+				return parentBody([]byte(key), []byte(hash), []LeafIndex{1})
+			})
+			b[2] = ""
+			return b
+		})},
 		{name: "§12.4.3.1 an unmerged leaf outside of the tree", want: unmerged("is not below it"), forge: list(7, 5, 8)},
 		{name: "§12.4.3.1 an unmerged leaf of index 2^31", want: unmerged("is not below it"), forge: list(7, 5, 1<<31)},
 		{name: "§12.4.3.1 an unmerged leaf of another subtree", want: unmerged("node 1 lists an unmerged leaf that is not below it"), forge: list(1, 2)},
@@ -439,6 +446,13 @@ func TestRulesTree(t *testing.T) {
 		}},
 		{name: "§12.4.3.1 a parent with the key of a leaf", path: true, want: key("also stands at leaf 2"), forge: func(l *lab, f *statement) {
 			f.forged.keys = func(keys [][]byte, _ *LeafNode) { keys[2] = []byte(l.nodeKey(4)) }
+		}},
+		{name: "§12.4.3.1 two parents below the root with one key", path: true, want: key("key of node 3 also stands at node 1"), forge: func(_ *lab, f *statement) {
+			f.forged.keys = func(keys [][]byte, _ *LeafNode) { keys[1] = keys[0] }
+		}},
+		{name: "§12.4.3.1 a parent on the right with the key of a leaf on the left", path: true, want: key("key of node 9 also stands at leaf 2"), forge: func(l *lab, f *statement) {
+			f.by = l.people[4]
+			f.forged.keys = func(keys [][]byte, _ *LeafNode) { keys[0] = []byte(l.nodeKey(4)) }
 		}},
 	} {
 		forge := c.forge

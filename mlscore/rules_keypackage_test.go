@@ -300,6 +300,12 @@ func TestRulesUnknownValues(t *testing.T) {
 			}
 		}
 	})
+	t.Run("§13.5 a credential type of GREASE is supported by nobody, whoever lists it", func(t *testing.T) {
+		c := Capabilities{Credentials: both(CredentialBasic, CredentialType(0x0a0a))}
+		if c.SupportsCredential(0x0a0a) || !c.SupportsCredential(CredentialBasic) || c.SupportsCredential(CredentialX509) {
+			t.Error("of basic and 0x0a0a, basic alone is supported")
+		}
+	})
 	t.Run("§13.4 a client announces no credential type that it cannot read", func(t *testing.T) {
 		_, err := NewClient(Config{Auth: labAuth{}, Store: NewMemoryStore(), Now: testNow, Credentials: both(CredentialX509, CredentialType(0xf005))})
 		want{kind: ErrMisuse, clause: "§13.4", say: "credential type 0xf005"}.match(t, err)

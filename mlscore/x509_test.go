@@ -639,6 +639,20 @@ func TestByType(t *testing.T) {
 	if _, err := only.Identity(bob.id.Credential, nil); !errors.Is(err, ErrPolicy) {
 		t.Errorf("a type that is not accepted: %v", err)
 	}
+	if err := only.ValidateCredential(bob.id.Credential, nil, UseMember); !errors.Is(err, ErrPolicy) {
+		t.Errorf("a type that is not accepted: %v", err)
+	}
+	if err := only.ValidSuccessor(bob.id.Credential, bob.id.Credential); !errors.Is(err, ErrPolicy) {
+		t.Errorf("a successor of a type that is not accepted: %v", err)
+	}
+	if err := only.ValidateCredential(X509Credential([]byte("no certificate")), nil, UseMember); !errors.Is(err, ErrPolicy) {
+		t.Errorf("what the Authenticator of the type refuses: %v", err)
+	}
+	for _, pair := range [][2]Credential{{alice.id.Credential, X509Credential([]byte("no certificate"))}, {X509Credential([]byte("no certificate")), alice.id.Credential}} {
+		if err := only.ValidSuccessor(pair[0], pair[1]); !errors.Is(err, ErrPolicy) {
+			t.Errorf("a successor that the Authenticator of the type refuses: %v", err)
+		}
+	}
 }
 
 // TestX509ExternalSender: the certificate of an external sender must be for its key (§12.1.8.1).
