@@ -371,6 +371,7 @@ func (l *life) resync() {
 		l.bob.receive(l.t, x.Message)
 		g, err := x.Complete()
 		if err != nil && l.store.kind == writeRefused {
+			l.store.at = 0        // it has been told
 			g, err = x.Complete() // nothing has changed: the same commit can be completed still
 		}
 		return l.entered(mainGroup, g, err)

@@ -119,9 +119,12 @@ func (h *hero) restart() {
 // out to have happened; if it has not, the operation is made again, and must succeed.
 func (h *hero) do(what string, op func() error, known func() bool) {
 	h.t.Helper()
-	before, records := h.describe(), h.records()
+	before, records, writes := h.describe(), h.records(), h.store.count
 	err := op()
 	if err == nil {
+		if writes < h.store.at && h.store.at <= h.store.count {
+			h.t.Fatalf("%s: the write went wrong, and nothing is said of it", what)
+		}
 		h.note()
 		return
 	}

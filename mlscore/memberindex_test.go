@@ -1,6 +1,7 @@
 package mlscore
 
 import (
+	"errors"
 	"maps"
 	"slices"
 	"testing"
@@ -107,4 +108,38 @@ func sameIndices(t testing.TB, edited, built *ratchetTree) {
 		!maps.Equal(edited.people.credentials, built.people.credentials) {
 		t.Fatal("capability classes differ from those of a tree that is built anew")
 	}
+}
+
+// namelessAuth accepts all credentials, and cannot tell whose that of nobody is.
+type namelessAuth struct{ labAuth }
+
+func (a namelessAuth) Identity(c Credential, key []byte) ([]byte, error) {
+	if string(c.Identity) == "nobody" {
+		return nil, errors.New("whose is this?")
+	}
+	return a.labAuth.Identity(c, key)
+}
+
+// TestNoIdentity: a credential that is valid and says not whose it is gets nobody into a group, and nobody
+// joins a group that holds one.
+func TestNoIdentity(t *testing.T) {
+	cannotTell := func(c *Config) { c.Auth = namelessAuth{} }
+	refused := want{kind: ErrPolicy, clause: "§5.3", say: "has no identity"}
+	l := newLab(t, false, labOptions{config: func(name string, c *Config) {
+		if name != "nobody" {
+			cannotTell(c)
+		}
+	}})
+	alice := l.people[0]
+	_, err := alice.group.Commit(CommitOptions{Proposals: []Proposal{AddProposal(l.person("nobody").keyPackage(t))}})
+	refused.match(t, err)
+	l.goesOn()
+
+	l = newLab(t, false, labOptions{names: []string{"alice", "nobody"}})
+	dave := newPerson(t, "dave", labSuite, cannotTell)
+	f := statement{by: l.people[0], added: dave.keyPackage(t)}
+	msg, info, _ := f.messages(t)
+	l.refuseJoin(dave, msg, JoinOptions{}, refused)
+	_, err = NewPublicState(info, nil, PublicConfig{Auth: namelessAuth{}})
+	refused.match(t, err)
 }

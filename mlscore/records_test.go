@@ -63,6 +63,9 @@ func TestStoredRecordsAreChecked(t *testing.T) {
 		{"a tree of no height", recordHead, head(func(h *headRecord) { h.height = 0 })},
 		{"an init secret cut short", recordHead, head(func(h *headRecord) { h.state.secrets.init = short })},
 		{"no tree", recordTree, func([]byte) []byte { return []byte{stateVersion} }},
+		{"an empty tree", recordTree, func([]byte) []byte { return []byte{} }},
+		{"a tree of a version to come", recordTree, func(b []byte) []byte { b[0]++; return b }},
+		{"a tree with another signature in a leaf", recordNode, func(b []byte) []byte { b[len(b)-1] ^= 1; return b }},
 		{"a secret tree cut short", recordTreeKey, func(b []byte) []byte { return b[1:] }},
 		{"a ratchet cut short", recordRatchet, func(b []byte) []byte { return b[:len(b)-1] }},
 		{"a ratchet without a secret", recordRatchet, func([]byte) []byte { return marshalRatchet(Secret{}, 1) }},
@@ -80,7 +83,27 @@ func TestStoredRecordsAreChecked(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			key, value := record(c.kind)
 			var b Batch
-			b.put(key, c.change(value))
+			b.put(key, c.change(bytes.Clone(value)))
+			client := *alice.Client
+			store := alice.store.Clone()
+			client.cfg.Store = store
+			if err := store.Apply(b); err != nil {
+				t.Fatal(err)
+			}
+			_, err := client.LoadGroup(id)
+			requireKind(t, err, ErrMalformed)
+		})
+	}
+	for name, change := range map[string]func(*Batch){
+		"no tree at all": func(b *Batch) { b.delete(groupKey(id, recordTree)) },
+		"a node whose number is too long": func(b *Batch) {
+			key, value := record(recordNode)
+			b.put(append(bytes.Clone(key), 0), bytes.Clone(value))
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var b Batch
+			change(&b)
 			client := *alice.Client
 			store := alice.store.Clone()
 			client.cfg.Store = store

@@ -3,6 +3,7 @@ package mlscore
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"slices"
 	"testing"
 )
@@ -180,10 +181,14 @@ func TestRulesProposal(t *testing.T) {
 	t.Run("§8.4 an undefined PSK type or usage", func(t *testing.T) {
 		l := newLab(t, true, labOptions{})
 		f := &forgery{by: l.people[0]}
-		bad := l.resumption(4)
-		l.refuse(l.people[0], f.proposal(t, pskProposal(bad)), want{kind: ErrMalformed, clause: "§8.4", say: "usage 4 is not defined"})
-		bad.Type = 3
-		l.refuse(l.people[0], f.proposal(t, pskProposal(bad)), want{kind: ErrMalformed, clause: "§8.4", say: "type 3 is not defined"})
+		for _, usage := range []ResumptionUsage{0, 4} {
+			l.refuse(l.people[0], f.proposal(t, pskProposal(l.resumption(usage))), want{kind: ErrMalformed, clause: "§8.4", say: fmt.Sprintf("usage %d is not defined", usage)})
+		}
+		for _, kind := range []PSKType{0, 3} {
+			bad := l.resumption(UsageApplication)
+			bad.Type = kind
+			l.refuse(l.people[0], f.proposal(t, pskProposal(bad)), want{kind: ErrMalformed, clause: "§8.4", say: fmt.Sprintf("type %d is not defined", kind)})
+		}
 		l.goesOn()
 	})
 	t.Run("§17.4 proposal type 0", func(t *testing.T) {
