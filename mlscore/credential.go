@@ -83,7 +83,8 @@ const (
 // Authenticator is the application's side of the Authentication Service (§5.3.1). It must answer
 // alike for all members of a group: a member whose Authenticator refuses what the others accept can
 // follow the group no further. It must not judge by the present time what others judged earlier. Its
-// methods are called from several goroutines at once.
+// methods are called from several goroutines at once. What they are given is part of a larger message:
+// one that keeps some of it copies that.
 type Authenticator interface {
 	// ValidateCredential reports whether the credential legitimately speaks for signatureKey and for
 	// somebody who may be met at this place. An error refuses it.

@@ -180,7 +180,7 @@ func encodeCodes[T ~uint16](w *codec.Writer, codes []T) {
 }
 
 func decodeCodes[T ~uint16](r *codec.Reader) []T {
-	return codec.Uint16Vector[T](r)
+	return codec.Uint16Vector[T](r, nil)
 }
 
 // isGREASE says whether a code point is one of those reserved by §13.5.

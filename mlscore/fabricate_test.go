@@ -46,7 +46,7 @@ func TestSignedLeaf(t *testing.T) {
 			l := must[*LeafNode](t)(parseLeafNode(body))
 			sources[l.Source]++
 			want := signContent("LeafNodeTBS", l.tbs(groupID, i))
-			if got := signedLeaf(leafChange{i, body}, l, groupID); string(got) != string(want) {
+			if got := appendSignedLeaf(nil, leafChange{i, body}, l, groupID); string(got) != string(want) {
 				t.Fatalf("leaf %d: %x, want %x", i, got, want)
 			}
 			return true

@@ -34,13 +34,18 @@ func (c Capabilities) encode(w *codec.Writer) {
 	encodeCodes(w, c.Credentials)
 }
 
-func decodeCapabilities(r *codec.Reader) Capabilities {
+// decode reads capabilities into the lists that c has.
+func (c *Capabilities) decode(r *codec.Reader) {
+	c.Versions = codec.Uint16Vector(r, c.Versions)
+	c.CipherSuites = codec.Uint16Vector(r, c.CipherSuites)
+	c.Extensions = codec.Uint16Vector(r, c.Extensions)
+	c.Proposals = codec.Uint16Vector(r, c.Proposals)
+	c.Credentials = codec.Uint16Vector(r, c.Credentials)
+}
+
+func (c Capabilities) clone() Capabilities {
 	return Capabilities{
-		Versions:     decodeCodes[ProtocolVersion](r),
-		CipherSuites: decodeCodes[CipherSuite](r),
-		Extensions:   decodeCodes[ExtensionType](r),
-		Proposals:    decodeCodes[ProposalType](r),
-		Credentials:  decodeCodes[CredentialType](r),
+		slices.Clone(c.Versions), slices.Clone(c.CipherSuites), slices.Clone(c.Extensions), slices.Clone(c.Proposals), slices.Clone(c.Credentials),
 	}
 }
 
@@ -146,13 +151,22 @@ func (l *LeafNode) marshal() ([]byte, error) {
 }
 
 func decodeLeafNode(r *codec.Reader) *LeafNode {
-	l := &LeafNode{
+	l := new(LeafNode)
+	l.decode(r)
+	return l
+}
+
+// decode reads a leaf node into l. Capabilities go into the lists that l has, so that many leaves can be
+// read into one, each until the next is; all else is new, or a part of what is read.
+func (l *LeafNode) decode(r *codec.Reader) {
+	*l = LeafNode{
 		EncryptionKey: r.Bytes(),
 		SignatureKey:  r.Bytes(),
 		Credential:    decodeCredential(r),
-		Capabilities:  decodeCapabilities(r),
-		Source:        LeafNodeSource(r.Uint8()),
+		Capabilities:  l.Capabilities,
 	}
+	l.Capabilities.decode(r)
+	l.Source = LeafNodeSource(r.Uint8())
 	switch l.Source {
 	case SourceKeyPackage:
 		l.Lifetime = Lifetime{r.Uint64(), r.Uint64()}
@@ -164,7 +178,6 @@ func decodeLeafNode(r *codec.Reader) *LeafNode {
 	}
 	l.Extensions = decodeExtensions(r)
 	l.Signature = r.Bytes()
-	return l
 }
 
 // parseLeafNode reads what the tree keeps.

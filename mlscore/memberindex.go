@@ -87,7 +87,7 @@ func (x *memberIndex) count(leaf *LeafNode, by int) {
 	key := appendClass(scratch[:0], leaf.Capabilities)
 	c := x.classes[string(key)]
 	if c == nil {
-		c = &capabilityClass{capabilities: leaf.Capabilities}
+		c = &capabilityClass{capabilities: leaf.Capabilities.clone()}
 		x.classes[string(key)] = c
 	}
 	if c.members += by; c.members == 0 {
@@ -109,11 +109,16 @@ func (x *memberIndex) identify(body string) (*LeafNode, string, error) {
 
 // identity asks the application whom a leaf represents.
 func (x *memberIndex) identity(leaf *LeafNode) (string, error) {
+	id, err := x.identityBytes(leaf)
+	return string(id), err
+}
+
+func (x *memberIndex) identityBytes(leaf *LeafNode) ([]byte, error) {
 	id, err := x.auth.Identity(leaf.Credential, leaf.SignatureKey)
 	if err != nil {
-		return "", &Error{Kind: ErrPolicy, Clause: "§5.3", Object: "credential", Detail: "has no identity", Err: err}
+		return nil, &Error{Kind: ErrPolicy, Clause: "§5.3", Object: "credential", Detail: "has no identity", Err: err}
 	}
-	return string(id), nil
+	return id, nil
 }
 
 // appendClass appends an encoding of capabilities without GREASE.

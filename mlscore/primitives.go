@@ -5,9 +5,9 @@ import (
 	"fmt"
 )
 
-// Primitives are the operations that a group is made of, one by one: for measuring how far above their
-// sum a group's own operations are. They panic if they fail, which they do only when the library is
-// broken.
+// Primitives are the operations that a group is made of, one by one and at the sizes that they have there:
+// for measuring how far above their sum a group's own operations are. They panic if they fail, which they
+// do only when the library is broken.
 type Primitives struct {
 	suite     *suite
 	priv      Secret
@@ -20,6 +20,7 @@ type Primitives struct {
 	secret    Secret
 	key       messageKey
 	kilobyte  []byte
+	content   []byte // what is hashed
 	sealed    []byte
 	batch     []signedItem
 }
@@ -46,11 +47,29 @@ func NewPrimitives(cs CipherSuite) (*Primitives, error) {
 	p.key = s.ratchetKey(p.secret, 0)
 	p.signature = p.Sign()
 	p.kem, p.ct = p.Seal()
+	p.content = make([]byte, len(p.pub)+len(p.signKey)+len(p.signature)+4*s.hashLen()+110)
 	p.sealed = p.SealKilobyte()
-	for range batchSize {
-		p.batch = append(p.batch, signedItem{pub, signContent("primitive", p.kilobyte[:200]), p.signature})
-	}
 	return p, nil
+}
+
+// fillBatch makes signatures of as many signers, so that none finds another's numbers in the cache.
+func (p *Primitives) fillBatch(n int) error {
+	for len(p.batch) < n {
+		priv, pub, err := p.suite.generateSignatureKey(rand.Reader)
+		if err != nil {
+			return err
+		}
+		s, err := p.suite.newSigner(priv.Bytes())
+		if err != nil {
+			return err
+		}
+		signature, err := s.signWithLabel("primitive", p.kilobyte[:200])
+		if err != nil {
+			return err
+		}
+		p.batch = append(p.batch, signedItem{pub, signContent("primitive", p.kilobyte[:200]), signature})
+	}
+	return nil
 }
 
 func (p *Primitives) must(err error) {
@@ -105,15 +124,30 @@ func (p *Primitives) VerifyMany(n int) int {
 		p.Verify()
 		return 1
 	}
-	batch := p.batch[:min(n, len(p.batch))]
-	if !b.verifyBatch(batch) {
+	n = min(n, batchSize)
+	p.must(p.fillBatch(n))
+	if !b.verifyBatch(p.batch[:n]) {
 		p.must(badLeafSignature())
 	}
-	return len(batch)
+	return n
 }
 
-// Hash hashes 250 bytes: a node of a tree.
-func (p *Primitives) Hash() { p.suite.hash(p.kilobyte[:250]) }
+// HashLeaf hashes as much as the tree hash of a leaf covers (RFC 9420 §7.8): its keys, its signature, and
+// some 110 bytes.
+func (p *Primitives) HashLeaf() { p.hash(len(p.pub) + len(p.signKey) + len(p.signature) + 110) }
+
+// HashParent hashes as much as the tree hash of a parent covers: its key and parent hash, and the tree
+// hashes of its children.
+func (p *Primitives) HashParent() { p.hash(len(p.pub) + 3*p.suite.hashLen() + 8) }
+
+// HashParentHash hashes as much as a parent hash covers (§7.9): a key and two hashes.
+func (p *Primitives) HashParentHash() { p.hash(len(p.pub) + 2*p.suite.hashLen() + 4) }
+
+func (p *Primitives) hash(n int) {
+	h := p.suite.kdf.get()
+	defer p.suite.kdf.put(h)
+	h.sum(h.tag[:0], p.content[:n])
+}
 
 // Derive derives one secret from another.
 func (p *Primitives) Derive() { p.suite.deriveSecret(p.secret.Bytes(), "primitive") }

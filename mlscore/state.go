@@ -95,14 +95,14 @@ func (g *Group) headOf(st *memberState) *headRecord {
 
 // writeFounding writes a group that is new to this client: whatever was stored under its id goes.
 func (g *Group) writeFounding(b *Batch) error {
-	tree, err := g.public().tree.marshal()
+	tree, err := g.public().tree.append([]byte{stateVersion})
 	if err != nil {
 		return err
 	}
 	id := g.public().context.GroupID
 	b.deleteAll(groupPrefix(id))
 	b.put(listKey(id), []byte{stateVersion})
-	b.put(groupKey(id, recordTree), append([]byte{stateVersion}, tree...))
+	b.put(groupKey(id, recordTree), tree)
 	g.writeEpoch(b, g.state)
 	return nil
 }

@@ -205,6 +205,8 @@ type hasher struct {
 	tag   [sha512.Size]byte
 	one   [1]byte
 	buf   []byte // a labelled input under construction
+
+	left, right [sha512.Size]byte // tree hashes of two children
 }
 
 func (k *kdf) get() *hasher {

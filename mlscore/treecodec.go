@@ -2,35 +2,55 @@ package mlscore
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
 // marshal encodes the ratchet_tree extension's data (RFC 9420 §12.4.3.3): all nodes from the left,
 // without the blank ones behind the last that is not.
-func (t *ratchetTree) marshal() ([]byte, error) {
-	var w codec.Writer
-	w.Vector(func(w *codec.Writer) {
-		blanks := 0
-		t.root.eachNode(0, func(_ NodeIndex, n *treeNode) {
-			if n.blank() {
-				blanks++
-				return
-			}
-			for ; blanks > 0; blanks-- {
-				w.Optional(false)
-			}
-			w.Optional(true)
-			if n.level == 0 {
-				w.Uint8(nodeTypeLeaf)
-			} else {
-				w.Uint8(nodeTypeParent)
-			}
-			w.Fixed([]byte(n.body))
-		})
+func (t *ratchetTree) marshal() ([]byte, error) { return t.append(nil) }
+
+// append appends what marshal returns to b. A tree of many members has many megabytes: it is measured
+// first, so that it is written once.
+func (t *ratchetTree) append(b []byte) ([]byte, error) {
+	size := 0
+	t.eachUpToLast(func(n *treeNode) {
+		size++
+		if !n.blank() {
+			size += 1 + len(n.body)
+		}
 	})
-	b, err := w.Finish()
-	return b, malformed("ratchet tree", err)
+	if size > codec.MaxLength {
+		return nil, fail(ErrLimit, "§12.4.3.3", "ratchet tree", "%d bytes, a vector carries at most %d", size, codec.MaxLength)
+	}
+	b = codec.AppendVarint(slices.Grow(b, size+4), uint32(size))
+	t.eachUpToLast(func(n *treeNode) {
+		switch {
+		case n.blank():
+			b = append(b, 0)
+		case n.level == 0:
+			b = append(append(b, 1, nodeTypeLeaf), n.body...)
+		default:
+			b = append(append(b, 1, nodeTypeParent), n.body...)
+		}
+	})
+	return b, nil
+}
+
+// eachUpToLast visits all nodes in order, but for the blank ones behind the last that is not.
+func (t *ratchetTree) eachUpToLast(visit func(*treeNode)) {
+	blanks := 0
+	t.root.eachNode(0, func(_ NodeIndex, n *treeNode) {
+		if n.blank() {
+			blanks++
+			return
+		}
+		for ; blanks > 0; blanks-- {
+			visit(blankLeafNode)
+		}
+		visit(n)
+	})
 }
 
 var blankLeafNode = &treeNode{}
@@ -55,15 +75,21 @@ func (n *treeNode) eachNode(first LeafIndex, visit func(NodeIndex, *treeNode)) {
 // parseTree reads the ratchet_tree extension's data into a tree with hashes and indices. It checks the
 // form; whether the tree may be believed, validate checks.
 func parseTree(s *suite, auth Authenticator, data []byte, limits codec.Limits) (*ratchetTree, error) {
-	bodies, err := splitTree(data, limits)
+	b := newTreeBuilder(s, auth, len(data)/100)
+	bodies, err := readTree(data, limits, b.enter)
 	if err != nil {
 		return nil, err
 	}
-	return buildTree(s, auth, bodies)
+	return b.finish(bodies)
 }
 
 // splitTree gives the nodes' encodings in order, each a part of one string.
 func splitTree(data []byte, limits codec.Limits) ([]string, error) {
+	return readTree(data, limits, func(LeafIndex, *LeafNode) {})
+}
+
+// readTree does what splitTree does, and visits the leaves. What visit is given changes after it returns.
+func readTree(data []byte, limits codec.Limits, visit func(LeafIndex, *LeafNode)) ([]string, error) {
 	outer := codec.NewReader(data, limits)
 	vector := outer.Bytes()
 	if err := outer.Finish(); err != nil {
@@ -77,6 +103,7 @@ func splitTree(data []byte, limits codec.Limits) ([]string, error) {
 	if limits.Count <= 0 {
 		most = codec.DefaultLimits.Count
 	}
+	var leaf LeafNode
 	for r.Len() > 0 && r.Err() == nil {
 		if len(bodies) >= most {
 			return nil, fail(ErrLimit, "", "ratchet tree", "more than %d nodes", most)
@@ -91,13 +118,17 @@ func splitTree(data []byte, limits codec.Limits) ([]string, error) {
 		}
 		start := len(all) - r.Len()
 		if want == nodeTypeLeaf {
-			decodeLeafNode(r)
+			leaf.decode(r)
 		} else {
 			decodeParentNode(r)
 		}
-		if r.Err() == nil {
-			bodies = append(bodies, all[start:len(all)-r.Len()])
+		if r.Err() != nil {
+			break
 		}
+		if want == nodeTypeLeaf {
+			visit(LeafIndex(len(bodies)/2), &leaf)
+		}
+		bodies = append(bodies, all[start:len(all)-r.Len()])
 	}
 	if err := r.Finish(); err != nil {
 		return nil, within(fmt.Sprintf("ratchet tree, node %d", len(bodies)), ErrMalformed, malformed("", err))
@@ -131,36 +162,69 @@ func decodeParentNode(r *codec.Reader) {
 
 // buildTree makes a tree of its nodes' encodings in order; blank ones may be missing at the end.
 func buildTree(s *suite, auth Authenticator, bodies []string) (*ratchetTree, error) {
-	leaves := (len(bodies) + 1) / 2
-	if leaves > maxLeaves {
-		return nil, fail(ErrLimit, "", "ratchet tree", "%d leaves, at most %d", leaves, maxLeaves)
+	b := newTreeBuilder(s, auth, len(bodies))
+	for at := 0; at < len(bodies); at += 2 {
+		if bodies[at] == "" {
+			continue
+		}
+		leaf, err := parseLeafNode(bodies[at])
+		if err != nil {
+			return nil, within(leafName(LeafIndex(at/2)), ErrMalformed, err)
+		}
+		b.enter(LeafIndex(at/2), leaf)
 	}
-	t := &ratchetTree{suite: s, keys: newKeyIndex(), people: newMemberIndex(auth)}
-	b := treeBuilder{
-		t:          t,
-		bodies:     bodies,
-		keys:       make([]uint64, 0, len(bodies)),
-		signatures: make([]uint64, 0, leaves),
-		identities: make([]uint64, 0, leaves),
-	}
-	t.root = b.build(heightFor(leaves), 0)
-	if b.err != nil {
-		return nil, b.err
-	}
-	s.freeze(t.root, 0)
-	t.keys = t.keys.fill(b.keys)
-	t.people.signatures = t.people.signatures.fill(b.signatures)
-	t.people.identities = t.people.identities.fill(b.identities)
-	t.people.owned = false
-	return t, nil
+	return b.finish(bodies)
 }
 
+// treeBuilder makes a tree: first each leaf is entered, then all nodes are put together.
 type treeBuilder struct {
 	t                            *ratchetTree
 	bodies                       []string
 	nodes                        []treeNode // allocated, not yet used
 	keys, signatures, identities []uint64
 	err                          error
+}
+
+// newTreeBuilder makes room for so many nodes; there may be more.
+func newTreeBuilder(s *suite, auth Authenticator, nodes int) *treeBuilder {
+	leaves := (nodes + 1) / 2
+	return &treeBuilder{
+		t:          &ratchetTree{suite: s, keys: newKeyIndex(), people: newMemberIndex(auth)},
+		signatures: make([]uint64, 0, leaves),
+		identities: make([]uint64, 0, leaves),
+	}
+}
+
+// enter takes a leaf into what is known of all members together, and keeps nothing of it.
+func (b *treeBuilder) enter(i LeafIndex, leaf *LeafNode) {
+	x := &b.t.people
+	id, err := x.identityBytes(leaf)
+	if err != nil {
+		b.fail(within(leafName(i), ErrPolicy, err))
+		return
+	}
+	b.signatures = append(b.signatures, x.signatures.entry(string(leaf.SignatureKey), uint32(i)))
+	b.identities = append(b.identities, x.identities.entry(string(id), uint32(i)))
+	x.count(leaf, 1)
+}
+
+func (b *treeBuilder) finish(bodies []string) (*ratchetTree, error) {
+	leaves := (len(bodies) + 1) / 2
+	if leaves > maxLeaves {
+		return nil, fail(ErrLimit, "", "ratchet tree", "%d leaves, at most %d", leaves, maxLeaves)
+	}
+	t := b.t
+	b.bodies, b.keys = bodies, make([]uint64, 0, len(bodies))
+	t.root = b.build(heightFor(leaves), 0)
+	if b.err != nil {
+		return nil, b.err
+	}
+	t.suite.freeze(t.root, 0)
+	t.keys = t.keys.fill(b.keys)
+	t.people.signatures = t.people.signatures.fill(b.signatures)
+	t.people.identities = t.people.identities.fill(b.identities)
+	t.people.owned = false
+	return t, nil
 }
 
 // slabNodes is how many nodes are allocated at once: apart, each would take a seventh more.
@@ -205,7 +269,9 @@ func (b *treeBuilder) build(level int, first LeafIndex) *treeNode {
 		b.keys = append(b.keys, b.t.keys.entry(n.encryptionKey(), uint32(at)))
 	}
 	if level == 0 {
-		b.leaf(n, first)
+		if n.body != "" {
+			n.occupied = 1
+		}
 		return n
 	}
 	n.left = b.build(level-1, first)
@@ -215,23 +281,6 @@ func (b *treeBuilder) build(level int, first LeafIndex) *treeNode {
 		b.fail(fail(ErrInvalid, "§7.9.2", nodeName(at), "key in a subtree without members"))
 	}
 	return n
-}
-
-func (b *treeBuilder) leaf(n *treeNode, i LeafIndex) {
-	if n.body == "" {
-		return
-	}
-	n.occupied = 1
-	x := &b.t.people
-	leaf, id, err := x.identify(n.body)
-	if err != nil {
-		b.fail(within(leafName(i), ErrPolicy, err))
-		return
-	}
-	signatureKey := firstVector(afterVector(n.body))
-	b.signatures = append(b.signatures, x.signatures.entry(signatureKey, uint32(i)))
-	b.identities = append(b.identities, x.identities.entry(id, uint32(i)))
-	x.count(leaf, 1)
 }
 
 func (b *treeBuilder) fail(err error) {

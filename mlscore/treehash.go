@@ -15,18 +15,28 @@ const (
 
 // leafTreeHash is the tree hash of a leaf (RFC 9420 §7.8).
 func (h *hasher) leafTreeHash(i LeafIndex, body string) string {
+	return string(h.sumLeaf(h.tag[:0], i, body))
+}
+
+// sumLeaf appends the tree hash of a leaf to dst.
+func (h *hasher) sumLeaf(dst []byte, i LeafIndex, body string) []byte {
 	b := append(h.buf[:0], nodeTypeLeaf)
 	b = binary.BigEndian.AppendUint32(b, uint32(i))
 	h.buf = appendOptional(b, body)
-	return string(h.sum(h.tag[:0], h.buf))
+	return h.sum(dst, h.buf)
 }
 
 // parentTreeHash is the tree hash of a parent (§7.8).
 func (h *hasher) parentTreeHash(body, left, right string) string {
+	return h.sumParent(body, append(h.left[:0], left...), append(h.right[:0], right...))
+}
+
+// sumParent is parentTreeHash of children's hashes that nobody keeps.
+func (h *hasher) sumParent(body string, left, right []byte) string {
 	b := append(h.buf[:0], nodeTypeParent)
 	b = appendOptional(b, body)
-	b = appendVector(b, left)
-	h.buf = appendVector(b, right)
+	b = codec.AppendBytes(b, left)
+	h.buf = codec.AppendBytes(b, right)
 	return string(h.sum(h.tag[:0], h.buf))
 }
 
@@ -73,9 +83,18 @@ func (h *hasher) freeze(n *treeNode, first LeafIndex) {
 		middle := first + 1<<(n.level-1)
 		h.freeze(n.left, first)
 		h.freeze(n.right, middle)
-		n.hash = h.parentTreeHash(n.body, h.treeHash(n.left, first), h.treeHash(n.right, middle))
+		left := h.appendTreeHash(h.left[:0], n.left, first)
+		n.hash = h.sumParent(n.body, left, h.appendTreeHash(h.right[:0], n.right, middle))
 	}
 	n.frozen = true
+}
+
+// appendTreeHash appends the tree hash of a frozen node to dst.
+func (h *hasher) appendTreeHash(dst []byte, n *treeNode, first LeafIndex) []byte {
+	if n.level == 0 {
+		return h.sumLeaf(dst, first, n.body)
+	}
+	return append(dst, n.hash...)
 }
 
 // treeHash is the tree hash of a frozen node.
@@ -221,6 +240,9 @@ func (h *hasher) vouches(p, c *treeNode, cFirst LeafIndex, s *treeNode, sFirst L
 	if d.level > 0 {
 		have = d.parentHash()
 	} else if have, ok = leafParentHash(d.body); !ok {
+		return false
+	}
+	if have == "" { // of the topmost node of a path: no hash is
 		return false
 	}
 	sibling := h.hashWithout(s, sFirst, leavesBelow(unmerged, sFirst, int(s.level)))

@@ -92,20 +92,32 @@ func (p *PublicState) validTogether(leaves []leafChange) bool {
 	}
 	rules := p.rules.keyPackageRules(time.Time{})
 	items := make([]signedItem, len(leaves))
+	size := 0
+	for _, at := range leaves {
+		size += len(at.body)
+	}
+	bodies := make([]byte, 0, size) // one after another, in memory that is nobody else's
+	signed := make([]byte, 0, size)
+	var l LeafNode
+	var r codec.Reader
 	for k, at := range leaves {
-		l, err := parseLeafNode(at.body)
-		if err != nil || l.verifyContent(s, rules) != nil || rules.validate(l, UseMember) != nil ||
-			checkSupport(p.tree, at.index, l, p.context.Extensions) != nil {
+		bodies = append(bodies, at.body...)
+		r.Reset(bodies[len(bodies)-len(at.body):], codec.DefaultLimits)
+		l.decode(&r)
+		if r.Finish() != nil || l.verifyContent(s, rules) != nil || rules.validate(&l, UseMember) != nil ||
+			checkSupport(p.tree, at.index, &l, p.context.Extensions) != nil {
 			return false
 		}
-		items[k] = signedItem{l.SignatureKey, signedLeaf(at, l, p.context.GroupID), l.Signature}
+		start := len(signed)
+		signed = appendSignedLeaf(signed, at, &l, p.context.GroupID)
+		items[k] = signedItem{l.SignatureKey, signed[start:], l.Signature}
 	}
 	return batch.verifyBatch(items)
 }
 
-// signedLeaf is what the signature of a leaf covers, SignContent of LeafNodeTBS: its encoding up to the
-// signature and, unless it comes from a KeyPackage, group and leaf (§7.2).
-func signedLeaf(at leafChange, l *LeafNode, groupID []byte) []byte {
+// appendSignedLeaf appends what the signature of a leaf covers, SignContent of LeafNodeTBS: its encoding
+// up to the signature and, unless it comes from a KeyPackage, group and leaf (§7.2).
+func appendSignedLeaf(b []byte, at leafChange, l *LeafNode, groupID []byte) []byte {
 	var header [4]byte
 	content := at.body[:len(at.body)-len(l.Signature)-len(codec.AppendVarint(header[:0], uint32(len(l.Signature))))]
 	var tail []byte
@@ -113,7 +125,6 @@ func signedLeaf(at leafChange, l *LeafNode, groupID []byte) []byte {
 		var scratch [64]byte
 		tail = binary.BigEndian.AppendUint32(codec.AppendBytes(scratch[:0], groupID), uint32(at.index))
 	}
-	b := make([]byte, 0, len(content)+len(tail)+32)
 	b = appendLabelled(b, "LeafNodeTBS", len(content)+len(tail))
 	return append(append(b, content...), tail...)
 }

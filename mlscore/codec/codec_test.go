@@ -437,12 +437,18 @@ func TestUint16Vector(t *testing.T) {
 			one, other := NewReader(unhex(t, text), limits), NewReader(unhex(t, text), limits)
 			var want []uint16
 			one.Vector(func(r *Reader) { want = append(want, r.Uint16()) })
-			got := Uint16Vector[uint16](other)
+			got := Uint16Vector[uint16](other, nil)
 			if one.Err() != nil {
 				want = nil
 			}
 			if fmt.Sprint(got) != fmt.Sprint(want) || one.Len() != other.Len() {
 				t.Errorf("%s, %+v: %v, want %v", text, limits, got, want)
+			}
+			used := []uint16{7, 7, 7, 7, 7, 7, 7, 7}
+			again := NewReader([]byte("something else"), Limits{Bytes: 1})
+			again.Reset(unhex(t, text), limits)
+			if got := Uint16Vector(again, used); fmt.Sprint(got) != fmt.Sprint(want) || (len(got) > 0 && &got[0] != &used[0]) || fmt.Sprint(again.Err()) != fmt.Sprint(other.Err()) {
+				t.Errorf("%s, %+v, in place of another list: %v, want %v", text, limits, got, want)
 			}
 			for _, kind := range []error{ErrTruncated, ErrNotMinimal, ErrPrefix, ErrLimit} {
 				if errors.Is(one.Err(), kind) != errors.Is(other.Err(), kind) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 )
 
 // MaxLength is the largest length that a vector header can carry: 2^30 - 1 bytes.
@@ -55,11 +56,17 @@ type Reader struct {
 
 // NewReader reads from b under limits.
 func NewReader(b []byte, limits Limits) *Reader {
-	r := &Reader{rest: b, limits: limits.orDefault()}
+	r := new(Reader)
+	r.Reset(b, limits)
+	return r
+}
+
+// Reset makes r what NewReader returns: for a caller that reads much, one after another.
+func (r *Reader) Reset(b []byte, limits Limits) {
+	*r = Reader{rest: b, limits: limits.orDefault()}
 	if len(b) > r.limits.Bytes {
 		r.fail(fmt.Errorf("%w: %d bytes of input, at most %d", ErrLimit, len(b), r.limits.Bytes))
 	}
-	return r
 }
 
 // Err is the first error met.
@@ -219,23 +226,25 @@ func (r *Reader) Vector(element func(*Reader)) {
 	}
 }
 
-// Uint16Vector reads a vector of 16-bit values, as Vector with Uint16 does.
-func Uint16Vector[T ~uint16](r *Reader) []T {
+// Uint16Vector reads a vector of 16-bit values, as Vector with Uint16 does. They take the place of what
+// is in list, which may be nil; without an error or a value, the result is as empty as list[:0].
+func Uint16Vector[T ~uint16](r *Reader, list []T) []T {
+	list = list[:0]
 	body := r.Bytes()
 	if r.err != nil || !r.nests() || len(body) == 0 {
-		return nil
+		return list
 	}
 	if (len(body)+1)/2 > r.limits.Count {
 		r.fail(fmt.Errorf("%w: more than %d elements in a vector", ErrLimit, r.limits.Count))
-		return nil
+		return list
 	}
 	if len(body)%2 != 0 {
 		r.fail(fmt.Errorf("%w: vector of %d bytes, elements of 2", ErrTruncated, len(body)))
-		return nil
+		return list
 	}
-	list := make([]T, len(body)/2)
-	for i := range list {
-		list[i] = T(binary.BigEndian.Uint16(body[2*i:]))
+	list = slices.Grow(list, len(body)/2)
+	for ; len(body) > 0; body = body[2:] {
+		list = append(list, T(binary.BigEndian.Uint16(body)))
 	}
 	return list
 }
