@@ -20,9 +20,11 @@ func newBench() *cobra.Command {
 	return c
 }
 
-// benchRow is one figure. Ratio is Value over that of Against, 0 where there is nothing to compare with.
+// benchRow is one figure. Suite is the cipher suite of a group, 0 where there is none. Ratio is Value over
+// that of Against, 0 where there is nothing to compare with.
 type benchRow struct {
 	Name    string  `json:"name"`
+	Suite   uint16  `json:"suite,omitempty"`
 	N       int     `json:"n"`
 	Value   float64 `json:"value"`
 	Unit    string  `json:"unit"`
@@ -36,27 +38,28 @@ type benchTable struct {
 	log    io.Writer // progress
 	asJSON bool
 	start  time.Time
-	rows   []benchRow
 }
 
 func newBenchTable(c *cobra.Command, asJSON bool) *benchTable {
 	t := &benchTable{out: c.OutOrStdout(), log: c.ErrOrStderr(), asJSON: asJSON, start: time.Now()}
 	if !asJSON {
-		fmt.Fprintf(t.out, "%-18s %9s %12s %-8s %s\n", "name", "n", "value", "unit", "against")
+		fmt.Fprintf(t.out, "%-26s %9s %16s %-8s %s\n", "name", "n", "value", "unit", "against")
 	}
 	return t
 }
 
 func (t *benchTable) add(r benchRow) error {
-	t.rows = append(t.rows, r)
 	if t.asJSON {
 		return json.NewEncoder(t.out).Encode(r)
 	}
 	against := ""
 	if r.Against != "" {
 		against = fmt.Sprintf("%.2f × %s", r.Ratio, r.Against)
+		if r.Ratio >= 100 {
+			against = fmt.Sprintf("%s × %s", thousands(r.Ratio), r.Against)
+		}
 	}
-	_, err := fmt.Fprintf(t.out, "%-18s %9d %12.3f %-8s %s\n", r.Name, r.N, r.Value, r.Unit, against)
+	_, err := fmt.Fprintf(t.out, "%-26s %9d %16.3f %-8s %s\n", r.Name, r.N, r.Value, r.Unit, against)
 	return err
 }
 

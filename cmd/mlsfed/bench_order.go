@@ -27,7 +27,9 @@ wakes some. It takes about a quarter of an hour.`,
 			cfg.Progress = t.progress
 			var failed error
 			err := orderbench.Run(c.Context(), cfg, func(r orderbench.Row) {
-				failed = errors.Join(failed, t.add(benchRow(r)))
+				failed = errors.Join(failed, t.add(benchRow{
+					Name: r.Name, N: r.N, Value: r.Value, Unit: r.Unit, Against: r.Against, Ratio: r.Ratio,
+				}))
 			})
 			return errors.Join(err, failed)
 		},

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"slices"
+	"time"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+)
+
+// primitiveCosts are milliseconds. verifyMany is that of one signature among as many as are verified
+// together in a group of the size at hand; the hashes are those of a leaf, of a parent, and the parent hash.
+type primitiveCosts struct {
+	generate, derive, seal, open, sign, verify, verifyMany, secret, sealKB, openKB float64
+	hashLeaf, hashParent, parentHash                                               float64
+}
+
+// measurePrimitives takes up to half a second with most cipher suites.
+func measurePrimitives(p *mlscore.Primitives, n int) primitiveCosts {
+	many := p.VerifyMany(n) // the first call makes them
+	return primitiveCosts{
+		generate:   each(p.GenerateKey),
+		derive:     each(p.DeriveKey),
+		seal:       each(func() { p.Seal() }),
+		open:       each(p.Open),
+		sign:       each(func() { p.Sign() }),
+		verify:     each(p.Verify),
+		verifyMany: each(func() { p.VerifyMany(n) }) / float64(many),
+		secret:     each(p.Derive),
+		sealKB:     each(func() { p.SealKilobyte() }),
+		openKB:     each(p.OpenKilobyte),
+		hashLeaf:   each(p.HashLeaf),
+		hashParent: each(p.HashParent),
+		parentHash: each(p.HashParentHash),
+	}
+}
+
+// between is the mean of two measurements, before and after what they are compared with: a machine that
+// is shared with others gets faster and slower in the course of a run.
+func (c primitiveCosts) between(o primitiveCosts) primitiveCosts {
+	return primitiveCosts{
+		(c.generate + o.generate) / 2, (c.derive + o.derive) / 2, (c.seal + o.seal) / 2, (c.open + o.open) / 2,
+		(c.sign + o.sign) / 2, (c.verify + o.verify) / 2, (c.verifyMany + o.verifyMany) / 2, (c.secret + o.secret) / 2,
+		(c.sealKB + o.sealKB) / 2, (c.openKB + o.openKB) / 2,
+		(c.hashLeaf + o.hashLeaf) / 2, (c.hashParent + o.hashParent) / 2, (c.parentHash + o.parentHash) / 2,
+	}
+}
+
+// floors are the least that operations can take, in milliseconds.
+type floors struct{ commit, process, join, bulk, unmerged, protect, unprotect float64 }
+
+// floorsFor sums primitives up for a populated tree of n members, path nodes on a direct path, and k
+// members added at once. Nothing but cryptographic operations is in it: no decoding, no copy, no memory.
+func (c primitiveCosts) floorsFor(n, path, k int) floors {
+	p, members, added := float64(path), float64(n), float64(k)
+	const (
+		epoch   = 13 // secrets: member, epoch, and the nine under it; the two tags
+		commit  = 4  // more where the commit secret is known: that, joiner (two), welcome
+		ratchet = 5  // key and nonce of the sender data and of the message, and the next secret
+	)
+	f := floors{
+		// HPKE, keys and secrets along the path, with the hashes of its nodes; the leaf's key; signatures
+		// of the leaf, the commit and the GroupInfo.
+		commit: p*(c.seal+c.derive+2*c.secret+c.hashParent+c.parentHash) + c.generate + 3*c.sign + (epoch+commit)*c.secret,
+		// One path secret, since the two members share the root alone; signatures of leaf and commit.
+		process: c.open + c.derive + 2*c.verify + p*(c.hashParent+c.parentHash) + (epoch+commit)*c.secret,
+		// All leaves' signatures, all tree hashes and parent hashes; the GroupInfo's signature.
+		join:      members*(c.verifyMany+c.hashLeaf+c.hashParent+c.parentHash) + c.open + c.derive + c.verify + epoch*c.secret,
+		protect:   c.sign + c.sealKB + ratchet*c.secret,
+		unprotect: c.verify + c.openKB + ratchet*c.secret,
+	}
+	// For each newcomer, the signatures of its KeyPackage and leaf, a seal for its Welcome, the hash that
+	// names the KeyPackage, and those of its leaf and of the parent above.
+	f.bulk = f.commit + c.sign + added*(2*c.verify+c.seal+2*c.hashLeaf+c.hashParent)
+	f.unmerged = f.commit + added*c.seal
+	return f
+}
+
+// timed is how long a call takes, in milliseconds.
+func timed(call func() error) (float64, error) {
+	start := time.Now()
+	err := call()
+	return float64(time.Since(start)) / 1e6, err
+}
+
+// repeated is the median of several calls in milliseconds, the first not counted. After so many
+// milliseconds as longest, no further one begins.
+func repeated(times int, longest float64, call func() error) (float64, error) {
+	var list []float64
+	total := 0.0
+	for len(list) < times+1 && total < longest {
+		ms, err := timed(call)
+		if err != nil {
+			return 0, err
+		}
+		list = append(list, ms)
+		total += ms
+	}
+	if len(list) > 1 {
+		list = list[1:]
+	}
+	return middle(list), nil
+}
+
+// each is the time of one call among many, in milliseconds: the median of rounds that are short, as the
+// operations are that it is compared with, so that what interrupts one round does not count.
+func each(call func()) float64 {
+	const round, longest = 0.05, 200
+	once, _ := repeated(5, longest, func() error { call(); return nil })
+	calls := int(min(max(round/once, 1), 1000))
+	ms, _ := repeated(60, longest, func() error {
+		for range calls {
+			call()
+		}
+		return nil
+	})
+	return ms / float64(calls)
+}
+
+// middle is the median.
+func middle(v []float64) float64 {
+	slices.Sort(v)
+	return v[len(v)/2]
+}

@@ -1,0 +1,293 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"runtime"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+)
+
+// coreMeasures are the figures of a group of n, to which k members are added at once.
+type coreMeasures struct {
+	table      *benchTable
+	emit       func(benchRow) error
+	c          *coreGroup
+	n, k       int
+	primitives *mlscore.Primitives
+	costs      primitiveCosts // as they were last
+
+	commit, process, joined, bulk float64 // ms
+	floors                        floors  // of these
+	bytes                         int
+}
+
+func newCoreMeasures(t *benchTable, suite mlscore.CipherSuite, n, k int) (*coreMeasures, error) {
+	t.progress("%d members: the group is made", n)
+	c, err := newCoreGroup(suite, n)
+	if err != nil {
+		return nil, err
+	}
+	p, err := mlscore.NewPrimitives(suite)
+	if err != nil {
+		return nil, err
+	}
+	return &coreMeasures{table: t, emit: t.add, c: c, n: n, k: k, primitives: p, costs: measurePrimitives(p, n)}, nil
+}
+
+// beside runs a measurement and gives the floors from what the primitives cost before and after it.
+func (m *coreMeasures) beside(measurement func() error) (floors, error) {
+	before := m.costs
+	if err := measurement(); err != nil {
+		return floors{}, err
+	}
+	m.costs = measurePrimitives(m.primitives, m.n)
+	return before.between(m.costs).floorsFor(m.n, m.c.pathLength(), m.k), nil
+}
+
+// row tells a figure, and the floor beside it if there is one.
+func (m *coreMeasures) row(name string, value float64, unit string, floor float64) error {
+	r := benchRow{Name: name, Suite: uint16(m.c.suite), N: m.n, Value: value, Unit: unit}
+	if floor <= 0 {
+		return m.emit(r)
+	}
+	below := r
+	below.Name, below.Value = name+"/floor", floor
+	r.Against, r.Ratio = "floor", value/floor
+	return errors.Join(m.emit(r), m.emit(below))
+}
+
+// commits measures an empty commit by the first member, processed by the last.
+func (m *coreMeasures) commits() error {
+	var made, processed []float64
+	f, err := m.beside(func() error {
+		for range 25 {
+			var c *mlscore.Commit
+			t, err := timed(func() (err error) {
+				c, err = m.c.commit()
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			made = append(made, t)
+			if t, err = timed(func() error { return m.c.follow(c) }); err != nil {
+				return err
+			}
+			processed = append(processed, t)
+			m.bytes = len(c.Message)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	m.commit, m.process = middle(made), middle(processed)
+	m.floors.commit, m.floors.process = f.commit, f.process
+	return errors.Join(
+		m.row("commit", m.commit, "ms", f.commit),
+		m.row("process", m.process, "ms", f.process),
+		m.row("state-written", float64(m.c.stores[0].written)/1024, "KiB", 0),
+		m.row("commit-bytes", float64(m.bytes), "B", 0),
+	)
+}
+
+// messages measures application messages of 1 KiB.
+func (m *coreMeasures) messages() error {
+	content := make([]byte, 1024)
+	var protect, unprotect float64
+	f, err := m.beside(func() (err error) {
+		var msgs [][]byte
+		protect, err = repeated(200, 1000, func() error {
+			msg, err := m.c.a.Protect(content, mlscore.MessageOptions{})
+			msgs = append(msgs, msg)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		next := 0
+		unprotect, err = repeated(len(msgs)-1, 1000, func() error {
+			next++
+			_, err := m.c.b.Process(msgs[next-1])
+			return err
+		})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return errors.Join(
+		m.row("protect", protect*1000, "µs", f.protect*1000),
+		m.row("unprotect", unprotect*1000, "µs", f.unprotect*1000))
+}
+
+// join measures a newcomer's join, tree included: on one core and on all.
+func (m *coreMeasures) join() error {
+	if err := m.joinOneCore(); err != nil || runtime.NumCPU() == 1 {
+		return err
+	}
+	cores := runtime.NumCPU()
+	t, f, err := m.joinOn(cores)
+	if err != nil {
+		return err
+	}
+	return m.row("join/all-cores", t, "ms", f/float64(cores))
+}
+
+func (m *coreMeasures) joinOneCore() error {
+	t, f, err := m.joinOn(1)
+	if err != nil {
+		return err
+	}
+	m.joined, m.floors.join = t, f
+	return m.row("join", t, "ms", f)
+}
+
+// joinOn lets a newcomer join, and forget that it has, a number of times, and gives the floor beside it.
+func (m *coreMeasures) joinOn(cores int) (joined, floor float64, err error) {
+	m.table.progress("%d members: somebody joins, on %d cores", m.n, cores)
+	client, _, id, err := newCoreClient(m.c.suite, fmt.Sprintf("newcomer with %d cores", cores))
+	if err != nil {
+		return 0, 0, err
+	}
+	kp, err := client.NewKeyPackage(id, mlscore.KeyPackageOptions{LastResort: true})
+	if err != nil {
+		return 0, 0, err
+	}
+	c, err := m.c.commit(mlscore.AddProposal(kp))
+	if err != nil {
+		return 0, 0, err
+	}
+	if err := m.c.follow(c); err != nil {
+		return 0, 0, err
+	}
+	tree, err := m.c.a.Public().Tree()
+	if err != nil {
+		return 0, 0, err
+	}
+	var times, below []float64
+	// As often as takes four seconds or so: the machine has good moments and bad ones.
+	for total := 0.0; len(times) < 9 && (len(times) < 3 || total < 3000) && total < 6000; {
+		f, err := m.beside(func() error {
+			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(cores))
+			runtime.GC() // of what came before
+			var g *mlscore.Group
+			t, err := timed(func() (err error) {
+				g, err = client.Join(c.Welcome, mlscore.JoinOptions{Tree: tree})
+				return err
+			})
+			if err != nil {
+				return err
+			}
+			times, total = append(times, t), total+t
+			return g.Erase()
+		})
+		if err != nil {
+			return 0, 0, err
+		}
+		below = append(below, f.join)
+	}
+	return middle(times), middle(below), nil
+}
+
+// heap measures what a loaded group occupies.
+func (m *coreMeasures) heap() error {
+	before := heapInUse()
+	g, err := m.c.clients[1].LoadGroup(m.c.b.GroupID())
+	if err != nil {
+		return err
+	}
+	used := float64(heapInUse()) - float64(before)
+	err = m.row("heap", used/(1<<20), "MiB", 0)
+	runtime.KeepAlive(g)
+	return err
+}
+
+func heapInUse() uint64 {
+	runtime.GC()
+	runtime.GC()
+	var s runtime.MemStats
+	runtime.ReadMemStats(&s)
+	return s.HeapAlloc
+}
+
+// addMany measures one commit that adds many, and the next one, whose path goes to all of them.
+func (m *coreMeasures) addMany() error {
+	m.table.progress("%d members: %d KeyPackages are made", m.n, m.k)
+	adds := make([]mlscore.Proposal, m.k)
+	client, _, id, err := newCoreClient(m.c.suite, "")
+	if err != nil {
+		return err
+	}
+	for i := range adds {
+		if id.SignatureKey, _, err = mlscore.GenerateSignatureKey(nil, m.c.suite); err != nil {
+			return err
+		}
+		id.Credential = mlscore.BasicCredential(fmt.Appendf(nil, "new %d", i))
+		kp, err := client.NewKeyPackage(id, mlscore.KeyPackageOptions{})
+		if err != nil {
+			return err
+		}
+		adds[i] = mlscore.AddProposal(kp)
+	}
+	m.table.progress("%d members: %d are added", m.n, m.k)
+	commit := func(proposals ...mlscore.Proposal) (t float64, f floors, err error) {
+		m.costs = measurePrimitives(m.primitives, m.n)
+		f, err = m.beside(func() (err error) {
+			t, err = timed(func() error {
+				_, err := m.c.commit(proposals...)
+				return err
+			})
+			return err
+		})
+		return t, f, err
+	}
+	t, f, err := commit(adds...)
+	if err != nil {
+		return err
+	}
+	m.bulk, m.floors.bulk = t, f.bulk
+	if err := m.row("bulk-add", t, "ms", f.bulk); err != nil {
+		return err
+	}
+	if t, f, err = commit(); err != nil {
+		return err
+	}
+	return m.row("commit-unmerged", t, "ms", f.unmerged)
+}
+
+// rekeying are what a new secret for everybody takes elsewhere, computed from one HPKE seal. With pairwise
+// sessions, whoever renews its keys seals to each member. With sender keys, somebody has left and may
+// know the keys of all, so that each member seals a new one to each other.
+func (m *coreMeasures) rekeying() (pairwise, senderKeys, pairwiseBytes, senderKeyBytes float64) {
+	n := float64(m.n)
+	kem, ct := m.primitives.Seal()
+	sealed := float64(len(kem) + len(ct))
+	return (n - 1) * m.costs.seal, n * (n - 1) * m.costs.seal, (n - 1) * sealed, n * (n - 1) * sealed
+}
+
+// compare tells what others would take, beside the commit that was measured.
+func (m *coreMeasures) compare() error {
+	pairwise, senderKeys, pairwiseBytes, senderKeyBytes := m.rekeying()
+	row := func(name string, value float64, unit string, commit float64) error {
+		return m.emit(benchRow{Name: name, Suite: uint16(m.c.suite), N: m.n, Value: value, Unit: unit, Against: "commit", Ratio: value / commit})
+	}
+	return errors.Join(
+		row("pairwise/computed", pairwise, "ms", m.commit),
+		row("sender-keys/computed", senderKeys, "ms", m.commit),
+		row("pairwise-bytes/computed", pairwiseBytes, "B", float64(m.bytes)),
+		row("sender-keys-bytes/computed", senderKeyBytes, "B", float64(m.bytes)),
+	)
+}
+
+// point is what the chart shows of this size.
+func (m *coreMeasures) point() chartPoint {
+	pairwise, senderKeys, pairwiseBytes, senderKeyBytes := m.rekeying()
+	return chartPoint{
+		n: float64(m.n),
+		cost: []float64{m.commit, m.floors.commit, m.process, m.floors.process, m.joined, m.floors.join, m.bulk, m.floors.bulk,
+			pairwise, senderKeys},
+		bytes: []float64{float64(m.bytes), pairwiseBytes, senderKeyBytes},
+	}
+}

@@ -1,0 +1,122 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+)
+
+// suiteColumns are what the table of cipher suites shows, by the names of the rows.
+var suiteColumns = []struct {
+	name, title string
+	width       int
+}{
+	{"keypackage-bytes", "KeyPackage", 10},
+	{"welcome-bytes", "Welcome", 8},
+	{"commit-bytes", "commit", 8},
+	{"tree-bytes", "tree", 11},
+	{"commit", "commit, ms", 15},
+	{"process", "process, ms", 15},
+	{"join", "join, ms", 18},
+	{"protect", "protect, µs", 15},
+	{"unprotect", "unprotect, µs", 15},
+}
+
+// measureSuites measures what differs between cipher suites: for people a line for each group, with the
+// ratio to the floor in brackets.
+func (b *coreBench) measureSuites() error {
+	if len(b.others) == 0 {
+		return nil
+	}
+	if !b.table.asJSON {
+		fmt.Fprintf(b.table.out, "\nCipher suites: bytes, and times with their ratio to the floor.\n%-7s %7s", "suite", "n")
+		for _, c := range suiteColumns {
+			fmt.Fprintf(b.table.out, " %*s", c.width, c.title)
+		}
+		fmt.Fprintln(b.table.out)
+	}
+	for at, cs := range b.others {
+		for _, n := range b.suiteSizes {
+			b.table.progress("suite %d of %d, %v", at+1, len(b.others), cs)
+			if err := b.measureSuite(cs, n); err != nil {
+				return fmt.Errorf("%v, %d members: %w", cs, n, err)
+			}
+		}
+	}
+	return nil
+}
+
+func (b *coreBench) measureSuite(cs mlscore.CipherSuite, n int) error {
+	m, err := newCoreMeasures(b.table, cs, n, 0)
+	if err != nil {
+		return err
+	}
+	rows := map[string]benchRow{}
+	if !b.table.asJSON {
+		m.emit = func(r benchRow) error {
+			rows[r.Name] = r
+			return nil
+		}
+	}
+	for _, step := range []func() error{m.sizes, m.commits, m.messages, m.joinOneCore} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	if b.table.asJSON {
+		return nil
+	}
+	fmt.Fprintf(b.table.out, "%-#7x %7d", uint16(cs), n)
+	for _, c := range suiteColumns {
+		r := rows[c.name]
+		cell := thousands(r.Value)
+		if r.Ratio > 0 {
+			cell = fmt.Sprintf("%.3g (%.2f)", r.Value, r.Ratio)
+			if r.Value >= 1000 {
+				cell = fmt.Sprintf("%s (%.2f)", thousands(r.Value), r.Ratio)
+			}
+		}
+		fmt.Fprintf(b.table.out, " %*s", c.width, cell)
+	}
+	_, err = fmt.Fprintln(b.table.out)
+	return err
+}
+
+// sizes tells how many bytes a newcomer's messages have, and the tree.
+func (m *coreMeasures) sizes() error {
+	client, _, id, err := newCoreClient(m.c.suite, "newcomer")
+	if err != nil {
+		return err
+	}
+	kp, err := client.NewKeyPackage(id, mlscore.KeyPackageOptions{})
+	if err != nil {
+		return err
+	}
+	message, err := kp.Message()
+	if err != nil {
+		return err
+	}
+	tree, err := m.c.a.Public().Tree()
+	if err != nil {
+		return err
+	}
+	c, err := m.c.commit(mlscore.AddProposal(kp))
+	if err != nil {
+		return err
+	}
+	if err := m.c.follow(c); err != nil {
+		return err
+	}
+	welcome := len(c.Welcome)
+	// The newcomer goes again: what is measured is a populated tree.
+	if c, err = m.c.commit(mlscore.RemoveProposal(mlscore.LeafIndex(m.n))); err != nil {
+		return err
+	}
+	return errors.Join(
+		m.c.follow(c),
+		m.row("keypackage-bytes", float64(len(message)), "B", 0),
+		m.row("welcome-bytes", float64(welcome), "B", 0),
+		m.row("tree-bytes", float64(len(tree)), "B", 0),
+	)
+}
