@@ -29,6 +29,8 @@ const maxFile = 1 << 20
 type Config struct {
 	Domain wire.Domain `yaml:"domain"`
 	Node   wire.NodeID `yaml:"node"`
+	// OrdersOnly makes it a node without devices.
+	OrdersOnly bool `yaml:"orders_only"`
 	// Data is a folder. Load makes it absolute: relative ones count from the file's folder.
 	Data string `yaml:"data"`
 	// Identity is the folder of keys, certificates and peers; Data's "identity" if empty.

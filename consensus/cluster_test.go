@@ -136,6 +136,8 @@ type memRoster struct {
 	by map[wire.Domain][]wire.NodeID
 }
 
+func (r *memRoster) OrdersOnly(wire.NodeID) bool { return false }
+
 func (r *memRoster) Nodes(org wire.Domain) []wire.NodeID {
 	r.mu.Lock()
 	defer r.mu.Unlock()

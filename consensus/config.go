@@ -23,6 +23,9 @@ type Link interface {
 // Roster knows which nodes an organization has, from the admitted organizations only. The order does
 // not matter. Placement asks it.
 type Roster interface {
+	// OrdersOnly reports whether a node holds replicas and no devices. Where an organization takes part, a
+	// node that is not such a one always holds a replica: entries reach devices from there.
+	OrdersOnly(wire.NodeID) bool
 	Nodes(org wire.Domain) []wire.NodeID
 }
 

@@ -20,6 +20,8 @@ type placing struct {
 	voters  int                  // at most, odd
 	current map[wire.NodeID]bool // replicas; true for voters
 	nodesOf func(wire.Domain) []wire.NodeID
+
+	ordersOnly func(wire.NodeID) bool // nil: no node is such a one
 }
 
 // place chooses the replicas: an odd number of voters, spread over organizations and then over nodes;
@@ -60,8 +62,9 @@ func place(p placing) (voters, learners []wire.NodeID) {
 	return voters, learners
 }
 
-// rank orders an organization's nodes: voters, learners, then the others, spread by a hash so that one
-// node does not get all conversations.
+// rank orders an organization's nodes: those with devices first, since entries reach devices from a replica
+// on their node; then voters, learners and the others, spread by a hash so that one node does not get all
+// conversations.
 func (p *placing) rank(org wire.Domain) []wire.NodeID {
 	nodes := slices.Clone(p.nodesOf(org))
 	if len(nodes) == 0 { // the roster does not know it now: what is there stays
@@ -78,12 +81,20 @@ func (p *placing) rank(org wire.Domain) []wire.NodeID {
 		return h[:]
 	}
 	slices.SortStableFunc(nodes, func(a, b wire.NodeID) int {
-		if c := cmp.Compare(p.class(a), p.class(b)); c != 0 {
+		if c := cmp.Or(cmp.Compare(p.distance(a), p.distance(b)), cmp.Compare(p.class(a), p.class(b))); c != 0 {
 			return c
 		}
 		return bytes.Compare(hash(a), hash(b))
 	})
 	return nodes
+}
+
+// distance is how far a node is from devices.
+func (p *placing) distance(n wire.NodeID) int {
+	if p.ordersOnly != nil && p.ordersOnly(n) {
+		return 1
+	}
+	return 0
 }
 
 func (p *placing) class(n wire.NodeID) int {

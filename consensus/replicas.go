@@ -56,7 +56,7 @@ func (l *live) wanted(r *raft.Raft) *wire.Replicas {
 	if l.m.cfg.Roster == nil {
 		return nil
 	}
-	p := placing{id: l.c.id, voters: DefaultVoters, current: make(map[wire.NodeID]bool), nodesOf: l.m.cfg.Roster.Nodes}
+	p := placing{id: l.c.id, voters: DefaultVoters, current: make(map[wire.NodeID]bool), nodesOf: l.m.cfg.Roster.Nodes, ordersOnly: l.m.cfg.Roster.OrdersOnly}
 	voters, learners := splitServers(r.GetConfiguration().Configuration().Servers)
 	for _, n := range learners {
 		p.current[n] = false

@@ -72,6 +72,8 @@ func TestPlacementRules(t *testing.T) {
 			total += sizes[org]
 		}
 		p.nodesOf = func(org wire.Domain) []wire.NodeID { return nodesOf(org, sizes[org]) }
+		home := wire.NodeID(fmt.Sprintf("n%d.", rapid.IntRange(1, 4).Draw(t, "home")))
+		p.ordersOnly = func(n wire.NodeID) bool { return !strings.HasPrefix(string(n), string(home)) }
 		voters, learners := place(p)
 		if len(voters)%2 == 0 || len(voters) > p.voters || len(voters) > total {
 			t.Fatalf("%d voters of %d nodes, at most %d", len(voters), total, p.voters)
@@ -87,6 +89,9 @@ func TestPlacementRules(t *testing.T) {
 		for _, org := range p.orgs {
 			if !slices.ContainsFunc(all, func(n wire.NodeID) bool { return n.Organization() == org }) {
 				t.Fatalf("%s has members and no replica", org)
+			}
+			if devices := home + wire.NodeID(org); slices.Contains(p.nodesOf(org), devices) && !slices.Contains(all, devices) {
+				t.Fatalf("%s holds no replica, and its devices would get nothing: %v", devices, all)
 			}
 			for _, other := range p.orgs {
 				if count[org] > count[other]+1 && count[other] < sizes[other] {

@@ -149,6 +149,45 @@ func TestCallOrganization(t *testing.T) {
 	}
 }
 
+// TestOrdersOnly holds that a node which says so in its record is not asked for what it does not have.
+func TestOrdersOnly(t *testing.T) {
+	a, b := federate(t, echoing)
+	dir := filepath.Join(t.TempDir(), "n2")
+	if err := InitNode(dir, b.id.Authority, InitOptions{Node: "n2.b.example"}); err != nil {
+		t.Fatal(err)
+	}
+	asked := false
+	second := start(t, dir, func(c *Config) {
+		c.Seeds, c.OrdersOnly = []Seed{{b.id.Node, b.Address()}}, true
+		c.Handlers = map[wire.Method]Handler{"echo": func(context.Context, wire.NodeID, []byte) (any, error) {
+			asked = true
+			return &echo{}, nil
+		}}
+	})
+	if err := second.peers.Add(a.bundle(t, true)); err != nil {
+		t.Fatal(err)
+	}
+	connected(t, a, b, second)
+	if !a.OrdersOnly("n2.b.example") || a.OrdersOnly("n1.b.example") || a.OrdersOnly("n3.b.example") || !second.OrdersOnly("n2.b.example") {
+		t.Error("it is not known which node orders only")
+	}
+	if got := fmt.Sprint(a.Nodes("b.example")); got != "[n1.b.example n2.b.example]" {
+		t.Errorf("nodes %s", got)
+	}
+	var answer echo
+	if err := a.CallOrganization(t.Context(), "b.example", "echo", &echo{[]byte("x")}, &answer); err != nil {
+		t.Fatal(err)
+	}
+	b.end()
+	if err := a.CallOrganization(t.Context(), "b.example", "echo", &echo{[]byte("x")}, &answer); !errors.Is(err, wire.Unavailable) {
+		t.Errorf("with the node of devices down: %v", err)
+	}
+	second.end()
+	if asked {
+		t.Error("the node that orders only was asked")
+	}
+}
+
 // TestNotify holds the way of messages from an outbox to a handler: all results come back to their items.
 func TestNotify(t *testing.T) {
 	a, b := federate(t, func(c *Config) {

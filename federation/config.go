@@ -39,6 +39,9 @@ type Config struct {
 	// Advertise is the "host:port" that the node record names; "" is the address listened on, which must
 	// then have a host that others can reach.
 	Advertise string
+	// OrdersOnly says in the node record that this node holds replicas and no devices: CallOrganization
+	// passes it over.
+	OrdersOnly bool
 	// Seeds are where other nodes of the own organization may be; nil takes those of bundle.json.
 	Seeds []Seed
 	Dir   string // where known node records are kept over a restart; "": nowhere

@@ -207,6 +207,15 @@ func (f *Federation) Nodes(org wire.Domain) []wire.NodeID {
 	return slices.Compact(list)
 }
 
+// OrdersOnly reports whether a node's record says that it holds replicas and no devices.
+func (f *Federation) OrdersOnly(n wire.NodeID) bool {
+	if n == f.cfg.Identity.Node {
+		return f.cfg.OrdersOnly
+	}
+	k := f.records.get(n)
+	return k != nil && k.OrdersOnly
+}
+
 func (f *Federation) seeds(org wire.Domain) []Seed {
 	if org == f.cfg.Identity.Domain {
 		return f.ownSeeds

@@ -74,7 +74,7 @@ func (f *Federation) contradict() {
 // announce makes this node's record anew, and tells all that have a link.
 func (f *Federation) announce() error {
 	id := f.cfg.Identity
-	_, raw, err := id.sign(f.Address(), f.records.number(id.Node, f.cfg.Clock.Now()))
+	_, raw, err := id.sign(f.Address(), f.records.number(id.Node, f.cfg.Clock.Now()), f.cfg.OrdersOnly)
 	if err != nil {
 		return err
 	}

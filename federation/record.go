@@ -26,6 +26,9 @@ type Record struct {
 	Number      wire.Time `cbor:"4,keyasint"`
 	Certificate []byte    `cbor:"5,keyasint"` // the node's, DER
 	Signature   []byte    `cbor:"6,keyasint,omitempty"`
+	// OrdersOnly says that the node holds replicas of conversations and nothing else: devices, their
+	// streams and KeyPackages are on other nodes of its organization.
+	OrdersOnly bool `cbor:"7,keyasint,omitempty"`
 }
 
 // Check refuses a record that breaks a rule which needs neither clock nor allow-list.
@@ -57,8 +60,8 @@ func (r *Record) signingInput() ([]byte, error) {
 }
 
 // sign makes the record of the identity's node, and its encoding.
-func (id *Identity) sign(address string, number wire.Time) (*Record, []byte, error) {
-	r := &Record{Version: recordVersion, Node: id.Node, Address: address, Number: number, Certificate: id.Certificate().Raw}
+func (id *Identity) sign(address string, number wire.Time, ordersOnly bool) (*Record, []byte, error) {
+	r := &Record{Version: recordVersion, Node: id.Node, Address: address, Number: number, Certificate: id.Certificate().Raw, OrdersOnly: ordersOnly}
 	input, err := r.signingInput()
 	if err != nil {
 		return nil, nil, err

@@ -176,7 +176,7 @@ func FuzzRecord(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	_, raw, err := id.sign("127.0.0.1:9", wire.TimeOf(time.Now()))
+	_, raw, err := id.sign("127.0.0.1:9", wire.TimeOf(time.Now()), false)
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -274,7 +274,7 @@ func forge(t *testing.T, c *tls.Certificate, address string, number time.Time, b
 	t.Helper()
 	id := &Identity{Node: wire.NodeID(c.Leaf.DNSNames[0]), key: c.PrivateKey.(crypto.Signer)}
 	id.current.Store(c)
-	r, _, err := id.sign(address, wire.TimeOf(number))
+	r, _, err := id.sign(address, wire.TimeOf(number), false)
 	if err != nil {
 		t.Fatal(err)
 	}

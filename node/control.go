@@ -130,6 +130,9 @@ func (n *Node) Invite(_ context.Context, u wire.UserID, life time.Duration) (*In
 	if err := n.own(u); err != nil {
 		return nil, err
 	}
+	if n.cfg.OrdersOnly {
+		return nil, wire.Errorf(wire.Invalid, "invite", "%s orders conversations only: invite %s at a node of %s that has devices", n.cfg.Node, u, n.cfg.Domain)
+	}
 	code, err := n.directory.Invite(u, life)
 	if err != nil {
 		return nil, err

@@ -23,9 +23,13 @@ import (
 func (n *Node) makeOrders() (err error) {
 	c := &n.cfg.Consensus
 	fresh, noted := restored(n.cfg.Data)
+	var consumer consensus.Consumer = n.delivery
+	if n.cfg.OrdersOnly {
+		consumer = nil // nobody here reads entries
+	}
 	n.orders, err = consensus.New(consensus.Config{
 		Node: n.cfg.Node, Dir: filepath.Join(n.cfg.Data, orderFolder), Log: n.stores.log, Blobs: blob.Wire{Store: n.stores.blobs},
-		Link: n, Roster: n, Consumer: n.delivery, Logger: n.log, Now: n.now,
+		Link: n, Roster: n, Consumer: consumer, Logger: n.log, Now: n.now,
 		Public: machine.MLSRules{Config: mlscore.PublicConfig{Auth: new(anyCredential)}},
 		Timers: consensus.Timers{
 			Sleep: c.Sleep.Std(), Heartbeat: c.Heartbeat.Std(), Election: c.Election.Std(), Silence: c.Silence.Std(), Farewell: c.Farewell.Std(),
@@ -54,7 +58,7 @@ func (n *Node) makeFederation() (err error) {
 		return err
 	}
 	n.fed, err = federation.New(federation.Config{
-		Identity: n.identity, Peers: n.peers, Listen: c.Listen, Advertise: c.Advertise, Dir: filepath.Join(n.cfg.Data, linksFolder),
+		Identity: n.identity, Peers: n.peers, Listen: c.Listen, Advertise: c.Advertise, OrdersOnly: n.cfg.OrdersOnly, Dir: filepath.Join(n.cfg.Data, linksFolder),
 		Handlers: n.router.calls(), Ordering: n.orders.Accept, Outbox: n.outbox, Logger: n.log, Registerer: n.metrics,
 		Limits: federation.Limits{
 			Calls: c.CallsPerSecond, CallBurst: int(4 * c.CallsPerSecond), Bytes: float64(c.BytesPerSecond), ByteBurst: int(4 * c.BytesPerSecond),
@@ -154,3 +158,6 @@ func (n *Node) Dial(ctx context.Context, to wire.NodeID) (net.Conn, error) {
 
 // Nodes are those of an admitted organization, or of the own one.
 func (n *Node) Nodes(org wire.Domain) []wire.NodeID { return n.fed.Nodes(org) }
+
+// OrdersOnly reports whether a node holds replicas and no devices.
+func (n *Node) OrdersOnly(node wire.NodeID) bool { return n.fed.OrdersOnly(node) }

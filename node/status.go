@@ -66,7 +66,7 @@ func (n *Node) conversation(id wire.ConversationID) Conversation {
 	if st.Last > st.Commit {
 		c.Lag = st.Last - st.Commit
 	}
-	if at, err := n.delivery.Position(id); err == nil && at > 0 && at < st.Sequence {
+	if at, err := n.delivery.Position(id); err == nil && !n.cfg.OrdersOnly && at > 0 && at < st.Sequence {
 		c.Behind = uint64(st.Sequence - at)
 	}
 	return c

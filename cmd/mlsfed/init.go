@@ -72,22 +72,12 @@ func runInit(c *cobra.Command, o initOptions) error {
 	if host, _, err := net.SplitHostPort(o.advertised); err != nil || host == "" {
 		return usageError{fmt.Errorf("--advertise %q: wanted host:port, as others reach this node", o.advertised)}
 	}
-	file := filepath.Join(o.dir, defaultConfig)
-	if _, err := os.Stat(file); err == nil {
-		return fmt.Errorf("init: %s exists already: choose another folder with --dir", file)
-	}
-	raw := fill(config.Example, map[string]string{
+	file, raw, err := newFolder("init", o.dir, map[string]any{
 		"domain": o.domain, "node": o.node, "gateway.listen": o.gateway, "gateway.public": o.public,
 		"federation.listen": o.links, "federation.advertise": o.advertised,
 	})
-	if _, err := config.Parse(file, raw, nil); err != nil { // before anything is made
-		return usageError{fmt.Errorf("init: nothing was made: %w", err)}
-	}
-	if err := os.MkdirAll(o.dir, 0o700); err != nil {
-		return fmt.Errorf("init: %w", err)
-	}
-	if err := os.Chmod(o.dir, 0o700); err != nil {
-		return fmt.Errorf("init: %w", err)
+	if err != nil {
+		return err
 	}
 	identity := filepath.Join(o.dir, "data", "identity")
 	err = federation.Init(identity, federation.InitOptions{Domain: domain, Node: wire.NodeID(o.node), Address: o.advertised})
@@ -112,8 +102,28 @@ func runInit(c *cobra.Command, o initOptions) error {
 	return nil
 }
 
+// newFolder makes a node's folder, for its owner alone, and returns where its configuration will be, and what
+// it will be: values for keys of the annotated example. Nothing is made if they are no good.
+func newFolder(op, dir string, values map[string]any) (file string, raw []byte, err error) {
+	file = filepath.Join(dir, defaultConfig)
+	if _, err := os.Stat(file); err == nil {
+		return "", nil, fmt.Errorf("%s: %s exists already: choose another folder with --dir", op, file)
+	}
+	raw = fill(config.Example, values)
+	if _, err := config.Parse(file, raw, nil); err != nil {
+		return "", nil, usageError{fmt.Errorf("%s: nothing was made: %w", op, err)}
+	}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", nil, fmt.Errorf("%s: %w", op, err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		return "", nil, fmt.Errorf("%s: %w", op, err)
+	}
+	return file, raw, nil
+}
+
 // fill sets keys of the annotated example, "key" or "section.key", and leaves the rest as it is.
-func fill(example []byte, values map[string]string) []byte {
+func fill(example []byte, values map[string]any) []byte {
 	section := ""
 	line := regexp.MustCompile(`^( *)([a-z_]+):`)
 	lines := bytes.Split(example, []byte("\n"))
@@ -129,7 +139,10 @@ func fill(example []byte, values map[string]string) []byte {
 			key = section + "." + key
 		}
 		if v, ok := values[key]; ok {
-			lines[i] = []byte(string(m[1]) + string(m[2]) + ": " + strconv.Quote(v))
+			if text, ok := v.(string); ok {
+				v = strconv.Quote(text)
+			}
+			lines[i] = fmt.Appendf(nil, "%s%s: %v", m[1], m[2], v)
 		}
 	}
 	return bytes.Join(lines, []byte("\n"))

@@ -78,6 +78,9 @@ func (a *arrivals) Consume(_ context.Context, d consensus.Delivery) error {
 	return nil
 }
 
+// OrdersOnly implements consensus.Roster.
+func (o *ours) OrdersOnly(wire.NodeID) bool { return false }
+
 // Nodes implements consensus.Roster.
 func (o *ours) Nodes(org wire.Domain) []wire.NodeID { return []wire.NodeID{"n1." + wire.NodeID(org)} }
 
