@@ -324,9 +324,13 @@ func (c *Client) DeletePSK(id []byte) error {
 }
 
 // psks looks PSKs up in their order (§8.4).
-func (c *Client) psks(ids []PreSharedKeyID) ([]Secret, error) {
+func (c *Client) psks(ids []PreSharedKeyID, closing *StagedCommit) ([]Secret, error) {
 	list := make([]Secret, len(ids))
 	for i, id := range ids {
+		if closing.begins(id) {
+			list[i] = closing.next.secrets.resumption.Clone()
+			continue
+		}
 		key := externalPSKKey(id.ID)
 		if id.Type == PSKResumption {
 			key = groupKey(id.GroupID, recordPSK, uint64Bytes(id.Epoch))

@@ -21,7 +21,8 @@ type CommitOptions struct {
 	GroupInfo   GroupInfoOptions
 	WelcomeInfo GroupInfoOptions
 
-	usage pskUsage // of a resumption PSK that founds a group
+	usage   pskUsage      // of a resumption PSK that founds a group
+	closing *StagedCommit // whose resumption PSK that is, where its epoch has not begun
 }
 
 // Commit is a commit that has been made and waits to be accepted by the delivery service.
@@ -326,7 +327,7 @@ func (w *committing) derive() error {
 	if w.path != nil {
 		commit = w.path.commit
 	}
-	psk, err := w.client.pskSecret(s, w.plan.psks)
+	psk, err := w.client.pskSecretWith(s, w.plan.psks, w.opts.closing)
 	if err != nil {
 		return err
 	}
@@ -361,7 +362,12 @@ func (w *committing) derive() error {
 
 // pskSecret looks up and chains the PSKs of a commit (§8.4).
 func (c *Client) pskSecret(s *suite, ids []PreSharedKeyID) (Secret, error) {
-	psks, err := c.psks(ids)
+	return c.pskSecretWith(s, ids, nil)
+}
+
+// pskSecretWith is pskSecret where the resumption PSK of the epoch that closing leads to may be among them.
+func (c *Client) pskSecretWith(s *suite, ids []PreSharedKeyID, closing *StagedCommit) (Secret, error) {
+	psks, err := c.psks(ids, closing)
 	if err != nil {
 		return Secret{}, err
 	}

@@ -2,6 +2,7 @@ package mlscore
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 )
 
@@ -40,11 +41,62 @@ func (g *Group) Successor(opts FoundOptions) (*Founding, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := g.sameMembers(f.Group.public()); err != nil {
+	if err := g.public().sameMembers(f.Group.public()); err != nil {
 		f.Group.forget()
 		return nil, err
 	}
 	return f.store(g.client)
+}
+
+// CommitSuccessor makes the first commit of this group, which has one member and is in epoch 0, as the
+// successor of the one that closing closes by a ReInit: closing may be an own commit that has not been
+// accepted yet, so that both go out together, and whoever takes in the ReInit can join the successor. The
+// group must have the id, the cipher suite and the extensions that the ReInit names. opts.Proposals add
+// the other members; the resumption PSK is added here (§11.2).
+func (g *Group) CommitSuccessor(closing *StagedCommit, opts CommitOptions) (*Commit, error) {
+	if closing == nil || closing.next == nil || closing.effects.ReInit == nil {
+		return nil, fail(ErrMisuse, "§11.2", "closing commit", "is none by a ReInit, or has been abandoned")
+	}
+	r, now, old := closing.effects.ReInit, g.public().context, closing.next.public
+	switch {
+	case g.Epoch() != 0 || g.public().Size() != 1:
+		return nil, fail(ErrMisuse, "§11.2", "group", "is in epoch %d with %d members: it is founded already", g.Epoch(), g.public().Size())
+	case !bytes.Equal(now.GroupID, r.GroupID), now.Version != r.Version, now.CipherSuite != r.CipherSuite, !now.Extensions.equal(r.Extensions):
+		return nil, fail(ErrMisuse, "§11.2", "group", "is not the one that the ReInit describes")
+	}
+	psk, err := g.pskProposal(PreSharedKeyID{Type: PSKResumption, Usage: UsageReInit, GroupID: old.context.GroupID, Epoch: old.context.Epoch})
+	if err != nil {
+		return nil, err
+	}
+	opts.Proposals = append([]Proposal{psk}, opts.Proposals...)
+	opts.usage, opts.closing = UsageReInit, closing
+	c, err := g.Commit(opts)
+	if err != nil {
+		return nil, err
+	}
+	if err := old.sameMembers(c.Staged.Public()); err != nil {
+		return nil, errors.Join(err, g.Abandon())
+	}
+	return c, nil
+}
+
+// begins reports whether a resumption PSK is that of the epoch that a commit leads to.
+func (s *StagedCommit) begins(id PreSharedKeyID) bool {
+	if s == nil || s.next == nil || id.Type != PSKResumption {
+		return false
+	}
+	c := &s.next.public.context
+	return id.Epoch == c.Epoch && bytes.Equal(id.GroupID, c.GroupID)
+}
+
+// foundingUsage is what a resumption PSK may be used for in the first commit of a group that succeeds
+// another, as a server sees it, or its own maker after a restart: nobody else processes that commit, since
+// all others join by its Welcome (§11.2).
+func (p *PublicState) foundingUsage(by Sender) pskUsage {
+	if p.context.Epoch == 0 && p.Size() == 1 && by.Type == SenderMember {
+		return UsageReInit
+	}
+	return 0
 }
 
 // Branch founds a subgroup: a new group of some of this group's members with the same version and cipher
@@ -153,13 +205,13 @@ func (g *Group) knows(l *LeafNode) error {
 }
 
 // sameMembers checks that everybody in this group is in the other one, and nobody else (§11.2).
-func (g *Group) sameMembers(other *PublicState) error {
-	if other.Size() != g.public().Size() {
-		return fail(ErrInvalid, "§11.2", "new group", "%d members, the old one has %d", other.Size(), g.public().Size())
+func (p *PublicState) sameMembers(other *PublicState) error {
+	if other.Size() != p.Size() {
+		return fail(ErrInvalid, "§11.2", "new group", "%d members, the old one has %d", other.Size(), p.Size())
 	}
 	var first error
-	g.public().tree.eachLeaf(func(i LeafIndex, body string) bool {
-		_, id, err := g.public().tree.people.identify(body)
+	p.tree.eachLeaf(func(i LeafIndex, body string) bool {
+		_, id, err := p.tree.people.identify(body)
 		if err != nil {
 			first = err
 		} else if _, ok := other.tree.memberByIdentity(id); !ok {
@@ -200,7 +252,7 @@ func (j *joining) checkReInit(old *Group, id PreSharedKeyID) error {
 	case !bytes.Equal(now.GroupID, r.GroupID), now.Version != r.Version, now.CipherSuite != r.CipherSuite, !now.Extensions.equal(r.Extensions):
 		return fail(ErrInvalid, "§11.2", "GroupInfo", "is not of the group that the ReInit describes")
 	}
-	return old.sameMembers(j.public)
+	return old.public().sameMembers(j.public)
 }
 
 func (j *joining) checkBranch(old *Group) error {

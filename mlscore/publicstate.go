@@ -324,7 +324,7 @@ func (p *PublicState) stage(ac *authenticatedContent) (*stagedCommit, error) {
 	if err != nil {
 		return nil, err
 	}
-	pl, err := p.planList(list, ac.content.sender, 0)
+	pl, err := p.planList(list, ac.content.sender, p.foundingUsage(ac.content.sender))
 	if err != nil {
 		return nil, err
 	}

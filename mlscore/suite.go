@@ -298,3 +298,14 @@ func (h *hasher) expand(prk, info []byte, n int) []byte {
 	clear(out[n:])
 	return out[:n:n]
 }
+
+// SignsLike reports whether two cipher suites have the same signature scheme, so that one signature key
+// serves in groups of both.
+func (cs CipherSuite) SignsLike(other CipherSuite) bool {
+	a, err := suiteOf(cs)
+	if err != nil {
+		return false
+	}
+	b, err := suiteOf(other)
+	return err == nil && a.signature == b.signature
+}
