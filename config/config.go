@@ -48,21 +48,32 @@ type Config struct {
 
 // Gateway is where devices connect.
 type Gateway struct {
-	Listen          string   `yaml:"listen"`
-	Public          string   `yaml:"public"`
-	Origins         []string `yaml:"origins"`
-	TLS             TLS      `yaml:"tls"`
-	MaxFrame        Size     `yaml:"max_frame"`
-	Window          int      `yaml:"window"`
-	Requests        int      `yaml:"requests"`
-	Sessions        int      `yaml:"sessions"`
-	SessionsAddress int      `yaml:"sessions_per_address"`
-	ConnectPerSec   float64  `yaml:"connections_per_second"`
-	EnrolPerMinute  float64  `yaml:"enrolments_per_minute"`
-	FramesPerSecond float64  `yaml:"frames_per_second"`
-	BytesPerSecond  Size     `yaml:"bytes_per_second"`
-	LoginTimeout    Duration `yaml:"login_timeout"`
-	Ping            Duration `yaml:"ping"`
+	Listen          string    `yaml:"listen"`
+	Public          string    `yaml:"public"`
+	Origins         []string  `yaml:"origins"`
+	TLS             TLS       `yaml:"tls"`
+	MaxFrame        Size      `yaml:"max_frame"`
+	Window          int       `yaml:"window"`
+	Requests        int       `yaml:"requests"`
+	Sessions        int       `yaml:"sessions"`
+	SessionsAddress int       `yaml:"sessions_per_address"`
+	ConnectPerSec   float64   `yaml:"connections_per_second"`
+	EnrolPerMinute  float64   `yaml:"enrolments_per_minute"`
+	FramesPerSecond float64   `yaml:"frames_per_second"`
+	BytesPerSecond  Size      `yaml:"bytes_per_second"`
+	LoginTimeout    Duration  `yaml:"login_timeout"`
+	Ping            Duration  `yaml:"ping"`
+	Strangers       Strangers `yaml:"strangers"`
+}
+
+// Strangers are those who have not proved who they are.
+type Strangers struct {
+	Unproved          int      `yaml:"unproved"`
+	Failures          int      `yaml:"failures"`
+	FailuresPerMinute float64  `yaml:"failures_per_minute"`
+	ShutFirst         Duration `yaml:"shut_first"`
+	ShutLast          Duration `yaml:"shut_last"`
+	SlowedPerSecond   float64  `yaml:"slowed_per_second"`
 }
 
 // TLS is where the gateway's certificate comes from: files, ACME, or, if neither is set, the
@@ -76,14 +87,15 @@ type TLS struct {
 
 // Federation is where other organizations' nodes connect.
 type Federation struct {
-	Listen         string   `yaml:"listen"`
-	Advertise      string   `yaml:"advertise"`
-	CallTimeout    Duration `yaml:"call_timeout"`
-	CallsPerSecond float64  `yaml:"calls_per_second"`
-	BytesPerSecond Size     `yaml:"bytes_per_second"`
-	OutboxExpire   Duration `yaml:"outbox_expire"`
-	OutboxItems    uint64   `yaml:"outbox_items"`
-	OutboxBytes    Size     `yaml:"outbox_bytes"`
+	Listen         string    `yaml:"listen"`
+	Advertise      string    `yaml:"advertise"`
+	CallTimeout    Duration  `yaml:"call_timeout"`
+	CallsPerSecond float64   `yaml:"calls_per_second"`
+	BytesPerSecond Size      `yaml:"bytes_per_second"`
+	OutboxExpire   Duration  `yaml:"outbox_expire"`
+	OutboxItems    uint64    `yaml:"outbox_items"`
+	OutboxBytes    Size      `yaml:"outbox_bytes"`
+	Strangers      Strangers `yaml:"strangers"`
 }
 
 // Admin is for the operator's own machines.
@@ -303,7 +315,9 @@ func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 		{"gateway.sessions_per_address", c.Gateway.SessionsAddress}, {"consensus.conversations", c.Consensus.Conversations},
 		{"consensus.conversations_per_organization", c.Consensus.PerOrganization}, {"consensus.submissions", c.Consensus.Inflight},
 		{"directory.devices", c.Directory.Devices}, {"directory.key_packages", c.Directory.KeyPackages},
-		{"directory.low_water", c.Directory.LowWater}, {"directory.claim_burst", c.Directory.ClaimBurst},
+		{"directory.low_water", c.Directory.LowWater},
+		{"gateway.strangers.unproved", c.Gateway.Strangers.Unproved}, {"gateway.strangers.failures", c.Gateway.Strangers.Failures},
+		{"federation.strangers.unproved", c.Federation.Strangers.Unproved}, {"federation.strangers.failures", c.Federation.Strangers.Failures}, {"directory.claim_burst", c.Directory.ClaimBurst},
 	} {
 		if n.value < 0 {
 			fault(n.key, "%d, wanted no negative number", n.value)
@@ -312,6 +326,8 @@ func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 	for key, rate := range map[string]float64{
 		"gateway.connections_per_second": c.Gateway.ConnectPerSec, "gateway.enrolments_per_minute": c.Gateway.EnrolPerMinute,
 		"gateway.frames_per_second": c.Gateway.FramesPerSecond, "federation.calls_per_second": c.Federation.CallsPerSecond,
+		"gateway.strangers.failures_per_minute": c.Gateway.Strangers.FailuresPerMinute, "gateway.strangers.slowed_per_second": c.Gateway.Strangers.SlowedPerSecond,
+		"federation.strangers.failures_per_minute": c.Federation.Strangers.FailuresPerMinute, "federation.strangers.slowed_per_second": c.Federation.Strangers.SlowedPerSecond,
 	} {
 		if rate < 0 {
 			fault(key, "%v, wanted no negative number", rate)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/mlsfed/mlsfed/door"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -72,8 +73,8 @@ type Limits struct {
 	ByteBurst int     // [256 MiB] bytes at once
 	UnderWay  int     // [256] calls of one organization being served at once
 
-	Handshakes  int // [128] connections that have not yet proved who they are
-	Connections int // [512] connections from nodes of one organization
+	Connections int         // [512] connections from nodes of one organization
+	Door        door.Limits // what those cost that have not yet proved who they are
 
 	GossipPackets float64 // [500] packets a second from one organization, in the long run
 	GossipBurst   int     // [1,000] packets at once
@@ -121,7 +122,6 @@ func (l Limits) withDefaults() Limits {
 	l.Bytes = or(l.Bytes, 64<<20)
 	l.ByteBurst = or(l.ByteBurst, 256<<20)
 	l.UnderWay = or(l.UnderWay, 256)
-	l.Handshakes = or(l.Handshakes, 128)
 	l.Connections = or(l.Connections, 512)
 	l.GossipPackets = or(l.GossipPackets, 500)
 	l.GossipBurst = or(l.GossipBurst, 1000)
@@ -132,6 +132,7 @@ func (l Limits) withDefaults() Limits {
 	l.Queue = or(l.Queue, 256)
 	l.Record = or(l.Record, 2<<10)
 	l.Nodes = or(l.Nodes, 64)
+	l.Door = l.Door.WithDefaults()
 	return l
 }
 

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mlsfed/mlsfed/door"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -25,6 +26,7 @@ type Federation struct {
 	budgets  *budgets
 	gates    *gates
 	conns    *conns
+	door     *door.Door
 	links    *links
 	records  *records
 	gossip   *gossip
@@ -73,6 +75,7 @@ func New(cfg Config) (*Federation, error) {
 		budgets:  &budgets{limits: cfg.Limits, by: make(map[wire.Domain]*budget)},
 		gates:    &gates{by: make(map[wire.NodeID]*gate)},
 		conns:    newConns(cfg.Limits.Connections),
+		door:     door.New(cfg.Limits.Door, cfg.Clock.Now, cfg.Logger),
 		links:    &links{self: cfg.Identity.Node, by: make(map[wire.NodeID]*link)},
 		records:  newRecords(t, cfg.Limits),
 		ownSeeds: cfg.Seeds,

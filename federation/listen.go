@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mlsfed/mlsfed/door"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -26,9 +27,9 @@ func tcpKeepAlive(t Timers) net.KeepAliveConfig {
 	return net.KeepAliveConfig{Enable: true, Idle: t.KeepAlive, Interval: t.KeepAlive, Count: 3}
 }
 
-// accept takes connections until the listener is closed. Only so many may be unproved at once.
+// accept takes connections until the listener is closed. Who is refused at the door costs nothing further:
+// it is counted, and the door itself says in the log what it does with an address.
 func (f *Federation) accept(ctx context.Context, l net.Listener) error {
-	room := make(chan struct{}, f.cfg.Limits.Handshakes)
 	for {
 		c, err := l.Accept()
 		if err != nil {
@@ -43,23 +44,29 @@ func (f *Federation) accept(ctx context.Context, l net.Listener) error {
 			}
 			continue
 		}
-		select {
-		case room <- struct{}{}:
-			f.tasks.Go(func() { f.welcome(ctx, c, func() { <-room }) })
-		default:
-			f.refused(c.RemoteAddr(), "", refuse(tooMany, "too many connections at once have not proved who they are"))
-			c.Close()
+		visit, why := f.door.Open(door.AddressOf(c))
+		if why != "" {
+			f.metrics.refused.WithLabelValues(string(why)).Inc()
+			door.Abort(c)
+			continue
 		}
+		f.tasks.Go(func() { f.welcome(ctx, c, visit) })
 	}
 }
 
 // welcome makes the other side prove who it is, and serves what it came for.
-func (f *Federation) welcome(ctx context.Context, raw net.Conn, proved func()) {
+func (f *Federation) welcome(ctx context.Context, raw net.Conn, visit *door.Visit) {
+	defer visit.Through()
 	below := &conn{Conn: raw, home: f.conns}
 	stop := context.AfterFunc(ctx, func() { below.Close() })
 	defer stop()
 	s, err := f.prove(ctx, below)
-	proved()
+	if err == nil {
+		visit.Proved()
+		err = f.register(s, s.ConnectionState(), "")
+	} else if ctx.Err() == nil {
+		visit.Failed()
+	}
 	if err != nil {
 		below.Close()
 		if ctx.Err() == nil {
@@ -100,15 +107,19 @@ func (f *Federation) prove(ctx context.Context, below *conn) (*session, error) {
 		s.node, err = f.verifyPeer(state, x509.ExtKeyUsageClientAuth)
 		return err
 	}
+	// What the first message tells is looked at before anything is computed for it.
 	outer := &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 		old = !slices.Contains(h.SupportedVersions, tls.VersionTLS13)
+		if !old && !slices.ContainsFunc(h.SupportedProtos, func(p string) bool { return slices.Contains(cfg.NextProtos, p) }) {
+			return nil, refuse(noProtocol, "no application protocol of this node was asked for")
+		}
 		return cfg, nil
 	}}
 	s.Conn = tls.Server(below, outer)
 	if err := s.HandshakeContext(ctx); err != nil {
 		return s, handshakeRefusal(err, old)
 	}
-	return s, f.register(s, s.ConnectionState(), "")
+	return s, nil
 }
 
 // baseTLS is what both sides of a handshake have in common.

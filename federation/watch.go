@@ -52,6 +52,7 @@ func (f *Federation) peersChanged() {
 	f.faults.keep(listed)
 	f.budgets.keep(listed)
 	f.gates.clear()
+	f.door.Forgive()
 	f.mu.Lock()
 	for d := range f.answered {
 		if !listed(d) {

@@ -5,21 +5,9 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-)
 
-// network is what limits count as one client: an IPv4 address, or the 64 bits of an IPv6 address that name
-// a network, since one machine has all addresses in it.
-func network(a netip.Addr) netip.Addr {
-	a = a.Unmap().WithZone("")
-	if a.Is4() || !a.IsValid() {
-		return a
-	}
-	p, err := a.Prefix(64)
-	if err != nil {
-		return a
-	}
-	return p.Addr()
-}
+	"github.com/mlsfed/mlsfed/door"
+)
 
 // parseAddress reads "address:port".
 func parseAddress(s string) netip.Addr {
@@ -39,7 +27,7 @@ func trusted(proxies []netip.Prefix, a netip.Addr) bool {
 func clientOf(r *http.Request, proxies []netip.Prefix) netip.Addr {
 	a := parseAddress(r.RemoteAddr)
 	if !trusted(proxies, a) {
-		return network(a)
+		return door.Network(a)
 	}
 	list := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for _, s := range slices.Backward(list) {
@@ -51,5 +39,5 @@ func clientOf(r *http.Request, proxies []netip.Prefix) netip.Addr {
 			break
 		}
 	}
-	return network(a)
+	return door.Network(a)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/mlsfed/mlsfed/door"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -26,10 +27,7 @@ func (systemClock) Now() time.Time                         { return time.Now() }
 func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
 
 // Rate is a token bucket: Burst at once, and one more after each Every.
-type Rate struct {
-	Burst int
-	Every time.Duration
-}
+type Rate = door.Rate
 
 // Config is what a gateway works with. Node, Organization, Devices, Service and Mail must be set; other
 // zero fields take the defaults that stand behind them.
@@ -91,6 +89,11 @@ type Config struct {
 	HeaderWait    time.Duration // for the headers of an HTTP request, and a TLS handshake; 10 seconds
 	MaxHeader     int           // bytes of them; 8 KiB
 	KeepAliveWait time.Duration // for the next HTTP request of a connection; 1 minute
+	// Door bounds what those cost who have not proved who they are: 4,096 at once; of one address 200 failures
+	// at once and one a second, or, where a device has logged in within a day, 50 connections at once and 20 a
+	// second beyond them; the rest as door.Limits has it. A failure is what ends before it is an HTTP request,
+	// a session without a login, or an enrolment that is refused.
+	Door door.Limits
 }
 
 func or[T comparable](v, otherwise T) T {
@@ -99,10 +102,6 @@ func or[T comparable](v, otherwise T) T {
 		return otherwise
 	}
 	return v
-}
-
-func (r Rate) or(burst int, every time.Duration) Rate {
-	return Rate{or(r.Burst, burst), or(r.Every, every)}
 }
 
 // check refuses a configuration with which nothing could be served.
@@ -150,21 +149,27 @@ func (c Config) withDefaults() Config {
 	c.SilenceWait = or(c.SilenceWait, 75*time.Second)
 	c.DrainWait = or(c.DrainWait, 5*time.Second)
 	c.CloseWait = or(c.CloseWait, time.Second)
-	c.FrameRate = c.FrameRate.or(10_000, time.Second/2000)
-	c.ByteRate = c.ByteRate.or(16<<10, time.Second/(8<<10))
+	c.FrameRate = c.FrameRate.Or(10_000, time.Second/2000)
+	c.ByteRate = c.ByteRate.Or(16<<10, time.Second/(8<<10))
 	c.MaxOverloads = or(c.MaxOverloads, 64)
 	c.MaxOfDevice = or(c.MaxOfDevice, 8)
 	c.MaxSessions = or(c.MaxSessions, 20_000)
 	c.MaxOfAddress = or(c.MaxOfAddress, 4096)
 	c.MaxSockets = or(c.MaxSockets, c.MaxSessions+c.MaxSessions/4+1)
-	c.ConnectRate = c.ConnectRate.or(500, time.Second/50)
-	c.LoginRate = c.LoginRate.or(20, 10*time.Second)
+	c.ConnectRate = c.ConnectRate.Or(500, time.Second/50)
+	c.LoginRate = c.LoginRate.Or(20, 10*time.Second)
 	c.LoginDelay = or(c.LoginDelay, 500*time.Millisecond)
-	c.EnrolRate = c.EnrolRate.or(20, 3*time.Second)
+	c.EnrolRate = c.EnrolRate.Or(20, 3*time.Second)
 	c.MaxEnrol = or(c.MaxEnrol, 64<<10)
 	c.MaxAddresses = or(c.MaxAddresses, 65_536)
 	c.HeaderWait = or(c.HeaderWait, 10*time.Second)
 	c.MaxHeader = or(c.MaxHeader, 8<<10)
 	c.KeepAliveWait = or(c.KeepAliveWait, time.Minute)
+	c.Door.Unproved = or(c.Door.Unproved, 4096)
+	c.Door.Failures = c.Door.Failures.Or(200, time.Second)
+	c.Door.Slowed = c.Door.Slowed.Or(50, time.Second/20)
+	c.Door.Known = or(c.Door.Known, 24*time.Hour)
+	c.Door.Addresses = or(c.Door.Addresses, c.MaxAddresses)
+	c.Door = c.Door.WithDefaults()
 	return c
 }

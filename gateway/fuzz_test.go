@@ -12,6 +12,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/mlsfed/mlsfed/door"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -129,7 +130,7 @@ func FuzzClientAddress(f *testing.F) {
 	f.Fuzz(func(t *testing.T, remote, forwarded string) {
 		q := &http.Request{RemoteAddr: remote, Header: http.Header{"X-Forwarded-For": {forwarded}}}
 		got := clientOf(q, proxies)
-		if direct := parseAddress(remote); !trusted(proxies, direct) && got != network(direct) {
+		if direct := parseAddress(remote); !trusted(proxies, direct) && got != door.Network(direct) {
 			t.Fatalf("%s for %q counts as %s", remote, forwarded, got)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"net/netip"
 	"sync/atomic"
 
+	"github.com/mlsfed/mlsfed/door"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -16,10 +17,11 @@ type Gateway struct {
 
 	registry        registry
 	sockets         atomic.Int64
-	connects        rates[netip.Addr]
-	enrolments      rates[netip.Addr]
-	failedAddresses rates[netip.Addr]
-	failedDevices   rates[wire.DeviceID]
+	door            *door.Door
+	connects        door.Rates[netip.Addr]
+	enrolments      door.Rates[netip.Addr]
+	failedAddresses door.Rates[netip.Addr]
+	failedDevices   door.Rates[wire.DeviceID]
 	stopping        atomic.Int64 // calls of Serve that let their sessions end
 }
 
@@ -33,11 +35,11 @@ func New(cfg Config) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gateway{cfg: cfg, metrics: m}
-	g.connects.rate, g.connects.most = cfg.ConnectRate, cfg.MaxAddresses
-	g.enrolments.rate, g.enrolments.most = cfg.EnrolRate, cfg.MaxAddresses
-	g.failedAddresses.rate, g.failedAddresses.most = cfg.LoginRate, cfg.MaxAddresses
-	g.failedDevices.rate, g.failedDevices.most = cfg.LoginRate, cfg.MaxAddresses
+	g := &Gateway{cfg: cfg, metrics: m, door: door.New(cfg.Door, cfg.Clock.Now, cfg.Log)}
+	g.connects.Rate, g.connects.Most = cfg.ConnectRate, cfg.MaxAddresses
+	g.enrolments.Rate, g.enrolments.Most = cfg.EnrolRate, cfg.MaxAddresses
+	g.failedAddresses.Rate, g.failedAddresses.Most = cfg.LoginRate, cfg.MaxAddresses
+	g.failedDevices.Rate, g.failedDevices.Most = cfg.LoginRate, cfg.MaxAddresses
 	return g, nil
 }
 

@@ -103,6 +103,7 @@ func (g *Gateway) serveSocket(w http.ResponseWriter, r *http.Request) {
 		return // the upgrader has answered
 	}
 	s := newSession(g, conn, address)
+	s.visit = visitOf(r.Context())
 	s.hasPlace = over == ""
 	switch {
 	case over != "":
@@ -178,12 +179,16 @@ func (g *Gateway) serveEnrol(w http.ResponseWriter, r *http.Request) {
 	g.crossOrigin(w, r)
 	answer, err := g.enrol(w, r)
 	if err == nil {
+		visitOf(r.Context()).Proved()
 		g.metrics.requests.WithLabelValues("enrol", "").Inc()
 		g.reply(w, http.StatusOK, answer)
 		return
 	}
 	if !isWire(err) {
 		g.cfg.Log.Error("an enrolment failed", "error", err)
+	}
+	if refusal(err) {
+		visitOf(r.Context()).Failed()
 	}
 	e := wire.AsError("enrol", err)
 	g.metrics.requests.WithLabelValues("enrol", string(e.Code)).Inc()
@@ -218,7 +223,7 @@ func (g *Gateway) enrol(w http.ResponseWriter, r *http.Request) (*wire.ChainAnsw
 	return g.cfg.Devices.Enrol(r.Context(), q)
 }
 
-func (g *Gateway) mayEnrol(a netip.Addr) bool { return g.enrolments.take(a, g.cfg.Clock.Now()) }
+func (g *Gateway) mayEnrol(a netip.Addr) bool { return g.enrolments.Take(a, g.cfg.Clock.Now()) }
 
 func (g *Gateway) reply(w http.ResponseWriter, status int, v any) {
 	b, err := wire.Encode(v)

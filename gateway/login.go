@@ -66,11 +66,11 @@ func (s *session) readLogin(until time.Time) (*wire.Login, error) {
 // for a device with too many. A device whose name others use to fail can so still log in from elsewhere.
 func (s *session) mayLogin() error {
 	now := s.g.cfg.Clock.Now()
-	has, clean := s.g.failedAddresses.state(s.address, now)
+	has, clean := s.g.failedAddresses.State(s.address, now)
 	limit := ""
 	if !has {
 		limit = overLoginsAddress
-	} else if has, _ := s.g.failedDevices.state(s.device, now); !has && !clean {
+	} else if has, _ := s.g.failedDevices.State(s.device, now); !has && !clean {
 		limit = overLoginsDevice
 	}
 	if limit == "" {
@@ -99,8 +99,8 @@ func (s *session) verify(c *wire.Challenge, l *wire.Login) error {
 		return s.fault("login", err)
 	}
 	now := cfg.Clock.Now()
-	s.g.failedAddresses.take(s.address, now)
-	s.g.failedDevices.take(s.device, now)
+	s.g.failedAddresses.Take(s.address, now)
+	s.g.failedDevices.Take(s.device, now)
 	s.g.metrics.logins.WithLabelValues("refused").Inc()
 	select {
 	case <-slow:
@@ -108,6 +108,15 @@ func (s *session) verify(c *wire.Challenge, l *wire.Login) error {
 	}
 	return closing(wire.CloseLogin, wire.Errorf(wire.Denied, "login",
 		"the device is not known here, was revoked, its certificate has ended, or the signature is not by its key"))
+}
+
+// blames says whether it is the client's fault that a login failed.
+func (s *session) blames(err error) bool {
+	var e *ended
+	if s.ctx.Err() != nil {
+		return false // it was ended from here
+	}
+	return !errors.As(err, &e) || e.code != wire.CloseInternal && e.code != wire.CloseTooMany
 }
 
 // refusal tells an answer about the client from a fault of the node.
@@ -126,6 +135,7 @@ func (s *session) admit() error {
 	if before != nil {
 		before.end(wire.CloseReplaced, nil)
 	}
+	s.visit.Proved()
 	s.g.metrics.logins.WithLabelValues("accepted").Inc()
 	return nil
 }

@@ -94,7 +94,7 @@ func isNetwork(err error) bool {
 // throttle waits until the rate of bytes allows what was read: the socket then slows the device down.
 func (s *session) throttle(n int) error {
 	clock := s.g.cfg.Clock
-	wait := s.bytes.take(s.g.cfg.ByteRate, clock.Now(), 1+n/1024)
+	wait := s.bytes.Take(s.g.cfg.ByteRate, clock.Now(), 1+n/1024)
 	if wait == 0 {
 		return nil
 	}
@@ -111,12 +111,12 @@ func (s *session) throttle(n int) error {
 // paid takes a frame from the session's rate, and ends the session when there is none left.
 func (s *session) paid() error {
 	now := s.g.cfg.Clock.Now()
-	if !s.frames.has(s.g.cfg.FrameRate, now) {
+	if !s.frames.Has(s.g.cfg.FrameRate, now) {
 		s.g.metrics.over(overFrames)
 		return closing(wire.CloseFlood, wire.Errorf(wire.Busy, "session", "more than %d frames at once, or one in %v",
 			s.g.cfg.FrameRate.Burst, s.g.cfg.FrameRate.Every))
 	}
-	s.frames.take(s.g.cfg.FrameRate, now, 1)
+	s.frames.Take(s.g.cfg.FrameRate, now, 1)
 	return nil
 }
 

@@ -9,7 +9,9 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 
+	"github.com/mlsfed/mlsfed/door"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -80,6 +82,7 @@ func (g *Gateway) Serve(ctx context.Context, l net.Listener, t *tls.Config) erro
 	server.BaseContext = func(net.Listener) context.Context {
 		return context.WithValue(context.WithoutCancel(ctx), runKey{}, r)
 	}
+	server.ConnContext = withSocket
 	guarded := net.Listener(&guard{Listener: l, g: g})
 	if t != nil {
 		guarded = tls.NewListener(guarded, overHTTP1(t))
@@ -111,6 +114,7 @@ func (r *run) handler(h http.Handler) http.Handler {
 			return
 		}
 		defer r.all.Done()
+		visitOf(q.Context())
 		h.ServeHTTP(w, q)
 	})
 }
@@ -173,38 +177,77 @@ func (l *guard) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if over := l.over(c); over != "" {
+		visit, over := l.over(c)
+		if over != "" {
 			l.g.metrics.over(over)
-			_ = c.Close()
+			door.Abort(c)
 			continue
 		}
-		return &socket{Conn: c, g: l.g}, nil
+		return &socket{Conn: c, g: l.g, visit: visit}, nil
 	}
 }
 
-// over says which limit a connection is over, and counts it if none.
-func (l *guard) over(c net.Conn) string {
+// over says which limit a connection is over, and counts it if none. One of a proxy stands for many clients:
+// the door knows nothing of it.
+func (l *guard) over(c net.Conn) (visit *door.Visit, limit string) {
 	cfg := &l.g.cfg
-	if a := parseAddress(c.RemoteAddr().String()); !trusted(cfg.TrustedProxies, a) && !l.g.connects.take(network(a), cfg.Clock.Now()) {
-		return overConnects
+	if a := parseAddress(c.RemoteAddr().String()); !trusted(cfg.TrustedProxies, a) {
+		if !l.g.connects.Take(door.Network(a), cfg.Clock.Now()) {
+			return nil, overConnects
+		}
+		var why door.Reason
+		if visit, why = l.g.door.Open(door.Network(a)); why != "" {
+			return nil, string(why)
+		}
 	}
 	if l.g.sockets.Add(1) > int64(cfg.MaxSockets) {
 		l.g.sockets.Add(-1)
-		return overSockets
+		visit.Through()
+		return nil, overSockets
 	}
-	return ""
+	return visit, ""
 }
 
-// socket counts itself until it is closed.
+// socket counts itself until it is closed. One that ends before a request has come over it has failed: what is
+// no TLS, a handshake that breaks off or stalls, what is no HTTP.
 type socket struct {
 	net.Conn
-	g    *Gateway
-	once sync.Once
+	g     *Gateway
+	visit *door.Visit // nil for a proxy's
+	asked atomic.Bool
+	once  sync.Once
 }
 
 func (s *socket) Close() error {
-	s.once.Do(func() { s.g.sockets.Add(-1) })
+	s.once.Do(func() {
+		s.g.sockets.Add(-1)
+		if !s.asked.Load() && s.g.stopping.Load() == 0 {
+			s.visit.Failed()
+		}
+		s.visit.Through()
+	})
 	return s.Conn.Close()
+}
+
+type socketKey struct{}
+
+// withSocket puts the socket of a connection into the context of its requests.
+func withSocket(ctx context.Context, c net.Conn) context.Context {
+	if t, ok := c.(*tls.Conn); ok {
+		c = t.NetConn()
+	}
+	return context.WithValue(ctx, socketKey{}, c)
+}
+
+// visitOf is the visit that a request belongs to, which has now come through; nil without one.
+func visitOf(ctx context.Context) *door.Visit {
+	s, ok := ctx.Value(socketKey{}).(*socket)
+	if !ok {
+		return nil
+	}
+	s.asked.Store(true)
+	s.visit.Through()
+	return s.visit
 }
 
 // CloseWrite ends what is sent, where the socket can do so alone.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/mlsfed/mlsfed/door"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -19,6 +20,7 @@ type session struct {
 	g       *Gateway
 	conn    *websocket.Conn
 	address netip.Addr // what limits count as the client
+	visit   *door.Visit
 
 	ctx    context.Context // ends with the session
 	cancel context.CancelFunc
@@ -35,8 +37,8 @@ type session struct {
 
 	admitted, replaced bool // guarded by registry.mu
 
-	frames, bytes bucket // of the reader
-	overloads     int    // of the reader: requests in a row that were too many
+	frames, bytes door.Bucket // of the reader
+	overloads     int         // of the reader: requests in a row that were too many
 
 	mu       sync.Mutex
 	reason   wire.CloseCode // 0 while it lives
@@ -156,6 +158,9 @@ func (s *session) run() {
 	if s.over() {
 		s.close()
 	} else if err := s.login(); err != nil {
+		if s.blames(err) {
+			s.visit.Failed()
+		}
 		s.endBy(err)
 		s.close()
 	} else {

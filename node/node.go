@@ -145,12 +145,6 @@ func (n *Node) makeMail() error {
 
 func (n *Node) makeGateway() error {
 	c := &n.cfg.Gateway
-	every := func(perSecond float64) time.Duration {
-		if perSecond <= 0 {
-			return 0
-		}
-		return time.Duration(float64(time.Second) / perSecond)
-	}
 	var err error
 	n.gateway, err = gateway.New(gateway.Config{
 		Node: n.cfg.Node, Organization: wire.Organization{Domain: n.cfg.Domain, Root: n.identity.Root.Raw},
@@ -162,6 +156,7 @@ func (n *Node) makeGateway() error {
 		EnrolRate:   gateway.Rate{Burst: int(c.EnrolPerMinute), Every: every(c.EnrolPerMinute / 60)},
 		FrameRate:   gateway.Rate{Burst: int(4 * c.FramesPerSecond), Every: every(c.FramesPerSecond)},
 		ByteRate:    gateway.Rate{Burst: int(4 * c.BytesPerSecond / 1024), Every: every(float64(c.BytesPerSecond) / 1024)},
+		Door:        strangers(&c.Strangers),
 	})
 	return err
 }

@@ -7,13 +7,16 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
+	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/consensus/blob"
 	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/door"
 	"github.com/mlsfed/mlsfed/federation"
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
@@ -62,6 +65,7 @@ func (n *Node) makeFederation() (err error) {
 		Handlers: n.router.calls(), Ordering: n.orders.Accept, Outbox: n.outbox, Logger: n.log, Registerer: n.metrics,
 		Limits: federation.Limits{
 			Calls: c.CallsPerSecond, CallBurst: int(4 * c.CallsPerSecond), Bytes: float64(c.BytesPerSecond), ByteBurst: int(4 * c.BytesPerSecond),
+			Door: strangers(&c.Strangers),
 		},
 		Timers: federation.Timers{Call: c.CallTimeout.Std()},
 	})
@@ -70,6 +74,23 @@ func (n *Node) makeFederation() (err error) {
 	}
 	n.router.lanes.outbox, n.router.lanes.notify = n.outbox, n.fed.Notify
 	return nil
+}
+
+// strangers are the bounds of a door.
+func strangers(c *config.Strangers) door.Limits {
+	return door.Limits{
+		Unproved: c.Unproved, Failures: door.Rate{Burst: c.Failures, Every: every(c.FailuresPerMinute / 60)},
+		ShutFirst: c.ShutFirst.Std(), ShutLast: c.ShutLast.Std(),
+		Slowed: door.Rate{Burst: int(2 * c.SlowedPerSecond), Every: every(c.SlowedPerSecond)},
+	}
+}
+
+// every is the pause of a rate; 0, and so the default, for none.
+func every(perSecond float64) time.Duration {
+	if perSecond <= 0 {
+		return 0
+	}
+	return time.Duration(float64(time.Second) / perSecond)
 }
 
 // anyCredential accepts what MLS itself allows: replicas must all come to one judgement, so they look at

@@ -4,13 +4,12 @@ package integration
 
 import (
 	"context"
-	"crypto/tls"
 	"fmt"
-	"io"
-	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,78 +54,112 @@ func (c *conversation) latencies(from, to *device, count int) []time.Duration {
 	return list
 }
 
-// hammer attacks a port until ctx ends, and counts the attempts and those that were served.
-type hammer struct{ attempts, served atomic.Int64 }
+// commits measures how long a device's commits take, one after the other.
+func (c *conversation) commits(by *device, count int) []time.Duration {
+	c.f.t.Helper()
+	var list []time.Duration
+	for range count {
+		began := time.Now()
+		c.f.must(by.UpdateKeys(c.f.ctx, c.id))
+		list = append(list, time.Since(began))
+	}
+	return list
+}
 
-func (h *hammer) run(ctx context.Context, address string, attack func(net.Conn) error) {
-	for ctx.Err() == nil {
-		h.attempts.Add(1)
-		conn, err := net.DialTimeout("tcp", address, time.Second)
+func shortly(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
+
+// crowdShare is what a crowd, and the sink that the other one hammers, may take of the processors. Attackers
+// have machines of their own; here they share them with the nodes, and are held to the same in both phases.
+const crowdShare = "0.25"
+
+// stranger runs test/integration/stranger in a container on the network between organizations.
+func (f *federation) stranger(name, binary string, args ...string) {
+	f.t.Helper()
+	_, err := docker(f.ctx, append([]string{"run", "--detach", "--name", f.container(name), "--label", projectLabel + "=" + f.project,
+		"--network", f.project + "-federation", "--network-alias", name, "--cpus", crowdShare, "--no-healthcheck",
+		"--volume", binary + ":/stranger:ro", "--entrypoint", "/stranger", the.image}, args...)...)
+	f.must(err)
+}
+
+// attempts are those of a crowd, and how many were served.
+func (f *federation) attempts(name string) (made, served int) {
+	f.t.Helper()
+	f.eventually(name+" has hammered", func() error {
+		out, err := docker(f.ctx, "logs", "--tail", "1", f.container(name))
 		if err == nil {
-			_ = conn.SetDeadline(time.Now().Add(2 * time.Second)) // a connection that is open
-			if attack(conn) == nil {
-				h.served.Add(1)
-			}
-			conn.Close()
+			_, err = fmt.Sscan(out, &made, &served)
 		}
-		select {
-		case <-time.After(5 * time.Millisecond):
-		case <-ctx.Done():
-		}
-	}
+		return err
+	})
+	return made, served
 }
 
-// without speaks TLS without a certificate, and asks something.
-func without(conn net.Conn) error {
-	c := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // who attacks trusts anybody
-	if err := c.Handshake(); err != nil {
-		return err
-	}
-	if _, err := c.Write([]byte(strings.Repeat("x", 1000))); err != nil {
-		return err
-	}
-	_, err := c.Read(make([]byte, 1)) // with TLS 1.3 the refusal comes here
-	return err
-}
-
-// garbage sends bytes that are no TLS. A node answers with an alert, and no more.
-func garbage(conn net.Conn) error {
-	if _, err := conn.Write([]byte(strings.Repeat("\x00\xff", 5000))); err != nil {
-		return err
-	}
-	answer, err := io.ReadAll(conn)
-	if err != nil || len(answer) <= 7 {
-		return fmt.Errorf("refused: %w", io.EOF)
-	}
-	return nil
-}
-
-// TestOutsiders lets a node that nobody has admitted, one that was removed, and a crowd without
-// certificates hammer all nodes.
+// TestOutsiders lets a node that nobody has admitted, one that was removed, and a crowd without certificates
+// hammer all nodes. Phases with it alternate with phases in which a crowd of the same size and with the same
+// share of the processors hammers a port that accepts and closes: what differs is what our nodes spend.
 func TestOutsiders(t *testing.T) {
 	f := start(t, setup{orgs: []string{"a", "b", "c", "d"}})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
 	dave := f.enrol("d", "dave", "phone")
 	c := f.converse(client.CreateOptions{Name: "Undisturbed"}, alice, bob, carol)
-	c.latencies(alice, bob, 10) // so that everything is warm
-	before := c.latencies(alice, bob, scale(50, 500))
-
 	for _, org := range []string{"a", "b", "c"} {
 		_, err := f.mlsfed(org, "peer", "remove", "d.example")
 		f.must(err)
 	}
 	f.outsider()
-	ctx, cancel := context.WithCancel(f.ctx)
-	var all sync.WaitGroup
-	h := new(hammer)
-	for _, org := range []string{"a", "b", "c"} {
-		links := net.JoinHostPort(f.address(org), "7443")
-		gateway := net.JoinHostPort("127.0.0.1", f.ports[org])
-		all.Go(func() { h.run(ctx, links, without) })
-		all.Go(func() { h.run(ctx, links, garbage) })
-		all.Go(func() { h.run(ctx, gateway, garbage) })
+
+	binary := filepath.Join(f.dir, "stranger")
+	build := exec.CommandContext(f.ctx, "go", "build", "-o", binary, "./test/integration/stranger")
+	build.Dir, build.Env = the.root, append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the crowd: %v\n%s", err, out)
 	}
-	during := c.latencies(alice, bob, scale(50, 500))
+	f.stranger("sink", binary, "sink", ":7443", ":8443")
+	attack, control := []string{"crowd"}, []string{"crowd"}
+	for _, org := range []string{"a", "b", "c"} {
+		for _, kind := range []string{"bare", "garbage"} {
+			attack = append(attack, kind+"@"+string(nodeOf(org))+":7443")
+			control = append(control, kind+"@sink:7443")
+		}
+		for _, kind := range []string{"http", "garbage"} {
+			attack = append(attack, kind+"@"+string(nodeOf(org))+":8443")
+			control = append(control, kind+"@sink:8443")
+		}
+	}
+	hostile := []string{"crowd", "d", "e"}
+	f.stranger("crowd", binary, attack...)
+	f.stranger("others", binary, control...)
+	for _, name := range []string{"crowd", "others"} {
+		f.attempts(name)
+	}
+	for _, name := range append(slices.Clone(hostile), "others") {
+		f.pause(name)
+	}
+
+	c.latencies(alice, bob, 10) // so that everything is warm
+	messages, commits := make(map[string][]time.Duration), make(map[string][]time.Duration)
+	var messageRatios, commitRatios []float64
+	phase := func(who ...string) (message, commit float64) {
+		for _, name := range who {
+			f.unpause(name)
+		}
+		said, committed := c.latencies(alice, bob, scale(40, 200)), c.commits(alice, scale(20, 100))
+		for _, name := range who {
+			f.pause(name)
+		}
+		messages[who[0]] = append(messages[who[0]], said...)
+		commits[who[0]] = append(commits[who[0]], committed...)
+		return median(said).Seconds(), median(committed).Seconds()
+	}
+	for range scale(5, 15) {
+		m, k := phase("others")
+		hm, hk := phase(hostile...)
+		messageRatios, commitRatios = append(messageRatios, hm/m), append(commitRatios, hk/k)
+	}
+
+	for _, name := range hostile {
+		f.unpause(name)
+	}
 	refused := dave.Add // the removed organization is asked for nothing any more
 	id, err := dave.Create(f.ctx, client.CreateOptions{Name: "Nobody comes"})
 	f.must(err)
@@ -136,8 +169,6 @@ func TestOutsiders(t *testing.T) {
 	if err := alice.Add(f.ctx, c.id, dave.id.User()); err == nil {
 		t.Error("a user of a removed organization was added")
 	}
-	cancel()
-	all.Wait()
 	for _, org := range []string{"a", "b", "c"} {
 		s, err := f.status(org)
 		f.must(err)
@@ -147,13 +178,18 @@ func TestOutsiders(t *testing.T) {
 			}
 		}
 	}
-	if n := h.served.Load(); n > 0 {
-		t.Errorf("%d attempts of %d were served", n, h.attempts.Load())
+	made, served := f.attempts("crowd")
+	elsewhere, _ := f.attempts("others")
+	if served > 0 {
+		t.Errorf("%d attempts of %d were served", served, made)
 	}
 	c.judge(exceptions{})
-	was, is := median(before), median(during)
-	report(t, "%d attempts, none served; latency of a message, median: %v before, %v meanwhile (%+.0f%%; this process attacks on the same processors)",
-		h.attempts.Load(), was.Round(10*time.Microsecond), is.Round(10*time.Microsecond), 100*(float64(is)/float64(was)-1))
+	slices.Sort(messageRatios)
+	slices.Sort(commitRatios)
+	n := len(messageRatios)
+	report(t, "%d attempts on the nodes, none served, and %d elsewhere; median of a message: %v while the crowd was elsewhere, %v while it hammered, ratio %.2f in the median of %d pairs of phases (%.2f to %.2f); of a commit: %v and %v, %.2f (%.2f to %.2f)",
+		made, elsewhere, shortly(median(messages["others"])), shortly(median(messages["crowd"])), messageRatios[n/2], n, messageRatios[0], messageRatios[n-1],
+		shortly(median(commits["others"])), shortly(median(commits["crowd"])), commitRatios[n/2], commitRatios[0], commitRatios[n-1])
 }
 
 // outsider runs the node of an organization that the others have not admitted, though it has admitted them.
