@@ -62,6 +62,8 @@ func TestStoredRecordsAreChecked(t *testing.T) {
 		{"a tree of another height", recordHead, head(func(h *headRecord) { h.height++ })},
 		{"a tree of no height", recordHead, head(func(h *headRecord) { h.height = 0 })},
 		{"an init secret cut short", recordHead, head(func(h *headRecord) { h.state.secrets.init = short })},
+		{"a padding of no kind", recordHead, head(func(h *headRecord) { h.options.Padding = Padding{mode: padPadme + 1} })},
+		{"a padding to multiples of 1", recordHead, head(func(h *headRecord) { h.options.Padding = Padding{mode: padMultiple, multiple: 1} })},
 		{"no tree", recordTree, func([]byte) []byte { return []byte{stateVersion} }},
 		{"an empty tree", recordTree, func([]byte) []byte { return []byte{} }},
 		{"a tree of a version to come", recordTree, func(b []byte) []byte { b[0]++; return b }},

@@ -237,6 +237,12 @@ func TestRulesLifetime(t *testing.T) {
 			})
 		}
 	})
+	t.Run("§7.2 the shortest lifetime, of one second", func(t *testing.T) {
+		if err := (Lifetime{NotBefore: 5, NotAfter: 5}).verify(time.Unix(5, 0), 0); err != nil {
+			t.Fatal(err)
+		}
+		want{kind: ErrInvalid, clause: "§7.2", say: "before it begins"}.match(t, Lifetime{NotBefore: 6, NotAfter: 5}.verify(time.Time{}, 0))
+	})
 	t.Run("§7.2 the longest lifetime that is accepted", func(t *testing.T) {
 		l := newLab(t, false, options)
 		dave := l.person("dave")
