@@ -1,0 +1,149 @@
+// Command mutate switches off, one at a time, the checks that mlscore makes, and sees whether a test fails.
+//
+//	go run ./test/mutate                 run what has changed, write docs/mutation.md
+//	go run ./test/mutate -for 5m         the same, but stop after a while; run it again to go on
+//	go run ./test/mutate -report         run nothing, write it anew; say what survives without a reason in
+//	                                     test/mutate/survivors.txt, and in how many tests it would matter
+//
+// Every refusal in mlscore and mlscore/codec is a mutant, whoever makes it. All are compiled at once into
+// one build of the tests, by an overlay, so that the repository is never written to but for the results;
+// an environment variable puts one to work. A first run of every test, with none at work, notes which
+// mutants would have changed something in which test: only those tests can fail, so only those are run.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+func main() {
+	root := flag.String("root", ".", "the repository")
+	limit := flag.Duration("for", 12*time.Hour, "stop after this time; what was found is kept")
+	work := flag.String("work", filepath.Join(os.TempDir(), "mlsfed-mutate"), "folder for builds and for what is known so far")
+	still := flag.Bool("report", false, "run nothing: list the survivors that have no reason, and write the document of what is known")
+	only := flag.String("only", "", "only mutants whose name contains this")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, *limit)
+	defer cancel()
+	if err := run(ctx, *root, *work, *still, *only); err != nil {
+		fmt.Fprintln(os.Stderr, "mutate:", err)
+		os.Exit(1)
+	}
+}
+
+// parallel is how many mutants are at work at a time, each in a process of its own.
+const parallel = 2
+
+func run(ctx context.Context, root, work string, still bool, only string) error {
+	rules, err := readRules(filepath.Join(root, "docs", "rfc9420.md"))
+	if err != nil {
+		return err
+	}
+	sources, err := findMutants(filepath.Join(root, "mlscore"), checkedAt(rules))
+	if err != nil {
+		return err
+	}
+	found, err := readFindings(filepath.Join(root, findingsPath))
+	if err != nil {
+		return err
+	}
+	reasons, err := readReasons(filepath.Join(root, reasonsPath))
+	if err != nil {
+		return err
+	}
+	r := &report{rules: rules, found: found, reasons: reasons}
+	for _, s := range sources {
+		r.mutants = append(r.mutants, s.mutants...)
+	}
+	document := func() error {
+		r.listSurvivors(os.Stdout)
+		return os.WriteFile(filepath.Join(root, "docs", "mutation.md"), r.document(), 0o644)
+	}
+	if still {
+		return document()
+	}
+	if err := os.MkdirAll(work, 0o700); err != nil {
+		return err
+	}
+	b, err := build(ctx, root, work, sources)
+	if err != nil {
+		return err
+	}
+	err = r.findOut(ctx, b, filepath.Join(work, "survey.json"), only)
+	if !errors.Is(err, context.DeadlineExceeded) && err != nil {
+		return err
+	}
+	if err := writeFindings(filepath.Join(root, findingsPath), r.found); err != nil {
+		return err
+	}
+	return document()
+}
+
+// findOut surveys the tests and tries every mutant of which nothing is known yet.
+func (r *report) findOut(ctx context.Context, b *bench, surveyPath, only string) error {
+	s, err := readSurvey(surveyPath, b.root)
+	if err != nil {
+		return err
+	}
+	err = b.look(ctx, s, func(t unit, ok bool) {
+		note := s.Took[t].String()
+		if !ok {
+			note = "LEFT OUT: it fails without any mutant"
+		}
+		fmt.Printf("looked at %s: %s (%d of %d)\n", t, note, len(s.Done), len(b.tests))
+		if err := writeJSON(surveyPath, s); err != nil {
+			fmt.Println(err)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	r.forget()
+	named := r.namedFor()
+	var mu sync.Mutex
+	var todo sync.WaitGroup
+	var first error
+	next := make(chan int)
+	for range parallel {
+		todo.Go(func() {
+			for i := range next {
+				m := b.mutants[i]
+				f, err := b.try(ctx, i+1, s, named[m.place()])
+				mu.Lock()
+				if err == nil {
+					r.found[m.id] = f
+					fmt.Printf("%d of %d: %s: %v\n", i+1, len(b.mutants), m.id, f.Killed)
+					err = writeFindings(filepath.Join(b.root, findingsPath), r.found)
+				}
+				if first == nil {
+					first = err
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	for _, again := range []bool{false, true} { // first what was never tried
+		for i, m := range b.mutants {
+			mu.Lock()
+			_, tried := r.found[m.id]
+			skip := ctx.Err() != nil || tried != again || !strings.Contains(m.id, only) || r.known(m, s)
+			mu.Unlock()
+			if !skip {
+				next <- i
+			}
+		}
+	}
+	close(next)
+	todo.Wait()
+	return first
+}
