@@ -15,22 +15,22 @@ type primitiveCosts struct {
 }
 
 // measurePrimitives takes up to half a second with most cipher suites.
-func measurePrimitives(p *mlscore.Primitives, n int) primitiveCosts {
+func (now clock) measurePrimitives(p *mlscore.Primitives, n int) primitiveCosts {
 	many := p.VerifyMany(n) // the first call makes them
 	return primitiveCosts{
-		generate:   each(p.GenerateKey),
-		derive:     each(p.DeriveKey),
-		seal:       each(func() { p.Seal() }),
-		open:       each(p.Open),
-		sign:       each(func() { p.Sign() }),
-		verify:     each(p.Verify),
-		verifyMany: each(func() { p.VerifyMany(n) }) / float64(many),
-		secret:     each(p.Derive),
-		sealKB:     each(func() { p.SealKilobyte() }),
-		openKB:     each(p.OpenKilobyte),
-		hashLeaf:   each(p.HashLeaf),
-		hashParent: each(p.HashParent),
-		parentHash: each(p.HashParentHash),
+		generate:   now.each(p.GenerateKey),
+		derive:     now.each(p.DeriveKey),
+		seal:       now.each(func() { p.Seal() }),
+		open:       now.each(p.Open),
+		sign:       now.each(func() { p.Sign() }),
+		verify:     now.each(p.Verify),
+		verifyMany: now.each(func() { p.VerifyMany(n) }) / float64(many),
+		secret:     now.each(p.Derive),
+		sealKB:     now.each(func() { p.SealKilobyte() }),
+		openKB:     now.each(p.OpenKilobyte),
+		hashLeaf:   now.each(p.HashLeaf),
+		hashParent: now.each(p.HashParent),
+		parentHash: now.each(p.HashParentHash),
 	}
 }
 
@@ -75,20 +75,28 @@ func (c primitiveCosts) floorsFor(n, path, k int) floors {
 	return f
 }
 
+// clock is what is measured.
+type clock func() time.Duration
+
+var processStart = time.Now()
+
+// elapsedTime is the clock on the wall.
+func elapsedTime() time.Duration { return time.Since(processStart) }
+
 // timed is how long a call takes, in milliseconds.
-func timed(call func() error) (float64, error) {
-	start := time.Now()
+func (now clock) timed(call func() error) (float64, error) {
+	start := now()
 	err := call()
-	return float64(time.Since(start)) / 1e6, err
+	return float64(now()-start) / 1e6, err
 }
 
 // repeated is the median of several calls in milliseconds, the first not counted. After so many
 // milliseconds as longest, no further one begins.
-func repeated(times int, longest float64, call func() error) (float64, error) {
+func (now clock) repeated(times int, longest float64, call func() error) (float64, error) {
 	var list []float64
 	total := 0.0
 	for len(list) < times+1 && total < longest {
-		ms, err := timed(call)
+		ms, err := now.timed(call)
 		if err != nil {
 			return 0, err
 		}
@@ -103,11 +111,11 @@ func repeated(times int, longest float64, call func() error) (float64, error) {
 
 // each is the time of one call among many, in milliseconds: the median of rounds that are short, as the
 // operations are that it is compared with, so that what interrupts one round does not count.
-func each(call func()) float64 {
-	const round, longest = 0.05, 200
-	once, _ := repeated(5, longest, func() error { call(); return nil })
-	calls := int(min(max(round/once, 1), 1000))
-	ms, _ := repeated(60, longest, func() error {
+func (now clock) each(call func()) float64 {
+	const round, longest = 0.2, 200
+	once, _ := now.repeated(5, longest, func() error { call(); return nil })
+	calls := int(min(max(round/max(once, 1e-4), 1), 1000))
+	ms, _ := now.repeated(30, longest, func() error {
 		for range calls {
 			call()
 		}

@@ -11,6 +11,7 @@ import (
 // coreMeasures are the figures of a group of n, to which k members are added at once.
 type coreMeasures struct {
 	table      *benchTable
+	clock      clock // all-cores excepted
 	emit       func(benchRow) error
 	c          *coreGroup
 	n, k       int
@@ -22,7 +23,7 @@ type coreMeasures struct {
 	bytes                         int
 }
 
-func newCoreMeasures(t *benchTable, suite mlscore.CipherSuite, n, k int) (*coreMeasures, error) {
+func newCoreMeasures(t *benchTable, now clock, suite mlscore.CipherSuite, n, k int) (*coreMeasures, error) {
 	t.progress("%d members: the group is made", n)
 	c, err := newCoreGroup(suite, n)
 	if err != nil {
@@ -32,7 +33,7 @@ func newCoreMeasures(t *benchTable, suite mlscore.CipherSuite, n, k int) (*coreM
 	if err != nil {
 		return nil, err
 	}
-	return &coreMeasures{table: t, emit: t.add, c: c, n: n, k: k, primitives: p, costs: measurePrimitives(p, n)}, nil
+	return &coreMeasures{table: t, emit: t.add, c: c, n: n, k: k, clock: now, primitives: p, costs: now.measurePrimitives(p, n)}, nil
 }
 
 // beside runs a measurement and gives the floors from what the primitives cost before and after it.
@@ -41,7 +42,7 @@ func (m *coreMeasures) beside(measurement func() error) (floors, error) {
 	if err := measurement(); err != nil {
 		return floors{}, err
 	}
-	m.costs = measurePrimitives(m.primitives, m.n)
+	m.costs = m.clock.measurePrimitives(m.primitives, m.n)
 	return before.between(m.costs).floorsFor(m.n, m.c.pathLength(), m.k), nil
 }
 
@@ -63,7 +64,7 @@ func (m *coreMeasures) commits() error {
 	f, err := m.beside(func() error {
 		for range 25 {
 			var c *mlscore.Commit
-			t, err := timed(func() (err error) {
+			t, err := m.clock.timed(func() (err error) {
 				c, err = m.c.commit()
 				return err
 			})
@@ -71,7 +72,7 @@ func (m *coreMeasures) commits() error {
 				return err
 			}
 			made = append(made, t)
-			if t, err = timed(func() error { return m.c.follow(c) }); err != nil {
+			if t, err = m.clock.timed(func() error { return m.c.follow(c) }); err != nil {
 				return err
 			}
 			processed = append(processed, t)
@@ -92,34 +93,44 @@ func (m *coreMeasures) commits() error {
 	)
 }
 
-// messages measures application messages of 1 KiB.
+// messages measures application messages of 1 KiB, some at a time.
 func (m *coreMeasures) messages() error {
+	const rounds, some = 20, 20
 	content := make([]byte, 1024)
 	var protect, unprotect float64
 	f, err := m.beside(func() (err error) {
 		var msgs [][]byte
-		protect, err = repeated(200, 1000, func() error {
-			msg, err := m.c.a.Protect(content, mlscore.MessageOptions{})
-			msgs = append(msgs, msg)
-			return err
+		protect, err = m.clock.repeated(rounds, 2000, func() error {
+			for range some {
+				msg, err := m.c.a.Protect(content, mlscore.MessageOptions{})
+				if err != nil {
+					return err
+				}
+				msgs = append(msgs, msg)
+			}
+			return nil
 		})
 		if err != nil {
 			return err
 		}
-		next := 0
-		unprotect, err = repeated(len(msgs)-1, 1000, func() error {
-			next++
-			_, err := m.c.b.Process(msgs[next-1])
-			return err
+		unprotect, err = m.clock.repeated(len(msgs)/some-1, 2000, func() error {
+			for _, msg := range msgs[:some] {
+				if _, err := m.c.b.Process(msg); err != nil {
+					return err
+				}
+			}
+			msgs = msgs[some:]
+			return nil
 		})
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	const micro = 1000.0
 	return errors.Join(
-		m.row("protect", protect*1000, "µs", f.protect*1000),
-		m.row("unprotect", unprotect*1000, "µs", f.unprotect*1000))
+		m.row("protect", protect/some*micro, "µs", f.protect*micro),
+		m.row("unprotect", unprotect/some*micro, "µs", f.unprotect*micro))
 }
 
 // join measures a newcomer's join, tree included: on one core and on all.
@@ -166,6 +177,10 @@ func (m *coreMeasures) joinOn(cores int) (joined, floor float64, err error) {
 	if err != nil {
 		return 0, 0, err
 	}
+	now := m.clock
+	if cores > 1 {
+		now = elapsedTime
+	}
 	var times, below []float64
 	// As often as takes four seconds or so: the machine has good moments and bad ones.
 	for total := 0.0; len(times) < 9 && (len(times) < 3 || total < 3000) && total < 6000; {
@@ -173,7 +188,7 @@ func (m *coreMeasures) joinOn(cores int) (joined, floor float64, err error) {
 			defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(cores))
 			runtime.GC() // of what came before
 			var g *mlscore.Group
-			t, err := timed(func() (err error) {
+			t, err := now.timed(func() (err error) {
 				g, err = client.Join(c.Welcome, mlscore.JoinOptions{Tree: tree})
 				return err
 			})
@@ -233,9 +248,9 @@ func (m *coreMeasures) addMany() error {
 	}
 	m.table.progress("%d members: %d are added", m.n, m.k)
 	commit := func(proposals ...mlscore.Proposal) (t float64, f floors, err error) {
-		m.costs = measurePrimitives(m.primitives, m.n)
+		m.costs = m.clock.measurePrimitives(m.primitives, m.n)
 		f, err = m.beside(func() (err error) {
-			t, err = timed(func() error {
+			t, err = m.clock.timed(func() error {
 				_, err := m.c.commit(proposals...)
 				return err
 			})

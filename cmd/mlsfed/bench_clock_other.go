@@ -1,0 +1,8 @@
+//go:build !unix
+
+package main
+
+import "time"
+
+// processorTime is not known here, and the elapsed time stands for it.
+func processorTime() time.Duration { return elapsedTime() }
