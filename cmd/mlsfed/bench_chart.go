@@ -45,7 +45,7 @@ var byteLines = []chartLine{
 // The frame of a chart, in SVG units.
 const (
 	chartWidth             = 900.0
-	chartLeft, chartRight  = 80.0, 660.0
+	chartLeft, chartRight  = 100.0, 660.0
 	chartTop, chartPadding = 48.0, 64.0 // for the title, and for what stands below
 	costHeight, byteHeight = 440.0, 260.0
 	labelGap               = 15.0
