@@ -109,7 +109,7 @@ func TestOutsiders(t *testing.T) {
 	f.outsider()
 
 	binary := filepath.Join(f.dir, "stranger")
-	build := exec.CommandContext(f.ctx, "go", "build", "-o", binary, "./test/integration/stranger")
+	build := exec.CommandContext(f.ctx, "go", "build", "-trimpath", "-ldflags", "-s -w", "-o", binary, "./test/integration/stranger") // as the image's binary
 	build.Dir, build.Env = the.root, append(os.Environ(), "CGO_ENABLED=0")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the crowd: %v\n%s", err, out)
