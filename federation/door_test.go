@@ -55,6 +55,7 @@ func TestNeighboursOfStrangers(t *testing.T) {
 	}), start(t, organization(t, "b.example"))
 	x := start(t, organization(t, "x.example"))
 	a.admit(t, b)
+	eventually(t, "the change is seen, which forgives all", func() bool { return a.log.has("allow-list changed") })
 	good := credential(t, b.id.Authority, "n9.b.example", time.Now(), nil)
 	bad := credential(t, x.id.Authority, "n9.x.example", time.Now(), nil)
 	if _, err := knock(t, a, good, nil); err != nil {

@@ -47,12 +47,12 @@ func (f *Federation) peersChanged() {
 		_, ok := f.trust.peers.get(d)
 		return ok || d == f.cfg.Identity.Domain
 	}
+	f.door.Forgive()
 	f.cfg.Logger.Info("allow-list changed", "admitted", len(f.admitted())-1)
 	f.records.forget()
 	f.faults.keep(listed)
 	f.budgets.keep(listed)
 	f.gates.clear()
-	f.door.Forgive()
 	f.mu.Lock()
 	for d := range f.answered {
 		if !listed(d) {
