@@ -5,9 +5,5 @@ set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
 COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-mlsfed}
 COMPOSE_FILE=${COMPOSE_FILE:-$root/docker-compose.yml}
-export COMPOSE_PROJECT_NAME COMPOSE_FILE COMPOSE_PROFILES=fourth,metrics
-if docker compose version >/dev/null 2>&1; then
-  docker compose down --remove-orphans "$@"
-else
-  docker-compose down --remove-orphans "$@"
-fi
+export COMPOSE_PROJECT_NAME COMPOSE_FILE COMPOSE_PROFILES=fourth,nodes,metrics
+sh "$root/docker/compose.sh" down --remove-orphans "$@"

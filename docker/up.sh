@@ -5,10 +5,13 @@
 #   sh docker/up.sh
 #
 # ORGANIZATIONS         which: 'a b c' by default; the fourth is d
+# NODES                 of each organization: 1 by default, or 3 (the fourth organization always has one).
+#                       Devices live on the first; the others keep the organization's vote while one is away
 # COMPOSE_PROJECT_NAME  names of containers, networks and volumes begin with it: mlsfed
 # PORT_A …              ports on this machine where clients connect: 9441 and following
 # MLSFED_IMAGE          an image that is built already; without it, docker/build.sh is called
 # COMPOSE_FILE          files for Compose, if there is more than docker-compose.yml
+# MLSFED_COMPOSE        the command that is Compose, if not the one which is found
 # METRICS=1             starts Prometheus too, whose image must be pulled
 set -eu
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -17,14 +20,22 @@ COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-mlsfed}
 COMPOSE_FILE=${COMPOSE_FILE:-$root/docker-compose.yml}
 export COMPOSE_PROJECT_NAME
 
-if docker compose version >/dev/null 2>&1; then
-  compose() { docker compose "$@"; }
-else
-  compose() { docker-compose "$@"; }
-fi
+compose() { sh "$root/docker/compose.sh" "$@"; }
+
+# further ORGANIZATION prints the numbers of its nodes beside the first.
+case ${NODES:-1} in
+  1) further() { :; } ;;
+  3) further() { if [ "$1" != d ]; then echo 2 3; fi; } ;;
+  *) echo "up.sh: NODES is $NODES: 1 or 3" >&2; exit 2 ;;
+esac
 
 services=$organizations
-case " $organizations " in *' d '*) profiles=fourth ;; *) profiles='' ;; esac
+profiles=''
+for org in $organizations; do
+  if [ "$org" = d ]; then profiles=fourth; fi
+  for n in $(further "$org"); do services="$services $org$n"; done
+done
+if [ "${NODES:-1}" != 1 ]; then profiles=$profiles${profiles:+,}nodes; fi
 if [ -n "${METRICS:-}" ]; then
   COMPOSE_FILE=$COMPOSE_FILE:$root/docker/metrics.yml
   profiles=$profiles${profiles:+,}metrics
@@ -45,12 +56,12 @@ port_of() {
   esac
 }
 
-# once ORGANIZATION COMMAND … runs one command on an organization's volume, without a network.
+# once SERVICE COMMAND … runs one command on a node's volume, without a network.
 once() {
-  org=$1
+  service=$1
   shift
   docker run --rm --interactive --network none --label "com.docker.compose.project=$COMPOSE_PROJECT_NAME" \
-    --volume "$COMPOSE_PROJECT_NAME-$org:/var/lib/mlsfed" "$MLSFED_IMAGE" "$@"
+    --volume "$COMPOSE_PROJECT_NAME-$service:/var/lib/mlsfed" ${also:+--volume "$also"} "$MLSFED_IMAGE" "$@"
 }
 
 # The containers exist from here on, with their volumes, and do not run yet.
@@ -72,6 +83,14 @@ for org in $organizations; do
     if [ "$org" != "$other" ]; then
       once "$org" peer add /dev/stdin <"$bundles/$other.json" >&2
     fi
+  done
+  for n in $(further "$org"); do
+    if also=$COMPOSE_PROJECT_NAME-$org$n:/var/lib/further once "$org" add-node "n$n.$org.example" --dir /var/lib/further \
+      --gateway :8443 --federation :7443 --advertise "n$n.$org.example:7443" </dev/null >&2 2>"$bundles/why"; then continue; fi
+    if ! grep -q 'exists already' "$bundles/why"; then cat "$bundles/why" >&2; exit 1; fi
+    for other in $organizations; do # it was made before: it may lack those that came since
+      if [ "$org" != "$other" ]; then once "$org$n" peer add /dev/stdin <"$bundles/$other.json" >&2; fi
+    done
   done
 done
 
