@@ -291,6 +291,9 @@ func (m *Manager) receiveSubmit(ctx context.Context, from wire.NodeID, f *frame)
 		return nil, err
 	}
 	receipt, err := m.serveSubmit(ctx, c, e)
+	if errors.Is(err, errAgain) { // as where the disk is slow: who forwards it tries again while its caller waits
+		err = wire.Errorf(wire.Unavailable, "submit", "%v", err)
+	}
 	if err != nil {
 		return nil, err
 	}
