@@ -7,17 +7,24 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
 )
 
-// archive keeps what tells why a scenario failed: the nodes' logs and states, the clients' logs, the
-// course of events and the history of submissions. It returns the path.
-func (f *federation) archive(ctx context.Context) (string, error) {
+// archive keeps what tells why a scenario failed: the nodes' logs and states, the clients' logs and message
+// histories, the course of events and the history of submissions. It returns the path.
+func (f *federation) archive(ctx context.Context, histories map[string][]byte) (string, error) {
 	name := strings.ReplaceAll(strings.TrimPrefix(f.t.Name(), "Test"), "/", "-")
 	out, err := os.CreateTemp("", "mlsfed-"+name+"-*.tar.gz")
 	if err != nil {
@@ -36,10 +43,12 @@ func (f *federation) archive(ctx context.Context) (string, error) {
 	}
 	f.mu.Lock()
 	add("course.txt", bytes.Clone(f.notes.Bytes()))
-	orgs := f.orgs
 	f.mu.Unlock()
 	add("history.txt", f.history.text())
-	for _, org := range orgs {
+	for _, name := range slices.Sorted(maps.Keys(histories)) {
+		add("messages/"+name, histories[name])
+	}
+	for _, org := range f.services() {
 		add(org+".log", output(ctx, "logs", "--timestamps", f.container(org)))
 		add(org+"-inspect.json", output(ctx, "inspect", f.container(org)))
 		add(org+"-status.txt", output(ctx, "exec", f.container(org), "/mlsfed", "status"))
@@ -53,6 +62,72 @@ func (f *federation) archive(ctx context.Context) (string, error) {
 	}
 	failures = append(failures, w.Close(), zip.Close(), out.Close())
 	return out.Name(), errors.Join(failures...)
+}
+
+// message is a line of a device's history in an archive.
+type message struct {
+	Conversation string    `json:"conversation"`
+	Number       uint64    `json:"number"` // in this device's history
+	ID           string    `json:"id"`
+	Sender       string    `json:"sender"`
+	Status       string    `json:"status"`
+	Error        string    `json:"error,omitempty"`
+	Epoch        uint64    `json:"epoch"`
+	Sent         time.Time `json:"sent"`
+	Stored       time.Time `json:"stored"`
+	Text         string    `json:"text,omitempty"`
+	File         string    `json:"file,omitempty"`
+}
+
+// histories are what all devices have of all conversations, in their order: for each device a file of JSON
+// lines. One that is offline is opened again; one that cannot be read says why.
+func (f *federation) histories(ctx context.Context) map[string][]byte {
+	ctx, cancel := context.WithTimeout(ctx, callWait)
+	defer cancel()
+	f.mu.Lock()
+	devices, talks := slices.Clone(f.devices), slices.Clone(f.talks)
+	f.mu.Unlock()
+	files := make(map[string][]byte)
+	for _, d := range devices {
+		var b bytes.Buffer
+		if err := f.writeHistories(ctx, &b, d, talks); err != nil {
+			fmt.Fprintf(&b, "{\"failed\":%q}\n", err.Error())
+		}
+		files[filepath.Base(d.dir)+".jsonl"] = b.Bytes()
+	}
+	return files
+}
+
+func (f *federation) writeHistories(ctx context.Context, w io.Writer, d *device, talks []*conversation) error {
+	if !d.runs() {
+		if err := d.open(); err != nil {
+			return err
+		}
+	}
+	lines := json.NewEncoder(w)
+	for _, c := range talks {
+		list, err := c.historyOf(ctx, d)
+		if code := wire.CodeOf(err); code == wire.UnknownConversation || code == wire.NotFound {
+			continue
+		}
+		if err != nil {
+			return fmt.Errorf("%v: %w", c.id, err)
+		}
+		for i := range list {
+			m := &list[i]
+			line := message{
+				Conversation: m.Conversation.String(), Number: m.Number, ID: m.ID.String(), Sender: string(m.Sender), Status: m.Status.String(),
+				Error: m.Error, Epoch: uint64(m.Epoch), Sent: m.Time.UTC(), Stored: m.Stored.UTC(), Text: m.Content.Text,
+			}
+			if m.Content.File != nil {
+				line.File = m.Content.File.Name
+			}
+			if err := lines.Encode(&line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 // output is all that a docker command prints, whether it succeeds or not.

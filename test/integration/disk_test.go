@@ -18,25 +18,6 @@ import (
 // diskSize is that of the disk which is filled, in bytes.
 const diskSize = 64 << 20
 
-// smallDisk makes a file system of diskSize bytes for an organization's volume. It needs root.
-func smallDisk(t *testing.T, org string) (dir, compose string) {
-	t.Helper()
-	dir = filepath.Join(t.TempDir(), "disk")
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700,uid=65532,gid=65532", diskSize)); err != nil {
-		report(t, "NOT RUN: a small disk needs the right to mount a tmpfs: %v", err)
-		t.Skip("NOT RUN: no right to mount")
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
-	return dir, fmt.Sprintf("volumes: {%s: {name: \"${COMPOSE_PROJECT_NAME}-%s\", driver: local, driver_opts: {type: none, o: bind, device: %q}}}\n", org, org, dir)
-}
-
 // fill writes a file until the disk is full.
 func fill(path string) error {
 	f, err := os.Create(path)
@@ -89,4 +70,72 @@ func TestDiskFull(t *testing.T) {
 	restarts, err := docker(f.ctx, "inspect", "--format", "{{.RestartCount}}", f.container("c"))
 	f.must(err)
 	report(t, "the node said that its disk is full; the others went on; nothing is lost. Restarts by Docker: %s", bytes.TrimSpace([]byte(restarts)))
+}
+
+// slowWrites is how often a slow disk is written to in a second: a sync takes several of them.
+const slowWrites = 40
+
+// TestSlowDisk makes one organization's disk slow, and then lets it stand still: first where its node leads a
+// conversation, then where it does not.
+func TestSlowDisk(t *testing.T) {
+	disk, compose := newBlockDisk(t, "c")
+	f := start(t, setup{compose: compose})
+	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
+	c := f.converse(client.CreateOptions{Name: "Slow"}, carol, alice, bob) // who creates it leads at first
+	near, far := c.latencies(alice, bob, scale(10, 100)), c.latencies(carol, bob, scale(10, 100))
+	if err := f.slow("c", disk, slowWrites); err != nil {
+		report(t, "a slow disk NOT RUN: %v", err)
+	} else {
+		began := time.Now()
+		load := c.busy(200*time.Millisecond, c.members, c.members)
+		slowNear, slowFar := c.latencies(alice, bob, scale(10, 100)), c.latencies(carol, bob, scale(5, 20))
+		load.stop()
+		n, _ := f.history.commits(c.id, began)
+		c.judge(exceptions{})
+		f.must(f.slow("c", disk, 0))
+		report(t, "with %d writes a second at one organization, which leads, a message takes %v from there and %v elsewhere; before %v and %v (medians); %d commits in %v",
+			slowWrites, median(slowFar).Round(time.Millisecond), median(slowNear).Round(time.Millisecond), median(far).Round(time.Millisecond), median(near).Round(time.Millisecond), n, time.Since(began).Round(time.Second))
+	}
+	load := c.busy(100*time.Millisecond, c.members, c.members)
+	var led, followed []time.Duration
+	for i := range scale(2, 8) {
+		leads := i%2 == 0
+		c.lead("c", leads)
+		f.note("the disk of c stands still")
+		if err := freeze(disk.dir); err != nil {
+			report(t, "a disk that stands still NOT RUN: %v", err)
+			break
+		}
+		t.Cleanup(func() { _ = thaw(disk.dir) }) // where the test ends before
+		gap := c.goesOn([]string{"a", "b"})
+		c.has(bob, c.say(alice, "while the disk of c stands still"))
+		f.note("the disk of c goes on")
+		f.must(thaw(disk.dir))
+		c.caughtUp("c", "a")
+		if leads {
+			led = append(led, gap)
+		} else {
+			followed = append(followed, gap)
+		}
+	}
+	load.stop()
+	c.judge(exceptions{})
+	n, _ := f.history.commits(c.id, f.began())
+	report(t, "the disk stood still: commits of the others go on %v later where its node led, %v where it did not; %d commits in all; nothing is lost", rounded(led), rounded(followed), n)
+}
+
+// lead waits until an organization's node leads the conversation, or does not, and sees to it: a leader that
+// is stopped hands over.
+func (c *conversation) lead(org string, wanted bool) {
+	c.f.t.Helper()
+	c.f.within("the node of "+org+" leads, or not, as wanted", 2*time.Minute, func() error {
+		leader := c.f.leader(c.id, c.f.orgs...)
+		if (leader == org) == wanted {
+			return nil
+		}
+		c.f.stop(leader)
+		c.f.run(leader)
+		c.caughtUp(leader, others(c.f.orgs, leader)[0])
+		return fmt.Errorf("%s led", leader)
+	})
 }

@@ -1,7 +1,7 @@
 // Package integration runs federations as containers and breaks them.
 //
-//	go test -tags integration ./test/integration                      the short form
-//	MLSFED_LONG=full go test -timeout 3h -tags integration ./test/integration
+//	go test -timeout 15m -tags integration -v ./test/integration      the short form
+//	MLSFED_LONG=full go test -timeout 90m -tags integration -v ./test/integration
 //
 // Every organization is a container of the image that docker/build.sh makes, started by docker/up.sh as
 // a person would do it. The clients run in the test process, by the SDK, and reach their nodes over
@@ -13,6 +13,7 @@
 //	people.go      devices and conversations
 //	tap.go         listens in on the sessions, and so knows the history of submissions
 //	judge.go       the judgement with which every scenario ends
+//	disk.go        disks for an organization: small ones, slow ones, some that stand still
 //	archive.go     what is kept of a scenario that failed
 //
 // A scenario is a test in a file of its own. It needs a Docker daemon and fails without one: it never

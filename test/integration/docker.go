@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"time"
 )
 
@@ -24,7 +25,7 @@ func docker(ctx context.Context, args ...string) (string, error) {
 
 // dockerIn is docker with something on standard input.
 func dockerIn(ctx context.Context, in io.Reader, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, callWait)
+	ctx, cancel := context.WithTimeout(ctx, callWait*patience())
 	defer cancel()
 	var out, errs bytes.Buffer
 	c := exec.CommandContext(ctx, "docker", args...)
@@ -60,26 +61,44 @@ func removeProject(ctx context.Context, project string) error {
 const reaperVariable = "INTEGRATION_REAPER"
 
 // startReaper starts a process that outlives this one: when standard input ends, because the test has
-// ended in whatever way, it removes the projects that it was told of and were not removed, and the image.
-func startReaper(image string) (tell io.WriteCloser, wait func() error, err error) {
+// ended in whatever way, it removes what it was told of, a line each: projects, images, mounts.
+func startReaper() (tell io.WriteCloser, wait func() error, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, nil, err
 	}
 	c := exec.Command(self)
-	c.Env = append(os.Environ(), reaperVariable+"="+image)
+	c.Env = append(os.Environ(), reaperVariable+"=1")
 	if tell, err = c.StdinPipe(); err != nil {
 		return nil, nil, err
 	}
 	return tell, c.Wait, c.Start()
 }
 
-// reap is what the reaper does.
-func reap(image string, in io.Reader) error {
+// reap is what the reaper does. Mounts come first, since a frozen one would hold up all else, and images
+// last, since containers use them.
+func reap(in io.Reader) error {
 	told, err := io.ReadAll(in)
-	for _, project := range strings.Fields(string(told)) {
-		err = errors.Join(err, removeProject(context.Background(), project))
+	var images []string
+	for line := range strings.Lines(string(told)) {
+		if line = strings.TrimSpace(line); strings.HasPrefix(line, "/") {
+			_ = thaw(line)               // of what is not frozen, or not mounted any more, there
+			_ = syscall.Unmount(line, 0) // is nothing to do
+		}
 	}
-	_, remove := docker(context.Background(), "image", "rm", "--force", image)
-	return errors.Join(err, remove)
+	for line := range strings.Lines(string(told)) {
+		switch line = strings.TrimSpace(line); {
+		case strings.HasPrefix(line, "/"):
+			_ = syscall.Unmount(line, 0) // a container used it
+		case strings.Contains(line, ":"):
+			images = append(images, line)
+		default:
+			err = errors.Join(err, removeProject(context.Background(), line))
+		}
+	}
+	for _, image := range images {
+		_, remove := docker(context.Background(), "image", "rm", "--force", image)
+		err = errors.Join(err, remove)
+	}
+	return err
 }

@@ -184,7 +184,7 @@ func (c *conversation) refusedForQuorum(org string, since time.Time, ended <-cha
 // ends waits for the outcome of what was begun.
 func (f *federation) ends(what string, ended <-chan error) {
 	f.t.Helper()
-	ctx, cancel := context.WithTimeout(f.ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(f.ctx, time.Minute*patience())
 	defer cancel()
 	select {
 	case err := <-ended:
@@ -246,6 +246,7 @@ func (c *conversation) voters(orgs ...string) {
 	for _, org := range orgs {
 		want = append(want, nodeOf(org))
 	}
+	slices.Sort(want)
 	c.f.eventually("voters are placed", func() error {
 		r, err := c.f.replica(orgs[0], c.id)
 		if err != nil || r == nil {

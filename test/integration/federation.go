@@ -4,6 +4,7 @@ package integration
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,6 +32,8 @@ type setup struct {
 	orgs        []string          // a, b, c if nil
 	environment map[string]string // of the nodes: MLSFED_MAILBOX_AGE=30s
 	compose     string            // more for Compose, as YAML
+	image       string            // of the nodes; "" for the one of this checkout
+	nodes       string            // of each organization: "3"; "" for one
 }
 
 // federation is one that runs in containers, for one test.
@@ -39,6 +43,8 @@ type federation struct {
 	project string
 	dir     string
 	files   string // COMPOSE_FILE
+	image   string // MLSFED_IMAGE
+	nodes   string // NODES
 	ports   map[string]string
 	history *history
 	started time.Time
@@ -51,6 +57,7 @@ type federation struct {
 	orgs    []string
 	links   map[string]client.Invitation // unused invitations, one an organization
 	devices []*device
+	talks   []*conversation
 	notes   bytes.Buffer // the course of events, for the archive
 }
 
@@ -59,7 +66,7 @@ func scenarioWait() time.Duration {
 	if full() {
 		return 40 * time.Minute
 	}
-	return 3 * time.Minute
+	return 5 * time.Minute * patience()
 }
 
 // start brings a federation up by docker/up.sh, and removes it at the end of the test.
@@ -76,7 +83,7 @@ func start(t *testing.T, s setup) *federation {
 	}
 	f := &federation{
 		t: t, ctx: ctx, project: project, dir: t.TempDir(), ports: make(map[string]string), orgs: s.orgs,
-		links: make(map[string]client.Invitation), history: newHistory(), started: time.Now(),
+		links: make(map[string]client.Invitation), history: newHistory(), started: time.Now(), image: cmp.Or(s.image, the.image), nodes: cmp.Or(s.nodes, "1"),
 	}
 	for _, org := range []string{"a", "b", "c", "d"} {
 		if f.ports[org], err = freePort(); err != nil {
@@ -95,7 +102,7 @@ func (f *federation) writeFiles(s setup) error {
 		Environment map[string]string `json:"environment"`
 	}
 	services := make(map[string]service)
-	for _, org := range []string{"a", "b", "c", "d"} {
+	for _, org := range []string{"a", "b", "c", "d", "a2", "a3", "b2", "b3", "c2", "c3"} {
 		services[org] = service{Environment: map[string]string{"MLSFED_LOG_LEVEL": "info"}}
 		maps.Copy(services[org].Environment, s.environment)
 	}
@@ -133,9 +140,8 @@ func freePort() (string, error) {
 // up calls docker/up.sh and keeps the invitations that it prints.
 func (f *federation) up(orgs ...string) {
 	f.t.Helper()
-	c := exec.CommandContext(f.ctx, "sh", filepath.Join(the.root, "docker", "up.sh"))
-	c.Env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+f.project, "COMPOSE_FILE="+f.files, "MLSFED_IMAGE="+the.image,
-		"ORGANIZATIONS="+strings.Join(orgs, " "), "PORT_A="+f.ports["a"], "PORT_B="+f.ports["b"], "PORT_C="+f.ports["c"], "PORT_D="+f.ports["d"])
+	c := f.script("up.sh")
+	c.Env = append(c.Env, "ORGANIZATIONS="+strings.Join(orgs, " "), "NODES="+f.nodes)
 	var out, errs bytes.Buffer
 	c.Stdout, c.Stderr = &out, &errs
 	if err := c.Run(); err != nil {
@@ -153,12 +159,33 @@ func (f *federation) up(orgs ...string) {
 	}
 }
 
+// script is a script of docker/ for this federation.
+func (f *federation) script(name string, args ...string) *exec.Cmd {
+	c := exec.CommandContext(f.ctx, "sh", append([]string{filepath.Join(the.root, "docker", name)}, args...)...)
+	c.Env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+f.project, "COMPOSE_FILE="+f.files, "MLSFED_IMAGE="+f.image,
+		"PORT_A="+f.ports["a"], "PORT_B="+f.ports["b"], "PORT_C="+f.ports["c"], "PORT_D="+f.ports["d"])
+	return c
+}
+
+// compose calls Compose on the federation's files.
+func (f *federation) compose(args ...string) {
+	f.t.Helper()
+	f.note("compose %s", strings.Join(args, " "))
+	if out, err := f.script("compose.sh", args...).CombinedOutput(); err != nil {
+		f.must(fmt.Errorf("compose %v: %w\n%s", args, err, out))
+	}
+}
+
 // end stops the clients, keeps what a failed test needs, and removes the federation.
 func (f *federation) end() {
 	ctx := context.WithoutCancel(f.ctx)
+	var histories map[string][]byte
+	if f.t.Failed() {
+		histories = f.histories(ctx)
+	}
 	f.stopDevices()
 	if f.t.Failed() {
-		path, err := f.archive(ctx)
+		path, err := f.archive(ctx, histories)
 		if err != nil {
 			f.t.Logf("the archive is not whole: %v", err)
 		}
@@ -191,12 +218,28 @@ func (f *federation) note(format string, args ...any) {
 	fmt.Fprintf(&f.notes, "%s %s\n", time.Now().UTC().Format("15:04:05.000"), fmt.Sprintf(format, args...))
 }
 
-// container is the name of an organization's.
-func (f *federation) container(org string) string { return f.project + "-" + org }
+// container is the name of a node's. Where an organization has further nodes, the first is named as the
+// organization is, a, and the others a2 and a3.
+func (f *federation) container(service string) string { return f.project + "-" + service }
+
+// services are the nodes of all organizations.
+func (f *federation) services() []string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	list := slices.Clone(f.orgs)
+	if f.nodes == "3" {
+		for _, org := range f.orgs {
+			list = append(list, org+"2", org+"3")
+		}
+	}
+	return list
+}
 
 func domain(org string) wire.Domain { return wire.Domain(org + ".example") }
 
-func nodeOf(org string) wire.NodeID { return wire.NodeID("n1." + org + ".example") }
+func nodeOf(service string) wire.NodeID {
+	return wire.NodeID("n" + cmp.Or(service[1:], "1") + "." + service[:1] + ".example")
+}
 
 // act does something to a container, by its docker command.
 func (f *federation) act(org string, command ...string) {
@@ -305,7 +348,7 @@ func (f *federation) eventually(what string, done func() error) {
 // within is eventually with another time.
 func (f *federation) within(what string, d time.Duration, done func() error) {
 	f.t.Helper()
-	ctx, cancel := context.WithTimeout(f.ctx, d)
+	ctx, cancel := context.WithTimeout(f.ctx, d*patience())
 	defer cancel()
 	for {
 		err := done()

@@ -346,7 +346,7 @@ func (h *history) linearizable(id wire.ConversationID) error {
 // stable looks for nodes that crashed.
 func (c *conversation) stable(x exceptions) error {
 	var failures []error
-	for _, org := range c.f.orgs {
+	for _, org := range c.f.services() {
 		out, err := docker(c.f.ctx, "inspect", "--format", "{{.RestartCount}}", c.f.container(org))
 		if err == nil && strings.TrimSpace(out) != "0" && !x.crashes {
 			err = fmt.Errorf("the node of %s has crashed %s times", org, strings.TrimSpace(out))

@@ -55,7 +55,10 @@ func (f *federation) crowd(count int) []*device {
 
 // TestManyDevices puts many devices of three organizations into one conversation.
 func TestManyDevices(t *testing.T) {
-	f := start(t, setup{environment: map[string]string{"MLSFED_CONSENSUS_SLEEP": "60s"}})
+	f := start(t, setup{environment: map[string]string{
+		"MLSFED_CONSENSUS_SLEEP":               "60s",
+		"MLSFED_GATEWAY_ENROLMENTS_PER_MINUTE": "6000", // all devices have one address
+	}})
 	f.inMemory, f.limits = true, client.Limits{KeyPackages: 4, Receipts: -1} // what is on disk is looked at elsewhere
 	count, commits, messages := scale(60, 1000), scale(10, 100), scale(10, 100)
 	began := time.Now()
@@ -104,7 +107,7 @@ func (f *federation) gather(devices []*device) *conversation {
 	f.t.Helper()
 	id, err := devices[0].Create(f.ctx, client.CreateOptions{Name: "Everybody"})
 	f.must(err)
-	c := &conversation{f: f, id: id, members: devices, sent: make(map[wire.DeviceID][]client.MessageID)}
+	c := f.talk(id, devices)
 	var users []wire.UserID
 	for _, d := range devices {
 		if u := d.id.User(); !slices.Contains(users, u) {

@@ -5,9 +5,7 @@ package integration
 import (
 	"crypto/sha256"
 	"errors"
-	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -23,7 +21,7 @@ func (f *federation) once(org, in string, args ...string) string {
 	f.t.Helper()
 	f.note("%s once: %s", org, strings.Join(args, " "))
 	out, err := dockerIn(f.ctx, strings.NewReader(in), append([]string{"run", "--rm", "--interactive", "--network", "none",
-		"--label", projectLabel + "=" + f.project, "--volume", f.container(org) + ":/var/lib/mlsfed", the.image}, args...)...)
+		"--label", projectLabel + "=" + f.project, "--volume", f.container(org) + ":/var/lib/mlsfed", f.image}, args...)...)
 	f.must(err)
 	return out
 }
@@ -36,20 +34,6 @@ func (f *federation) lose(org string) {
 	f.must(err)
 	_, err = docker(f.ctx, "volume", "rm", f.container(org))
 	f.must(err)
-}
-
-// compose calls Compose on the federation's files.
-func (f *federation) compose(args ...string) {
-	f.t.Helper()
-	c := exec.CommandContext(f.ctx, "docker-compose", args...)
-	if exec.CommandContext(f.ctx, "docker", "compose", "version").Run() == nil {
-		c = exec.CommandContext(f.ctx, "docker", append([]string{"compose"}, args...)...)
-	}
-	c.Env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+f.project, "COMPOSE_FILE="+f.files, "MLSFED_IMAGE="+the.image,
-		"PORT_A="+f.ports["a"], "PORT_B="+f.ports["b"], "PORT_C="+f.ports["c"], "PORT_D="+f.ports["d"])
-	if out, err := c.CombinedOutput(); err != nil {
-		f.must(fmt.Errorf("compose %v: %w\n%s", args, err, out))
-	}
 }
 
 // TestLostWithBackup destroys an organization with its disk, restores it from a backup, and lets

@@ -4,20 +4,22 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 )
 
 func TestMain(m *testing.M) {
-	if image := os.Getenv(reaperVariable); image != "" {
+	if os.Getenv(reaperVariable) != "" {
 		signal.Ignore(os.Interrupt, syscall.SIGTERM) // it ends when the test has
-		if reap(image, os.Stdin) != nil {
+		if reap(os.Stdin) != nil {
 			os.Exit(1)
 		}
 		os.Exit(0)
@@ -40,20 +42,31 @@ func runSuite(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, err
 	}
-	the = &suite{root: root, image: fmt.Sprintf("mlsfed:it-%d", os.Getpid())}
-	build := exec.CommandContext(ctx, "sh", filepath.Join(root, "docker", "build.sh"), the.image)
-	if out, err := build.CombinedOutput(); err != nil {
-		return 1, fmt.Errorf("docker/build.sh: %w\n%s", err, out)
+	compose, err := exec.CommandContext(ctx, "sh", filepath.Join(root, "docker", "compose.sh"), "version", "--short").CombinedOutput()
+	if err != nil {
+		return 1, fmt.Errorf("docker/compose.sh: %w: %s", err, compose)
 	}
-	tell, wait, err := startReaper(the.image)
+	tell, wait, err := startReaper()
 	if err != nil {
 		return 1, err
 	}
-	the.reaper = tell
+	the = &suite{root: root, image: fmt.Sprintf("mlsfed:it-%d", os.Getpid()), compose: strings.TrimSpace(string(compose)), reaper: tell}
+	if err := errors.Join(the.tell(the.image), buildImage(ctx, root, the.image)); err != nil {
+		return 1, errors.Join(err, tell.Close(), wait())
+	}
 	code = m.Run()
 	the.print()
 	if err := tell.Close(); err != nil {
 		return 1, err
 	}
 	return code, wait()
+}
+
+// buildImage calls docker/build.sh of a checkout.
+func buildImage(ctx context.Context, root, image string) error {
+	build := exec.CommandContext(ctx, "sh", filepath.Join(root, "docker", "build.sh"), image)
+	if out, err := build.CombinedOutput(); err != nil {
+		return fmt.Errorf("docker/build.sh: %w\n%s", err, out)
+	}
+	return nil
 }

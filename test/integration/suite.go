@@ -6,17 +6,20 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"text/tabwriter"
+	"time"
 )
 
 // suite is what all scenarios share.
 type suite struct {
-	root   string // of the repository
-	image  string
-	reaper io.WriteCloser
+	root    string // of the repository
+	image   string
+	compose string // its version
+	reaper  io.WriteCloser
 
 	mu       sync.Mutex // guards what follows
 	projects int
@@ -32,8 +35,13 @@ func (s *suite) project() (string, error) {
 	defer s.mu.Unlock()
 	s.projects++
 	name := fmt.Sprintf("mlsfed-it-%d-%d", os.Getpid(), s.projects)
-	_, err := io.WriteString(s.reaper, name+"\n")
-	return name, err
+	return name, s.tell(name)
+}
+
+// tell makes sure that a project, an image or a mount is removed, whatever becomes of this process.
+func (s *suite) tell(what string) error {
+	_, err := io.WriteString(s.reaper, what+"\n")
+	return err
 }
 
 // report puts a row into the table that is printed at the end.
@@ -52,6 +60,11 @@ func (s *suite) print() {
 	if len(s.rows) == 0 {
 		return
 	}
+	form := "short"
+	if full() {
+		form = "long"
+	}
+	fmt.Printf("\nThe %s form on %s, with Compose %s:\n\n", form, time.Now().UTC().Format(time.DateOnly), s.compose)
 	w := tabwriter.NewWriter(os.Stdout, 0, 0, 2, ' ', 0)
 	for _, r := range s.rows {
 		fmt.Fprintf(w, "%s\t%s\n", r[0], r[1])
@@ -61,6 +74,15 @@ func (s *suite) print() {
 
 // full says whether the long form runs.
 func full() bool { return os.Getenv("MLSFED_LONG") == "full" }
+
+// patience is by how much longer everything may take, MLSFED_PATIENCE: for a machine that does other work too.
+func patience() time.Duration {
+	n, err := strconv.Atoi(os.Getenv("MLSFED_PATIENCE"))
+	if err != nil || n < 1 {
+		return 1
+	}
+	return time.Duration(n)
+}
 
 // scale is a count by the form.
 func scale(short, long int) int {
