@@ -25,6 +25,7 @@ type Device struct {
 	hub   hub
 	lanes lanes
 	link  link
+	wrote signal // after each turn that has written something
 
 	// turns holds one value while nobody has the turn. What follows belongs to who has it.
 	turns  chan struct{}
@@ -116,6 +117,9 @@ func (d *Device) turn(ctx context.Context, f func(*unit) error) error {
 	if err == nil {
 		for _, after := range u.after { // in the order of turns, so that events are
 			after()
+		}
+		if len(u.writes) > 0 {
+			d.wrote.give()
 		}
 	}
 	d.turns <- struct{}{}

@@ -21,6 +21,9 @@ type Enrolment struct {
 // Enrol makes the device one of a user's: it makes a key, which is on disk before it is sent, and gets a
 // certificate over it. A repetition after a lost answer does no harm. wire.Exists if the device is
 // enrolled already, wire.Denied for a bad code or a certificate that is not what was asked for.
+//
+// When it returns, others can add the device: it has brought its first KeyPackages. Should that fail, the
+// device is enrolled all the same, and Run brings them.
 func (d *Device) Enrol(ctx context.Context, e Enrolment) error {
 	r := &wire.EnrolRequest{Device: e.Device, Code: e.Code, Token: e.Token}
 	err := d.turn(ctx, func(u *unit) error {
@@ -42,7 +45,13 @@ func (d *Device) Enrol(ctx context.Context, e Enrolment) error {
 	if err != nil {
 		return err
 	}
-	return d.turn(ctx, func(u *unit) error { return d.take(u, a.Chain, e.Root) })
+	if err := d.turn(ctx, func(u *unit) error { return d.take(u, a.Chain, e.Root) }); err != nil {
+		return err
+	}
+	if err := d.once(ctx, d.topUp); err != nil {
+		d.log.Info("first KeyPackages are brought later", "error", err)
+	}
+	return nil
 }
 
 // newSelf makes the device's key, or finds the one of an earlier attempt.

@@ -38,6 +38,7 @@ const (
 	EventDevices                          // Device: of the same user, was enrolled or revoked
 	EventConnected                        // Node
 	EventOffline                          // Err, Retry: not connected; the next attempt
+	EventDelayed                          // Conversation, Err, Retry: what waits to go out or to be fetched was refused for now, and is tried again
 	EventMissed                           // Count: events that a slow subscriber has lost: read the state anew
 )
 
@@ -45,7 +46,7 @@ const (
 func (t EventType) String() string {
 	names := [...]string{"", "message", "accepted", "delivered", "undelivered", "unreadable", "created", "joined", "added", "removed",
 		"left", "rules", "epoch", "won", "lost", "failed", "poison", "divergence", "gap", "broken", "trust", "pinned", "devices",
-		"connected", "offline", "missed"}
+		"connected", "offline", "delayed", "missed"}
 	if int(t) < len(names) {
 		return names[t]
 	}

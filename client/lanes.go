@@ -123,6 +123,7 @@ func (l *lanes) work(ctx context.Context, k lane) {
 			wait = later(l.d.backoff(failures))
 			if ctx.Err() == nil {
 				l.d.log.Info("work is tried again", "kind", k.kind, "conversation", k.id, "error", err, "again", time.Duration(wait))
+				l.d.delayed(ctx, k, err, time.Duration(wait))
 			}
 		}
 		wake, more := l.pause(ctx, k, err != nil)
@@ -184,6 +185,44 @@ func (d *Device) work(ctx context.Context, k lane) error {
 	default:
 		return d.upkeep(ctx)
 	}
+}
+
+// delayed tells that a conversation's work was refused for now. What a connection that is gone delays is told
+// by EventOffline.
+func (d *Device) delayed(ctx context.Context, k lane, why error, again time.Duration) {
+	var refused *wire.Error
+	if k.kind == kindUpkeep || !errors.As(why, &refused) {
+		return
+	}
+	d.emit(Event{Type: EventDelayed, Conversation: k.id, Err: why, Retry: again})
+	if refused.Code != wire.UnknownConversation {
+		return
+	}
+	if err := d.turn(ctx, func(u *unit) error { return d.noteUnknown(u, k.id, refused) }); err != nil {
+		d.log.Error("conversation cannot be noted as unknown to the node", "conversation", k.id, "error", err)
+	}
+}
+
+// noteUnknown counts the time for which the node has not known a conversation. A node that was restored comes
+// to know it again; after Timing.Unknown that is not waited for any longer.
+func (d *Device) noteUnknown(u *unit, id wire.ConversationID, why *wire.Error) error {
+	t, err := d.thread(u, id)
+	if err != nil || t == nil {
+		return err
+	}
+	switch t.rec.State {
+	case StateActive, StateLeaving, StateJoining:
+	default:
+		return nil
+	}
+	if t.rec.Unknown == 0 {
+		t.rec.Unknown = d.now()
+		return t.save()
+	}
+	if most := d.opts.Timing.Unknown; d.now()-t.rec.Unknown >= wire.Time(most.Milliseconds()) {
+		return t.breakOff(wire.Errorf(wire.UnknownConversation, "entries", "the node has not known %v for %v: ask a member to restore this device (%v)", id, most, why))
+	}
+	return nil
 }
 
 // resume gives every conversation's lanes a look at what a restart left.

@@ -12,14 +12,15 @@ import (
 
 // Add adds all devices of users to a conversation, with one claim for each user and one commit. It
 // returns once the commit is taken in. Devices that are members already stay as they are. wire.NotFound
-// for an unknown user, wire.NoneLeft if no device of one can be added now.
+// for an unknown user; wire.NoneLeft if no device of one has a KeyPackage left, and none brings one within
+// Timing.Claim: one of them has to be online for that.
 func (d *Device) Add(ctx context.Context, id wire.ConversationID, users ...wire.UserID) error {
 	if err := d.mayAct(ctx, id); err != nil {
 		return err
 	}
 	op := &operationRecord{Kind: opAdd}
 	for _, user := range users {
-		list, err := d.claim(ctx, user)
+		list, err := d.claim(ctx, user, d.opts.Timing.Claim)
 		if err != nil {
 			return err
 		}
@@ -37,8 +38,9 @@ func (d *Device) mayAct(ctx context.Context, id wire.ConversationID) error {
 }
 
 // claim takes one KeyPackage of each device of a user, and checks that each is of that user, still valid
-// and with the address that was named.
-func (d *Device) claim(ctx context.Context, user wire.UserID) ([]addition, error) {
+// and with the address that was named. A user who has none, who may have enrolled a moment ago, is asked again
+// for as long as patience.
+func (d *Device) claim(ctx context.Context, user wire.UserID, patience time.Duration) ([]addition, error) {
 	if err := user.Check(); err != nil {
 		return nil, wire.Errorf(wire.Malformed, "add", "%v", err)
 	}
@@ -62,12 +64,9 @@ func (d *Device) claim(ctx context.Context, user wire.UserID) ([]addition, error
 			return nil, err
 		}
 	}
-	var a wire.KeyMaterialAnswer
-	if err := d.call(ctx, wire.MethodKeyMaterial, r, &a); err != nil {
+	a, err := d.askKeyMaterial(ctx, r, patience)
+	if err != nil {
 		return nil, err
-	}
-	if len(a.Devices) == 0 {
-		return nil, wire.Errorf(wire.NoneLeft, "add", "no device of %s can be added now", user)
 	}
 	var list []addition
 	for _, m := range a.Devices {
@@ -77,6 +76,30 @@ func (d *Device) claim(ctx context.Context, user wire.UserID) ([]addition, error
 		list = append(list, addition{Device: m.Device, Token: m.Address.Token, KeyPackage: m.Message})
 	}
 	return list, nil
+}
+
+func (d *Device) askKeyMaterial(ctx context.Context, r *wire.KeyMaterialRequest, patience time.Duration) (*wire.KeyMaterialAnswer, error) {
+	begun := d.opts.Clock.Now()
+	for attempt := 0; ; attempt++ {
+		a := new(wire.KeyMaterialAnswer)
+		err := d.call(ctx, wire.MethodKeyMaterial, r, a)
+		if err == nil && len(a.Devices) > 0 {
+			return a, nil
+		}
+		if err != nil && wire.CodeOf(err) != wire.NoneLeft {
+			return nil, err
+		}
+		pause := d.opts.Timing.RetryFirst << min(attempt, 3)
+		if d.opts.Clock.Now().Sub(begun)+pause > patience {
+			return nil, wire.Errorf(wire.NoneLeft, "add", "no device of %s has a KeyPackage left: they bring new ones when one of them is online, so try again then", r.User)
+		}
+		if !d.wait(ctx, pause) {
+			return nil, ctx.Err()
+		}
+		if r.ID, err = d.newSubmission(); err != nil { // the same one would get the same answer
+			return nil, err
+		}
+	}
 }
 
 func (d *Device) checkClaimed(user wire.UserID, m *wire.KeyMaterial) error {
@@ -121,7 +144,7 @@ func (d *Device) Restore(ctx context.Context, id wire.ConversationID, device wir
 	if err := d.mayAct(ctx, id); err != nil {
 		return err
 	}
-	list, err := d.claim(ctx, device.User())
+	list, err := d.claim(ctx, device.User(), d.opts.Timing.Claim)
 	if err != nil {
 		return err
 	}

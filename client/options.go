@@ -69,6 +69,8 @@ type Timing struct {
 	KeyAge      time.Duration // own keys of a conversation are renewed: 7 days
 	KeyMessages int           // or after so many messages: 1,000
 	KeyPackage  time.Duration // the life of a KeyPackage: 30 days
+	Claim       time.Duration // a user without KeyPackages, who may have just enrolled, is asked again: 10 s
+	Unknown     time.Duration // a conversation that the node does not know is taken for broken: 24 h
 }
 
 func (o Options) orDefault() (Options, error) {
@@ -101,7 +103,7 @@ func (o Options) orDefault() (Options, error) {
 		&t.Call: 30 * time.Second, &t.Dial: 15 * time.Second, &t.RetryFirst: 250 * time.Millisecond, &t.RetryLast: time.Minute,
 		&t.Race: 50 * time.Millisecond, &t.Grace: 500 * time.Millisecond, &t.Proposals: 3 * time.Second,
 		&t.Contest: 2 * time.Second, &t.Receipts: 500 * time.Millisecond, &t.Upkeep: 10 * time.Minute,
-		&t.KeyAge: 7 * day, &t.KeyPackage: 30 * day,
+		&t.KeyAge: 7 * day, &t.KeyPackage: 30 * day, &t.Claim: 10 * time.Second, &t.Unknown: day,
 	} {
 		if *p == 0 {
 			*p = v

@@ -362,6 +362,24 @@ func (w *world) handle(a *account, m wire.Method, body []byte) (any, error) {
 		}
 		from := min(int(r.Since), len(c.log))
 		return &wire.EntriesAnswer{Entries: c.log[from:min(len(c.log), from+20)]}, nil
+	case wire.MethodConversations:
+		answer := &wire.ConversationsAnswer{}
+		for id, c := range w.convs {
+			st := c.streams[a.id.Organization()]
+			if st == nil {
+				continue
+			}
+			for token, r := range st.readers {
+				end := uint64(len(st.items))
+				if r.until > 0 {
+					end = r.until
+				}
+				if o.tokens[token] == a.id {
+					answer.Conversations = append(answer.Conversations, wire.ConversationState{Conversation: id, Token: token, Acknowledged: r.acked, End: end})
+				}
+			}
+		}
+		return answer, nil
 	case wire.MethodGroupInfo:
 		r, err := decodeInto[wire.GroupInfoRequest](body)
 		if err != nil {

@@ -25,7 +25,8 @@ import (
 type world struct {
 	t      testing.TB
 	wg     sync.WaitGroup
-	limits Limits // of the devices
+	limits Limits        // of the devices
+	timing func(*Timing) // changes theirs; may be nil
 
 	mu     sync.Mutex
 	orgs   map[wire.Domain]*org

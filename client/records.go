@@ -88,6 +88,7 @@ type conversationRecord struct {
 	Why      string      `cbor:"13,keyasint,omitempty"` // of StateBroken
 	Padding  PaddingMode `cbor:"14,keyasint,omitempty"`
 	Waiting  wire.Time   `cbor:"15,keyasint,omitempty"` // since when proposals wait for a commit
+	Unknown  wire.Time   `cbor:"16,keyasint,omitempty"` // since when the node does not know the conversation
 }
 
 // position is a place in a conversation's log.

@@ -81,6 +81,35 @@ func (d *Device) stayConnected(ctx context.Context) error {
 	return nil
 }
 
+// once does something in a session of its own, without receiving: while Run does not run.
+func (d *Device) once(ctx context.Context, f func(context.Context) error) error {
+	if err := d.start(); err != nil {
+		return err
+	}
+	defer d.stop()
+	ctx, cancel := context.WithTimeout(ctx, d.opts.Timing.Dial)
+	defer cancel()
+	conn, err := d.opts.Transport.Dial(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := d.login(ctx, conn, false)
+	if err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { s.read(ctx) })
+	wg.Go(func() { s.write(ctx) })
+	wg.Go(func() { <-s.ended; cancel() })
+	d.link.set(s)
+	err = f(ctx)
+	d.link.set(nil)
+	s.end(errSessionEnded)
+	err = errors.Join(err, conn.Close())
+	wg.Wait()
+	return err
+}
+
 // connect holds one session, from dialling to its end, and reports whether there was a login.
 func (d *Device) connect(ctx context.Context) (bool, error) {
 	dial, cancel := context.WithTimeout(ctx, d.opts.Timing.Dial)
@@ -98,7 +127,7 @@ func (d *Device) connect(ctx context.Context) (bool, error) {
 		})
 	}
 	defer closeConn()
-	s, err := d.login(dial, conn)
+	s, err := d.login(dial, conn, true)
 	if err != nil {
 		return false, err
 	}
@@ -106,13 +135,13 @@ func (d *Device) connect(ctx context.Context) (bool, error) {
 	return true, s.why()
 }
 
-// login answers the node's challenge.
-func (d *Device) login(ctx context.Context, conn Conn) (*session, error) {
+// login answers the node's challenge. receive asks for pushes.
+func (d *Device) login(ctx context.Context, conn Conn, receive bool) (*session, error) {
 	c := new(wire.Challenge)
 	if err := expectFrame(ctx, conn, wire.FrameChallenge, c); err != nil {
 		return nil, err
 	}
-	login := &wire.Login{Receive: true}
+	login := &wire.Login{Receive: receive}
 	err := d.turn(ctx, func(*unit) error {
 		self, err := d.enrolled()
 		if err != nil {

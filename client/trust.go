@@ -144,7 +144,7 @@ func (d *Device) Organizations(ctx context.Context) ([]OrganizationTrust, error)
 }
 
 // AcceptRoot believes another root of an organization too, after people have compared its SHA-256. It
-// must be the one that the node offers: wire.NotFound otherwise.
+// must be the one that the node offers: wire.NotFound otherwise. It takes effect at once.
 func (d *Device) AcceptRoot(ctx context.Context, domain wire.Domain, root wire.Hash) error {
 	return d.turn(ctx, func(u *unit) error {
 		r := new(rootsRecord)
@@ -156,8 +156,33 @@ func (d *Device) AcceptRoot(ctx context.Context, domain wire.Domain, root wire.H
 			return wire.Errorf(wire.NotFound, "accept root", "%s offers no root with SHA-256 %v", domain, root)
 		}
 		r.Roots, r.Offered = append(r.Roots, r.Offered), nil
-		return d.storeRoots(u, r)
+		if err := d.storeRoots(u, r); err != nil {
+			return err
+		}
+		u.then(func() { // what waits for it is tried at once
+			d.lanes.kick(laneUpkeep)
+			d.lanes.wakeAll()
+		})
+		return d.eachActive(u, (*thread).judgeAnew)
 	})
+}
+
+// judgeAnew goes back to before a commit that could not be processed, since one can be that came from an
+// organization with a root that was not believed. The entries from there on are fetched again.
+func (t *thread) judgeAnew() error {
+	if t.rec.Failed.At == 0 {
+		return nil
+	}
+	at := &t.rec.Position
+	order, ok, err := t.u.Get(t.orderKey(t.rec.Failed.At - 1))
+	if err != nil || !ok {
+		return err // its hash is no longer kept: too long ago
+	}
+	until := at.Last
+	at.Last, at.Order = t.rec.Failed.At-1, wire.Hash(order)
+	t.rec.Failed = failed{}
+	t.setBehind(until, true)
+	return t.save()
 }
 
 // isRevoked reports whether what came with the commit proves that a credential was revoked.

@@ -144,7 +144,7 @@ func (d *Device) addOwn(ctx context.Context, id wire.ConversationID, user wire.U
 	if err != nil || !still {
 		return err
 	}
-	list, err := d.claim(ctx, user)
+	list, err := d.claim(ctx, user, 0)
 	if err != nil {
 		return err
 	}

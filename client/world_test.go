@@ -38,7 +38,7 @@ func quick() Timing {
 	return Timing{
 		Call: 5 * time.Second, Dial: time.Second, RetryFirst: 5 * time.Millisecond, RetryLast: 50 * time.Millisecond, Race: 5 * time.Millisecond,
 		Grace: 20 * time.Millisecond, Proposals: 30 * time.Millisecond, Contest: 20 * time.Millisecond, Receipts: 10 * time.Millisecond,
-		Upkeep: time.Second,
+		Upkeep: time.Second, Claim: 200 * time.Millisecond,
 	}
 }
 
@@ -98,9 +98,13 @@ func (p *peer) open() {
 	if os.Getenv("MLSFED_LOG") != "" {
 		log = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("device", p.id.User().Name()+"/"+p.id.Name())
 	}
+	timing := quick()
+	if p.w.timing != nil {
+		p.w.timing(&timing)
+	}
 	limits := p.w.limits
 	limits.KeyPackages = 6
-	p.Device, err = Open(Options{Store: p.disk, Transport: &endpoint{p.w, p.id.Organization()}, Timing: quick(), Log: log, Limits: limits})
+	p.Device, err = Open(Options{Store: p.disk, Transport: &endpoint{p.w, p.id.Organization()}, Timing: timing, Log: log, Limits: limits})
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -1,0 +1,317 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// refuse lets the world refuse a method until it is called again with no code.
+func (w *world) refuse(method wire.Method, code wire.Code) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.faults.refuse = nil
+	if code != "" {
+		w.faults.refuse = func(m wire.Method) *wire.Error {
+			if m == method {
+				return wire.Errorf(code, string(m), "as the test wanted")
+			}
+			return nil
+		}
+	}
+}
+
+func TestCatchUp(t *testing.T) {
+	w, id, a, b, c := trio(t, CreateOptions{})
+	b.stop()
+	var want []string
+	for i := range 100 {
+		_, err := a.SendText(t.Context(), id, fmt.Sprint(i))
+		check(t, err)
+		want = append(want, fmt.Sprint("alice: ", i))
+		if i%40 == 0 {
+			check(t, c.UpdateKeys(t.Context(), id))
+		}
+	}
+	second, err := a.Create(t.Context(), CreateOptions{Name: "Second"})
+	check(t, err)
+	check(t, a.Add(t.Context(), second, bob))
+	_, err = a.SendText(t.Context(), second, "Here too")
+	check(t, err)
+	hasTexts(t, c, id, want...)
+	eventually(t, func() error {
+		v, err := a.Conversation(t.Context(), second)
+		if err == nil && v.Outgoing > 0 {
+			err = errors.New("not sent")
+		}
+		return err
+	})
+	before, err := c.Conversation(t.Context(), id)
+	check(t, err)
+	b.restart()
+	check(t, b.CatchUp(t.Context()))
+	if got := b.texts(id); !slices.Equal(got, want) {
+		t.Errorf("bob has caught up, and has %d of %d messages", len(got), len(want))
+	}
+	if got := b.texts(second); !slices.Equal(got, []string{"alice: Here too"}) {
+		t.Errorf("bob has caught up, and has %q in a conversation to which he was added", got)
+	}
+	if v, err := b.Conversation(t.Context(), id); err != nil || v.Sequence < before.Sequence || v.Epoch != before.Epoch {
+		t.Errorf("bob has caught up, and is at entry %d of epoch %d (%v)", v.Sequence, v.Epoch, err)
+	}
+	check(t, b.CatchUp(t.Context())) // nothing to wait for
+	b.stop()
+	w.timing = func(q *Timing) { q.Call = 10 * time.Millisecond }
+	b.open()
+	if err := b.CatchUp(t.Context()); !errors.Is(err, ErrOffline) {
+		t.Errorf("without a connection: %v", err)
+	}
+	b.run()
+}
+
+// CatchUp waits for entries that are missing between those that came.
+func TestCatchUpWaitsForWhatIsMissing(t *testing.T) {
+	w, id, a, b, _ := trio(t, CreateOptions{})
+	w.refuse(wire.MethodEntries, wire.Unavailable)
+	check(t, b.turn(t.Context(), func(u *unit) error {
+		th, err := b.usableThread(u, id)
+		if err != nil {
+			return err
+		}
+		th.setBehind(th.rec.Position.Last+1, false)
+		return th.save()
+	}))
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if err := b.CatchUp(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("with an entry missing: %v", err)
+	}
+	w.refuse(wire.MethodEntries, "")
+	check(t, a.UpdateKeys(t.Context(), id))
+	check(t, b.CatchUp(t.Context()))
+}
+
+// What is refused for now is told with the reason, and goes on when it can.
+func TestRefusedForNowIsTold(t *testing.T) {
+	for _, code := range []wire.Code{wire.NoQuorum, wire.Unavailable} {
+		t.Run(string(code), func(t *testing.T) {
+			w, id, a, b, _ := trio(t, CreateOptions{})
+			w.refuse(wire.MethodUpdate, code)
+			done := make(chan error, 1)
+			go func() { done <- a.Rename(context.Background(), id, "Later") }()
+			told := func(p *peer) {
+				t.Helper()
+				eventually(t, func() error {
+					list := p.events(EventDelayed)
+					if len(list) == 0 {
+						return errors.New("not told")
+					}
+					if e := list[0]; e.Conversation != id || wire.CodeOf(e.Err) != code || e.Retry <= 0 {
+						t.Fatalf("told of %v in %v, again after %v", e.Err, e.Conversation, e.Retry)
+					}
+					return nil
+				})
+			}
+			told(a)
+			w.refuse(wire.MethodUpdate, "")
+			check(t, <-done)
+			w.refuse(wire.MethodSubmit, code)
+			_, err := b.SendText(t.Context(), id, "x")
+			check(t, err)
+			told(b)
+			w.refuse(wire.MethodSubmit, "")
+			hasTexts(t, a, id, "bob: x")
+		})
+	}
+}
+
+// A node that does not know a conversation may come to know it again. Not for ever: then the user is told.
+func TestConversationThatTheNodeDoesNotKnow(t *testing.T) {
+	w := newWorld(t, "a.example", "b.example")
+	w.timing = func(q *Timing) { q.Unknown = 300 * time.Millisecond }
+	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
+	id, err := a.Create(t.Context(), CreateOptions{})
+	check(t, err)
+	check(t, a.Add(t.Context(), id, bob))
+	agree(t, id, a, b)
+	hide := func() {
+		w.refuse(wire.MethodEntries, wire.UnknownConversation)
+		check(t, b.turn(t.Context(), func(u *unit) error {
+			th, err := b.usableThread(u, id)
+			if err != nil {
+				return err
+			}
+			th.setBehind(th.rec.Position.Last+1, false)
+			return th.save()
+		}))
+	}
+	hide()
+	eventually(t, func() error {
+		if len(b.events(EventDelayed)) == 0 {
+			return errors.New("not told")
+		}
+		return nil
+	})
+	w.refuse(wire.MethodEntries, "")
+	check(t, a.UpdateKeys(t.Context(), id))
+	agree(t, id, a, b)
+	check(t, b.turn(t.Context(), func(u *unit) error {
+		th, err := b.knownThread(u, id)
+		if err == nil && th.rec.Unknown != 0 {
+			t.Error("it is still counted as unknown")
+		}
+		return err
+	}))
+	hide()
+	inState(t, b, id, StateBroken)
+	if list := b.events(EventBroken); len(list) != 1 || wire.CodeOf(list[0].Err) != wire.UnknownConversation {
+		t.Errorf("told %v", list)
+	}
+	w.refuse(wire.MethodEntries, "")
+	check(t, a.Restore(t.Context(), id, b.id))
+	agree(t, id, a, b)
+}
+
+// Who has just enrolled can be added: KeyPackages are there when Enrol returns, without Run.
+func TestEnrolBringsKeyPackages(t *testing.T) {
+	w := newWorld(t, "a.example", "b.example")
+	a := w.peer(alicePhone).ready()
+	id, err := a.Create(t.Context(), CreateOptions{})
+	check(t, err)
+	b := &peer{t: t, w: w, id: bobPhone, disk: &disk{MemoryStore: newMemory(), left: -1}}
+	b.open()
+	w.mu.Lock()
+	w.orgs["b.example"].codes["code"] = bob
+	w.mu.Unlock()
+	check(t, b.Enrol(t.Context(), Enrolment{Device: b.id, Code: "code"}))
+	check(t, a.Add(t.Context(), id, bob))
+	b.run()
+	t.Cleanup(b.stop)
+	agree(t, id, a, b)
+}
+
+// A user without KeyPackages is waited for, for a time.
+func TestAddWaitsForKeyPackages(t *testing.T) {
+	w := newWorld(t, "a.example", "b.example")
+	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
+	id, err := a.Create(t.Context(), CreateOptions{})
+	check(t, err)
+	b.stop()
+	w.mu.Lock()
+	account := w.orgs["b.example"].devices[b.id]
+	account.packages, account.last = nil, nil
+	w.mu.Unlock()
+	if err := a.Add(t.Context(), id, bob); wire.CodeOf(err) != wire.NoneLeft {
+		t.Fatalf("nobody brings any: %v", err)
+	}
+	a.stop()
+	w.timing = func(q *Timing) { q.Claim = time.Minute }
+	a.open()
+	a.run()
+	done := make(chan error, 1)
+	go func() { done <- a.Add(context.Background(), id, bob) }()
+	select {
+	case err := <-done:
+		t.Fatalf("it did not wait: %v", err)
+	case <-time.After(100 * time.Millisecond):
+	}
+	b.restart()
+	check(t, <-done)
+	agree(t, id, a, b)
+}
+
+// A root that is accepted takes effect at once: the device's new certificate comes with it.
+func TestAcceptedRootTakesEffectAtOnce(t *testing.T) {
+	w, id, a, b, c := trio(t, CreateOptions{})
+	w.timing = func(q *Timing) { q.Upkeep = time.Hour }
+	w.mu.Lock()
+	old := w.orgs["a.example"]
+	next := w.addOrg("a.example")
+	next.devices, next.tokens, next.serial = old.devices, old.tokens, 100
+	account := next.devices[a.id]
+	chain, err := next.certify(a.id, account.key)
+	account.chain = chain
+	w.mu.Unlock()
+	check(t, err)
+	a.restart()
+	eventually(t, func() error {
+		if len(a.events(EventTrust)) == 0 {
+			return errors.New("no alarm")
+		}
+		return nil
+	})
+	holds := func() bool {
+		held := false
+		check(t, a.turn(t.Context(), func(*unit) error {
+			held = slices.Equal(a.self.Chain[0], chain[0])
+			return nil
+		}))
+		return held
+	}
+	if holds() {
+		t.Error("a certificate of a root that nobody has accepted is believed")
+	}
+	for _, p := range []*peer{b, c} { // the others first: they have to process the commit
+		p.lanes.kick(laneUpkeep)
+		eventually(t, func() error {
+			if len(p.events(EventTrust)) == 0 {
+				return errors.New("no alarm")
+			}
+			return nil
+		})
+		check(t, p.AcceptRoot(t.Context(), "a.example", hashOf(next.root.Raw)))
+	}
+	check(t, a.AcceptRoot(t.Context(), "a.example", hashOf(next.root.Raw)))
+	eventually(t, func() error {
+		if !holds() {
+			return errors.New("the certificate has not come")
+		}
+		return nil
+	})
+	agree(t, id, a, b, c)
+}
+
+// A commit that could not be processed for a root that is not believed is judged anew when it is.
+func TestAcceptedRootHasCommitsJudgedAnew(t *testing.T) {
+	w, id, a, b, c := trio(t, CreateOptions{})
+	a.stop()
+	w.timing = func(q *Timing) { q.Contest, q.Upkeep = time.Hour, time.Hour }
+	a.open()
+	a.run()
+	fresh := func() *org {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		return w.addOrg("d.example")
+	}
+	b.stop()
+	c.stop()
+	fresh()
+	a.lanes.kick(laneUpkeep) // alice pins the first root, bob and carol the second
+	eventually(t, func() error {
+		list, err := a.Organizations(t.Context())
+		if err == nil && len(list) != 4 {
+			err = fmt.Errorf("%d pinned", len(list))
+		}
+		return err
+	})
+	second := fresh()
+	b.restart()
+	c.restart()
+	dave := w.peer("mimi://d.example/d/dave/phone").ready()
+	check(t, b.Add(t.Context(), id, dave.id.User()))
+	agree(t, id, b, c, dave)
+	eventually(t, func() error {
+		if len(a.events(EventPoison)) == 0 || len(a.events(EventTrust)) == 0 {
+			return errors.New("alice can process it")
+		}
+		return nil
+	})
+	check(t, c.UpdateKeys(t.Context(), id))
+	check(t, a.AcceptRoot(t.Context(), "d.example", hashOf(second.root.Raw)))
+	agree(t, id, a, b, c, dave)
+}
