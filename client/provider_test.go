@@ -364,6 +364,23 @@ func (w *world) count(f *wire.Frame, answer any) {
 	}
 }
 
+// pushed stands for pushes among the methods whose costs are counted: pushes, bytes of acknowledgements, and
+// bytes of pushes.
+const pushed wire.Method = "push"
+
+func (w *world) countPush(p *wire.Push) {
+	body, err := wire.Encode(p)
+	if err != nil {
+		return
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.costs != nil {
+		c := w.costs[pushed]
+		w.costs[pushed] = cost{c.requests + 1, c.sent, c.answered + len(body)}
+	}
+}
+
 // disconnect breaks a device's connection.
 func (w *world) disconnect(id wire.DeviceID) {
 	w.mu.Lock()
@@ -396,6 +413,7 @@ func (w *world) push(s *serverSession) {
 			if p == nil {
 				break
 			}
+			w.countPush(p)
 			if writeFrame(s.pipe, wire.FramePush, 0, p) != nil {
 				return
 			}
@@ -453,6 +471,10 @@ func (w *world) acknowledge(s *serverSession, body []byte) {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.costs != nil {
+		c := w.costs[pushed]
+		w.costs[pushed] = cost{c.requests, c.sent + len(body), c.answered}
+	}
 	st := &s.account.inbox
 	if a.Conversation != nil {
 		st = w.convs[*a.Conversation].streams[s.account.id.Organization()]

@@ -53,6 +53,9 @@ func (s *soak) room(id wire.ConversationID) *room {
 // soakPace is how long a device waits between what it does: up to twice this.
 const soakPace = 1500 * time.Millisecond
 
+// soakPatience is how long a change is waited for. It goes on if that was too short.
+const soakPatience = 15 * time.Second
+
 // live is what one device does.
 func (s *soak) live(ctx context.Context, k *soaker) {
 	r := s.random(100 + uint64(k.index))
@@ -78,7 +81,7 @@ func (s *soak) act(ctx context.Context, r *rand.Rand, k *soaker, m *room) {
 	if err != nil || state.State != client.StateActive || state.Outgoing > 16 {
 		return // not in it now, or the network is slow
 	}
-	short, cancel := context.WithTimeout(ctx, 5*time.Second)
+	short, cancel := context.WithTimeout(ctx, soakPatience)
 	defer cancel()
 	guest := len(m.guests) > 0 && slices.Contains(m.guests, k.index)
 	switch n := r.IntN(100); {
@@ -102,7 +105,7 @@ func (s *soak) tried(what string, err error, done *atomic.Int64) {
 	switch {
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
 		outcome = "goes on"
-	case err != nil && wire.CodeOf(err) != "":
+	case err != nil && wire.CodeOf(err) != "" && wire.CodeOf(err) != wire.Internal:
 		outcome = string(wire.CodeOf(err))
 	case err != nil:
 		outcome = err.Error()
@@ -160,7 +163,7 @@ func (s *soak) race(ctx context.Context, stream uint64) {
 				<-start
 				k.mu.RLock()
 				defer k.mu.RUnlock()
-				short, cancel := context.WithTimeout(ctx, 5*time.Second)
+				short, cancel := context.WithTimeout(ctx, soakPatience)
 				defer cancel()
 				s.tried("race", k.device.UpdateKeys(short, m.id), nil)
 			})

@@ -236,7 +236,7 @@ func (s *soak) settleDoubt(k *soaker, m *room) {
 // disturbNodes restarts nodes in good order, and gives them a process of their own, in which they are killed.
 func (s *soak) disturbNodes(ctx context.Context) {
 	r := s.random(2)
-	for pause(ctx, time.Duration(2000+r.IntN(5000))*time.Millisecond) {
+	for pause(ctx, time.Duration(6000+r.IntN(8000))*time.Millisecond) {
 		d := soakDomains[r.IntN(len(soakDomains))]
 		if err := s.disturbNode(ctx, r, d); err != nil {
 			s.t.Errorf("%s: %v", d, err)
