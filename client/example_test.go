@@ -48,8 +48,29 @@ func ExampleOpen() {
 	// Output: the device is not enrolled
 }
 
-// Creating a conversation and adding people of another organization, with all their devices.
+// Creating a conversation.
 func ExampleDevice_Create() {
+	world := client.NewExampleWorld()
+	defer world.Close()
+	alice := world.Alice
+	ctx := context.Background()
+
+	id, err := alice.Create(ctx, client.CreateOptions{Name: "Lunch"})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	lunch, err := alice.Conversation(ctx, id)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(lunch.Rules.Name, lunch.State, lunch.Members)
+	// Output: Lunch active 1
+}
+
+// Adding people of another organization, with all their devices.
+func ExampleDevice_Add() {
 	world := client.NewExampleWorld()
 	defer world.Close()
 	alice := world.Alice
@@ -78,6 +99,65 @@ func ExampleDevice_Create() {
 	// mimi://a.example/d/alice/phone true
 	// mimi://b.example/d/bob/phone false
 	// bob has joined
+}
+
+// Reading what came while a program did not run: once the device has caught up, it is all in the history.
+func ExampleDevice_CatchUp() {
+	world := client.NewExampleWorld()
+	defer world.Close()
+	alice, bob := world.Alice, world.Bob
+	ctx := context.Background()
+	id := world.Conversation()
+	for _, text := range []string{"Soup?", "At noon."} {
+		if _, err := alice.SendText(ctx, id, text); err != nil {
+			fmt.Println(err)
+			return
+		}
+	}
+	world.Sent(id)
+
+	if err := bob.CatchUp(ctx); err != nil {
+		fmt.Println(err)
+		return
+	}
+	page, err := bob.History(ctx, id, client.Query{})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	for _, m := range page.Messages {
+		fmt.Println(m.Content.Text)
+	}
+	// Output:
+	// Soup?
+	// At noon.
+}
+
+// Receiving: a loop over events. What an event tells is in the store already.
+func ExampleDevice_Subscribe() {
+	world := client.NewExampleWorld()
+	defer world.Close()
+	alice, bob := world.Alice, world.Bob
+	ctx := context.Background()
+	id := world.Conversation()
+
+	events := bob.Subscribe(ctx) // before what it is to hear of
+	if _, err := alice.SendText(ctx, id, "Soup?"); err != nil {
+		fmt.Println(err)
+		return
+	}
+	for e := range events {
+		switch e.Type {
+		case client.EventMessage:
+			fmt.Printf("%s: %s\n", e.Message.Sender, e.Message.Content.Text)
+			return
+		case client.EventDivergence, client.EventTrust, client.EventPoison:
+			fmt.Println("show this to people:", e.Err)
+		case client.EventDelayed:
+			fmt.Println("waits:", e.Err)
+		}
+	}
+	// Output: mimi://a.example/d/alice/phone: Soup?
 }
 
 // Sending and receiving. What Send has taken goes out, whatever happens to the process or the network.

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -55,6 +56,17 @@ func (w *ExampleWorld) Conversation() wire.ConversationID {
 	check(w.tb, w.Alice.Add(context.Background(), id, bob))
 	agree(w.tb, id, w.a, w.b)
 	return id
+}
+
+// Sent waits until all of Alice's messages have been accepted.
+func (w *ExampleWorld) Sent(id wire.ConversationID) {
+	eventually(w.tb, func() error {
+		c, err := w.Alice.Conversation(context.Background(), id)
+		if err == nil && c.Outgoing > 0 {
+			err = fmt.Errorf("%d messages wait", c.Outgoing)
+		}
+		return err
+	})
 }
 
 // Wait waits until Bob has met an event.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -105,27 +106,32 @@ func TestLimitOfAttempts(t *testing.T) {
 	check(t, err)
 	check(t, a.Add(t.Context(), id, bob))
 	agree(t, id, a, b)
-	// Each time alice has made her commit, bob's is faster.
+	// Each time alice's commit is about to be ordered, bob's is faster.
+	var races atomic.Int32
 	w.mu.Lock()
-	w.faults.lag["a.example"] = true
-	w.mu.Unlock()
-	done := make(chan error, 1)
-	check(t, b.UpdateKeys(t.Context(), id))
-	go func() { done <- a.Rename(t.Context(), id, "x") }()
-	for {
-		select {
-		case err := <-done:
-			if wire.CodeOf(err) != wire.StaleEpoch {
-				t.Fatalf("%v, wanted stale epoch", err)
+	w.faults.before = func(by wire.DeviceID, m wire.Method) {
+		if by == a.id && m == wire.MethodUpdate {
+			races.Add(1)
+			if err := b.UpdateKeys(context.Background(), id); err != nil {
+				t.Errorf("bob: %v", err)
 			}
-			return
-		default:
-		}
-		check(t, b.UpdateKeys(t.Context(), id))
-		if c, err := a.Conversation(t.Context(), id); err != nil || c.Rules.Name == "x" {
-			t.Skip("alice was faster: the race cannot be forced")
 		}
 	}
+	w.mu.Unlock()
+	if err := a.Rename(t.Context(), id, "x"); wire.CodeOf(err) != wire.StaleEpoch {
+		t.Errorf("%v, wanted stale epoch", err)
+	}
+	if n := races.Load(); n != 2 {
+		t.Errorf("given up after %d attempts, wanted 2", n)
+	}
+	if n := len(a.events(EventLost)); n != 2 {
+		t.Errorf("told of %d lost commits, wanted 2", n)
+	}
+	w.mu.Lock()
+	w.faults.before = nil
+	w.mu.Unlock()
+	check(t, a.Rename(t.Context(), id, "y")) // one less, and it is made
+	agree(t, id, a, b)
 }
 
 // A Welcome over Limits.Inline travels as a blob, and is fetched by who joins.

@@ -46,6 +46,7 @@ type faults struct {
 	dropBefore  float64              // the connection breaks before the request is done
 	lag         map[wire.Domain]bool // entries are kept from an organization's streams, messages are not
 	refuse      func(m wire.Method) *wire.Error
+	before      func(by wire.DeviceID, m wire.Method) // called before a request is done; others may make some meanwhile
 }
 
 type org struct {
@@ -328,6 +329,9 @@ func (w *world) answer(s *serverSession, f *wire.Frame) {
 	if w.chance(faults.dropBefore) {
 		s.pipe.end(errFault)
 		return
+	}
+	if faults.before != nil {
+		faults.before(s.account.id, f.Method)
 	}
 	body, err := w.handle(s.account, f.Method, f.Body)
 	w.count(f, body)

@@ -17,7 +17,7 @@ import (
 func (s *soak) watch(k *soaker) {
 	d, l := k.device, k.life
 	next := d.Subscribe(l.ended)
-	close(l.watched)
+	l.watch()
 	s.watches.Go(func() {
 		for e := range next {
 			switch e.Type {

@@ -21,7 +21,8 @@ import (
 type life struct {
 	client.Store
 	client.Transport
-	watched chan struct{} // closed when its events are heard: it does not connect before
+	watched chan struct{} // closed when its events are heard: it does not connect before, but to enrol
+	watch   func()        // closes it
 	ended   context.Context
 	over    context.CancelFunc
 
@@ -46,6 +47,7 @@ var errKilled = errors.New("the process was killed, as the test wanted")
 
 func newLife() *life {
 	l := &life{watched: make(chan struct{}), died: make(chan struct{}), conns: make(map[*cord]struct{})}
+	l.watch = sync.OnceFunc(func() { close(l.watched) })
 	l.ended, l.over = context.WithCancel(context.Background())
 	return l
 }

@@ -168,6 +168,7 @@ func (s *soak) enrol(n int) {
 			link, err := s.c.Invite(ctx, k.org, k.user)
 			if err == nil {
 				k.life = newLife()
+				k.life.watch()
 				k.device, err = s.c.Enrol(ctx, link, k.name, k.life.apply)
 			}
 			if err != nil {
