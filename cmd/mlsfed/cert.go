@@ -23,10 +23,14 @@ func newCert() *cobra.Command {
 // fingerprint is the SHA-256 of a certificate, in groups that can be read aloud.
 func fingerprint(der []byte) string {
 	sum := sha256.Sum256(der)
-	text := hex.EncodeToString(sum[:])
+	return inGroups(hex.EncodeToString(sum[:]))
+}
+
+// inGroups writes hexadecimal digits so that they can be read aloud, and break where a line ends.
+func inGroups(text string) string {
 	var groups []string
 	for i := 0; i < len(text); i += 8 {
-		groups = append(groups, text[i:i+8])
+		groups = append(groups, text[i:min(i+8, len(text))])
 	}
 	return strings.Join(groups, " ")
 }

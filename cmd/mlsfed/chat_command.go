@@ -292,10 +292,10 @@ func chatTrust(ctx context.Context, p *person, _ wire.ConversationID, args []str
 	var lines []string
 	for _, t := range list {
 		for _, h := range t.Roots {
-			lines = append(lines, fmt.Sprintf("%s is believed with root %v", t.Domain, h))
+			lines = append(lines, fmt.Sprintf("%s is believed with root %s", t.Domain, inGroups(h.String())))
 		}
 		if offersRoot(&t) {
-			lines = append(lines, fmt.Sprintf("%s OFFERS another root, %v: ask its people, and if they confirm it, /trust %s and that number", t.Domain, t.Offered, t.Domain))
+			lines = append(lines, fmt.Sprintf("%s OFFERS another root: ask its people, and if they confirm it, /trust %s %s", t.Domain, t.Domain, inGroups(t.Offered.String())))
 		}
 	}
 	return chatDone{lines: lines, err: err}
