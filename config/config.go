@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -195,8 +196,11 @@ func Parse(path string, raw []byte, environment []string) (*Config, error) {
 
 func read(path string) ([]byte, error) {
 	f, err := os.Open(path)
-	if err != nil {
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("configuration: %w: 'mlsfed init' makes one; -c or MLSFED_CONFIG names one elsewhere", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
 	}
 	defer f.Close()
 	raw, err := io.ReadAll(io.LimitReader(f, maxFile+1))

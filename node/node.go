@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -95,8 +96,12 @@ func New(cfg *config.Config, o Options) (n *Node, err error) {
 }
 
 func (n *Node) identify() (err error) {
-	if n.identity, err = federation.LoadIdentity(n.cfg.Identity); err != nil {
+	n.identity, err = federation.LoadIdentity(n.cfg.Identity)
+	if errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("%w: 'mlsfed init' makes an identity", err)
+	}
+	if err != nil {
+		return err
 	}
 	if n.identity.Node != n.cfg.Node || n.identity.Domain != n.cfg.Domain {
 		return fmt.Errorf("identity in %s is %s of %s, the configuration says %s of %s", n.cfg.Identity, n.identity.Node, n.identity.Domain, n.cfg.Node, n.cfg.Domain)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -55,7 +56,10 @@ func openStores(cfg *config.Config) (s *stores, err error) {
 		return s, err
 	}
 	if s.db, err = pebble.Open(at(mailFolder), mailbox.Tune(&pebble.Options{Logger: quiet{}})); err != nil {
-		return s, fmt.Errorf("data folder %s: %w (is a node running on it already?)", at(mailFolder), err)
+		if errors.Is(err, syscall.EAGAIN) { // the lock is held
+			return s, fmt.Errorf("data folder %s: another node is running on it: one folder is one node's", cfg.Data)
+		}
+		return s, fmt.Errorf("data folder %s: %w", at(mailFolder), err)
 	}
 	for _, dir := range []string{at(orderFolder, logFolder), at(linksFolder)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {

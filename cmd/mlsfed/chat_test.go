@@ -11,6 +11,7 @@ import (
 
 	tea "github.com/charmbracelet/bubbletea"
 	"github.com/charmbracelet/lipgloss"
+	"github.com/charmbracelet/x/ansi"
 	"go.uber.org/goleak"
 	"pgregory.net/rapid"
 
@@ -348,5 +349,44 @@ func TestChatRuns(t *testing.T) {
 	}
 	if err := typed.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestChatSaysWhatCountsMost: where the last line has no room for all, it drops who and where, not what came
+// of a command, nor that there is no connection; an alarm that is open stands there when there is nothing else.
+func TestChatSaysWhatCountsMost(t *testing.T) {
+	m := newChatModel(t.Context(), &person{id: "mimi://a.example/d/alice/a-device-with-a-long-name"})
+	m.list = []client.Conversation{
+		{ID: "\x01\x02\x03\x04\x05\x06\x07\x08", Rules: client.Rules{Name: "Lunch"}, State: client.StateActive, Epoch: 3},
+		{ID: "\x02\x02\x03\x04\x05\x06\x07\x08", Rules: client.Rules{Name: "Dinner"}, State: client.StateActive, Unread: 2},
+	}
+	m.current = m.list[0].ID
+	last := func(width int) string {
+		m.Update(tea.WindowSizeMsg{Width: width, Height: 12})
+		lines := strings.Split(ansi.Strip(m.View()), "\n")
+		return lines[len(lines)-1]
+	}
+	m.link = "offline, next try in 2s"
+	m.said, m.failed = "not found: nobody@b.example", true
+	for width, want := range map[int]string{
+		120: "alice@a.example/a-device-with-a-long-name · epoch 3 · offline · not found: nobody@b.example",
+		50:  "offline · not found: nobody@b.example",
+		30:  "not found: nobody@b.example",
+		20:  "not found: nobody@b…",
+	} {
+		if got := last(width); got != want {
+			t.Errorf("in %d columns: %q, wanted %q", width, got, want)
+		}
+	}
+	m.said = ""
+	if got, want := last(40), "offline, next try in 2s"; got != want {
+		t.Errorf("without a result: %q, wanted %q", got, want)
+	}
+	if title, _, _ := strings.Cut(ansi.Strip(m.View()), "\n"); !strings.Contains(title, "Lunch  • 2 unread: Tab") {
+		t.Errorf("a narrow window does not tell of what waits elsewhere: %q", title)
+	}
+	m.offering = []wire.Domain{"b.example"}
+	if got, want := last(60), "offline · b.example has another root: /trust"; got != want {
+		t.Errorf("with an open alarm: %q, wanted %q", got, want)
 	}
 }
