@@ -166,7 +166,7 @@ func (d *demo) story(ctx context.Context) error {
 		{"three organizations start", d.start},
 		{"alice (two devices), bob and carol enrol", d.enrol},
 		{"alice makes a conversation", d.create},
-		{"alice adds bob and carol", d.add},
+		{"alice adds " + d.guests(), d.add},
 		{"everybody talks", d.talk},
 		{"bob and carol commit at the same time", d.race},
 		{"alice removes carol", d.remove},
@@ -191,6 +191,14 @@ func (d *demo) story(ctx context.Context) error {
 		d.line(step.title, milliseconds(took), volume(nowSent-sent), volume(nowReceived-received), told)
 	}
 	return nil
+}
+
+// guests are those whom alice adds.
+func (d *demo) guests() string {
+	if d.opts.members == 0 {
+		return "bob and carol"
+	}
+	return fmt.Sprintf("bob, carol and %d more", d.opts.members)
 }
 
 // line prints a step: what devices sent and received stands beside what it took.
