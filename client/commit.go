@@ -162,7 +162,13 @@ func (t *thread) submit(c *change, opNumber uint64) error {
 	}
 	pending := &pendingRecord{Version: recordVersion, Operation: opNumber + 1}
 	bundle := &wire.CommitBundle{Commit: made.Message, Key: publicKey(key), Delivery: delivery, Contest: t.rec.Failed.At > 0}
-	if bundle.Welcome, err = t.payload(pending, made.Welcome); err != nil {
+	welcome := made.Welcome
+	if c.founding != nil {
+		if welcome, err = c.founding(made.Staged); err != nil {
+			return err
+		}
+	}
+	if bundle.Welcome, err = t.payload(pending, welcome); err != nil {
 		return err
 	}
 	if err := t.publish(pending, bundle, made); err != nil {

@@ -17,15 +17,18 @@ const (
 	StateCreating  State = 1 // made here, not yet ordered
 	StateJoining   State = 2 // this device was added; what it needs to join is being fetched
 	StateActive    State = 3
-	StateLeaving   State = 4 // this device has asked to be removed
-	StateLeft      State = 5 // it is out, or the conversation was closed
-	StateBroken    State = 6 // it cannot follow: see Conversation.Why and Device.Rejoin
-	StateRejoining State = 7 // an external commit is on its way
+	StateLeaving   State = 4  // this device has asked to be removed
+	StateLeft      State = 5  // it is out, or the conversation was closed
+	StateBroken    State = 6  // it cannot follow: see Conversation.Why and Device.Rejoin
+	StateRejoining State = 7  // an external commit is on its way
+	StateFounding  State = 8  // made here to succeed another one; its first commit is not ordered yet
+	StateMoving    State = 9  // closed by a ReInit; its successor is being entered
+	StateMoved     State = 10 // it goes on as its successor
 )
 
 // String is the state's name.
 func (s State) String() string {
-	names := [...]string{"", "creating", "joining", "active", "leaving", "left", "broken", "rejoining"}
+	names := [...]string{"", "creating", "joining", "active", "leaving", "left", "broken", "rejoining", "founding", "moving", "moved"}
 	if int(s) < len(names) {
 		return names[s]
 	}
@@ -76,15 +79,22 @@ func (d *Device) thread(u *unit, id wire.ConversationID) (*thread, error) {
 	}
 	t := &thread{d: d, u: u, id: id, rec: rec}
 	switch rec.State {
-	case StateCreating, StateActive, StateLeaving:
+	case StateCreating, StateActive, StateLeaving, StateFounding, StateMoving:
 		t.group, err = d.group(id)
+	case StateMoved:
+		if !rec.Line.Erased {
+			t.group, err = d.group(id)
+		}
 	}
 	return t, err
 }
 
-// knownThread is thread for a caller who names the conversation.
+// knownThread is thread for a caller who names the conversation, or one that it succeeds.
 func (d *Device) knownThread(u *unit, id wire.ConversationID) (*thread, error) {
 	t, err := d.thread(u, id)
+	for err == nil && t != nil && t.rec.State == StateMoved {
+		t, err = d.thread(u, wire.ConversationID(t.rec.Line.Successor))
+	}
 	if err == nil && t == nil {
 		err = wire.Errorf(wire.UnknownConversation, "conversation", "%v is not one of this device", id)
 	}
@@ -102,6 +112,8 @@ func (d *Device) usableThread(u *unit, id wire.ConversationID) (*thread, error) 
 		return t, nil
 	case StateBroken:
 		return nil, wire.Errorf(wire.Invalid, "conversation", "%v cannot be followed any further: %s", id, t.rec.Why)
+	case StateMoving:
+		return nil, wire.Errorf(wire.Unavailable, "conversation", "%v is moving to another cipher suite: try again in a moment", id)
 	}
 	return nil, wire.Errorf(wire.Closed, "conversation", "this device is %v in %v", t.rec.State, id)
 }
@@ -227,6 +239,9 @@ type Conversation struct {
 	Unread     uint64              // since MarkRead
 	Outgoing   int                 // messages that wait to be accepted
 	Handshakes wire.Handshakes
+	// Suite is the group's. From is the conversation that this one has succeeded, if it did.
+	Suite mlscore.CipherSuite
+	From  wire.ConversationID
 	// Authenticator is equal for two devices exactly if they share the epoch's state (RFC 9420 §8.7).
 	Authenticator []byte
 
@@ -250,7 +265,7 @@ func (t *thread) describe() (*Conversation, error) {
 	r := t.rec
 	c := &Conversation{
 		ID: t.id, State: r.State, Why: r.Why, Sequence: r.Position.Last, Order: r.Position.Order, Messages: r.Counters.Message,
-		Unread: r.Counters.Unread, Outgoing: t.waiting(), Handshakes: wire.Handshakes(r.Policy), number: r.Number, Rules: Rules{Name: r.Title},
+		Suite: t.suite(), From: wire.ConversationID(r.Line.From), Unread: r.Counters.Unread, Outgoing: t.waiting(), Handshakes: wire.Handshakes(r.Policy), number: r.Number, Rules: Rules{Name: r.Title},
 	}
 	if t.group == nil {
 		return c, nil

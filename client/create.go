@@ -19,8 +19,10 @@ type CreateOptions struct {
 	// PublicHandshakes lets servers read who takes part, and validate every change (RFC 9420 §6).
 	PublicHandshakes bool
 	Padding          PaddingMode // of this device's messages
-	Voters           uint8       // wire.Policy
-	Witness          wire.Domain // wire.Policy
+	// Suite is the group's cipher suite, one with the signature scheme of the device's key. By default the device's.
+	Suite   mlscore.CipherSuite
+	Voters  uint8       // wire.Policy
+	Witness wire.Domain // wire.Policy
 }
 
 // Create founds a conversation with this device in it, and returns once its organization has ordered it.
@@ -64,14 +66,8 @@ func (d *Device) found(u *unit, id wire.ConversationID, token wire.Token, o Crea
 	if err != nil {
 		return 0, err
 	}
-	t := &thread{d: d, u: u, id: id, rec: &conversationRecord{
-		Version: recordVersion, State: StateCreating, Token: token, Policy: uint8(wire.HandshakesPrivate),
-		Keys: keyAge{Since: d.now()}, Padding: o.Padding, Title: o.Name,
-	}}
-	if o.PublicHandshakes {
-		t.rec.Policy = uint8(wire.HandshakesPublic)
-	}
-	if t.rec.Number, err = d.nextNumber(u); err != nil {
+	t, err := d.newThread(u, id, token, o)
+	if err != nil {
 		return 0, err
 	}
 	rules := &Rules{
@@ -87,26 +83,58 @@ func (d *Device) found(u *unit, id wire.ConversationID, token wire.Token, o Crea
 	required := mlscore.RequiredCapabilities{
 		Extensions: []mlscore.ExtensionType{extensionRules, extensionAddress}, Credentials: []mlscore.CredentialType{mlscore.CredentialX509},
 	}
-	t.group, err = d.client.CreateGroup(self.identity(), []byte(id), mlscore.CreateOptions{
-		GroupOptions: t.options(), Extensions: mlscore.Extensions{required.Extension(), x}, LeafExtensions: addressExtension(token),
-	})
-	if err != nil {
+	if err := t.create(mlscore.Extensions{required.Extension(), x}); err != nil {
 		return 0, err
 	}
-	d.keepOpen(id, t.group)
-	return t.sendCreate(self.Device.Organization(), o)
+	return t.sendCreate(o, nil)
 }
 
-func (t *thread) sendCreate(org wire.Domain, o CreateOptions) (uint64, error) {
+// newThread is a conversation that is about to be created here.
+func (d *Device) newThread(u *unit, id wire.ConversationID, token wire.Token, o CreateOptions) (*thread, error) {
+	t := &thread{d: d, u: u, id: id, rec: &conversationRecord{
+		Version: recordVersion, State: StateCreating, Token: token, Policy: uint8(wire.HandshakesPrivate),
+		Keys: keyAge{Since: d.now()}, Padding: o.Padding, Title: o.Name, Line: lineage{Suite: uint16(o.Suite)},
+	}}
+	if o.PublicHandshakes {
+		t.rec.Policy = uint8(wire.HandshakesPublic)
+	}
+	if o.Suite == 0 {
+		t.rec.Line.Suite = d.self.Suite
+	}
+	var err error
+	t.rec.Number, err = d.nextNumber(u)
+	return t, err
+}
+
+// create makes the group.
+func (t *thread) create(x mlscore.Extensions) error {
+	self, err := t.identity()
+	if err != nil {
+		return err
+	}
+	t.group, err = t.d.client.CreateGroup(self, []byte(t.id), mlscore.CreateOptions{
+		GroupOptions: t.options(), Extensions: x, LeafExtensions: addressExtension(t.rec.Token),
+	})
+	if err == nil {
+		t.d.keepOpen(t.id, t.group)
+	}
+	return err
+}
+
+// sendCreate sends the create out, with the addresses of others who are to be in the conversation from its
+// first commit on.
+func (t *thread) sendCreate(o CreateOptions, others []wire.Address) (uint64, error) {
 	key, err := submissionKey(t.group)
 	if err != nil {
 		return 0, err
 	}
+	delivery := append(others, wire.Address{Organization: t.d.self.Device.Organization(), Token: t.rec.Token})
+	slices.SortFunc(delivery, wire.Address.Compare)
 	e := t.envelope(wire.KindCreate)
 	e.Create = &wire.Create{
 		Policy:   wire.Policy{Handshakes: wire.Handshakes(t.rec.Policy), Voters: o.Voters, Witness: o.Witness},
 		Key:      publicKey(key),
-		Delivery: []wire.Address{{Organization: org, Token: t.rec.Token}},
+		Delivery: slices.Compact(delivery),
 	}
 	if t.public() {
 		if e.Create.Info, err = t.group.GroupInfo(mlscore.GroupInfoOptions{External: true}); err != nil {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -164,6 +165,42 @@ func (r *deviceRecord) identity() mlscore.Identity {
 		SignatureKey: mlscore.NewSecret(r.Key),
 	}
 }
+
+// suites are those in whose conversations this device can be, its own first.
+func (r *deviceRecord) suites(others []mlscore.CipherSuite) []mlscore.CipherSuite {
+	own := mlscore.CipherSuite(r.Suite)
+	list := []mlscore.CipherSuite{own}
+	for _, s := range others {
+		if s.SignsLike(own) && !slices.Contains(list, s) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// identityIn is the device's in groups of a suite; wire.Invalid if its key is of another signature scheme.
+func (r *deviceRecord) identityIn(s mlscore.CipherSuite) (mlscore.Identity, error) {
+	id := r.identity()
+	if !s.SignsLike(id.CipherSuite) {
+		return id, wire.Errorf(wire.Invalid, "cipher suite", "%v signs otherwise than %v, for which this device has its key and certificate: enrol another device for it", s, id.CipherSuite)
+	}
+	id.CipherSuite = s
+	return id, nil
+}
+
+// suite is the conversation's.
+func (t *thread) suite() mlscore.CipherSuite {
+	switch {
+	case t.group != nil:
+		return t.group.Public().CipherSuite()
+	case t.rec.Line.Suite == 0:
+		return mlscore.CipherSuite(t.d.self.Suite)
+	}
+	return mlscore.CipherSuite(t.rec.Line.Suite)
+}
+
+// identity is this device's in the conversation.
+func (t *thread) identity() (mlscore.Identity, error) { return t.d.self.identityIn(t.suite()) }
 
 func (d *Device) saveSelf(u *unit, r *deviceRecord) error {
 	if err := u.putRecord(recordKey(recordDevice), r); err != nil {

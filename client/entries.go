@@ -36,6 +36,9 @@ func (d *Device) takePush(u *unit, p *wire.Push) error {
 			return nil
 		}
 		if t == nil {
+			if ok, err := d.expectFounding(u, *p.Conversation, c); ok || err != nil {
+				return err
+			}
 			return d.takeInvitation(u, *p.Conversation, nil, c)
 		}
 		return t.takeEntry(c, false)
@@ -157,6 +160,9 @@ func (t *thread) enact(c *wire.Committed, e *wire.Entry, fresh bool) (again bool
 	if env == nil || env.Conversation != t.id {
 		return false, nil
 	}
+	if t.rec.State == StateMoving || t.rec.State == StateMoved {
+		return false, t.afterReInit(env)
+	}
 	switch env.Kind {
 	case wire.KindCreate:
 		return false, t.created(c, env)
@@ -170,6 +176,9 @@ func (t *thread) enact(c *wire.Committed, e *wire.Entry, fresh bool) (again bool
 		}
 		if err := t.settle(env.Submission, nil); err != nil {
 			return false, err
+		}
+		if t.rec.State == StateFounding {
+			return false, t.forget()
 		}
 		return false, t.leave("")
 	}
@@ -189,6 +198,11 @@ func (t *thread) created(c *wire.Committed, env *wire.Envelope) error {
 		return t.breakOff(wire.Errorf(wire.Exists, "create", "somebody else has created %v", t.id))
 	}
 	t.rec.State, t.rec.Position.Parent = StateActive, c.Sequence
+	if len(t.rec.Line.From) > 0 {
+		t.rec.State = StateFounding
+		t.kick(handshakes(wire.ConversationID(t.rec.Line.From)))
+		return t.settle(env.Submission, nil)
+	}
 	t.event(Event{Type: EventCreated})
 	t.kick(messages(t.id))
 	return t.settle(env.Submission, nil)
@@ -248,6 +262,11 @@ func (t *thread) proposed(env *wire.Envelope) error {
 func (t *thread) committed(c *wire.Committed, env *wire.Envelope, fresh bool) (again bool, err error) {
 	if env.Parent != t.rec.Position.Parent {
 		return false, nil
+	}
+	if t.rec.State == StateFounding {
+		if moving, err := t.succeeds(); err != nil || !moving {
+			return true, err // another member was faster than this device's own stream
+		}
 	}
 	staged, why := t.inspect(env)
 	if isStore(why) {
@@ -317,6 +336,9 @@ func (t *thread) checkBundle(env *wire.Envelope, said *statement, s *mlscore.Sta
 		return wire.Errorf(wire.Forged, "commit", "the change of the delivery list is not the one that the committer states")
 	}
 	e := s.Effects()
+	if e.ReInit != nil && env.Commit.Welcome == nil {
+		return wire.Errorf(wire.Invalid, "commit", "a ReInit without the founding of the successor")
+	}
 	if e.External && len(e.Removed) != 1 {
 		return wire.Errorf(wire.Invalid, "commit", "somebody who was no member joins by himself")
 	}
@@ -328,7 +350,7 @@ func (t *thread) checkBundle(env *wire.Envelope, said *statement, s *mlscore.Sta
 	if err != nil {
 		return err
 	}
-	if !equalChange(delivery, env.Commit.Delivery) {
+	if t.rec.State != StateFounding && !equalChange(delivery, env.Commit.Delivery) { // the create has a successor's
 		return wire.Errorf(wire.Forged, "commit", "the change of the delivery list is not that of the members")
 	}
 	key, err := submissionKey(s)
@@ -383,7 +405,10 @@ func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedC
 		return err
 	}
 	out := s.RemovesSelf()
-	t.tellMembers(e, by)
+	founding := t.rec.State == StateFounding
+	if !founding {
+		t.tellMembers(e, by)
+	}
 	if err := t.group.Merge(s); err != nil {
 		return err
 	}
@@ -394,8 +419,14 @@ func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedC
 		return t.keepEntry(c) // it adds this device again: useInvitation joins by it
 	}
 	t.rec.Position.Parent, t.rec.Failed, t.rec.Waiting = c.Sequence, failed{}, 0
+	if founding {
+		return t.founded(env)
+	}
 	epoch := wire.Epoch(t.group.Epoch())
 	t.event(Event{Type: EventEpoch, By: by, Epoch: epoch})
+	if e.ReInit != nil {
+		return t.reinitialized(env, e.ReInit, s.Own())
+	}
 	if e.ExtensionsChanged {
 		if now, err := t.rules(); err == nil && !(now.renames(old) && now.Name == old.Name) {
 			t.rec.Title = now.Name

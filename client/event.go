@@ -40,13 +40,14 @@ const (
 	EventOffline                          // Err, Retry: not connected; the next attempt
 	EventDelayed                          // Conversation, Err, Retry: what waits to go out or to be fetched was refused for now, and is tried again
 	EventMissed                           // Count: events that a slow subscriber has lost: read the state anew
+	EventMoved                            // Conversation, From: From was closed by a ReInit and goes on as Conversation
 )
 
 // String is the type's name.
 func (t EventType) String() string {
 	names := [...]string{"", "message", "accepted", "delivered", "undelivered", "unreadable", "created", "joined", "added", "removed",
 		"left", "rules", "epoch", "won", "lost", "failed", "poison", "divergence", "gap", "broken", "trust", "pinned", "devices",
-		"connected", "offline", "delayed", "missed"}
+		"connected", "offline", "delayed", "missed", "moved"}
 	if int(t) < len(names) {
 		return names[t]
 	}
@@ -58,6 +59,7 @@ type Event struct {
 	Type         EventType
 	Time         time.Time
 	Conversation wire.ConversationID
+	From         wire.ConversationID
 	Message      *Message
 	Device       wire.DeviceID
 	By           wire.DeviceID

@@ -26,7 +26,8 @@ func (d *Device) SendFile(ctx context.Context, id wire.ConversationID, name stri
 	if size < 0 || size > MaxFileSize {
 		return MessageID{}, wire.Errorf(wire.TooLarge, "file", "%d bytes, at most %d", size, int64(MaxFileSize))
 	}
-	if err := d.mayAct(ctx, id); err != nil {
+	id, _, err := d.mayAct(ctx, id)
+	if err != nil {
 		return MessageID{}, err
 	}
 	key, f, err := d.prepareFile(ctx, id, name, file, uint64(size))
@@ -157,7 +158,10 @@ func (d *Device) SaveFile(ctx context.Context, id wire.ConversationID, f *File, 
 	}
 	n := min(from/chunkSize, chunks(f.Size)-1)
 	skip := from - n*chunkSize
-	r := &pieces{d: d, ctx: ctx, request: wire.DownloadRequest{Conversation: id, Organization: f.Organization, Blob: f.Blob, Offset: n * (chunkSize + tagSize)}}
+	r, err := d.openBlob(ctx, id, wire.DownloadRequest{Organization: f.Organization, Blob: f.Blob, Offset: n * (chunkSize + tagSize)})
+	if err != nil {
+		return err
+	}
 	for ; n < chunks(f.Size); n++ {
 		sealed := make([]byte, s.length(n)+tagSize)
 		if _, err := io.ReadFull(r, sealed); err != nil {
@@ -175,6 +179,24 @@ func (d *Device) SaveFile(ctx context.Context, id wire.ConversationID, f *File, 
 	return nil
 }
 
+// openBlob begins to read a blob of a conversation, or of one that it has succeeded.
+func (d *Device) openBlob(ctx context.Context, id wire.ConversationID, q wire.DownloadRequest) (*pieces, error) {
+	ids, err := d.lineage(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	for _, q.Conversation = range ids {
+		r := &pieces{d: d, ctx: ctx, request: q}
+		if err = r.fill(); err == nil || err == io.EOF {
+			return r, nil
+		}
+		if code := wire.CodeOf(err); code != wire.BlobMissing && code != wire.NotFound {
+			return nil, err
+		}
+	}
+	return nil, err
+}
+
 // pieces reads a blob, request by request.
 type pieces struct {
 	d       *Device
@@ -185,22 +207,30 @@ type pieces struct {
 
 func (p *pieces) Read(b []byte) (int, error) {
 	if len(p.rest) == 0 {
-		if p.request.Offset >= p.request.Blob.Size {
-			return 0, io.EOF
-		}
-		var a wire.DownloadAnswer
-		if err := p.d.call(p.ctx, wire.MethodDownload, &p.request, &a); err != nil {
+		if err := p.fill(); err != nil {
 			return 0, err
 		}
-		if len(a.Data) == 0 || uint64(len(a.Data)) > p.request.Blob.Size-p.request.Offset {
-			return 0, wire.Errorf(wire.Malformed, "download", "%d bytes at offset %d of a blob of %d", len(a.Data), p.request.Offset, p.request.Blob.Size)
-		}
-		p.rest = a.Data
-		p.request.Offset += uint64(len(a.Data))
 	}
 	n := copy(b, p.rest)
 	p.rest = p.rest[n:]
 	return n, nil
+}
+
+// fill fetches the next piece; io.EOF after the last one.
+func (p *pieces) fill() error {
+	if p.request.Offset >= p.request.Blob.Size {
+		return io.EOF
+	}
+	var a wire.DownloadAnswer
+	if err := p.d.call(p.ctx, wire.MethodDownload, &p.request, &a); err != nil {
+		return err
+	}
+	if len(a.Data) == 0 || uint64(len(a.Data)) > p.request.Blob.Size-p.request.Offset {
+		return wire.Errorf(wire.Malformed, "download", "%d bytes at offset %d of a blob of %d", len(a.Data), p.request.Offset, p.request.Blob.Size)
+	}
+	p.rest = a.Data
+	p.request.Offset += uint64(len(a.Data))
+	return nil
 }
 
 // download fetches a whole blob and checks its hash.

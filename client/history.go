@@ -114,9 +114,8 @@ func (t *thread) backward(q Query, page *Page) error {
 
 // match adds message n to a page if it holds what is searched for.
 func (t *thread) match(q Query, n uint64, page *Page) error {
-	rec := new(messageRecord)
-	ok, err := t.u.getRecord(messageKey(t.id, n), rec)
-	if err != nil || !ok {
+	rec, _, err := t.messageAt(n)
+	if err != nil || rec == nil {
 		return err
 	}
 	m, err := rec.message(t.id, n)

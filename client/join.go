@@ -14,6 +14,9 @@ func (t *thread) welcomeKey() []byte { return recordKey(recordWelcome, idPart(t.
 func (t *thread) takeOutside(c *wire.Committed) error {
 	switch t.rec.State {
 	case StateJoining:
+		if took, err := t.takeFounding(c); took || err != nil {
+			return err
+		}
 		t.setBehind(c.Sequence, false)
 		return t.save()
 	case StateRejoining:
@@ -175,6 +178,7 @@ func (t *thread) beginJoin(c *wire.Committed, env *wire.Envelope, token wire.Tok
 	}
 	if old != nil {
 		t.rec.Counters, t.rec.Number, t.rec.Padding = old.Counters, old.Number, old.Padding
+		t.rec.Line.From, t.rec.Line.Base = old.Line.From, old.Line.Base
 		if err := t.eraseGroup(); err != nil {
 			return err
 		}
@@ -261,7 +265,13 @@ func (t *thread) joined() error {
 	epoch := wire.Epoch(t.group.Epoch())
 	t.rec.State, t.rec.Joined, t.rec.Why, t.rec.Title = StateActive, epoch, "", rules.Name
 	t.rec.Keys = keyAge{Since: t.d.now()}
+	t.rec.Line.Suite = uint16(t.suite())
 	t.event(Event{Type: EventJoined, Epoch: epoch})
+	if len(t.rec.Line.From) > 0 {
+		if err := t.takeOver(); err != nil {
+			return err
+		}
+	}
 	if err := t.save(); err != nil {
 		return err
 	}
@@ -283,6 +293,9 @@ func (t *thread) checkJoined(g *mlscore.Group, env *wire.Envelope) error {
 		return wire.Errorf(wire.Forged, "join", "the submission key is not that of the epoch")
 	}
 	if _, err := rulesOf(g.Public().Context().Extensions); err != nil {
+		return err
+	}
+	if err := t.checkExpected(g); err != nil {
 		return err
 	}
 	self, _ := g.Public().Member(g.Self())

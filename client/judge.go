@@ -48,6 +48,12 @@ func (j *judge) AllowProposal(c mlscore.ProposalContext) error {
 		return j.mayRemove(by, c.Proposal.Remove)
 	case mlscore.ProposalGroupContextExtensions:
 		return by.mayChange(c.Group.Extensions, c.Proposal.Extensions)
+	case mlscore.ProposalReInit:
+		return by.mayReInit(c.Group, c.Proposal.ReInit)
+	case mlscore.ProposalPSK:
+		if id := c.Proposal.PSK; c.Group.Epoch == 0 && id.Type == mlscore.PSKResumption && id.Usage == mlscore.UsageReInit {
+			return nil // the founding of a successor, which its founder alone processes
+		}
 	}
 	return fmt.Errorf("proposals of type %v are not used here", c.Proposal.Type)
 }

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"crypto/sha256"
+	"slices"
 	"time"
 
 	"github.com/mlsfed/mlsfed/mlscore"
@@ -26,30 +27,21 @@ func (d *Device) topUp(ctx context.Context) error {
 	if err := d.call(ctx, wire.MethodCount, nil, &a); err != nil {
 		return err
 	}
-	left, last := 0, false
 	err := d.turn(ctx, func(u *unit) error {
 		self, err := d.enrolled()
 		if err != nil {
 			return err
 		}
-		for _, c := range a.Counts {
-			if c.Suite == self.Suite {
-				left, last = int(c.Left), c.LastResort
+		for at, s := range self.suites(d.opts.Suites) {
+			want := d.opts.Limits.Reserve
+			if at == 0 {
+				want = d.opts.Limits.KeyPackages
 			}
-		}
-		half := wire.Time(d.opts.Timing.KeyPackage.Milliseconds()) / 2
-		if !last || d.now()-self.LastResort > half {
-			if err := d.newKeyPackage(u, true); err != nil {
-				return err
+			have := wire.KeyPackageCount{Suite: uint16(s)}
+			if i := slices.IndexFunc(a.Counts, func(c wire.KeyPackageCount) bool { return c.Suite == uint16(s) }); i >= 0 {
+				have = a.Counts[i]
 			}
-			next := *d.self
-			next.LastResort = d.now()
-			if err := d.saveSelf(u, &next); err != nil {
-				return err
-			}
-		}
-		for range d.opts.Limits.KeyPackages - left {
-			if err := d.newKeyPackage(u, false); err != nil {
+			if err := d.topUpSuite(u, have, want); err != nil {
 				return err
 			}
 		}
@@ -61,8 +53,52 @@ func (d *Device) topUp(ctx context.Context) error {
 	return d.upload(ctx)
 }
 
+// topUpSuite makes what one suite lacks.
+func (d *Device) topUpSuite(u *unit, have wire.KeyPackageCount, want int) error {
+	suite := mlscore.CipherSuite(have.Suite)
+	half := wire.Time(d.opts.Timing.KeyPackage.Milliseconds()) / 2
+	if !have.LastResort || d.now()-d.self.lastResortOf(have.Suite) > half {
+		if err := d.newKeyPackage(u, suite, true); err != nil {
+			return err
+		}
+		next := *d.self
+		next.noteLastResort(have.Suite, d.now())
+		if err := d.saveSelf(u, &next); err != nil {
+			return err
+		}
+	}
+	for range want - int(have.Left) {
+		if err := d.newKeyPackage(u, suite, false); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// lastResortOf is when the last resort of a suite was made, 0 for never.
+func (r *deviceRecord) lastResortOf(suite uint16) wire.Time {
+	if suite == r.Suite {
+		return r.LastResort
+	}
+	for _, l := range r.Others {
+		if l.Suite == suite {
+			return l.Made
+		}
+	}
+	return 0
+}
+
+func (r *deviceRecord) noteLastResort(suite uint16, at wire.Time) {
+	if suite == r.Suite {
+		r.LastResort = at
+		return
+	}
+	r.Others = slices.DeleteFunc(slices.Clone(r.Others), func(l lastResort) bool { return l.Suite == suite })
+	r.Others = append(r.Others, lastResort{Suite: suite, Made: at})
+}
+
 // newKeyPackage makes a KeyPackage with a mailbox address of its own, to be uploaded.
-func (d *Device) newKeyPackage(u *unit, lastResort bool) error {
+func (d *Device) newKeyPackage(u *unit, suite mlscore.CipherSuite, lastResort bool) error {
 	token, err := d.newToken()
 	if err != nil {
 		return err
@@ -71,7 +107,11 @@ func (d *Device) newKeyPackage(u *unit, lastResort bool) error {
 	if life <= 0 {
 		return wire.Errorf(wire.Denied, "KeyPackage", "the device's certificate has ended: it has to be renewed")
 	}
-	kp, err := d.client.NewKeyPackage(d.self.identity(), mlscore.KeyPackageOptions{
+	id, err := d.self.identityIn(suite)
+	if err != nil {
+		return err
+	}
+	kp, err := d.client.NewKeyPackage(id, mlscore.KeyPackageOptions{
 		Lifetime: life, LastResort: lastResort, LeafExtensions: addressExtension(token),
 	})
 	if err != nil {

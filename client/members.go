@@ -15,12 +15,13 @@ import (
 // for an unknown user; wire.NoneLeft if no device of one has a KeyPackage left, and none brings one within
 // Timing.Claim: one of them has to be online for that.
 func (d *Device) Add(ctx context.Context, id wire.ConversationID, users ...wire.UserID) error {
-	if err := d.mayAct(ctx, id); err != nil {
+	_, suite, err := d.mayAct(ctx, id)
+	if err != nil {
 		return err
 	}
 	op := &operationRecord{Kind: opAdd}
 	for _, user := range users {
-		list, err := d.claim(ctx, user, d.opts.Timing.Claim)
+		list, err := d.claim(ctx, user, suite, d.opts.Timing.Claim)
 		if err != nil {
 			return err
 		}
@@ -29,18 +30,23 @@ func (d *Device) Add(ctx context.Context, id wire.ConversationID, users ...wire.
 	return d.perform(ctx, id, op)
 }
 
-// mayAct refuses before anything is claimed.
-func (d *Device) mayAct(ctx context.Context, id wire.ConversationID) error {
-	return d.turn(ctx, func(u *unit) error {
-		_, err := d.usableThread(u, id)
+// mayAct refuses before anything is claimed. It returns the conversation that is meant, which may have
+// succeeded the one that is named, and its cipher suite.
+func (d *Device) mayAct(ctx context.Context, id wire.ConversationID) (now wire.ConversationID, suite mlscore.CipherSuite, err error) {
+	err = d.turn(ctx, func(u *unit) error {
+		t, err := d.usableThread(u, id)
+		if err == nil {
+			now, suite = t.id, t.suite()
+		}
 		return err
 	})
+	return now, suite, err
 }
 
-// claim takes one KeyPackage of each device of a user, and checks that each is of that user, still valid
-// and with the address that was named. A user who has none, who may have enrolled a moment ago, is asked again
-// for as long as patience.
-func (d *Device) claim(ctx context.Context, user wire.UserID, patience time.Duration) ([]addition, error) {
+// claim takes one KeyPackage of a suite of each device of a user, and checks that each is of that user, still
+// valid and with the address that was named. A user who has none, who may have enrolled a moment ago, is asked
+// again for as long as patience.
+func (d *Device) claim(ctx context.Context, user wire.UserID, suite mlscore.CipherSuite, patience time.Duration) ([]addition, error) {
 	if err := user.Check(); err != nil {
 		return nil, wire.Errorf(wire.Malformed, "add", "%v", err)
 	}
@@ -48,17 +54,7 @@ func (d *Device) claim(ctx context.Context, user wire.UserID, patience time.Dura
 	if err != nil {
 		return nil, err
 	}
-	r := &wire.KeyMaterialRequest{ID: id, User: user}
-	err = d.turn(ctx, func(*unit) error {
-		self, err := d.enrolled()
-		if err == nil {
-			r.Suite = self.Suite
-		}
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
+	r := &wire.KeyMaterialRequest{ID: id, User: user, Suite: uint16(suite)}
 	if _, known := d.roots.Load().certs[user.Organization()]; !known {
 		if err := d.refreshRoots(ctx); err != nil {
 			return nil, err
@@ -70,7 +66,7 @@ func (d *Device) claim(ctx context.Context, user wire.UserID, patience time.Dura
 	}
 	var list []addition
 	for _, m := range a.Devices {
-		if err := d.checkClaimed(user, &m); err != nil {
+		if err := d.checkClaimed(user, suite, &m); err != nil {
 			return nil, err
 		}
 		list = append(list, addition{Device: m.Device, Token: m.Address.Token, KeyPackage: m.Message})
@@ -102,13 +98,16 @@ func (d *Device) askKeyMaterial(ctx context.Context, r *wire.KeyMaterialRequest,
 	}
 }
 
-func (d *Device) checkClaimed(user wire.UserID, m *wire.KeyMaterial) error {
+func (d *Device) checkClaimed(user wire.UserID, suite mlscore.CipherSuite, m *wire.KeyMaterial) error {
 	refuse := func(format string, args ...any) error {
 		return wire.Errorf(wire.Forged, "add", "KeyPackage of %s: "+format, append([]any{m.Device}, args...)...)
 	}
 	kp, err := mlscore.ParseKeyPackage(m.Message)
 	if err != nil {
 		return refuse("%v", err)
+	}
+	if kp.CipherSuite != suite {
+		return refuse("it is for %v, asked for was %v", kp.CipherSuite, suite)
 	}
 	device, err := deviceOf(kp.LeafNode.Credential)
 	if err != nil || device != m.Device || device.User() != user {
@@ -141,10 +140,11 @@ func (d *Device) RemoveDevices(ctx context.Context, id wire.ConversationID, devi
 // Restore removes a device and adds it again with one commit: for one that says that a conversation is
 // broken for it. It reads nothing of what came in between.
 func (d *Device) Restore(ctx context.Context, id wire.ConversationID, device wire.DeviceID) error {
-	if err := d.mayAct(ctx, id); err != nil {
+	_, suite, err := d.mayAct(ctx, id)
+	if err != nil {
 		return err
 	}
-	list, err := d.claim(ctx, device.User(), d.opts.Timing.Claim)
+	list, err := d.claim(ctx, device.User(), suite, d.opts.Timing.Claim)
 	if err != nil {
 		return err
 	}
@@ -206,8 +206,11 @@ func (d *Device) Conversations(ctx context.Context) ([]Conversation, error) {
 				return err
 			}
 			var t *thread
-			if t, err = d.knownThread(u, id); err != nil {
+			if t, err = d.thread(u, id); err != nil {
 				return err
+			}
+			if t.hidden() {
+				continue
 			}
 			var c *Conversation
 			if c, err = t.describe(); err == nil {

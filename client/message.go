@@ -64,7 +64,7 @@ func (d *Device) Send(ctx context.Context, id wire.ConversationID, c Content) (M
 		return c.ID, err
 	}
 	return c.ID, d.turn(ctx, func(u *unit) error {
-		t, err := d.usableThread(u, id)
+		t, err := d.postableThread(u, id)
 		if err != nil {
 			return err
 		}
@@ -86,7 +86,7 @@ func (d *Device) SendBytes(ctx context.Context, id wire.ConversationID, body []b
 func (t *thread) post(c *Content, body []byte) error {
 	self := t.d.self.Device
 	key := messageIDKey(t.id, self, c.ID)
-	if _, used, err := t.u.Get(key); err != nil || used {
+	if _, used, err := t.findMessage(self, c.ID); err != nil || used {
 		return errors.Join(err, wire.Errorf(wire.SubmissionReused, "send", "a message with id %v was sent before", c.ID))
 	}
 	n := t.rec.Counters.Message
@@ -126,6 +126,9 @@ func (t *thread) waiting() int { return int(t.rec.Counters.Outgoing - t.rec.Coun
 // protect encrypts the content of an outgoing record in the present epoch. The key that it uses, and the
 // message, become durable with the same turn.
 func (t *thread) protect(n uint64, o *outgoingRecord) error {
+	if t.rec.State == StateMoving { // protected by the successor
+		return t.u.putRecord(outgoingKey(t.id, n), o)
+	}
 	sealed, err := t.group.Protect(o.Content, mlscore.MessageOptions{DespiteProposals: true})
 	if err != nil {
 		return err
@@ -267,9 +270,8 @@ func (t *thread) sent(o *outgoing, status Status, why error) error {
 		return err
 	}
 	n := o.record.Local - 1
-	rec := new(messageRecord)
-	ok, err := t.u.getRecord(messageKey(t.id, n), rec)
-	if err != nil || !ok {
+	rec, key, err := t.messageAt(n)
+	if err != nil || rec == nil {
 		return err
 	}
 	rec.Status = status
@@ -281,7 +283,7 @@ func (t *thread) sent(o *outgoing, status Status, why error) error {
 		return err
 	}
 	t.event(event)
-	return t.u.putRecord(messageKey(t.id, n), rec)
+	return t.u.putRecord(key, rec)
 }
 
 // failOutgoing ends all that wait.
@@ -338,13 +340,17 @@ func (t *thread) read(m *wire.Message, stored wire.Time) error {
 		t.event(Event{Type: EventUnreadable, Epoch: m.Epoch, By: sender, Err: err})
 		return nil
 	}
-	return t.keep(m, sender, c, r.Application.Data, stored)
+	home, err := t.home()
+	if err != nil {
+		return err
+	}
+	return home.keep(m, sender, c, r.Application.Data, stored)
 }
 
 // keep puts a message that was read into the history, once.
 func (t *thread) keep(m *wire.Message, sender wire.DeviceID, c *Content, body []byte, stored wire.Time) error {
 	key := messageIDKey(t.id, sender, c.ID)
-	if _, known, err := t.u.Get(key); err != nil || known {
+	if _, known, err := t.findMessage(sender, c.ID); err != nil || known {
 		return err // protected anew by its sender, who had not heard that the first was accepted
 	}
 	if c.Type == ContentReceipt {

@@ -22,6 +22,7 @@ const (
 	opCreate                    // waits for the create
 	opRenew                     // puts the new certificate into the own leaf
 	opRejoin                    // waits for the external commit
+	opReInit                    // closes the group in favour of Next, with the KeyPackages in Add
 )
 
 func operationKey(id wire.ConversationID, n uint64) []byte {
@@ -93,6 +94,9 @@ func (t *thread) firstOperation() (n uint64, op *operationRecord, err error) {
 // for, is told by an event when it has failed.
 func (t *thread) finish(n uint64, op *operationRecord, outcome error) {
 	t.u.delete(operationKey(t.id, n))
+	if op.Kind == opReInit {
+		t.kick(handshakes(wire.ConversationID(op.Next))) // which is given up if this has failed
+	}
 	t.u.then(func() {
 		waited := t.d.waiters.done(operation{t.id, n}, outcome)
 		if outcome != nil && !waited {
@@ -122,7 +126,7 @@ func (d *Device) perform(ctx context.Context, id wire.ConversationID, op *operat
 		if err != nil {
 			return err
 		}
-		o = operation{id, n}
+		o = operation{t.id, n}
 		outcome = d.waiters.add(o)
 		return nil
 	})
@@ -148,6 +152,8 @@ type change struct {
 	leaf      mlscore.LeafUpdate
 	evidence  [][]byte
 	pointless bool // there is nothing left to do
+	// founding makes what goes out with a ReInit in the place of a Welcome.
+	founding func(*mlscore.StagedCommit) ([]byte, error)
 }
 
 // resolve says what an operation comes to in the present epoch.
@@ -162,8 +168,8 @@ func (t *thread) resolve(op *operationRecord) (*change, error) {
 	case opRules:
 		return t.resolveRules(op)
 	case opRenew:
-		id := t.d.self.identity()
-		return &change{leaf: mlscore.LeafUpdate{Identity: &id}}, nil
+		id, err := t.identity()
+		return &change{leaf: mlscore.LeafUpdate{Identity: &id}}, err
 	}
 	return nil, wire.Errorf(wire.Internal, "change", "operation of kind %d makes no commit", op.Kind)
 }

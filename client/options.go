@@ -30,7 +30,11 @@ type Options struct {
 	Log       *slog.Logger // nil logs nothing; never content, keys or codes
 	// Suite is the cipher suite of a device that is to be enrolled: one with Ed25519 or ECDSA. By default
 	// mlscore.MLS128X25519AES128Ed25519.
-	Suite  mlscore.CipherSuite
+	Suite mlscore.CipherSuite
+	// Suites are others in whose conversations the device can be beside those of its own suite: it keeps
+	// KeyPackages of them. Those with another signature scheme than the device's key are left out. nil stands
+	// for mlscore.MLS128MLKEM768X25519AES128Ed25519, so that conversations can be migrated to it.
+	Suites []mlscore.CipherSuite
 	Limits Limits
 	Timing Timing
 }
@@ -45,7 +49,8 @@ type Limits struct {
 	Orders      int // order hashes that are kept of one conversation: 1,024
 	Groups      int // groups that are open in memory: 256
 	Inline      int // bytes of a Welcome or tree that stand in the entry itself: 256 KiB
-	KeyPackages int // that the directory should have: 50
+	KeyPackages int // of the device's own suite that the directory should have: 50
+	Reserve     int // of each other suite: 5; -1 for none but the last resort
 	Receipts    int // members of a conversation up to which receipts are sent: 16; -1 for none
 	Requests    int // requests under way at once: 16, or fewer if the node wants
 	// PastEpochs is how many ended epochs of a conversation can still read late messages: 64; -1 for
@@ -71,6 +76,8 @@ type Timing struct {
 	KeyPackage  time.Duration // the life of a KeyPackage: 30 days
 	Claim       time.Duration // a user without KeyPackages, who may have just enrolled, is asked again: 10 s
 	Unknown     time.Duration // a conversation that the node does not know is taken for broken: 24 h
+	Founding    time.Duration // another member hands in the founding of a successor between this and twice it: 10 s
+	Closing     time.Duration // a conversation that was migrated is closed between this and twice it: 10 min
 }
 
 func (o Options) orDefault() (Options, error) {
@@ -89,10 +96,13 @@ func (o Options) orDefault() (Options, error) {
 	if o.Suite == 0 {
 		o.Suite = mlscore.MLS128X25519AES128Ed25519
 	}
+	if o.Suites == nil {
+		o.Suites = []mlscore.CipherSuite{mlscore.MLS128MLKEM768X25519AES128Ed25519}
+	}
 	l, t := &o.Limits, &o.Timing
 	for p, v := range map[*int]int{
 		&l.Held: 1024, &l.HeldBytes: 16 << 20, &l.Outgoing: 4096, &l.Operations: 256, &l.Attempts: 64, &l.Orders: 1024,
-		&l.Groups: 256, &l.Inline: 256 << 10, &l.KeyPackages: 50, &l.Receipts: 16, &l.Requests: 16, &l.PastEpochs: 64, &t.KeyMessages: 1000,
+		&l.Groups: 256, &l.Inline: 256 << 10, &l.KeyPackages: 50, &l.Reserve: 5, &l.Receipts: 16, &l.Requests: 16, &l.PastEpochs: 64, &t.KeyMessages: 1000,
 	} {
 		if *p == 0 {
 			*p = v
@@ -104,6 +114,7 @@ func (o Options) orDefault() (Options, error) {
 		&t.Race: 50 * time.Millisecond, &t.Grace: 500 * time.Millisecond, &t.Proposals: 3 * time.Second,
 		&t.Contest: 2 * time.Second, &t.Receipts: 500 * time.Millisecond, &t.Upkeep: 10 * time.Minute,
 		&t.KeyAge: 7 * day, &t.KeyPackage: 30 * day, &t.Claim: 10 * time.Second, &t.Unknown: day,
+		&t.Founding: 10 * time.Second, &t.Closing: 10 * time.Minute,
 	} {
 		if *p == 0 {
 			*p = v

@@ -415,16 +415,21 @@ func (w *world) handleDirectory(o *org, a *account, m wire.Method, body []byte) 
 				return nil, err
 			}
 			o.tokens[k.Token] = a.id
+			suite := uint16(kp.CipherSuite)
 			if kp.LastResort() {
-				a.last = k
+				a.last[suite] = k
 			} else if !a.known[string(k.Message)] {
 				a.known[string(k.Message)] = true
-				a.packages = append(a.packages, *k)
+				a.packages[suite] = append(a.packages[suite], *k)
 			}
 		}
 		return nil, nil
 	case wire.MethodCount:
-		return &wire.CountAnswer{Counts: []wire.KeyPackageCount{{Suite: 1, Left: uint32(len(a.packages)), LastResort: a.last != nil}}}, nil
+		answer := &wire.CountAnswer{}
+		for suite := range a.last {
+			answer.Counts = append(answer.Counts, wire.KeyPackageCount{Suite: suite, Left: uint32(len(a.packages[suite])), LastResort: true})
+		}
+		return answer, nil
 	case wire.MethodKeyMaterial:
 		r, err := decodeInto[wire.KeyMaterialRequest](body)
 		if err != nil {
@@ -538,10 +543,10 @@ func (w *world) claim(by *account, r *wire.KeyMaterialRequest) (*wire.KeyMateria
 			continue
 		}
 		found = true
-		k, last := a.last, true
-		if len(a.packages) > 0 {
-			k, last = &a.packages[0], false
-			a.packages = a.packages[1:]
+		k, last := a.last[r.Suite], true
+		if pool := a.packages[r.Suite]; len(pool) > 0 {
+			k, last = &pool[0], false
+			a.packages[r.Suite] = pool[1:]
 		}
 		if k != nil {
 			answer.Devices = append(answer.Devices, wire.KeyMaterial{Device: id, Address: wire.Address{Organization: o.domain, Token: k.Token}, Message: k.Message, LastResort: last})

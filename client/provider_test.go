@@ -67,8 +67,8 @@ type account struct {
 	id       wire.DeviceID
 	key      []byte
 	chain    [][]byte
-	packages []wire.UploadedKeyPackage
-	last     *wire.UploadedKeyPackage
+	packages map[uint16][]wire.UploadedKeyPackage // by cipher suite
+	last     map[uint16]*wire.UploadedKeyPackage
 	known    map[string]bool
 	claims   map[wire.SubmissionID]*wire.KeyMaterialAnswer
 	inbox    stream
@@ -161,6 +161,7 @@ func (e *endpoint) Enrol(_ context.Context, r *wire.EnrolRequest) (*wire.ChainAn
 		}
 	}
 	o.devices[r.Device] = &account{id: r.Device, key: r.Key, chain: chain, known: make(map[string]bool),
+		packages: make(map[uint16][]wire.UploadedKeyPackage), last: make(map[uint16]*wire.UploadedKeyPackage),
 		claims: make(map[wire.SubmissionID]*wire.KeyMaterialAnswer), inbox: newStream(), since: time.Now()}
 	return &wire.ChainAnswer{Chain: chain}, nil
 }

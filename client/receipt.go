@@ -48,7 +48,10 @@ func (d *Device) workReceipts(ctx context.Context, id wire.ConversationID) error
 	}
 	return d.turn(ctx, func(u *unit) error {
 		t, err := d.thread(u, id)
-		if err != nil || t == nil || t.rec.State != StateActive {
+		if err == nil && t != nil {
+			t, err = t.home()
+		}
+		if err != nil || t == nil || t.rec.State != StateActive && t.rec.State != StateMoving {
 			return err
 		}
 		err = t.queue(body, 0)
@@ -73,20 +76,19 @@ func (d *Device) owed(id wire.ConversationID) []MessageID {
 // noteReceipt counts a device that has received own messages.
 func (t *thread) noteReceipt(sender wire.DeviceID, c *Content) error {
 	for _, id := range c.Refs {
-		at, ok, err := t.u.Get(messageIDKey(t.id, t.d.self.Device, id))
+		n, ok, err := t.findMessage(t.d.self.Device, id)
 		if err != nil {
 			return err
 		}
 		if !ok {
 			continue // about somebody else's message
 		}
-		n := parseNumber(at)
-		rec := new(messageRecord)
-		if ok, err := t.u.getRecord(messageKey(t.id, n), rec); err != nil || !ok {
+		rec, key, err := t.messageAt(n)
+		if err != nil || rec == nil {
 			return err
 		}
 		rec.Delivered++
-		if err := t.u.putRecord(messageKey(t.id, n), rec); err != nil {
+		if err := t.u.putRecord(key, rec); err != nil {
 			return err
 		}
 		m, err := rec.message(t.id, n)

@@ -24,6 +24,7 @@ const (
 	recordKeyPackage = 'k' // KeyPackageRef → keyPackageRecord
 	recordWelcome    = 'w' // conversation → welcomeRecord: an entry to be joined by
 	recordUpload     = 'u' // SHA-256 of a blob → uploadRecord
+	recordFounding   = 'f' // conversation that a ReInit closed → wire.Payload: its successor's founding
 )
 
 // recordVersion is the version of the records that this package writes.
@@ -59,6 +60,15 @@ type deviceRecord struct {
 	Revoked []wire.DeviceID `cbor:"9,keyasint,omitempty"`
 	// Number counts conversations, so that they are listed in the order in which they came.
 	Number uint64 `cbor:"10,keyasint,omitempty"`
+	// Others are when the last-resort KeyPackages of other suites than Suite were made.
+	Others []lastResort `cbor:"11,keyasint,omitempty"`
+}
+
+// lastResort is when a last-resort KeyPackage was made.
+type lastResort struct {
+	_     struct{} `cbor:",toarray"`
+	Suite uint16
+	Made  wire.Time
 }
 
 // rootsRecord is what is believed of an organization.
@@ -88,7 +98,27 @@ type conversationRecord struct {
 	Why      string      `cbor:"13,keyasint,omitempty"` // of StateBroken
 	Padding  PaddingMode `cbor:"14,keyasint,omitempty"`
 	Waiting  wire.Time   `cbor:"15,keyasint,omitempty"` // since when proposals wait for a commit
-	Unknown  wire.Time   `cbor:"16,keyasint,omitempty"` // since when the node does not know the conversation
+	Unknown  wire.Time   `cbor:"17,keyasint,omitempty"` // since when the node does not know the conversation
+	Line     lineage     `cbor:"16,keyasint"`
+}
+
+// lineage is what a conversation has to do with others: see migrate.go.
+type lineage struct {
+	_     struct{} `cbor:",toarray"`
+	Suite uint16   // 0 in records of before there was a choice: the device's
+	// From is the id of the conversation that this one succeeds, and Base how many messages of the history
+	// stand there.
+	From []byte
+	Base uint64
+	// Successor is the id of the conversation that goes on after a ReInit; CloseAt is when this one is to be
+	// closed on the servers.
+	Successor []byte
+	CloseAt   wire.Time
+	Closed    bool
+	Erased    bool // the group's keys are gone
+	Leaving   bool // this device had asked to leave when the ReInit came
+	// Expected is the binding of the delivery list of a create that names this device: a founding is to follow.
+	Expected []byte
 }
 
 // position is a place in a conversation's log.
@@ -141,6 +171,7 @@ type pendingRecord struct {
 	Blobs     []wire.BlobRef      `cbor:"3,keyasint,omitempty"`
 	Operation uint64              `cbor:"4,keyasint,omitempty"` // plus one; 0 for none
 	Accepted  wire.SequenceNumber `cbor:"5,keyasint,omitempty"`
+	After     wire.Time           `cbor:"6,keyasint,omitempty"` // not to be sent before: its maker may do it
 }
 
 // operationRecord is a change of a group that is to be made; how, depends on the epoch in which it wins.
@@ -155,6 +186,7 @@ type operationRecord struct {
 	Evidence [][]byte        `cbor:"8,keyasint,omitempty"`  // revocation lists
 	Own      bool            `cbor:"9,keyasint,omitempty"`  // made by the device itself, not asked for by a call
 	After    wire.Time       `cbor:"10,keyasint,omitempty"` // not to be tried before
+	Next     []byte          `cbor:"11,keyasint,omitempty"` // that a ReInit names
 }
 
 // addition is a device to be added, with what was claimed of it.

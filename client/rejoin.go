@@ -34,6 +34,7 @@ func (d *Device) rejoinOnce(ctx context.Context, id wire.ConversationID) error {
 		if err != nil {
 			return err
 		}
+		id = t.id
 		if t.rec.State != StateBroken {
 			return wire.Errorf(wire.Invalid, "rejoin", "this device is %v in %v, and not broken", t.rec.State, id)
 		}
@@ -111,7 +112,11 @@ func (t *thread) rejoin(h wire.GroupInfo, info, tree []byte, token wire.Token) (
 		return 0, err
 	}
 	delete(t.d.groups, t.id)
-	x, err := t.d.client.ExternalJoin(t.d.self.identity(), info, mlscore.ExternalOptions{
+	self, err := t.identity()
+	if err != nil {
+		return 0, err
+	}
+	x, err := t.d.client.ExternalJoin(self, info, mlscore.ExternalOptions{
 		GroupOptions: t.options(), Tree: tree, Resync: true, LeafExtensions: addressExtension(token),
 		AuthenticatedData: said, GroupInfo: mlscore.GroupInfoOptions{External: true},
 	})

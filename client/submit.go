@@ -12,6 +12,7 @@ import (
 // step is what a conversation's handshake lane does next.
 type step struct {
 	join     *welcomeRecord
+	founding *wire.Payload // of the conversation that succeeds this one
 	fetch    bool
 	fresh    bool // ask for the organizations' roots before the entries
 	since    wire.SequenceNumber
@@ -39,6 +40,8 @@ func (d *Device) workHandshakes(ctx context.Context, id wire.ConversationID) err
 			return nil
 		case s.join != nil:
 			err = d.joinLate(ctx, id, s.join)
+		case s.founding != nil:
+			err = d.takeFoundingOf(ctx, id, s.founding)
 		case s.fetch:
 			err = d.fetch(ctx, id, s)
 		case s.pending != nil:
@@ -59,10 +62,21 @@ func (t *thread) next() (*step, error) {
 	case StateJoining:
 		w := new(welcomeRecord)
 		ok, err := t.u.getRecord(t.welcomeKey(), w)
-		if err != nil || !ok {
+		if err != nil {
 			return nil, err
 		}
+		if !ok || len(t.rec.Line.Expected) > 0 && len(t.rec.Line.From) == 0 {
+			return t.nextOfFounding()
+		}
 		return &step{join: w}, nil
+	case StateFounding:
+		if s, wait, err := t.nextOfFounder(); err != nil || s != nil || wait {
+			return s, err
+		}
+	case StateMoving:
+		return t.nextOfMoving()
+	case StateMoved:
+		return t.nextOfMoved()
 	case StateCreating, StateActive, StateLeaving:
 	case StateRejoining:
 		p, e, err := t.pending()
@@ -83,7 +97,7 @@ func (t *thread) next() (*step, error) {
 	if p != nil {
 		return t.nextOfPending(p, e)
 	}
-	if t.rec.State == StateCreating {
+	if t.rec.State == StateCreating || t.rec.State == StateFounding {
 		return nil, nil
 	}
 	return t.nextChange()
@@ -146,6 +160,11 @@ func (t *thread) nextChange() (*step, error) {
 		if wait := op.After - t.d.now(); wait > 0 {
 			return &step{wait: time.Duration(wait) * time.Millisecond}, nil
 		}
+		if op.Kind == opReInit {
+			if waits, err := t.successorWaits(op); waits || err != nil {
+				return nil, err
+			}
+		}
 		return &step{again: true}, t.start(n, op)
 	}
 	return t.nextHousekeeping()
@@ -197,6 +216,8 @@ func (t *thread) begin(op *operationRecord, n uint64, known bool) error {
 	switch op.Kind {
 	case opLeave:
 		return t.beginLeave(op, n)
+	case opReInit:
+		return t.beginReInit(op, n)
 	case opClose:
 		return t.sendOut(t.envelope(wire.KindClose), &pendingRecord{Version: recordVersion, Operation: number + 1})
 	}
@@ -263,6 +284,9 @@ func (d *Device) submitPending(ctx context.Context, id wire.ConversationID, s *s
 // refused acts on an error that the node answered a submission with. What it returns makes the lane try
 // again later.
 func (t *thread) refused(p *pendingRecord, e *wire.Envelope, err *wire.Error) error {
+	if t.rec.State == StateMoved && (err.Code == wire.UnknownConversation || err.Code == wire.NotReplica || err.Code == wire.StaleEpoch) {
+		return t.closedOld()
+	}
 	switch err.Code {
 	case wire.StaleEpoch:
 		if t.rec.State == StateRejoining {
@@ -274,6 +298,10 @@ func (t *thread) refused(p *pendingRecord, e *wire.Envelope, err *wire.Error) er
 		return err
 	}
 	switch {
+	case t.rec.State == StateMoved:
+		return t.closedOld()
+	case e.Kind == wire.KindCommit && (t.rec.State == StateFounding || t.rec.State == StateJoining):
+		return err // a conversation depends on it
 	case e.Kind == wire.KindCreate:
 		return t.breakOff(err)
 	case t.rec.State == StateRejoining:

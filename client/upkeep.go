@@ -33,7 +33,7 @@ func (d *Device) takeInbox(u *unit, p *wire.Push) error {
 // user's devices, and members that were revoked. What fails is tried again; the rest goes on.
 func (d *Device) upkeep(ctx context.Context) error {
 	var failures []error
-	for _, part := range []func(context.Context) error{d.refreshRoots, d.renew, d.topUp, d.tendDevices, d.tendMembers} {
+	for _, part := range []func(context.Context) error{d.refreshRoots, d.renew, d.topUp, d.tendDevices, d.tendMembers, d.tendMoved} {
 		if err := part(ctx); err != nil {
 			failures = append(failures, err)
 			if errors.Is(err, ErrOffline) {
@@ -74,7 +74,7 @@ func (d *Device) eachActive(u *unit, visit func(*thread) error) error {
 			return err
 		}
 		var t *thread
-		if t, err = d.knownThread(u, id); err == nil && t.rec.State == StateActive {
+		if t, err = d.thread(u, id); err == nil && t.rec.State == StateActive {
 			err = visit(t)
 		}
 	}
@@ -130,11 +130,13 @@ func (d *Device) lookAgain(devices []wire.DeviceInfo) error {
 
 func (d *Device) addOwn(ctx context.Context, id wire.ConversationID, user wire.UserID, devices []wire.DeviceInfo) error {
 	still := false
+	var suite mlscore.CipherSuite
 	err := d.turn(ctx, func(u *unit) error {
 		t, err := d.thread(u, id)
 		if err != nil || t == nil || t.rec.State != StateActive {
 			return err
 		}
+		suite = t.suite()
 		for _, v := range devices {
 			_, member := t.group.ByIdentity([]byte(v.ID))
 			still = still || !member
@@ -144,7 +146,7 @@ func (d *Device) addOwn(ctx context.Context, id wire.ConversationID, user wire.U
 	if err != nil || !still {
 		return err
 	}
-	list, err := d.claim(ctx, user, 0)
+	list, err := d.claim(ctx, user, suite, 0)
 	if err != nil {
 		return err
 	}

@@ -38,7 +38,7 @@ func quick() Timing {
 	return Timing{
 		Call: 5 * time.Second, Dial: time.Second, RetryFirst: 5 * time.Millisecond, RetryLast: 50 * time.Millisecond, Race: 5 * time.Millisecond,
 		Grace: 20 * time.Millisecond, Proposals: 30 * time.Millisecond, Contest: 20 * time.Millisecond, Receipts: 10 * time.Millisecond,
-		Upkeep: time.Second, Claim: 200 * time.Millisecond,
+		Upkeep: time.Second, Claim: 200 * time.Millisecond, Founding: 100 * time.Millisecond, Closing: 50 * time.Millisecond,
 	}
 }
 
@@ -140,6 +140,11 @@ func (p *peer) stop() {
 // restart ends the process and begins another one with the same disk.
 func (p *peer) restart() {
 	p.stop()
+	p.start()
+}
+
+// start is restart after a stop.
+func (p *peer) start() {
 	p.disk.mu.Lock()
 	p.disk.dead, p.disk.left = false, -1
 	p.disk.mu.Unlock()
@@ -181,8 +186,8 @@ func (p *peer) ready() *peer {
 	eventually(p.t, func() error {
 		p.w.mu.Lock()
 		defer p.w.mu.Unlock()
-		if a := p.w.orgs[p.id.Organization()].devices[p.id]; len(a.packages) < 6 || a.last == nil {
-			return fmt.Errorf("%s has %d KeyPackages", p.id, len(a.packages))
+		if a := p.w.orgs[p.id.Organization()].devices[p.id]; len(a.packages[1]) < 6 || a.last[1] == nil {
+			return fmt.Errorf("%s has %d KeyPackages", p.id, len(a.packages[1]))
 		}
 		return nil
 	})

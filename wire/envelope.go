@@ -89,8 +89,10 @@ const MaxVoters = 9
 
 // CommitBundle is a Commit with all that must become true with it.
 type CommitBundle struct {
-	Commit   []byte         `cbor:"1,keyasint"`           // an MLSMessage
-	Welcome  *Payload       `cbor:"2,keyasint,omitempty"` // an MLSMessage for those who are added
+	Commit []byte `cbor:"1,keyasint"` // an MLSMessage
+	// Welcome is an MLSMessage for those who are added. Of a ReInit it is what founds the successor, which has
+	// a log of its own: docs/client.md, Migration.
+	Welcome  *Payload       `cbor:"2,keyasint,omitempty"`
 	Info     *Payload       `cbor:"3,keyasint,omitempty"` // the GroupInfo of the new epoch
 	Tree     *Payload       `cbor:"4,keyasint,omitempty"` // its ratchet tree
 	Key      SubmissionKey  `cbor:"5,keyasint"`           // of the epoch that the commit opens

@@ -1,0 +1,148 @@
+package test
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// moved waits until all devices are in the successor of a conversation, and returns its id.
+func moved(ctx context.Context, t *testing.T, id wire.ConversationID, suite mlscore.CipherSuite, list []*client.Device) wire.ConversationID {
+	t.Helper()
+	var next wire.ConversationID
+	for i, d := range list {
+		err := cluster.Await(ctx, d, func() (bool, error) {
+			v, err := d.Conversation(ctx, id)
+			if err != nil || v.Suite != suite || v.State != client.StateActive {
+				return false, err
+			}
+			next = v.ID
+			return true, nil
+		})
+		if err != nil {
+			v, _ := d.Conversation(ctx, id)
+			t.Fatalf("device %d is not in the successor: %v: %+v", i, err, v)
+		}
+	}
+	return next
+}
+
+// TestMigrateOverTheNetwork: a conversation of three organizations goes to a hybrid suite and on, with all
+// that is sent meanwhile.
+func TestMigrateOverTheNetwork(t *testing.T) {
+	domains := []wire.Domain{"a.example", "b.example", "c.example"}
+	c := newCluster(t, domains...)
+	id, list := gather(t, c, domains, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	sent := make([]int, len(list))
+	send := func(who int) {
+		t.Helper()
+		if _, err := list[who].SendText(ctx, id, numbered(who, sent[who])); err != nil {
+			t.Fatal(err)
+		}
+		sent[who]++
+	}
+	for who := range list {
+		send(who)
+	}
+	agree(t, id, list, sent)
+	done := make(chan error, 1)
+	go func() {
+		_, err := list[0].Migrate(ctx, id, client.MigrateOptions{Suite: mlscore.MLS128MLKEM768X25519AES128Ed25519})
+		done <- err
+	}()
+	for range 10 {
+		send(1)
+		send(2)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	next := moved(ctx, t, id, mlscore.MLS128MLKEM768X25519AES128Ed25519, list)
+	for who := range list {
+		send(who)
+	}
+	agree(t, next, list, sent)
+	for who, d := range list {
+		if err := d.UpdateKeys(ctx, id); err != nil {
+			t.Fatal(err)
+		}
+		send(who)
+	}
+	agree(t, next, list, sent)
+}
+
+// TestMigrateWhileTheFounderIsAway: the device that migrates goes away as soon as the
+// ReInit has reached another one. Who is left goes on in the successor: its replicas were there before.
+func TestMigrateWhileTheFounderIsAway(t *testing.T) {
+	domains := []wire.Domain{"a.example", "b.example", "c.example"}
+	c, err := cluster.New(t.TempDir(), cluster.Options{Client: func(o *client.Options) { o.Timing.Founding = time.Second }}, domains...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := c.StartAll(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	id, list := gather(t, c, domains, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	migrating, stop := context.WithCancel(ctx)
+	closing := make(chan struct{})
+	events := list[1].Subscribe(migrating)
+	go func() {
+		defer close(closing)
+		for range events {
+			v, err := list[1].Conversation(ctx, id)
+			if err == nil && (v.State == client.StateMoving || v.ID != id) {
+				return
+			}
+		}
+	}()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_, _ = list[0].Migrate(migrating, id, client.MigrateOptions{Suite: mlscore.MLS128MLKEM768X25519AES128Ed25519}) // it goes on without the call
+	}()
+	select {
+	case <-closing:
+	case <-ctx.Done():
+		t.Fatal("the ReInit did not come")
+	}
+	if err := c.StopDevice(list[0]); err != nil {
+		t.Fatal(err)
+	}
+	stop()
+	<-done
+	next := moved(ctx, t, id, mlscore.MLS128MLKEM768X25519AES128Ed25519, list[1:])
+	if _, err := list[1].SendText(ctx, id, "still there"); err != nil {
+		t.Fatal(err)
+	}
+	back, err := c.Resume("a.example", "user0", "phone")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range []*client.Device{back, list[2]} {
+		err := cluster.Await(ctx, d, func() (bool, error) {
+			page, err := d.History(ctx, next, client.Query{})
+			if wire.CodeOf(err) == wire.UnknownConversation {
+				return false, nil
+			}
+			return err == nil && len(page.Messages) == 1, err
+		})
+		if err != nil {
+			t.Fatal(fmt.Errorf("the message after the migration: %w", err))
+		}
+	}
+}
