@@ -108,7 +108,7 @@ func (d *Device) migratable(u *unit, id wire.ConversationID, o MigrateOptions) (
 		return nil, err
 	}
 	if !rules.Admin(d.self.Device.User()) {
-		return nil, wire.Errorf(wire.Denied, "migrate", "only admins migrate %v", t.id)
+		return nil, wire.Errorf(wire.Invalid, "migrate", "only admins migrate %v", t.id)
 	}
 	if o.Suite == t.suite() {
 		return nil, wire.Errorf(wire.Invalid, "migrate", "%v has %v already", t.id, o.Suite)

@@ -185,7 +185,7 @@ func TestMigrateRefusals(t *testing.T) {
 			t.Errorf("%s to %v: %v, wanted %v with %q", p.id, o.Suite, err, code, words)
 		}
 	}
-	refused(b, MigrateOptions{Suite: hybrid}, wire.Denied, "only admins")
+	refused(b, MigrateOptions{Suite: hybrid}, wire.Invalid, "only admins")
 	refused(a, MigrateOptions{Suite: 1}, wire.Invalid, "already")
 	refused(a, MigrateOptions{Suite: 2}, wire.Invalid, "signs otherwise")
 	w.mu.Lock()

@@ -28,7 +28,7 @@ type Options struct {
 	Clock     Clock        // nil is the machine's
 	Rand      io.Reader    // nil is crypto/rand
 	Log       *slog.Logger // nil logs nothing; never content, keys or codes
-	// Suite is the cipher suite of a device that is to be enrolled: one with Ed25519 or ECDSA. By default
+	// Suite is the cipher suite of a device that is to be enrolled, any of mlscore's. By default
 	// mlscore.MLS128X25519AES128Ed25519.
 	Suite mlscore.CipherSuite
 	// Suites are others in whose conversations the device can be beside those of its own suite: it keeps

@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/cloudflare/circl/sign/ed448"
 	"github.com/cockroachdb/pebble/v2"
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
@@ -67,11 +66,11 @@ func (d *Directory) issue(v wire.DeviceID, r *deviceRecord) error {
 	return nil
 }
 
-// sign makes a certificate. For Ed448, which crypto/x509 can neither write nor check as a subject's key,
-// it is made over a stand-in first, whose SubjectPublicKeyInfo is then replaced and which is signed again.
+// sign makes a certificate. For a key that crypto/x509 can neither write nor check as a subject's, it is made
+// over a stand-in first, whose SubjectPublicKeyInfo is then replaced and which is signed again.
 func sign(random io.Reader, template *x509.Certificate, ca CA, pub crypto.PublicKey) ([]byte, error) {
-	key, isEd448 := pub.(ed448.PublicKey)
-	if !isEd448 {
+	key, raw := pub.(rawKey)
+	if !raw {
 		return x509.CreateCertificate(random, template, ca.Certificate(), pub, ca.Signer())
 	}
 	der, err := x509.CreateCertificate(random, template, ca.Certificate(), ed25519.PublicKey(make([]byte, ed25519.PublicKeySize)), ca.Signer())
@@ -82,7 +81,7 @@ func sign(random io.Reader, template *x509.Certificate, ca CA, pub crypto.Public
 	if err != nil {
 		return nil, err
 	}
-	info, err := ed448Info(key)
+	info, err := key.info()
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +137,7 @@ func signTBS(random io.Reader, algorithm x509.SignatureAlgorithm, signer crypto.
 	case x509.ECDSAWithSHA512:
 		hash = crypto.SHA512
 	default:
-		return nil, fmt.Errorf("a certificate authority with %v cannot certify Ed448 keys: use Ed25519 or ECDSA", algorithm)
+		return nil, fmt.Errorf("a certificate authority with %v cannot certify Ed448 and ML-DSA keys: use Ed25519 or ECDSA", algorithm)
 	}
 	h := hash.New()
 	h.Write(tbs)

@@ -13,12 +13,12 @@ import (
 	"fmt"
 	"math/big"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
-	"github.com/cloudflare/circl/sign/ed448"
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/goleak"
@@ -167,8 +167,12 @@ func (e *device) sign(t testing.TB, message []byte) []byte {
 	switch len(e.pub) {
 	case ed25519.PublicKeySize:
 		return ed25519.Sign(ed25519.NewKeyFromSeed(e.priv.Bytes()), message)
-	case ed448.PublicKeySize:
-		return ed448.Sign(ed448.NewKeyFromSeed(e.priv.Bytes()), message, "")
+	case 57, 1312, 1952, 2592: // Ed448, ML-DSA
+		signature, err := mlscore.Sign(e.suite, e.priv, message)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return signature
 	}
 	c, hash := curve(len(e.pub))
 	key, err := ecdsa.ParseRawPrivateKey(c, e.priv.Bytes())
@@ -276,7 +280,7 @@ func TestEnrolWithEachScheme(t *testing.T) {
 		authorities[c.Params().Name] = newCA(t, key)
 	}
 	for name, ca := range authorities {
-		for _, suite := range mlscore.CipherSuites() {
+		for _, suite := range slices.Concat(mlscore.CipherSuites(), mlscore.PostQuantumSuites()) {
 			t.Run(fmt.Sprintf("%s certifies %v", name, suite), func(t *testing.T) {
 				d := open(t, Config{CA: ca, Clock: newClock()})
 				e := enrol(t, d, phone, suite)
@@ -438,7 +442,7 @@ func TestEnrolRefusals(t *testing.T) {
 func TestRenew(t *testing.T) {
 	clock := newClock()
 	d := open(t, Config{Clock: clock, CertificateLife: 90 * day, RenewBefore: 30 * day})
-	for _, suite := range []mlscore.CipherSuite{1, 4} {
+	for _, suite := range []mlscore.CipherSuite{1, 4, mlscore.MLS192MLKEM768AES256MLDSA65} {
 		v := wire.DeviceID(fmt.Sprintf("mimi://a.example/d/alice/%d", suite))
 		e := enrol(t, d, v, suite)
 		clock.advance(60 * day) // thirty days are left

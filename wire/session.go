@@ -6,6 +6,9 @@ const Subprotocol = "mlsfed.v1"
 // SessionVersion is the version in a Challenge.
 const SessionVersion = 1
 
+// maxLoginSignature bounds Login.Signature, in bytes: those of ML-DSA-87 have 4,627.
+const maxLoginSignature = 5 << 10
+
 // MaxSessionFrame is the default limit of one frame of a session, in bytes: an entry of the largest size
 // with what stands around it.
 const MaxSessionFrame = MaxEntry + 128<<10
@@ -94,7 +97,7 @@ func (l *Login) Check() error {
 	if err := l.Device.Check(); err != nil {
 		return Errorf(Malformed, "login", "%v", err)
 	}
-	if n := len(l.Signature); n == 0 || n > 4096 {
+	if n := len(l.Signature); n == 0 || n > maxLoginSignature {
 		return Errorf(Malformed, "login", "signature of %d bytes", n)
 	}
 	return nil
