@@ -248,3 +248,44 @@ func TestMigrateWithoutItsFounder(t *testing.T) {
 		t.Errorf("conversations and their entries: %v, wanted the old one and one successor", entries)
 	}
 }
+
+// FuzzFounding reads what an admin let come with a ReInit: it has one encoding, and all that it names is in it.
+func FuzzFounding(f *testing.F) {
+	blob := []byte("welcome")
+	e := &wire.Envelope{Version: wire.EnvelopeVersion, Conversation: "conversation-one", Submission: wire.SubmissionID{1}, Kind: wire.KindCommit, Parent: 1,
+		Commit: &wire.CommitBundle{Commit: []byte{1}, Key: wire.SubmissionKey{1}, Welcome: &wire.Payload{Blob: &wire.BlobRef{Hash: hashOf(blob), Size: uint64(len(blob))}}}}
+	raw, err := wire.Encode(e)
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, blobs := range [][][]byte{{blob}, {[]byte("another")}, nil} {
+		v := &founding{Envelope: raw, Blobs: blobs}
+		if _, err := v.open(); (err == nil) != (len(blobs) > 0 && bytes.Equal(blobs[0], blob)) {
+			f.Errorf("with %q: %v", blobs, err)
+		}
+		b, err := wire.Encode(v)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		v := new(founding)
+		if wire.Decode(b, maxRecord, v) != nil {
+			return
+		}
+		again, err := wire.Encode(v)
+		if err != nil || !bytes.Equal(again, b) {
+			t.Fatalf("decoded from %x, encodes to %x (%v)", b, again, err)
+		}
+		e, err := v.open()
+		if err != nil {
+			return
+		}
+		for _, ref := range e.Blobs() {
+			if !slices.ContainsFunc(v.Blobs, func(b []byte) bool { return hashOf(b) == ref.Hash }) {
+				t.Fatalf("%v is not there", ref)
+			}
+		}
+	})
+}

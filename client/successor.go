@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"slices"
 	"time"
 
 	"github.com/mlsfed/mlsfed/mlscore"
@@ -194,9 +195,10 @@ func (d *Device) takeFoundingOf(ctx context.Context, id wire.ConversationID, p *
 			return err
 		}
 		u.delete(t.foundingKey())
-		f, e := new(founding), new(wire.Envelope)
+		f := new(founding)
+		var e *wire.Envelope
 		if err = wire.Decode(raw, wire.MaxBlob, f); err == nil {
-			err = wire.Decode(f.Envelope, wire.MaxEntry, e)
+			e, err = f.open()
 		}
 		if err == nil && (string(e.Conversation) != string(t.rec.Line.Successor) || e.Kind != wire.KindCommit || e.Epoch != 0) {
 			err = wire.Errorf(wire.Invalid, "ReInit", "what came with it founds another conversation")
@@ -206,6 +208,20 @@ func (d *Device) takeFoundingOf(ctx context.Context, id wire.ConversationID, p *
 		}
 		return t.keepFounding(f, e)
 	})
+}
+
+// open reads the envelope, and checks that what it names beside itself is here.
+func (f *founding) open() (*wire.Envelope, error) {
+	e := new(wire.Envelope)
+	if err := wire.Decode(f.Envelope, wire.MaxEntry, e); err != nil {
+		return nil, err
+	}
+	for _, ref := range e.Blobs() {
+		if !slices.ContainsFunc(f.Blobs, func(b []byte) bool { return uint64(len(b)) == ref.Size && hashOf(b) == ref.Hash }) {
+			return nil, wire.Errorf(wire.Invalid, "ReInit", "what came with it lacks blob %v", ref)
+		}
+	}
+	return e, nil
 }
 
 func (t *thread) keepFounding(f *founding, e *wire.Envelope) error {

@@ -48,8 +48,7 @@ ends with 1, and says what is wrong, if anything is.
 
 With --keep the federation goes on, and you are told how to join it.
 
-These are the cipher suites. Those from 0xf001 on keep secrets from quantum computers. One whose signatures
-the certificates of devices do not know (ML-DSA) is for --core alone.
+These are the cipher suites. Those from 0xf001 on keep secrets from quantum computers.
 
 ` + suiteTable(),
 		Example: "  mlsfed demo\n  mlsfed demo --members 50\n  mlsfed demo --suite 0xf001\n  mlsfed demo --keep",
