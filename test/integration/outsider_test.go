@@ -68,15 +68,19 @@ func (c *conversation) commits(by *device, count int) []time.Duration {
 
 func shortly(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
 
-// crowdShare is what a crowd, and the sink that the other one hammers, may take of the processors. Attackers
-// have machines of their own; here they share them with the nodes, and are held to the same in both phases.
+// crowdShare is what a crowd may take of the processors. Attackers have machines of their own; here they share
+// them with the nodes, and are held to the same in both phases. What they hammer is not held back.
 const crowdShare = "0.25"
 
 // stranger runs test/integration/stranger in a container on the network between organizations.
 func (f *federation) stranger(name, binary string, args ...string) {
 	f.t.Helper()
+	share := crowdShare
+	if args[0] == "sink" {
+		share = "0" // all
+	}
 	_, err := docker(f.ctx, append([]string{"run", "--detach", "--name", f.container(name), "--label", projectLabel + "=" + f.project,
-		"--network", f.project + "-federation", "--network-alias", name, "--cpus", crowdShare, "--no-healthcheck",
+		"--network", f.project + "-federation", "--network-alias", name, "--cpus", share, "--no-healthcheck",
 		"--volume", binary + ":/stranger:ro", "--entrypoint", "/stranger", the.image}, args...)...)
 	f.must(err)
 }
