@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/mlsfed/mlsfed/batch"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -39,6 +41,9 @@ type SendFunc func(ctx context.Context, org wire.Domain, conversation wire.Conve
 // OutboxConfig is what an Outbox works with. Send is needed; zero stands for the default, in brackets.
 type OutboxConfig struct {
 	Send SendFunc
+	// Writer makes the batches, also those of others who use the database; its owner runs it, beside Run.
+	// Nil: the outbox has one of its own.
+	Writer *batch.Writer
 
 	Expire       time.Duration // [7 days] an item that was not taken by then is dropped
 	DedupeWindow time.Duration // [Expire] how long an id is known at least; not less than Expire
@@ -122,15 +127,18 @@ type Outbox struct {
 	cfg     OutboxConfig
 	metrics *outboxMetrics
 
-	requests chan *outboxPut
-	stopped  chan struct{} // closed when Run has ended
-	wake     chan struct{} // holds one: lanes may be ready
-	arenas   sync.Pool     // of *[]byte: for the payloads of one batch
+	queue   *outboxWriter
+	writer  *batch.Writer
+	loaded  chan struct{} // closed when Run has read what waits
+	stopped chan struct{} // closed when Run has ended
+	wake    chan struct{} // holds one: lanes may be ready
+	arenas  sync.Pool     // of *[]byte: for the payloads of one batch
 
-	mu      sync.Mutex // guards what follows, and the lanes
-	started bool
-	orgs    map[wire.Domain]*outboxOrg
-	pauses  pauses
+	mu       sync.Mutex // guards what follows, and the lanes
+	started  bool
+	dispatch *dispatcher // nil while none is at work
+	orgs     map[wire.Domain]*outboxOrg
+	pauses   pauses
 }
 
 // outboxOrg is one organization's share.
@@ -153,8 +161,12 @@ func NewOutbox(db *pebble.DB, prefix []byte, cfg OutboxConfig) (*Outbox, error) 
 	}
 	o := &Outbox{
 		db: db, keys: outboxKeys{slices.Clone(prefix)}, cfg: cfg.withDefaults(),
-		requests: make(chan *outboxPut, 1024), stopped: make(chan struct{}), wake: make(chan struct{}, 1),
+		loaded: make(chan struct{}), stopped: make(chan struct{}), wake: make(chan struct{}, 1),
 		orgs: make(map[wire.Domain]*outboxOrg),
+	}
+	o.queue = &outboxWriter{o: o, next: 1}
+	if o.writer = o.cfg.Writer; o.writer == nil {
+		o.writer = batch.NewWriter(db)
 	}
 	o.arenas.New = func() any { b := make([]byte, 0, o.cfg.BatchBytes); return &b }
 	var err error
@@ -166,41 +178,64 @@ func NewOutbox(db *pebble.DB, prefix []byte, cfg OutboxConfig) (*Outbox, error) 
 // expire. An item that is known by organization, conversation and id is passed over. If an organization's
 // quota is used up, its items are not queued and the error is a wire.Quota that names it; those of other
 // organizations are queued nevertheless. Any other error says that none is known to be queued: repeat it.
-// Items of one lane are sent in the order in which they were put.
+// Items of one lane are sent in the order in which they were put. Payloads are not to be written to
+// afterwards.
 func (o *Outbox) Put(ctx context.Context, items ...OutboxItem) error {
-	for i := range items {
-		if err := o.check(&items[i]); err != nil {
-			return err
-		}
-	}
 	if len(items) == 0 {
 		return nil
 	}
-	r := &outboxPut{items: items, done: make(chan struct{})}
-	select {
-	case o.requests <- r:
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-o.stopped:
-		return errOutboxStopped()
+	c, refused, err := o.Change(ctx, items...)
+	if err != nil {
+		return err
 	}
-	select {
-	case <-r.done:
-		return r.err
-	case <-ctx.Done():
-		return fmt.Errorf("%w before the answer: the items may have been queued, repeat them with the same ids", ctx.Err())
-	case <-o.stopped:
+	if err := o.writer.Do(ctx, c); err != nil {
+		return err
 	}
-	select {
-	case <-r.done:
-		return r.err
-	default:
-		return errOutboxStopped()
-	}
+	return refused()
 }
 
-func errOutboxStopped() error {
-	return wire.Errorf(wire.Unavailable, "outbox", "the node is stopping: repeat the request with the same ids")
+// Change is a Put that is still to be done by OutboxConfig.Writer, with changes of others in the same batch.
+// Put's wire.Quota is what refused says afterwards.
+func (o *Outbox) Change(ctx context.Context, items ...OutboxItem) (c batch.Change, refused func() error, err error) {
+	for i := range items {
+		if err := o.check(&items[i]); err != nil {
+			return batch.Change{}, nil, err
+		}
+	}
+	if err := o.serving(ctx); err != nil {
+		return batch.Change{}, nil, err
+	}
+	var full map[wire.Domain]bool
+	c = batch.Change{Part: o.queue, Sync: true, Stage: func(s batch.Share) (err error) {
+		full, err = s.(*outboxBatch).take(items)
+		return err
+	}}
+	return c, func() error { return o.refusal(full) }, nil
+}
+
+func (o *Outbox) refusal(full map[wire.Domain]bool) error {
+	if len(full) == 0 {
+		return nil
+	}
+	return wire.Errorf(wire.Quota, "outbox", "too much waits for %v, at most %d items and %d bytes each: it is down, or slower than what is sent to it",
+		slices.Sorted(maps.Keys(full)), o.cfg.MaxItems, o.cfg.MaxBytes)
+}
+
+// serving waits until Run has begun, and refuses when it has ended.
+func (o *Outbox) serving(ctx context.Context) error {
+	select {
+	case <-o.stopped:
+		return batch.ErrStopped()
+	default:
+	}
+	select {
+	case <-o.loaded:
+		return nil
+	case <-o.stopped:
+		return batch.ErrStopped()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (o *Outbox) check(it *OutboxItem) error {
@@ -230,16 +265,18 @@ func (o *Outbox) Run(ctx context.Context) error {
 		return errors.New("outbox: Run was called twice: make a new Outbox")
 	}
 	defer close(o.stopped)
-	w, err := newOutboxWriter(o)
-	if err != nil {
+	if err := o.queue.load(); err != nil {
 		return fmt.Errorf("outbox: open: %w", err)
 	}
+	close(o.loaded)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
 	var all sync.WaitGroup
-	all.Go(func() { stop(w.run(ctx)) })
-	all.Go(func() { w.settle(stop) })
-	all.Go(func() { o.dispatch(ctx, stop) })
+	if o.cfg.Writer == nil {
+		all.Go(func() { stop(o.writer.Run(ctx)) })
+	}
+	d := &dispatcher{o: o, ctx: ctx, stop: stop}
+	all.Go(d.run)
 	all.Wait()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {
 		return fmt.Errorf("outbox: %w", err)

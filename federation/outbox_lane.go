@@ -20,6 +20,7 @@ type lane struct {
 	last         uint64    // the last one that is on disk
 	oldest       wire.Time // of the first item
 	fresh        wire.Time // of the first item that was shown since the last reading; 0 for none
+	front        []waiting // its first items, for the worker that is about to begin; nil: they are on disk only
 
 	serving   bool // a worker has it
 	queued    bool // it is in org.ready
@@ -36,26 +37,58 @@ func (l *lane) status() LaneStatus {
 	}
 }
 
-// show adds items that are on disk to their lanes.
-func (o *Outbox) show(items []queuedItem) {
+// show adds items that are on disk to their lanes, and returns the workers of lanes that are to be served at
+// once: they were empty, and nothing stands before them. Those have the items from memory.
+func (o *Outbox) show(items []queuedItem) (begun []func()) {
 	o.mu.Lock()
+	defer o.mu.Unlock()
+	queued := false
 	for _, q := range items {
 		org := o.org(q.org)
 		l := org.lanes[q.conversation]
 		if l == nil {
-			l = &lane{org: org, conversation: q.conversation, next: q.sequence, oldest: q.time}
+			l = &lane{org: org, conversation: q.conversation, next: q.sequence, oldest: q.item.Time}
 			org.lanes[q.conversation] = l
+			if o.begin(l, q) {
+				d := o.dispatch
+				begun = append(begun, func() { d.work(l) })
+			}
 		}
-		if l.fresh == 0 {
-			l.fresh = q.time
+		if !o.inFront(l, q) {
+			l.fresh = or(l.fresh, q.item.Time)
+			queued = true
 		}
 		l.items++
 		l.bytes += q.bytes
 		l.last = q.sequence
 		l.enqueue()
 	}
-	o.mu.Unlock()
-	o.nudge()
+	if queued {
+		o.nudge()
+	}
+	return begun
+}
+
+// begin takes a new lane for a worker, unless others come first or the item is not in memory.
+func (o *Outbox) begin(l *lane, q queuedItem) bool {
+	if o.dispatch == nil || q.item.Payload == nil || len(l.org.ready) > 0 || l.org.busy >= o.cfg.Concurrency {
+		return false
+	}
+	l.serving = true
+	l.org.busy++
+	l.front = make([]waiting, 0, 1)
+	o.dispatch.workers.Add(1)
+	return true
+}
+
+// inFront adds an item to those that a worker has from memory, if it is the next one and one call can
+// carry them all.
+func (o *Outbox) inFront(l *lane, q queuedItem) bool {
+	if l.front == nil || len(l.front) != l.items || len(l.front) == o.cfg.BatchItems || len(l.front) > 0 && l.bytes+q.bytes > int64(o.cfg.BatchBytes) {
+		return false
+	}
+	l.front = append(l.front, waiting{q.item, q.sequence, nil})
+	return true
 }
 
 // enqueue makes the lane ready unless it is, is being served, or waits after a failure.
@@ -67,31 +100,53 @@ func (l *lane) enqueue() {
 	l.org.ready = append(l.org.ready, l)
 }
 
-// dispatch serves lanes until ctx ends: those of one organization in turn, so many at once, and no
+// dispatcher serves lanes, each in a goroutine of its own.
+type dispatcher struct {
+	o       *Outbox
+	ctx     context.Context
+	stop    func(error)
+	workers sync.WaitGroup // counted up under Outbox.mu
+}
+
+// work serves a lane that was counted.
+func (d *dispatcher) work(l *lane) {
+	defer d.workers.Done()
+	if err := d.o.serve(d.ctx, l); err != nil {
+		d.stop(err)
+	}
+}
+
+// run serves lanes until ctx ends: those of one organization in turn, so many at once, and no
 // organization waits for another.
-func (o *Outbox) dispatch(ctx context.Context, stop func(error)) {
-	var workers sync.WaitGroup
-	defer workers.Wait()
+func (d *dispatcher) run() {
+	o := d.o
+	o.setDispatcher(d)
+	defer func() {
+		o.setDispatcher(nil)
+		d.workers.Wait()
+	}()
 	for {
 		due, wait := o.collect()
 		for _, l := range due {
-			workers.Go(func() {
-				if err := o.serve(ctx, l); err != nil {
-					stop(err)
-				}
-			})
+			go d.work(l)
 		}
 		var timer <-chan time.Time
 		if wait > 0 {
 			timer = o.cfg.Clock.After(wait)
 		}
 		select {
-		case <-ctx.Done():
+		case <-d.ctx.Done():
 			return
 		case <-o.wake:
 		case <-timer:
 		}
 	}
+}
+
+func (o *Outbox) setDispatcher(d *dispatcher) {
+	o.mu.Lock()
+	o.dispatch = d
+	o.mu.Unlock()
 }
 
 // collect takes the lanes that can be served now, and says how long until another one's pause is over, 0
@@ -118,6 +173,7 @@ func (o *Outbox) collect() (due []*lane, wait time.Duration) {
 			org.ready = org.ready[1:]
 			l.queued, l.serving = false, true
 			org.busy++
+			o.dispatch.workers.Add(1)
 			due = append(due, l)
 		}
 	}

@@ -29,12 +29,16 @@ type waiting struct {
 // serve hands over what stands at the front of a lane, as much as one call may carry. An error is one of
 // the database.
 func (o *Outbox) serve(ctx context.Context, l *lane) error {
-	arena := o.arenas.Get().(*[]byte)
-	defer o.arenas.Put(arena)
-	batch, more, forget, err := o.read(l, arena)
-	if err != nil {
-		o.settleLane(l, outcome{err: err})
-		return fmt.Errorf("read the lane of %s to %s: %w", l.conversation, l.org.domain, err)
+	batch, forget := o.takeFront(l)
+	var more wire.Time
+	var err error
+	if batch == nil {
+		arena := o.arenas.Get().(*[]byte)
+		defer o.arenas.Put(arena)
+		if batch, more, forget, err = o.read(l, arena); err != nil {
+			o.settleLane(l, outcome{err: err})
+			return fmt.Errorf("read the lane of %s to %s: %w", l.conversation, l.org.domain, err)
+		}
 	}
 	var r outcome
 	for len(batch) > 0 && r.err == nil && ctx.Err() == nil {
@@ -86,6 +90,15 @@ func (o *Outbox) unfit(it waiting, forget uint64) string {
 		return dropExpired
 	}
 	return ""
+}
+
+// takeFront is what a lane's worker has from memory, nil for nothing, and up to which sequence the
+// organization's items are to be dropped.
+func (o *Outbox) takeFront(l *lane) (batch []waiting, forget uint64) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	batch, l.front = l.front, nil
+	return batch, l.org.forget
 }
 
 // read takes items from the front of the lane, and says when the one after them was put in, 0 if it saw

@@ -1,47 +1,28 @@
 package federation
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"maps"
-	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/mlsfed/mlsfed/batch"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Bounds of what the writer gathers into one batch.
-const (
-	outboxGather      = 256       // puts
-	outboxGatherBytes = 256 << 10 // after which no further put is taken in
-	outboxFlying      = 16        // batches that wait for the disk
-)
-
-// outboxPut is a put under way.
-type outboxPut struct {
-	items []OutboxItem
-	err   error
-	done  chan struct{}
-}
-
-// outboxWriter queues items: one goroutine stages and applies batches in turn without waiting for the
-// disk, another waits for the disk, shows what is safe, and answers.
+// outboxWriter queues items. The writer's goroutine calls it.
 type outboxWriter struct {
 	o      *Outbox
 	next   uint64 // sequence
 	bucket uint64 // of ids: the current one
-	flying chan *outboxBatch
 }
 
-// outboxBatch is one write.
+// outboxBatch is the outbox's share of a batch.
 type outboxBatch struct {
 	*outboxWriter
 	batch  *pebble.Batch
-	taken  []*outboxPut
 	ids    map[outboxID]bool
 	queued []queuedItem
+	begun  []func() // workers of lanes, from Settle for Tell
 }
 
 // queuedItem is what the lanes must know of an item.
@@ -49,17 +30,16 @@ type queuedItem struct {
 	org          wire.Domain
 	conversation wire.ConversationID
 	sequence     uint64
-	time         wire.Time
-	bytes        int64
+	bytes        int64 // of payload
+	item         Item  // without its payload if it is to be read from the disk
 }
 
-// newOutboxWriter reads what waits from before.
-func newOutboxWriter(o *Outbox) (*outboxWriter, error) {
-	w := &outboxWriter{o: o, next: 1, flying: make(chan *outboxBatch, outboxFlying)}
+// load reads what waits from before.
+func (w *outboxWriter) load() error {
 	if err := w.loadItems(); err != nil {
-		return nil, err
+		return err
 	}
-	return w, w.loadBucket()
+	return w.loadBucket()
 }
 
 func (w *outboxWriter) loadItems() error {
@@ -79,9 +59,9 @@ func (w *outboxWriter) loadItems() error {
 		if err != nil {
 			return err
 		}
-		q := queuedItem{org, conversation, sequence, 0, int64(max(0, len(it.Value())-outboxHeader))}
+		q := queuedItem{org, conversation, sequence, int64(max(0, len(it.Value())-outboxHeader)), Item{}}
 		if item, err := decodeItem(it.Key(), it.Value()); err == nil {
-			q.time = item.Time
+			q.item.Time = item.Time
 		} // a damaged one is met again, and dropped, when it is to be sent
 		w.next = max(w.next, sequence+1)
 		if found = append(found, q); len(found) == 1024 {
@@ -112,51 +92,10 @@ func bucketOf(k outboxKeys, key []byte) (b uint64) {
 	return b
 }
 
-func (w *outboxWriter) run(ctx context.Context) error {
-	defer close(w.flying)
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case first := <-w.o.requests:
-			if err := w.round(first); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// round takes in what waits, and applies it as one batch.
-func (w *outboxWriter) round(first *outboxPut) error {
-	b := &outboxBatch{outboxWriter: w, batch: w.o.db.NewBatch(), ids: make(map[outboxID]bool)}
-	if err := b.rotate(); err != nil {
-		return errors.Join(err, b.batch.Close())
-	}
-	for r := first; r != nil; r = b.another() {
-		if err := b.take(r); err != nil {
-			return errors.Join(err, b.batch.Close())
-		}
-	}
-	if !b.batch.Empty() {
-		if err := w.o.db.ApplyNoSyncWait(b.batch, pebble.Sync); err != nil {
-			return fmt.Errorf("queue %d items: %w", len(b.queued), err)
-		}
-	}
-	w.flying <- b
-	return nil
-}
-
-// another is a put that waits, nil if there is none or the batch is full.
-func (b *outboxBatch) another() *outboxPut {
-	if len(b.taken) >= outboxGather || b.batch.Len() >= outboxGatherBytes {
-		return nil
-	}
-	select {
-	case r := <-b.o.requests:
-		return r
-	default:
-		return nil
-	}
+// Begin is of batch.Part.
+func (w *outboxWriter) Begin(to *pebble.Batch) (batch.Share, error) {
+	b := &outboxBatch{outboxWriter: w, batch: to, ids: make(map[outboxID]bool)}
+	return b, b.rotate()
 }
 
 // rotate begins a new bucket of ids when its time has come, and drops all but it and the one before.
@@ -169,39 +108,34 @@ func (b *outboxBatch) rotate() error {
 	return b.batch.DeleteRange(b.o.keys.bucket(0), b.o.keys.bucket(now-1), nil)
 }
 
-// take stages a put.
-func (b *outboxBatch) take(r *outboxPut) error {
-	b.taken = append(b.taken, r)
-	full := make(map[wire.Domain]bool)
-	for i := range r.items {
-		it := &r.items[i]
+// take stages items, and says which organizations have no room for theirs.
+func (b *outboxBatch) take(items []OutboxItem) (full map[wire.Domain]bool, err error) {
+	full = make(map[wire.Domain]bool)
+	for i := range items {
+		it := &items[i]
 		id := idOf(it)
 		known, err := b.known(id)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if known || full[it.Organization] {
 			continue
 		}
-		q := queuedItem{it.Organization, it.Conversation, b.next, b.o.now(), int64(len(it.Payload))}
+		q := queuedItem{it.Organization, it.Conversation, b.next, int64(len(it.Payload)), Item{it.ID, b.o.now(), it.Payload}}
 		if !b.o.reserve([]queuedItem{q}) {
 			full[it.Organization] = true
 			continue
 		}
-		if err := b.add(it, id, q); err != nil {
-			return err
+		if err := b.add(id, q); err != nil {
+			return nil, err
 		}
 	}
-	if len(full) > 0 {
-		r.err = wire.Errorf(wire.Quota, "outbox", "too much waits for %v, at most %d items and %d bytes each: it is down, or slower than what is sent to it",
-			slices.Sorted(maps.Keys(full)), b.o.cfg.MaxItems, b.o.cfg.MaxBytes)
-	}
-	return nil
+	return full, nil
 }
 
-func (b *outboxBatch) add(it *OutboxItem, id outboxID, q queuedItem) error {
+func (b *outboxBatch) add(id outboxID, q queuedItem) error {
 	key := b.o.keys.item(q.org, q.conversation, q.sequence)
-	if err := b.batch.Set(key, encodeItem(key, Item{it.ID, q.time, it.Payload}), nil); err != nil {
+	if err := b.batch.Set(key, encodeItem(key, q.item), nil); err != nil {
 		return err
 	}
 	if err := b.batch.Set(b.o.keys.id(b.bucket, id), nil, nil); err != nil {
@@ -230,32 +164,17 @@ func (b *outboxBatch) known(id outboxID) (bool, error) {
 	return false, nil
 }
 
-// settle waits for the disk, batch by batch, shows what is safe and answers. If the disk fails it stops
-// the outbox, and no later put is answered.
-func (w *outboxWriter) settle(stop func(error)) {
-	failed := false
-	for b := range w.flying { // to the end, so that run never hangs on a full channel
-		if failed {
-			continue
-		}
-		if err := b.finish(); err != nil {
-			stop(fmt.Errorf("sync of %d items: %w", len(b.queued), err))
-			failed = true
-		}
-	}
-}
+// Seal is of batch.Share.
+func (b *outboxBatch) Seal() error { return nil }
 
-func (b *outboxBatch) finish() error {
-	if !b.batch.Empty() {
-		if err := b.batch.SyncWait(); err != nil {
-			return err
-		}
+// Settle adds to the lanes what is on disk now.
+func (b *outboxBatch) Settle() { b.begun = b.o.show(b.queued) }
+
+// Tell has lanes served that need not wait for the dispatcher.
+func (b *outboxBatch) Tell() {
+	for _, work := range b.begun {
+		go work()
 	}
-	b.o.show(b.queued)
-	for _, r := range b.taken {
-		close(r.done)
-	}
-	return b.batch.Close()
 }
 
 // reserve makes room in the quotas of the items' organizations, or says that there is none. Items from

@@ -3,64 +3,59 @@ package mailbox
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/mlsfed/mlsfed/batch"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Bounds of what the committer gathers into one batch.
-const (
-	maxGather      = 256       // requests
-	maxGatherBytes = 256 << 10 // after which no further request is taken in: Pebble reuses such a buffer
-	maxFlying      = 16        // batches that wait for the disk
-	maxRequest     = 64 << 20  // bytes of payload in one request
-)
+// maxRequest is how many bytes of payload one request may have.
+const maxRequest = 64 << 20
 
-// request is a change of one or more streams. The committer stages it, commits, and closes done.
+// request is a change of one or more streams.
 type request struct {
-	streams []*stream // acquired; the committer releases them
+	streams []*stream // acquired; released when it is over
 	stage   func(*commit) error
 	sync    bool // whether the answer waits for the disk
 	err     error
-	done    chan struct{}
 }
 
-// submit hands a request to the committer and waits for its end. The caller's ctx ends the waiting, not
-// the request.
-func (m *Mailbox) submit(ctx context.Context, r *request) error {
-	r.done = make(chan struct{})
-	if err := ctx.Err(); err != nil {
+// submit has a request done and waits for its end. The caller's ctx ends the waiting, not the request.
+// Changes of other parts go to disk with it.
+func (m *Mailbox) submit(ctx context.Context, r *request, with ...batch.Change) error {
+	if err := m.serving(ctx); err != nil {
 		m.releaseAll(r.streams)
 		return err
 	}
-	select {
-	case m.requests <- r:
-	case <-ctx.Done():
-		m.releaseAll(r.streams)
-		return ctx.Err()
-	case <-m.stopped:
-		m.releaseAll(r.streams)
-		return errStopped()
+	own := batch.Change{
+		Part: m.committer, Sync: r.sync,
+		// A stage function refuses before it stages anything.
+		Stage: func(s batch.Share) error { r.err = r.stage(s.(*commit)); return nil },
+		End:   func() { m.releaseAll(r.streams) },
 	}
-	select {
-	case <-r.done:
-		return r.err
-	case <-ctx.Done():
-		return fmt.Errorf("%w before the answer: the change may have been made, repeat it with the same id", ctx.Err())
-	case <-m.stopped:
+	// What is told last runs first: others have a longer way to go than the mailbox's readers.
+	if err := m.writer.Do(ctx, append([]batch.Change{own}, with...)...); err != nil {
+		return err
 	}
-	select {
-	case <-r.done:
-		return r.err
-	default:
-		return errStopped()
-	}
+	return r.err
 }
 
-func errStopped() error {
-	return wire.Errorf(wire.Unavailable, "mailbox", "the node is stopping: repeat the request with the same id")
+// serving waits until Run has begun, and refuses when it has ended.
+func (m *Mailbox) serving(ctx context.Context) error {
+	select {
+	case <-m.stopped:
+		return batch.ErrStopped()
+	default:
+	}
+	select {
+	case <-m.loaded:
+		return nil
+	case <-m.stopped:
+		return batch.ErrStopped()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
 }
 
 func (m *Mailbox) releaseAll(list []*stream) {
@@ -69,27 +64,26 @@ func (m *Mailbox) releaseAll(list []*stream) {
 	}
 }
 
-// committer owns the state of all streams and makes all writes.
+// committer owns the state of all streams. The writer's goroutine calls it.
 type committer struct {
 	m      *Mailbox
 	global global
 	older  bool // the bucket before the current one holds ids
-	flying chan *commit
 }
 
-func newCommitter(m *Mailbox) (*committer, error) {
-	c := &committer{m: m, global: global{next: 1}, flying: make(chan *commit, maxFlying)}
-	key := m.keys.global()
-	b, err := m.get(key)
+// load reads what is of the mailbox as a whole.
+func (c *committer) load() error {
+	key := c.m.keys.global()
+	b, err := c.m.get(key)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if b != nil {
 		if c.global, err = decodeGlobal(key, b); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	return c, c.lookBehind()
+	return c.lookBehind()
 }
 
 // lookBehind notes whether the former bucket has to be asked at all.
@@ -109,84 +103,13 @@ func (c *committer) lookBehind() error {
 	return it.Error()
 }
 
-// run commits until ctx ends. Batches are applied one after the other without waiting for the disk, and
-// go to settle in that order.
-func (c *committer) run(ctx context.Context) error {
-	defer close(c.flying)
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case first := <-c.m.requests:
-			if err := c.round(first); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// round takes in what waits, and applies it as one batch.
-func (c *committer) round(first *request) error {
-	b, err := c.begin()
-	if err != nil {
-		return errors.Join(err, b.batch.Close())
-	}
-	b.take(first)
-	for len(b.taken) < maxGather && b.batch.Len() < maxGatherBytes {
-		select {
-		case r := <-c.m.requests:
-			b.take(r)
-			continue
-		default:
-		}
-		break
-	}
-	if err := b.apply(); err != nil {
-		return fmt.Errorf("commit of %d requests: %w", len(b.taken), err)
-	}
-	c.flying <- b
-	return nil
-}
-
-// settle waits for the disk, batch by batch, shows what is safe and answers. If the disk fails it stops
-// the mailbox, and no later request is answered: nothing in memory can be trusted then.
-func (c *committer) settle(stop func(error)) {
-	failed := false
-	for b := range c.flying { // to the end, so that the committer never hangs on a full channel
-		if failed {
-			continue
-		}
-		if err := c.finish(b); err != nil {
-			stop(fmt.Errorf("sync of %d requests: %w", len(b.taken), err))
-			failed = true
-		}
-	}
-}
-
-func (c *committer) finish(b *commit) error {
-	if b.waits {
-		if err := b.batch.SyncWait(); err != nil {
-			return err
-		}
-	}
-	b.show()
-	for _, r := range b.taken {
-		close(r.done)
-		c.m.releaseAll(r.streams)
-	}
-	return b.batch.Close()
-}
-
-// commit is one batch in the making.
+// commit is the mailbox's share of a batch.
 type commit struct {
 	*committer
 	batch   *pebble.Batch
-	taken   []*request
-	sync    bool
-	waits   bool // for the disk
 	now     wire.Time
 	touched map[*stream]bool // true where items were appended
-	shown   map[*stream]head // what settle is to show, as of this batch
+	shown   map[*stream]head // what Settle is to show, as of this batch
 	heads   map[*stream]bool // to be written
 	ids     map[stagedID]uint64
 	bytes   map[stagedItem]uint64   // of payload, up to items that this batch appends
@@ -208,9 +131,10 @@ type stagedCursor struct {
 // gone marks a cursor that this batch deletes.
 const gone = ^uint64(0)
 
-func (c *committer) begin() (*commit, error) {
+// Begin is of batch.Part.
+func (c *committer) Begin(to *pebble.Batch) (batch.Share, error) {
 	b := &commit{
-		committer: c, batch: c.m.db.NewBatch(), now: c.m.now(),
+		committer: c, batch: to, now: c.m.now(),
 		touched: make(map[*stream]bool), heads: make(map[*stream]bool),
 		ids: make(map[stagedID]uint64), bytes: make(map[stagedItem]uint64), cursors: make(map[stagedCursor]cursor),
 	}
@@ -239,14 +163,8 @@ func (b *commit) saveGlobal() error {
 	return b.batch.Set(key, b.global.encode(key), nil)
 }
 
-// take stages a request and answers for it. Its stage function refuses before it stages anything.
-func (b *commit) take(r *request) {
-	b.taken = append(b.taken, r)
-	r.err = r.stage(b)
-	b.sync = b.sync || r.sync
-}
-
-func (b *commit) apply() error {
+// Seal adds the heads that have changed.
+func (b *commit) Seal() error {
 	for s := range b.heads {
 		if s.head.number == 0 {
 			continue // removed later in the same batch
@@ -263,22 +181,21 @@ func (b *commit) apply() error {
 			b.m.dirty.add(s.name)
 		}
 	}
-	switch {
-	case b.batch.Empty():
-		return nil
-	case b.sync:
-		b.waits = true
-		return b.m.db.ApplyNoSyncWait(b.batch, pebble.Sync)
-	}
-	return b.m.db.Apply(b.batch, pebble.NoSync)
+	return nil
 }
 
-// show lets readers see what is on disk now.
-func (b *commit) show() {
-	for s, appended := range b.touched {
+// Settle lets readers see what is on disk now.
+func (b *commit) Settle() {
+	for s := range b.touched {
 		s.publish(b.shown[s])
+	}
+}
+
+// Tell wakes the readers of what was appended.
+func (b *commit) Tell() {
+	for s, appended := range b.touched {
 		if appended {
-			b.m.news.add(s.name)
+			b.m.wake(s.name)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/bloom"
 
+	"github.com/mlsfed/mlsfed/batch"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -23,6 +24,9 @@ func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d
 // Config bounds a mailbox. A zero field takes its default.
 type Config struct {
 	Clock Clock // nil is the machine's
+	// Writer makes the batches, also those of others who use the database; its owner runs it, beside Run.
+	// Nil: the mailbox has one of its own.
+	Writer *batch.Writer
 
 	// MaxItems and MaxBytes are the quota of a stream: items, and bytes of payload, that are kept because
 	// a reader has not acknowledged them. 100,000 and 1 GiB by default.

@@ -23,7 +23,7 @@
 //
 // # Goroutines
 //
-// [New] starts none. [Mailbox.Run] has four: the committer, which makes every write and is the only one
-// to change a stream's state; one that waits for the disk and answers, while the committer is at the
-// next batch; the notifier, which wakes subscribers; the sweeper, which removes. Reads run in their callers.
+// [New] starts none. [Mailbox.Run] has two: the notifier, which wakes subscribers of streams that have many;
+// the sweeper, which removes. All changes of a stream's state are made on the goroutine of a batch.Writer, which
+// [Mailbox.Run] runs too unless others share it. Reads run in their callers.
 package mailbox

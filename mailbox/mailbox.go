@@ -12,6 +12,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/mlsfed/mlsfed/batch"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -48,11 +49,13 @@ type Mailbox struct {
 	keys keys
 	cfg  Config
 
-	requests chan *request
-	stopped  chan struct{} // closed when Run has ended
-	news     news
-	watchers watchers
-	dirty    dirty
+	committer *committer
+	writer    *batch.Writer
+	loaded    chan struct{} // closed when Run has read what it needs
+	stopped   chan struct{} // closed when Run has ended
+	news      news
+	watchers  watchers
+	dirty     dirty
 
 	mu      sync.Mutex
 	started bool
@@ -65,8 +68,12 @@ type Mailbox struct {
 func New(db *pebble.DB, prefix []byte, cfg Config) *Mailbox {
 	m := &Mailbox{
 		db: db, keys: keys{slices.Clone(prefix)}, cfg: cfg.withDefaults(),
-		requests: make(chan *request, 1024), stopped: make(chan struct{}),
+		loaded: make(chan struct{}), stopped: make(chan struct{}),
 		streams: make(map[Stream]*stream), idle: list.New(),
+	}
+	m.committer = &committer{m: m, global: global{next: 1}}
+	if m.writer = m.cfg.Writer; m.writer == nil {
+		m.writer = batch.NewWriter(db)
 	}
 	m.news.signal = make(chan struct{}, 1)
 	m.watchers.of = make(map[Stream]map[*Subscription]struct{})
@@ -84,14 +91,15 @@ func (m *Mailbox) Run(ctx context.Context) error {
 		return errors.New("mailbox: Run was called twice: make a new Mailbox")
 	}
 	defer close(m.stopped)
-	c, err := newCommitter(m)
-	if err != nil {
+	if err := m.committer.load(); err != nil {
 		return fmt.Errorf("mailbox: open: %w", err)
 	}
+	close(m.loaded)
 	ctx, stop := context.WithCancelCause(ctx)
 	var all sync.WaitGroup
-	all.Go(func() { stop(c.run(ctx)) })
-	all.Go(func() { c.settle(stop) })
+	if m.cfg.Writer == nil {
+		all.Go(func() { stop(m.writer.Run(ctx)) })
+	}
 	all.Go(func() { m.notify(ctx) })
 	all.Go(func() {
 		if err := m.sweeper(ctx); err != nil {

@@ -3,6 +3,7 @@ package mailbox
 import (
 	"context"
 
+	"github.com/mlsfed/mlsfed/batch"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -35,6 +36,12 @@ type Result struct {
 // were accepted, or none if the machine fails before. The error concerns the call as a whole, and then
 // nothing is known of the Puts: repeat them with the same ids.
 func (m *Mailbox) Put(ctx context.Context, puts ...Put) ([]Result, error) {
+	return m.PutWith(ctx, nil, puts...)
+}
+
+// PutWith is Put together with changes of other parts that share Config.Writer: all of it goes to disk in one
+// batch. Those changes are made too where a Put is refused.
+func (m *Mailbox) PutWith(ctx context.Context, with []batch.Change, puts ...Put) ([]Result, error) {
 	total := 0
 	for i := range puts {
 		total += len(puts[i].Payload)
@@ -65,7 +72,7 @@ func (m *Mailbox) Put(ctx context.Context, puts ...Put) ([]Result, error) {
 		}
 		return nil
 	}
-	if err := m.submit(ctx, r); err != nil {
+	if err := m.submit(ctx, r, with...); err != nil {
 		return nil, err
 	}
 	return results, nil

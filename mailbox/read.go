@@ -131,7 +131,7 @@ func (m *Mailbox) page(v head, after, end uint64, limit Limit) (p Page, next uin
 			p.More = true
 			return p, next, nil
 		}
-		p.Items = append(p.Items, i.item(next, &room))
+		p.Items = append(p.Items, i.item(next, &room, end-next))
 		next++
 	}
 	if err := it.Error(); err != nil {
@@ -144,15 +144,15 @@ func (m *Mailbox) page(v head, after, end uint64, limit Limit) (p Page, next uin
 }
 
 // item copies an item out of the database's memory. Small payloads share allocations, of which no page
-// holds on to much more than it uses.
-func (i *item) item(sequence uint64, room *[]byte) Item {
+// holds on to much more than it uses. left is how many items may follow.
+func (i *item) item(sequence uint64, room *[]byte, left uint64) Item {
 	const chunk = 64 << 10
 	n := len(i.payload)
 	if n > chunk/4 {
 		*room = append(make([]byte, 0, n), i.payload...)
 	} else {
 		if cap(*room)-len(*room) < n {
-			*room = make([]byte, 0, chunk)
+			*room = make([]byte, 0, min(chunk, uint64(n)*(min(left, chunk)+1)))
 		}
 		*room = append(*room, i.payload...)
 	}

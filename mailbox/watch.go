@@ -115,6 +115,12 @@ func (w *watchers) drop(name Stream, s *Subscription) {
 	}
 }
 
+func (w *watchers) count(name Stream) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.of[name])
+}
+
 func (w *watchers) list(name Stream) []*Subscription {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -125,8 +131,23 @@ func (w *watchers) list(name Stream) []*Subscription {
 	return list
 }
 
-// news is the streams that the committer has appended to. Waking takes as long as there are subscribers,
-// so it is not the committer who does it.
+// fewWatchers is how many subscribers of a stream are woken by who has appended to it, without the way
+// over another goroutine.
+const fewWatchers = 16
+
+// wake wakes who watches a stream.
+func (m *Mailbox) wake(name Stream) {
+	if m.watchers.count(name) > fewWatchers {
+		m.news.add(name)
+		return
+	}
+	for _, s := range m.watchers.list(name) {
+		s.wake(name)
+	}
+}
+
+// news is the streams with many subscribers that were appended to. Waking them takes long, so it is not
+// done between two batches.
 type news struct {
 	signal chan struct{}
 	mu     sync.Mutex

@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 
+	"github.com/mlsfed/mlsfed/batch"
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/federation"
@@ -16,16 +17,18 @@ type lanes struct {
 	notify federation.SendFunc
 }
 
-// put queues a message for each organization, durably. A retry is queued once.
-func (l *lanes) put(ctx context.Context, orgs []wire.Domain, m *wire.Message, payload []byte) error {
+// queue is the change that queues a message for each organization, none if there are none. A retry is
+// queued once. What was refused is known when the change has been made.
+func (l *lanes) queue(ctx context.Context, orgs []wire.Domain, m *wire.Message, payload []byte) (c []batch.Change, refused func() error, err error) {
 	if len(orgs) == 0 {
-		return nil
+		return nil, func() error { return nil }, nil
 	}
 	items := make([]federation.OutboxItem, len(orgs))
 	for i, org := range orgs {
 		items[i] = federation.OutboxItem{Organization: org, Conversation: m.Conversation, ID: m.ID, Payload: payload}
 	}
-	return l.outbox.Put(ctx, items...)
+	change, refused, err := l.outbox.Change(ctx, items...)
+	return []batch.Change{change}, refused, err
 }
 
 // send hands over what waits in one lane. An organization that has no part in the conversation any more

@@ -131,6 +131,7 @@ func (n *Node) makeDirectory() (err error) {
 func (n *Node) makeMail() error {
 	c := &n.cfg.Mailbox
 	n.mail = mailbox.New(n.stores.db, prefixMailbox, mailbox.Config{
+		Writer:   n.stores.writer,
 		MaxItems: c.Items, MaxBytes: uint64(c.Bytes), MaxAge: c.Age.Std(), DropOldest: c.DropOldest,
 		ExpireEvery: min(time.Hour, max(c.Age.Std()/10, time.Second)),
 		Report:      func(err error) { n.log.Error("mailbox", "error", err) },
@@ -325,7 +326,7 @@ func (n *Node) start(failed chan<- error, name string, run func(context.Context)
 
 func (n *Node) startInner(failed chan<- error) *running {
 	return n.startAll(failed,
-		part{"mailbox", n.mail.Run}, part{"directory", n.directory.Run}, part{"consensus", n.orders.Run}, part{"outbox", n.outbox.Run},
+		part{"writer", n.stores.writer.Run}, part{"mailbox", n.mail.Run}, part{"directory", n.directory.Run}, part{"consensus", n.orders.Run}, part{"outbox", n.outbox.Run},
 		part{"files", n.sweepFiles}, part{"notices", n.tellLow})
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/mlsfed/mlsfed/batch"
 	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/consensus/blob"
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
@@ -35,10 +36,11 @@ var (
 
 // stores is all that is open on disk.
 type stores struct {
-	db    *pebble.DB
-	log   *raftlog.Log
-	blobs *blob.Store
-	files *files
+	db     *pebble.DB
+	writer *batch.Writer // for mailbox and outbox, who write what is accepted
+	log    *raftlog.Log
+	blobs  *blob.Store
+	files  *files
 }
 
 func openStores(cfg *config.Config) (s *stores, err error) {
@@ -61,6 +63,7 @@ func openStores(cfg *config.Config) (s *stores, err error) {
 		}
 		return s, fmt.Errorf("data folder %s: %w", at(mailFolder), err)
 	}
+	s.writer = batch.NewWriter(s.db)
 	for _, dir := range []string{at(orderFolder, logFolder), at(linksFolder)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return s, fmt.Errorf("data folder: %w", err)

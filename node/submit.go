@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mlsfed/mlsfed/batch"
 	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/mailbox"
 	"github.com/mlsfed/mlsfed/wire"
@@ -13,7 +14,7 @@ import (
 
 // The two paths of what devices send. A handshake goes through the conversation's Raft group, whose
 // replication is what brings it to the other organizations. An application message goes into the own
-// stream and into a lane for each other organization, side by side, and is accepted when both are on disk.
+// stream and into a lane for each other organization, in one batch, and is accepted when that is on disk.
 
 // orderWait is how long a handshake is tried before the device is told that no majority answers: longer
 // than a new leader takes, and well before the device stops to wait for an answer (30 s).
@@ -53,15 +54,15 @@ func (r *router) submit(ctx context.Context, _ wire.DeviceID, m *wire.Message) (
 	}
 	to := organizations(heads)
 	delete(to, r.org)
-	others := slices.Collect(maps.Keys(to))
-	sent := make(chan error, 1)
-	go func() { sent <- r.lanes.put(ctx, others, m, payload) }()
-	stored := r.storeSoon(ctx, after, heads, m, payload)
-	if err := <-sent; err != nil {
+	others, refused, err := r.lanes.queue(ctx, slices.Collect(maps.Keys(to)), m, payload)
+	if err != nil {
 		return nil, err
 	}
-	if stored != nil {
-		return nil, stored
+	if err := r.storeSoon(ctx, after, heads, m, payload, others...); err != nil {
+		return nil, err
+	}
+	if err := refused(); err != nil {
+		return nil, err
 	}
 	return &wire.Accepted{Time: wire.TimeOf(r.now())}, nil
 }
@@ -70,11 +71,11 @@ func (r *router) submit(ctx context.Context, _ wire.DeviceID, m *wire.Message) (
 const storeWait = 5 * time.Second
 
 // storeSoon is store that waits for a stream which is about to come.
-func (r *router) storeSoon(ctx context.Context, after wire.SequenceNumber, heads []machine.Head, m *wire.Message, payload []byte) error {
+func (r *router) storeSoon(ctx context.Context, after wire.SequenceNumber, heads []machine.Head, m *wire.Message, payload []byte, with ...batch.Change) error {
 	ctx, cancel := context.WithTimeout(ctx, storeWait)
 	defer cancel()
 	for {
-		err := r.store(ctx, after, heads, m, payload)
+		err := r.store(ctx, after, heads, m, payload, with...)
 		if wire.CodeOf(err) != wire.Unavailable {
 			return err
 		}
@@ -88,20 +89,21 @@ func (r *router) storeSoon(ctx context.Context, after wire.SequenceNumber, heads
 
 // store appends a message to the organization's own stream, behind the entry with number after: who joins
 // with that entry reads from it on, and must not miss what was said in the epoch that it opened. A retry
-// finds the message there.
-func (r *router) store(ctx context.Context, after wire.SequenceNumber, heads []machine.Head, m *wire.Message, payload []byte) error {
+// finds the message there. Changes of other parts are made with it, or alone where nobody here reads it.
+func (r *router) store(ctx context.Context, after wire.SequenceNumber, heads []machine.Head, m *wire.Message, payload []byte, with ...batch.Change) error {
 	name := mailbox.Conversation(m.Conversation)
 	at, err := r.mail.Position(ctx, name)
 	if err != nil {
 		return err
 	}
 	if at < uint64(after) {
-		if !r.awaited(heads) {
-			return nil // nobody here reads it
+		if !r.awaited(heads) { // nobody here reads it
+			_, err := r.mail.PutWith(ctx, with)
+			return err
 		}
 		return wire.Errorf(wire.Unavailable, "submitMessage", "entry %d of %v has been ordered, and is not in the devices' streams yet: try again", after, m.Conversation)
 	}
-	results, err := r.mail.Put(ctx, mailbox.Put{Stream: name, ID: messageID(m.ID), Kind: mailbox.KindMessage, Payload: payload})
+	results, err := r.mail.PutWith(ctx, with, mailbox.Put{Stream: name, ID: messageID(m.ID), Kind: mailbox.KindMessage, Payload: payload})
 	if err != nil {
 		return err
 	}
