@@ -268,14 +268,15 @@ func (o *Outbox) Run(ctx context.Context) error {
 	if err := o.queue.load(); err != nil {
 		return fmt.Errorf("outbox: open: %w", err)
 	}
-	close(o.loaded)
 	ctx, stop := context.WithCancelCause(ctx)
 	defer stop(nil)
+	d := &dispatcher{o: o, ctx: ctx, stop: stop}
+	o.setDispatcher(d)
+	close(o.loaded)
 	var all sync.WaitGroup
 	if o.cfg.Writer == nil {
 		all.Go(func() { stop(o.writer.Run(ctx)) })
 	}
-	d := &dispatcher{o: o, ctx: ctx, stop: stop}
 	all.Go(d.run)
 	all.Wait()
 	if err := context.Cause(ctx); !errors.Is(err, context.Canceled) && !errors.Is(err, context.DeadlineExceeded) {

@@ -120,7 +120,6 @@ func (d *dispatcher) work(l *lane) {
 // organization waits for another.
 func (d *dispatcher) run() {
 	o := d.o
-	o.setDispatcher(d)
 	defer func() {
 		o.setDispatcher(nil)
 		d.workers.Wait()
