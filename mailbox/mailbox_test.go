@@ -387,6 +387,13 @@ func TestJoinAndLeave(t *testing.T) {
 	put(t, m, message(3))
 	sequences(t, read(t, m, token(1), 0, Limit{}), 1, 3)
 	sequences(t, read(t, m, token(2), 0, Limit{}), 1, 2) // up to the one by which it left
+	for reader, want := range map[int]uint64{1: 0, 2: 2, 3: 0} {
+		if until, err := m.Until(t.Context(), talk, token(reader)); until != want || err != nil {
+			t.Fatalf("reader %d reads until %d, %v, wanted %d", reader, until, err, want)
+		}
+	}
+	_, err := m.Until(t.Context(), talk, token(9))
+	wantCode(t, err, wire.UnknownConversation)
 	acked, end, err := m.Cursor(t.Context(), talk, token(3))
 	if acked != 1 || end != 3 || err != nil { // from the one by which it joined
 		t.Fatalf("new reader stands at %d of %d, %v", acked, end, err)

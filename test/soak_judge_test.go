@@ -25,13 +25,13 @@ func (s *soak) judge() {
 	for i, m := range s.rooms {
 		all.Go(func() {
 			start := time.Now()
-			last := ""
+			last := "it was not looked at to the end"
 			for {
 				why := s.fault(ctx, m)
 				if why == "" {
 					break
 				}
-				if !pause(ctx, 200*time.Millisecond) {
+				if !pause(ctx, 500*time.Millisecond) {
 					s.t.Errorf("room %d, %v: %s", i, m.id, last)
 					return
 				}
@@ -57,7 +57,8 @@ func (s *soak) fault(ctx context.Context, m *room) string {
 		}
 	}
 	histories := make(map[int]map[int][]int)
-	for i, k := range s.devices {
+	for _, i := range m.all() {
+		k := s.devices[i]
 		have, err := heard(context.WithoutCancel(ctx), k.device, m.id)
 		if err != nil {
 			if slices.Contains(members, i) {
@@ -93,7 +94,8 @@ func (s *soak) fault(ctx context.Context, m *room) string {
 func (s *soak) agreed(ctx context.Context, m *room) (members []int, why string) {
 	var first *client.Conversation
 	var names []wire.DeviceID
-	for i, k := range s.devices {
+	for _, i := range m.all() {
+		k := s.devices[i]
 		v, err := k.device.Conversation(ctx, m.id)
 		if err != nil || v.State == client.StateLeft {
 			continue

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -143,6 +144,9 @@ type room struct {
 	sent    []atomic.Int64 // messages, by device
 	invited []atomic.Int64 // how often somebody began to add a device
 }
+
+// all are the devices that are in a room, or may be.
+func (m *room) all() []int { return slices.Concat(m.core, m.guests) }
 
 func (s *soak) random(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(s.seed, stream)) }
 
