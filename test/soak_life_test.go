@@ -238,8 +238,14 @@ func (s *soak) settleDoubt(k *soaker, m *room) {
 // disturbNodes restarts nodes in good order, and gives them a process of their own, in which they are killed.
 func (s *soak) disturbNodes(ctx context.Context) {
 	r := s.random(2)
-	for pause(ctx, time.Duration(6000+r.IntN(8000))*time.Millisecond) {
+	n := 0
+	for pause(ctx, time.Duration(4000+r.IntN(6000))*time.Millisecond) {
 		d := soakDomains[r.IntN(len(soakDomains))]
+		if n++; n%2 == 0 {
+			for d = range s.nodes { // one that can be killed
+				break
+			}
+		}
 		if err := s.disturbNode(ctx, r, d); err != nil {
 			s.t.Errorf("%s: %v", d, err)
 			return
@@ -250,7 +256,7 @@ func (s *soak) disturbNodes(ctx context.Context) {
 func (s *soak) disturbNode(ctx context.Context, r *rand.Rand, d wire.Domain) error {
 	p := s.nodes[d]
 	delete(s.nodes, d)
-	killed := p != nil && r.IntN(4) > 0
+	killed := p != nil && r.IntN(8) > 0
 	switch {
 	case killed:
 		p.kill()
@@ -265,7 +271,7 @@ func (s *soak) disturbNode(ctx context.Context, r *rand.Rand, d wire.Domain) err
 		s.count.nodeRestarts.Add(1)
 	}
 	pause(ctx, time.Duration(r.IntN(3000))*time.Millisecond)
-	if !killed && r.IntN(3) == 0 {
+	if p != nil && !killed {
 		return s.c.Start(s.t.Context(), d)
 	}
 	p, err := launch(s.c.File(d))

@@ -3,6 +3,7 @@ package test
 import (
 	"context"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"runtime"
@@ -67,7 +68,7 @@ func TestLongSoak(t *testing.T) {
 	t.Logf("%d devices of %d users, %d conversations, %v: %v", devices, len(s.users), rooms, last, &s.count)
 	t.Logf("changes: %v", s.outcomes)
 	t.Logf("founded in %v, quiet after %v", founded.Sub(start).Round(time.Second), time.Since(ran).Round(time.Second))
-	s.count.enough(t)
+	s.count.enough(t, last > time.Minute)
 }
 
 var soakDomains = []wire.Domain{"a.example", "b.example", "c.example"}
@@ -103,12 +104,19 @@ func (n *soakCount) String() string {
 		n.kills.Load(), n.inDoubt.Load(), n.inDoubtAndKept.Load(), n.restarts.Load(), n.offline.Load(), n.nodeKills.Load(), n.nodeRestarts.Load(), n.givenUp.Load())
 }
 
-// enough holds that all that the test is about has happened.
-func (n *soakCount) enough(t *testing.T) {
-	for what, times := range map[string]*atomic.Int64{
-		"messages": &n.messages, "commits": &n.commits, "races": &n.races, "overtaken commits": &n.lost, "joins": &n.joins, "leaves": &n.leaves,
-		"removals": &n.removals, "restores": &n.restores, "kills": &n.kills, "restarts": &n.restarts, "offline spells": &n.offline, "kills of nodes": &n.nodeKills,
-	} {
+// enough holds that all that the test is about has happened. In the short form some of it may not, on a slow
+// machine.
+func (n *soakCount) enough(t *testing.T, full bool) {
+	list := map[string]*atomic.Int64{
+		"messages": &n.messages, "commits": &n.commits, "races": &n.races, "joins": &n.joins, "kills": &n.kills, "offline spells": &n.offline,
+		"kills of nodes": &n.nodeKills,
+	}
+	if full {
+		maps.Copy(list, map[string]*atomic.Int64{
+			"overtaken commits": &n.lost, "leaves": &n.leaves, "removals": &n.removals, "restores": &n.restores, "restarts": &n.restarts,
+		})
+	}
+	for what, times := range list {
 		if times.Load() == 0 {
 			t.Errorf("no %s: the soak shows less than it says", what)
 		}
