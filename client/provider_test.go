@@ -42,10 +42,11 @@ type cost struct{ requests, sent, answered int }
 
 // faults are what the world does wrong on purpose.
 type faults struct {
-	dropAnswers float64              // the request is done, and the connection breaks before the answer
-	dropBefore  float64              // the connection breaks before the request is done
-	lag         map[wire.Domain]bool // entries are kept from an organization's streams, messages are not
-	refuse      func(m wire.Method) *wire.Error
+	dropAnswers float64                               // the request is done, and the connection breaks before the answer
+	dropBefore  float64                               // the connection breaks before the request is done
+	lag         map[wire.Domain]bool                  // entries are kept from an organization's streams, messages are not
+	refuse      func(m wire.Method) *wire.Error       // after the request was done
+	deny        func(m wire.Method) *wire.Error       // before it is
 	before      func(by wire.DeviceID, m wire.Method) // called before a request is done; others may make some meanwhile
 }
 
@@ -330,6 +331,12 @@ func (w *world) answer(s *serverSession, f *wire.Frame) {
 	if w.chance(faults.dropBefore) {
 		s.pipe.end(errFault)
 		return
+	}
+	if faults.deny != nil {
+		if refused := faults.deny(f.Method); refused != nil {
+			_ = writeFrame(s.pipe, wire.FrameError, f.ID, refused)
+			return
+		}
 	}
 	if faults.before != nil {
 		faults.before(s.account.id, f.Method)

@@ -15,9 +15,9 @@ import (
 func (w *world) refuse(method wire.Method, code wire.Code) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.faults.refuse = nil
+	w.faults.deny = nil
 	if code != "" {
-		w.faults.refuse = func(m wire.Method) *wire.Error {
+		w.faults.deny = func(m wire.Method) *wire.Error {
 			if m == method {
 				return wire.Errorf(code, string(m), "as the test wanted")
 			}
