@@ -109,7 +109,7 @@ func (t *thread) takeEntry(c *wire.Committed, fresh bool) error {
 func (t *thread) advance(c *wire.Committed) error {
 	at := &t.rec.Position
 	at.Last, at.Order = c.Sequence, wire.NextOrder(at.Order, c.Entry)
-	t.rec.Unknown = 0
+	t.rec.Line.Unknown = 0
 	if at.Order != c.Order {
 		t.alarm("", fmt.Errorf("entry %d: the node says that the order hash is %v, it is %v", c.Sequence, c.Order, at.Order))
 	}

@@ -215,11 +215,11 @@ func (d *Device) noteUnknown(u *unit, id wire.ConversationID, why *wire.Error) e
 	default:
 		return nil
 	}
-	if t.rec.Unknown == 0 {
-		t.rec.Unknown = d.now()
+	if t.rec.Line.Unknown == 0 {
+		t.rec.Line.Unknown = d.now()
 		return t.save()
 	}
-	if most := d.opts.Timing.Unknown; d.now()-t.rec.Unknown >= wire.Time(most.Milliseconds()) {
+	if most := d.opts.Timing.Unknown; d.now()-t.rec.Line.Unknown >= wire.Time(most.Milliseconds()) {
 		return t.breakOff(wire.Errorf(wire.UnknownConversation, "entries", "the node has not known %v for %v: ask a member to restore this device (%v)", id, most, why))
 	}
 	return nil

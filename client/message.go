@@ -263,7 +263,7 @@ func (t *thread) sent(o *outgoing, status Status, why error) error {
 	t.u.delete(outgoingKey(t.id, o.number))
 	t.rec.Counters.Sending = o.number + 1
 	if status == StatusAccepted {
-		t.rec.Unknown = 0
+		t.rec.Line.Unknown = 0
 		t.rec.Counters.Sent = max(t.rec.Counters.Sent, o.wire.Epoch)
 	}
 	if err := t.save(); err != nil || o.record.Local == 0 {

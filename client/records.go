@@ -98,7 +98,6 @@ type conversationRecord struct {
 	Why      string      `cbor:"13,keyasint,omitempty"` // of StateBroken
 	Padding  PaddingMode `cbor:"14,keyasint,omitempty"`
 	Waiting  wire.Time   `cbor:"15,keyasint,omitempty"` // since when proposals wait for a commit
-	Unknown  wire.Time   `cbor:"17,keyasint,omitempty"` // since when the node does not know the conversation
 	Line     lineage     `cbor:"16,keyasint"`
 }
 
@@ -119,6 +118,9 @@ type lineage struct {
 	Leaving   bool // this device had asked to leave when the ReInit came
 	// Expected is the binding of the delivery list of a create that names this device: a founding is to follow.
 	Expected []byte
+	// Unknown is since when the node does not know the conversation. It stands here because wire's maps have
+	// no key left for it.
+	Unknown wire.Time
 }
 
 // position is a place in a conversation's log.

@@ -423,7 +423,7 @@ func (t *thread) takeFetched(a *wire.EntriesAnswer, s *step) error {
 	if a.Gap && t.rec.Position.Last == s.since && t.group != nil {
 		return t.breakOff(wire.Errorf(wire.NotFound, "entries", "the entries after %d are no longer kept, and without them the epochs cannot be followed", s.since))
 	}
-	t.rec.Unknown = 0
+	t.rec.Line.Unknown = 0
 	before := t.rec.Position.Last
 	for i := range a.Entries {
 		if err := t.takeEntry(&a.Entries[i], s.fresh); err != nil {

@@ -162,7 +162,7 @@ func TestConversationThatTheNodeDoesNotKnow(t *testing.T) {
 	agree(t, id, a, b)
 	check(t, b.turn(t.Context(), func(u *unit) error {
 		th, err := b.knownThread(u, id)
-		if err == nil && th.rec.Unknown != 0 {
+		if err == nil && th.rec.Line.Unknown != 0 {
 			t.Error("it is still counted as unknown")
 		}
 		return err
@@ -204,7 +204,8 @@ func TestAddWaitsForKeyPackages(t *testing.T) {
 	b.stop()
 	w.mu.Lock()
 	account := w.orgs["b.example"].devices[b.id]
-	account.packages, account.last = nil, nil
+	clear(account.packages)
+	clear(account.last)
 	w.mu.Unlock()
 	if err := a.Add(t.Context(), id, bob); wire.CodeOf(err) != wire.NoneLeft {
 		t.Fatalf("nobody brings any: %v", err)
