@@ -341,7 +341,7 @@ func TestCountLimit(t *testing.T) {
 	// Of 16-bit values, too.
 	for n, want := range map[int]error{0: nil, 9: nil, 10: nil, 11: ErrLimit} {
 		r := NewReader(AppendBytes(nil, make([]byte, 2*n)), Limits{Count: 10})
-		if list := Uint16Vector[uint16](r); want == nil && len(list) != n {
+		if list := Uint16Vector[uint16](r, nil); want == nil && len(list) != n {
 			t.Errorf("%d values of %d were read", len(list), n)
 		}
 		requireError(t, fmt.Sprintf("%d values, 10 allowed", n), r.Finish(), want)

@@ -39,6 +39,9 @@ func unmountAtEnd(t *testing.T, dir string) {
 	})
 }
 
+// diskSize is that of the disk which is filled, in bytes.
+const diskSize = 64 << 20
+
 // smallDisk makes a file system of diskSize bytes for an organization's volume. It needs root.
 func smallDisk(t *testing.T, org string) (dir, compose string) {
 	t.Helper()

@@ -15,9 +15,6 @@ import (
 	"github.com/mlsfed/mlsfed/client"
 )
 
-// diskSize is that of the disk which is filled, in bytes.
-const diskSize = 64 << 20
-
 // fill writes a file until the disk is full.
 func fill(path string) error {
 	f, err := os.Create(path)
