@@ -28,7 +28,8 @@ const foundedMark = ^uint64(0)
 // this device is in it; the old id still names it in calls to this device. Only admins may.
 //
 // Nothing is closed before every device of the members has given a KeyPackage of the suite:
-// wire.NoneLeft names those that have none. If ctx ends first, the migration goes on.
+// wire.NoneLeft names those that have none. If ctx ends first, the migration goes on. What is sent meanwhile
+// arrives, but a sender's last messages of the old conversation may come behind its first of the new one.
 func (d *Device) Migrate(ctx context.Context, id wire.ConversationID, o MigrateOptions) (wire.ConversationID, error) {
 	for attempt := 1; ; attempt++ {
 		next, err := d.migrateOnce(ctx, id, o)

@@ -60,6 +60,11 @@ type storedDevice struct {
 	LastResort wire.Time       `cbor:"8,keyasint,omitempty"`
 	Revoked    []wire.DeviceID `cbor:"9,keyasint,omitempty"`
 	Number     uint64          `cbor:"10,keyasint,omitempty"`
+	Others     []struct {
+		_     struct{} `cbor:",toarray"`
+		Suite uint16
+		Made  wire.Time
+	} `cbor:"11,keyasint,omitempty"`
 }
 
 // newRogue opens a folder and logs in as its device, which is a member still, in a session that acknowledges
