@@ -2,8 +2,9 @@
 //
 //	go run ./test/mutate                 run what has changed, write docs/mutation.md
 //	go run ./test/mutate -for 5m         the same, but stop after a while; run it again to go on
-//	go run ./test/mutate -report         run nothing, write it anew; say what survives without a reason in
-//	                                     test/mutate/survivors.txt, and in how many tests it would matter
+//	go run ./test/mutate -report         run nothing, forget what is no more, write it anew; say what survives
+//	                                     without a reason in test/mutate/survivors.txt, and in how many tests
+//	                                     it would matter
 //
 // Every refusal in mlscore and mlscore/codec is a mutant, whoever makes it. All are compiled at once into
 // one build of the tests, by an overlay, so that the repository is never written to but for the results;
@@ -70,6 +71,10 @@ func run(ctx context.Context, root, work string, still bool, only string) error 
 		return os.WriteFile(filepath.Join(root, "docs", "mutation.md"), r.document(), 0o644)
 	}
 	if still {
+		r.forget()
+		if err := writeFindings(filepath.Join(root, findingsPath), r.found); err != nil {
+			return err
+		}
 		return document()
 	}
 	if err := os.MkdirAll(work, 0o700); err != nil {

@@ -260,7 +260,7 @@ func now(t *testing.T) (*report, []*source) {
 // mutant: it is what the findings give, the tests that they name exist, the mutants and survivors that
 // they name exist, and no mutant of a function that is as it was survives without a reason.
 func TestMutationTable(t *testing.T) {
-	const again = ": run go run ./test/mutate"
+	const again = ": run go run ./test/mutate -report"
 	r, _ := now(t)
 	doc, err := os.ReadFile(filepath.Join(root, "docs", "mutation.md"))
 	if err != nil {
