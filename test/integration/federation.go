@@ -297,18 +297,25 @@ func (f *federation) heal(orgs ...string) {
 
 // status is what an operator of an organization sees.
 func (f *federation) status(org string) (*node.Status, error) {
+	s := new(node.Status)
+	return s, f.readStatus(org, s)
+}
+
+// readStatus reads what of a status the caller has fields for: a build of before may say the rest otherwise.
+func (f *federation) readStatus(org string, into any) error {
 	out, err := f.mlsfed(org, "status", "--json")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	s := new(node.Status)
-	return s, json.Unmarshal([]byte(out), s)
+	return json.Unmarshal([]byte(out), into)
 }
 
 // replica is one node's view of a conversation; nil if it holds none.
 func (f *federation) replica(org string, id wire.ConversationID) (*node.Conversation, error) {
-	s, err := f.status(org)
-	if err != nil {
+	var s struct {
+		Conversations []node.Conversation `json:"conversations"`
+	}
+	if err := f.readStatus(org, &s); err != nil {
 		return nil, err
 	}
 	for i := range s.Conversations {
