@@ -260,9 +260,14 @@ func (w *boltWalk) bucket(flags uint32, key, value []byte) error {
 	if flags != boltBucketFlag || len(value) < 16 {
 		return fmt.Errorf("%q is not a bucket", key)
 	}
-	leaf := w.otherKey
-	if string(key) == "logs" {
+	var leaf leafElement
+	switch string(key) {
+	case "logs":
 		leaf = w.logKey
+	case "conf":
+		leaf = w.otherKey
+	default: // raft-boltdb would make an empty bucket in the place of the one whose name has changed
+		return fmt.Errorf("bucket %q is neither 'logs' nor 'conf'", key)
 	}
 	if root := binary.LittleEndian.Uint64(value); root != 0 {
 		return w.page(root, nil, nil, 0, leaf)

@@ -232,6 +232,31 @@ func TestFlippedBitInMeta(t *testing.T) {
 	})
 }
 
+// TestFlippedBitInBucketName: a bucket under another name would be taken for one that is not there yet, and
+// all of it be gone without a word.
+func TestFlippedBitInBucketName(t *testing.T) {
+	for _, name := range []string{"logs", "conf"} {
+		for bit := range 8 * len(name) {
+			p := newPlace(t, BackendBolt)
+			l := p.open(t)
+			must(t, l.Group(1).StoreLogs(entries(1, 1, 30, 1)))
+			must(t, l.Close())
+			path := filepath.Join(p.dir, boltFile)
+			data, err := os.ReadFile(path)
+			must(t, err)
+			other := []byte(name)
+			other[bit/8] ^= 1 << (bit % 8)
+			must(t, os.WriteFile(path, bytes.ReplaceAll(data, []byte(name), other), 0o600))
+			if l, err := Open(p.config()); !errors.Is(err, ErrDamagedFile) {
+				t.Errorf("%s became %q: %v", name, other, err)
+				if err == nil {
+					must(t, l.Close())
+				}
+			}
+		}
+	}
+}
+
 // TestFlippedBitAnywhere flips bits all over the files. The log must open and
 // serve nothing false, or not open; the process must live. Nothing may be
 // missing without a word.
