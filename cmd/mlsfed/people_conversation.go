@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -28,12 +29,14 @@ type conversationJSON struct {
 	Entries  uint64     `json:"entries"`  // of the conversation's log
 	Order    string     `json:"order"`    // the order hash up to there
 	Admins   []string   `json:"admins"`
+	Suite    string     `json:"suite"`
 }
 
 func describe(c *client.Conversation) conversationJSON {
 	return conversationJSON{
 		ID: c.ID.String(), Name: c.Rules.Name, State: c.State.String(), Why: c.Why, Epoch: c.Epoch, Devices: c.Members,
 		Messages: c.Messages, Unread: c.Unread, Outgoing: c.Outgoing, Entries: uint64(c.Sequence), Order: c.Order.String(), Admins: personNames(c.Rules.Admins),
+		Suite: c.Suite.String(),
 	}
 }
 
@@ -157,6 +160,7 @@ themselves. Servers see neither who takes part nor what is said.`,
 	o := addPeopleFlags(c)
 	var x client.CreateOptions
 	f := c.Flags()
+	suite := f.String("suite", "", "cipher suite: a name or number of docs/suites.md, one that signs as the device's does (default: the device's)")
 	f.BoolVar(&x.PublicHandshakes, "public-handshakes", false, "let servers see who takes part and check every change; needed to rejoin without help")
 	f.BoolVar(&x.AdminsAdd, "admins-add", false, "only admins (you, at first) add users")
 	f.BoolVar(&x.MembersRemove, "members-remove", false, "every member may remove users")
@@ -164,6 +168,12 @@ themselves. Servers see neither who takes part nor what is said.`,
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if err := checkName(args[0]); err != nil {
 			return err
+		}
+		if *suite != "" {
+			var err error
+			if x.Suite, err = mlscore.ParseCipherSuite(*suite); err != nil {
+				return usageError{fmt.Errorf("--suite: %w", err)}
+			}
 		}
 		return o.with(c, func(ctx context.Context, p *person) error {
 			users, err := p.users(args[1:])

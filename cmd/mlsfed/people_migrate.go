@@ -14,8 +14,7 @@ import (
 // migratedJSON is what migrate --json prints.
 type migratedJSON struct {
 	conversationJSON
-	Suite string `json:"suite"`
-	From  string `json:"from"` // the id that the conversation had before
+	From string `json:"from"` // the id that the conversation had before
 }
 
 func newMigrate() *cobra.Command {
@@ -45,7 +44,7 @@ safer than it was. The conversation gets another id; its name stays.`,
 			return err
 		}
 		if p.opts.json {
-			return printJSON(p.out, migratedJSON{describe(conv), to.String(), id.String()})
+			return printJSON(p.out, migratedJSON{describe(conv), id.String()})
 		}
 		fmt.Fprintf(p.out, "%s goes on in %v, as %s, with %d devices\n", oneLine(conv.Rules.Name), to, shortID(next), conv.Members)
 		return nil
