@@ -137,6 +137,7 @@ func crashProduce(o *Outbox, count int) error {
 		return err
 	default:
 	}
+	<-o.loaded // what waited when this process began is among the lanes
 	for len(o.Lanes()) > 0 {
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -379,7 +380,7 @@ func crash(t *testing.T, count, killEvery int) {
 	}
 	c.verify()
 	t.Logf("%d messages over %d lanes, %d kills, faults of the network: %v to the receiver, %v to the sender",
-		count*crashLanes, crashLanes, kills, c.proxies["receiver"].counts, c.proxies["sender"].counts)
+		count*crashLanes, crashLanes, kills, c.proxies["receiver"].faulted(), c.proxies["sender"].faulted())
 }
 
 func (c *crashRun) verify() {

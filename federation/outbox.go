@@ -305,7 +305,8 @@ func (o *Outbox) Forget(d wire.Domain) {
 	}
 }
 
-// Lanes is what waits, by organization and then by conversation. An empty lane is not listed.
+// Lanes is what waits, by organization and then by conversation. An empty lane is not listed. Until Run has
+// read what waits, there is none.
 func (o *Outbox) Lanes() []LaneStatus {
 	o.mu.Lock()
 	var list []LaneStatus

@@ -1,6 +1,7 @@
 package federation
 
 import (
+	"maps"
 	"math/rand/v2"
 	"net"
 	"sync"
@@ -19,6 +20,13 @@ type faultProxy struct {
 	target string
 	conns  map[net.Conn]struct{} // nil when it is closed
 	counts map[string]int
+}
+
+// faulted counts the faults so far, by their kind.
+func (p *faultProxy) faulted() map[string]int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return maps.Clone(p.counts)
 }
 
 func newProxy(t testing.TB, faults float64) *faultProxy {
