@@ -25,6 +25,7 @@ func FuzzSessionFrames(f *testing.F) {
 	}
 	w := newWorld(f, nil, func(c *Config) {
 		c.ConnectRate, c.LoginRate = Rate{Burst: 1 << 40, Every: 1}, Rate{Burst: 1 << 40, Every: 1}
+		c.Door.Failures, c.Door.Slowed = Rate{Burst: 1 << 40, Every: 1}, Rate{Burst: 1 << 40, Every: 1}
 		c.LoginDelay = 1
 	})
 	w.mail.put(inbox, "notice")
