@@ -155,7 +155,7 @@ func TestOutsiders(t *testing.T) {
 		commits[who[0]] = append(commits[who[0]], committed...)
 		return median(said).Seconds(), median(committed).Seconds()
 	}
-	for range scale(5, 15) {
+	for range scale(3, 15) {
 		m, k := phase("others")
 		hm, hk := phase(hostile...)
 		messageRatios, commitRatios = append(messageRatios, hm/m), append(commitRatios, hk/k)
