@@ -122,6 +122,23 @@ func ErrStopped() error {
 	return wire.Errorf(wire.Unavailable, "write", "the node is stopping: repeat the request with the same id")
 }
 
+// Serving waits until a part has loaded what it needs, and refuses when it has stopped.
+func Serving(ctx context.Context, loaded, stopped <-chan struct{}) error {
+	select {
+	case <-stopped:
+		return ErrStopped()
+	default:
+	}
+	select {
+	case <-loaded:
+		return nil
+	case <-stopped:
+		return ErrStopped()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
 // Run writes until ctx ends or the database fails. It is called once. If the disk fails, nothing that is
 // under way is answered: nothing in memory can be trusted then.
 func (w *Writer) Run(ctx context.Context) error {

@@ -161,7 +161,8 @@ func (c *callClient) failure(ctx context.Context, to wire.NodeID, method wire.Me
 }
 
 // CallOrganization asks the organization's nodes in turn, the one that answered last first, until one
-// answers. Nodes that only order are not asked: what it is for is on the others. What a node answers is final, but wire.Unavailable and wire.Busy.
+// answers. Nodes that only order are not asked: what a call is for is on the others. What a node answers is
+// final, but wire.Unavailable and wire.Busy.
 func (f *Federation) CallOrganization(ctx context.Context, org wire.Domain, method wire.Method, request, response any) error {
 	body, err := encodeRequest(request)
 	if err != nil {

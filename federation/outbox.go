@@ -202,7 +202,7 @@ func (o *Outbox) Change(ctx context.Context, items ...OutboxItem) (c batch.Chang
 			return batch.Change{}, nil, err
 		}
 	}
-	if err := o.serving(ctx); err != nil {
+	if err := batch.Serving(ctx, o.loaded, o.stopped); err != nil {
 		return batch.Change{}, nil, err
 	}
 	var full map[wire.Domain]bool
@@ -219,23 +219,6 @@ func (o *Outbox) refusal(full map[wire.Domain]bool) error {
 	}
 	return wire.Errorf(wire.Quota, "outbox", "too much waits for %v, at most %d items and %d bytes each: it is down, or slower than what is sent to it",
 		slices.Sorted(maps.Keys(full)), o.cfg.MaxItems, o.cfg.MaxBytes)
-}
-
-// serving waits until Run has begun, and refuses when it has ended.
-func (o *Outbox) serving(ctx context.Context) error {
-	select {
-	case <-o.stopped:
-		return batch.ErrStopped()
-	default:
-	}
-	select {
-	case <-o.loaded:
-		return nil
-	case <-o.stopped:
-		return batch.ErrStopped()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 func (o *Outbox) check(it *OutboxItem) error {

@@ -24,7 +24,7 @@ type request struct {
 // submit has a request done and waits for its end. The caller's ctx ends the waiting, not the request.
 // Changes of other parts go to disk with it.
 func (m *Mailbox) submit(ctx context.Context, r *request, with ...batch.Change) error {
-	if err := m.serving(ctx); err != nil {
+	if err := batch.Serving(ctx, m.loaded, m.stopped); err != nil {
 		m.releaseAll(r.streams)
 		return err
 	}
@@ -39,23 +39,6 @@ func (m *Mailbox) submit(ctx context.Context, r *request, with ...batch.Change) 
 		return err
 	}
 	return r.err
-}
-
-// serving waits until Run has begun, and refuses when it has ended.
-func (m *Mailbox) serving(ctx context.Context) error {
-	select {
-	case <-m.stopped:
-		return batch.ErrStopped()
-	default:
-	}
-	select {
-	case <-m.loaded:
-		return nil
-	case <-m.stopped:
-		return batch.ErrStopped()
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 func (m *Mailbox) releaseAll(list []*stream) {

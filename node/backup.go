@@ -33,7 +33,7 @@ import (
 //   - replicas with other voters are given up and invited anew (consensus.Config.Restored).
 
 const (
-	backupVersion = 1
+	backupVersion = 2 // 1 had no end
 	backupNote    = "backup.json"
 	backupEnd     = "end"      // the last file: an archive without it was cut off
 	restoredNote  = "restored" // in the data folder, until the first start has taken note of it
@@ -235,11 +235,11 @@ func unpack(archive io.Reader, dir string) (note Backup, err error) {
 	in := tar.NewReader(archive)
 	for first := true; ; first = false {
 		h, err := in.Next()
+		if errors.Is(err, io.EOF) && note.Version == 1 || err == nil && h.Name == backupEnd && !first {
+			return note, nil
+		}
 		if err != nil {
 			return note, damaged(err)
-		}
-		if h.Name == backupEnd && !first {
-			return note, nil
 		}
 		if first {
 			if note, err = readNote(h, in); err != nil {
@@ -263,8 +263,8 @@ func readNote(h *tar.Header, in io.Reader) (note Backup, err error) {
 	if err := json.NewDecoder(in).Decode(&note); err != nil {
 		return note, damaged(err)
 	}
-	if note.Version != backupVersion {
-		return note, fmt.Errorf("the archive has version %d, this program knows %d", note.Version, backupVersion)
+	if note.Version < 1 || note.Version > backupVersion {
+		return note, fmt.Errorf("the archive has version %d, this program knows 1 to %d", note.Version, backupVersion)
 	}
 	return note, nil
 }

@@ -204,10 +204,7 @@ func TestFlippedBitInState(t *testing.T) {
 
 // A record of the node's own area that is damaged is told at opening.
 func TestFlippedBitInMeta(t *testing.T) {
-	forEach(t, func(t *testing.T, p place) {
-		if p.disk != nil {
-			t.Skip("the simulated disk damages groups only")
-		}
+	forEachFile(t, func(t *testing.T, p place) { // the simulated disk damages groups only
 		l := p.open(t)
 		must(t, l.Meta().Set([]byte("a"), noise(1, 1, 5000)))
 		must(t, l.Meta().Set([]byte("b"), noise(1, 2, 40000)))

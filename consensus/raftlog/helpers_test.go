@@ -32,7 +32,13 @@ type place struct {
 // forEach runs a test over both backends and the simulated disk, which has to
 // behave like them.
 func forEach(t *testing.T, test func(t *testing.T, p place)) {
-	for _, b := range []string{BackendBolt, BackendPebble, "disk"} {
+	forEachFile(t, test)
+	t.Run("disk", func(t *testing.T) { test(t, newPlace(t, "disk")) })
+}
+
+// forEachFile runs a test over both backends.
+func forEachFile(t *testing.T, test func(t *testing.T, p place)) {
+	for _, b := range []string{BackendBolt, BackendPebble} {
 		t.Run(b, func(t *testing.T) { test(t, newPlace(t, b)) })
 	}
 }

@@ -1,0 +1,133 @@
+// Command report reads what go test -json writes, and prints it as go test would: a line for each package, and
+// the output of what failed. Beside that it says which tests were skipped, and why: a test that skips has not
+// passed.
+//
+//	go test -json ./... | go run ./test/report [-elsewhere REGEXP] [-rows FILE]
+//
+// It ends with 1 if a test was skipped that does not say why. That tests failed, go test itself says.
+package main
+
+import (
+	"bufio"
+	"cmp"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+)
+
+func main() {
+	elsewhere := flag.String("elsewhere", "^$", "tests whose reason to skip matches this are run by another command, and not listed")
+	rows := flag.String("rows", "", "file to which a row 'test|NOT RUN|-|reason' is added for each test that was skipped")
+	flag.Parse()
+	if err := run(os.Stdin, os.Stdout, *elsewhere, *rows); err != nil {
+		fmt.Fprintln(os.Stderr, "report:", err)
+		os.Exit(1)
+	}
+}
+
+func run(in io.Reader, out io.Writer, elsewhere, rows string) error {
+	ran, err := regexp.Compile(elsewhere)
+	if err != nil {
+		return fmt.Errorf("-elsewhere: %w", err)
+	}
+	skips, err := read(in, out)
+	if err != nil {
+		return err
+	}
+	skips = slices.DeleteFunc(skips, func(s skip) bool { return ran.MatchString(s.why) })
+	var table strings.Builder
+	var silent []error
+	for _, s := range skips {
+		fmt.Fprintf(out, "SKIPPED: %s: %s\n", s.test, s.why)
+		fmt.Fprintf(&table, "%s|NOT RUN|-|%s\n", s.test, strings.ReplaceAll(s.why, "|", "/"))
+		if s.why == "" {
+			silent = append(silent, fmt.Errorf("%s of %s was skipped and does not say why", s.test, s.pkg))
+		}
+	}
+	if rows != "" && len(skips) > 0 {
+		f, err := os.OpenFile(rows, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o644)
+		if err != nil {
+			return err
+		}
+		_, err = f.WriteString(table.String())
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
+	return errors.Join(silent...)
+}
+
+// event is a line of go test -json: see go doc test2json.
+type event struct {
+	Action, Package, ImportPath, Test, Output string
+}
+
+// skip is a test that was skipped.
+type skip struct{ pkg, test, why string }
+
+// line is a piece of a package's output, of one of its tests or of none.
+type line struct{ test, text string }
+
+// read prints the packages as they end, and returns what was skipped.
+func read(in io.Reader, out io.Writer) (skips []skip, err error) {
+	printed := make(map[string][]line)
+	passed := make(map[[2]string]bool) // package and test; skipped ones too
+	scan := bufio.NewScanner(in)
+	scan.Buffer(nil, 1<<24)
+	for scan.Scan() {
+		var e event
+		if json.Unmarshal(scan.Bytes(), &e) != nil { // what the go command says itself
+			fmt.Fprintln(out, scan.Text())
+			continue
+		}
+		switch e.Action {
+		case "output":
+			printed[e.Package] = append(printed[e.Package], line{e.Test, e.Output})
+		case "build-output":
+			fmt.Fprint(out, e.Output)
+		case "skip":
+			if e.Test != "" {
+				skips = append(skips, skip{e.Package, e.Test, reason(printed[e.Package], e.Test)})
+			}
+			fallthrough
+		case "pass":
+			passed[[2]string{e.Package, e.Test}] = true
+			fallthrough
+		case "fail":
+			if e.Test == "" {
+				show(out, e, printed[e.Package], passed)
+				delete(printed, cmp.Or(e.Package, e.ImportPath))
+			}
+		}
+	}
+	return skips, scan.Err()
+}
+
+// show prints a package that has ended: all of it that did not pass, or the line that sums it up.
+func show(out io.Writer, e event, lines []line, passed map[[2]string]bool) {
+	for _, l := range lines {
+		sum := strings.HasPrefix(l.text, "ok ") || strings.HasPrefix(l.text, "?")
+		if e.Action == "fail" && !passed[[2]string{e.Package, l.test}] || l.test == "" && sum {
+			fmt.Fprint(out, l.text)
+		}
+	}
+}
+
+// said is what a test says with its place, as t.Skip does.
+var said = regexp.MustCompile(`^\s+\w+_test\.go:\d+: (.*)`)
+
+// reason is the last thing that a test said; "" for nothing.
+func reason(lines []line, test string) string {
+	for _, l := range slices.Backward(lines) {
+		if m := said.FindStringSubmatch(l.text); l.test == test && m != nil {
+			return strings.TrimSpace(m[1])
+		}
+	}
+	return ""
+}
