@@ -28,18 +28,10 @@ type CreateOptions struct {
 // Create founds a conversation with this device in it, and returns once its organization has ordered it.
 // If ctx ends before, it goes on being created. Other devices of the user are added soon.
 func (d *Device) Create(ctx context.Context, o CreateOptions) (wire.ConversationID, error) {
-	token, err := d.newToken()
+	id, token, err := d.newConversation(ctx)
 	if err != nil {
 		return "", err
 	}
-	if err := d.call(ctx, wire.MethodAddress, &wire.AddressRequest{Token: token}, nil); err != nil {
-		return "", err
-	}
-	var raw [16]byte
-	if err := d.random(raw[:]); err != nil {
-		return "", err
-	}
-	id := wire.ConversationID(raw[:])
 	var outcome <-chan error
 	var op operation
 	err = d.turn(ctx, func(u *unit) error {
@@ -58,6 +50,19 @@ func (d *Device) Create(ctx context.Context, o CreateOptions) (wire.Conversation
 	}
 	d.lanes.kick(laneUpkeep) // adds the user's other devices
 	return id, nil
+}
+
+// newConversation chooses an id, and an address in it that the node knows.
+func (d *Device) newConversation(ctx context.Context) (id wire.ConversationID, token wire.Token, err error) {
+	if token, err = d.newToken(); err != nil {
+		return "", token, err
+	}
+	if err := d.call(ctx, wire.MethodAddress, &wire.AddressRequest{Token: token}, nil); err != nil {
+		return "", token, err
+	}
+	var raw [16]byte
+	err = d.random(raw[:])
+	return wire.ConversationID(raw[:]), token, err
 }
 
 // found makes the group and the create that goes out.

@@ -71,7 +71,7 @@ func Open(opts Options) (*Device, error) {
 		Auth: d.authenticator(), Policy: d.judge, Store: d.store, Now: opts.Clock.Now, Rand: opts.Rand,
 		Extensions:  []mlscore.ExtensionType{extensionRules, extensionAddress},
 		Credentials: []mlscore.CredentialType{mlscore.CredentialX509},
-		Limits:      mlscore.Limits{PastEpochs: opts.Limits.PastEpochs},
+		Limits:      mlscore.Limits{PastEpochs: opts.Limits.PastEpochs, PastTime: opts.Timing.PastTime, PastMost: opts.Limits.PastMost},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open device: %w", err)

@@ -56,18 +56,10 @@ func (d *Device) migrateOnce(ctx context.Context, id wire.ConversationID, o Migr
 	if err != nil {
 		return "", err
 	}
-	token, err := d.newToken()
+	next, token, err := d.newConversation(ctx)
 	if err != nil {
 		return "", err
 	}
-	if err := d.call(ctx, wire.MethodAddress, &wire.AddressRequest{Token: token}, nil); err != nil {
-		return "", err
-	}
-	var raw [16]byte
-	if err := d.random(raw[:]); err != nil {
-		return "", err
-	}
-	next := wire.ConversationID(raw[:])
 	var op operation
 	var closed, founded <-chan error
 	err = d.turn(ctx, func(u *unit) error {

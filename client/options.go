@@ -55,8 +55,10 @@ type Limits struct {
 	Requests    int // requests under way at once: 16, or fewer if the node wants
 	// PastEpochs is how many ended epochs of a conversation can still read late messages: 64; -1 for
 	// none. Messages go beside the log, and are overtaken by commits while an organization cannot be
-	// reached. Fewer protect what has not been read yet better when a device is taken.
+	// reached. Fewer protect what has not been read yet better when a device is taken. PastMost is how
+	// many there may be while Timing.PastTime keeps more: 1,024.
 	PastEpochs int
+	PastMost   int
 }
 
 // Timing is how long things take. A zero field stands for its default.
@@ -75,6 +77,7 @@ type Timing struct {
 	KeyMessages int           // or after so many messages: 1,000
 	KeyPackage  time.Duration // the life of a KeyPackage: 30 days
 	Claim       time.Duration // a user without KeyPackages, who may have just enrolled, is asked again: 10 s
+	PastTime    time.Duration // an ended epoch reads late messages for this long at least, however many came after: 10 min; -1 for no longer than Limits.PastEpochs
 	Unknown     time.Duration // a conversation that the node does not know is taken for broken: 24 h
 	Founding    time.Duration // another member hands in the founding of a successor between this and twice it: 10 s
 	Closing     time.Duration // a conversation that was migrated is closed between this and twice it: 10 min
@@ -102,7 +105,7 @@ func (o Options) orDefault() (Options, error) {
 	l, t := &o.Limits, &o.Timing
 	for p, v := range map[*int]int{
 		&l.Held: 1024, &l.HeldBytes: 16 << 20, &l.Outgoing: 4096, &l.Operations: 256, &l.Attempts: 64, &l.Orders: 1024,
-		&l.Groups: 256, &l.Inline: 256 << 10, &l.KeyPackages: 50, &l.Reserve: 5, &l.Receipts: 16, &l.Requests: 16, &l.PastEpochs: 64, &t.KeyMessages: 1000,
+		&l.Groups: 256, &l.Inline: 256 << 10, &l.KeyPackages: 50, &l.Reserve: 5, &l.Receipts: 16, &l.Requests: 16, &l.PastEpochs: 64, &l.PastMost: 1024, &t.KeyMessages: 1000,
 	} {
 		if *p == 0 {
 			*p = v
@@ -113,7 +116,7 @@ func (o Options) orDefault() (Options, error) {
 		&t.Call: 30 * time.Second, &t.Dial: 15 * time.Second, &t.RetryFirst: 250 * time.Millisecond, &t.RetryLast: time.Minute,
 		&t.Race: 50 * time.Millisecond, &t.Grace: 500 * time.Millisecond, &t.Proposals: 3 * time.Second,
 		&t.Contest: 2 * time.Second, &t.Receipts: 500 * time.Millisecond, &t.Upkeep: 10 * time.Minute,
-		&t.KeyAge: 7 * day, &t.KeyPackage: 30 * day, &t.Claim: 10 * time.Second, &t.Unknown: day,
+		&t.KeyAge: 7 * day, &t.KeyPackage: 30 * day, &t.Claim: 10 * time.Second, &t.Unknown: day, &t.PastTime: 10 * time.Minute,
 		&t.Founding: 10 * time.Second, &t.Closing: 10 * time.Minute,
 	} {
 		if *p == 0 {

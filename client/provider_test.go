@@ -44,6 +44,7 @@ type cost struct{ requests, sent, answered int }
 type faults struct {
 	dropAnswers float64                               // the request is done, and the connection breaks before the answer
 	dropBefore  float64                               // the connection breaks before the request is done
+	mute        map[wire.DeviceID]bool                // nothing is pushed to the device
 	lag         map[wire.Domain]bool                  // entries are kept from an organization's streams, messages are not
 	refuse      func(m wire.Method) *wire.Error       // after the request was done
 	deny        func(m wire.Method) *wire.Error       // before it is
@@ -82,7 +83,7 @@ func newWorld(t testing.TB, domains ...wire.Domain) *world {
 		t: t, orgs: make(map[wire.Domain]*org), convs: make(map[wire.ConversationID]*conv), blobs: make(map[wire.Hash][]byte),
 		dice: mrand.New(mrand.NewPCG(1, 2)),
 	}
-	w.faults.lag = make(map[wire.Domain]bool)
+	w.faults.lag, w.faults.mute = make(map[wire.Domain]bool), make(map[wire.DeviceID]bool)
 	for _, d := range domains {
 		w.addOrg(d)
 	}
@@ -437,7 +438,7 @@ func (w *world) nextPush(s *serverSession) *wire.Push {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	a := s.account
-	if a.session != s {
+	if a.session != s || w.faults.mute[a.id] {
 		return nil
 	}
 	if p := s.nextOf(&a.inbox, wire.Token{}, nil); p != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -78,14 +79,7 @@ func TestCatchUp(t *testing.T) {
 func TestCatchUpWaitsForWhatIsMissing(t *testing.T) {
 	w, id, a, b, _ := trio(t, CreateOptions{})
 	w.refuse(wire.MethodEntries, wire.Unavailable)
-	check(t, b.turn(t.Context(), func(u *unit) error {
-		th, err := b.usableThread(u, id)
-		if err != nil {
-			return err
-		}
-		th.setBehind(th.rec.Position.Last+1, false)
-		return th.save()
-	}))
+	check(t, misses(b, id))
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := b.CatchUp(ctx); !errors.Is(err, context.DeadlineExceeded) {
@@ -141,14 +135,7 @@ func TestConversationThatTheNodeDoesNotKnow(t *testing.T) {
 	agree(t, id, a, b)
 	hide := func() {
 		w.refuse(wire.MethodEntries, wire.UnknownConversation)
-		check(t, b.turn(t.Context(), func(u *unit) error {
-			th, err := b.usableThread(u, id)
-			if err != nil {
-				return err
-			}
-			th.setBehind(th.rec.Position.Last+1, false)
-			return th.save()
-		}))
+		check(t, misses(b, id))
 	}
 	hide()
 	eventually(t, func() error {
@@ -315,4 +302,100 @@ func TestAcceptedRootHasCommitsJudgedAnew(t *testing.T) {
 	check(t, c.UpdateKeys(t.Context(), id))
 	check(t, a.AcceptRoot(t.Context(), "d.example", hashOf(second.root.Raw)))
 	agree(t, id, a, b, c, dave)
+}
+
+// A device that comes back may hear of commits before it is given the messages of the epochs that they ended:
+// the log is asked for what is missing, the stream waits for its turn. However many commits there were, the
+// messages are read.
+func TestMessagesOfEpochsThatEndedLongAgo(t *testing.T) {
+	for name, test := range map[string]struct {
+		kept time.Duration
+		most int
+		want int // of 20 messages, one an epoch
+	}{
+		"kept for a time": {0, 0, 20},
+		"no more than so": {0, 8, 8},
+		"by their number": {-1, 0, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, "a.example", "b.example")
+			w.limits.PastEpochs, w.limits.PastMost = 2, test.most
+			w.timing = func(q *Timing) { q.PastTime = test.kept }
+			a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
+			id, err := a.Create(t.Context(), CreateOptions{})
+			check(t, err)
+			check(t, a.Add(t.Context(), id, bob))
+			agree(t, id, a, b)
+			b.stop()
+			var want []string
+			for i := range 20 {
+				_, err := a.SendText(t.Context(), id, fmt.Sprint(i))
+				check(t, err)
+				want = append(want, fmt.Sprint("alice: ", i))
+				eventually(t, func() error { return nothingOut(a, id) })
+				check(t, a.UpdateKeys(t.Context(), id))
+			}
+			now, err := a.Conversation(t.Context(), id)
+			check(t, err)
+			w.mute(bobPhone, true)
+			b.restart()
+			_, err = b.SendText(t.Context(), id, "What have I missed?") // is refused as stale: bob asks for the entries
+			check(t, err)
+			eventually(t, func() error {
+				v, err := b.Conversation(t.Context(), id)
+				if err == nil && v.Epoch != now.Epoch {
+					err = fmt.Errorf("bob is in epoch %d, alice in %d", v.Epoch, now.Epoch)
+				}
+				return err
+			})
+			w.mute(bobPhone, false)
+			check(t, b.CatchUp(t.Context()))
+			var got []string
+			for _, text := range b.texts(id) {
+				if strings.HasPrefix(text, "alice: ") {
+					got = append(got, text)
+				}
+			}
+			if !slices.Equal(got, want[20-test.want:]) {
+				t.Errorf("bob has %q, wanted the last %d of 20", got, test.want)
+			}
+			eventually(t, func() error { // he is told of the others
+				if lost := len(b.events(EventUnreadable)); lost != 20-test.want {
+					return fmt.Errorf("bob was told of %d messages that cannot be read, wanted %d", lost, 20-test.want)
+				}
+				return nil
+			})
+		})
+	}
+}
+
+// nothingOut says whether all messages of a device are with its node.
+func nothingOut(p *peer, id wire.ConversationID) error {
+	v, err := p.Conversation(context.Background(), id)
+	if err == nil && v.Outgoing > 0 {
+		err = fmt.Errorf("%s has %d messages that are not sent", p.id, v.Outgoing)
+	}
+	return err
+}
+
+// mute lets a device have no pushes, or again.
+func (w *world) mute(id wire.DeviceID, on bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.faults.mute[id] = on
+	if a := w.orgs[id.Organization()].devices[id]; !on {
+		w.pump(a)
+	}
+}
+
+// misses lets a device know of an entry that it does not have.
+func misses(p *peer, id wire.ConversationID) error {
+	return p.turn(context.Background(), func(u *unit) error {
+		th, err := p.usableThread(u, id)
+		if err != nil {
+			return err
+		}
+		th.setBehind(th.rec.Position.Last+1, false)
+		return th.save()
+	})
 }

@@ -112,6 +112,7 @@ type Consensus struct {
 	Heartbeat       Duration `yaml:"heartbeat"`
 	Election        Duration `yaml:"election"`
 	Silence         Duration `yaml:"silence"`
+	Stall           Duration `yaml:"stall"`
 	Conversations   int      `yaml:"conversations"`
 	PerOrganization int      `yaml:"conversations_per_organization"`
 	Inflight        int      `yaml:"submissions"`

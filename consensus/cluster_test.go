@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -158,6 +159,7 @@ type testNode struct {
 	disk     *raftlog.Disk
 	snaps    *memSnapshots
 	consumer *memConsumer
+	stand    atomic.Pointer[chan struct{}] // until it is closed, the disk ends no write
 	m        *Manager
 	log      *raftlog.Log
 	cancel   context.CancelFunc
@@ -185,6 +187,12 @@ func newCluster(t testing.TB, seed uint64, edit func(*Config), names ...wire.Nod
 // add makes a node and starts it.
 func (c *cluster) add(n wire.NodeID) *testNode {
 	node := &testNode{id: n, disk: raftlog.NewDisk(), snaps: newMemSnapshots(), consumer: newMemConsumer()}
+	node.disk.Sync = func(int) error {
+		if goOn := node.stand.Load(); goOn != nil {
+			<-*goOn
+		}
+		return nil
+	}
 	c.nodes[n] = node
 	c.roster.add(n)
 	c.start(node)

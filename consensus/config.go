@@ -52,6 +52,7 @@ type Timers struct {
 	Heartbeat time.Duration // [2 s] a follower without word from its leader for this long campaigns; also the lease
 	Election  time.Duration // [2 s] a candidate tries again after this
 	Silence   time.Duration // [1 s, half of Heartbeat at most] a leader's node that a majority has not heard of for this long is replaced
+	Stall     time.Duration // [3 s] a write that the disk has not ended for this long: nothing of Raft's leaves the node until it has
 	Commit    time.Duration // [1 s] an idle leader repeats its commit index
 	Coalesce  time.Duration // [50 ms] heartbeats to one node wait this long for company
 	Sleep     time.Duration // [10 s] a conversation without entries for this long goes to sleep
@@ -121,7 +122,7 @@ func (t *Timers) setDefaults() {
 		field *time.Duration
 		value time.Duration
 	}{
-		{&t.Heartbeat, 2 * time.Second}, {&t.Election, 2 * time.Second}, {&t.Commit, time.Second},
+		{&t.Heartbeat, 2 * time.Second}, {&t.Election, 2 * time.Second}, {&t.Stall, 3 * time.Second}, {&t.Commit, time.Second},
 		{&t.Coalesce, 50 * time.Millisecond}, {&t.Sleep, 10 * time.Second}, {&t.Call, 2 * time.Second},
 		{&t.Flush, time.Second}, {&t.Repair, 5 * time.Second}, {&t.Farewell, time.Minute}, {&t.Snapshot, 30 * time.Second}, {&t.Greet, 10 * time.Minute},
 	} {

@@ -162,7 +162,7 @@ func (m *Manager) prepare(ctx context.Context, c *conversation) (*live, error) {
 	l.used.Store(time.Now().UnixNano())
 	l.fsm = m.newFSM(c.id)
 	l.trans = newTransport(l.ctx, m, c)
-	l.store = &guard{GroupLog: m.cfg.Log.Group(c.group), fail: l.fail, leads: l.leads, writing: make(chan struct{}, 1)}
+	l.store = &guard{GroupLog: m.cfg.Log.Group(c.group), fail: l.fail, leads: l.leads, stalled: m.stalled, writing: make(chan struct{}, 1)}
 	l.trans.store = l.store
 	l.trans.ready = func() { l.store.running.Store(true) }
 	return l, nil

@@ -25,6 +25,7 @@ type guard struct {
 	running atomic.Bool // Raft has its goroutines
 	fail    func(error) // tells the conversation; does not block
 	leads   func() bool
+	stalled func() bool                       // a write has been under way for too long
 	snap    atomic.Pointer[raft.SnapshotMeta] // the newest
 	vote    *uint64                           // a vote's term that is not written yet; Raft's main goroutine alone votes
 	term    atomic.Pointer[uint64]            // the current term, while it is not written yet; see stable.go

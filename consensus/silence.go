@@ -162,19 +162,10 @@ func (s *leaders) depose(ctx context.Context, p *peer) bool {
 // replace campaigns when it is this node's turn and nobody else has been elected, unless the old leader has
 // been heard of.
 func (s *leaders) replace(ctx context.Context, l *live, p *peer, heard int64, turn int) {
-	for range turn + 1 {
-		if leader := l.leader(); leader != p.node && leader != "" || l.ctx.Err() != nil || p.heard.Load() != heard {
-			return
-		}
-		if turn == 0 {
-			break
-		}
-		if !pause(ctx, s.m.cfg.Timers.Silence/8) {
-			return
-		}
-		turn--
+	if !pause(ctx, time.Duration(turn)*s.m.cfg.Timers.Silence/8) {
+		return
 	}
-	if l.leads() || p.heard.Load() != heard {
+	if leader := l.leader(); leader != p.node && leader != "" || l.leads() || l.ctx.Err() != nil || p.heard.Load() != heard {
 		return
 	}
 	s.m.stats.elections.Add(1)

@@ -67,6 +67,26 @@ func TestSilentLeader(t *testing.T) {
 	}
 }
 
+// TestStalledDisk: a leader whose disk ends no write is replaced, and follows when it goes on. Nothing was lost.
+func TestStalledDisk(t *testing.T) {
+	simulate(t, nil, three, func(c *cluster) {
+		p, lead, rest := ofThree(c)
+		goOn := make(chan struct{})
+		lead.stand.Store(&goOn)
+		start := time.Now()
+		p = c.commit(rest[0].id, p, wire.DeliveryChange{})
+		if took := time.Since(start); took < 3*time.Second || took > 12*time.Second {
+			t.Errorf("commits go on after %v", took)
+		}
+		p = c.commit(rest[1].id, p, wire.DeliveryChange{})
+		lead.stand.Store(nil)
+		close(goOn)
+		c.level(conv, three...)
+		c.commit(lead.id, p, wire.DeliveryChange{})
+		c.level(conv, three...)
+	})
+}
+
 // TestForwardedToASilentLeader: a submission that was under way to the leader when it fell silent is brought
 // to the next one, without waiting for an answer of the first.
 func TestForwardedToASilentLeader(t *testing.T) {

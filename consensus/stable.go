@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/hashicorp/raft"
@@ -16,6 +17,11 @@ import (
 // A new term is not written at once either: it waits for the vote that mostly follows, and both are
 // written with one sync. Nobody can tell, because the term is settled before anything else of this
 // replica is written and before anything leaves it: every request, every answer.
+
+var errStalled = errors.New("the disk does not end a write")
+
+// stalled says whether the disk stands still: a write has been under way for Timers.Stall.
+func (m *Manager) stalled() bool { return m.cfg.Log.Writing() > m.cfg.Timers.Stall }
 
 // Raft's stable keys, and ours.
 const (
@@ -55,8 +61,13 @@ func (g *guard) Set(key, value []byte) error {
 	return err
 }
 
-// settle makes sure that the current term is on disk. It may be called on any goroutine.
+// settle makes sure that the current term is on disk, and that the disk still takes something: nothing of Raft's
+// leaves the replica otherwise. So a leader whose disk stands still falls silent, and is replaced. It may be
+// called on any goroutine.
 func (g *guard) settle() error {
+	if g.stalled() {
+		return errStalled
+	}
 	if g.term.Load() == nil {
 		return nil
 	}

@@ -16,7 +16,7 @@ func openGuard(t *testing.T, disk *raftlog.Disk, failed *error) (*guard, *raftlo
 	if err != nil {
 		t.Fatal(err)
 	}
-	g := &guard{GroupLog: log.Group(1), fail: func(err error) { *failed = err }, leads: func() bool { return false }, writing: make(chan struct{}, 1)}
+	g := &guard{GroupLog: log.Group(1), fail: func(err error) { *failed = err }, leads: func() bool { return false }, stalled: func() bool { return false }, writing: make(chan struct{}, 1)}
 	g.running.Store(true)
 	return g, log
 }

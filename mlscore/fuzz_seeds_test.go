@@ -160,6 +160,9 @@ func (c *seedCollector) store(m *MemoryStore) {
 			if name := names[kind]; name != "" {
 				c.add(name, value)
 			}
+			if kind == recordPast { // as it was before it had a time
+				c.add("past", append([]byte{1}, value[1:len(value)-8]...))
+			}
 			if kind == recordTree {
 				c.add("tree", value[1:])
 			}

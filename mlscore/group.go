@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 )
 
 // Group is one member's view of a group (RFC 9420 §11, §12). It is not safe for concurrent use.
@@ -41,7 +42,8 @@ type memberState struct {
 	secrets         *epochSecrets // without the encryption secret, which messages holds
 	messages        *secretTree
 	confirmationTag []byte
-	removed         bool // this member is out
+	removed         bool      // this member is out
+	entered         time.Time // by this member, and the epoch before ended then
 }
 
 // erase drops the secrets that an ended epoch no longer needs: all but what late messages do.
@@ -75,6 +77,7 @@ func (s *memberState) succeeds(old *memberState) {
 type pastEpoch struct {
 	context    []byte // encoded
 	epoch      uint64
+	ended      time.Time // for this member
 	tree       *ratchetTree
 	senderData Secret
 	messages   *secretTree

@@ -1,6 +1,10 @@
 package mlscore
 
-import "github.com/mlsfed/mlsfed/mlscore/codec"
+import (
+	"time"
+
+	"github.com/mlsfed/mlsfed/mlscore/codec"
+)
 
 // Limits bound what a group takes on. A zero field stands for its default.
 type Limits struct {
@@ -13,6 +17,11 @@ type Limits struct {
 	Proposals int
 	// PastEpochs is how many ended epochs can still read late application messages: 3; -1 for none.
 	PastEpochs int
+	// PastTime lets further ended epochs read them for this long after they ended here, by Config.Now: 0. A
+	// member who takes in many commits at once has kept none of them for long. What is over is erased when
+	// the next epoch begins. PastMost is how many ended epochs there may be in all: 16 times PastEpochs.
+	PastTime time.Duration
+	PastMost int
 	// Resumption is the number of epochs whose resumption PSKs are kept, the present one among them: 8.
 	Resumption int
 }
@@ -27,6 +36,10 @@ func (l Limits) orDefault() Limits {
 	setDefault(&l.PastEpochs, 3)
 	setDefault(&l.Resumption, 8)
 	l.PastEpochs = max(l.PastEpochs, 0)
+	setDefault(&l.PastMost, 16*l.PastEpochs)
+	if l.PastEpochs == 0 {
+		l.PastMost = 0
+	}
 	return l
 }
 

@@ -58,25 +58,23 @@ func (g *Group) useMerged(s *StagedCommit) {
 func (g *Group) rotate(next *memberState) {
 	old := g.state
 	next.succeeds(old)
-	if keep := g.client.cfg.Limits.PastEpochs; keep > 0 {
+	gone := g.leaving(next.entered)
+	for _, p := range gone {
+		p.erase()
+	}
+	if g.client.cfg.Limits.PastEpochs > 0 {
 		past := &pastEpoch{
 			context:    old.public.encoded,
 			epoch:      old.public.context.Epoch,
+			ended:      next.entered,
 			tree:       old.public.tree,
 			senderData: old.secrets.senderData,
 			messages:   old.messages,
 		}
 		old.secrets.senderData = Secret{}
-		g.past = append([]*pastEpoch{past}, g.past...)
-		for len(g.past) > keep {
-			g.past[len(g.past)-1].erase()
-			g.past = g.past[:len(g.past)-1]
-		}
+		g.past = append([]*pastEpoch{past}, g.past[:len(g.past)-len(gone)]...)
 	} else {
 		old.messages.erase()
-		for _, p := range g.past {
-			p.erase()
-		}
 		g.past = nil
 	}
 	old.erase()

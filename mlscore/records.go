@@ -1,7 +1,9 @@
 package mlscore
 
 import (
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
@@ -12,11 +14,18 @@ type pastRecord struct {
 	height     int    // of the tree
 	senderData Secret
 	leaves     []leafChange // as they were where the epoch after has others
+	ended      time.Time    // in seconds; zero in records of version 1, which do not have it
 }
+
+const pastVersion = 2
 
 func (p *pastRecord) marshal() []byte {
 	var w codec.Writer
-	w.Uint8(stateVersion)
+	if p.ended.IsZero() {
+		w.Uint8(stateVersion)
+	} else {
+		w.Uint8(pastVersion)
+	}
 	w.Bytes(p.context)
 	w.Uint8(uint8(p.height))
 	w.Bytes(p.senderData.Bytes())
@@ -26,16 +35,24 @@ func (p *pastRecord) marshal() []byte {
 			w.String(c.body)
 		}
 	})
+	if !p.ended.IsZero() {
+		w.Uint64(uint64(p.ended.Unix()))
+	}
 	return w.Buffer()
 }
 
 func parsePastRecord(b []byte) (*pastRecord, error) {
 	r := codec.NewReader(b, ownLimits(b))
-	checkVersion(r)
+	version := versionUpTo(r, pastVersion)
 	p := &pastRecord{context: r.Bytes(), height: readHeight(r), senderData: NewSecret(r.Bytes())}
 	r.Vector(func(r *codec.Reader) {
 		p.leaves = append(p.leaves, leafChange{LeafIndex(r.Uint32()), string(r.Bytes())})
 	})
+	if version > stateVersion {
+		if p.ended = time.Unix(int64(r.Uint64()), 0); p.ended.IsZero() {
+			r.Fail(errors.New("the epoch ended at no time"))
+		}
+	}
 	return p, malformed("stored past epoch", r.Finish())
 }
 

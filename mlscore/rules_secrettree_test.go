@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
@@ -197,6 +198,47 @@ func TestRulesPastEpochs(t *testing.T) {
 				}
 				l.goesOn()
 			}
+		})
+		t.Run("§15.3 messages of further past epochs for as long as is configured", func(t *testing.T) {
+			clock := testTime
+			l := newLab(t, false, labOptions{config: func(_ string, c *Config) {
+				c.Now = func() time.Time { return clock }
+				c.Limits.PastEpochs, c.Limits.PastMost, c.Limits.PastTime = 1, 4, time.Minute
+			}})
+			alice, bob := l.people[0], l.people[1]
+			// ends lets so many epochs end, and wants that messages of the newest of all are read.
+			ends := func(epochs, readable int) {
+				t.Helper()
+				var late [][]byte
+				for range epochs {
+					late = append(late, must[[]byte](t)(alice.group.Protect([]byte("late"), MessageOptions{})))
+					l.commit(l.people[2], CommitOptions{})
+				}
+				if restart {
+					bob.group = must[*Group](t)(bob.LoadGroup(bob.group.GroupID()))
+				}
+				if got := len(bob.group.past); got != readable {
+					t.Fatalf("%s: %d past epochs are kept, wanted %d", name, got, readable)
+				}
+				for i, msg := range late {
+					if len(late)-i > readable {
+						l.refuseAs([]*person{bob}, msg, stale)
+					} else if got := bob.receive(t, msg).Application; string(got.Data) != "late" {
+						t.Fatalf("%s: got %+v", name, got)
+					}
+				}
+			}
+			clock = clock.Add(time.Hour)
+			ends(1, 1)
+			ends(2, 3)
+			clock = clock.Add(time.Minute - time.Second)
+			ends(1, 4)
+			clock = clock.Add(time.Second) // those of the beginning are over
+			ends(1, 2)
+			ends(6, 4)
+			clock = clock.Add(time.Hour)
+			ends(1, 1)
+			l.goesOn()
 		})
 		t.Run("§15.3 the sender of a late message is looked up in the tree of its epoch", func(t *testing.T) {
 			l := newLab(t, false, labOptions{})

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
@@ -13,10 +14,15 @@ import (
 // describes the format.
 const stateVersion = 1
 
-func checkVersion(r *codec.Reader) {
-	if v := r.Uint8(); r.Err() == nil && v != stateVersion {
-		r.Fail(fmt.Errorf("%w: record of version %d, this release reads %d", ErrUnsupported, v, stateVersion))
+func checkVersion(r *codec.Reader) { versionUpTo(r, stateVersion) }
+
+// versionUpTo reads the version of a record that has had several.
+func versionUpTo(r *codec.Reader, newest uint8) uint8 {
+	v := r.Uint8()
+	if r.Err() == nil && (v < stateVersion || v > newest) {
+		r.Fail(fmt.Errorf("%w: record of version %d, this release reads up to %d", ErrUnsupported, v, newest))
 	}
+	return v
 }
 
 // headRecord is the small part of a member's state.
@@ -150,13 +156,19 @@ func (g *Group) writeChange(b *Batch, next *memberState) {
 	changedNodes(g.public().tree, next.public.tree, func(n NodeIndex, body string) {
 		b.put(groupKey(id, recordNode, uint32Bytes(uint32(n))), []byte(body))
 	})
-	if limits.PastEpochs > 0 {
-		b.put(groupKey(id, recordPast, uint64Bytes(old.Epoch)), g.pastRecord(next.public.tree))
-	}
-	for _, gone := range g.leaving() {
+	next.entered = g.client.cfg.Now()
+	forget := func(epoch uint64) {
 		for _, kind := range []byte{recordPast, recordTreeKey, recordRatchet, recordSkipped} {
-			b.deleteAll(groupKey(id, kind, uint64Bytes(gone)))
+			b.deleteAll(groupKey(id, kind, uint64Bytes(epoch)))
 		}
+	}
+	if limits.PastEpochs > 0 {
+		b.put(groupKey(id, recordPast, uint64Bytes(old.Epoch)), g.pastRecord(next))
+	} else {
+		forget(old.Epoch)
+	}
+	for _, gone := range g.leaving(next.entered) {
+		forget(gone.epoch)
 	}
 	if gone := int64(next.public.context.Epoch) - int64(limits.Resumption); gone >= 0 {
 		b.delete(groupKey(id, recordPSK, uint64Bytes(uint64(gone))))
@@ -164,31 +176,23 @@ func (g *Group) writeChange(b *Batch, next *memberState) {
 	g.writeEpoch(b, next)
 }
 
-// leaving lists the epochs whose message keys go when the next epoch begins: the past ones over the
-// limit, and the present one if none is to be kept.
-func (g *Group) leaving() []uint64 {
-	keep := g.client.cfg.Limits.PastEpochs
-	if keep == 0 {
-		epochs := []uint64{g.Epoch()}
-		for _, p := range g.past {
-			epochs = append(epochs, p.epoch)
-		}
-		return epochs
-	}
-	var epochs []uint64
-	for at, p := range g.past {
-		if at+1 >= keep {
-			epochs = append(epochs, p.epoch)
+// leaving lists the past epochs that go when the next epoch begins: the oldest ones.
+func (g *Group) leaving(now time.Time) []*pastEpoch {
+	l := &g.client.cfg.Limits
+	for i, p := range g.past {
+		at := i + 1 // behind the epoch that ends
+		if at >= l.PastEpochs && (at >= l.PastMost || l.PastTime <= 0 || now.Sub(p.ended) >= l.PastTime) {
+			return g.past[i:]
 		}
 	}
-	return epochs
+	return nil
 }
 
 // pastRecord keeps of the present epoch what late messages need: the leaves as they were where the next
 // epoch has others.
-func (g *Group) pastRecord(next *ratchetTree) []byte {
-	p := pastRecord{context: g.public().encoded, height: g.public().tree.height(), senderData: g.state.secrets.senderData}
-	changedNodes(next, g.public().tree, func(n NodeIndex, body string) {
+func (g *Group) pastRecord(next *memberState) []byte {
+	p := pastRecord{context: g.public().encoded, height: g.public().tree.height(), senderData: g.state.secrets.senderData, ended: next.entered}
+	changedNodes(next.public.tree, g.public().tree, func(n NodeIndex, body string) {
 		if n.level() == 0 {
 			p.leaves = append(p.leaves, leafChange{n.firstLeaf(), body})
 		}
@@ -209,7 +213,7 @@ func (p *pastRecord) restore(s *suite, epoch uint64, after *ratchetTree) (*pastE
 	if err := e.replace(changes); err != nil {
 		return nil, err
 	}
-	return &pastEpoch{context: p.context, epoch: epoch, tree: e.finish(), senderData: p.senderData}, nil
+	return &pastEpoch{context: p.context, epoch: epoch, ended: p.ended, tree: e.finish(), senderData: p.senderData}, nil
 }
 
 // writeProposal stores the last proposal of next's list.

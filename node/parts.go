@@ -35,7 +35,7 @@ func (n *Node) makeOrders() (err error) {
 		Link: n, Roster: n, Consumer: consumer, Logger: n.log, Now: n.now,
 		Public: machine.MLSRules{Config: mlscore.PublicConfig{Auth: new(anyCredential)}},
 		Timers: consensus.Timers{
-			Sleep: c.Sleep.Std(), Heartbeat: c.Heartbeat.Std(), Election: c.Election.Std(), Silence: c.Silence.Std(), Farewell: c.Farewell.Std(),
+			Sleep: c.Sleep.Std(), Heartbeat: c.Heartbeat.Std(), Election: c.Election.Std(), Silence: c.Silence.Std(), Stall: c.Stall.Std(), Farewell: c.Farewell.Std(),
 		},
 		Limits:   consensus.Limits{Conversations: c.Conversations, PerOrganization: c.PerOrganization, Inflight: c.Inflight},
 		Restored: fresh,

@@ -14,7 +14,13 @@ import (
 
 func newCluster(t *testing.T, domains ...wire.Domain) *cluster.Cluster {
 	t.Helper()
-	o := cluster.Options{}
+	return newClusterOf(t, nil, domains...)
+}
+
+// newClusterOf is newCluster with other options of the devices, nil for the usual ones.
+func newClusterOf(t *testing.T, devices func(*client.Options), domains ...wire.Domain) *cluster.Cluster {
+	t.Helper()
+	o := cluster.Options{Client: devices}
 	if os.Getenv("MLSFED_LOG") != "" {
 		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}

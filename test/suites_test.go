@@ -31,20 +31,7 @@ func TestSuitesOverTheNetwork(t *testing.T) {
 
 func talkIn(t *testing.T, suite mlscore.CipherSuite) {
 	domains := []wire.Domain{"a.example", "b.example"}
-	c, err := cluster.New(t.TempDir(), cluster.Options{Client: func(o *client.Options) {
-		o.Suite, o.Limits.KeyPackages = suite, 10
-	}}, domains...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := c.StartAll(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	c := newClusterOf(t, func(o *client.Options) { o.Suite, o.Limits.KeyPackages = suite, 10 }, domains...)
 	id, list := gather(t, c, domains, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()

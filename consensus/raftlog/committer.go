@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"time"
 )
 
 type opKind uint8
@@ -262,7 +263,9 @@ func (l *Log) attempt(write func() error) error {
 	}
 	err := l.checkRoom()
 	if err == nil {
+		l.began.Store(time.Now().UnixNano())
 		err = write()
+		l.began.Store(0)
 	}
 	switch {
 	case err == nil:

@@ -71,6 +71,7 @@ type Log struct {
 	counters counters
 	readers  sync.WaitGroup        // reads under way; joined under mu, and only before closing
 	failed   atomic.Pointer[error] // why no write is accepted any more
+	began    atomic.Int64          // when the write under way began, in Unix nanoseconds; 0 for none
 	done     chan struct{}         // closed when the committer has ended
 	wake     chan struct{}         // tells the committer to look at queue and sweeps
 

@@ -3,6 +3,7 @@ package raftlog
 import (
 	"math/bits"
 	"sync/atomic"
+	"time"
 )
 
 // Stats are counters since Open.
@@ -34,6 +35,16 @@ func (c *counters) committed(entries, bytes int) {
 	if n := uint64(entries); n > c.maxBatch.Load() { // only the committer writes it
 		c.maxBatch.Store(n)
 	}
+}
+
+// Writing returns for how long the write under way has lasted by now: a disk that stands still shows here,
+// without an error. It is 0 where nothing is being written.
+func (l *Log) Writing() time.Duration {
+	began := l.began.Load()
+	if began == 0 {
+		return 0
+	}
+	return time.Since(time.Unix(0, began))
 }
 
 // Stats returns the counters.
