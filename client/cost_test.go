@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -119,12 +120,19 @@ func TestCostsOfOperations(t *testing.T) {
 		accepted(3)
 		return err
 	})
-	wanted("file of 1 MiB, fetched", map[wire.Method]int{wire.MethodDownload: 11}, func() error {
+	var file *File
+	eventually(t, func() error {
 		page, err := bobs[0].History(ctx, id, Query{Limit: 1})
 		if err != nil {
 			return err
 		}
-		return bobs[0].SaveFile(ctx, id, page.Messages[0].Content.File, io.Discard, 0)
+		if file = page.Messages[0].Content.File; file == nil {
+			return errors.New("the file has not come")
+		}
+		return nil
+	})
+	wanted("file of 1 MiB, fetched", map[wire.Method]int{wire.MethodDownload: 11}, func() error {
+		return bobs[0].SaveFile(ctx, id, file, io.Discard, 0)
 	})
 	// One of three: another member commits what it proposes, beside its own request. One alone: several can race.
 	bobs[0].stop()
