@@ -407,3 +407,36 @@ func TestRenewedCertificateReachesTheMembers(t *testing.T) {
 	}
 	agree(t, id, a, b, c)
 }
+
+// A device that leaves, or that somebody removes, is not added again by the user's other one; by people it is.
+func TestDeviceThatLeftStaysOut(t *testing.T) {
+	w := newWorld(t, "a.example", "b.example")
+	w.timing = func(q *Timing) { q.Upkeep = 10 * time.Millisecond }
+	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
+	laptop := w.peer("mimi://b.example/d/bob/laptop").ready()
+	id, err := a.Create(t.Context(), CreateOptions{})
+	check(t, err)
+	check(t, a.Add(t.Context(), id, bob))
+	agree(t, id, a, b, laptop)
+	// stays waits until bob's phone has looked at its devices several times, and wants so many members then.
+	stays := func(members int) {
+		t.Helper()
+		w.mu.Lock()
+		w.costs = make(map[wire.Method]cost)
+		w.mu.Unlock()
+		b.restart()
+		w.counted(t, map[wire.Method]int{wire.MethodDevices: 10})
+		if v, err := a.Conversation(t.Context(), id); err != nil || v.Members != members {
+			t.Errorf("%d members, wanted %d (%v)", v.Members, members, err)
+		}
+	}
+	check(t, laptop.Leave(t.Context(), id))
+	inState(t, laptop, id, StateLeft)
+	stays(2)
+	check(t, a.Add(t.Context(), id, bob))
+	agree(t, id, a, b, laptop)
+	stays(3)
+	check(t, a.RemoveDevices(t.Context(), id, laptop.id))
+	inState(t, laptop, id, StateLeft)
+	stays(2)
+}

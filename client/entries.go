@@ -452,6 +452,7 @@ func (t *thread) tellMembers(e *mlscore.Effects, by wire.DeviceID) {
 	}{{EventRemoved, e.Removed}, {EventAdded, e.Added}} {
 		for _, m := range list.members {
 			if device, err := deviceOf(m.Credential); err == nil {
+				t.noteDeparted(device, list.what == EventRemoved)
 				t.event(Event{Type: list.what, Device: device, By: by, Epoch: wire.Epoch(e.Epoch)})
 			}
 		}

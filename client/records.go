@@ -24,6 +24,7 @@ const (
 	recordKeyPackage = 'k' // KeyPackageRef → keyPackageRecord
 	recordWelcome    = 'w' // conversation → welcomeRecord: an entry to be joined by
 	recordUpload     = 'u' // SHA-256 of a blob → uploadRecord
+	recordDeparted   = 'l' // conversation, device → when that device of the user's went
 	recordFounding   = 'f' // conversation that a ReInit closed → wire.Payload: its successor's founding
 )
 

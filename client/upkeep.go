@@ -92,13 +92,11 @@ func (d *Device) tendDevices(ctx context.Context) error {
 	err = d.turn(ctx, func(u *unit) error {
 		user = d.self.Device.User()
 		return d.eachActive(u, func(t *thread) error {
-			for _, v := range devices {
-				if _, member := t.group.ByIdentity([]byte(v.ID)); !member {
-					missing = append(missing, t.id)
-					return nil
-				}
+			absent, err := t.absent(devices)
+			if len(absent) > 0 {
+				missing = append(missing, t.id)
 			}
-			return nil
+			return err
 		})
 	})
 	if err != nil || len(missing) == 0 {
@@ -115,6 +113,39 @@ func (d *Device) tendDevices(ctx context.Context) error {
 	return d.lookAgain(devices)
 }
 
+// absent are those of the user's devices that are to be added to a conversation: who went, or was removed, since
+// it was enrolled, stays out until somebody adds it.
+func (t *thread) absent(devices []wire.DeviceInfo) (list []wire.DeviceID, err error) {
+	for _, v := range devices {
+		if _, member := t.group.ByIdentity([]byte(v.ID)); member {
+			continue
+		}
+		at, departed, err := t.u.Get(t.departedKey(v.ID))
+		if err != nil {
+			return nil, err
+		}
+		if !departed || wire.Time(parseNumber(at)) < v.Enrolled {
+			list = append(list, v.ID)
+		}
+	}
+	return list, nil
+}
+
+func (t *thread) departedKey(device wire.DeviceID) []byte {
+	return recordKey(recordDeparted, idPart(t.id), []byte(device))
+}
+
+// noteDeparted remembers that a device of the user's is out, or that it is in again.
+func (t *thread) noteDeparted(device wire.DeviceID, out bool) {
+	switch {
+	case device.User() != t.d.self.Device.User():
+	case out:
+		t.u.put(t.departedKey(device), number(uint64(t.d.now())))
+	default:
+		t.u.delete(t.departedKey(device))
+	}
+}
+
 // lookAgain has a new device looked for again, that may not have had KeyPackages yet: after as long as it
 // is enrolled, so that there are few attempts, and none after half an hour.
 func (d *Device) lookAgain(devices []wire.DeviceInfo) error {
@@ -129,7 +160,7 @@ func (d *Device) lookAgain(devices []wire.DeviceInfo) error {
 }
 
 func (d *Device) addOwn(ctx context.Context, id wire.ConversationID, user wire.UserID, devices []wire.DeviceInfo) error {
-	still := false
+	var absent []wire.DeviceID
 	var suite mlscore.CipherSuite
 	err := d.turn(ctx, func(u *unit) error {
 		t, err := d.thread(u, id)
@@ -137,18 +168,19 @@ func (d *Device) addOwn(ctx context.Context, id wire.ConversationID, user wire.U
 			return err
 		}
 		suite = t.suite()
-		for _, v := range devices {
-			_, member := t.group.ByIdentity([]byte(v.ID))
-			still = still || !member
-		}
-		return nil
+		absent, err = t.absent(devices)
+		return err
 	})
-	if err != nil || !still {
+	if err != nil || len(absent) == 0 {
 		return err
 	}
 	list, err := d.claim(ctx, user, suite, 0)
 	if err != nil {
 		return err
+	}
+	list = slices.DeleteFunc(list, func(a addition) bool { return !slices.Contains(absent, a.Device) })
+	if len(list) == 0 {
+		return nil // none has a KeyPackage yet
 	}
 	return d.turn(ctx, func(u *unit) error {
 		t, err := d.thread(u, id)
