@@ -122,6 +122,12 @@ func TestOnlyAdminsRemove(t *testing.T) {
 	if err := b.Rename(t.Context(), id, "x"); err == nil {
 		t.Fatal("bob renames")
 	}
+	ghost := wire.UserID("mimi://a.example/u/ghost")
+	for _, bad := range []RulesChange{{Promote: []wire.UserID{ghost}}, {Demote: []wire.UserID{alice}}, {Promote: []wire.UserID{ghost}, Demote: []wire.UserID{alice}}} {
+		if err := a.ChangeRules(t.Context(), id, bad); wire.CodeOf(err) != wire.Invalid {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
 	check(t, a.ChangeRules(t.Context(), id, RulesChange{Promote: []wire.UserID{bob}}))
 	agree(t, id, a, b, c)
 	check(t, b.Remove(t.Context(), id, carol))

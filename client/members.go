@@ -186,7 +186,8 @@ func (d *Device) Rename(ctx context.Context, id wire.ConversationID, name string
 	return d.ChangeRules(ctx, id, RulesChange{Name: &name})
 }
 
-// ChangeRules changes the name, the admins or what members may do.
+// ChangeRules changes the name, the admins or what members may do. It fails with wire.Invalid where somebody who
+// is no member would become an admin, or no member would be one any more.
 func (d *Device) ChangeRules(ctx context.Context, id wire.ConversationID, c RulesChange) error {
 	return d.perform(ctx, id, &operationRecord{Kind: opRules, Rules: &c})
 }

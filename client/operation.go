@@ -236,6 +236,9 @@ func (t *thread) resolveRules(op *operationRecord) (*change, error) {
 		return nil, err
 	}
 	next := op.Rules.apply(old)
+	if err := t.checkAdmins(op.Rules, next); err != nil {
+		return nil, err
+	}
 	x, err := next.extension()
 	if err != nil {
 		return nil, err
@@ -245,4 +248,27 @@ func (t *thread) resolveRules(op *operationRecord) (*change, error) {
 	}
 	extensions := t.group.Public().Context().Extensions.With(x)
 	return &change{proposals: []mlscore.Proposal{mlscore.ExtensionsProposal(extensions)}}, nil
+}
+
+// checkAdmins refuses a change that promotes who is no member, or that leaves no member who is an admin.
+func (t *thread) checkAdmins(c *RulesChange, next *Rules) error {
+	if len(c.Promote) == 0 && len(c.Demote) == 0 {
+		return nil
+	}
+	here := make(map[wire.UserID]bool)
+	t.group.Public().Members(func(m mlscore.Member) bool {
+		if device, err := deviceOf(m.Credential); err == nil {
+			here[device.User()] = true
+		}
+		return true
+	})
+	for _, u := range c.Promote {
+		if !here[u] {
+			return wire.Errorf(wire.Invalid, "rules", "%s is no member and cannot become an admin", u)
+		}
+	}
+	if len(c.Demote) > 0 && !slices.ContainsFunc(next.Admins, func(u wire.UserID) bool { return here[u] }) {
+		return wire.Errorf(wire.Invalid, "rules", "no member would be an admin any more: promote another one first")
+	}
+	return nil
 }
