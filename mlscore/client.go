@@ -182,7 +182,7 @@ func (k *keyPackageRecord) marshal() []byte {
 
 func parseKeyPackageRecord(b []byte) (*keyPackageRecord, error) {
 	r := codec.NewReader(b, ownLimits(b))
-	checkVersion(r)
+	checkVersion(r, stateVersion)
 	k := &keyPackageRecord{}
 	inner := codec.NewReader(r.Bytes(), ownLimits(b))
 	k.keyPackage = decodeKeyPackage(inner)

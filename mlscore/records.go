@@ -43,7 +43,7 @@ func (p *pastRecord) marshal() []byte {
 
 func parsePastRecord(b []byte) (*pastRecord, error) {
 	r := codec.NewReader(b, ownLimits(b))
-	version := versionUpTo(r, pastVersion)
+	version := checkVersion(r, pastVersion)
 	p := &pastRecord{context: r.Bytes(), height: readHeight(r), senderData: NewSecret(r.Bytes())}
 	r.Vector(func(r *codec.Reader) {
 		p.leaves = append(p.leaves, leafChange{LeafIndex(r.Uint32()), string(r.Bytes())})
@@ -78,7 +78,7 @@ func (p *pendingRecord) marshal() ([]byte, error) {
 
 func parsePendingRecord(b []byte) (*pendingRecord, error) {
 	r := codec.NewReader(b, ownLimits(b))
-	checkVersion(r)
+	checkVersion(r, stateVersion)
 	p := &pendingRecord{message: r.Bytes(), content: r.Bytes(), head: r.Bytes(), encryption: NewSecret(r.Bytes())}
 	return p, malformed("stored commit", r.Finish())
 }
@@ -93,7 +93,7 @@ func (u *ownUpdate) marshal() []byte {
 
 func parseOwnUpdate(b []byte) (*ownUpdate, error) {
 	r := codec.NewReader(b, ownLimits(b))
-	checkVersion(r)
+	checkVersion(r, stateVersion)
 	u := &ownUpdate{NewSecret(r.Bytes()), NewSecret(r.Bytes())}
 	return u, malformed("stored update", r.Finish())
 }

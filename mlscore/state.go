@@ -14,10 +14,7 @@ import (
 // describes the format.
 const stateVersion = 1
 
-func checkVersion(r *codec.Reader) { versionUpTo(r, stateVersion) }
-
-// versionUpTo reads the version of a record that has had several.
-func versionUpTo(r *codec.Reader, newest uint8) uint8 {
+func checkVersion(r *codec.Reader, newest uint8) uint8 {
 	v := r.Uint8()
 	if r.Err() == nil && (v < stateVersion || v > newest) {
 		r.Fail(fmt.Errorf("%w: record of version %d, this release reads up to %d", ErrUnsupported, v, newest))
@@ -70,7 +67,7 @@ func (e *epochSecrets) stored() []*Secret {
 
 func parseHead(b []byte) (*headRecord, error) {
 	r := codec.NewReader(b, ownLimits(b))
-	checkVersion(r)
+	checkVersion(r, stateVersion)
 	h := &headRecord{state: &memberState{secrets: &epochSecrets{}}}
 	st := h.state
 	h.options.PublicHandshakes = r.Optional()

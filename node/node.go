@@ -248,15 +248,19 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	failed := make(chan error, 16)
 	inner := n.startInner(failed) // what others rely on: it stops last
 	links := n.start(failed, "federation", n.fed.Run)
+	serves := false
 	select {
 	case <-n.fed.Ready(): // its address is known from here on
+		serves = true
 	case <-ctx.Done():
 	case err := <-failed:
 		failed <- err
 	}
 	outer := n.startOuter(failed, serve)
 	close(n.ready)
-	n.log.Info("node serves", "node", n.cfg.Node, "gateway", n.GatewayAddress(), "federation", n.fed.Address(), "version", n.version)
+	if serves {
+		n.log.Info("node serves", "node", n.cfg.Node, "gateway", n.GatewayAddress(), "federation", n.fed.Address(), "version", n.version)
+	}
 
 	select {
 	case <-ctx.Done():

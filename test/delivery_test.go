@@ -41,20 +41,9 @@ func TestLongDelivery(t *testing.T) {
 	default:
 		t.Skip("measures for a minute: set MLSFED_LONG to short or full")
 	}
-	c, err := cluster.New(t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) {
+	c := newClusterIn(t, t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) {
 		cfg.Gateway.EnrolPerMinute, cfg.Gateway.ConnectPerSec = 1e6, 1e4 // all come from one address
 	}}, "a.example", "b.example")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	if err := c.StartAll(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 

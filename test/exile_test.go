@@ -29,18 +29,7 @@ type circle struct {
 func newCircle(t *testing.T) *circle {
 	t.Helper()
 	dir := t.TempDir()
-	c, err := cluster.New(dir, cluster.Options{}, "a.example", "b.example", "c.example")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := c.StartAll(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	c := newClusterIn(t, dir, cluster.Options{}, "a.example", "b.example", "c.example")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
 	k := &circle{Cluster: c, t: t, ctx: ctx, dir: dir, tap: &wiretap{}}

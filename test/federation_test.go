@@ -14,17 +14,16 @@ import (
 
 func newCluster(t *testing.T, domains ...wire.Domain) *cluster.Cluster {
 	t.Helper()
-	return newClusterOf(t, nil, domains...)
+	return newClusterIn(t, t.TempDir(), cluster.Options{}, domains...)
 }
 
-// newClusterOf is newCluster with other options of the devices, nil for the usual ones.
-func newClusterOf(t *testing.T, devices func(*client.Options), domains ...wire.Domain) *cluster.Cluster {
+// newClusterIn is newCluster with a folder and options of the caller's.
+func newClusterIn(t *testing.T, dir string, o cluster.Options, domains ...wire.Domain) *cluster.Cluster {
 	t.Helper()
-	o := cluster.Options{Client: devices}
 	if os.Getenv("MLSFED_LOG") != "" {
 		o.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
-	c, err := cluster.New(t.TempDir(), o, domains...)
+	c, err := cluster.New(dir, o, domains...)
 	if err != nil {
 		t.Fatal(err)
 	}

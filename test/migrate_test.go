@@ -103,7 +103,7 @@ func TestMigrateOverTheNetwork(t *testing.T) {
 // ReInit has reached another one. Who is left goes on in the successor: its replicas were there before.
 func TestMigrateWhileTheFounderIsAway(t *testing.T) {
 	domains := []wire.Domain{"a.example", "b.example", "c.example"}
-	c := newClusterOf(t, func(o *client.Options) { o.Timing.Founding = time.Second }, domains...)
+	c := newClusterIn(t, t.TempDir(), cluster.Options{Client: func(o *client.Options) { o.Timing.Founding = time.Second }}, domains...)
 	id, list := gather(t, c, domains, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()

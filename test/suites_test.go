@@ -31,7 +31,7 @@ func TestSuitesOverTheNetwork(t *testing.T) {
 
 func talkIn(t *testing.T, suite mlscore.CipherSuite) {
 	domains := []wire.Domain{"a.example", "b.example"}
-	c := newClusterOf(t, func(o *client.Options) { o.Suite, o.Limits.KeyPackages = suite, 10 }, domains...)
+	c := newClusterIn(t, t.TempDir(), cluster.Options{Client: func(o *client.Options) { o.Suite, o.Limits.KeyPackages = suite, 10 }}, domains...)
 	id, list := gather(t, c, domains, 1)
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
