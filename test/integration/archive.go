@@ -13,7 +13,6 @@ import (
 	"io"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -134,7 +133,7 @@ func (f *federation) writeHistories(ctx context.Context, w io.Writer, d *device,
 func output(ctx context.Context, args ...string) []byte {
 	ctx, cancel := context.WithTimeout(ctx, callWait)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, "docker", args...).CombinedOutput()
+	out, err := bounded(ctx, "docker", args...).CombinedOutput()
 	if err != nil {
 		out = append(out, "\n"+err.Error()+"\n"...)
 	}

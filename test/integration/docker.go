@@ -28,12 +28,22 @@ func dockerIn(ctx context.Context, in io.Reader, args ...string) (string, error)
 	ctx, cancel := context.WithTimeout(ctx, callWait*patience())
 	defer cancel()
 	var out, errs bytes.Buffer
-	c := exec.CommandContext(ctx, "docker", args...)
+	c := bounded(ctx, "docker", args...)
 	c.Stdin, c.Stdout, c.Stderr = in, &out, &errs
 	if err := c.Run(); err != nil {
 		return out.String(), fmt.Errorf("docker %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(errs.String()))
 	}
 	return out.String(), nil
+}
+
+// bounded is a command that ends with ctx, and all that it has started with it: what is left would hold its
+// output open, and be waited for without end.
+func bounded(ctx context.Context, name string, args ...string) *exec.Cmd {
+	c := exec.CommandContext(ctx, name, args...)
+	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	c.Cancel = func() error { return syscall.Kill(-c.Process.Pid, syscall.SIGKILL) }
+	c.WaitDelay = 10 * time.Second
+	return c
 }
 
 // projectLabel is the label that Compose puts on all that belongs to a project.

@@ -161,7 +161,7 @@ func (f *federation) up(orgs ...string) {
 
 // script is a script of docker/ for this federation.
 func (f *federation) script(name string, args ...string) *exec.Cmd {
-	c := exec.CommandContext(f.ctx, "sh", append([]string{filepath.Join(the.root, "docker", name)}, args...)...)
+	c := bounded(f.ctx, "sh", append([]string{filepath.Join(the.root, "docker", name)}, args...)...)
 	c.Env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+f.project, "COMPOSE_FILE="+f.files, "MLSFED_IMAGE="+f.image,
 		"PORT_A="+f.ports["a"], "PORT_B="+f.ports["b"], "PORT_C="+f.ports["c"], "PORT_D="+f.ports["d"])
 	return c
