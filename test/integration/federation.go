@@ -191,8 +191,13 @@ func (f *federation) end() {
 		}
 		f.t.Logf("logs and histories are kept in %s", path)
 	}
+	f.mu.Lock()
+	course := strings.SplitAfter(f.notes.String(), "\n")
+	f.mu.Unlock()
 	if os.Getenv("MLSFED_LOG") != "" {
-		f.t.Logf("course of events:\n%s", f.notes.Bytes())
+		f.t.Logf("course of events:\n%s", strings.Join(course, ""))
+	} else if f.t.Failed() { // the archive may be gone when somebody looks
+		f.t.Logf("the last events:\n%s", strings.Join(course[max(0, len(course)-40):], ""))
 	}
 	if err := removeProject(ctx, f.project); err != nil {
 		f.t.Error(err)
@@ -244,8 +249,9 @@ func nodeOf(service string) wire.NodeID {
 // act does something to a container, by its docker command.
 func (f *federation) act(org string, command ...string) {
 	f.t.Helper()
-	f.note("docker %s %s", strings.Join(command, " "), org)
+	began := time.Now()
 	_, err := docker(f.ctx, append(command, f.container(org))...)
+	f.note("docker %s %s, in %v", strings.Join(command, " "), org, time.Since(began).Round(time.Millisecond))
 	f.must(err)
 }
 
