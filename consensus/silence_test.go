@@ -87,6 +87,41 @@ func TestStalledDisk(t *testing.T) {
 	})
 }
 
+// TestReturningNodeDeposesNobody: a voter that was away while the others went on, and that has a submission as
+// soon as it is back, joins them. Nothing waits for an election.
+func TestReturningNodeDeposesNobody(t *testing.T) {
+	simulate(t, nil, three, func(c *cluster) {
+		p, lead, rest := ofThree(c)
+		for range 3 {
+			c.stop(rest[0])
+			for range 5 {
+				p = c.commit(rest[1].id, p, wire.DeliveryChange{})
+			}
+			began := elections(c)
+			c.start(rest[0])
+			start := time.Now()
+			done := make(chan struct{})
+			go func() { // what its devices want
+				defer close(done)
+				if err := rest[0].m.Wake(c.context(20*time.Second), conv); err != nil {
+					t.Error(err)
+				}
+			}()
+			for range 5 {
+				p = c.commit(rest[1].id, p, wire.DeliveryChange{})
+			}
+			<-done
+			p = c.commit(rest[0].id, p, wire.DeliveryChange{})
+			if took := time.Since(start); took > time.Second {
+				t.Errorf("it took %v", took)
+			}
+			if n := elections(c); n > began || c.leader(conv) != lead {
+				t.Errorf("%d elections, and %v leads", n-began, c.leader(conv).id)
+			}
+		}
+	})
+}
+
 // TestForwardedToASilentLeader: a submission that was under way to the leader when it fell silent is brought
 // to the next one, without waiting for an answer of the first.
 func TestForwardedToASilentLeader(t *testing.T) {
@@ -154,6 +189,9 @@ func TestMinorityDeposesNobody(t *testing.T) {
 // elections are those that all nodes have begun.
 func elections(c *cluster) (n int64) {
 	for _, node := range c.nodes {
+		if node.m == nil {
+			continue // it is stopped
+		}
 		n += node.m.Counts().Elections
 	}
 	return n

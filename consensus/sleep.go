@@ -219,10 +219,71 @@ func (m *Manager) wakeUp(ctx context.Context, c *conversation) (*live, error) {
 		return nil, err
 	}
 	if opened && contains(rec.Voters, m.cfg.Node) {
-		m.stats.elections.Add(1)
-		l.trans.campaign()
+		m.stand(l)
 	}
 	return l, nil
+}
+
+// stand begins an election at once, without a pre-vote, where this replica can win it: where a majority of the
+// voters is reached, and none of them ends later. A replica that comes back to a conversation which went on
+// without it would depose its leader otherwise, and not be elected; it waits to be found by that leader. Where
+// nobody stands, Raft's timers remain.
+func (m *Manager) stand(l *live) {
+	m.spawn(func(ctx context.Context) {
+		for until := time.Now().Add(m.cfg.Timers.Heartbeat); l.leader() == "" && time.Now().Before(until); {
+			switch may, known := m.electable(ctx, l); {
+			case may:
+				m.stats.elections.Add(1)
+				l.trans.campaign()
+				return
+			case known:
+				return
+			}
+			if !pause(l.ctx, m.cfg.Timers.Silence/8) {
+				return
+			}
+		}
+	})
+}
+
+// electable says whether this replica ends as late as a majority of the voters do, itself among them, or that
+// one ends later; nothing is known where too few answer.
+func (m *Manager) electable(ctx context.Context, l *live) (may, known bool) {
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timers.Silence/4)
+	defer cancel()
+	mine, voters := l.end(), m.voters(l.c)
+	if len(voters) == 1 {
+		return true, true
+	}
+	answers := make(chan *standing, len(voters)) // nil for none
+	for _, n := range voters {
+		if n == m.cfg.Node {
+			continue
+		}
+		if !m.spawn(func(context.Context) {
+			s, err := m.askStanding(ctx, n, l.c)
+			if err != nil {
+				answers <- nil
+				return
+			}
+			answers <- &s
+		}) {
+			return false, false
+		}
+	}
+	level := 1
+	for range len(voters) - 1 {
+		switch s := <-answers; {
+		case s == nil:
+			continue
+		case s.End.newer(mine):
+			return false, true
+		}
+		if level++; level > len(voters)/2 {
+			return true, true
+		}
+	}
+	return false, false
 }
 
 // receiveWake opens the conversation here. If this replica's log is newer than the waker's, the waker
@@ -246,8 +307,7 @@ func (m *Manager) receiveWake(ctx context.Context, from wire.NodeID, f *frame) (
 	l.alone.Store(false)
 	l.used.Store(time.Now().UnixNano())
 	if opened && l.end().newer(theirs) && l.votes() {
-		m.stats.elections.Add(1)
-		l.trans.campaign()
+		m.stand(l)
 	}
 	return nil, nil
 }
@@ -335,7 +395,7 @@ func (m *Manager) repair(ctx context.Context, c *conversation) {
 			l.rouse(n)
 		}
 		if l.votes() && l.leader() == "" {
-			l.trans.campaign()
+			m.stand(l)
 		}
 		return
 	}
