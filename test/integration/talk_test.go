@@ -32,7 +32,9 @@ func TestThreeOrganizationsTalk(t *testing.T) {
 
 	dora := f.enrol("c", "dora", "phone")
 	c.add(bob, dora.id.User())
-	f.eventually("dora has joined", func() error { return joined(c, dora, 5) })
+	for _, d := range []*device{dora, carol} {
+		f.eventually(string(d.id)+" sees that dora has joined", func() error { return joined(c, d, 5) })
+	}
 	c.forATime(dora)
 	c.has(dora, c.say(carol, "welcome"))
 	for _, d := range []*device{alice, bob, carol, dora, laptop} {

@@ -111,6 +111,9 @@ func TestRollingUpgrade(t *testing.T) {
 	erin := f.enrol("c", "erin", "phone") // a user of the new build joins a conversation of the old one
 	for _, v := range []*conversation{c, public} {
 		v.add(bob, erin.id.User())
+		for _, d := range []*device{erin, carol} { // what carol says before she sees erin is not for erin
+			f.eventually(string(d.id)+" sees the new member", func() error { return joined(v, d, len(v.members)+1) })
+		}
 		v.forATime(erin)
 		v.has(erin, v.say(carol, "welcome"))
 		f.ends("the new member commits", v.begin(erin))
