@@ -23,7 +23,9 @@ func TestFourthOrganization(t *testing.T) {
 	for _, c := range list {
 		c.say(bob, "before")
 		c.add(alice, dave.id.User())
-		f.eventually("dave has joined", func() error { return joined(c, dave, 4) })
+		for _, d := range []*device{dave, carol} {
+			f.eventually(string(d.id)+" sees that dave has joined", func() error { return joined(c, d, 4) })
+		}
 		c.members = append(c.members, dave) // from here on; the judgement looks at both
 		c.forATime(dave)
 		c.caughtUp("d", "a")
