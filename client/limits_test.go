@@ -81,10 +81,15 @@ func TestLimitOfHeldMessages(t *testing.T) {
 				check(t, err)
 			}
 			eventually(t, func() error {
-				if n := len(b.events(EventUnreadable)); n == 0 || wire.CodeOf(b.events(EventUnreadable)[0].Err) != wire.Quota {
-					return fmt.Errorf("%d dropped", n)
+				held := 0
+				err := b.turn(context.Background(), func(u *unit) error {
+					return u.Scan(recordKey(recordHeld, idPart(id)), func(_, _ []byte) error { held++; return nil })
+				})
+				n := len(b.events(EventUnreadable))
+				if err == nil && (n == 0 || wire.CodeOf(b.events(EventUnreadable)[0].Err) != wire.Quota || held+n != 4) {
+					err = fmt.Errorf("%d held, %d dropped", held, n)
 				}
-				return nil
+				return err
 			})
 			w.catchUp("b.example")
 			eventually(t, func() error {
@@ -124,9 +129,12 @@ func TestLimitOfAttempts(t *testing.T) {
 	if n := races.Load(); n != 2 {
 		t.Errorf("given up after %d attempts, wanted 2", n)
 	}
-	if n := len(a.events(EventLost)); n != 2 {
-		t.Errorf("told of %d lost commits, wanted 2", n)
-	}
+	eventually(t, func() error { // events come when they do
+		if n := len(a.events(EventLost)); n != 2 {
+			return fmt.Errorf("told of %d lost commits, wanted 2", n)
+		}
+		return nil
+	})
 	w.mu.Lock()
 	w.faults.before = nil
 	w.mu.Unlock()

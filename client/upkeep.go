@@ -114,10 +114,20 @@ func (d *Device) tendDevices(ctx context.Context) error {
 }
 
 // absent are those of the user's devices that are to be added to a conversation: who went, or was removed, since
-// it was enrolled, stays out until somebody adds it.
+// it was enrolled, stays out until somebody adds it; others are being added already.
 func (t *thread) absent(devices []wire.DeviceInfo) (list []wire.DeviceID, err error) {
+	coming := make(map[wire.DeviceID]bool)
+	err = t.eachOperation(func(_ uint64, op *operationRecord) error {
+		for _, a := range op.Add {
+			coming[a.Device] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
 	for _, v := range devices {
-		if _, member := t.group.ByIdentity([]byte(v.ID)); member {
+		if _, member := t.group.ByIdentity([]byte(v.ID)); member || coming[v.ID] {
 			continue
 		}
 		at, departed, err := t.u.Get(t.departedKey(v.ID))
