@@ -86,7 +86,9 @@ func (l *life) die() {
 // kill ends a process at its next write, or soon if there is none.
 func (l *life) kill(ctx context.Context, f fate) {
 	l.mu.Lock()
-	l.fate = f
+	if l.fate != dead { // by somebody else's hand
+		l.fate = f
+	}
 	l.mu.Unlock()
 	select {
 	case <-l.died:
