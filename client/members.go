@@ -156,8 +156,8 @@ func (d *Device) Restore(ctx context.Context, id wire.ConversationID, device wir
 }
 
 // Leave asks to be removed from a conversation, as this device: others of the user's stay, and do not add it
-// again. It returns once the request is ordered; another member's
-// device commits it, by itself, and EventLeft tells when. Who is alone closes the conversation.
+// again. It returns once the request is ordered; another member's device commits it, by itself, and EventLeft
+// tells when. Who is alone closes the conversation.
 func (d *Device) Leave(ctx context.Context, id wire.ConversationID) error {
 	return d.perform(ctx, id, &operationRecord{Kind: opLeave})
 }

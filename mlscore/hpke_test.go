@@ -125,8 +125,11 @@ func TestHPKEAgainstCircl(t *testing.T) {
 func stdParts(t testing.TB, s *suite) (hpke.KEM, hpke.KDF, hpke.AEAD) {
 	t.Helper()
 	kem, err := hpke.NewKEM(s.kem.id())
-	if err != nil {
+	if err != nil && s.kem == kemX448 {
 		t.Skipf("crypto/hpke: %v", err)
+	}
+	if err != nil {
+		t.Fatal(err)
 	}
 	kdf, err := hpke.NewKDF(s.kdf.id)
 	if err != nil {

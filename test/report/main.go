@@ -22,7 +22,7 @@ import (
 )
 
 func main() {
-	elsewhere := flag.String("elsewhere", "^$", "tests whose reason to skip matches this are run by another command, and not listed")
+	elsewhere := flag.String("elsewhere", "^$", "tests that match this, by 'name: reason to skip', are run by another command, and not listed")
 	rows := flag.String("rows", "", "file to which a row 'test|NOT RUN|-|reason' is added for each test that was skipped")
 	flag.Parse()
 	if err := run(os.Stdin, os.Stdout, *elsewhere, *rows); err != nil {
@@ -40,7 +40,7 @@ func run(in io.Reader, out io.Writer, elsewhere, rows string) error {
 	if err != nil {
 		return err
 	}
-	skips = slices.DeleteFunc(skips, func(s skip) bool { return ran.MatchString(s.why) })
+	skips = slices.DeleteFunc(skips, func(s skip) bool { return ran.MatchString(s.test + ": " + s.why) })
 	var table strings.Builder
 	var silent []error
 	for _, s := range skips {

@@ -18,6 +18,8 @@ func TestReport(t *testing.T) {
 		said("pass", "p/good", "TestA", ""),
 		said("output", "p/good", "TestLongB", "    b_test.go:4: set MLSFED_LONG to short or full\n"),
 		said("skip", "p/good", "TestLongB", ""),
+		said("output", "p/good", "TestNamedOtherwise", "    b_test.go:9: set MLSFED_LONG to short or full\n"),
+		said("skip", "p/good", "TestNamedOtherwise", ""),
 		said("output", "p/good", "TestC/python", "    c_test.go:5: python3 is not installed | here\n"),
 		said("output", "p/good", "TestC/python", "--- SKIP: TestC/python (0.00s)\n"),
 		said("skip", "p/good", "TestC/python", ""),
@@ -35,20 +37,20 @@ func TestReport(t *testing.T) {
 	}, "\n")
 	rows := filepath.Join(t.TempDir(), "rows")
 	var out strings.Builder
-	if err := run(strings.NewReader(in), &out, "MLSFED_LONG", rows); err != nil {
+	if err := run(strings.NewReader(in), &out, "^TestLong.*: .*MLSFED_LONG", rows); err != nil {
 		t.Fatal(err)
 	}
 	want := "ok  \tp/good\t0.1s\n    d_test.go:6: got 1, wanted 2\npanic: test timed out\nFAIL\tp/bad\t0.2s\n" +
-		"x.go:1: undefined: y\ngo: what the command says itself\nSKIPPED: TestC/python: python3 is not installed | here\n"
+		"x.go:1: undefined: y\ngo: what the command says itself\nSKIPPED: TestNamedOtherwise: set MLSFED_LONG to short or full\nSKIPPED: TestC/python: python3 is not installed | here\n"
 	if out.String() != want {
 		t.Errorf("printed:\n%s\nwanted:\n%s", &out, want)
 	}
 	b, err := os.ReadFile(rows)
-	if want := "TestC/python|NOT RUN|-|python3 is not installed / here\n"; err != nil || string(b) != want {
+	if want := "TestNamedOtherwise|NOT RUN|-|set MLSFED_LONG to short or full\nTestC/python|NOT RUN|-|python3 is not installed / here\n"; err != nil || string(b) != want {
 		t.Errorf("rows %q, wanted %q (%v)", b, want, err)
 	}
 
-	err = run(strings.NewReader(said("skip", "p", "TestF", "")), new(strings.Builder), "MLSFED_LONG", "")
+	err = run(strings.NewReader(said("skip", "p", "TestF", "")), new(strings.Builder), "^$", "")
 	if err == nil || !strings.Contains(err.Error(), "TestF of p was skipped and does not say why") {
 		t.Errorf("a skip without a reason: %v", err)
 	}
