@@ -12,15 +12,10 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// judge lets everybody of the core say a last word, waits until all is quiet, and looks at what everybody has.
+// judge waits until all is quiet, lets everybody of the core say a last word, and looks at what everybody has.
 func (s *soak) judge() {
 	ctx, cancel := context.WithTimeout(s.t.Context(), 4*time.Minute)
 	defer cancel()
-	for _, m := range s.rooms {
-		for _, k := range m.core {
-			s.speak(ctx, s.devices[k], m)
-		}
-	}
 	var all sync.WaitGroup
 	for i, m := range s.rooms {
 		all.Go(func() {
@@ -45,9 +40,28 @@ func (s *soak) judge() {
 	all.Wait()
 }
 
+// conclude lets the core say a last word in an epoch in which all agree. A change that was still under way can
+// end that epoch, and whoever it adds does not get what was said before: then the word is said again.
+func (s *soak) conclude(ctx context.Context, m *room, epoch wire.Epoch) (why string) {
+	if m.concluded == epoch {
+		return ""
+	}
+	if m.concluded > 0 {
+		s.t.Logf("%v: a change after the last words of epoch %d: they are said again in epoch %d", m.id, m.concluded, epoch)
+	}
+	m.concluded = epoch
+	for _, k := range m.core {
+		s.speak(ctx, s.devices[k], m)
+	}
+	return fmt.Sprintf("the last words were said in epoch %d just now", epoch)
+}
+
 // fault says what is wrong with a conversation, or not yet right; "" for nothing.
 func (s *soak) fault(ctx context.Context, m *room) string {
-	members, why := s.agreed(ctx, m)
+	members, epoch, why := s.agreed(ctx, m)
+	if why == "" {
+		why = s.conclude(ctx, m, epoch)
+	}
 	if why != "" {
 		return why
 	}
@@ -91,7 +105,7 @@ func (s *soak) fault(ctx context.Context, m *room) string {
 }
 
 // agreed is who is in a conversation: they share its epoch, its order and its members, and nothing waits.
-func (s *soak) agreed(ctx context.Context, m *room) (members []int, why string) {
+func (s *soak) agreed(ctx context.Context, m *room) (members []int, epoch wire.Epoch, why string) {
 	var first *client.Conversation
 	var names []wire.DeviceID
 	for _, i := range m.all() {
@@ -101,11 +115,11 @@ func (s *soak) agreed(ctx context.Context, m *room) (members []int, why string) 
 			continue
 		}
 		if v.State != client.StateActive || v.Outgoing > 0 {
-			return nil, fmt.Sprintf("%v: %v %s, %d messages wait", k, v.State, v.Why, v.Outgoing)
+			return nil, 0, fmt.Sprintf("%v: %v %s, %d messages wait", k, v.State, v.Why, v.Outgoing)
 		}
 		list, err := k.device.Members(ctx, m.id)
 		if err != nil {
-			return nil, fmt.Sprintf("%v: %v", k, err)
+			return nil, 0, fmt.Sprintf("%v: %v", k, err)
 		}
 		var now []wire.DeviceID
 		for _, one := range list {
@@ -115,19 +129,19 @@ func (s *soak) agreed(ctx context.Context, m *room) (members []int, why string) 
 			first, names = v, now
 		}
 		if v.Sequence != first.Sequence || v.Order != first.Order || string(v.Authenticator) != string(first.Authenticator) || !slices.Equal(now, names) {
-			return nil, fmt.Sprintf("%v is at entry %d of epoch %d, another at %d of %d: orders %v and %v", k, v.Sequence, v.Epoch, first.Sequence, first.Epoch, v.Order, first.Order)
+			return nil, 0, fmt.Sprintf("%v is at entry %d of epoch %d, another at %d of %d: orders %v and %v", k, v.Sequence, v.Epoch, first.Sequence, first.Epoch, v.Order, first.Order)
 		}
 		members = append(members, i)
 	}
 	for _, name := range names {
 		if !slices.ContainsFunc(members, func(i int) bool { return s.devices[i].deviceID() == name }) {
-			return nil, fmt.Sprintf("%s is a member and not in it: %s", name, s.state(ctx, name, m))
+			return nil, 0, fmt.Sprintf("%s is a member and not in it: %s", name, s.state(ctx, name, m))
 		}
 	}
-	if len(members) != len(names) {
-		return nil, fmt.Sprintf("%d devices are in it, of %d members", len(members), len(names))
+	if first == nil || len(members) != len(names) {
+		return nil, 0, fmt.Sprintf("%d devices are in it, of %d members", len(members), len(names))
 	}
-	return members, ""
+	return members, first.Epoch, ""
 }
 
 // state is what a device says of a conversation.

@@ -151,6 +151,8 @@ type room struct {
 	guests  []int          // of users with one device
 	sent    []atomic.Int64 // messages, by device
 	invited []atomic.Int64 // how often somebody began to add a device
+
+	concluded wire.Epoch // in which the last words were said; used by the judge only
 }
 
 // all are the devices that are in a room, or may be.
