@@ -2,6 +2,7 @@ package mlscore
 
 import (
 	"crypto/rand"
+	"encoding/binary"
 	"fmt"
 )
 
@@ -15,6 +16,8 @@ type Primitives struct {
 	signer    *signer
 	signKey   []byte
 	signature []byte
+	unsigned  []byte // the next to sign
+	signed    uint64
 	info      *hpkeInfo
 	kem, ct   []byte
 	secret    Secret
@@ -45,7 +48,10 @@ func NewPrimitives(cs CipherSuite) (*Primitives, error) {
 	}
 	p.info = s.sealInfo("UpdatePathNode", make([]byte, 150))
 	p.key = s.ratchetKey(p.secret, 0)
-	p.signature = p.Sign()
+	if p.signature, err = p.signer.signWithLabel("primitive", p.kilobyte[:200]); err != nil {
+		return nil, err
+	}
+	p.unsigned = make([]byte, 200)
 	p.kem, p.ct = p.Seal()
 	p.content = make([]byte, len(p.pub)+len(p.signKey)+len(p.signature)+4*s.hashLen()+110)
 	p.sealed = p.SealKilobyte()
@@ -103,9 +109,12 @@ func (p *Primitives) Open() {
 	p.must(err)
 }
 
-// Sign signs 200 bytes.
+// Sign signs 200 bytes, other ones each time: how long ML-DSA takes depends on what it signs (FIPS 204 §6.2
+// tries until a signature reveals nothing).
 func (p *Primitives) Sign() []byte {
-	sig, err := p.signer.signWithLabel("primitive", p.kilobyte[:200])
+	p.signed++
+	binary.BigEndian.PutUint64(p.unsigned, p.signed)
+	sig, err := p.signer.signWithLabel("primitive", p.unsigned)
 	p.must(err)
 	return sig
 }

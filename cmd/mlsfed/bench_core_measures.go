@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
@@ -95,13 +96,14 @@ func (m *coreMeasures) commits() error {
 
 // messages measures application messages of 1 KiB, some at a time.
 func (m *coreMeasures) messages() error {
-	const rounds, some = 20, 20
-	content := make([]byte, 1024)
+	const rounds, some = 200, 20
+	content := make([]byte, 1024) // another one each time, as for Primitives.Sign
 	var protect, unprotect float64
 	f, err := m.beside(func() (err error) {
 		var msgs [][]byte
 		protect, err = m.clock.repeated(rounds, 2000, func() error {
 			for range some {
+				binary.BigEndian.PutUint64(content, uint64(len(msgs)))
 				msg, err := m.c.a.Protect(content, mlscore.MessageOptions{})
 				if err != nil {
 					return err
