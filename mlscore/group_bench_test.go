@@ -128,6 +128,22 @@ func BenchmarkAdd(b *testing.B) {
 	})
 }
 
+// BenchmarkBulkAdd makes one commit that adds a tenth as many members as there are, and gives it up.
+func BenchmarkBulkAdd(b *testing.B) {
+	benchSizes(b, func(b *testing.B, g *largeGroup) {
+		adds := make([]Proposal, g.alice.group.Public().Size()/10)
+		for i := range adds {
+			_, adds[i] = g.newcomer(b)
+		}
+		for b.Loop() {
+			g.commit(CommitOptions{Proposals: adds})
+			if err := g.alice.group.Abandon(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+}
+
 func (g *largeGroup) newcomer(tb testing.TB) (*person, Proposal) {
 	tb.Helper()
 	g.next++
