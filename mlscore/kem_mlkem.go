@@ -50,26 +50,44 @@ func (k *mlKEM) publicKey(priv []byte) ([]byte, error) {
 	return pub, within("public key", ErrMisuse, err)
 }
 
-func (k *mlKEM) validate(pub []byte) error {
-	_, err := k.parse(pub)
-	return err
-}
-
-// parse makes the encapsulation key check of FIPS 203 §7.2: the length, and that all coefficients are
+// validate makes the encapsulation key check of FIPS 203 §7.2: the length, and that all coefficients are
 // below the modulus, so that a key has one encoding. Beyond it, the key without a secret is refused:
 // where all coefficients are zero, noise is all that hides what is encrypted, and it is too small.
-func (k *mlKEM) parse(pub []byte) (circlkem.PublicKey, error) {
+//
+// circl checks a key as it expands it for use, which is most of the work of an encapsulation; a member validates
+// the keys of a whole tree and uses few of them.
+func (k *mlKEM) validate(pub []byte) error {
 	if err := keyLength(pub, k.scheme.PublicKeySize()); err != nil {
+		return err
+	}
+	coefficients := pub[:len(pub)-mlKEMRho]
+	if !reduced(coefficients) {
+		return fail(ErrMalformed, "§5.1.1", "public key", "not an ML-KEM key in its reduced form")
+	}
+	if allZero(coefficients) {
+		return fail(ErrInvalid, "§5.1.1", "public key", "its coefficients are zero: what is encrypted to it anyone can read")
+	}
+	return nil
+}
+
+// reduced tells whether all coefficients, two in three bytes (FIPS 203 §4.2.1), are below the modulus.
+func reduced(b []byte) bool {
+	const modulus = 3329
+	for ; len(b) >= 3; b = b[3:] {
+		if v := uint32(b[0]) | uint32(b[1])<<8 | uint32(b[2])<<16; v&0xfff >= modulus || v>>12 >= modulus {
+			return false
+		}
+	}
+	return true
+}
+
+// parse makes a key ready for use.
+func (k *mlKEM) parse(pub []byte) (circlkem.PublicKey, error) {
+	if err := k.validate(pub); err != nil {
 		return nil, err
 	}
 	key, err := k.scheme.UnmarshalBinaryPublicKey(pub)
-	if err != nil {
-		return nil, fail(ErrMalformed, "§5.1.1", "public key", "not an ML-KEM key in its reduced form")
-	}
-	if allZero(pub[:len(pub)-mlKEMRho]) {
-		return nil, fail(ErrInvalid, "§5.1.1", "public key", "its coefficients are zero: what is encrypted to it anyone can read")
-	}
-	return key, nil
+	return key, within("public key", ErrMalformed, err)
 }
 
 // mlKEMRho is the length of the seed that ends a public key, in bytes.

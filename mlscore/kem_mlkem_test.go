@@ -303,7 +303,7 @@ func badPQKeys(s *suite, good []byte) map[string][]byte {
 	return bad
 }
 
-// TestReducedCoefficients: the largest coefficient that is reduced is taken, at every place.
+// TestReducedCoefficients: the largest coefficient that is reduced is taken, at every place, and circl agrees.
 func TestReducedCoefficients(t *testing.T) {
 	eachPQKEM(t, func(t *testing.T, k kem) {
 		pq, _ := pqParts(k)
@@ -311,11 +311,19 @@ func TestReducedCoefficients(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for at := 0; at < (pq.scheme.PublicKeySize()-mlKEMRho)/3*2; at += 61 {
-			if err := k.validate(setCoefficient(pub, at, 3328)); err != nil {
+		for at := range (pq.scheme.PublicKeySize() - mlKEMRho) / 3 * 2 {
+			largest, over := setCoefficient(pub, at, 3328), setCoefficient(pub, at, 3329)
+			if err := k.validate(largest); err != nil {
 				t.Errorf("coefficient %d is q-1: %v", at, err)
 			}
-			requireKind(t, k.validate(setCoefficient(pub, at, 3329)), ErrMalformed)
+			requireKind(t, k.validate(over), ErrMalformed)
+			for _, key := range [][]byte{largest, over} {
+				part := key[:pq.scheme.PublicKeySize()]
+				_, err := pq.scheme.UnmarshalBinaryPublicKey(part)
+				if mine := pq.validate(part); (mine == nil) != (err == nil) {
+					t.Errorf("coefficient %d: %v here, %v by circl", at, mine, err)
+				}
+			}
 		}
 	})
 }
