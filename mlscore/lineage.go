@@ -59,8 +59,8 @@ func (g *Group) CommitSuccessor(closing *StagedCommit, opts CommitOptions) (*Com
 	}
 	r, now, old := closing.effects.ReInit, g.public().context, closing.next.public
 	switch {
-	case g.Epoch() != 0 || g.public().Size() != 1:
-		return nil, fail(ErrMisuse, "§11.2", "group", "is in epoch %d with %d members: it is founded already", g.Epoch(), g.public().Size())
+	case g.Epoch() != 0:
+		return nil, fail(ErrMisuse, "§11.2", "group", "is in epoch %d: it is founded already", g.Epoch())
 	case !bytes.Equal(now.GroupID, r.GroupID), now.Version != r.Version, now.CipherSuite != r.CipherSuite, !now.Extensions.equal(r.Extensions):
 		return nil, fail(ErrMisuse, "§11.2", "group", "is not the one that the ReInit describes")
 	}

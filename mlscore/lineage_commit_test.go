@@ -97,7 +97,18 @@ func TestCommitSuccessorRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, g := range map[string]*Group{"another id": other, "another suite": old} {
+	dave := func(cs CipherSuite, x ...Extension) *Group { // a client each: of one id a client has one group
+		p := newPerson(t, "dave", cs)
+		return must[*Group](t)(p.CreateGroup(p.id, []byte("next"), CreateOptions{Extensions: x}))
+	}
+	founded := dave(to)
+	if err := founded.Merge(must[*Commit](t)(founded.Commit(CommitOptions{})).Staged); err != nil {
+		t.Fatal(err)
+	}
+	required := RequiredCapabilities{}.Extension()
+	for name, g := range map[string]*Group{
+		"another id": other, "another suite and id": old, "another suite": dave(1), "another extension": dave(to, required), "a later epoch": founded,
+	} {
 		if _, err := g.CommitSuccessor(closing.Staged, CommitOptions{}); !errors.Is(err, ErrMisuse) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -114,8 +125,17 @@ func TestCommitSuccessorRefuses(t *testing.T) {
 			t.Errorf("with %s: a commit waits that was refused", name)
 		}
 	}
+	if _, err := next.CommitSuccessor(closing.Staged, CommitOptions{Proposals: []Proposal{package0(bob), RemoveProposal(9)}}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("with a proposal that is invalid: %v", err)
+	}
 	if _, err := next.CommitSuccessor(closing.Staged, CommitOptions{Proposals: []Proposal{package0(bob)}}); err != nil {
 		t.Error(err)
+	}
+	if err := alice.group.Abandon(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := next.CommitSuccessor(closing.Staged, CommitOptions{}); !errors.Is(err, ErrMisuse) {
+		t.Errorf("after a commit that was abandoned: %v", err)
 	}
 	if !to.SignsLike(1) || to.SignsLike(2) || CipherSuite(0).SignsLike(0) {
 		t.Error("SignsLike is wrong")

@@ -2,7 +2,9 @@ package mlscore
 
 import (
 	"bytes"
+	"encoding/binary"
 	"testing"
+	"time"
 )
 
 // TestStoredRecordsAreChecked changes records of a stored group: what cannot be worked with is refused when
@@ -74,6 +76,9 @@ func TestStoredRecordsAreChecked(t *testing.T) {
 		{"a message key cut short", recordSkipped, func(b []byte) []byte { return b[:len(b)-1] }},
 		{"a past epoch without sender data", recordPast, past(func(p *pastRecord) { p.senderData = Secret{} })},
 		{"a past epoch with sender data cut short", recordPast, past(func(p *pastRecord) { p.senderData = short })},
+		{"a past epoch that ended at no time", recordPast, func(b []byte) []byte {
+			return binary.BigEndian.AppendUint64(b[:len(b)-8], uint64(time.Time{}.Unix()))
+		}},
 		{"a commit without a secret tree", recordPending, pending(func(p *pendingRecord) { p.encryption = Secret{} })},
 		{"a commit with another tag", recordPending, pending(func(p *pendingRecord) { p.content[len(p.content)-1] ^= 1 })},
 		{"a commit to another height", recordPending, pending(func(p *pendingRecord) { p.head = head(func(h *headRecord) { h.height++ })(p.head) })},

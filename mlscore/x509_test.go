@@ -259,6 +259,24 @@ func TestSection5_3_X509(t *testing.T) {
 	})
 	bad := bytes.Clone(good)
 	bad[len(bad)-1] ^= 1
+	signer := newEd25519CA(t, "root") // whose signatures are all of one length
+	sized := func(size int) []byte {
+		padded := func(n int) []byte {
+			return leaf(signer, func(c *x509.Certificate) {
+				c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Value: make([]byte, n)}}
+			})
+		}
+		const some = 60_000
+		der := padded(some + size - len(padded(some)))
+		if len(der) != size {
+			t.Fatalf("a certificate of %d bytes, want %d", len(der), size)
+		}
+		return der
+	}
+	unknown := must[[]byte](t)(asn1.Marshal(struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Key       asn1.BitString
+	}{pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 3}}, asn1.BitString{Bytes: pub, BitLength: 8 * len(pub)}}))
 	cases := []x509Case{
 		{"a root's", [][]byte{good}, plain, ""},
 		{"with its root", [][]byte{good, root.cert.Raw}, plain, ""},
@@ -276,7 +294,11 @@ func TestSection5_3_X509(t *testing.T) {
 		{"bytes after DER", [][]byte{append(bytes.Clone(good), 0)}, plain, "does not decode"},
 		{"an intermediate cut short", [][]byte{leaf(middle), middle.cert.Raw[:100]}, plain, "certificate 1"},
 		{"too many certificates", many, plain, "at most"},
+		{"as many certificates as there may be", many[:MaxCertificates], plain, ""},
 		{"too large a certificate", [][]byte{huge}, plain, "at most"},
+		{"a certificate as large as it may be", [][]byte{sized(MaxCertificateBytes)}, trusting(signer), ""},
+		{"a byte more", [][]byte{sized(MaxCertificateBytes + 1)}, trusting(signer), "at most"},
+		{"a key of an algorithm that is not known", [][]byte{root.withSPKI(t, leafTemplate(aliceURI), unknown)}, plain, "key algorithm"},
 		{"no URI", [][]byte{leaf(root, func(c *x509.Certificate) { c.URIs = nil })}, plain, "0 URIs"},
 		{"two URIs", [][]byte{leaf(root, func(c *x509.Certificate) { c.URIs = append(c.URIs, c.URIs[0]) })}, plain, "2 URIs"},
 		{"of another domain", [][]byte{leaf(root, func(c *x509.Certificate) {
@@ -299,8 +321,21 @@ func TestSection5_3_X509(t *testing.T) {
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) { c.check(t, pub) })
 	}
-	if err := plain.ValidateCredential(BasicCredential([]byte(aliceURI)), pub, UseMember); !errors.Is(err, ErrPolicy) {
-		t.Errorf("a basic credential: %v", err)
+	basic, garbage := BasicCredential([]byte(aliceURI)), X509Credential([]byte("garbage"))
+	for name, c := range map[string]struct {
+		err  error
+		want string
+	}{
+		"a basic credential":                {plain.ValidateCredential(basic, pub, UseMember), "only x509"},
+		"a successor of a basic one":        {plain.ValidSuccessor(basic, X509Credential(good)), "only x509"},
+		"a basic successor":                 {plain.ValidSuccessor(X509Credential(good), basic), "only x509"},
+		"a successor of what is none":       {plain.ValidSuccessor(garbage, X509Credential(good)), "does not decode"},
+		"what is none as a successor":       {plain.ValidSuccessor(X509Credential(good), garbage), "does not decode"},
+		"what is none, asked whether ended": {plain.Expired(garbage, testTime), "does not decode"},
+	} {
+		if !errors.Is(c.err, ErrPolicy) || !strings.Contains(c.err.Error(), c.want) || strings.Contains(c.err.Error(), "refused") {
+			t.Errorf("%s: %v, want a refusal with %q", name, c.err, c.want)
+		}
 	}
 }
 
@@ -347,23 +382,28 @@ func TestSection5_3_2_Expiry(t *testing.T) {
 		c       Credential
 		valid   bool
 		expired map[int]bool // by day
+		why     string       // in the error
 	}{
-		{"expired long ago", auth, chainOf(root, span(-90, -50)), true, map[int]bool{-91: true, -90: false, -60: false, -49: true, 0: true}},
-		{"not yet valid", auth, chainOf(root, span(50, 60)), true, map[int]bool{0: true, 55: false, 61: true}},
-		{"before its root", auth, chainOf(root, span(-300, -200)), false, map[int]bool{-250: true}},
-		{"a root that was renewed since", trusting(renewed), chainOf(root, span(-1, 30)), true, map[int]bool{0: true, 15: false}},
-		{"a root that ended earlier", trusting(root), chainOf(root, span(900, 1500)), true, map[int]bool{950: false, 1200: true}},
-		{"an intermediate that begins later", auth, chainOf(late), true, map[int]bool{0: true, 10: false, 40: true}},
-		{"an intermediate that ended before", auth, chainOf(early), false, map[int]bool{-60: true, 0: true}},
-		{"from the year 1 on", auth, chainOf(root, func(c *x509.Certificate) { c.NotBefore = time.Time{} }), true, map[int]bool{0: false, 31: true}},
+		{"expired long ago", auth, chainOf(root, span(-90, -50)), true, map[int]bool{-91: true, -90: false, -60: false, -49: true, 0: true}, ""},
+		{"not yet valid", auth, chainOf(root, span(50, 60)), true, map[int]bool{0: true, 55: false, 61: true}, ""},
+		{"before its root", auth, chainOf(root, span(-300, -200)), false, map[int]bool{-250: true}, ""},
+		{"a root that was renewed since", trusting(renewed), chainOf(root, span(-1, 30)), true, map[int]bool{0: true, 15: false}, ""},
+		{"a root that ended earlier", trusting(root), chainOf(root, span(900, 1500)), true, map[int]bool{950: false, 1200: true}, ""},
+		{"an intermediate that begins later", auth, chainOf(late), true, map[int]bool{0: true, 10: false, 40: true}, ""},
+		{"an intermediate that ended before", auth, chainOf(early), false, map[int]bool{-60: true, 0: true}, "at no time valid together"},
+		{"from the year 1 on", auth, chainOf(root, func(c *x509.Certificate) { c.NotBefore = time.Time{} }), true, map[int]bool{0: false, 31: true}, ""},
 		{"all of the year 1", auth, chainOf(root, func(c *x509.Certificate) {
 			c.NotBefore, c.NotAfter = time.Time{}, time.Time{}.AddDate(0, 1, 0)
-		}), false, map[int]bool{0: true}},
+		}), false, map[int]bool{0: true}, ""},
 	}
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			if err := c.auth.ValidateCredential(c.c, pub, UseMember); (err == nil) != c.valid {
+			err := c.auth.ValidateCredential(c.c, pub, UseMember)
+			if (err == nil) != c.valid {
 				t.Errorf("valid: %v, want %v", err, c.valid)
+			}
+			if err != nil && !strings.Contains(err.Error(), c.why) {
+				t.Errorf("%v, want %q", err, c.why)
 			}
 			for n, want := range c.expired {
 				if err := c.auth.Expired(c.c, day(n)); (err != nil) != want || err != nil && !errors.Is(err, ErrPolicy) {
@@ -630,6 +670,9 @@ func TestByType(t *testing.T) {
 	basic := Identity{cs, BasicCredential([]byte("mimi://a.example/d/alice/phone")), bob.id.SignatureKey}
 	if _, err := alice.group.Commit(CommitOptions{Leaf: LeafUpdate{Identity: &basic}}); !errors.Is(err, ErrPolicy) {
 		t.Errorf("a change of type: %v", err)
+	}
+	if err := (ByType{CredentialBasic: TrustBasic{}}).ValidSuccessor(alice.id.Credential, basic.Credential); err == nil || !strings.Contains(err.Error(), "took the place of one of type") {
+		t.Errorf("a change of type, as the Authenticator sees it: %v", err)
 	}
 	impostor := newPerson(t, "mimi://a.example/d/alice/phone", cs, mixed)
 	if _, err := bob.group.Commit(CommitOptions{Proposals: []Proposal{AddProposal(impostor.keyPackage(t))}}); !errors.Is(err, ErrInvalid) {

@@ -145,7 +145,7 @@ func (r *Reader) Optional() bool {
 	case 0:
 		return false
 	case 1:
-		return r.err == nil
+		return true
 	default:
 		r.fail(fmt.Errorf("%w: %d", ErrPresence, v))
 		return false
@@ -191,11 +191,7 @@ func (r *Reader) Bytes() []byte {
 	if r.err != nil {
 		return nil
 	}
-	if uint64(n) > uint64(len(r.rest)) {
-		r.fail(fmt.Errorf("%w: vector of %d bytes, %d left", ErrTruncated, n, len(r.rest)))
-		return nil
-	}
-	return r.Fixed(int(n))
+	return r.Fixed(int(n)) // n is below 2^30
 }
 
 // Vector reads a vector whose elements element reads, each in one call, until its bytes are used
