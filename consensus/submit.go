@@ -82,7 +82,7 @@ func checkSize(e *wire.Envelope) error {
 }
 
 // errAgain is what happened on the way and may go better next time.
-var errAgain = errors.New("not placed yet")
+var errAgain = errors.New("it is not in order yet")
 
 // retriable reports whether another try may bring a submission home.
 func retriable(err error) bool {
