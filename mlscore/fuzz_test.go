@@ -137,7 +137,7 @@ var storedDecoders = []fuzzDecoder{
 	recordDecoder("update", parseOwnUpdate, infallible((*ownUpdate).marshal)),
 	recordDecoder("key package record", parseKeyPackageRecord, infallible((*keyPackageRecord).marshal)),
 	recordDecoder("ratchet", parseRatchet, func(r *ratchet) ([]byte, error) { return marshalRatchet(r.secret, r.generation), nil }),
-	recordDecoder("message key", func(b []byte) (messageKey, error) { return parseMessageKey(0, b) }, infallible(messageKey.marshal)),
+	recordDecoder("message key", func(b []byte) (messageKey, error) { return suites[0].parseMessageKey(0, b) }, infallible(messageKey.marshal)),
 	recordDecoder("cached proposal",
 		func(b []byte) (*authenticatedContent, error) {
 			if _, err := openCached(suites[0], b); err != nil {

@@ -179,7 +179,7 @@ func (l *loader) secretTree(epoch uint64, height int) (*secretTree, error) {
 		if owner == nil {
 			return fail(ErrMalformed, "", l.object, "key without a ratchet")
 		}
-		k, err := parseMessageKey(binary.BigEndian.Uint32(rest[5:]), value)
+		k, err := l.g.suite.parseMessageKey(binary.BigEndian.Uint32(rest[5:]), value)
 		if err != nil {
 			return err
 		}

@@ -119,9 +119,12 @@ func (k messageKey) marshal() []byte {
 	return w.Buffer()
 }
 
-func parseMessageKey(generation uint32, b []byte) (messageKey, error) {
+func (s *suite) parseMessageKey(generation uint32, b []byte) (messageKey, error) {
 	r := codec.NewReader(b, ownLimits(b))
 	k := messageKey{generation, NewSecret(r.Bytes()), NewSecret(r.Bytes())}
+	if r.Err() == nil && (k.key.Len() != s.keyLen() || k.nonce.Len() != s.nonceLen()) {
+		r.Fail(fmt.Errorf("key of %d bytes and nonce of %d, not %d and %d", k.key.Len(), k.nonce.Len(), s.keyLen(), s.nonceLen()))
+	}
 	return k, malformed("stored message key", r.Finish())
 }
 

@@ -74,6 +74,9 @@ func TestStoredRecordsAreChecked(t *testing.T) {
 		{"a ratchet cut short", recordRatchet, func(b []byte) []byte { return b[:len(b)-1] }},
 		{"a ratchet without a secret", recordRatchet, func([]byte) []byte { return marshalRatchet(Secret{}, 1) }},
 		{"a message key cut short", recordSkipped, func(b []byte) []byte { return b[:len(b)-1] }},
+		{"a message key without a nonce", recordSkipped, messageKeyOf(16, 0)},
+		{"a message key with a nonce too short", recordSkipped, messageKeyOf(16, 11)},
+		{"a message key of another AEAD", recordSkipped, messageKeyOf(32, 12)},
 		{"a past epoch without sender data", recordPast, past(func(p *pastRecord) { p.senderData = Secret{} })},
 		{"a past epoch with sender data cut short", recordPast, past(func(p *pastRecord) { p.senderData = short })},
 		{"a past epoch that ended at no time", recordPast, func(b []byte) []byte {
@@ -145,4 +148,11 @@ func TestStoredKeyPackage(t *testing.T) {
 	twice[1], twice[2] = 0x40|byte(2*n>>8), byte(2*n)
 	_, err = parseKeyPackageRecord(twice)
 	requireKind(t, err, ErrMalformed)
+}
+
+// messageKeyOf replaces a stored message key by one of other lengths.
+func messageKeyOf(key, nonce int) func([]byte) []byte {
+	return func([]byte) []byte {
+		return messageKey{key: NewSecret(make([]byte, key)), nonce: NewSecret(make([]byte, nonce))}.marshal()
+	}
 }
