@@ -16,8 +16,7 @@ type Primitives struct {
 	signer    *signer
 	signKey   []byte
 	signature []byte
-	unsigned  []byte // the next to sign
-	signed    uint64
+	unsigned  []byte // what was signed last, which begins with a number
 	info      *hpkeInfo
 	kem, ct   []byte
 	secret    Secret
@@ -112,8 +111,7 @@ func (p *Primitives) Open() {
 // Sign signs 200 bytes, other ones each time: how long ML-DSA takes depends on what it signs (FIPS 204 §6.2
 // tries until a signature reveals nothing).
 func (p *Primitives) Sign() []byte {
-	p.signed++
-	binary.BigEndian.PutUint64(p.unsigned, p.signed)
+	binary.BigEndian.PutUint64(p.unsigned, binary.BigEndian.Uint64(p.unsigned)+1)
 	sig, err := p.signer.signWithLabel("primitive", p.unsigned)
 	p.must(err)
 	return sig

@@ -137,15 +137,19 @@ func (ca *testCA) certify(t testing.TB, cs CipherSuite, pub []byte, tmpl *x509.C
 			algorithm = k.algorithm
 		}
 	}
-	spki, err := asn1.Marshal(struct {
+	return ca.withSPKI(t, tmpl, spkiOf(t, pkix.AlgorithmIdentifier{Algorithm: algorithm}, wholeBytes(pub)))
+}
+
+// spkiOf encodes a key of an algorithm that crypto/x509 does not write.
+func spkiOf(t testing.TB, algorithm pkix.AlgorithmIdentifier, key asn1.BitString) []byte {
+	t.Helper()
+	return must[[]byte](t)(asn1.Marshal(struct {
 		Algorithm pkix.AlgorithmIdentifier
 		Key       asn1.BitString
-	}{pkix.AlgorithmIdentifier{Algorithm: algorithm}, asn1.BitString{Bytes: pub, BitLength: 8 * len(pub)}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return ca.withSPKI(t, tmpl, spki)
+	}{algorithm, key}))
 }
+
+func wholeBytes(b []byte) asn1.BitString { return asn1.BitString{Bytes: b, BitLength: 8 * len(b)} }
 
 // withSPKI signs a certificate for a key that crypto/x509 cannot write: it has one made for another key,
 // exchanges the key and signs again.
@@ -273,10 +277,7 @@ func TestSection5_3_X509(t *testing.T) {
 		}
 		return der
 	}
-	unknown := must[[]byte](t)(asn1.Marshal(struct {
-		Algorithm pkix.AlgorithmIdentifier
-		Key       asn1.BitString
-	}{pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 3}}, asn1.BitString{Bytes: pub, BitLength: 8 * len(pub)}}))
+	unknown := spkiOf(t, pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 3}}, wholeBytes(pub))
 	cases := []x509Case{
 		{"a root's", [][]byte{good}, plain, ""},
 		{"with its root", [][]byte{good, root.cert.Raw}, plain, ""},
@@ -476,21 +477,17 @@ func TestSection5_3_Ed448(t *testing.T) {
 	}
 	ca := newCA(t, "root", nil)
 	type spki struct {
-		Algorithm pkix.AlgorithmIdentifier
-		Key       asn1.BitString
+		algorithm pkix.AlgorithmIdentifier
+		key       asn1.BitString
 	}
 	null := asn1.RawValue{Tag: asn1.TagNull}
 	for name, info := range map[string]spki{
-		"parameters":       {pkix.AlgorithmIdentifier{Algorithm: oidEd448, Parameters: null}, asn1.BitString{Bytes: pub, BitLength: 8 * len(pub)}},
+		"parameters":       {pkix.AlgorithmIdentifier{Algorithm: oidEd448, Parameters: null}, wholeBytes(pub)},
 		"a bit too few":    {pkix.AlgorithmIdentifier{Algorithm: oidEd448}, asn1.BitString{Bytes: append(bytes.Clone(pub[:56]), 0), BitLength: 8*len(pub) - 1}},
-		"X448":             {pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 3, 101, 111}}, asn1.BitString{Bytes: pub, BitLength: 8 * len(pub)}},
+		"X448":             {pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 3, 101, 111}}, wholeBytes(pub)},
 		"a byte too short": {pkix.AlgorithmIdentifier{Algorithm: oidEd448}, asn1.BitString{Bytes: pub[1:], BitLength: 8*len(pub) - 8}},
 	} {
-		b, err := asn1.Marshal(info)
-		if err != nil {
-			t.Fatal(err)
-		}
-		der := ca.withSPKI(t, leafTemplate(aliceURI), b)
+		der := ca.withSPKI(t, leafTemplate(aliceURI), spkiOf(t, info.algorithm, info.key))
 		if err := trusting(ca).ValidateCredential(X509Credential(der), pub, UseMember); !errors.Is(err, ErrPolicy) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -511,15 +508,9 @@ func TestSection5_3_MLDSA(t *testing.T) {
 		requireKind(t, trusting(ca).ValidateCredential(X509Credential(der), other, UseMember), ErrPolicy)
 		for _, k := range rawKeys {
 			for _, null := range [][]byte{nil, {5, 0}} {
-				b, err := asn1.Marshal(struct {
-					Algorithm pkix.AlgorithmIdentifier
-					Key       asn1.BitString
-				}{pkix.AlgorithmIdentifier{Algorithm: k.algorithm, Parameters: asn1.RawValue{FullBytes: null}}, asn1.BitString{Bytes: pub, BitLength: 8 * len(pub)}})
-				if err != nil {
-					t.Fatal(err)
-				}
-				der := ca.withSPKI(t, leafTemplate(aliceURI), b)
-				err = trusting(ca).ValidateCredential(X509Credential(der), pub, UseMember)
+				algorithm := pkix.AlgorithmIdentifier{Algorithm: k.algorithm, Parameters: asn1.RawValue{FullBytes: null}}
+				der := ca.withSPKI(t, leafTemplate(aliceURI), spkiOf(t, algorithm, wholeBytes(pub)))
+				err := trusting(ca).ValidateCredential(X509Credential(der), pub, UseMember)
 				if good := k.size == len(pub) && null == nil; (err == nil) != good {
 					t.Errorf("%v with algorithm %v and parameters %x: %v", cs, k.algorithm, null, err)
 				}
