@@ -25,7 +25,7 @@ func costOf(t *testing.T, w *world, name string, f func() error) map[wire.Method
 	defer w.mu.Unlock()
 	costs := w.costs
 	w.costs = nil
-	for _, m := range []wire.Method{wire.MethodOrganizations, wire.MethodRenew, wire.MethodCount, wire.MethodUpload, wire.MethodDevices, wire.MethodRevocations} {
+	for _, m := range []wire.Method{wire.MethodOrganizations, wire.MethodRenew, wire.MethodCount, wire.MethodUpload, wire.MethodDevices, wire.MethodRevocations, wire.MethodFeatures} {
 		delete(costs, m)
 	}
 	for _, m := range slices.Sorted(maps.Keys(costs)) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -64,6 +65,8 @@ type session struct {
 	ended   chan struct{}
 	endOnce sync.Once
 	pushes  chan *wire.Push
+
+	features atomic.Pointer[wire.Features] // that the node has announced; nil for none
 
 	mu      sync.Mutex
 	err     error

@@ -462,6 +462,8 @@ func (w *world) handleDirectory(o *org, a *account, m wire.Method, body []byte) 
 
 func (w *world) handleRest(o *org, a *account, m wire.Method, body []byte) (any, error) {
 	switch m {
+	case wire.MethodFeatures:
+		return &wire.FeaturesAnswer{}, nil
 	case wire.MethodRevoke:
 		r, err := decodeInto[wire.RevokeRequest](body)
 		if err != nil {

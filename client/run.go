@@ -201,6 +201,7 @@ func (d *Device) serve(ctx context.Context, s *session, closeConn func()) {
 	wg.Go(func() { s.read(ctx) })
 	wg.Go(func() { s.write(ctx) })
 	wg.Go(func() { d.receive(ctx, s) })
+	wg.Go(func() { d.announce(ctx, s) })
 	d.link.set(s)
 	d.emit(Event{Type: EventConnected, Node: s.node})
 	d.lanes.kick(laneUpkeep)

@@ -133,8 +133,22 @@ func (c *memConsumer) sequences(id wire.ConversationID) []wire.SequenceNumber {
 
 // memRoster is the organizations' nodes.
 type memRoster struct {
-	mu sync.Mutex // guards by
-	by map[wire.Domain][]wire.NodeID
+	mu  sync.Mutex // guards what follows
+	by  map[wire.Domain][]wire.NodeID
+	old map[wire.NodeID]bool // nodes of the first release: they announce nothing
+}
+
+func (r *memRoster) Announced(n wire.NodeID, _ wire.Feature) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return !r.old[n]
+}
+
+// downgrade makes n a node of the first release in the eyes of the others, or of this release again.
+func (r *memRoster) downgrade(n wire.NodeID, old bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.old[n] = old
 }
 
 func (r *memRoster) OrdersOnly(wire.NodeID) bool { return false }
@@ -177,7 +191,7 @@ type cluster struct {
 }
 
 func newCluster(t testing.TB, seed uint64, edit func(*Config), names ...wire.NodeID) *cluster {
-	c := &cluster{t: t, f: newFabric(seed), roster: &memRoster{by: make(map[wire.Domain][]wire.NodeID)}, nodes: make(map[wire.NodeID]*testNode), edit: edit}
+	c := &cluster{t: t, f: newFabric(seed), roster: &memRoster{by: make(map[wire.Domain][]wire.NodeID), old: make(map[wire.NodeID]bool)}, nodes: make(map[wire.NodeID]*testNode), edit: edit}
 	for _, n := range names {
 		c.add(n)
 	}

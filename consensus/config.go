@@ -27,6 +27,9 @@ type Roster interface {
 	// node that is not such a one always holds a replica: entries reach devices from there.
 	OrdersOnly(wire.NodeID) bool
 	Nodes(org wire.Domain) []wire.NodeID
+	// Announced reports whether a node is known to understand a feature. It does not block: a node that
+	// has not been asked yet is asked in the background.
+	Announced(wire.NodeID, wire.Feature) bool
 }
 
 // Consumer stores committed entries. Its position makes delivery exactly-once: Consume must store the

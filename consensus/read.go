@@ -154,6 +154,7 @@ type Status struct {
 	Sequence   wire.SequenceNumber
 	Order      wire.Hash
 	Epochs     []wire.Epoch // of the heads
+	Level      uint8        // of the state machine's rules
 	Closed     bool
 	Commit     uint64 // index in Raft's log
 	Last       uint64
@@ -180,7 +181,7 @@ func (m *Manager) Status(id wire.ConversationID) (Status, error) {
 		}
 	}
 	err = m.view(c, func(st *machine.Machine) {
-		s.Sequence, s.Order, s.Closed = st.Sequence(), st.Order(), st.Closed()
+		s.Sequence, s.Order, s.Closed, s.Level = st.Sequence(), st.Order(), st.Closed(), st.Level()
 		for _, h := range st.Heads() {
 			s.Epochs = append(s.Epochs, h.Epoch)
 		}

@@ -36,19 +36,48 @@ func (l *live) reconcile(ctx context.Context) bool {
 	if now == nil || !slices.Equal(now.Voters, want.Voters) || !slices.Equal(now.Learners, want.Learners) {
 		return l.orderReplicas(ctx, want)
 	}
-	return l.follow(ctx, r, want)
+	return l.follow(ctx, r, want) || l.raiseRules(ctx, r)
 }
 
 // orderReplicas writes a change of replicas into the log.
 func (l *live) orderReplicas(ctx context.Context, want *wire.Replicas) bool {
-	e := &wire.Entry{Version: wire.EntryVersion, Time: wire.TimeOf(l.m.cfg.Now()), Proposer: l.m.cfg.Node, Replicas: want}
+	return l.orderOwn(ctx, "change of replicas", &wire.Entry{Replicas: want})
+}
+
+// orderOwn orders an entry of this node's own, and reports whether it was accepted.
+func (l *live) orderOwn(ctx context.Context, what string, e *wire.Entry) bool {
+	e.Version, e.Time, e.Proposer = wire.EntryVersion, wire.TimeOf(l.m.cfg.Now()), l.m.cfg.Node
 	ctx, cancel := context.WithTimeout(ctx, l.m.cfg.Timers.Call)
 	defer cancel()
 	if _, err := l.order(ctx, e); err != nil {
-		l.m.log.Debug("change of replicas not ordered", "conversation", l.c.id, "error", err)
+		l.m.log.Debug(what+" not ordered", "conversation", l.c.id, "error", err)
 		return false
 	}
 	return true
+}
+
+// raiseRules orders the next level of the rules when every replica has announced it. It reports whether
+// it did.
+func (l *live) raiseRules(ctx context.Context, r *raft.Raft) bool {
+	var level uint8
+	var now *wire.Replicas
+	l.fsm.read(func(m *machine.Machine) {
+		level = m.Level()
+		if !m.Closed() {
+			now, _ = m.Replicas()
+		}
+	})
+	if level >= wire.LastLevel || now == nil {
+		return false
+	}
+	next := level + 1
+	ready := true
+	for _, s := range r.GetConfiguration().Configuration().Servers {
+		if !l.m.cfg.Roster.Announced(wire.NodeID(s.ID), wire.LevelFeature(next)) {
+			ready = false // the others are asked all the same: Announced asks in the background
+		}
+	}
+	return ready && l.orderOwn(ctx, "change of rules", &wire.Entry{Replicas: wire.RaiseLevel(now, next)})
 }
 
 // wanted is what placement says; nil without a roster.
@@ -129,6 +158,11 @@ func (l *live) admitNew(ctx context.Context, r *raft.Raft, want *wire.Replicas, 
 	var missing []wire.NodeID
 	for _, n := range append(slices.Clone(want.Voters), want.Learners...) {
 		if contains(have, n) {
+			continue
+		}
+		if err := l.mayInvite(n); err != nil {
+			l.m.log.Debug("node not invited yet", "conversation", l.c.id, "node", n, "error", err)
+			missing = append(missing, n)
 			continue
 		}
 		if err := l.invite(ctx, n, have); err != nil {
@@ -282,6 +316,17 @@ func (i *invitation) Check() error {
 		if err := n.Check(); err != nil {
 			return wire.Errorf(wire.Malformed, "invite", "%v", err)
 		}
+	}
+	return nil
+}
+
+// mayInvite refuses a node that has not announced the level of this conversation's rules: it could not
+// read the state.
+func (l *live) mayInvite(n wire.NodeID) error {
+	var level uint8
+	l.fsm.read(func(m *machine.Machine) { level = m.Level() })
+	if level > wire.FirstLevel && !l.m.cfg.Roster.Announced(n, wire.LevelFeature(level)) {
+		return wire.Errorf(wire.Unavailable, "invite", "%s has not announced %q: its build is older, or it has not answered yet", n, wire.LevelFeature(level))
 	}
 	return nil
 }

@@ -18,22 +18,23 @@ import (
 // Federation is a node's part in the federation: its identity, its links, gossip, and calls. It is safe
 // for concurrent use.
 type Federation struct {
-	cfg      Config
-	trust    *trust
-	metrics  *metrics
-	lines    *lines
-	faults   *faults
-	budgets  *budgets
-	gates    *gates
-	conns    *conns
-	door     *door.Door
-	links    *links
-	records  *records
-	gossip   *gossip
-	calls    *callServer
-	caller   *callClient
-	ownSeeds []Seed
-	instance uint64 // random, of this run
+	cfg           Config
+	trust         *trust
+	metrics       *metrics
+	lines         *lines
+	faults        *faults
+	budgets       *budgets
+	gates         *gates
+	conns         *conns
+	door          *door.Door
+	links         *links
+	announcements *announcements
+	records       *records
+	gossip        *gossip
+	calls         *callServer
+	caller        *callClient
+	ownSeeds      []Seed
+	instance      uint64 // random, of this run
 
 	ready   chan struct{} // closed when Run listens
 	linkNow chan struct{} // holds one: look for links to open
@@ -43,6 +44,7 @@ type Federation struct {
 	mu        sync.Mutex // guards what follows
 	started   bool
 	ctx       context.Context             // of Run
+	stopping  bool                        // Run waits for its goroutines
 	address   string                      // that others are told
 	bound     string                      // that is listened on
 	own       []byte                      // this node's record
@@ -70,17 +72,18 @@ func New(cfg Config) (*Federation, error) {
 	t := &trust{cfg.Identity, cfg.Peers, cfg.Clock}
 	f := &Federation{
 		cfg: cfg, trust: t,
-		lines:    newLines(cfg.Logger, cfg.Clock),
-		faults:   &faults{trust: t, by: make(map[wire.Domain]fault)},
-		budgets:  &budgets{limits: cfg.Limits, by: make(map[wire.Domain]*budget)},
-		gates:    &gates{by: make(map[wire.NodeID]*gate)},
-		conns:    newConns(cfg.Limits.Connections),
-		door:     door.New(cfg.Limits.Door, cfg.Clock.Now, cfg.Logger),
-		links:    &links{self: cfg.Identity.Node, by: make(map[wire.NodeID]*link)},
-		records:  newRecords(t, cfg.Limits),
-		ownSeeds: cfg.Seeds,
-		instance: binary.BigEndian.Uint64(instance[:]),
-		ready:    make(chan struct{}), linkNow: make(chan struct{}, 1), joinNow: make(chan struct{}, 1),
+		lines:         newLines(cfg.Logger, cfg.Clock),
+		faults:        &faults{trust: t, by: make(map[wire.Domain]fault)},
+		budgets:       &budgets{limits: cfg.Limits, by: make(map[wire.Domain]*budget)},
+		gates:         &gates{by: make(map[wire.NodeID]*gate)},
+		conns:         newConns(cfg.Limits.Connections),
+		door:          door.New(cfg.Limits.Door, cfg.Clock.Now, cfg.Logger),
+		links:         &links{self: cfg.Identity.Node, by: make(map[wire.NodeID]*link)},
+		announcements: &announcements{by: make(map[wire.NodeID]*announcement)},
+		records:       newRecords(t, cfg.Limits),
+		ownSeeds:      cfg.Seeds,
+		instance:      binary.BigEndian.Uint64(instance[:]),
+		ready:         make(chan struct{}), linkNow: make(chan struct{}, 1), joinNow: make(chan struct{}, 1),
 		answered: make(map[wire.Domain]wire.NodeID), dialing: make(map[wire.NodeID]bool),
 	}
 	if f.ownSeeds == nil {
@@ -129,6 +132,9 @@ func (f *Federation) Run(ctx context.Context) error {
 	err = l.Close()
 	f.conns.cut(func(*conn) string { return cutRemoved })
 	f.caller.http.CloseIdleConnections()
+	f.mu.Lock()
+	f.stopping = true
+	f.mu.Unlock()
 	f.tasks.Wait()
 	f.calls.wait()
 	err = errors.Join(err, f.records.save(f.cfg.Dir))

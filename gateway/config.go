@@ -38,6 +38,9 @@ type Config struct {
 	Service      Service
 	Mail         Mail
 
+	// Features are what the node announces to a device that asks.
+	Features wire.Features
+
 	Clock Clock        // nil is the machine's
 	Rand  io.Reader    // nil is crypto/rand; used by several goroutines
 	Log   *slog.Logger // nil logs nothing

@@ -118,10 +118,15 @@ func (s *session) serve(t *task) {
 		s.answer(t, nil, t.err, true)
 		return
 	}
+	if q, ok := t.body.(*wire.FeaturesRequest); ok {
+		s.features.Store(&q.Features)
+		s.answer(t, &wire.FeaturesAnswer{Features: s.g.cfg.Features}, nil, true)
+		return
+	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.g.cfg.RequestWait)
 	defer cancel()
 	answer, err := s.g.cfg.Service.Serve(ctx, Request{
-		Device: s.device, Method: t.method, Body: t.body, Room: s.g.cfg.MaxFrame - answerRoom,
+		Device: s.device, Method: t.method, Body: t.body, Room: s.g.cfg.MaxFrame - answerRoom, Features: s.announced(),
 	})
 	if err != nil && ctx.Err() != nil && !isWire(err) {
 		err = wire.Errorf(wire.Unavailable, string(t.method), "not done within %v: ask again with the same id", s.g.cfg.RequestWait)
@@ -169,4 +174,12 @@ func answerFrame(t *task, body any, failure error) ([]byte, error) {
 		return frameOf(wire.FrameError, t.id, wire.AsError(string(t.method), failure))
 	}
 	return frameOf(wire.FrameAnswer, t.id, body)
+}
+
+// announced returns what the device has announced in this session, nil for nothing.
+func (s *session) announced() wire.Features {
+	if f := s.features.Load(); f != nil {
+		return *f
+	}
+	return nil
 }

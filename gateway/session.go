@@ -30,6 +30,8 @@ type session struct {
 
 	hasPlace bool // in the registry
 
+	features atomic.Pointer[wire.Features] // that the device has announced; nil for none
+
 	// Of the login; not changed afterwards.
 	device  wire.DeviceID
 	receive bool

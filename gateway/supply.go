@@ -26,6 +26,8 @@ type Request struct {
 	Body any
 	// Room is how many bytes the encoded answer may have.
 	Room int
+	// Features are what the device has announced in this session.
+	Features wire.Features
 }
 
 // Service answers requests.

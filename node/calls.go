@@ -17,6 +17,9 @@ func (r *router) calls() map[wire.Method]federation.Handler {
 		wire.CallUpdate:      call(r.callUpdate),
 		wire.CallGroupInfo:   call(r.callGroupInfo),
 		wire.CallDownload:    call(r.callDownload),
+		wire.CallFeatures: func(context.Context, wire.NodeID, []byte) (any, error) {
+			return &wire.FeaturesAnswer{Features: features}, nil
+		},
 		wire.CallRevocations: func(context.Context, wire.NodeID, []byte) (any, error) { return revocations(r.directory) },
 	}
 }

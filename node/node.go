@@ -154,7 +154,7 @@ func (n *Node) makeGateway() error {
 	var err error
 	n.gateway, err = gateway.New(gateway.Config{
 		Node: n.cfg.Node, Organization: wire.Organization{Domain: n.cfg.Domain, Root: n.identity.Root.Raw},
-		Devices: n.devices, Service: n.router, Mail: n.devices.mail, Log: n.log,
+		Devices: n.devices, Service: n.router, Mail: n.devices.mail, Log: n.log, Features: features,
 		Registerer: n.metrics, Gatherer: n.metrics, Ready: n.healthy, Version: map[string]string{"version": n.version, "node": string(n.cfg.Node)},
 		Origins: c.Origins, MaxFrame: int(c.MaxFrame), Window: c.Window, Requests: c.Requests, LoginWait: c.LoginTimeout.Std(), PingEvery: c.Ping.Std(),
 		SilenceWait: 5 * c.Ping.Std() / 2, MaxSessions: c.Sessions, MaxOfAddress: c.SessionsAddress,

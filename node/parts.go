@@ -182,3 +182,11 @@ func (n *Node) Nodes(org wire.Domain) []wire.NodeID { return n.fed.Nodes(org) }
 
 // OrdersOnly reports whether a node holds replicas and no devices.
 func (n *Node) OrdersOnly(node wire.NodeID) bool { return n.fed.OrdersOnly(node) }
+
+// Announced reports whether a node is known to understand a feature.
+func (n *Node) Announced(node wire.NodeID, f wire.Feature) bool {
+	if node == n.cfg.Node {
+		return features.Has(f)
+	}
+	return n.fed.Announced(node, f)
+}

@@ -1,19 +1,39 @@
 package wire
 
-import "crypto/sha256"
+import (
+	"crypto/sha256"
+	"strconv"
+	"strings"
+)
 
 // EntryVersion is the version of Entry that this package writes.
 const EntryVersion = 1
 
 // Entry is what Raft orders: a submission, or a change of replicas by the nodes themselves. Exactly one
 // of Envelope and Replicas is set.
+//
+// Devices decode entries too, and those of the first release refuse unknown keys. New content therefore
+// goes into the fields that exist.
 type Entry struct {
-	Version  uint8     `cbor:"1,keyasint"`
-	Time     Time      `cbor:"2,keyasint"` // the proposer's clock
-	Proposer NodeID    `cbor:"3,keyasint"` // the node that led when the entry was made
+	Version uint8 `cbor:"1,keyasint"`
+	Time    Time  `cbor:"2,keyasint"` // the proposer's clock
+	// Proposer is the node that led when the entry was made; from level 2 of the rules on, of a submission,
+	// the node that brought it to the leader.
+	Proposer NodeID    `cbor:"3,keyasint"`
 	Envelope *Envelope `cbor:"4,keyasint,omitempty"`
 	Replicas *Replicas `cbor:"5,keyasint,omitempty"`
 }
+
+// The levels of the state machine's rules.
+const (
+	FirstLevel = 1 // of every conversation until an entry raises it
+	LastLevel  = 2 // the highest that this package knows
+)
+
+// LevelFeature returns the feature with which a node announces that it knows a level of the rules.
+func LevelFeature(level uint8) Feature { return Feature(levelPrefix + strconv.Itoa(int(level))) }
+
+const levelPrefix = "rules/"
 
 // Replicas says which nodes are to hold the conversation from this entry on.
 type Replicas struct {
@@ -22,8 +42,32 @@ type Replicas struct {
 	Generation uint64   `cbor:"1,keyasint"`
 	Voters     []NodeID `cbor:"2,keyasint"`
 	Learners   []NodeID `cbor:"3,keyasint,omitempty"`
-	// Recovery is set where this entry follows an operator's forced recovery.
+	// Recovery is set where this entry follows an operator's forced recovery. With the generation that the
+	// conversation has already, it raises the level of the rules instead; see RaiseLevel.
 	Recovery *Recovery `cbor:"4,keyasint,omitempty"`
+}
+
+// RaiseLevel returns the entry content that raises the rules to level and leaves the replicas as now says.
+// A leader orders it when all replicas have announced LevelFeature(level). Replicas of the first release
+// refuse it; devices of the first release pass over it.
+func RaiseLevel(now *Replicas, level uint8) *Replicas {
+	next := *now
+	next.Recovery = &Recovery{Note: string(LevelFeature(level))}
+	return &next
+}
+
+// RaisesTo returns the level that r raises the rules to in a conversation of generation current. ok is
+// false where r is something else, or names a level that this package does not know.
+func (r *Replicas) RaisesTo(current uint64) (level uint8, ok bool) {
+	if r.Recovery == nil || r.Generation != current || len(r.Recovery.Lost) > 0 {
+		return 0, false
+	}
+	number, found := strings.CutPrefix(r.Recovery.Note, levelPrefix)
+	n, err := strconv.ParseUint(number, 10, 8)
+	if !found || err != nil || n <= FirstLevel || n > LastLevel || string(LevelFeature(uint8(n))) != r.Recovery.Note {
+		return 0, false
+	}
+	return uint8(n), true
 }
 
 // Recovery records an operator's act, for all to see.

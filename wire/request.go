@@ -24,6 +24,7 @@ const (
 	MethodRevoke        Method = "revoke"        // RevokeRequest → nothing: a device of the same user
 	MethodRenew         Method = "renew"         // nothing → ChainAnswer: the device's certificate, a new one if it ends soon
 	MethodOrganizations Method = "organizations" // nothing → OrganizationsAnswer: the admitted ones, with their roots
+	MethodFeatures      Method = "features"      // FeaturesRequest → FeaturesAnswer: what the device understands, and what the node does
 	MethodRevocations   Method = "revocations"   // RevocationsRequest → RevocationsAnswer: the revocation list of an organization
 )
 
@@ -272,6 +273,8 @@ const (
 	CallRevocations Method = "revocations"
 	// CallDownload asks for a piece of a blob that a member of this organization uploaded.
 	CallDownload Method = "download"
+	// CallFeatures asks what a node understands beyond the first release: nothing → FeaturesAnswer.
+	CallFeatures Method = "features"
 )
 
 // NotifyRequest hands over messages of one lane, in order.

@@ -35,6 +35,7 @@ type Machine struct {
 	spans    []Span
 	replicas *wire.Replicas
 	since    wire.SequenceNumber // the entry that set replicas
+	level    uint8               // of the rules; wire.FirstLevel until an entry raises it
 
 	recent      []kept
 	recentBytes int
@@ -45,7 +46,7 @@ type Machine struct {
 // New is the state before the first entry. rules may be nil where public handshakes are not supported;
 // then all replicas must do without.
 func New(id wire.ConversationID, rules PublicRules) *Machine {
-	return &Machine{id: id, public: rules, answers: make(map[wire.SubmissionID]submitted)}
+	return &Machine{id: id, public: rules, level: wire.FirstLevel, answers: make(map[wire.SubmissionID]submitted)}
 }
 
 // DisableEpochCheck lets commits for ended epochs through. It breaks the machine on purpose, so that a
@@ -72,6 +73,7 @@ type plan struct {
 	ends     bool        // from is closed
 	epoch    wire.Epoch  // after the entry
 	creating bool
+	level    uint8              // of the rules that the entry raises them to, 0 for none
 	key      wire.SubmissionKey // under which the signature has been verified, zero for none
 }
 
@@ -289,10 +291,17 @@ func (m *Machine) judgeReplicas(p *plan, r *wire.Replicas) *wire.Error {
 		return wire.Errorf(wire.UnknownConversation, "replicas", "%v has not been created", m.id)
 	}
 	current := m.Generation()
+	p.epoch = m.heads0Epoch()
+	if level, ok := r.RaisesTo(current); ok {
+		if level <= m.level {
+			return wire.Errorf(wire.Invalid, "rules", "level %d, the conversation has level %d", level, m.level)
+		}
+		p.level = level
+		return nil
+	}
 	if r.Recovery == nil && r.Generation != current || r.Recovery != nil && r.Generation != current+1 {
 		return wire.Errorf(wire.Invalid, "replicas", "generation %d, the conversation is in %d", r.Generation, current)
 	}
-	p.epoch = m.heads0Epoch()
 	return nil
 }
 
@@ -309,7 +318,10 @@ func (m *Machine) enact(p *plan, raw []byte) Outcome {
 		m.created, m.policy = true, e.Envelope.Create.Policy
 	}
 	moved := m.moveHeads(p)
-	if e.Replicas != nil {
+	switch {
+	case p.level > 0:
+		m.level = p.level
+	case e.Replicas != nil:
 		m.replicas, m.since, moved = e.Replicas, m.seq, true
 	}
 	c := wire.Committed{Sequence: m.seq, Order: m.order, Entry: raw}

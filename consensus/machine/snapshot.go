@@ -48,6 +48,7 @@ type imageHeader struct {
 	Heads    uint32              `cbor:"11,keyasint"`
 	Recent   uint32              `cbor:"12,keyasint"`
 	Answers  uint32              `cbor:"13,keyasint"`
+	Level    uint8               `cbor:"14,keyasint,omitempty"` // 0 for the first, so that its snapshots stay what they were
 }
 
 type imageHead struct {
@@ -86,6 +87,9 @@ func (m *Machine) Snapshot() *Image {
 			Now: m.now, Spans: slices.Clone(m.spans), Replicas: m.replicas, Since: m.since,
 			Heads: uint32(len(m.heads)), Recent: uint32(len(m.recent)), Answers: uint32(len(m.answered))},
 		recent: slices.Clone(m.recent),
+	}
+	if m.level > wire.FirstLevel {
+		img.header.Level = m.level
 	}
 	for _, h := range m.heads {
 		img.heads = append(img.heads, *h)
@@ -180,6 +184,10 @@ func (m *Machine) read(in *recordReader) error {
 	}
 	m.created, m.closed, m.policy, m.seq, m.order, m.now = h.Created, h.Closed, h.Policy, h.Sequence, h.Order, h.Now
 	m.spans, m.replicas, m.since = h.Spans, h.Replicas, h.Since
+	if h.Level == wire.FirstLevel || h.Level > wire.LastLevel {
+		return wire.Errorf(wire.Version, "restore", "rules of level %d, this node knows up to %d", h.Level, wire.LastLevel)
+	}
+	m.level = max(h.Level, wire.FirstLevel)
 	for range h.Heads {
 		if err := m.readHead(in); err != nil {
 			return err

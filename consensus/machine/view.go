@@ -30,6 +30,9 @@ func (m *Machine) Closed() bool { return m.closed }
 // Policy is what the conversation was created with.
 func (m *Machine) Policy() wire.Policy { return m.policy }
 
+// Level is the level of the rules that hold for the next entry.
+func (m *Machine) Level() uint8 { return m.level }
+
 // Sequence is the number of accepted entries.
 func (m *Machine) Sequence() wire.SequenceNumber { return m.seq }
 

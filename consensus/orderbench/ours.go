@@ -81,6 +81,9 @@ func (a *arrivals) Consume(_ context.Context, d consensus.Delivery) error {
 // OrdersOnly implements consensus.Roster.
 func (o *ours) OrdersOnly(wire.NodeID) bool { return false }
 
+// Announced implements consensus.Roster: all nodes are of this build.
+func (o *ours) Announced(wire.NodeID, wire.Feature) bool { return true }
+
 // Nodes implements consensus.Roster.
 func (o *ours) Nodes(org wire.Domain) []wire.NodeID { return []wire.NodeID{"n1." + wire.NodeID(org)} }
 

@@ -1,0 +1,79 @@
+package wire
+
+import "slices"
+
+// Feature names what a node or a device understands beyond the first release. A sender uses a new key,
+// frame, item or rule only towards a receiver that announced the feature for it: decoders refuse what
+// they do not know.
+type Feature string
+
+// Bounds of an announcement.
+const (
+	MaxFeatures = 64 // names in one announcement
+	maxFeature  = 32 // bytes of one name
+)
+
+// Features is a set of features, sorted and without duplicates.
+type Features []Feature
+
+// NewFeatures returns the set of the given features.
+func NewFeatures(list ...Feature) Features {
+	set := slices.Clone(Features(list))
+	slices.Sort(set)
+	return slices.Compact(set)
+}
+
+// Has reports whether f is in the set.
+func (s Features) Has(f Feature) bool {
+	_, found := slices.BinarySearch(s, f)
+	return found
+}
+
+// FeaturesRequest announces what a device understands. Its answer is a FeaturesAnswer.
+type FeaturesRequest struct {
+	Features Features `cbor:"1,keyasint"`
+}
+
+// Check refuses a list that is not a set of at most MaxFeatures well-formed names.
+func (r *FeaturesRequest) Check() error { return r.Features.check() }
+
+// FeaturesAnswer announces what a node understands. Features that the receiver does not know are no error.
+type FeaturesAnswer struct {
+	Features Features `cbor:"1,keyasint"`
+}
+
+// Check refuses a list that is not a set of at most MaxFeatures well-formed names.
+func (a *FeaturesAnswer) Check() error { return a.Features.check() }
+
+func (s Features) check() error {
+	if len(s) > MaxFeatures {
+		return Errorf(Malformed, "features", "%d names, at most %d", len(s), MaxFeatures)
+	}
+	for i, f := range s {
+		if !f.wellFormed() {
+			return Errorf(Malformed, "features", "name %.40q: wanted 1 to %d of a-z, 0-9, '.', '-' and '/'", f, maxFeature)
+		}
+		if i > 0 && s[i-1] >= f {
+			return Errorf(Malformed, "features", "name %q is out of order", f)
+		}
+	}
+	return nil
+}
+
+func (f Feature) wellFormed() bool {
+	if f == "" || len(f) > maxFeature {
+		return false
+	}
+	for _, c := range []byte(f) {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '-' && c != '/' {
+			return false
+		}
+	}
+	return true
+}
+
+// The features of nodes.
+const (
+	// FeatureRules2 announces that a replica knows the state machine's rules of level 2.
+	FeatureRules2 Feature = "rules/2"
+)
