@@ -114,6 +114,9 @@ func (t *thread) advance(c *wire.Committed) error {
 		t.alarm("", fmt.Errorf("entry %d: the node says that the order hash is %v, it is %v", c.Sequence, c.Order, at.Order))
 	}
 	t.u.put(t.orderKey(at.Last), at.Order[:])
+	if err := t.releaseSightings(); err != nil {
+		return err
+	}
 	if kept := wire.SequenceNumber(t.d.opts.Limits.Orders); at.Last > kept {
 		for old := &t.rec.Counters.Oldest; *old <= at.Last-kept; *old++ {
 			t.u.delete(t.orderKey(*old))

@@ -135,7 +135,8 @@ func FuzzInvitation(f *testing.F) {
 	})
 }
 
-// FuzzStatement decodes what a committer claims, and rules; the first byte chooses.
+// FuzzStatement decodes what a committer claims, rules, and what the sender of a message has seen; the
+// first byte chooses.
 func FuzzStatement(f *testing.F) {
 	s, err := wire.Encode(&statement{Binding: wire.Hash{1}, Last: 3, Evidence: [][]byte{{1}}})
 	if err != nil {
@@ -146,15 +147,17 @@ func FuzzStatement(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(append([]byte{0}, s...))
+	g, err := wire.Encode(&sighting{Last: 3, Order: wire.Hash{1}})
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Add(append([]byte{1}, r...))
+	f.Add(append([]byte{2}, g...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) == 0 {
 			return
 		}
-		var v any = new(statement)
-		if b[0]%2 == 1 {
-			v = new(Rules)
-		}
+		v := []any{new(statement), new(Rules), new(sighting)}[b[0]%3]
 		if b = b[1:]; wire.Decode(b, maxStatement, v) != nil {
 			return
 		}

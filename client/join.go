@@ -187,6 +187,7 @@ func (t *thread) beginJoin(c *wire.Committed, env *wire.Envelope, token wire.Tok
 	}
 	t.rec.Counters.Oldest = c.Sequence
 	t.u.deleteAll(recordKey(recordOrder, idPart(t.id)))
+	t.u.deleteAll(recordKey(recordSighting, idPart(t.id)))
 	entry, err := wire.Encode(c)
 	if err != nil {
 		return err

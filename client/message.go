@@ -129,7 +129,11 @@ func (t *thread) protect(n uint64, o *outgoingRecord) error {
 	if t.rec.State == StateMoving { // protected by the successor
 		return t.u.putRecord(outgoingKey(t.id, n), o)
 	}
-	sealed, err := t.group.Protect(o.Content, mlscore.MessageOptions{DespiteProposals: true})
+	seen, err := t.sighted()
+	if err != nil {
+		return err
+	}
+	sealed, err := t.group.Protect(o.Content, mlscore.MessageOptions{AuthenticatedData: seen, DespiteProposals: true})
 	if err != nil {
 		return err
 	}
@@ -334,6 +338,9 @@ func (t *thread) read(m *wire.Message, stored wire.Time) error {
 	sender, err := deviceOf(r.Application.Sender.Credential)
 	if err != nil {
 		return err // the leaf was validated
+	}
+	if err := t.compareSighting(r.Application.AuthenticatedData, sender); err != nil {
+		return err
 	}
 	c, err := DecodeContent(r.Application.Data)
 	if err != nil {

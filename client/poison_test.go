@@ -186,51 +186,6 @@ func mustMessage(t *testing.T, w *world, id wire.ConversationID) []byte {
 	return nil
 }
 
-// Servers that show members different orders are found out with the next commit.
-func TestDivergenceIsAnAlarm(t *testing.T) {
-	w, id, a, b, _ := trio(t, CreateOptions{})
-	w.mu.Lock()
-	o := w.orgs["b.example"]
-	w.faults.lag["b.example"] = true
-	w.mu.Unlock()
-	b.stop()
-	check(t, a.UpdateKeys(t.Context(), id))
-	w.mu.Lock()
-	c := w.convs[id]
-	s := c.streams["b.example"]
-	forged := c.log[len(c.log)-1] // the same submission, said to be proposed by another node
-	e, err := forged.Open()
-	check(t, err)
-	e.Proposer = "n2.a.example"
-	forged.Entry, err = wire.Encode(e)
-	check(t, err)
-	forged.Order = wire.NextOrder(c.log[len(c.log)-2].Order, forged.Entry)
-	payload, err := wire.Encode(&forged)
-	check(t, err)
-	o.lagging = nil
-	delete(w.faults.lag, "b.example")
-	s.append(item{kind: wire.ItemEntry, payload: payload})
-	w.mu.Unlock()
-	b.restart()
-	eventually(t, func() error {
-		d, err := b.Conversation(t.Context(), id)
-		if err == nil && d.Sequence != forged.Sequence {
-			err = fmt.Errorf("after %d", d.Sequence)
-		}
-		return err
-	})
-	check(t, a.UpdateKeys(t.Context(), id))
-	eventually(t, func() error {
-		if len(b.events(EventDivergence)) == 0 {
-			return fmt.Errorf("no alarm")
-		}
-		return nil
-	})
-	if b.events(EventPoison) != nil {
-		t.Error("divergence is an alarm, and no reason to stop")
-	}
-}
-
 func TestAnotherRootIsAnAlarmAndNotBelieved(t *testing.T) {
 	w, id, a, b, _ := trio(t, CreateOptions{})
 	w.mu.Lock()

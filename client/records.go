@@ -25,6 +25,7 @@ const (
 	recordWelcome    = 'w' // conversation → welcomeRecord: an entry to be joined by
 	recordUpload     = 'u' // SHA-256 of a blob → uploadRecord
 	recordDeparted   = 'l' // conversation, device → when that device of the user's went
+	recordSighting   = 'g' // conversation, sequence, device → order hash that the device has seen; see sighting
 	recordFounding   = 'f' // conversation that a ReInit closed → wire.Payload: its successor's founding
 )
 

@@ -188,6 +188,7 @@ func (t *thread) rejoined(c *wire.Committed) error {
 	t.rec.Position = position{Last: c.Sequence, Order: c.Order, Parent: c.Sequence}
 	t.rec.Counters.Oldest = c.Sequence
 	t.u.deleteAll(recordKey(recordOrder, idPart(t.id)))
+	t.u.deleteAll(recordKey(recordSighting, idPart(t.id)))
 	t.u.put(t.orderKey(c.Sequence), c.Order[:])
 	if err := t.settle(own.Submission, nil); err != nil {
 		return err
