@@ -37,6 +37,7 @@ type Device struct {
 	self   *deviceRecord // nil before it is enrolled
 
 	waiters waiters
+	alarms  alarms
 
 	mu        sync.Mutex
 	jitterRNG *rand.Rand

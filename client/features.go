@@ -3,12 +3,14 @@ package client
 import (
 	"context"
 	"errors"
+	"fmt"
+	"sync"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
 
 // features is what this build of the device announces to its node.
-var features = wire.NewFeatures()
+var features = wire.NewFeatures(wire.FeatureAlarm)
 
 // announce tells the node what the device understands, and notes what the node does. A node of the first
 // release does not know the method: its set stays empty.
@@ -35,4 +37,30 @@ func (d *Device) announce(ctx context.Context, s *session) {
 func (s *session) has(f wire.Feature) bool {
 	known := s.features.Load()
 	return known != nil && known.Has(f)
+}
+
+// takeAlarm reports an alarm of the node. An alarm that this device has reported already is passed over.
+func (d *Device) takeAlarm(a *wire.Alarm) {
+	known := fmt.Sprintf("%s %s %d", a.Conversation, a.Reason, a.Time)
+	d.alarms.mu.Lock()
+	defer d.alarms.mu.Unlock()
+	if d.alarms.told[known] || len(d.alarms.told) >= maxTold {
+		return
+	}
+	if d.alarms.told == nil {
+		d.alarms.told = make(map[string]bool)
+	}
+	d.alarms.told[known] = true
+	err := fmt.Errorf("the node reports %s: %s", a.Reason, a.Text)
+	d.log.Error("divergence", "conversation", a.Conversation, "error", err)
+	d.emit(Event{Type: EventDivergence, Conversation: a.Conversation, Err: err})
+}
+
+// maxTold bounds the alarms that one run of a device reports.
+const maxTold = 4096
+
+// alarms are those that this run of the device has reported.
+type alarms struct {
+	mu   sync.Mutex // guards told
+	told map[string]bool
 }

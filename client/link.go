@@ -65,6 +65,7 @@ type session struct {
 	ended   chan struct{}
 	endOnce sync.Once
 	pushes  chan *wire.Push
+	alarm   func(*wire.Alarm)
 
 	features atomic.Pointer[wire.Features] // that the node has announced; nil for none
 
@@ -230,6 +231,13 @@ func (s *session) take(ctx context.Context, f *wire.Frame) error {
 			return nil
 		}
 		return parting(ctx, s.conn, f)
+	case wire.FrameAlarm:
+		a := new(wire.Alarm)
+		if err := wire.Decode(f.Body, wire.MaxSessionFrame, a); err != nil {
+			return err
+		}
+		s.alarm(a)
+		return nil
 	case wire.FramePush:
 		p := new(wire.Push)
 		if err := wire.Decode(f.Body, wire.MaxSessionFrame, p); err != nil {

@@ -176,7 +176,9 @@ func (d *Device) login(ctx context.Context, conn Conn, receive bool) (*session, 
 	if err := expectFrame(ctx, conn, wire.FrameSession, s); err != nil {
 		return nil, err
 	}
-	return newSession(conn, s, d.link.most), nil
+	next := newSession(conn, s, d.link.most)
+	next.alarm = d.takeAlarm
+	return next, nil
 }
 
 func expectFrame(ctx context.Context, conn Conn, t wire.FrameType, body any) error {

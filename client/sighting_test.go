@@ -184,3 +184,30 @@ func TestSightingsAreBounded(t *testing.T) {
 		return err
 	}))
 }
+
+// TestAlarmOfTheNode holds that a device reports what its node has noticed, once.
+func TestAlarmOfTheNode(t *testing.T) {
+	w, id, a, _, _ := trio(t, CreateOptions{})
+	alarm := &wire.Alarm{Conversation: id, Reason: "rewritten", Text: "n1.b.example sent another entry 7", Time: 3}
+	tell := func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		check(t, writeFrame(w.orgs["a.example"].devices[a.id].session.pipe, wire.FrameAlarm, 0, alarm))
+	}
+	tell()
+	tell()
+	alarm.Time++
+	tell()
+	eventually(t, func() error {
+		if n := len(a.events(EventDivergence)); n != 2 {
+			return fmt.Errorf("%d alarms", n)
+		}
+		return nil
+	})
+	if e := a.events(EventDivergence)[0]; e.Conversation != id || e.Err == nil {
+		t.Errorf("%+v", e)
+	}
+	_, err := a.SendText(t.Context(), id, "goes on")
+	check(t, err)
+	hasTexts(t, a, id, "alice: goes on")
+}

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"crypto/rand"
 	"fmt"
 	"io"
@@ -40,6 +41,8 @@ type Config struct {
 
 	// Features are what the node announces to a device that asks.
 	Features wire.Features
+	// Alarms returns the alarms that stand about the conversations that a device reads. May be nil.
+	Alarms func(context.Context, wire.DeviceID) []wire.Alarm
 
 	Clock Clock        // nil is the machine's
 	Rand  io.Reader    // nil is crypto/rand; used by several goroutines

@@ -147,7 +147,7 @@ func structures(t *testing.T) map[string][]string {
 	t.Helper()
 	all := make(map[string][]string)
 	source := wireSource(t)
-	for _, name := range []string{"session.go", "request.go", "message.go", "envelope.go", "entry.go", "error.go", "feature.go"} {
+	for _, name := range []string{"session.go", "request.go", "message.go", "envelope.go", "entry.go", "error.go", "feature.go", "alarm.go"} {
 		for _, d := range source[name].Decls {
 			g, ok := d.(*ast.GenDecl)
 			if !ok || g.Tok != token.TYPE {
@@ -303,7 +303,7 @@ func TestProtocolTables(t *testing.T) {
 			t.Errorf("method %s is not served", m)
 		}
 	}
-	exactly(t, "frames", table(t, "## A session")[:8], constants(t, "FrameType"))
+	exactly(t, "frames", table(t, "## A session")[:9], constants(t, "FrameType"))
 	for _, r := range slices.Concat(table(t, "## Limits"), codes, closes) {
 		if len(r) != 4 || slices.Contains(r[:2], "") {
 			t.Errorf("row %q is not whole", r)

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"maps"
 	"net/netip"
 	"slices"
 	"sync"
@@ -107,6 +108,13 @@ func (r *registry) list(d wire.DeviceID) []*session {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.of[d])
+}
+
+// devices lists those that have a session.
+func (r *registry) devices() []wire.DeviceID {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Collect(maps.Keys(r.of))
 }
 
 func (r *registry) count() int {

@@ -121,6 +121,7 @@ func (s *session) serve(t *task) {
 	if q, ok := t.body.(*wire.FeaturesRequest); ok {
 		s.features.Store(&q.Features)
 		s.answer(t, &wire.FeaturesAnswer{Features: s.g.cfg.Features}, nil, true)
+		s.standingAlarms()
 		return
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.g.cfg.RequestWait)

@@ -51,7 +51,7 @@ func (s Features) check() error {
 	}
 	for i, f := range s {
 		if !f.wellFormed() {
-			return Errorf(Malformed, "features", "name %.40q: wanted 1 to %d of a-z, 0-9, '.', '-' and '/'", f, maxFeature)
+			return Errorf(Malformed, "features", "name %.40q: wanted 1 to %d of a-z, 0-9, '.', '-', '_' and '/'", f, maxFeature)
 		}
 		if i > 0 && s[i-1] >= f {
 			return Errorf(Malformed, "features", "name %q is out of order", f)
@@ -65,7 +65,7 @@ func (f Feature) wellFormed() bool {
 		return false
 	}
 	for _, c := range []byte(f) {
-		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '-' && c != '/' {
+		if (c < 'a' || c > 'z') && (c < '0' || c > '9') && c != '.' && c != '-' && c != '/' && c != '_' {
 			return false
 		}
 	}
@@ -76,4 +76,10 @@ func (f Feature) wellFormed() bool {
 const (
 	// FeatureRules2 announces that a replica knows the state machine's rules of level 2.
 	FeatureRules2 Feature = "rules/2"
+)
+
+// The features of sessions.
+const (
+	// FeatureAlarm announces that a device takes a FrameAlarm, and that a node sends it.
+	FeatureAlarm Feature = "alarm"
 )

@@ -26,6 +26,7 @@ const (
 	FrameError     FrameType = 6 // node → device: the ID of its request, or 0 when the session ends; an Error
 	FramePush      FrameType = 7 // node → device: a Push
 	FrameAck       FrameType = 8 // device → node: an Ack
+	FrameAlarm     FrameType = 9 // node → device that has announced FeatureAlarm: an Alarm
 )
 
 // Frame is one binary WebSocket message.
@@ -38,7 +39,7 @@ type Frame struct {
 
 // Check refuses a frame whose fields do not belong to its type.
 func (f *Frame) Check() error {
-	if f.Type < FrameChallenge || f.Type > FrameAck {
+	if f.Type < FrameChallenge || f.Type > FrameAlarm {
 		return Errorf(Malformed, "frame", "type %d is unknown", f.Type)
 	}
 	if (f.Type == FrameRequest) != (f.Method != "") || len(f.Method) > maxMethod {
