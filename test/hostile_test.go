@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -22,6 +23,22 @@ import (
 type evil struct {
 	t *testing.T
 	f *federation.Federation
+
+	mu      sync.Mutex     // guards streams
+	streams func(net.Conn) // serves ordering streams that other nodes open; nil: what they send is discarded
+}
+
+// order serves a stream that another node has opened.
+func (e *evil) order(_ context.Context, _ wire.NodeID, conn net.Conn) error {
+	e.mu.Lock()
+	serve := e.streams
+	e.mu.Unlock()
+	if serve != nil {
+		serve(conn)
+		return nil
+	}
+	_, err := io.Copy(io.Discard, conn)
+	return err
 }
 
 // newEvil stops an organization's node and takes its place.
@@ -42,20 +59,18 @@ func newEvilWith(t *testing.T, c *cluster.Cluster, d wire.Domain, handlers map[w
 	if err != nil {
 		t.Fatal(err)
 	}
-	f, err := federation.New(federation.Config{Identity: id, Peers: peers, Listen: cfg.Federation.Listen, Advertise: cfg.Federation.Advertise, Dir: t.TempDir(), Handlers: handlers,
-		Ordering: func(ctx context.Context, from wire.NodeID, conn net.Conn) error {
-			_, err := io.Copy(io.Discard, conn)
-			return err
-		}})
+	e := &evil{t: t}
+	e.f, err = federation.New(federation.Config{Identity: id, Peers: peers, Listen: cfg.Federation.Listen, Advertise: cfg.Federation.Advertise, Dir: t.TempDir(),
+		Handlers: handlers, Ordering: e.order})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { defer close(done); _ = f.Run(ctx) }()
-	<-f.Ready()
+	go func() { defer close(done); _ = e.f.Run(ctx) }()
+	<-e.f.Ready()
 	t.Cleanup(func() { cancel(); <-done })
-	return &evil{t, f}
+	return e
 }
 
 // xframe is a frame of the ordering streams.
