@@ -258,7 +258,9 @@ func readSized(r io.Reader, limit int) ([]byte, error) {
 }
 
 // serveBlob answers one request of another node's.
-func (m *Manager) serveBlob(from wire.NodeID, conn net.Conn) error {
+func (m *Manager) serveBlob(from wire.NodeID, conn net.Conn) (err error) {
+	req := new(blobRequest)
+	defer func() { m.caughtAt(recover(), req.Conversation, "blob", &err) }()
 	if err := conn.SetDeadline(time.Now().Add(m.cfg.Timers.Call)); err != nil {
 		return err
 	}
@@ -266,7 +268,6 @@ func (m *Manager) serveBlob(from wire.NodeID, conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	req := new(blobRequest)
 	if err := wire.Decode(b, 1024, req); err != nil {
 		return answerBlobError(conn, err)
 	}
@@ -365,15 +366,16 @@ func (m *Manager) sweepBlobs(ctx context.Context) {
 	}
 }
 
-// sweepBlobsOnce keeps everything when a conversation cannot be read: what it names is not known.
+// sweepBlobsOnce keeps everything when a conversation cannot be read: what it names is not known. One in
+// quarantine keeps what it names where its state can be read; another one must not keep the blobs of all.
 func (m *Manager) sweepBlobsOnce(now time.Time) error {
 	named := make(map[wire.BlobRef]bool)
 	for _, c := range m.list() {
-		if err := m.view(c, func(s *machine.Machine) {
+		if err := m.look(c, func(s *machine.Machine) {
 			for _, ref := range s.Blobs() {
 				named[ref] = true
 			}
-		}); err != nil && wire.CodeOf(err) != wire.UnknownConversation {
+		}); err != nil && c.shut.Load() == nil && wire.CodeOf(err) != wire.UnknownConversation {
 			return err
 		}
 	}

@@ -93,7 +93,9 @@ type Config struct {
 	// since. Those of conversations with other voters give up their data and are invited anew. Set once,
 	// at the first start; New writes down what follows from it.
 	Restored bool
-	Logger   *slog.Logger // nil: silent
+	// Alarm hears of each conversation that goes into quarantine; it must not block. nil: nobody.
+	Alarm  func(wire.ConversationID, Reason, error)
+	Logger *slog.Logger // nil: silent
 	// Now is the clock for the time in entries; nil: time.Now.
 	Now func() time.Time
 

@@ -22,7 +22,8 @@ type conversation struct {
 	group uint32
 	m     *Manager
 	gen   atomic.Uint64
-	out   atomic.Bool // its records are lost: it waits for an invitation
+	out   atomic.Bool                // its records are lost: it waits for an invitation
+	shut  atomic.Pointer[Quarantine] // in quarantine, and why; nil where it is served
 
 	mu      sync.Mutex                // guards what follows; never held across I/O
 	live    *live                     // nil while asleep; set before Raft has started, so that frames can queue
@@ -82,6 +83,9 @@ type live struct {
 // wake returns the live replica and opens it if it sleeps. It does not start an election.
 func (m *Manager) wake(ctx context.Context, c *conversation) (*live, bool, error) {
 	for {
+		if err := c.refused("wake"); err != nil {
+			return nil, false, err
+		}
 		c.mu.Lock()
 		switch {
 		case c.gone:
@@ -139,7 +143,8 @@ func (m *Manager) open(ctx context.Context, c *conversation) (*live, error) {
 	return l, nil
 }
 
-func (m *Manager) prepare(ctx context.Context, c *conversation) (*live, error) {
+func (m *Manager) prepare(ctx context.Context, c *conversation) (_ *live, err error) {
+	defer m.caught(c, "open", &err)
 	root := m.context()
 	if root == nil {
 		return nil, wire.Errorf(wire.Unavailable, "wake", "the node is not running")
@@ -161,6 +166,7 @@ func (m *Manager) prepare(ctx context.Context, c *conversation) (*live, error) {
 	l.ctx, l.cancel = context.WithCancel(root)
 	l.used.Store(time.Now().UnixNano())
 	l.fsm = m.newFSM(c.id)
+	l.fsm.panicked = func(what string, p any, err *error) { m.panicked(c, what, p, err) }
 	l.trans = newTransport(l.ctx, m, c)
 	l.store = &guard{GroupLog: m.cfg.Log.Group(c.group), fail: l.fail, leads: l.leads, stalled: m.stalled, writing: make(chan struct{}, 1)}
 	l.trans.store = l.store
@@ -170,7 +176,8 @@ func (m *Manager) prepare(ctx context.Context, c *conversation) (*live, error) {
 
 // start makes the Raft replica. What is committed is applied again from the snapshot on; those entries
 // are old, so nobody is told until Raft runs.
-func (l *live) start() error {
+func (l *live) start() (err error) {
+	defer l.m.caught(l.c, "open", &err)
 	logs, err := raft.NewLogCache(maxAppend, l.store)
 	if err != nil {
 		return err
@@ -195,7 +202,7 @@ func (l *live) start() error {
 	}
 	l.r.Store(r)
 	l.watchRoles(r)
-	if !l.m.spawn(func(context.Context) { l.run() }) {
+	if !l.m.serve(l.c, "run", func(context.Context) { l.run() }) {
 		l.halt(r)
 		return wire.Errorf(wire.Unavailable, "wake", "the node is stopping")
 	}
@@ -241,7 +248,8 @@ func (l *live) close(committed uint64, unless func() bool) bool {
 }
 
 // note writes down how far the replica got.
-func (l *live) note(r *raft.Raft, committed uint64, leader wire.NodeID) error {
+func (l *live) note(r *raft.Raft, committed uint64, leader wire.NodeID) (err error) {
+	defer l.m.caught(l.c, "write down", &err)
 	rec, err := l.m.readRecord(l.c.id)
 	if err != nil {
 		return err
@@ -395,7 +403,7 @@ func (l *live) wakeLoop() {
 // storage is well again. Called on a goroutine of Raft's, which must not be waited for.
 func (l *live) fail(err error) {
 	l.m.log.Error("replica stopped: its storage failed", "conversation", l.c.id, "error", err)
-	l.m.spawn(func(context.Context) {
+	l.m.serve(l.c, "close", func(context.Context) {
 		// A replica that fails while it starts is closed by open.
 		for l.r.Load() == nil && l.ctx.Err() == nil {
 			pause(l.ctx, 10*time.Millisecond)
@@ -409,7 +417,15 @@ func (l *live) fail(err error) {
 // damaged takes a replica out of service whose records are damaged: the other replicas hold what it
 // lost. See repair.go.
 func (m *Manager) damaged(c *conversation, err error) {
-	if errors.Is(err, raftlog.ErrCorrupt) || m.snapshotDamage(c) != nil || errors.Is(m.cfg.Log.Group(c.group).Verify(), raftlog.ErrCorrupt) {
-		m.quarantine(c, err)
+	if c.shut.Load() != nil {
+		return // nothing is deleted
+	}
+	damage := m.snapshotDamage(c)
+	if errors.Is(damage, machine.ErrInvalid) {
+		m.quarantine(c, ReasonInvalidState, damage)
+		return
+	}
+	if errors.Is(err, raftlog.ErrCorrupt) || damage != nil || errors.Is(m.cfg.Log.Group(c.group).Verify(), raftlog.ErrCorrupt) {
+		m.repairDamage(c, err)
 	}
 }

@@ -39,16 +39,9 @@ func (m *Manager) flushSome(ids []wire.ConversationID) {
 			continue
 		}
 		defer release()
-		rec, err := m.readRecord(id)
-		if err != nil {
-			continue
+		if change, err := l.position(); err == nil {
+			changes, held = append(changes, change), append(held, l)
 		}
-		l.fill(rec, l.r.Load(), 0, l.leader())
-		change, err := recordChange(id, rec)
-		if err != nil {
-			continue
-		}
-		changes, held = append(changes, change), append(held, l)
 	}
 	if err := m.cfg.Log.Meta().Apply(changes...); err != nil {
 		m.log.Warn("positions not written; they will be, with the next entries", "conversations", len(held), "error", err)
@@ -56,4 +49,15 @@ func (m *Manager) flushSome(ids []wire.ConversationID) {
 			m.dirty.mark(l.c.id)
 		}
 	}
+}
+
+// position is the record of a replica as it is now.
+func (l *live) position() (change raftlog.MetaChange, err error) {
+	defer l.m.caught(l.c, "write down", &err)
+	rec, err := l.m.readRecord(l.c.id)
+	if err != nil {
+		return change, err
+	}
+	l.fill(rec, l.r.Load(), 0, l.leader())
+	return recordChange(l.c.id, rec)
 }

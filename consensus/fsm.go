@@ -22,6 +22,10 @@ type fsm struct {
 	// none; nil for never.
 	verified func(data []byte) wire.SubmissionKey
 
+	// panicked hears of a panic in one of Raft's callbacks, with what it was at; nil in a trial, where the
+	// caller catches it.
+	panicked func(what string, p any, err *error)
+
 	// newest is the entry that the newest snapshot on disk ends with; nil where nobody asks.
 	newest func() uint64
 
@@ -29,6 +33,7 @@ type fsm struct {
 	m           *machine.Machine
 	index       uint64 // the last entry of the log applied
 	configIndex uint64 // the entry of the latest configuration applied
+	broken      bool   // an entry was applied in part: this state is not gone on with, nor kept
 }
 
 var (
@@ -51,20 +56,49 @@ func (f *fsm) set(m *machine.Machine) {
 	f.m = m
 }
 
+// errBroken is the outcome of entries after one at which the state machine panicked.
+var errBroken = &wire.Error{Code: wire.Unavailable, Op: "apply", Text: "the state machine panicked at an earlier entry: the conversation is in quarantine"}
+
+// caught is deferred by each callback.
+func (f *fsm) caught(what string, err *error) {
+	p := recover()
+	if p == nil {
+		return
+	}
+	if f.panicked == nil {
+		panic(p)
+	}
+	f.panicked(what, p, err)
+}
+
 // Apply applies one entry and returns a machine.Outcome.
-func (f *fsm) Apply(l *raft.Log) any {
+func (f *fsm) Apply(l *raft.Log) (result any) {
+	result = machine.Outcome{Err: errBroken}
+	defer f.caught("apply", nil)
 	var key wire.SubmissionKey
 	if f.verified != nil {
 		key = f.verified(l.Data)
 	}
-	f.mu.Lock()
-	out := f.m.ApplyVerified(l.Data, key)
-	f.index = l.Index
-	f.mu.Unlock()
+	out, ok := f.apply(l, key)
+	if !ok {
+		return result
+	}
 	if f.applied != nil {
 		f.applied(l.Data, out)
 	}
 	return out
+}
+
+func (f *fsm) apply(l *raft.Log, key wire.SubmissionKey) (machine.Outcome, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.broken {
+		return machine.Outcome{}, false
+	}
+	f.broken = true // until it has returned
+	out := f.m.ApplyVerified(l.Data, key)
+	f.index, f.broken = l.Index, false
+	return out, true
 }
 
 // StoreConfiguration hears of each committed configuration, with the index that Raft's own
@@ -76,14 +110,19 @@ func (f *fsm) StoreConfiguration(index uint64, _ raft.Configuration) {
 }
 
 // Snapshot takes an image, which is written while entries go on being applied.
-func (f *fsm) Snapshot() (raft.FSMSnapshot, error) {
+func (f *fsm) Snapshot() (_ raft.FSMSnapshot, err error) {
+	defer f.caught("snapshot", &err)
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	return &fsmImage{f.m.Snapshot()}, nil
+	if f.broken {
+		return nil, errBroken
+	}
+	return &fsmImage{f.m.Snapshot(), f}, nil
 }
 
 // Restore replaces the state. A damaged snapshot leaves it as it was.
-func (f *fsm) Restore(r io.ReadCloser) error {
+func (f *fsm) Restore(r io.ReadCloser) (err error) {
+	defer f.caught("restore", &err)
 	m, err := machine.Restore(f.id, f.rules, r)
 	if err != nil {
 		return err
@@ -107,9 +146,13 @@ func (f *fsm) read(fn func(*machine.Machine)) {
 	fn(f.m)
 }
 
-type fsmImage struct{ *machine.Image }
+type fsmImage struct {
+	*machine.Image
+	of *fsm
+}
 
-func (i *fsmImage) Persist(sink raft.SnapshotSink) error {
+func (i *fsmImage) Persist(sink raft.SnapshotSink) (err error) {
+	defer i.of.caught("persist", &err)
 	if _, err := i.WriteTo(sink); err != nil {
 		return fmt.Errorf("persist: %w", err)
 	}

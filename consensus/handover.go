@@ -18,7 +18,7 @@ const handovers = 32
 func (m *Manager) HandOver(ctx context.Context) {
 	var all sync.WaitGroup
 	place := make(chan struct{}, handovers)
-	for _, c := range m.list() {
+	for _, c := range m.served() {
 		r := c.raft()
 		if r == nil || r.State() != raft.Leader {
 			continue
@@ -32,6 +32,7 @@ func (m *Manager) HandOver(ctx context.Context) {
 		}
 		all.Go(func() {
 			defer func() { <-place }()
+			defer m.caught(c, "hand over", nil)
 			m.handOver(ctx, c, r)
 		})
 	}

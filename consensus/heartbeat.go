@@ -207,7 +207,8 @@ func (m *Manager) receiveBeats(from wire.NodeID, f *frame) {
 	})
 }
 
-func (m *Manager) receiveBeat(from wire.NodeID, b *beat) beatReply {
+func (m *Manager) receiveBeat(from wire.NodeID, b *beat) (answered beatReply) {
+	defer m.caughtIn(b.id, "heartbeat", &answered.err)
 	live, err := m.admit(from, b.id, b.generation)
 	if err != nil {
 		return beatReply{err: err}

@@ -61,13 +61,14 @@ func (m *Manager) greetLoop(ctx context.Context) {
 // has ended.
 func (m *Manager) greetAll(ctx context.Context) bool {
 	waiting := make(map[wire.NodeID]bool)
-	for _, c := range m.list() {
+	m.each("greet", func(c *conversation) bool {
 		if rec, err := m.readRecord(c.id); err == nil {
 			for _, n := range rec.members() {
 				waiting[n] = n != m.cfg.Node
 			}
 		}
-	}
+		return true
+	})
 	wait := m.cfg.Timers.Repair
 	for end := time.Now().Add(m.cfg.Timers.Greet); time.Now().Before(end); wait *= 2 {
 		maps.DeleteFunc(waiting, func(n wire.NodeID, wait bool) bool { return !wait || m.greeted(ctx, n) })
@@ -100,22 +101,23 @@ func (m *Manager) holdingsFor(n wire.NodeID) [][]byte {
 		}
 		out.List = nil
 	}
-	for _, c := range m.list() {
+	m.each("greet", func(c *conversation) bool {
 		if c.awake() != nil {
-			continue // its heartbeats speak for it
+			return true // its heartbeats speak for it
 		}
 		rec, err := m.readRecord(c.id)
 		if err == nil && contains(rec.Missing, n) {
-			m.spawn(func(ctx context.Context) { m.repair(ctx, c) }) // it can be given its replica now
+			m.serve(c, "repair", func(ctx context.Context) { m.repair(ctx, c) }) // it can be given its replica now
 		}
 		if err != nil || !rec.has(n) || rec.Rejoin {
-			continue
+			return true
 		}
 		out.List = append(out.List, holding{ID: c.id, Generation: rec.Generation, End: position{Term: rec.LastTerm, Last: rec.Last}})
 		if len(out.List) == maxHoldings {
 			flush()
 		}
-	}
+		return true
+	})
 	flush()
 	return frames
 }
@@ -157,15 +159,20 @@ func (m *Manager) receiveHoldings(_ context.Context, from wire.NodeID, f *frame)
 
 func (m *Manager) compareHoldings(ctx context.Context, from wire.NodeID, list []holding) {
 	for _, h := range list {
-		c, err := m.memberOf(from, h.ID)
-		if err != nil {
-			m.sayGone(from, h, err)
-			continue
-		}
-		s, err := m.standingOf(c)
-		if err == nil && h.Generation == c.generation() && c.awake() == nil && s.End != h.End {
-			m.repair(ctx, c)
-		}
+		m.compareHolding(ctx, from, h)
+	}
+}
+
+func (m *Manager) compareHolding(ctx context.Context, from wire.NodeID, h holding) {
+	defer m.caughtIn(h.ID, "compare", nil)
+	c, err := m.memberOf(from, h.ID)
+	if err != nil {
+		m.sayGone(from, h, err)
+		return
+	}
+	s, err := m.standingOf(c)
+	if err == nil && h.Generation == c.generation() && c.awake() == nil && s.End != h.End {
+		m.repair(ctx, c)
 	}
 }
 
@@ -193,25 +200,23 @@ func (m *Manager) standingOf(c *conversation) (standing, error) {
 // catchUp wakes the conversations that were awake when the node stopped: those whose log goes on behind
 // what is known to be committed. Others may wait for what it holds.
 func (m *Manager) catchUp(ctx context.Context) {
-	for _, c := range m.list() {
+	m.each("catch up", func(c *conversation) bool {
 		rec, err := m.readRecord(c.id)
 		if err != nil {
 			m.log.Error("conversation not read", "conversation", c.id, "error", err)
-			continue
+			return true
 		}
 		last, err := m.cfg.Log.Group(c.group).LastIndex()
 		if err != nil {
 			m.damaged(c, err)
-			continue
+			return true
 		}
 		if last <= rec.Applied && !m.recovering(c.id) {
-			continue
+			return true
 		}
 		if _, err := m.wakeUp(ctx, c); err != nil && ctx.Err() == nil {
 			m.log.Warn("conversation not woken after the restart", "conversation", c.id, "error", err)
 		}
-		if !pause(ctx, time.Millisecond) {
-			return
-		}
-	}
+		return pause(ctx, time.Millisecond)
+	})
 }

@@ -40,7 +40,11 @@ type Manager struct {
 	tasks         sync.WaitGroup
 }
 
-type stats struct{ wakes, sleeps, elections atomic.Int64 }
+type stats struct {
+	wakes, sleeps, elections atomic.Int64
+	panics                   atomic.Int64 // of work that belongs to no conversation here
+	quarantined              quarantineStats
+}
 
 // codeAsleep is between nodes only: the conversation sleeps here, and this frame does not wake it.
 const codeAsleep wire.Code = "asleep"
@@ -102,6 +106,9 @@ func (m *Manager) load() error {
 	})
 	if err == nil {
 		err = m.cfg.Log.Meta().Apply(forgotten...)
+	}
+	if err == nil {
+		err = m.loadQuarantines()
 	}
 	if err != nil {
 		return fmt.Errorf("consensus: %w", err)
@@ -187,7 +194,10 @@ func (m *Manager) spawn(fn func(context.Context)) bool {
 		return false
 	}
 	ctx := m.ctx
-	m.tasks.Go(func() { fn(ctx) })
+	m.tasks.Go(func() {
+		defer m.caughtIn("", "background work", nil)
+		fn(ctx)
+	})
 	return true
 }
 
@@ -200,6 +210,7 @@ func (m *Manager) closeAll() {
 			continue
 		}
 		all.Go(func() {
+			defer m.caught(c, "close", nil)
 			for l.r.Load() == nil && c.awake() == l {
 				if !c.settle() {
 					break
@@ -235,12 +246,14 @@ func (m *Manager) list() []*conversation {
 	return list
 }
 
+// find finds a conversation that is served.
 func (m *Manager) find(id wire.ConversationID) (*conversation, error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	c := m.conversations[id]
-	if c == nil {
-		return nil, wire.Errorf(wire.UnknownConversation, "find", "node %s holds no replica of %v", m.cfg.Node, id)
+	c, err := m.held(id)
+	if err == nil {
+		err = c.refused("find")
+	}
+	if err != nil {
+		return nil, err
 	}
 	return c, nil
 }
@@ -315,6 +328,10 @@ func (m *Manager) remove(c *conversation, why string) error {
 	if c.gone {
 		c.mu.Unlock()
 		return nil
+	}
+	if err := c.refused("remove"); err != nil { // what is in quarantine is kept
+		c.mu.Unlock()
+		return err
 	}
 	c.gone = true
 	l := c.live
@@ -431,6 +448,7 @@ func (m *Manager) memberOf(from wire.NodeID, id wire.ConversationID) (*conversat
 
 // receive takes a frame from another node, on its connection's read loop: it does not block.
 func (m *Manager) receive(from wire.NodeID, f *frame) {
+	defer m.caughtIn(f.conversation, "frame", nil)
 	switch f.kind {
 	case kindAppend, kindVote, kindPreVote, kindTimeoutNow:
 		l, err := m.admit(from, f.conversation, f.generation)
@@ -450,21 +468,29 @@ func (m *Manager) receive(from wire.NodeID, f *frame) {
 
 // receiveOther serves what may take time on a goroutine of its own.
 func (m *Manager) receiveOther(from wire.NodeID, f *frame) {
-	handlers := map[frameKind]func(context.Context, wire.NodeID, *frame) ([]byte, error){
+	handlers := map[frameKind]handler{
 		kindWake: m.receiveWake, kindSleep: m.receiveSleep, kindSubmit: m.receiveSubmit, kindInvite: m.receiveInvite,
 		kindFarewell: m.receiveFarewell, kindHoldings: m.receiveHoldings, kindGone: m.receiveGone, kindRejoin: m.receiveRejoin,
 		kindSilent: m.receiveSilent,
 	}
-	handle := handlers[f.kind]
-	if handle == nil {
+	serve := handlers[f.kind]
+	if serve == nil {
 		m.mesh.reply(from, f, nil, wire.Errorf(wire.Malformed, "frame", "kind %d", f.kind))
 		return
 	}
 	m.mesh.spawn(func(ctx context.Context) {
-		content, err := handle(ctx, from, f)
+		content, err := m.handle(ctx, serve, from, f)
 		if err != nil && wire.CodeOf(err) == wire.Internal {
 			m.log.Warn("request failed", "peer", from, "kind", f.kind, "conversation", f.conversation, "error", err)
 		}
 		m.mesh.reply(from, f, content, err)
 	})
+}
+
+type handler func(context.Context, wire.NodeID, *frame) ([]byte, error)
+
+// handle calls a handler; a panic of its becomes the quarantine of the conversation that the frame is for.
+func (m *Manager) handle(ctx context.Context, fn handler, from wire.NodeID, f *frame) (content []byte, err error) {
+	defer m.caughtIn(f.conversation, "frame", &err)
+	return fn(ctx, from, f)
 }

@@ -18,6 +18,15 @@ import (
 // opened hears only from its leader what is committed; until it has applied what was known before, it
 // is read as if it slept.
 func (m *Manager) view(c *conversation, fn func(*machine.Machine)) error {
+	if err := c.refused("read"); err != nil {
+		return err
+	}
+	return m.look(c, fn)
+}
+
+// look is view for a conversation that may be in quarantine.
+func (m *Manager) look(c *conversation, fn func(*machine.Machine)) (err error) {
+	defer m.caught(c, "read", &err)
 	for {
 		l := c.awake()
 		if l.caughtUp() {
@@ -96,11 +105,15 @@ func (m *Manager) restoreLatest(c *conversation, f *fsm) (uint64, error) {
 }
 
 // Entries returns the committed entries after since, at most count of them and bytes bytes but at least
-// one. gap says that the first ones after since are no longer kept.
+// one. gap says that the first ones after since are no longer kept. Of a conversation in quarantine, those
+// that the consumer has stored are returned, where they can still be read.
 func (m *Manager) Entries(id wire.ConversationID, since wire.SequenceNumber, count, bytes int) (entries []wire.Committed, gap bool, err error) {
-	c, err := m.find(id)
+	c, err := m.held(id)
 	if err != nil {
 		return nil, false, err
+	}
+	if c.shut.Load() != nil {
+		return m.delivered(c, since, count, bytes)
 	}
 	err = m.view(c, func(s *machine.Machine) { entries, gap = s.Entries(since, count, bytes) })
 	return entries, gap, err
@@ -146,7 +159,7 @@ func (m *Manager) DeliveryList(id wire.ConversationID) (list []wire.Address, err
 // Status is what an operator sees of a replica.
 type Status struct {
 	ID         wire.ConversationID
-	State      string // asleep, or Raft's: Follower, Candidate, Leader
+	State      string // asleep, quarantine, or Raft's: Follower, Candidate, Leader
 	Leader     wire.NodeID
 	Voters     []wire.NodeID
 	Learners   []wire.NodeID
@@ -159,20 +172,25 @@ type Status struct {
 	Commit     uint64 // index in Raft's log
 	Last       uint64
 	Idle       time.Duration // since the last entry or submission; 0 while asleep
+	Quarantine *Quarantine   // nil for a conversation that is served
 }
 
 // Status describes this node's replica without waking it.
 func (m *Manager) Status(id wire.ConversationID) (Status, error) {
-	c, err := m.find(id)
+	c, err := m.held(id)
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{ID: id, State: "asleep", Generation: c.generation()}
+	s := Status{ID: id, State: "asleep", Generation: c.generation(), Quarantine: c.shut.Load()}
 	rec, err := m.readRecord(id)
 	if err != nil {
 		return Status{}, err
 	}
 	s.Leader, s.Voters, s.Learners, s.Commit, s.Last = rec.Leader, rec.Voters, rec.Learners, rec.Applied, rec.Last
+	if s.Quarantine != nil {
+		s.State, s.Sequence = "quarantine", rec.Sequence // what the state says may be what is wrong
+		return s, nil
+	}
 	if l := c.awake(); l != nil {
 		if r := l.r.Load(); r != nil {
 			s.State, s.Leader, s.Commit, s.Last = r.State().String(), l.leader(), r.CommitIndex(), r.LastIndex()
@@ -202,7 +220,7 @@ func (m *Manager) Conversations() []wire.ConversationID {
 
 // Counts are the Manager's numbers since it was made.
 type Counts struct {
-	Held, Awake              int
+	Held, Awake, Quarantined int
 	Wakes, Sleeps, Elections int64
 }
 
@@ -211,6 +229,9 @@ func (m *Manager) Counts() Counts {
 	n := Counts{Wakes: m.stats.wakes.Load(), Sleeps: m.stats.sleeps.Load(), Elections: m.stats.elections.Load()}
 	for _, c := range m.list() {
 		n.Held++
+		if c.shut.Load() != nil {
+			n.Quarantined++
+		}
 		if c.awake() != nil {
 			n.Awake++
 		}

@@ -18,10 +18,10 @@ import (
 // Otherwise its data is deleted, the others take it out of the configuration, and the leader invites it
 // anew, as a learner.
 
-// quarantine begins the repair of c, once.
-func (m *Manager) quarantine(c *conversation, cause error) {
+// repairDamage begins the repair of c, once.
+func (m *Manager) repairDamage(c *conversation, cause error) {
 	m.log.Error("replica is damaged", "conversation", c.id, "error", cause)
-	m.spawn(func(ctx context.Context) {
+	m.serve(c, "repair", func(ctx context.Context) {
 		if l := c.awake(); l != nil && l.r.Load() != nil {
 			l.close(0, nil)
 		}
@@ -40,8 +40,9 @@ func (m *Manager) quarantine(c *conversation, cause error) {
 
 // snapshotDamage is what is wrong with the content of the newest snapshot; nil where the disk could not
 // be read at all.
-func (m *Manager) snapshotDamage(c *conversation) error {
-	_, err := m.restoreLatest(c, m.newFSM(c.id))
+func (m *Manager) snapshotDamage(c *conversation) (err error) {
+	defer m.caught(c, "read", &err)
+	_, err = m.restoreLatest(c, m.newFSM(c.id))
 	if path := (*fs.PathError)(nil); errors.As(err, &path) {
 		return nil
 	}
@@ -168,7 +169,7 @@ func (l *live) wiped(n wire.NodeID) {
 	if r == nil || !l.leads() || !l.configured(n) || !l.expelling.CompareAndSwap(false, true) {
 		return
 	}
-	started := l.m.spawn(func(context.Context) {
+	started := l.m.serve(l.c, "expel", func(context.Context) {
 		defer l.expelling.Store(false)
 		l.m.log.Warn("member holds no replica any more: it is taken out, and invited anew", "conversation", l.c.id, "node", n)
 		l.expel(n)
@@ -180,9 +181,9 @@ func (l *live) wiped(n wire.NodeID) {
 
 // resumeRejoins goes on with what was under way when the node stopped.
 func (m *Manager) resumeRejoins() {
-	for _, c := range m.list() {
+	for _, c := range m.served() {
 		if c.out.Load() {
-			m.spawn(func(ctx context.Context) {
+			m.serve(c, "rejoin", func(ctx context.Context) {
 				if rec, err := m.readRecord(c.id); err == nil && rec.Fenced {
 					m.log.Error("replica is out of service", "conversation", c.id, "error", m.outOfService("restore", c))
 					return

@@ -466,7 +466,7 @@ func (l *live) askWhetherGone() bool {
 	if !l.m.dismissedByMajority(l.ctx, l.c) {
 		return false
 	}
-	return l.m.spawn(func(ctx context.Context) {
+	return l.m.serve(l.c, "leave", func(ctx context.Context) {
 		if err := l.m.leave(ctx, l.c); err != nil && ctx.Err() == nil {
 			l.m.log.Warn("replica not removed", "conversation", l.c.id, "error", err)
 		}

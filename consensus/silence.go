@@ -151,7 +151,7 @@ func (s *leaders) depose(ctx context.Context, p *peer) bool {
 			s.m.log.Info("node is silent for a majority; others take over what it leads", "peer", p.node, "silence", p.silence(time.Now()).Round(time.Millisecond), "conversations", len(lives))
 		}
 		heard := p.heard.Load()
-		s.m.spawn(func(ctx context.Context) {
+		s.m.serve(l.c, "depose", func(ctx context.Context) {
 			defer l.deposing.Store(false)
 			s.replace(ctx, l, p, heard, turn)
 		})

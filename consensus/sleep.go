@@ -229,7 +229,7 @@ func (m *Manager) wakeUp(ctx context.Context, c *conversation) (*live, error) {
 // without it would depose its leader otherwise, and not be elected; it waits to be found by that leader. Where
 // nobody stands, Raft's timers remain.
 func (m *Manager) stand(l *live) {
-	m.spawn(func(ctx context.Context) {
+	m.serve(l.c, "stand", func(ctx context.Context) {
 		for until := time.Now().Add(m.cfg.Timers.Heartbeat); l.leader() == "" && time.Now().Before(until); {
 			switch may, known := m.electable(ctx, l); {
 			case may:
@@ -260,7 +260,7 @@ func (m *Manager) electable(ctx context.Context, l *live) (may, known bool) {
 		if n == m.cfg.Node {
 			continue
 		}
-		if !m.spawn(func(context.Context) {
+		if !m.serve(l.c, "stand", func(context.Context) {
 			s, err := m.askStanding(ctx, n, l.c)
 			if err != nil {
 				answers <- nil
@@ -333,6 +333,7 @@ func (m *Manager) wakeForVote(from wire.NodeID, f *frame) bool {
 		return false
 	}
 	return m.mesh.spawn(func(ctx context.Context) {
+		defer m.caught(c, "wake", nil)
 		l, _, err := m.wake(ctx, c)
 		if err != nil {
 			m.mesh.reply(from, f, nil, err)
@@ -369,7 +370,7 @@ func (l *live) restAlone() bool {
 
 // callAll has the conversation repaired: no rest.
 func (l *live) callAll() bool {
-	l.m.spawn(func(ctx context.Context) { l.m.repair(ctx, l.c) })
+	l.m.serve(l.c, "repair", func(ctx context.Context) { l.m.repair(ctx, l.c) })
 	return false
 }
 

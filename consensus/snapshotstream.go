@@ -85,7 +85,9 @@ func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args
 }
 
 // receiveSnapshot hands a leader's snapshot to this replica.
-func (m *Manager) receiveSnapshot(from wire.NodeID, conn net.Conn) error {
+func (m *Manager) receiveSnapshot(from wire.NodeID, conn net.Conn) (err error) {
+	req := new(snapshotRequest)
+	defer func() { m.caughtAt(recover(), req.Conversation, "snapshot", &err) }()
 	if err := conn.SetDeadline(time.Now().Add(m.cfg.Timers.Call)); err != nil {
 		return err
 	}
@@ -93,7 +95,6 @@ func (m *Manager) receiveSnapshot(from wire.NodeID, conn net.Conn) error {
 	if err != nil {
 		return err
 	}
-	req := new(snapshotRequest)
 	var content []byte
 	if err = wire.Decode(b, 256<<10, req); err == nil {
 		if err = conn.SetDeadline(time.Now().Add(transferTime(uint64(req.Size)))); err == nil {

@@ -33,7 +33,8 @@ func (m *Manager) Submit(ctx context.Context, e *wire.Envelope) (wire.Receipt, e
 	return m.submitTo(ctx, c, e)
 }
 
-func (m *Manager) submitTo(ctx context.Context, c *conversation, e *wire.Envelope) (wire.Receipt, error) {
+func (m *Manager) submitTo(ctx context.Context, c *conversation, e *wire.Envelope) (_ wire.Receipt, err error) {
+	defer m.caught(c, "submit", &err)
 	select {
 	case m.inflight <- struct{}{}:
 		defer func() { <-m.inflight }()
@@ -57,6 +58,9 @@ func (m *Manager) submitTo(ctx context.Context, c *conversation, e *wire.Envelop
 		receipt, err := s.try(ctx)
 		if err == nil || !retriable(err) {
 			return receipt, err
+		}
+		if err := c.refused("submit"); err != nil {
+			return wire.Receipt{}, err
 		}
 		if m.context() == nil {
 			return wire.Receipt{}, wire.Errorf(wire.Unavailable, "submit", "node %s is stopping", m.cfg.Node)
@@ -425,6 +429,7 @@ func (l *live) watchRoles(r *raft.Raft) {
 	})
 	r.RegisterObserver(observer)
 	l.tasks.Go(func() {
+		defer l.m.caught(l.c, "watch roles", nil)
 		defer r.DeregisterObserver(observer)
 		var follows wire.NodeID
 		defer func() { l.m.leaders.move(l, follows, "") }()
@@ -485,11 +490,14 @@ func (m *Manager) Create(ctx context.Context, e *wire.Envelope) (wire.Receipt, e
 		return wire.Receipt{}, err
 	}
 	c, err := m.find(e.Conversation)
+	if err != nil && wire.CodeOf(err) != wire.UnknownConversation {
+		return wire.Receipt{}, err
+	}
 	if err != nil {
 		// What would be refused leaves nothing behind.
 		trial := m.newFSM(e.Conversation)
 		entry := &wire.Entry{Version: wire.EntryVersion, Time: wire.TimeOf(m.cfg.Now()), Proposer: m.cfg.Node, Envelope: e}
-		if _, err := trial.m.Judge(entry); err != nil {
+		if err := m.try(trial, entry); err != nil {
 			return wire.Receipt{}, err
 		}
 		if c, err = m.found(e.Conversation); err != nil {
@@ -497,6 +505,13 @@ func (m *Manager) Create(ctx context.Context, e *wire.Envelope) (wire.Receipt, e
 		}
 	}
 	return m.submitTo(ctx, c, e)
+}
+
+// try judges an entry of a conversation that is not here.
+func (m *Manager) try(f *fsm, e *wire.Entry) (err error) {
+	defer m.caughtIn(f.id, "create", &err)
+	_, err = f.m.Judge(e)
+	return err
 }
 
 // found makes the Raft group of a new conversation, with this node as its only voter.

@@ -44,7 +44,7 @@ func (m *Manager) askAbout(c *conversation, stranger wire.NodeID) {
 	}
 	c.vouched[stranger] = now.Add(askPause)
 	c.mu.Unlock()
-	m.spawn(func(ctx context.Context) {
+	m.serve(c, "vouch", func(ctx context.Context) {
 		for _, n := range m.voters(c) {
 			if n == m.cfg.Node || n == stranger {
 				continue

@@ -74,6 +74,7 @@ func (n *Node) control() http.Handler {
 	handle(mux, "POST /devices/revoke", n.revokeDevice)
 	handle(mux, "GET /status", n.serveStatus)
 	handle(mux, "POST /conversations/recover", n.recoverConversation)
+	handle(mux, "POST /conversations/release", n.releaseConversation)
 	mux.HandleFunc("GET /backup", n.serveBackup)
 	return mux
 }
@@ -220,4 +221,16 @@ func (n *Node) recoverConversation(ctx context.Context, q *recoverConversation) 
 		return nil, wire.Errorf(wire.Malformed, "recover", "%v", err)
 	}
 	return &nothing{}, n.orders.Recover(ctx, id, q.Note)
+}
+
+type releaseConversation struct {
+	Conversation string `json:"conversation"`
+}
+
+func (n *Node) releaseConversation(_ context.Context, q *releaseConversation) (*nothing, error) {
+	id, err := wire.ParseConversationID(q.Conversation)
+	if err != nil {
+		return nil, wire.Errorf(wire.Malformed, "release", "%v", err)
+	}
+	return &nothing{}, n.orders.Release(id)
 }

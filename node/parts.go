@@ -39,6 +39,7 @@ func (n *Node) makeOrders() (err error) {
 		},
 		Limits:   consensus.Limits{Conversations: c.Conversations, PerOrganization: c.PerOrganization, Inflight: c.Inflight},
 		Restored: fresh,
+		Alarm:    n.alarm,
 	})
 	if err != nil {
 		return err
@@ -166,10 +167,22 @@ func (n *Node) measure() {
 	counter("conversation_elections_total", "Elections begun here.", func() float64 { return float64(n.orders.Counts().Elections) })
 	counter("log_transactions_total", "Durable transactions of the log.", func() float64 { return float64(n.stores.log.Stats().Transactions) })
 	counter("log_damaged_records_total", "Damaged records read.", func() float64 { return float64(n.stores.log.Stats().Corrupt) })
+	gauge("conversations_quarantined", "Replicas that are not served until an operator releases them.", func() float64 { return float64(n.orders.Counts().Quarantined) })
+	for _, r := range consensus.Reasons() {
+		n.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: "mlsfed", Name: "conversation_quarantines_total", Help: "Conversations that went into quarantine, by reason.",
+			ConstLabels: prometheus.Labels{"reason": r.String()},
+		}, func() float64 { return float64(n.orders.Quarantines()[r]) }))
+	}
 	gauge("files_bytes", "Bytes of files that members share.", func() float64 { return float64(n.stores.files.store.Stats().Bytes) })
 	gauge("certificate_ends_seconds", "When the node's certificate ends, in seconds since 1970.", func() float64 {
 		return float64(n.identity.Certificate().NotAfter.Unix())
 	})
+}
+
+// alarm hears of a conversation that goes into quarantine.
+func (n *Node) alarm(id wire.ConversationID, reason consensus.Reason, detail error) {
+	n.log.Error("look at the conversation: 'mlsfed status' names it, 'mlsfed release' serves it again", "conversation", id, "reason", reason, "error", detail)
 }
 
 // Dial opens a stream for ordering.

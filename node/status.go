@@ -26,7 +26,7 @@ type Status struct {
 // Conversation is one that the node holds a replica of.
 type Conversation struct {
 	ID       string        `json:"id"`
-	Role     string        `json:"role"` // asleep, leader, follower or candidate; learner where it has no vote
+	Role     string        `json:"role"` // asleep, leader, follower or candidate; learner where it has no vote; quarantine
 	Leader   wire.NodeID   `json:"leader,omitempty"`
 	Voters   []wire.NodeID `json:"voters"`
 	Learners []wire.NodeID `json:"learners,omitempty"`
@@ -37,6 +37,15 @@ type Conversation struct {
 	Behind   uint64        `json:"behind"` // entries that are not in the organization's stream yet
 	Closed   bool          `json:"closed,omitempty"`
 	Fault    string        `json:"fault,omitempty"`
+
+	Quarantine *Quarantine `json:"quarantine,omitempty"`
+}
+
+// Quarantine says why a conversation is not served, and since when.
+type Quarantine struct {
+	Reason string    `json:"reason"`
+	Detail string    `json:"detail"`
+	Since  time.Time `json:"since"`
 }
 
 func (n *Node) serveStatus(context.Context, *nothing) (*Status, error) { return n.Status(), nil }
@@ -61,6 +70,9 @@ func (n *Node) conversation(id wire.ConversationID) Conversation {
 		c.Fault = err.Error()
 		return c
 	}
+	if q := st.Quarantine; q != nil {
+		c.Quarantine = &Quarantine{q.Reason.String(), q.Detail, q.Since.Std()}
+	}
 	c.Role, c.Leader, c.Voters, c.Learners = role(st.State, slices.Contains(st.Voters, n.cfg.Node)), st.Leader, st.Voters, st.Learners
 	c.Epochs, c.Entries, c.Order, c.Closed = st.Epochs, uint64(st.Sequence), st.Order.String(), st.Closed
 	if st.Last > st.Commit {
@@ -74,7 +86,7 @@ func (n *Node) conversation(id wire.ConversationID) Conversation {
 
 func role(state string, voter bool) string {
 	switch {
-	case state == "asleep":
+	case state == "asleep", state == "quarantine":
 		return state
 	case !voter:
 		return "learner"

@@ -116,6 +116,31 @@ would go on. CONVERSATION is the beginning of an id, as 'mlsfed status' shows it
 	})
 }
 
+func newRelease() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "release CONVERSATION",
+		Short: "Serve a conversation again that is in quarantine",
+		Long: `release ends the quarantine of a conversation: this node serves it again, from what is on its disk. 'mlsfed
+status' says why a conversation is in quarantine; find out first what went wrong and at whom, since it will go
+wrong again otherwise. CONVERSATION is the beginning of an id, as 'mlsfed status' shows it.`,
+		Example: "  mlsfed release 5f2c9a10",
+		GroupID: groupOperators,
+		Args:    exactly(1, "a conversation"),
+	}
+	return newOperator(c, func(ctx context.Context, o *operator, args []string) error {
+		ctl := o.control()
+		id, err := ctl.conversation(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if err := ctl.tell(ctx, "/conversations/release", map[string]string{"conversation": id}); err != nil {
+			return err
+		}
+		fmt.Fprintf(o.out, "%s is served again.\n", id)
+		return nil
+	})
+}
+
 // conversation finds the one whose id begins so.
 func (c *control) conversation(ctx context.Context, prefix string) (string, error) {
 	s, err := c.status(ctx)

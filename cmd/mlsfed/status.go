@@ -91,6 +91,10 @@ func printStatus(out io.Writer, s *node.Status) error {
 			t.row(short(c.ID), c.Fault)
 			continue
 		}
+		if q := c.Quarantine; q != nil {
+			t.row(short(c.ID), c.Role, fmt.Sprintf("%s since %s: %s", q.Reason, q.Since.Local().Format("2006-01-02 15:04"), clean(q.Detail)))
+			continue
+		}
 		var voters []string
 		for _, v := range c.Voters {
 			voters = append(voters, string(v))
@@ -100,5 +104,5 @@ func printStatus(out io.Writer, s *node.Status) error {
 	return t.write(out)
 }
 
-// short is the beginning of a conversation's id: enough for 'mlsfed recover'.
+// short is the beginning of a conversation's id: enough for 'mlsfed recover' and 'mlsfed release'.
 func short(id string) string { return id[:min(len(id), 16)] }

@@ -1,6 +1,7 @@
 package machine
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
@@ -156,10 +157,19 @@ func packPublic(g PublicGroup) ([]byte, error) {
 	return g.MarshalBinary()
 }
 
-// Restore reads a snapshot of conversation id. It consumes r to its end and refuses what is damaged.
+// ErrInvalid is of a snapshot that arrived as it was written, and whose content no machine makes. What is
+// damaged is refused with other errors.
+var ErrInvalid = errors.New("state is not one that a state machine makes")
+
+// Restore reads a snapshot of conversation id. It consumes r to its end and refuses what is damaged, and
+// with ErrInvalid what contradicts itself.
 func Restore(id wire.ConversationID, rules PublicRules, r io.Reader) (*Machine, error) {
 	m := New(id, rules)
-	if err := m.read(&recordReader{r: r, sum: sha256.New()}); err != nil {
+	in := &recordReader{r: r, sum: sha256.New()}
+	if err := m.read(in); err != nil {
+		if in.intact() {
+			return nil, fmt.Errorf("restore %v: %w: %w", id, ErrInvalid, err)
+		}
 		return nil, fmt.Errorf("restore %v: %w", id, err)
 	}
 	return m, nil
@@ -286,8 +296,33 @@ func (w *recordWriter) record(v any) {
 }
 
 type recordReader struct {
-	r   io.Reader
-	sum hash.Hash
+	r     io.Reader
+	sum   hash.Hash
+	rest  []byte // what came instead of as much as was wanted
+	ended bool   // the checksum has been looked at, and held
+}
+
+// intact reads what is left of a snapshot that was refused, and reports whether its checksum holds.
+func (r *recordReader) intact() bool {
+	if r.ended {
+		return true
+	}
+	in := bufio.NewReader(io.MultiReader(bytes.NewReader(r.rest), r.r))
+	for {
+		b, err := in.Peek(sha256.Size + 1)
+		if err != nil {
+			return errors.Is(err, io.EOF) && bytes.Equal(b, r.sum.Sum(nil))
+		}
+		n := min(in.Buffered(), 4096) - sha256.Size
+		b, err = in.Peek(n)
+		if err != nil {
+			return false
+		}
+		r.sum.Write(b)
+		if _, err := in.Discard(n); err != nil {
+			return false
+		}
+	}
 }
 
 // raw reads n bytes. The buffer grows with what arrives, so that a false length costs nothing.
@@ -295,6 +330,7 @@ func (r *recordReader) raw(n int) ([]byte, error) {
 	var buf bytes.Buffer
 	got, err := io.CopyN(&buf, r.r, int64(n))
 	if err != nil {
+		r.rest = buf.Bytes()
 		return nil, fmt.Errorf("ends after %d of %d bytes: %w", got, n, io.ErrUnexpectedEOF)
 	}
 	r.sum.Write(buf.Bytes())
@@ -326,6 +362,7 @@ func (r *recordReader) end() error {
 	if !bytes.Equal(got, want) {
 		return errors.New("checksum differs: the snapshot is damaged")
 	}
+	r.ended = true
 	if n, _ := io.Copy(io.Discard, io.LimitReader(r.r, 1)); n != 0 {
 		return errors.New("bytes follow its end")
 	}

@@ -95,12 +95,18 @@ func (m *Machine) Generation() uint64 {
 // Entries are the kept ones after since, in order, up to count entries and bytes bytes but at least
 // one. gap is true where the entry after since is no longer kept.
 func (m *Machine) Entries(since wire.SequenceNumber, count, bytes int) (entries []wire.Committed, gap bool) {
+	if since >= m.seq {
+		return nil, false
+	}
 	first := m.oldest()
 	if gap = since+1 < first; gap {
 		since = first - 1
 	}
-	for seq := since + 1; seq <= m.seq && len(entries) < count; seq++ {
-		c := m.recent[seq-first].Committed
+	for _, k := range m.recent[min(since+1-first, wire.SequenceNumber(len(m.recent))):] {
+		c := k.Committed
+		if len(entries) >= count {
+			break
+		}
 		if bytes -= len(c.Entry); bytes < 0 && len(entries) > 0 {
 			break
 		}
