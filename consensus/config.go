@@ -94,7 +94,7 @@ type Config struct {
 	// at the first start; New writes down what follows from it.
 	Restored bool
 	// Alarm hears of each conversation that goes into quarantine; it must not block. nil: nobody.
-	Alarm  func(wire.ConversationID, Reason, error)
+	Alarm  func(wire.ConversationID, Quarantine)
 	Logger *slog.Logger // nil: silent
 	// Now is the clock for the time in entries; nil: time.Now.
 	Now func() time.Time

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
+	"strings"
 	"sync/atomic"
 	"time"
 
@@ -68,7 +69,7 @@ func quarantineKey(id wire.ConversationID) []byte { return []byte(quarantinePref
 // goroutine, Raft's own included.
 func (m *Manager) quarantine(c *conversation, reason Reason, detail error) {
 	text := detail.Error()
-	q := &Quarantine{Reason: reason, Detail: text[:min(len(text), maxDetail)], Since: wire.TimeOf(m.cfg.Now())}
+	q := &Quarantine{Reason: reason, Detail: strings.ToValidUTF8(text[:min(len(text), maxDetail)], ""), Since: wire.TimeOf(m.cfg.Now())}
 	if !c.shut.CompareAndSwap(nil, q) {
 		return
 	}
@@ -78,7 +79,7 @@ func (m *Manager) quarantine(c *conversation, reason Reason, detail error) {
 	m.log.Error("conversation is in quarantine: this node does not serve it until it is released",
 		"conversation", c.id, "reason", reason, "error", detail)
 	if m.cfg.Alarm != nil {
-		m.cfg.Alarm(c.id, reason, detail)
+		m.cfg.Alarm(c.id, *q)
 	}
 	if err := m.writeQuarantine(c.id, q); err != nil {
 		m.log.Error("quarantine not written: it ends with this node's next start", "conversation", c.id, "error", err)

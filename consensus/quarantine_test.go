@@ -44,10 +44,10 @@ type alarms struct {
 	list []Reason
 }
 
-func (a *alarms) add(_ wire.ConversationID, r Reason, _ error) {
+func (a *alarms) add(_ wire.ConversationID, q Quarantine) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.list = append(a.list, r)
+	a.list = append(a.list, q.Reason)
 }
 
 func (a *alarms) got() []Reason {

@@ -57,6 +57,7 @@ type Node struct {
 	devices   *devices
 	router    *router
 	lows      chan directory.Low
+	alarmed   chan alarmed
 	ready     chan struct{} // closed when all parts have been started
 
 	listener net.Listener // of the gateway
@@ -66,7 +67,7 @@ type Node struct {
 
 // New opens what is on disk, joins the parts and listens. It starts nothing; Run closes what New opened.
 func New(cfg *config.Config, o Options) (n *Node, err error) {
-	n = &Node{cfg: cfg, log: o.Logger, now: o.Now, version: o.Version, metrics: prometheus.NewRegistry(), lows: make(chan directory.Low, 256), ready: make(chan struct{})}
+	n = &Node{cfg: cfg, log: o.Logger, now: o.Now, version: o.Version, metrics: prometheus.NewRegistry(), lows: make(chan directory.Low, 256), alarmed: make(chan alarmed, 256), ready: make(chan struct{})}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
@@ -154,7 +155,7 @@ func (n *Node) makeGateway() error {
 	var err error
 	n.gateway, err = gateway.New(gateway.Config{
 		Node: n.cfg.Node, Organization: wire.Organization{Domain: n.cfg.Domain, Root: n.identity.Root.Raw},
-		Devices: n.devices, Service: n.router, Mail: n.devices.mail, Log: n.log, Features: features,
+		Devices: n.devices, Service: n.router, Mail: n.devices.mail, Log: n.log, Features: features, Alarms: n.alarms,
 		Registerer: n.metrics, Gatherer: n.metrics, Ready: n.healthy, Version: map[string]string{"version": n.version, "node": string(n.cfg.Node)},
 		Origins: c.Origins, MaxFrame: int(c.MaxFrame), Window: c.Window, Requests: c.Requests, LoginWait: c.LoginTimeout.Std(), PingEvery: c.Ping.Std(),
 		SilenceWait: 5 * c.Ping.Std() / 2, MaxSessions: c.Sessions, MaxOfAddress: c.SessionsAddress,
@@ -331,7 +332,7 @@ func (n *Node) start(failed chan<- error, name string, run func(context.Context)
 func (n *Node) startInner(failed chan<- error) *running {
 	return n.startAll(failed,
 		part{"writer", n.stores.writer.Run}, part{"mailbox", n.mail.Run}, part{"directory", n.directory.Run}, part{"consensus", n.orders.Run}, part{"outbox", n.outbox.Run},
-		part{"files", n.sweepFiles}, part{"notices", n.tellLow})
+		part{"files", n.sweepFiles}, part{"notices", n.tellLow}, part{"alarms", n.tellAlarms})
 }
 
 func (n *Node) startOuter(failed chan<- error, t *tls.Config) *running {

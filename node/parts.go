@@ -180,11 +180,6 @@ func (n *Node) measure() {
 	})
 }
 
-// alarm hears of a conversation that goes into quarantine.
-func (n *Node) alarm(id wire.ConversationID, reason consensus.Reason, detail error) {
-	n.log.Error("look at the conversation: 'mlsfed status' names it, 'mlsfed release' serves it again", "conversation", id, "reason", reason, "error", detail)
-}
-
 // Dial opens a stream for ordering.
 func (n *Node) Dial(ctx context.Context, to wire.NodeID) (net.Conn, error) {
 	return n.fed.Dial(ctx, to)
