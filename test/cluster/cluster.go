@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"sync"
 
 	"go.yaml.in/yaml/v3"
@@ -29,6 +30,10 @@ type Options struct {
 	// Edit changes the configuration of a node before it starts. May be nil.
 	Edit   func(*config.Config)
 	Logger *slog.Logger // nil: silent
+	// Binary is a program of mlsfed, of this build or another one, that runs the nodes: 'BINARY serve',
+	// a process for each node. "": they run in this process. A log file for each node is then in the
+	// organization's folder, since Logger is not for other processes.
+	Binary string
 	// Client changes the options of a device before it is opened. May be nil.
 	Client func(*client.Options)
 }
@@ -48,11 +53,12 @@ type organization struct {
 	cfg  *config.Config
 	root wire.Hash
 
-	mu     sync.Mutex // guards what follows
-	node   *node.Node
-	cancel context.CancelFunc
-	ended  chan struct{}
-	err    error
+	mu      sync.Mutex // guards what follows
+	running bool
+	node    *node.Node // nil for one in a process of its own
+	cancel  context.CancelFunc
+	ended   chan struct{}
+	err     error
 }
 
 // device is a client that runs here.
@@ -96,12 +102,15 @@ func (c *Cluster) found(d wire.Domain) (*organization, error) {
 	cfg.Data = filepath.Join(c.dir, string(d), "data")
 	cfg.Identity = filepath.Join(cfg.Data, "identity")
 	cfg.Admin.Socket = filepath.Join(cfg.Data, "control.sock")
-	ports, err := freePorts(2)
+	ports, err := freePorts(3)
 	if err != nil {
 		return nil, err
 	}
 	cfg.Gateway.Listen, cfg.Federation.Listen = ports[0], ports[1]
 	cfg.Federation.Advertise = cfg.Federation.Listen
+	if c.opts.Binary != "" {
+		cfg.Admin.Listen = ports[2] // tells when the node is ready, and what it used of the processors
+	}
 	if c.opts.Edit != nil {
 		c.opts.Edit(cfg)
 	}
@@ -116,7 +125,7 @@ func (c *Cluster) found(d wire.Domain) (*organization, error) {
 	if err != nil {
 		return nil, err
 	}
-	raw, err := yaml.Marshal(cfg)
+	raw, err := settings(cfg)
 	if err != nil {
 		return nil, err
 	}
@@ -128,6 +137,41 @@ func (c *Cluster) found(d wire.Domain) (*organization, error) {
 
 // File is an organization's configuration file, as for 'mlsfed serve'.
 func (c *Cluster) File(d wire.Domain) string { return filepath.Join(c.dir, string(d), "mlsfed.yaml") }
+
+// settings is a configuration file with the settings that differ from the defaults: a build that lacks a
+// later setting reads the file too, and each build keeps its own defaults.
+func settings(cfg *config.Config) ([]byte, error) {
+	var set, defaults map[string]any
+	for _, v := range []struct {
+		cfg *config.Config
+		to  *map[string]any
+	}{{cfg, &set}, {config.Default(), &defaults}} {
+		raw, err := yaml.Marshal(v.cfg)
+		if err != nil {
+			return nil, err
+		}
+		if err := yaml.Unmarshal(raw, v.to); err != nil {
+			return nil, err
+		}
+	}
+	without(set, defaults)
+	return yaml.Marshal(set)
+}
+
+// without removes from a map, and from the maps in it, what is equal in another one.
+func without(set, other map[string]any) {
+	for key, value := range set {
+		inner, ok := value.(map[string]any)
+		innerOther, okOther := other[key].(map[string]any)
+		if ok && okOther {
+			if without(inner, innerOther); len(inner) == 0 {
+				delete(set, key)
+			}
+		} else if there, ok := other[key]; ok && reflect.DeepEqual(value, there) {
+			delete(set, key)
+		}
+	}
+}
 
 // freePorts finds addresses on loopback that nobody listens on.
 func freePorts(n int) (list []string, err error) {
@@ -169,21 +213,21 @@ func (c *Cluster) Start(ctx context.Context, d wire.Domain) error {
 	o := c.orgs[d]
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.node != nil {
+	if o.running {
 		return fmt.Errorf("%s runs already", d)
 	}
-	n, err := node.New(o.cfg, node.Options{Version: "cluster", Logger: c.opts.Logger.With("node", o.cfg.Node)})
+	serve, ready, err := c.prepare(d, o)
 	if err != nil {
 		return err
 	}
 	run, cancel := context.WithCancel(context.Background())
-	o.node, o.cancel, o.ended, o.err = n, cancel, make(chan struct{}), nil
+	o.running, o.cancel, o.ended, o.err = true, cancel, make(chan struct{}), nil
 	go func() {
 		defer close(o.ended)
-		o.err = n.Run(run)
+		o.err = serve(run)
 	}()
 	select {
-	case <-n.Ready():
+	case <-ready:
 		return nil
 	case <-o.ended:
 		err = fmt.Errorf("%s ended: %w", d, o.err)
@@ -192,8 +236,23 @@ func (c *Cluster) Start(ctx context.Context, d wire.Domain) error {
 		<-o.ended
 		err = ctx.Err()
 	}
-	o.node = nil
+	cancel()
+	o.running, o.node = false, nil
 	return err
+}
+
+// prepare returns what runs an organization's node until its context ends, and what is closed when the
+// node serves.
+func (c *Cluster) prepare(d wire.Domain, o *organization) (serve func(context.Context) error, ready <-chan struct{}, err error) {
+	if c.opts.Binary != "" {
+		p := &process{binary: c.opts.Binary, file: c.File(d), log: c.Log(d), admin: o.cfg.Admin.Listen, ready: make(chan struct{})}
+		return p.run, p.ready, nil
+	}
+	o.node, err = node.New(o.cfg, node.Options{Version: "cluster", Logger: c.opts.Logger.With("node", o.cfg.Node)})
+	if err != nil {
+		return nil, nil, err
+	}
+	return o.node.Run, o.node.Ready(), nil
 }
 
 // Stop stops an organization's node in good order. Its devices try to come back.
@@ -201,19 +260,19 @@ func (c *Cluster) Stop(d wire.Domain) error {
 	o := c.orgs[d]
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.node == nil {
+	if !o.running {
 		return nil
 	}
 	o.cancel()
 	<-o.ended
-	o.node = nil
+	o.running, o.node = false, nil
 	return o.err
 }
 
 // Config is an organization's configuration. It is not to be changed while the node runs.
 func (c *Cluster) Config(d wire.Domain) *config.Config { return c.orgs[d].cfg }
 
-// Node is an organization's running node, nil if it does not run.
+// Node is an organization's running node, nil if it does not run or has a process of its own.
 func (c *Cluster) Node(d wire.Domain) *node.Node {
 	o := c.orgs[d]
 	o.mu.Lock()
@@ -393,8 +452,16 @@ func (c *Cluster) Close() error {
 	for _, d := range list {
 		errs = append(errs, c.StopDevice(d.Device))
 	}
+	var stopping sync.WaitGroup
+	var mu sync.Mutex // guards errs
 	for d := range c.orgs {
-		errs = append(errs, c.Stop(d))
+		stopping.Go(func() { // at once: a node that stops later waits for those that have stopped
+			err := c.Stop(d)
+			mu.Lock()
+			defer mu.Unlock()
+			errs = append(errs, err)
+		})
 	}
+	stopping.Wait()
 	return errors.Join(errs...)
 }

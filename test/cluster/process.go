@@ -1,0 +1,134 @@
+package cluster
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// stopWait is how long a node's process may take to stop in good order before it is killed.
+const stopWait = 30 * time.Second
+
+// process is a node in a process of its own.
+type process struct {
+	binary, file string
+	log          string // the file for what it prints
+	admin        string // host:port of health and metrics
+	ready        chan struct{}
+}
+
+// Log is the file for what an organization's node prints, if it has a process of its own.
+func (c *Cluster) Log(d wire.Domain) string { return filepath.Join(c.dir, string(d), "node.log") }
+
+// run starts the process, closes ready when the node serves, and stops the process in good order when ctx
+// ends.
+func (p *process) run(ctx context.Context) error {
+	log, err := os.OpenFile(p.log, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+	cmd := exec.CommandContext(ctx, p.binary, "serve", "--config", p.file)
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+	cmd.WaitDelay = stopWait
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("%s: %w", p.binary, err)
+	}
+	watch, stop := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		if p.awaitReady(watch) {
+			close(p.ready)
+		}
+	}()
+	err = cmd.Wait()
+	stop()
+	<-watched
+	// An ended context is the error of Wait even if the process ended with 0.
+	if err == nil || ctx.Err() != nil && cmd.ProcessState.Success() {
+		return nil
+	}
+	return fmt.Errorf("%s serve --config %s: %w: %s", p.binary, p.file, err, lastLine(p.log))
+}
+
+// awaitReady asks until the node says that it serves.
+func (p *process) awaitReady(ctx context.Context) bool {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if _, err := get(ctx, "http://"+p.admin+"/readyz"); err == nil {
+			return true
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return false
+		}
+	}
+}
+
+// get asks a node's health and metrics.
+func get(ctx context.Context, url string) ([]byte, error) {
+	q, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	q.Close = true
+	r, err := http.DefaultClient.Do(q)
+	if err != nil {
+		return nil, err
+	}
+	defer r.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(r.Body, 16<<20))
+	if err == nil && r.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s answers %s", url, r.Status)
+	}
+	return b, err
+}
+
+// lastLine is the last line of a log that is not empty.
+func lastLine(file string) string {
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return err.Error()
+	}
+	b = bytes.TrimSpace(b)
+	return string(b[bytes.LastIndexByte(b, '\n')+1:])
+}
+
+// errNoProcessorTime is the error of Processor where nothing measures it.
+var errNoProcessorTime = errors.New("the node reports no processor time: the metric process_cpu_seconds_total does not exist on this system")
+
+// Processor is what the process of an organization's node has computed since its start, on all cores. Only
+// nodes with processes of their own have it.
+func (c *Cluster) Processor(ctx context.Context, d wire.Domain) (time.Duration, error) {
+	if c.opts.Binary == "" {
+		return 0, fmt.Errorf("%s: the node has no process of its own", d)
+	}
+	b, err := get(ctx, "http://"+c.orgs[d].cfg.Admin.Listen+"/metrics")
+	if err != nil {
+		return 0, fmt.Errorf("%s: %w", d, err)
+	}
+	for lines := bufio.NewScanner(bytes.NewReader(b)); lines.Scan(); {
+		if value, ok := strings.CutPrefix(lines.Text(), "process_cpu_seconds_total "); ok {
+			seconds, err := strconv.ParseFloat(value, 64)
+			return time.Duration(seconds * float64(time.Second)), err
+		}
+	}
+	return 0, fmt.Errorf("%s: %w", d, errNoProcessorTime)
+}
