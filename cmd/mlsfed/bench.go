@@ -16,9 +16,12 @@ func newBench() *cobra.Command {
 		GroupID: groupDevelopers,
 		Short:   "Measure this build on this machine",
 	}
-	c.AddCommand(newBenchCore(), newBenchOrder())
+	c.AddCommand(newBenchCore(), newBenchOrder(), newBenchDelivery())
 	return c
 }
+
+// unitRate is the unit of rates, the only figures of which more is better.
+const unitRate = "1/s"
 
 // benchRow is one figure. Suite is the cipher suite of a group, 0 where there is none. Ratio is Value over
 // that of Against, 0 where there is nothing to compare with.
@@ -41,11 +44,14 @@ type benchTable struct {
 }
 
 func newBenchTable(c *cobra.Command, asJSON bool) *benchTable {
-	t := &benchTable{out: c.OutOrStdout(), log: c.ErrOrStderr(), asJSON: asJSON, start: time.Now()}
-	if !asJSON {
+	return &benchTable{out: c.OutOrStdout(), log: c.ErrOrStderr(), asJSON: asJSON, start: time.Now()}
+}
+
+// head prints the titles of the columns of add.
+func (t *benchTable) head() {
+	if !t.asJSON {
 		fmt.Fprintf(t.out, "%-26s %9s %16s %-8s %s\n", "name", "n", "value", "unit", "against")
 	}
-	return t
 }
 
 func (t *benchTable) add(r benchRow) error {

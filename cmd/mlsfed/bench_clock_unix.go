@@ -7,6 +7,8 @@ import (
 	"time"
 )
 
+const hasProcessorTime = true
+
 // processorTime is what all threads of this process have computed.
 func processorTime() time.Duration {
 	var u syscall.Rusage

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +17,7 @@ import (
 func newBenchCore() *cobra.Command {
 	b := &coreBench{}
 	var asJSON, processor bool
+	var other *against
 	var suite, suites string
 	c := &cobra.Command{
 		Use:   "core",
@@ -42,6 +44,16 @@ or none, and --sizes 0 leaves the rest out.`,
 				b.clock = processorTime
 			}
 			b.table = newBenchTable(c, asJSON)
+			if other.binary != "" {
+				if err := b.check(); err != nil {
+					return err
+				}
+				if b.chart != "" {
+					return usageError{errors.New("--chart and --against: a chart shows one build, leave out one of them")}
+				}
+				return other.run(c, b.table, sameBench("core"))
+			}
+			b.table.head()
 			return b.run()
 		},
 	}
@@ -53,6 +65,7 @@ or none, and --sizes 0 leaves the rest out.`,
 	c.Flags().StringVar(&suite, "suite", fmt.Sprint(uint16(mlscore.MLS128X25519AES128Ed25519)), "cipher suite of the first table, a number or a name")
 	c.Flags().StringVar(&suites, "suites", "all", "cipher suites of the second table: all, none, or numbers and names")
 	c.Flags().IntSliceVar(&b.suiteSizes, "suite-sizes", []int{100, 10_000}, "numbers of members in the second table")
+	other = addAgainst(c)
 	return c
 }
 
@@ -87,19 +100,34 @@ type coreBench struct {
 	points     []chartPoint
 }
 
-func (b *coreBench) run() error {
-	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+// tableSizes are the sizes of the first table: none for 0.
+func (b *coreBench) tableSizes() []int {
 	if slices.Equal(b.sizes, []int{0}) {
-		b.sizes = nil
+		return nil
 	}
-	for _, n := range slices.Concat(b.sizes, b.suiteSizes) {
+	return b.sizes
+}
+
+// check refuses what cannot be measured.
+func (b *coreBench) check() error {
+	sizes := b.tableSizes()
+	for _, n := range slices.Concat(sizes, b.suiteSizes) {
 		if n < 2 {
 			return usageError{fmt.Errorf("a group of %d members: at least 2", n)}
 		}
 	}
-	if b.chart != "" && len(b.sizes) < 2 {
-		return usageError{fmt.Errorf("a chart of %d sizes: at least 2", len(b.sizes))}
+	if b.chart != "" && len(sizes) < 2 {
+		return usageError{fmt.Errorf("a chart of %d sizes: at least 2", len(sizes))}
 	}
+	return nil
+}
+
+func (b *coreBench) run() error {
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	if err := b.check(); err != nil {
+		return err
+	}
+	b.sizes = b.tableSizes()
 	for _, n := range b.sizes {
 		if err := b.measureSize(n); err != nil {
 			return fmt.Errorf("%d members: %w", n, err)

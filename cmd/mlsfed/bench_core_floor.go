@@ -1,10 +1,10 @@
 package main
 
 import (
-	"slices"
 	"time"
 
 	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/stats"
 )
 
 // primitiveCosts are milliseconds. verifyMany is that of one signature among as many as are verified
@@ -111,7 +111,7 @@ func (now clock) repeated(times int, longest float64, call func() error) (float6
 	if len(list) > 1 {
 		list = list[1:]
 	}
-	return middle(list), nil
+	return stats.Median(list), nil
 }
 
 // each is the time of one call among many, in milliseconds: the median of rounds that are short, as the
@@ -127,10 +127,4 @@ func (now clock) each(call func()) float64 {
 		return nil
 	})
 	return ms / float64(calls)
-}
-
-// middle is the median.
-func middle(v []float64) float64 {
-	slices.Sort(v)
-	return v[len(v)/2]
 }

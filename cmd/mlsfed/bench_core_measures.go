@@ -7,6 +7,7 @@ import (
 	"runtime"
 
 	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/stats"
 )
 
 // coreMeasures are the figures of a group of n, to which k members are added at once.
@@ -84,7 +85,7 @@ func (m *coreMeasures) commits() error {
 	if err != nil {
 		return err
 	}
-	m.commit, m.process = middle(made), middle(processed)
+	m.commit, m.process = stats.Median(made), stats.Median(processed)
 	m.floors.commit, m.floors.process = f.commit, f.process
 	return errors.Join(
 		m.row("commit", m.commit, "ms", f.commit),
@@ -205,7 +206,7 @@ func (m *coreMeasures) joinOn(cores int) (joined, floor float64, err error) {
 		}
 		below = append(below, f.join)
 	}
-	return middle(times), middle(below), nil
+	return stats.Median(times), stats.Median(below), nil
 }
 
 // heap measures what a loaded group occupies.

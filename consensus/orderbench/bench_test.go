@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
+	"github.com/mlsfed/mlsfed/stats"
 )
 
 // BenchmarkCommits is for profiles: one design at a time, so many busy conversations, b.N commits.
@@ -83,8 +84,8 @@ func BenchmarkWake(b *testing.B) {
 	}
 	b.StopTimer()
 	b.ReportMetric(milliseconds(cpuTime()-before)/float64(b.N), "cpu-ms/wake")
-	b.ReportMetric(percentile(times, 0.5), "p50-ms")
-	b.ReportMetric(percentile(times, 0.99), "p99-ms")
+	b.ReportMetric(stats.Percentile(times, 0.5), "p50-ms")
+	b.ReportMetric(stats.Percentile(times, 0.99), "p99-ms")
 	if err := o.close(); err != nil {
 		b.Fatal(err)
 	}

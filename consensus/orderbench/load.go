@@ -12,6 +12,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	"github.com/mlsfed/mlsfed/stats"
 )
 
 // signedAhead is the number of commits a second for which clients sign ahead. Those of faster
@@ -102,7 +104,7 @@ func (b *bench) floorWrite(n int) (_ float64, err error) {
 		}
 		return syscall.Fdatasync(int(f.Fd()))
 	})
-	return median(times), err
+	return stats.Median(times), err
 }
 
 // floorTrip sends an entry over loopback TCP and waits for a short answer.
@@ -141,5 +143,5 @@ func floorTrip(n int) (_ float64, err error) {
 		_, err := io.ReadFull(conn, entry[:8])
 		return err
 	})
-	return median(times), err
+	return stats.Median(times), err
 }

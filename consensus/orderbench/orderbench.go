@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
+	"github.com/mlsfed/mlsfed/stats"
 )
 
 // EntrySize is the size of what is ordered, in bytes.
@@ -24,7 +27,10 @@ type Config struct {
 	Sleepers int           // sleeping conversations [10,000]
 	Wakes    int           // [300]
 	Only     []string      // parts: "commits", "latency", "sleep" [all]
-	Progress func(format string, args ...any)
+	// Processor adds a row for the processor time of a commit, of all nodes and clients, to each row of
+	// commits a second.
+	Processor bool
+	Progress  func(format string, args ...any)
 }
 
 func (c *Config) setDefaults() {
@@ -110,7 +116,7 @@ type system interface {
 // part of the naive design's work is the state machine's.
 func (b *bench) throughput() error {
 	for _, n := range b.cfg.Busy {
-		rates := map[string][]float64{}
+		rates, costs := map[string][]float64{}, map[string][]float64{}
 		for round := range b.cfg.Rounds {
 			for _, design := range designs() {
 				if design == designEmpty && round > 0 {
@@ -121,21 +127,44 @@ func (b *bench) throughput() error {
 				if err != nil {
 					return fmt.Errorf("%s with %d conversations: %w", design, n, err)
 				}
-				b.cfg.Progress("%d conversations, round %d of %d: %s: %.0f commits/s, %.2f ms of CPU each", n, round+1, b.cfg.Rounds, design, pace.rate, pace.cpu)
+				b.cfg.Progress(progressFormat, n, round+1, b.cfg.Rounds, design, pace.rate, pace.cpu)
 				rates[design] = append(rates[design], pace.rate)
+				costs[design] = append(costs[design], pace.cpu)
 			}
 		}
-		naive := median(rates[designNaive])
+		naive := stats.Median(rates[designNaive])
 		for _, design := range designs() {
-			row := Row{Name: "commits/" + design, N: n, Value: median(rates[design]), Unit: "1/s"}
+			row := Row{Name: "commits/" + design, N: n, Value: stats.Median(rates[design]), Unit: "1/s"}
 			if design != designNaive {
 				row.Against, row.Ratio = designNaive, row.Value/naive
 			}
 			b.show(row)
+			if b.cfg.Processor {
+				b.show(Row{Name: processorName(design), N: n, Value: stats.Median(costs[design]), Unit: "ms"})
+			}
 		}
 	}
 	return nil
 }
+
+// progressFormat is what a finished round reports as progress. ProcessorOf reads it: the builds before
+// Config.Processor report the processor time of a commit there and nowhere else.
+const progressFormat = "%d conversations, round %d of %d: %s: %.0f commits/s, %.2f ms of CPU each"
+
+var progressPattern = regexp.MustCompile(`(\d+) conversations, round \d+ of \d+: (\S+): \d+ commits/s, (\d+\.\d+) ms of CPU each$`)
+
+// ProcessorOf returns the row of one round's processor time if a line of progress reports it.
+func ProcessorOf(line string) (Row, bool) {
+	m := progressPattern.FindStringSubmatch(line)
+	if m == nil {
+		return Row{}, false
+	}
+	n, errN := strconv.Atoi(m[1])
+	value, err := strconv.ParseFloat(m[3], 64)
+	return Row{Name: processorName(m[2]), N: n, Value: value, Unit: "ms"}, errN == nil && err == nil
+}
+
+func processorName(design string) string { return "commits/" + design + "/processor" }
 
 func (b *bench) measure(design string, n, round int) (p pace, err error) {
 	dir := b.dir("%s-%d-%d", design, n, round)
@@ -195,25 +224,14 @@ func (b *bench) latency() error {
 		if err = errors.Join(err, o.close(), os.RemoveAll(dir)); err != nil {
 			return err
 		}
-		floor := median(floors)
-		b.show(Row{Name: "latency/" + backend, N: 1, Value: median(times), Unit: "ms", Against: "floor", Ratio: median(times) / floor})
+		floor := stats.Median(floors)
+		b.show(Row{Name: "latency/" + backend, N: 1, Value: stats.Median(times), Unit: "ms", Against: "floor", Ratio: stats.Median(times) / floor})
 		if backend == raftlog.BackendBolt {
 			b.show(Row{Name: "floor", N: 1, Value: floor, Unit: "ms"})
-			b.show(Row{Name: "follower-lag", N: len(lag), Value: median(lag), Unit: "ms"})
+			b.show(Row{Name: "follower-lag", N: len(lag), Value: stats.Median(lag), Unit: "ms"})
 		}
 	}
 	return nil
-}
-
-func median(v []float64) float64 { return percentile(v, 0.5) }
-
-// percentile of values in any order; 0 without any.
-func percentile(v []float64, p float64) float64 {
-	if len(v) == 0 {
-		return 0
-	}
-	s := slices.Sorted(slices.Values(v))
-	return s[min(int(p*float64(len(s))), len(s)-1)]
 }
 
 // sample times n calls, in milliseconds.

@@ -2,6 +2,7 @@ package orderbench
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"slices"
 	"testing"
@@ -50,6 +51,21 @@ func TestPartsAreNamed(t *testing.T) {
 	}
 }
 
+// TestProcessorOf: the processor time is read back from the line of progress that reports it, whatever
+// stands before it, and from no other line.
+func TestProcessorOf(t *testing.T) {
+	line := "   12.3s  " + fmt.Sprintf(progressFormat, 100, 1, 3, designEmpty, 1234.4, 0.427)
+	got, ok := ProcessorOf(line)
+	if want := (Row{Name: "commits/naive-empty/processor", N: 100, Value: 0.43, Unit: "ms"}); !ok || got != want {
+		t.Errorf("%q: %+v, %v, want %+v", line, got, ok, want)
+	}
+	for _, line := range []string{"", "100 conversations, round 1 of 3: bolt", "one conversation: latency", line + " or so"} {
+		if got, ok := ProcessorOf(line); ok {
+			t.Errorf("%q: %+v, want nothing", line, got)
+		}
+	}
+}
+
 // TestLongRun measures a little of everything: every row comes, and every figure is one.
 func TestLongRun(t *testing.T) {
 	if os.Getenv("MLSFED_LONG") == "" {
@@ -57,7 +73,7 @@ func TestLongRun(t *testing.T) {
 	}
 	var names []string
 	err := Run(context.Background(), Config{
-		Dir: t.TempDir(), Round: 500 * time.Millisecond, Rounds: 1, Busy: []int{3}, Sleepers: 5, Wakes: 3, Progress: t.Logf,
+		Dir: t.TempDir(), Round: 500 * time.Millisecond, Rounds: 1, Busy: []int{3}, Sleepers: 5, Wakes: 3, Progress: t.Logf, Processor: true,
 	}, func(r Row) {
 		t.Logf("%+v", r)
 		if r.Value < 0 || r.Value == 0 && r.Name != "asleep/cpu" && r.Name != "asleep/heap" {
@@ -68,7 +84,8 @@ func TestLongRun(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"commits/naive", "commits/bolt", "commits/pebble", "commits/naive-empty", "latency/bolt", "floor", "follower-lag", "latency/pebble",
+	want := []string{"commits/naive", "commits/naive/processor", "commits/bolt", "commits/bolt/processor", "commits/pebble",
+		"commits/pebble/processor", "commits/naive-empty", "commits/naive-empty/processor", "latency/bolt", "floor", "follower-lag", "latency/pebble",
 		"asleep/cpu", "asleep/heap", "wake/p50", "wake/p99"}
 	if !slices.Equal(names, want) {
 		t.Fatalf("rows %v, want %v", names, want)

@@ -11,6 +11,7 @@ import (
 
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
+	"github.com/mlsfed/mlsfed/stats"
 )
 
 // sleepers measures what conversations cost while they sleep, and how fast they wake.
@@ -57,8 +58,8 @@ func (b *bench) measureSleepers(o *ours, n int) error {
 		}
 		times = append(times, t...)
 	}
-	b.show(Row{Name: "wake/p50", N: b.cfg.Wakes, Value: median(times), Unit: "ms"})
-	b.show(Row{Name: "wake/p99", N: b.cfg.Wakes, Value: percentile(times, 0.99), Unit: "ms"})
+	b.show(Row{Name: "wake/p50", N: b.cfg.Wakes, Value: stats.Median(times), Unit: "ms"})
+	b.show(Row{Name: "wake/p99", N: b.cfg.Wakes, Value: stats.Percentile(times, 0.99), Unit: "ms"})
 	return nil
 }
 

@@ -63,7 +63,11 @@ func (p *process) run(ctx context.Context) error {
 	if err == nil || ctx.Err() != nil && cmd.ProcessState.Success() {
 		return nil
 	}
-	return fmt.Errorf("%s serve --config %s: %w: %s", p.binary, p.file, err, lastLine(p.log))
+	err = fmt.Errorf("%s serve --config %s: %w", p.binary, p.file, err)
+	if why := lastLine(p.log); why != "" {
+		err = fmt.Errorf("%w: %s", err, why)
+	}
+	return err
 }
 
 // awaitReady asks until the node says that it serves.
