@@ -4,6 +4,8 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/binary"
+	"fmt"
+	"math"
 	"reflect"
 	"testing"
 	"time"
@@ -21,7 +23,7 @@ func sampleRPCs() []any {
 	return []any{
 		&raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 7, PrevLogTerm: 2, LeaderCommitIndex: 6, Entries: []*raft.Log{
 			{Index: 8, Term: 3, Type: raft.LogCommand, Data: []byte("data"), AppendedAt: time.Unix(5, 6)},
-			{Index: 9, Term: 3, Type: raft.LogConfiguration, Data: sampleConfiguration(), Extensions: []byte("x")},
+			{Index: 9, Term: 3, Type: raft.LogConfiguration, Data: sampleConfiguration()},
 		}},
 		&raft.AppendEntriesRequest{Term: 1},
 		&raft.RequestVoteRequest{Term: 3, LastLogIndex: 2, LastLogTerm: 1, LeadershipTransfer: true},
@@ -61,14 +63,33 @@ func TestAppendsThatWouldHarmRaft(t *testing.T) {
 		change(l)
 		return &raft.AppendEntriesRequest{Term: 3, PrevLogEntry: 7, PrevLogTerm: 3, Entries: []*raft.Log{l}}
 	}
+	configured := func(servers ...raft.Server) *raft.AppendEntriesRequest {
+		return entry(func(l *raft.Log) {
+			l.Type, l.Data = raft.LogConfiguration, raft.EncodeConfiguration(raft.Configuration{Servers: servers})
+		})
+	}
 	for name, a := range map[string]*raft.AppendEntriesRequest{
-		"gap":                  entry(func(l *raft.Log) { l.Index = 10 }),
-		"before the previous":  entry(func(l *raft.Log) { l.Index = 7 }),
-		"term ahead":           entry(func(l *raft.Log) { l.Term = 4 }),
-		"term zero":            entry(func(l *raft.Log) { l.Term = 0 }),
-		"unknown type":         entry(func(l *raft.Log) { l.Type = 77 }),
-		"the stand-in":         entry(func(l *raft.Log) { l.Type = standIn }),
-		"broken configuration": entry(func(l *raft.Log) { l.Type, l.Data = raft.LogConfiguration, []byte{0xc1, 0xff} }),
+		"gap":                          entry(func(l *raft.Log) { l.Index = 10 }),
+		"before the previous":          entry(func(l *raft.Log) { l.Index = 7 }),
+		"term ahead":                   entry(func(l *raft.Log) { l.Term = 4 }),
+		"term zero":                    entry(func(l *raft.Log) { l.Term = 0 }),
+		"unknown type":                 entry(func(l *raft.Log) { l.Type = 77 }),
+		"the stand-in":                 entry(func(l *raft.Log) { l.Type = standIn }),
+		"broken configuration":         entry(func(l *raft.Log) { l.Type, l.Data = raft.LogConfiguration, []byte{0xc1, 0xff} }),
+		"extensions":                   entry(func(l *raft.Log) { l.Extensions = []byte("x") }),
+		"a type of old":                entry(func(l *raft.Log) { l.Type = raft.LogAddPeerDeprecated }),
+		"content where there is none":  entry(func(l *raft.Log) { l.Type, l.Data = raft.LogNoop, []byte("x") }),
+		"no voter":                     configured(raft.Server{Suffrage: raft.Nonvoter, ID: "n1.a.example", Address: "n1.a.example"}),
+		"nobody":                       configured(),
+		"a node twice":                 configured(raft.Server{ID: "n1.a.example", Address: "n1.a.example"}, raft.Server{ID: "n1.a.example", Address: "n1.a.example"}),
+		"a node at another's place":    configured(raft.Server{ID: "n1.a.example", Address: "n1.b.example"}),
+		"a node without a name":        configured(raft.Server{}),
+		"a part that nobody has":       configured(raft.Server{Suffrage: raft.Staging, ID: "n1.a.example", Address: "n1.a.example"}),
+		"more nodes than there may be": configured(manyServers(wire.MaxReplicas + 1)...),
+		"the end of the log":           {Term: 3, PrevLogEntry: math.MaxUint64, PrevLogTerm: 3, Entries: []*raft.Log{{Index: 0, Term: 3}}},
+		"nearly the end of the log":    {Term: 3, PrevLogEntry: math.MaxUint64 - 2, PrevLogTerm: 3},
+		"committed to the end":         {Term: 3, PrevLogEntry: 1, PrevLogTerm: 3, LeaderCommitIndex: math.MaxUint64},
+		"a term before its leader's":   {Term: 3, PrevLogEntry: 1, PrevLogTerm: 4},
 	} {
 		if _, err := decodeAppend(encodeAppend(a)); err == nil {
 			t.Errorf("%s: accepted", name)
@@ -80,6 +101,42 @@ func TestAppendsThatWouldHarmRaft(t *testing.T) {
 	}
 	if _, err := decodeAppend(encodeAppend(many)); err == nil {
 		t.Error("more entries than agreed: accepted")
+	}
+}
+
+// manyServers are voters with names of their own.
+func manyServers(n int) []raft.Server {
+	list := make([]raft.Server, n)
+	for i := range list {
+		name := fmt.Sprintf("n%d.a.example", i+1)
+		list[i] = raft.Server{ID: raft.ServerID(name), Address: raft.ServerAddress(name)}
+	}
+	return list
+}
+
+// TestSnapshotRequestsThatWouldHarmRaft: numbers that contradict each other, and configurations that nobody makes.
+func TestSnapshotRequestsThatWouldHarmRaft(t *testing.T) {
+	good := snapshotRequest{Conversation: conv, Term: 3, Index: 9, IndexTerm: 2, ConfigIndex: 4, Configuration: sampleConfiguration(), Size: 100}
+	if err := good.Check(); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*snapshotRequest){
+		"entry 0":                   func(s *snapshotRequest) { s.Index = 0 },
+		"the end of the log":        func(s *snapshotRequest) { s.Index = math.MaxUint64 },
+		"term 0":                    func(s *snapshotRequest) { s.IndexTerm = 0 },
+		"a term before its own":     func(s *snapshotRequest) { s.Term = 1 },
+		"the last term":             func(s *snapshotRequest) { s.Term = math.MaxUint64 },
+		"a later configuration":     func(s *snapshotRequest) { s.ConfigIndex = 10 },
+		"a size below nothing":      func(s *snapshotRequest) { s.Size = -1 },
+		"a size over the bound":     func(s *snapshotRequest) { s.Size = maxSnapshot + 1 },
+		"a configuration of nobody": func(s *snapshotRequest) { s.Configuration = raft.EncodeConfiguration(raft.Configuration{}) },
+		"a broken configuration":    func(s *snapshotRequest) { s.Configuration = []byte{0xc1, 0xff} },
+	} {
+		s := good
+		change(&s)
+		if s.Check() == nil {
+			t.Errorf("%s: accepted", name)
+		}
 	}
 }
 

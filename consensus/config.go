@@ -65,6 +65,8 @@ type Timers struct {
 	Farewell  time.Duration // [60 s] a removed replica that cannot be reached is waited for
 	Snapshot  time.Duration // [30 s] logs are looked at for shortening
 	Greet     time.Duration // [10 min] every node is told again what this one holds
+	Ahead     time.Duration // [10 min] entries that bear a time so far ahead of this node's clock are refused
+	Idle      time.Duration // [10 min] what is kept for a node without a connection is dropped after this
 }
 
 // Limits are the Manager's. Zero stands for the default, in brackets.
@@ -129,7 +131,7 @@ func (t *Timers) setDefaults() {
 	}{
 		{&t.Heartbeat, 2 * time.Second}, {&t.Election, 2 * time.Second}, {&t.Stall, 3 * time.Second}, {&t.Commit, time.Second},
 		{&t.Coalesce, 50 * time.Millisecond}, {&t.Sleep, 10 * time.Second}, {&t.Call, 2 * time.Second},
-		{&t.Flush, time.Second}, {&t.Repair, 5 * time.Second}, {&t.Farewell, time.Minute}, {&t.Snapshot, 30 * time.Second}, {&t.Greet, 10 * time.Minute},
+		{&t.Flush, time.Second}, {&t.Repair, 5 * time.Second}, {&t.Farewell, time.Minute}, {&t.Snapshot, 30 * time.Second}, {&t.Greet, 10 * time.Minute}, {&t.Ahead, 10 * time.Minute}, {&t.Idle, 10 * time.Minute},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value

@@ -62,14 +62,15 @@ type live struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
-	used      atomic.Int64  // when an entry last came, or a submission; nanoseconds since 1970
-	rec       *record       // as it was when the replica was opened
-	inflight  atomic.Int32  // submissions under way: no sleep
-	ready     atomic.Uint64 // the term in which this leader has applied an entry of its own
-	sleepers  sync.Map      // NodeID → time of the last wake frame to it
-	alone     atomic.Bool   // a peer said that it sleeps, and there is no leader
-	expelling atomic.Bool   // a member that lost its replica is being taken out
-	deposing  atomic.Bool   // this node is about to replace a silent leader
+	used       atomic.Int64  // when an entry last came, or a submission; nanoseconds since 1970
+	rec        *record       // as it was when the replica was opened
+	inflight   atomic.Int32  // submissions under way: no sleep
+	ready      atomic.Uint64 // the term in which this leader has applied an entry of its own
+	sleepers   sync.Map      // NodeID → time of the last wake frame to it
+	alone      atomic.Bool   // a peer said that it sleeps, and there is no leader
+	expelling  atomic.Bool   // a member that lost its replica is being taken out
+	deposing   atomic.Bool   // this node is about to replace a silent leader
+	installing atomic.Bool   // a snapshot is being taken in
 
 	waiters sync.Map // *byte, the first of an entry proposed here → *waiter
 

@@ -29,6 +29,7 @@ type Manager struct {
 	dirty    *idSet // conversations whose record is behind
 	asleep   *sleeperCache
 	stats    stats
+	refused  refusals
 	offers   sync.Map // of offer: blobs that submissions under way here name
 
 	mu            sync.Mutex // guards what follows

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/mlsfed/mlsfed/wire"
 )
 
 // Raft's calls in bytes. Numbers are big-endian; a variable part has its length in four bytes before
@@ -139,9 +141,6 @@ func decodeAppend(b []byte) (*raft.AppendEntriesRequest, error) {
 			l.AppendedAt = time.Unix(0, int64(ns))
 		}
 		l.Data, l.Extensions = r.bytes(), r.bytes()
-		if l.Type > raft.LogConfiguration {
-			r.bad = true // an unknown type would make Raft panic
-		}
 		a.Entries = append(a.Entries, l)
 	}
 	if err := r.end(); err != nil {
@@ -150,18 +149,71 @@ func decodeAppend(b []byte) (*raft.AppendEntriesRequest, error) {
 	return a, checkEntries(a)
 }
 
+// maxPlace bounds places in the log and terms: no sum of them overflows.
+const maxPlace = 1 << 60
+
 // checkEntries holds the entries to what Raft takes for granted: ascending without a gap from the
-// previous one, and configurations that can be decoded.
+// previous one, of the types that Raft makes today, and configurations that can be decoded and are sound.
 func checkEntries(a *raft.AppendEntriesRequest) error {
+	if a.PrevLogEntry > maxPlace || a.LeaderCommitIndex > maxPlace || a.PrevLogTerm > a.Term {
+		return fmt.Errorf("%w: after entry %d of term %d, committed to %d in term %d", errRPC, a.PrevLogEntry, a.PrevLogTerm, a.LeaderCommitIndex, a.Term)
+	}
 	for i, l := range a.Entries {
 		if l.Index != a.PrevLogEntry+1+uint64(i) || l.Term > a.Term || l.Term == 0 {
 			return fmt.Errorf("%w: entry %d of term %d at place %d after %d in term %d", errRPC, l.Index, l.Term, i, a.PrevLogEntry, a.Term)
 		}
-		if l.Type == raft.LogConfiguration {
-			if _, err := decodeConfiguration(l.Data); err != nil {
-				return err
-			}
+		if err := checkContent(l); err != nil {
+			return fmt.Errorf("entry %d: %w", l.Index, err)
 		}
+	}
+	return nil
+}
+
+// checkContent refuses types that would make Raft panic, or that nobody makes any more, and content where
+// there is none.
+func checkContent(l *raft.Log) error {
+	if len(l.Extensions) > 0 || len(l.Data) > wire.MaxEntry {
+		return fmt.Errorf("%w: %d bytes with %d of extensions", errRPC, len(l.Data), len(l.Extensions))
+	}
+	switch l.Type {
+	case raft.LogCommand:
+		return nil // see vet.go
+	case raft.LogNoop, raft.LogBarrier:
+		if len(l.Data) > 0 {
+			return fmt.Errorf("%w: %d bytes in an entry of Raft's own", errRPC, len(l.Data))
+		}
+		return nil
+	case raft.LogConfiguration:
+		c, err := decodeConfiguration(l.Data)
+		if err != nil {
+			return err
+		}
+		return checkConfiguration(c)
+	}
+	return fmt.Errorf("%w: type %d", errRPC, l.Type)
+}
+
+// checkConfiguration refuses a configuration that no leader makes: one without a voter, with a node twice,
+// or with one that has no name.
+func checkConfiguration(c raft.Configuration) error {
+	if len(c.Servers) > wire.MaxReplicas {
+		return fmt.Errorf("%w: configuration of %d nodes, at most %d", errRPC, len(c.Servers), wire.MaxReplicas)
+	}
+	seen, voters := make(map[raft.ServerID]bool, len(c.Servers)), 0
+	for _, s := range c.Servers {
+		if err := wire.NodeID(s.ID).Check(); err != nil {
+			return fmt.Errorf("%w: configuration: %v", errRPC, err)
+		}
+		if seen[s.ID] || string(s.Address) != string(s.ID) || s.Suffrage != raft.Voter && s.Suffrage != raft.Nonvoter {
+			return fmt.Errorf("%w: configuration: %s at %q in part %d, or twice", errRPC, s.ID, s.Address, s.Suffrage)
+		}
+		seen[s.ID] = true
+		if s.Suffrage == raft.Voter {
+			voters++
+		}
+	}
+	if voters == 0 {
+		return fmt.Errorf("%w: configuration without a voter", errRPC)
 	}
 	return nil
 }

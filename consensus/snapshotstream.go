@@ -38,7 +38,14 @@ func (s *snapshotRequest) Check() error {
 	if s.Size < 0 || s.Size > maxSnapshot {
 		return wire.Errorf(wire.TooLarge, "snapshot", "of %d bytes, at most %d", s.Size, maxSnapshot)
 	}
-	if _, err := decodeConfiguration(s.Configuration); err != nil {
+	if s.Index == 0 || s.Index > maxPlace || s.IndexTerm == 0 || s.IndexTerm > s.Term || s.Term > maxPlace || s.ConfigIndex > s.Index {
+		return wire.Errorf(wire.Malformed, "snapshot", "of entry %d in term %d, configuration of entry %d, sent in term %d", s.Index, s.IndexTerm, s.ConfigIndex, s.Term)
+	}
+	c, err := decodeConfiguration(s.Configuration)
+	if err == nil {
+		err = checkConfiguration(c)
+	}
+	if err != nil {
 		return wire.Errorf(wire.Malformed, "snapshot", "%v", err)
 	}
 	return s.Conversation.Check()
@@ -107,39 +114,4 @@ func (m *Manager) receiveSnapshot(from wire.NodeID, conn net.Conn) (err error) {
 	answer := sealReply(content, err)
 	_, err = conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(answer))), answer...))
 	return err
-}
-
-func (m *Manager) installSnapshot(from wire.NodeID, req *snapshotRequest, conn io.Reader) ([]byte, error) {
-	l, err := m.admit(from, req.Conversation, req.Generation)
-	if err != nil {
-		return nil, err
-	}
-	// An older snapshot than our own would take the state back.
-	if r := l.r.Load(); r != nil && l.store.covers(req.Index) && req.Term >= r.CurrentTerm() {
-		_, err := io.CopyN(io.Discard, conn, req.Size)
-		return encodeVoteReply(req.Term, true), err
-	}
-	answer := make(chan raft.RPCResponse, 1)
-	rpc := raft.RPC{RespChan: answer, Reader: io.LimitReader(conn, req.Size),
-		Command: &raft.InstallSnapshotRequest{RPCHeader: header(from), SnapshotVersion: raft.SnapshotVersionMax, Term: req.Term,
-			Leader: []byte(from), LastLogIndex: req.Index, LastLogTerm: req.IndexTerm,
-			Configuration: req.Configuration, ConfigurationIndex: req.ConfigIndex, Size: req.Size}}
-	select {
-	case l.trans.rpcs <- rpc:
-	case <-l.trans.ctx.Done():
-		return nil, wire.Errorf(wire.Unavailable, "snapshot", "replica is shutting down")
-	}
-	select {
-	case r := <-answer:
-		resp, ok := r.Response.(*raft.InstallSnapshotResponse)
-		if r.Error == nil {
-			r.Error = l.store.settle()
-		}
-		if r.Error != nil || !ok {
-			return nil, wire.Errorf(wire.Unavailable, "snapshot", "%v", r.Error)
-		}
-		return encodeVoteReply(resp.Term, resp.Success), nil
-	case <-l.trans.ctx.Done():
-		return nil, wire.Errorf(wire.Unavailable, "snapshot", "replica is shutting down")
-	}
 }

@@ -160,6 +160,10 @@ func (t *transport) receive(from wire.NodeID, f *frame) {
 		return
 	}
 	if a, ok := cmd.(*raft.AppendEntriesRequest); ok {
+		if err := t.m.vetEntries(from, t.conv.id, a); err != nil {
+			t.m.mesh.reply(from, f, nil, err)
+			return
+		}
 		t.store.align(a)
 	}
 	answer := make(chan raft.RPCResponse, 1)

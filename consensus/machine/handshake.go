@@ -18,6 +18,7 @@ type PublicGroup interface {
 	// Process validates a Proposal or a Commit in full and returns the state after it.
 	Process(msg []byte) (PublicGroup, error)
 	Epoch() uint64
+	GroupID() []byte
 	MarshalBinary() ([]byte, error)
 }
 

@@ -37,6 +37,8 @@ type Machine struct {
 	since    wire.SequenceNumber // the entry that set replicas
 	level    uint8               // of the rules; wire.FirstLevel until an entry raises it
 
+	clocks []Clock // of the organizations, from level 2 on; sorted
+
 	recent      []kept
 	recentBytes int
 	answers     map[wire.SubmissionID]submitted
@@ -114,16 +116,8 @@ func (m *Machine) ApplyVerified(raw []byte, key wire.SubmissionKey) Outcome {
 	return m.enact(p, raw)
 }
 
-// clock is the machine's time with an entry that bears t.
-func (m *Machine) clock(t wire.Time) wire.Time {
-	if !m.created {
-		return max(t, 0)
-	}
-	return min(max(t, m.now), m.now+MaxStep)
-}
-
 func (m *Machine) judge(p *plan) *wire.Error {
-	p.now = m.clock(p.entry.Time)
+	p.now = m.clock(p.entry)
 	if p.entry.Replicas != nil {
 		return m.judgeReplicas(p, p.entry.Replicas)
 	}
@@ -324,6 +318,7 @@ func (m *Machine) enact(p *plan, raw []byte) Outcome {
 	case e.Replicas != nil:
 		m.replicas, m.since, moved = e.Replicas, m.seq, true
 	}
+	m.noteClock(e)
 	c := wire.Committed{Sequence: m.seq, Order: m.order, Entry: raw}
 	k := kept{Committed: c, time: m.now}
 	receipt := wire.Receipt{Sequence: m.seq, Epoch: p.epoch, Order: m.order, Time: m.now}

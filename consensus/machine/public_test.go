@@ -113,7 +113,7 @@ func TestPublicHandshakes(t *testing.T) {
 	}
 }
 
-func imageBytes(t *testing.T, m *Machine) []byte {
+func imageBytes(t testing.TB, m *Machine) []byte {
 	t.Helper()
 	var out bytes.Buffer
 	if _, err := m.Snapshot().WriteTo(&out); err != nil {

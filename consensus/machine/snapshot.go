@@ -50,6 +50,7 @@ type imageHeader struct {
 	Recent   uint32              `cbor:"12,keyasint"`
 	Answers  uint32              `cbor:"13,keyasint"`
 	Level    uint8               `cbor:"14,keyasint,omitempty"` // 0 for the first, so that its snapshots stay what they were
+	Clocks   []Clock             `cbor:"15,keyasint,omitempty"` // from level 2 on
 }
 
 type imageHead struct {
@@ -90,7 +91,7 @@ func (m *Machine) Snapshot() *Image {
 		recent: slices.Clone(m.recent),
 	}
 	if m.level > wire.FirstLevel {
-		img.header.Level = m.level
+		img.header.Level, img.header.Clocks = m.level, slices.Clone(m.clocks)
 	}
 	for _, h := range m.heads {
 		img.heads = append(img.heads, *h)
@@ -197,14 +198,16 @@ func (m *Machine) read(in *recordReader) error {
 	if h.Level == wire.FirstLevel || h.Level > wire.LastLevel {
 		return wire.Errorf(wire.Version, "restore", "rules of level %d, this node knows up to %d", h.Level, wire.LastLevel)
 	}
-	m.level = max(h.Level, wire.FirstLevel)
+	m.level, m.clocks = max(h.Level, wire.FirstLevel), h.Clocks
 	for range h.Heads {
 		if err := m.readHead(in); err != nil {
 			return err
 		}
 	}
+	entries := make([]*wire.Entry, h.Recent)
 	for i := range h.Recent {
-		if err := m.readKept(in, h.Sequence-wire.SequenceNumber(h.Recent-1-i)); err != nil {
+		var err error
+		if entries[i], err = m.readKept(in, h.Sequence-wire.SequenceNumber(h.Recent-1-i)); err != nil {
 			return err
 		}
 	}
@@ -213,9 +216,15 @@ func (m *Machine) read(in *recordReader) error {
 		if err := in.record(&s); err != nil {
 			return err
 		}
+		if _, twice := m.answers[s.ID]; twice {
+			return fmt.Errorf("answers submission %v twice", s.ID)
+		}
 		m.noteSubmission(s)
 	}
-	return in.end()
+	if err := in.end(); err != nil {
+		return err
+	}
+	return m.validate(entries)
 }
 
 func (m *Machine) readHead(in *recordReader) error {
@@ -239,22 +248,22 @@ func (m *Machine) readHead(in *recordReader) error {
 	return nil
 }
 
-func (m *Machine) readKept(in *recordReader, seq wire.SequenceNumber) error {
+func (m *Machine) readKept(in *recordReader, seq wire.SequenceNumber) (*wire.Entry, error) {
 	var rec imageKept
 	if err := in.record(&rec); err != nil {
-		return err
+		return nil, err
 	}
 	k := kept{Committed: wire.Committed{Sequence: seq, Order: rec.Order, Entry: rec.Entry}, time: rec.Time}
 	e, err := k.Open()
 	if err != nil {
-		return fmt.Errorf("entry %d: %w", seq, err)
+		return nil, fmt.Errorf("entry %d: %w", seq, err)
 	}
 	if e.Envelope != nil {
 		k.blobs = e.Envelope.Blobs()
 	}
 	m.recent = append(m.recent, k)
 	m.recentBytes += len(k.Entry)
-	return nil
+	return e, nil
 }
 
 func (m *Machine) unpackPublic(data []byte) (PublicGroup, error) {

@@ -39,6 +39,9 @@ func (m *Machine) Sequence() wire.SequenceNumber { return m.seq }
 // Order is the order hash over all accepted entries.
 func (m *Machine) Order() wire.Hash { return m.order }
 
+// Now is the log's clock: the time of the last accepted entry, zero before the first.
+func (m *Machine) Now() wire.Time { return m.now }
+
 // Heads are the epochs that can be committed to: one, or several where an epoch is contested, the
 // branch of first children first.
 func (m *Machine) Heads() []Head {

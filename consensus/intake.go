@@ -1,0 +1,138 @@
+package consensus
+
+import (
+	"bytes"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// A snapshot replaces the whole state, so it is judged before Raft hears of it: the content is received
+// aside, and restored into a scratch machine.
+
+// spoolMemory is the size up to which a snapshot is received into memory, in bytes.
+const spoolMemory = 4 << 20
+
+// spool keeps what is received until it has been judged.
+type spool struct {
+	dir  string // "" keeps everything in memory
+	size int64
+	mem  bytes.Buffer
+	file *os.File
+}
+
+// Write appends.
+func (s *spool) Write(b []byte) (int, error) {
+	if s.file == nil && s.dir != "" && s.mem.Len()+len(b) > spoolMemory {
+		file, err := os.CreateTemp(s.dir, "incoming-*.tmp")
+		if err != nil {
+			return 0, fmt.Errorf("snapshot: %w", err)
+		}
+		s.file = file
+		if _, err := file.Write(s.mem.Bytes()); err != nil {
+			return 0, fmt.Errorf("snapshot: %w", err)
+		}
+		s.mem = bytes.Buffer{}
+	}
+	s.size += int64(len(b))
+	if s.file != nil {
+		return s.file.Write(b)
+	}
+	return s.mem.Write(b)
+}
+
+// content begins at the start.
+func (s *spool) content() (io.Reader, error) {
+	if s.file == nil {
+		return bytes.NewReader(s.mem.Bytes()), nil
+	}
+	_, err := s.file.Seek(0, io.SeekStart)
+	return s.file, err
+}
+
+func (s *spool) drop() {
+	if s.file != nil {
+		_ = s.file.Close()
+		_ = os.Remove(s.file.Name())
+	}
+}
+
+// installSnapshot hands a leader's snapshot to this replica.
+func (m *Manager) installSnapshot(from wire.NodeID, req *snapshotRequest, conn io.Reader) ([]byte, error) {
+	l, err := m.admit(from, req.Conversation, req.Generation)
+	if err != nil {
+		return nil, err
+	}
+	// An older snapshot than our own would take the state back.
+	if r := l.r.Load(); r != nil && l.store.covers(req.Index) && req.Term >= r.CurrentTerm() {
+		_, err := io.CopyN(io.Discard, conn, req.Size)
+		return encodeVoteReply(req.Term, true), err
+	}
+	if !l.installing.CompareAndSwap(false, true) {
+		return nil, wire.Errorf(wire.Busy, "snapshot", "another snapshot of %v is being taken in", l.c.id)
+	}
+	defer l.installing.Store(false)
+	in := &spool{}
+	if m.cfg.Dir != "" {
+		in.dir = filepath.Join(m.cfg.Dir, "snapshots") // what a crash leaves there is swept at the next start
+	}
+	defer in.drop()
+	if _, err := l.receiveState(in, req, conn); err != nil {
+		return nil, m.refuse(from, l.c.id, RefusedSnapshot, wire.Errorf(wire.Malformed, "snapshot", "%v", err))
+	}
+	content, err := in.content()
+	if err != nil {
+		return nil, err
+	}
+	return l.installInto(from, req, content)
+}
+
+// receiveState reads the whole content and restores it into a machine of its own.
+func (l *live) receiveState(in *spool, req *snapshotRequest, conn io.Reader) (*machine.Machine, error) {
+	body := io.TeeReader(io.LimitReader(conn, req.Size), in)
+	state, err := machine.Restore(l.c.id, l.m.cfg.Public, body)
+	if err == nil {
+		err = l.m.vetState(state)
+	}
+	if err != nil {
+		_, _ = io.Copy(io.Discard, io.LimitReader(conn, max(0, req.Size-in.size))) // so that the sender reads the answer
+		return nil, err
+	}
+	if in.size != req.Size {
+		return nil, wire.Errorf(wire.Malformed, "snapshot", "%d bytes, announced as %d", in.size, req.Size)
+	}
+	return state, nil
+}
+
+// installInto gives the content to Raft.
+func (l *live) installInto(from wire.NodeID, req *snapshotRequest, content io.Reader) ([]byte, error) {
+	answer := make(chan raft.RPCResponse, 1)
+	rpc := raft.RPC{RespChan: answer, Reader: content,
+		Command: &raft.InstallSnapshotRequest{RPCHeader: header(from), SnapshotVersion: raft.SnapshotVersionMax, Term: req.Term,
+			Leader: []byte(from), LastLogIndex: req.Index, LastLogTerm: req.IndexTerm,
+			Configuration: req.Configuration, ConfigurationIndex: req.ConfigIndex, Size: req.Size}}
+	select {
+	case l.trans.rpcs <- rpc:
+	case <-l.trans.ctx.Done():
+		return nil, wire.Errorf(wire.Unavailable, "snapshot", "replica is shutting down")
+	}
+	select {
+	case r := <-answer:
+		resp, ok := r.Response.(*raft.InstallSnapshotResponse)
+		if r.Error == nil {
+			r.Error = l.store.settle()
+		}
+		if r.Error != nil || !ok {
+			return nil, wire.Errorf(wire.Unavailable, "snapshot", "%v", r.Error)
+		}
+		return encodeVoteReply(resp.Term, resp.Success), nil
+	case <-l.trans.ctx.Done():
+		return nil, wire.Errorf(wire.Unavailable, "snapshot", "replica is shutting down")
+	}
+}

@@ -1,0 +1,525 @@
+package machine
+
+import (
+	"bytes"
+	"fmt"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// A state that another node sends is hostile until it is proven to be one that a machine makes. validate
+// holds it to what Apply keeps, field by field, before anybody uses it; package consensus adds what needs
+// a clock, a past, or signatures.
+
+// maxCount bounds numbers that grow by one with an entry: with it, no sum of two overflows.
+const maxCount = 1 << 60
+
+// maxTime is the end of the year 9999, in milliseconds since 1970.
+const maxTime wire.Time = 253_402_300_799_999
+
+// validator carries what the parts of the check share.
+type validator struct {
+	*Machine
+	entries []*wire.Entry // those of recent, decoded
+}
+
+// validate refuses a state that no sequence of entries makes. entries are the kept ones, decoded.
+func (m *Machine) validate(entries []*wire.Entry) error {
+	v := &validator{m, entries}
+	if !m.created {
+		return v.checkNothing()
+	}
+	if m.seq == 0 || m.seq > maxCount || m.now < 0 || m.now > maxTime {
+		return fmt.Errorf("%d entries at time %d", m.seq, m.now)
+	}
+	if err := m.policy.Check(); err != nil {
+		return err
+	}
+	for _, check := range []func() error{v.checkKept, v.checkTimes, v.checkHeads, v.checkSpans, v.checkReplicas, v.checkClosed, v.checkAnswers, v.checkClocks} {
+		if err := check(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkNothing is for the state before the first entry.
+func (v *validator) checkNothing() error {
+	if v.closed || v.policy != (wire.Policy{}) || v.seq != 0 || v.order != (wire.Hash{}) || v.now != 0 || v.replicas != nil || v.since != 0 ||
+		v.level != wire.FirstLevel || len(v.heads)+len(v.spans)+len(v.recent)+len(v.answered)+len(v.clocks) != 0 {
+		return fmt.Errorf("has content before the first entry")
+	}
+	return nil
+}
+
+// checkKept holds the kept entries against each other, the policy and the order hash.
+func (v *validator) checkKept() error {
+	count, size, _ := keepLimits(v.policy)
+	if len(v.recent) == 0 || len(v.recent) > count || len(v.recent) > 1 && v.recentBytes > size {
+		return fmt.Errorf("keeps %d entries of %d bytes, the policy %d of %d", len(v.recent), v.recentBytes, count, size)
+	}
+	for i := range v.recent {
+		k, e := &v.recent[i], v.entries[i]
+		switch {
+		case i > 0:
+			if k.Order != wire.NextOrder(v.recent[i-1].Order, k.Entry) {
+				return fmt.Errorf("order hash of entry %d is not that of its content", k.Sequence)
+			}
+		case k.Sequence == 1 && k.Order != wire.NextOrder(wire.Hash{}, k.Entry):
+			return fmt.Errorf("order hash of the first entry is not that of its content")
+		}
+		if err := v.checkEntry(k.Sequence, e); err != nil {
+			return fmt.Errorf("entry %d: %w", k.Sequence, err)
+		}
+	}
+	if last := &v.recent[len(v.recent)-1]; last.Order != v.order {
+		return fmt.Errorf("order hash is not that of the last entry")
+	}
+	return nil
+}
+
+// checkEntry holds one kept entry against the entry that it follows.
+func (v *validator) checkEntry(seq wire.SequenceNumber, e *wire.Entry) error {
+	env := e.Envelope
+	if first := seq == 1; first != (env != nil && env.Kind == wire.KindCreate) {
+		return fmt.Errorf("a conversation begins with a create, and has no other")
+	}
+	switch {
+	case env == nil:
+		return nil
+	case env.Conversation != v.id:
+		return fmt.Errorf("is of conversation %v", env.Conversation)
+	case env.Kind == wire.KindCreate:
+		if env.Create.Policy != v.policy {
+			return fmt.Errorf("creates with another policy")
+		}
+		return nil
+	case env.Parent >= seq || uint64(env.Epoch) >= uint64(env.Parent):
+		return fmt.Errorf("for epoch %d after entry %d", env.Epoch, env.Parent)
+	case env.Kind != wire.KindClose:
+		content := env.Proposal
+		if env.Commit != nil {
+			content = env.Commit.Commit
+		}
+		if err := checkHeader(content, v.id, v.policy.Handshakes, env); err != nil {
+			return err
+		}
+	}
+	if parent := v.kept(env.Parent); parent != nil {
+		if epoch, _, ok := opened(parent); !ok || epoch != env.Epoch {
+			return fmt.Errorf("entry %d did not open epoch %d", env.Parent, env.Epoch)
+		}
+	}
+	return nil
+}
+
+// kept is the entry at seq, nil where it is not kept.
+func (v *validator) kept(seq wire.SequenceNumber) *wire.Entry {
+	if first := v.recent[0].Sequence; seq >= first && seq <= v.seq {
+		return v.entries[seq-first]
+	}
+	return nil
+}
+
+// opened is the epoch that an entry opens, with its submission key.
+func opened(e *wire.Entry) (wire.Epoch, wire.SubmissionKey, bool) {
+	switch {
+	case e.Envelope == nil:
+	case e.Envelope.Create != nil:
+		return 0, e.Envelope.Create.Key, true
+	case e.Envelope.Commit != nil:
+		return e.Envelope.Epoch + 1, e.Envelope.Commit.Key, true
+	}
+	return 0, wire.SubmissionKey{}, false
+}
+
+// checkTimes holds the times that entries got against those that they bear.
+func (v *validator) checkTimes() error {
+	_, _, life := keepLimits(v.policy)
+	for i := range v.recent {
+		at, said := v.recent[i].time, v.entries[i].Time
+		if at < 0 || at > maxTime || v.now-at > life && i < len(v.recent)-1 {
+			return fmt.Errorf("keeps entry %d of time %d at %d", v.recent[i].Sequence, at, v.now)
+		}
+		switch {
+		case i == 0 && v.recent[i].Sequence == 1:
+			if at != max(said, 0) {
+				return fmt.Errorf("time %d of the first entry, which bears %d", at, said)
+			}
+		case i > 0:
+			before := v.recent[i-1].time
+			if at < before || at-before > MaxStep || at > max(said, before) {
+				return fmt.Errorf("time %d of entry %d after %d, which bears %d", at, v.recent[i].Sequence, before, said)
+			}
+			if v.level == wire.FirstLevel && at != min(max(said, before), before+MaxStep) {
+				return fmt.Errorf("time %d of entry %d after %d, which bears %d", at, v.recent[i].Sequence, before, said)
+			}
+		}
+	}
+	if last := v.recent[len(v.recent)-1].time; last != v.now {
+		return fmt.Errorf("time %d, that of the last entry is %d", v.now, last)
+	}
+	return nil
+}
+
+func (v *validator) checkHeads() error {
+	if n := len(v.heads); n == 0 || n > MaxHeads || v.closed && n > 1 {
+		return fmt.Errorf("%d heads, closed %v", n, v.closed)
+	}
+	seen := make(map[wire.SequenceNumber]*point) // by the entry that opened the point
+	last := v.heads[0]
+	for _, h := range v.heads {
+		if h.used > last.used {
+			last = h
+		}
+	}
+	for i, h := range v.heads {
+		if err := v.checkHead(h); err != nil {
+			return fmt.Errorf("head %d: %w", h.seq, err)
+		}
+		if v.headAt(h.seq) != h || len(v.heads) > 1 && h != last && v.now-h.used > HeadLife {
+			return fmt.Errorf("head %d is there twice, or has expired", h.seq)
+		}
+		if h.parent == nil {
+			continue
+		}
+		if v.headAt(h.parent.seq) != nil {
+			return fmt.Errorf("head %d has another head as its parent", h.seq)
+		}
+		if other := seen[h.parent.seq]; other != nil {
+			if same, err := samePoint(other, h.parent); err != nil || !same {
+				return fmt.Errorf("heads do not agree on their parent %d (%v)", h.parent.seq, err)
+			}
+		}
+		seen[h.parent.seq] = v.heads[i].parent
+	}
+	return nil
+}
+
+func samePoint(a, b *point) (bool, error) {
+	one, err := packPublic(a.public)
+	if err != nil {
+		return false, err
+	}
+	two, err := packPublic(b.public)
+	return a.epoch == b.epoch && a.key == b.key && a.winner == b.winner && bytes.Equal(one, two), err
+}
+
+func (v *validator) checkHead(h *head) error {
+	if h.seq == 0 || h.seq > v.seq || uint64(h.epoch) >= uint64(h.seq) || h.key.IsZero() || h.used < 0 || h.used > v.now || h.proposals > MaxProposals {
+		return fmt.Errorf("epoch %d, used at %d, %d proposals", h.epoch, h.used, h.proposals)
+	}
+	if first := h.seq == 1; first != (h.parent == nil) || first != (h.epoch == 0) || first && !h.change.IsZero() {
+		return fmt.Errorf("epoch %d with a parent: %v", h.epoch, h.parent != nil)
+	}
+	list := wire.DeliveryChange{Add: h.delivery}
+	if err := list.Check(); err != nil {
+		return err
+	}
+	if len(h.delivery) == 0 || len(h.delivery) > MaxAddresses {
+		return fmt.Errorf("delivered to %d addresses", len(h.delivery))
+	}
+	if err := h.change.Check(); err != nil {
+		return err
+	}
+	if _, err := undoChange(h.delivery, h.change); err != nil {
+		return err
+	}
+	bundle := wire.CommitBundle{Commit: []byte{0}, Key: h.key, Info: h.info, Tree: h.tree}
+	if err := bundle.Check(); err != nil { // the bounds of what a commit hands over
+		return err
+	}
+	if err := v.checkPublic(h.public, h.epoch); err != nil {
+		return err
+	}
+	if err := v.checkPoint(h); err != nil {
+		return err
+	}
+	return v.checkOpening(h)
+}
+
+// checkPublic holds a public group state against its epoch and the conversation.
+func (v *validator) checkPublic(g PublicGroup, epoch wire.Epoch) error {
+	if (g != nil) != (v.policy.Handshakes == wire.HandshakesPublic) {
+		return fmt.Errorf("public group state: %v, which is not the policy", g != nil)
+	}
+	if g == nil {
+		return nil
+	}
+	if wire.Epoch(g.Epoch()) != epoch {
+		return fmt.Errorf("group state of epoch %d, the log's is %d", g.Epoch(), epoch)
+	}
+	if id := g.GroupID(); wire.ConversationID(id) != v.id {
+		return fmt.Errorf("group state of group %v", wire.ConversationID(id))
+	}
+	return nil
+}
+
+func (v *validator) checkPoint(h *head) error {
+	p := h.parent
+	if p == nil {
+		return nil
+	}
+	if p.seq == 0 || p.seq >= h.seq || p.epoch+1 != h.epoch || (p.seq == 1) != (p.epoch == 0) || uint64(p.epoch) >= uint64(p.seq) ||
+		p.key.IsZero() || p.winner <= p.seq || p.winner > h.seq {
+		return fmt.Errorf("parent %d of epoch %d, ended by %d", p.seq, p.epoch, p.winner)
+	}
+	if e := v.kept(p.seq); e != nil {
+		if epoch, key, ok := opened(e); !ok || epoch != p.epoch || key != p.key {
+			return fmt.Errorf("parent %d is not what its entry opened", p.seq)
+		}
+	}
+	if e := v.kept(p.winner); e != nil && (e.Envelope == nil || e.Envelope.Commit == nil || e.Envelope.Commit.Contest || e.Envelope.Parent != p.seq) {
+		return fmt.Errorf("entry %d did not end epoch %d", p.winner, p.epoch)
+	}
+	return v.checkPublic(p.public, p.epoch)
+}
+
+// checkOpening holds a head against the entry that opened it, and against those for its epoch.
+func (v *validator) checkOpening(h *head) error {
+	e := v.kept(h.seq)
+	proposals := 0
+	for i := range v.recent {
+		if env := v.entries[i].Envelope; env != nil && env.Kind == wire.KindProposal && env.Parent == h.seq {
+			proposals++
+			if h.used < v.recent[i].time {
+				return fmt.Errorf("used at %d, before entry %d", h.used, v.recent[i].Sequence)
+			}
+		}
+	}
+	if e == nil {
+		if proposals > h.proposals {
+			return fmt.Errorf("%d proposals, more are kept", h.proposals)
+		}
+		return nil
+	}
+	epoch, key, ok := opened(e)
+	if !ok || epoch != h.epoch || key != h.key || proposals != h.proposals || h.used < v.recent[h.seq-v.recent[0].Sequence].time {
+		return fmt.Errorf("is not what its entry opened")
+	}
+	if c := e.Envelope.Create; c != nil {
+		if !equalLists(c.Delivery, h.delivery) || !equalPayloads(inline(c.Info), h.info) || !equalPayloads(inline(c.Tree), h.tree) {
+			return fmt.Errorf("is not what its create says")
+		}
+		return nil
+	}
+	c := e.Envelope.Commit
+	if e.Envelope.Parent != h.parent.seq || c.Contest == (h.parent.winner == h.seq) || !equalLists(c.Delivery.Add, h.change.Add) ||
+		!equalLists(c.Delivery.Remove, h.change.Remove) || !equalPayloads(c.Info, h.info) || !equalPayloads(c.Tree, h.tree) {
+		return fmt.Errorf("is not what its commit says")
+	}
+	return nil
+}
+
+func equalLists(a, b []wire.Address) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for i := range a {
+		if a[i] != b[i] {
+			return false
+		}
+	}
+	return true
+}
+
+func equalPayloads(a, b *wire.Payload) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	if a.Blob == nil || b.Blob == nil {
+		return a.Blob == b.Blob && bytes.Equal(a.Inline, b.Inline)
+	}
+	return *a.Blob == *b.Blob && bytes.Equal(a.Inline, b.Inline)
+}
+
+// checkSpans holds the organizations against the heads' delivery lists: who takes part is in one of them.
+func (v *validator) checkSpans() error {
+	present := make(map[wire.Domain]bool)
+	for _, h := range v.heads {
+		for _, org := range Organizations(h.delivery) {
+			present[org] = true
+		}
+	}
+	for i, s := range v.spans {
+		if err := s.Organization.Check(); err != nil {
+			return err
+		}
+		if i > 0 && v.spans[i-1].Organization >= s.Organization {
+			return fmt.Errorf("%s is out of order among the organizations", s.Organization)
+		}
+		if s.Since == 0 || s.Since > v.seq || s.Until > v.seq || s.Until != 0 && s.Until <= s.Since {
+			return fmt.Errorf("%s takes part from entry %d to %d of %d", s.Organization, s.Since, s.Until, v.seq)
+		}
+		if present[s.Organization] != (s.Until == 0) {
+			return fmt.Errorf("%s takes part from entry %d to %d, the delivery lists say otherwise", s.Organization, s.Since, s.Until)
+		}
+		delete(present, s.Organization)
+	}
+	if len(present) > 0 {
+		return fmt.Errorf("%d organizations of the delivery lists have no beginning", len(present))
+	}
+	return nil
+}
+
+// checkReplicas holds the replicas and the level of the rules against the kept entries.
+func (v *validator) checkReplicas() error {
+	if (v.replicas == nil) != (v.since == 0) || v.since == 1 || v.since > v.seq {
+		return fmt.Errorf("replicas since entry %d", v.since)
+	}
+	generation := uint64(0)
+	if v.replicas != nil {
+		if err := v.replicas.Check(); err != nil {
+			return err
+		}
+		if e := v.kept(v.since); e != nil && e.Replicas == nil {
+			return fmt.Errorf("entry %d sets no replicas", v.since)
+		}
+		if generation = v.replicas.Generation; generation >= uint64(v.since) || v.replicas.Recovery != nil && generation == 0 {
+			return fmt.Errorf("generation %d since entry %d", generation, v.since)
+		}
+	}
+	level := uint8(wire.FirstLevel)
+	for i, e := range v.entries {
+		r, seq := e.Replicas, v.recent[i].Sequence
+		if r == nil {
+			continue
+		}
+		raised, raises := r.RaisesTo(r.Generation)
+		if raises && raised > level && seq != v.since && (i == 0 || r.Generation <= generation) {
+			level = raised
+			continue
+		}
+		if seq > v.since || r.Generation > generation {
+			return fmt.Errorf("entry %d sets replicas that are not the last", seq)
+		}
+		if seq == v.since {
+			one, err := wire.Encode(r)
+			if err != nil {
+				return err
+			}
+			if two, err := wire.Encode(v.replicas); err != nil || !bytes.Equal(one, two) {
+				return fmt.Errorf("replicas are not those of entry %d (%v)", seq, err)
+			}
+		}
+	}
+	if level > v.level || v.level > wire.FirstLevel && v.recent[0].Sequence == 1 && level != v.level {
+		return fmt.Errorf("rules of level %d, the entries have raised them to %d", v.level, level)
+	}
+	return nil
+}
+
+// checkClosed: the last submission of a conversation that has ended is its end.
+func (v *validator) checkClosed() error {
+	closing := false
+	for _, e := range v.entries {
+		env := e.Envelope
+		if env == nil {
+			continue
+		}
+		closing = env.Kind == wire.KindClose && v.headAt(env.Parent) != nil
+		if closing && !v.closed {
+			return fmt.Errorf("is not closed, and a close of head %d is kept", env.Parent)
+		}
+	}
+	if v.closed && !closing && v.lastSubmission() {
+		return fmt.Errorf("is closed, and the last submission is no close")
+	}
+	return nil
+}
+
+// lastSubmission reports whether a submission is among the kept entries.
+func (v *validator) lastSubmission() bool {
+	for _, e := range v.entries {
+		if e.Envelope != nil {
+			return true
+		}
+	}
+	return false
+}
+
+// checkAnswers: the remembered submissions are the last ones, in order, each with the receipt of its entry.
+func (v *validator) checkAnswers() error {
+	first := v.recent[0].Sequence
+	var before wire.Receipt
+	for i, id := range v.answered {
+		s := v.answers[id]
+		r := s.Receipt
+		if id == (wire.SubmissionID{}) || r.Sequence <= before.Sequence || r.Sequence > v.seq || r.Time < before.Time || r.Time > v.now || uint64(r.Epoch) >= uint64(r.Sequence) {
+			return fmt.Errorf("answer %d is for entry %d of epoch %d at %d", i, r.Sequence, r.Epoch, r.Time)
+		}
+		if i == 0 && len(v.answered) < MaxSubmissions && r.Sequence != 1 {
+			return fmt.Errorf("submissions before entry %d are forgotten", r.Sequence)
+		}
+		before = r
+		if r.Sequence < first {
+			continue
+		}
+		if err := v.checkAnswer(&s); err != nil {
+			return fmt.Errorf("answer for entry %d: %w", r.Sequence, err)
+		}
+	}
+	return v.checkAnswered()
+}
+
+func (v *validator) checkAnswer(s *submitted) error {
+	e, k := v.kept(s.Receipt.Sequence), &v.recent[s.Receipt.Sequence-v.recent[0].Sequence]
+	if e.Envelope == nil || e.Envelope.Submission != s.ID {
+		return fmt.Errorf("is not of submission %v", s.ID)
+	}
+	epoch := e.Envelope.Epoch
+	if e.Envelope.Commit != nil {
+		epoch++
+	}
+	digest, err := e.Envelope.Digest()
+	if err != nil || digest != s.Digest || epoch != s.Receipt.Epoch || k.Order != s.Receipt.Order || k.time != s.Receipt.Time {
+		return fmt.Errorf("is not its receipt (%v)", err)
+	}
+	return nil
+}
+
+// checkAnswered: no kept submission is forgotten that is among the last ones.
+func (v *validator) checkAnswered() error {
+	if len(v.answered) == 0 {
+		return fmt.Errorf("remembers no submission, and one created it")
+	}
+	oldest := v.answers[v.answered[0]].Receipt.Sequence
+	for i, e := range v.entries {
+		seq := v.recent[i].Sequence
+		if e.Envelope == nil || seq < oldest && len(v.answered) == MaxSubmissions {
+			continue
+		}
+		if s, ok := v.answers[e.Envelope.Submission]; !ok || s.Receipt.Sequence != seq {
+			return fmt.Errorf("submission of entry %d is forgotten", seq)
+		}
+	}
+	return nil
+}
+
+// Verify checks the signatures of the kept submissions whose keys are kept, too: what Apply has seen of
+// each of them, and what a restored state is not asked again each time. It is for states of other nodes.
+func (m *Machine) Verify() error {
+	keys := make(map[wire.SequenceNumber]wire.SubmissionKey)
+	for i := range m.recent {
+		k := &m.recent[i]
+		e, err := k.Open()
+		if err != nil {
+			return fmt.Errorf("entry %d: %w", k.Sequence, err)
+		}
+		if _, key, ok := opened(e); ok {
+			keys[k.Sequence] = key
+		}
+		env := e.Envelope
+		if env == nil || m.policy.Handshakes == wire.HandshakesPublic && (env.Kind == wire.KindProposal || env.Kind == wire.KindCommit) {
+			continue
+		}
+		key, known := keys[env.Parent]
+		if env.Kind == wire.KindCreate {
+			key, known = env.Create.Key, true
+		}
+		if known && !env.Verify(key) {
+			return fmt.Errorf("entry %d: signature does not verify under the submission key of epoch %d", k.Sequence, env.Epoch)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,77 @@
+package consensus
+
+import (
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Refusal says why something that another node sent was refused. The names are labels in metrics.
+type Refusal string
+
+// The reasons.
+const (
+	RefusedSnapshot Refusal = "snapshot" // a state that is invalid
+	RefusedEntry    Refusal = "entry"    // an entry that no leader makes
+	RefusedTime     Refusal = "time"     // a time ahead of the own clock
+	RefusedNode     Refusal = "node"     // a node that no admitted organization has
+)
+
+var allRefusals = [...]Refusal{RefusedSnapshot, RefusedEntry, RefusedTime, RefusedNode}
+
+// refusals counts what was refused and logs each reason once per conversation in an interval.
+type refusals struct {
+	counts [len(allRefusals)]atomic.Int64
+
+	mu     sync.Mutex // guards logged
+	logged map[refusedAt]time.Time
+}
+
+type refusedAt struct {
+	id  wire.ConversationID
+	why Refusal
+}
+
+// refusalPause is the interval in which a reason is logged once per conversation.
+const refusalPause = time.Minute
+
+// maxLogged bounds what is remembered of logged refusals.
+const maxLogged = 4096
+
+// refuse counts a refusal, logs it, and returns the error to answer with.
+func (m *Manager) refuse(from wire.NodeID, id wire.ConversationID, why Refusal, err error) error {
+	for i := range allRefusals {
+		if allRefusals[i] == why {
+			m.refused.counts[i].Add(1)
+		}
+	}
+	if m.refused.first(refusedAt{id, why}, time.Now()) {
+		m.log.Warn("refused", "conversation", id, "peer", from, "reason", string(why), "error", err)
+	}
+	return err
+}
+
+// first reports whether at was not logged in the last interval.
+func (r *refusals) first(at refusedAt, now time.Time) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if last, ok := r.logged[at]; ok && now.Sub(last) < refusalPause {
+		return false
+	}
+	if len(r.logged) >= maxLogged || r.logged == nil {
+		r.logged = make(map[refusedAt]time.Time)
+	}
+	r.logged[at] = now
+	return true
+}
+
+// Refusals counts what was refused to other nodes since the Manager was made, by reason.
+func (m *Manager) Refusals() map[Refusal]int64 {
+	n := make(map[Refusal]int64, len(allRefusals))
+	for i, why := range allRefusals {
+		n[why] = m.refused.counts[i].Load()
+	}
+	return n
+}
