@@ -79,8 +79,11 @@ func New(cfg Config) (*Manager, error) {
 	}
 	m.pump = newPump(m)
 	m.leaders = &leaders{m: m, by: make(map[wire.NodeID]map[*live]bool)}
-	m.mesh = &mesh{node: cfg.Node, link: cfg.Link, call: cfg.Timers.Call, log: cfg.Logger, deliver: m.receive, up: m.greet,
+	m.mesh = &mesh{node: cfg.Node, link: cfg.Link, call: cfg.Timers.Call, log: cfg.Logger, deliver: m.receive, up: m.greet, idle: cfg.Timers.Idle,
 		peers: make(map[wire.NodeID]*peer)}
+	if cfg.Roster != nil {
+		m.mesh.known = m.knows
+	}
 	return m, m.load()
 }
 
@@ -372,11 +375,13 @@ func (m *Manager) Accept(ctx context.Context, from wire.NodeID, conn net.Conn) e
 	}
 	switch purpose {
 	case streamFrames:
-		p := m.mesh.peer(from)
+		p := m.mesh.caller(from)
+		for p != nil && p.adopt(conn, false) == nil {
+			p = m.mesh.caller(from) // it was dropped in this moment
+		}
 		if p == nil {
 			return wire.Errorf(wire.Unavailable, "accept", "the node is not running")
 		}
-		p.adopt(conn, false)
 		p.read(ctx, conn)
 		return nil
 	case streamSnapshot:

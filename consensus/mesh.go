@@ -42,7 +42,9 @@ type mesh struct {
 	call    time.Duration
 	log     *slog.Logger
 	deliver func(from wire.NodeID, f *frame)
-	up      func(wire.NodeID) // a connection came up; called on a goroutine of its own
+	known   func(wire.NodeID) bool // whether an admitted organization has the node; nil: every name is a node
+	idle    time.Duration          // a peer without a connection and without work is dropped after this
+	up      func(wire.NodeID)      // a connection came up; called on a goroutine of its own
 
 	mu    sync.Mutex // guards peers, ctx
 	peers map[wire.NodeID]*peer
@@ -87,6 +89,7 @@ type peer struct {
 	heard atomic.Int64 // when the last frame came, nanoseconds since 1970
 
 	mu      sync.Mutex // guards what follows
+	gone    bool       // its writer has ended: another peer stands for the node
 	conn    net.Conn   // the one to write to, nil while there is none
 	dialed  bool       // conn was dialed by this node
 	pending map[uint64]*call
@@ -106,8 +109,27 @@ type reply struct {
 	err     error
 }
 
-// peer returns the node's peer and starts its writer when it is new; nil when the mesh has ended.
+// peer returns the node's peer and starts its writer when it is new; nil when the mesh has ended, and for a
+// name that no admitted organization gives to a node: others name them, and must not make this node keep
+// anything for them.
 func (s *mesh) peer(n wire.NodeID) *peer {
+	if p := s.existing(n); p != nil {
+		return p
+	}
+	if s.known != nil && !s.known(n) {
+		return nil
+	}
+	return s.caller(n)
+}
+
+func (s *mesh) existing(n wire.NodeID) *peer {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.peers[n]
+}
+
+// caller is peer for a node that has proved its name.
+func (s *mesh) caller(n wire.NodeID) *peer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if p, ok := s.peers[n]; ok || s.ctx == nil {
@@ -122,9 +144,7 @@ func (s *mesh) peer(n wire.NodeID) *peer {
 
 // reachable reports whether a connection stands.
 func (s *mesh) reachable(n wire.NodeID) bool {
-	s.mu.Lock()
-	p := s.peers[n]
-	s.mu.Unlock()
+	p := s.existing(n)
 	if p == nil {
 		return false
 	}
@@ -144,7 +164,7 @@ func (s *mesh) send(to wire.NodeID, f *frame) error {
 
 func (p *peer) send(f *frame) error {
 	p.mu.Lock()
-	waiting := p.conn == nil && time.Now().Before(p.retry)
+	waiting := p.gone || p.conn == nil && time.Now().Before(p.retry)
 	p.mu.Unlock()
 	if waiting {
 		return fmt.Errorf("%s: %w", p.node, errUnreachable)
@@ -270,11 +290,19 @@ func (p *peer) write(ctx context.Context) {
 	var out *bufio.Writer
 	var at net.Conn
 	buf := make([]byte, 0, 4096)
+	idle := time.NewTimer(p.mesh.idle)
+	defer idle.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-idle.C:
+			if p.retire() {
+				return
+			}
+			idle.Reset(p.mesh.idle)
 		case f := <-p.queue:
+			idle.Reset(p.mesh.idle)
 			p.bytes.Add(-int64(f.size()))
 			conn, err := p.connection(ctx)
 			if err != nil {
@@ -294,6 +322,24 @@ func (p *peer) write(ctx context.Context) {
 			}
 		}
 	}
+}
+
+// retire drops a peer that has no connection and nothing to do. Who still has it finds that it is gone, as
+// if a frame had been lost.
+func (p *peer) retire() bool {
+	s := p.mesh
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conn != nil || len(p.queue)+len(p.pending)+len(p.beats) > 0 {
+		return false
+	}
+	p.gone = true
+	if s.peers[p.node] == p {
+		delete(s.peers, p.node)
+	}
+	return true
 }
 
 func (p *peer) put(conn net.Conn, out *bufio.Writer, b []byte) error {
@@ -370,10 +416,15 @@ func (s *mesh) open(ctx context.Context, to wire.NodeID, purpose byte) (net.Conn
 	return conn, nil
 }
 
-// adopt makes conn the peer's connection and returns the one to write to. When both nodes dialed at
-// once, the connection that the node with the smaller name dialed stays: both decide alike.
+// adopt makes conn the peer's connection and returns the one to write to; nil for a peer that is gone. When
+// both nodes dialed at once, the connection that the node with the smaller name dialed stays: both decide
+// alike.
 func (p *peer) adopt(conn net.Conn, dialed bool) net.Conn {
 	p.mu.Lock()
+	if p.gone {
+		p.mu.Unlock()
+		return nil
+	}
 	old, oldDialed := p.conn, p.dialed
 	keepOld := old != nil && oldDialed != dialed && oldDialed == (p.mesh.node < p.node)
 	if !keepOld {

@@ -51,3 +51,16 @@ func (m *Manager) vetState(s *machine.Machine) error {
 	}
 	return s.Verify()
 }
+
+// knows reports whether an admitted organization has a node of this name.
+func (m *Manager) knows(n wire.NodeID) bool {
+	if contains(m.cfg.Roster.Nodes(n.Organization()), n) {
+		return true
+	}
+	for i := range allRefusals {
+		if allRefusals[i] == RefusedNode {
+			m.refused.counts[i].Add(1)
+		}
+	}
+	return false
+}
