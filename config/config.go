@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -117,6 +118,7 @@ type Consensus struct {
 	PerOrganization int      `yaml:"conversations_per_organization"`
 	Inflight        int      `yaml:"submissions"`
 	Farewell        Duration `yaml:"farewell"`
+	Ahead           Duration `yaml:"ahead"`
 }
 
 // Mailbox is what waits for devices.
@@ -308,9 +310,15 @@ func (c *Config) Validate() error {
 	return errors.Join(faults...)
 }
 
+// maxAhead is the most that another node's clock may be ahead: what one entry moves a log's clock by.
+const maxAhead = 24 * time.Hour
+
 func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 	if s := c.Gateway.MaxFrame; s != 0 && s < wire.MaxEntry {
 		fault("gateway.max_frame", "%v, wanted at least %v: an entry has to fit", s, Size(wire.MaxEntry))
+	}
+	if d := c.Consensus.Ahead.Std(); d < 0 || d > maxAhead {
+		fault("consensus.ahead", "%v, wanted up to %v", d, maxAhead)
 	}
 	for _, n := range []struct {
 		key   string

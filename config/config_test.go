@@ -108,6 +108,7 @@ func TestFaultsAreNamed(t *testing.T) {
 		"unknown format":              {least + "log: {format: xml}\n", "", "log.format"},
 		"frame smaller than an entry": {least + "gateway: {max_frame: 1KiB}\n", "", "gateway.max_frame: 1KiB, wanted at least 1MiB"},
 		"negative number":             {least + "gateway: {window: -1}\n", "", "gateway.window: -1"},
+		"a clock too far ahead":       {least + "consensus: {ahead: 25h}\n", "", "consensus.ahead: 25h0m0s, wanted up to 24h0m0s"},
 		"two documents":               {least + "---\n" + least, "", "more than one document"},
 		"not YAML":                    {"{", "", "yaml"},
 		"no data":                     {least + "data: ''\n", "", "data: wanted a folder"},

@@ -35,7 +35,7 @@ func (n *Node) makeOrders() (err error) {
 		Link: n, Roster: n, Consumer: consumer, Logger: n.log, Now: n.now,
 		Public: machine.MLSRules{Config: mlscore.PublicConfig{Auth: new(anyCredential)}},
 		Timers: consensus.Timers{
-			Sleep: c.Sleep.Std(), Heartbeat: c.Heartbeat.Std(), Election: c.Election.Std(), Silence: c.Silence.Std(), Stall: c.Stall.Std(), Farewell: c.Farewell.Std(),
+			Sleep: c.Sleep.Std(), Heartbeat: c.Heartbeat.Std(), Election: c.Election.Std(), Silence: c.Silence.Std(), Stall: c.Stall.Std(), Farewell: c.Farewell.Std(), Ahead: c.Ahead.Std(),
 		},
 		Limits:   consensus.Limits{Conversations: c.Conversations, PerOrganization: c.PerOrganization, Inflight: c.Inflight},
 		Restored: fresh,
@@ -173,6 +173,12 @@ func (n *Node) measure() {
 			Namespace: "mlsfed", Name: "conversation_quarantines_total", Help: "Conversations that went into quarantine, by reason.",
 			ConstLabels: prometheus.Labels{"reason": r.String()},
 		}, func() float64 { return float64(n.orders.Quarantines()[r]) }))
+	}
+	for r := range n.orders.Refusals() {
+		n.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: "mlsfed", Name: "order_refused_total", Help: "What other nodes sent for the order of conversations and this one refused, by reason.",
+			ConstLabels: prometheus.Labels{"reason": string(r)},
+		}, func() float64 { return float64(n.orders.Refusals()[r]) }))
 	}
 	gauge("files_bytes", "Bytes of files that members share.", func() float64 { return float64(n.stores.files.store.Stats().Bytes) })
 	gauge("certificate_ends_seconds", "When the node's certificate ends, in seconds since 1970.", func() float64 {

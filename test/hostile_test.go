@@ -181,8 +181,8 @@ type xsnap struct {
 	Size          int64               `cbor:"8,keyasint"`
 }
 
-// plant sends a state as a snapshot.
-func (e *evil) plant(to wire.NodeID, id wire.ConversationID, term, index uint64, voters, learners []wire.NodeID, h xheader, heads ...xhead) error {
+// state makes a state without kept entries, whose checksum holds.
+func (e *evil) state(h xheader, heads ...xhead) []byte {
 	var out bytes.Buffer
 	out.WriteString("mlsfed state \x01")
 	rec := func(v any) {
@@ -200,6 +200,12 @@ func (e *evil) plant(to wire.NodeID, id wire.ConversationID, term, index uint64,
 	}
 	sum := sha256.Sum256(out.Bytes())
 	out.Write(sum[:])
+	return out.Bytes()
+}
+
+// plant sends a state as a snapshot.
+func (e *evil) plant(to wire.NodeID, id wire.ConversationID, term, index uint64, voters, learners []wire.NodeID, h xheader, heads ...xhead) error {
+	state := e.state(h, heads...)
 	var cfg raft.Configuration
 	for _, v := range voters {
 		cfg.Servers = append(cfg.Servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(v), Address: raft.ServerAddress(v)})
@@ -207,7 +213,7 @@ func (e *evil) plant(to wire.NodeID, id wire.ConversationID, term, index uint64,
 	for _, v := range learners {
 		cfg.Servers = append(cfg.Servers, raft.Server{Suffrage: raft.Nonvoter, ID: raft.ServerID(v), Address: raft.ServerAddress(v)})
 	}
-	req, err := wire.Encode(&xsnap{Conversation: id, Term: term, Index: index, IndexTerm: term, Configuration: raft.EncodeConfiguration(cfg), ConfigIndex: index, Size: int64(out.Len())})
+	req, err := wire.Encode(&xsnap{Conversation: id, Term: term, Index: index, IndexTerm: term, Configuration: raft.EncodeConfiguration(cfg), ConfigIndex: index, Size: int64(len(state))})
 	if err != nil {
 		return err
 	}
@@ -220,7 +226,7 @@ func (e *evil) plant(to wire.NodeID, id wire.ConversationID, term, index uint64,
 	defer conn.Close()
 	_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
 	b := append([]byte("mlsfed consensus 1 S"), binary.BigEndian.AppendUint32(nil, uint32(len(req)))...)
-	if _, err := conn.Write(append(append(b, req...), out.Bytes()...)); err != nil {
+	if _, err := conn.Write(append(append(b, req...), state...)); err != nil {
 		return err
 	}
 	answer, err := io.ReadAll(conn)
