@@ -45,12 +45,27 @@ func (g *guard) GetLog(index uint64, l *raft.Log) error {
 		g.end(fmt.Errorf("read entry %d: %w", index, err))
 		return err
 	}
+	if g.running.Load() && g.isHole(index) {
+		g.end(fmt.Errorf("read entry %d: it is missing between others", index))
+		return err
+	}
 	// A leader must not find it: that is how it knows that a follower needs the snapshot.
 	if s := g.snap.Load(); s != nil && s.Index == index && g.running.Load() && !g.leads() {
 		*l = raft.Log{Index: s.Index, Term: s.Term, Type: standIn}
 		return nil
 	}
 	return err
+}
+
+// isHole reports whether an entry is missing that Raft would panic about: between entries of the log, behind
+// all that a snapshot covers.
+func (g *guard) isHole(index uint64) bool {
+	first, err := g.FirstIndex()
+	if err != nil || index < first || index <= g.newest() {
+		return false
+	}
+	last, err := g.LastIndex()
+	return err == nil && index < last
 }
 
 // align makes sense of a request that begins before this replica's snapshot, in entries that its log

@@ -369,6 +369,7 @@ func (m *Manager) Accept(ctx context.Context, from wire.NodeID, conn net.Conn) e
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	defer conn.Close()
+	defer m.mesh.caught(from)
 	purpose, err := greeting(conn, m.cfg.Timers.Call)
 	if err != nil {
 		return fmt.Errorf("stream from %s: %w", from, err)

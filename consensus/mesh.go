@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -76,8 +77,19 @@ func (s *mesh) spawn(fn func(ctx context.Context)) bool {
 		return false
 	}
 	ctx := s.ctx
-	s.tasks.Go(func() { fn(ctx) })
+	s.tasks.Go(func() {
+		defer s.caught(s.node)
+		fn(ctx)
+	})
 	return true
+}
+
+// caught is deferred by what serves a connection or a frame: a panic ends that alone. Work for one
+// conversation has caught it before, where it was known to be the conversation's.
+func (s *mesh) caught(n wire.NodeID) {
+	if p := recover(); p != nil {
+		s.log.Error("panic", "work", "connection", "peer", n, "panic", p, "stack", string(debug.Stack()))
+	}
 }
 
 // peer is one other node.
@@ -478,6 +490,7 @@ func (p *peer) read(ctx context.Context, conn net.Conn) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	defer p.dropConn(conn)
+	defer p.mesh.caught(p.node)
 	in := bufio.NewReaderSize(conn, 64<<10)
 	for {
 		f, err := readFrame(in, maxPeerFrame)

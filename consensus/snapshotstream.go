@@ -52,7 +52,8 @@ func (s *snapshotRequest) Check() error {
 }
 
 // InstallSnapshot streams a snapshot to a follower.
-func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) error {
+func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) (err error) {
+	defer t.m.caught(t.conv, "snapshot", &err)
 	req := &snapshotRequest{Conversation: t.conv.id, Generation: t.conv.generation(), Term: args.Term, Index: args.LastLogIndex,
 		IndexTerm: args.LastLogTerm, Configuration: args.Configuration, ConfigIndex: args.ConfigurationIndex, Size: args.Size}
 	b, err := wire.Encode(req)

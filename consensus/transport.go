@@ -94,7 +94,8 @@ func isBeat(a *raft.AppendEntriesRequest) bool {
 }
 
 // AppendEntries sends entries and waits; a heartbeat waits for company first.
-func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) error {
+func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (err error) {
+	defer t.m.caught(t.conv, "append", &err)
 	if isStandIn(args) {
 		return raft.ErrNotLeader
 	}
@@ -124,7 +125,8 @@ func (t *transport) appended(from wire.NodeID, args *raft.AppendEntriesRequest, 
 }
 
 // RequestVote asks for a vote.
-func (t *transport) RequestVote(id raft.ServerID, _ raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) error {
+func (t *transport) RequestVote(id raft.ServerID, _ raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) (err error) {
+	defer t.m.caught(t.conv, "vote", &err)
 	b, err := t.do(id, args)
 	if err != nil {
 		return err
@@ -135,7 +137,8 @@ func (t *transport) RequestVote(id raft.ServerID, _ raft.ServerAddress, args *ra
 }
 
 // RequestPreVote asks whether a vote would be granted.
-func (t *transport) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) error {
+func (t *transport) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) (err error) {
+	defer t.m.caught(t.conv, "vote", &err)
 	b, err := t.do(id, args)
 	if err != nil {
 		return err
@@ -177,6 +180,7 @@ func (t *transport) receive(from wire.NodeID, f *frame) {
 		return // a nudge: nobody waits
 	}
 	t.m.mesh.spawn(func(context.Context) {
+		defer t.m.caught(t.conv, "answer", nil)
 		select {
 		case r := <-answer:
 			if err := t.store.settle(); err != nil {
@@ -289,6 +293,7 @@ func (p *pipeline) Close() error {
 // collect waits for the answers in the order of the requests. Raft takes an answer without success for
 // the pipeline's end.
 func (p *pipeline) collect() {
+	defer p.t.m.caught(p.t.conv, "append", nil)
 	for {
 		select {
 		case <-p.stop:
