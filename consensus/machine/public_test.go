@@ -2,6 +2,7 @@ package machine
 
 import (
 	"bytes"
+	"errors"
 	"testing"
 	"time"
 
@@ -85,6 +86,22 @@ func TestPublicHandshakes(t *testing.T) {
 	before := b.digest()
 	if b.m, err = Restore(testID, publicRules, &out); err != nil || b.digest() != before {
 		t.Fatalf("restored to another state (%v)", err)
+	}
+	if err := b.m.Verify(); err != nil {
+		t.Fatal(err)
+	}
+	for name, change := range map[string]func(*Image){
+		"no group state":                func(i *Image) { i.heads[0].public = nil },
+		"no group state of the parent":  func(i *Image) { i.heads[0].parent.public = nil },
+		"the group state of the parent": func(i *Image) { i.heads[0].public = i.heads[0].parent.public },
+		"the group state of the child":  func(i *Image) { i.heads[0].parent.public = i.heads[0].public },
+		"private handshakes":            func(i *Image) { i.header.Policy.Handshakes = wire.HandshakesPrivate },
+	} {
+		img := copyImage(b.m)
+		change(img)
+		if _, err := Restore(testID, publicRules, bytes.NewReader(seal(t, img))); !errors.Is(err, ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 	leaf, ok := g.ByIdentity([]byte("bob"))
 	if !ok {

@@ -463,3 +463,23 @@ func scramble(i *Image, field byte, n uint64) {
 		h.Policy.RecentHours = uint32(n)
 	}
 }
+
+// TestVerify: submissions that nobody has signed are found where the keys are kept.
+func TestVerify(t *testing.T) {
+	m := richState(t)
+	if err := m.Verify(); err != nil {
+		t.Fatal(err)
+	}
+	last := &m.recent[len(m.recent)-1]
+	e, err := last.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Envelope.Signature[3] ^= 1
+	if last.Entry, err = wire.Encode(e); err != nil {
+		t.Fatal(err)
+	}
+	if err := m.Verify(); err == nil {
+		t.Fatal("a forged submission is found genuine")
+	}
+}
