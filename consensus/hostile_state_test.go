@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"bytes"
 	"errors"
 	"math"
 	"strings"
@@ -139,13 +140,16 @@ func TestEntriesThatNoLeaderMakes(t *testing.T) {
 			}
 			return b
 		}
+		raw := func(b []byte) []byte {
+			return bytes.Replace(b, []byte(nodeM), []byte(strings.Repeat("-", len(nodeM))), 1)
+		}
 		for name, data := range map[string][]byte{
-			"no entry":             []byte("junk"),
-			"another conversation": entry(func(e *wire.Entry) { e.Envelope.Conversation = conv }),
-			"another proposer":     entry(func(e *wire.Entry) { e.Proposer = nodeA }),
-			"a month ahead":        entry(func(e *wire.Entry) { e.Time += 30 * machine.MaxStep }),
-			"the end of time":      entry(func(e *wire.Entry) { e.Time = math.MaxInt64 }),
-			"nothing":              {},
+			"no entry":              []byte("junk"),
+			"another conversation":  entry(func(e *wire.Entry) { e.Envelope.Conversation = conv }),
+			"a proposer of no name": raw(entry(func(e *wire.Entry) {})),
+			"a month ahead":         entry(func(e *wire.Entry) { e.Time += 30 * machine.MaxStep }),
+			"the end of time":       entry(func(e *wire.Entry) { e.Time = math.MaxInt64 }),
+			"nothing":               {},
 		} {
 			before := a.Refusals()[RefusedEntry] + a.Refusals()[RefusedTime]
 			r, err := appendAs(c.t, c, nodeM, nodeA, id, &raft.AppendEntriesRequest{Term: 2, Entries: []*raft.Log{{Index: 1, Term: 2, Type: raft.LogCommand, Data: data}}})

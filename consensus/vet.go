@@ -13,7 +13,7 @@ import (
 // on all replicas, whenever an entry is applied; what depends on this node's clock, or on who sent it, is
 // refused here, before it is acknowledged: an entry that a majority refuses is never committed.
 
-// vetEntries refuses entries that no genuine leader makes. Entries of the leader's own term are its own.
+// vetEntries refuses entries that no genuine leader makes.
 func (m *Manager) vetEntries(from wire.NodeID, id wire.ConversationID, a *raft.AppendEntriesRequest) error {
 	latest := m.latest()
 	for _, l := range a.Entries {
@@ -27,8 +27,6 @@ func (m *Manager) vetEntries(from wire.NodeID, id wire.ConversationID, a *raft.A
 			err = wire.Errorf(wire.Malformed, "raft", "entry %d: %v", l.Index, err)
 		case e.Envelope != nil && e.Envelope.Conversation != id:
 			err = wire.Errorf(wire.Malformed, "raft", "entry %d is of conversation %v", l.Index, e.Envelope.Conversation)
-		case l.Term == a.Term && e.Proposer != from:
-			err = wire.Errorf(wire.Malformed, "raft", "entry %d is proposed by %s, who does not lead term %d", l.Index, e.Proposer, a.Term)
 		case e.Time > latest:
 			return m.refuse(from, id, RefusedTime, wire.Errorf(wire.Invalid, "raft", "entry %d bears the time %v, more than %v ahead of node %s: compare their clocks",
 				l.Index, e.Time.Std(), m.cfg.Timers.Ahead, m.cfg.Node))

@@ -14,7 +14,8 @@ import (
 // been: its proposers move it MaxLead beyond the latest time that a second organization's proposer has
 // named, and no further, however many entries there are. Where one organization alone has members and
 // replicas, nobody else is harmed, and its time counts. A log that one organization's nodes lead for long
-// keeps entries longer, within the policy's number and bytes.
+// keeps entries longer, within the policy's number and bytes. The leader writes both time and name: a lying
+// one is stopped by the followers, each of which holds entries against its own clock before it stores them.
 
 // MaxLead is by how much one organization alone moves the clock, in milliseconds.
 const MaxLead wire.Time = 15 * 60_000
