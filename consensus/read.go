@@ -207,6 +207,20 @@ func (m *Manager) Status(id wire.ConversationID) (Status, error) {
 	return s, err
 }
 
+// Digest is the digest of a conversation's whole state here: equal on replicas that have applied the same
+// entries. It encodes the state.
+func (m *Manager) Digest(id wire.ConversationID) (digest wire.Hash, err error) {
+	c, err := m.find(id)
+	if err != nil {
+		return digest, err
+	}
+	var image *machine.Image
+	if err := m.view(c, func(st *machine.Machine) { image = st.Snapshot() }); err != nil {
+		return digest, err
+	}
+	return image.Digest()
+}
+
 // Conversations lists the conversations that this node holds a replica of.
 func (m *Manager) Conversations() []wire.ConversationID {
 	m.mu.Lock()

@@ -36,6 +36,7 @@ type Conversation struct {
 	Lag      uint64        `json:"lag"`    // entries that are in the log and not known to be committed
 	Behind   uint64        `json:"behind"` // entries that are not in the organization's stream yet
 	Closed   bool          `json:"closed,omitempty"`
+	Level    uint8         `json:"level"` // of the rules that hold
 	Fault    string        `json:"fault,omitempty"`
 
 	Quarantine *Quarantine `json:"quarantine,omitempty"`
@@ -74,7 +75,7 @@ func (n *Node) conversation(id wire.ConversationID) Conversation {
 		c.Quarantine = &Quarantine{q.Reason.String(), q.Detail, q.Since.Std()}
 	}
 	c.Role, c.Leader, c.Voters, c.Learners = role(st.State, slices.Contains(st.Voters, n.cfg.Node)), st.Leader, st.Voters, st.Learners
-	c.Epochs, c.Entries, c.Order, c.Closed = st.Epochs, uint64(st.Sequence), st.Order.String(), st.Closed
+	c.Epochs, c.Entries, c.Order, c.Closed, c.Level = st.Epochs, uint64(st.Sequence), st.Order.String(), st.Closed, st.Level
 	if st.Last > st.Commit {
 		c.Lag = st.Last - st.Commit
 	}
@@ -83,6 +84,10 @@ func (n *Node) conversation(id wire.ConversationID) Conversation {
 	}
 	return c
 }
+
+// Digest is the digest of a conversation's whole state here: equal on nodes that have applied the same
+// entries.
+func (n *Node) Digest(id wire.ConversationID) (wire.Hash, error) { return n.orders.Digest(id) }
 
 func role(state string, voter bool) string {
 	switch {

@@ -53,6 +53,8 @@ type organization struct {
 	cfg  *config.Config
 	root wire.Hash
 
+	binary string // the program that runs the node, "" for this one; changed by Upgrade alone
+
 	mu      sync.Mutex // guards what follows
 	running bool
 	node    *node.Node // nil for one in a process of its own
@@ -132,7 +134,7 @@ func (c *Cluster) found(d wire.Domain) (*organization, error) {
 	if err := os.WriteFile(c.File(d), raw, 0o600); err != nil {
 		return nil, err
 	}
-	return &organization{cfg: cfg, root: sha256.Sum256(id.Root.Raw)}, nil
+	return &organization{cfg: cfg, root: sha256.Sum256(id.Root.Raw), binary: c.opts.Binary}, nil
 }
 
 // File is an organization's configuration file, as for 'mlsfed serve'.
@@ -241,11 +243,21 @@ func (c *Cluster) Start(ctx context.Context, d wire.Domain) error {
 	return err
 }
 
+// Upgrade stops an organization's node, which has a process of its own, and goes on with its data in this
+// process: with this build.
+func (c *Cluster) Upgrade(ctx context.Context, d wire.Domain) error {
+	if err := c.Stop(d); err != nil {
+		return err
+	}
+	c.orgs[d].binary = ""
+	return c.Start(ctx, d)
+}
+
 // prepare returns what runs an organization's node until its context ends, and what is closed when the
 // node serves.
 func (c *Cluster) prepare(d wire.Domain, o *organization) (serve func(context.Context) error, ready <-chan struct{}, err error) {
-	if c.opts.Binary != "" {
-		p := &process{binary: c.opts.Binary, file: c.File(d), log: c.Log(d), admin: o.cfg.Admin.Listen, ready: make(chan struct{})}
+	if o.binary != "" {
+		p := &process{binary: o.binary, file: c.File(d), log: c.Log(d), admin: o.cfg.Admin.Listen, ready: make(chan struct{})}
 		return p.run, p.ready, nil
 	}
 	o.node, err = node.New(o.cfg, node.Options{Version: "cluster", Logger: c.opts.Logger.With("node", o.cfg.Node)})

@@ -121,7 +121,7 @@ var errNoProcessorTime = errors.New("the node reports no processor time: the met
 // Processor is what the process of an organization's node has computed since its start, on all cores. Only
 // nodes with processes of their own have it.
 func (c *Cluster) Processor(ctx context.Context, d wire.Domain) (time.Duration, error) {
-	if c.opts.Binary == "" {
+	if c.orgs[d].binary == "" {
 		return 0, fmt.Errorf("%s: the node has no process of its own", d)
 	}
 	b, err := get(ctx, "http://"+c.orgs[d].cfg.Admin.Listen+"/metrics")
