@@ -7,14 +7,16 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"time"
 
 	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Blobs travel beside the log, each on a stream of its own. Before an entry that names one is proposed,
-// a majority of the voters has it on disk; a replica that lacks it fetches it when it is asked for.
+// Blobs travel beside the log, on one stream between two nodes, one after the other. Before an entry that
+// names one is proposed, a majority of the voters has it on disk; a replica that lacks it fetches it when it is
+// asked for.
 //
 //	asking node                       answering node
 //	size (4), blobRequest    ──▶
@@ -77,8 +79,8 @@ func (m *Manager) PutBlob(ref wire.BlobRef, content io.Reader) error {
 	return m.cfg.Blobs.Put(ref, content)
 }
 
-// Blob opens content that an entry of the conversation names. Where this node lacks it, another replica
-// is asked.
+// Blob opens content that a kept entry of the conversation names, or one of its heads: wire.BlobMissing for
+// what belongs to another conversation. Where this node lacks it, another replica is asked.
 func (m *Manager) Blob(ctx context.Context, id wire.ConversationID, ref wire.BlobRef) (io.ReadCloser, error) {
 	c, err := m.find(id)
 	if err != nil {
@@ -86,6 +88,9 @@ func (m *Manager) Blob(ctx context.Context, id wire.ConversationID, ref wire.Blo
 	}
 	if m.cfg.Blobs == nil {
 		return nil, wire.Errorf(wire.BlobMissing, "blob", "node %s stores no blobs", m.cfg.Node)
+	}
+	if err := m.mustName(c, ref); err != nil {
+		return nil, err
 	}
 	if have, err := m.cfg.Blobs.Has(ref); err != nil {
 		return nil, err
@@ -119,7 +124,7 @@ func (m *Manager) fetchBlob(ctx context.Context, c *conversation, ref wire.BlobR
 			continue
 		}
 		err := m.withBlobStream(ctx, n, &blobRequest{Op: blobGet, Conversation: c.id, Ref: ref}, func(conn net.Conn, answer byte) error {
-			return m.cfg.Blobs.Put(ref, io.LimitReader(conn, int64(ref.Size)))
+			return m.readBlob(conn, ref)
 		})
 		if err == nil {
 			return nil
@@ -197,34 +202,6 @@ func (m *Manager) spreadBlob(ctx context.Context, c *conversation, ref wire.Blob
 	return e
 }
 
-// withBlobStream makes one request and hands the stream on after the first answer.
-func (m *Manager) withBlobStream(ctx context.Context, to wire.NodeID, req *blobRequest, then func(net.Conn, byte) error) error {
-	ctx, cancel := context.WithTimeout(ctx, transferTime(req.Ref.Size))
-	defer cancel()
-	conn, err := m.mesh.open(ctx, to, streamBlob)
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	stop := context.AfterFunc(ctx, func() { conn.Close() })
-	defer stop()
-	b, err := wire.Encode(req)
-	if err != nil {
-		return err
-	}
-	if err := conn.SetDeadline(time.Now().Add(transferTime(req.Ref.Size))); err != nil {
-		return err
-	}
-	if _, err := conn.Write(append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)); err != nil {
-		return err
-	}
-	answer, err := readBlobAnswer(conn)
-	if err != nil {
-		return err
-	}
-	return then(conn, answer)
-}
-
 func readBlobAnswer(r io.Reader) (byte, error) {
 	var kind [1]byte
 	if _, err := io.ReadFull(r, kind[:]); err != nil {
@@ -257,19 +234,32 @@ func readSized(r io.Reader, limit int) ([]byte, error) {
 	return readBody(r, int(n))
 }
 
-// serveBlob answers one request of another node's.
-func (m *Manager) serveBlob(from wire.NodeID, conn net.Conn) (err error) {
+// serveBlobs answers the requests of another node's on one stream, one after the other, until that node ends
+// the stream or pauses for blobIdle. A node of an older build ends it after one.
+func (m *Manager) serveBlobs(from wire.NodeID, conn net.Conn) error {
+	for patience := m.cfg.Timers.Call; ; patience = blobIdle {
+		if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
+			return err
+		}
+		b, err := readSized(conn, 1024)
+		if patience == blobIdle && (errors.Is(err, io.EOF) || errors.Is(err, os.ErrDeadlineExceeded)) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		if err := m.serveBlob(from, conn, b); err != nil {
+			return err
+		}
+	}
+}
+
+// serveBlob answers one request. An error ends the stream.
+func (m *Manager) serveBlob(from wire.NodeID, conn net.Conn, b []byte) (err error) {
 	req := new(blobRequest)
 	defer func() { m.caughtAt(recover(), req.Conversation, "blob", &err) }()
-	if err := conn.SetDeadline(time.Now().Add(m.cfg.Timers.Call)); err != nil {
-		return err
-	}
-	b, err := readSized(conn, 1024)
-	if err != nil {
-		return err
-	}
 	if err := wire.Decode(b, 1024, req); err != nil {
-		return answerBlobError(conn, err)
+		return errors.Join(err, answerBlobError(conn, err))
 	}
 	if err := conn.SetDeadline(time.Now().Add(transferTime(req.Ref.Size))); err != nil {
 		return err
@@ -292,24 +282,46 @@ func (m *Manager) serveBlob(from wire.NodeID, conn net.Conn) (err error) {
 		_, err := conn.Write([]byte{blobHave})
 		return err
 	case req.Op == blobPut:
+		if err := m.mayPlace(c); err != nil {
+			return answerBlobError(conn, err)
+		}
 		return m.takeBlob(conn, req.Ref)
 	}
 	return answerBlobError(conn, wire.Errorf(wire.BlobMissing, "blob", "node %s does not have %v", m.cfg.Node, req.Ref))
 }
 
-// sendBlob hands content out if the conversation names it: a member of one conversation has no claim on
-// what belongs to another.
-func (m *Manager) sendBlob(conn net.Conn, c *conversation, ref wire.BlobRef) error {
-	named := false
-	if err := m.view(c, func(s *machine.Machine) {
-		for _, have := range s.Blobs() {
-			named = named || have == ref
-		}
-	}); err != nil {
-		return answerBlobError(conn, err)
+// mayPlace refuses a blob for a conversation of which this node has no entry: no entry here can name it. A
+// voter that is asked to hold one has the conversation.
+func (m *Manager) mayPlace(c *conversation) error {
+	created := false
+	if err := m.view(c, func(s *machine.Machine) { created = s.Created() && !s.Closed() }); err != nil {
+		return err
 	}
-	if !named && !m.offered(c.id, ref) {
-		return answerBlobError(conn, wire.Errorf(wire.BlobMissing, "blob", "conversation %v does not name %v", c.id, ref))
+	if !created {
+		return wire.Errorf(wire.NotReplica, "blob", "node %s has no open conversation %v: no entry of it can name a blob", m.cfg.Node, c.id)
+	}
+	return nil
+}
+
+// mustName refuses content that neither a kept entry nor a head of the conversation names: a member of one
+// conversation has no claim on what belongs to another.
+func (m *Manager) mustName(c *conversation, ref wire.BlobRef) error {
+	named := false
+	if err := m.view(c, func(s *machine.Machine) { named = s.Names(ref) }); err != nil {
+		return err
+	}
+	if !named {
+		return wire.Errorf(wire.BlobMissing, "blob", "conversation %v does not name %v", c.id, ref)
+	}
+	return nil
+}
+
+// sendBlob hands content out that the conversation names, or a submission that is under way here.
+func (m *Manager) sendBlob(conn net.Conn, c *conversation, ref wire.BlobRef) error {
+	if !m.offered(c.id, ref) {
+		if err := m.mustName(c, ref); err != nil {
+			return answerBlobError(conn, err)
+		}
 	}
 	content, err := m.cfg.Blobs.Get(ref)
 	if err != nil {
@@ -338,20 +350,31 @@ func (m *Manager) takeBlob(conn net.Conn, ref wire.BlobRef) error {
 	if _, err := conn.Write([]byte{blobWant}); err != nil {
 		return err
 	}
-	if err := m.cfg.Blobs.Put(ref, io.LimitReader(conn, int64(ref.Size))); err != nil {
-		return answerBlobError(conn, err)
+	if err := m.readBlob(conn, ref); err != nil {
+		return errors.Join(err, answerBlobError(conn, err)) // some of the content may still be on its way
 	}
 	_, err := conn.Write([]byte{blobHave})
 	return err
 }
 
+// readBlob stores content that comes over a stream, and reads all of it: another may have stored it meanwhile.
+func (m *Manager) readBlob(conn net.Conn, ref wire.BlobRef) error {
+	content := io.LimitReader(conn, int64(ref.Size))
+	if err := m.cfg.Blobs.Put(ref, content); err != nil {
+		return err
+	}
+	_, err := io.Copy(io.Discard, content)
+	return err
+}
+
+// answerBlobError refuses a request. The stream can serve another one afterwards.
 func answerBlobError(conn net.Conn, cause error) error {
 	b, err := wire.Encode(wire.AsError("blob", cause))
 	if err != nil {
 		return err
 	}
 	_, err = conn.Write(append(binary.BigEndian.AppendUint32([]byte{blobError}, uint32(len(b))), b...))
-	return errors.Join(cause, err)
+	return err
 }
 
 // sweepBlobs deletes what no conversation names, now and then.

@@ -98,6 +98,9 @@ type Config struct {
 	// Alarm hears of each conversation that goes into quarantine; it must not block. nil: nobody.
 	Alarm  func(wire.ConversationID, Quarantine)
 	Logger *slog.Logger // nil: silent
+	// Refused counts submissions that were refused before any work was done for them, by their error's code.
+	// It must not block. May be nil.
+	Refused func(wire.Code)
 	// Now is the clock for the time in entries; nil: time.Now.
 	Now func() time.Time
 

@@ -30,6 +30,7 @@ type Manager struct {
 	asleep   *sleeperCache
 	stats    stats
 	refused  refusals
+	blobs    blobStreams
 	offers   sync.Map // of offer: blobs that submissions under way here name
 
 	mu            sync.Mutex // guards what follows
@@ -179,6 +180,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	m.ctx = nil
 	m.mu.Unlock()
 	m.closeAll()
+	m.blobs.close()
 	loops.Wait()
 	m.tasks.Wait()
 	return nil
@@ -388,7 +390,7 @@ func (m *Manager) Accept(ctx context.Context, from wire.NodeID, conn net.Conn) e
 	case streamSnapshot:
 		return m.receiveSnapshot(from, conn)
 	case streamBlob:
-		return m.serveBlob(from, conn)
+		return m.serveBlobs(from, conn)
 	}
 	return wire.Errorf(wire.Malformed, "accept", "stream from %s for purpose %q", from, purpose)
 }

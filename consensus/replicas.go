@@ -49,7 +49,7 @@ func (l *live) orderOwn(ctx context.Context, what string, e *wire.Entry) bool {
 	e.Version, e.Time, e.Proposer = wire.EntryVersion, wire.TimeOf(l.m.cfg.Now()), l.m.cfg.Node
 	ctx, cancel := context.WithTimeout(ctx, l.m.cfg.Timers.Call)
 	defer cancel()
-	if _, err := l.order(ctx, e); err != nil {
+	if _, err := l.order(ctx, e, wire.SubmissionKey{}); err != nil {
 		l.m.log.Debug(what+" not ordered", "conversation", l.c.id, "error", err)
 		return false
 	}

@@ -23,6 +23,12 @@ const entryOverhead = 512
 // every replica, awake or not, whoever leads. What was lost on the way is tried again until ctx ends:
 // the submission's id makes that harmless. A refusal is a *wire.Error.
 func (m *Manager) Submit(ctx context.Context, e *wire.Envelope) (wire.Receipt, error) {
+	return m.SubmitWith(ctx, e, nil)
+}
+
+// SubmitWith is Submit for a submission whose blobs the caller holds: lend stores them with PutBlob. It is
+// called once, and only when the right of the submission is proven; a nil lend has nothing to store.
+func (m *Manager) SubmitWith(ctx context.Context, e *wire.Envelope, lend func() error) (wire.Receipt, error) {
 	if err := checkSize(e); err != nil {
 		return wire.Receipt{}, err
 	}
@@ -30,10 +36,11 @@ func (m *Manager) Submit(ctx context.Context, e *wire.Envelope) (wire.Receipt, e
 	if err != nil {
 		return wire.Receipt{}, err
 	}
-	return m.submitTo(ctx, c, e)
+	return m.submitTo(ctx, c, e, proof{}, lend)
 }
 
-func (m *Manager) submitTo(ctx context.Context, c *conversation, e *wire.Envelope) (_ wire.Receipt, err error) {
+// submitTo has a submission ordered. known is what the caller has already proven, if anything.
+func (m *Manager) submitTo(ctx context.Context, c *conversation, e *wire.Envelope, known proof, lend func() error) (_ wire.Receipt, err error) {
 	defer m.caught(c, "submit", &err)
 	select {
 	case m.inflight <- struct{}{}:
@@ -46,6 +53,21 @@ func (m *Manager) submitTo(ctx context.Context, c *conversation, e *wire.Envelop
 		ctx, cancel = context.WithTimeout(ctx, patience)
 		defer cancel()
 	}
+	p, behind, err := m.proveNow(c, e, known)
+	if behind && len(e.Blobs()) > 0 {
+		p, err = m.prove(ctx, c, e, known)
+	}
+	if err != nil {
+		return wire.Receipt{}, err
+	}
+	if p.receipt != nil {
+		return *p.receipt, nil
+	}
+	if lend != nil && len(e.Blobs()) > 0 {
+		if err := lend(); err != nil {
+			return wire.Receipt{}, err
+		}
+	}
 	for _, ref := range e.Blobs() {
 		m.offers.Store(offer{c.id, ref}, nil)
 		defer m.offers.Delete(offer{c.id, ref})
@@ -53,7 +75,7 @@ func (m *Manager) submitTo(ctx context.Context, c *conversation, e *wire.Envelop
 	if err := m.placeBlobs(ctx, c, e); err != nil {
 		return wire.Receipt{}, err
 	}
-	s := &submission{m: m, c: c, e: e}
+	s := &submission{m: m, c: c, e: e, known: p}
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 250*time.Millisecond) {
 		receipt, err := s.try(ctx)
 		if err == nil || !retriable(err) {
@@ -99,11 +121,12 @@ func retriable(err error) bool {
 
 // submission is one on its way.
 type submission struct {
-	m    *Manager
-	c    *conversation
-	e    *wire.Envelope
-	turn int         // counts tries without a known leader
-	hint wire.NodeID // who is said to lead
+	m     *Manager
+	c     *conversation
+	e     *wire.Envelope
+	known proof
+	turn  int         // counts tries without a known leader
+	hint  wire.NodeID // who is said to lead
 }
 
 // try brings the submission to the leader, once.
@@ -115,7 +138,7 @@ func (s *submission) try(ctx context.Context) (wire.Receipt, error) {
 	defer release()
 	leader := l.awaitLeader(ctx, s.m.cfg.Timers.Heartbeat/8)
 	if l.leads() {
-		return l.propose(ctx, s.e)
+		return s.propose(ctx, l)
 	}
 	if leader == "" {
 		leader, s.hint = s.hint, ""
@@ -128,6 +151,21 @@ func (s *submission) try(ctx context.Context) (wire.Receipt, error) {
 		return wire.Receipt{}, fmt.Errorf("no leader: %w", errAgain)
 	}
 	return s.forward(ctx, l, leader)
+}
+
+// propose is for a node that leads. What it could not prove as a follower it proves now.
+func (s *submission) propose(ctx context.Context, l *live) (wire.Receipt, error) {
+	p, behind, err := s.m.proveNow(s.c, s.e, s.known)
+	switch {
+	case err != nil:
+		return wire.Receipt{}, err
+	case behind:
+		return wire.Receipt{}, fmt.Errorf("the leader has not applied what came before: %w", errAgain)
+	case p.receipt != nil:
+		return *p.receipt, nil
+	}
+	s.known = p
+	return l.propose(ctx, s.e, p)
 }
 
 // nextVoter is the voter whose turn it is to be asked, "" if none is known. A replica without a vote elects
@@ -159,7 +197,7 @@ func (s *submission) tryAsleep(ctx context.Context) (wire.Receipt, error) {
 	if l, release := s.c.use(); l != nil {
 		defer release()
 		if l.awaitLeader(ctx, s.m.cfg.Timers.Heartbeat/8) == s.m.cfg.Node {
-			return l.propose(ctx, s.e)
+			return s.propose(ctx, l)
 		}
 	}
 	return wire.Receipt{}, fmt.Errorf("woken, no leader yet: %w", errAgain)
@@ -274,8 +312,13 @@ func (s *submission) await(ctx context.Context, l *live, to wire.NodeID, f *fram
 	}
 }
 
-// receiveSubmit serves a submission that another replica forwarded. It is not forwarded again.
+// receiveSubmit serves a submission that another replica forwarded. It is not forwarded again. A sender
+// without a part in the conversation is refused before the submission is decoded.
 func (m *Manager) receiveSubmit(ctx context.Context, from wire.NodeID, f *frame) ([]byte, error) {
+	c, err := m.memberOf(from, f.conversation)
+	if err != nil {
+		return nil, err
+	}
 	e := new(wire.Envelope)
 	if err := wire.Decode(f.payload, wire.MaxEntry, e); err != nil {
 		return nil, err
@@ -283,72 +326,75 @@ func (m *Manager) receiveSubmit(ctx context.Context, from wire.NodeID, f *frame)
 	if e.Conversation != f.conversation {
 		return nil, wire.Errorf(wire.Malformed, "submit", "frame for %v, envelope for %v", f.conversation, e.Conversation)
 	}
-	c, err := m.memberOf(from, f.conversation)
-	if err != nil {
-		return nil, err
-	}
 	t := &m.cfg.Timers
 	ctx, cancel := context.WithTimeout(ctx, t.Heartbeat+t.Election)
 	defer cancel()
-	// Whatever the sender says: this node sees for itself that a majority has what the entry names.
-	if err := m.placeBlobs(ctx, c, e); err != nil {
-		return nil, err
+	// Whatever the sender has checked: this node proves the right of the submission by its own state, and
+	// has not woken the conversation before.
+	p, err := m.prove(ctx, c, e, proof{from: from})
+	if err == nil && p.receipt == nil {
+		p.receipt, err = m.serveSubmit(ctx, c, e, p)
 	}
-	receipt, err := m.serveSubmit(ctx, c, e)
 	if errors.Is(err, errAgain) { // as where the disk is slow: who forwards it tries again while its caller waits
 		err = wire.Errorf(wire.Unavailable, "submit", "%v", err)
 	}
 	if err != nil {
 		return nil, err
 	}
-	return wire.Encode(&receipt)
+	return wire.Encode(p.receipt)
 }
 
-func (m *Manager) serveSubmit(ctx context.Context, c *conversation, e *wire.Envelope) (wire.Receipt, error) {
+func (m *Manager) serveSubmit(ctx context.Context, c *conversation, e *wire.Envelope, p proof) (*wire.Receipt, error) {
 	for {
 		l, release := c.use()
 		if l == nil {
 			if _, err := m.wakeUp(ctx, c); err != nil {
-				return wire.Receipt{}, err
+				return nil, err
 			}
 			continue
 		}
 		leader := l.awaitLeader(ctx, patience) // an election may be under way
 		if l.leads() {
 			defer release()
-			return l.propose(ctx, e)
+			// This node sees for itself that a majority has what the entry names.
+			if err := m.placeBlobs(ctx, c, e); err != nil {
+				return nil, err
+			}
+			receipt, err := l.propose(ctx, e, p)
+			return &receipt, err
 		}
 		release()
 		if leader != "" && leader != m.cfg.Node {
-			return wire.Receipt{}, &wire.Error{Code: codeNotLeader, Op: "submit", Nodes: []wire.NodeID{leader}}
+			return nil, &wire.Error{Code: codeNotLeader, Op: "submit", Nodes: []wire.NodeID{leader}}
 		}
 		if ctx.Err() != nil {
-			return wire.Receipt{}, &wire.Error{Code: codeNotLeader, Op: "submit"}
+			return nil, &wire.Error{Code: codeNotLeader, Op: "submit"}
 		}
 		c.settle() // it was closed under us
 	}
 }
 
-// propose puts a submission into the log. This node leads, or did a moment ago.
-func (l *live) propose(ctx context.Context, e *wire.Envelope) (wire.Receipt, error) {
+// propose puts a submission, whose right is proven, into the log. This node leads, or did a moment ago.
+func (l *live) propose(ctx context.Context, e *wire.Envelope, p proof) (wire.Receipt, error) {
 	l.used.Store(time.Now().UnixNano())
-	return l.order(ctx, &wire.Entry{Version: wire.EntryVersion, Time: wire.TimeOf(l.m.cfg.Now()), Proposer: l.m.cfg.Node, Envelope: e})
+	var entry *wire.Entry
+	l.fsm.read(func(s *machine.Machine) { entry = l.m.entryOf(s, e, p.from) })
+	return l.order(ctx, entry, p.key)
 }
 
 // order judges an entry, so that what is refused does not fill the log, and hands it to Raft. Nobody
-// changes e meanwhile.
-func (l *live) order(ctx context.Context, e *wire.Entry) (wire.Receipt, error) {
+// changes e meanwhile. key is one under which the signature has been verified, zero for none.
+func (l *live) order(ctx context.Context, e *wire.Entry, key wire.SubmissionKey) (wire.Receipt, error) {
 	r := l.r.Load()
 	if r == nil {
 		return wire.Receipt{}, fmt.Errorf("starting: %w", errAgain)
 	}
 	// A leader that has not yet applied an entry of its own term may lag behind what is committed: it
 	// cannot judge, and lets the log decide.
-	var key wire.SubmissionKey
 	if term := r.CurrentTerm(); l.ready.Load() == term {
 		var receipt *wire.Receipt
 		var err error
-		l.fsm.read(func(m *machine.Machine) { receipt, key, err = m.JudgeKey(e) })
+		l.fsm.read(func(m *machine.Machine) { receipt, key, err = m.JudgeVerified(e, key) })
 		if err != nil {
 			return wire.Receipt{}, err
 		} else if receipt != nil {
@@ -489,6 +535,7 @@ func (m *Manager) Create(ctx context.Context, e *wire.Envelope) (wire.Receipt, e
 	if err := checkSize(e); err != nil {
 		return wire.Receipt{}, err
 	}
+	var known proof
 	c, err := m.find(e.Conversation)
 	if err != nil && wire.CodeOf(err) != wire.UnknownConversation {
 		return wire.Receipt{}, err
@@ -496,22 +543,20 @@ func (m *Manager) Create(ctx context.Context, e *wire.Envelope) (wire.Receipt, e
 	if err != nil {
 		// What would be refused leaves nothing behind.
 		trial := m.newFSM(e.Conversation)
-		entry := &wire.Entry{Version: wire.EntryVersion, Time: wire.TimeOf(m.cfg.Now()), Proposer: m.cfg.Node, Envelope: e}
-		if err := m.try(trial, entry); err != nil {
-			return wire.Receipt{}, err
+		if known = m.try(trial, e); known.err != nil {
+			return wire.Receipt{}, known.err
 		}
 		if c, err = m.found(e.Conversation); err != nil {
 			return wire.Receipt{}, err
 		}
 	}
-	return m.submitTo(ctx, c, e)
+	return m.submitTo(ctx, c, e, known, nil)
 }
 
-// try judges an entry of a conversation that is not here.
-func (m *Manager) try(f *fsm, e *wire.Entry) (err error) {
-	defer m.caughtIn(f.id, "create", &err)
-	_, err = f.m.Judge(e)
-	return err
+// try judges the create of a conversation that is not here.
+func (m *Manager) try(f *fsm, e *wire.Envelope) (p proof) {
+	defer m.caughtIn(f.id, "create", &p.err)
+	return m.judge(f.m, e, proof{})
 }
 
 // found makes the Raft group of a new conversation, with this node as its only voter.

@@ -88,7 +88,13 @@ func (m *Machine) Judge(e *wire.Entry) (*wire.Receipt, error) {
 
 // JudgeKey is Judge, and says under which key it has verified the submission's signature, zero for none.
 func (m *Machine) JudgeKey(e *wire.Entry) (*wire.Receipt, wire.SubmissionKey, error) {
-	p := &plan{entry: e}
+	return m.JudgeVerified(e, wire.SubmissionKey{})
+}
+
+// JudgeVerified is JudgeKey where the caller has seen that the submission's signature verifies under key:
+// that one check is not made again. A zero key stands for none.
+func (m *Machine) JudgeVerified(e *wire.Entry, key wire.SubmissionKey) (*wire.Receipt, wire.SubmissionKey, error) {
+	p := &plan{entry: e, key: key}
 	if err := m.judge(p); err != nil {
 		return nil, wire.SubmissionKey{}, err
 	}

@@ -134,3 +134,20 @@ func (m *Machine) Blobs() []wire.BlobRef {
 	slices.SortFunc(refs, func(a, b wire.BlobRef) int { return slices.Compare(a.Hash[:], b.Hash[:]) })
 	return slices.Compact(refs)
 }
+
+// Names reports whether a kept entry or a head names a content.
+func (m *Machine) Names(ref wire.BlobRef) bool {
+	for i := range m.recent {
+		if slices.Contains(m.recent[i].blobs, ref) {
+			return true
+		}
+	}
+	for _, h := range m.heads {
+		for _, p := range []*wire.Payload{h.info, h.tree} {
+			if p != nil && p.Blob != nil && *p.Blob == ref {
+				return true
+			}
+		}
+	}
+	return false
+}
