@@ -115,12 +115,18 @@ func (r *router) callKeyMaterial(_ context.Context, from wire.Domain, q *wire.Ke
 	return claim(r.directory, r.org, string(from), q)
 }
 
-// callUpdate orders a handshake for a node that holds no replica. Its signature shows that a member made it.
+// callUpdate orders a handshake for a node that holds no replica. The organization must take part, and the
+// signature must show that a member made the handshake: both are checked before anything is done for it.
 func (r *router) callUpdate(ctx context.Context, from wire.Domain, e *wire.Envelope) (any, error) {
 	if e.Kind == wire.KindCreate {
 		return nil, wire.Errorf(wire.Invalid, "update", "%s creates conversations on its own nodes", from)
 	}
-	receipt, err := r.orders.Submit(ctx, e)
+	if err := r.mustTakePart("update", e.Conversation, from); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, orderWait)
+	defer cancel()
+	receipt, err := r.orders.Take(ctx, e)
 	if err != nil {
 		return nil, err
 	}
@@ -134,9 +140,11 @@ func (r *router) callGroupInfo(_ context.Context, from wire.Domain, q *wire.Grou
 	return groupInfo(r.orders, q.Conversation)
 }
 
+// callDownload hands out a piece of a file that was uploaded for a conversation in which the organization takes
+// part now: the organization of a former member does not.
 func (r *router) callDownload(_ context.Context, from wire.Domain, q *wire.DownloadRequest) (any, error) {
 	if err := r.mustTakePart("download", q.Conversation, from); err != nil {
 		return nil, err
 	}
-	return r.files.get(q.Blob, q.Offset)
+	return r.files.get(q.Conversation, q.Blob, q.Offset)
 }

@@ -2,8 +2,11 @@ package node
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"sync"
@@ -22,9 +25,18 @@ type files struct {
 	parts string // folder of uploads under way
 	max   uint64 // bytes of one
 	age   time.Duration
+	bound *bindings
+
+	finishing sync.RWMutex // held for reading between binding a file and storing it
 
 	mu   sync.Mutex // guards what follows
-	busy map[wire.BlobRef]*sync.Mutex
+	busy map[uploadOf]*sync.Mutex
+}
+
+// uploadOf names an upload: a file that is bound to one conversation can be uploaded for another.
+type uploadOf struct {
+	ref          wire.BlobRef
+	conversation wire.ConversationID
 }
 
 // maxUploads bounds the uploads that have begun and not ended.
@@ -33,8 +45,8 @@ const maxUploads = 4096
 // partLife is how long an upload is kept that does not go on.
 const partLife = 24 * time.Hour
 
-func openFiles(dir string, limit, total uint64, age time.Duration) (*files, error) {
-	f := &files{parts: filepath.Join(dir, "parts"), max: min(limit, wire.MaxBlob), age: age, busy: make(map[wire.BlobRef]*sync.Mutex)}
+func openFiles(dir string, limit, total uint64, age time.Duration, bound *bindings) (*files, error) {
+	f := &files{parts: filepath.Join(dir, "parts"), max: min(limit, wire.MaxBlob), age: age, bound: bound, busy: make(map[uploadOf]*sync.Mutex)}
 	if err := os.MkdirAll(f.parts, 0o700); err != nil {
 		return nil, fmt.Errorf("files: %w", err)
 	}
@@ -48,19 +60,24 @@ func openFiles(dir string, limit, total uint64, age time.Duration) (*files, erro
 
 func (f *files) close() error { return f.store.Close() }
 
-func (f *files) part(ref wire.BlobRef) string { return filepath.Join(f.parts, ref.Hash.String()) }
+func (f *files) part(u uploadOf) string {
+	h := sha256.New()
+	h.Write(u.ref.Hash[:])
+	h.Write([]byte(u.conversation))
+	return filepath.Join(f.parts, hex.EncodeToString(h.Sum(nil)))
+}
 
 // hold keeps other requests from the same upload.
-func (f *files) hold(ref wire.BlobRef) (func(), error) {
+func (f *files) hold(u uploadOf) (func(), error) {
 	f.mu.Lock()
-	m := f.busy[ref]
+	m := f.busy[u]
 	if m == nil {
 		if len(f.busy) >= maxUploads {
 			f.mu.Unlock()
 			return nil, wire.Errorf(wire.Busy, "putBlob", "%d uploads are under way: try again later", maxUploads)
 		}
 		m = new(sync.Mutex)
-		f.busy[ref] = m
+		f.busy[u] = m
 	}
 	f.mu.Unlock()
 	if !m.TryLock() {
@@ -68,7 +85,7 @@ func (f *files) hold(ref wire.BlobRef) (func(), error) {
 	}
 	return func() {
 		f.mu.Lock()
-		delete(f.busy, ref)
+		delete(f.busy, u)
 		f.mu.Unlock()
 		m.Unlock()
 	}, nil
@@ -82,26 +99,36 @@ func (f *files) put(ctx context.Context, q *wire.PutBlobRequest) (*wire.PutBlobA
 	case q.Offset > q.Blob.Size || uint64(len(q.Data)) > q.Blob.Size-q.Offset:
 		return nil, wire.Errorf(wire.Malformed, "putBlob", "%d bytes at %d of a blob of %d", len(q.Data), q.Offset, q.Blob.Size)
 	}
-	release, err := f.hold(q.Blob)
+	u := uploadOf{q.Blob, q.Conversation}
+	release, err := f.hold(u)
 	if err != nil {
 		return nil, err
 	}
 	defer release()
-	if has, err := (blob.Wire{Store: f.store}).Has(q.Blob); err != nil {
+	if has, err := f.has(u); err != nil {
 		return nil, err
 	} else if has {
 		return &wire.PutBlobAnswer{Stored: q.Blob.Size}, nil
 	}
-	have, err := f.write(q)
+	have, err := f.write(u, q)
 	if err != nil || have < q.Blob.Size {
 		return &wire.PutBlobAnswer{Stored: have}, err
 	}
-	return &wire.PutBlobAnswer{Stored: have}, f.finish(ctx, q.Blob)
+	return &wire.PutBlobAnswer{Stored: have}, f.finish(ctx, u)
+}
+
+// has reports whether a file is stored that the conversation may have.
+func (f *files) has(u uploadOf) (bool, error) {
+	has, err := (blob.Wire{Store: f.store}).Has(u.ref)
+	if err != nil || !has {
+		return false, err
+	}
+	return f.bound.allows(u.ref, u.conversation)
 }
 
 // write appends what is new of a piece.
-func (f *files) write(q *wire.PutBlobRequest) (have uint64, err error) {
-	part, err := os.OpenFile(f.part(q.Blob), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
+func (f *files) write(u uploadOf, q *wire.PutBlobRequest) (have uint64, err error) {
+	part, err := os.OpenFile(f.part(u), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return 0, fmt.Errorf("upload: %w", err)
 	}
@@ -121,31 +148,58 @@ func (f *files) write(q *wire.PutBlobRequest) (have uint64, err error) {
 	return end, nil
 }
 
-// finish checks a whole upload and makes it durable. One that is not what it is called is thrown away.
-func (f *files) finish(ctx context.Context, ref wire.BlobRef) error {
-	path := f.part(ref)
+// finish checks a whole upload, binds it to its conversation and makes it durable. One that is not what it is
+// called is thrown away.
+func (f *files) finish(ctx context.Context, u uploadOf) error {
+	path := f.part(u)
 	part, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("upload: %w", err)
 	}
-	err = f.store.PutExpected(ctx, blob.Ref{Hash: ref.Hash, Size: ref.Size}, part)
+	err = f.keep(ctx, u, part)
 	part.Close()
 	switch {
 	case errors.Is(err, blob.ErrMismatch):
-		err = wire.Errorf(wire.Invalid, "putBlob", "what was sent does not have the hash %v: send it again from the start", ref.Hash)
+		err = wire.Errorf(wire.Invalid, "putBlob", "what was sent does not have the hash %v: send it again from the start", u.ref.Hash)
 	case errors.Is(err, blob.ErrQuota), errors.Is(err, blob.ErrNoSpace):
-		return wire.Errorf(wire.Quota, "putBlob", "no room for %d bytes: ask the operator", ref.Size)
+		return wire.Errorf(wire.Quota, "putBlob", "no room for %d bytes: ask the operator", u.ref.Size)
 	case err != nil:
 		return fmt.Errorf("upload: %w", err)
 	}
 	return errors.Join(err, os.Remove(path))
 }
 
+// keep binds and stores a whole upload. The store does not read again what it has already, so the content is
+// hashed here first: only who has it binds it.
+func (f *files) keep(ctx context.Context, u uploadOf, part io.ReadSeeker) error {
+	h := sha256.New()
+	if _, err := io.Copy(h, part); err != nil {
+		return err
+	}
+	if wire.Hash(h.Sum(nil)) != u.ref.Hash {
+		return blob.ErrMismatch
+	}
+	if _, err := part.Seek(0, io.SeekStart); err != nil {
+		return err
+	}
+	f.finishing.RLock()
+	defer f.finishing.RUnlock()
+	if err := f.bound.add(u.ref, u.conversation); err != nil {
+		return err
+	}
+	return f.store.PutExpected(ctx, blob.Ref{Hash: u.ref.Hash, Size: u.ref.Size}, part)
+}
+
 // maxPiece is the size of a piece of a blob in an answer, in bytes.
 const maxPiece = 512 << 10
 
-// get reads a piece at an offset.
-func (f *files) get(ref wire.BlobRef, offset uint64) (*wire.DownloadAnswer, error) {
+// get reads a piece, at an offset, of a file of a conversation. A file of another one is as if it were not there.
+func (f *files) get(id wire.ConversationID, ref wire.BlobRef, offset uint64) (*wire.DownloadAnswer, error) {
+	if ok, err := f.bound.allows(ref, id); err != nil {
+		return nil, err
+	} else if !ok {
+		return nil, wire.Errorf(wire.BlobMissing, "download", "%v is no file of conversation %v", ref, id)
+	}
 	return piece(f.store, ref, offset)
 }
 
@@ -162,9 +216,15 @@ func piece(store *blob.Store, ref wire.BlobRef, offset uint64) (*wire.DownloadAn
 	return &wire.DownloadAnswer{Data: data}, nil
 }
 
-// lend gives the conversation's replica what a submission names and a device has uploaded here.
+// lend gives the conversation's replica what a submission names and a device has uploaded here for that
+// conversation.
 func (f *files) lend(orders *consensus.Manager, e *wire.Envelope) error {
 	for _, ref := range e.Blobs() {
+		if ok, err := f.bound.allows(ref, e.Conversation); err != nil {
+			return err
+		} else if !ok {
+			return wire.Errorf(wire.BlobMissing, "submit", "%v was uploaded for another conversation: upload it for %v", ref, e.Conversation)
+		}
 		in, err := blob.Wire{Store: f.store}.Get(ref)
 		if errors.Is(err, blob.ErrNotFound) {
 			continue // an earlier try, or another node, may have it
@@ -182,8 +242,11 @@ func (f *files) lend(orders *consensus.Manager, e *wire.Envelope) error {
 // sweep removes what is old.
 func (f *files) sweep(now time.Time) error {
 	_, _, err := f.store.Sweep(func(blob.Ref) bool { return false }, f.age)
+	f.finishing.Lock()
+	unbound := f.bound.sweep(func(ref wire.BlobRef) bool { return f.store.Has(blob.Ref{Hash: ref.Hash, Size: ref.Size}) })
+	f.finishing.Unlock()
 	entries, readErr := os.ReadDir(f.parts)
-	errs := []error{err, readErr}
+	errs := []error{err, unbound, readErr}
 	for _, e := range entries {
 		if info, err := e.Info(); err == nil && now.Sub(info.ModTime()) > partLife {
 			errs = append(errs, os.Remove(filepath.Join(f.parts, e.Name())))
@@ -192,7 +255,12 @@ func (f *files) sweep(now time.Time) error {
 	return errors.Join(errs...)
 }
 
-func (r *router) putBlob(ctx context.Context, _ wire.DeviceID, q *wire.PutBlobRequest) (any, error) {
+// putBlob takes a piece of a file, or of what an entry will name, from a device that has a part in the
+// conversation.
+func (r *router) putBlob(ctx context.Context, d wire.DeviceID, q *wire.PutBlobRequest) (any, error) {
+	if _, err := r.lastEntry(ctx, "putBlob", d, q.Conversation); err != nil {
+		return nil, err
+	}
 	return r.files.put(ctx, q)
 }
 
@@ -208,10 +276,6 @@ func (r *router) download(ctx context.Context, d wire.DeviceID, q *wire.Download
 	}
 	switch q.Organization {
 	case "":
-		answer, err := piece(r.blobs, q.Blob, q.Offset)
-		if wire.CodeOf(err) != wire.BlobMissing {
-			return answer, err
-		}
 		in, err := r.orders.Blob(ctx, q.Conversation, q.Blob) // brings it here from another replica
 		if err != nil {
 			return nil, err
@@ -221,7 +285,7 @@ func (r *router) download(ctx context.Context, d wire.DeviceID, q *wire.Download
 		}
 		return piece(r.blobs, q.Blob, q.Offset)
 	case r.org:
-		return r.files.get(q.Blob, q.Offset)
+		return r.files.get(q.Conversation, q.Blob, q.Offset)
 	}
 	answer := new(wire.DownloadAnswer)
 	return answer, r.peers.CallOrganization(ctx, q.Organization, wire.CallDownload, q, answer)

@@ -159,7 +159,7 @@ func refOf(content []byte) wire.BlobRef {
 
 func openTestFiles(t *testing.T, limit, total uint64) *files {
 	t.Helper()
-	f, err := openFiles(t.TempDir(), limit, total, time.Hour)
+	f, err := openFiles(t.TempDir(), limit, total, time.Hour, testBindings(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +197,7 @@ func TestUploadInPieces(t *testing.T) {
 	}
 	var back []byte
 	for len(back) < len(content) {
-		a, err := f.get(ref, uint64(len(back)))
+		a, err := f.get("conversation-one", ref, uint64(len(back)))
 		if err != nil || len(a.Data) == 0 {
 			t.Fatal(err)
 		}
@@ -206,9 +206,9 @@ func TestUploadInPieces(t *testing.T) {
 	if !bytes.Equal(back, content) {
 		t.Fatal("another content came back")
 	}
-	_, err := f.get(ref, ref.Size+1)
+	_, err := f.get("conversation-one", ref, ref.Size+1)
 	wantCode(t, err, wire.Malformed)
-	_, err = f.get(refOf([]byte("never")), 0)
+	_, err = f.get("conversation-one", refOf([]byte("never")), 0)
 	wantCode(t, err, wire.BlobMissing)
 }
 
@@ -237,7 +237,7 @@ func TestUploadsAreRefused(t *testing.T) {
 	more := bytes.Repeat([]byte{8}, 1000)
 	_, err := f.put(t.Context(), &wire.PutBlobRequest{Blob: refOf(more), Data: more})
 	wantCode(t, err, wire.Quota)
-	release, err := f.hold(refOf(more))
+	release, err := f.hold(uploadOf{ref: refOf(more)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +247,7 @@ func TestUploadsAreRefused(t *testing.T) {
 }
 
 func TestFilesExpire(t *testing.T) {
-	f, err := openFiles(t.TempDir(), 1000, 0, 0)
+	f, err := openFiles(t.TempDir(), 1000, 0, 0, testBindings(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -274,6 +274,12 @@ func TestFilesExpire(t *testing.T) {
 	}
 	if f.store.Has(blob.Ref{Hash: refOf(content).Hash, Size: refOf(content).Size}) {
 		t.Fatal("an old file stays")
+	}
+	if err := f.sweep(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := f.bound.allows(refOf(content), "another one"); err != nil || !ok {
+		t.Fatalf("the binding of a file that is gone stays (%v)", err)
 	}
 }
 

@@ -18,7 +18,7 @@ import (
 
 // The folders in a node's data.
 const (
-	mailFolder  = "mail"  // one Pebble database: mailbox, directory, outbox and readers, each under a prefix
+	mailFolder  = "mail"  // one Pebble database: mailbox, directory, outbox, readers and bindings of files, each under a prefix
 	orderFolder = "order" // snapshots of conversations
 	logFolder   = "log"   // in order: the log of all conversations
 	blobFolder  = "blobs" // what entries name
@@ -32,6 +32,7 @@ var (
 	prefixDirectory = []byte("d")
 	prefixOutbox    = []byte("o")
 	prefixStreams   = []byte("s")
+	prefixBindings  = []byte("b")
 )
 
 // stores is all that is open on disk.
@@ -75,7 +76,7 @@ func openStores(cfg *config.Config) (s *stores, err error) {
 	if s.blobs, err = blob.Open(at(blobFolder), blob.Limits{}); err != nil {
 		return s, err
 	}
-	s.files, err = openFiles(at(filesFolder), uint64(cfg.Files.File), uint64(cfg.Files.Total), cfg.Files.Age.Std())
+	s.files, err = openFiles(at(filesFolder), uint64(cfg.Files.File), uint64(cfg.Files.Total), cfg.Files.Age.Std(), &bindings{s.db, prefixBindings})
 	return s, err
 }
 

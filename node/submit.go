@@ -20,18 +20,18 @@ import (
 // than a new leader takes, and well before the device stops to wait for an answer (30 s).
 const orderWait = 15 * time.Second
 
-// update has a handshake ordered.
+// update has a handshake ordered. What it names is stored with the conversation's replica when a member is
+// known to have signed it.
 func (r *router) update(ctx context.Context, _ wire.DeviceID, e *wire.Envelope) (any, error) {
-	if err := r.files.lend(r.orders, e); err != nil {
-		return nil, err
-	}
-	order := r.orders.Submit
-	if e.Kind == wire.KindCreate {
-		order = r.orders.Create
-	}
 	ctx, cancel := context.WithTimeout(ctx, orderWait)
 	defer cancel()
-	receipt, err := order(ctx, e)
+	var receipt wire.Receipt
+	var err error
+	if e.Kind == wire.KindCreate {
+		receipt, err = r.orders.Create(ctx, e)
+	} else {
+		receipt, err = r.orders.SubmitWith(ctx, e, func() error { return r.files.lend(r.orders, e) })
+	}
 	if err != nil {
 		return nil, err
 	}
