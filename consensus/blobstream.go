@@ -159,6 +159,7 @@ func (m *Manager) askBlob(ctx context.Context, to wire.NodeID, s *blobStream, qu
 		s.conn.Close()
 		s.conn = nil
 	}
+	m.stats.blobStreams.Add(1)
 	conn, err := m.mesh.open(ctx, to, streamBlob)
 	if err != nil {
 		return 0, err

@@ -45,6 +45,7 @@ type Manager struct {
 type stats struct {
 	wakes, sleeps, elections atomic.Int64
 	panics                   atomic.Int64 // of work that belongs to no conversation here
+	blobStreams              atomic.Int64 // opened to other nodes
 	quarantined              quarantineStats
 }
 

@@ -236,11 +236,12 @@ func (m *Manager) Conversations() []wire.ConversationID {
 type Counts struct {
 	Held, Awake, Quarantined int
 	Wakes, Sleeps, Elections int64
+	BlobStreams              int64 // opened to other nodes
 }
 
 // Counts counts.
 func (m *Manager) Counts() Counts {
-	n := Counts{Wakes: m.stats.wakes.Load(), Sleeps: m.stats.sleeps.Load(), Elections: m.stats.elections.Load()}
+	n := Counts{Wakes: m.stats.wakes.Load(), Sleeps: m.stats.sleeps.Load(), Elections: m.stats.elections.Load(), BlobStreams: m.stats.blobStreams.Load()}
 	for _, c := range m.list() {
 		n.Held++
 		if c.shut.Load() != nil {

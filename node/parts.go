@@ -38,6 +38,7 @@ func (n *Node) makeOrders() (err error) {
 			Sleep: c.Sleep.Std(), Heartbeat: c.Heartbeat.Std(), Election: c.Election.Std(), Silence: c.Silence.Std(), Stall: c.Stall.Std(), Farewell: c.Farewell.Std(), Ahead: c.Ahead.Std(),
 		},
 		Limits:   consensus.Limits{Conversations: c.Conversations, PerOrganization: c.PerOrganization, Inflight: c.Inflight},
+		Refused:  n.refusals("submissions_refused_total", "Submissions refused before any work was done for them, by the reason's code."),
 		Restored: fresh,
 		Alarm:    n.alarm,
 	})
@@ -165,6 +166,7 @@ func (n *Node) measure() {
 	gauge("conversations_awake", "Replicas that are awake.", func() float64 { return float64(n.orders.Counts().Awake) })
 	counter("conversation_wakes_total", "Replicas woken.", func() float64 { return float64(n.orders.Counts().Wakes) })
 	counter("conversation_elections_total", "Elections begun here.", func() float64 { return float64(n.orders.Counts().Elections) })
+	counter("blob_streams_total", "Streams for blobs opened to other nodes.", func() float64 { return float64(n.orders.Counts().BlobStreams) })
 	counter("log_transactions_total", "Durable transactions of the log.", func() float64 { return float64(n.stores.log.Stats().Transactions) })
 	counter("log_damaged_records_total", "Damaged records read.", func() float64 { return float64(n.stores.log.Stats().Corrupt) })
 	gauge("conversations_quarantined", "Replicas that are not served until an operator releases them.", func() float64 { return float64(n.orders.Counts().Quarantined) })
@@ -184,6 +186,13 @@ func (n *Node) measure() {
 	gauge("certificate_ends_seconds", "When the node's certificate ends, in seconds since 1970.", func() float64 {
 		return float64(n.identity.Certificate().NotAfter.Unix())
 	})
+}
+
+// refusals registers a counter of refusals by their error's code.
+func (n *Node) refusals(name, help string) func(wire.Code) {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: "mlsfed", Name: name, Help: help}, []string{"reason"})
+	n.metrics.MustRegister(v)
+	return func(c wire.Code) { v.WithLabelValues(string(c)).Inc() }
 }
 
 // Dial opens a stream for ordering.
