@@ -97,6 +97,7 @@ type commit struct {
 	ids     map[stagedID]uint64
 	bytes   map[stagedItem]uint64   // of payload, up to items that this batch appends
 	cursors map[stagedCursor]cursor // as staged; acked at gone where removed
+	sent    map[*stream][]sent      // of others' items that this batch appends, where nothing is counted
 }
 
 type stagedID struct {

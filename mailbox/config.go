@@ -31,8 +31,9 @@ type Config struct {
 	// MaxItems and MaxBytes are the quota of a stream: items, and bytes of payload, that are kept because
 	// a reader has not acknowledged them. 100,000 and 1 GiB by default.
 	MaxItems, MaxBytes uint64
-	// DropOldest makes room in a full stream by expiring its oldest items, instead of refusing the new
-	// one with wire.Quota: then a device that never comes back cannot stop the others' stream.
+	// A full stream makes room by expiring its oldest items, as far as some reader has acknowledged them: a
+	// device that is away meets a gap, and does not stop the others of its organization. DropOldest makes room
+	// also where no reader has, instead of refusing the new item with wire.Quota.
 	DropOldest bool
 	// MaxItem is the longest payload in bytes; 1 MiB and 64 KiB by default, an entry of the largest size
 	// with what stands around it.
@@ -51,7 +52,17 @@ type Config struct {
 	OpenStreams int
 	// Report is given what the sweeper could not do to a stream; it goes on with the others. May be nil.
 	Report func(error)
+	// Count counts what a quota did: OverQuota and OverShare for each item refused, Expired for each item that
+	// made room before all readers had it. It must not block. May be nil.
+	Count func(what string, n uint64)
 }
+
+// What Config.Count counts.
+const (
+	OverQuota = "quota"   // refused: the stream is full
+	OverShare = "share"   // refused: the sender's share of the stream is full
+	Expired   = "expired" // removed to make room, before all readers had it
+)
 
 const day = 24 * time.Hour
 
@@ -78,6 +89,9 @@ func (c Config) withDefaults() Config {
 	c.OpenStreams = or(c.OpenStreams, 4096)
 	if c.Report == nil {
 		c.Report = func(error) {}
+	}
+	if c.Count == nil {
+		c.Count = func(string, uint64) {}
 	}
 	return c
 }

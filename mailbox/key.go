@@ -51,6 +51,8 @@ const (
 	keyItem   = 'i' // number sequence       item
 	keyCursor = 'c' // number reader         cursor
 	keyID     = 'd' // bucket number id      sequence
+	keySent   = 'q' // number sequence       who brought the item, and its bytes
+	keyKept   = 'k' // number sequence       an entry that was removed before a reader had it
 )
 
 // keys makes keys under a prefix.

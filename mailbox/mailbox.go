@@ -125,7 +125,10 @@ type stream struct {
 	// Of the committer, once loaded.
 	head    head
 	cursors positions
-	leaving int // readers with an end
+	leaving int      // readers with an end
+	sharing *sharing // nil while nothing has to be counted
+	senders bool     // there are records of who brought items
+	kept    bool     // there are entries that were kept
 
 	mu   sync.Mutex
 	seen head   // what readers may know of: as head, but on disk
@@ -172,6 +175,14 @@ func (s *stream) floor() uint64 {
 		return s.head.last
 	}
 	return max(s.cursors.low, s.head.removed)
+}
+
+// lowest is the lowest cursor; the stream's end without one.
+func (s *stream) lowest() uint64 {
+	if s.cursors.count == 0 {
+		return s.head.last
+	}
+	return s.cursors.low
 }
 
 // acquire returns a stream's state and loads it if need be. Each acquire needs a release.
@@ -231,7 +242,7 @@ func (m *Mailbox) release(s *stream) {
 func (m *Mailbox) load(s *stream) error {
 	err := m.loadHead(s)
 	if err == nil && s.head.number != 0 {
-		err = m.loadCursors(s)
+		err = errors.Join(m.loadCursors(s), m.loadBeside(s))
 	}
 	if err != nil {
 		return fmt.Errorf("load %s: %w", s.name, err)

@@ -31,6 +31,14 @@ func (p *positions) move(from, to, last uint64) {
 	p.remove(from, last)
 }
 
+// highest is the highest cursor, 0 for none.
+func (p *positions) highest() (high uint64) {
+	for at := range p.at {
+		high = max(high, at)
+	}
+	return high
+}
+
 // settle raises low to the lowest cursor. It looks one step after the other first, which is the usual
 // case, and at all positions if that takes more steps than there are positions.
 func (p *positions) settle(last uint64) {

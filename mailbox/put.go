@@ -17,6 +17,10 @@ type Put struct {
 	// stream's highest is a duplicate, however long ago the first one was. A log has accepted the item
 	// already, so the quota does not refuse it. 0 for an item that no log orders.
 	Position uint64
+	// Sender is who brings the item, where that is another organization than the stream's, and Senders how many
+	// share the stream's quota, the own organization among them. The sender can fill its share alone.
+	Sender  string
+	Senders int
 	// Join lists new readers, this item being the first that they read. The stream is made if need be.
 	Join []wire.Token
 	// Leave lists readers for whom this item is the last. They are forgotten when they have acknowledged it.
@@ -113,6 +117,11 @@ func (b *commit) put(s *stream, p *Put) (sequence uint64, duplicate bool, err er
 			return 0, false, err
 		}
 	}
+	if p.Position == 0 {
+		if err := b.share(s, p); err != nil {
+			return 0, false, err
+		}
+	}
 	if err := b.room(s, p); err != nil {
 		return 0, false, err
 	}
@@ -120,6 +129,9 @@ func (b *commit) put(s *stream, p *Put) (sequence uint64, duplicate bool, err er
 		return 0, false, err
 	}
 	if sequence, err = b.append(s, p); err != nil {
+		return 0, false, err
+	}
+	if err := b.noteSender(s, p, sequence); err != nil {
 		return 0, false, err
 	}
 	return sequence, false, b.leave(s, p.Leave)
@@ -143,9 +155,16 @@ func (b *commit) room(s *stream, p *Put) error {
 	if items <= cfg.MaxItems && size <= cfg.MaxBytes {
 		return nil
 	}
-	if cfg.DropOldest && payload <= cfg.MaxBytes {
-		return b.evict(s, payload)
+	if payload <= cfg.MaxBytes {
+		limit := s.cursors.highest()
+		if cfg.DropOldest {
+			limit = s.head.last
+		}
+		if made, err := b.evict(s, payload, limit); made || err != nil {
+			return err
+		}
 	}
+	cfg.Count(OverQuota, 1)
 	return wire.Errorf(wire.Quota, "put", "%s would hold %d items and %d bytes that a device has not acknowledged, at most %d and %d: try again when they are read, or revoke the device that is gone",
 		s.name, items, size, cfg.MaxItems, cfg.MaxBytes)
 }

@@ -100,6 +100,17 @@ func (m *Mailbox) Read(ctx context.Context, name Stream, r wire.Token, after uin
 
 // page reads (after, end]. With an error it says which item it was about to read.
 func (m *Mailbox) page(v head, after, end uint64, limit Limit) (p Page, next uint64, err error) {
+	if v.removed > after && after < end {
+		kept, err := m.keptAt(v.number, after+1)
+		if err != nil {
+			return p, after + 1, err
+		}
+		if kept != nil {
+			var room []byte
+			p.Items, p.More = []Item{kept.item(after+1, &room, 0)}, after+1 < end
+			return p, after + 2, nil
+		}
+	}
 	if v.removed > after {
 		p.Gap = &Gap{From: after + 1, To: min(v.removed, end)}
 		after = p.Gap.To

@@ -100,7 +100,11 @@ func (w *rebaser) items(h head, by uint64) error {
 	if err := it.Error(); err != nil {
 		return err
 	}
-	return w.batch.DeleteRange(w.m.keys.item(h.number, 0), w.m.keys.item(h.number, h.last+1), nil)
+	// Who brought the items is not known any longer: the shares of a restored stream are counted from here on.
+	return errors.Join(
+		w.batch.DeleteRange(w.m.keys.of(keySent, u64(h.number)), w.m.keys.of(keySent, u64(h.number+1)), nil),
+		w.batch.DeleteRange(w.m.keys.of(keyKept, u64(h.number)), w.m.keys.of(keyKept, u64(h.number+1)), nil),
+		w.batch.DeleteRange(w.m.keys.item(h.number, 0), w.m.keys.item(h.number, h.last+1), nil))
 }
 
 // leavers moves the ends of readers who leave with an item that is still there.

@@ -59,6 +59,9 @@ func (b *commit) trim(s *stream, through uint64) error {
 	if err := b.batch.DeleteRange(b.m.keys.item(number, s.head.removed+1), b.m.keys.item(number, through+1), nil); err != nil {
 		return err
 	}
+	if err := b.drop(s, through, s.lowest()); err != nil {
+		return err
+	}
 	s.head.removed, s.head.removedBytes = through, n
 	s.publishRemoved(through)
 	b.heads[s] = true
@@ -66,8 +69,9 @@ func (b *commit) trim(s *stream, through uint64) error {
 	return nil
 }
 
-// evict makes room for an item in a full stream, and for some more, so that not each append removes.
-func (b *commit) evict(s *stream, payload uint64) error {
+// evict makes room for an item in a full stream, and for some more, so that not each append removes. It removes
+// nothing beyond limit, and reports whether that was enough.
+func (b *commit) evict(s *stream, payload, limit uint64) (bool, error) {
 	cfg := &b.m.cfg
 	first := s.head.removed
 	var failed error
@@ -80,10 +84,15 @@ func (b *commit) evict(s *stream, payload uint64) error {
 		}
 		return s.head.last-through < cfg.MaxItems && s.head.bytes-n+payload <= cfg.MaxBytes
 	})
-	if failed != nil {
-		return failed
+	if failed != nil || first+uint64(n) > limit {
+		return false, failed
 	}
-	return b.trim(s, min(first+uint64(n)+cfg.MaxItems/64, s.head.last))
+	through := min(first+uint64(n)+cfg.MaxItems/64, limit)
+	if err := b.keep(s, through); err != nil {
+		return false, err
+	}
+	cfg.Count(Expired, through-max(s.floor(), first))
+	return true, b.trim(s, through)
 }
 
 // Remove forgets a stream: its items, cursors and position. A stream that is not there is no error.
@@ -105,12 +114,12 @@ func (b *commit) remove(s *stream) error {
 	if err := b.batch.Delete(b.m.keys.head(s.name), nil); err != nil {
 		return err
 	}
-	for _, kind := range []byte{keyItem, keyCursor} {
+	for _, kind := range []byte{keyItem, keyCursor, keySent, keyKept} {
 		if err := b.batch.DeleteRange(b.m.keys.of(kind, u64(number)), b.m.keys.of(kind, u64(number+1)), nil); err != nil {
 			return err
 		}
 	}
-	s.head, s.cursors, s.leaving = head{}, positions{}, 0
+	s.head, s.cursors, s.leaving, s.sharing, s.senders, s.kept = head{}, positions{}, 0, nil, false, false
 	s.publishGone(number)
 	b.touch(s, true)
 	return nil
