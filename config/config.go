@@ -127,6 +127,7 @@ type Mailbox struct {
 	Bytes      Size     `yaml:"bytes"`
 	Age        Duration `yaml:"age"`
 	DropOldest bool     `yaml:"drop_oldest"`
+	PastEpochs uint64   `yaml:"past_epochs"`
 }
 
 // Directory is the organization's users.
@@ -320,6 +321,9 @@ func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 	if d := c.Consensus.Ahead.Std(); d < 0 || d > maxAhead {
 		fault("consensus.ahead", "%v, wanted up to %v", d, maxAhead)
 	}
+	if n := c.Mailbox.PastEpochs; n < 2 || n > maxPastEpochs {
+		fault("mailbox.past_epochs", "%d, wanted 2 to %d", n, maxPastEpochs)
+	}
 	for _, n := range []struct {
 		key   string
 		value int
@@ -347,6 +351,9 @@ func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 		}
 	}
 }
+
+// maxPastEpochs bounds mailbox.past_epochs: about a hundred bytes each, of each conversation.
+const maxPastEpochs = 1 << 16
 
 func checkAddress(fault func(key, format string, args ...any), key, address string, empty bool) {
 	if address == "" && empty {

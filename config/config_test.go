@@ -109,6 +109,8 @@ func TestFaultsAreNamed(t *testing.T) {
 		"frame smaller than an entry": {least + "gateway: {max_frame: 1KiB}\n", "", "gateway.max_frame: 1KiB, wanted at least 1MiB"},
 		"negative number":             {least + "gateway: {window: -1}\n", "", "gateway.window: -1"},
 		"a clock too far ahead":       {least + "consensus: {ahead: 25h}\n", "", "consensus.ahead: 25h0m0s, wanted up to 24h0m0s"},
+		"no past epochs":              {least + "mailbox: {past_epochs: 1}\n", "", "mailbox.past_epochs: 1, wanted 2 to 65536"},
+		"too many past epochs":        {least + "mailbox: {past_epochs: 65537}\n", "", "mailbox.past_epochs: 65537, wanted 2 to 65536"},
 		"two documents":               {least + "---\n" + least, "", "more than one document"},
 		"not YAML":                    {"{", "", "yaml"},
 		"no data":                     {least + "data: ''\n", "", "data: wanted a folder"},

@@ -5,6 +5,7 @@ import (
 
 	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/mailbox"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -65,8 +66,17 @@ func takeInOrder(n int, take func(i int) error) []*wire.Error {
 }
 
 // receive stores a message that another organization has accepted. What is only early is refused with
-// Unavailable, so that it comes again; a full stream with Busy, since nothing accepted may be lost.
+// Unavailable, so that it comes again; a full stream with Busy, since nothing accepted may be lost. What nobody
+// is known to have signed is refused for good.
 func (r *router) receive(ctx context.Context, from wire.Domain, m *wire.Message) error {
+	err := r.take(ctx, from, m)
+	if err != nil {
+		r.refused(wire.CodeOf(err))
+	}
+	return err
+}
+
+func (r *router) take(ctx context.Context, from wire.Domain, m *wire.Message) error {
 	heads, err := r.orders.Heads(m.Conversation)
 	if wire.CodeOf(err) == wire.UnknownConversation {
 		return wire.Errorf(wire.Unavailable, "notify", "no replica of %v is here yet", m.Conversation)
@@ -75,23 +85,42 @@ func (r *router) receive(ctx context.Context, from wire.Domain, m *wire.Message)
 		return err
 	}
 	after, err := mayTake(m, heads)
-	switch {
-	case err == nil:
-	case wire.CodeOf(err) == wire.StaleEpoch && takesPart(heads, from):
-		// Its own organization has verified it while the epoch was current. This one has gone on meanwhile
-		// and does not hold that key any longer; members judge the message itself.
-	default:
+	if wire.CodeOf(err) == wire.StaleEpoch && takesPart(heads, from) {
+		err = r.takeLate(ctx, m, heads, after, err)
+	}
+	if err != nil {
 		return err
 	}
 	payload, err := wire.Encode(m)
 	if err != nil {
 		return err
 	}
-	err = r.store(ctx, after, heads, m, payload)
+	err = r.store(ctx, arrival{from, after, heads, m, payload})
 	if wire.CodeOf(err) == wire.Quota {
 		return wire.Errorf(wire.Busy, "notify", "the stream of %v is full here: %v", m.Conversation, err)
 	}
 	return err
+}
+
+// takeLate verifies a message of an epoch that ended more than one epoch ago, from an organization that takes
+// part: that organization accepted the message while the epoch was current. stale refuses it where the epoch's
+// key is not kept. after is the newest entry: what the stream does not have yet may bring the key.
+func (r *router) takeLate(ctx context.Context, m *wire.Message, heads []machine.Head, after wire.SequenceNumber, stale error) error {
+	known, signed, err := r.past.verify(m)
+	switch {
+	case err != nil || signed:
+		return err
+	case known:
+		return wire.Errorf(wire.Forged, "notify", "not signed with the submission key of epoch %d", m.Epoch)
+	}
+	at, err := r.mail.Position(ctx, mailbox.Conversation(m.Conversation))
+	if err != nil {
+		return err
+	}
+	if at < uint64(after) && r.awaited(heads) {
+		return wire.Errorf(wire.Unavailable, "notify", "entry %d of %v is not in the devices' streams yet: try again", after, m.Conversation)
+	}
+	return stale
 }
 
 // takesPart reports whether an organization receives a conversation.

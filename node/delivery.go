@@ -18,6 +18,7 @@ type delivery struct {
 	mail    *mailbox.Mailbox
 	owner   func(wire.Token) (wire.DeviceID, error) // the device at an address
 	streams *streams
+	past    *pastKeys
 	log     *slog.Logger
 }
 
@@ -42,6 +43,9 @@ func (d *delivery) Consume(ctx context.Context, v consensus.Delivery) error {
 	}
 	if v.Missed > 0 {
 		d.log.Warn("entries are no longer kept: devices learn of the gap", "conversation", v.Conversation, "entries", v.Missed)
+	}
+	if err := d.past.note(v.Conversation, v.Committed.Sequence, e); err != nil {
+		return err
 	}
 	add, remove := changes(e)
 	joins, err := d.joins(v.Conversation, add)

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"math"
 	"net"
 	"net/http"
 	"path/filepath"
@@ -48,6 +49,7 @@ type Node struct {
 	metrics   *prometheus.Registry
 	directory *directory.Directory
 	mail      *mailbox.Mailbox
+	past      *pastKeys
 	orders    *consensus.Manager
 	outbox    *federation.Outbox
 	fed       *federation.Federation
@@ -136,14 +138,20 @@ func (n *Node) makeMail() error {
 		MaxItems: c.Items, MaxBytes: uint64(c.Bytes), MaxAge: c.Age.Std(), DropOldest: c.DropOldest,
 		ExpireEvery: min(time.Hour, max(c.Age.Std()/10, time.Second)),
 		Report:      func(err error) { n.log.Error("mailbox", "error", err) },
+		Count:       n.streamQuota(),
 	})
+	n.past = &pastKeys{db: n.stores.db, prefix: prefixPastKeys, most: c.PastEpochs, log: func(id wire.ConversationID) ([]wire.Committed, error) {
+		list, _, err := n.orders.Entries(id, 0, math.MaxInt, math.MaxInt)
+		return list, err
+	}}
 	streams := newStreams(n.stores.db, prefixStreams, n.now)
 	m := &mail{n.mail, streams}
 	n.online = &online{directory: n.directory, mail: m, disconnect: func(d wire.DeviceID) { n.gateway.Disconnect(d) }, log: n.log}
 	n.devices = &devices{directory: n.directory, mail: m, online: n.online, now: n.now}
-	n.delivery = &delivery{org: n.cfg.Domain, mail: n.mail, owner: n.directory.DeviceAt, streams: streams, log: n.log}
+	n.delivery = &delivery{org: n.cfg.Domain, mail: n.mail, owner: n.directory.DeviceAt, streams: streams, past: n.past, log: n.log}
 	n.router = &router{
 		org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, files: n.stores.files, blobs: n.stores.blobs,
+		past: n.past, refused: n.refusals("messages_refused_total", "Messages of other organizations that were not taken, by the reason's code."),
 		peers: organizationsOf{n}, online: n.online, now: n.now, log: n.log,
 	}
 	n.router.route()
@@ -370,7 +378,7 @@ func (n *Node) sweepFiles(ctx context.Context) error {
 			tick.Stop()
 			return nil
 		case <-tick.C:
-			if err := n.stores.files.sweep(n.now()); err != nil {
+			if err := errors.Join(n.stores.files.sweep(n.now()), n.past.sweep(n.orders.Conversations())); err != nil {
 				n.log.Error("old files not removed", "error", err)
 			}
 		}

@@ -195,6 +195,15 @@ func (n *Node) refusals(name, help string) func(wire.Code) {
 	return func(c wire.Code) { v.WithLabelValues(string(c)).Inc() }
 }
 
+// streamQuota registers what the quota of streams has done.
+func (n *Node) streamQuota() func(string, uint64) {
+	v := prometheus.NewCounterVec(prometheus.CounterOpts{
+		Namespace: "mlsfed", Name: "stream_quota_total", Help: "Items that a full stream, or a full share of one, refused, and items that expired to make room.",
+	}, []string{"what"})
+	n.metrics.MustRegister(v)
+	return func(what string, count uint64) { v.WithLabelValues(what).Add(float64(count)) }
+}
+
 // Dial opens a stream for ordering.
 func (n *Node) Dial(ctx context.Context, to wire.NodeID) (net.Conn, error) {
 	return n.fed.Dial(ctx, to)

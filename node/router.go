@@ -31,6 +31,8 @@ type router struct {
 	mail      *mailbox.Mailbox
 	directory *directory.Directory
 	streams   *streams
+	past      *pastKeys
+	refused   func(wire.Code) // counts messages of other organizations
 	files     *files
 	blobs     *blob.Store // of the orders
 	lanes     *lanes

@@ -18,7 +18,7 @@ import (
 
 // The folders in a node's data.
 const (
-	mailFolder  = "mail"  // one Pebble database: mailbox, directory, outbox, readers and bindings of files, each under a prefix
+	mailFolder  = "mail"  // one Pebble database: mailbox, directory, outbox, readers, bindings of files and keys of past epochs, each under a prefix
 	orderFolder = "order" // snapshots of conversations
 	logFolder   = "log"   // in order: the log of all conversations
 	blobFolder  = "blobs" // what entries name
@@ -33,6 +33,7 @@ var (
 	prefixOutbox    = []byte("o")
 	prefixStreams   = []byte("s")
 	prefixBindings  = []byte("b")
+	prefixPastKeys  = []byte("k")
 )
 
 // stores is all that is open on disk.

@@ -58,7 +58,7 @@ func (r *router) submit(ctx context.Context, _ wire.DeviceID, m *wire.Message) (
 	if err != nil {
 		return nil, err
 	}
-	if err := r.storeSoon(ctx, after, heads, m, payload, others...); err != nil {
+	if err := r.storeSoon(ctx, arrival{after: after, heads: heads, message: m, payload: payload}, others...); err != nil {
 		return nil, err
 	}
 	if err := refused(); err != nil {
@@ -71,11 +71,11 @@ func (r *router) submit(ctx context.Context, _ wire.DeviceID, m *wire.Message) (
 const storeWait = 5 * time.Second
 
 // storeSoon is store that waits for a stream which is about to come.
-func (r *router) storeSoon(ctx context.Context, after wire.SequenceNumber, heads []machine.Head, m *wire.Message, payload []byte, with ...batch.Change) error {
+func (r *router) storeSoon(ctx context.Context, v arrival, with ...batch.Change) error {
 	ctx, cancel := context.WithTimeout(ctx, storeWait)
 	defer cancel()
 	for {
-		err := r.store(ctx, after, heads, m, payload, with...)
+		err := r.store(ctx, v, with...)
 		if wire.CodeOf(err) != wire.Unavailable {
 			return err
 		}
@@ -87,23 +87,36 @@ func (r *router) storeSoon(ctx context.Context, after wire.SequenceNumber, heads
 	}
 }
 
+// arrival is a message that is to be stored.
+type arrival struct {
+	from    wire.Domain         // that brings it, "" for a device of this organization
+	after   wire.SequenceNumber // the entry that it has to stand behind
+	heads   []machine.Head
+	message *wire.Message
+	payload []byte // the message, encoded
+}
+
 // store appends a message to the organization's own stream, behind the entry with number after: who joins
 // with that entry reads from it on, and must not miss what was said in the epoch that it opened. A retry
 // finds the message there. Changes of other parts are made with it, or alone where nobody here reads it.
-func (r *router) store(ctx context.Context, after wire.SequenceNumber, heads []machine.Head, m *wire.Message, payload []byte, with ...batch.Change) error {
-	name := mailbox.Conversation(m.Conversation)
+func (r *router) store(ctx context.Context, v arrival, with ...batch.Change) error {
+	m, name := v.message, mailbox.Conversation(v.message.Conversation)
 	at, err := r.mail.Position(ctx, name)
 	if err != nil {
 		return err
 	}
-	if at < uint64(after) {
-		if !r.awaited(heads) { // nobody here reads it
+	if at < uint64(v.after) {
+		if !r.awaited(v.heads) { // nobody here reads it
 			_, err := r.mail.PutWith(ctx, with)
 			return err
 		}
-		return wire.Errorf(wire.Unavailable, "submitMessage", "entry %d of %v has been ordered, and is not in the devices' streams yet: try again", after, m.Conversation)
+		return wire.Errorf(wire.Unavailable, "submitMessage", "entry %d of %v has been ordered, and is not in the devices' streams yet: try again", v.after, m.Conversation)
 	}
-	results, err := r.mail.PutWith(ctx, with, mailbox.Put{Stream: name, ID: messageID(m.ID), Kind: mailbox.KindMessage, Payload: payload})
+	put := mailbox.Put{Stream: name, ID: messageID(m.ID), Kind: mailbox.KindMessage, Payload: v.payload}
+	if v.from != "" {
+		put.Sender, put.Senders = string(v.from), len(organizations(v.heads))
+	}
+	results, err := r.mail.PutWith(ctx, with, put)
 	if err != nil {
 		return err
 	}

@@ -53,3 +53,16 @@ func shareFile(ctx context.Context, d *client.Device, id wire.ConversationID, co
 	}
 	return nil, wire.Errorf(wire.NotFound, "file", "message %v is not in the history", sent)
 }
+
+// texts are the texts in a device's history, with what became of them.
+func texts(ctx context.Context, d *client.Device, id wire.ConversationID) map[string]client.Status {
+	page, err := d.History(ctx, id, client.Query{Limit: 100})
+	if err != nil {
+		return nil
+	}
+	m := map[string]client.Status{}
+	for _, x := range page.Messages {
+		m[x.Content.Text] = x.Status
+	}
+	return m
+}
