@@ -49,6 +49,13 @@ func (d *Device) takePush(u *unit, p *wire.Push) error {
 			return nil
 		}
 		return t.takeMessage(m, p.Time)
+	case p.Kind == wire.ItemUndelivered && t != nil:
+		v := new(wire.Undelivered)
+		if err := wire.Decode(p.Payload, wire.MaxSessionFrame, v); err != nil {
+			d.log.Warn("notice passed over", "conversation", t.id, "error", err)
+			return nil
+		}
+		return t.takeUndelivered(v)
 	}
 	return nil
 }

@@ -17,7 +17,7 @@ const (
 	EventMessage     EventType = iota + 1 // Conversation, Message: one that came, or an own one of another device
 	EventAccepted                         // Conversation, Message: an own one is on disk at the organization
 	EventDelivered                        // Conversation, Message, Device: an own one has reached a device
-	EventUndelivered                      // Conversation, Message, Err: an own one was refused for good
+	EventUndelivered                      // Conversation, Message, Err: an own one was refused for good, or was accepted and some members will not get it
 	EventUnreadable                       // Conversation, Err: a message came that cannot be read
 	EventCreated                          // Conversation: an own one has been ordered
 	EventJoined                           // Conversation: this device was added to it

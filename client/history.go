@@ -27,7 +27,7 @@ type Message struct {
 	Content      Content
 	Status       Status
 	Delivered    int    // devices that have sent a receipt
-	Error        string // of StatusRefused
+	Error        string // of StatusRefused, and of StatusAccepted where some members will not get it
 }
 
 func (r *messageRecord) message(id wire.ConversationID, n uint64) (*Message, error) {

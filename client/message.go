@@ -279,6 +279,9 @@ func (t *thread) sent(o *outgoing, status Status, why error) error {
 		return err
 	}
 	rec.Status = status
+	if status == StatusAccepted {
+		t.noteAccepted(o, n)
+	}
 	event := Event{Type: EventAccepted, Err: why}
 	if status == StatusRefused {
 		event.Type, rec.Error = EventUndelivered, shorten(why.Error())

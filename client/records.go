@@ -26,6 +26,7 @@ const (
 	recordUpload     = 'u' // SHA-256 of a blob → uploadRecord
 	recordDeparted   = 'l' // conversation, device → when that device of the user's went
 	recordSighting   = 'g' // conversation, sequence, device → order hash that the device has seen; see sighting
+	recordAccepted   = 'a' // conversation, number of the outgoing message → its SubmissionID, number of the message
 	recordFounding   = 'f' // conversation that a ReInit closed → wire.Payload: its successor's founding
 )
 

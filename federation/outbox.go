@@ -33,6 +33,12 @@ type Item struct {
 	Payload []byte
 }
 
+// Dropped is an item that was given up.
+type Dropped struct {
+	ID     wire.SubmissionID // zero for one that could not be read
+	Reason string            // DropRefused, DropExpired, DropDamaged or DropForgotten
+}
+
 // SendFunc hands items of one lane, in order, to an organization. The items are its own until it returns. results has one entry for each item,
 // nil where the organization has it now; or err says that nothing is known of any. It is called for
 // several lanes at once, never twice at once for one lane.
@@ -56,6 +62,10 @@ type OutboxConfig struct {
 	Timeout      time.Duration // [30 s] of one call of Send
 	RetryMin     time.Duration // [200 ms] the first pause after a failure; it doubles
 	RetryMax     time.Duration // [1 min] the longest pause
+
+	// Dropped is told what was given up of one lane, before it is removed. With an error the items stay, and
+	// are met again. It may be told of an item twice. May be nil.
+	Dropped func(ctx context.Context, org wire.Domain, conversation wire.ConversationID, items []Dropped) error
 
 	// Temporary says whether a failure will pass by waiting; nil is [Temporary].
 	Temporary  func(error) bool
@@ -284,7 +294,7 @@ func (o *Outbox) Forget(d wire.Domain) {
 	o.mu.Unlock()
 	o.nudge()
 	if n > 0 {
-		o.cfg.Logger.Warn("outbox items dropped", "organization", d, "reason", dropForgotten, "items", n)
+		o.cfg.Logger.Warn("outbox items dropped", "organization", d, "reason", DropForgotten, "items", n)
 	}
 }
 

@@ -185,6 +185,7 @@ type outcome struct {
 	bytes     int64     // their payload
 	oldest    wire.Time // of the first that is left, as far as it was read; 0 if none was
 	delivered int       // of those gone; the others were dropped
+	dropped   []Dropped // those
 	err       error     // why those that are left have to wait; nil if they need not
 	offline   bool      // err is of the way to the organization
 }

@@ -12,11 +12,11 @@ import (
 
 // Why an item was dropped: labels of a metric.
 const (
-	dropRefused = "refused"
-	dropExpired = "expired"
-	dropDamaged = "damaged"
-	// dropForgotten is logged once for all by Forget.
-	dropForgotten = "forgotten"
+	DropRefused = "refused"
+	DropExpired = "expired"
+	DropDamaged = "damaged"
+	// DropForgotten is logged once for all by Forget.
+	DropForgotten = "forgotten"
 )
 
 // waiting is an item that was read from a lane.
@@ -43,7 +43,7 @@ func (o *Outbox) serve(ctx context.Context, l *lane) error {
 	var r outcome
 	for len(batch) > 0 && r.err == nil && ctx.Err() == nil {
 		if reason := o.unfit(batch[0], forget); reason != "" {
-			o.drop(l, batch[0], reason, batch[0].damage)
+			o.drop(l, &r, batch[0], reason, batch[0].damage)
 			batch = r.pass(batch, 1)
 			continue
 		}
@@ -63,6 +63,12 @@ func (o *Outbox) serve(ctx context.Context, l *lane) error {
 		r.err = ctx.Err()
 	}
 	o.metrics.delivered(l.org.domain, r.delivered)
+	if len(r.dropped) > 0 && o.cfg.Dropped != nil {
+		if err := o.cfg.Dropped(ctx, l.org.domain, l.conversation, r.dropped); err != nil {
+			o.settleLane(l, outcome{err: fmt.Errorf("tell of what was dropped: %w", err)})
+			return nil
+		}
+	}
 	if err = o.remove(l, r.gone); err != nil {
 		r = outcome{err: err}
 	}
@@ -83,11 +89,11 @@ func (r *outcome) pass(batch []waiting, n int) []waiting {
 func (o *Outbox) unfit(it waiting, forget uint64) string {
 	switch {
 	case it.sequence <= forget:
-		return dropForgotten
+		return DropForgotten
 	case it.damage != nil:
-		return dropDamaged
+		return DropDamaged
 	case it.Time <= ago(o.now(), o.cfg.Expire):
-		return dropExpired
+		return DropExpired
 	}
 	return ""
 }
@@ -165,7 +171,7 @@ func (o *Outbox) send(ctx context.Context, l *lane, batch []waiting, r *outcome)
 		case o.cfg.Temporary(result):
 			return i, result
 		default:
-			o.drop(l, batch[i], dropRefused, result)
+			o.drop(l, r, batch[i], DropRefused, result)
 		}
 	}
 	return len(results), nil
@@ -189,7 +195,7 @@ func (o *Outbox) failed(ctx context.Context, l *lane, batch []waiting, r *outcom
 		return 0, err
 	}
 	if len(batch) == 1 {
-		o.drop(l, batch[0], dropRefused, err)
+		o.drop(l, r, batch[0], DropRefused, err)
 		return 1, nil
 	}
 	for i := range batch {
@@ -201,9 +207,10 @@ func (o *Outbox) failed(ctx context.Context, l *lane, batch []waiting, r *outcom
 }
 
 // drop says that an item is given up. It is removed with those that were taken.
-func (o *Outbox) drop(l *lane, it waiting, reason string, why error) {
+func (o *Outbox) drop(l *lane, r *outcome, it waiting, reason string, why error) {
 	o.metrics.dropped(l.org.domain, reason)
-	if reason == dropForgotten {
+	r.dropped = append(r.dropped, Dropped{it.ID, reason})
+	if reason == DropForgotten {
 		return
 	}
 	o.cfg.Logger.Warn("outbox item dropped", "organization", l.org.domain, "conversation", l.conversation,

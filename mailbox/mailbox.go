@@ -24,10 +24,11 @@ type Kind uint8
 
 // The kinds of items.
 const (
-	KindEntry   Kind = iota + 1 // a wire.Committed: what the conversation's log ordered
-	KindMessage                 // an application message
-	KindWelcome                 // in an inbox: the start of a conversation
-	KindNotice                  // in an inbox: from the node, as that KeyPackages run low
+	KindEntry       Kind = iota + 1 // a wire.Committed: what the conversation's log ordered
+	KindMessage                     // an application message
+	KindWelcome                     // in an inbox: the start of a conversation
+	KindNotice                      // in an inbox: from the node, as that KeyPackages run low
+	KindUndelivered                 // from the node: messages that another organization will not get
 )
 
 // Item is what a reader gets.

@@ -56,7 +56,7 @@ func (n *Node) makeFederation() (err error) {
 	c := &n.cfg.Federation
 	n.router.lanes = &lanes{orders: n.orders}
 	n.outbox, err = federation.NewOutbox(n.stores.db, prefixOutbox, federation.OutboxConfig{
-		Send: n.router.lanes.send, Writer: n.stores.writer, Expire: c.OutboxExpire.Std(), MaxItems: int(c.OutboxItems), MaxBytes: int64(c.OutboxBytes),
+		Send: n.router.lanes.send, Dropped: n.router.dropped, Writer: n.stores.writer, Expire: c.OutboxExpire.Std(), MaxItems: int(c.OutboxItems), MaxBytes: int64(c.OutboxBytes),
 		Logger: n.log, Registerer: n.metrics,
 	})
 	if err != nil {

@@ -131,6 +131,9 @@ const (
 	ItemMessage ItemKind = 2 // in a conversation: a Message
 	ItemJoined  ItemKind = 3 // in the inbox: a Joined
 	ItemNotice  ItemKind = 4 // in the inbox: a Notice
+	// ItemUndelivered is in a conversation: an Undelivered. A device of the first release passes over it, as over
+	// every kind that it does not know.
+	ItemUndelivered ItemKind = 5
 )
 
 // Push brings one item of a stream, or tells of a gap. Items of one stream come in the order of their
@@ -214,6 +217,49 @@ func (n *Notice) Check() error {
 		return Errorf(Malformed, "notice", "type %d is unknown", n.Type)
 	}
 	return nil
+}
+
+// Loss says why messages were given up that the organization had accepted.
+type Loss uint8
+
+// The reasons of an Undelivered.
+const (
+	LossRefused  Loss = 1 // the other organization refused them for good
+	LossExpired  Loss = 2 // the other organization could not be reached, or had no room, for too long
+	LossExcluded Loss = 3 // the other organization is no longer admitted
+	LossDamaged  Loss = 4 // they could not be read back from the disk
+)
+
+// String is the reason in words.
+func (l Loss) String() string {
+	names := [...]string{"", "refused", "expired", "excluded", "damaged"}
+	if int(l) < len(names) {
+		return names[l]
+	}
+	return "unknown"
+}
+
+// MaxUndelivered bounds the messages of one Undelivered.
+const MaxUndelivered = 256
+
+// Undelivered tells of messages that the device's organization had accepted and has given up handing over to
+// another organization. All devices of the organization in the conversation get it: the organization does not
+// know which of them sent a message. A device looks for its own among the ids.
+type Undelivered struct {
+	Organization Domain         `cbor:"1,keyasint"`
+	Reason       Loss           `cbor:"2,keyasint"`
+	IDs          []SubmissionID `cbor:"3,keyasint"` // of Messages
+}
+
+// Check refuses an unknown reason, and no or too many messages.
+func (u *Undelivered) Check() error {
+	if u.Reason < LossRefused || u.Reason > LossDamaged {
+		return Errorf(Malformed, "undelivered", "reason %d is unknown", u.Reason)
+	}
+	if n := len(u.IDs); n == 0 || n > MaxUndelivered {
+		return Errorf(Malformed, "undelivered", "%d messages, wanted 1 to %d", n, MaxUndelivered)
+	}
+	return u.Organization.Check()
 }
 
 // CloseCode is the WebSocket close code with which a node ends a session, one for each reason.
