@@ -251,26 +251,41 @@ func TestOneBlobStream(t *testing.T) {
 }
 
 // once is a link to a node of an older build: it ends each stream for blobs after one request.
-type once struct{ dials int }
+type once struct {
+	net.Listener
+	dials int
+}
 
-func (l *once) Dial(context.Context, wire.NodeID) (net.Conn, error) {
-	l.dials++
-	near, far := net.Pipe()
-	go func() {
-		defer far.Close()
-		if _, err := greeting(far, time.Second); err != nil {
+func (l *once) serve() {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
 			return
 		}
-		if _, err := readSized(far, 1024); err == nil {
-			_, _ = far.Write([]byte{blobHave})
+		if _, err := greeting(conn, time.Second); err == nil {
+			if _, err := readSized(conn, 1024); err == nil {
+				_, _ = conn.Write([]byte{blobHave})
+			}
 		}
-	}()
-	return near, nil
+		conn.Close()
+	}
+}
+
+func (l *once) Dial(ctx context.Context, _ wire.NodeID) (net.Conn, error) {
+	l.dials++
+	return new(net.Dialer).DialContext(ctx, "tcp", l.Addr().String())
 }
 
 // TestBlobStreamOfAnOlderBuild: a stream that the other node ends after a request is opened again for the next.
 func TestBlobStreamOfAnOlderBuild(t *testing.T) {
-	l := new(once)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := &once{Listener: listener}
+	ended := make(chan struct{})
+	go func() { defer close(ended); l.serve() }()
+	defer func() { listener.Close(); <-ended }()
 	m := &Manager{cfg: Config{Node: nodeA, Timers: Timers{Call: time.Second}}, mesh: &mesh{node: nodeA, link: l}}
 	defer m.blobs.close()
 	for i := range 3 {
