@@ -38,6 +38,7 @@ type Device struct {
 
 	waiters waiters
 	alarms  alarms
+	readers checkedReaders
 
 	mu        sync.Mutex
 	jitterRNG *rand.Rand

@@ -28,6 +28,9 @@ func (d *Device) announce(ctx context.Context, s *session) {
 	switch {
 	case err == nil:
 		s.features.Store(&answer.Features)
+		if s.has(wire.FeatureDelivery) {
+			d.lanes.kick(laneUpkeep) // delivery lists are to be compared
+		}
 	case !errors.Is(err, wire.Version) && !errors.Is(err, errSessionEnded) && ctx.Err() == nil:
 		d.log.Warn("features not announced", "node", s.node, "error", err)
 	}

@@ -268,6 +268,7 @@ func (t *thread) joined() error {
 	t.rec.Keys = keyAge{Since: t.d.now()}
 	t.rec.Line.Suite = uint16(t.suite())
 	t.event(Event{Type: EventJoined, Epoch: epoch})
+	t.u.then(func() { t.d.lookAtReaders(t.id) })
 	if len(t.rec.Line.From) > 0 {
 		if err := t.takeOver(); err != nil {
 			return err

@@ -463,7 +463,25 @@ func (w *world) handleDirectory(o *org, a *account, m wire.Method, body []byte) 
 func (w *world) handleRest(o *org, a *account, m wire.Method, body []byte) (any, error) {
 	switch m {
 	case wire.MethodFeatures:
-		return &wire.FeaturesAnswer{}, nil
+		return &wire.FeaturesAnswer{Features: w.features}, nil
+	case wire.MethodDelivery:
+		r, err := decodeInto[wire.DeliveryRequest](body)
+		if err != nil {
+			return nil, err
+		}
+		answer := &wire.DeliveryAnswer{}
+		for _, h := range w.convs[r.Conversation].heads {
+			list := h.delivery
+			if w.delivered != nil {
+				list = w.delivered(r.Conversation, list)
+			}
+			head, err := wire.DeliveryHeadOf(h.seq, list)
+			if err != nil {
+				return nil, err
+			}
+			answer.Heads = append(answer.Heads, head)
+		}
+		return answer, nil
 	case wire.MethodRevoke:
 		r, err := decodeInto[wire.RevokeRequest](body)
 		if err != nil {

@@ -35,6 +35,9 @@ type world struct {
 	dice   *mrand.Rand
 	faults faults
 	costs  map[wire.Method]cost
+
+	features  wire.Features                                            // that the nodes announce
+	delivered func(wire.ConversationID, []wire.Address) []wire.Address // what they say of a delivery list; nil for the truth
 }
 
 // cost is what requests of one method came to.

@@ -30,6 +30,8 @@ func bodyOf(m wire.Method) (body any, ok bool) {
 		return new(wire.RevokeRequest), true
 	case wire.MethodFeatures:
 		return new(wire.FeaturesRequest), true
+	case wire.MethodDelivery:
+		return new(wire.DeliveryRequest), true
 	case wire.MethodRevocations:
 		return new(wire.RevocationsRequest), true
 	case wire.MethodCount, wire.MethodConversations, wire.MethodDevices, wire.MethodRenew, wire.MethodOrganizations:

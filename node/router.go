@@ -66,6 +66,7 @@ func (r *router) route() {
 		wire.MethodEntries:       takes(r.entries),
 		wire.MethodGroupInfo:     takes(r.groupInfo),
 		wire.MethodDownload:      takes(r.download),
+		wire.MethodDelivery:      takes(r.deliveryOf),
 		wire.MethodPutBlob:       takes(r.putBlob),
 		wire.MethodConversations: bare(r.conversations),
 		wire.MethodDevices:       bare(r.devices),
@@ -222,6 +223,26 @@ func (r *router) groupInfo(ctx context.Context, d wire.DeviceID, q *wire.GroupIn
 		return nil, err
 	}
 	return groupInfo(r.orders, q.Conversation)
+}
+
+// deliveryOf tells a member whom the conversation is delivered to.
+func (r *router) deliveryOf(ctx context.Context, d wire.DeviceID, q *wire.DeliveryRequest) (any, error) {
+	if err := r.mustRead(ctx, "delivery", d, q.Conversation); err != nil {
+		return nil, err
+	}
+	heads, err := r.orders.Heads(q.Conversation)
+	if err != nil {
+		return nil, err
+	}
+	answer := new(wire.DeliveryAnswer)
+	for _, h := range heads {
+		head, err := wire.DeliveryHeadOf(h.Sequence, h.Delivery)
+		if err != nil {
+			return nil, err
+		}
+		answer.Heads = append(answer.Heads, head)
+	}
+	return answer, nil
 }
 
 func groupInfo(orders *consensus.Manager, id wire.ConversationID) (*wire.GroupInfoAnswer, error) {

@@ -82,4 +82,6 @@ const (
 const (
 	// FeatureAlarm announces that a device takes a FrameAlarm, and that a node sends it.
 	FeatureAlarm Feature = "alarm"
+	// FeatureDelivery announces that a node takes MethodDelivery.
+	FeatureDelivery Feature = "delivery"
 )

@@ -25,6 +25,7 @@ const (
 	MethodRenew         Method = "renew"         // nothing → ChainAnswer: the device's certificate, a new one if it ends soon
 	MethodOrganizations Method = "organizations" // nothing → OrganizationsAnswer: the admitted ones, with their roots
 	MethodFeatures      Method = "features"      // FeaturesRequest → FeaturesAnswer: what the device understands, and what the node does
+	MethodDelivery      Method = "delivery"      // DeliveryRequest → DeliveryAnswer: whom a conversation is delivered to, as a hash
 	MethodRevocations   Method = "revocations"   // RevocationsRequest → RevocationsAnswer: the revocation list of an organization
 )
 
@@ -116,6 +117,30 @@ type EntriesAnswer struct {
 // GroupInfoRequest asks for the epochs of a conversation that can be joined.
 type GroupInfoRequest struct {
 	Conversation ConversationID `cbor:"1,keyasint"`
+}
+
+// DeliveryRequest asks whom a conversation is delivered to. A node that takes it announces FeatureDelivery.
+type DeliveryRequest struct {
+	Conversation ConversationID `cbor:"1,keyasint"`
+}
+
+// DeliveryAnswer has more than one head where an epoch is contested.
+type DeliveryAnswer struct {
+	Heads []DeliveryHead `cbor:"1,keyasint"`
+}
+
+// DeliveryHead is the delivery list of one epoch. A member compares it with the addresses of the members: an
+// address that is nobody's is somebody's who reads in silence.
+type DeliveryHead struct {
+	Parent    SequenceNumber `cbor:"1,keyasint"` // the entry that opened the epoch
+	Addresses uint32         `cbor:"2,keyasint"` // how many
+	Binding   Hash           `cbor:"3,keyasint"` // CommitBundle.Binding of a change that adds them all, sorted
+}
+
+// DeliveryHeadOf describes a sorted delivery list.
+func DeliveryHeadOf(parent SequenceNumber, list []Address) (DeliveryHead, error) {
+	binding, err := (&CommitBundle{Delivery: DeliveryChange{Add: list}}).Binding()
+	return DeliveryHead{Parent: parent, Addresses: uint32(len(list)), Binding: binding}, err
 }
 
 // GroupInfoAnswer has more than one head where an epoch is contested.
