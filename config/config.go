@@ -140,6 +140,10 @@ type Directory struct {
 	LowWater        int      `yaml:"low_water"`
 	ClaimBurst      int      `yaml:"claim_burst"`
 	ClaimEvery      Duration `yaml:"claim_every"`
+	PairBurst       int      `yaml:"claim_pair_burst"`
+	PairEvery       Duration `yaml:"claim_pair_every"`
+	UserBurst       int      `yaml:"claim_user_burst"`
+	UserEvery       Duration `yaml:"claim_user_every"`
 }
 
 // Files are the encrypted files that members share.
@@ -314,6 +318,12 @@ func (c *Config) Validate() error {
 // maxAhead is the most that another node's clock may be ahead: what one entry moves a log's clock by.
 const maxAhead = 24 * time.Hour
 
+// Bounds of the rates of claims: their product is a time that a node can count.
+const (
+	maxBurst = 1 << 20
+	maxEvery = time.Hour
+)
+
 func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 	if s := c.Gateway.MaxFrame; s != 0 && s < wire.MaxEntry {
 		fault("gateway.max_frame", "%v, wanted at least %v: an entry has to fit", s, Size(wire.MaxEntry))
@@ -335,9 +345,25 @@ func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 		{"directory.low_water", c.Directory.LowWater},
 		{"gateway.strangers.unproved", c.Gateway.Strangers.Unproved}, {"gateway.strangers.failures", c.Gateway.Strangers.Failures},
 		{"federation.strangers.unproved", c.Federation.Strangers.Unproved}, {"federation.strangers.failures", c.Federation.Strangers.Failures}, {"directory.claim_burst", c.Directory.ClaimBurst},
+		{"directory.claim_pair_burst", c.Directory.PairBurst}, {"directory.claim_user_burst", c.Directory.UserBurst},
 	} {
 		if n.value < 0 {
 			fault(n.key, "%d, wanted no negative number", n.value)
+		}
+	}
+	for _, l := range []struct {
+		key   string
+		burst int
+		every Duration
+	}{
+		{"directory.claim", c.Directory.ClaimBurst, c.Directory.ClaimEvery}, {"directory.claim_pair", c.Directory.PairBurst, c.Directory.PairEvery},
+		{"directory.claim_user", c.Directory.UserBurst, c.Directory.UserEvery},
+	} {
+		if l.burst > maxBurst {
+			fault(l.key+"_burst", "%d, wanted at most %d", l.burst, maxBurst)
+		}
+		if l.every.Std() < 0 || l.every.Std() > maxEvery {
+			fault(l.key+"_every", "%v, wanted at most %v", l.every.Std(), maxEvery)
 		}
 	}
 	for key, rate := range map[string]float64{

@@ -3,8 +3,7 @@ package directory
 import (
 	"bytes"
 	"crypto/sha256"
-	"sync"
-	"time"
+	"errors"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -16,7 +15,8 @@ import (
 type Claim struct {
 	// ID names the claim: within Config.ClaimMemory a repetition by the same claimant gets the same answer.
 	ID wire.SubmissionID
-	// Claimant is who asks, as the limit counts: an organization, or a device of this one.
+	// Claimant is who asks, as the limits count: the domain of another organization, or a user of this
+	// one. A user who claims from himself, to add a further device, is under no limit.
 	Claimant string
 	User     wire.UserID
 	Suite    mlscore.CipherSuite
@@ -31,10 +31,18 @@ type Claimed struct {
 	LastResort bool   // others may have been given it too
 }
 
+// errNothingTaken ends a claim that was answered with last resorts and changes nothing on disk.
+var errNothingTaken = errors.New("nothing was taken")
+
 // ClaimKeyPackages takes one KeyPackage from each device of a user that has one of the suite, or its last
-// resort. Nobody else is given the others. It is on disk when this returns. wire.NotFound for an
-// unknown user, NoneLeft if no device has any, Busy for a claimant over the rate, SubmissionReused for
-// an id that named another claim.
+// resort. Nobody else is given the others, and the change is durable when ClaimKeyPackages returns.
+//
+// A claim beyond the rates of its claimant and of the user (Config.PairBurst, Config.UserBurst) is answered
+// with last resorts alone. Such a claim takes nothing, writes nothing and is not remembered by its id. So a
+// hostile claimer never stops others: at worst all are given last resorts.
+//
+// wire.NotFound for an unknown user, NoneLeft if no device has any, Busy for a user of this organization
+// over Config.ClaimBurst, SubmissionReused for an id that named another claim.
 func (d *Directory) ClaimKeyPackages(c Claim) ([]Claimed, error) {
 	if err := d.checkUser("claim", c.User); err != nil {
 		return nil, err
@@ -48,7 +56,7 @@ func (d *Directory) ClaimKeyPackages(c Claim) ([]Claimed, error) {
 		results, low, err = d.claim(b, &c)
 		return err
 	})
-	if err != nil {
+	if err != nil && !errors.Is(err, errNothingTaken) {
 		return nil, err
 	}
 	for _, l := range low {
@@ -58,7 +66,7 @@ func (d *Directory) ClaimKeyPackages(c Claim) ([]Claimed, error) {
 }
 
 func (d *Directory) claim(b *pebble.Batch, c *Claim) ([]Claimed, []Low, error) {
-	claimant := sha256.Sum256([]byte(c.Claimant)) // whatever it is called, its key has one length
+	claimant := sha256.Sum256([]byte(c.Claimant)) // the key has one length for all names
 	key := d.key(kindClaim, claimant[:16], c.ID[:])
 	var earlier claimRecord
 	ok, err := d.get(key, &earlier)
@@ -71,8 +79,11 @@ func (d *Directory) claim(b *pebble.Batch, c *Claim) ([]Claimed, []Low, error) {
 		}
 		return earlier.Results, nil, nil
 	}
-	if !d.rates.take(c.Claimant, d.cfg.Clock.Now()) {
-		return nil, nil, wire.Errorf(wire.Busy, "claim", "%s claims too fast: one each %v, and %d at once", c.Claimant, d.cfg.ClaimEvery, d.cfg.ClaimBurst)
+	own := c.Claimant == string(c.User)
+	if wire.UserID(c.Claimant).Check() == nil && !own {
+		if err := d.MayClaim(wire.UserID(c.Claimant)); err != nil {
+			return nil, nil, err
+		}
 	}
 	if ok, err = d.get(d.userKey(c.User), new(userRecord)); err != nil {
 		return nil, nil, err
@@ -80,27 +91,41 @@ func (d *Directory) claim(b *pebble.Batch, c *Claim) ([]Claimed, []Low, error) {
 	if !ok {
 		return nil, nil, wire.Errorf(wire.NotFound, "claim", "%s", c.User)
 	}
-	results, low, err := d.claimEach(b, c)
+	within := own
+	if !own {
+		if within, err = d.charge(b, claimant[:16], c.User); err != nil {
+			return nil, nil, err
+		}
+	}
+	results, low, err := d.claimEach(b, c, !within)
 	if err != nil {
 		return nil, nil, err
 	}
 	if len(results) == 0 {
 		return nil, nil, wire.Errorf(wire.NoneLeft, "claim", "no device of %s has a KeyPackage of %v", c.User, c.Suite)
 	}
+	if !within {
+		d.counts.lastResorts.Add(1)
+		return results, nil, errNothingTaken
+	}
 	return results, low, set(b, key, &claimRecord{
 		Version: recordVersion, Time: d.now(), User: c.User, Suite: c.Suite, Results: results,
 	})
 }
 
-func (d *Directory) claimEach(b *pebble.Batch, c *Claim) (results []Claimed, low []Low, err error) {
+// claimEach answers for each device of the user. With lastResorts alone, it takes nothing.
+func (d *Directory) claimEach(b *pebble.Batch, c *Claim, lastResorts bool) (results []Claimed, low []Low, err error) {
 	devices, err := d.Devices(c.User)
 	if err != nil {
 		return nil, nil, err
 	}
 	for _, v := range devices {
-		r, left, err := d.takeOne(b, v, c.Suite)
-		if err != nil {
-			return nil, nil, err
+		var r *keyPackageRecord
+		left := -1 // not counted
+		if !lastResorts {
+			if r, left, err = d.takeOne(b, v, c.Suite); err != nil {
+				return nil, nil, err
+			}
 		}
 		last := r == nil
 		if last {
@@ -143,43 +168,4 @@ func (d *Directory) takeOne(b *pebble.Batch, v wire.DeviceID, suite mlscore.Ciph
 		return true, set(b, used, &timeRecord{Version: recordVersion, Time: r.Expires})
 	})
 	return taken, left, err
-}
-
-// rates is a token bucket for each claimant.
-type rates struct {
-	burst int
-	every time.Duration
-	most  int
-
-	mu sync.Mutex
-	of map[string]bucket
-}
-
-// bucket is full at a moment: who claims moves that moment on by the price of a claim.
-type bucket struct{ fullAt time.Time }
-
-// take says whether a claimant may claim now. A claimant who is not remembered has a full bucket; when
-// too many are remembered, those with a full one are forgotten, and if there is none, newcomers wait.
-func (r *rates) take(claimant string, now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	b, ok := r.of[claimant]
-	if !ok && len(r.of) >= r.most {
-		for name, b := range r.of {
-			if !b.fullAt.After(now) {
-				delete(r.of, name)
-			}
-		}
-		if len(r.of) >= r.most {
-			return false
-		}
-	}
-	if b.fullAt.Before(now) {
-		b.fullAt = now
-	}
-	if b.fullAt.Add(r.every).Sub(now) > time.Duration(r.burst)*r.every {
-		return false
-	}
-	r.of[claimant] = bucket{b.fullAt.Add(r.every)}
-	return true
 }

@@ -54,9 +54,15 @@ type Config struct {
 	LowWater           int           // fewer than this are few; 20
 	ClaimMemory        time.Duration // how long a claim is known by its id; 24 hours
 
-	ClaimBurst    int           // claims that a claimant can make at once; 60
-	ClaimEvery    time.Duration // after which it can make one more; 1 second
-	MaxClaimants  int           // whose rates are remembered at once; 65,536
+	ClaimBurst   int           // claims that a user of this organization can make at once; 60
+	ClaimEvery   time.Duration // after which he can make one more; 1 second
+	MaxClaimants int           // whose rates are remembered at once; 65,536
+	// Claims of KeyPackages that are used once. Beyond these a claim is answered with last resorts.
+	PairBurst int           // by one other organization, or one user here, from one user, at once; 10
+	PairEvery time.Duration // after which there can be one more; 10 minutes
+	UserBurst int           // by all claimants together from one user, at once; 30
+	UserEvery time.Duration // after which there can be one more; 2 minutes
+
 	SweepInterval time.Duration // of Run; 10 minutes
 }
 
@@ -110,6 +116,10 @@ func (c Config) withDefaults() (Config, error) {
 	c.ClaimBurst = or(c.ClaimBurst, 60)
 	c.ClaimEvery = or(c.ClaimEvery, time.Second)
 	c.MaxClaimants = or(c.MaxClaimants, 65536)
+	c.PairBurst = or(c.PairBurst, 10)
+	c.PairEvery = or(c.PairEvery, 10*time.Minute)
+	c.UserBurst = or(c.UserBurst, 30)
+	c.UserEvery = or(c.UserEvery, 2*time.Minute)
 	c.SweepInterval = or(c.SweepInterval, 10*time.Minute)
 	return c, nil
 }

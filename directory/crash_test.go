@@ -36,7 +36,7 @@ func crashChild(dir string) error {
 	if err != nil {
 		return err
 	}
-	d, err := New(db, []byte("d/"), Config{Domain: domain, CA: ca, ClaimBurst: 1 << 30})
+	d, err := New(db, []byte("d/"), Config{Domain: domain, CA: ca, PairBurst: 1 << 20, UserBurst: 1 << 20})
 	if err != nil {
 		return err
 	}

@@ -25,6 +25,7 @@ type Directory struct {
 	locks  [64]sync.Mutex // by user: of reading and changing that user's records
 	list   sync.Mutex     // of changing the revocation list; taken after a user's lock
 	rates  rates
+	counts tally
 }
 
 // New makes a directory on a database that its owner keeps open. All its keys begin with prefix.

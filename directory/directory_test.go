@@ -134,8 +134,10 @@ func on(t testing.TB, db *pebble.DB, cfg Config) *Directory {
 	if cfg.CA == nil {
 		cfg.CA = ed25519CA(t)
 	}
-	if cfg.ClaimBurst == 0 {
-		cfg.ClaimBurst = 1_000_000
+	for _, burst := range []*int{&cfg.ClaimBurst, &cfg.PairBurst, &cfg.UserBurst} {
+		if *burst == 0 {
+			*burst = 1_000_000
+		}
 	}
 	d, err := New(db, []byte("d/"), cfg)
 	if err != nil {

@@ -198,8 +198,8 @@ func TestSweepRemovesWhatExpired(t *testing.T) {
 		}
 		return n
 	}
-	// user, device, invitation, 2+1+1 KeyPackages, mark and record of the claim, five addresses
-	if n := records(); n != 14 {
+	// user, device, invitation, 2+1+1 KeyPackages, mark and record of the claim, two buckets, five addresses
+	if n := records(); n != 16 {
 		t.Fatalf("%d records", n)
 	}
 	for _, step := range []struct {
@@ -240,44 +240,6 @@ func TestRunSweeps(t *testing.T) {
 	}
 	cancel()
 	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-}
-
-func TestClaimRate(t *testing.T) {
-	clock := newClock()
-	d := open(t, Config{Clock: clock, ClaimBurst: 3, ClaimEvery: time.Minute, MaxClaimants: 2})
-	e := enrol(t, d, phone, 1)
-	upload(t, d, phone, e.uploads(t, d, 1, mlscore.KeyPackageOptions{LastResort: true})...)
-	n := 0
-	claim := func(who string) error {
-		n++
-		c := claimOf(n, 1)
-		c.Claimant = who
-		_, err := d.ClaimKeyPackages(c)
-		return err
-	}
-	for range 3 {
-		if err := claim("b"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	wantCode(t, claim("b"), wire.Busy)
-	if _, err := d.ClaimKeyPackages(Claim{ID: claimID(1), Claimant: "b", User: alice, Suite: 1}); err != nil {
-		t.Fatalf("a repetition costs nothing: %v", err)
-	}
-	if err := claim("c"); err != nil { // has a bucket of its own
-		t.Fatal(err)
-	}
-	wantCode(t, claim("d"), wire.Busy) // two are remembered, neither bucket is full
-	clock.advance(time.Minute - time.Millisecond)
-	wantCode(t, claim("b"), wire.Busy)
-	clock.advance(time.Millisecond)
-	if err := claim("b"); err != nil {
-		t.Fatal(err)
-	}
-	wantCode(t, claim("b"), wire.Busy)
-	if err := claim("d"); err != nil { // c's bucket is full again and forgotten
 		t.Fatal(err)
 	}
 }

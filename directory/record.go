@@ -122,6 +122,8 @@ const (
 	kindList       = 'n' //                         listRecord
 	kindRevoked    = 'r' // serial                  revocationRecord
 	kindUser       = 'u' // user                    userRecord
+	kindPairBucket = 'b' // user/ claimant's hash   bucketRecord
+	kindUserBucket = 'B' // user                    bucketRecord
 	kindUsed       = 'x' // ref                     timeRecord: a KeyPackage that was claimed
 )
 

@@ -18,6 +18,7 @@ var kinds = map[string]func() wire.Checker{
 	"mark":       func() wire.Checker { return new(timeRecord) },
 	"revocation": func() wire.Checker { return new(revocationRecord) },
 	"list":       func() wire.Checker { return new(listRecord) },
+	"bucket":     func() wire.Checker { return new(bucketRecord) },
 }
 
 func samples() map[string]wire.Checker {
@@ -31,6 +32,7 @@ func samples() map[string]wire.Checker {
 		"mark":       &timeRecord{1, 2},
 		"revocation": &revocationRecord{1, phone, 3, 4},
 		"list":       &listRecord{1, 2, 3, []byte("list")},
+		"bucket":     &bucketRecord{1, 2},
 	}
 }
 

@@ -44,6 +44,8 @@ func (d *Directory) Sweep(ctx context.Context) error {
 			err := wire.Decode(v, maxRecord, &r)
 			return old(after(r.Time, d.cfg.ClaimMemory)), err
 		}},
+		{kindPairBucket, d.fullBucket},
+		{kindUserBucket, d.fullBucket},
 		{kindAddress, func(v []byte) (bool, error) {
 			var r addressRecord
 			if err := wire.Decode(v, maxRecord, &r); err != nil {
@@ -67,6 +69,13 @@ func (d *Directory) Sweep(ctx context.Context) error {
 	return nil
 }
 
+// fullBucket says of a bucket that the lack of it means the same.
+func (d *Directory) fullBucket(v []byte) (bool, error) {
+	var r bucketRecord
+	err := wire.Decode(v, maxRecord, &r)
+	return r.FullAt < d.now(), err
+}
+
 // sweep deletes the records of a kind that have ended.
 func (d *Directory) sweep(ctx context.Context, kind byte, ended func([]byte) (bool, error)) error {
 	var stale [][]byte
@@ -78,8 +87,8 @@ func (d *Directory) sweep(ctx context.Context, kind byte, ended func([]byte) (bo
 		return ctx.Err() == nil, err
 	})
 	for _, key := range stale {
-		if err == nil && kind == kindLastResort {
-			err = d.sweepLastResort(key, ended)
+		if err == nil && (kind == kindLastResort || kind == kindPairBucket || kind == kindUserBucket) {
+			err = d.sweepLocked(key, ended)
 		} else if err == nil {
 			// Without a lock: it is never written again, and whoever finds it treats it as ended.
 			err = d.db.Delete(key, pebble.NoSync)
@@ -88,8 +97,9 @@ func (d *Directory) sweep(ctx context.Context, kind byte, ended func([]byte) (bo
 	return errors.Join(err, ctx.Err())
 }
 
-// sweepLastResort looks once more, under its user's lock: a last resort is replaced in place.
-func (d *Directory) sweepLastResort(key []byte, ended func([]byte) (bool, error)) error {
+// sweepLocked reads a record again under the lock of the user whose name begins its key: last resorts and
+// buckets are replaced in place.
+func (d *Directory) sweepLocked(key []byte, ended func([]byte) (bool, error)) error {
 	name, _, _ := bytes.Cut(key[len(d.prefix)+1:], []byte("/"))
 	u, err := wire.NewUserID(d.cfg.Domain, string(name))
 	if err != nil {

@@ -127,6 +127,7 @@ func (n *Node) makeDirectory() (err error) {
 		MaxDevices:      c.Devices,
 		CertificateLife: c.CertificateLife.Std(), RenewBefore: c.RenewBefore.Std(), InvitationLife: c.InvitationLife.Std(),
 		MaxKeyPackages: c.KeyPackages, LowWater: c.LowWater, ClaimBurst: c.ClaimBurst, ClaimEvery: c.ClaimEvery.Std(),
+		PairBurst: c.PairBurst, PairEvery: c.PairEvery.Std(), UserBurst: c.UserBurst, UserEvery: c.UserEvery.Std(),
 	})
 	return err
 }

@@ -115,7 +115,10 @@ func (r *router) count(_ context.Context, d wire.DeviceID) (any, error) {
 func (r *router) keyMaterial(ctx context.Context, d wire.DeviceID, q *wire.KeyMaterialRequest) (any, error) {
 	org := q.User.Organization()
 	if org == r.org {
-		return claim(r.directory, r.org, string(d), q)
+		return claim(r.directory, r.org, string(d.User()), q)
+	}
+	if err := r.directory.MayClaim(d.User()); err != nil {
+		return nil, err
 	}
 	answer := new(wire.KeyMaterialAnswer)
 	if err := r.peers.CallOrganization(ctx, org, wire.CallKeyMaterial, q, answer); err != nil {
