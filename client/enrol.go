@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"crypto/x509"
+	"encoding/base64"
 
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
@@ -12,7 +13,7 @@ import (
 type Enrolment struct {
 	Device wire.DeviceID
 	Code   string // of an invitation
-	Token  string // an OpenID Connect ID token
+	Token  string // an OpenID Connect ID token; its nonce is that of TokenNonce
 	// Root is the SHA-256 of the root that the organization must have; zero for any that the Transport
 	// trusts. See Invitation.
 	Root wire.Hash
@@ -52,6 +53,22 @@ func (d *Device) Enrol(ctx context.Context, e Enrolment) error {
 		d.log.Info("first KeyPackages are brought later", "error", err)
 	}
 	return nil
+}
+
+// TokenNonce is the nonce that an ID token must have to enrol this device: ask the issuer for a token with it.
+// It is the SHA-256, in base64url, of the device's public key, which TokenNonce makes and stores if need be.
+// So a token that leaks enrols no other key. Errors are those of Enrol.
+func (d *Device) TokenNonce(ctx context.Context, id wire.DeviceID) (string, error) {
+	var nonce string
+	err := d.turn(ctx, func(u *unit) error {
+		self, err := d.newSelf(u, id)
+		if err == nil {
+			h := hashOf(self.Public)
+			nonce = base64.RawURLEncoding.EncodeToString(h[:])
+		}
+		return err
+	})
+	return nonce, err
 }
 
 // newSelf makes the device's key, or finds the one of an earlier attempt.

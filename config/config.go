@@ -324,6 +324,15 @@ const (
 	maxEvery = time.Hour
 )
 
+// Warnings names settings that are valid and weaken the node.
+func (c *Config) Warnings() []string {
+	var list []string
+	if c.OIDC.URL != "" && !c.OIDC.BindKey {
+		list = append(list, "oidc.bind_key is false: an ID token that leaks before it is used enrols any key; set it to true once all clients name the nonce of their key")
+	}
+	return list
+}
+
 func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 	if s := c.Gateway.MaxFrame; s != 0 && s < wire.MaxEntry {
 		fault("gateway.max_frame", "%v, wanted at least %v: an entry has to fit", s, Size(wire.MaxEntry))

@@ -111,6 +111,8 @@ func TestFaultsAreNamed(t *testing.T) {
 		"a clock too far ahead":       {least + "consensus: {ahead: 25h}\n", "", "consensus.ahead: 25h0m0s, wanted up to 24h0m0s"},
 		"no past epochs":              {least + "mailbox: {past_epochs: 1}\n", "", "mailbox.past_epochs: 1, wanted 2 to 65536"},
 		"too many past epochs":        {least + "mailbox: {past_epochs: 65537}\n", "", "mailbox.past_epochs: 65537, wanted 2 to 65536"},
+		"too many claims at once":     {least + "directory: {claim_pair_burst: 1048577}\n", "", "directory.claim_pair_burst: 1048577, wanted at most 1048576"},
+		"claims that come too late":   {least + "directory: {claim_user_every: 61m}\n", "", "directory.claim_user_every: 1h1m0s, wanted at most 1h"},
 		"two documents":               {least + "---\n" + least, "", "more than one document"},
 		"not YAML":                    {"{", "", "yaml"},
 		"no data":                     {least + "data: ''\n", "", "data: wanted a folder"},
@@ -135,6 +137,28 @@ func TestAllFaultsAtOnce(t *testing.T) {
 		if err == nil || !strings.Contains(err.Error(), key+":") {
 			t.Errorf("%s is not among %v", key, err)
 		}
+	}
+}
+
+// TestWarnings: what weakens the node is said, and the default is none of it.
+func TestWarnings(t *testing.T) {
+	for file, want := range map[string]int{
+		least: 0,
+		least + "oidc: {url: 'https://i.example', audience: x}\n":                  0,
+		least + "oidc: {bind_key: false}\n":                                        0, // there is no issuer
+		least + "oidc: {url: 'https://i.example', audience: x, bind_key: false}\n": 1,
+	} {
+		c, err := Load(write(t, file), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Warnings(); len(got) != want {
+			t.Errorf("%q: %v", file, got)
+		}
+	}
+	c, err := Load(write(t, least+"directory: {claim_burst: 1048576, claim_every: 1h}\n"), nil)
+	if err != nil {
+		t.Errorf("claims at their bounds: %v (%+v)", err, c)
 	}
 }
 

@@ -47,6 +47,9 @@ type Config struct {
 	RenewBefore     time.Duration // how long before its end a certificate is replaced; 30 days
 	ListLife        time.Duration // of a revocation list; 7 days
 
+	// MaxTokens is how many ID tokens that have not expired one user can have used; 64.
+	MaxTokens int
+
 	MaxKeyPackage      int           // bytes of one; 32 KiB
 	MaxKeyPackages     int           // of one device and suite, besides the last resort; 200
 	MaxKeyPackageBytes int           // of one device and suite; 4 MiB
@@ -107,6 +110,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.CertificateLife = or(c.CertificateLife, 90*day)
 	c.RenewBefore = or(c.RenewBefore, 30*day)
 	c.ListLife = or(c.ListLife, 7*day)
+	c.MaxTokens = or(c.MaxTokens, 64)
 	c.MaxKeyPackage = or(c.MaxKeyPackage, 32<<10)
 	c.MaxKeyPackages = or(c.MaxKeyPackages, 200)
 	c.MaxKeyPackageBytes = or(c.MaxKeyPackageBytes, 4<<20)

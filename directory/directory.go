@@ -18,14 +18,15 @@ import (
 
 // Directory is the users of one organization. It is safe for concurrent use.
 type Directory struct {
-	db     *pebble.DB
-	prefix []byte
-	cfg    Config
-	seed   maphash.Seed
-	locks  [64]sync.Mutex // by user: of reading and changing that user's records
-	list   sync.Mutex     // of changing the revocation list; taken after a user's lock
-	rates  rates
-	counts tally
+	db       *pebble.DB
+	prefix   []byte
+	cfg      Config
+	seed     maphash.Seed
+	locks    [64]sync.Mutex // by user: of reading and changing that user's records
+	list     sync.Mutex     // of changing the revocation list; taken after a user's lock
+	rates    rates
+	subjects sync.Mutex // of binding users to subjects; taken before a user's lock
+	counts   tally
 }
 
 // New makes a directory on a database that its owner keeps open. All its keys begin with prefix.

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"time"
@@ -21,10 +22,10 @@ type Issuer struct {
 	Audience string // the client id that tokens must be made for
 	// Claim is the one that holds a user's name here; "preferred_username" by default.
 	Claim string
-	// BindKey demands that a token's nonce is KeyNonce of the device's key: then a token that leaks
-	// enrols nobody else's key. Clients choose the nonce when they ask the issuer for a token.
-	BindKey bool
-	Client  *http.Client // nil is http.DefaultClient
+	// AnyKey accepts tokens whose nonce is not KeyNonce of the device's key. Then a token that leaks enrols
+	// a thief's key, once. Clients choose the nonce when they ask the issuer for a token.
+	AnyKey bool
+	Client *http.Client // nil is http.DefaultClient
 }
 
 // KeyNonce is the nonce that binds a token to a device's key: base64url of its SHA-256.
@@ -63,54 +64,90 @@ func NewTokens(ctx context.Context, issuer Issuer, now func() time.Time) (*Token
 	return &Tokens{issuer, provider.VerifierContext(keep, &oidc.Config{ClientID: issuer.Audience, Now: now})}, nil
 }
 
-// user is the name that a token speaks for.
-func (t *Tokens) user(ctx context.Context, raw string, key []byte) (string, error) {
+// idToken is what a verified token says.
+type idToken struct {
+	name    string // of the user
+	issuer  string
+	subject string
+	expires wire.Time
+	// hash names the token by its claims: its text can be changed without making the signature invalid.
+	hash wire.Hash
+}
+
+// verify reads a token that enrols a device with a key.
+func (t *Tokens) verify(ctx context.Context, raw string, key []byte) (*idToken, error) {
 	deny := func(format string, args ...any) error {
 		return wire.Errorf(wire.Denied, "enrol", "token: "+format, args...)
 	}
 	if len(raw) > maxToken {
-		return "", wire.Errorf(wire.TooLarge, "enrol", "token of %d bytes, at most %d", len(raw), maxToken)
+		return nil, wire.Errorf(wire.TooLarge, "enrol", "token of %d bytes, at most %d", len(raw), maxToken)
 	}
 	token, err := t.verifier.Verify(ctx, raw)
 	if err != nil {
-		return "", deny("%v", err)
+		return nil, deny("%v", err)
 	}
-	if t.issuer.BindKey && subtle.ConstantTimeCompare([]byte(token.Nonce), []byte(KeyNonce(key))) != 1 {
-		return "", deny("its nonce is not that of the device's key")
+	if !t.issuer.AnyKey && subtle.ConstantTimeCompare([]byte(token.Nonce), []byte(KeyNonce(key))) != 1 {
+		return nil, deny("its nonce is not that of the device's key: ask the issuer for one with the nonce that the device names")
+	}
+	if token.Issuer == "" || token.Subject == "" || len(token.Subject) > maxSubject {
+		return nil, deny("its subject has %d bytes, wanted 1 to %d", len(token.Subject), maxSubject)
+	}
+	var payload json.RawMessage
+	if err := token.Claims(&payload); err != nil {
+		return nil, deny("%v", err)
 	}
 	claims := make(map[string]any)
-	if err := token.Claims(&claims); err != nil {
-		return "", deny("%v", err)
+	if err := json.Unmarshal(payload, &claims); err != nil {
+		return nil, deny("%v", err)
 	}
 	name, ok := claims[t.issuer.Claim].(string)
 	if !ok || name == "" {
-		return "", deny("it has no claim %q", t.issuer.Claim)
+		return nil, deny("it has no claim %q", t.issuer.Claim)
 	}
-	return name, nil
+	return &idToken{
+		name: name, issuer: token.Issuer, subject: token.Subject, expires: wire.TimeOf(token.Expiry),
+		hash: sha256.Sum256(append([]byte("mlsfed token 1\x00"), payload...)),
+	}, nil
 }
 
-// EnrolByToken enrols a device of the user that an ID token names, who is made if need be, and returns
-// its certificate chain. A repetition with the same device and key gets the same answer. Errors are
-// those of Enrol.
+// EnrolByToken enrols a device of the user that an ID token names, who is made if need be, and returns its
+// certificate chain. A token enrols one device; a repetition with the same device and key gets the same
+// answer. The first token that enrols a device of a user binds him to its issuer and subject: a token of
+// another subject is refused, whatever name it bears, until the operator rebinds the user. Errors are those
+// of Enrol, and wire.Quota for a user who has used Config.MaxTokens tokens that have not expired.
 func (d *Directory) EnrolByToken(ctx context.Context, t *Tokens, raw string, e Enrolment) (chain [][]byte, err error) {
 	if err := d.checkEnrolment(&e); err != nil {
 		return nil, err
 	}
-	name, err := t.user(ctx, raw, e.Key)
+	token, err := t.verify(ctx, raw, e.Key)
 	if err != nil {
 		return nil, err
 	}
 	u := e.Device.User()
-	if name != u.Name() {
-		return nil, wire.Errorf(wire.Denied, "enrol", "the token is for %q, not for %s", name, u)
+	if token.name != u.Name() {
+		return nil, wire.Errorf(wire.Denied, "enrol", "the token is for %q, not for %s", token.name, u)
 	}
+	d.subjects.Lock() // two users' enrolments bind one subject once
+	defer d.subjects.Unlock()
 	err = d.update(u, func(b *pebble.Batch) error {
+		repeated, err := d.useToken(b, token, &e)
+		if err != nil {
+			return err
+		}
 		r := new(deviceRecord)
 		ok, err := d.get(d.deviceKey(e.Device), r)
 		if err != nil {
 			return err
 		}
-		if ok && subtle.ConstantTimeCompare(r.Key, e.Key) == 1 {
+		same := ok && subtle.ConstantTimeCompare(r.Key, e.Key) == 1
+		if repeated && !same {
+			d.counts.tokensReused.Add(1)
+			return wire.Errorf(wire.Denied, "enrol", "the token was used: ask the issuer for a new one")
+		}
+		if err := d.bind(b, u, token); err != nil {
+			return err
+		}
+		if same {
 			chain = [][]byte{r.Certificate, d.cfg.CA.Certificate().Raw}
 			return nil
 		}

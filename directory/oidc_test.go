@@ -66,7 +66,7 @@ func TestEnrolByToken(t *testing.T) {
 	clock := newClock()
 	d := open(t, Config{Clock: clock})
 	e := newDevice(t, phone, 1)
-	tokens, err := NewTokens(t.Context(), Issuer{URL: i.URL, Audience: "mlsfed", BindKey: true, Client: i.Client()}, clock.Now)
+	tokens, err := NewTokens(t.Context(), Issuer{URL: i.URL, Audience: "mlsfed", Client: i.Client()}, clock.Now)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -113,18 +113,21 @@ func (r *addressRecord) Check() error { return r.Version.check("address") }
 
 // The kinds of keys. Names cannot hold the '/' that ends them.
 const (
-	kindAddress    = 'a' // token                   addressRecord
-	kindClaim      = 'c' // claimant's hash, id     claimRecord
-	kindDevice     = 'd' // user/device             deviceRecord
-	kindInvitation = 'i' // half a hash             invitationRecord
-	kindKeyPackage = 'k' // user/device/ suite expiry ref     keyPackageRecord
-	kindLastResort = 'l' // user/device/ suite      keyPackageRecord
-	kindList       = 'n' //                         listRecord
-	kindRevoked    = 'r' // serial                  revocationRecord
-	kindUser       = 'u' // user                    userRecord
-	kindPairBucket = 'b' // user/ claimant's hash   bucketRecord
-	kindUserBucket = 'B' // user                    bucketRecord
-	kindUsed       = 'x' // ref                     timeRecord: a KeyPackage that was claimed
+	kindAddress     = 'a' // token                   addressRecord
+	kindClaim       = 'c' // claimant's hash, id     claimRecord
+	kindDevice      = 'd' // user/device             deviceRecord
+	kindInvitation  = 'i' // half a hash             invitationRecord
+	kindKeyPackage  = 'k' // user/device/ suite expiry ref     keyPackageRecord
+	kindLastResort  = 'l' // user/device/ suite      keyPackageRecord
+	kindList        = 'n' //                         listRecord
+	kindRevoked     = 'r' // serial                  revocationRecord
+	kindUser        = 'u' // user                    userRecord
+	kindPairBucket  = 'b' // user/ claimant's hash   bucketRecord
+	kindUserBucket  = 'B' // user                    bucketRecord
+	kindSubject     = 's' // user                    subjectRecord
+	kindSubjectUser = 'S' // subject's hash         subjectUserRecord
+	kindToken       = 't' // user/ token's hash      tokenRecord
+	kindUsed        = 'x' // ref                     timeRecord: a KeyPackage that was claimed
 )
 
 func (d *Directory) key(kind byte, parts ...any) []byte {

@@ -18,6 +18,9 @@ var kinds = map[string]func() wire.Checker{
 	"mark":       func() wire.Checker { return new(timeRecord) },
 	"revocation": func() wire.Checker { return new(revocationRecord) },
 	"list":       func() wire.Checker { return new(listRecord) },
+	"subject":    func() wire.Checker { return new(subjectRecord) },
+	"user of":    func() wire.Checker { return new(subjectUserRecord) },
+	"token":      func() wire.Checker { return new(tokenRecord) },
 	"bucket":     func() wire.Checker { return new(bucketRecord) },
 }
 
@@ -32,6 +35,9 @@ func samples() map[string]wire.Checker {
 		"mark":       &timeRecord{1, 2},
 		"revocation": &revocationRecord{1, phone, 3, 4},
 		"list":       &listRecord{1, 2, 3, []byte("list")},
+		"subject":    &subjectRecord{1, "https://i.example", "1234"},
+		"user of":    &subjectUserRecord{1, alice},
+		"token":      &tokenRecord{1, phone, 3},
 		"bucket":     &bucketRecord{1, 2},
 	}
 }

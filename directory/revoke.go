@@ -2,6 +2,7 @@ package directory
 
 import (
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"maps"
 	"math/big"
@@ -26,11 +27,14 @@ func (d *Directory) Revoke(v wire.DeviceID) error {
 	})
 }
 
-// RemoveUser ends a user: all devices are revoked, and open invitations are void.
+// RemoveUser ends a user: all devices are revoked, open invitations are void, and the user is no subject of
+// an issuer any more. ID tokens that were used stay used.
 func (d *Directory) RemoveUser(u wire.UserID) error {
 	if err := d.checkUser("remove user", u); err != nil {
 		return err
 	}
+	d.subjects.Lock()
+	defer d.subjects.Unlock()
 	return d.update(u, func(b *pebble.Batch) error {
 		ok, err := d.get(d.userKey(u), new(userRecord))
 		if err != nil {
@@ -46,7 +50,7 @@ func (d *Directory) RemoveUser(u wire.UserID) error {
 		if err := d.revoke(b, devices...); err != nil {
 			return err
 		}
-		if err := b.Delete(d.userKey(u), nil); err != nil {
+		if err := errors.Join(b.Delete(d.userKey(u), nil), d.forgetSubject(b, u)); err != nil {
 			return err
 		}
 		return d.each(d.key(kindInvitation), func(key, value []byte) (bool, error) {

@@ -10,8 +10,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Sweep removes KeyPackages, invitations, claims and revocations that have ended, and the addresses of
-// devices that were revoked.
+// Sweep removes KeyPackages, invitations, tokens, claims and revocations that have ended, buckets that are
+// full, and the addresses of devices that were revoked.
 func (d *Directory) Sweep(ctx context.Context) error {
 	now := d.now()
 	old := func(t wire.Time) bool { return t < now }
@@ -43,6 +43,11 @@ func (d *Directory) Sweep(ctx context.Context) error {
 			var r claimRecord
 			err := wire.Decode(v, maxRecord, &r)
 			return old(after(r.Time, d.cfg.ClaimMemory)), err
+		}},
+		{kindToken, func(v []byte) (bool, error) {
+			var r tokenRecord
+			err := wire.Decode(v, maxRecord, &r)
+			return old(r.Expires), err
 		}},
 		{kindPairBucket, d.fullBucket},
 		{kindUserBucket, d.fullBucket},

@@ -71,6 +71,7 @@ func (n *Node) control() http.Handler {
 	handle(mux, "POST /users/invite", n.inviteUser)
 	handle(mux, "GET /users", n.listUsers)
 	handle(mux, "POST /users/remove", n.removeUser)
+	handle(mux, "POST /users/rebind", n.rebindUser)
 	handle(mux, "POST /devices/revoke", n.revokeDevice)
 	handle(mux, "GET /status", n.serveStatus)
 	handle(mux, "POST /conversations/recover", n.recoverConversation)
@@ -193,6 +194,24 @@ func (n *Node) removeUser(ctx context.Context, q *removeUser) (*nothing, error) 
 		n.online.revoked(ctx, d)
 	}
 	return &nothing{}, nil
+}
+
+type rebindUser struct {
+	User    wire.UserID `json:"user"`
+	Subject string      `json:"subject,omitempty"` // of the configured issuer; "" for none
+}
+
+func (n *Node) rebindUser(_ context.Context, q *rebindUser) (*nothing, error) {
+	if err := n.own(q.User); err != nil {
+		return nil, err
+	}
+	issuer := ""
+	if q.Subject != "" {
+		if issuer = n.cfg.OIDC.URL; issuer == "" {
+			return nil, wire.Errorf(wire.Invalid, "rebind", "no issuer is configured: set oidc.url, or name no subject")
+		}
+	}
+	return &nothing{}, n.directory.Rebind(q.User, issuer, q.Subject)
 }
 
 type revokeDevice struct {

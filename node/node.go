@@ -406,7 +406,7 @@ func (n *Node) useIssuer(ctx context.Context) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	n.devices.tokens, err = directory.NewTokens(ctx, directory.Issuer{URL: c.URL, Audience: c.Audience, Claim: c.Claim, BindKey: c.BindKey}, n.now)
+	n.devices.tokens, err = directory.NewTokens(ctx, directory.Issuer{URL: c.URL, Audience: c.Audience, Claim: c.Claim, AnyKey: !c.BindKey}, n.now)
 	return err
 }
 

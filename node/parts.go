@@ -16,6 +16,7 @@ import (
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/consensus/blob"
 	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/directory"
 	"github.com/mlsfed/mlsfed/door"
 	"github.com/mlsfed/mlsfed/federation"
 	"github.com/mlsfed/mlsfed/mlscore"
@@ -181,6 +182,17 @@ func (n *Node) measure() {
 			Namespace: "mlsfed", Name: "order_refused_total", Help: "What other nodes sent for the order of conversations and this one refused, by reason.",
 			ConstLabels: prometheus.Labels{"reason": string(r)},
 		}, func() float64 { return float64(n.orders.Refusals()[r]) }))
+	}
+	for reason, count := range map[string]func(directory.Refusals) uint64{
+		"claim_rate":    func(r directory.Refusals) uint64 { return r.Claims },
+		"last_resort":   func(r directory.Refusals) uint64 { return r.LastResorts },
+		"token_reused":  func(r directory.Refusals) uint64 { return r.Tokens },
+		"other_subject": func(r directory.Refusals) uint64 { return r.Subjects },
+	} {
+		n.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Namespace: "mlsfed", Subsystem: "directory", Name: "refused_total", ConstLabels: prometheus.Labels{"reason": reason},
+			Help: "Claims and enrolments that were refused, and claims that were answered with last resorts alone because of a rate.",
+		}, func() float64 { return float64(count(n.directory.Refusals())) }))
 	}
 	gauge("files_bytes", "Bytes of files that members share.", func() float64 { return float64(n.stores.files.store.Stats().Bytes) })
 	gauge("certificate_ends_seconds", "When the node's certificate ends, in seconds since 1970.", func() float64 {

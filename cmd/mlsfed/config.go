@@ -23,6 +23,9 @@ func newConfig() *cobra.Command {
 	check := &cobra.Command{Use: "check", Short: "Say what is wrong with a configuration", Args: cobra.NoArgs}
 	c.AddCommand(newOperator(check, func(_ context.Context, o *operator, _ []string) error {
 		fmt.Fprintf(o.out, "%s is well: node %s, data in %s\n", o.file, o.cfg.Node, o.cfg.Data)
+		for _, w := range o.cfg.Warnings() {
+			fmt.Fprintf(o.notes, "warning: %s\n", w)
+		}
 		return nil
 	}))
 	return c

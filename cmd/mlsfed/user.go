@@ -15,7 +15,7 @@ import (
 
 func newUser() *cobra.Command {
 	c := &cobra.Command{Use: "user", Short: "Invite, list and remove users of a running node", GroupID: groupOperators}
-	c.AddCommand(newUserInvite(), newUserList(), newUserRemove(), newUserRevoke())
+	c.AddCommand(newUserInvite(), newUserList(), newUserRemove(), newUserRevoke(), newUserRebind())
 	return c
 }
 
@@ -140,6 +140,38 @@ func newUserRevoke() *cobra.Command {
 			return err
 		}
 		fmt.Fprintf(o.out, "%s is revoked.\n", deviceName(device))
+		return nil
+	})
+}
+
+func newUserRebind() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "rebind NAME",
+		Short: "Let another subject of the OpenID Connect issuer be a user",
+		Long: `rebind changes which subject of the OpenID Connect issuer a user is. The first ID token that enrols a
+device of a user binds the user to its issuer and subject ('sub'); tokens of another subject that bear the
+same name are refused. Rebind a user after the issuer has given the person a new subject, or after
+oidc.url has changed.
+
+Without --subject the user is bound to none, and the next token that bears the name binds the user. Devices
+that are enrolled stay so: 'mlsfed user revoke' ends one.`,
+		Example: "  mlsfed user rebind alice --subject 248289761001\n  mlsfed user rebind alice",
+		Args:    exactly(1, "the name of a user, as alice"),
+	}
+	subject := c.Flags().String("subject", "", "the subject that the user is now (default: that of the next token)")
+	return newOperator(c, func(ctx context.Context, o *operator, args []string) error {
+		user, err := o.user(args[0])
+		if err != nil {
+			return err
+		}
+		if err := o.control().tell(ctx, "/users/rebind", map[string]any{"user": user, "subject": *subject}); err != nil {
+			return err
+		}
+		if *subject == "" {
+			fmt.Fprintf(o.out, "The next ID token that bears the name of %s decides who that is.\n", personName(user))
+			return nil
+		}
+		fmt.Fprintf(o.out, "%s is subject %q of the issuer now.\n", personName(user), *subject)
 		return nil
 	})
 }
