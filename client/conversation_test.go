@@ -336,11 +336,7 @@ func TestSecondDeviceIsAddedByTheFirst(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{AdminsAdd: true})
 	code, _, err := b.InviteDevice(t.Context(), 0)
 	check(t, err)
-	laptop := &peer{t: t, w: w, id: "mimi://b.example/d/bob/laptop", disk: &disk{MemoryStore: newMemory(), left: -1}}
-	laptop.open()
-	check(t, laptop.Enrol(t.Context(), Enrolment{Device: laptop.id, Code: code}))
-	laptop.run()
-	t.Cleanup(laptop.stop)
+	laptop := w.enrolled(t, "mimi://b.example/d/bob/laptop", code)
 	eventually(t, func() error { // the first device looks again now and then
 		_, err := laptop.Conversation(t.Context(), id)
 		return err
@@ -420,6 +416,7 @@ func TestDeviceThatLeftStaysOut(t *testing.T) {
 	w.timing = func(q *Timing) { q.Upkeep = 10 * time.Millisecond }
 	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
 	laptop := w.peer("mimi://b.example/d/bob/laptop").ready()
+	confirm(t, b, laptop)
 	id, err := a.Create(t.Context(), CreateOptions{})
 	check(t, err)
 	check(t, a.Add(t.Context(), id, bob))

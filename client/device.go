@@ -34,7 +34,8 @@ type Device struct {
 	judge  *judge
 	client *mlscore.Client
 	groups map[wire.ConversationID]*mlscore.Group
-	self   *deviceRecord // nil before it is enrolled
+	self   *deviceRecord   // nil before it is enrolled
+	asked  map[string]bool // devices of the user's that he was told of
 
 	waiters waiters
 	alarms  alarms
@@ -58,7 +59,7 @@ func Open(opts Options) (*Device, error) {
 	}
 	d := &Device{
 		opts: opts, log: opts.Log, turns: make(chan struct{}, 1), store: &turnStore{}, judge: &judge{},
-		groups: make(map[wire.ConversationID]*mlscore.Group), receipts: make(map[wire.ConversationID][]MessageID),
+		groups: make(map[wire.ConversationID]*mlscore.Group), asked: make(map[string]bool), receipts: make(map[wire.ConversationID][]MessageID),
 	}
 	d.turns <- struct{}{}
 	d.link.init(opts)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"encoding/base64"
+	"errors"
 
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
@@ -12,7 +13,7 @@ import (
 // Enrolment says how a device enrols. Exactly one of Code and Token is set.
 type Enrolment struct {
 	Device wire.DeviceID
-	Code   string // of an invitation
+	Code   string // of an invitation, as the operator or another device of the user made it
 	Token  string // an OpenID Connect ID token; its nonce is that of TokenNonce
 	// Root is the SHA-256 of the root that the organization must have; zero for any that the Transport
 	// trusts. See Invitation.
@@ -26,8 +27,12 @@ type Enrolment struct {
 // When it returns, others can add the device: it has brought its first KeyPackages. Should that fail, the
 // device is enrolled all the same, and Run brings them.
 func (d *Device) Enrol(ctx context.Context, e Enrolment) error {
-	r := &wire.EnrolRequest{Device: e.Device, Code: e.Code, Token: e.Token}
-	err := d.turn(ctx, func(u *unit) error {
+	code, carried, err := splitCode(e.Code)
+	if err != nil {
+		return err
+	}
+	r := &wire.EnrolRequest{Device: e.Device, Code: code, Token: e.Token}
+	err = d.turn(ctx, func(u *unit) error {
 		self, err := d.newSelf(u, e.Device)
 		if err != nil {
 			return err
@@ -46,7 +51,13 @@ func (d *Device) Enrol(ctx context.Context, e Enrolment) error {
 	if err != nil {
 		return err
 	}
-	if err := d.turn(ctx, func(u *unit) error { return d.take(u, a.Chain, e.Root) }); err != nil {
+	err = d.turn(ctx, func(u *unit) error {
+		if err := d.take(u, a.Chain, e.Root); err != nil {
+			return err
+		}
+		return errors.Join(d.decideSiblings(u), d.accept(u, carried))
+	})
+	if err != nil {
 		return err
 	}
 	if err := d.once(ctx, d.topUp); err != nil {

@@ -417,7 +417,9 @@ func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedC
 	out := s.RemovesSelf()
 	founding := t.rec.State == StateFounding
 	if !founding {
-		t.tellMembers(e, by)
+		if err := t.tellMembers(e, by); err != nil {
+			return err
+		}
 	}
 	if err := t.group.Merge(s); err != nil {
 		return err
@@ -455,7 +457,7 @@ func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedC
 	return t.enqueueOwn(&operationRecord{Kind: opLeave}) // whoever committed had not seen the proposal
 }
 
-func (t *thread) tellMembers(e *mlscore.Effects, by wire.DeviceID) {
+func (t *thread) tellMembers(e *mlscore.Effects, by wire.DeviceID) error {
 	for _, list := range []struct {
 		what    EventType
 		members []mlscore.Member
@@ -467,6 +469,12 @@ func (t *thread) tellMembers(e *mlscore.Effects, by wire.DeviceID) {
 			}
 		}
 	}
+	for _, m := range e.Added {
+		if err := t.askAbout(m, by); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // leave ends a conversation for this device. Its history stays.

@@ -41,13 +41,16 @@ const (
 	EventDelayed                          // Conversation, Err, Retry: what waits to go out or to be fetched was refused for now, and is tried again
 	EventMissed                           // Count: events that a slow subscriber has lost: read the state anew
 	EventMoved                            // Conversation, From: From was closed by a ReInit and goes on as Conversation
+	// EventDeviceWaiting: Device, Number: a device of the same user is not known: see Device.ConfirmDevice. With
+	// Conversation and By, it is a member of that conversation already, added by By.
+	EventDeviceWaiting
 )
 
 // String is the type's name.
 func (t EventType) String() string {
 	names := [...]string{"", "message", "accepted", "delivered", "undelivered", "unreadable", "created", "joined", "added", "removed",
 		"left", "rules", "epoch", "won", "lost", "failed", "poison", "divergence", "gap", "broken", "trust", "pinned", "devices",
-		"connected", "offline", "delayed", "missed", "moved"}
+		"connected", "offline", "delayed", "missed", "moved", "device waiting"}
 	if int(t) < len(names) {
 		return names[t]
 	}
@@ -68,6 +71,7 @@ type Event struct {
 	Node         wire.NodeID
 	Retry        time.Duration
 	Count        int
+	Number       string // that the user compares on two devices
 	Err          error
 }
 

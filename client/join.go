@@ -269,6 +269,13 @@ func (t *thread) joined() error {
 	t.rec.Line.Suite = uint16(t.suite())
 	t.event(Event{Type: EventJoined, Epoch: epoch})
 	t.u.then(func() { t.d.lookAtReaders(t.id) })
+	t.group.Public().Members(func(m mlscore.Member) bool {
+		err = t.askAbout(m, "")
+		return err == nil
+	})
+	if err != nil {
+		return err
+	}
 	if len(t.rec.Line.From) > 0 {
 		if err := t.takeOver(); err != nil {
 			return err

@@ -111,8 +111,12 @@ func (d *Device) newKeyPackage(u *unit, suite mlscore.CipherSuite, lastResort bo
 	if err != nil {
 		return err
 	}
+	proof, err := d.proof(u)
+	if err != nil {
+		return err
+	}
 	kp, err := d.client.NewKeyPackage(id, mlscore.KeyPackageOptions{
-		Lifetime: life, LastResort: lastResort, LeafExtensions: addressExtension(token),
+		Lifetime: life, LastResort: lastResort, LeafExtensions: addressExtension(token), Extensions: proof,
 	})
 	if err != nil {
 		return err

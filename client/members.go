@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"slices"
 	"strings"
@@ -25,9 +26,52 @@ func (d *Device) Add(ctx context.Context, id wire.ConversationID, users ...wire.
 		if err != nil {
 			return err
 		}
+		if list, err = d.knownOf(ctx, user, list); err != nil {
+			return err
+		}
 		op.Add = append(op.Add, list...)
 	}
 	return d.perform(ctx, id, op)
+}
+
+// knownOf leaves of this user's own devices those that this device knows, and of others' all.
+func (d *Device) knownOf(ctx context.Context, user wire.UserID, list []addition) ([]addition, error) {
+	err := d.turn(ctx, func(u *unit) (err error) {
+		if self, err := d.enrolled(); err != nil || self.Device.User() != user {
+			return err
+		}
+		if list, err = d.known(u, list); err == nil && len(list) == 0 {
+			err = wire.Errorf(wire.Denied, "add", "no device of %s that can be added is known here: confirm it first", user)
+		}
+		return err
+	})
+	return list, err
+}
+
+// sameKeys leaves of what was claimed what bears the signature key that the device has as a member: an
+// organization can hand out another key under its name. A device that is no member is left out if strangers
+// is false.
+func (d *Device) sameKeys(ctx context.Context, id wire.ConversationID, list []addition, strangers bool) ([]addition, error) {
+	var kept []addition
+	err := d.turn(ctx, func(u *unit) error {
+		t, err := d.usableThread(u, id)
+		if err != nil {
+			return err
+		}
+		for _, a := range list {
+			kp, err := mlscore.ParseKeyPackage(a.KeyPackage)
+			if err != nil {
+				return err
+			}
+			leaf, ok := t.group.ByIdentity([]byte(a.Device))
+			m, _ := t.group.Public().Member(leaf)
+			if ok && bytes.Equal(m.SignatureKey, kp.LeafNode.SignatureKey) || !ok && strangers {
+				kept = append(kept, a)
+			}
+		}
+		return nil
+	})
+	return kept, err
 }
 
 // mayAct refuses before anything is claimed. It returns the conversation that is meant, which may have
@@ -151,6 +195,15 @@ func (d *Device) Restore(ctx context.Context, id wire.ConversationID, device wir
 	list = slices.DeleteFunc(list, func(a addition) bool { return a.Device != device })
 	if len(list) == 0 {
 		return wire.Errorf(wire.NoneLeft, "restore", "%s cannot be added now", device)
+	}
+	if list, err = d.sameKeys(ctx, id, list, true); err != nil {
+		return err
+	}
+	if len(list) == 0 {
+		return wire.Errorf(wire.Denied, "restore", "%s shows another key than as a member: it was enrolled again, so remove it, and add the user", device)
+	}
+	if list, err = d.knownOf(ctx, device.User(), list); err != nil {
+		return err
 	}
 	return d.perform(ctx, id, &operationRecord{Kind: opRemove, Devices: []wire.DeviceID{device}, Add: list})
 }

@@ -52,9 +52,18 @@ func (d *Device) migrateOnce(ctx context.Context, id wire.ConversationID, o Migr
 	if err != nil {
 		return "", err
 	}
-	list, err := d.claimAll(ctx, members, o.Suite)
+	claimed, err := d.claimAll(ctx, members, o.Suite)
 	if err != nil {
 		return "", err
+	}
+	list, err := d.sameKeys(ctx, id, claimed, false)
+	if err != nil {
+		return "", err
+	}
+	for _, a := range claimed {
+		if !slices.ContainsFunc(list, func(b addition) bool { return a.Device == b.Device }) {
+			return "", wire.Errorf(wire.Denied, "migrate", "%s shows another key than as a member: it was enrolled again, so remove it first", a.Device)
+		}
 	}
 	next, token, err := d.newConversation(ctx)
 	if err != nil {

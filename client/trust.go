@@ -259,11 +259,16 @@ func pairNumber(a, b mlscore.Member) (string, error) {
 	if err != nil {
 		return "", err
 	}
+	return numberOf(one, two), nil
+}
+
+// numberOf is the safety number of two prints, in either order.
+func numberOf(one, two []byte) string {
 	if bytes.Compare(one, two) > 0 {
 		one, two = two, one
 	}
 	sum := sha512.Sum512(append(append([]byte("mlsfed safety number 1\x00"), one...), two...))
-	return digits(sum[:], 12), nil
+	return digits(sum[:], 12)
 }
 
 func memberPrint(m mlscore.Member) ([]byte, error) {
@@ -271,6 +276,11 @@ func memberPrint(m mlscore.Member) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	sum := sha256.Sum256(append(append([]byte(device), 0), m.SignatureKey...))
-	return sum[:], nil
+	return devicePrint(device, m.SignatureKey), nil
+}
+
+// devicePrint names a device together with its signature key.
+func devicePrint(device wire.DeviceID, key []byte) []byte {
+	sum := sha256.Sum256(append(append([]byte(device), 0), key...))
+	return sum[:]
 }

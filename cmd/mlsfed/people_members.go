@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"strings"
 	"time"
@@ -161,13 +163,20 @@ func between(low, high int, what string) cobra.PositionalArgs {
 func newDevices() *cobra.Command {
 	c := &cobra.Command{
 		Use:   "devices",
-		Short: "List your devices; invite another one, or revoke one",
+		Short: "List your devices; invite, confirm or revoke one",
 		Long: `devices lists the devices of yours that are enrolled.
 
---invite makes a link by which another device of yours enrols, and shows it as a QR code on a terminal. Your
-devices then add it to your conversations. --revoke ends a device that is lost: it is cut off at once, and
-taken out of the conversations by whoever is online.`,
-		Example: "  mlsfed devices\n  mlsfed devices --invite\n  mlsfed devices --revoke phone",
+--invite makes a link by which another device of yours enrols, and shows it as a QR code on a terminal. This
+device then adds it to your conversations. Show the link to that device alone.
+
+A device that enrolled otherwise, with a link from your operator or from another device of yours, waits: nobody
+but you can say that it is yours. 'mlsfed devices' shows a number beside it, on both devices. If the numbers are
+equal, and only then, --confirm on each of them lets it into your conversations. If you did not enrol that
+device, or the numbers differ, --revoke it.
+
+--revoke ends a device that is lost: it is cut off at once, and taken out of the conversations by whoever is
+online.`,
+		Example: "  mlsfed devices\n  mlsfed devices --invite\n  mlsfed devices --confirm tablet\n  mlsfed devices --revoke phone",
 		GroupID: groupPeople,
 	}
 	o := addPeopleFlags(c)
@@ -175,7 +184,9 @@ taken out of the conversations by whoever is online.`,
 	invite := f.Bool("invite", false, "make a link for another device of yours")
 	life := f.Duration("for", 10*time.Minute, "how long the link works")
 	revoke := f.String("revoke", "", "name of a device to revoke")
-	c.MarkFlagsMutuallyExclusive("invite", "revoke")
+	confirm := f.String("confirm", "", "name of a device that waits, to be confirmed")
+	number := f.String("number", "", "the number that the other device shows, instead of a question")
+	c.MarkFlagsMutuallyExclusive("invite", "revoke", "confirm")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if *life < time.Second || *life > 24*time.Hour {
 			return usageError{fmt.Errorf("--for %v: wanted one second to one day", *life)}
@@ -183,8 +194,16 @@ taken out of the conversations by whoever is online.`,
 		if c.Flags().Changed("revoke") && *revoke == "" { // a script's empty variable, not a wish to see the list
 			return usageError{errors.New("--revoke: the name of the device is empty")}
 		}
+		if c.Flags().Changed("confirm") && *confirm == "" {
+			return usageError{errors.New("--confirm: the name of the device is empty")}
+		}
+		if *number != "" && *confirm == "" {
+			return usageError{errors.New("--number: goes with --confirm NAME")}
+		}
 		return o.with(c, func(ctx context.Context, p *person) error {
 			switch {
+			case *confirm != "":
+				return p.confirmDevice(ctx, c.InOrStdin(), *confirm, *number)
 			case *invite:
 				return p.inviteDevice(ctx, *life)
 			case *revoke != "":
@@ -213,7 +232,44 @@ func (p *person) inviteDevice(ctx context.Context, life time.Duration) error {
 	if isTerminal(p.out) {
 		qrterminal.GenerateHalfBlock(link.String(), qrterminal.L, p.out)
 	}
-	fmt.Fprintf(p.notes, "On the other device: mlsfed login 'LINK'. It works once, until %s.\nYour devices add it to your conversations the next time that one of them is online.\n", ends.Std().Local().Format("15:04"))
+	fmt.Fprintf(p.notes, "On the other device: mlsfed login 'LINK'. It works once, until %s.\nThis device adds it to your conversations the next time that it is online. Show the link to nobody else.\n", ends.Std().Local().Format("15:04"))
+	return nil
+}
+
+// confirmDevice has the user compare the number of a device that waits, unless a number was given.
+func (p *person) confirmDevice(ctx context.Context, in io.Reader, name, number string) error {
+	id, err := wire.NewDeviceID(p.id.User(), name)
+	if err != nil {
+		return usageError{fmt.Errorf("--confirm: %w", err)}
+	}
+	list, err := p.WaitingDevices(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(list, func(w client.WaitingDevice) bool { return w.Device == id })
+	switch {
+	case i < 0:
+		return fmt.Errorf("no device %s waits: 'mlsfed devices' lists yours", name)
+	case number == "":
+		fmt.Fprintf(p.out, "%s\n", list[i].Number)
+		fmt.Fprintf(p.notes, "'mlsfed devices' on %s shows a number beside %s. Is it this one? [y/N] ", name, p.id.Name())
+		answer, err := bufio.NewReader(io.LimitReader(in, 16)).ReadString('\n')
+		if err != nil && !errors.Is(err, io.EOF) {
+			return err
+		}
+		if answer := strings.ToLower(strings.TrimSpace(answer)); answer != "y" && answer != "yes" {
+			return fmt.Errorf("%s is not confirmed: if it is not yours, 'mlsfed devices --revoke %s'", name, name)
+		}
+		number = list[i].Number
+	}
+	if err := p.ConfirmDevice(ctx, id, number); err != nil {
+		return err
+	}
+	p.settleAfter(ctx) // it is added to conversations
+	if p.opts.json {
+		return printJSON(p.out, map[string]any{"confirmed": deviceName(id)})
+	}
+	fmt.Fprintf(p.out, "%s is confirmed: this device adds it to your conversations.\n", deviceName(id))
 	return nil
 }
 
@@ -240,6 +296,8 @@ func (p *person) revokeDevice(ctx context.Context, name string) error {
 type ownDeviceJSON struct {
 	deviceJSON
 	Self bool `json:"self"`
+	// Waits is the number to compare before the device is confirmed.
+	Waits string `json:"waits,omitempty"`
 }
 
 func (p *person) listDevices(ctx context.Context) error {
@@ -247,12 +305,20 @@ func (p *person) listDevices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	waiting, err := p.WaitingDevices(ctx)
+	if err != nil {
+		return err
+	}
+	number := make(map[wire.DeviceID]string)
+	for _, w := range waiting {
+		number[w.Device] = w.Number
+	}
 	var t table
 	t.row("DEVICE", "ENROLLED", "CERTIFICATE ENDS", "")
 	for _, d := range list {
 		enrolled, ends := d.Enrolled.Std(), d.CertificateEnds.Std()
 		if p.opts.json {
-			if err := printJSON(p.out, ownDeviceJSON{deviceJSON{deviceName(d.ID), enrolled.UTC(), ends.UTC()}, d.ID == p.id}); err != nil {
+			if err := printJSON(p.out, ownDeviceJSON{deviceJSON{deviceName(d.ID), enrolled.UTC(), ends.UTC()}, d.ID == p.id, number[d.ID]}); err != nil {
 				return err
 			}
 			continue
@@ -260,6 +326,8 @@ func (p *person) listDevices(ctx context.Context) error {
 		mark := ""
 		if d.ID == p.id {
 			mark = "this device"
+		} else if n := number[d.ID]; n != "" {
+			mark = "waits for --confirm: " + n
 		}
 		t.row(d.ID.Name(), enrolled.Local().Format("2006-01-02 15:04"), ends.Local().Format(time.DateOnly), mark)
 	}

@@ -1,0 +1,233 @@
+package client
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// tendDevices adds the user's devices that this device knows to the conversations in which they are not.
+func (d *Device) tendDevices(ctx context.Context) error {
+	devices, err := d.Devices(ctx)
+	if err != nil {
+		return err
+	}
+	var missing []wire.ConversationID
+	var user wire.UserID
+	err = d.turn(ctx, func(u *unit) error {
+		user = d.self.Device.User()
+		if devices, err = d.addable(u, devices); err != nil {
+			return err
+		}
+		return d.eachActive(u, func(t *thread) error {
+			absent, err := t.absent(devices)
+			if len(absent) > 0 {
+				missing = append(missing, t.id)
+			}
+			return err
+		})
+	})
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	if !d.wait(ctx, d.jitter(d.opts.Timing.Proposals)) { // another device of the user's may be faster
+		return ctx.Err()
+	}
+	for _, id := range missing {
+		if err := d.addOwn(ctx, id, user, devices); err != nil && wire.CodeOf(err) != wire.NoneLeft {
+			return err
+		}
+	}
+	return d.lookAgain(devices)
+}
+
+// addable are those of the user's devices that can be added: this one, those that are known, and while a code
+// of this device is open, those that may have enrolled with it. The user is told of the others.
+func (d *Device) addable(u *unit, devices []wire.DeviceInfo) ([]wire.DeviceInfo, error) {
+	if err := d.beginSiblings(u); err != nil {
+		return nil, err
+	}
+	waiting, err := d.waiting(u, devices)
+	if err != nil || len(waiting) == 0 {
+		return devices, err
+	}
+	open, err := d.offers(u)
+	if err != nil {
+		return nil, err
+	}
+	if len(open) > 0 { // who was asked about has shown no proof, and will not: the proof is older than the device
+		waiting = slices.DeleteFunc(waiting, func(v wire.DeviceInfo) bool { return !d.asked[string(siblingKey(v.Key))] })
+	}
+	for _, v := range waiting {
+		d.ask(u, v.ID, v.Key, "", "")
+	}
+	return slices.DeleteFunc(devices, func(v wire.DeviceInfo) bool {
+		return slices.ContainsFunc(waiting, func(w wire.DeviceInfo) bool { return w.ID == v.ID })
+	}), nil
+}
+
+// absent are those of the user's devices that are to be added to a conversation: who went, or was removed, since
+// it was enrolled, stays out until somebody adds it; others are being added already.
+func (t *thread) absent(devices []wire.DeviceInfo) (list []wire.DeviceID, err error) {
+	coming := make(map[wire.DeviceID]bool)
+	err = t.eachOperation(func(_ uint64, op *operationRecord) error {
+		for _, a := range op.Add {
+			coming[a.Device] = true
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range devices {
+		if _, member := t.group.ByIdentity([]byte(v.ID)); member || coming[v.ID] {
+			continue
+		}
+		at, departed, err := t.u.Get(t.departedKey(v.ID))
+		if err != nil {
+			return nil, err
+		}
+		if !departed || wire.Time(parseNumber(at)) < v.Enrolled {
+			list = append(list, v.ID)
+		}
+	}
+	return list, nil
+}
+
+func (t *thread) departedKey(device wire.DeviceID) []byte {
+	return recordKey(recordDeparted, idPart(t.id), []byte(device))
+}
+
+// noteDeparted remembers that a device of the user's is out, or that it is in again.
+func (t *thread) noteDeparted(device wire.DeviceID, out bool) {
+	switch {
+	case device.User() != t.d.self.Device.User():
+	case out:
+		t.u.put(t.departedKey(device), number(uint64(t.d.now())))
+	default:
+		t.u.delete(t.departedKey(device))
+	}
+}
+
+// lookAgain has a new device looked for again, that may not have had KeyPackages yet: after as long as it
+// is enrolled, so that there are few attempts, and none after half an hour.
+func (d *Device) lookAgain(devices []wire.DeviceInfo) error {
+	youngest := 30 * time.Minute
+	for _, v := range devices {
+		youngest = min(youngest, max(time.Second, d.opts.Clock.Now().Sub(v.Enrolled.Std())))
+	}
+	if youngest == 30*time.Minute {
+		return nil
+	}
+	return later(youngest)
+}
+
+func (d *Device) addOwn(ctx context.Context, id wire.ConversationID, user wire.UserID, devices []wire.DeviceInfo) error {
+	var absent []wire.DeviceID
+	var suite mlscore.CipherSuite
+	err := d.turn(ctx, func(u *unit) error {
+		t, err := d.thread(u, id)
+		if err != nil || t == nil || t.rec.State != StateActive {
+			return err
+		}
+		suite = t.suite()
+		absent, err = t.absent(devices)
+		return err
+	})
+	if err != nil || len(absent) == 0 {
+		return err
+	}
+	list, err := d.claim(ctx, user, suite, 0)
+	if err != nil {
+		return err
+	}
+	list = slices.DeleteFunc(list, func(a addition) bool { return !slices.Contains(absent, a.Device) })
+	if len(list) == 0 {
+		return nil // none has a KeyPackage yet
+	}
+	return d.turn(ctx, func(u *unit) error {
+		if list, err = d.known(u, list); err != nil || len(list) == 0 {
+			return err
+		}
+		t, err := d.thread(u, id)
+		if err != nil || t == nil || t.rec.State != StateActive {
+			return err
+		}
+		return t.enqueueOwn(&operationRecord{Kind: opAdd, Add: list})
+	})
+}
+
+// known leaves of what was claimed of the user's devices those that this device knows. The user is told of
+// the others. What counts is the key in the KeyPackage: the organization chooses which it hands out under a
+// device's name.
+func (d *Device) known(u *unit, list []addition) ([]addition, error) {
+	if err := d.beginSiblings(u); err != nil {
+		return nil, err
+	}
+	var kept []addition
+	for _, a := range list {
+		ok, err := d.proves(u, a)
+		if err != nil {
+			return nil, err
+		}
+		if ok {
+			kept = append(kept, a)
+			continue
+		}
+		kp, err := mlscore.ParseKeyPackage(a.KeyPackage)
+		if err != nil {
+			return nil, err
+		}
+		d.ask(u, a.Device, kp.LeafNode.SignatureKey, "", "")
+	}
+	return kept, nil
+}
+
+// Devices lists the devices of this device's user.
+func (d *Device) Devices(ctx context.Context) ([]wire.DeviceInfo, error) {
+	var a wire.DevicesAnswer
+	err := d.call(ctx, wire.MethodDevices, nil, &a)
+	return a.Devices, err
+}
+
+// InviteDevice makes a code by which another device of the same user enrols, once, within a time; zero
+// seconds are ten minutes. This device then adds the other one to its conversations without a question, and
+// the other one knows this device: the code carries a secret that the node does not get. Whoever has the code
+// can use it, so it goes to the other device alone. A build without confirmations does not take such a code.
+func (d *Device) InviteDevice(ctx context.Context, seconds uint32) (code string, ends wire.Time, err error) {
+	var a wire.InviteAnswer
+	if err = d.call(ctx, wire.MethodInvite, &wire.InviteRequest{Seconds: seconds}, &a); err != nil {
+		return "", 0, err
+	}
+	var carried string
+	err = d.turn(ctx, func(u *unit) (err error) {
+		carried, err = d.offer(u)
+		return err
+	})
+	return a.Code + "~" + carried, a.Ends, err
+}
+
+// Revoke ends another device of the same user: its certificate is revoked at once, and it is removed
+// from conversations by whoever is online.
+func (d *Device) Revoke(ctx context.Context, device wire.DeviceID) error {
+	devices, err := d.Devices(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.call(ctx, wire.MethodRevoke, &wire.RevokeRequest{Device: device}, nil); err != nil {
+		return err
+	}
+	err = d.turn(ctx, func(u *unit) error {
+		for _, v := range devices {
+			if v.ID == device {
+				u.delete(siblingKey(v.Key))
+			}
+		}
+		return nil
+	})
+	d.lanes.kick(laneUpkeep)
+	return err
+}

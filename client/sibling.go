@@ -1,0 +1,344 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/base64"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// A sibling is another device of the same user. That the organization certifies a device says that the
+// organization wants it, not that the user does: an operator can enrol a device for anybody. So a device
+// adds a sibling to conversations only if it knows the sibling's signature key:
+//
+//   - the user has compared a number on both devices (ConfirmDevice), or
+//   - the sibling enrolled with a code that this device made (InviteDevice). The code carries a secret that
+//     the node does not get. The sibling proves by a MAC in its KeyPackages that it has the secret, and
+//     knows by a hash in the code the key of the device that invited it.
+//
+// A key is known, not a name: a device that is enrolled again under an old name is another one.
+
+// recordSibling and the others are kinds of records, as in records.go.
+const (
+	recordSibling  = 't' // SHA-256 of a signature key → siblingRecord
+	recordSiblings = 'T' // nothing → siblingRecord: this device decides whom it knows
+	recordOffer    = 'v' // SHA-256 of a secret → offerRecord
+	recordProof    = 'V' // nothing → offerRecord: the MAC that this device shows
+)
+
+// siblingRecord is a device of the same user whose key is known.
+type siblingRecord struct {
+	Version uint8         `cbor:"1,keyasint"`
+	Device  wire.DeviceID `cbor:"2,keyasint,omitempty"`
+	Since   wire.Time     `cbor:"3,keyasint"`
+}
+
+// offerRecord is a secret that a code carried, or the MAC that was made with it, until Ends.
+type offerRecord struct {
+	Version uint8     `cbor:"1,keyasint"`
+	Secret  []byte    `cbor:"2,keyasint"`
+	Ends    wire.Time `cbor:"3,keyasint"`
+}
+
+const (
+	// extensionProof stands in a KeyPackage: the MAC of a device that enrolled with another device's code.
+	extensionProof mlscore.ExtensionType = 0xf0a8
+	// offerSize is the size of a secret, in bytes: 128 bits.
+	offerSize = 16
+	// maxOffers bounds the secrets that are kept at once. The oldest gives way.
+	maxOffers = 32
+	// offerLife is how long a secret is kept: the device that made it may be away when the other enrols.
+	offerLife = 30 * 24 * time.Hour
+)
+
+func siblingKey(key []byte) []byte {
+	h := sha256.Sum256(key)
+	return recordKey(recordSibling, h[:])
+}
+
+// proofOf is the MAC of a device and its key under the secret of a code.
+func proofOf(secret []byte, device wire.DeviceID, key []byte) []byte {
+	m := hmac.New(sha256.New, secret)
+	m.Write([]byte("mlsfed device proof 1\x00"))
+	m.Write([]byte(device))
+	m.Write([]byte{0})
+	m.Write(key)
+	return m.Sum(nil)
+}
+
+// knows reports whether a signature key is this device's, or a known sibling's.
+func (d *Device) knows(u *unit, key []byte) (bool, error) {
+	if bytes.Equal(key, d.self.Public) {
+		return true, nil
+	}
+	return u.getRecord(siblingKey(key), new(siblingRecord))
+}
+
+// know makes a sibling's key known.
+func (d *Device) know(u *unit, device wire.DeviceID, key []byte) error {
+	return u.putRecord(siblingKey(key), &siblingRecord{Version: recordVersion, Device: device, Since: d.now()})
+}
+
+// beginSiblings makes a device that was enrolled by a build without confirmations know those of its
+// siblings that are with it in a conversation now. Later ones have to be confirmed.
+func (d *Device) beginSiblings(u *unit) error {
+	ok, err := u.getRecord(recordKey(recordSiblings), new(siblingRecord))
+	if err != nil || ok {
+		return err
+	}
+	err = d.eachActive(u, func(t *thread) (err error) {
+		t.group.Public().Members(func(m mlscore.Member) bool {
+			if device, bad := deviceOf(m.Credential); bad == nil && device.User() == d.self.Device.User() {
+				err = d.know(u, device, m.SignatureKey)
+			}
+			return err == nil
+		})
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return d.decideSiblings(u)
+}
+
+// decideSiblings notes that this device knows no sibling but those that it has a record of.
+func (d *Device) decideSiblings(u *unit) error {
+	return u.putRecord(recordKey(recordSiblings), &siblingRecord{Version: recordVersion, Since: d.now()})
+}
+
+// offers are the secrets of open codes of this device.
+func (d *Device) offers(u *unit) (map[string]*offerRecord, error) {
+	open := make(map[string]*offerRecord)
+	err := u.Scan(recordKey(recordOffer), func(key, value []byte) error {
+		r := new(offerRecord)
+		if err := wire.Decode(value, maxRecord, r); err != nil {
+			return err
+		}
+		if r.Ends < d.now() {
+			u.delete(key)
+			return nil
+		}
+		open[string(key)] = r
+		return nil
+	})
+	return open, err
+}
+
+// offer makes the secret of a code, and returns what the code carries: the secret and the SHA-256 of this
+// device's key.
+func (d *Device) offer(u *unit) (string, error) {
+	self, err := d.enrolled()
+	if err != nil {
+		return "", err
+	}
+	open, err := d.offers(u)
+	if err != nil {
+		return "", err
+	}
+	for len(open) >= maxOffers {
+		oldest := ""
+		for key, r := range open {
+			if oldest == "" || r.Ends < open[oldest].Ends {
+				oldest = key
+			}
+		}
+		u.delete([]byte(oldest))
+		delete(open, oldest)
+	}
+	secret := make([]byte, offerSize)
+	if err := d.random(secret); err != nil {
+		return "", err
+	}
+	name, own := sha256.Sum256(secret), sha256.Sum256(self.Public)
+	ends := d.now() + wire.Time(offerLife.Milliseconds())
+	err = u.putRecord(recordKey(recordOffer, name[:]), &offerRecord{Version: recordVersion, Secret: secret, Ends: ends})
+	return base64.RawURLEncoding.EncodeToString(append(slices.Clone(secret), own[:]...)), err
+}
+
+// splitCode divides a code into what the node gets, and what another device has put into it; nil for a code
+// of an operator.
+func splitCode(code string) (node string, carried []byte, err error) {
+	node, rest, ok := strings.Cut(code, "~")
+	if !ok {
+		return node, nil, nil
+	}
+	carried, err = base64.RawURLEncoding.Strict().DecodeString(rest)
+	if err != nil || len(carried) != offerSize+sha256.Size {
+		return "", nil, badInvitation("the code of another device is damaged")
+	}
+	return node, carried, nil
+}
+
+// accept keeps what a code carried: the proof that this device shows, and the key of the device that made it.
+func (d *Device) accept(u *unit, carried []byte) error {
+	if carried == nil {
+		return nil
+	}
+	proof := proofOf(carried[:offerSize], d.self.Device, d.self.Public)
+	ends := d.now() + wire.Time(offerLife.Milliseconds())
+	if err := u.putRecord(recordKey(recordProof), &offerRecord{Version: recordVersion, Secret: proof, Ends: ends}); err != nil {
+		return err
+	}
+	return u.putRecord(recordKey(recordSibling, carried[offerSize:]), &siblingRecord{Version: recordVersion, Since: d.now()})
+}
+
+// proof is the extension of this device's KeyPackages, none for a device that nobody's code has enrolled.
+func (d *Device) proof(u *unit) (mlscore.Extensions, error) {
+	r := new(offerRecord)
+	ok, err := u.getRecord(recordKey(recordProof), r)
+	if err != nil || !ok || r.Ends < d.now() {
+		return nil, err
+	}
+	return mlscore.Extensions{{Type: extensionProof, Data: r.Secret}}, nil
+}
+
+// proves reports whether a KeyPackage, whose signature and name were checked, is of a known sibling or
+// proves that it enrolled with a code of this device. Each code makes one key known.
+func (d *Device) proves(u *unit, a addition) (bool, error) {
+	kp, err := mlscore.ParseKeyPackage(a.KeyPackage)
+	if err != nil {
+		return false, err
+	}
+	key := kp.LeafNode.SignatureKey
+	if ok, err := d.knows(u, key); ok || err != nil {
+		return ok, err
+	}
+	shown, ok := kp.Extensions.Find(extensionProof)
+	if !ok {
+		return false, nil
+	}
+	open, err := d.offers(u)
+	if err != nil {
+		return false, err
+	}
+	for at, r := range open {
+		if hmac.Equal(proofOf(r.Secret, a.Device, key), shown) {
+			u.delete([]byte(at))
+			u.then(func() { d.emit(Event{Type: EventDevices, Device: a.Device}) })
+			return true, d.know(u, a.Device, key)
+		}
+	}
+	return false, nil
+}
+
+// waiting are the user's devices, as the node lists them, whose keys this device does not know.
+func (d *Device) waiting(u *unit, devices []wire.DeviceInfo) (list []wire.DeviceInfo, err error) {
+	for _, v := range devices {
+		known, err := d.knows(u, v.Key)
+		if err != nil {
+			return nil, err
+		}
+		if !known && v.ID.User() == d.self.Device.User() {
+			list = append(list, v)
+		}
+	}
+	return list, nil
+}
+
+// ask tells the user once, in this process, that a device waits for a confirmation.
+func (d *Device) ask(u *unit, device wire.DeviceID, key []byte, in wire.ConversationID, by wire.DeviceID) {
+	at := string(siblingKey(key)) + string(in)
+	if d.asked[at] {
+		return
+	}
+	if len(d.asked) >= maxAsked {
+		clear(d.asked)
+	}
+	d.asked[at] = true
+	n := numberOf(devicePrint(d.self.Device, d.self.Public), devicePrint(device, key))
+	u.then(func() {
+		d.emit(Event{Type: EventDeviceWaiting, Device: device, Number: n, Conversation: in, By: by})
+	})
+}
+
+// maxAsked bounds what ask remembers. A node that lists ever other devices makes it ask again.
+const maxAsked = 1024
+
+// askAbout tells the user of a member who is a device of his that this device does not know: the
+// organization has given it to somebody who added the user.
+func (t *thread) askAbout(m mlscore.Member, by wire.DeviceID) error {
+	device, err := deviceOf(m.Credential)
+	if err != nil || device.User() != t.d.self.Device.User() {
+		return nil
+	}
+	known, err := t.d.knows(t.u, m.SignatureKey)
+	if err == nil && !known {
+		t.d.ask(t.u, device, m.SignatureKey, t.id, by)
+	}
+	return err
+}
+
+// WaitingDevice is a device of the same user that is added to no conversation before it is confirmed.
+type WaitingDevice struct {
+	Device   wire.DeviceID
+	Enrolled time.Time
+	// Number is equal on both devices exactly if each sees the key that the other has.
+	Number string
+}
+
+// WaitingDevices lists the devices of this device's user that it does not know: those that enrolled with a
+// code of the operator, or of another device of the user.
+func (d *Device) WaitingDevices(ctx context.Context) ([]WaitingDevice, error) {
+	devices, err := d.Devices(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var list []WaitingDevice
+	err = d.turn(ctx, func(u *unit) error {
+		if _, err := d.enrolled(); err != nil {
+			return err
+		}
+		if err := d.beginSiblings(u); err != nil {
+			return err
+		}
+		waiting, err := d.waiting(u, devices)
+		own := devicePrint(d.self.Device, d.self.Public)
+		for _, v := range waiting {
+			list = append(list, WaitingDevice{Device: v.ID, Enrolled: v.Enrolled.Std(), Number: numberOf(own, devicePrint(v.ID, v.Key))})
+		}
+		return err
+	})
+	return list, err
+}
+
+// ConfirmDevice makes a device of the same user known, so that this device adds it to conversations. number
+// is what the other device shows of this one (WaitingDevice.Number), as the user has read it there; spaces
+// do not count. wire.Denied if it is another one: then somebody else holds the key that the organization
+// names, and the device should be revoked. wire.NotFound if no such device waits. Confirming a device that is
+// known does no harm.
+func (d *Device) ConfirmDevice(ctx context.Context, device wire.DeviceID, number string) error {
+	devices, err := d.Devices(ctx)
+	if err != nil {
+		return err
+	}
+	i := slices.IndexFunc(devices, func(v wire.DeviceInfo) bool { return v.ID == device })
+	err = d.turn(ctx, func(u *unit) error {
+		self, err := d.enrolled()
+		if err != nil {
+			return err
+		}
+		if i < 0 || device.User() != self.Device.User() || device == self.Device {
+			return wire.Errorf(wire.NotFound, "confirm", "no device %s of %s waits", device, self.Device.User())
+		}
+		plain := func(s string) string { return strings.Join(strings.Fields(s), "") }
+		want := numberOf(devicePrint(self.Device, self.Public), devicePrint(device, devices[i].Key))
+		if plain(number) != plain(want) {
+			return wire.Errorf(wire.Denied, "confirm", "the number of %s is another one here: if it was read correctly, revoke that device", device)
+		}
+		if err := d.beginSiblings(u); err != nil {
+			return err
+		}
+		return d.know(u, device, devices[i].Key)
+	})
+	if err == nil {
+		d.lanes.kick(laneUpkeep)
+	}
+	return err
+}
