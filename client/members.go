@@ -41,7 +41,7 @@ func (d *Device) knownOf(ctx context.Context, user wire.UserID, list []addition)
 			return err
 		}
 		if list, err = d.known(u, list); err == nil && len(list) == 0 {
-			err = wire.Errorf(wire.Denied, "add", "no device of %s that can be added is known here: confirm it first", user)
+			err = wire.Errorf(wire.Invalid, "add", "no device of %s that can be added is known here: confirm it first", user)
 		}
 		return err
 	})
@@ -200,7 +200,7 @@ func (d *Device) Restore(ctx context.Context, id wire.ConversationID, device wir
 		return err
 	}
 	if len(list) == 0 {
-		return wire.Errorf(wire.Denied, "restore", "%s shows another key than as a member: it was enrolled again, so remove it, and add the user", device)
+		return wire.Errorf(wire.Invalid, "restore", "%s shows another key than as a member: it was enrolled again, so remove it, and add the user", device)
 	}
 	if list, err = d.knownOf(ctx, device.User(), list); err != nil {
 		return err

@@ -62,7 +62,7 @@ func (d *Device) migrateOnce(ctx context.Context, id wire.ConversationID, o Migr
 	}
 	for _, a := range claimed {
 		if !slices.ContainsFunc(list, func(b addition) bool { return a.Device == b.Device }) {
-			return "", wire.Errorf(wire.Denied, "migrate", "%s shows another key than as a member: it was enrolled again, so remove it first", a.Device)
+			return "", wire.Errorf(wire.Invalid, "migrate", "%s shows another key than as a member: it was enrolled again, so remove it first", a.Device)
 		}
 	}
 	next, token, err := d.newConversation(ctx)

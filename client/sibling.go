@@ -275,43 +275,52 @@ func (t *thread) askAbout(m mlscore.Member, by wire.DeviceID) error {
 	return err
 }
 
-// WaitingDevice is a device of the same user that is added to no conversation before it is confirmed.
-type WaitingDevice struct {
+// OtherDevice is another device of the same user.
+type OtherDevice struct {
 	Device   wire.DeviceID
 	Enrolled time.Time
 	// Number is equal on both devices exactly if each sees the key that the other has.
 	Number string
+	// Waits is set while this device adds the other one to no conversation: see ConfirmDevice.
+	Waits bool
 }
 
-// WaitingDevices lists the devices of this device's user that it does not know: those that enrolled with a
-// code of the operator, or of another device of the user.
-func (d *Device) WaitingDevices(ctx context.Context) ([]WaitingDevice, error) {
+// OtherDevices lists the other devices of this device's user that the organization names. Those wait that
+// enrolled with a code of the operator, or of another device of the user, until they are confirmed here.
+func (d *Device) OtherDevices(ctx context.Context) ([]OtherDevice, error) {
 	devices, err := d.Devices(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var list []WaitingDevice
+	var list []OtherDevice
 	err = d.turn(ctx, func(u *unit) error {
-		if _, err := d.enrolled(); err != nil {
+		self, err := d.enrolled()
+		if err != nil {
 			return err
 		}
 		if err := d.beginSiblings(u); err != nil {
 			return err
 		}
-		waiting, err := d.waiting(u, devices)
-		own := devicePrint(d.self.Device, d.self.Public)
-		for _, v := range waiting {
-			list = append(list, WaitingDevice{Device: v.ID, Enrolled: v.Enrolled.Std(), Number: numberOf(own, devicePrint(v.ID, v.Key))})
+		own := devicePrint(self.Device, self.Public)
+		for _, v := range devices {
+			if v.ID == self.Device || v.ID.User() != self.Device.User() {
+				continue
+			}
+			known, err := d.knows(u, v.Key)
+			if err != nil {
+				return err
+			}
+			list = append(list, OtherDevice{Device: v.ID, Enrolled: v.Enrolled.Std(), Number: numberOf(own, devicePrint(v.ID, v.Key)), Waits: !known})
 		}
-		return err
+		return nil
 	})
 	return list, err
 }
 
 // ConfirmDevice makes a device of the same user known, so that this device adds it to conversations. number
-// is what the other device shows of this one (WaitingDevice.Number), as the user has read it there; spaces
-// do not count. wire.Denied if it is another one: then somebody else holds the key that the organization
-// names, and the device should be revoked. wire.NotFound if no such device waits. Confirming a device that is
+// is what the other device shows of this one (OtherDevice.Number), as the user has read it there; spaces
+// do not count. wire.Invalid if it is another one: then somebody else holds the key that the organization
+// names, and the device should be revoked. wire.NotFound if there is no such device. Confirming a device that is
 // known does no harm.
 func (d *Device) ConfirmDevice(ctx context.Context, device wire.DeviceID, number string) error {
 	devices, err := d.Devices(ctx)
@@ -325,12 +334,12 @@ func (d *Device) ConfirmDevice(ctx context.Context, device wire.DeviceID, number
 			return err
 		}
 		if i < 0 || device.User() != self.Device.User() || device == self.Device {
-			return wire.Errorf(wire.NotFound, "confirm", "no device %s of %s waits", device, self.Device.User())
+			return wire.Errorf(wire.NotFound, "confirm", "%s has no other device %s", self.Device.User(), device)
 		}
 		plain := func(s string) string { return strings.Join(strings.Fields(s), "") }
 		want := numberOf(devicePrint(self.Device, self.Public), devicePrint(device, devices[i].Key))
 		if plain(number) != plain(want) {
-			return wire.Errorf(wire.Denied, "confirm", "the number of %s is another one here: if it was read correctly, revoke that device", device)
+			return wire.Errorf(wire.Invalid, "confirm", "the number of %s is another one here: if it was read correctly, revoke that device", device)
 		}
 		if err := d.beginSiblings(u); err != nil {
 			return err

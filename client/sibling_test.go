@@ -16,9 +16,9 @@ func confirm(t testing.TB, one, two *peer) {
 	t.Helper()
 	number := func(at, of *peer) (n string) {
 		eventually(t, func() error {
-			list, err := at.WaitingDevices(t.Context())
+			list, err := at.OtherDevices(t.Context())
 			for _, w := range list {
-				if w.Device == of.id {
+				if w.Device == of.id && w.Waits {
 					n = w.Number
 				}
 			}
@@ -96,7 +96,7 @@ func TestGhostDeviceWaits(t *testing.T) {
 	members(t, ghost, second, 1) // whom the ghost does not know it does not add: it is a device like others
 
 	for _, number := range []string{"", "12345", strings.Replace(e.Number, e.Number[:1], "x", 1)} {
-		if err := a.ConfirmDevice(t.Context(), ghost.id, number); wire.CodeOf(err) != wire.Denied {
+		if err := a.ConfirmDevice(t.Context(), ghost.id, number); wire.CodeOf(err) != wire.Invalid {
 			t.Errorf("confirmed by the number %q: %v", number, err)
 		}
 	}
@@ -111,8 +111,8 @@ func TestGhostDeviceWaits(t *testing.T) {
 	confirm(t, a, ghost)
 	agree(t, id, a, b, ghost)
 	agree(t, second, ghost, a)
-	if list, err := a.WaitingDevices(t.Context()); len(list) != 0 || err != nil {
-		t.Errorf("%v still waits, %v", list, err)
+	if list, err := a.OtherDevices(t.Context()); len(list) != 1 || list[0].Waits || list[0].Number != e.Number || err != nil {
+		t.Errorf("%v, %v", list, err)
 	}
 	a.restart()
 	w.upkeeps(t, 10)
@@ -271,11 +271,11 @@ func TestConfirmedNameWithAnotherKey(t *testing.T) {
 	ghost := w.peer(aliceLaptop).ready()
 	waits(t, a, ghost.id)
 	for _, p := range []*peer{a, b} {
-		if err := p.Restore(t.Context(), id, ghost.id); wire.CodeOf(err) != wire.Denied {
+		if err := p.Restore(t.Context(), id, ghost.id); wire.CodeOf(err) != wire.Invalid {
 			t.Errorf("%s restores the ghost: %v", p.id, err)
 		}
 	}
-	if _, err := a.Migrate(t.Context(), id, MigrateOptions{Suite: mlscore.MLS128MLKEM768X25519AES128Ed25519}); wire.CodeOf(err) != wire.Denied {
+	if _, err := a.Migrate(t.Context(), id, MigrateOptions{Suite: mlscore.MLS128MLKEM768X25519AES128Ed25519}); wire.CodeOf(err) != wire.Invalid {
 		t.Errorf("the ghost migrates: %v", err)
 	}
 	check(t, b.RemoveDevices(t.Context(), id, laptop.id))

@@ -196,6 +196,15 @@ func (s *soak) enrol(n int) {
 	if s.t.Failed() {
 		s.t.FailNow()
 	}
+	byUser := make(map[wire.UserID][]*client.Device)
+	for _, k := range s.devices {
+		byUser[k.id()] = append(byUser[k.id()], k.device)
+	}
+	for user, list := range byUser {
+		if err := cluster.Confirm(ctx, list...); err != nil {
+			s.t.Fatalf("%s: %v", user, err)
+		}
+	}
 }
 
 // found makes the conversations: in every other one there are guests.

@@ -166,7 +166,7 @@ func (p *person) run(parent context.Context, f func(context.Context, *person) er
 // warn tells of what a person must not miss.
 func (p *person) warn(e client.Event) {
 	switch e.Type {
-	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventFailed, client.EventUndelivered, client.EventUnreadable:
+	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventFailed, client.EventUndelivered, client.EventUnreadable, client.EventDeviceWaiting:
 		where := ""
 		if e.Conversation != "" {
 			where = fmt.Sprintf(" (conversation %s)", shortID(e.Conversation))
@@ -177,11 +177,23 @@ func (p *person) warn(e client.Event) {
 
 // warning is what a person is told of such an event, and what to do.
 func warning(e client.Event) string {
+	if e.Type == client.EventDeviceWaiting {
+		return deviceWarning(e)
+	}
 	text := fmt.Sprintf("%s: %v", warningWord(e.Type), plain(e.Err))
 	if e.Type == client.EventTrust {
 		text += ": with 'mlsfed trust', or /trust in a chat"
 	}
 	return text
+}
+
+// deviceWarning tells of a device of the person's own that is not confirmed.
+func deviceWarning(e client.Event) string {
+	name := e.Device.Name()
+	if e.Conversation != "" {
+		return fmt.Sprintf("%s, which you have not confirmed, is in a conversation with you: if you did not enrol it, 'mlsfed devices --revoke %s'", deviceName(e.Device), name)
+	}
+	return fmt.Sprintf("%s was enrolled and waits: 'mlsfed devices --confirm %s' if it is yours, 'mlsfed devices --revoke %s' if not", deviceName(e.Device), name, name)
 }
 
 func warningWord(t client.EventType) string {

@@ -242,14 +242,14 @@ func (p *person) confirmDevice(ctx context.Context, in io.Reader, name, number s
 	if err != nil {
 		return usageError{fmt.Errorf("--confirm: %w", err)}
 	}
-	list, err := p.WaitingDevices(ctx)
+	list, err := p.OtherDevices(ctx)
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(list, func(w client.WaitingDevice) bool { return w.Device == id })
+	i := slices.IndexFunc(list, func(o client.OtherDevice) bool { return o.Device == id })
 	switch {
 	case i < 0:
-		return fmt.Errorf("no device %s waits: 'mlsfed devices' lists yours", name)
+		return fmt.Errorf("%s is no other device of yours: 'mlsfed devices' lists them", name)
 	case number == "":
 		fmt.Fprintf(p.out, "%s\n", list[i].Number)
 		fmt.Fprintf(p.notes, "'mlsfed devices' on %s shows a number beside %s. Is it this one? [y/N] ", name, p.id.Name())
@@ -296,8 +296,9 @@ func (p *person) revokeDevice(ctx context.Context, name string) error {
 type ownDeviceJSON struct {
 	deviceJSON
 	Self bool `json:"self"`
-	// Waits is the number to compare before the device is confirmed.
-	Waits string `json:"waits,omitempty"`
+	// Number is the one to compare before the device is confirmed; empty for this one.
+	Number string `json:"number,omitempty"`
+	Waits  bool   `json:"waits,omitempty"`
 }
 
 func (p *person) listDevices(ctx context.Context) error {
@@ -305,20 +306,20 @@ func (p *person) listDevices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	waiting, err := p.WaitingDevices(ctx)
+	others, err := p.OtherDevices(ctx)
 	if err != nil {
 		return err
 	}
-	number := make(map[wire.DeviceID]string)
-	for _, w := range waiting {
-		number[w.Device] = w.Number
+	by := make(map[wire.DeviceID]client.OtherDevice)
+	for _, other := range others {
+		by[other.Device] = other
 	}
 	var t table
-	t.row("DEVICE", "ENROLLED", "CERTIFICATE ENDS", "")
+	t.row("DEVICE", "ENROLLED", "CERTIFICATE ENDS", "NUMBER")
 	for _, d := range list {
 		enrolled, ends := d.Enrolled.Std(), d.CertificateEnds.Std()
 		if p.opts.json {
-			if err := printJSON(p.out, ownDeviceJSON{deviceJSON{deviceName(d.ID), enrolled.UTC(), ends.UTC()}, d.ID == p.id, number[d.ID]}); err != nil {
+			if err := printJSON(p.out, ownDeviceJSON{deviceJSON{deviceName(d.ID), enrolled.UTC(), ends.UTC()}, d.ID == p.id, by[d.ID].Number, by[d.ID].Waits}); err != nil {
 				return err
 			}
 			continue
@@ -326,8 +327,10 @@ func (p *person) listDevices(ctx context.Context) error {
 		mark := ""
 		if d.ID == p.id {
 			mark = "this device"
-		} else if n := number[d.ID]; n != "" {
-			mark = "waits for --confirm: " + n
+		} else if other := by[d.ID]; other.Waits {
+			mark = "waits for --confirm: " + other.Number
+		} else {
+			mark = other.Number
 		}
 		t.row(d.ID.Name(), enrolled.Local().Format("2006-01-02 15:04"), ends.Local().Format(time.DateOnly), mark)
 	}

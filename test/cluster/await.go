@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/wire"
 )
 
 // Await waits until done says so, which is asked anew after each event of the device and now and then.
@@ -39,4 +40,42 @@ func Await(ctx context.Context, d *client.Device, done func() (bool, error)) err
 			return fmt.Errorf("it did not come: %w", ctx.Err())
 		}
 	}
+}
+
+// Confirm has each of a user's devices confirm the others, as a user does who compares their numbers: so they
+// add each other to conversations. Devices that know each other already stay as they are.
+func Confirm(ctx context.Context, devices ...*client.Device) error {
+	for i, one := range devices {
+		for k, two := range devices {
+			if i == k {
+				continue
+			}
+			id, shown, err := number(ctx, one, two)
+			if err == nil {
+				err = two.ConfirmDevice(ctx, id, shown)
+			}
+			if err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// number is what one device shows beside another of the same user, and its own name.
+func number(ctx context.Context, at, of *client.Device) (own wire.DeviceID, shown string, err error) {
+	id, err := of.ID(ctx)
+	if err == nil {
+		own, err = at.ID(ctx)
+	}
+	if err != nil {
+		return "", "", err
+	}
+	list, err := at.OtherDevices(ctx)
+	for _, o := range list {
+		if o.Device == id {
+			shown = o.Number
+		}
+	}
+	return own, shown, err
 }

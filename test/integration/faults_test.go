@@ -200,6 +200,7 @@ func TestPartition(t *testing.T) {
 	f := start(t, setup{})
 	alice, laptop := f.enrol("a", "alice", "phone"), f.enrol("a", "alice", "laptop")
 	bob, carol := f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
+	f.confirm(alice, laptop)
 	three := f.converse(client.CreateOptions{Name: "Three"}, alice, laptop, bob, carol)
 	two := f.converse(client.CreateOptions{Name: "Two"}, carol, alice, laptop)
 	watched := f.converse(client.CreateOptions{Name: "Watched", Witness: domain("b")}, alice, laptop, carol)

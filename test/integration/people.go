@@ -16,6 +16,7 @@ import (
 
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -62,6 +63,16 @@ func (f *federation) enrol(org, user, name string) *device {
 	d, err := f.enrolWith(f.ctx, f.invite(org, user), name)
 	f.must(err)
 	return d
+}
+
+// confirm has devices of one user confirm each other.
+func (f *federation) confirm(devices ...*device) {
+	f.t.Helper()
+	var list []*client.Device
+	for _, d := range devices {
+		list = append(list, d.Device)
+	}
+	f.eventually("the devices confirm each other", func() error { return cluster.Confirm(f.ctx, list...) })
 }
 
 // enrolWith is enrol with an invitation.

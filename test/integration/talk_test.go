@@ -25,7 +25,8 @@ func TestThreeOrganizationsTalk(t *testing.T) {
 	}
 	c.shareFile(alice, scale(1<<20, 50<<20), bob, carol)
 
-	laptop := f.enrol("b", "bob", "laptop") // bob's phone adds it by itself
+	laptop := f.enrol("b", "bob", "laptop")
+	f.confirm(bob, laptop) // then bob's phone adds it by itself
 	f.eventually("bob's laptop has joined", func() error { return joined(c, laptop, 4) })
 	c.forATime(laptop)
 	c.say(laptop, "from the laptop")
