@@ -144,6 +144,8 @@ type Directory struct {
 	PairEvery       Duration `yaml:"claim_pair_every"`
 	UserBurst       int      `yaml:"claim_user_burst"`
 	UserEvery       Duration `yaml:"claim_user_every"`
+	LastResortBurst int      `yaml:"last_resort_burst"`
+	LastResortEvery Duration `yaml:"last_resort_every"`
 }
 
 // Files are the encrypted files that members share.
@@ -318,7 +320,7 @@ func (c *Config) Validate() error {
 // maxAhead is the most that another node's clock may be ahead: what one entry moves a log's clock by.
 const maxAhead = 24 * time.Hour
 
-// Bounds of the rates of claims: their product is a time that a node can count.
+// Bounds of the rates of claims and joins: their product is a time that a node can count.
 const (
 	maxBurst = 1 << 20
 	maxEvery = time.Hour
@@ -355,6 +357,7 @@ func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 		{"gateway.strangers.unproved", c.Gateway.Strangers.Unproved}, {"gateway.strangers.failures", c.Gateway.Strangers.Failures},
 		{"federation.strangers.unproved", c.Federation.Strangers.Unproved}, {"federation.strangers.failures", c.Federation.Strangers.Failures}, {"directory.claim_burst", c.Directory.ClaimBurst},
 		{"directory.claim_pair_burst", c.Directory.PairBurst}, {"directory.claim_user_burst", c.Directory.UserBurst},
+		{"directory.last_resort_burst", c.Directory.LastResortBurst},
 	} {
 		if n.value < 0 {
 			fault(n.key, "%d, wanted no negative number", n.value)
@@ -367,6 +370,7 @@ func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 	}{
 		{"directory.claim", c.Directory.ClaimBurst, c.Directory.ClaimEvery}, {"directory.claim_pair", c.Directory.PairBurst, c.Directory.PairEvery},
 		{"directory.claim_user", c.Directory.UserBurst, c.Directory.UserEvery},
+		{"directory.last_resort", c.Directory.LastResortBurst, c.Directory.LastResortEvery},
 	} {
 		if l.burst > maxBurst {
 			fault(l.key+"_burst", "%d, wanted at most %d", l.burst, maxBurst)

@@ -65,6 +65,9 @@ type Config struct {
 	PairEvery time.Duration // after which there can be one more; 10 minutes
 	UserBurst int           // by all claimants together from one user, at once; 30
 	UserEvery time.Duration // after which there can be one more; 2 minutes
+	// Conversations that one last-resort KeyPackage takes its device into.
+	LastResortBurst int           // at once; 32
+	LastResortEvery time.Duration // after which there can be one more; 10 minutes
 
 	SweepInterval time.Duration // of Run; 10 minutes
 }
@@ -124,6 +127,8 @@ func (c Config) withDefaults() (Config, error) {
 	c.PairEvery = or(c.PairEvery, 10*time.Minute)
 	c.UserBurst = or(c.UserBurst, 30)
 	c.UserEvery = or(c.UserEvery, 2*time.Minute)
+	c.LastResortBurst = or(c.LastResortBurst, 32)
+	c.LastResortEvery = or(c.LastResortEvery, 10*time.Minute)
 	c.SweepInterval = or(c.SweepInterval, 10*time.Minute)
 	return c, nil
 }

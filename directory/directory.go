@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -104,10 +105,15 @@ func (d *Directory) update(u wire.UserID, do func(*pebble.Batch) error) error {
 	return b.SyncWait()
 }
 
-func (d *Directory) stage(u wire.UserID, b *pebble.Batch, do func(*pebble.Batch) error) error {
+// lock takes the lock of a user's records, and returns what gives it back.
+func (d *Directory) lock(u wire.UserID) (unlock func()) {
 	mu := &d.locks[maphash.String(d.seed, string(u))%uint64(len(d.locks))]
 	mu.Lock()
-	defer mu.Unlock()
+	return mu.Unlock
+}
+
+func (d *Directory) stage(u wire.UserID, b *pebble.Batch, do func(*pebble.Batch) error) error {
+	defer d.lock(u)()
 	if err := do(b); err != nil {
 		return err
 	}
@@ -134,10 +140,10 @@ func (d *Directory) each(prefix []byte, do func(key, value []byte) (bool, error)
 	return it.Error()
 }
 
-// behind is the first key after all that begin with prefix, whose last byte is never 0xff: it is a
-// kind, a '/', or a suite's number.
+// behind is the first key after all that begin with prefix, which begins with a byte below 0xff.
 func behind(prefix []byte) []byte {
-	b := slices.Clone(prefix)
+	b := bytes.TrimRight(prefix, "\xff")
+	b = slices.Clone(b)
 	b[len(b)-1]++
 	return b
 }

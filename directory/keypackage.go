@@ -155,6 +155,9 @@ func (d *Directory) keep(b *pebble.Batch, v wire.DeviceID, enrolled wire.Time, l
 			if err := set(b, d.lastResortKey(v, k.suite), &k.record); err != nil {
 				return err
 			}
+			if err := d.share(b, &k.record); err != nil {
+				return err
+			}
 			continue
 		}
 		key := append(d.key(kindKeyPackage, v.User().Name()+"/"+v.Name()+"/", k.suite, k.record.Expires), k.ref...)

@@ -92,7 +92,7 @@ func (d *Directory) MayClaim(by wire.UserID) error {
 
 // tally is what the directory has refused or answered with less since it was opened.
 type tally struct {
-	claimsRefused, lastResorts, tokensReused, subjectsRefused atomic.Uint64
+	claimsRefused, lastResorts, tokensReused, subjectsRefused, addressesRefused atomic.Uint64
 }
 
 // Refusals are how often the directory has refused, since it was opened, by reason.
@@ -100,6 +100,7 @@ type Refusals struct {
 	Claims      uint64 // a user here claimed too fast
 	LastResorts uint64 // a claim beyond a rate was answered with last resorts alone
 	Tokens      uint64 // an ID token was used a second time
+	Addresses   uint64 // an entry added an address that was used for another conversation, or too often
 	Subjects    uint64 // an ID token was of another subject than the user whose name it bears
 }
 
@@ -108,6 +109,7 @@ func (d *Directory) Refusals() Refusals {
 	return Refusals{
 		Claims: d.counts.claimsRefused.Load(), LastResorts: d.counts.lastResorts.Load(),
 		Tokens: d.counts.tokensReused.Load(), Subjects: d.counts.subjectsRefused.Load(),
+		Addresses: d.counts.addressesRefused.Load(),
 	}
 }
 

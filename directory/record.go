@@ -124,6 +124,8 @@ const (
 	kindUser        = 'u' // user                    userRecord
 	kindPairBucket  = 'b' // user/ claimant's hash   bucketRecord
 	kindUserBucket  = 'B' // user                    bucketRecord
+	kindBound       = 'A' // token, conversation's hash  boundRecord
+	kindShared      = 'L' // token                   sharedRecord
 	kindSubject     = 's' // user                    subjectRecord
 	kindSubjectUser = 'S' // subject's hash         subjectUserRecord
 	kindToken       = 't' // user/ token's hash      tokenRecord

@@ -60,6 +60,11 @@ func (d *Directory) Sweep(ctx context.Context) error {
 			there, err := d.get(d.deviceKey(r.Device), &device)
 			return err == nil && (!there || device.Enrolled != r.Enrolled), err
 		}},
+		{kindShared, func(v []byte) (bool, error) {
+			var r sharedRecord
+			err := wire.Decode(v, maxRecord, &r)
+			return old(r.Ends), err
+		}},
 		{kindRevoked, func(v []byte) (bool, error) {
 			var r revocationRecord
 			err := wire.Decode(v, maxRecord, &r)
@@ -71,7 +76,28 @@ func (d *Directory) Sweep(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return d.sweepBound(ctx)
+}
+
+// sweepBound deletes what was known of addresses that are nobody's any more.
+func (d *Directory) sweepBound(ctx context.Context) error {
+	prefix := d.key(kindBound)
+	var stale [][]byte
+	err := d.each(prefix, func(key, _ []byte) (bool, error) {
+		var token wire.Token
+		copy(token[:], key[len(prefix):])
+		owner, err := d.owner(token)
+		if owner == "" {
+			stale = append(stale, bytes.Clone(key))
+		}
+		return ctx.Err() == nil, err
+	})
+	for _, key := range stale {
+		if err == nil {
+			err = d.db.Delete(key, pebble.NoSync) // without a lock: a new owner of an address does not need it
+		}
+	}
+	return errors.Join(err, ctx.Err())
 }
 
 // fullBucket says of a bucket that the lack of it means the same.

@@ -10,6 +10,8 @@ func bodyOf(m wire.Method) (body any, ok bool) {
 		return new(wire.UploadRequest), true
 	case wire.MethodAddress:
 		return new(wire.AddressRequest), true
+	case wire.MethodRefuse:
+		return new(wire.RefuseRequest), true
 	case wire.MethodKeyMaterial:
 		return new(wire.KeyMaterialRequest), true
 	case wire.MethodUpdate:

@@ -117,7 +117,7 @@ func (r *router) takeLate(ctx context.Context, m *wire.Message, heads []machine.
 	if err != nil {
 		return err
 	}
-	if at < uint64(after) && r.awaited(heads) {
+	if at < uint64(after) && r.awaited(m.Conversation, heads) {
 		return wire.Errorf(wire.Unavailable, "notify", "entry %d of %v is not in the devices' streams yet: try again", after, m.Conversation)
 	}
 	return stale

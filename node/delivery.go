@@ -7,6 +7,7 @@ import (
 	"log/slog"
 
 	"github.com/mlsfed/mlsfed/consensus"
+	"github.com/mlsfed/mlsfed/directory"
 	"github.com/mlsfed/mlsfed/mailbox"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -14,12 +15,12 @@ import (
 // delivery puts committed entries into the organization's stream of the conversation, and tells those
 // who were added in their inboxes. The stream's position makes it exactly once.
 type delivery struct {
-	org     wire.Domain
-	mail    *mailbox.Mailbox
-	owner   func(wire.Token) (wire.DeviceID, error) // the device at an address
-	streams *streams
-	past    *pastKeys
-	log     *slog.Logger
+	org       wire.Domain
+	mail      *mailbox.Mailbox
+	directory *directory.Directory
+	streams   *streams
+	past      *pastKeys
+	log       *slog.Logger
 }
 
 var _ consensus.Consumer = (*delivery)(nil)
@@ -83,13 +84,16 @@ func (d *delivery) Consume(ctx context.Context, v consensus.Delivery) error {
 	return nil
 }
 
-// joins finds whose the addresses are that are added. An address that is nobody's is passed over.
+// joins finds whose the addresses are that are added, and gives them to the conversation. An address that is
+// nobody's is passed over. So is one that another conversation has, or a conversation that the device has
+// refused: nothing is stored for it, and the device hears nothing.
 func (d *delivery) joins(id wire.ConversationID, add []wire.Address) ([]joined, error) {
 	var list []joined
 	for _, t := range tokens(d.org, add) {
-		v, err := d.owner(t)
-		if wire.CodeOf(err) == wire.NotFound {
-			d.log.Info("address of no device was added", "conversation", id)
+		v, err := d.directory.Bind(id, t, func(v wire.DeviceID) (bool, error) { return d.streams.elsewhere(v, t, id) })
+		switch wire.CodeOf(err) {
+		case wire.NotFound, wire.Exists, wire.Denied, wire.Busy:
+			d.log.Info("an address that was added reads nothing", "conversation", id, "error", err)
 			continue
 		}
 		if err != nil {

@@ -119,6 +119,16 @@ func (o *online) revoked(ctx context.Context, d wire.DeviceID) {
 	}
 }
 
+// refuse gives up an address of a device in a conversation. What the directory notes comes first: after a
+// crash in between the device refuses again.
+func (r *router) refuse(ctx context.Context, d wire.DeviceID, q *wire.RefuseRequest) (any, error) {
+	if err := r.directory.Refuse(d, q.Conversation, q.Token); err != nil {
+		return nil, err
+	}
+	gone := reader{q.Conversation, q.Token}
+	return nil, errors.Join(r.online.leave(ctx, gone), r.streams.drop(d, gone))
+}
+
 // leave ends a reader as if it had read everything, so that it holds nothing back.
 func (o *online) leave(ctx context.Context, r reader) error {
 	name := mailbox.Conversation(r.Conversation)

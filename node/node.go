@@ -128,6 +128,7 @@ func (n *Node) makeDirectory() (err error) {
 		CertificateLife: c.CertificateLife.Std(), RenewBefore: c.RenewBefore.Std(), InvitationLife: c.InvitationLife.Std(),
 		MaxKeyPackages: c.KeyPackages, LowWater: c.LowWater, ClaimBurst: c.ClaimBurst, ClaimEvery: c.ClaimEvery.Std(),
 		PairBurst: c.PairBurst, PairEvery: c.PairEvery.Std(), UserBurst: c.UserBurst, UserEvery: c.UserEvery.Std(),
+		LastResortBurst: c.LastResortBurst, LastResortEvery: c.LastResortEvery.Std(),
 	})
 	return err
 }
@@ -149,7 +150,7 @@ func (n *Node) makeMail() error {
 	m := &mail{n.mail, streams}
 	n.online = &online{directory: n.directory, mail: m, disconnect: func(d wire.DeviceID) { n.gateway.Disconnect(d) }, log: n.log}
 	n.devices = &devices{directory: n.directory, mail: m, online: n.online, now: n.now}
-	n.delivery = &delivery{org: n.cfg.Domain, mail: n.mail, owner: n.directory.DeviceAt, streams: streams, past: n.past, log: n.log}
+	n.delivery = &delivery{org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, past: n.past, log: n.log}
 	n.router = &router{
 		org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, files: n.stores.files, blobs: n.stores.blobs,
 		past: n.past, refused: n.refusals("messages_refused_total", "Messages of other organizations that were not taken, by the reason's code."),

@@ -187,6 +187,7 @@ func (n *Node) measure() {
 		"claim_rate":    func(r directory.Refusals) uint64 { return r.Claims },
 		"last_resort":   func(r directory.Refusals) uint64 { return r.LastResorts },
 		"token_reused":  func(r directory.Refusals) uint64 { return r.Tokens },
+		"address_used":  func(r directory.Refusals) uint64 { return r.Addresses },
 		"other_subject": func(r directory.Refusals) uint64 { return r.Subjects },
 	} {
 		n.metrics.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{

@@ -60,6 +60,7 @@ func (r *router) route() {
 		wire.MethodUpload:        takes(r.upload),
 		wire.MethodCount:         bare(r.count),
 		wire.MethodAddress:       takes(r.address),
+		wire.MethodRefuse:        takes(r.refuse),
 		wire.MethodKeyMaterial:   takes(r.keyMaterial),
 		wire.MethodUpdate:        takes(r.update),
 		wire.MethodSubmit:        takes(r.submit),

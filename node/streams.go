@@ -144,6 +144,17 @@ func after(prefix []byte) []byte {
 	return nil
 }
 
+// elsewhere reports whether a device reads another conversation under an address.
+func (s *streams) elsewhere(d wire.DeviceID, token wire.Token, id wire.ConversationID) (bool, error) {
+	list, err := s.of(d)
+	for _, r := range list {
+		if r.Token == token && r.Conversation != id {
+			return true, err
+		}
+	}
+	return false, err
+}
+
 func (s *streams) open(d wire.DeviceID, f *feed) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -106,7 +106,7 @@ func (r *router) store(ctx context.Context, v arrival, with ...batch.Change) err
 		return err
 	}
 	if at < uint64(v.after) {
-		if !r.awaited(v.heads) { // nobody here reads it
+		if !r.awaited(m.Conversation, v.heads) { // nobody here reads it
 			_, err := r.mail.PutWith(ctx, with)
 			return err
 		}
@@ -127,10 +127,10 @@ func (r *router) store(ctx context.Context, v arrival, with ...batch.Change) err
 }
 
 // awaited reports whether a device of this organization is to read a conversation.
-func (r *router) awaited(heads []machine.Head) bool {
+func (r *router) awaited(id wire.ConversationID, heads []machine.Head) bool {
 	for _, h := range heads {
 		for _, t := range tokens(r.org, h.Delivery) {
-			if _, err := r.directory.DeviceAt(t); err == nil {
+			if ok, err := r.directory.MayRead(id, t); err == nil && ok {
 				return true
 			}
 		}

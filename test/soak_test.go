@@ -45,7 +45,9 @@ func TestLongSoak(t *testing.T) {
 	files := openFiles(t)
 	before := goleak.IgnoreCurrent()
 	c, err := cluster.New(t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) {
-		cfg.Directory.ClaimBurst = 1 << 20
+		for _, burst := range []*int{&cfg.Directory.ClaimBurst, &cfg.Directory.PairBurst, &cfg.Directory.UserBurst, &cfg.Directory.LastResortBurst} {
+			*burst = 1 << 20
+		}
 		cfg.Gateway.EnrolPerMinute, cfg.Gateway.ConnectPerSec = 1e6, 1e4 // all come from one address
 	}}, soakDomains...)
 	if err != nil {

@@ -10,6 +10,7 @@ const maxMethod = 32
 const (
 	MethodUpload        Method = "upload"        // UploadRequest → nothing: KeyPackages for others to claim
 	MethodAddress       Method = "address"       // AddressRequest → nothing: an address of the device, without a KeyPackage
+	MethodRefuse        Method = "refuse"        // RefuseRequest → nothing: an address of the device takes nothing of a conversation
 	MethodCount         Method = "count"         // nothing → CountAnswer: the device's KeyPackages
 	MethodKeyMaterial   Method = "keyMaterial"   // KeyMaterialRequest → KeyMaterialAnswer: claims one KeyPackage of each device of a user
 	MethodUpdate        Method = "update"        // Envelope → Receipt: a handshake, a new conversation, its end
@@ -51,6 +52,25 @@ type AddressRequest struct {
 func (r *AddressRequest) Check() error {
 	if r.Token == (Token{}) {
 		return Errorf(Malformed, "address", "token is zero: choose 16 random bytes")
+	}
+	return nil
+}
+
+// RefuseRequest gives up an address in one conversation: its stream is forgotten, and nothing of the
+// conversation is stored for the address any more, whoever adds it. A node of a build before December 2026 says
+// that the method is unknown.
+type RefuseRequest struct {
+	Conversation ConversationID `cbor:"1,keyasint"`
+	Token        Token          `cbor:"2,keyasint"`
+}
+
+// Check refuses the zero token, which stands for the inbox, and a bad id.
+func (r *RefuseRequest) Check() error {
+	if r.Token == (Token{}) {
+		return Errorf(Malformed, "refuse", "token is zero: name the address under which the conversation came")
+	}
+	if err := r.Conversation.Check(); err != nil {
+		return Errorf(Malformed, "refuse", "%v", err)
 	}
 	return nil
 }
