@@ -2,9 +2,14 @@ package client
 
 import (
 	"context"
+	"crypto/sha256"
+	"slices"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
+
+// maxDelivered bounds the devices that are counted for one message.
+const maxDelivered = 1024
 
 // owe notes that a receipt for a message is to be sent, with others that come soon. In a large
 // conversation nobody sends any: each message would cost as many as there are members.
@@ -18,7 +23,7 @@ func (t *thread) owe(id MessageID) {
 		t.d.mu.Lock()
 		defer t.d.mu.Unlock()
 		list := t.d.receipts[conversation]
-		if len(list) >= MaxReceipts {
+		if len(list) >= MaxReceipts || slices.Contains(list, id) {
 			return
 		}
 		t.d.receipts[conversation] = append(list, id)
@@ -73,29 +78,67 @@ func (d *Device) owed(id wire.ConversationID) []MessageID {
 	return list
 }
 
-// noteReceipt counts a device that has received own messages.
+// deliveredKey marks that a device has received an own message, which is stored under a key of its own.
+func deliveredKey(message []byte, device wire.DeviceID) []byte {
+	who := sha256.Sum256([]byte(device))
+	return recordKey(recordDelivered, message[len(recordKey(recordMessage)):], who[:16])
+}
+
+// noteReceipt counts a device that has received own messages. Each device counts once for a message, however
+// often it says so; this device does not count for its own messages, nor does a device that is no member now:
+// a message counts at most as many devices as were members while it was on its way.
 func (t *thread) noteReceipt(sender wire.DeviceID, c *Content) error {
-	for _, id := range c.Refs {
-		n, ok, err := t.findMessage(t.d.self.Device, id)
-		if err != nil {
-			return err
-		}
-		if !ok {
-			continue // about somebody else's message
-		}
-		rec, key, err := t.messageAt(n)
-		if err != nil || rec == nil {
-			return err
-		}
-		rec.Delivered++
-		if err := t.u.putRecord(key, rec); err != nil {
-			return err
-		}
-		m, err := rec.message(t.id, n)
-		if err != nil {
-			return err
-		}
-		t.event(Event{Type: EventDelivered, Message: m, Device: sender})
+	if sender == t.d.self.Device || !t.isMember(sender) {
+		return nil
 	}
+	seen := make(map[MessageID]bool, len(c.Refs))
+	for _, id := range c.Refs {
+		if seen[id] {
+			continue
+		}
+		seen[id] = true
+		if err := t.noteDelivered(sender, id); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// isMember reports whether a device is in the group whose messages come here: that of the successor, for a
+// conversation that has moved.
+func (t *thread) isMember(device wire.DeviceID) bool {
+	if t.group == nil {
+		return false
+	}
+	_, ok := t.group.ByIdentity([]byte(device))
+	return ok
+}
+
+func (t *thread) noteDelivered(sender wire.DeviceID, id MessageID) error {
+	n, ok, err := t.findMessage(t.d.self.Device, id)
+	if err != nil || !ok {
+		return err // about somebody else's message
+	}
+	rec, key, err := t.messageAt(n)
+	if err != nil || rec == nil {
+		return err
+	}
+	mark := deliveredKey(key, sender)
+	if _, counted, err := t.u.Get(mark); err != nil || counted {
+		return err
+	}
+	if int(rec.Delivered) >= maxDelivered {
+		return nil // receipts are for small conversations: more devices than that come and go
+	}
+	t.u.put(mark, []byte{1})
+	rec.Delivered++
+	if err := t.u.putRecord(key, rec); err != nil {
+		return err
+	}
+	m, err := rec.message(t.id, n)
+	if err != nil {
+		return err
+	}
+	t.event(Event{Type: EventDelivered, Message: m, Device: sender})
 	return nil
 }
