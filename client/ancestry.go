@@ -13,7 +13,7 @@ import (
 func (t *thread) hidden() bool {
 	r := t.rec
 	switch r.State {
-	case StateFounding, StateMoved:
+	case StateFounding, StateMoved, StateHeld:
 		return true
 	case StateCreating:
 		return len(r.Line.From) > 0

@@ -77,5 +77,8 @@ func reached(u *unit, s *wire.ConversationState) (bool, error) {
 	if err != nil || !known {
 		return err == nil, err // nothing in it was for this device
 	}
+	if rec.State == StateHeld {
+		return true, nil
+	}
 	return rec.State != StateJoining && rec.Behind.Until == 0, nil
 }

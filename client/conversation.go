@@ -24,11 +24,12 @@ const (
 	StateFounding  State = 8  // made here to succeed another one; its first commit is not ordered yet
 	StateMoving    State = 9  // closed by a ReInit; its successor is being entered
 	StateMoved     State = 10 // it goes on as its successor
+	StateHeld      State = 11 // somebody has added this device, and the user has not decided: see Device.Held
 )
 
 // String is the state's name.
 func (s State) String() string {
-	names := [...]string{"", "creating", "joining", "active", "leaving", "left", "broken", "rejoining", "founding", "moving", "moved"}
+	names := [...]string{"", "creating", "joining", "active", "leaving", "left", "broken", "rejoining", "founding", "moving", "moved", "held"}
 	if int(s) < len(names) {
 		return names[s]
 	}

@@ -39,7 +39,10 @@ func (d *Device) takePush(u *unit, p *wire.Push) error {
 			if ok, err := d.expectFounding(u, *p.Conversation, c); ok || err != nil {
 				return err
 			}
-			return d.takeInvitation(u, *p.Conversation, nil, c)
+			if err := d.takeInvitation(u, *p.Conversation, nil, c); err != nil {
+				return err
+			}
+			return d.refuseForeign(u, p)
 		}
 		return t.takeEntry(c, false)
 	case p.Kind == wire.ItemMessage && t != nil:
@@ -57,7 +60,17 @@ func (d *Device) takePush(u *unit, p *wire.Push) error {
 		}
 		return t.takeUndelivered(v)
 	}
-	return nil
+	return d.refuseForeign(u, p)
+}
+
+// refuseForeign gives up the address of a stream that is of no conversation of this device: nothing in it adds
+// the device to one.
+func (d *Device) refuseForeign(u *unit, p *wire.Push) error {
+	_, known, err := u.Get(conversationKey(*p.Conversation))
+	if err == nil && !known {
+		d.refuseAt(u, *p.Conversation, p.Token)
+	}
+	return err
 }
 
 func cursorKey(p *wire.Push) []byte {

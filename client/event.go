@@ -44,13 +44,15 @@ const (
 	// EventDeviceWaiting: Device, Number: a device of the same user is not known: see Device.ConfirmDevice. With
 	// Conversation and By, it is a member of that conversation already, added by By.
 	EventDeviceWaiting
+	EventRequest // Conversation: somebody has added this device to it: see Device.Held
+	EventRefused // Conversation, Err: this device has refused it, since too many requests wait
 )
 
 // String is the type's name.
 func (t EventType) String() string {
 	names := [...]string{"", "message", "accepted", "delivered", "undelivered", "unreadable", "created", "joined", "added", "removed",
 		"left", "rules", "epoch", "won", "lost", "failed", "poison", "divergence", "gap", "broken", "trust", "pinned", "devices",
-		"connected", "offline", "delayed", "missed", "moved", "device waiting"}
+		"connected", "offline", "delayed", "missed", "moved", "device waiting", "request", "refused"}
 	if int(t) < len(names) {
 		return names[t]
 	}

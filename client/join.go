@@ -21,6 +21,8 @@ func (t *thread) takeOutside(c *wire.Committed) error {
 		return t.save()
 	case StateRejoining:
 		return t.rejoined(c)
+	case StateHeld:
+		return t.takeHeld(c)
 	}
 	return t.d.takeInvitation(t.u, t.id, t, c)
 }
@@ -44,11 +46,23 @@ func (d *Device) takeInvitation(u *unit, id wire.ConversationID, t *thread, c *w
 	if err != nil || !ok {
 		return err
 	}
+	if _, err := mlscore.Peek(env.Commit.Commit); err != nil {
+		return nil // a Commit that is none adds nobody
+	}
+	if !d.welcomes(u, env) {
+		d.log.Info("a Welcome for none of this device's KeyPackages is dropped", "conversation", id)
+		d.refuseAt(u, id, token)
+		return nil
+	}
+	ask := d.opts.Admit != nil && (t == nil || t.rec.State == StateLeft && t.rec.Token != token)
 	if t == nil {
 		t = &thread{d: d, u: u, id: id}
 	}
 	if err := t.beginJoin(c, env, token); err != nil {
 		return err
+	}
+	if ask { // the lane looks at the group, and has somebody decide
+		return u.putRecord(t.requestKey(), &requestRecord{Version: recordVersion, Since: d.now()})
 	}
 	if env.Commit.Welcome.Blob != nil || env.Commit.Tree != nil && env.Commit.Tree.Blob != nil {
 		return nil // the lane fetches them
@@ -63,6 +77,22 @@ func (d *Device) takeInvitation(u *unit, id wire.ConversationID, t *thread, c *w
 		return nil
 	}
 	return why
+}
+
+// welcomes reports whether a commit's Welcome names a KeyPackage of this device. One that has to be fetched is
+// looked at when it is there.
+func (d *Device) welcomes(u *unit, env *wire.Envelope) bool {
+	if env.Commit.Welcome.Blob != nil {
+		return true
+	}
+	h, err := mlscore.Peek(env.Commit.Welcome.Inline)
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(h.NewMembers, func(ref []byte) bool {
+		ok, err := u.getRecord(keyPackageKey(ref), new(keyPackageRecord))
+		return ok || err != nil // an error shows again
+	})
 }
 
 // staysAt reports whether an entry removes this device and adds it again under the address that it has, that
@@ -248,6 +278,7 @@ func (t *thread) join(c *wire.Committed, env *wire.Envelope, welcome, tree []byt
 		}
 	}
 	t.u.delete(t.welcomeKey())
+	t.u.delete(t.requestKey())
 	t.u.put(t.orderKey(c.Sequence), c.Order[:])
 	return t.joined()
 }
@@ -335,6 +366,9 @@ func (d *Device) joinLate(ctx context.Context, id wire.ConversationID, w *welcom
 	}
 	tree, err := d.fetchPayload(ctx, id, e.Envelope.Commit.Tree)
 	if err != nil {
+		return err
+	}
+	if enter, err := d.admit(ctx, id, c, e.Envelope, welcome, tree); err != nil || !enter {
 		return err
 	}
 	var why error

@@ -310,7 +310,7 @@ func (t *thread) failOutgoing(why error) error {
 // takeMessage takes an application message in. One that is ahead of its commit is held.
 func (t *thread) takeMessage(m *wire.Message, stored wire.Time) error {
 	switch {
-	case t.rec.State == StateJoining, t.rec.State == StateRejoining:
+	case t.rec.State == StateJoining, t.rec.State == StateRejoining, t.rec.State == StateHeld:
 		return t.hold(m, stored)
 	case t.group == nil || m.Epoch < t.rec.Joined:
 		return nil // not for this device

@@ -35,6 +35,10 @@ type Options struct {
 	// KeyPackages of them. Those with another signature scheme than the device's key are left out. nil stands
 	// for mlscore.MLS128MLKEM768X25519AES128Ed25519, so that conversations can be migrated to it.
 	Suites []mlscore.CipherSuite
+	// Admit decides on a conversation that somebody adds this device to, unless another device of the user
+	// that this one knows is in it. nil joins all that are valid. It is called on a goroutine of the device,
+	// and may take its time; it may be called again after a crash.
+	Admit  func(JoinRequest) Decision
 	Limits Limits
 	Timing Timing
 }
@@ -52,6 +56,7 @@ type Limits struct {
 	KeyPackages int // of the device's own suite that the directory should have: 50
 	Reserve     int // of each other suite: 5; -1 for none but the last resort
 	Receipts    int // members of a conversation up to which receipts are sent: 16; -1 for none
+	Strangers   int // requests to join that wait for the user's decision: 64
 	Requests    int // requests under way at once: 16, or fewer if the node wants
 	// PastEpochs is how many ended epochs of a conversation can still read late messages: 64; -1 for
 	// none. Messages go beside the log, and are overtaken by commits while an organization cannot be
@@ -105,7 +110,7 @@ func (o Options) orDefault() (Options, error) {
 	l, t := &o.Limits, &o.Timing
 	for p, v := range map[*int]int{
 		&l.Held: 1024, &l.HeldBytes: 16 << 20, &l.Outgoing: 4096, &l.Operations: 256, &l.Attempts: 64, &l.Orders: 1024,
-		&l.Groups: 256, &l.Inline: 256 << 10, &l.KeyPackages: 50, &l.Reserve: 5, &l.Receipts: 16, &l.Requests: 16, &l.PastEpochs: 64, &l.PastMost: 1024, &t.KeyMessages: 1000,
+		&l.Groups: 256, &l.Inline: 256 << 10, &l.KeyPackages: 50, &l.Reserve: 5, &l.Receipts: 16, &l.Strangers: 64, &l.Requests: 16, &l.PastEpochs: 64, &l.PastMost: 1024, &t.KeyMessages: 1000,
 	} {
 		if *p == 0 {
 			*p = v

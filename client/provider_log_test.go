@@ -4,6 +4,7 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"math/big"
 	"slices"
@@ -423,6 +424,13 @@ func (w *world) handleDirectory(o *org, a *account, m wire.Method, body []byte) 
 				a.packages[suite] = append(a.packages[suite], *k)
 			}
 		}
+		return nil, nil
+	case wire.MethodRefuse:
+		r, err := decodeInto[wire.RefuseRequest](body)
+		if err != nil || o.tokens[r.Token] != a.id {
+			return nil, errors.Join(err, wire.Errorf(wire.NotFound, "refuse", "not an address of %s", a.id))
+		}
+		delete(o.tokens, r.Token)
 		return nil, nil
 	case wire.MethodCount:
 		answer := &wire.CountAnswer{}

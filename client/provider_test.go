@@ -27,6 +27,7 @@ type world struct {
 	wg     sync.WaitGroup
 	limits Limits        // of the devices
 	timing func(*Timing) // changes theirs; may be nil
+	admit  map[wire.DeviceID]func(JoinRequest) Decision
 
 	mu     sync.Mutex
 	orgs   map[wire.Domain]*org

@@ -53,9 +53,7 @@ func TestReceiptsCountDevices(t *testing.T) {
 	check(t, err)
 	delivered(t, b, id, last, 2) // alice has taken in what bob sent before
 	delivered(t, a, id, m, 2)
-	if n := len(a.events(EventDelivered)); n != 2 {
-		t.Errorf("%d deliveries were told, want 2", n)
-	}
+	told(t, a, EventDelivered, 2)
 	if _, err := EncodeContent(&Content{ID: MessageID{1}, Type: ContentReceipt, Refs: make([]MessageID, MaxReceipts+1)}); wire.CodeOf(err) != wire.TooLarge {
 		t.Errorf("a receipt for %d messages: %v", MaxReceipts+1, err)
 	}

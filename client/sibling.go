@@ -248,17 +248,25 @@ func (d *Device) ask(u *unit, device wire.DeviceID, key []byte, in wire.Conversa
 	if d.asked[at] {
 		return
 	}
-	if len(d.asked) >= maxAsked {
-		clear(d.asked)
-	}
-	d.asked[at] = true
 	n := numberOf(devicePrint(d.self.Device, d.self.Public), devicePrint(device, key))
-	u.then(func() {
+	u.then(func() { // not in a turn that fails
+		if d.asked[at] {
+			return
+		}
+		d.remember(at)
 		d.emit(Event{Type: EventDeviceWaiting, Device: device, Number: n, Conversation: in, By: by})
 	})
 }
 
-// maxAsked bounds what ask remembers. A node that lists ever other devices makes it ask again.
+// remember notes what is said or done once in a process. The caller has the turn.
+func (d *Device) remember(what string) {
+	if len(d.asked) >= maxAsked {
+		clear(d.asked)
+	}
+	d.asked[what] = true
+}
+
+// maxAsked bounds what is remembered. A node that lists ever other devices makes it ask again.
 const maxAsked = 1024
 
 // askAbout tells the user of a member who is a device of his that this device does not know: the

@@ -32,7 +32,7 @@ func (d *Device) takeInbox(u *unit, p *wire.Push) error {
 // user's devices, and members that were revoked. What fails is tried again; the rest goes on.
 func (d *Device) upkeep(ctx context.Context) error {
 	var failures []error
-	for _, part := range []func(context.Context) error{d.refreshRoots, d.renew, d.topUp, d.tendDevices, d.tendMembers, d.tendMoved, d.tendReaders} {
+	for _, part := range []func(context.Context) error{d.refreshRoots, d.renew, d.topUp, d.tendRefusals, d.tendDevices, d.tendMembers, d.tendMoved, d.tendReaders} {
 		if err := part(ctx); err != nil {
 			failures = append(failures, err)
 			if errors.Is(err, ErrOffline) {

@@ -1,0 +1,308 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Decision is what becomes of a conversation that somebody has added this device to.
+type Decision uint8
+
+// The decisions.
+const (
+	Join   Decision = 0 // enter it
+	Hold   Decision = 1 // wait for Device.Accept or Device.Refuse
+	Refuse Decision = 2 // give up the address: nothing of the conversation comes any more
+)
+
+// JoinRequest is a conversation that somebody has added this device to, and that it has not entered.
+type JoinRequest struct {
+	Conversation wire.ConversationID
+	Name         string
+	Users        []wire.UserID // members when the device was added; at most MaxRequestUsers, in order
+	Members      int           // devices
+	Since        time.Time
+}
+
+// MaxRequestUsers bounds the users that a JoinRequest names.
+const MaxRequestUsers = 64
+
+const (
+	recordRequest = 'H' // conversation → requestRecord
+	recordRefusal = 'y' // token, conversation → 1: the node is to be told
+)
+
+// requestRecord is a conversation that is not entered before somebody decides.
+type requestRecord struct {
+	Version  uint8         `cbor:"1,keyasint"`
+	Since    wire.Time     `cbor:"2,keyasint"`
+	Accepted bool          `cbor:"3,keyasint,omitempty"`
+	Name     string        `cbor:"4,keyasint,omitempty"`
+	Users    []wire.UserID `cbor:"5,keyasint,omitempty"`
+	Members  uint32        `cbor:"6,keyasint,omitempty"`
+}
+
+func (r *requestRecord) request(id wire.ConversationID) JoinRequest {
+	return JoinRequest{Conversation: id, Name: r.Name, Users: slices.Clone(r.Users), Members: int(r.Members), Since: r.Since.Std()}
+}
+
+func (t *thread) requestKey() []byte { return recordKey(recordRequest, idPart(t.id)) }
+
+// errLooked ends a turn that has only looked at a group: nothing of it is kept.
+var errLooked = errors.New("the group was only looked at")
+
+// admit decides on a conversation that this device was added to. It reports whether the device is to enter
+// it now. welcome and tree are what it enters by.
+func (d *Device) admit(ctx context.Context, id wire.ConversationID, c *wire.Committed, env *wire.Envelope, welcome, tree []byte) (bool, error) {
+	var r *requestRecord
+	ours := false
+	err := d.turn(ctx, func(u *unit) error {
+		t, have, err := d.requested(u, id)
+		if err != nil || have == nil || have.Accepted {
+			return err
+		}
+		if err := t.join(c, env, welcome, tree); err != nil {
+			return err
+		}
+		if r, ours, err = t.requestOf(have); err != nil {
+			return err
+		}
+		return errLooked
+	})
+	switch {
+	case err == nil:
+		return true, nil // nobody is to be asked
+	case !errors.Is(err, errLooked):
+		return true, nil // join fails in the same way, and says so
+	}
+	decision := Join
+	if !ours && d.opts.Admit != nil {
+		decision = d.opts.Admit(r.request(id))
+	}
+	return decision == Join, d.turn(ctx, func(u *unit) error {
+		t, have, err := d.requested(u, id)
+		if err != nil || have == nil || have.Accepted {
+			return err
+		}
+		switch decision {
+		case Join:
+			r.Accepted = true
+			return u.putRecord(t.requestKey(), r)
+		case Hold:
+			return t.holdRequest(r)
+		}
+		return t.drop()
+	})
+}
+
+// requested is a conversation that is being joined, and what is known of the request; nil for none.
+func (d *Device) requested(u *unit, id wire.ConversationID) (*thread, *requestRecord, error) {
+	t, err := d.thread(u, id)
+	if err != nil || t == nil || t.rec.State != StateJoining {
+		return nil, nil, err
+	}
+	r := new(requestRecord)
+	ok, err := u.getRecord(t.requestKey(), r)
+	if err != nil || !ok {
+		return t, nil, err
+	}
+	return t, r, nil
+}
+
+// requestOf describes the group that was joined for a look. ours says that a device of the user's that this
+// one knows is in it: then the user is.
+func (t *thread) requestOf(have *requestRecord) (r *requestRecord, ours bool, err error) {
+	rules, err := t.rules()
+	if err != nil {
+		return nil, false, err
+	}
+	r = &requestRecord{Version: recordVersion, Since: have.Since, Name: rules.Name, Members: uint32(t.group.Public().Size())}
+	users := make(map[wire.UserID]bool)
+	t.group.Public().Members(func(m mlscore.Member) bool {
+		device, bad := deviceOf(m.Credential)
+		if bad != nil || m.Leaf == t.group.Self() {
+			return true
+		}
+		if device.User() == t.d.self.Device.User() {
+			known := false
+			known, err = t.d.knows(t.u, m.SignatureKey)
+			ours = ours || known
+		}
+		if len(users) < MaxRequestUsers {
+			users[device.User()] = true
+		}
+		return err == nil
+	})
+	for user := range users {
+		r.Users = append(r.Users, user)
+	}
+	slices.Sort(r.Users)
+	return r, ours, err
+}
+
+// holdRequest keeps a conversation waiting, unless too many wait: then it is refused.
+func (t *thread) holdRequest(r *requestRecord) error {
+	n := 0
+	ids, err := listConversations(t.u)
+	if err != nil {
+		return err
+	}
+	for _, id := range ids {
+		rec := new(conversationRecord)
+		if ok, err := t.u.getRecord(conversationKey(id), rec); err != nil {
+			return err
+		} else if ok && rec.State == StateHeld {
+			n++
+		}
+	}
+	if n >= t.d.opts.Limits.Strangers {
+		t.d.log.Warn("a request to join is refused: too many wait", "conversation", t.id, "waiting", n)
+		t.event(Event{Type: EventRefused, Err: wire.Errorf(wire.Quota, "join", "%d requests wait for an answer already", n)})
+		return t.drop()
+	}
+	t.rec.State, t.rec.Title = StateHeld, r.Name
+	if err := t.u.putRecord(t.requestKey(), r); err != nil {
+		return err
+	}
+	t.event(Event{Type: EventRequest})
+	return t.save()
+}
+
+// drop leaves nothing of a conversation that this device has never been in, and has the node forget it too.
+// One that it was in goes back to being left.
+func (t *thread) drop() error {
+	for _, key := range [][]byte{t.welcomeKey(), t.requestKey()} {
+		t.u.delete(key)
+	}
+	for _, kind := range []byte{recordHeld, recordOrder} {
+		t.u.deleteAll(recordKey(kind, idPart(t.id)))
+	}
+	t.d.refuseAt(t.u, t.id, t.rec.Token)
+	t.group = nil
+	if t.rec.Counters.Message > 0 || len(t.rec.Line.From) > 0 {
+		t.rec.State, t.rec.Behind = StateLeft, behind{}
+		return t.save()
+	}
+	t.u.delete(conversationKey(t.id))
+	return nil
+}
+
+// refuseAt has the node told that an address takes nothing of a conversation. A node that does not know how
+// goes on pushing: that is told once in this process.
+func (d *Device) refuseAt(u *unit, id wire.ConversationID, token wire.Token) {
+	key := recordKey(recordRefusal, token[:], []byte(id))
+	if d.asked[string(key)] {
+		return
+	}
+	u.put(key, []byte{1})
+	u.then(func() {
+		d.remember(string(key))
+		d.lanes.kick(laneUpkeep)
+	})
+}
+
+// tendRefusals tells the node what this device has refused.
+func (d *Device) tendRefusals(ctx context.Context) error {
+	var keys [][]byte
+	prefix := recordKey(recordRefusal)
+	err := d.turn(ctx, func(u *unit) error {
+		return u.Scan(prefix, func(key, _ []byte) error {
+			keys = append(keys, slices.Clone(key))
+			return nil
+		})
+	})
+	if err != nil {
+		return err
+	}
+	for _, key := range keys {
+		r := &wire.RefuseRequest{Conversation: wire.ConversationID(key[len(prefix)+len(wire.Token{}):])}
+		copy(r.Token[:], key[len(prefix):])
+		err := d.call(ctx, wire.MethodRefuse, r, nil)
+		switch wire.CodeOf(err) {
+		case wire.Busy, wire.Unavailable, wire.Internal:
+			return err
+		}
+		var refused *wire.Error
+		if err != nil && !errors.As(err, &refused) {
+			return err
+		}
+		if err := d.turn(ctx, func(u *unit) error { u.delete(key); return nil }); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// takeHeld takes in an entry of a conversation that waits for the user's decision: how far it has come, and
+// that this device was removed from it.
+func (t *thread) takeHeld(c *wire.Committed) error {
+	if e, err := c.Open(); err == nil && e.Envelope != nil && e.Envelope.Commit != nil && e.Envelope.Conversation == t.id && t.addressLeaves(e.Envelope) {
+		return t.drop()
+	}
+	t.setBehind(c.Sequence, false)
+	return t.save()
+}
+
+// Held lists the conversations that wait for Accept or Refuse, the oldest first. There are at most
+// Limits.Strangers; what comes beyond is refused.
+func (d *Device) Held(ctx context.Context) ([]JoinRequest, error) {
+	var list []JoinRequest
+	err := d.turn(ctx, func(u *unit) error {
+		ids, err := listConversations(u)
+		for _, id := range ids {
+			if err != nil {
+				return err
+			}
+			var t *thread
+			if t, err = d.thread(u, id); err != nil || t == nil || t.rec.State != StateHeld {
+				continue
+			}
+			r := new(requestRecord)
+			if _, err = u.getRecord(t.requestKey(), r); err == nil {
+				list = append(list, r.request(id))
+			}
+		}
+		return err
+	})
+	slices.SortFunc(list, func(a, b JoinRequest) int { return a.Since.Compare(b.Since) })
+	return list, err
+}
+
+// Accept enters a conversation that waits. EventJoined tells when it is entered; what was said meanwhile comes
+// as far as Limits.Held allows. wire.NotFound if none of that id waits.
+func (d *Device) Accept(ctx context.Context, id wire.ConversationID) error {
+	return d.decide(ctx, id, func(t *thread, r *requestRecord) error {
+		r.Accepted, t.rec.State = true, StateJoining
+		t.kick(handshakes(t.id))
+		return errors.Join(t.u.putRecord(t.requestKey(), r), t.save())
+	})
+}
+
+// RefuseRequest refuses a conversation that waits: nothing of it is kept here, and the node stores nothing of
+// it for this device any more. Its members see this device as one of them until somebody removes it.
+// wire.NotFound if none of that id waits.
+func (d *Device) RefuseRequest(ctx context.Context, id wire.ConversationID) error {
+	return d.decide(ctx, id, func(t *thread, _ *requestRecord) error { return t.drop() })
+}
+
+func (d *Device) decide(ctx context.Context, id wire.ConversationID, do func(*thread, *requestRecord) error) error {
+	return d.turn(ctx, func(u *unit) error {
+		t, err := d.thread(u, id)
+		if err != nil {
+			return err
+		}
+		if t == nil || t.rec.State != StateHeld {
+			return wire.Errorf(wire.NotFound, "request", "no request to join %v waits", id)
+		}
+		r := new(requestRecord)
+		if _, err := u.getRecord(t.requestKey(), r); err != nil {
+			return err
+		}
+		return do(t, r)
+	})
+}
