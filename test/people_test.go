@@ -127,7 +127,7 @@ func strangerCreates(ctx context.Context, s *rawSession, id wire.ConversationID,
 	return s.ask(ctx, wire.MethodUpdate, e, new(wire.Receipt))
 }
 
-// counter reads a counter of a node, with its labels as they are printed.
+// counter reads a counter of a node, with its labels as they are printed; 0 for one that has not been counted yet.
 func counter(t *testing.T, at, name string) (value float64) {
 	t.Helper()
 	r, err := http.Get("http://" + at + "/metrics")
@@ -144,7 +144,9 @@ func counter(t *testing.T, at, name string) (value float64) {
 			return value
 		}
 	}
-	t.Fatalf("no counter %s: %v", name, lines.Err())
+	if err := lines.Err(); err != nil {
+		t.Fatal(err)
+	}
 	return 0
 }
 

@@ -81,9 +81,9 @@ func TestSecUnsigned(t *testing.T) {
 		}
 	}
 	at := c.Node("b.example").AdminAddress()
-	for reason, want := range map[wire.Code]string{wire.Forged: "300", wire.StaleEpoch: "200"} {
+	for reason, want := range map[wire.Code]float64{wire.Forged: 300, wire.StaleEpoch: 200} {
 		if n := counter(t, at, `mlsfed_messages_refused_total{reason="`+string(reason)+`"}`); n != want {
-			t.Errorf("%s refusals for %q are counted, wanted %s", n, reason, want)
+			t.Errorf("%v refusals for %q are counted, wanted %v", n, reason, want)
 		}
 	}
 	if _, err := alice.SendText(ctx, id, "to bob"); err != nil {
@@ -218,8 +218,8 @@ func TestLateMessageIsTaken(t *testing.T) {
 		t.Fatalf("bob has %v: %v", texts(ctx, bob, id), err)
 	}
 	for _, reason := range []wire.Code{wire.Forged, wire.StaleEpoch} {
-		if n := counter(t, c.Node("b.example").AdminAddress(), `mlsfed_messages_refused_total{reason="`+string(reason)+`"}`); n != "0" {
-			t.Errorf("%s messages were refused for %q", n, reason)
+		if n := counter(t, c.Node("b.example").AdminAddress(), `mlsfed_messages_refused_total{reason="`+string(reason)+`"}`); n != 0 {
+			t.Errorf("%v messages were refused for %q", n, reason)
 		}
 	}
 }

@@ -3,9 +3,6 @@ package test
 import (
 	"context"
 	"crypto/sha256"
-	"io"
-	"net/http"
-	"regexp"
 	"testing"
 	"time"
 
@@ -14,25 +11,6 @@ import (
 	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
-
-// counter is a figure of a node, "0" where it has not been counted yet.
-func counter(t *testing.T, at, name string) string {
-	t.Helper()
-	r, err := http.Get("http://" + at + "/metrics")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer r.Body.Close()
-	raw, err := io.ReadAll(r.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(name) + ` (.*)$`).FindSubmatch(raw)
-	if m == nil {
-		return "0"
-	}
-	return string(m[1])
-}
 
 // TestSecAmplify: a call of a stranger opens no connection. A member's call that nobody has signed does not
 // either, and is counted.
@@ -82,11 +60,11 @@ func TestSecAmplify(t *testing.T) {
 			}
 		}
 	}
-	if n := counter(t, c.Node("a.example").AdminAddress(), `mlsfed_submissions_refused_total{reason="forged"}`); n != "50" {
+	if n := counter(t, c.Node("a.example").AdminAddress(), `mlsfed_submissions_refused_total{reason="forged"}`); n != 50 {
 		t.Errorf("%s refusals are counted, wanted 50", n)
 	}
 	for _, d := range []wire.Domain{"a.example", "b.example", "c.example"} {
-		if n := counter(t, c.Node(d).AdminAddress(), `mlsfed_blob_streams_total`); n != "0" {
+		if n := counter(t, c.Node(d).AdminAddress(), `mlsfed_blob_streams_total`); n != 0 {
 			t.Errorf("%s has opened %s streams for blobs", d, n)
 		}
 	}
