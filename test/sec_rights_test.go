@@ -61,11 +61,11 @@ func TestSecAmplify(t *testing.T) {
 		}
 	}
 	if n := counter(t, c.Node("a.example").AdminAddress(), `mlsfed_submissions_refused_total{reason="forged"}`); n != 50 {
-		t.Errorf("%s refusals are counted, wanted 50", n)
+		t.Errorf("%v refusals are counted, wanted 50", n)
 	}
 	for _, d := range []wire.Domain{"a.example", "b.example", "c.example"} {
 		if n := counter(t, c.Node(d).AdminAddress(), `mlsfed_blob_streams_total`); n != 0 {
-			t.Errorf("%s has opened %s streams for blobs", d, n)
+			t.Errorf("%v has opened %v streams for blobs", d, n)
 		}
 	}
 	if err := alice.Rename(ctx, id, "y"); err != nil {
