@@ -49,6 +49,27 @@ func undoChange(list []wire.Address, change wire.DeliveryChange) ([]wire.Address
 	return applyChange(list, wire.DeliveryChange{Add: change.Remove, Remove: change.Add})
 }
 
+// composeChanges returns the change that has the effect of a and then b.
+func composeChanges(a, b wire.DeliveryChange) wire.DeliveryChange {
+	return wire.DeliveryChange{Add: compose(a.Add, b.Remove, b.Add, a.Remove), Remove: compose(a.Remove, b.Add, b.Remove, a.Add)}
+}
+
+// compose merges what is left of first without undone with what is left of then without undoes. All lists
+// are sorted.
+func compose(first, undone, then, undoes []wire.Address) []wire.Address {
+	without := func(list, gone []wire.Address) (rest []wire.Address) {
+		for _, a := range list {
+			if _, found := slices.BinarySearchFunc(gone, a, wire.Address.Compare); !found {
+				rest = append(rest, a)
+			}
+		}
+		return rest
+	}
+	all := append(without(first, undone), without(then, undoes)...)
+	slices.SortFunc(all, wire.Address.Compare)
+	return all
+}
+
 // Organizations lists those of a sorted delivery list, in order. It skips from one to the next.
 func Organizations(list []wire.Address) []wire.Domain {
 	var orgs []wire.Domain
@@ -77,6 +98,9 @@ func (m *Machine) someLeft() bool {
 func (m *Machine) updateSpans(seq wire.SequenceNumber) bool {
 	present := make(map[wire.Domain]bool)
 	for _, h := range m.heads {
+		if h.closed && !m.closed {
+			continue
+		}
 		for _, org := range Organizations(h.delivery) {
 			present[org] = true
 		}

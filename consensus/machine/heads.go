@@ -20,6 +20,11 @@ type head struct {
 	parent    *point // nil for epoch 0
 	used      wire.Time
 	proposals int
+
+	// From level 2 of the rules on:
+	trail  []ancestor // that can be contested, oldest first; the last one is parent
+	branch            // how it differs from other heads
+	closed bool       // it takes no submission any more
 }
 
 // point is an epoch that has ended, and whose children are heads: it can be contested.
@@ -81,6 +86,8 @@ func (m *Machine) stale(e *wire.Envelope, p *point) *wire.Error {
 	if p != nil {
 		if child := m.childOf(p.seq); child != nil {
 			now = child
+		} else if h, _ := m.ancestorAt(p.seq); h != nil {
+			now = h
 		}
 	}
 	err := wire.Errorf(wire.StaleEpoch, "submit", "epoch %d, opened by entry %d, has ended", e.Epoch, e.Parent)

@@ -6,7 +6,7 @@ import (
 
 // Bounds that every replica shares. A change of one is a new version of the state machine.
 const (
-	MaxHeads       = 4
+	MaxHeads       = 4 // at level 1 of the rules; see MaxBranches
 	MaxAddresses   = wire.MaxElements
 	MaxProposals   = 512  // in one epoch
 	MaxSubmissions = 1024 // remembered, so that a retry gets the first answer; more than MaxProposals
@@ -23,6 +23,7 @@ const (
 type Machine struct {
 	public   PublicRules
 	anyEpoch bool // see DisableEpochCheck
+	off      rules
 
 	id       wire.ConversationID
 	created  bool
@@ -33,6 +34,7 @@ type Machine struct {
 	now      wire.Time
 	heads    []*head
 	spans    []Span
+	holders  []wire.Domain // that hold replicas and do not take part; see updateHolders
 	replicas *wire.Replicas
 	since    wire.SequenceNumber // the entry that set replicas
 	level    uint8               // of the rules; wire.FirstLevel until an entry raises it
@@ -71,6 +73,9 @@ type plan struct {
 	from     *head         // the head that the entry belongs to
 	next     *head         // what takes its place, or stands beside it; seq is set by enact
 	beside   bool
+	at       int         // from level 2 on, with beside: the place of the contested epoch in from's trail
+	evicted  *head       // gives way to next; nil for none
+	member   bool        // a member of from's epoch has made the submission
 	public   PublicGroup // from's state after a proposal
 	ends     bool        // from is closed
 	epoch    wire.Epoch  // after the entry
@@ -142,12 +147,15 @@ func (m *Machine) judge(p *plan) *wire.Error {
 	switch {
 	case !m.created:
 		return wire.Errorf(wire.UnknownConversation, "submit", "%v has not been created", m.id)
-	case m.closed:
+	case m.closed && !(m.level >= 2 && isContest(env)):
 		return wire.Errorf(wire.Closed, "submit", "%v was closed with entry %d", m.id, m.seq)
 	}
 	h, err := m.locate(p, env)
 	if err != nil {
 		return err
+	}
+	if h.closed && !p.beside {
+		return wire.Errorf(wire.Closed, "submit", "the branch of epoch %d that entry %d opened was closed", h.epoch, h.seq)
 	}
 	p.from, p.epoch = h, env.Epoch
 	switch env.Kind {
@@ -156,7 +164,7 @@ func (m *Machine) judge(p *plan) *wire.Error {
 	case wire.KindCommit:
 		return m.judgeCommit(p, env)
 	default:
-		p.ends = true
+		p.ends, p.member = true, true
 		return p.authentic(env, h.key)
 	}
 }
@@ -178,6 +186,9 @@ func (m *Machine) locate(p *plan, e *wire.Envelope) (*head, *wire.Error) {
 	child := m.childOf(e.Parent)
 	if m.anyEpoch && e.Kind == wire.KindCommit {
 		return m.heads[0], nil
+	}
+	if m.level >= 2 {
+		return m.locateEnded(p, e)
 	}
 	if child == nil {
 		return nil, m.stale(e, nil)
@@ -246,10 +257,10 @@ func (m *Machine) judgeProposal(p *plan, e *wire.Envelope) *wire.Error {
 	if p.from.proposals >= MaxProposals {
 		return wire.Errorf(wire.Quota, "submit", "epoch %d has %d proposals: commit them first", p.from.epoch, p.from.proposals)
 	}
-	if err := checkHeader(e.Proposal, m.id, m.policy.Handshakes, e); err != nil {
+	var err *wire.Error
+	if p.member, err = checkHeader(e.Proposal, m.id, m.policy.Handshakes, e); err != nil {
 		return err
 	}
-	var err *wire.Error
 	p.public, err = processPublic(p.from.public, e.Proposal, p.from.epoch)
 	return err
 }
@@ -257,23 +268,27 @@ func (m *Machine) judgeProposal(p *plan, e *wire.Envelope) *wire.Error {
 func (m *Machine) judgeCommit(p *plan, e *wire.Envelope) *wire.Error {
 	base := &point{seq: p.from.seq, epoch: p.from.epoch, key: p.from.key, public: p.from.public}
 	list := p.from.delivery
-	if p.beside {
+	var err *wire.Error
+	switch {
+	case p.beside && m.level >= 2:
+		base = p.from.trail[p.at].point
+		list, err = p.from.listAt(p.at)
+	case p.beside:
 		base = p.from.parent
-		var err *wire.Error
-		if list, err = undoChange(list, p.from.change); err != nil {
-			return err
-		}
+		list, err = undoChange(list, p.from.change)
+	}
+	if err != nil {
+		return err
 	}
 	if !m.anyEpoch && !p.beside { // locate has verified a contest
 		if err := m.signed(p, e, base.key); err != nil {
 			return err
 		}
 	}
-	if err := checkHeader(e.Commit.Commit, m.id, m.policy.Handshakes, e); err != nil {
+	if p.member, err = checkHeader(e.Commit.Commit, m.id, m.policy.Handshakes, e); err != nil {
 		return err
 	}
-	list, err := applyChange(list, e.Commit.Delivery)
-	if err != nil {
+	if list, err = applyChange(list, e.Commit.Delivery); err != nil {
 		return err
 	}
 	group, err := processPublic(base.public, e.Commit.Commit, base.epoch+1)
@@ -320,7 +335,7 @@ func (m *Machine) enact(p *plan, raw []byte) Outcome {
 	moved := m.moveHeads(p)
 	switch {
 	case p.level > 0:
-		m.level = p.level
+		m.raise(p.level)
 	case e.Replicas != nil:
 		m.replicas, m.since, moved = e.Replicas, m.seq, true
 	}
@@ -342,6 +357,9 @@ func (m *Machine) enact(p *plan, raw []byte) Outcome {
 
 // moveHeads reports whether organizations came or went.
 func (m *Machine) moveHeads(p *plan) bool {
+	if m.level >= 2 {
+		return m.moveBranches(p)
+	}
 	if p.from != nil {
 		p.from.used = m.now
 	}

@@ -65,6 +65,9 @@ type imageHead struct {
 	Parent    *imagePoint         `cbor:"9,keyasint,omitempty"`
 	Used      wire.Time           `cbor:"10,keyasint"`
 	Proposals uint32              `cbor:"11,keyasint"`
+	Trail     []imageAncestor     `cbor:"12,keyasint,omitempty"`
+	Branch    *imageBranch        `cbor:"13,keyasint,omitempty"`
+	Closed    bool                `cbor:"14,keyasint,omitempty"`
 }
 
 type imagePoint struct {
@@ -95,6 +98,7 @@ func (m *Machine) Snapshot() *Image {
 	}
 	for _, h := range m.heads {
 		img.heads = append(img.heads, *h)
+		img.heads[len(img.heads)-1].trail = slices.Clone(h.trail) // evidence is added in place
 	}
 	for _, id := range m.answered {
 		img.answers = append(img.answers, m.answers[id])
@@ -144,11 +148,12 @@ func packHead(h *head) (*imageHead, error) {
 	if rec.Public, err = packPublic(h.public); err != nil {
 		return nil, err
 	}
-	if p := h.parent; p != nil {
-		rec.Parent = &imagePoint{Sequence: p.seq, Epoch: p.epoch, Key: p.key, Winner: p.winner}
-		rec.Parent.Public, err = packPublic(p.public)
+	if h.parent != nil {
+		if rec.Parent, err = packPoint(h.parent); err != nil {
+			return nil, err
+		}
 	}
-	return rec, err
+	return rec, packTrail(rec, h)
 }
 
 func packPublic(g PublicGroup) ([]byte, error) {
@@ -189,7 +194,7 @@ func (m *Machine) read(in *recordReader) error {
 	if h.ID != m.id {
 		return fmt.Errorf("is a snapshot of conversation %v", h.ID)
 	}
-	if h.Heads > MaxHeads || h.Recent > maxRecent || h.Answers > MaxSubmissions || wire.SequenceNumber(h.Recent) > h.Sequence ||
+	if h.Heads > MaxBranches || h.Heads > MaxHeads && h.Level < 2 || h.Recent > maxRecent || h.Answers > MaxSubmissions || wire.SequenceNumber(h.Recent) > h.Sequence ||
 		h.Created && h.Heads == 0 {
 		return fmt.Errorf("names %d heads, %d entries of %d, %d answers", h.Heads, h.Recent, h.Sequence, h.Answers)
 	}
@@ -224,6 +229,9 @@ func (m *Machine) read(in *recordReader) error {
 	if err := in.end(); err != nil {
 		return err
 	}
+	if m.level >= 2 {
+		m.updateHolders()
+	}
 	return m.validate(entries)
 }
 
@@ -238,11 +246,13 @@ func (m *Machine) readHead(in *recordReader) error {
 	if h.public, err = m.unpackPublic(rec.Public); err != nil {
 		return err
 	}
-	if p := rec.Parent; p != nil {
-		h.parent = &point{seq: p.Sequence, epoch: p.Epoch, key: p.Key, winner: p.Winner}
-		if h.parent.public, err = m.unpackPublic(p.Public); err != nil {
+	if rec.Parent != nil {
+		if h.parent, err = m.unpackPoint(rec.Parent); err != nil {
 			return err
 		}
+	}
+	if err := m.readTrail(&rec, h); err != nil {
+		return err
 	}
 	m.heads = append(m.heads, h)
 	return nil

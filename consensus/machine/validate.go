@@ -3,6 +3,7 @@ package machine
 import (
 	"bytes"
 	"fmt"
+	"slices"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -101,7 +102,7 @@ func (v *validator) checkEntry(seq wire.SequenceNumber, e *wire.Entry) error {
 		if env.Commit != nil {
 			content = env.Commit.Commit
 		}
-		if err := checkHeader(content, v.id, v.policy.Handshakes, env); err != nil {
+		if _, err := checkHeader(content, v.id, v.policy.Handshakes, env); err != nil {
 			return err
 		}
 	}
@@ -163,8 +164,11 @@ func (v *validator) checkTimes() error {
 }
 
 func (v *validator) checkHeads() error {
-	if n := len(v.heads); n == 0 || n > MaxHeads || v.closed && n > 1 {
+	if n := len(v.heads); n == 0 || n > MaxBranches || v.level < 2 && (n > MaxHeads || v.closed && n > 1) {
 		return fmt.Errorf("%d heads, closed %v", n, v.closed)
+	}
+	if open := slices.ContainsFunc(v.heads, func(h *head) bool { return !h.closed }); v.level >= 2 && v.closed == open {
+		return fmt.Errorf("closed %v, with an open head: %v", v.closed, open)
 	}
 	seen := make(map[wire.SequenceNumber]*point) // by the entry that opened the point
 	last := v.heads[0]
@@ -173,27 +177,37 @@ func (v *validator) checkHeads() error {
 			last = h
 		}
 	}
-	for i, h := range v.heads {
+	for _, h := range v.heads {
 		if err := v.checkHead(h); err != nil {
 			return fmt.Errorf("head %d: %w", h.seq, err)
 		}
-		if v.headAt(h.seq) != h || len(v.heads) > 1 && h != last && v.now-h.used > HeadLife {
+		if v.headAt(h.seq) != h || v.level < 2 && len(v.heads) > 1 && h != last && v.now-h.used > HeadLife {
 			return fmt.Errorf("head %d is there twice, or has expired", h.seq)
 		}
-		if h.parent == nil {
-			continue
-		}
-		if v.headAt(h.parent.seq) != nil {
-			return fmt.Errorf("head %d has another head as its parent", h.seq)
-		}
-		if other := seen[h.parent.seq]; other != nil {
-			if same, err := samePoint(other, h.parent); err != nil || !same {
-				return fmt.Errorf("heads do not agree on their parent %d (%v)", h.parent.seq, err)
+		for _, p := range h.ended() {
+			if v.headAt(p.seq) != nil {
+				return fmt.Errorf("head %d has another head before it", h.seq)
 			}
+			if other := seen[p.seq]; other != nil {
+				if same, err := samePoint(other, p); err != nil || !same {
+					return fmt.Errorf("heads do not agree on their ancestor %d (%v)", p.seq, err)
+				}
+			}
+			seen[p.seq] = p
 		}
-		seen[h.parent.seq] = v.heads[i].parent
 	}
 	return nil
+}
+
+// ended lists the epochs before a head that are kept.
+func (h *head) ended() (list []*point) {
+	if h.parent == nil {
+		return nil
+	}
+	for i := range max(0, len(h.trail)-1) {
+		list = append(list, h.trail[i].point)
+	}
+	return append(list, h.parent)
 }
 
 func samePoint(a, b *point) (bool, error) {
@@ -232,8 +246,10 @@ func (v *validator) checkHead(h *head) error {
 	if err := v.checkPublic(h.public, h.epoch); err != nil {
 		return err
 	}
-	if err := v.checkPoint(h); err != nil {
-		return err
+	for _, p := range h.ended() {
+		if err := v.checkPoint(h, p); err != nil {
+			return err
+		}
 	}
 	return v.checkOpening(h)
 }
@@ -255,12 +271,8 @@ func (v *validator) checkPublic(g PublicGroup, epoch wire.Epoch) error {
 	return nil
 }
 
-func (v *validator) checkPoint(h *head) error {
-	p := h.parent
-	if p == nil {
-		return nil
-	}
-	if p.seq == 0 || p.seq >= h.seq || p.epoch+1 != h.epoch || (p.seq == 1) != (p.epoch == 0) || uint64(p.epoch) >= uint64(p.seq) ||
+func (v *validator) checkPoint(h *head, p *point) error {
+	if p.seq == 0 || p.seq >= h.seq || p.epoch >= h.epoch || p == h.parent && p.epoch+1 != h.epoch || (p.seq == 1) != (p.epoch == 0) || uint64(p.epoch) >= uint64(p.seq) ||
 		p.key.IsZero() || p.winner <= p.seq || p.winner > h.seq {
 		return fmt.Errorf("parent %d of epoch %d, ended by %d", p.seq, p.epoch, p.winner)
 	}
@@ -337,6 +349,9 @@ func equalPayloads(a, b *wire.Payload) bool {
 func (v *validator) checkSpans() error {
 	present := make(map[wire.Domain]bool)
 	for _, h := range v.heads {
+		if h.closed && !v.closed {
+			continue
+		}
 		for _, org := range Organizations(h.delivery) {
 			present[org] = true
 		}
@@ -417,8 +432,9 @@ func (v *validator) checkClosed() error {
 		if env == nil {
 			continue
 		}
-		closing = env.Kind == wire.KindClose && v.headAt(env.Parent) != nil
-		if closing && !v.closed {
+		h := v.headAt(env.Parent)
+		closing = env.Kind == wire.KindClose && h != nil
+		if closing && !v.closed && !h.closed {
 			return fmt.Errorf("is not closed, and a close of head %d is kept", env.Parent)
 		}
 	}

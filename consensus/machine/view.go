@@ -14,8 +14,31 @@ type Head struct {
 	Previous wire.SubmissionKey // of the epoch before; zero in epoch 0
 	Removal  bool               // the commit that opened it removed somebody, who has Previous too
 	Delivery []wire.Address     // not to be written to
-	Info     *wire.Payload
-	Tree     *wire.Payload
+	// Fork is the first entry that this head does not share with another one; 0 if there is none, or if the
+	// head has lost against a confirmed one.
+	Fork    wire.SequenceNumber
+	earlier []ancestor // the ended epochs before the one of Previous, oldest first; see Past
+	Info    *wire.Payload
+	Tree    *wire.Payload
+}
+
+// Past returns the submission key of an ended epoch on the way to this head that can still be contested. removed
+// says that somebody who knows the key was removed since.
+func (h *Head) Past(epoch wire.Epoch) (key wire.SubmissionKey, removed, ok bool) {
+	if !h.Previous.IsZero() && epoch+1 == h.Epoch {
+		return h.Previous, h.Removal, true
+	}
+	for i := range h.earlier {
+		if h.earlier[i].epoch != epoch {
+			continue
+		}
+		removed := h.Removal
+		for _, a := range h.earlier[i:] {
+			removed = removed || len(a.change.Remove) > 0
+		}
+		return h.earlier[i].key, removed, true
+	}
+	return key, false, false
 }
 
 // ID is the conversation's.
@@ -45,6 +68,9 @@ func (m *Machine) Now() wire.Time { return m.now }
 // Heads are the epochs that can be committed to: one, or several where an epoch is contested, the
 // branch of first children first.
 func (m *Machine) Heads() []Head {
+	if m.level >= 2 {
+		return m.branches()
+	}
 	heads := make([]Head, len(m.heads))
 	for i, h := range m.heads {
 		heads[i] = Head{Sequence: h.seq, Epoch: h.epoch, Key: h.key, Delivery: h.delivery, Info: h.info, Tree: h.tree}
@@ -54,6 +80,60 @@ func (m *Machine) Heads() []Head {
 		}
 	}
 	return heads
+}
+
+// branches is Heads from level 2 on. A confirmed head comes before others; closed ones are left out while
+// there is an open one.
+func (m *Machine) branches() []Head {
+	heads := make([]Head, 0, len(m.heads))
+	for _, h := range m.heads {
+		if h.closed && !m.closed {
+			continue
+		}
+		v := Head{Sequence: h.seq, Epoch: h.epoch, Key: h.key, Delivery: h.delivery, Info: h.info, Tree: h.tree}
+		if h.lost == 0 {
+			v.Fork = h.fork
+		}
+		from := len(h.trail)
+		for from > 0 && m.alive(h, &h.trail[from-1]) {
+			from--
+		}
+		if n := len(h.trail) - 1; from <= n {
+			v.Previous, v.Removal, v.earlier = h.trail[n].key, len(h.trail[n].change.Remove) > 0, h.trail[from:n]
+		}
+		heads = append(heads, v)
+	}
+	slices.SortStableFunc(heads, func(a, b Head) int { return m.rank(a) - m.rank(b) })
+	return heads
+}
+
+// alive reports whether the key of an ended epoch may still be used by members that are in head h: for as long
+// as the epoch can be contested. A contest that nobody has confirmed keeps a key alive only while the commit
+// that it contests does too. A member that was removed, and contests that, would speak under its old key
+// otherwise, when the commit that removed it is out of reach.
+func (m *Machine) alive(h *head, a *ancestor) bool {
+	if len(m.heads) == 1 && a.child == h.seq || m.off.has(rulePast) {
+		return true
+	}
+	recent := func(a *ancestor) bool { return m.now-a.at <= HeadLife }
+	if a.seq <= h.lost || !recent(a) {
+		return false
+	}
+	return a.child == a.winner || a.confirmed() || slices.ContainsFunc(m.heads, func(g *head) bool {
+		j := g.find(a.seq)
+		return j >= 0 && g.trail[j].child == a.winner && recent(&g.trail[j])
+	})
+}
+
+// rank orders heads for those who have to choose one: confirmed, not contested or not decided, lost.
+func (m *Machine) rank(v Head) int {
+	switch h := m.headAt(v.Sequence); {
+	case h.lost > 0:
+		return 2
+	case h.branch.confirmed:
+		return 0
+	}
+	return 1
 }
 
 // Delivery is the union of the heads' delivery lists, sorted. It is not to be written to.
@@ -82,6 +162,10 @@ func (m *Machine) Delivers(org wire.Domain, seq wire.SequenceNumber) bool {
 	}
 	return false
 }
+
+// Holders are the organizations that are to hold a replica although they do not take part any more: a commit
+// has removed them that they can still contest. They are sorted, and not to be written to.
+func (m *Machine) Holders() []wire.Domain { return m.holders }
 
 // Replicas are the nodes that are to hold the conversation and the entry that said so, nil and 0 before
 // the first such entry.
