@@ -105,8 +105,10 @@ func (m *Manager) unproven(err error) {
 }
 
 // Take is Submit for a submission that a node of another organization hands in, which holds no replica. It
-// neither waits for what this node does not know yet nor wakes a conversation for it.
-func (m *Manager) Take(ctx context.Context, e *wire.Envelope) (_ wire.Receipt, err error) {
+// neither waits for what this node does not know yet nor wakes a conversation for it. The submission is ordered
+// in the name of that node, and where this node leads alone: another leader would take it for one of a device
+// here, which is evidence that a member of this organization has processed the epoch.
+func (m *Manager) Take(ctx context.Context, from wire.NodeID, e *wire.Envelope) (_ wire.Receipt, err error) {
 	defer m.caughtIn(e.Conversation, "submit", &err)
 	if err := checkSize(e); err != nil {
 		return wire.Receipt{}, err
@@ -115,7 +117,7 @@ func (m *Manager) Take(ctx context.Context, e *wire.Envelope) (_ wire.Receipt, e
 	if err != nil {
 		return wire.Receipt{}, err
 	}
-	p, behind, err := m.proveNow(c, e, proof{})
+	p, behind, err := m.proveNow(c, e, proof{from: from})
 	if behind {
 		err = notArrived(m.cfg.Node, e)
 	}

@@ -111,7 +111,7 @@ func TestSecBlobsBeforeSignature(t *testing.T) {
 			if _, err := c.nodes[at].m.SubmitWith(c.context(20*time.Second), forged, lend); wire.CodeOf(err) != wire.Forged {
 				t.Errorf("at %s: %v", at, err)
 			}
-			if _, err := c.nodes[at].m.Take(c.context(20*time.Second), forged); wire.CodeOf(err) != wire.Forged {
+			if _, err := c.nodes[at].m.Take(c.context(20*time.Second), "n1.z.example", forged); wire.CodeOf(err) != wire.Forged {
 				t.Errorf("handed in at %s: %v", at, err)
 			}
 		}

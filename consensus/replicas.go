@@ -100,6 +100,7 @@ func (l *live) wanted(r *raft.Raft) *wire.Replicas {
 				p.orgs = append(p.orgs, s.Organization)
 			}
 		}
+		p.orgs = append(p.orgs, m.Holders()...)
 		policy := m.Policy()
 		p.witness, generation = policy.Witness, m.Generation()
 		if policy.Voters > 0 {

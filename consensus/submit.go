@@ -258,6 +258,9 @@ func (c *conversation) use() (*live, func()) {
 // forward hands the submission to another node. It is given up when another leader is heard of, or nothing
 // at all of that node: the next try finds out what has become of it. l is nil while the replica sleeps.
 func (s *submission) forward(ctx context.Context, l *live, to wire.NodeID) (wire.Receipt, error) {
+	if from := s.known.from; from != "" {
+		return wire.Receipt{}, wire.Errorf(wire.Denied, "submit", "%s leads %v: %s hands it in there", to, s.c.id, from)
+	}
 	payload, err := wire.Encode(s.e)
 	if err != nil {
 		return wire.Receipt{}, err

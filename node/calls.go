@@ -15,9 +15,15 @@ func (r *router) calls() map[wire.Method]federation.Handler {
 	return map[wire.Method]federation.Handler{
 		wire.CallNotify:      call(r.callNotify),
 		wire.CallKeyMaterial: call(r.callKeyMaterial),
-		wire.CallUpdate:      call(r.callUpdate),
-		wire.CallGroupInfo:   call(r.callGroupInfo),
-		wire.CallDownload:    call(r.callDownload),
+		wire.CallUpdate: func(ctx context.Context, from wire.NodeID, body []byte) (any, error) {
+			e := new(wire.Envelope)
+			if err := wire.Decode(body, maxCall, e); err != nil {
+				return nil, err
+			}
+			return r.callUpdate(ctx, from, e)
+		},
+		wire.CallGroupInfo: call(r.callGroupInfo),
+		wire.CallDownload:  call(r.callDownload),
 		wire.CallFeatures: func(context.Context, wire.NodeID, []byte) (any, error) {
 			return &wire.FeaturesAnswer{Features: features}, nil
 		},
@@ -146,16 +152,16 @@ func (r *router) callKeyMaterial(_ context.Context, from wire.Domain, q *wire.Ke
 
 // callUpdate orders a handshake for a node that holds no replica. The organization must take part, and the
 // signature must show that a member made the handshake: both are checked before anything is done for it.
-func (r *router) callUpdate(ctx context.Context, from wire.Domain, e *wire.Envelope) (any, error) {
+func (r *router) callUpdate(ctx context.Context, from wire.NodeID, e *wire.Envelope) (any, error) {
 	if e.Kind == wire.KindCreate {
-		return nil, wire.Errorf(wire.Invalid, "update", "%s creates conversations on its own nodes", from)
+		return nil, wire.Errorf(wire.Invalid, "update", "%s creates conversations on its own nodes", from.Organization())
 	}
-	if err := r.mustTakePart("update", e.Conversation, from); err != nil {
+	if err := r.mustTakePart("update", e.Conversation, from.Organization()); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, orderWait)
 	defer cancel()
-	receipt, err := r.orders.Take(ctx, e)
+	receipt, err := r.orders.Take(ctx, from, e)
 	if err != nil {
 		return nil, err
 	}

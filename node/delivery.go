@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/binary"
 	"log/slog"
+	"slices"
 
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/directory"
@@ -21,6 +22,9 @@ type delivery struct {
 	streams   *streams
 	past      *pastKeys
 	log       *slog.Logger
+	// contested returns the delivery list of the branch that a contest has opened, nil where it is not known.
+	// May be nil.
+	contested func(wire.ConversationID, wire.SequenceNumber) []wire.Address
 }
 
 var _ consensus.Consumer = (*delivery)(nil)
@@ -63,6 +67,16 @@ func (d *delivery) Consume(ctx context.Context, v consensus.Delivery) error {
 	for _, j := range joins {
 		put.Join = append(put.Join, j.Token)
 	}
+	back, err := d.back(v, e)
+	if err != nil {
+		return err
+	}
+	if err := d.streams.add(back); err != nil {
+		return err
+	}
+	for _, j := range back {
+		put.Join = append(put.Join, j.Token)
+	}
 	notes, err := d.notes(v, joins)
 	if err != nil {
 		return err
@@ -80,8 +94,22 @@ func (d *delivery) Consume(ctx context.Context, v consensus.Delivery) error {
 			d.log.Warn("device not told that it was added: it finds the conversation in its list", "device", joins[i-1].device, "error", r.Err)
 		}
 	}
-	d.streams.announce(joins)
+	d.streams.announce(append(joins, back...))
 	return nil
+}
+
+// back finds the devices here that read the conversation again with a contest: the commit that it contests has
+// removed them. Only a contest that another organization has brought counts, so that a removed device does not
+// bring itself back. Who does read the stream is in the list too; nothing changes for it.
+func (d *delivery) back(v consensus.Delivery, e *wire.Entry) ([]joined, error) {
+	if d.contested == nil || e.Envelope == nil || e.Envelope.Commit == nil || !e.Envelope.Commit.Contest || e.Proposer.Organization() == d.org {
+		return nil, nil
+	}
+	list := d.contested(v.Conversation, v.Committed.Sequence)
+	add, remove := changes(e)
+	return d.joins(v.Conversation, slices.DeleteFunc(slices.Clone(list), func(a wire.Address) bool { // add joins anyway
+		return slices.Contains(add, a) || slices.Contains(remove, a)
+	}))
 }
 
 // joins finds whose the addresses are that are added, and gives them to the conversation. An address that is

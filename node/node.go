@@ -150,7 +150,7 @@ func (n *Node) makeMail() error {
 	m := &mail{n.mail, streams}
 	n.online = &online{directory: n.directory, mail: m, disconnect: func(d wire.DeviceID) { n.gateway.Disconnect(d) }, log: n.log}
 	n.devices = &devices{directory: n.directory, mail: m, online: n.online, now: n.now}
-	n.delivery = &delivery{org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, past: n.past, log: n.log}
+	n.delivery = &delivery{org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, past: n.past, log: n.log, contested: n.contestedList}
 	n.router = &router{
 		org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, files: n.stores.files, blobs: n.stores.blobs,
 		past: n.past, refused: n.refusals("messages_refused_total", "Messages of other organizations that were not taken, by the reason's code."),

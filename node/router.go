@@ -41,6 +41,7 @@ type router struct {
 	now       func() time.Time
 	log       *slog.Logger
 	methods   map[wire.Method]handler
+	contests  contests
 }
 
 type handler func(ctx context.Context, d wire.DeviceID, body any) (any, error)

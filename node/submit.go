@@ -22,7 +22,10 @@ const orderWait = 15 * time.Second
 
 // update has a handshake ordered. What it names is stored with the conversation's replica when a member is
 // known to have signed it.
-func (r *router) update(ctx context.Context, _ wire.DeviceID, e *wire.Envelope) (any, error) {
+func (r *router) update(ctx context.Context, d wire.DeviceID, e *wire.Envelope) (any, error) {
+	if err := r.contests.mayOpen(d.User(), e, r.orders.Heads); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithTimeout(ctx, orderWait)
 	defer cancel()
 	var receipt wire.Receipt
@@ -35,6 +38,7 @@ func (r *router) update(ctx context.Context, _ wire.DeviceID, e *wire.Envelope) 
 	if err != nil {
 		return nil, err
 	}
+	r.contests.note(d.User(), e, receipt.Sequence)
 	return &receipt, nil
 }
 
@@ -142,8 +146,9 @@ func (r *router) awaited(id wire.ConversationID, heads []machine.Head) bool {
 // once, since who was removed has its key: the others encrypt anew what was on its way. What an organization
 // had accepted before is still taken from it.
 func mayAccept(m *wire.Message, heads []machine.Head) (after wire.SequenceNumber, err error) {
-	for _, h := range heads {
-		if h.Removal && m.Epoch+1 == h.Epoch && m.Verify(h.Previous) {
+	for i := range heads {
+		h := &heads[i]
+		if key, removed, ok := h.Past(m.Epoch); ok && removed && m.Verify(key) {
 			e := wire.Errorf(wire.StaleEpoch, "submitMessage", "epoch %d ended with the removal of a member: encrypt it anew", m.Epoch)
 			e.Stale = &wire.Stale{Epoch: h.Epoch, Head: h.Sequence}
 			return h.Sequence, e
@@ -152,16 +157,19 @@ func mayAccept(m *wire.Message, heads []machine.Head) (after wire.SequenceNumber
 	return mayTake(m, heads)
 }
 
-// mayTake checks that a member of the epoch, or of the one before, signed the message. It returns the number
-// of the entry that the message has to stand behind in a stream.
+// mayTake checks that a member of the epoch signed the message, or of an earlier one: of the one before, or of
+// one that can still be contested and since which nobody was removed. It returns the number of the entry that
+// the message has to stand behind in a stream.
 func mayTake(m *wire.Message, heads []machine.Head) (after wire.SequenceNumber, err error) {
 	if len(heads) == 0 {
 		return 0, wire.Errorf(wire.Unavailable, "submitMessage", "this node does not know the state of %v yet: try again", m.Conversation)
 	}
-	newest := heads[0]
-	for _, h := range heads {
+	newest := &heads[0]
+	for i := range heads {
+		h := &heads[i]
+		key, removed, past := h.Past(m.Epoch)
 		switch {
-		case m.Epoch == h.Epoch && m.Verify(h.Key), m.Epoch+1 == h.Epoch && m.Verify(h.Previous):
+		case m.Epoch == h.Epoch && m.Verify(h.Key), past && (!removed || m.Epoch+1 == h.Epoch) && m.Verify(key):
 			return h.Sequence, nil
 		case h.Epoch > newest.Epoch:
 			newest = h

@@ -1,0 +1,92 @@
+package node
+
+import (
+	"sync"
+
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Bounds of the branches that one user may open in a contested conversation.
+const (
+	maxBranchesOfUser = 3
+	maxOpeners        = 4096 // commits whose users are remembered
+)
+
+// contests bounds the branches of contested conversations for each user of this organization. The ordering
+// knows organizations alone, and a member could take its organization's share: docs/consensus.md, 'Contests'.
+// What it knows is in memory: after a restart each user may open as many again.
+type contests struct {
+	mu    sync.Mutex
+	users map[opener]wire.UserID
+	order []opener // of users, oldest first
+}
+
+// opener is a commit that may have opened a branch.
+type opener struct {
+	conversation wire.ConversationID
+	sequence     wire.SequenceNumber
+}
+
+// mayOpen refuses a contest of a user who has opened maxBranchesOfUser branches that have not lost.
+func (c *contests) mayOpen(user wire.UserID, e *wire.Envelope, heads func(wire.ConversationID) ([]machine.Head, error)) error {
+	if e.Commit == nil || !e.Commit.Contest {
+		return nil
+	}
+	list, err := heads(e.Conversation)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, h := range list {
+		if c.users[opener{e.Conversation, h.Fork}] == user {
+			n++
+		}
+	}
+	if n >= maxBranchesOfUser {
+		return wire.Errorf(wire.TooManyHeads, "update", "%s has opened %d branches of %v, and none has lost yet: contest it later, or leave it to others", user, n, e.Conversation)
+	}
+	return nil
+}
+
+// note remembers who made a commit that was accepted.
+func (c *contests) note(user wire.UserID, e *wire.Envelope, seq wire.SequenceNumber) {
+	if e.Commit == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.users == nil {
+		c.users = make(map[opener]wire.UserID)
+	}
+	o := opener{e.Conversation, seq}
+	if _, known := c.users[o]; !known {
+		c.order = append(c.order, o)
+	}
+	c.users[o] = user
+	if len(c.order) > maxOpeners {
+		delete(c.users, c.order[0])
+		c.order = c.order[1:]
+	}
+}
+
+// contestedList returns the delivery list of the branch that a contest has opened, from level 2 of the rules
+// on: before, entries do not name who brought them.
+func (n *Node) contestedList(id wire.ConversationID, seq wire.SequenceNumber) []wire.Address {
+	status, err := n.orders.Status(id)
+	if err != nil || status.Level < 2 {
+		return nil
+	}
+	heads, err := n.orders.Heads(id)
+	if err != nil {
+		return nil
+	}
+	for _, h := range heads {
+		if h.Fork == seq || len(heads) == 1 {
+			return h.Delivery
+		}
+	}
+	return nil
+}
