@@ -284,7 +284,7 @@ func (t *thread) proposed(env *wire.Envelope) error {
 // device can process is the next epoch; what belongs to other branches is passed over.
 func (t *thread) committed(c *wire.Committed, env *wire.Envelope, fresh bool) (again bool, err error) {
 	if env.Parent != t.rec.Position.Parent {
-		return false, nil
+		return false, t.besides(env)
 	}
 	if t.rec.State == StateFounding {
 		if moving, err := t.succeeds(); err != nil || !moving {
@@ -443,9 +443,13 @@ func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedC
 		}
 		return t.keepEntry(c) // it adds this device again: useInvitation joins by it
 	}
+	before := t.rec.Position.Parent
 	t.rec.Position.Parent, t.rec.Failed, t.rec.Waiting = c.Sequence, failed{}, 0
 	if founding {
 		return t.founded(env)
+	}
+	if err := t.entered(before, by, s.Own(), env.Commit.Contest); err != nil {
+		return err
 	}
 	epoch := wire.Epoch(t.group.Epoch())
 	t.event(Event{Type: EventEpoch, By: by, Epoch: epoch})

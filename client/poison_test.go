@@ -1,8 +1,11 @@
 package client
 
 import (
+	"bytes"
 	"cmp"
 	"context"
+	"crypto/ed25519"
+	"encoding/binary"
 	"fmt"
 	"strings"
 	"testing"
@@ -89,13 +92,128 @@ func TestPoisonCommitBricksNothing(t *testing.T) {
 	}
 }
 
+// Whatever the length of a chain of commits that nobody else can process: members contest the first of them by
+// themselves, also when they have been away meanwhile, and go on in one epoch.
+func TestChainOfPoisonBricksNothing(t *testing.T) {
+	for name, length := range map[string]int{"two": 2, "three": 3, "forty": 40} {
+		t.Run(name, func(t *testing.T) {
+			w, id, a, b, c := trio(t, CreateOptions{})
+			_, err := a.SendText(t.Context(), id, "before")
+			check(t, err)
+			hasTexts(t, b, id, "alice: before")
+			b.stop() // away
+			seed := make([]byte, ed25519.SeedSize)
+			seed[0] = 7
+			key := ed25519.NewKeyFromSeed(seed)
+			message := c.emptyCommit(id)
+			r := c.forge(id, func(e *wire.Envelope) { e.Commit.Key = publicKey(key) })
+			for n := range length - 1 {
+				e := &wire.Envelope{Version: wire.EnvelopeVersion, Conversation: id, Submission: wire.SubmissionID{9, byte(n)}, Kind: wire.KindCommit, Epoch: r.Epoch, Parent: r.Sequence,
+					Commit: &wire.CommitBundle{Commit: atEpoch(t, message, r.Epoch), Key: publicKey(key)}}
+				check(t, e.Sign(key))
+				w.mu.Lock()
+				r, err = w.submit(e)
+				w.mu.Unlock()
+				check(t, err)
+			}
+			check(t, a.Rename(t.Context(), id, "after"))
+			agree(t, id, a, c) // carol's device is honest again
+			_, err = a.SendText(t.Context(), id, "on we go")
+			check(t, err)
+			b.start()
+			agree(t, id, a, b, c)
+			check(t, b.UpdateKeys(t.Context(), id))
+			agree(t, id, a, b, c)
+			hasTexts(t, b, id, "alice: before", "alice: on we go")
+			for _, p := range []*peer{a, b, c} {
+				if len(p.events(EventBroken)) > 0 {
+					t.Errorf("%s: %v", p.id, p.events(EventBroken)[0].Err)
+				}
+			}
+		})
+	}
+}
+
+// emptyCommit makes a commit for the present epoch, and forgets it.
+func (p *peer) emptyCommit(id wire.ConversationID) (message []byte) {
+	p.t.Helper()
+	err := p.turn(context.Background(), func(u *unit) error {
+		t, err := p.usableThread(u, id)
+		if err != nil {
+			return err
+		}
+		made, _, err := t.commit(&change{})
+		if err != nil {
+			return err
+		}
+		message = made.Message
+		return t.group.Abandon()
+	})
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return message
+}
+
+// atEpoch writes another epoch into the visible head of a PrivateMessage (RFC 9420 §6.3).
+func atEpoch(t *testing.T, message []byte, epoch wire.Epoch) []byte {
+	t.Helper()
+	h, err := mlscore.Peek(message)
+	check(t, err)
+	message = bytes.Clone(message)
+	at := bytes.Index(message, h.GroupID) + len(h.GroupID)
+	binary.BigEndian.PutUint64(message[at:], uint64(epoch))
+	return message
+}
+
+// A device that cannot process a confirmed commit says so, and does not ask for ever.
+func TestRefusedContestIsSaid(t *testing.T) {
+	w, id, a, b, c := trio(t, CreateOptions{})
+	w.mu.Lock()
+	w.convs[id].confirmed = true
+	w.mu.Unlock()
+	c.forge(id, func(e *wire.Envelope) { e.Commit.Key[3]++ })
+	for _, p := range []*peer{a, b} {
+		inState(t, p, id, StateBroken)
+		d, err := p.Conversation(t.Context(), id)
+		check(t, err)
+		if !strings.Contains(d.Why, "ask a member to restore this device") {
+			t.Errorf("%s: %s", p.id, d.Why)
+		}
+	}
+}
+
+// After a contest, a member of another organization shows that it follows.
+func TestContestIsConfirmed(t *testing.T) {
+	w, id, a, b, c := trio(t, CreateOptions{})
+	c.forge(id, func(e *wire.Envelope) { e.Commit.Key[3]++ })
+	var contest wire.SequenceNumber
+	eventually(t, func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for _, entry := range w.convs[id].log {
+			e, err := entry.Open()
+			check(t, err)
+			switch {
+			case e.Envelope.Kind != wire.KindCommit:
+			case e.Envelope.Commit.Contest && contest == 0:
+				contest = entry.Sequence
+			case e.Envelope.Parent == contest && contest > 0:
+				return nil
+			}
+		}
+		return fmt.Errorf("nobody has committed after the contest, entry %d", contest)
+	})
+	agree(t, id, a, b, c)
+}
+
 // Without anything to do, members contest a poisoned epoch by themselves.
 func TestPoisonedEpochIsContestedByItself(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	r := c.forge(id, func(e *wire.Envelope) { e.Commit.Key[3]++ })
 	eventually(t, func() error {
 		d, err := b.Conversation(t.Context(), id)
-		if err == nil && (d.Epoch != r.Epoch || d.Sequence <= r.Sequence) {
+		if err == nil && (d.Epoch < r.Epoch || d.Sequence <= r.Sequence) {
 			err = fmt.Errorf("epoch %d after entry %d", d.Epoch, d.Sequence)
 		}
 		return err

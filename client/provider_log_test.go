@@ -16,14 +16,16 @@ import (
 
 // conv is one conversation's log, judged as docs/consensus.md says.
 type conv struct {
-	id      wire.ConversationID
-	policy  wire.Policy
-	closed  bool
-	order   wire.Hash
-	log     []wire.Committed
-	heads   []*logHead
-	answers map[wire.SubmissionID]wire.Receipt
-	streams map[wire.Domain]*stream
+	id     wire.ConversationID
+	policy wire.Policy
+	closed bool
+	// confirmed says that no ended epoch can be contested.
+	confirmed bool
+	order     wire.Hash
+	log       []wire.Committed
+	heads     []*logHead
+	answers   map[wire.SubmissionID]wire.Receipt
+	streams   map[wire.Domain]*stream
 }
 
 type logHead struct {
@@ -35,6 +37,13 @@ type logHead struct {
 	info     *wire.Payload
 	tree     *wire.Payload
 	parent   *logPoint
+	trail    []logStep // the epochs before this one, oldest first
+}
+
+// logStep is an ended epoch with its delivery list.
+type logStep struct {
+	*logPoint
+	delivery []wire.Address
 }
 
 type logPoint struct {
@@ -53,10 +62,13 @@ func (c *conv) headAt(seq wire.SequenceNumber) *logHead {
 	return nil
 }
 
-func (c *conv) childOf(seq wire.SequenceNumber) *logHead {
+// ended finds an epoch that can be contested, with those before it.
+func (c *conv) ended(seq wire.SequenceNumber) []logStep {
 	for _, h := range c.heads {
-		if h.parent != nil && h.parent.seq == seq {
-			return h
+		for i, s := range h.trail {
+			if s.seq == seq && !c.confirmed {
+				return h.trail[: i+1 : i+1]
+			}
 		}
 	}
 	return nil
@@ -103,21 +115,21 @@ func (w *world) submitTo(c *conv, env *wire.Envelope) (*wire.Receipt, error) {
 	head := c.headAt(env.Parent)
 	point := (*logPoint)(nil)
 	if head == nil {
-		child := c.childOf(env.Parent)
-		if child == nil {
+		trail := c.ended(env.Parent)
+		if trail == nil {
 			return nil, c.stale(nil)
 		}
-		point = child.parent
+		point = trail[len(trail)-1].logPoint
 		if !env.Verify(point.key) {
 			return nil, wire.Errorf(wire.Forged, "submit", "signature of an ended epoch")
 		}
 		if env.Kind != wire.KindCommit || !env.Commit.Contest {
 			return nil, c.stale(point)
 		}
-		if len(c.heads) >= 4 {
+		if len(c.heads) >= 8 {
 			return nil, wire.Errorf(wire.TooManyHeads, "submit", "contested")
 		}
-		head = &logHead{seq: point.seq, epoch: point.epoch, key: point.key, delivery: child.before}
+		head = &logHead{seq: point.seq, epoch: point.epoch, key: point.key, delivery: trail[len(trail)-1].delivery, trail: trail[:len(trail)-1]}
 	} else {
 		if head.epoch != env.Epoch || env.Kind == wire.KindCommit && env.Commit.Contest {
 			return nil, wire.Errorf(wire.Invalid, "submit", "epoch or contest")
@@ -171,10 +183,11 @@ func (w *world) commit(c *conv, head *logHead, point *logPoint, env *wire.Envelo
 	r := w.order(c, env, next.epoch)
 	next.seq = r.Sequence
 	if point != nil {
-		next.parent = point
+		next.parent, next.trail = point, append(slices.Clip(head.trail), logStep{point, head.delivery})
 		c.heads = append(c.heads, next)
 	} else {
 		next.parent = &logPoint{seq: head.seq, epoch: head.epoch, key: head.key, winner: r.Sequence}
+		next.trail = append(slices.Clip(head.trail), logStep{next.parent, head.delivery})
 		c.heads[slices.Index(c.heads, head)] = next
 	}
 	w.deliver(c, env.Commit.Delivery.Add, env.Commit.Delivery.Remove)

@@ -27,7 +27,8 @@ const (
 	recordDeparted   = 'l' // conversation, device → when that device of the user's went
 	recordSighting   = 'g' // conversation, sequence, device → order hash that the device has seen; see sighting
 	recordAccepted   = 'a' // conversation, number of the outgoing message → its SubmissionID, number of the message
-	recordDelivered  = 'y' // conversation, number, device's hash → 1: the device has an own message
+	recordDelivered  = 'n' // conversation, number, device's hash → 1: the device has an own message
+	recordPresence   = 'e' // conversation → presenceRecord
 	recordFounding   = 'f' // conversation that a ReInit closed → wire.Payload: its successor's founding
 )
 

@@ -186,6 +186,11 @@ func (t *thread) nextHousekeeping() (*step, error) {
 		t.rec.Waiting = t.d.now() + wire.Time(t.d.opts.Timing.RetryLast.Milliseconds())
 		return &step{again: true}, t.enqueueOwn(&operationRecord{Kind: opCommit})
 	}
+	if wait, again, err := t.nextPresence(); err != nil || again {
+		return &step{again: true}, err
+	} else if wait > 0 {
+		return &step{wait: time.Duration(wait) * time.Millisecond}, nil
+	}
 	keys := t.rec.Keys
 	if t.d.now()-keys.Since > wire.Time(t.d.opts.Timing.KeyAge.Milliseconds()) || int(keys.Sent) >= t.d.opts.Timing.KeyMessages {
 		t.rec.Keys = keyAge{Since: t.d.now()} // once, should it fail
@@ -330,6 +335,9 @@ func (t *thread) refused(p *pendingRecord, e *wire.Envelope, err *wire.Error) er
 func (t *thread) stale(e *wire.Envelope, err *wire.Error) error {
 	until := t.rec.Position.Last + 1
 	if s := err.Stale; s != nil {
+		if last := t.rec.Position.Last; s.Head <= last && (s.Winner == nil || s.Winner.Sequence <= last) {
+			return t.contestRefused(e, err)
+		}
 		if s.Winner != nil {
 			until = max(until, s.Winner.Sequence)
 			if s.Winner.Sequence == t.rec.Position.Last+1 {
@@ -342,6 +350,15 @@ func (t *thread) stale(e *wire.Envelope, err *wire.Error) error {
 	t.setBehind(until, false)
 	t.rec.Behind.Since = 0 // they are there: no need to wait
 	return t.save()
+}
+
+// contestRefused acts on a refusal that names nothing which this device has not taken in. A commit that it can
+// process has not come, and the servers take no contest: the epochs that followed are confirmed, or too old.
+func (t *thread) contestRefused(e *wire.Envelope, err *wire.Error) error {
+	if t.rec.Failed.At == 0 || e.Commit == nil || !e.Commit.Contest {
+		return later(t.d.backoff(1)) // the node's answer is older than its stream
+	}
+	return t.breakOff(wire.Errorf(wire.StaleEpoch, "commit", "entry %d ended epoch %d with a commit that this device cannot process, and that can no longer be contested (%v): ask a member to restore this device", t.rec.Failed.At, e.Epoch, err))
 }
 
 // overtaken puts the operation of a commit that lost back into the queue, or gives it up.

@@ -72,21 +72,24 @@ func (c *contests) note(user wire.UserID, e *wire.Envelope, seq wire.SequenceNum
 	}
 }
 
-// contestedList returns the delivery list of the branch that a contest has opened, from level 2 of the rules
-// on: before, entries do not name who brought them.
-func (n *Node) contestedList(id wire.ConversationID, seq wire.SequenceNumber) []wire.Address {
+// contestedList returns the delivery list of the branch that a commit belongs to, where there are several; of a
+// contest in any case. From level 2 of the rules on: before, entries do not name who brought them.
+func (n *Node) contestedList(id wire.ConversationID, seq wire.SequenceNumber, contest bool) []wire.Address {
 	status, err := n.orders.Status(id)
 	if err != nil || status.Level < 2 {
 		return nil
 	}
 	heads, err := n.orders.Heads(id)
-	if err != nil {
+	if err != nil || len(heads) < 2 && !contest {
 		return nil
 	}
-	for _, h := range heads {
-		if h.Fork == seq || len(heads) == 1 {
-			return h.Delivery
+	for i := range heads {
+		if heads[i].Has(seq) {
+			return heads[i].Delivery
 		}
+	}
+	if heads[0].Confirmed || len(heads) == 1 {
+		return heads[0].Delivery // the commit is confirmed, and what followed led here
 	}
 	return nil
 }

@@ -22,9 +22,9 @@ type delivery struct {
 	streams   *streams
 	past      *pastKeys
 	log       *slog.Logger
-	// contested returns the delivery list of the branch that a contest has opened, nil where it is not known.
-	// May be nil.
-	contested func(wire.ConversationID, wire.SequenceNumber) []wire.Address
+	// contested returns the delivery list of the branch that a commit belongs to, nil where it is not known or
+	// where there is one branch alone. May be nil.
+	contested func(id wire.ConversationID, seq wire.SequenceNumber, contest bool) []wire.Address
 }
 
 var _ consensus.Consumer = (*delivery)(nil)
@@ -98,14 +98,15 @@ func (d *delivery) Consume(ctx context.Context, v consensus.Delivery) error {
 	return nil
 }
 
-// back finds the devices here that read the conversation again with a contest: the commit that it contests has
-// removed them. Only a contest that another organization has brought counts, so that a removed device does not
-// bring itself back. Who does read the stream is in the list too; nothing changes for it.
+// back finds the devices here that read the conversation again, since a commit that has removed them is
+// contested: with the first commit of a branch in which they are that another organization has brought. A
+// contest of their own does not count, so that a removed device does not bring itself back. Devices that read
+// the stream are in the list too; nothing changes for them.
 func (d *delivery) back(v consensus.Delivery, e *wire.Entry) ([]joined, error) {
-	if d.contested == nil || e.Envelope == nil || e.Envelope.Commit == nil || !e.Envelope.Commit.Contest || e.Proposer.Organization() == d.org {
+	if d.contested == nil || e.Envelope == nil || e.Envelope.Commit == nil || e.Proposer.Organization() == d.org {
 		return nil, nil
 	}
-	list := d.contested(v.Conversation, v.Committed.Sequence)
+	list := d.contested(v.Conversation, v.Committed.Sequence, e.Envelope.Commit.Contest)
 	add, remove := changes(e)
 	return d.joins(v.Conversation, slices.DeleteFunc(slices.Clone(list), func(a wire.Address) bool { // add joins anyway
 		return slices.Contains(add, a) || slices.Contains(remove, a)

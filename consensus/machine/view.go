@@ -16,10 +16,14 @@ type Head struct {
 	Delivery []wire.Address     // not to be written to
 	// Fork is the first entry that this head does not share with another one; 0 if there is none, or if the
 	// head has lost against a confirmed one.
-	Fork    wire.SequenceNumber
-	earlier []ancestor // the ended epochs before the one of Previous, oldest first; see Past
-	Info    *wire.Payload
-	Tree    *wire.Payload
+	Fork wire.SequenceNumber
+	// Confirmed says that members of two organizations have shown that they are in this head, which others
+	// have been opened beside.
+	Confirmed bool
+	earlier   []ancestor // the ended epochs before the one of Previous, oldest first; see Past
+	trail     []ancestor // see Has
+	Info      *wire.Payload
+	Tree      *wire.Payload
 }
 
 // Past returns the submission key of an ended epoch on the way to this head that can still be contested. removed
@@ -39,6 +43,11 @@ func (h *Head) Past(epoch wire.Epoch) (key wire.SubmissionKey, removed, ok bool)
 		return h.earlier[i].key, removed, true
 	}
 	return key, false, false
+}
+
+// Has reports whether entry seq is a commit on the way to this head, of those that are not confirmed.
+func (h *Head) Has(seq wire.SequenceNumber) bool {
+	return h.Sequence == seq || slices.ContainsFunc(h.trail, func(a ancestor) bool { return a.child == seq })
 }
 
 // ID is the conversation's.
@@ -90,9 +99,9 @@ func (m *Machine) branches() []Head {
 		if h.closed && !m.closed {
 			continue
 		}
-		v := Head{Sequence: h.seq, Epoch: h.epoch, Key: h.key, Delivery: h.delivery, Info: h.info, Tree: h.tree}
+		v := Head{Sequence: h.seq, Epoch: h.epoch, Key: h.key, Delivery: h.delivery, Info: h.info, Tree: h.tree, trail: h.trail}
 		if h.lost == 0 {
-			v.Fork = h.fork
+			v.Fork, v.Confirmed = h.fork, h.branch.confirmed
 		}
 		from := len(h.trail)
 		for from > 0 && m.alive(h, &h.trail[from-1]) {
