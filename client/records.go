@@ -179,6 +179,9 @@ type pendingRecord struct {
 	Operation uint64              `cbor:"4,keyasint,omitempty"` // plus one; 0 for none
 	Accepted  wire.SequenceNumber `cbor:"5,keyasint,omitempty"`
 	After     wire.Time           `cbor:"6,keyasint,omitempty"` // not to be sent before: its maker may do it
+	// Refusals is how often it was refused as stale with nothing to take in after entry Refused.
+	Refusals uint32              `cbor:"7,keyasint,omitempty"`
+	Refused  wire.SequenceNumber `cbor:"8,keyasint,omitempty"`
 }
 
 // operationRecord is a change of a group that is to be made; how, depends on the epoch in which it wins.

@@ -297,7 +297,7 @@ func (t *thread) refused(p *pendingRecord, e *wire.Envelope, err *wire.Error) er
 		if t.rec.State == StateRejoining {
 			return t.rejoinFailed(err)
 		}
-		return t.stale(e, err)
+		return t.stale(p, e, err)
 	case wire.NoQuorum, wire.Busy, wire.Unavailable, wire.Internal, wire.UnknownConversation, wire.NotReplica,
 		wire.TooManyHeads, wire.BlobMissing, wire.Quota:
 		return err
@@ -332,11 +332,11 @@ func (t *thread) refused(p *pendingRecord, e *wire.Envelope, err *wire.Error) er
 
 // stale takes in that another commit has won the epoch. With the entries up to the winner taken in, the
 // own commit is overtaken (see overtaken), and made again.
-func (t *thread) stale(e *wire.Envelope, err *wire.Error) error {
+func (t *thread) stale(p *pendingRecord, e *wire.Envelope, err *wire.Error) error {
 	until := t.rec.Position.Last + 1
 	if s := err.Stale; s != nil {
 		if last := t.rec.Position.Last; s.Head <= last && (s.Winner == nil || s.Winner.Sequence <= last) {
-			return t.contestRefused(e, err)
+			return t.contestRefused(p, e, err)
 		}
 		if s.Winner != nil {
 			until = max(until, s.Winner.Sequence)
@@ -352,13 +352,24 @@ func (t *thread) stale(e *wire.Envelope, err *wire.Error) error {
 	return t.save()
 }
 
-// contestRefused acts on a refusal that names nothing which this device has not taken in. A commit that it can
-// process has not come, and the servers take no contest: the epochs that followed are confirmed, or too old.
-func (t *thread) contestRefused(e *wire.Envelope, err *wire.Error) error {
-	if t.rec.Failed.At == 0 || e.Commit == nil || !e.Commit.Contest {
-		return later(t.d.backoff(1)) // the node's answer is older than its stream
+// refusals is how often a contest is refused, with nothing new in the log, before it is given up.
+const refusals = 8
+
+// contestRefused acts on a refusal that names no entry which is unknown here. For a contest it says that the
+// epochs that followed are confirmed, or too old: either a commit that this device can process has come, and
+// its entry is fetched, or none will.
+func (t *thread) contestRefused(p *pendingRecord, e *wire.Envelope, err *wire.Error) error {
+	if last := t.rec.Position.Last; p.Refused != last {
+		p.Refused, p.Refusals = last, 0
 	}
-	return t.breakOff(wire.Errorf(wire.StaleEpoch, "commit", "entry %d ended epoch %d with a commit that this device cannot process, and that can no longer be contested (%v): ask a member to restore this device", t.rec.Failed.At, e.Epoch, err))
+	if p.Refusals++; p.Refusals >= refusals && t.rec.Failed.At > 0 && e.Commit != nil && e.Commit.Contest {
+		return t.breakOff(wire.Errorf(wire.StaleEpoch, "commit", "entry %d ended epoch %d with a commit that this device cannot process, and that can no longer be contested (%v): ask a member to restore this device", t.rec.Failed.At, e.Epoch, err))
+	}
+	t.setBehind(t.rec.Position.Last+1, false)
+	if err := t.u.putRecord(t.pendingKey(), p); err != nil {
+		return err
+	}
+	return t.save()
 }
 
 // overtaken puts the operation of a commit that lost back into the queue, or gives it up.

@@ -10,9 +10,10 @@
 //
 // A conversation has one head: the epoch that members are in. A commit for the head replaces it. A
 // commit for an epoch that has ended is refused with the commit that ended it, unless it bears the
-// contest mark: then it opens a second head beside the first. Each head has its own submission key and
-// delivery list; what is delivered goes to the union. Heads are few (MaxHeads) and one that is not used
-// for HeadLife expires.
+// contest mark: then it opens another head. Each head has its own submission key and delivery list; what is
+// delivered goes to the union. At level 1 of the rules the parent of a head can be contested, heads are few
+// (MaxHeads), and one that is not used for HeadLife expires. From level 2 on each head has a trail of epochs
+// that can be contested, and there are up to MaxBranches heads (branches.go; docs/consensus.md, Contests).
 //
 // # Time
 //
