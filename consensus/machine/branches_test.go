@@ -255,3 +255,12 @@ func TestChangesCompose(t *testing.T) {
 		}
 	}
 }
+
+// BenchmarkApplyUnconfirmed is BenchmarkApplyCommit with a full trail: nobody else confirms anything.
+func BenchmarkApplyUnconfirmed(b *testing.B) {
+	bb, p := newBranches(b, "a.example")
+	for b.Loop() {
+		e := p.Commit(bb.id(), 4096, none)
+		p = author.After(e, bb.accept(e))
+	}
+}
