@@ -63,6 +63,9 @@ type Gateway struct {
 	EnrolPerMinute  float64   `yaml:"enrolments_per_minute"`
 	FramesPerSecond float64   `yaml:"frames_per_second"`
 	BytesPerSecond  Size      `yaml:"bytes_per_second"`
+	Fragments       int       `yaml:"fragments"`
+	LoginFrames     int       `yaml:"login_frames"`
+	RequestsPerSec  float64   `yaml:"http_requests_per_second"`
 	LoginTimeout    Duration  `yaml:"login_timeout"`
 	Ping            Duration  `yaml:"ping"`
 	Strangers       Strangers `yaml:"strangers"`
@@ -352,6 +355,7 @@ func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 		{"gateway.window", c.Gateway.Window}, {"gateway.requests", c.Gateway.Requests}, {"gateway.sessions", c.Gateway.Sessions},
 		{"gateway.sessions_per_address", c.Gateway.SessionsAddress}, {"consensus.conversations", c.Consensus.Conversations},
 		{"consensus.conversations_per_organization", c.Consensus.PerOrganization}, {"consensus.submissions", c.Consensus.Inflight},
+		{"gateway.fragments", c.Gateway.Fragments}, {"gateway.login_frames", c.Gateway.LoginFrames},
 		{"directory.devices", c.Directory.Devices}, {"directory.key_packages", c.Directory.KeyPackages},
 		{"directory.low_water", c.Directory.LowWater},
 		{"gateway.strangers.unproved", c.Gateway.Strangers.Unproved}, {"gateway.strangers.failures", c.Gateway.Strangers.Failures},
@@ -381,7 +385,8 @@ func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 	}
 	for key, rate := range map[string]float64{
 		"gateway.connections_per_second": c.Gateway.ConnectPerSec, "gateway.enrolments_per_minute": c.Gateway.EnrolPerMinute,
-		"gateway.frames_per_second": c.Gateway.FramesPerSecond, "federation.calls_per_second": c.Federation.CallsPerSecond,
+		"gateway.http_requests_per_second": c.Gateway.RequestsPerSec,
+		"gateway.frames_per_second":        c.Gateway.FramesPerSecond, "federation.calls_per_second": c.Federation.CallsPerSecond,
 		"gateway.strangers.failures_per_minute": c.Gateway.Strangers.FailuresPerMinute, "gateway.strangers.slowed_per_second": c.Gateway.Strangers.SlowedPerSecond,
 		"federation.strangers.failures_per_minute": c.Federation.Strangers.FailuresPerMinute, "federation.strangers.slowed_per_second": c.Federation.Strangers.SlowedPerSecond,
 	} {

@@ -66,6 +66,8 @@ type Config struct {
 	// Of a session.
 	MaxFrame      int           // bytes of a frame in either direction; wire.MaxSessionFrame
 	MaxLogin      int           // bytes of a frame before the login; 8 KiB
+	LoginFrames   int           // WebSocket frames until the login has come whole, pings and fragments too; 16
+	Fragments     int           // WebSocket frames that one message may come in; 1,024
 	Window        int           // pushes that may be unacknowledged at once; 256
 	Requests      int           // requests that may be under way at once; 32
 	MaxHeld       int           // bytes of requests under way and of answers not yet sent, after which more are refused; 16 MiB
@@ -89,6 +91,7 @@ type Config struct {
 	ConnectRate   Rate          // of connections of one client address; 500 at once, 50 a second
 	LoginRate     Rate          // of failed logins of one client address, and of one device; 20 at once, one in 10 seconds
 	LoginDelay    time.Duration // before a failed login is answered; 500 milliseconds
+	HTTPRate      Rate          // of HTTP requests of one client address after the first of each connection; 500 at once, 50 a second
 	EnrolRate     Rate          // of enrolments of one client address; 20 at once, one in 3 seconds
 	MaxEnrol      int           // bytes of a request to enrol; 64 KiB
 	MaxAddresses  int           // whose rates are remembered at once; 65,536
@@ -142,6 +145,8 @@ func (c Config) withDefaults() Config {
 	}
 	c.MaxFrame = or(c.MaxFrame, wire.MaxSessionFrame)
 	c.MaxLogin = or(c.MaxLogin, 8<<10)
+	c.LoginFrames = or(c.LoginFrames, 16)
+	c.Fragments = or(c.Fragments, 1024)
 	c.Window = or(c.Window, 256)
 	c.Requests = or(c.Requests, 32)
 	c.MaxHeld = or(c.MaxHeld, 16<<20)
@@ -165,6 +170,7 @@ func (c Config) withDefaults() Config {
 	c.ConnectRate = c.ConnectRate.Or(500, time.Second/50)
 	c.LoginRate = c.LoginRate.Or(20, 10*time.Second)
 	c.LoginDelay = or(c.LoginDelay, 500*time.Millisecond)
+	c.HTTPRate = c.HTTPRate.Or(500, time.Second/50)
 	c.EnrolRate = c.EnrolRate.Or(20, 3*time.Second)
 	c.MaxEnrol = or(c.MaxEnrol, 64<<10)
 	c.MaxAddresses = or(c.MaxAddresses, 65_536)

@@ -20,6 +20,7 @@ type Gateway struct {
 	door            *door.Door
 	connects        door.Rates[netip.Addr]
 	enrolments      door.Rates[netip.Addr]
+	requests        door.Rates[netip.Addr] // over HTTP
 	failedAddresses door.Rates[netip.Addr]
 	failedDevices   door.Rates[wire.DeviceID]
 	stopping        atomic.Int64 // calls of Serve that let their sessions end
@@ -37,6 +38,7 @@ func New(cfg Config) (*Gateway, error) {
 	}
 	g := &Gateway{cfg: cfg, metrics: m, door: door.New(cfg.Door, cfg.Clock.Now, cfg.Log)}
 	g.connects.Rate, g.connects.Most = cfg.ConnectRate, cfg.MaxAddresses
+	g.requests.Rate, g.requests.Most = cfg.HTTPRate, cfg.MaxAddresses
 	g.enrolments.Rate, g.enrolments.Most = cfg.EnrolRate, cfg.MaxAddresses
 	g.failedAddresses.Rate, g.failedAddresses.Most = cfg.LoginRate, cfg.MaxAddresses
 	g.failedDevices.Rate, g.failedDevices.Most = cfg.LoginRate, cfg.MaxAddresses

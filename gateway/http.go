@@ -21,30 +21,56 @@ import (
 // contentType is that of all bodies but /version and the texts of the health checks.
 const contentType = "application/cbor"
 
+const enrolPath = "/v1/enrol"
+
 // Handler serves /v1/ws, /v1/enrol, /v1/organization, /healthz, /readyz and /version, and the rest with
 // Config.Web. Serve uses it. Elsewhere a session lives in the goroutine of its request, and ends with its
 // connection or with Disconnect.
 func (g *Gateway) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /v1/ws", g.serveSocket)
-	mux.HandleFunc("POST /v1/enrol", g.serveEnrol)
+	mux.HandleFunc("POST "+enrolPath, g.serveEnrol)
 	mux.HandleFunc("GET /v1/organization", g.serveOrganization)
 	mux.HandleFunc("OPTIONS /v1/", g.servePreflight)
 	g.health(mux, func(error) string { return "not ready" })
 	if g.cfg.Web != nil {
 		mux.Handle("/", g.cfg.Web)
 	}
-	return g.timed(mux)
+	return g.bounded(mux)
 }
 
-// timed bounds how long the body of a request and the answer may take.
-func (g *Gateway) timed(h http.Handler) http.Handler {
+// bounded bounds the requests of an address, what a request may bring besides its headers, and how long its body
+// and the answer may take.
+func (g *Gateway) bounded(h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if status, limit, text := g.refuses(r); status != 0 {
+			g.metrics.over(limit)
+			if status == http.StatusTooManyRequests {
+				w.Header().Set("Retry-After", "10")
+			}
+			w.Header().Set("Connection", "close") // the body is not read
+			plain(w, status, text)
+			return
+		}
 		c := http.NewResponseController(w)
 		_ = c.SetReadDeadline(time.Now().Add(g.cfg.FrameWait)) // of a session it is lifted again
 		_ = c.SetWriteDeadline(time.Now().Add(g.cfg.RequestWait + g.cfg.WriteWait))
 		h.ServeHTTP(w, r)
 	})
+}
+
+// refuses says which limit a request is over before anything of it is served; status 0 is none. A body is taken by
+// enrolment alone, and whole: chunks may be of one byte each, with extensions and trailers (RFC 9112 §7.1).
+func (g *Gateway) refuses(r *http.Request) (status int, limit, text string) {
+	switch {
+	case !paidAsConnection(r.Context()) && !g.requests.Take(clientOf(r, g.cfg.TrustedProxies), g.cfg.Clock.Now()):
+		return http.StatusTooManyRequests, overHTTP, "too many requests from this address: come back later"
+	case len(r.TransferEncoding) > 0 || r.ContentLength < 0:
+		return http.StatusLengthRequired, overHTTPBody, "a body is taken with a Content-Length only, not in chunks"
+	case r.ContentLength > 0 && r.URL.Path != enrolPath:
+		return http.StatusRequestEntityTooLarge, overHTTPBody, "this path takes no body"
+	}
+	return 0, "", ""
 }
 
 // AdminHandler serves /metrics, /debug/pprof/, /healthz, /readyz and /version: for the operator alone.
@@ -138,7 +164,7 @@ func (g *Gateway) upgrade(w http.ResponseWriter, r *http.Request) (*websocket.Co
 		Subprotocols:     []string{wire.Subprotocol},
 		CheckOrigin:      func(*http.Request) bool { return true }, // was checked
 	}
-	return u.Upgrade(w, r, nil)
+	return u.Upgrade(metered{w}, r, nil)
 }
 
 // allowed says whether the page that a request comes from may make it. Without an Origin it is no page.

@@ -330,14 +330,15 @@ func hasTest(t *testing.T, folder, name string) bool {
 
 // limitRows says which row of the document has the default of a field.
 var limitRows = map[string]string{
-	"MaxFrame": "frame", "MaxLogin": "login frame", "Window": "pushes that are not acknowledged (`Window`)",
+	"MaxFrame": "frame", "MaxLogin": "login frame", "LoginFrames": "WebSocket frames until the login has come, pings and fragments too",
+	"Fragments": "WebSocket frames of one message", "HTTPRate": "HTTP requests of a client address, after the first of each connection", "Window": "pushes that are not acknowledged (`Window`)",
 	"Requests": "requests under way (`Requests`)", "MaxHeld": "bytes of requests under way, and of their answers", "PageItems": "pushes read from a stream in its turn",
 	"PageBytes": "pushes read from a stream in its turn", "LoginWait": "time from challenge to login",
 	"RequestWait": "time for a request to be served", "WriteWait": "time for a frame to be taken by a device",
 	"FrameWait": "time for the rest of a frame that has begun", "PingEvery": "silence, pings unanswered; a ping comes each 30 s",
 	"SilenceWait": "silence, pings unanswered; a ping comes each 30 s", "DrainWait": "time for requests under way when the node stops",
-	"CloseWait": "time for a device to close after the node has", "FrameRate": "requests, pings, and acks that make no room",
-	"ByteRate": "bytes from a device", "MaxOverloads": "requests over either in a row", "MaxOfDevice": "sessions of a device; one of them receives",
+	"CloseWait": "time for a device to close after the node has", "FrameRate": "requests, pings, pongs, fragments of less than 1 KiB after a message's first, and acks that make no room",
+	"ByteRate": "bytes from a device, with the headers of WebSocket frames", "MaxOverloads": "requests over either in a row", "MaxOfDevice": "sessions of a device; one of them receives",
 	"MaxSessions": "sessions of a node", "MaxOfAddress": "sessions of a client address (IPv6: /64)", "MaxSockets": "connections of a node",
 	"ConnectRate": "new connections of a client address", "LoginRate": "failed logins of a device", "LoginDelay": "answer to a failed login",
 	"EnrolRate": "enrolments of a client address", "MaxEnrol": "request to enrol", "MaxAddresses": "addresses whose rates are remembered",

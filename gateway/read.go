@@ -65,7 +65,7 @@ func (s *session) readFrame(limit int, until time.Time) (*wire.Frame, error) {
 		return nil, closing(wire.CloseTooLarge, wire.Errorf(wire.TooLarge, "frame", "more than %d bytes", limit))
 	}
 	s.g.metrics.frame("in", int(n))
-	if err := s.throttle(int(n)); err != nil {
+	if err := s.throttle(s.meter.taken()); err != nil {
 		return nil, err
 	}
 	f := new(wire.Frame)
@@ -91,7 +91,8 @@ func isNetwork(err error) bool {
 	return errors.As(err, &e) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
 }
 
-// throttle waits until the rate of bytes allows what was read: the socket then slows the device down.
+// throttle waits until the rate of bytes allows what was read, with headers and control frames: the socket then
+// slows the device down.
 func (s *session) throttle(n int) error {
 	clock := s.g.cfg.Clock
 	wait := s.bytes.Take(s.g.cfg.ByteRate, clock.Now(), 1+n/1024)

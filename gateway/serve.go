@@ -215,6 +215,7 @@ type socket struct {
 	g     *Gateway
 	visit *door.Visit // nil for a proxy's
 	asked atomic.Bool
+	first atomic.Bool // a request was admitted by the rate of connections
 	once  sync.Once
 }
 
@@ -248,6 +249,13 @@ func visitOf(ctx context.Context) *door.Visit {
 	s.asked.Store(true)
 	s.visit.Through()
 	return s.visit
+}
+
+// paidAsConnection says, once of each connection, that the rate of connections has paid for a request: the first one,
+// if the client has connected without a proxy.
+func paidAsConnection(ctx context.Context) bool {
+	s, ok := ctx.Value(socketKey{}).(*socket)
+	return ok && s.visit != nil && s.first.CompareAndSwap(false, true)
 }
 
 // CloseWrite ends what is sent, where the socket can do so alone.

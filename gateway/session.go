@@ -39,8 +39,13 @@ type session struct {
 
 	admitted, replaced bool // guarded by registry.mu
 
-	frames, bytes door.Bucket // of the reader
-	overloads     int         // of the reader: requests in a row that were too many
+	// Of the reader.
+	meter         *meter
+	frames, bytes door.Bucket
+	early         int  // WebSocket frames before the login has come
+	asked         bool // the login has come
+	fragments     int  // continuations of the message that is read
+	overloads     int  // requests in a row that were too many
 
 	mu       sync.Mutex
 	reason   wire.CloseCode // 0 while it lives
@@ -65,12 +70,13 @@ type outgoing struct {
 }
 
 func newSession(g *Gateway, conn *websocket.Conn, address netip.Addr) *session {
-	s := &session{g: g, conn: conn, address: address, wake: make(chan struct{}, 1)}
+	s := &session{g: g, conn: conn, meter: meterOf(conn), address: address, wake: make(chan struct{}, 1)}
+	s.meter.headed = s.headed
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.acked = sync.NewCond(&s.mu)
 	s.sign()
 	conn.SetPingHandler(s.pinged)
-	conn.SetPongHandler(func(string) error { s.sign(); return s.paid() })
+	conn.SetPongHandler(func(string) error { s.sign(); return nil })
 	return s
 }
 
@@ -79,9 +85,6 @@ func (s *session) sign() { s.heard.Store(s.g.cfg.Clock.Now().UnixMilli()) }
 
 func (s *session) pinged(data string) error {
 	s.sign()
-	if err := s.paid(); err != nil {
-		return err
-	}
 	s.mu.Lock()
 	s.pong = []byte(data) // of several, the last is answered (RFC 6455 §5.5.3)
 	s.mu.Unlock()
@@ -149,10 +152,13 @@ func past() time.Time { return time.Unix(1, 0) }
 // raw is the socket below TLS, whose Close waits for nothing.
 func raw(c *websocket.Conn) net.Conn {
 	n := c.NetConn()
-	if t, ok := n.(interface{ NetConn() net.Conn }); ok {
-		return t.NetConn()
+	for {
+		above, ok := n.(interface{ NetConn() net.Conn })
+		if !ok {
+			return n
+		}
+		n = above.NetConn()
 	}
-	return n
 }
 
 // run is the session's life.
@@ -260,12 +266,9 @@ func (s *session) close() {
 	until := time.Now().Add(cfg.CloseWait)
 	if code != closeNormal && code != closeLost {
 		s.sayWhy(code, why, until)
-		n := s.conn.NetConn()
-		if w, ok := n.(interface{ CloseWrite() error }); ok {
-			_ = w.CloseWrite()
-		}
-		_ = n.SetReadDeadline(until)
-		drain(n)
+		_ = s.meter.CloseWrite()
+		_ = s.meter.SetReadDeadline(until)
+		drain(s.meter.Conn, 2*cfg.MaxFrame)
 	}
 	_ = s.conn.Close()
 	kill.Stop()
@@ -304,13 +307,15 @@ func closeText(code wire.CloseCode) string {
 	return ""
 }
 
-// drain reads what still comes, until the other side closes or its deadline.
-func drain(n net.Conn) {
+// drain reads what still comes, until the other side closes, its deadline, or most bytes.
+func drain(c net.Conn, most int) {
 	var b [512]byte
-	for {
-		if _, err := n.Read(b[:]); err != nil {
+	for most > 0 {
+		n, err := c.Read(b[:])
+		if err != nil {
 			return
 		}
+		most -= n
 	}
 }
 

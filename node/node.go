@@ -170,10 +170,12 @@ func (n *Node) makeGateway() error {
 		Origins: c.Origins, MaxFrame: int(c.MaxFrame), Window: c.Window, Requests: c.Requests, LoginWait: c.LoginTimeout.Std(), PingEvery: c.Ping.Std(),
 		SilenceWait: 5 * c.Ping.Std() / 2, MaxSessions: c.Sessions, MaxOfAddress: c.SessionsAddress,
 		ConnectRate: gateway.Rate{Burst: int(10 * c.ConnectPerSec), Every: every(c.ConnectPerSec)},
-		EnrolRate:   gateway.Rate{Burst: int(c.EnrolPerMinute), Every: every(c.EnrolPerMinute / 60)},
-		FrameRate:   gateway.Rate{Burst: int(4 * c.FramesPerSecond), Every: every(c.FramesPerSecond)},
-		ByteRate:    gateway.Rate{Burst: int(4 * c.BytesPerSecond / 1024), Every: every(float64(c.BytesPerSecond) / 1024)},
-		Door:        strangers(&c.Strangers),
+		Fragments:   c.Fragments, LoginFrames: c.LoginFrames,
+		HTTPRate:  gateway.Rate{Burst: int(10 * c.RequestsPerSec), Every: every(c.RequestsPerSec)},
+		EnrolRate: gateway.Rate{Burst: int(c.EnrolPerMinute), Every: every(c.EnrolPerMinute / 60)},
+		FrameRate: gateway.Rate{Burst: int(4 * c.FramesPerSecond), Every: every(c.FramesPerSecond)},
+		ByteRate:  gateway.Rate{Burst: int(4 * c.BytesPerSecond / 1024), Every: every(float64(c.BytesPerSecond) / 1024)},
+		Door:      strangers(&c.Strangers),
 	})
 	return err
 }
