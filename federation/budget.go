@@ -13,6 +13,8 @@ import (
 type budget struct {
 	calls   *rate.Limiter
 	bytes   *rate.Limiter
+	frames  *rate.Limiter // of HTTP/2, with little in them
+	raw     *rate.Limiter // bytes of connections of calls, whatever they are for
 	packets *rate.Limiter
 	gossip  *rate.Limiter // bytes
 	working chan struct{} // a place for each call being served
@@ -41,6 +43,7 @@ func (s *budgets) of(d wire.Domain) *budget {
 			working: make(chan struct{}, l.UnderWay),
 			streams: make(chan struct{}, l.GossipStreams),
 		}
+		b.frames, b.raw = meterLimits(l)
 		s.by[d] = b
 	}
 	return b

@@ -24,7 +24,7 @@ type callClient struct {
 func newCallClient(f *Federation) *callClient {
 	c := &callClient{f: f}
 	protocols := new(http.Protocols)
-	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true) // over TLS of this package, which a meter covers
 	t := f.cfg.Timers
 	c.http = &http.Transport{
 		Protocols:          protocols,
@@ -38,7 +38,7 @@ func newCallClient(f *Federation) *callClient {
 			if err != nil {
 				return nil, err
 			}
-			return s.Conn, nil
+			return newMeter(f, s, true), nil
 		},
 		MaxResponseHeaderBytes: 8 << 10,
 		HTTP2: &http.HTTP2Config{

@@ -71,7 +71,11 @@ type Limits struct {
 	CallBurst int     // [2,000] calls at once
 	Bytes     float64 // [64 MiB] bytes of calls a second from one organization, in the long run
 	ByteBurst int     // [256 MiB] bytes at once
-	UnderWay  int     // [256] calls of one organization being served at once
+	// Frames of HTTP/2 a second from one organization that are no DATA of at least 1 KiB, and FrameBurst at once, besides
+	// one for each KiB sent to it. [8,000, and 32,000]
+	Frames     float64
+	FrameBurst int
+	UnderWay   int // [256] calls of one organization being served at once
 
 	Connections int         // [512] connections from nodes of one organization
 	Door        door.Limits // what those cost that have not yet proved who they are
@@ -121,6 +125,8 @@ func (l Limits) withDefaults() Limits {
 	l.CallBurst = or(l.CallBurst, 2000)
 	l.Bytes = or(l.Bytes, 64<<20)
 	l.ByteBurst = or(l.ByteBurst, 256<<20)
+	l.Frames = or(l.Frames, 8000)
+	l.FrameBurst = or(l.FrameBurst, 32_000)
 	l.UnderWay = or(l.UnderWay, 256)
 	l.Connections = or(l.Connections, 512)
 	l.GossipPackets = or(l.GossipPackets, 500)

@@ -356,6 +356,7 @@ func (f *Federation) linkEnded(s *session, err error) {
 // Why a connection was cut, besides the reasons for which one is refused.
 const (
 	cutStalled  = "stalled"
+	cutFrames   = "frames"
 	cutSilent   = "silent"
 	cutProtocol = "malformed"
 	cutRemoved  = "removed"

@@ -17,6 +17,7 @@ type metrics struct {
 	gossip   *prometheus.CounterVec // packets dropped, by reason
 	served   *prometheus.CounterVec // calls, by method and code
 	called   *prometheus.CounterVec // calls, by method and code
+	slowed   prometheus.Counter
 	renewed  *prometheus.CounterVec // own certificate, by result
 	links    prometheus.GaugeFunc
 	ends     prometheus.GaugeFunc
@@ -39,8 +40,10 @@ func newMetrics(f *Federation, to prometheus.Registerer) (*metrics, error) {
 		gossip:   counter("gossip_dropped_total", "Packets of gossip that were dropped.", "reason"),
 		served:   counter("calls_served_total", "Calls by other nodes, by what became of them.", "method", "code"),
 		called:   counter("calls_total", "Calls to other nodes, by what became of them.", "method", "code"),
-		renewed:  counter("renewals_total", "Renewals of this node's certificate.", "result"),
-		links:    gauge("links", "Nodes to which a link stands.", func() float64 { return float64(f.links.count()) }),
+		slowed: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "mlsfed", Subsystem: "federation", Name: "reads_slowed_total",
+			Help: "Times that a connection of calls was read later, because of its bytes."}),
+		renewed: counter("renewals_total", "Renewals of this node's certificate.", "result"),
+		links:   gauge("links", "Nodes to which a link stands.", func() float64 { return float64(f.links.count()) }),
 		ends: gauge("certificate_ends_timestamp_seconds", "When this node's certificate ends.", func() float64 {
 			return float64(f.cfg.Identity.Certificate().NotAfter.Unix())
 		}),
@@ -53,7 +56,7 @@ func newMetrics(f *Federation, to prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.refused, m.cut, m.accepted, m.records, m.gossip, m.served, m.called, m.renewed,
+	for _, c := range []prometheus.Collector{m.refused, m.cut, m.accepted, m.records, m.gossip, m.served, m.called, m.slowed, m.renewed,
 		m.links, m.ends, m.rootEnds, m.peers} {
 		errs = append(errs, to.Register(c))
 	}

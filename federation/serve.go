@@ -2,7 +2,6 @@ package federation
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"io"
 	"log/slog"
@@ -43,7 +42,7 @@ func newCallServer(f *Federation) *callServer {
 	s := &callServer{f: f, sessions: newSessionListener()}
 	s.bodies.New = func() any { return new([]byte) }
 	protocols := new(http.Protocols)
-	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true) // over TLS of this package, which a meter covers
 	t := f.cfg.Timers
 	s.http = &http.Server{
 		Handler:      s,
@@ -59,9 +58,15 @@ func newCallServer(f *Federation) *callServer {
 			WriteByteTimeout:     t.Stall,
 		},
 		MaxHeaderBytes: 8 << 10,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, callerKey{}, c.(*meter).node)
+		},
 	}
 	return s
 }
+
+// callerKey is of the node that has proved itself on a connection, in the context of its calls.
+type callerKey struct{}
 
 // run serves until ctx ends.
 func (s *callServer) run(ctx context.Context) error {
@@ -78,7 +83,7 @@ func (s *callServer) run(ctx context.Context) error {
 // serve gives the session to the HTTP server, which closes it.
 func (s *callServer) serve(ctx context.Context, c *session) {
 	select {
-	case s.sessions.queue <- c.Conn:
+	case s.sessions.queue <- newMeter(s.f, c, false):
 	case <-ctx.Done():
 		c.below.Close()
 	}
@@ -86,13 +91,13 @@ func (s *callServer) serve(ctx context.Context, c *session) {
 
 // sessionListener hands sessions to the HTTP server as if they had just been accepted.
 type sessionListener struct {
-	queue  chan *tls.Conn
+	queue  chan *meter
 	closed chan struct{}
 	once   sync.Once
 }
 
 func newSessionListener() *sessionListener {
-	return &sessionListener{queue: make(chan *tls.Conn), closed: make(chan struct{})}
+	return &sessionListener{queue: make(chan *meter), closed: make(chan struct{})}
 }
 
 func (l *sessionListener) Accept() (net.Conn, error) {
@@ -137,8 +142,8 @@ func (s *callServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.serving.Done()
-	from, err := nodeName(r.TLS.PeerCertificates[0])
-	if err != nil || !s.f.trust.believes(from.Organization()) {
+	from, _ := r.Context().Value(callerKey{}).(wire.NodeID)
+	if !s.f.trust.believes(from.Organization()) {
 		http.Error(w, "", http.StatusForbidden) // removed a moment ago: the connection is about to be cut
 		return
 	}

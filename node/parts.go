@@ -68,6 +68,7 @@ func (n *Node) makeFederation() (err error) {
 		Handlers: n.router.calls(), Ordering: n.orders.Accept, Outbox: n.outbox, Logger: n.log, Registerer: n.metrics,
 		Limits: federation.Limits{
 			Calls: c.CallsPerSecond, CallBurst: int(4 * c.CallsPerSecond), Bytes: float64(c.BytesPerSecond), ByteBurst: int(4 * c.BytesPerSecond),
+			Frames: 4 * c.CallsPerSecond, FrameBurst: int(16 * c.CallsPerSecond),
 			Door: strangers(&c.Strangers),
 		},
 		Timers: federation.Timers{Call: c.CallTimeout.Std()},
