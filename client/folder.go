@@ -12,6 +12,7 @@ import (
 
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/mlscore/boltstore"
+	"github.com/mlsfed/mlsfed/private"
 )
 
 // storeFile is the name of the store in a device's folder.
@@ -19,9 +20,9 @@ const storeFile = "device.db"
 
 // OpenStore opens, or makes, the store in a device's folder, encrypted under a key of
 // boltstore.KeySize random bytes, from the keyring of the operating system or from KeyFile. The caller
-// closes it after Run has returned. The errors to expect are those of boltstore.Open.
+// closes it after Run has returned. A folder that others have access to is narrowed to its owner, or refused. The errors to expect are those of boltstore.Open.
 func OpenStore(folder string, key mlscore.Secret) (*boltstore.Store, error) {
-	if err := os.MkdirAll(folder, 0o700); err != nil {
+	if _, err := private.MakeFolder(folder); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	return boltstore.Open(filepath.Join(folder, storeFile), key, boltstore.Options{})
@@ -29,7 +30,7 @@ func OpenStore(folder string, key mlscore.Secret) (*boltstore.Store, error) {
 
 // OpenStoreWithPassphrase is OpenStore with a passphrase that a person remembers.
 func OpenStoreWithPassphrase(folder string, passphrase mlscore.Secret) (*boltstore.Store, error) {
-	if err := os.MkdirAll(folder, 0o700); err != nil {
+	if _, err := private.MakeFolder(folder); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
 	return boltstore.OpenWithPassphrase(filepath.Join(folder, storeFile), passphrase, boltstore.Options{})
@@ -45,8 +46,11 @@ func NewStoreKey() mlscore.Secret {
 }
 
 // KeyFile reads a store's key from a file, or makes both. It protects against whoever gets the folder
-// without the file.
+// without the file. A file that others can read is narrowed to its owner, or refused.
 func KeyFile(path string) (mlscore.Secret, error) {
+	if _, err := private.Narrow(path); err != nil {
+		return mlscore.Secret{}, fmt.Errorf("key file: %w", err)
+	}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		key := NewStoreKey()

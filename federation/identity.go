@@ -23,6 +23,9 @@ const (
 	bundleFile   = "bundle.json"
 )
 
+// KeyFiles are those of an identity's files that hold private keys.
+var KeyFiles = []string{rootKeyFile, nodeKeyFile}
+
 // Identity is who a node is: its key and certificate, and the root of its organization. It is safe for
 // concurrent use; a renewed certificate replaces the old one while it is in use.
 type Identity struct {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/mlsfed/mlsfed/private"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -55,12 +56,9 @@ func listenControl(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	l, err := net.Listen("unix", path)
+	l, err := private.Listen(path)
 	if err != nil {
-		return nil, fmt.Errorf("control socket %s: %w (a path of more than 107 bytes does not work: set admin.socket)", path, err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, l.Close())
+		return nil, fmt.Errorf("control socket %s: %w (a path of more than 100 bytes does not work: set admin.socket)", path, err)
 	}
 	return l, nil
 }

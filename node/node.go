@@ -83,6 +83,9 @@ func New(cfg *config.Config, o Options) (n *Node, err error) {
 			n = nil
 		}
 	}()
+	if err := narrow(cfg, n.log); err != nil {
+		return n, err
+	}
 	if err := n.identify(); err != nil {
 		return n, err
 	}

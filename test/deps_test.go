@@ -57,7 +57,8 @@ var rules = []rule{
 		deps: []string{"golang.org/x/crypto", "github.com/cloudflare/circl", "filippo.io/edwards25519"}},
 
 	{dir: "wire/...", own: []string{"mlscore/codec"}},
-	{dir: "client/...", own: []string{"wire/...", "mlscore", "mlscore/boltstore"}},
+	{dir: "private", limited: true}, // folders, files and sockets of one user
+	{dir: "client/...", own: []string{"wire/...", "mlscore", "mlscore/boltstore", "private"}},
 
 	// A measurement, not a part: no part imports it.
 	{dir: "consensus/orderbench", own: []string{"consensus/...", "wire/...", "mlscore", "mlscore/codec", "stats"}},
@@ -71,7 +72,7 @@ var rules = []rule{
 	{dir: "gateway/...", own: []string{"wire/...", "door"}},
 
 	{dir: "config/...", own: []string{"wire/..."}},
-	{dir: "node/...", own: append([]string{"config/...", "mlscore", "mlscore/boltstore", "web"}, parts...)},
+	{dir: "node/...", own: append([]string{"config/...", "mlscore", "mlscore/boltstore", "web", "private"}, parts...)},
 	{dir: "web/...", own: []string{"client/...", "wire/...", "mlscore"}},
 }
 

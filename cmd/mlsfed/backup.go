@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -46,15 +47,15 @@ func newBackup() *cobra.Command {
 
 // writeWhole writes a file that is there as a whole or not at all.
 func writeWhole(path string, in io.Reader) (int64, error) {
-	f, err := os.OpenFile(path+".part", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	f, err := os.CreateTemp(filepath.Dir(path), ".mlsfed-*.part") // a new file, 0600: not one that others have made there
 	if err != nil {
 		return 0, err
 	}
 	n, err := io.Copy(f, in)
 	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return n, errors.Join(err, os.Remove(path+".part"))
+		return n, errors.Join(err, os.Remove(f.Name()))
 	}
-	return n, os.Rename(path+".part", path)
+	return n, os.Rename(f.Name(), path)
 }
 
 func newRestore() *cobra.Command {

@@ -7,6 +7,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mlsfed/mlsfed/config"
+	"github.com/mlsfed/mlsfed/node"
+	"github.com/mlsfed/mlsfed/private"
 )
 
 func newConfig() *cobra.Command {
@@ -25,6 +27,13 @@ func newConfig() *cobra.Command {
 		fmt.Fprintf(o.out, "%s is well: node %s, data in %s\n", o.file, o.cfg.Node, o.cfg.Data)
 		for _, w := range o.cfg.Warnings() {
 			fmt.Fprintf(o.notes, "warning: %s\n", w)
+		}
+		open := node.CheckPrivate(o.cfg)
+		if err := private.CheckWritable(o.file); err != nil {
+			open = append(open, err)
+		}
+		for _, err := range open {
+			fmt.Fprintf(o.out, "but the %v\n", err)
 		}
 		return nil
 	}))

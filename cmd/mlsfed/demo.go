@@ -143,7 +143,7 @@ func (d *demo) openLog() error {
 	if d.opts.log == "" {
 		return nil
 	}
-	f, err := os.Create(d.opts.log)
+	f, err := os.OpenFile(d.opts.log, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return fmt.Errorf("demo: --log: %w", err)
 	}

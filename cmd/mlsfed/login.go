@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/private"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -128,7 +129,7 @@ func (o *loginOptions) prepare(i client.Invitation, id wire.DeviceID) (p *profil
 	case !errors.Is(err, os.ErrNotExist):
 		return nil, false, err
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+	if _, err := private.MakeFolder(dir); err != nil {
 		return nil, false, fmt.Errorf("login: %w", err)
 	}
 	if dir, err = filepath.Abs(dir); err != nil {

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/private"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -69,6 +70,13 @@ func readProfile(dir string) (*profile, error) {
 	}
 	if err := p.Device.Check(); err != nil {
 		return nil, fmt.Errorf("profile %s: %w", dir, err)
+	}
+	was, err := private.Narrow(dir)
+	if err != nil {
+		return nil, fmt.Errorf("profile: %w", err)
+	}
+	if was != nil {
+		fmt.Fprintf(os.Stderr, "mlsfed: the profile %s was open to other users (mode %04o) until now: they may have copied it\n", dir, was.Mode)
 	}
 	return p, nil
 }
