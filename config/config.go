@@ -44,6 +44,7 @@ type Config struct {
 	Mailbox    Mailbox    `yaml:"mailbox"`
 	Directory  Directory  `yaml:"directory"`
 	Files      Files      `yaml:"files"`
+	Clock      Clock      `yaml:"clock"`
 	OIDC       OIDC       `yaml:"oidc"`
 	Log        Log        `yaml:"log"`
 }
@@ -156,6 +157,13 @@ type Files struct {
 	File  Size     `yaml:"file"`
 	Total Size     `yaml:"total"`
 	Age   Duration `yaml:"age"`
+}
+
+// Clock is what a node makes of jumps of its machine's clock.
+type Clock struct {
+	Tolerance Duration `yaml:"tolerance"`
+	Confirm   Duration `yaml:"confirm"`
+	Downtime  Duration `yaml:"downtime"`
 }
 
 // OIDC is an OpenID Connect issuer whose users may enrol devices; unused without a URL.

@@ -109,7 +109,7 @@ func (d *Directory) claim(b *pebble.Batch, c *Claim) ([]Claimed, []Low, error) {
 		return results, nil, errNothingTaken
 	}
 	return results, low, set(b, key, &claimRecord{
-		Version: recordVersion, Time: d.now(), User: c.User, Suite: c.Suite, Results: results,
+		Version: recordVersion, Time: d.count(), User: c.User, Suite: c.Suite, Results: results,
 	})
 }
 

@@ -34,8 +34,10 @@ func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d
 type Config struct {
 	Domain wire.Domain
 	CA     CA
-	Clock  Clock     // nil is the machine's
-	Rand   io.Reader // nil is crypto/rand
+	Clock  Clock // nil is the machine's
+	// Count is what invitations and claims age by: a clock that does not jump. nil: Clock.Now.
+	Count func() time.Time
+	Rand  io.Reader // nil is crypto/rand
 	// Low is told after a claim that a device has few KeyPackages left. It must not block. May be nil.
 	Low func(Low)
 	// Report is given what Run could not do; it goes on. May be nil.
@@ -98,6 +100,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Clock == nil {
 		c.Clock = systemClock{}
+	}
+	if c.Count == nil {
+		c.Count = c.Clock.Now
 	}
 	if c.Rand == nil {
 		c.Rand = rand.Reader

@@ -59,6 +59,9 @@ func (d *Directory) Run(ctx context.Context) error {
 
 func (d *Directory) now() wire.Time { return wire.TimeOf(d.cfg.Clock.Now()) }
 
+// count is the time of what ages.
+func (d *Directory) count() wire.Time { return wire.TimeOf(d.cfg.Count()) }
+
 func after(t wire.Time, life time.Duration) wire.Time { return t + wire.Time(life.Milliseconds()) }
 
 func (d *Directory) random(n int) ([]byte, error) {

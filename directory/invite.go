@@ -66,7 +66,7 @@ func (d *Directory) Invite(u wire.UserID, life time.Duration) (string, error) {
 		}
 		hash := hashCode(code)
 		return set(b, d.key(kindInvitation, hash[:16]), &invitationRecord{
-			Version: recordVersion, Hash: hash, User: u, Expires: after(d.now(), life),
+			Version: recordVersion, Hash: hash, User: u, Expires: after(d.count(), life),
 		})
 	})
 	return formatCode(code), err
@@ -90,7 +90,7 @@ func (d *Directory) invitation(code []byte) (*invitationRecord, []byte, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if !ok || subtle.ConstantTimeCompare(hash[:], r.Hash[:]) != 1 || r.Expires < d.now() {
+	if !ok || subtle.ConstantTimeCompare(hash[:], r.Hash[:]) != 1 || r.Expires < d.count() {
 		return nil, nil, wire.Errorf(wire.Denied, "enrol", "the invitation is not known or has expired: ask for a new one")
 	}
 	return r, key, nil

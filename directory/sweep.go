@@ -13,7 +13,7 @@ import (
 // Sweep removes KeyPackages, invitations, tokens, claims and revocations that have ended, buckets that are
 // full, and the addresses of devices that were revoked.
 func (d *Directory) Sweep(ctx context.Context) error {
-	now := d.now()
+	now, count := d.now(), d.count()
 	old := func(t wire.Time) bool { return t < now }
 	sweeps := []struct {
 		kind  byte
@@ -37,12 +37,12 @@ func (d *Directory) Sweep(ctx context.Context) error {
 		{kindInvitation, func(v []byte) (bool, error) {
 			var r invitationRecord
 			err := wire.Decode(v, maxRecord, &r)
-			return old(r.Expires), err
+			return r.Expires < count, err
 		}},
 		{kindClaim, func(v []byte) (bool, error) {
 			var r claimRecord
 			err := wire.Decode(v, maxRecord, &r)
-			return old(after(r.Time, d.cfg.ClaimMemory)), err
+			return after(r.Time, d.cfg.ClaimMemory) < count, err
 		}},
 		{kindToken, func(v []byte) (bool, error) {
 			var r tokenRecord

@@ -118,7 +118,7 @@ func (d *Door) Open(a netip.Addr) (*Visit, Reason) {
 // admits says whether one more may be tried.
 func (r *record) admits(l Limits, now time.Time, known bool) bool {
 	if !known {
-		return !now.Before(r.shut)
+		return !now.Before(r.shut) || r.shut.Sub(now) > l.ShutLast // from a clock that has gone back since
 	}
 	if r.failures.Has(l.Failures, now) {
 		return true
@@ -181,7 +181,7 @@ func (v *Visit) Failed() {
 		r.failures.Take(d.limits.Failures, now, 1)
 		return
 	}
-	if now.Before(r.known) || now.Before(r.shut) {
+	if now.Before(r.known) || now.Before(r.shut) && r.shut.Sub(now) <= d.limits.ShutLast {
 		return // slowed, or one that was let in before the others failed
 	}
 	if now.Sub(r.shut) > d.limits.ShutLast {

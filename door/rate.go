@@ -31,8 +31,12 @@ func (b *Bucket) Take(r Rate, now time.Time, n int) time.Duration {
 	return max(0, b.fullAt.Sub(now)-time.Duration(r.Burst)*r.Every)
 }
 
-// Has says whether a token is there.
+// Has says whether a token is there. A bucket that owes more than was ever lent comes from a clock that has gone back
+// since: it is full.
 func (b *Bucket) Has(r Rate, now time.Time) bool {
+	if b.fullAt.Sub(now) > time.Duration(r.Burst)*r.Every {
+		b.fullAt = now
+	}
 	return b.fullAt.Sub(now) <= time.Duration(r.Burst-1)*r.Every
 }
 

@@ -162,13 +162,21 @@ type gates struct {
 type gate struct {
 	failures int
 	until    time.Time
+	wait     time.Duration // that until was set with
 	why      error
+}
+
+// closed reports whether the node is to be left alone. A gate that stays shut for longer than it was shut for comes
+// from a clock that has gone back since.
+func (g *gate) closed(now time.Time) bool {
+	left := g.until.Sub(now)
+	return left > 0 && left <= g.wait
 }
 
 func (g *gates) check(n wire.NodeID, now time.Time) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if at := g.by[n]; at != nil && now.Before(at.until) {
+	if at := g.by[n]; at != nil && at.closed(now) {
 		return at.why
 	}
 	return nil
@@ -185,10 +193,11 @@ func (g *gates) shut(n wire.NodeID, why error, cfg Config) {
 		at = new(gate)
 		g.by[n] = at
 	}
-	if now.Before(at.until) {
+	if at.closed(now) {
 		return
 	}
-	at.until = now.Add(backoff(at.failures, cfg.Timers.RetryMin, cfg.Timers.RetryMax, cfg.Jitter()))
+	at.wait = backoff(at.failures, cfg.Timers.RetryMin, cfg.Timers.RetryMax, cfg.Jitter())
+	at.until = now.Add(at.wait)
 	at.failures++
 	at.why = why
 }

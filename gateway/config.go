@@ -44,9 +44,10 @@ type Config struct {
 	// Alarms returns the alarms that stand about the conversations that a device reads. May be nil.
 	Alarms func(context.Context, wire.DeviceID) []wire.Alarm
 
-	Clock Clock        // nil is the machine's
-	Rand  io.Reader    // nil is crypto/rand; used by several goroutines
-	Log   *slog.Logger // nil logs nothing
+	Clock Clock            // nil is the machine's. It should not jump: rates and silence are measured by it
+	Day   func() time.Time // the time of day that devices are told; nil: Clock.Now
+	Rand  io.Reader        // nil is crypto/rand; used by several goroutines
+	Log   *slog.Logger     // nil logs nothing
 
 	Registerer prometheus.Registerer // nil: nothing is measured
 	Gatherer   prometheus.Gatherer   // of /metrics on the admin handler; nil: there is none
@@ -130,6 +131,9 @@ func (c *Config) check() error {
 func (c Config) withDefaults() Config {
 	if c.Clock == nil {
 		c.Clock = systemClock{}
+	}
+	if c.Day == nil {
+		c.Day = c.Clock.Now
 	}
 	if c.Rand == nil {
 		c.Rand = rand.Reader

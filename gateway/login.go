@@ -36,7 +36,7 @@ func (s *session) login() error {
 }
 
 func (s *session) challenge() (*wire.Challenge, error) {
-	c := &wire.Challenge{Version: wire.SessionVersion, Domain: s.g.cfg.Organization.Domain, Time: wire.TimeOf(s.g.cfg.Clock.Now())}
+	c := &wire.Challenge{Version: wire.SessionVersion, Domain: s.g.cfg.Organization.Domain, Time: wire.TimeOf(s.g.cfg.Day())}
 	if _, err := io.ReadFull(s.g.cfg.Rand, c.Nonce[:]); err != nil {
 		return nil, s.fault("challenge", err)
 	}

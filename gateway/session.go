@@ -210,7 +210,7 @@ func (s *session) live() {
 func (s *session) open() (Feed, error) {
 	cfg := &s.g.cfg
 	hello := wire.Session{
-		Node: cfg.Node, Time: wire.TimeOf(cfg.Clock.Now()), CertificateEnds: s.ends,
+		Node: cfg.Node, Time: wire.TimeOf(cfg.Day()), CertificateEnds: s.ends,
 		MaxFrame: uint32(cfg.MaxFrame), Window: uint32(cfg.Window), Requests: uint32(cfg.Requests),
 	}
 	frame, err := frameOf(wire.FrameSession, 0, &hello)

@@ -23,7 +23,8 @@ func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d
 
 // Config bounds a mailbox. A zero field takes its default.
 type Config struct {
-	Clock Clock // nil is the machine's
+	// Clock is what items age by; nil is the machine's. It should not jump: an item's time is that of this clock.
+	Clock Clock
 	// Writer makes the batches, also those of others who use the database; its owner runs it, beside Run.
 	// Nil: the mailbox has one of its own.
 	Writer *batch.Writer

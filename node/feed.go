@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"github.com/mlsfed/mlsfed/clock"
 	"github.com/mlsfed/mlsfed/gateway"
 	"github.com/mlsfed/mlsfed/mailbox"
 	"github.com/mlsfed/mlsfed/wire"
@@ -13,6 +14,7 @@ import (
 type mail struct {
 	box     *mailbox.Mailbox
 	streams *streams
+	clock   *clock.Clock
 }
 
 var _ gateway.Mail = (*mail)(nil)
@@ -145,7 +147,7 @@ func (f *feed) read(ctx context.Context, name mailbox.Stream, token wire.Token, 
 	}
 	for _, i := range page.Items {
 		out.Pushes = append(out.Pushes, wire.Push{
-			Sequence: i.Sequence, Kind: wire.ItemKind(i.Kind), ID: i.ID, Time: i.Time, Payload: i.Payload,
+			Sequence: i.Sequence, Kind: wire.ItemKind(i.Kind), ID: i.ID, Time: shown(f.m.clock, i.Time), Payload: i.Payload,
 		})
 	}
 	return out, nil

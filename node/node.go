@@ -30,8 +30,9 @@ import (
 // Options are what a configuration file does not say.
 type Options struct {
 	Version string
-	Logger  *slog.Logger // nil: silent
-	Now     func() time.Time
+	Logger  *slog.Logger         // nil: silent
+	Now     func() time.Time     // the machine's clock; nil: time.Now
+	Elapse  func() time.Duration // the monotonic clock; nil: the machine's
 }
 
 // Node is one node of an organization.
@@ -69,14 +70,10 @@ type Node struct {
 
 // New opens what is on disk, joins the parts and listens. It starts nothing; Run closes what New opened.
 func New(cfg *config.Config, o Options) (n *Node, err error) {
-	n = &Node{cfg: cfg, log: o.Logger, now: o.Now, version: o.Version, metrics: prometheus.NewRegistry(), lows: make(chan directory.Low, 256), alarmed: make(chan alarmed, 256), ready: make(chan struct{})}
+	n = &Node{cfg: cfg, log: o.Logger, version: o.Version, metrics: prometheus.NewRegistry(), lows: make(chan directory.Low, 256), alarmed: make(chan alarmed, 256), ready: make(chan struct{})}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}
-	if n.now == nil {
-		n.now = time.Now
-	}
-	n.started = n.now()
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, n.close())
@@ -89,9 +86,11 @@ func New(cfg *config.Config, o Options) (n *Node, err error) {
 	if err := n.identify(); err != nil {
 		return n, err
 	}
-	if n.stores, err = openStores(cfg); err != nil {
+	if n.stores, err = openStores(cfg, o); err != nil {
 		return n, err
 	}
+	n.now = n.stores.clock.Now
+	n.started = n.now()
 	for _, step := range []func() error{n.makeDirectory, n.makeMail, n.makeOrders, n.makeFederation, n.makeGateway, n.listen} {
 		if err := step(); err != nil {
 			return n, fmt.Errorf("node %s: %w", cfg.Node, err)
@@ -119,7 +118,7 @@ func (n *Node) identify() (err error) {
 func (n *Node) makeDirectory() (err error) {
 	c := &n.cfg.Directory
 	n.directory, err = directory.New(n.stores.db, prefixDirectory, directory.Config{
-		Domain: n.cfg.Domain, CA: authority{n.identity},
+		Domain: n.cfg.Domain, CA: authority{n.identity}, Clock: day{n.stores.clock}, Count: n.stores.clock.Count,
 		Low: func(l directory.Low) {
 			select {
 			case n.lows <- l:
@@ -139,7 +138,7 @@ func (n *Node) makeDirectory() (err error) {
 func (n *Node) makeMail() error {
 	c := &n.cfg.Mailbox
 	n.mail = mailbox.New(n.stores.db, prefixMailbox, mailbox.Config{
-		Writer:   n.stores.writer,
+		Writer: n.stores.writer, Clock: counting{n.stores.clock},
 		MaxItems: c.Items, MaxBytes: uint64(c.Bytes), MaxAge: c.Age.Std(), DropOldest: c.DropOldest,
 		ExpireEvery: min(time.Hour, max(c.Age.Std()/10, time.Second)),
 		Report:      func(err error) { n.log.Error("mailbox", "error", err) },
@@ -149,8 +148,8 @@ func (n *Node) makeMail() error {
 		list, _, err := n.orders.Entries(id, 0, math.MaxInt, math.MaxInt)
 		return list, err
 	}}
-	streams := newStreams(n.stores.db, prefixStreams, n.now)
-	m := &mail{n.mail, streams}
+	streams := newStreams(n.stores.db, prefixStreams, n.stores.clock.Count)
+	m := &mail{n.mail, streams, n.stores.clock}
 	n.online = &online{directory: n.directory, mail: m, disconnect: func(d wire.DeviceID) { n.gateway.Disconnect(d) }, log: n.log}
 	n.devices = &devices{directory: n.directory, mail: m, online: n.online, now: n.now}
 	n.delivery = &delivery{org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, past: n.past, log: n.log, contested: n.contestedList}
@@ -169,6 +168,7 @@ func (n *Node) makeGateway() error {
 	n.gateway, err = gateway.New(gateway.Config{
 		Node: n.cfg.Node, Organization: wire.Organization{Domain: n.cfg.Domain, Root: n.identity.Root.Raw},
 		Devices: n.devices, Service: n.router, Mail: n.devices.mail, Log: n.log, Features: features, Alarms: n.alarms,
+		Clock: counting{n.stores.clock}, Day: n.now,
 		Registerer: n.metrics, Gatherer: n.metrics, Ready: n.healthy, Version: map[string]string{"version": n.version, "node": string(n.cfg.Node)},
 		Origins: c.Origins, MaxFrame: int(c.MaxFrame), Window: c.Window, Requests: c.Requests, LoginWait: c.LoginTimeout.Std(), PingEvery: c.Ping.Std(),
 		SilenceWait: 5 * c.Ping.Std() / 2, MaxSessions: c.Sessions, MaxOfAddress: c.SessionsAddress,
@@ -347,7 +347,7 @@ func (n *Node) start(failed chan<- error, name string, run func(context.Context)
 func (n *Node) startInner(failed chan<- error) *running {
 	return n.startAll(failed,
 		part{"writer", n.stores.writer.Run}, part{"mailbox", n.mail.Run}, part{"directory", n.directory.Run}, part{"consensus", n.orders.Run}, part{"outbox", n.outbox.Run},
-		part{"files", n.sweepFiles}, part{"notices", n.tellLow}, part{"alarms", n.tellAlarms})
+		part{"files", n.sweepFiles}, part{"clock", n.saveClock}, part{"notices", n.tellLow}, part{"alarms", n.tellAlarms})
 }
 
 func (n *Node) startOuter(failed chan<- error, t *tls.Config) *running {
@@ -385,7 +385,7 @@ func (n *Node) sweepFiles(ctx context.Context) error {
 			tick.Stop()
 			return nil
 		case <-tick.C:
-			if err := errors.Join(n.stores.files.sweep(n.now()), n.past.sweep(n.orders.Conversations())); err != nil {
+			if err := errors.Join(n.stores.files.sweep(), n.past.sweep(n.orders.Conversations())); err != nil {
 				n.log.Error("old files not removed", "error", err)
 			}
 		}

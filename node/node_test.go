@@ -159,7 +159,7 @@ func refOf(content []byte) wire.BlobRef {
 
 func openTestFiles(t *testing.T, limit, total uint64) *files {
 	t.Helper()
-	f, err := openFiles(t.TempDir(), limit, total, time.Hour, testBindings(t))
+	f, err := openFiles(t.TempDir(), limit, total, time.Hour, testBindings(t), time.Now)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -247,7 +247,8 @@ func TestUploadsAreRefused(t *testing.T) {
 }
 
 func TestFilesExpire(t *testing.T) {
-	f, err := openFiles(t.TempDir(), 1000, 0, 0, testBindings(t))
+	now := time.Now()
+	f, err := openFiles(t.TempDir(), 1000, 0, 0, testBindings(t), func() time.Time { return now })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -260,13 +261,14 @@ func TestFilesExpire(t *testing.T) {
 	if err := os.WriteFile(part, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.sweep(time.Now()); err != nil {
+	if err := f.sweep(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(part); err != nil {
 		t.Fatalf("an upload under way is gone: %v", err)
 	}
-	if err := f.sweep(time.Now().Add(partLife + time.Minute)); err != nil {
+	now = now.Add(partLife + time.Minute)
+	if err := f.sweep(); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(part); err == nil {

@@ -57,14 +57,14 @@ func (n *Node) makeFederation() (err error) {
 	c := &n.cfg.Federation
 	n.router.lanes = &lanes{orders: n.orders}
 	n.outbox, err = federation.NewOutbox(n.stores.db, prefixOutbox, federation.OutboxConfig{
-		Send: n.router.lanes.send, Dropped: n.router.dropped, Writer: n.stores.writer, Expire: c.OutboxExpire.Std(), MaxItems: int(c.OutboxItems), MaxBytes: int64(c.OutboxBytes),
+		Send: n.router.lanes.send, Dropped: n.router.dropped, Writer: n.stores.writer, Clock: counting{n.stores.clock}, Expire: c.OutboxExpire.Std(), MaxItems: int(c.OutboxItems), MaxBytes: int64(c.OutboxBytes),
 		Logger: n.log, Registerer: n.metrics,
 	})
 	if err != nil {
 		return err
 	}
 	n.fed, err = federation.New(federation.Config{
-		Identity: n.identity, Peers: n.peers, Listen: c.Listen, Advertise: c.Advertise, OrdersOnly: n.cfg.OrdersOnly, Dir: filepath.Join(n.cfg.Data, linksFolder),
+		Identity: n.identity, Peers: n.peers, Listen: c.Listen, Advertise: c.Advertise, OrdersOnly: n.cfg.OrdersOnly, Dir: filepath.Join(n.cfg.Data, linksFolder), Clock: day{n.stores.clock},
 		Handlers: n.router.calls(), Ordering: n.orders.Accept, Outbox: n.outbox, Logger: n.log, Registerer: n.metrics,
 		Limits: federation.Limits{
 			Calls: c.CallsPerSecond, CallBurst: int(4 * c.CallsPerSecond), Bytes: float64(c.BytesPerSecond), ByteBurst: int(4 * c.BytesPerSecond),
@@ -197,6 +197,14 @@ func (n *Node) measure() {
 		}, func() float64 { return float64(count(n.directory.Refusals())) }))
 	}
 	gauge("files_bytes", "Bytes of files that members share.", func() float64 { return float64(n.stores.files.store.Stats().Bytes) })
+	gauge("clock_off_seconds", "How far the machine's clock is ahead of the time that the node goes by, 0 while they agree.", func() float64 {
+		off, _ := n.stores.clock.Off()
+		return off.Seconds()
+	})
+	counter("clock_jumps_total", "Jumps of the machine's clock that have stood and were believed.", func() float64 {
+		_, believed := n.stores.clock.Off()
+		return float64(believed)
+	})
 	gauge("certificate_ends_seconds", "When the node's certificate ends, in seconds since 1970.", func() float64 {
 		return float64(n.identity.Certificate().NotAfter.Unix())
 	})

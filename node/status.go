@@ -15,6 +15,7 @@ type Status struct {
 	Node          wire.NodeID       `json:"node"`
 	Version       string            `json:"version"`
 	Started       time.Time         `json:"started"`
+	ClockOff      int64             `json:"clock_off,omitempty"` // seconds that the machine's clock is ahead of the node's
 	Gateway       string            `json:"gateway"`
 	Federation    string            `json:"federation"`
 	Sessions      int               `json:"sessions"`
@@ -56,6 +57,14 @@ func (n *Node) Status() *Status {
 	s := &Status{
 		Node: n.cfg.Node, Version: n.version, Started: n.started, Gateway: n.GatewayAddress(), Federation: n.fed.Address(),
 		Sessions: n.gateway.Sessions(), Awake: n.orders.Counts().Awake, Peers: n.fed.Status(), Conversations: []Conversation{},
+	}
+	off, _ := n.stores.clock.Off()
+	s.ClockOff = int64(off / time.Second)
+	for i := range s.Peers.Peers {
+		for j := range s.Peers.Peers[i].Lanes {
+			l := &s.Peers.Peers[i].Lanes[j]
+			l.Oldest = n.stores.clock.Shown(l.Oldest)
+		}
 	}
 	for _, id := range n.orders.Conversations() {
 		s.Conversations = append(s.Conversations, n.conversation(id))

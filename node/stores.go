@@ -10,6 +10,7 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 
 	"github.com/mlsfed/mlsfed/batch"
+	"github.com/mlsfed/mlsfed/clock"
 	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/consensus/blob"
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
@@ -34,6 +35,7 @@ var (
 	prefixStreams   = []byte("s")
 	prefixBindings  = []byte("b")
 	prefixPastKeys  = []byte("k")
+	prefixClock     = []byte("c")
 )
 
 // stores is all that is open on disk.
@@ -43,9 +45,10 @@ type stores struct {
 	log    *raftlog.Log
 	blobs  *blob.Store
 	files  *files
+	clock  *clock.Clock
 }
 
-func openStores(cfg *config.Config) (s *stores, err error) {
+func openStores(cfg *config.Config, o Options) (s *stores, err error) {
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
@@ -66,6 +69,9 @@ func openStores(cfg *config.Config) (s *stores, err error) {
 		return s, fmt.Errorf("data folder %s: %w", at(mailFolder), err)
 	}
 	s.writer = batch.NewWriter(s.db)
+	if s.clock, err = openClock(s.db, &cfg.Clock, o); err != nil {
+		return s, err
+	}
 	for _, dir := range []string{at(orderFolder, logFolder), at(linksFolder)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return s, fmt.Errorf("data folder: %w", err)
@@ -74,10 +80,10 @@ func openStores(cfg *config.Config) (s *stores, err error) {
 	if s.log, err = raftlog.Open(raftlog.Config{Dir: at(orderFolder, logFolder), Backend: cfg.Consensus.Log}); err != nil {
 		return s, err
 	}
-	if s.blobs, err = blob.Open(at(blobFolder), blob.Limits{}); err != nil {
+	if s.blobs, err = blob.Open(at(blobFolder), blob.Limits{Now: s.clock.Count}); err != nil {
 		return s, err
 	}
-	s.files, err = openFiles(at(filesFolder), uint64(cfg.Files.File), uint64(cfg.Files.Total), cfg.Files.Age.Std(), &bindings{s.db, prefixBindings})
+	s.files, err = openFiles(at(filesFolder), uint64(cfg.Files.File), uint64(cfg.Files.Total), cfg.Files.Age.Std(), &bindings{s.db, prefixBindings}, s.clock.Count)
 	return s, err
 }
 

@@ -57,6 +57,7 @@ var rules = []rule{
 		deps: []string{"golang.org/x/crypto", "github.com/cloudflare/circl", "filippo.io/edwards25519"}},
 
 	{dir: "wire/...", own: []string{"mlscore/codec"}},
+	{dir: "clock", limited: true},   // time for what is stored
 	{dir: "private", limited: true}, // folders, files and sockets of one user
 	{dir: "client/...", own: []string{"wire/...", "mlscore", "mlscore/boltstore", "private"}},
 
@@ -72,7 +73,7 @@ var rules = []rule{
 	{dir: "gateway/...", own: []string{"wire/...", "door"}},
 
 	{dir: "config/...", own: []string{"wire/..."}},
-	{dir: "node/...", own: append([]string{"config/...", "mlscore", "mlscore/boltstore", "web", "private"}, parts...)},
+	{dir: "node/...", own: append([]string{"config/...", "mlscore", "mlscore/boltstore", "web", "private", "clock"}, parts...)},
 	{dir: "web/...", own: []string{"client/...", "wire/...", "mlscore"}},
 }
 

@@ -40,6 +40,10 @@ const shownConversations = 50
 func printStatus(out io.Writer, s *node.Status) error {
 	fmt.Fprintf(out, "%s  %s, up %s\ngateway %s  federation %s  sessions %d  conversations %d, %d awake\n\n",
 		s.Node, s.Version, time.Since(s.Started).Round(time.Second), s.Gateway, s.Federation, s.Sessions, len(s.Conversations), s.Awake)
+	if s.ClockOff != 0 {
+		off := time.Duration(s.ClockOff) * time.Second
+		fmt.Fprintf(out, "clock jumped: this machine's clock is off by %v; the node goes on by its own count, and takes the new time when it has stood for a while\n\n", off)
+	}
 	var t table
 	t.row("ORGANIZATION", "STATE", "NODE", "ADDRESS", "LINK", "WAITING", "OLDEST")
 	for _, p := range s.Peers.Peers {

@@ -517,3 +517,34 @@ func TestWire(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// TestTimeOfTheFuture: a file whose time is years ahead, as a clock that has jumped leaves it, ages from the next start.
+func TestTimeOfTheFuture(t *testing.T) {
+	dir, now := t.TempDir(), time.Now()
+	open := func() *Store {
+		s, err := Open(dir, Limits{Now: func() time.Time { return now }})
+		must(t, err)
+		return s
+	}
+	s := open()
+	ref, err := s.Put(t.Context(), bytes.NewReader([]byte("x")))
+	must(t, err)
+	must(t, s.Close())
+	far := now.Add(10 * 365 * 24 * time.Hour)
+	must(t, os.Chtimes(s.path(ref), far, far))
+	must(t, open().Close()) // its age begins here
+	now = now.Add(time.Hour)
+	s = open()
+	defer s.Close()
+	sweep := func(olderThan time.Duration) int {
+		n, _, err := s.Sweep(func(Ref) bool { return false }, olderThan)
+		must(t, err)
+		return n
+	}
+	if n := sweep(2 * time.Hour); n != 0 {
+		t.Errorf("%d went within two hours", n)
+	}
+	if n := sweep(time.Hour); n != 1 {
+		t.Errorf("%d went after an hour", n)
+	}
+}

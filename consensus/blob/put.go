@@ -8,7 +8,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"time"
 )
 
 // copyBuffer is the size of what is read at a time, and the step in which the
@@ -51,7 +50,7 @@ func (s *Store) touch(ref Ref) bool {
 	if !s.Has(ref) {
 		return false
 	}
-	now := time.Now()
+	now := s.limits.Now()
 	// Should the file's time stay as it was, Sweep could find the blob older
 	// than it is after a restart: then it is not counted as stored.
 	if os.Chtimes(s.path(ref), now, now) != nil {
@@ -163,6 +162,10 @@ func (w *writing) publish(ref Ref) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
+	now := s.limits.Now()
+	if err := os.Chtimes(w.file.Name(), now, now); err != nil {
+		return failure("put: set time", err)
+	}
 	if err := os.Rename(w.file.Name(), s.path(ref)); err != nil {
 		return failure("put: rename", err)
 	}
@@ -174,6 +177,6 @@ func (w *writing) publish(ref Ref) error {
 	if _, twice := s.blobs[ref]; twice { // since touch; the file was replaced by its like
 		s.used -= w.taken
 	}
-	s.blobs[ref] = time.Now()
+	s.blobs[ref] = now
 	return nil
 }

@@ -18,6 +18,9 @@ const DefaultMaxBlob = 256 << 20
 type Limits struct {
 	MaxBlob int64 // of one blob; DefaultMaxBlob if 0
 	Quota   int64 // of all blobs together, with those being written; none if 0
+
+	// Now is what blobs age by: a clock that does not jump. nil: time.Now. Blobs keep it as the time of their files.
+	Now func() time.Time
 }
 
 // Store is a folder of blobs. Its methods are safe for concurrent use.
@@ -60,6 +63,9 @@ func Open(dir string, limits Limits) (*Store, error) {
 	}
 	if limits.MaxBlob == 0 {
 		limits.MaxBlob = DefaultMaxBlob
+	}
+	if limits.Now == nil {
+		limits.Now = time.Now
 	}
 	s := &Store{dir: dir, limits: limits, blobs: make(map[Ref]time.Time), pins: make(map[Ref]map[string]struct{})}
 	for _, sub := range []string{"", blobFolder, pinFolder, tmpFolder} {
@@ -137,10 +143,24 @@ func (s *Store) scanBlobs() error {
 			}
 			continue
 		}
-		s.blobs[ref] = info.ModTime()
+		if s.blobs[ref], err = s.sane(filepath.Join(dir, e.Name()), info.ModTime()); err != nil {
+			return err
+		}
 		s.used += info.Size()
 	}
 	return nil
+}
+
+// sane is a blob's age, which begins now for a file whose time is still to come: otherwise it would never be old.
+func (s *Store) sane(path string, at time.Time) (time.Time, error) {
+	now := s.limits.Now()
+	if !at.After(now.Add(time.Hour)) {
+		return at, nil
+	}
+	if err := os.Chtimes(path, now, now); err != nil {
+		return at, failure("open", err)
+	}
+	return now, nil
 }
 
 // Has reports whether the blob is stored. Its content is verified when it is read.
@@ -216,7 +236,7 @@ func (s *Store) Sweep(live func(Ref) bool, olderThan time.Duration) (blobs int, 
 	if err := s.usable(); err != nil {
 		return 0, 0, err
 	}
-	limit := time.Now().Add(-olderThan)
+	limit := s.limits.Now().Add(-olderThan)
 	for _, ref := range s.List() {
 		if !s.sweepable(ref, limit) || live(ref) {
 			continue
