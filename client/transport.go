@@ -33,7 +33,7 @@ type CloseError struct {
 
 // Error names the code and the node's words.
 func (e *CloseError) Error() string {
-	return fmt.Sprintf("session ended by the node (%d): %s", e.Code, e.Text)
+	return fmt.Sprintf("session ended by the node (%d): %s", e.Code, wire.Line(e.Text))
 }
 
 // final says whether connecting again is of no use until somebody does something.

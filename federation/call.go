@@ -103,6 +103,7 @@ func (c *callClient) call(ctx context.Context, to wire.NodeID, method wire.Metho
 		if err := wire.Decode(answer, wire.MaxError, e); err != nil {
 			return wire.Errorf(wire.Unavailable, string(method), "%s answers an error that cannot be read: %v", to, err)
 		}
+		e.Text = wire.Printable(e.Text)
 		return e
 	}
 	if response == nil {

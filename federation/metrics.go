@@ -68,10 +68,7 @@ func code(err error) string {
 	if err == nil {
 		return "ok"
 	}
-	switch c := wire.CodeOf(err); c {
-	case wire.Malformed, wire.Version, wire.TooLarge, wire.UnknownConversation, wire.NotReplica, wire.Exists, wire.Closed,
-		wire.StaleEpoch, wire.Forged, wire.Invalid, wire.SubmissionReused, wire.TooManyHeads, wire.Quota, wire.Busy,
-		wire.NoQuorum, wire.BlobMissing, wire.Unavailable, wire.Internal, wire.Denied, wire.NotFound, wire.NoneLeft:
+	if c := wire.CodeOf(err); c.Known() {
 		return string(c)
 	}
 	return "other"

@@ -89,6 +89,10 @@ func (m *metrics) closed(code wire.CloseCode) {
 
 // request counts one that was answered after took. Its method is known: others are counted as "unknown".
 func (m *metrics) request(method string, err error, took time.Duration) {
-	m.requests.WithLabelValues(method, string(wire.CodeOf(err))).Inc()
+	code := wire.CodeOf(err)
+	if code != "" && !code.Known() {
+		code = "other" // of another organization's node
+	}
+	m.requests.WithLabelValues(method, string(code)).Inc()
 	m.seconds.WithLabelValues(method).Observe(took.Seconds())
 }

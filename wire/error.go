@@ -32,6 +32,16 @@ const (
 	Internal            Code = "internal"             // a fault of this node: its log says more
 )
 
+// Known reports whether this build knows the code. A peer may answer with any other.
+func (c Code) Known() bool {
+	switch c {
+	case Denied, NotFound, NoneLeft, Malformed, Version, TooLarge, UnknownConversation, NotReplica, Exists,
+		Closed, StaleEpoch, Forged, Invalid, SubmissionReused, TooManyHeads, Quota, Busy, NoQuorum, BlobMissing, Unavailable, Internal:
+		return true
+	}
+	return false
+}
+
 // Error makes a code an error.
 func (c Code) Error() string { return strings.ReplaceAll(string(c), "_", " ") }
 
@@ -66,18 +76,18 @@ type Stale struct {
 
 // Errorf makes an Error.
 func Errorf(code Code, op, format string, args ...any) *Error {
-	return &Error{Code: code, Op: op, Text: cut(fmt.Sprintf(format, args...), maxText)}
+	return &Error{Code: code, Op: op, Text: cut(Printable(fmt.Sprintf(format, args...)), maxText)}
 }
 
 // Error is "op: code: text".
 func (e *Error) Error() string {
 	var b strings.Builder
 	if e.Op != "" {
-		b.WriteString(e.Op + ": ")
+		b.WriteString(Line(e.Op) + ": ")
 	}
-	b.WriteString(e.Code.Error())
+	b.WriteString(Line(e.Code.Error()))
 	if e.Text != "" {
-		b.WriteString(": " + e.Text)
+		b.WriteString(": " + strings.ReplaceAll(Printable(e.Text), "\n", " "))
 	}
 	if e.Stale != nil {
 		fmt.Fprintf(&b, " (now in epoch %d)", e.Stale.Epoch)
@@ -129,6 +139,16 @@ func (e *Error) Check() error {
 	if e.Code == "" || len(e.Code) > maxCode || len(e.Op) > maxOp || len(e.Text) > maxText || len(e.Nodes) > maxNodes {
 		return Errorf(Malformed, "decode", "error with a code of %d, an operation of %d, a text of %d bytes and %d nodes",
 			len(e.Code), len(e.Op), len(e.Text), len(e.Nodes))
+	}
+	for _, c := range e.Code {
+		if (c < 'a' || c > 'z') && c != '_' {
+			return Errorf(Malformed, "decode", "error with the code %q, wanted one of a to z and _", string(e.Code))
+		}
+	}
+	for _, c := range e.Op {
+		if c < ' ' || c > '~' {
+			return Errorf(Malformed, "decode", "error of an operation %q, wanted ASCII characters that print", e.Op)
+		}
 	}
 	for _, n := range e.Nodes {
 		if err := n.Check(); err != nil {

@@ -38,7 +38,7 @@ What is written while there is no connection is kept, and sent when there is one
 			return errors.New("chat needs a terminal: scripts use 'mlsfed read' and 'mlsfed send'")
 		}
 		return o.use(c, client.Timing{RetryLast: 10 * time.Second}, func(ctx context.Context, p *person) error {
-			return runChat(ctx, p, c.InOrStdin(), c.OutOrStdout(), tea.WithAltScreen())
+			return runChat(ctx, p, c.InOrStdin(), below(c.OutOrStdout()), tea.WithAltScreen())
 		})
 	}
 	return c

@@ -42,7 +42,9 @@ func (m *chatModel) middleWidth() int {
 func (m *chatModel) bodyHeight() int { return max(m.height-4, 1) }
 
 // View implements tea.Model.
-func (m *chatModel) View() string {
+func (m *chatModel) View() string { return printableStyled(m.view()) }
+
+func (m *chatModel) view() string {
 	if m.width < smallestWidth || m.height < 6 {
 		return fit("too small", m.width)
 	}

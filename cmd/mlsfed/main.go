@@ -51,6 +51,10 @@ organizations that take part in it.`,
 
 // run executes the command and returns the exit code of the process.
 func run(ctx context.Context, root *cobra.Command, args []string, stdout, stderr io.Writer) int {
+	clean, cleanErrors := &screen{to: stdout}, &screen{to: stderr}
+	defer clean.flush()
+	defer cleanErrors.flush()
+	stdout, stderr = clean, cleanErrors
 	prepare(root)
 	root.SetArgs(args)
 	root.SetOut(stdout)

@@ -175,9 +175,14 @@ func (c *control) send(ctx context.Context, method, path string, request any) (*
 
 // printJSON writes an object for programs, in a line.
 func printJSON(out io.Writer, v any) error {
-	e := json.NewEncoder(out)
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false) // a link is to be copied as it is
-	return e.Encode(v)
+	if err := e.Encode(v); err != nil {
+		return err
+	}
+	_, err := out.Write(escapeJSON(b.Bytes()))
+	return err
 }
 
 // printList writes objects for programs, each in a line; nothing for none.

@@ -268,6 +268,9 @@ func (p *person) connected(ctx context.Context) error {
 
 // isTerminal reports whether a person looks at what is written.
 func isTerminal(w any) bool {
+	if out, ok := w.(io.Writer); ok {
+		w = below(out)
+	}
 	f, ok := w.(*os.File)
 	return ok && isatty.IsTerminal(f.Fd())
 }

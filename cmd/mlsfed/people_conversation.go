@@ -130,22 +130,10 @@ func (p *person) printConversations(all []client.Conversation) error {
 
 // clean makes text of others fit for a terminal: control characters could move the cursor, hide what was
 // written, or run what a terminal runs.
-func clean(s string) string {
-	return strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n' || r == '\t':
-			return r
-		case r < ' ' || r == 0x7f || 0x80 <= r && r <= 0x9f:
-			return '�'
-		case 0x202a <= r && r <= 0x202e || 0x2066 <= r && r <= 0x2069: // they reverse the order of what is shown
-			return '�'
-		}
-		return r
-	}, s)
-}
+func clean(s string) string { return wire.Printable(s) }
 
 // oneLine is clean for what stands in a line with other things.
-func oneLine(s string) string { return strings.Join(strings.Fields(clean(s)), " ") }
+func oneLine(s string) string { return wire.Line(s) }
 
 func newCreate() *cobra.Command {
 	c := &cobra.Command{

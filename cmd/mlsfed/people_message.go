@@ -331,7 +331,7 @@ func messageText(m *client.Message) string {
 	switch m.Content.Type {
 	case client.ContentText:
 	case client.ContentFile:
-		text = fmt.Sprintf("[file %s, %s, message %s] %s", clean(m.Content.File.Name), sizeOf(m.Content.File.Size), m.ID.String()[:8], text)
+		text = fmt.Sprintf("[file %s, %s, message %s] %s", oneLine(m.Content.File.Name), sizeOf(m.Content.File.Size), m.ID.String()[:8], text)
 	case client.ContentBytes:
 		text = fmt.Sprintf("[%d bytes for an application]", len(m.Content.Body))
 	default:
@@ -341,7 +341,7 @@ func messageText(m *client.Message) string {
 	case client.StatusWaiting:
 		text += "  (not sent yet)"
 	case client.StatusRefused:
-		text += "  (refused: " + m.Error + ")"
+		text += "  (refused: " + oneLine(m.Error) + ")"
 	}
 	return strings.TrimSpace(text)
 }

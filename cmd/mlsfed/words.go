@@ -112,5 +112,5 @@ type plainError struct {
 	text string
 }
 
-func (e plainError) Error() string { return e.text }
+func (e plainError) Error() string { return clean(e.text) }
 func (e plainError) Unwrap() error { return e.err }
