@@ -323,6 +323,10 @@ func DeviceURI(cert *x509.Certificate) (X509Name, error) {
 	}
 	u := cert.URIs[0]
 	name := "mimi://" + u.Host + u.Path
+	// The parser of URIs makes the scheme lower case, so that the name is compared with the certificate's bytes too.
+	if spelled := spelledURIs(cert); len(spelled) != 1 || spelled[0] != name {
+		return X509Name{}, fmt.Errorf("%.300q is not of the form mimi://domain/d/user/device", spelled)
+	}
 	parts := strings.Split(u.Path, "/")
 	ok := u.Scheme == "mimi" && u.String() == name &&
 		len(parts) == 4 && parts[0] == "" && parts[1] == "d" && plainName(parts[2], "-._~") && plainName(parts[3], "-._~")
@@ -333,6 +337,33 @@ func DeviceURI(cert *x509.Certificate) (X509Name, error) {
 		return X509Name{}, fmt.Errorf("%.300q is not of the form mimi://domain/d/user/device", u.String())
 	}
 	return X509Name{name, u.Host}, nil
+}
+
+// oidSubjectAltName is id-ce-subjectAltName (RFC 5280 §4.2.1.6).
+var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+
+// spelledURIs are the URIs in a certificate's subject alternative name as its bytes have them.
+func spelledURIs(cert *x509.Certificate) (uris []string) {
+	for _, e := range cert.Extensions {
+		if !e.Id.Equal(oidSubjectAltName) {
+			continue
+		}
+		var names asn1.RawValue
+		if rest, err := asn1.Unmarshal(e.Value, &names); err != nil || len(rest) > 0 {
+			return nil
+		}
+		for rest := names.Bytes; len(rest) > 0; {
+			var name asn1.RawValue
+			var err error
+			if rest, err = asn1.Unmarshal(rest, &name); err != nil {
+				return nil
+			}
+			if name.Class == asn1.ClassContextSpecific && name.Tag == 6 { // uniformResourceIdentifier
+				uris = append(uris, string(name.Bytes))
+			}
+		}
+	}
+	return uris
 }
 
 // plainName allows 1 to 64 lower-case letters, digits and some marks, but not only dots.

@@ -3,6 +3,7 @@ package wire
 import (
 	"bytes"
 	"fmt"
+	"reflect"
 	"sync"
 
 	"github.com/fxamacker/cbor/v2"
@@ -106,6 +107,9 @@ func Size(v any) (n int, err error) {
 func Decode(b []byte, limit int, v any) error {
 	if len(b) > limit {
 		return Errorf(TooLarge, "decode", "%T of %d bytes, at most %d", v, len(b), limit)
+	}
+	if !affordable(b, reflect.TypeOf(v)) {
+		return Errorf(Malformed, "decode", "%T: %d bytes with elements of another type, or with too many for their size", v, len(b))
 	}
 	if err := decMode.Unmarshal(b, v); err != nil {
 		return Errorf(Malformed, "decode", "%T: %v", v, err)
