@@ -1,8 +1,10 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
+	"fmt"
 	"hash"
 	"io"
 
@@ -143,8 +145,11 @@ func (d *Device) putBlob(ctx context.Context, id wire.ConversationID, ref wire.B
 	}
 }
 
-// SaveFile fetches a file and writes what stands in it from an offset on: 0 for all, or how much an
-// earlier attempt has written. Each chunk is verified before it is written.
+// SaveFile fetches a file and writes what stands in it from an offset on: 0 for all, or how much an earlier attempt has
+// written. Each chunk is verified before it is written, and the last one only when the whole has the hash that the
+// message names: who has the key could otherwise give each recipient another content. If w is an io.ReaderAt, what the
+// earlier attempt has written is read from it and belongs to the whole; otherwise it is fetched again, and the caller
+// answers for what it kept. wire.Forged: nothing that was written is to be used.
 func (d *Device) SaveFile(ctx context.Context, id wire.ConversationID, f *File, w io.Writer, from uint64) error {
 	if err := f.Check(); err != nil {
 		return err
@@ -156,8 +161,14 @@ func (d *Device) SaveFile(ctx context.Context, id wire.ConversationID, f *File, 
 	if err != nil {
 		return err
 	}
-	n := min(from/chunkSize, chunks(f.Size)-1)
-	skip := from - n*chunkSize
+	whole := sha256.New()
+	n := uint64(0)
+	kept, ok := w.(io.ReaderAt)
+	if ok {
+		if n, err = resealed(s, kept, min(from/chunkSize, chunks(f.Size)-1), whole); err != nil {
+			return err
+		}
+	}
 	r, err := d.openBlob(ctx, id, wire.DownloadRequest{Organization: f.Organization, Blob: f.Blob, Offset: n * (chunkSize + tagSize)})
 	if err != nil {
 		return err
@@ -167,16 +178,44 @@ func (d *Device) SaveFile(ctx context.Context, id wire.ConversationID, f *File, 
 		if _, err := io.ReadFull(r, sealed); err != nil {
 			return err
 		}
+		whole.Write(sealed)
+		if n == chunks(f.Size)-1 && wire.Hash(whole.Sum(nil)) != f.Blob.Hash {
+			return wire.Errorf(wire.Forged, "file", "%q is not the file that the message names: its sender, or %s, has given out another one", f.Name, f.Organization)
+		}
 		plain, err := s.open(n, sealed)
 		if err != nil {
 			return err
 		}
-		if _, err := w.Write(plain[skip:]); err != nil {
+		begin := n * chunkSize
+		if have := min(max(from, begin)-begin, uint64(len(plain))); ok && have > 0 {
+			before := make([]byte, have)
+			if _, err := kept.ReadAt(before, int64(begin)); err != nil {
+				return fmt.Errorf("file: read what was saved before: %w", err)
+			}
+			if !bytes.Equal(before, plain[:have]) {
+				return wire.Errorf(wire.Forged, "file", "what was saved of %q before does not belong to it: begin again", f.Name)
+			}
+		}
+		if begin+uint64(len(plain)) <= from && len(plain) > 0 {
+			continue // written by the earlier attempt
+		}
+		if _, err := w.Write(plain[max(from, begin)-begin:]); err != nil {
 			return err
 		}
-		skip = 0
 	}
 	return nil
+}
+
+// resealed hashes what chunks of an earlier attempt were sealed as: their nonces are their places.
+func resealed(s *sealer, kept io.ReaderAt, n uint64, whole hash.Hash) (uint64, error) {
+	for i := range n {
+		sealed, err := s.seal(kept, i)
+		if err != nil {
+			return 0, fmt.Errorf("file: read what was saved before: %w", err)
+		}
+		whole.Write(sealed)
+	}
+	return n, nil
 }
 
 // openBlob begins to read a blob of a conversation, or of one that it has succeeded.

@@ -415,7 +415,7 @@ func newSave() *cobra.Command {
 		Use:   "save CONV MESSAGE-ID PATH",
 		Short: "Save the file of a message",
 		Long: `save fetches the file of a message, which 'mlsfed read' names, verifies and decrypts it. PATH is a file, which
-must not exist, or a folder. What a broken attempt has left (PATH.part) is gone on with.`,
+must not exist, or a folder. What a broken attempt has left (.mlsfed-HASH.part) is gone on with.`,
 		Example: "  mlsfed save Lunch 5f2c9a10 .",
 		GroupID: groupPeople,
 		Args:    exactly(3, "a conversation, the beginning of a message's id, and where to save"),
@@ -472,43 +472,4 @@ func (p *person) message(ctx context.Context, conv *client.Conversation, prefix 
 		return nil, fmt.Errorf("no message with a file has an id that begins with %q: 'mlsfed read' shows them", prefix)
 	}
 	return found, nil
-}
-
-// saveFile writes a file to where it is wanted.
-func (p *person) saveFile(ctx context.Context, m *client.Message, path string) (string, error) {
-	file := m.Content.File
-	if info, err := os.Stat(path); err == nil && info.IsDir() {
-		path = filepath.Join(path, safeName(file.Name))
-	}
-	if _, err := os.Lstat(path); err == nil {
-		return "", fmt.Errorf("%s exists already: choose another name", path)
-	}
-	part, err := os.OpenFile(path+".part", os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return "", err
-	}
-	info, err := part.Stat()
-	if err == nil {
-		err = p.SaveFile(ctx, m.Conversation, file, part, min(uint64(info.Size()), file.Size))
-	}
-	err = errors.Join(err, part.Sync(), part.Close())
-	if err != nil {
-		return "", err
-	}
-	return path, os.Rename(path+".part", path)
-}
-
-// safeName is the name that a sender gave a file, without what could lead out of a folder or hide it.
-func safeName(name string) string {
-	name = filepath.Base(strings.ReplaceAll(clean(name), `\`, "/"))
-	name = strings.TrimLeft(strings.Map(func(r rune) rune {
-		if r == '/' || r == '\n' || r == '\t' || r == ':' {
-			return '_'
-		}
-		return r
-	}, name), ".-")
-	if name == "" {
-		return "file"
-	}
-	return name
 }
