@@ -264,7 +264,7 @@ func (m *Manager) serveBlob(from wire.NodeID, conn net.Conn, b []byte) (err erro
 	if err := conn.SetDeadline(time.Now().Add(transferTime(req.Ref.Size))); err != nil {
 		return err
 	}
-	c, err := m.memberOf(from, req.Conversation)
+	c, err := m.party(from, req.Conversation, roleOfBlob)
 	if err != nil {
 		return answerBlobError(conn, err)
 	}

@@ -67,6 +67,9 @@ type Timers struct {
 	Greet     time.Duration // [10 min] every node is told again what this one holds
 	Ahead     time.Duration // [10 min] entries that bear a time so far ahead of this node's clock are refused
 	Idle      time.Duration // [10 min] what is kept for a node without a connection is dropped after this
+	Wake      time.Duration // [10 s] a peer may wake a conversation once more, after Limits.Wakes
+	Compare   time.Duration // [5 s] conversations that have got on are compared with another organization's replica
+	Lost      time.Duration // [1 h] a replica whose node has been up for this long contradicts a recovery of another one while its conversation lives
 }
 
 // Limits are the Manager's. Zero stands for the default, in brackets.
@@ -77,6 +80,8 @@ type Limits struct {
 	Inflight        int    // [1,024] submissions under way at once
 	Trailing        uint64 // [64] entries kept in the log behind a snapshot
 	SnapshotAfter   uint64 // [128] entries until the log is shortened
+	Wakes           int    // [32] wakes of one conversation that one peer may cause at once
+	TermJump        uint64 // [1,024] terms by which one message may be ahead without being confirmed by other voters
 }
 
 // Config is what a Manager is made of. Node, Dir, Log and Link are needed.
@@ -96,14 +101,18 @@ type Config struct {
 	// at the first start; New writes down what follows from it.
 	Restored bool
 	// Alarm hears of each conversation that goes into quarantine; it must not block. nil: nobody.
-	Alarm  func(wire.ConversationID, Quarantine)
-	Logger *slog.Logger // nil: silent
+	Alarm func(wire.ConversationID, Quarantine)
+	// Suspect hears that a peer has sent, or says, what contradicts this node or breaks a rule, and that was not
+	// followed; the conversation goes on. It must not block. nil: nobody.
+	Suspect func(id wire.ConversationID, why Refusal, peer wire.NodeID, err error)
+	Logger  *slog.Logger // nil: silent
 	// Refused counts submissions that were refused before any work was done for them, by their error's code.
 	// It must not block. May be nil.
 	Refused func(wire.Code)
 	// Now is the clock for the time in entries; nil: time.Now.
 	Now func() time.Time
 
+	without   map[rule]bool          // tests: promises that are broken on purpose
 	snapshots snapshotFactory        // tests: where snapshots live; nil: files in Dir
 	tamper    func(*machine.Machine) // tests: break a state machine on purpose
 	tune      func(*raft.Config)     // tests
@@ -135,6 +144,7 @@ func (t *Timers) setDefaults() {
 		{&t.Heartbeat, 2 * time.Second}, {&t.Election, 2 * time.Second}, {&t.Stall, 3 * time.Second}, {&t.Commit, time.Second},
 		{&t.Coalesce, 50 * time.Millisecond}, {&t.Sleep, 10 * time.Second}, {&t.Call, 2 * time.Second},
 		{&t.Flush, time.Second}, {&t.Repair, 5 * time.Second}, {&t.Farewell, time.Minute}, {&t.Snapshot, 30 * time.Second}, {&t.Greet, 10 * time.Minute}, {&t.Ahead, 10 * time.Minute}, {&t.Idle, 10 * time.Minute},
+		{&t.Wake, 10 * time.Second}, {&t.Lost, time.Hour}, {&t.Compare, 5 * time.Second},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value
@@ -150,7 +160,7 @@ func (l *Limits) setDefaults() {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&l.PerOrganization, 10_000}, {&l.Opening, 64}, {&l.Inflight, 1024}} {
+	}{{&l.PerOrganization, 10_000}, {&l.Opening, 64}, {&l.Inflight, 1024}, {&l.Wakes, 32}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
@@ -160,6 +170,9 @@ func (l *Limits) setDefaults() {
 	}
 	if l.SnapshotAfter == 0 {
 		l.SnapshotAfter = 128
+	}
+	if l.TermJump == 0 {
+		l.TermJump = 1024
 	}
 }
 

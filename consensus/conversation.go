@@ -25,11 +25,21 @@ type conversation struct {
 	out   atomic.Bool                // its records are lost: it waits for an invitation
 	shut  atomic.Pointer[Quarantine] // in quarantine, and why; nil where it is served
 
+	confirmed  atomic.Uint64 // terms up to here were confirmed by other voters
+	confirming atomic.Int64  // when they were asked last; nanoseconds since 1970
+	turn       atomic.Uint32 // whom to compare with next
+	installing atomic.Bool   // a snapshot is being taken in
+
+	probation atomic.Pointer[Aside] // the replica before this one, which this one has to continue
+
 	mu      sync.Mutex                // guards what follows; never held across I/O
 	live    *live                     // nil while asleep; set before Raft has started, so that frames can queue
 	change  chan struct{}             // not nil while it is being opened or closed; closed at the end
 	gone    bool                      // removed from this node
-	vouched map[wire.NodeID]time.Time // nodes that a member vouched for, and when; zero: asked and refused
+	vouched map[wire.NodeID]voucher   // what the known voters said of others
+	muted   map[wire.NodeID]time.Time // who contradicted what is here, and until when it does not lead
+	health  map[wire.NodeID]health    // what nodes that a leader takes out said of their replicas
+	seen    map[wire.NodeID]bool      // who has spoken here in this generation since the node started
 }
 
 func (c *conversation) generation() uint64 { return c.gen.Load() }
@@ -62,17 +72,19 @@ type live struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
-	used       atomic.Int64  // when an entry last came, or a submission; nanoseconds since 1970
-	rec        *record       // as it was when the replica was opened
-	inflight   atomic.Int32  // submissions under way: no sleep
-	ready      atomic.Uint64 // the term in which this leader has applied an entry of its own
-	sleepers   sync.Map      // NodeID → time of the last wake frame to it
-	alone      atomic.Bool   // a peer said that it sleeps, and there is no leader
-	expelling  atomic.Bool   // a member that lost its replica is being taken out
-	deposing   atomic.Bool   // this node is about to replace a silent leader
-	installing atomic.Bool   // a snapshot is being taken in
+	used      atomic.Int64           // when an entry last came, or a submission; nanoseconds since 1970
+	rec       atomic.Pointer[record] // as it was when the replica was opened
+	inflight  atomic.Int32           // submissions under way: no sleep
+	ready     atomic.Uint64          // the term in which this leader has applied an entry of its own
+	sleepers  sync.Map               // NodeID → time of the last wake frame to it
+	alone     atomic.Bool            // a peer said that it sleeps, and there is no leader
+	expelling atomic.Bool            // a member that lost its replica is being taken out
+	deposing  atomic.Bool            // this node is about to replace a silent leader
 
 	waiters sync.Map // *byte, the first of an entry proposed here → *waiter
+
+	pending pendingConfigurations // guarded by judging
+	judging sync.Mutex            // held while a request of a leader's is judged
 
 	mu       sync.Mutex           // guards what follows
 	turned   chan struct{}        // closed and made anew when a role changes; see turns
@@ -160,7 +172,8 @@ func (m *Manager) prepare(ctx context.Context, c *conversation) (_ *live, err er
 	if err != nil {
 		return nil, err
 	}
-	l := &live{c: c, m: m, rec: rec, kick: make(chan struct{}, 1), turned: make(chan struct{}), joined: make(map[wire.NodeID]bool), departed: make(map[wire.NodeID]time.Time)}
+	l := &live{c: c, m: m, kick: make(chan struct{}, 1), turned: make(chan struct{}), joined: make(map[wire.NodeID]bool), departed: make(map[wire.NodeID]time.Time)}
+	l.rec.Store(rec)
 	for _, n := range rec.members() {
 		l.joined[n] = true
 	}
@@ -170,6 +183,12 @@ func (m *Manager) prepare(ctx context.Context, c *conversation) (_ *live, err er
 	l.fsm.panicked = func(what string, p any, err *error) { m.panicked(c, what, p, err) }
 	l.trans = newTransport(l.ctx, m, c)
 	l.store = &guard{GroupLog: m.cfg.Log.Group(c.group), fail: l.fail, leads: l.leads, stalled: m.stalled, writing: make(chan struct{}, 1)}
+	if m.holds(ruleApplied) {
+		l.store.floor = l.floor
+		l.store.rewritten = func(err error) {
+			_ = m.contradicted(c, ReasonRewritten, RefusedRewrite, l.leader(), fmt.Errorf("leader %s: %w", l.leader(), err))
+		}
+	}
 	l.trans.store = l.store
 	l.trans.ready = func() { l.store.running.Store(true) }
 	return l, nil
@@ -191,10 +210,11 @@ func (l *live) start() (err error) {
 		return err
 	}
 	if s := l.store.snap.Load(); s != nil {
-		l.fsm.configIndex = s.ConfigurationIndex
+		l.fsm.setConfiguration(s.ConfigurationIndex, s.Configuration)
 	}
-	l.fsm.applied, l.fsm.verified, l.fsm.newest = l.applied, l.verified, l.store.newest
-	if err := l.bootstrap(l.rec); err != nil {
+	l.fsm.applied, l.fsm.verified, l.fsm.newest = l.applied, l.verified, l.store.snap.Load
+	l.fsm.configured = l.configurationCommitted
+	if err := l.bootstrap(l.rec.Load()); err != nil {
 		return err
 	}
 	r, err := newRaft(l.m.raftConfig(), l.fsm, logs, l.store, snaps, l.trans)
@@ -208,6 +228,19 @@ func (l *live) start() (err error) {
 		return wire.Errorf(wire.Unavailable, "wake", "the node is stopping")
 	}
 	return nil
+}
+
+// configurationCommitted writes the record as soon as another configuration is known to be committed: after a
+// crash, the record says who may speak. It is called on Raft's goroutines.
+func (l *live) configurationCommitted() {
+	l.m.dirty.mark(l.c.id)
+	r := l.r.Load()
+	if r == nil || l.rec.Load().ConfigIndex >= l.configIndex() {
+		return // it is being applied again
+	}
+	if err := l.note(r, 0, l.leader()); err != nil {
+		l.m.log.Warn("configuration not written; it will be, with the next positions", "conversation", l.c.id, "error", err)
+	}
 }
 
 // halt stops Raft and waits for all its goroutines.
@@ -269,9 +302,12 @@ func (l *live) fill(rec *record, r *raft.Raft, committed uint64, leader wire.Nod
 	if leader != "" {
 		rec.Leader = leader
 	}
-	if servers := r.GetConfiguration().Configuration().Servers; len(servers) > 0 {
-		rec.Voters, rec.Learners = splitServers(servers)
+	l.fsm.mu.RLock()
+	if i := l.fsm.configIndex; i > 0 && i >= rec.ConfigIndex {
+		rec.ConfigIndex = i
+		rec.Voters, rec.Learners = splitServers(l.fsm.config.Servers)
 	}
+	l.fsm.mu.RUnlock()
 	l.fsm.mu.RLock()
 	rec.Sequence = l.fsm.m.Sequence()
 	if rec.Applied > l.fsm.index {
@@ -305,17 +341,25 @@ func (l *live) leader() wire.NodeID {
 	return wire.NodeID(id)
 }
 
+// see notes that n has spoken here in this generation.
+func (c *conversation) see(n wire.NodeID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.seen == nil {
+		c.seen = make(map[wire.NodeID]bool)
+	}
+	if len(c.seen) < wire.MaxReplicas {
+		c.seen[n] = true
+	}
+}
+
 func (l *live) leads() bool {
 	r := l.r.Load()
 	return r != nil && r.State() == raft.Leader
 }
 
-// member reports whether n may speak for this conversation: by Raft's configuration, by the log's last
-// change of replicas, or, before there is any, by the invitation.
-func (l *live) member(n wire.NodeID) bool {
-	return l.c.isVouched(n) || l.configured(n)
-}
-
+// configured reports whether n has a part by Raft's latest configuration, by the log's last change of replicas,
+// or, before there is any, by the invitation.
 func (l *live) configured(n wire.NodeID) bool {
 	if r := l.r.Load(); r != nil {
 		servers := r.GetConfiguration().Configuration().Servers
@@ -384,11 +428,16 @@ func (l *live) applied(data []byte, out machine.Outcome) {
 	if out.Committed == nil {
 		return
 	}
+	l.prove()
 	l.used.Store(time.Now().UnixNano())
 	l.trans.nudgeAll()
 	l.m.pump.mark(l.c.id)
 	l.m.dirty.mark(l.c.id)
+	l.m.compared.mark(l.c.id)
 	if out.Moved {
+		if namesReplicas(data) && out.Committed.Sequence > l.rec.Load().Sequence {
+			l.noteRecovery(out)
+		}
 		l.wakeLoop()
 	}
 }

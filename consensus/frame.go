@@ -29,7 +29,8 @@ const (
 	kindGone       frameKind = 13 // is this node still in the configuration?
 	kindRejoin     frameKind = 14 // I lost my log: take me out, and invite me anew
 	kindSilent     frameKind = 15 // have you not heard of this node lately?
-	kindLast                 = kindSilent
+	kindTestify    frameKind = 16 // what do you know of this? Only to nodes that announced wire.FeatureTestify
+	kindLast                 = kindTestify
 )
 
 // frame is what travels on the connection between two nodes:

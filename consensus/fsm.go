@@ -26,14 +26,17 @@ type fsm struct {
 	// caller catches it.
 	panicked func(what string, p any, err *error)
 
-	// newest is the entry that the newest snapshot on disk ends with; nil where nobody asks.
-	newest func() uint64
+	// newest is the newest snapshot on disk, nil without any; nil where nobody asks.
+	newest func() *raft.SnapshotMeta
+	// configured is called when another configuration is known to be committed, without the lock; nil for none.
+	configured func()
 
 	mu          sync.RWMutex // guards what follows
 	m           *machine.Machine
 	index       uint64 // the last entry of the log applied
-	configIndex uint64 // the entry of the latest configuration applied
-	broken      bool   // an entry was applied in part: this state is not gone on with, nor kept
+	configIndex uint64 // the entry of the latest configuration applied, and that configuration
+	config      raft.Configuration
+	broken      bool // an entry was applied in part: this state is not gone on with, nor kept
 }
 
 var (
@@ -103,10 +106,11 @@ func (f *fsm) apply(l *raft.Log, key wire.SubmissionKey) (machine.Outcome, bool)
 
 // StoreConfiguration hears of each committed configuration, with the index that Raft's own
 // GetConfiguration does not tell.
-func (f *fsm) StoreConfiguration(index uint64, _ raft.Configuration) {
+func (f *fsm) StoreConfiguration(index uint64, c raft.Configuration) {
+	f.setConfiguration(index, c)
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.index, f.configIndex = index, index
+	f.index = index
 }
 
 // Snapshot takes an image, which is written while entries go on being applied.
@@ -129,9 +133,12 @@ func (f *fsm) Restore(r io.ReadCloser) (err error) {
 	}
 	f.set(m)
 	if f.newest != nil { // Raft does not say which snapshot it is; it has just been finished, or found
-		f.mu.Lock()
-		f.index = max(f.index, f.newest())
-		f.mu.Unlock()
+		if s := f.newest(); s != nil {
+			f.mu.Lock()
+			f.index = max(f.index, s.Index)
+			f.mu.Unlock()
+			f.setConfiguration(s.ConfigurationIndex, s.Configuration)
+		}
 	}
 	if f.applied != nil {
 		f.applied(nil, machine.Outcome{Committed: &wire.Committed{}, Moved: true})

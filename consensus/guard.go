@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"runtime"
+	"sync"
 	"sync/atomic"
 
 	"github.com/hashicorp/raft"
@@ -30,6 +31,13 @@ type guard struct {
 	vote    *uint64                           // a vote's term that is not written yet; Raft's main goroutine alone votes
 	term    atomic.Pointer[uint64]            // the current term, while it is not written yet; see stable.go
 	writing chan struct{}                     // holds one: who writes the term
+
+	floor     func() uint64 // up to here the log is committed; nil: not guarded
+	rewritten func(error)   // hears of an attempt to replace what is; does not block
+	incoming  atomic.Pointer[incoming]
+
+	termsMu sync.Mutex // guards terms
+	terms   recentTerms
 }
 
 // standIn is the type of the entry that stands for a snapshot's last one.
@@ -86,12 +94,6 @@ func (g *guard) align(a *raft.AppendEntriesRequest) {
 	a.PrevLogEntry, a.PrevLogTerm = s.Index, s.Term
 }
 
-// covers reports whether the local snapshot holds all that one that ends with index would bring.
-func (g *guard) covers(index uint64) bool {
-	s := g.snap.Load()
-	return s != nil && index <= s.Index
-}
-
 // newest is the last entry in the newest snapshot, 0 without any.
 func (g *guard) newest() uint64 {
 	if s := g.snap.Load(); s != nil {
@@ -138,17 +140,27 @@ func (s watchedSnapshots) Create(v raft.SnapshotVersion, index, term uint64, c r
 	if err != nil {
 		return nil, err
 	}
-	return &watchedSink{sink, s.g, &raft.SnapshotMeta{Index: index, Term: term}}, nil
+	w := &watchedSink{sink, s.g, &raft.SnapshotMeta{Index: index, Term: term, Configuration: c, ConfigurationIndex: ci}, nil}
+	if in := s.g.incoming.Load(); in != nil && in.index == index && in.term == term {
+		w.check = in.check
+	}
+	return w, nil
 }
 
 type watchedSink struct {
 	raft.SnapshotSink
-	g    *guard
-	meta *raft.SnapshotMeta
+	g     *guard
+	meta  *raft.SnapshotMeta
+	check func() error // for another node's: whether it still continues what is here; nil for an own one
 }
 
 // Close finishes the snapshot.
 func (s *watchedSink) Close() error {
+	if s.check != nil {
+		if err := s.check(); err != nil {
+			return errors.Join(err, s.Cancel())
+		}
+	}
 	err := s.SnapshotSink.Close()
 	if have := s.g.snap.Load(); err == nil && (have == nil || have.Index <= s.meta.Index) {
 		s.g.snap.Store(s.meta)

@@ -59,6 +59,9 @@ func (t *transport) heartbeat(to wire.NodeID, term uint64, resp *raft.AppendEntr
 			t.noteRefusal(to, r.err)
 			return r.err
 		}
+		if err := t.checkAnswer(to, term, r.resp.Term); err != nil {
+			return err
+		}
 		*resp = r.resp
 		resp.RPCHeader = header(to)
 		return nil
@@ -209,8 +212,11 @@ func (m *Manager) receiveBeats(from wire.NodeID, f *frame) {
 
 func (m *Manager) receiveBeat(from wire.NodeID, b *beat) (answered beatReply) {
 	defer m.caughtIn(b.id, "heartbeat", &answered.err)
-	live, err := m.admit(from, b.id, b.generation)
+	live, err := m.admit(from, b.id, b.generation, roleOfBeat)
 	if err != nil {
+		return beatReply{err: err}
+	}
+	if err := live.checkTerm(from, b.term); err != nil {
 		return beatReply{err: err}
 	}
 	fn := live.trans.beat.Load()

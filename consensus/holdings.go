@@ -143,7 +143,7 @@ func (m *Manager) receiveHoldings(_ context.Context, from wire.NodeID, f *frame)
 		return nil, err
 	}
 	if f.conversation != "" {
-		c, err := m.memberOf(from, f.conversation)
+		c, err := m.party(from, f.conversation, roleOfQuestion)
 		if err != nil {
 			return nil, err
 		}
@@ -165,13 +165,13 @@ func (m *Manager) compareHoldings(ctx context.Context, from wire.NodeID, list []
 
 func (m *Manager) compareHolding(ctx context.Context, from wire.NodeID, h holding) {
 	defer m.caughtIn(h.ID, "compare", nil)
-	c, err := m.memberOf(from, h.ID)
+	c, err := m.party(from, h.ID, roleOfQuestion)
 	if err != nil {
 		m.sayGone(from, h, err)
 		return
 	}
 	s, err := m.standingOf(c)
-	if err == nil && h.Generation == c.generation() && c.awake() == nil && s.End != h.End {
+	if err == nil && h.Generation == c.generation() && c.awake() == nil && s.End != h.End && m.mayWake(from, c) == nil {
 		m.repair(ctx, c)
 	}
 }

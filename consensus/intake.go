@@ -5,9 +5,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
-
-	"github.com/hashicorp/raft"
 
 	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/wire"
@@ -63,36 +60,6 @@ func (s *spool) drop() {
 	}
 }
 
-// installSnapshot hands a leader's snapshot to this replica.
-func (m *Manager) installSnapshot(from wire.NodeID, req *snapshotRequest, conn io.Reader) ([]byte, error) {
-	l, err := m.admit(from, req.Conversation, req.Generation)
-	if err != nil {
-		return nil, err
-	}
-	// An older snapshot than our own would take the state back.
-	if r := l.r.Load(); r != nil && l.store.covers(req.Index) && req.Term >= r.CurrentTerm() {
-		_, err := io.CopyN(io.Discard, conn, req.Size)
-		return encodeVoteReply(req.Term, true), err
-	}
-	if !l.installing.CompareAndSwap(false, true) {
-		return nil, wire.Errorf(wire.Busy, "snapshot", "another snapshot of %v is being taken in", l.c.id)
-	}
-	defer l.installing.Store(false)
-	in := &spool{}
-	if m.cfg.Dir != "" {
-		in.dir = filepath.Join(m.cfg.Dir, "snapshots") // what a crash leaves there is swept at the next start
-	}
-	defer in.drop()
-	if _, err := l.receiveState(in, req, conn); err != nil {
-		return nil, m.refuse(from, l.c.id, RefusedSnapshot, wire.Errorf(wire.Malformed, "snapshot", "%v", err))
-	}
-	content, err := in.content()
-	if err != nil {
-		return nil, err
-	}
-	return l.installInto(from, req, content)
-}
-
 // receiveState reads the whole content and restores it into a machine of its own.
 func (l *live) receiveState(in *spool, req *snapshotRequest, conn io.Reader) (*machine.Machine, error) {
 	body := io.TeeReader(io.LimitReader(conn, req.Size), in)
@@ -108,31 +75,4 @@ func (l *live) receiveState(in *spool, req *snapshotRequest, conn io.Reader) (*m
 		return nil, wire.Errorf(wire.Malformed, "snapshot", "%d bytes, announced as %d", in.size, req.Size)
 	}
 	return state, nil
-}
-
-// installInto gives the content to Raft.
-func (l *live) installInto(from wire.NodeID, req *snapshotRequest, content io.Reader) ([]byte, error) {
-	answer := make(chan raft.RPCResponse, 1)
-	rpc := raft.RPC{RespChan: answer, Reader: content,
-		Command: &raft.InstallSnapshotRequest{RPCHeader: header(from), SnapshotVersion: raft.SnapshotVersionMax, Term: req.Term,
-			Leader: []byte(from), LastLogIndex: req.Index, LastLogTerm: req.IndexTerm,
-			Configuration: req.Configuration, ConfigurationIndex: req.ConfigIndex, Size: req.Size}}
-	select {
-	case l.trans.rpcs <- rpc:
-	case <-l.trans.ctx.Done():
-		return nil, wire.Errorf(wire.Unavailable, "snapshot", "replica is shutting down")
-	}
-	select {
-	case r := <-answer:
-		resp, ok := r.Response.(*raft.InstallSnapshotResponse)
-		if r.Error == nil {
-			r.Error = l.store.settle()
-		}
-		if r.Error != nil || !ok {
-			return nil, wire.Errorf(wire.Unavailable, "snapshot", "%v", r.Error)
-		}
-		return encodeVoteReply(resp.Term, resp.Success), nil
-	case <-l.trans.ctx.Done():
-		return nil, wire.Errorf(wire.Unavailable, "snapshot", "replica is shutting down")
-	}
 }

@@ -27,17 +27,21 @@ type Manager struct {
 	pump     *pump
 	leaders  *leaders
 	dirty    *idSet // conversations whose record is behind
+	compared *idSet // conversations that have got on since they were compared last
 	asleep   *sleeperCache
 	stats    stats
 	refused  refusals
 	blobs    blobStreams
-	offers   sync.Map // of offer: blobs that submissions under way here name
+	meter    meter
+	began    time.Time // when New was called
+	offers   sync.Map  // of offer: blobs that submissions under way here name
 
 	mu            sync.Mutex // guards what follows
 	conversations map[wire.ConversationID]*conversation
 	free          []uint32 // numbers of groups that were dropped
 	next          uint32   // never used number
 	invited       map[wire.Domain]int
+	asides        map[wire.ConversationID][]*Aside
 	ctx           context.Context // nil while Run does not
 	tasks         sync.WaitGroup
 }
@@ -68,9 +72,10 @@ func New(cfg Config) (*Manager, error) {
 	m := &Manager{
 		cfg: cfg, log: cfg.Logger, raftLog: &raftLogger{out: cfg.Logger, name: "raft"},
 		opening: make(chan struct{}, cfg.Limits.Opening), inflight: make(chan struct{}, cfg.Limits.Inflight),
-		dirty: newIDSet(), asleep: newSleeperCache(),
+		dirty: newIDSet(), compared: newIDSet(), asleep: newSleeperCache(),
 		conversations: make(map[wire.ConversationID]*conversation), invited: make(map[wire.Domain]int),
-		snaps: cfg.snapshots,
+		asides: make(map[wire.ConversationID][]*Aside),
+		snaps:  cfg.snapshots, began: cfg.Now(),
 	}
 	if m.snaps == nil {
 		files, err := openSnapshots(cfg.Dir)
@@ -116,6 +121,9 @@ func (m *Manager) load() error {
 	if err == nil {
 		err = m.loadQuarantines()
 	}
+	if err == nil {
+		err = m.loadAsides(used)
+	}
 	if err != nil {
 		return fmt.Errorf("consensus: %w", err)
 	}
@@ -148,6 +156,11 @@ func (m *Manager) add(id wire.ConversationID, rec *record) *conversation {
 	c := &conversation{id: id, group: rec.Group, m: m}
 	c.gen.Store(rec.Generation)
 	c.out.Store(rec.Rejoin || rec.Fenced)
+	for _, a := range m.asides[id] {
+		if a.Probation {
+			c.probation.Store(a)
+		}
+	}
 	m.conversations[id] = c
 	m.next = max(m.next, rec.Group+1)
 	if rec.Inviter != "" {
@@ -173,6 +186,8 @@ func (m *Manager) Run(ctx context.Context) error {
 	loops.Go(func() { m.flushLoop(ctx) })
 	loops.Go(func() { m.pump.run(ctx) })
 	loops.Go(func() { m.sweepBlobs(ctx) })
+	loops.Go(func() { m.sweepAsides(ctx) })
+	loops.Go(func() { m.compareLoop(ctx) })
 	m.spawn(m.catchUp)
 	m.spawn(m.greetLoop)
 	m.resumeRejoins()
@@ -292,7 +307,7 @@ func (m *Manager) hold(id wire.ConversationID, rec *record) (*conversation, erro
 	c.gone = err != nil
 	c.mu.Unlock()
 	if err != nil {
-		m.unlist(c, rec.Inviter)
+		m.unlist(c, rec.Inviter, true)
 		return nil, err
 	}
 	return c, nil
@@ -311,12 +326,15 @@ func (m *Manager) quota(inviter wire.Domain) error {
 	return nil
 }
 
-func (m *Manager) unlist(c *conversation, inviter wire.Domain) {
+// unlist forgets a conversation, and frees the number of its group unless what is under it is kept.
+func (m *Manager) unlist(c *conversation, inviter wire.Domain, free bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.conversations[c.id] == c {
 		delete(m.conversations, c.id)
-		m.free = append(m.free, c.group)
+		if free {
+			m.free = append(m.free, c.group)
+		}
 		if inviter != "" {
 			m.invited[inviter]--
 		}
@@ -324,7 +342,11 @@ func (m *Manager) unlist(c *conversation, inviter wire.Domain) {
 }
 
 // remove ends this node's part in a conversation and deletes what it holds of it.
-func (m *Manager) remove(c *conversation, why string) error {
+func (m *Manager) remove(c *conversation, why string) error { return m.retire(c, why, nil) }
+
+// retire ends this node's part in a conversation. What it holds is kept where aside is not nil, and deleted
+// otherwise.
+func (m *Manager) retire(c *conversation, why string, aside *Aside) error {
 	c.mu.Lock()
 	for c.change != nil {
 		wait := c.change
@@ -353,17 +375,19 @@ func (m *Manager) remove(c *conversation, why string) error {
 	if rec, err := m.readRecord(c.id); err == nil {
 		inviter = rec.Inviter
 	}
-	m.log.Info("replica removed", "conversation", c.id, "why", why)
+	m.log.Info("replica removed", "conversation", c.id, "why", why, "kept", aside != nil)
 	// The record goes first: what is left without one is swept when the node starts.
-	err := m.cfg.Log.Meta().Delete(recordKey(c.id))
-	if err == nil {
+	var err error
+	if aside != nil {
+		err = m.keepAside(c, aside)
+	} else if err = m.cfg.Log.Meta().Delete(recordKey(c.id)); err == nil {
 		err = errors.Join(m.cfg.Log.Drop(c.group), m.snaps.drop(c.group))
 	}
 	m.asleep.forget(c.id)
 	if err != nil {
 		return fmt.Errorf("remove %v: %w", c.id, err)
 	}
-	m.unlist(c, inviter)
+	m.unlist(c, inviter, aside == nil)
 	return nil
 }
 
@@ -389,15 +413,15 @@ func (m *Manager) Accept(ctx context.Context, from wire.NodeID, conn net.Conn) e
 		p.read(ctx, conn)
 		return nil
 	case streamSnapshot:
-		return m.receiveSnapshot(from, conn)
+		return m.receiveSnapshot(ctx, from, conn)
 	case streamBlob:
 		return m.serveBlobs(from, conn)
 	}
 	return wire.Errorf(wire.Malformed, "accept", "stream from %s for purpose %q", from, purpose)
 }
 
-// admit finds the awake replica that a frame of Raft's is for, if its sender may speak.
-func (m *Manager) admit(from wire.NodeID, id wire.ConversationID, generation uint64) (*live, error) {
+// admit finds the awake replica that a message of Raft's is for, if its sender's role is at least need.
+func (m *Manager) admit(from wire.NodeID, id wire.ConversationID, generation uint64, need role) (*live, error) {
 	c, err := m.find(id)
 	if err != nil {
 		return nil, err
@@ -410,50 +434,18 @@ func (m *Manager) admit(from wire.NodeID, id wire.ConversationID, generation uin
 	if c.out.Load() {
 		return nil, m.outOfService("raft", c)
 	}
-	l := c.awake()
-	if l == nil {
-		if err := m.sleeperMember(c, from); err != nil {
-			return nil, err
-		}
-		return nil, errAsleep()
+	if err := m.entitled(from, c, need); err != nil {
+		return nil, err
 	}
-	if !l.member(from) {
-		m.askAbout(c, from)
-		return nil, notReplica(from, id)
+	c.see(from)
+	if l := c.awake(); l != nil {
+		return l, nil
 	}
-	return l, nil
+	return nil, errAsleep()
 }
 
 func notReplica(from wire.NodeID, id wire.ConversationID) *wire.Error {
 	return wire.Errorf(wire.NotReplica, "raft", "node %s has no part in conversation %v", from, id)
-}
-
-// sleeperMember reports whether from may speak for a conversation that sleeps.
-func (m *Manager) sleeperMember(c *conversation, from wire.NodeID) error {
-	rec, err := m.readRecord(c.id)
-	if err != nil {
-		return err
-	}
-	if !rec.has(from) && !c.isVouched(from) {
-		m.askAbout(c, from)
-		return notReplica(from, c.id)
-	}
-	return nil
-}
-
-// memberOf finds a conversation, awake or not, that from has a part in.
-func (m *Manager) memberOf(from wire.NodeID, id wire.ConversationID) (*conversation, error) {
-	c, err := m.find(id)
-	if err != nil {
-		return nil, err
-	}
-	if l := c.awake(); l != nil {
-		if !l.member(from) {
-			return nil, notReplica(from, id)
-		}
-		return c, nil
-	}
-	return c, m.sleeperMember(c, from)
 }
 
 // receive takes a frame from another node, on its connection's read loop: it does not block.
@@ -461,7 +453,7 @@ func (m *Manager) receive(from wire.NodeID, f *frame) {
 	defer m.caughtIn(f.conversation, "frame", nil)
 	switch f.kind {
 	case kindAppend, kindVote, kindPreVote, kindTimeoutNow:
-		l, err := m.admit(from, f.conversation, f.generation)
+		l, err := m.admit(from, f.conversation, f.generation, leastRoles[f.kind])
 		switch {
 		case err == nil:
 			l.trans.receive(from, f)
@@ -481,7 +473,7 @@ func (m *Manager) receiveOther(from wire.NodeID, f *frame) {
 	handlers := map[frameKind]handler{
 		kindWake: m.receiveWake, kindSleep: m.receiveSleep, kindSubmit: m.receiveSubmit, kindInvite: m.receiveInvite,
 		kindFarewell: m.receiveFarewell, kindHoldings: m.receiveHoldings, kindGone: m.receiveGone, kindRejoin: m.receiveRejoin,
-		kindSilent: m.receiveSilent,
+		kindSilent: m.receiveSilent, kindTestify: m.receiveTestify,
 	}
 	serve := handlers[f.kind]
 	if serve == nil {
@@ -502,5 +494,8 @@ type handler func(context.Context, wire.NodeID, *frame) ([]byte, error)
 // handle calls a handler; a panic of its becomes the quarantine of the conversation that the frame is for.
 func (m *Manager) handle(ctx context.Context, fn handler, from wire.NodeID, f *frame) (content []byte, err error) {
 	defer m.caughtIn(f.conversation, "frame", &err)
+	if err := m.allow(from, f); err != nil {
+		return nil, err
+	}
 	return fn(ctx, from, f)
 }

@@ -39,6 +39,7 @@ func TestInventedNamesCostNothing(t *testing.T) {
 		if n := writers(); n > 2 {
 			c.t.Errorf("%d goroutines write to other nodes, two nodes are there", n)
 		}
+		a.tell("n1.invented0.example", &frame{kind: kindBeats})
 		if a.Refusals()[RefusedNode] == 0 {
 			c.t.Error("nothing is counted")
 		}

@@ -57,7 +57,7 @@ func (l *live) caughtUp() bool {
 	}
 	l.fsm.mu.RLock()
 	defer l.fsm.mu.RUnlock()
-	return l.fsm.index >= l.rec.Applied
+	return l.fsm.index >= l.rec.Load().Applied
 }
 
 func (m *Manager) readAsleep(c *conversation) (*machine.Machine, error) {

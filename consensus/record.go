@@ -28,6 +28,9 @@ type record struct {
 	// Fenced: this replica comes from a backup and is the only voter, and others, without a vote, may know
 	// more. It has no say until an operator recovers it, or another one.
 	Fenced bool `cbor:"14,keyasint,omitempty"`
+	// ConfigIndex is the entry of the configuration that Voters and Learners are, which is committed. 0: not
+	// known, as in records of builds before this key.
+	ConfigIndex uint64 `cbor:"15,keyasint,omitempty"`
 }
 
 const recordVersion = 1
@@ -38,6 +41,9 @@ const recordPrefix = "conversation/"
 const maxRecordSize = 128 << 10
 
 func recordKey(id wire.ConversationID) []byte { return []byte(recordPrefix + string(id)) }
+
+// fresh reports whether this replica was invited, and has been sent nothing yet.
+func (r *record) fresh() bool { return r.ConfigIndex == 0 && r.Applied == 0 && r.Inviter != "" }
 
 func (r *record) members() []wire.NodeID { return append(slices.Clone(r.Voters), r.Learners...) }
 

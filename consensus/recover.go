@@ -102,25 +102,69 @@ func (m *Manager) Recover(ctx context.Context, id wire.ConversationID, note stri
 // applyRecovery gives this replica its new configuration, before Raft starts on it. It can be repeated.
 func (l *live) applyRecovery() error {
 	p := l.m.recoveryOf(l.c.id)
-	if p == nil || l.rec.Generation >= p.Generation {
+	if p == nil || l.rec.Load().Generation >= p.Generation {
 		return nil
 	}
 	self := raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(l.m.cfg.Node), Address: raft.ServerAddress(l.m.cfg.Node)}
-	err := raft.RecoverCluster(l.m.raftConfig(), l.m.newFSM(l.c.id), l.store, l.store, l.m.snaps.store(l.c.group), l.trans,
+	snaps := l.m.snaps.store(l.c.group)
+	err := raft.RecoverCluster(l.m.raftConfig(), l.m.newFSM(l.c.id), l.store, l.store, mendedSnapshots{snaps, p.Generation}, l.trans,
 		raft.Configuration{Servers: []raft.Server{self}})
+	if err == nil {
+		err = l.mendTerm(snaps)
+	}
 	if err != nil {
 		return fmt.Errorf("recover: %w", err)
 	}
-	l.rec.Generation, l.rec.Voters, l.rec.Learners, l.rec.Leader = p.Generation, []wire.NodeID{l.m.cfg.Node}, nil, l.m.cfg.Node
+	rec := *l.rec.Load()
+	rec.Generation, rec.Voters, rec.Learners, rec.Leader, rec.ConfigIndex = p.Generation, []wire.NodeID{l.m.cfg.Node}, nil, l.m.cfg.Node, 1
 	if list, err := l.m.snaps.store(l.c.group).List(); err == nil && len(list) > 0 {
-		l.rec.Applied = list[0].Index // all of it counts as committed from now on
+		rec.Applied = list[0].Index // all of it counts as committed from now on
 	}
-	if err := l.m.writeRecord(l.c.id, l.rec); err != nil {
+	if err := l.m.writeRecord(l.c.id, &rec); err != nil {
 		return err
 	}
+	l.rec.Store(&rec)
 	l.c.gen.Store(p.Generation)
+	l.c.beginGeneration()
 	l.m.asleep.forget(l.c.id)
 	return nil
+}
+
+// mendedSnapshots gives the snapshot that a recovery begins with a genuine term. Nobody else has a part in the
+// new generation, so its terms begin wherever this node lets them. An attack on an earlier build may have left
+// a term that no election can follow; the snapshot gets the next index then, so that it is the newest.
+type mendedSnapshots struct {
+	raft.SnapshotStore
+	term uint64
+}
+
+// Create begins a snapshot.
+func (s mendedSnapshots) Create(v raft.SnapshotVersion, index, term uint64, c raft.Configuration, ci uint64, t raft.Transport) (raft.SnapshotSink, error) {
+	if term > maxTerm {
+		index, term = index+1, s.term
+	}
+	return s.SnapshotStore.Create(v, index, term, c, ci, t)
+}
+
+// mendTerm resets a current term that no election can follow to that of the snapshot.
+func (l *live) mendTerm(snaps raft.SnapshotStore) error {
+	if l.term() <= maxTerm {
+		return nil
+	}
+	list, err := snaps.List()
+	if err != nil || len(list) == 0 {
+		return err
+	}
+	l.m.log.Warn("term is reset by the recovery", "conversation", l.c.id, "from", l.term(), "to", list[0].Term)
+	return l.store.SetUint64([]byte(currentTerm), list[0].Term)
+}
+
+// beginGeneration forgets what was known of the generation before.
+func (c *conversation) beginGeneration() {
+	c.confirmed.Store(0)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seen, c.vouched, c.health, c.muted = nil, nil, nil, nil
 }
 
 // recordRecovery writes the operator's act into the log; then it is done.
@@ -138,4 +182,19 @@ func (l *live) recordRecovery(ctx context.Context, r *raft.Raft, p *recovery) bo
 		return false
 	}
 	return true
+}
+
+// noteRecovery raises an alarm where the log says that an operator has recovered the conversation, and none of
+// this node has: whoever leads a generation could say so. An entry that is applied again after a start is old.
+func (l *live) noteRecovery(out machine.Outcome) {
+	e, err := out.Committed.Open()
+	if err != nil || e.Replicas == nil || e.Replicas.Recovery == nil || e.Proposer == l.m.cfg.Node {
+		return
+	}
+	if _, raises := e.Replicas.RaisesTo(e.Replicas.Generation); raises {
+		return
+	}
+	l.m.log.Warn("conversation was recovered by force on another node", "conversation", l.c.id, "node", e.Proposer, "note", e.Replicas.Recovery.Note)
+	l.m.warn(l.c.id, RefusedGeneration, e.Proposer, fmt.Errorf("an operator of %s has recovered the conversation by force into generation %d, giving up %v: %q",
+		e.Proposer, e.Replicas.Generation, e.Replicas.Recovery.Lost, e.Replicas.Recovery.Note))
 }

@@ -122,10 +122,7 @@ func (m *Manager) askToRejoin(ctx context.Context, c *conversation, voters []wir
 // receiveRejoin takes a node that lost its log out of the configuration. When this returns without an
 // error, that is committed; placement invites the node again.
 func (m *Manager) receiveRejoin(ctx context.Context, from wire.NodeID, f *frame) ([]byte, error) {
-	c, err := m.memberOf(from, f.conversation)
-	if wire.CodeOf(err) == wire.NotReplica {
-		return nil, nil // it is out
-	}
+	c, err := m.find(f.conversation)
 	if err != nil {
 		return nil, err
 	}

@@ -13,13 +13,23 @@ type Refusal string
 
 // The reasons.
 const (
-	RefusedSnapshot Refusal = "snapshot" // a state that is invalid
-	RefusedEntry    Refusal = "entry"    // an entry that no leader makes
-	RefusedTime     Refusal = "time"     // a time ahead of the own clock
-	RefusedNode     Refusal = "node"     // a node that no admitted organization has
+	RefusedSnapshot      Refusal = "snapshot"      // a state that is invalid, or not proven
+	RefusedRole          Refusal = "role"          // the sender's role does not entitle it
+	RefusedRate          Refusal = "rate"          // too often
+	RefusedRewrite       Refusal = "rewrite"       // would replace what was applied
+	RefusedDivergence    Refusal = "divergence"    // does not continue what was applied
+	RefusedTerm          Refusal = "term"          // a term too far ahead
+	RefusedGeneration    Refusal = "generation"    // a recovery that others contradict
+	RefusedFarewell      Refusal = "farewell"      // a dismissal that nobody confirms
+	RefusedConfiguration Refusal = "configuration" // a change of replicas that breaks a rule
+	RefusedClaim         Refusal = "claim"         // an invitation that another claim stands against
+	RefusedEntry         Refusal = "entry"         // an entry that no leader makes
+	RefusedTime          Refusal = "time"          // a time ahead of the own clock
+	RefusedNode          Refusal = "node"          // a node that no admitted organization has
 )
 
-var allRefusals = [...]Refusal{RefusedSnapshot, RefusedEntry, RefusedTime, RefusedNode}
+var allRefusals = [...]Refusal{RefusedSnapshot, RefusedEntry, RefusedTime, RefusedNode,
+	RefusedRole, RefusedRate, RefusedRewrite, RefusedDivergence, RefusedTerm, RefusedGeneration, RefusedFarewell, RefusedConfiguration, RefusedClaim}
 
 // refusals counts what was refused and logs each reason once per conversation in an interval.
 type refusals struct {

@@ -228,7 +228,7 @@ func (m *Manager) receiveSilent(ctx context.Context, from wire.NodeID, f *frame)
 	if err := about.Check(); err != nil {
 		return nil, wire.Errorf(wire.Malformed, "silent", "%v", err)
 	}
-	c, err := m.memberOf(from, f.conversation)
+	c, err := m.find(f.conversation)
 	if err != nil {
 		return nil, err
 	}

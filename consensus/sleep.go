@@ -150,7 +150,7 @@ func (m *Manager) receiveSleep(_ context.Context, from wire.NodeID, f *frame) ([
 	if err := wire.Decode(f.payload, 64, &end); err != nil {
 		return nil, err
 	}
-	l, err := m.admit(from, f.conversation, f.generation)
+	l, err := m.admit(from, f.conversation, f.generation, leastRoles[kindSleep])
 	if err != nil || l.r.Load() == nil {
 		return nil, err
 	}
@@ -293,8 +293,11 @@ func (m *Manager) receiveWake(ctx context.Context, from wire.NodeID, f *frame) (
 	if err := wire.Decode(f.payload, 64, &theirs); err != nil {
 		return nil, err
 	}
-	c, err := m.memberOf(from, f.conversation)
+	c, err := m.find(f.conversation)
 	if err != nil {
+		return nil, err
+	}
+	if err := m.mayWake(from, c); err != nil {
 		return nil, err
 	}
 	if f.generation != c.generation() {
@@ -328,8 +331,8 @@ func (m *Manager) wakeForVote(from wire.NodeID, f *frame) bool {
 	if err != nil || !v.LeadershipTransfer {
 		return false
 	}
-	c, err := m.memberOf(from, f.conversation)
-	if err != nil {
+	c, err := m.party(from, f.conversation, leastRoles[kindVote])
+	if err != nil || m.mayWake(from, c) != nil {
 		return false
 	}
 	return m.mesh.spawn(func(ctx context.Context) {

@@ -88,12 +88,14 @@ func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args
 		return err
 	}
 	resp.RPCHeader = header(wire.NodeID(id))
-	resp.Term, resp.Success, err = decodeVoteReply(content)
-	return err
+	if resp.Term, resp.Success, err = decodeVoteReply(content); err != nil {
+		return err
+	}
+	return t.checkAnswer(wire.NodeID(id), args.Term, resp.Term)
 }
 
 // receiveSnapshot hands a leader's snapshot to this replica.
-func (m *Manager) receiveSnapshot(from wire.NodeID, conn net.Conn) (err error) {
+func (m *Manager) receiveSnapshot(ctx context.Context, from wire.NodeID, conn net.Conn) (err error) {
 	req := new(snapshotRequest)
 	defer func() { m.caughtAt(recover(), req.Conversation, "snapshot", &err) }()
 	if err := conn.SetDeadline(time.Now().Add(m.cfg.Timers.Call)); err != nil {
@@ -106,7 +108,7 @@ func (m *Manager) receiveSnapshot(from wire.NodeID, conn net.Conn) (err error) {
 	var content []byte
 	if err = wire.Decode(b, 256<<10, req); err == nil {
 		if err = conn.SetDeadline(time.Now().Add(transferTime(uint64(req.Size)))); err == nil {
-			content, err = m.installSnapshot(from, req, conn)
+			content, err = m.installSnapshot(ctx, from, req, conn)
 		}
 	}
 	if err != nil {

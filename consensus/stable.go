@@ -146,7 +146,18 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 	if err := g.settled(); err != nil {
 		return err
 	}
-	return g.GroupLog.StoreLogs(logs)
+	if len(logs) > 0 {
+		if err := g.keeps(logs[0].Index); err != nil {
+			return err
+		}
+	}
+	if err := g.GroupLog.StoreLogs(logs); err != nil {
+		return err
+	}
+	g.termsMu.Lock()
+	g.terms.note(logs)
+	g.termsMu.Unlock()
+	return nil
 }
 
 // DeleteRange deletes entries.
@@ -154,5 +165,13 @@ func (g *guard) DeleteRange(first, last uint64) error {
 	if err := g.settled(); err != nil {
 		return err
 	}
+	if g.truncates(first, last) {
+		if err := g.keeps(first); err != nil {
+			return err
+		}
+	}
+	g.termsMu.Lock()
+	g.terms.forget()
+	g.termsMu.Unlock()
 	return g.GroupLog.DeleteRange(first, last)
 }

@@ -318,7 +318,7 @@ func (s *submission) await(ctx context.Context, l *live, to wire.NodeID, f *fram
 // receiveSubmit serves a submission that another replica forwarded. It is not forwarded again. A sender
 // without a part in the conversation is refused before the submission is decoded.
 func (m *Manager) receiveSubmit(ctx context.Context, from wire.NodeID, f *frame) ([]byte, error) {
-	c, err := m.memberOf(from, f.conversation)
+	c, err := m.party(from, f.conversation, leastRoles[kindSubmit])
 	if err != nil {
 		return nil, err
 	}

@@ -115,6 +115,10 @@ func (t *transport) appended(from wire.NodeID, args *raft.AppendEntriesRequest, 
 	if err != nil {
 		return err
 	}
+	if err := t.checkAnswer(from, args.Term, got.Term); err != nil {
+		return err
+	}
+	t.conv.see(from)
 	*resp = *got
 	resp.RPCHeader = header(from)
 	if resp.Success {
@@ -132,8 +136,10 @@ func (t *transport) RequestVote(id raft.ServerID, _ raft.ServerAddress, args *ra
 		return err
 	}
 	resp.RPCHeader = header(wire.NodeID(id))
-	resp.Term, resp.Granted, err = decodeVoteReply(b)
-	return err
+	if resp.Term, resp.Granted, err = decodeVoteReply(b); err != nil {
+		return err
+	}
+	return t.checkAnswer(wire.NodeID(id), args.Term, resp.Term)
 }
 
 // RequestPreVote asks whether a vote would be granted.
@@ -144,8 +150,10 @@ func (t *transport) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, args 
 		return err
 	}
 	resp.RPCHeader = header(wire.NodeID(id))
-	resp.Term, resp.Granted, err = decodeVoteReply(b)
-	return err
+	if resp.Term, resp.Granted, err = decodeVoteReply(b); err != nil {
+		return err
+	}
+	return t.checkAnswer(wire.NodeID(id), args.Term, resp.Term)
 }
 
 // TimeoutNow makes the target campaign.
@@ -161,6 +169,15 @@ func (t *transport) receive(from wire.NodeID, f *frame) {
 	if err != nil {
 		t.m.mesh.reply(from, f, nil, wire.Errorf(wire.Malformed, "raft", "%v", err))
 		return
+	}
+	if l := t.conv.awake(); l != nil && l.trans == t {
+		if err := l.examine(from, cmd); errors.Is(err, errNotYet) {
+			t.m.mesh.reply(from, f, encodeAppendReply(l.lacks()), nil)
+			return
+		} else if err != nil {
+			t.m.mesh.reply(from, f, nil, err)
+			return
+		}
 	}
 	if a, ok := cmd.(*raft.AppendEntriesRequest); ok {
 		if err := t.m.vetEntries(from, t.conv.id, a); err != nil {

@@ -214,6 +214,9 @@ func (p *pump) step(ctx context.Context, id wire.ConversationID) (more bool, err
 	if err != nil {
 		return false, nil // removed meanwhile, or in quarantine
 	}
+	if c.probation.Load() != nil {
+		return false, nil // marked again when it ends
+	}
 	defer p.m.caught(c, "deliver", &err)
 	at, err := p.m.cfg.Consumer.Position(id)
 	if err != nil {

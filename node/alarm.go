@@ -9,20 +9,26 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// alarmed is one conversation that went into quarantine.
-type alarmed struct {
-	id wire.ConversationID
-	consensus.Quarantine
+// suspect hears that another node contradicts this one about a conversation, or broke a rule. The conversation
+// goes on; whoever reads it is told. It does not block.
+func (n *Node) suspect(id wire.ConversationID, why consensus.Refusal, peer wire.NodeID, err error) {
+	n.log.Error("another node is not to be trusted with a conversation", "conversation", id, "peer", peer, "reason", string(why), "error", err)
+	text := err.Error()
+	n.raise(wire.Alarm{Conversation: id, Reason: string(why), Text: strings.ToValidUTF8(text[:min(len(text), wire.MaxAlarm)], ""), Time: wire.TimeOf(n.now())})
+}
+
+func (n *Node) raise(a wire.Alarm) {
+	select {
+	case n.alarmed <- a:
+	default:
+	}
 }
 
 // alarm hears of a conversation that goes into quarantine. It does not block: of very many at once, some
 // reach devices when they connect again.
 func (n *Node) alarm(id wire.ConversationID, q consensus.Quarantine) {
 	n.log.Error("look at the conversation: 'mlsfed status' names it, 'mlsfed release' serves it again", "conversation", id, "reason", q.Reason, "detail", q.Detail)
-	select {
-	case n.alarmed <- alarmed{id, q}:
-	default:
-	}
+	n.raise(alarmOf(id, &q))
 }
 
 // tellAlarms tells the devices that read a conversation of its alarm.
@@ -32,10 +38,9 @@ func (n *Node) tellAlarms(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case a := <-n.alarmed:
-			told := alarmOf(a.id, &a.Quarantine)
 			for _, d := range n.gateway.Online() {
-				if n.reads(d, a.id) {
-					n.gateway.Alarm(d, &told)
+				if n.reads(d, a.Conversation) {
+					n.gateway.Alarm(d, &a)
 				}
 			}
 		}

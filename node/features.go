@@ -6,5 +6,5 @@ import "github.com/mlsfed/mlsfed/wire"
 // to devices that ask.
 var features = wire.NewFeatures(
 	wire.FeatureRules2,
-	wire.FeatureAlarm, wire.FeatureDelivery,
+	wire.FeatureAlarm, wire.FeatureDelivery, wire.FeatureTestify,
 )

@@ -60,7 +60,7 @@ type Node struct {
 	devices   *devices
 	router    *router
 	lows      chan directory.Low
-	alarmed   chan alarmed
+	alarmed   chan wire.Alarm
 	ready     chan struct{} // closed when all parts have been started
 
 	listener net.Listener // of the gateway
@@ -70,7 +70,7 @@ type Node struct {
 
 // New opens what is on disk, joins the parts and listens. It starts nothing; Run closes what New opened.
 func New(cfg *config.Config, o Options) (n *Node, err error) {
-	n = &Node{cfg: cfg, log: o.Logger, version: o.Version, metrics: prometheus.NewRegistry(), lows: make(chan directory.Low, 256), alarmed: make(chan alarmed, 256), ready: make(chan struct{})}
+	n = &Node{cfg: cfg, log: o.Logger, version: o.Version, metrics: prometheus.NewRegistry(), lows: make(chan directory.Low, 256), alarmed: make(chan wire.Alarm, 256), ready: make(chan struct{})}
 	if n.log == nil {
 		n.log = slog.New(slog.DiscardHandler)
 	}

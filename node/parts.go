@@ -42,6 +42,7 @@ func (n *Node) makeOrders() (err error) {
 		Refused:  n.refusals("submissions_refused_total", "Submissions refused before any work was done for them, by the reason's code."),
 		Restored: fresh,
 		Alarm:    n.alarm,
+		Suspect:  n.suspect,
 	})
 	if err != nil {
 		return err

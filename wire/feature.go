@@ -76,6 +76,8 @@ func (f Feature) wellFormed() bool {
 const (
 	// FeatureRules2 announces that a replica knows the state machine's rules of level 2.
 	FeatureRules2 Feature = "rules/2"
+	// FeatureTestify announces that a node answers other replicas' questions about a conversation.
+	FeatureTestify Feature = "testify"
 )
 
 // The features of sessions.

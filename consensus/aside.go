@@ -1,0 +1,288 @@
+package consensus
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/consensus/raftlog"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Nothing is deleted because one node says so. Where a replica has to give way (to a new generation of the
+// configuration, to a dismissal that its own log does not tell of, or to another claim to its id), its log and
+// its snapshot stay where they are, under the number of their group, and a record says what they belong to.
+//
+// A replica of a new generation is on probation then: it delivers nothing, until its log has the order hash
+// that the one before had applied last. Only then is the old one deleted. If it has another hash, the
+// conversation goes into quarantine, and both are kept for the operator.
+
+const asidePrefix = "aside/"
+
+// Aside is a replica that gave way to another one, and is kept.
+type Aside struct {
+	Group      uint32              `cbor:"1,keyasint"`
+	ID         wire.ConversationID `cbor:"2,keyasint"`
+	Generation uint64              `cbor:"3,keyasint"`
+	Sequence   wire.SequenceNumber `cbor:"4,keyasint"` // the last entry that it applied
+	Order      wire.Hash           `cbor:"5,keyasint"`
+	Since      wire.Time           `cbor:"6,keyasint"`
+	Why        string              `cbor:"7,keyasint"`
+	Record     []byte              `cbor:"8,keyasint"`           // as it was
+	Probation  bool                `cbor:"9,keyasint,omitempty"` // the replica in its place has to continue it
+	Expires    bool                `cbor:"10,keyasint,omitempty"`
+}
+
+// maxAsides is how many replicas of one conversation are kept besides the one that is served.
+const maxAsides = 4
+
+// asideLife is how long a replica is kept that several organizations have dismissed.
+const asideLife = 30 * 24 * time.Hour
+
+const maxAsideRecord = maxRecordSize + 4096
+
+func asideKey(group uint32, id wire.ConversationID) []byte {
+	key := binary.BigEndian.AppendUint32([]byte(asidePrefix), group)
+	return append(key, id...)
+}
+
+// loadAsides reads what is kept. The conversations stand already.
+func (m *Manager) loadAsides(used map[uint32]bool) error {
+	return m.cfg.Log.Meta().Scan([]byte(asidePrefix), func(key, value []byte) error {
+		a := new(Aside)
+		if err := wire.Decode(value, maxAsideRecord, a); err != nil {
+			return fmt.Errorf("replica set aside: %w", err)
+		}
+		used[a.Group] = true
+		m.next = max(m.next, a.Group+1)
+		m.asides[a.ID] = append(m.asides[a.ID], a)
+		if c := m.conversations[a.ID]; c != nil && a.Probation {
+			c.probation.Store(a)
+		}
+		return nil
+	})
+}
+
+// Asides lists the replicas of a conversation that gave way and are kept.
+func (m *Manager) Asides(id wire.ConversationID) []Aside {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var list []Aside
+	for _, a := range m.asides[id] {
+		list = append(list, *a)
+	}
+	return list
+}
+
+// moveAside takes this replica out of the way and keeps what it holds.
+func (m *Manager) moveAside(c *conversation, why string, probation, expires bool) error {
+	m.mu.Lock()
+	kept := len(m.asides[c.id])
+	m.mu.Unlock()
+	if kept >= maxAsides {
+		return wire.Errorf(wire.Quota, "invite", "node %s keeps %d replicas of %v already: its operator has to look at them", m.cfg.Node, kept, c.id)
+	}
+	a := &Aside{Group: c.group, ID: c.id, Since: wire.TimeOf(m.cfg.Now()), Why: why, Expires: expires}
+	if err := m.look(c, func(s *machine.Machine) { a.Sequence, a.Order = s.Sequence(), s.Order() }); err != nil {
+		if !c.out.Load() {
+			return err
+		}
+	}
+	a.Probation = probation && a.Sequence > 0
+	return m.retire(c, why, a)
+}
+
+// keepAside replaces the record by one that says what is kept, in one write.
+func (m *Manager) keepAside(c *conversation, a *Aside) error {
+	rec, err := m.readRecord(c.id)
+	if err != nil {
+		return err
+	}
+	a.Generation = rec.Generation
+	if a.Record, err = wire.Encode(rec); err != nil {
+		return err
+	}
+	b, err := wire.Encode(a)
+	if err != nil {
+		return err
+	}
+	if err := m.cfg.Log.Meta().Apply(raftlog.MetaChange{Key: asideKey(a.Group, a.ID), Value: b}, raftlog.MetaChange{Key: recordKey(c.id), Delete: true}); err != nil {
+		return fmt.Errorf("set %v aside: %w", c.id, err)
+	}
+	m.mu.Lock()
+	m.asides[c.id] = append(m.asides[c.id], a)
+	m.mu.Unlock()
+	return nil
+}
+
+// DropAside deletes what is kept of a replica that gave way: an operator's act.
+func (m *Manager) DropAside(id wire.ConversationID, group uint32) error {
+	m.mu.Lock()
+	at := slices.IndexFunc(m.asides[id], func(a *Aside) bool { return a.Group == group })
+	if at < 0 {
+		m.mu.Unlock()
+		return wire.Errorf(wire.Invalid, "drop", "node %s keeps no replica of %v under number %d", m.cfg.Node, id, group)
+	}
+	m.asides[id] = slices.Delete(m.asides[id], at, at+1)
+	if len(m.asides[id]) == 0 {
+		delete(m.asides, id)
+	}
+	m.mu.Unlock()
+	err := m.cfg.Log.Meta().Delete(asideKey(group, id))
+	if err == nil {
+		err = errors.Join(m.cfg.Log.Drop(group), m.snaps.drop(group))
+	}
+	if err != nil {
+		return fmt.Errorf("drop what is kept of %v: %w", id, err)
+	}
+	m.mu.Lock()
+	m.free = append(m.free, group)
+	m.mu.Unlock()
+	return nil
+}
+
+// prove looks, after each entry, whether the log has come to where the replica before it ended.
+func (l *live) prove() {
+	a := l.c.probation.Load()
+	if a == nil {
+		return
+	}
+	var proven, reached bool
+	var err error
+	l.fsm.read(func(s *machine.Machine) {
+		if reached = s.Sequence() >= a.Sequence; reached {
+			proven, err = pastOf(s, a.Sequence, a.Order)
+		}
+	})
+	switch {
+	case err != nil:
+		_ = l.m.distrust(l.c, ReasonDiverged, RefusedDivergence, l.leader(), fmt.Errorf("generation %d does not continue generation %d: %w", l.c.generation(), a.Generation, err))
+	case reached && l.c.probation.CompareAndSwap(a, nil):
+		l.m.serve(l.c, "end a probation", func(context.Context) { l.m.endProbation(l.c, a, proven) })
+	}
+}
+
+// endProbation deletes the replica before where the log is proven to continue it. Where others have said so,
+// because the entries that show it are no longer kept, it stays.
+func (m *Manager) endProbation(c *conversation, a *Aside, proven bool) {
+	m.pump.mark(c.id)
+	if !proven {
+		b := *a
+		b.Probation = false
+		if v, err := wire.Encode(&b); err == nil {
+			err = m.cfg.Log.Meta().Set(asideKey(a.Group, a.ID), v)
+			if err != nil {
+				m.log.Warn("end of a probation not written: it begins again with the next start", "conversation", c.id, "error", err)
+			}
+		}
+		return
+	}
+	m.log.Info("new generation continues what was applied here", "conversation", c.id, "generation", c.generation(), "entry", a.Sequence)
+	if err := m.DropAside(c.id, a.Group); err != nil {
+		m.log.Warn("replica of the generation before not deleted", "conversation", c.id, "error", err)
+	}
+}
+
+// sweepAsides deletes what several organizations have dismissed, after a while.
+func (m *Manager) sweepAsides(ctx context.Context) {
+	for pause(ctx, time.Hour) {
+		before := wire.TimeOf(m.cfg.Now().Add(-asideLife))
+		var old []Aside
+		m.mu.Lock()
+		for _, list := range m.asides {
+			for _, a := range list {
+				if a.Expires && a.Since < before {
+					old = append(old, *a)
+				}
+			}
+		}
+		m.mu.Unlock()
+		for _, a := range old {
+			if err := m.DropAside(a.ID, a.Group); err != nil {
+				m.log.Warn("replica set aside not deleted", "conversation", a.ID, "error", err)
+			}
+		}
+	}
+}
+
+// maxGenerations is how many recoveries a node may have missed.
+const maxGenerations = 64
+
+// contradicts reports whether this replica knows better than a node that says that an operator's recovery began
+// a new generation: the generation before lives here, and this node was there to see it. It was there where
+// that node has spoken in the generation before since this one started, where an entry has been made since, or
+// where this node has been up for long.
+func (m *Manager) contradicts(c *conversation, who wire.NodeID, generation uint64) bool {
+	if c.generation() >= generation || c.out.Load() || c.refused("testify") != nil {
+		return false
+	}
+	c.mu.Lock()
+	seen := c.seen[who]
+	c.mu.Unlock()
+	if !seen && m.cfg.Now().Sub(m.began) < m.cfg.Timers.Lost && !m.livedSince(c, m.began) {
+		return false
+	}
+	l := c.awake()
+	return l == nil || l.leader() != "" // what sleeps has fallen asleep in order
+}
+
+// livedSince reports whether an entry was made after a moment.
+func (m *Manager) livedSince(c *conversation, since time.Time) (lived bool) {
+	if err := m.view(c, func(s *machine.Machine) {
+		last, _ := s.Entries(max(s.Sequence(), 1)-1, 1, 0)
+		if len(last) == 0 {
+			return
+		}
+		e, err := last[0].Open()
+		lived = err == nil && e.Time > wire.TimeOf(since)
+	}); err != nil {
+		return false
+	}
+	return lived
+}
+
+// mayFollow decides whether this replica gives way to a new generation.
+//
+// A recovery is for a conversation that has lost its majority, so a majority cannot be asked for its consent.
+// What can be asked is whether somebody contradicts. A replica that holds the only vote follows nobody: its
+// conversation has lost nothing while it is there.
+func (m *Manager) mayFollow(ctx context.Context, c *conversation, from wire.NodeID, generation uint64) error {
+	if !m.holds(ruleAside) {
+		return nil
+	}
+	refuse := func(format string, args ...any) error {
+		return m.refuse(from, c.id, RefusedGeneration, wire.Errorf(wire.Invalid, "invite",
+			"generation %d of %v by %s is not followed: %s", generation, c.id, from, fmt.Sprintf(format, args...)))
+	}
+	known, err := m.committed(c)
+	switch {
+	case err != nil:
+		return err
+	case generation > c.generation()+maxGenerations:
+		return refuse("it is more than %d ahead of generation %d", maxGenerations, c.generation())
+	case c.out.Load():
+	case len(known.voters) == 1 && known.voters[0] == m.cfg.Node:
+		return refuse("this node holds the only vote and nobody else can be asked; recover the conversation here, or drop it here")
+	case m.contradicts(c, from, generation):
+		return refuse("the generation before lives here")
+	}
+	var asked []wire.NodeID
+	for _, n := range known.voters {
+		if n != m.cfg.Node && n.Organization() != from.Organization() && m.announced(n) {
+			asked = append(asked, n)
+		}
+	}
+	for _, a := range m.askAll(asked, func(n wire.NodeID) witness {
+		t, err := m.askTestimony(ctx, n, c, question{About: from, Claim: generation})
+		return witness{testimony: t, err: err}
+	}) {
+		if a.err == nil && a.Contradicts {
+			return refuse("%s contradicts", a.node)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,184 @@
+package consensus
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// A voter that leads can still tell two followers two futures: each sees a genuine log. The two notice when
+// they compare order hashes. So each replica asks one of another organization now and then, while entries
+// come, what its order hash is. A peer's word proves nothing: a difference raises an alarm that names the
+// peer, and the others are asked. Only where more organizations contradict this replica than agree with it,
+// its conversation goes into quarantine.
+
+// compareWorkers is the number of conversations that are compared at once.
+const compareWorkers = 16
+
+// compareLoop compares the conversations that have got on.
+func (m *Manager) compareLoop(ctx context.Context) {
+	if !m.holds(ruleCompare) {
+		return
+	}
+	for pause(ctx, m.cfg.Timers.Compare) {
+		work := make(chan *conversation)
+		var workers sync.WaitGroup
+		due := m.compared.take()
+		for range min(compareWorkers, len(due)) {
+			workers.Go(func() {
+				for c := range work {
+					m.compareWithNext(ctx, c)
+				}
+			})
+		}
+		for _, id := range due {
+			if c, err := m.find(id); err == nil {
+				work <- c
+			}
+		}
+		close(work)
+		workers.Wait()
+	}
+}
+
+// compareWithNext compares with the next replica of another organization, in turn.
+func (m *Manager) compareWithNext(ctx context.Context, c *conversation) {
+	defer m.caught(c, "compare", nil)
+	peers := m.witnesses(c, "")
+	if len(peers) == 0 {
+		return
+	}
+	at := int(c.turn.Add(1)) % len(peers)
+	m.compareWith(ctx, c, peers[at])
+}
+
+// witnesses are the members of other organizations that can be asked, without one node.
+func (m *Manager) witnesses(c *conversation, but wire.NodeID) []wire.NodeID {
+	known, err := m.committed(c)
+	if err != nil {
+		return nil
+	}
+	var list []wire.NodeID
+	for _, n := range append(append([]wire.NodeID{}, known.voters...), known.learners...) {
+		if n != but && n.Organization() != m.cfg.Node.Organization() && m.announced(n) {
+			list = append(list, n)
+		}
+	}
+	return list
+}
+
+// compareWith asks one node, and looks into a difference.
+func (m *Manager) compareWith(ctx context.Context, c *conversation, n wire.NodeID) {
+	seq, own, err := m.orderOf(c)
+	if err != nil || seq == 0 {
+		return
+	}
+	t, err := m.askTestimony(ctx, n, c, question{Sequence: seq, Order: own})
+	if err != nil || t.Out || t.Sequence == 0 || t.Generation != c.generation() {
+		return
+	}
+	if here := m.orderHere(c, t.Sequence); differ(here, t.Order) {
+		m.differs(ctx, c, n, t.Sequence, t.Order, here)
+	}
+}
+
+func (m *Manager) orderOf(c *conversation) (seq wire.SequenceNumber, order wire.Hash, err error) {
+	err = m.view(c, func(s *machine.Machine) { seq, order = s.Sequence(), s.Order() })
+	return seq, order, err
+}
+
+// orderHere is the order hash after an entry; zero where it is no longer kept, or not there yet.
+func (m *Manager) orderHere(c *conversation, seq wire.SequenceNumber) (order wire.Hash) {
+	if err := m.view(c, func(s *machine.Machine) {
+		if at, h := orderAt(s, seq); at == seq {
+			order = h
+		}
+	}); err != nil {
+		return wire.Hash{}
+	}
+	return order
+}
+
+// differs hears that a peer has, or says that it has, another order hash after an entry than this replica.
+func (m *Manager) differs(ctx context.Context, c *conversation, peer wire.NodeID, seq wire.SequenceNumber, theirs, own wire.Hash) {
+	if !m.holds(ruleCompare) || !m.meter.take(meterKey{peer, c.id, meterCompare}, 1, refusalPause) {
+		return
+	}
+	err := fmt.Errorf("order hash after entry %d is %v at %s, here it is %v: %w", seq, theirs, peer, own, errDiverged)
+	_ = m.refuse(peer, c.id, RefusedDivergence, err)
+	m.warn(c.id, RefusedDivergence, peer, err)
+	same, other := m.poll(ctx, c, peer, seq, own)
+	other[peer.Organization()] = true
+	if len(other) > len(same)+1 { // this organization is of its own opinion
+		_ = m.distrust(c, ReasonDiverged, RefusedDivergence, peer, fmt.Errorf("%d other organizations against %d: %w", len(other), len(same), err))
+	}
+}
+
+// poll asks the replicas of other organizations, without one node, whether they have the same order hash.
+func (m *Manager) poll(ctx context.Context, c *conversation, but wire.NodeID, seq wire.SequenceNumber, own wire.Hash) (same, other map[wire.Domain]bool) {
+	same, other = make(map[wire.Domain]bool), make(map[wire.Domain]bool)
+	for _, a := range m.askAll(m.witnesses(c, but), func(n wire.NodeID) witness {
+		t, err := m.askTestimony(ctx, n, c, question{Sequence: seq, Order: own})
+		return witness{testimony: t, err: err}
+	}) {
+		if a.err != nil || a.Out || a.Sequence == 0 || a.Generation != c.generation() {
+			continue
+		}
+		switch here := m.orderHere(c, a.Sequence); { // a replica that lags behind is compared where it is
+		case differ(a.Order, here):
+			other[a.node.Organization()] = true
+		case a.Order == here && here != (wire.Hash{}):
+			same[a.node.Organization()] = true
+		}
+	}
+	return same, other
+}
+
+// muteLife is for how long a node that contradicted what is here does not lead or get a vote here.
+const muteLife = 10 * time.Minute
+
+// contradicted refuses what a leader sent, because it contradicts what was applied here, and finds out which of the
+// two is wrong. Where a replica of a third organization has what is here, and no more have something else, the
+// sender is: the conversation goes on without its lead. Otherwise it goes into quarantine: nobody else can be
+// asked, or this replica is the one that was told another future.
+func (m *Manager) contradicted(c *conversation, reason Reason, why Refusal, from wire.NodeID, err error) error {
+	_ = m.refuse(from, c.id, why, err)
+	m.warn(c.id, why, from, err)
+	if m.meter.take(meterKey{from, c.id, meterPoll}, 1, m.cfg.Timers.Call) {
+		m.serve(c, "look into a contradiction", func(ctx context.Context) {
+			seq, own, viewErr := m.orderOf(c)
+			if viewErr != nil {
+				m.quarantine(c, reason, err)
+				return
+			}
+			same, other := m.poll(ctx, c, from, seq, own)
+			delete(same, from.Organization())
+			if len(same) > 0 && len(same) >= len(other) {
+				c.mute(from)
+				return
+			}
+			m.quarantine(c, reason, fmt.Errorf("%w (of other organizations, %d agree with this node and %d do not)", err, len(same), len(other)))
+		})
+	}
+	return wire.Errorf(wire.Invalid, "raft", "%v", err)
+}
+
+func (c *conversation) mute(n wire.NodeID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.muted == nil || len(c.muted) >= wire.MaxReplicas {
+		c.muted = make(map[wire.NodeID]time.Time)
+	}
+	c.muted[n] = time.Now().Add(muteLife)
+}
+
+func (c *conversation) isMuted(n wire.NodeID) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	until, ok := c.muted[n]
+	return ok && time.Now().Before(until)
+}

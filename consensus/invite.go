@@ -1,0 +1,299 @@
+package consensus
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// How a node comes to hold a replica, and how it stops: invitations, dismissals, and what this node does
+// before it believes either.
+
+// invitation asks a node to hold a replica.
+type invitation struct {
+	Generation uint64        `cbor:"1,keyasint"`
+	Members    []wire.NodeID `cbor:"2,keyasint"` // who may speak for the conversation
+}
+
+func (i *invitation) Check() error {
+	if len(i.Members) == 0 || len(i.Members) > wire.MaxReplicas {
+		return wire.Errorf(wire.Malformed, "invite", "%d members", len(i.Members))
+	}
+	for _, n := range i.Members {
+		if err := n.Check(); err != nil {
+			return wire.Errorf(wire.Malformed, "invite", "%v", err)
+		}
+	}
+	return nil
+}
+
+func (l *live) invite(ctx context.Context, n wire.NodeID, have []wire.NodeID) error {
+	payload, err := wire.Encode(&invitation{Generation: l.c.generation(), Members: have})
+	if err != nil {
+		return err
+	}
+	_, err = l.m.mesh.ask(ctx, n, l.trans.frame(kindInvite, payload))
+	return err
+}
+
+// receiveInvite takes a replica of a conversation, within the quota of the inviting organization. Where this
+// node holds one of an earlier generation, or lost its own, it begins again, if mayFollow lets it.
+func (m *Manager) receiveInvite(ctx context.Context, from wire.NodeID, f *frame) ([]byte, error) {
+	var in invitation
+	if err := wire.Decode(f.payload, 64<<10, &in); err != nil {
+		return nil, err
+	}
+	if err := f.conversation.Check(); err != nil || !contains(in.Members, from) {
+		return nil, wire.Errorf(wire.Malformed, "invite", "to %v by %s, who is not among its members", f.conversation, from)
+	}
+	if c, err := m.held(f.conversation); err == nil {
+		if done, err := m.invitedAgain(ctx, c, from, &in); done || err != nil {
+			return nil, err
+		}
+	}
+	c, err := m.hold(f.conversation, &record{Generation: in.Generation, Voters: in.Members, Learners: []wire.NodeID{m.cfg.Node},
+		Leader: from, Inviter: from.Organization()})
+	if err != nil {
+		return nil, err
+	}
+	_, _, err = m.wake(ctx, c)
+	return nil, err
+}
+
+// invitedAgain decides about an invitation to a conversation of which there is a replica here. It returns true
+// where that one stays.
+func (m *Manager) invitedAgain(ctx context.Context, c *conversation, from wire.NodeID, in *invitation) (stays bool, err error) {
+	rec, err := m.readRecord(c.id)
+	if err != nil {
+		return false, err
+	}
+	got, err := m.roleOf(from, c)
+	if err != nil {
+		return false, err
+	}
+	if got == roleNone {
+		if gone, err := m.otherClaim(ctx, c, rec, from, in); gone || err != nil {
+			return false, err
+		}
+	}
+	if err := c.refused("invite"); err != nil {
+		return false, err
+	}
+	if err := m.entitled(from, c, roleLearner); err != nil {
+		return false, err
+	}
+	switch {
+	case in.Generation < rec.Generation:
+		return false, wire.Errorf(codeSuperseded, "invite", "generation %d was replaced by %d", in.Generation, rec.Generation)
+	case in.Generation == rec.Generation && !rec.Rejoin:
+		if err := m.mayWake(from, c); err != nil {
+			return false, err
+		}
+		_, _, err := m.wake(ctx, c)
+		return true, err
+	case in.Generation == rec.Generation: // what was here is gone already
+		if err := m.entitled(from, c, roleVoter); err != nil {
+			return false, err
+		}
+		return false, m.remove(c, "invited again")
+	}
+	if err := m.mayFollow(ctx, c, from, in.Generation); err != nil {
+		return false, err
+	}
+	if rec.Rejoin || !m.holds(ruleAside) {
+		return false, m.remove(c, "invited again")
+	}
+	return false, m.moveAside(c, fmt.Sprintf("generation %d began", in.Generation), true, false)
+}
+
+// receiveFarewell hears that this node is not in the configuration any more. One node's word is not
+// enough to end the replica: the log must say so, or a majority of those that voted.
+func (m *Manager) receiveFarewell(ctx context.Context, from wire.NodeID, f *frame) ([]byte, error) {
+	c, err := m.find(f.conversation)
+	if err != nil {
+		return nil, err
+	}
+	byLog, err := m.dismissedByLog(c)
+	switch {
+	case err != nil:
+		return nil, err
+	case byLog:
+		return nil, m.leave(ctx, c, dismissal{byLog: true})
+	case !m.meter.take(meterKey{from, "", meterAsk}, askBurst, askRefill):
+		return nil, m.refuse(from, c.id, RefusedRate, wire.Errorf(wire.Busy, "farewell", "too many dismissals by %s", from))
+	}
+	d := m.dismissedByMajority(ctx, c)
+	if !d.agreed {
+		return nil, m.refuse(from, c.id, RefusedFarewell, wire.Errorf(wire.Invalid, "farewell", "no majority of the voters of %v confirms that this node is dismissed", c.id))
+	}
+	return nil, m.leave(ctx, c, d)
+}
+
+// dismissedByLog reports whether the last change of replicas that was applied here does not name this node.
+func (m *Manager) dismissedByLog(c *conversation) (byLog bool, err error) {
+	err = m.view(c, func(s *machine.Machine) {
+		r, _ := s.Replicas()
+		byLog = r != nil && !contains(r.Voters, m.cfg.Node) && !contains(r.Learners, m.cfg.Node)
+	})
+	return byLog, err
+}
+
+// dismissal is why this node believes that it has no part any more.
+type dismissal struct {
+	byLog   bool // its own log says so: what it holds is deleted
+	agreed  bool // a majority of the known voters says so: what it holds is kept
+	several bool // of two other organizations at least: it is kept for a while only
+}
+
+// leave hands what is left to the consumer and ends the replica.
+func (m *Manager) leave(ctx context.Context, c *conversation, d dismissal) error {
+	if m.cfg.Consumer != nil {
+		for m.pump.serve(ctx, c.id) != nil {
+			if !pause(ctx, time.Second) {
+				return ctx.Err()
+			}
+		}
+	}
+	if d.byLog || !m.holds(ruleAside) {
+		return m.remove(c, "no longer among the replicas")
+	}
+	return m.moveAside(c, "a majority of the voters says that this node has no part any more", false, d.several)
+}
+
+// dismissedByMajority asks the voters that this node knows whether it is still in the configuration.
+func (m *Manager) dismissedByMajority(ctx context.Context, c *conversation) (d dismissal) {
+	known, err := m.committed(c)
+	if err != nil {
+		return d
+	}
+	out, by := 0, make(map[wire.Domain]bool)
+	for _, n := range known.voters {
+		if n == m.cfg.Node {
+			continue
+		}
+		b, err := m.mesh.ask(ctx, n, &frame{kind: kindGone, generation: c.generation(), conversation: c.id})
+		if err == nil && len(b) == 1 && b[0] == 0 {
+			out++
+			by[n.Organization()] = true
+		}
+	}
+	delete(by, m.cfg.Node.Organization())
+	d.agreed, d.several = out > len(known.voters)/2, len(by) > 1
+	return d
+}
+
+// askWhetherGone is for a replica that has heard of no leader for long.
+func (l *live) askWhetherGone() bool {
+	d := l.m.dismissedByMajority(l.ctx, l.c)
+	if !d.agreed {
+		return false
+	}
+	if byLog, err := l.m.dismissedByLog(l.c); err == nil {
+		d.byLog = byLog
+	}
+	return l.m.serve(l.c, "leave", func(ctx context.Context) {
+		if err := l.m.leave(ctx, l.c, d); err != nil && ctx.Err() == nil {
+			l.m.log.Warn("replica not removed", "conversation", l.c.id, "error", err)
+		}
+	})
+}
+
+// receiveGone answers whether a node is in the configuration, 1 or 0: the asking one, or the one that
+// it names.
+func (m *Manager) receiveGone(_ context.Context, from wire.NodeID, f *frame) ([]byte, error) {
+	c, err := m.find(f.conversation)
+	if err != nil {
+		return nil, err
+	}
+	err = m.configured(from, c)
+	if about := wire.NodeID(f.payload); about != "" {
+		if err := about.Check(); err != nil {
+			return nil, wire.Errorf(wire.Malformed, "member", "%v", err)
+		}
+		if err := m.entitled(from, c, roleOfQuestion); err != nil {
+			return nil, err
+		}
+		err = m.configured(about, c)
+	}
+	if wire.CodeOf(err) == wire.NotReplica {
+		return []byte{0}, nil
+	}
+	return []byte{1}, err
+}
+
+// configured is what this node knows of another's part by the configuration alone.
+func (m *Manager) configured(n wire.NodeID, c *conversation) error {
+	if l := c.awake(); l != nil {
+		if !l.configured(n) {
+			return notReplica(n, c.id)
+		}
+		return nil
+	}
+	rec, err := m.readRecord(c.id)
+	if err == nil && !rec.has(n) {
+		return notReplica(n, c.id)
+	}
+	return err
+}
+
+// otherClaim decides between the replica that is here and an invitation by a node that has no part in it: two
+// conversations of one id. Whoever knows an id can take it first. So a replica that one organization's word
+// alone stands behind, and of which nothing was delivered here, gives way to a claim that several organizations
+// confirm. It is kept. It returns true where the one that was here has gone.
+func (m *Manager) otherClaim(ctx context.Context, c *conversation, rec *record, from wire.NodeID, in *invitation) (gone bool, err error) {
+	if from.Organization() == rec.Inviter || !m.weak(c, rec) || in.Generation > maxGenerations {
+		return false, nil // entitled refuses it
+	}
+	behind := make(map[wire.Domain]bool)
+	for _, n := range in.Members {
+		behind[n.Organization()] = true
+	}
+	delete(behind, m.cfg.Node.Organization())
+	confirmed := make(map[wire.Domain]bool)
+	for _, a := range m.askAll(in.Members, func(n wire.NodeID) witness { return m.askHeld(ctx, n, c.id, in.Generation) }) {
+		if a.err == nil && a.node.Organization() != m.cfg.Node.Organization() {
+			confirmed[a.node.Organization()] = true
+		}
+	}
+	delete(confirmed, rec.Inviter) // it stands behind the other one
+	if len(confirmed) < 2 || len(confirmed) <= len(behind)/2 {
+		return false, m.refuse(from, c.id, RefusedClaim, wire.Errorf(wire.NotReplica, "invite",
+			"node %s holds another conversation %v by invitation of %s, and %d of %d organizations confirm this one", m.cfg.Node, c.id, rec.Inviter, len(confirmed), len(behind)))
+	}
+	m.log.Warn("replica gives way: one organization alone stood behind it, several others claim its id", "conversation", c.id, "inviter", rec.Inviter, "by", from)
+	return true, m.moveAside(c, "several other organizations claim the id", false, false)
+}
+
+// weak reports whether nothing but its inviter's organization stands behind a replica.
+func (m *Manager) weak(c *conversation, rec *record) bool {
+	if rec.Inviter == "" || rec.Inviter == m.cfg.Node.Organization() || c.probation.Load() != nil {
+		return false
+	}
+	if m.cfg.Consumer != nil {
+		if at, err := m.cfg.Consumer.Position(c.id); err != nil || at > 0 {
+			return false
+		}
+	}
+	known, err := m.committed(c)
+	if err != nil {
+		return false
+	}
+	for _, n := range append(append([]wire.NodeID{}, known.voters...), known.learners...) {
+		if org := n.Organization(); org != rec.Inviter && org != m.cfg.Node.Organization() {
+			return false
+		}
+	}
+	return true
+}
+
+// askHeld asks whether a node holds a replica of a conversation; an error stands for none.
+func (m *Manager) askHeld(ctx context.Context, n wire.NodeID, id wire.ConversationID, generation uint64) witness {
+	if n == m.cfg.Node {
+		return witness{err: errUnreachable}
+	}
+	_, err := m.mesh.ask(ctx, n, &frame{kind: kindGone, generation: generation, conversation: id})
+	return witness{err: err}
+}

@@ -1,0 +1,178 @@
+package consensus
+
+import (
+	"github.com/hashicorp/raft"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// role is what a node may do in a conversation. A higher one includes the lower ones.
+type role uint8
+
+const (
+	roleNone    role = iota // no part in it
+	roleLearner             // holds a replica: may wake, submit and ask
+	roleVoter               // has a vote: may lead, and so may send whatever a leader or a candidate sends
+)
+
+// String names the role in errors.
+func (r role) String() string { return [...]string{"no part", "no vote", "a vote"}[r] }
+
+// leastRoles says for each kind of frame what the sender has to be. Every way in consults it: the
+// dispatcher for frames, and role-checked functions for heartbeats, snapshots and blobs, which travel in
+// other forms. A kind without an entry is refused.
+//
+// roleNone means that the frame is judged by what it concerns, and changes nothing on the sender's word.
+var leastRoles = map[frameKind]role{
+	kindAppend:     roleVoter,
+	kindVote:       roleVoter,
+	kindPreVote:    roleVoter,
+	kindTimeoutNow: roleVoter,
+	kindReply:      roleNone,    // goes to the call that awaits it
+	kindBeats:      roleNone,    // each heartbeat is checked: roleOfBeat
+	kindWake:       roleLearner, // metered
+	kindSleep:      roleVoter,
+	kindSubmit:     roleLearner,
+	kindInvite:     roleNone,    // receiveInvite
+	kindFarewell:   roleNone,    // makes this node ask the voters that it knows
+	kindHoldings:   roleNone,    // a question needs roleOfQuestion; of a list, each conversation is checked
+	kindGone:       roleNone,    // about the sender itself; about others needs roleOfQuestion
+	kindRejoin:     roleLearner, // concerns the sender alone
+	kindSilent:     roleLearner,
+	kindTestify:    roleLearner,
+}
+
+// Roles for what is not a frame of its own.
+const (
+	roleOfBeat     = roleVoter
+	roleOfSnapshot = roleVoter
+	roleOfBlob     = roleLearner
+	roleOfQuestion = roleLearner
+)
+
+// members are nodes with their parts in a conversation.
+type members struct {
+	voters, learners []wire.NodeID
+}
+
+func (s members) role(n wire.NodeID) role {
+	switch {
+	case contains(s.voters, n):
+		return roleVoter
+	case contains(s.learners, n):
+		return roleLearner
+	}
+	return roleNone
+}
+
+// committed is the newest configuration that this node knows to be committed. Raft's own
+// GetConfiguration is the latest one in the log, which whoever leads may have written a moment ago.
+func (m *Manager) committed(c *conversation) (members, error) {
+	if l := c.awake(); l != nil {
+		return l.committed(), nil
+	}
+	rec, err := m.readRecord(c.id)
+	if err != nil {
+		return members{}, err
+	}
+	return rec.committed(), nil
+}
+
+func (l *live) committed() members {
+	rec := l.rec.Load()
+	l.fsm.mu.RLock()
+	index, applied, config := l.fsm.configIndex, l.fsm.index, l.fsm.config
+	l.fsm.mu.RUnlock()
+	behind := rec.ConfigIndex > index || rec.ConfigIndex == 0 && applied < rec.Applied
+	if index == 0 || behind {
+		return rec.committed()
+	}
+	var s members
+	s.voters, s.learners = splitServers(config.Servers)
+	return s
+}
+
+// committed is what a record says. A replica that was invited and has been sent nothing yet knows the
+// members by the inviter's word alone: it follows the inviter, and whom the members vouch for.
+func (r *record) committed() members {
+	if r.ConfigIndex > 0 || r.Applied > 0 || r.Inviter == "" {
+		return members{r.Voters, r.Learners}
+	}
+	s := members{learners: append(without(r.Voters, r.Leader), r.Learners...)}
+	if r.Leader != "" {
+		s.voters = []wire.NodeID{r.Leader}
+	}
+	return s
+}
+
+// roleOf decides what a node may do in a conversation, whatever state the conversation is in.
+func (m *Manager) roleOf(n wire.NodeID, c *conversation) (role, error) {
+	known, err := m.committed(c)
+	if err != nil {
+		return roleNone, err
+	}
+	got := known.role(n)
+	if got < roleVoter {
+		got = max(got, c.vouchedRole(n))
+	}
+	if l := c.awake(); got == roleNone && l != nil && l.configured(n) {
+		got = roleLearner // in the latest configuration, or ordered by the log, and not in force yet
+	}
+	if got == roleVoter && c.isMuted(n) {
+		got = roleLearner
+	}
+	if got > roleNone && !m.holds(ruleRoles) {
+		got = roleVoter
+	}
+	return got, nil
+}
+
+// entitled reports an error where a node's role in a conversation is less than needed. The known voters are
+// asked about it then: it may have got a role that this replica has not heard of.
+func (m *Manager) entitled(from wire.NodeID, c *conversation, need role) error {
+	if need == roleNone {
+		return nil
+	}
+	got, err := m.roleOf(from, c)
+	if err != nil || got >= need {
+		return err
+	}
+	m.askAbout(c, from, got)
+	err = notReplica(from, c.id)
+	if got > roleNone {
+		err = wire.Errorf(wire.NotReplica, "raft", "node %s has %v in conversation %v, as far as this replica knows, and needs %v", from, got, c.id, need)
+	}
+	return m.refuse(from, c.id, RefusedRole, err)
+}
+
+// party finds a conversation, awake or not, in which from has the role that is needed.
+func (m *Manager) party(from wire.NodeID, id wire.ConversationID, need role) (*conversation, error) {
+	c, err := m.find(id)
+	if err != nil {
+		return nil, err
+	}
+	return c, m.entitled(from, c, need)
+}
+
+// allow checks a frame against leastRoles before its handler sees it.
+func (m *Manager) allow(from wire.NodeID, f *frame) error {
+	need, known := leastRoles[f.kind]
+	if !known {
+		return wire.Errorf(wire.Malformed, "frame", "kind %d", f.kind)
+	}
+	if need == roleNone {
+		return nil
+	}
+	_, err := m.party(from, f.conversation, need)
+	return err
+}
+
+// configurationOf copies what a snapshot or an entry says of the configuration.
+func (f *fsm) setConfiguration(index uint64, c raft.Configuration) {
+	f.mu.Lock()
+	f.configIndex, f.config = index, c.Clone()
+	f.mu.Unlock()
+	if f.configured != nil {
+		f.configured()
+	}
+}

@@ -1,0 +1,142 @@
+package consensus
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// Raft takes whatever term another node names, writes it down, and can be led only in that term or a later
+// one: a term near 2^64 would end a conversation. Here a term grows by a bounded jump. A term that is
+// further ahead may be genuine, where this replica was away for long; then other voters have it too, and
+// are asked. No term goes beyond maxTerm.
+
+// maxTerm is a term that no genuine conversation reaches: elections every millisecond for thirty years.
+const maxTerm = 1 << 40
+
+// maxIndex bounds the place in the log that a snapshot may name.
+const maxIndex = 1 << 48
+
+// term is the current term of this replica.
+func (l *live) term() uint64 {
+	if r := l.r.Load(); r != nil {
+		return r.CurrentTerm()
+	}
+	term, err := l.store.GetUint64([]byte(currentTerm))
+	if err != nil {
+		return 0 // none is written yet
+	}
+	return term
+}
+
+// termOf is the term that a replica is in, awake or not.
+func (m *Manager) termOf(c *conversation) uint64 {
+	if l := c.awake(); l != nil && l.r.Load() != nil {
+		return l.term()
+	}
+	if term, err := m.cfg.Log.Group(c.group).GetUint64([]byte(currentTerm)); err == nil {
+		return term
+	}
+	return 0
+}
+
+// checkTerm refuses a term that is too far ahead and that no other voters confirm.
+func (l *live) checkTerm(from wire.NodeID, term uint64) error {
+	m, c, own := l.m, l.c, l.term()
+	if term <= own || !m.holds(ruleTerms) {
+		return nil
+	}
+	jump := m.cfg.Limits.TermJump
+	if term <= maxTerm && (term-own <= jump || term <= c.confirmed.Load()) {
+		return nil
+	}
+	if term <= maxTerm {
+		m.confirmTerm(c, from, term)
+	}
+	return m.refuse(from, c.id, RefusedTerm, wire.Errorf(wire.Unavailable, "raft",
+		"term %d of %v is more than %d ahead of term %d here, and not confirmed by other voters", term, c.id, jump, own))
+}
+
+// confirmTerm asks the other voters which term they are in, not too often. Where there are no others, the
+// two nodes have nobody to ask: then only maxTerm bounds the term. A recovery resets it.
+func (m *Manager) confirmTerm(c *conversation, from wire.NodeID, term uint64) {
+	now := time.Now().UnixNano()
+	last := c.confirming.Load()
+	if now-last < int64(askPause) || !c.confirming.CompareAndSwap(last, now) {
+		return
+	}
+	asked := m.othersToAsk(c, from)
+	if len(asked) == 0 {
+		m.log.Warn("term is far ahead, and there are no other voters to ask: taken", "conversation", c.id, "peer", from, "term", term)
+		c.confirm(term)
+		return
+	}
+	m.serve(c, "confirm a term", func(ctx context.Context) {
+		answers := m.askAll(asked, func(n wire.NodeID) witness { return m.askTerm(ctx, n, c) })
+		var terms []uint64
+		for _, a := range answers {
+			if a.err == nil {
+				terms = append(terms, a.Term)
+			}
+		}
+		need := len(asked)/2 + 1
+		if len(terms) < need {
+			return
+		}
+		slices.Sort(terms)
+		if bound := terms[len(terms)-need]; bound <= maxTerm { // a majority is in this term or a later one
+			c.confirm(min(bound+m.cfg.Limits.TermJump, maxTerm))
+		}
+	})
+}
+
+// confirm notes that terms up to bound are genuine.
+func (c *conversation) confirm(bound uint64) {
+	for {
+		have := c.confirmed.Load()
+		if bound <= have || c.confirmed.CompareAndSwap(have, bound) {
+			return
+		}
+	}
+}
+
+// askTerm asks a node for its term; one of the build before tells that of its last entry.
+func (m *Manager) askTerm(ctx context.Context, n wire.NodeID, c *conversation) witness {
+	if m.announced(n) {
+		t, err := m.askTestimony(ctx, n, c, question{})
+		return witness{testimony: t, err: err}
+	}
+	s, err := m.askStanding(ctx, n, c)
+	return witness{testimony: testimony{Term: s.End.Term}, err: err}
+}
+
+// Steps down that a learner's answer may cause: one at once, and one more each unrestRefill.
+const (
+	unrestBurst  = 1
+	unrestRefill = 10 * time.Minute
+)
+
+// checkAnswer judges the term in an answer to a request of this replica's that bore term sent. A leader steps
+// down where it hears of a later term, and a candidate takes it over.
+//
+// A learner has no term of its own making. Its answer may name a later one where it was demoted while it was
+// cut off; then one election brings both together. More would let it keep the conversation without a leader.
+func (t *transport) checkAnswer(from wire.NodeID, sent, term uint64) error {
+	l := t.conv.awake()
+	if term <= sent || l == nil || l.trans != t {
+		return nil
+	}
+	if err := l.checkTerm(from, term); err != nil {
+		return err
+	}
+	if got, err := t.m.roleOf(from, t.conv); err != nil || got == roleVoter || !t.m.holds(ruleRoles) {
+		return err
+	}
+	if t.m.meter.take(meterKey{from, t.conv.id, meterUnrest}, unrestBurst, unrestRefill) {
+		return nil
+	}
+	return t.m.refuse(from, t.conv.id, RefusedTerm, wire.Errorf(wire.Unavailable, "raft",
+		"node %s has no vote in %v and answers with term %d, not %d", from, t.conv.id, term, sent))
+}
