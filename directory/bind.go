@@ -101,7 +101,7 @@ func (d *Directory) bindTo(b *pebble.Batch, id wire.ConversationID, token wire.T
 	}
 	if shared != nil {
 		bucket := bucketRecord{FullAt: shared.FullAt}
-		if !(allowance{d.cfg.LastResortBurst, d.cfg.LastResortEvery}).take(&bucket, d.now()) {
+		if !(allowance{d.cfg.LastResortBurst, d.cfg.LastResortEvery}).take(&bucket, d.count()) {
 			return wire.Errorf(wire.Busy, "join", "the last-resort KeyPackage was used too often: %d at once and one each %v are taken", d.cfg.LastResortBurst, d.cfg.LastResortEvery)
 		}
 		shared.Version, shared.FullAt = recordVersion, bucket.FullAt

@@ -53,7 +53,7 @@ func (a allowance) take(r *bucketRecord, now wire.Time) bool {
 // charge takes one claim out of the buckets of the claimant with the user, and of the user. It reports
 // whether both held one; otherwise it stages nothing.
 func (d *Directory) charge(b *pebble.Batch, claimant []byte, u wire.UserID) (bool, error) {
-	now := d.now()
+	now := d.count()
 	buckets := []struct {
 		key   []byte
 		limit allowance

@@ -277,7 +277,7 @@ func TestFilesExpire(t *testing.T) {
 	if f.store.Has(blob.Ref{Hash: refOf(content).Hash, Size: refOf(content).Size}) {
 		t.Fatal("an old file stays")
 	}
-	if err := f.sweep(time.Now()); err != nil {
+	if err := f.sweep(); err != nil {
 		t.Fatal(err)
 	}
 	if ok, err := f.bound.allows(refOf(content), "another one"); err != nil || !ok {
