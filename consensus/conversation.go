@@ -39,6 +39,7 @@ type conversation struct {
 	vouched map[wire.NodeID]voucher   // what the known voters said of others
 	muted   map[wire.NodeID]time.Time // who contradicted what is here, and until when it does not lead
 	health  map[wire.NodeID]health    // what nodes that a leader takes out said of their replicas
+	past    map[wire.Hash]health      // entries that take nodes out, and whether others have them
 	seen    map[wire.NodeID]bool      // who has spoken here in this generation since the node started
 }
 

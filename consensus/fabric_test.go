@@ -28,6 +28,7 @@ type fabric struct {
 	lose    float64
 	repeat  float64
 	carried int
+	mangle  func(from, to wire.NodeID, frame []byte) []byte // changes what a node sends; nil: nothing is changed
 }
 
 func newFabric(seed uint64) *fabric {
@@ -173,7 +174,14 @@ func (c *fabricConn) Write(b []byte) (int, error) {
 		if c.pending.Len() < size {
 			break
 		}
-		c.carry(bytes.Clone(c.pending.Next(size)))
+		frame := bytes.Clone(c.pending.Next(size))
+		c.f.mu.Lock()
+		mangle := c.f.mangle
+		c.f.mu.Unlock()
+		if mangle != nil {
+			frame = mangle(c.from, c.to, frame)
+		}
+		c.carry(frame)
 	}
 	return n, nil
 }

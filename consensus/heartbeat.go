@@ -59,9 +59,7 @@ func (t *transport) heartbeat(to wire.NodeID, term uint64, resp *raft.AppendEntr
 			t.noteRefusal(to, r.err)
 			return r.err
 		}
-		if err := t.checkAnswer(to, term, r.resp.Term); err != nil {
-			return err
-		}
+		// Raft does not look at the term in the answer to a heartbeat: that of the next entries counts.
 		*resp = r.resp
 		resp.RPCHeader = header(to)
 		return nil

@@ -111,7 +111,7 @@ func cborHead(b []byte) (major byte, n uint64, rest []byte, ok bool) {
 func (l *live) judgeChange(from wire.NodeID, a *raft.AppendEntriesRequest, i int) error {
 	var err error
 	bases := l.configurations() // takes the state's lock, as read does
-	l.fsm.read(func(s *machine.Machine) { err = l.judgeWith(s, bases, a, i) })
+	l.fsm.read(func(s *machine.Machine) { err = l.judgeWith(from, s, bases, a, i) })
 	if err == nil {
 		return nil
 	}
@@ -119,7 +119,7 @@ func (l *live) judgeChange(from wire.NodeID, a *raft.AppendEntriesRequest, i int
 	if stateErr != nil {
 		return stateErr
 	}
-	return l.judgeWith(s, bases, a, i)
+	return l.judgeWith(from, s, bases, a, i)
 }
 
 // stateBefore is the state that the log makes of all before entry i of a request.
@@ -150,17 +150,17 @@ func (l *live) stateBefore(a *raft.AppendEntriesRequest, i int) (*machine.Machin
 }
 
 // judgeWith judges entry i of a request with a state before it.
-func (l *live) judgeWith(s *machine.Machine, bases []raft.Configuration, a *raft.AppendEntriesRequest, i int) error {
+func (l *live) judgeWith(from wire.NodeID, s *machine.Machine, bases []raft.Configuration, a *raft.AppendEntriesRequest, i int) error {
 	e := a.Entries[i]
 	if e.Type == raft.LogConfiguration {
 		next, err := decodeConfiguration(e.Data)
 		if err != nil {
 			return err
 		}
-		if err := l.judgeConfiguration(s, bases, next, e.Index > a.LeaderCommitIndex); err != nil {
+		if err := l.judgeConfiguration(s, bases, next, expulsion{from: from, entry: e, fresh: e.Index > a.LeaderCommitIndex}); err != nil {
 			return err
 		}
-		l.pending.note(next)
+		l.pending.note(e.Index, next)
 		return nil
 	}
 	entry := new(wire.Entry)
@@ -213,6 +213,10 @@ func hasNodeOf(r *wire.Replicas, org wire.Domain) bool {
 	return slices.ContainsFunc(r.Voters, of) || slices.ContainsFunc(r.Learners, of)
 }
 
+// leaderLag is how many entries a new leader of the first release may not have applied when it orders a change
+// of replicas: it names an organization that has just left. The next change, which follows at once, mends that.
+const leaderLag = 2 * maxAppend
+
 // fairlyPlaced holds to what place promises whatever a roster says: organizations with members (or the witness),
 // an odd number of voters, as many as there are nodes for up to the policy's number, and spread evenly. past
 // says that organizations which have left may still be named.
@@ -228,7 +232,7 @@ func (l *live) fairlyPlaced(s *machine.Machine, r *wire.Replicas, past bool) err
 		if span.Until == 0 {
 			open++
 		}
-		if span.Until == 0 || past {
+		if span.Until == 0 || past || s.Sequence()-span.Until < leaderLag {
 			orgs = append(orgs, span.Organization)
 		}
 	}
@@ -274,21 +278,34 @@ func (l *live) nodesKnown(org wire.Domain) int {
 	return len(l.m.cfg.Roster.Nodes(org))
 }
 
-// pendingConfigurations are those that were judged and may not have reached Raft yet.
-type pendingConfigurations struct{ list []raft.Configuration }
+// pendingConfigurations are those that were judged and have not reached Raft's log yet: requests follow each
+// other without waiting. One whose place in the log is taken was refused by Raft, or has arrived.
+type pendingConfigurations struct{ list []pendingConfiguration }
+
+type pendingConfiguration struct {
+	index uint64
+	raft.Configuration
+}
 
 // maxPending is more than a request holds.
 const maxPending = 2 * maxAppend
 
-func (p *pendingConfigurations) note(c raft.Configuration) {
-	p.list = append(p.list, c)
+func (p *pendingConfigurations) note(index uint64, c raft.Configuration) {
+	p.list = append(p.list, pendingConfiguration{index, c})
 	if len(p.list) > maxPending {
 		p.list = p.list[1:]
 	}
 }
 
-// judgeConfiguration judges a configuration of Raft's. fresh says that it is not said to be committed.
-func (l *live) judgeConfiguration(s *machine.Machine, bases []raft.Configuration, next raft.Configuration, fresh bool) error {
+// expulsion is what is needed to judge that a configuration leaves out a node that the log names.
+type expulsion struct {
+	from  wire.NodeID // the leader that sent it
+	entry *raft.Log
+	fresh bool // the leader does not say that it is committed
+}
+
+// judgeConfiguration judges a configuration of Raft's.
+func (l *live) judgeConfiguration(s *machine.Machine, bases []raft.Configuration, next raft.Configuration, x expulsion) error {
 	if err := wellFormed(next); err != nil {
 		return err
 	}
@@ -304,7 +321,7 @@ func (l *live) judgeConfiguration(s *machine.Machine, bases []raft.Configuration
 	}
 	var err error
 	for _, base := range bases {
-		if err = l.judgeStep(ordered, changes(base, next), fresh); err == nil {
+		if err = l.judgeStep(ordered, changes(base, next), x); err == nil {
 			return nil
 		}
 	}
@@ -319,7 +336,12 @@ func (l *live) configurations() []raft.Configuration {
 			list = append(list, latest)
 		}
 	}
-	list = append(list, l.pending.list...)
+	if last, err := l.store.LastIndex(); err == nil {
+		l.pending.list = slices.DeleteFunc(l.pending.list, func(p pendingConfiguration) bool { return p.index <= last })
+	}
+	for _, p := range l.pending.list {
+		list = append(list, p.Configuration)
+	}
 	l.fsm.mu.RLock()
 	defer l.fsm.mu.RUnlock()
 	if l.fsm.configIndex > 0 {
@@ -370,7 +392,7 @@ func changes(before, then raft.Configuration) []change {
 }
 
 // judgeStep holds a change of the configuration to what the log has ordered.
-func (l *live) judgeStep(ordered *wire.Replicas, list []change, fresh bool) error {
+func (l *live) judgeStep(ordered *wire.Replicas, list []change, x expulsion) error {
 	if len(list) > 1 {
 		return fmt.Errorf("changes the parts of %d nodes at once", len(list))
 	}
@@ -382,8 +404,10 @@ func (l *live) judgeStep(ordered *wire.Replicas, list []change, fresh bool) erro
 			return fmt.Errorf("adds %s, which the log does not order", c.node)
 		case c.then == roleLearner && c.before == roleVoter && contains(ordered.Voters, c.node):
 			return fmt.Errorf("takes the vote of %s, which the log orders", c.node)
-		case c.then == roleNone && names(ordered, c.node) && fresh:
+		case c.then == roleNone && names(ordered, c.node) && x.fresh:
 			return l.judgeExpulsion(c.node)
+		case c.then == roleNone && names(ordered, c.node):
+			return l.judgePast(c.node, x)
 		}
 	}
 	return nil
@@ -404,6 +428,71 @@ func (l *live) judgeExpulsion(n wire.NodeID) error {
 	}
 	l.m.serve(l.c, "ask for a replica", func(ctx context.Context) { l.c.noteHealth(n, l.m.holdsReplica(ctx, l.c, n)) })
 	return &wire.Error{Code: wire.Busy, Op: "raft", Text: fmt.Sprintf("node %s is asked whether it lost its replica: send the change again", n)}
+}
+
+// judgePast is for a node that the log names and that, as the leader says, was taken out in the past: a replica
+// that catches up meets such entries, and cannot judge them by how the node is today. So other organizations
+// are asked whether their logs have the entry. Where there are none, the node itself is asked, as for a fresh
+// entry. Replicas of the first release cannot be asked; where nobody else can, the leader is believed.
+func (l *live) judgePast(n wire.NodeID, x expulsion) error {
+	m, c := l.m, l.c
+	var asked []wire.NodeID
+	others := false
+	for _, w := range m.othersToAsk(c, x.from) {
+		if w != n && w.Organization() != x.from.Organization() {
+			others = true
+			if m.announced(w) {
+				asked = append(asked, w)
+			}
+		}
+	}
+	switch {
+	case len(asked) == 0 && others:
+		return nil
+	case len(asked) == 0 && n == m.cfg.Node && l.rec.Load().fresh():
+		return nil // it began again after that, with the word of its inviter alone
+	case len(asked) == 0:
+		return l.judgeExpulsion(n)
+	}
+	digest := entryDigest(x.entry)
+	if genuine, known := c.pastOf(digest); known && genuine {
+		return nil
+	} else if known {
+		return fmt.Errorf("takes %s out, which the log names, by an entry that no other organization has", n)
+	}
+	m.serve(c, "ask for an entry", func(ctx context.Context) {
+		answered, genuine := false, false
+		for _, a := range m.askAll(asked, func(w wire.NodeID) witness {
+			t, err := m.askTestimony(ctx, w, c, question{Index: x.entry.Index})
+			return witness{testimony: t, err: err}
+		}) {
+			if a.err == nil && !a.Out {
+				answered = true
+				genuine = genuine || a.Covered || a.Content == digest
+			}
+		}
+		if answered {
+			c.notePast(digest, genuine)
+		}
+	})
+	return &wire.Error{Code: wire.Busy, Op: "raft", Text: fmt.Sprintf("other organizations are asked whether %s was taken out: send the change again", n)}
+}
+
+// pastOf is what others have said of an entry, by its digest.
+func (c *conversation) pastOf(digest wire.Hash) (genuine, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	h, there := c.past[digest]
+	return h.ok, there && time.Since(h.at) < healthLife
+}
+
+func (c *conversation) notePast(digest wire.Hash, genuine bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.past == nil || len(c.past) >= maxVouched {
+		c.past = make(map[wire.Hash]health)
+	}
+	c.past[digest] = health{time.Now(), genuine}
 }
 
 // holdsReplica asks a node whether its replica is in service. One that does not answer is not.

@@ -26,6 +26,11 @@ func (l *live) reconcile(ctx context.Context) bool {
 	if !created {
 		return false
 	}
+	// A new leader that has not applied an entry of its own term may lag behind what is committed, and would
+	// order what others have to refuse.
+	if term, known := l.store.termAt(r.AppliedIndex()); !known || term != r.CurrentTerm() {
+		return true
+	}
 	if pending := l.m.recoveryOf(l.c.id); pending != nil {
 		return l.recordRecovery(ctx, r, pending)
 	}

@@ -487,6 +487,11 @@ func TestEveryKindHasALeastRole(t *testing.T) {
 		close(goOn)
 		<-opened
 		p = c.commit(voter, p, wire.DeliveryChange{Remove: author.Addresses(1, learner.Organization())})
+		for _, n := range three { // the removal holds when another organization follows it
+			if n != voter {
+				p = c.commit(n, p, wire.DeliveryChange{})
+			}
+		}
 		c.eventually("the learner is out", func() bool { return c.nodes[learner].m.Counts().Held == 0 })
 		attempt("removed", learner)
 		c.commit(voter, p, wire.DeliveryChange{})

@@ -2,7 +2,12 @@ package consensus
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
 	"sync"
+
+	"github.com/hashicorp/raft"
 
 	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/wire"
@@ -17,6 +22,7 @@ type question struct {
 	Claim    uint64              `cbor:"2,keyasint,omitempty"` // About says that an operator's recovery began this generation
 	Sequence wire.SequenceNumber `cbor:"3,keyasint,omitempty"` // what is the order hash after this entry?
 	Order    wire.Hash           `cbor:"4,keyasint"`           // the asker's own there; zero: not told
+	Index    uint64              `cbor:"5,keyasint,omitempty"` // which entry does Raft's log have at this place?
 }
 
 // Check refuses a question about no node.
@@ -39,6 +45,8 @@ type testimony struct {
 	Out         bool                `cbor:"5,keyasint,omitempty"` // this replica lost its log, and waits to be invited anew
 	Sequence    wire.SequenceNumber `cbor:"6,keyasint"`           // the entry that Order belongs to: question.Sequence, or the last one here
 	Order       wire.Hash           `cbor:"7,keyasint"`           // zero: no longer kept
+	Content     wire.Hash           `cbor:"8,keyasint"`           // digest of the committed entry at question.Index; zero: not here
+	Covered     bool                `cbor:"9,keyasint,omitempty"` // a snapshot has replaced that entry here
 }
 
 // Check refuses roles that do not exist.
@@ -110,6 +118,9 @@ func (m *Manager) receiveTestify(ctx context.Context, from wire.NodeID, f *frame
 		t.Role = known.role(q.About)
 		t.Contradicts = q.Claim > 0 && m.contradicts(c, q.About, q.Claim)
 	}
+	if q.Index > 0 && !t.Out {
+		t.Content, t.Covered = m.committedEntry(c, q.Index)
+	}
 	if q.Sequence > 0 && !t.Out {
 		if err := m.view(c, func(s *machine.Machine) { t.Sequence, t.Order = orderAt(s, q.Sequence) }); err != nil {
 			return nil, err
@@ -119,6 +130,33 @@ func (m *Manager) receiveTestify(ctx context.Context, from wire.NodeID, f *frame
 		}
 	}
 	return wire.Encode(&t)
+}
+
+// committedEntry is the digest of the entry at a place of Raft's log, where it is known to be committed here.
+func (m *Manager) committedEntry(c *conversation, index uint64) (digest wire.Hash, covered bool) {
+	var floor uint64
+	if l := c.awake(); l != nil {
+		floor = l.floor()
+	} else if rec, err := m.readRecord(c.id); err == nil {
+		floor = rec.Applied
+	}
+	if index > floor {
+		return digest, false
+	}
+	var e raft.Log
+	if err := m.cfg.Log.Group(c.group).GetLog(index, &e); err != nil {
+		return digest, errors.Is(err, raft.ErrLogNotFound)
+	}
+	return entryDigest(&e), false
+}
+
+// entryDigest names an entry of Raft's log by its content.
+func entryDigest(e *raft.Log) wire.Hash {
+	h := sha256.New()
+	h.Write(binary.BigEndian.AppendUint64([]byte("mlsfed log entry 1\x00"), e.Term))
+	h.Write([]byte{byte(e.Type)})
+	h.Write(e.Data)
+	return wire.Hash(h.Sum(nil))
 }
 
 // orderAt is the order hash after entry seq, or after the last entry where there are fewer. A zero hash

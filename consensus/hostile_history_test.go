@@ -1,0 +1,636 @@
+package consensus
+
+import (
+	"fmt"
+	"math"
+	"math/rand/v2"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/hashicorp/raft"
+
+	"github.com/mlsfed/mlsfed/consensus/internal/author"
+	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// A hostile history is one of commits, crashes and restarts among honest nodes, beside a replica that says
+// what it likes: as a learner, or with a vote, which makes it a leader that lies. Its node runs our code, so
+// that it plays its part well enough to be heard; its acts are sent by hand, and what its node sends is changed
+// on the way.
+
+const (
+	accessory wire.NodeID = "n1.x.example" // of another hostile organization, which has no part
+)
+
+// hostileHistory is one seed's.
+type hostileHistory struct {
+	*cluster
+	dice   *rand.Rand
+	honest []wire.NodeID
+	voter  bool // the hostile replica has a vote
+	forks  bool // it shows a victim another log when it leads
+	lies   bool // it vouches for its accessory
+
+	victim  wire.NodeID // of forks
+	openers map[wire.SubmissionKey]wire.SubmissionID
+	seen    map[wire.NodeID]map[wire.SequenceNumber]wire.Hash // what each honest node has applied
+
+	mu      sync.Mutex // guards what follows
+	alarms  map[wire.NodeID]int
+	asked   map[uint64]frameKind // questions to the hostile node that await its answer, by number and sender
+	faults  []string
+	mangled int
+	acts    []string
+}
+
+func (h *hostileHistory) fault(format string, args ...any) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.faults = append(h.faults, fmt.Sprintf(format, args...))
+}
+
+func (h *hostileHistory) failed() []string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.Clone(h.faults)
+}
+
+func (h *hostileHistory) alarm(at wire.NodeID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.alarms[at]++
+}
+
+func (h *hostileHistory) alarmed() (n int) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, k := range h.alarms {
+		n += k
+	}
+	return n
+}
+
+// play runs the history of one seed with some rules switched off, and returns what went wrong.
+func play(t *testing.T, seed uint64, off ...rule) (faults, acts []string) {
+	synctest.Test(t, func(t *testing.T) {
+		h := &hostileHistory{dice: rand.New(rand.NewPCG(seed, 7)), honest: []wire.NodeID{nodeA, nodeB, nodeC},
+			openers: make(map[wire.SubmissionKey]wire.SubmissionID), seen: make(map[wire.NodeID]map[wire.SequenceNumber]wire.Hash),
+			alarms: make(map[wire.NodeID]int), asked: make(map[uint64]frameKind)}
+		h.voter = h.dice.IntN(2) == 0
+		h.forks = h.voter && h.dice.IntN(3) == 0
+		h.lies = h.dice.IntN(2) == 0
+		without := make(map[rule]bool)
+		for _, r := range off {
+			without[r] = true
+		}
+		edit := func(cfg *Config) {
+			cfg.Timers.Compare = 2 * time.Second
+			if cfg.Node == nodeM || cfg.Node == accessory {
+				return
+			}
+			cfg.without = without
+			node := cfg.Node
+			cfg.Alarm = func(wire.ConversationID, Quarantine) { h.alarm(node) }
+			cfg.Suspect = func(wire.ConversationID, Refusal, wire.NodeID, error) { h.alarm(node) }
+		}
+		h.cluster = newCluster(t, seed, edit, append([]wire.NodeID{nodeM, accessory}, h.honest...)...)
+		defer h.stopAll()
+		h.f.mangle = h.mangle
+		h.run()
+		faults, acts = h.failed(), h.acts
+	})
+	return faults, acts
+}
+
+func (h *hostileHistory) run() {
+	orgs := []wire.Domain{"a.example", "b.example", "c.example"}
+	if h.voter {
+		// Two honest organizations and the hostile one hold the votes; the third honest one has a learner, or
+		// all four, whichever placement says.
+		orgs = []wire.Domain{"a.example", "b.example", "mallory.example"}
+	}
+	e := author.Create(conv, h.id(), wire.Policy{}, author.Addresses(1, orgs...))
+	h.note(e)
+	if _, err := h.nodes[nodeA].m.Create(h.context(20*time.Second), e); err != nil {
+		h.fault("create: %v", err)
+		return
+	}
+	h.settled(conv, 3, 0)
+	late := wire.Domain("mallory.example")
+	if h.voter {
+		late = "c.example"
+	}
+	if !h.commitOn(nodeA, wire.DeliveryChange{Add: author.Addresses(1, late)}, time.Minute) {
+		h.fault("the fourth organization was not added")
+		return
+	}
+	h.settled(conv, 3, 1)
+	h.look()
+	for range 14 {
+		if h.dice.IntN(4) > 0 {
+			h.act()
+		}
+		h.honestStep()
+		h.look()
+		if len(h.failed()) > 0 {
+			return
+		}
+	}
+	h.end()
+}
+
+// note remembers who opened the epoch of a key.
+func (h *hostileHistory) note(e *wire.Envelope) {
+	switch {
+	case e.Create != nil:
+		h.openers[e.Create.Key] = e.Submission
+	case e.Commit != nil:
+		h.openers[e.Commit.Key] = e.Submission
+	}
+}
+
+// place is the epoch that a node takes for the current one.
+func (h *hostileHistory) place(at wire.NodeID) (author.Place, bool) {
+	heads, err := h.nodes[at].m.Heads(conv)
+	if err != nil || len(heads) == 0 {
+		return author.Place{}, false
+	}
+	opener, known := h.openers[heads[0].Key]
+	if !known {
+		h.fault("%s takes a key for the current one that no member made", at)
+	}
+	return author.Place{Conversation: conv, Epoch: heads[0].Epoch, Parent: heads[0].Sequence, Opener: opener}, known
+}
+
+// commitOn has an honest member commit through a node. It tries until patience ends.
+func (h *hostileHistory) commitOn(at wire.NodeID, change wire.DeliveryChange, patience time.Duration) bool {
+	for end := time.Now().Add(patience); time.Now().Before(end); time.Sleep(time.Second) {
+		p, ok := h.place(at)
+		if !ok {
+			continue
+		}
+		e := p.Commit(h.id(), 32, change)
+		h.note(e)
+		if _, err := h.nodes[at].m.Submit(h.context(15*time.Second), e); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+// honestStep is what goes on beside the acts: commits, crashes, silence long enough to fall asleep.
+func (h *hostileHistory) honestStep() {
+	at := h.honest[h.dice.IntN(len(h.honest))]
+	switch h.dice.IntN(8) {
+	case 0:
+		node := h.nodes[at]
+		h.crash(node, h.dice.IntN(2) == 0)
+		time.Sleep(time.Duration(h.dice.IntN(8)) * time.Second)
+		h.start(node)
+	case 1:
+		time.Sleep(time.Duration(20+h.dice.IntN(40)) * time.Second)
+	default:
+		h.commitOn(at, wire.DeliveryChange{}, 15*time.Second) // it may fail while the hostile node is at work
+	}
+	time.Sleep(time.Duration(h.dice.IntN(3000)) * time.Millisecond)
+}
+
+// look holds that what an honest node has applied stays what it was.
+func (h *hostileHistory) look() {
+	for _, n := range h.honest {
+		if h.nodes[n].m == nil {
+			continue
+		}
+		entries, _, err := h.nodes[n].m.Entries(conv, 0, 1000, 16<<20)
+		if err != nil {
+			if wire.CodeOf(err) == wire.UnknownConversation && len(h.seen[n]) > 0 {
+				h.fault("%s has lost its replica: %v", n, err)
+			}
+			continue
+		}
+		if h.seen[n] == nil {
+			h.seen[n] = make(map[wire.SequenceNumber]wire.Hash)
+		}
+		for i := range entries {
+			before, known := h.seen[n][entries[i].Sequence]
+			if known && before != entries[i].Order {
+				h.fault("entry %d at %s has changed", entries[i].Sequence, n)
+				return
+			}
+			h.seen[n][entries[i].Sequence] = entries[i].Order
+		}
+		for _, d := range h.consumed(n) {
+			if before, known := h.seen[n][d.Sequence]; known && before != d.Order {
+				h.fault("entry %d that %s has delivered has changed", d.Sequence, n)
+				return
+			}
+		}
+	}
+}
+
+func (h *hostileHistory) consumed(n wire.NodeID) []wire.Committed {
+	c := h.nodes[n].consumer
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var list []wire.Committed
+	for _, d := range c.got[conv] {
+		list = append(list, d.Committed)
+	}
+	return list
+}
+
+// diverged reports whether two honest nodes have applied different entries at one place.
+func (h *hostileHistory) diverged() bool {
+	first := make(map[wire.SequenceNumber]wire.Hash)
+	for _, n := range h.honest {
+		for seq, order := range h.seen[n] {
+			if other, known := first[seq]; known && other != order {
+				return true
+			}
+			first[seq] = order
+		}
+	}
+	return false
+}
+
+// end silences the hostile node. Where nobody has two futures, the honest nodes, which are a majority, go on
+// and agree; where somebody has, somebody was told.
+func (h *hostileHistory) end() {
+	h.f.mu.Lock()
+	h.f.mangle = nil
+	h.f.mu.Unlock()
+	if h.forks {
+		for range 6 { // a message or two, and the time in which replicas compare
+			h.commitOn(h.honest[h.dice.IntN(len(h.honest))], wire.DeliveryChange{}, 20*time.Second)
+			time.Sleep(5 * time.Second)
+			h.look()
+		}
+	}
+	if h.diverged() {
+		if h.alarmed() == 0 {
+			h.fault("two honest nodes have two histories, and nobody was told")
+		}
+		return
+	}
+	h.stop(h.nodes[nodeM])
+	h.stop(h.nodes[accessory])
+	for _, n := range h.honest {
+		if !h.commitOn(n, wire.DeliveryChange{}, 25*time.Minute) {
+			if h.forks && h.alarmed() > 0 {
+				return // two futures were shown: somebody was told, and people decide which one holds
+			}
+			h.fault("a commit on %s, without the hostile node, is not ordered:\n%s", n, h.states())
+			return
+		}
+	}
+	h.look()
+	for range 120 {
+		orders := make(map[wire.Hash]bool)
+		for _, n := range h.honest {
+			s, err := h.nodes[n].m.Status(conv)
+			if err == nil {
+				orders[s.Order] = true
+			}
+		}
+		if len(orders) == 1 {
+			return
+		}
+		time.Sleep(time.Second)
+	}
+	h.fault("the honest nodes do not agree in the end")
+}
+
+// states describes the honest nodes.
+func (h *hostileHistory) states() string {
+	var b strings.Builder
+	for _, n := range h.honest {
+		m := h.nodes[n].m
+		if m == nil {
+			continue
+		}
+		s, err := m.Status(conv)
+		var term uint64
+		if c, err := m.held(conv); err == nil {
+			term = m.termOf(c)
+		}
+		fmt.Fprintf(&b, "%s: %s, leader %q, voters %v, learners %v, generation %d, term %d, entry %d, commit %d of %d, quarantine %+v, refused %v (%v)\n", n, s.State, s.Leader,
+			s.Voters, s.Learners, s.Generation, term, s.Sequence, s.Commit, s.Last, s.Quarantine, m.Refusals(), err)
+	}
+	return b.String()
+}
+
+// ---- the acts ----
+
+func (h *hostileHistory) act() {
+	acts := map[string]func(to wire.NodeID){
+		"entries": h.sendEntries, "snapshot": h.sendSnapshot, "terms": h.sendTerms, "recovery": h.sendRecovery,
+		"configuration": h.sendConfiguration, "control": h.sendControl,
+	}
+	if h.lies {
+		acts["accessory"] = h.sendByAccessory
+	}
+	if h.forks {
+		acts["lead"] = h.lead
+	}
+	names := make([]string, 0, len(acts))
+	for name := range acts {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	name := names[h.dice.IntN(len(names))]
+	h.acts = append(h.acts, name)
+	victims := h.honest
+	if h.dice.IntN(2) == 0 {
+		victims = []wire.NodeID{h.honest[h.dice.IntN(len(h.honest))]}
+	}
+	for _, to := range victims {
+		if h.nodes[to].m != nil && h.nodes[nodeM].m != nil {
+			acts[name](to)
+		}
+	}
+}
+
+// replica is the hostile node's, nil without one.
+func (h *hostileHistory) replica() *conversation {
+	c, err := h.nodes[nodeM].m.held(conv)
+	if err != nil {
+		return nil
+	}
+	return c
+}
+
+// own is the hostile node's log: the entry at an index, nil without one.
+func (h *hostileHistory) own(index uint64) *raft.Log {
+	c := h.replica()
+	if c == nil {
+		return nil
+	}
+	l := new(raft.Log)
+	if err := h.nodes[nodeM].m.cfg.Log.Group(c.group).GetLog(index, l); err != nil {
+		return nil
+	}
+	return l
+}
+
+func (h *hostileHistory) last() (index, term uint64) {
+	s, err := h.nodes[nodeM].m.Status(conv)
+	if err != nil {
+		return 0, 0
+	}
+	if l := h.own(s.Last); l != nil {
+		term = l.Term
+	}
+	if c := h.replica(); c != nil {
+		if r := c.raft(); r != nil {
+			term = max(term, r.CurrentTerm())
+		}
+	}
+	return s.Last, term
+}
+
+// sendEntries sends entries as a leader would: behind the end, or over what is there.
+func (h *hostileHistory) sendEntries(to wire.NodeID) { h.entriesFrom(nodeM, to) }
+
+func (h *hostileHistory) entriesFrom(from, to wire.NodeID) {
+	last, term := h.last()
+	back := uint64(h.dice.IntN(4))
+	if last <= back+1 {
+		return
+	}
+	prev := h.own(last - back)
+	p, ok := h.place(nodeM)
+	if prev == nil || !ok {
+		return
+	}
+	// The hostile organization's member has the key: the commit is genuine, and was never ordered.
+	e := p.Commit(h.id(), 16, wire.DeliveryChange{})
+	h.note(e)
+	data, err := wire.Encode(&wire.Entry{Version: 1, Time: wire.TimeOf(time.Now()), Proposer: nodeA, Envelope: e})
+	if err != nil {
+		h.fault("%v", err)
+		return
+	}
+	term += 1 + uint64(h.dice.IntN(3))
+	_, _ = appendAs(h.t, h.cluster, from, to, conv, &raft.AppendEntriesRequest{Term: term, PrevLogEntry: prev.Index, PrevLogTerm: prev.Term,
+		LeaderCommitIndex: prev.Index + 1, Entries: []*raft.Log{{Index: prev.Index + 1, Term: term, Type: raft.LogCommand, Data: data}}})
+}
+
+// sendSnapshot sends the own state with another key and delivery list in it.
+func (h *hostileHistory) sendSnapshot(to wire.NodeID) {
+	last, term := h.last()
+	var spans []machine.Span
+	var sequence wire.SequenceNumber
+	var head machine.Head
+	m := h.nodes[nodeM].m
+	c := h.replica()
+	if c == nil || m.view(c, func(s *machine.Machine) {
+		spans, sequence = s.Spans(), s.Sequence()
+		if heads := s.Heads(); len(heads) > 0 {
+			head = heads[0]
+		}
+	}) != nil || head.Sequence == 0 {
+		return
+	}
+	state := forgeState(h.t, xHeader{ID: conv, Created: true, Policy: wire.Policy{Handshakes: 1}, Sequence: sequence + 1, Spans: spans, Now: wire.TimeOf(time.Now())},
+		xHead{Sequence: head.Sequence, Epoch: head.Epoch, Key: author.Public(author.Submission(1 << 40)), Delivery: author.Addresses(9, to.Organization(), "spy.example")})
+	_ = plant(h.t, h.cluster, nodeM, to, conv, 0, term+1, last+1, []wire.NodeID{nodeM, to}, state)
+}
+
+// sendTerms names terms that are far ahead.
+func (h *hostileHistory) sendTerms(to wire.NodeID) {
+	_, term := h.last()
+	far := []uint64{math.MaxUint64, math.MaxUint64 - 1, 1 << 62, 1 << 41, term + 100_000, term + 3}[h.dice.IntN(6)]
+	switch h.dice.IntN(3) {
+	case 0:
+		_, _ = appendAs(h.t, h.cluster, nodeM, to, conv, &raft.AppendEntriesRequest{Term: far, LeaderCommitIndex: 1})
+	case 1:
+		h.ask(nodeM, to, &frame{kind: kindVote, conversation: conv, payload: encodeVote(&raft.RequestVoteRequest{Term: far, LastLogIndex: 1 << 40, LastLogTerm: far, LeadershipTransfer: true})})
+	default:
+		h.ask(nodeM, to, &frame{kind: kindBeats, payload: encodeBeats([]*beat{{id: conv, term: far}})})
+	}
+}
+
+func (h *hostileHistory) ask(from, to wire.NodeID, f *frame) {
+	_, _ = h.nodes[from].m.mesh.ask(h.context(5*time.Second), to, f)
+}
+
+// sendRecovery claims that an operator began a new generation, in which this node is alone.
+func (h *hostileHistory) sendRecovery(to wire.NodeID) {
+	_ = inviteAs(h.t, h.cluster, nodeM, to, conv, []uint64{1, 1, 2, math.MaxUint64}[h.dice.IntN(4)], nodeM)
+}
+
+// sendConfiguration orders, as a leader would, that the hostile organization has all votes.
+func (h *hostileHistory) sendConfiguration(to wire.NodeID) {
+	last, term := h.last()
+	prev := h.own(last)
+	if prev == nil {
+		return
+	}
+	next := [][]wire.NodeID{{nodeM}, {nodeM, accessory, to}, {nodeM, accessory, "n3.mallory.example"}, {nodeM, to}}[h.dice.IntN(4)]
+	var c raft.Configuration
+	for _, n := range next {
+		c.Servers = append(c.Servers, raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(n), Address: raft.ServerAddress(n)})
+	}
+	term++
+	_, _ = appendAs(h.t, h.cluster, nodeM, to, conv, &raft.AppendEntriesRequest{Term: term, PrevLogEntry: prev.Index, PrevLogTerm: prev.Term, LeaderCommitIndex: prev.Index + 1,
+		Entries: []*raft.Log{{Index: prev.Index + 1, Term: term, Type: raft.LogConfiguration, Data: raft.EncodeConfiguration(c)}}})
+}
+
+// sendControl sends what else there is: dismissals, sleep, campaigns.
+func (h *hostileHistory) sendControl(to wire.NodeID) {
+	last, term := h.last()
+	sleep, _ := wire.Encode(position{Term: term, Last: last})
+	far, _ := wire.Encode(position{Term: term + 1, Last: last + 100})
+	f := []*frame{
+		{kind: kindFarewell}, {kind: kindSleep, payload: sleep}, {kind: kindSleep, payload: far}, {kind: kindTimeoutNow},
+		{kind: kindRejoin}, {kind: kindWake, payload: far}, {kind: kindGone, payload: []byte(to)},
+	}[h.dice.IntN(7)]
+	f.conversation = conv
+	h.ask(nodeM, to, f)
+}
+
+// sendByAccessory has a node without a part act as a leader, for which the hostile replica vouches.
+func (h *hostileHistory) sendByAccessory(to wire.NodeID) {
+	if h.nodes[accessory].m == nil {
+		return
+	}
+	for range 3 { // the first request makes the victim ask; a later one comes when it has been answered
+		h.entriesFrom(accessory, to)
+		time.Sleep(2 * time.Second)
+	}
+}
+
+// lead makes the hostile voter the leader, if others vote for it, and picks a victim, to whom another log is
+// shown from now on.
+func (h *hostileHistory) lead(to wire.NodeID) {
+	h.mu.Lock()
+	h.victim = to
+	h.mu.Unlock()
+	if c := h.replica(); c != nil {
+		if l := c.awake(); l != nil && l.r.Load() != nil {
+			l.trans.campaign()
+			time.Sleep(2 * time.Second)
+		}
+	}
+	h.commitOn(nodeM, wire.DeliveryChange{}, 10*time.Second)
+}
+
+// mangle changes what the hostile node sends. Frames come whole, with their length.
+func (h *hostileHistory) mangle(from, to wire.NodeID, b []byte) []byte {
+	f, err := parseFrame(b[4:])
+	if err != nil {
+		return b
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	key := func(n wire.NodeID) uint64 { return f.number<<8 | uint64(n[3]) } // n1.a.example: a
+	switch {
+	case to == nodeM && (f.kind == kindGone || f.kind == kindTestify):
+		h.asked[key(from)] = f.kind
+	case from == nodeM && f.kind == kindReply && h.lies && h.asked[key(to)] != 0:
+		kind := h.asked[key(to)]
+		delete(h.asked, key(to))
+		f.payload = h.vouch(kind, f.payload)
+		return f.append(nil)
+	case from == nodeM && to == h.victim && f.kind == kindAppend && h.forks:
+		if changed := otherFuture(f.payload); changed != nil {
+			h.mangled++
+			f.payload = changed
+			return f.append(nil)
+		}
+	}
+	return b
+}
+
+// vouch turns an answer into one that says that the accessory has a vote.
+func (h *hostileHistory) vouch(kind frameKind, payload []byte) []byte {
+	if kind == kindGone {
+		return []byte{0, 1}
+	}
+	content, err := openReply(payload)
+	var said testimony
+	if err != nil || wire.Decode(content, maxTestimony, &said) != nil {
+		said = testimony{}
+	}
+	said.Role = roleVoter
+	b, err := wire.Encode(&said)
+	if err != nil {
+		return payload
+	}
+	return sealReply(b, nil)
+}
+
+// otherFuture changes the commits among entries: the same content, at another time. nil where there are none.
+func otherFuture(payload []byte) []byte {
+	a, err := decodeAppend(payload)
+	if err != nil {
+		return nil
+	}
+	changed := false
+	for _, l := range a.Entries {
+		e := new(wire.Entry)
+		if l.Type != raft.LogCommand || wire.Decode(l.Data, wire.MaxEntry, e) != nil || e.Envelope == nil || e.Envelope.Kind != wire.KindCommit {
+			continue
+		}
+		e.Time++
+		if b, err := wire.Encode(e); err == nil {
+			l.Data, changed = b, true
+		}
+	}
+	if !changed {
+		return nil
+	}
+	return encodeAppend(a)
+}
+
+// TestLongHostileHistories holds that one hostile organization, without a vote or with one, changes nothing that
+// honest nodes have applied, does not stop an honest majority, and makes no two histories without an alarm.
+func TestLongHostileHistories(t *testing.T) {
+	seeds := uint64(map[string]int{"": 6, "short": 50, "full": 1000}[os.Getenv("MLSFED_LONG")])
+	first := uint64(1)
+	if v := os.Getenv("MLSFED_SEED"); v != "" {
+		n, err := strconv.ParseUint(v, 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, seeds = n, 1
+	}
+	done := make(map[string]int)
+	for seed := first; seed < first+seeds; seed++ {
+		faults, acts := play(t, seed)
+		if len(faults) > 0 {
+			t.Fatalf("MLSFED_SEED=%d: %s\nacts: %s", seed, strings.Join(faults, "\n"), strings.Join(acts, ", "))
+		}
+		for _, a := range acts {
+			done[a]++
+		}
+	}
+	t.Logf("%d histories; acts: %v", seeds, done)
+}
+
+// TestLongHostileHistoriesNotice holds that each promise is needed: with any one of them broken, a history fails.
+func TestLongHostileHistoriesNotice(t *testing.T) {
+	most := uint64(map[string]int{"": 0, "short": 60, "full": 400}[os.Getenv("MLSFED_LONG")])
+	if most == 0 {
+		t.Skip("searches for histories that fail for minutes: set MLSFED_LONG to short or full")
+	}
+	for name, r := range map[string]rule{"roles": ruleRoles, "applied": ruleApplied, "terms": ruleTerms, "aside": ruleAside,
+		"compare": ruleCompare, "configurations": ruleConfigurations, "vouching": ruleVouching} {
+		t.Run(name, func(t *testing.T) {
+			for seed := uint64(1); seed <= most; seed++ {
+				if faults, acts := play(t, seed, r); len(faults) > 0 {
+					t.Logf("seed %d: %s; acts: %s", seed, faults[0], strings.Join(acts, ", "))
+					return
+				}
+			}
+			t.Errorf("%d histories passed without %s: they notice nothing", most, name)
+		})
+	}
+}
