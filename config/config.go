@@ -8,6 +8,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -101,6 +102,7 @@ type Federation struct {
 	OutboxExpire   Duration  `yaml:"outbox_expire"`
 	OutboxItems    uint64    `yaml:"outbox_items"`
 	OutboxBytes    Size      `yaml:"outbox_bytes"`
+	AllowNetworks  []string  `yaml:"allow_networks"`
 	Strangers      Strangers `yaml:"strangers"`
 }
 
@@ -324,8 +326,38 @@ func (c *Config) Validate() error {
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		fault("log.format", "%q, wanted text or json", c.Log.Format)
 	}
+	if n := len(c.Federation.AllowNetworks); n > maxNetworks {
+		fault("federation.allow_networks", "%d networks, wanted at most %d", n, maxNetworks)
+	}
+	for _, s := range c.Federation.AllowNetworks {
+		if _, err := parseNetwork(s); err != nil {
+			fault("federation.allow_networks", "%v", err)
+		}
+	}
 	c.validateNumbers(fault)
 	return errors.Join(faults...)
+}
+
+// maxNetworks bounds federation.allow_networks.
+const maxNetworks = 256
+
+// parseNetwork reads an IP network in CIDR notation, with no bits after its length.
+func parseNetwork(s string) (netip.Prefix, error) {
+	p, err := netip.ParsePrefix(s)
+	if err != nil || p != p.Masked() || p.Addr().Is4In6() {
+		return p, fmt.Errorf("%q is not a network: wanted one as 10.0.0.0/8 or fd00:1::/32, with no bits after its length", s)
+	}
+	return p, nil
+}
+
+// Networks are AllowNetworks; those that Validate refuses are left out.
+func (f *Federation) Networks() (list []netip.Prefix) {
+	for _, s := range f.AllowNetworks {
+		if p, err := parseNetwork(s); err == nil {
+			list = append(list, p)
+		}
+	}
+	return list
 }
 
 // maxAhead is the most that another node's clock may be ahead: what one entry moves a log's clock by.
@@ -342,6 +374,11 @@ func (c *Config) Warnings() []string {
 	var list []string
 	if c.OIDC.URL != "" && !c.OIDC.BindKey {
 		list = append(list, "oidc.bind_key is false: an ID token that leaks before it is used enrols any key; set it to true once all clients name the nonce of their key")
+	}
+	for _, p := range c.Federation.Networks() {
+		if p.Bits() == 0 {
+			list = append(list, fmt.Sprintf("federation.allow_networks has %v: an admitted organization can have this node connect to anything that it reaches; name the networks that peers are in", p))
+		}
 	}
 	return list
 }

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -78,12 +79,14 @@ func TestEnvironmentOverrides(t *testing.T) {
 	c, err := Load(write(t, least+"gateway: {listen: ':1'}\n"), []string{
 		"MLSFED_GATEWAY_LISTEN=127.0.0.1:2", "MLSFED_MAILBOX_AGE=2d", "MLSFED_FILES_TOTAL=2GiB", "MLSFED_MAILBOX_DROP_OLDEST=true",
 		"MLSFED_GATEWAY_ORIGINS=https://a.example, https://b.example", "MLSFED_GATEWAY_FRAMES_PER_SECOND=2.5", "MLSFED_NODE=n2.b.example",
+		"MLSFED_FEDERATION_ALLOW_NETWORKS=10.0.0.0/8,fd00:1::/32",
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.Gateway.Listen != "127.0.0.1:2" || c.Mailbox.Age != Duration(48*time.Hour) || c.Files.Total != 2<<30 || !c.Mailbox.DropOldest ||
-		len(c.Gateway.Origins) != 2 || c.Gateway.FramesPerSecond != 2.5 || c.Node != "n2.b.example" {
+		len(c.Gateway.Origins) != 2 || c.Gateway.FramesPerSecond != 2.5 || c.Node != "n2.b.example" ||
+		fmt.Sprint(c.Federation.Networks()) != "[10.0.0.0/8 fd00:1::/32]" {
 		t.Fatalf("loaded %+v", c)
 	}
 }
@@ -113,6 +116,10 @@ func TestFaultsAreNamed(t *testing.T) {
 		"too many past epochs":        {least + "mailbox: {past_epochs: 65537}\n", "", "mailbox.past_epochs: 65537, wanted 2 to 65536"},
 		"too many claims at once":     {least + "directory: {claim_pair_burst: 1048577}\n", "", "directory.claim_pair_burst: 1048577, wanted at most 1048576"},
 		"claims that come too late":   {least + "directory: {claim_user_every: 61m}\n", "", "directory.claim_user_every: 1h1m0s, wanted at most 1h"},
+		"no network":                  {least + "federation: {allow_networks: [10.0.0.1]}\n", "", `federation.allow_networks: "10.0.0.1" is not a network`},
+		"bits after a network":        {least + "federation: {allow_networks: [10.0.0.1/8]}\n", "", `federation.allow_networks: "10.0.0.1/8" is not a network`},
+		"a network mapped into IPv6":  {least + "federation: {allow_networks: ['::ffff:10.0.0.0/104']}\n", "", "is not a network"},
+		"too many networks":           {least + "federation: {allow_networks: [" + strings.Repeat("10.0.0.0/8, ", 257) + "]}\n", "", "federation.allow_networks: 257 networks, wanted at most 256"},
 		"two documents":               {least + "---\n" + least, "", "more than one document"},
 		"not YAML":                    {"{", "", "yaml"},
 		"no data":                     {least + "data: ''\n", "", "data: wanted a folder"},
@@ -147,6 +154,8 @@ func TestWarnings(t *testing.T) {
 		least + "oidc: {url: 'https://i.example', audience: x}\n":                  0,
 		least + "oidc: {bind_key: false}\n":                                        0, // there is no issuer
 		least + "oidc: {url: 'https://i.example', audience: x, bind_key: false}\n": 1,
+		least + "federation: {allow_networks: [10.0.0.0/8]}\n":                     0,
+		least + "federation: {allow_networks: [0.0.0.0/0, '::/0']}\n":              2,
 	} {
 		c, err := Load(write(t, file), nil)
 		if err != nil {

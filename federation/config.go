@@ -5,6 +5,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"net/netip"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -45,7 +46,10 @@ type Config struct {
 	OrdersOnly bool
 	// Seeds are where other nodes of the own organization may be; nil takes those of bundle.json.
 	Seeds []Seed
-	Dir   string // where known node records are kept over a restart; "": nowhere
+	// AllowNetworks are inner networks in which nodes of any admitted organization may be, at any port. Without them,
+	// and besides public addresses, only what bundles name counts.
+	AllowNetworks []netip.Prefix
+	Dir           string // where known node records are kept over a restart; "": nowhere
 
 	Handlers map[wire.Method]Handler
 	// Ordering is given each stream for ordering that another node opened. The stream is closed when it

@@ -60,19 +60,23 @@ func (f *Federation) dial(ctx context.Context, to wire.NodeID, proto string) (*s
 	if err := f.gates.check(to, f.cfg.Clock.Now()); err != nil {
 		return nil, err
 	}
-	addresses := f.addresses(to)
-	if len(addresses) == 0 {
+	places := f.addresses(to)
+	if len(places) == 0 {
 		return nil, wire.Errorf(wire.Unavailable, "dial", "where %s is is not known yet: neither a record nor a seed names it", to)
 	}
-	var last error
-	for _, a := range addresses {
-		s, err := f.dialAt(ctx, to, a, proto)
+	var failure error
+	for _, at := range places {
+		s, err := f.dialAt(ctx, to, at, proto)
 		if err == nil {
 			return s, nil
 		}
-		last = err
+		var r *refusal
+		if errors.As(failure, &r) && r.ofPlace() { // an operator has to hear of it
+			err = fmt.Errorf("%w; %w", r, err)
+		}
+		failure = err
 	}
-	err := f.unreachable(to, last)
+	err := f.unreachable(to, failure)
 	if ctx.Err() == nil {
 		f.gates.shut(to, err, f.cfg)
 	}
@@ -80,31 +84,37 @@ func (f *Federation) dial(ctx context.Context, to wire.NodeID, proto string) (*s
 }
 
 // addresses are where a node may be: what its record says, then what a seed says.
-func (f *Federation) addresses(n wire.NodeID) []string {
-	var list []string
+func (f *Federation) addresses(n wire.NodeID) []place {
+	var list []place
 	if k := f.records.get(n); k != nil {
-		list = append(list, k.Address)
+		list = append(list, place{address: k.Address})
 	}
-	if p, ok := f.trust.peers.get(n.Organization()); ok {
-		for _, s := range p.Seeds {
-			if s.Node == n && !slices.Contains(list, s.Address) {
-				list = append(list, s.Address)
-			}
+	p, _ := f.trust.peers.get(n.Organization())
+	for _, s := range slices.Concat(p.Seeds, f.ownSeeds) {
+		if s.Node != n {
+			continue
 		}
-	}
-	for _, s := range f.ownSeeds {
-		if s.Node == n && !slices.Contains(list, s.Address) {
-			list = append(list, s.Address)
+		if i := slices.IndexFunc(list, func(p place) bool { return p.address == s.Address }); i >= 0 {
+			list[i].seed = true
+			continue
 		}
+		list = append(list, place{s.Address, true})
 	}
 	return list
 }
 
 // dialAt connects and makes the other side prove that it is the node.
-func (f *Federation) dialAt(ctx context.Context, to wire.NodeID, address, proto string) (*session, error) {
+func (f *Federation) dialAt(ctx context.Context, to wire.NodeID, at place, proto string) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.cfg.Timers.Dial)
 	defer cancel()
-	raw, err := (&net.Dialer{KeepAliveConfig: tcpKeepAlive(f.cfg.Timers)}).DialContext(ctx, "tcp", address)
+	dialer := &net.Dialer{KeepAliveConfig: tcpKeepAlive(f.cfg.Timers), Control: f.guard(to, at)}
+	raw, err := dialer.DialContext(ctx, "tcp", at.address)
+	var inner *refusal
+	if errors.As(err, &inner) {
+		f.faults.note(to.Organization(), fmt.Errorf("%s: %w", to, inner))
+		f.lines.warn("address not connected to", "node", to, "reason", inner.reason, "error", inner)
+		return nil, inner
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +130,7 @@ func (f *Federation) dialAt(ctx context.Context, to wire.NodeID, address, proto 
 	cfg.VerifyConnection = func(state tls.ConnectionState) error {
 		n, err := f.verifyPeer(state, x509.ExtKeyUsageServerAuth)
 		if err == nil && n != to {
-			err = refuse(badName, "%s answers at %s, where %s was expected", n, address, to)
+			err = refuse(badName, "%s answers at %s, where %s was expected", n, at.address, to)
 		}
 		return err
 	}
@@ -133,7 +143,7 @@ func (f *Federation) dialAt(ctx context.Context, to wire.NodeID, address, proto 
 		}
 		return nil, err
 	}
-	if err := f.register(s, s.ConnectionState(), address); err != nil {
+	if err := f.register(s, s.ConnectionState(), at.address); err != nil {
 		below.Close()
 		return nil, err
 	}
@@ -157,6 +167,8 @@ func (f *Federation) unreachable(to wire.NodeID, why error) error {
 type gates struct {
 	mu sync.Mutex // guards what follows
 	by map[wire.NodeID]*gate
+	// moves are when the gates of nodes were opened last because a record named another address.
+	moves map[wire.NodeID]time.Time
 }
 
 type gate struct {
@@ -206,6 +218,24 @@ func (g *gates) shut(n wire.NodeID, why error, cfg Config) {
 func (g *gates) open(n wire.NodeID) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	delete(g.by, n)
+}
+
+// moved ends the keeping off from a node whose record names another address, once in a while: a node that moves
+// without end would have this one knock at an address each time.
+func (g *gates) moved(n wire.NodeID, cfg Config) {
+	now := cfg.Clock.Now()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for other, at := range g.moves {
+		if since := now.Sub(at); since < 0 || since >= cfg.Timers.RetryMax {
+			delete(g.moves, other)
+		}
+	}
+	if _, lately := g.moves[n]; lately {
+		return
+	}
+	g.moves[n] = now
 	delete(g.by, n)
 }
 

@@ -65,6 +65,9 @@ func New(cfg Config) (*Federation, error) {
 			return nil, wire.Errorf(wire.Malformed, "federation", "%v", err)
 		}
 	}
+	if err := checkNetworks(cfg.AllowNetworks); err != nil {
+		return nil, err
+	}
 	var instance [8]byte
 	if _, err := crand.Read(instance[:]); err != nil {
 		return nil, fmt.Errorf("federation: %w", err)
@@ -75,7 +78,7 @@ func New(cfg Config) (*Federation, error) {
 		lines:         newLines(cfg.Logger, cfg.Clock),
 		faults:        &faults{trust: t, by: make(map[wire.Domain]fault)},
 		budgets:       &budgets{limits: cfg.Limits, by: make(map[wire.Domain]*budget)},
-		gates:         &gates{by: make(map[wire.NodeID]*gate)},
+		gates:         &gates{by: make(map[wire.NodeID]*gate), moves: make(map[wire.NodeID]time.Time)},
 		conns:         newConns(cfg.Limits.Connections),
 		door:          door.New(cfg.Limits.Door, cfg.Clock.Now, cfg.Logger),
 		links:         &links{self: cfg.Identity.Node, by: make(map[wire.NodeID]*link)},

@@ -33,7 +33,7 @@ func (f *Federation) learn(b []byte) {
 	f.cfg.Logger.Info("node record", "node", k.Node, "address", k.Address, "before", before)
 	f.spread(k)
 	if before != k.Address {
-		f.gates.open(k.Node)
+		f.gates.moved(k.Node, f.cfg)
 		f.report(f.conns.cut(func(c *conn) string {
 			if before != "" && c.node == k.Node && c.via == before {
 				return cutMoved

@@ -15,6 +15,7 @@ type metrics struct {
 	accepted *prometheus.CounterVec // connections, by protocol
 	records  *prometheus.CounterVec // dropped, by reason
 	gossip   *prometheus.CounterVec // packets dropped, by reason
+	inner    *prometheus.CounterVec // addresses not connected to, by reason
 	served   *prometheus.CounterVec // calls, by method and code
 	called   *prometheus.CounterVec // calls, by method and code
 	slowed   prometheus.Counter
@@ -38,6 +39,7 @@ func newMetrics(f *Federation, to prometheus.Registerer) (*metrics, error) {
 		accepted: counter("accepted_total", "Connections of nodes that proved who they are.", "protocol"),
 		records:  counter("records_dropped_total", "Node records that were dropped.", "reason"),
 		gossip:   counter("gossip_dropped_total", "Packets of gossip that were dropped.", "reason"),
+		inner:    counter("addresses_refused_total", "Addresses in records and bundles that were not connected to.", "reason"),
 		served:   counter("calls_served_total", "Calls by other nodes, by what became of them.", "method", "code"),
 		called:   counter("calls_total", "Calls to other nodes, by what became of them.", "method", "code"),
 		slowed: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "mlsfed", Subsystem: "federation", Name: "reads_slowed_total",
@@ -56,7 +58,7 @@ func newMetrics(f *Federation, to prometheus.Registerer) (*metrics, error) {
 		return m, nil
 	}
 	var errs []error
-	for _, c := range []prometheus.Collector{m.refused, m.cut, m.accepted, m.records, m.gossip, m.served, m.called, m.slowed, m.renewed,
+	for _, c := range []prometheus.Collector{m.refused, m.cut, m.accepted, m.records, m.gossip, m.inner, m.served, m.called, m.slowed, m.renewed,
 		m.links, m.ends, m.rootEnds, m.peers} {
 		errs = append(errs, to.Register(c))
 	}

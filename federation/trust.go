@@ -9,9 +9,9 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// refusal is why a certificate or a record is not believed.
+// refusal is why a certificate or a record is not believed, or an address not connected to.
 type refusal struct {
-	reason string // a label of metrics: one of the constants below
+	reason string // a label of metrics: one of the constants below, or of those of records and addresses
 	text   string
 }
 

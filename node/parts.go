@@ -66,7 +66,8 @@ func (n *Node) makeFederation() (err error) {
 	}
 	n.fed, err = federation.New(federation.Config{
 		Identity: n.identity, Peers: n.peers, Listen: c.Listen, Advertise: c.Advertise, OrdersOnly: n.cfg.OrdersOnly, Dir: filepath.Join(n.cfg.Data, linksFolder), Clock: day{n.stores.clock},
-		Handlers: n.router.calls(), Ordering: n.orders.Accept, Outbox: n.outbox, Logger: n.log, Registerer: n.metrics,
+		AllowNetworks: c.Networks(),
+		Handlers:      n.router.calls(), Ordering: n.orders.Accept, Outbox: n.outbox, Logger: n.log, Registerer: n.metrics,
 		Limits: federation.Limits{
 			Calls: c.CallsPerSecond, CallBurst: int(4 * c.CallsPerSecond), Bytes: float64(c.BytesPerSecond), ByteBurst: int(4 * c.BytesPerSecond),
 			Frames: 4 * c.CallsPerSecond, FrameBurst: int(16 * c.CallsPerSecond),
