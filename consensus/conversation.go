@@ -25,6 +25,8 @@ type conversation struct {
 	out   atomic.Bool                // its records are lost: it waits for an invitation
 	shut  atomic.Pointer[Quarantine] // in quarantine, and why; nil where it is served
 
+	passed atomic.Uint64 // the last entry that the consumer took since this node started, whether it stored it or not
+
 	confirmed  atomic.Uint64 // terms up to here were confirmed by other voters
 	confirming atomic.Int64  // when they were asked last; nanoseconds since 1970
 	turn       atomic.Uint32 // whom to compare with next

@@ -222,11 +222,13 @@ func (p *pump) step(ctx context.Context, id wire.ConversationID) (more bool, err
 	if err != nil {
 		return false, fmt.Errorf("position: %w", err)
 	}
-	batch, err := p.batch(ctx, c, at)
+	// A consumer stores nothing of a conversation that nobody here reads: its position stays where it was.
+	batch, err := p.batch(ctx, c, max(at, wire.SequenceNumber(c.passed.Load())))
 	for i := range batch {
 		if err := p.m.cfg.Consumer.Consume(ctx, batch[i]); err != nil {
 			return false, fmt.Errorf("entry %d: %w", batch[i].Committed.Sequence, err)
 		}
+		c.passed.Store(uint64(batch[i].Committed.Sequence))
 	}
 	return len(batch) > 0, err
 }
