@@ -35,6 +35,10 @@ type Aside struct {
 	Record     []byte              `cbor:"8,keyasint"`           // as it was
 	Probation  bool                `cbor:"9,keyasint,omitempty"` // the replica in its place has to continue it
 	Expires    bool                `cbor:"10,keyasint,omitempty"`
+	Log        uint64              `cbor:"11,keyasint,omitempty"` // bytes of its log, as they are charged
+
+	payer    wire.Domain // is charged while it is kept
+	snapshot uint64      // bytes of its snapshot
 }
 
 // maxAsides is how many replicas of one conversation are kept besides the one that is served.
@@ -50,13 +54,20 @@ func asideKey(group uint32, id wire.ConversationID) []byte {
 	return append(key, id...)
 }
 
-// loadAsides reads what is kept. The conversations stand already.
-func (m *Manager) loadAsides(used map[uint32]bool) error {
+// loadAsides reads what is kept, and charges for it. The conversations stand already.
+func (m *Manager) loadAsides(used map[uint32]bool, snapshots map[uint32]uint64) error {
 	return m.cfg.Log.Meta().Scan([]byte(asidePrefix), func(key, value []byte) error {
 		a := new(Aside)
 		if err := wire.Decode(value, maxAsideRecord, a); err != nil {
 			return fmt.Errorf("replica set aside: %w", err)
 		}
+		rec, err := decodeRecord(a.Record)
+		if err != nil {
+			return fmt.Errorf("replica set aside of %v: %w", a.ID, err)
+		}
+		a.payer, a.snapshot = m.payer(rec.Inviter), snapshots[a.Group]
+		m.cfg.Account.Adopt(a.payer, StoredLog, a.Log)
+		m.cfg.Account.Adopt(a.payer, StoredSnapshot, a.snapshot)
 		used[a.Group] = true
 		m.next = max(m.next, a.Group+1)
 		m.asides[a.ID] = append(m.asides[a.ID], a)
@@ -103,6 +114,7 @@ func (m *Manager) keepAside(c *conversation, a *Aside) error {
 		return err
 	}
 	a.Generation = rec.Generation
+	a.payer, a.Log, a.snapshot = c.book.payer, c.book.log.Load(), c.book.snapshot.Load()
 	if a.Record, err = wire.Encode(rec); err != nil {
 		return err
 	}
@@ -110,7 +122,7 @@ func (m *Manager) keepAside(c *conversation, a *Aside) error {
 	if err != nil {
 		return err
 	}
-	if err := m.cfg.Log.Meta().Apply(raftlog.MetaChange{Key: asideKey(a.Group, a.ID), Value: b}, raftlog.MetaChange{Key: recordKey(c.id), Delete: true}); err != nil {
+	if err := m.cfg.Log.Meta().Apply(raftlog.MetaChange{Key: asideKey(a.Group, a.ID), Value: b}, raftlog.MetaChange{Key: recordKey(c.id), Delete: true}, raftlog.MetaChange{Key: sizeKey(c.id), Delete: true}); err != nil {
 		return fmt.Errorf("set %v aside: %w", c.id, err)
 	}
 	m.mu.Lock()
@@ -127,6 +139,7 @@ func (m *Manager) DropAside(id wire.ConversationID, group uint32) error {
 		m.mu.Unlock()
 		return wire.Errorf(wire.Invalid, "drop", "node %s keeps no replica of %v under number %d", m.cfg.Node, id, group)
 	}
+	gone := m.asides[id][at]
 	m.asides[id] = slices.Delete(m.asides[id], at, at+1)
 	if len(m.asides[id]) == 0 {
 		delete(m.asides, id)
@@ -139,6 +152,8 @@ func (m *Manager) DropAside(id wire.ConversationID, group uint32) error {
 	if err != nil {
 		return fmt.Errorf("drop what is kept of %v: %w", id, err)
 	}
+	m.cfg.Account.Release(gone.payer, StoredLog, gone.Log)
+	m.cfg.Account.Release(gone.payer, StoredSnapshot, gone.snapshot)
 	m.mu.Lock()
 	m.free = append(m.free, group)
 	m.mu.Unlock()

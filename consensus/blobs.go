@@ -26,7 +26,8 @@ import (
 
 // BlobStore keeps content by its hash. Put verifies what it reads and is durable when it returns.
 type BlobStore interface {
-	Put(ref wire.BlobRef, content io.Reader) error
+	// owner is charged for it: an organization, a device, or "" for the node itself.
+	Put(owner string, ref wire.BlobRef, content io.Reader) error
 	Get(ref wire.BlobRef) (io.ReadCloser, error)
 	Has(ref wire.BlobRef) (bool, error)
 	// Sweep deletes what keep refuses and was stored before a moment.
@@ -68,15 +69,15 @@ func transferTime(size uint64) time.Duration {
 	return 10*time.Second + time.Duration(size/(256<<10))*time.Second
 }
 
-// PutBlob stores content on this node, for a submission that will name it.
-func (m *Manager) PutBlob(ref wire.BlobRef, content io.Reader) error {
+// PutBlob stores content on this node, for a submission that will name it. owner is charged for it.
+func (m *Manager) PutBlob(owner string, ref wire.BlobRef, content io.Reader) error {
 	if m.cfg.Blobs == nil {
 		return wire.Errorf(wire.Invalid, "blob", "node %s stores no blobs", m.cfg.Node)
 	}
 	if ref.Size == 0 || ref.Size > wire.MaxBlob {
 		return wire.Errorf(wire.TooLarge, "blob", "%d bytes, wanted 1 to %d", ref.Size, wire.MaxBlob)
 	}
-	return m.cfg.Blobs.Put(ref, content)
+	return m.cfg.Blobs.Put(owner, ref, content)
 }
 
 // Blob opens content that a kept entry of the conversation names, or one of its heads: wire.BlobMissing for
@@ -97,7 +98,7 @@ func (m *Manager) Blob(ctx context.Context, id wire.ConversationID, ref wire.Blo
 	} else if have {
 		return m.cfg.Blobs.Get(ref)
 	}
-	if err := m.fetchBlob(ctx, c, ref, m.members(c)); err != nil {
+	if err := m.fetchBlob(ctx, c, c.book.payer, ref, m.members(c)); err != nil {
 		return nil, err
 	}
 	return m.cfg.Blobs.Get(ref)
@@ -116,15 +117,15 @@ func (m *Manager) members(c *conversation) []wire.NodeID {
 	return rec.members()
 }
 
-// fetchBlob gets content from the first of the nodes that has it.
-func (m *Manager) fetchBlob(ctx context.Context, c *conversation, ref wire.BlobRef, from []wire.NodeID) error {
+// fetchBlob gets content from the first of the nodes that has it. payer is charged for it.
+func (m *Manager) fetchBlob(ctx context.Context, c *conversation, payer wire.Domain, ref wire.BlobRef, from []wire.NodeID) error {
 	last := error(wire.Errorf(wire.BlobMissing, "blob", "%v is on no replica of %v that can be reached", ref, c.id))
 	for _, n := range from {
 		if n == m.cfg.Node {
 			continue
 		}
 		err := m.withBlobStream(ctx, n, &blobRequest{Op: blobGet, Conversation: c.id, Ref: ref}, func(conn net.Conn, answer byte) error {
-			return m.readBlob(conn, ref)
+			return m.readBlob(conn, payer, ref)
 		})
 		if err == nil {
 			return nil
@@ -136,7 +137,8 @@ func (m *Manager) fetchBlob(ctx context.Context, c *conversation, ref wire.BlobR
 }
 
 // placeBlobs sees to it that a majority of the voters holds what e names.
-func (m *Manager) placeBlobs(ctx context.Context, c *conversation, e *wire.Envelope) error {
+// payer is charged for what is fetched: the organization that brings the submission.
+func (m *Manager) placeBlobs(ctx context.Context, c *conversation, payer wire.Domain, e *wire.Envelope) error {
 	for _, ref := range e.Blobs() {
 		if m.cfg.Blobs == nil {
 			return wire.Errorf(wire.BlobMissing, "submit", "node %s stores no blobs", m.cfg.Node)
@@ -146,7 +148,10 @@ func (m *Manager) placeBlobs(ctx context.Context, c *conversation, e *wire.Envel
 			return err
 		}
 		if !have {
-			if err := m.fetchBlob(ctx, c, ref, m.members(c)); err != nil {
+			if err := m.fetchBlob(ctx, c, payer, ref, m.members(c)); err != nil {
+				if code := wire.CodeOf(err); code == wire.Quota || code == wire.Unavailable {
+					return err
+				}
 				return wire.Errorf(wire.BlobMissing, "submit", "blob %v is named but not stored: upload it first", ref)
 			}
 		}
@@ -285,7 +290,7 @@ func (m *Manager) serveBlob(from wire.NodeID, conn net.Conn, b []byte) (err erro
 		if err := m.mayPlace(c); err != nil {
 			return answerBlobError(conn, err)
 		}
-		return m.takeBlob(conn, req.Ref)
+		return m.takeBlob(conn, m.payer(from.Organization()), req.Ref)
 	}
 	return answerBlobError(conn, wire.Errorf(wire.BlobMissing, "blob", "node %s does not have %v", m.cfg.Node, req.Ref))
 }
@@ -346,11 +351,11 @@ type offer struct {
 	ref wire.BlobRef
 }
 
-func (m *Manager) takeBlob(conn net.Conn, ref wire.BlobRef) error {
+func (m *Manager) takeBlob(conn net.Conn, payer wire.Domain, ref wire.BlobRef) error {
 	if _, err := conn.Write([]byte{blobWant}); err != nil {
 		return err
 	}
-	if err := m.readBlob(conn, ref); err != nil {
+	if err := m.readBlob(conn, payer, ref); err != nil {
 		return errors.Join(err, answerBlobError(conn, err)) // some of the content may still be on its way
 	}
 	_, err := conn.Write([]byte{blobHave})
@@ -358,9 +363,10 @@ func (m *Manager) takeBlob(conn net.Conn, ref wire.BlobRef) error {
 }
 
 // readBlob stores content that comes over a stream, and reads all of it: another may have stored it meanwhile.
-func (m *Manager) readBlob(conn net.Conn, ref wire.BlobRef) error {
+// payer is charged for it.
+func (m *Manager) readBlob(conn net.Conn, payer wire.Domain, ref wire.BlobRef) error {
 	content := io.LimitReader(conn, int64(ref.Size))
-	if err := m.cfg.Blobs.Put(ref, content); err != nil {
+	if err := m.cfg.Blobs.Put(string(payer), ref, content); err != nil {
 		return err
 	}
 	_, err := io.Copy(io.Discard, content)

@@ -43,10 +43,10 @@ func TestBlobs(t *testing.T) {
 		if _, err := c.nodes[nodeC].m.Submit(c.context(5*time.Second), with(ref)); wire.CodeOf(err) != wire.BlobMissing {
 			t.Fatalf("an entry that names what nobody has: %v", err)
 		}
-		if err := c.nodes[nodeC].m.PutBlob(ref, bytes.NewReader(content[1:])); err == nil {
+		if err := c.nodes[nodeC].m.PutBlob("", ref, bytes.NewReader(content[1:])); err == nil {
 			t.Fatal("content of another hash is stored")
 		}
-		if err := c.nodes[nodeC].m.PutBlob(ref, bytes.NewReader(content)); err != nil {
+		if err := c.nodes[nodeC].m.PutBlob("", ref, bytes.NewReader(content)); err != nil {
 			t.Fatal(err)
 		}
 		e := with(ref)
@@ -85,7 +85,7 @@ func TestBlobs(t *testing.T) {
 		// A member gets only what its conversation names; who is none gets nothing.
 		secret := []byte("of another conversation")
 		other := wire.BlobRef{Hash: sha256.Sum256(secret), Size: uint64(len(secret))}
-		if err := c.nodes[nodeA].m.PutBlob(other, bytes.NewReader(secret)); err != nil {
+		if err := c.nodes[nodeA].m.PutBlob("", other, bytes.NewReader(secret)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := c.nodes[nodeB].m.Blob(c.context(20*time.Second), conv, other); wire.CodeOf(err) != wire.BlobMissing {
@@ -115,7 +115,7 @@ func TestBlobNeedsAMajority(t *testing.T) {
 		c.settled(conv, 3, 0)
 		content := []byte("tree")
 		ref := wire.BlobRef{Hash: sha256.Sum256(content), Size: uint64(len(content))}
-		if err := c.nodes[nodeA].m.PutBlob(ref, bytes.NewReader(content)); err != nil {
+		if err := c.nodes[nodeA].m.PutBlob("", ref, bytes.NewReader(content)); err != nil {
 			t.Fatal(err)
 		}
 		c.stop(c.nodes[nodeB])

@@ -36,6 +36,16 @@ func newMemSnapshots() *memSnapshots { return &memSnapshots{by: make(map[uint32]
 
 func (s *memSnapshots) store(group uint32) raft.SnapshotStore { return memStore{s, group} }
 
+func (s *memSnapshots) sizes() (map[uint32]uint64, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sizes := make(map[uint32]uint64)
+	for g, snap := range s.by {
+		sizes[g] = uint64(len(snap.content))
+	}
+	return sizes, nil
+}
+
 func (s *memSnapshots) drop(group uint32) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -216,7 +226,7 @@ func (c *cluster) add(n wire.NodeID) *testNode {
 func (c *cluster) config(node *testNode) Config {
 	cfg := Config{Node: node.id, Log: node.log, Link: fabricLink{c.f, node.id}, Roster: c.roster, Consumer: node.consumer, snapshots: node.snaps,
 		Timers: Timers{Coalesce: 10 * time.Millisecond, Repair: time.Second, Flush: 500 * time.Millisecond, Farewell: 5 * time.Second, Greet: 15 * time.Second},
-		Limits: Limits{Trailing: 8, SnapshotAfter: 16}}
+		Limits: Limits{Trailing: 8, SnapshotAfter: 16, RecentEntries: 4096, RecentBytes: 64 << 20}}
 	if os.Getenv("MLSFED_LOG") != "" {
 		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", node.id)
 	}

@@ -50,6 +50,21 @@ type Delivery struct {
 	Missed uint64
 }
 
+// Admission limits how often other organizations cost this node something. What it refuses comes with
+// wire.Busy and may be tried again.
+type Admission interface {
+	// Handshake is asked before a proposal or commit of another organization's node is looked at.
+	Handshake(org wire.Domain, id wire.ConversationID) error
+	// Replica is asked before an organization's invitation to a conversation is taken.
+	Replica(org wire.Domain) error
+}
+
+// noAdmission limits nothing.
+type noAdmission struct{}
+
+func (noAdmission) Handshake(wire.Domain, wire.ConversationID) error { return nil }
+func (noAdmission) Replica(wire.Domain) error                        { return nil }
+
 // Timers are the Manager's. Zero stands for the default, in brackets.
 type Timers struct {
 	Heartbeat time.Duration // [2 s] a follower without word from its leader for this long campaigns; also the lease
@@ -70,6 +85,7 @@ type Timers struct {
 	Wake      time.Duration // [10 s] a peer may wake a conversation once more, after Limits.Wakes
 	Compare   time.Duration // [5 s] conversations that have got on are compared with another organization's replica
 	Lost      time.Duration // [1 h] a replica whose node has been up for this long contradicts a recovery of another one while its conversation lives
+	Unowned   time.Duration // [10 min] a conversation of another organization's without a device here is given back
 }
 
 // Limits are the Manager's. Zero stands for the default, in brackets.
@@ -82,14 +98,23 @@ type Limits struct {
 	SnapshotAfter   uint64 // [128] entries until the log is shortened
 	Wakes           int    // [32] wakes of one conversation that one peer may cause at once
 	TermJump        uint64 // [1,024] terms by which one message may be ahead without being confirmed by other voters
+	RecentBytes     int    // [16 MiB] bytes of entries that a conversation's policy may keep
+	RecentEntries   int    // [1,024] entries that it may keep
+	Sleepers        int    // [64 MiB] bytes of sleeping conversations' states in memory
 }
 
 // Config is what a Manager is made of. Node, Dir, Log and Link are needed.
 type Config struct {
-	Node     wire.NodeID
-	Dir      string       // for snapshots
-	Log      *raftlog.Log // the caller opens and closes it
-	Blobs    BlobStore    // nil: entries that name blobs are refused
+	Node    wire.NodeID
+	Dir     string       // for snapshots
+	Log     *raftlog.Log // the caller opens and closes it
+	Blobs   BlobStore    // nil: entries that name blobs are refused
+	Account Account      // nil: nobody is charged
+	// Admission limits what other organizations ask; nil: nothing does.
+	Admission Admission
+	// Owns reports whether an address of this organization is a device's of this node in a conversation; nil:
+	// every one is.
+	Owns     func(wire.ConversationID, wire.Token) (bool, error)
 	Link     Link
 	Roster   Roster   // nil: placement is off, and replicas stay as they are
 	Consumer Consumer // nil: nothing is delivered
@@ -131,6 +156,12 @@ func (c *Config) setDefaults() error {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
+	if c.Admission == nil {
+		c.Admission = noAdmission{}
+	}
+	if c.Account == nil {
+		c.Account = noAccount{}
+	}
 	c.Timers.setDefaults()
 	c.Limits.setDefaults()
 	return nil
@@ -145,6 +176,7 @@ func (t *Timers) setDefaults() {
 		{&t.Coalesce, 50 * time.Millisecond}, {&t.Sleep, 10 * time.Second}, {&t.Call, 2 * time.Second},
 		{&t.Flush, time.Second}, {&t.Repair, 5 * time.Second}, {&t.Farewell, time.Minute}, {&t.Snapshot, 30 * time.Second}, {&t.Greet, 10 * time.Minute}, {&t.Ahead, 10 * time.Minute}, {&t.Idle, 10 * time.Minute},
 		{&t.Wake, 10 * time.Second}, {&t.Lost, time.Hour}, {&t.Compare, 5 * time.Second},
+		{&t.Unowned, 10 * time.Minute},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value
@@ -160,7 +192,7 @@ func (l *Limits) setDefaults() {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&l.PerOrganization, 10_000}, {&l.Opening, 64}, {&l.Inflight, 1024}, {&l.Wakes, 32}} {
+	}{{&l.RecentBytes, 16 << 20}, {&l.RecentEntries, 1024}, {&l.Sleepers, 64 << 20}, {&l.PerOrganization, 10_000}, {&l.Opening, 64}, {&l.Inflight, 1024}, {&l.Wakes, 32}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}

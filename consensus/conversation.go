@@ -24,8 +24,12 @@ type conversation struct {
 	gen   atomic.Uint64
 	out   atomic.Bool                // its records are lost: it waits for an invitation
 	shut  atomic.Pointer[Quarantine] // in quarantine, and why; nil where it is served
+	book  book
 
 	passed atomic.Uint64 // the last entry that the consumer took since this node started, whether it stored it or not
+
+	owned   atomic.Bool  // a device here has an address in it, as far as was looked; see unowned.go
+	unowned atomic.Int64 // since when none has, in nanoseconds since 1970; 0: not known
 
 	confirmed  atomic.Uint64 // terms up to here were confirmed by other voters
 	confirming atomic.Int64  // when they were asked last; nanoseconds since 1970
@@ -185,7 +189,7 @@ func (m *Manager) prepare(ctx context.Context, c *conversation) (_ *live, err er
 	l.fsm = m.newFSM(c.id)
 	l.fsm.panicked = func(what string, p any, err *error) { m.panicked(c, what, p, err) }
 	l.trans = newTransport(l.ctx, m, c)
-	l.store = &guard{GroupLog: m.cfg.Log.Group(c.group), fail: l.fail, leads: l.leads, stalled: m.stalled, writing: make(chan struct{}, 1)}
+	l.store = &guard{GroupLog: m.cfg.Log.Group(c.group), fail: l.fail, leads: l.leads, stalled: m.stalled, writing: make(chan struct{}, 1), book: &c.book}
 	if m.holds(ruleApplied) {
 		l.store.floor = l.floor
 		l.store.rewritten = func(err error) {
@@ -201,10 +205,7 @@ func (m *Manager) prepare(ctx context.Context, c *conversation) (_ *live, err er
 // are old, so nobody is told until Raft runs.
 func (l *live) start() (err error) {
 	defer l.m.caught(l.c, "open", &err)
-	logs, err := raft.NewLogCache(maxAppend, l.store)
-	if err != nil {
-		return err
-	}
+	logs := newLogCache(l.store)
 	if err := l.applyRecovery(); err != nil {
 		return err
 	}
@@ -292,7 +293,7 @@ func (l *live) note(r *raft.Raft, committed uint64, leader wire.NodeID) (err err
 		return err
 	}
 	l.fill(rec, r, committed, leader)
-	return l.m.writeRecord(l.c.id, rec)
+	return l.m.writeRecord(l.c.id, rec, l.c.sizeChange())
 }
 
 func (l *live) fill(rec *record, r *raft.Raft, committed uint64, leader wire.NodeID) {
@@ -432,11 +433,15 @@ func (l *live) applied(data []byte, out machine.Outcome) {
 		return
 	}
 	l.prove()
+	if out.Committed.Sequence <= 1 { // the first entry, or a snapshot
+		l.checkPolicy()
+	}
 	l.used.Store(time.Now().UnixNano())
 	l.trans.nudgeAll()
 	l.m.pump.mark(l.c.id)
 	l.m.dirty.mark(l.c.id)
 	l.m.compared.mark(l.c.id)
+	l.c.owned.Store(false)
 	if out.Moved {
 		if namesReplicas(data) && out.Committed.Sequence > l.rec.Load().Sequence {
 			l.noteRecovery(out)

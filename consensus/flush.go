@@ -40,7 +40,7 @@ func (m *Manager) flushSome(ids []wire.ConversationID) {
 		}
 		defer release()
 		if change, err := l.position(); err == nil {
-			changes, held = append(changes, change), append(held, l)
+			changes, held = append(changes, change, c.sizeChange()), append(held, l)
 		}
 	}
 	if err := m.cfg.Log.Meta().Apply(changes...); err != nil {

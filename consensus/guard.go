@@ -31,6 +31,7 @@ type guard struct {
 	vote    *uint64                           // a vote's term that is not written yet; Raft's main goroutine alone votes
 	term    atomic.Pointer[uint64]            // the current term, while it is not written yet; see stable.go
 	writing chan struct{}                     // holds one: who writes the term
+	book    *book                             // is charged; nil for nobody
 
 	floor     func() uint64 // up to here the log is committed; nil: not guarded
 	rewritten func(error)   // hears of an attempt to replace what is; does not block
@@ -140,7 +141,7 @@ func (s watchedSnapshots) Create(v raft.SnapshotVersion, index, term uint64, c r
 	if err != nil {
 		return nil, err
 	}
-	w := &watchedSink{sink, s.g, &raft.SnapshotMeta{Index: index, Term: term, Configuration: c, ConfigurationIndex: ci}, nil}
+	w := &watchedSink{s.g.book.sink(sink, index, term), s.g, &raft.SnapshotMeta{Index: index, Term: term, Configuration: c, ConfigurationIndex: ci}, nil}
 	if in := s.g.incoming.Load(); in != nil && in.index == index && in.term == term {
 		w.check = in.check
 	}

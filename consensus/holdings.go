@@ -63,7 +63,8 @@ func (m *Manager) greetAll(ctx context.Context) bool {
 	waiting := make(map[wire.NodeID]bool)
 	m.each("greet", func(c *conversation) bool {
 		if rec, err := m.readRecord(c.id); err == nil {
-			for _, n := range rec.members() {
+			// A node that has declined a replica is asked again, too: it may have been too busy.
+			for _, n := range append(rec.members(), rec.Missing...) {
 				waiting[n] = n != m.cfg.Node
 			}
 		}

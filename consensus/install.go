@@ -45,6 +45,16 @@ func (m *Manager) installSnapshot(ctx context.Context, from wire.NodeID, req *sn
 		return nil, wire.Errorf(wire.Busy, "snapshot", "another snapshot of %v is being taken in", l.c.id)
 	}
 	defer l.c.installing.Store(false)
+	// The sender pays for what is received aside, and for the snapshot until it is installed.
+	payer := m.payer(from.Organization())
+	if err := m.cfg.Account.Room(); err != nil {
+		return nil, err
+	}
+	if err := m.cfg.Account.Charge(payer, StoredSnapshot, uint64(req.Size)); err != nil {
+		return nil, err
+	}
+	defer m.cfg.Account.Release(payer, StoredSnapshot, uint64(req.Size))
+	defer l.c.book.receiving(req.Index, req.IndexTerm, payer)()
 	in := &spool{}
 	if m.cfg.Dir != "" {
 		in.dir = filepath.Join(m.cfg.Dir, "snapshots") // what a crash leaves there is swept at the next start

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -53,6 +54,8 @@ func (m *Manager) receiveInvite(ctx context.Context, from wire.NodeID, f *frame)
 		if done, err := m.invitedAgain(ctx, c, from, &in); done || err != nil {
 			return nil, err
 		}
+	} else if err := m.mayInvite(from, f.conversation); err != nil {
+		return nil, err
 	}
 	c, err := m.hold(f.conversation, &record{Generation: in.Generation, Voters: in.Members, Learners: []wire.NodeID{m.cfg.Node},
 		Leader: from, Inviter: from.Organization()})
@@ -98,15 +101,23 @@ func (m *Manager) invitedAgain(ctx context.Context, c *conversation, from wire.N
 		if err := m.entitled(from, c, roleVoter); err != nil {
 			return false, err
 		}
-		return false, m.remove(c, "invited again")
+		return false, m.beginAgain(c)
 	}
 	if err := m.mayFollow(ctx, c, from, in.Generation); err != nil {
 		return false, err
 	}
 	if rec.Rejoin || !m.holds(ruleAside) {
-		return false, m.remove(c, "invited again")
+		return false, m.beginAgain(c)
 	}
 	return false, m.moveAside(c, fmt.Sprintf("generation %d began", in.Generation), true, false)
+}
+
+// beginAgain removes a replica in whose place another one begins. One that was given back ends here.
+func (m *Manager) beginAgain(c *conversation) error {
+	if err := m.declined.refuses(c.id, m.cfg.Now()); err != nil {
+		return errors.Join(err, m.remove(c, "none of its addresses is a device's here"))
+	}
+	return m.remove(c, "invited again")
 }
 
 // receiveFarewell hears that this node is not in the configuration any more. One node's word is not
@@ -262,6 +273,9 @@ func (m *Manager) otherClaim(ctx context.Context, c *conversation, rec *record, 
 	if len(confirmed) < 2 || len(confirmed) <= len(behind)/2 {
 		return false, m.refuse(from, c.id, RefusedClaim, wire.Errorf(wire.NotReplica, "invite",
 			"node %s holds another conversation %v by invitation of %s, and %d of %d organizations confirm this one", m.cfg.Node, c.id, rec.Inviter, len(confirmed), len(behind)))
+	}
+	if err := m.mayInvite(from, c.id); err != nil {
+		return false, err
 	}
 	m.log.Warn("replica gives way: one organization alone stood behind it, several others claim its id", "conversation", c.id, "inviter", rec.Inviter, "by", from)
 	return true, m.moveAside(c, "several other organizations claim the id", false, false)

@@ -35,6 +35,7 @@ type Manager struct {
 	meter    meter
 	began    time.Time // when New was called
 	offers   sync.Map  // of offer: blobs that submissions under way here name
+	declined declined
 
 	mu            sync.Mutex // guards what follows
 	conversations map[wire.ConversationID]*conversation
@@ -51,6 +52,7 @@ type stats struct {
 	panics                   atomic.Int64 // of work that belongs to no conversation here
 	blobStreams              atomic.Int64 // opened to other nodes
 	quarantined              quarantineStats
+	givenBack, refused       atomic.Int64
 }
 
 // codeAsleep is between nodes only: the conversation sleeps here, and this frame does not wake it.
@@ -72,7 +74,7 @@ func New(cfg Config) (*Manager, error) {
 	m := &Manager{
 		cfg: cfg, log: cfg.Logger, raftLog: &raftLogger{out: cfg.Logger, name: "raft"},
 		opening: make(chan struct{}, cfg.Limits.Opening), inflight: make(chan struct{}, cfg.Limits.Inflight),
-		dirty: newIDSet(), compared: newIDSet(), asleep: newSleeperCache(),
+		dirty: newIDSet(), compared: newIDSet(), asleep: newSleeperCache(cfg.Limits.Sleepers),
 		conversations: make(map[wire.ConversationID]*conversation), invited: make(map[wire.Domain]int),
 		asides: make(map[wire.ConversationID][]*Aside),
 		snaps:  cfg.snapshots, began: cfg.Now(),
@@ -98,7 +100,11 @@ func New(cfg Config) (*Manager, error) {
 func (m *Manager) load() error {
 	used := make(map[uint32]bool)
 	var forgotten []raftlog.MetaChange
-	err := m.cfg.Log.Meta().Scan([]byte(recordPrefix), func(key, value []byte) error {
+	sizes, err := m.snaps.sizes()
+	if err != nil {
+		return fmt.Errorf("consensus: %w", err)
+	}
+	err = m.cfg.Log.Meta().Scan([]byte(recordPrefix), func(key, value []byte) error {
 		id := wire.ConversationID(key[len(recordPrefix):])
 		rec, err := decodeRecord(value)
 		if err != nil {
@@ -111,7 +117,7 @@ func (m *Manager) load() error {
 			}
 			forgotten = append(forgotten, change)
 		}
-		m.add(id, rec)
+		m.adopt(m.add(id, rec), sizes[rec.Group])
 		used[rec.Group] = true
 		return nil
 	})
@@ -122,7 +128,7 @@ func (m *Manager) load() error {
 		err = m.loadQuarantines()
 	}
 	if err == nil {
-		err = m.loadAsides(used)
+		err = m.loadAsides(used, sizes)
 	}
 	if err != nil {
 		return fmt.Errorf("consensus: %w", err)
@@ -154,6 +160,7 @@ func (m *Manager) sweepGroups(used map[uint32]bool) error {
 // add makes a conversation of a record. m.mu is held, or nobody else has m yet.
 func (m *Manager) add(id wire.ConversationID, rec *record) *conversation {
 	c := &conversation{id: id, group: rec.Group, m: m}
+	c.book.account, c.book.payer = m.cfg.Account, m.payer(rec.Inviter)
 	c.gen.Store(rec.Generation)
 	c.out.Store(rec.Rejoin || rec.Fenced)
 	for _, a := range m.asides[id] {
@@ -190,6 +197,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	loops.Go(func() { m.compareLoop(ctx) })
 	m.spawn(m.catchUp)
 	m.spawn(m.greetLoop)
+	m.spawn(m.giveBackLoop)
 	m.resumeRejoins()
 	<-ctx.Done()
 	m.mu.Lock()
@@ -380,12 +388,15 @@ func (m *Manager) retire(c *conversation, why string, aside *Aside) error {
 	var err error
 	if aside != nil {
 		err = m.keepAside(c, aside)
-	} else if err = m.cfg.Log.Meta().Delete(recordKey(c.id)); err == nil {
+	} else if err = m.cfg.Log.Meta().Apply(raftlog.MetaChange{Key: recordKey(c.id), Delete: true}, raftlog.MetaChange{Key: sizeKey(c.id), Delete: true}); err == nil {
 		err = errors.Join(m.cfg.Log.Drop(c.group), m.snaps.drop(c.group))
 	}
 	m.asleep.forget(c.id)
 	if err != nil {
 		return fmt.Errorf("remove %v: %w", c.id, err)
+	}
+	if aside == nil {
+		c.book.close()
 	}
 	m.unlist(c, inviter, aside == nil)
 	return nil

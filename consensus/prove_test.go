@@ -119,7 +119,7 @@ func TestSecBlobsBeforeSignature(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := c.nodes[nodeA].m.PutBlob(ref, bytes.NewReader(content)); err != nil {
+		if err := c.nodes[nodeA].m.PutBlob("", ref, bytes.NewReader(content)); err != nil {
 			t.Fatal(err)
 		}
 		for _, from := range three {
@@ -214,7 +214,7 @@ func TestOneBlobStream(t *testing.T) {
 			e.Commit.Welcome = &wire.Payload{Blob: &ref}
 			author.Sign(e, p.Opener)
 			r, err := c.nodes[nodeC].m.SubmitWith(c.context(20*time.Second), e, func() error {
-				return c.nodes[nodeC].m.PutBlob(ref, bytes.NewReader(content))
+				return c.nodes[nodeC].m.PutBlob("", ref, bytes.NewReader(content))
 			})
 			if err != nil {
 				t.Fatal(err)

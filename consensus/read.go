@@ -237,11 +237,14 @@ type Counts struct {
 	Held, Awake, Quarantined int
 	Wakes, Sleeps, Elections int64
 	BlobStreams              int64 // opened to other nodes
+	GivenBack                int64 // conversations without a device here
+	RefusedPolicies          int64 // conversations whose policy keeps too much
 }
 
 // Counts counts.
 func (m *Manager) Counts() Counts {
-	n := Counts{Wakes: m.stats.wakes.Load(), Sleeps: m.stats.sleeps.Load(), Elections: m.stats.elections.Load(), BlobStreams: m.stats.blobStreams.Load()}
+	n := Counts{Wakes: m.stats.wakes.Load(), Sleeps: m.stats.sleeps.Load(), Elections: m.stats.elections.Load(),
+		GivenBack: m.stats.givenBack.Load(), RefusedPolicies: m.stats.refused.Load(), BlobStreams: m.stats.blobStreams.Load()}
 	for _, c := range m.list() {
 		n.Held++
 		if c.shut.Load() != nil {

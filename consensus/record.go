@@ -92,12 +92,12 @@ func decodeRecord(b []byte) (*record, error) {
 	return r, nil
 }
 
-func (m *Manager) writeRecord(id wire.ConversationID, r *record) error {
+func (m *Manager) writeRecord(id wire.ConversationID, r *record, with ...raftlog.MetaChange) error {
 	change, err := recordChange(id, r)
 	if err != nil {
 		return err
 	}
-	if err := m.cfg.Log.Meta().Apply(change); err != nil {
+	if err := m.cfg.Log.Meta().Apply(append(with, change)...); err != nil {
 		return fmt.Errorf("record of %v: %w", id, err)
 	}
 	return nil

@@ -90,6 +90,7 @@ func (m *Manager) giveUp(ctx context.Context, c *conversation) error {
 	if err := errors.Join(m.cfg.Log.Drop(c.group), m.snaps.drop(c.group)); err != nil {
 		return err
 	}
+	c.book.close()
 	return m.askToRejoin(ctx, c, others)
 }
 

@@ -1,6 +1,7 @@
 package consensus
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -140,7 +141,8 @@ func decodeAppend(b []byte) (*raft.AppendEntriesRequest, error) {
 		if ns := r.u64(); ns != 0 {
 			l.AppendedAt = time.Unix(0, int64(ns))
 		}
-		l.Data, l.Extensions = r.bytes(), r.bytes()
+		// Copies: an entry that is kept must not keep the whole frame.
+		l.Data, l.Extensions = bytes.Clone(r.bytes()), bytes.Clone(r.bytes())
 		a.Entries = append(a.Entries, l)
 	}
 	if err := r.end(); err != nil {

@@ -34,25 +34,26 @@ func (s *idSet) take() []wire.ConversationID {
 	return ids
 }
 
-// maxSleepers is how many sleeping conversations' states are kept in memory after they were read.
-const maxSleepers = 32
-
-// sleeperCache keeps the states of sleeping conversations that were read last. A state in it is never
-// changed.
+// sleeperCache keeps the states of sleeping conversations that were read last, up to a number of bytes. A
+// state in it is never changed.
 type sleeperCache struct {
+	most int // bytes
+
 	mu    sync.Mutex // guards what follows
 	order *list.List // of *sleeper, the one used last in front
 	by    map[wire.ConversationID]*list.Element
+	bytes int
 }
 
 type sleeper struct {
+	size    int
 	id      wire.ConversationID
 	applied uint64
 	m       *machine.Machine
 }
 
-func newSleeperCache() *sleeperCache {
-	return &sleeperCache{order: list.New(), by: make(map[wire.ConversationID]*list.Element)}
+func newSleeperCache(most int) *sleeperCache {
+	return &sleeperCache{most: most, order: list.New(), by: make(map[wire.ConversationID]*list.Element)}
 }
 
 func (c *sleeperCache) get(id wire.ConversationID, applied uint64) *machine.Machine {
@@ -68,21 +69,29 @@ func (c *sleeperCache) get(id wire.ConversationID, applied uint64) *machine.Mach
 
 func (c *sleeperCache) put(s *sleeper) {
 	c.forget(s.id)
+	s.size = s.m.Size()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.by[s.id] = c.order.PushFront(s)
-	if c.order.Len() > maxSleepers {
-		last := c.order.Back()
-		c.order.Remove(last)
-		delete(c.by, last.Value.(*sleeper).id)
+	if s.size > c.most/2 {
+		return // it would drive out all others
 	}
+	c.by[s.id] = c.order.PushFront(s)
+	for c.bytes += s.size; c.bytes > c.most; {
+		c.drop(c.order.Back())
+	}
+}
+
+// drop is called with c.mu held.
+func (c *sleeperCache) drop(e *list.Element) {
+	s := c.order.Remove(e).(*sleeper)
+	delete(c.by, s.id)
+	c.bytes -= s.size
 }
 
 func (c *sleeperCache) forget(id wire.ConversationID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e, ok := c.by[id]; ok {
-		c.order.Remove(e)
-		delete(c.by, id)
+		c.drop(e)
 	}
 }

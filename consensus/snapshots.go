@@ -21,6 +21,8 @@ import (
 type snapshotFactory interface {
 	store(group uint32) raft.SnapshotStore
 	drop(group uint32) error
+	// sizes are the bytes on disk, by group.
+	sizes() (map[uint32]uint64, error)
 }
 
 // fileSnapshots keeps snapshots as files in one folder, the newest of each group:
@@ -65,6 +67,24 @@ func (f *fileSnapshots) drop(group uint32) error {
 		all = errors.Join(all, os.Remove(name))
 	}
 	return all
+}
+
+func (f *fileSnapshots) sizes() (map[uint32]uint64, error) {
+	entries, err := os.ReadDir(f.dir)
+	if err != nil {
+		return nil, fmt.Errorf("snapshots: %w", err)
+	}
+	sizes := make(map[uint32]uint64)
+	for _, e := range entries {
+		var group uint32
+		if _, err := fmt.Sscanf(e.Name(), "%08x-", &group); err != nil {
+			continue
+		}
+		if info, err := e.Info(); err == nil {
+			sizes[group] += uint64(info.Size())
+		}
+	}
+	return sizes, nil
 }
 
 // files are the snapshots of a group, newest first: their names have numbers of a fixed width.

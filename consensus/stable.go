@@ -151,7 +151,7 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 			return err
 		}
 	}
-	if err := g.GroupLog.StoreLogs(logs); err != nil {
+	if err := g.book.store(logs, !g.leads(), g.GroupLog.StoreLogs); err != nil {
 		return err
 	}
 	g.termsMu.Lock()
@@ -173,5 +173,9 @@ func (g *guard) DeleteRange(first, last uint64) error {
 	g.termsMu.Lock()
 	g.terms.forget()
 	g.termsMu.Unlock()
-	return g.GroupLog.DeleteRange(first, last)
+	if err := g.GroupLog.DeleteRange(first, last); err != nil {
+		return err
+	}
+	g.book.shortened(g.GroupLog)
+	return nil
 }

@@ -72,7 +72,7 @@ func (m *Manager) submitTo(ctx context.Context, c *conversation, e *wire.Envelop
 		m.offers.Store(offer{c.id, ref}, nil)
 		defer m.offers.Delete(offer{c.id, ref})
 	}
-	if err := m.placeBlobs(ctx, c, e); err != nil {
+	if err := m.placeBlobs(ctx, c, "", e); err != nil {
 		return wire.Receipt{}, err
 	}
 	s := &submission{m: m, c: c, e: e, known: p}
@@ -322,6 +322,11 @@ func (m *Manager) receiveSubmit(ctx context.Context, from wire.NodeID, f *frame)
 	if err != nil {
 		return nil, err
 	}
+	if org := m.payer(from.Organization()); org != "" {
+		if err := m.cfg.Admission.Handshake(org, c.id); err != nil {
+			return nil, err
+		}
+	}
 	e := new(wire.Envelope)
 	if err := wire.Decode(f.payload, wire.MaxEntry, e); err != nil {
 		return nil, err
@@ -360,7 +365,7 @@ func (m *Manager) serveSubmit(ctx context.Context, c *conversation, e *wire.Enve
 		if l.leads() {
 			defer release()
 			// This node sees for itself that a majority has what the entry names.
-			if err := m.placeBlobs(ctx, c, e); err != nil {
+			if err := m.placeBlobs(ctx, c, m.payer(p.from.Organization()), e); err != nil {
 				return nil, err
 			}
 			receipt, err := l.propose(ctx, e, p)
@@ -548,6 +553,9 @@ func (m *Manager) Create(ctx context.Context, e *wire.Envelope) (wire.Receipt, e
 		trial := m.newFSM(e.Conversation)
 		if known = m.try(trial, e); known.err != nil {
 			return wire.Receipt{}, known.err
+		}
+		if err := m.keepsTooMuch(e.Create.Policy); err != nil {
+			return wire.Receipt{}, err
 		}
 		if c, err = m.found(e.Conversation); err != nil {
 			return wire.Receipt{}, err

@@ -236,7 +236,7 @@ func (f *files) lend(orders *consensus.Manager, e *wire.Envelope) error {
 			continue // an earlier try, or another node, may have it
 		}
 		if err == nil {
-			err = errors.Join(orders.PutBlob(ref, in), in.Close())
+			err = errors.Join(orders.PutBlob("", ref, in), in.Close())
 		}
 		if err != nil {
 			return fmt.Errorf("blob of a submission: %w", err)

@@ -492,10 +492,10 @@ func TestWire(t *testing.T) {
 	w := Wire{s}
 	b := content(1, 5000)
 	ref := wire.BlobRef{Hash: refOf(b).Hash, Size: 5000}
-	if err := w.Put(ref, bytes.NewReader(b[1:])); !errors.Is(err, ErrMismatch) {
+	if err := w.Put("", ref, bytes.NewReader(b[1:])); !errors.Is(err, ErrMismatch) {
 		t.Fatal(err)
 	}
-	must(t, w.Put(ref, bytes.NewReader(b)))
+	must(t, w.Put("", ref, bytes.NewReader(b)))
 	if ok, err := w.Has(ref); !ok || err != nil {
 		t.Fatal(ok, err)
 	}

@@ -13,7 +13,10 @@
 // durable. Sweep removes what is old, not pinned and not known to the caller:
 // blobs that were stored for an entry which was never accepted.
 //
-// In the folder are: blobs/ with a file for each blob, its Ref the name; pins/
+// A blob can have an owner, who is charged in a Ledger before a byte is written, until the blob is removed.
+//
+// In the folder are: blobs/ with a file for each blob, its Ref the name, and beside it, with the suffix
+// .owner, a file with its owner's name, if it has one; pins/
 // with a folder for each conversation and in it an empty file for each pinned
 // Ref; tmp/ with what is being written; lock, held while the store is open.
 package blob

@@ -28,6 +28,12 @@ func (s *Store) Put(ctx context.Context, r io.Reader) (Ref, error) {
 // byte beyond the Ref's size, and fails with ErrMismatch, storing nothing, if
 // the content is another. A blob that is stored already is not read again.
 func (s *Store) PutExpected(ctx context.Context, ref Ref, r io.Reader) error {
+	return s.PutOwned(ctx, "", ref, r)
+}
+
+// PutOwned is PutExpected, and charges owner in Limits.Ledger before it reads r. A blob that is stored
+// already stays its first owner's. An owner has at most MaxOwner bytes; "" is the node itself.
+func (s *Store) PutOwned(ctx context.Context, owner string, ref Ref, r io.Reader) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
@@ -37,8 +43,17 @@ func (s *Store) PutExpected(ctx context.Context, ref Ref, r io.Reader) error {
 	if s.touch(ref) {
 		return nil
 	}
-	w := &writing{store: s, limit: int64(ref.Size)}
+	if len(owner) > MaxOwner {
+		return fmt.Errorf("%w: owner of %d bytes, at most %d", ErrBadName, len(owner), MaxOwner)
+	}
+	if err := s.charge(owner, ref); err != nil {
+		return err
+	}
+	w := &writing{store: s, limit: int64(ref.Size), owner: owner}
 	_, err := w.run(ctx, r, &ref)
+	if err != nil || !w.stored {
+		s.discharge(owner, ref)
+	}
 	return err
 }
 
@@ -69,6 +84,9 @@ type writing struct {
 	size  int64
 	taken int64 // of the quota
 	file  *os.File
+
+	owner  string // who is charged
+	stored bool   // nobody had stored the same before
 }
 
 func (w *writing) run(ctx context.Context, r io.Reader, want *Ref) (_ Ref, err error) {
@@ -133,6 +151,9 @@ func (w *writing) write(hash io.Writer, b []byte, expected bool) error {
 		}
 		return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, w.limit)
 	}
+	if err := w.store.room(w.owner, len(b)); err != nil {
+		return err
+	}
 	if err := w.store.reserve(int64(len(b))); err != nil {
 		return err
 	}
@@ -162,6 +183,12 @@ func (w *writing) publish(ref Ref) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
+	_, twice := s.stored(ref) // since touch: the file is replaced by an equal one
+	if !twice {
+		if err := s.writeOwner(ref, w.owner); err != nil {
+			return err
+		}
+	}
 	now := s.limits.Now()
 	if err := os.Chtimes(w.file.Name(), now, now); err != nil {
 		return failure("put: set time", err)
@@ -174,8 +201,10 @@ func (w *writing) publish(ref Ref) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, twice := s.blobs[ref]; twice { // since touch; the file was replaced by its like
+	if twice {
 		s.used -= w.taken
+	} else if w.stored = true; w.owner != "" {
+		s.owners[ref] = w.owner
 	}
 	s.blobs[ref] = now
 	return nil

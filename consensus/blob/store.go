@@ -21,6 +21,8 @@ type Limits struct {
 
 	// Now is what blobs age by: a clock that does not jump. nil: time.Now. Blobs keep it as the time of their files.
 	Now func() time.Time
+	// Ledger is charged for each blob; nil: nobody is.
+	Ledger Ledger
 }
 
 // Store is a folder of blobs. Its methods are safe for concurrent use.
@@ -35,6 +37,7 @@ type Store struct {
 
 	mu     sync.Mutex // guards what follows; never held across I/O
 	blobs  map[Ref]time.Time
+	owners map[Ref]string              // who is charged; blobs without an owner are left out
 	used   int64                       // bytes of blobs and of those being written
 	pins   map[Ref]map[string]struct{} // conversations by blob
 	closed bool
@@ -67,7 +70,7 @@ func Open(dir string, limits Limits) (*Store, error) {
 	if limits.Now == nil {
 		limits.Now = time.Now
 	}
-	s := &Store{dir: dir, limits: limits, blobs: make(map[Ref]time.Time), pins: make(map[Ref]map[string]struct{})}
+	s := &Store{dir: dir, limits: limits, blobs: make(map[Ref]time.Time), owners: make(map[Ref]string), pins: make(map[Ref]map[string]struct{})}
 	for _, sub := range []string{"", blobFolder, pinFolder, tmpFolder} {
 		if err := makeFolder(filepath.Join(dir, sub)); err != nil {
 			return nil, err
@@ -76,7 +79,7 @@ func Open(dir string, limits Limits) (*Store, error) {
 	if err := s.takeLock(); err != nil {
 		return nil, err
 	}
-	err := errors.Join(s.clearTmp(), s.scanBlobs(), s.scanPins())
+	err := errors.Join(s.clearTmp(), s.scanBlobs(), s.scanOwners(), s.scanPins())
 	if err != nil {
 		return nil, errors.Join(err, s.lock.Close())
 	}
@@ -225,7 +228,7 @@ func (s *Store) remove(ref Ref) error {
 		return failure("delete", err)
 	}
 	s.release(int64(ref.Size))
-	return nil
+	return s.disown(ref)
 }
 
 // Sweep removes the blobs that were stored at least olderThan ago, are not

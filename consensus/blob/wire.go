@@ -12,9 +12,9 @@ import (
 // interface that package consensus asks for.
 type Wire struct{ Store *Store }
 
-// Put is Store.PutExpected.
-func (w Wire) Put(ref wire.BlobRef, content io.Reader) error {
-	return w.Store.PutExpected(context.Background(), fromWire(ref), content)
+// Put is Store.PutOwned.
+func (w Wire) Put(owner string, ref wire.BlobRef, content io.Reader) error {
+	return w.Store.PutOwned(context.Background(), owner, fromWire(ref), content)
 }
 
 // Get is Store.Get.

@@ -230,7 +230,7 @@ func (l *Log) writeBatch(b *batch) error {
 	if len(b.pairs) == 0 {
 		return nil
 	}
-	if err := l.attempt(func() error { return l.back.write(b.pairs) }); err != nil {
+	if err := l.attempt(b.entries > 0, func() error { return l.back.write(b.pairs) }); err != nil {
 		return err
 	}
 	l.counters.committed(b.entries, b.bytes)
@@ -257,11 +257,11 @@ func (l *Log) publish(b *batch) {
 
 // attempt runs a write of the backend. Failure for want of room can be tried
 // again; any other is remembered and ends all writing.
-func (l *Log) attempt(write func() error) error {
+func (l *Log) attempt(entries bool, write func() error) error {
 	if err := l.failed.Load(); err != nil {
 		return *err
 	}
-	err := l.checkRoom()
+	err := l.checkRoom(entries)
 	if err == nil {
 		l.began.Store(time.Now().UnixNano())
 		err = write()
@@ -283,7 +283,7 @@ func (l *Log) attempt(write func() error) error {
 
 // drop removes all records of a group.
 func (l *Log) drop(g *GroupLog) error {
-	if err := l.attempt(func() error { return l.back.remove(groupKeys(g.n)) }); err != nil {
+	if err := l.attempt(false, func() error { return l.back.remove(groupKeys(g.n)) }); err != nil {
 		return fmt.Errorf("raftlog: drop group %d: %w", g.n, err)
 	}
 	l.mu.Lock()
@@ -314,7 +314,7 @@ func (l *Log) sweep(g *GroupLog) error {
 	st := g.state.Load()
 	for _, r := range st.garbage {
 		span := keySpan{entryKey(g.n, r.first), entryKey(g.n, r.last)}
-		if err := l.attempt(func() error { return l.back.remove(span) }); err != nil {
+		if err := l.attempt(false, func() error { return l.back.remove(span) }); err != nil {
 			return fmt.Errorf("raftlog: group %d: remove deleted entries: %w", g.n, err)
 		}
 		l.counters.sweeps.Add(1)

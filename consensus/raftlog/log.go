@@ -23,7 +23,8 @@ type Config struct {
 	Backend  string // BackendBolt, the default, or BackendPebble
 	MaxBatch int    // entries a transaction, default 250; one StoreLogs call is never split
 	// MinFree is the number of bytes that must stay free on the disk: below it
-	// a write fails with ErrNoSpace. The default is 0 for Bolt and 64 MiB for
+	// a write of entries fails with ErrNoSpace, and below a quarter of it any
+	// write does. The default is 0 for Bolt and 64 MiB for
 	// Pebble. Negative means none.
 	MinFree int64
 	// OnCorrupt is told of each damaged record that is read, on the reader's

@@ -5,10 +5,16 @@ import (
 	"syscall"
 )
 
-// checkRoom refuses a write when less than Config.MinFree is free. It costs a
-// few microseconds beside an fsync. Where the system cannot tell, it permits.
-func (l *Log) checkRoom() error {
-	if l.cfg.MinFree <= 0 {
+// checkRoom refuses entries when less than Config.MinFree is free, and other
+// writes when less than a quarter of it is: terms, votes and records are small,
+// and what removes entries makes room. It costs a few microseconds for each
+// fsync. Where the system reports no free space, every write is permitted.
+func (l *Log) checkRoom(entries bool) error {
+	least := l.cfg.MinFree
+	if !entries {
+		least /= 4
+	}
+	if least <= 0 {
 		return nil
 	}
 	var s syscall.Statfs_t
@@ -16,8 +22,8 @@ func (l *Log) checkRoom() error {
 		return nil
 	}
 	free := s.Bavail * uint64(s.Bsize)
-	if free < uint64(l.cfg.MinFree) {
-		return fmt.Errorf("%w: %d bytes free in %s, %d must stay free", ErrNoSpace, free, l.cfg.Dir, l.cfg.MinFree)
+	if free < uint64(least) {
+		return fmt.Errorf("%w: %d bytes free in %s, %d must stay free", ErrNoSpace, free, l.cfg.Dir, least)
 	}
 	return nil
 }
