@@ -46,6 +46,8 @@ type Config struct {
 	Directory  Directory  `yaml:"directory"`
 	Files      Files      `yaml:"files"`
 	Clock      Clock      `yaml:"clock"`
+	Quota      Quota      `yaml:"quota"`
+	Rates      Rates      `yaml:"rates"`
 	OIDC       OIDC       `yaml:"oidc"`
 	Log        Log        `yaml:"log"`
 }
@@ -125,6 +127,10 @@ type Consensus struct {
 	Inflight        int      `yaml:"submissions"`
 	Farewell        Duration `yaml:"farewell"`
 	Ahead           Duration `yaml:"ahead"`
+	Unowned         Duration `yaml:"unowned"`
+	RecentBytes     Size     `yaml:"recent_bytes"`
+	RecentEntries   int      `yaml:"recent_entries"`
+	Memory          Size     `yaml:"memory"`
 }
 
 // Mailbox is what waits for devices.
@@ -166,6 +172,33 @@ type Clock struct {
 	Tolerance Duration `yaml:"tolerance"`
 	Confirm   Duration `yaml:"confirm"`
 	Downtime  Duration `yaml:"downtime"`
+}
+
+// Quota bounds what devices and other organizations have the node store. Sizes of 0: no limit.
+type Quota struct {
+	Uploads        Size    `yaml:"uploads"`
+	Device         Size    `yaml:"device"`
+	User           Size    `yaml:"user"`
+	Organization   Size    `yaml:"organization"`
+	Reserve        Size    `yaml:"reserve"`
+	ReservePercent float64 `yaml:"reserve_percent"`
+	Conversations  int     `yaml:"conversations_per_user"`
+}
+
+// Rates bound how often devices and other organizations have something ordered.
+type Rates struct {
+	Conversations          Rate `yaml:"conversations"`
+	Codes                  Rate `yaml:"codes"`
+	Handshakes             Rate `yaml:"handshakes"`
+	ConversationHandshakes Rate `yaml:"conversation_handshakes"`
+	OrganizationHandshakes Rate `yaml:"organization_handshakes"`
+	Invitations            Rate `yaml:"invitations"`
+}
+
+// Rate is Burst at once, and PerMinute after that. A burst of 0 is no limit.
+type Rate struct {
+	Burst     int     `yaml:"burst"`
+	PerMinute float64 `yaml:"per_minute"`
 }
 
 // OIDC is an OpenID Connect issuer whose users may enrol devices; unused without a URL.
@@ -383,6 +416,12 @@ func (c *Config) Warnings() []string {
 	return list
 }
 
+// What a conversation keeps whose policy says nothing (consensus/machine).
+const (
+	minRecentBytes   = 2 << 20
+	minRecentEntries = 256
+)
+
 func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 	if s := c.Gateway.MaxFrame; s != 0 && s < wire.MaxEntry {
 		fault("gateway.max_frame", "%v, wanted at least %v: an entry has to fit", s, Size(wire.MaxEntry))
@@ -393,6 +432,30 @@ func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 	if n := c.Mailbox.PastEpochs; n < 2 || n > maxPastEpochs {
 		fault("mailbox.past_epochs", "%d, wanted 2 to %d", n, maxPastEpochs)
 	}
+	if q := c.Quota; q.Uploads != 0 && q.Uploads < c.Files.File {
+		fault("quota.uploads", "%v, wanted at least %v: a file of files.file has to fit", q.Uploads, c.Files.File)
+	}
+	if b := c.Consensus.RecentBytes; b != 0 && b < minRecentBytes {
+		fault("consensus.recent_bytes", "%v, wanted at least %v: what a conversation keeps whose policy says nothing", b, Size(minRecentBytes))
+	}
+	if n := c.Consensus.RecentEntries; n != 0 && n < minRecentEntries {
+		fault("consensus.recent_entries", "%d, wanted at least %d: what a conversation keeps whose policy says nothing", n, minRecentEntries)
+	}
+	if q := c.Quota; q.Device != 0 && q.User != 0 && q.User < q.Device {
+		fault("quota.user", "%v, wanted at least quota.device, %v", q.User, q.Device)
+	}
+	for key, r := range map[string]Rate{
+		"rates.conversations": c.Rates.Conversations, "rates.codes": c.Rates.Codes, "rates.handshakes": c.Rates.Handshakes,
+		"rates.conversation_handshakes": c.Rates.ConversationHandshakes, "rates.organization_handshakes": c.Rates.OrganizationHandshakes,
+		"rates.invitations": c.Rates.Invitations,
+	} {
+		if r.Burst < 0 || r.PerMinute < 0 || r.Burst > 0 && r.PerMinute == 0 {
+			fault(key, "burst %d and %v a minute, wanted no negative number, and some a minute where there is a burst", r.Burst, r.PerMinute)
+		}
+	}
+	if p := c.Quota.ReservePercent; p < 0 || p > 90 {
+		fault("quota.reserve_percent", "%v, wanted 0 to 90", p)
+	}
 	for _, n := range []struct {
 		key   string
 		value int
@@ -402,7 +465,7 @@ func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 		{"consensus.conversations_per_organization", c.Consensus.PerOrganization}, {"consensus.submissions", c.Consensus.Inflight},
 		{"gateway.fragments", c.Gateway.Fragments}, {"gateway.login_frames", c.Gateway.LoginFrames},
 		{"directory.devices", c.Directory.Devices}, {"directory.key_packages", c.Directory.KeyPackages},
-		{"directory.low_water", c.Directory.LowWater},
+		{"directory.low_water", c.Directory.LowWater}, {"quota.conversations_per_user", c.Quota.Conversations},
 		{"gateway.strangers.unproved", c.Gateway.Strangers.Unproved}, {"gateway.strangers.failures", c.Gateway.Strangers.Failures},
 		{"federation.strangers.unproved", c.Federation.Strangers.Unproved}, {"federation.strangers.failures", c.Federation.Strangers.Failures}, {"directory.claim_burst", c.Directory.ClaimBurst},
 		{"directory.claim_pair_burst", c.Directory.PairBurst}, {"directory.claim_user_burst", c.Directory.UserBurst},

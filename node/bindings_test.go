@@ -22,7 +22,7 @@ func TestFileIsOneConversations(t *testing.T) {
 	content := bytes.Repeat([]byte("file"), 1000)
 	ref := refOf(content)
 	put := func(id wire.ConversationID, data []byte, offset uint64) (*wire.PutBlobAnswer, error) {
-		return f.put(t.Context(), &wire.PutBlobRequest{Conversation: id, Blob: ref, Data: data, Offset: offset})
+		return f.put(t.Context(), mallory, &wire.PutBlobRequest{Conversation: id, Blob: ref, Data: data, Offset: offset})
 	}
 	if a, err := put(talkOne, content, 0); err != nil || a.Stored != ref.Size {
 		t.Fatalf("upload: %+v (%v)", a, err)
@@ -62,11 +62,11 @@ func TestNoForeignFileIsLent(t *testing.T) {
 	f := openTestFiles(t, 1<<20, 1<<30)
 	content := []byte("file of conversation one")
 	ref := refOf(content)
-	if _, err := f.put(t.Context(), &wire.PutBlobRequest{Conversation: talkOne, Blob: ref, Data: content}); err != nil {
+	if _, err := f.put(t.Context(), mallory, &wire.PutBlobRequest{Conversation: talkOne, Blob: ref, Data: content}); err != nil {
 		t.Fatal(err)
 	}
 	e := &wire.Envelope{Conversation: talkTwo, Kind: wire.KindCommit, Commit: &wire.CommitBundle{Welcome: &wire.Payload{Blob: &ref}}}
-	wantCode(t, f.lend(nil, e), wire.BlobMissing)
+	wantCode(t, f.lend(nil, mallory, e), wire.BlobMissing)
 }
 
 // TestFileOfTheFormerBuild: a file without a binding is handed out as before, and is bound to nothing.
@@ -81,7 +81,7 @@ func TestFileOfTheFormerBuild(t *testing.T) {
 		if _, err := f.get(id, ref, 0); err != nil {
 			t.Errorf("%s: %v", id, err)
 		}
-		if a, err := f.put(t.Context(), &wire.PutBlobRequest{Conversation: id, Blob: ref}); err != nil || a.Stored != ref.Size {
+		if a, err := f.put(t.Context(), mallory, &wire.PutBlobRequest{Conversation: id, Blob: ref}); err != nil || a.Stored != ref.Size {
 			t.Errorf("upload for %s: %+v (%v)", id, a, err)
 		}
 	}

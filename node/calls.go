@@ -6,6 +6,7 @@ import (
 	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/federation"
 	"github.com/mlsfed/mlsfed/mailbox"
+	"github.com/mlsfed/mlsfed/quota"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -83,6 +84,9 @@ func (r *router) receive(ctx context.Context, from wire.Domain, m *wire.Message)
 }
 
 func (r *router) take(ctx context.Context, from wire.Domain, m *wire.Message) error {
+	if err := r.account.Room(quota.Foreign, uint64(len(m.Content))); err != nil {
+		return err
+	}
 	heads, err := r.orders.Heads(m.Conversation)
 	if wire.CodeOf(err) == wire.UnknownConversation {
 		return wire.Errorf(wire.Unavailable, "notify", "no replica of %v is here yet", m.Conversation)
@@ -157,6 +161,9 @@ func (r *router) callUpdate(ctx context.Context, from wire.NodeID, e *wire.Envel
 		return nil, wire.Errorf(wire.Invalid, "update", "%s creates conversations on its own nodes", from.Organization())
 	}
 	if err := r.mustTakePart("update", e.Conversation, from.Organization()); err != nil {
+		return nil, err
+	}
+	if err := r.limits.Handshake(from.Organization(), e.Conversation); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, orderWait)

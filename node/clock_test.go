@@ -106,7 +106,7 @@ func (n *Node) storeAll(t *testing.T, r *rand.Rand) *stored {
 		t.Fatal(err)
 	}
 	s.file = randomBytes(r, 100)
-	if _, err := n.stores.files.put(t.Context(), &wire.PutBlobRequest{Blob: refOf(s.file), Data: s.file}); err != nil {
+	if _, err := n.stores.files.put(t.Context(), mallory, &wire.PutBlobRequest{Blob: refOf(s.file), Data: s.file}); err != nil {
 		t.Fatal(err)
 	}
 	return s
@@ -256,16 +256,25 @@ func TestClockSetAhead(t *testing.T) {
 // TestOldUploads: a part of an upload whose time is far ahead, which a former build may have left, goes too.
 func TestOldUploads(t *testing.T) {
 	n, _ := clockedNode(t, nil)
-	part := filepath.Join(n.stores.files.parts, "part")
-	if err := os.WriteFile(part, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	far := time.Now().Add(3650 * days)
-	if err := os.Chtimes(part, far, far); err != nil {
+	q := &wire.PutBlobRequest{Blob: wire.BlobRef{Size: 10}, Data: []byte("one")}
+	if _, err := n.stores.files.put(t.Context(), mallory, q); err != nil {
 		t.Fatal(err)
 	}
 	n.sweep(t)
-	if _, err := os.Stat(part); err == nil {
+	if left := partsOf(t, n.stores.files, mallory); left != 1 {
+		t.Fatalf("%d uploads are under way, wanted 1", left)
+	}
+	p, release, err := n.stores.files.parts.hold(mallory, q.Blob, q.Conversation)
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+	far := time.Now().Add(3650 * days)
+	if err := os.Chtimes(p.path, far, far); err != nil {
+		t.Fatal(err)
+	}
+	n.sweep(t)
+	if partsOf(t, n.stores.files, mallory) != 0 {
 		t.Error("it stays for good")
 	}
 }

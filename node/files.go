@@ -3,7 +3,6 @@ package node
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/consensus/blob"
+	"github.com/mlsfed/mlsfed/quota"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -22,38 +22,21 @@ import (
 // upload goes on where it stopped.
 type files struct {
 	store *blob.Store
-	parts string // folder of uploads under way
+	parts *parts // uploads under way
 	max   uint64 // bytes of one
 	age   time.Duration
 	bound *bindings
 
 	finishing sync.RWMutex // held for reading between binding a file and storing it
-
-	mu   sync.Mutex // guards what follows
-	busy map[uploadOf]*sync.Mutex
-
-	now func() time.Time // what uploads age by
 }
 
-// uploadOf names an upload: a file that is bound to one conversation can be uploaded for another.
-type uploadOf struct {
-	ref          wire.BlobRef
-	conversation wire.ConversationID
-}
-
-// maxUploads bounds the uploads that have begun and not ended.
-const maxUploads = 4096
-
-// partLife is how long an upload is kept that does not go on.
-const partLife = 24 * time.Hour
-
-func openFiles(dir string, limit, total uint64, age time.Duration, bound *bindings, now func() time.Time) (*files, error) {
-	f := &files{now: now, parts: filepath.Join(dir, "parts"), max: min(limit, wire.MaxBlob), age: age, bound: bound, busy: make(map[uploadOf]*sync.Mutex)}
-	if err := os.MkdirAll(f.parts, 0o700); err != nil {
+func openFiles(dir string, limit, total uint64, age time.Duration, bound *bindings, now func() time.Time, account *quota.Account) (*files, error) {
+	f := &files{max: min(limit, wire.MaxBlob), age: age, bound: bound}
+	var err error
+	if f.parts, err = openParts(filepath.Join(dir, "parts"), now, account); err != nil {
 		return nil, fmt.Errorf("files: %w", err)
 	}
-	var err error
-	f.store, err = blob.Open(filepath.Join(dir, "store"), blob.Limits{MaxBlob: int64(f.max), Quota: int64(total), Now: now})
+	f.store, err = blob.Open(filepath.Join(dir, "store"), blob.Limits{MaxBlob: int64(f.max), Quota: int64(total), Now: now, Ledger: ledger{account, quota.Files}})
 	if err != nil {
 		return nil, fmt.Errorf("files: %w", err)
 	}
@@ -62,47 +45,15 @@ func openFiles(dir string, limit, total uint64, age time.Duration, bound *bindin
 
 func (f *files) close() error { return f.store.Close() }
 
-func (f *files) part(u uploadOf) string {
-	h := sha256.New()
-	h.Write(u.ref.Hash[:])
-	h.Write([]byte(u.conversation))
-	return filepath.Join(f.parts, hex.EncodeToString(h.Sum(nil)))
-}
-
-// hold keeps other requests from the same upload.
-func (f *files) hold(u uploadOf) (func(), error) {
-	f.mu.Lock()
-	m := f.busy[u]
-	if m == nil {
-		if len(f.busy) >= maxUploads {
-			f.mu.Unlock()
-			return nil, wire.Errorf(wire.Busy, "putBlob", "%d uploads are under way: try again later", maxUploads)
-		}
-		m = new(sync.Mutex)
-		f.busy[u] = m
-	}
-	f.mu.Unlock()
-	if !m.TryLock() {
-		return nil, wire.Errorf(wire.Busy, "putBlob", "another request writes this blob: send its pieces one after the other")
-	}
-	return func() {
-		f.mu.Lock()
-		delete(f.busy, u)
-		f.mu.Unlock()
-		m.Unlock()
-	}, nil
-}
-
-// put takes one piece and says how much is there.
-func (f *files) put(ctx context.Context, q *wire.PutBlobRequest) (*wire.PutBlobAnswer, error) {
+// put takes one piece of a device's upload and says how much is there.
+func (f *files) put(ctx context.Context, d wire.DeviceID, q *wire.PutBlobRequest) (*wire.PutBlobAnswer, error) {
 	switch {
 	case q.Blob.Size == 0 || q.Blob.Size > f.max:
 		return nil, wire.Errorf(wire.TooLarge, "putBlob", "blob of %d bytes, wanted 1 to %d", q.Blob.Size, f.max)
 	case q.Offset > q.Blob.Size || uint64(len(q.Data)) > q.Blob.Size-q.Offset:
 		return nil, wire.Errorf(wire.Malformed, "putBlob", "%d bytes at %d of a blob of %d", len(q.Data), q.Offset, q.Blob.Size)
 	}
-	u := uploadOf{q.Blob, q.Conversation}
-	release, err := f.hold(u)
+	u, release, err := f.parts.hold(d, q.Blob, q.Conversation)
 	if err != nil {
 		return nil, err
 	}
@@ -112,7 +63,7 @@ func (f *files) put(ctx context.Context, q *wire.PutBlobRequest) (*wire.PutBlobA
 	} else if has {
 		return &wire.PutBlobAnswer{Stored: q.Blob.Size}, nil
 	}
-	have, err := f.write(u, q)
+	have, err := u.write(q)
 	if err != nil || have < q.Blob.Size {
 		return &wire.PutBlobAnswer{Stored: have}, err
 	}
@@ -120,7 +71,7 @@ func (f *files) put(ctx context.Context, q *wire.PutBlobRequest) (*wire.PutBlobA
 }
 
 // has reports whether a file is stored that the conversation may have.
-func (f *files) has(u uploadOf) (bool, error) {
+func (f *files) has(u *upload) (bool, error) {
 	has, err := (blob.Wire{Store: f.store}).Has(u.ref)
 	if err != nil || !has {
 		return false, err
@@ -128,56 +79,41 @@ func (f *files) has(u uploadOf) (bool, error) {
 	return f.bound.allows(u.ref, u.conversation)
 }
 
-// write appends what is new of a piece.
-func (f *files) write(u uploadOf, q *wire.PutBlobRequest) (have uint64, err error) {
-	part, err := os.OpenFile(f.part(u), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		return 0, fmt.Errorf("upload: %w", err)
-	}
-	defer func() { err = errors.Join(err, part.Close()) }()
-	info, err := part.Stat()
-	if err != nil {
-		return 0, fmt.Errorf("upload: %w", err)
-	}
-	have = uint64(info.Size())
-	end := q.Offset + uint64(len(q.Data))
-	if q.Offset > have || end <= have {
-		return have, nil // it goes on at have
-	}
-	if _, err := part.Write(q.Data[have-q.Offset:]); err != nil {
-		return have, fmt.Errorf("upload: %w", err)
-	}
-	now := f.now() // the file system has the machine's clock, which may have jumped
-	if err := os.Chtimes(part.Name(), now, now); err != nil {
-		return have, fmt.Errorf("upload: %w", err)
-	}
-	return end, nil
-}
-
 // finish checks a whole upload, binds it to its conversation and makes it durable. One that is not what it is
 // called is thrown away.
-func (f *files) finish(ctx context.Context, u uploadOf) error {
-	path := f.part(u)
-	part, err := os.Open(path)
+func (f *files) finish(ctx context.Context, u *upload) error {
+	in, err := os.Open(u.path)
 	if err != nil {
 		return fmt.Errorf("upload: %w", err)
 	}
-	err = f.keep(ctx, u, part)
-	part.Close()
+	u.discharge() // the file takes its place in the account
+	err = f.keep(ctx, u, in)
+	in.Close()
 	switch {
-	case errors.Is(err, blob.ErrMismatch):
-		err = wire.Errorf(wire.Invalid, "putBlob", "what was sent does not have the hash %v: send it again from the start", u.ref.Hash)
-	case errors.Is(err, blob.ErrQuota), errors.Is(err, blob.ErrNoSpace):
-		return wire.Errorf(wire.Quota, "putBlob", "no room for %d bytes: ask the operator", u.ref.Size)
-	case err != nil:
-		return fmt.Errorf("upload: %w", err)
+	case err == nil, errors.Is(err, blob.ErrMismatch):
+		if err != nil {
+			err = wire.Errorf(wire.Invalid, "putBlob", "what was sent does not have the hash %v: send it again from the start", u.ref.Hash)
+		}
+		return errors.Join(err, os.Remove(u.path))
+	case errors.Is(err, blob.ErrQuota):
+		err = wire.Errorf(wire.Quota, "putBlob", "the node has no room for %d bytes more of files: try again when old files have expired, or ask the node's operator", u.ref.Size)
+	case errors.Is(err, blob.ErrNoSpace):
+		err = diskFull("putBlob")
+	case wire.CodeOf(err) == wire.Internal:
+		err = fmt.Errorf("upload: %w", err)
 	}
-	return errors.Join(err, os.Remove(path))
+	u.adopt() // the part stays, so that the upload can go on
+	return err
+}
+
+// diskFull is what is refused with when a write found no room.
+func diskFull(op string) error {
+	return wire.Errorf(wire.Unavailable, op, "the node's disk is full: try again later; its operator has to make room")
 }
 
 // keep binds and stores a whole upload. The store does not read again what it has already, so the content is
 // hashed here first: only who has it binds it.
-func (f *files) keep(ctx context.Context, u uploadOf, part io.ReadSeeker) error {
+func (f *files) keep(ctx context.Context, u *upload, part io.ReadSeeker) error {
 	h := sha256.New()
 	if _, err := io.Copy(h, part); err != nil {
 		return err
@@ -193,7 +129,7 @@ func (f *files) keep(ctx context.Context, u uploadOf, part io.ReadSeeker) error 
 	if err := f.bound.add(u.ref, u.conversation); err != nil {
 		return err
 	}
-	return f.store.PutExpected(ctx, blob.Ref{Hash: u.ref.Hash, Size: u.ref.Size}, part)
+	return f.store.PutOwned(ctx, string(u.device), blob.Ref{Hash: u.ref.Hash, Size: u.ref.Size}, part)
 }
 
 // maxPiece is the size of a piece of a blob in an answer, in bytes.
@@ -222,9 +158,9 @@ func piece(store *blob.Store, ref wire.BlobRef, offset uint64) (*wire.DownloadAn
 	return &wire.DownloadAnswer{Data: data}, nil
 }
 
-// lend gives the conversation's replica what a submission names and a device has uploaded here for that
-// conversation.
-func (f *files) lend(orders *consensus.Manager, e *wire.Envelope) error {
+// lend gives the conversation's replica what a device's submission names and a device has uploaded here for
+// that conversation. The device that submits is charged.
+func (f *files) lend(orders *consensus.Manager, d wire.DeviceID, e *wire.Envelope) error {
 	for _, ref := range e.Blobs() {
 		if ok, err := f.bound.allows(ref, e.Conversation); err != nil {
 			return err
@@ -236,7 +172,7 @@ func (f *files) lend(orders *consensus.Manager, e *wire.Envelope) error {
 			continue // an earlier try, or another node, may have it
 		}
 		if err == nil {
-			err = errors.Join(orders.PutBlob("", ref, in), in.Close())
+			err = errors.Join(orders.PutBlob(string(d), ref, in), in.Close())
 		}
 		if err != nil {
 			return fmt.Errorf("blob of a submission: %w", err)
@@ -251,14 +187,7 @@ func (f *files) sweep() error {
 	f.finishing.Lock()
 	unbound := f.bound.sweep(func(ref wire.BlobRef) bool { return f.store.Has(blob.Ref{Hash: ref.Hash, Size: ref.Size}) })
 	f.finishing.Unlock()
-	entries, readErr := os.ReadDir(f.parts)
-	errs := []error{err, unbound, readErr}
-	for _, e := range entries {
-		if info, err := e.Info(); err == nil && f.now().Sub(info.ModTime()).Abs() > partLife { // one of the future was begun before a clock was set
-			errs = append(errs, os.Remove(filepath.Join(f.parts, e.Name())))
-		}
-	}
-	return errors.Join(errs...)
+	return errors.Join(err, unbound, f.parts.sweep())
 }
 
 // putBlob takes a piece of a file, or of what an entry will name, from a device that has a part in the
@@ -267,7 +196,7 @@ func (r *router) putBlob(ctx context.Context, d wire.DeviceID, q *wire.PutBlobRe
 	if _, err := r.lastEntry(ctx, "putBlob", d, q.Conversation); err != nil {
 		return nil, err
 	}
-	return r.files.put(ctx, q)
+	return r.files.put(ctx, d, q)
 }
 
 // download reads a piece of what an entry names, of an own upload, or of one in another organization. What

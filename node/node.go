@@ -96,7 +96,22 @@ func New(cfg *config.Config, o Options) (n *Node, err error) {
 			return n, fmt.Errorf("node %s: %w", cfg.Node, err)
 		}
 	}
+	n.stores.account.Notify(func(full bool) {
+		if full {
+			n.log.Error("the disk is full up to the reserve: nothing is taken from devices and other organizations until there is room", "data", cfg.Data)
+		} else {
+			n.log.Info("there is room on the disk again: everything is taken", "data", cfg.Data)
+		}
+	})
+	n.stores.full.serve(func(full bool) {
+		if full {
+			n.log.Error("the disk is full: nothing is written until there is room again", "data", cfg.Data)
+		} else {
+			n.log.Info("there is room on the disk again", "data", cfg.Data)
+		}
+	})
 	n.measure()
+	n.measureCosts()
 	return n, nil
 }
 
@@ -156,7 +171,7 @@ func (n *Node) makeMail() error {
 	n.router = &router{
 		org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, files: n.stores.files, blobs: n.stores.blobs,
 		past: n.past, refused: n.refusals("messages_refused_total", "Messages of other organizations that were not taken, by the reason's code."),
-		peers: organizationsOf{n}, online: n.online, now: n.now, log: n.log,
+		peers: organizationsOf{n}, online: n.online, now: n.now, log: n.log, account: n.stores.account, limits: newLimits(&n.cfg.Rates, n.stores.clock.Count),
 	}
 	n.router.route()
 	return nil
@@ -284,6 +299,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		n.log.Error("node stops: a part has failed", "error", err)
 	}
 	n.log.Info("node stops")
+	n.stores.full.stop()
 	outer.stop()
 	n.handOver()
 	inner.stop() // conversations speak through the links until they are shut down
@@ -387,6 +403,9 @@ func (n *Node) sweepFiles(ctx context.Context) error {
 		case <-tick.C:
 			if err := errors.Join(n.stores.files.sweep(), n.past.sweep(n.orders.Conversations())); err != nil {
 				n.log.Error("old files not removed", "error", err)
+			}
+			if err := n.router.founded.sweep(""); err != nil {
+				n.log.Error("founders of conversations not forgotten", "error", err)
 			}
 		}
 	}

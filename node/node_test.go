@@ -2,11 +2,7 @@ package node
 
 import (
 	"bytes"
-	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
@@ -14,7 +10,6 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/goleak"
 
-	"github.com/mlsfed/mlsfed/consensus/blob"
 	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -150,138 +145,6 @@ func TestStreamsOfDevices(t *testing.T) {
 	wantCode(t, s.gone(phone, one), wire.UnknownConversation)
 	if list, err := s.of(tablet); err != nil || len(list) != 1 || list[0] != one {
 		t.Fatalf("another device reads %v (%v)", list, err)
-	}
-}
-
-func refOf(content []byte) wire.BlobRef {
-	return wire.BlobRef{Hash: sha256.Sum256(content), Size: uint64(len(content))}
-}
-
-func openTestFiles(t *testing.T, limit, total uint64) *files {
-	t.Helper()
-	f, err := openFiles(t.TempDir(), limit, total, time.Hour, testBindings(t), time.Now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := f.close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return f
-}
-
-// TestUploadInPieces: pieces that come twice, out of order, after a pause, and one that lies.
-func TestUploadInPieces(t *testing.T) {
-	f := openTestFiles(t, 1<<20, 1<<30)
-	content := bytes.Repeat([]byte("0123456789"), 100)
-	ref := refOf(content)
-	put := func(offset, n int) uint64 {
-		t.Helper()
-		a, err := f.put(t.Context(), &wire.PutBlobRequest{Conversation: "conversation-one", Blob: ref, Offset: uint64(offset), Data: content[offset : offset+n]})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return a.Stored
-	}
-	for _, step := range []struct {
-		offset, n int
-		want      uint64
-	}{{0, 0, 0}, {0, 300, 300}, {0, 300, 300}, {600, 100, 300}, {200, 300, 500}, {500, 0, 500}, {500, 500, 1000}, {0, 10, 1000}} {
-		if got := put(step.offset, step.n); got != step.want {
-			t.Fatalf("after %d bytes at %d: %d stored, wanted %d", step.n, step.offset, got, step.want)
-		}
-	}
-	if parts, err := os.ReadDir(f.parts); err != nil || len(parts) != 0 {
-		t.Fatalf("%d parts are left (%v)", len(parts), err)
-	}
-	var back []byte
-	for len(back) < len(content) {
-		a, err := f.get("conversation-one", ref, uint64(len(back)))
-		if err != nil || len(a.Data) == 0 {
-			t.Fatal(err)
-		}
-		back = append(back, a.Data...)
-	}
-	if !bytes.Equal(back, content) {
-		t.Fatal("another content came back")
-	}
-	_, err := f.get("conversation-one", ref, ref.Size+1)
-	wantCode(t, err, wire.Malformed)
-	_, err = f.get("conversation-one", refOf([]byte("never")), 0)
-	wantCode(t, err, wire.BlobMissing)
-}
-
-func TestUploadsAreRefused(t *testing.T) {
-	f := openTestFiles(t, 1000, 1500)
-	content := bytes.Repeat([]byte{7}, 1000)
-	for name, c := range map[string]struct {
-		q    wire.PutBlobRequest
-		want wire.Code
-	}{
-		"empty":          {wire.PutBlobRequest{Blob: wire.BlobRef{}}, wire.TooLarge},
-		"over the limit": {wire.PutBlobRequest{Blob: wire.BlobRef{Size: 1001}}, wire.TooLarge},
-		"behind the end": {wire.PutBlobRequest{Blob: wire.BlobRef{Size: 10}, Offset: 11}, wire.Malformed},
-		"over the end":   {wire.PutBlobRequest{Blob: wire.BlobRef{Size: 10}, Offset: 5, Data: make([]byte, 6)}, wire.Malformed},
-		"another hash":   {wire.PutBlobRequest{Blob: wire.BlobRef{Size: 10}, Data: make([]byte, 10)}, wire.Invalid},
-	} {
-		t.Run(name, func(t *testing.T) {
-			_, err := f.put(t.Context(), &c.q)
-			wantCode(t, err, c.want)
-		})
-	}
-	whole := wire.PutBlobRequest{Blob: refOf(content), Data: content} // at the limit
-	if _, err := f.put(t.Context(), &whole); err != nil {
-		t.Fatal(err)
-	}
-	more := bytes.Repeat([]byte{8}, 1000)
-	_, err := f.put(t.Context(), &wire.PutBlobRequest{Blob: refOf(more), Data: more})
-	wantCode(t, err, wire.Quota)
-	release, err := f.hold(uploadOf{ref: refOf(more)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = f.put(t.Context(), &wire.PutBlobRequest{Blob: refOf(more), Data: more})
-	wantCode(t, err, wire.Busy)
-	release()
-}
-
-func TestFilesExpire(t *testing.T) {
-	now := time.Now()
-	f, err := openFiles(t.TempDir(), 1000, 0, 0, testBindings(t), func() time.Time { return now })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.close()
-	content := []byte("old")
-	if _, err := f.put(context.Background(), &wire.PutBlobRequest{Blob: refOf(content), Data: content}); err != nil {
-		t.Fatal(err)
-	}
-	part := filepath.Join(f.parts, "part")
-	if err := os.WriteFile(part, nil, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.sweep(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(part); err != nil {
-		t.Fatalf("an upload under way is gone: %v", err)
-	}
-	now = now.Add(partLife + time.Minute)
-	if err := f.sweep(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(part); err == nil {
-		t.Fatal("an upload that does not go on stays")
-	}
-	if f.store.Has(blob.Ref{Hash: refOf(content).Hash, Size: refOf(content).Size}) {
-		t.Fatal("an old file stays")
-	}
-	if err := f.sweep(); err != nil {
-		t.Fatal(err)
-	}
-	if ok, err := f.bound.allows(refOf(content), "another one"); err != nil || !ok {
-		t.Fatalf("the binding of a file that is gone stays (%v)", err)
 	}
 }
 

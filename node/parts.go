@@ -28,17 +28,23 @@ func (n *Node) makeOrders() (err error) {
 	c := &n.cfg.Consensus
 	fresh, noted := restored(n.cfg.Data)
 	var consumer consensus.Consumer = n.delivery
+	owns := n.router.owns
 	if n.cfg.OrdersOnly {
-		consumer = nil // nobody here reads entries
+		consumer, owns = nil, nil // nobody here reads entries
 	}
 	n.orders, err = consensus.New(consensus.Config{
 		Node: n.cfg.Node, Dir: filepath.Join(n.cfg.Data, orderFolder), Log: n.stores.log, Blobs: blob.Wire{Store: n.stores.blobs},
+		Account: orderAccount{n.stores.account}, Admission: n.router.limits, Owns: owns,
 		Link: n, Roster: n, Consumer: consumer, Logger: n.log, Now: n.now,
 		Public: machine.MLSRules{Config: mlscore.PublicConfig{Auth: new(anyCredential)}},
 		Timers: consensus.Timers{
 			Sleep: c.Sleep.Std(), Heartbeat: c.Heartbeat.Std(), Election: c.Election.Std(), Silence: c.Silence.Std(), Stall: c.Stall.Std(), Farewell: c.Farewell.Std(), Ahead: c.Ahead.Std(),
+			Unowned: c.Unowned.Std(),
 		},
-		Limits:   consensus.Limits{Conversations: c.Conversations, PerOrganization: c.PerOrganization, Inflight: c.Inflight},
+		Limits: consensus.Limits{
+			Conversations: c.Conversations, PerOrganization: c.PerOrganization, Inflight: c.Inflight,
+			RecentBytes: int(c.RecentBytes), RecentEntries: c.RecentEntries, Sleepers: int(c.Memory),
+		},
 		Refused:  n.refusals("submissions_refused_total", "Submissions refused before any work was done for them, by the reason's code."),
 		Restored: fresh,
 		Alarm:    n.alarm,
@@ -51,7 +57,18 @@ func (n *Node) makeOrders() (err error) {
 		return err
 	}
 	n.router.orders = n.orders
-	return nil
+	n.router.founded, err = openFounded(n.stores.db, prefixFounded, n.cfg.Quota.Conversations, n.stores.clock.Count)
+	if err != nil {
+		return err
+	}
+	n.router.founded.held = func() map[wire.ConversationID]bool {
+		held := make(map[wire.ConversationID]bool)
+		for _, id := range n.orders.Conversations() {
+			held[id] = true
+		}
+		return held
+	}
+	return n.router.founded.sweep("")
 }
 
 func (n *Node) makeFederation() (err error) {

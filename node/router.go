@@ -12,6 +12,7 @@ import (
 	"github.com/mlsfed/mlsfed/gateway"
 	"github.com/mlsfed/mlsfed/mailbox"
 	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/quota"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -37,6 +38,9 @@ type router struct {
 	blobs     *blob.Store // of the orders
 	lanes     *lanes
 	peers     peers
+	account   *quota.Account
+	limits    *limits
+	founded   *founded
 	online    *online
 	now       func() time.Time
 	log       *slog.Logger
@@ -80,11 +84,22 @@ func (r *router) route() {
 	}
 }
 
+// writes are the methods that need room on the disk.
+var writes = map[wire.Method]bool{
+	wire.MethodUpload: true, wire.MethodAddress: true, wire.MethodUpdate: true, wire.MethodSubmit: true, wire.MethodPutBlob: true,
+	wire.MethodInvite: true, wire.MethodRenew: true,
+}
+
 // Serve answers one request of a device that has logged in.
 func (r *router) Serve(ctx context.Context, q gateway.Request) (any, error) {
 	handle := r.methods[q.Method]
 	if handle == nil {
 		return nil, wire.Errorf(wire.Malformed, "request", "method %.40q is unknown: the node is older than the device, or the name is wrong", q.Method)
+	}
+	if writes[q.Method] {
+		if err := r.account.Room(quota.Device(q.Device), 0); err != nil {
+			return nil, err
+		}
 	}
 	return handle(ctx, q.Device, q.Body)
 }
@@ -312,6 +327,9 @@ const (
 )
 
 func (r *router) invite(_ context.Context, d wire.DeviceID, q *wire.InviteRequest) (any, error) {
+	if err := r.limits.code(d.User()); err != nil {
+		return nil, err
+	}
 	life := time.Duration(q.Seconds) * time.Second
 	if life == 0 {
 		life = deviceInvitation

@@ -22,6 +22,7 @@ type Status struct {
 	Conversations []Conversation    `json:"conversations"`
 	Awake         int               `json:"awake"`
 	Peers         federation.Status `json:"peers"`
+	Storage       Storage           `json:"storage"`
 }
 
 // Conversation is one that the node holds a replica of.
@@ -56,7 +57,7 @@ func (n *Node) serveStatus(context.Context, *nothing) (*Status, error) { return 
 func (n *Node) Status() *Status {
 	s := &Status{
 		Node: n.cfg.Node, Version: n.version, Started: n.started, Gateway: n.GatewayAddress(), Federation: n.fed.Address(),
-		Sessions: n.gateway.Sessions(), Awake: n.orders.Counts().Awake, Peers: n.fed.Status(), Conversations: []Conversation{},
+		Sessions: n.gateway.Sessions(), Awake: n.orders.Counts().Awake, Peers: n.fed.Status(), Conversations: []Conversation{}, Storage: n.storage(),
 	}
 	off, _ := n.stores.clock.Off()
 	s.ClockOff = int64(off / time.Second)

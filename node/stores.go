@@ -8,6 +8,7 @@ import (
 	"syscall"
 
 	"github.com/cockroachdb/pebble/v2"
+	"github.com/cockroachdb/pebble/v2/vfs"
 
 	"github.com/mlsfed/mlsfed/batch"
 	"github.com/mlsfed/mlsfed/clock"
@@ -15,6 +16,7 @@ import (
 	"github.com/mlsfed/mlsfed/consensus/blob"
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
 	"github.com/mlsfed/mlsfed/mailbox"
+	"github.com/mlsfed/mlsfed/quota"
 )
 
 // The folders in a node's data.
@@ -36,6 +38,7 @@ var (
 	prefixBindings  = []byte("b")
 	prefixPastKeys  = []byte("k")
 	prefixClock     = []byte("c")
+	prefixFounded   = []byte("f")
 )
 
 // stores is all that is open on disk.
@@ -46,13 +49,17 @@ type stores struct {
 	blobs  *blob.Store
 	files  *files
 	clock  *clock.Clock
+
+	account *quota.Account // of what devices and other organizations have stored
+	full    *fullDisk
 }
 
 func openStores(cfg *config.Config, o Options) (s *stores, err error) {
 	if err := os.MkdirAll(cfg.Data, 0o700); err != nil {
 		return nil, fmt.Errorf("data folder: %w", err)
 	}
-	s = new(stores)
+	disk := &quota.Folder{Path: cfg.Data, Reserve: uint64(cfg.Quota.Reserve), Percent: cfg.Quota.ReservePercent}
+	s = &stores{account: newAccount(&cfg.Quota, disk), full: newFullDisk(disk)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -62,7 +69,7 @@ func openStores(cfg *config.Config, o Options) (s *stores, err error) {
 	if err := removeLeftovers(cfg.Data); err != nil {
 		return s, err
 	}
-	if s.db, err = pebble.Open(at(mailFolder), mailbox.Tune(&pebble.Options{Logger: quiet{}})); err != nil {
+	if s.db, err = pebble.Open(at(mailFolder), mailbox.Tune(&pebble.Options{Logger: quiet{s.full}, FS: s.full.wrap(vfs.Default)})); err != nil {
 		if errors.Is(err, syscall.EAGAIN) { // the lock is held
 			return s, fmt.Errorf("data folder %s: another node is running on it: one folder is one node's", cfg.Data)
 		}
@@ -77,14 +84,20 @@ func openStores(cfg *config.Config, o Options) (s *stores, err error) {
 			return s, fmt.Errorf("data folder: %w", err)
 		}
 	}
-	if s.log, err = raftlog.Open(raftlog.Config{Dir: at(orderFolder, logFolder), Backend: cfg.Consensus.Log}); err != nil {
+	if s.log, err = raftlog.Open(raftlog.Config{Dir: at(orderFolder, logFolder), Backend: cfg.Consensus.Log, MinFree: logReserve(&cfg.Quota)}); err != nil {
 		return s, err
 	}
-	if s.blobs, err = blob.Open(at(blobFolder), blob.Limits{Now: s.clock.Count}); err != nil {
+	if s.blobs, err = blob.Open(at(blobFolder), blob.Limits{Now: s.clock.Count, Ledger: ledger{s.account, quota.Blobs}}); err != nil {
 		return s, err
 	}
-	s.files, err = openFiles(at(filesFolder), uint64(cfg.Files.File), uint64(cfg.Files.Total), cfg.Files.Age.Std(), &bindings{s.db, prefixBindings}, s.clock.Count)
+	s.files, err = openFiles(at(filesFolder), uint64(cfg.Files.File), uint64(cfg.Files.Total), cfg.Files.Age.Std(), &bindings{s.db, prefixBindings}, s.clock.Count, s.account)
 	return s, err
+}
+
+// logReserve is the free space that the log leaves to the other stores: half of the reserve, since the node's
+// own entries are written when nothing foreign is any more.
+func logReserve(c *config.Quota) int64 {
+	return int64(min(c.Reserve/2, 256<<20))
 }
 
 // removeLeftovers removes what a backup that was interrupted has left.
@@ -112,13 +125,4 @@ func (s *stores) close() error {
 		errs = append(errs, s.db.Close())
 	}
 	return errors.Join(errs...)
-}
-
-// quiet keeps Pebble from printing; what fails is returned to who asked.
-type quiet struct{}
-
-func (quiet) Infof(string, ...any)  {}
-func (quiet) Errorf(string, ...any) {}
-func (quiet) Fatalf(format string, args ...any) {
-	panic(fmt.Sprintf("pebble: "+format, args...)) // it does not expect to go on
 }

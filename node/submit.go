@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -23,8 +24,16 @@ const orderWait = 15 * time.Second
 // update has a handshake ordered. What it names is stored with the conversation's replica when a member is
 // known to have signed it.
 func (r *router) update(ctx context.Context, d wire.DeviceID, e *wire.Envelope) (any, error) {
+	if err := r.limits.update(d, e); err != nil {
+		return nil, err
+	}
 	if err := r.contests.mayOpen(d.User(), e, r.orders.Heads); err != nil {
 		return nil, err
+	}
+	if e.Kind == wire.KindCreate {
+		if err := r.founded.claim(d.User(), e.Conversation); err != nil {
+			return nil, err
+		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, orderWait)
 	defer cancel()
@@ -33,7 +42,10 @@ func (r *router) update(ctx context.Context, d wire.DeviceID, e *wire.Envelope) 
 	if e.Kind == wire.KindCreate {
 		receipt, err = r.orders.Create(ctx, e)
 	} else {
-		receipt, err = r.orders.SubmitWith(ctx, e, func() error { return r.files.lend(r.orders, e) })
+		receipt, err = r.orders.SubmitWith(ctx, e, func() error { return r.files.lend(r.orders, d, e) })
+	}
+	if err != nil && e.Kind == wire.KindCreate && !r.founded.held()[e.Conversation] {
+		err = errors.Join(err, r.founded.release(e.Conversation)) // it was not created
 	}
 	if err != nil {
 		return nil, err

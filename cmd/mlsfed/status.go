@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -80,6 +82,7 @@ func printStatus(out io.Writer, s *node.Status) error {
 			t.row("", p.LastError)
 		}
 	}
+	storageRows(&t, &s.Storage)
 	t.row()
 	if len(s.Conversations) == 0 {
 		t.row("No conversation yet.")
@@ -106,6 +109,34 @@ func printStatus(out io.Writer, s *node.Status) error {
 		t.row(short(c.ID), c.Role, c.Leader, strings.Join(voters, " "), strings.Trim(fmt.Sprint(c.Epochs), "[]"), c.Entries, c.Behind)
 	}
 	return t.write(out)
+}
+
+// storageRows lists who has most stored here, and what was refused.
+func storageRows(t *table, s *node.Storage) {
+	if len(s.Organizations)+len(s.Users) > 0 {
+		t.row()
+		t.row("STORED FOR", "BYTES", "OF WHICH")
+	}
+	for _, u := range append(slices.Clone(s.Organizations), s.Users...) {
+		t.row(u.Owner, u.Bytes, counts(u.By))
+	}
+	if s.Free < s.Reserve {
+		t.row()
+		t.row(fmt.Sprintf("The disk is full: %d bytes are free, %d are kept in reserve. Make room: until then nothing is taken.", s.Free, s.Reserve))
+	}
+	if len(s.Refused)+len(s.Limited) > 0 {
+		t.row()
+		t.row(fmt.Sprintf("Refused: %s", strings.Trim(counts(s.Refused)+", "+counts(s.Limited), ", ")))
+	}
+}
+
+// counts lists numbers by name.
+func counts(by map[string]uint64) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(by)) {
+		parts = append(parts, fmt.Sprintf("%s %d", name, by[name]))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // short is the beginning of a conversation's id: enough for 'mlsfed recover' and 'mlsfed release'.

@@ -1,0 +1,122 @@
+package node
+
+import (
+	"sync/atomic"
+	"time"
+
+	"github.com/mlsfed/mlsfed/config"
+	"github.com/mlsfed/mlsfed/consensus"
+	"github.com/mlsfed/mlsfed/door"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// limits are how often devices and other organizations may have this node order something. Devices are
+// limited on their own node. An organization is limited on every node that it asks, since a hostile one
+// does not limit its devices.
+type limits struct {
+	now       func() time.Time
+	creates   limit[wire.UserID]   // new conversations of a user
+	codes     limit[wire.UserID]   // enrolment codes that a user's devices ask for
+	devices   limit[wire.DeviceID] // proposals and commits of a device
+	here      limit[wire.ConversationID]
+	forwarded limit[wire.Domain] // proposals and commits that an organization brings
+	there     limit[inConversation]
+	replicas  limit[wire.Domain] // replicas that an organization invites this node to
+}
+
+// inConversation is an organization in one conversation.
+type inConversation struct {
+	org wire.Domain
+	id  wire.ConversationID
+}
+
+// maxLimited is how many keys a limit remembers. Idle keys give way first.
+const maxLimited = 1 << 16
+
+// limit is a rate for each of many keys, and how often it refused.
+type limit[K comparable] struct {
+	door.Rates[K]
+	refused atomic.Uint64
+}
+
+func (l *limit[K]) set(r config.Rate) {
+	l.Rate = door.Rate{Burst: r.Burst, Every: every(r.PerMinute / 60)}
+	l.Most = maxLimited
+}
+
+// take reports whether the rate allows one more. A rate without a burst is none.
+func (l *limit[K]) take(key K, now time.Time) bool {
+	if l.Rate.Burst <= 0 || l.Take(key, now) {
+		return true
+	}
+	l.refused.Add(1)
+	return false
+}
+
+func newLimits(c *config.Rates, now func() time.Time) *limits {
+	l := &limits{now: now}
+	l.creates.set(c.Conversations)
+	l.codes.set(c.Codes)
+	l.devices.set(c.Handshakes)
+	l.here.set(c.ConversationHandshakes)
+	l.there.set(c.ConversationHandshakes)
+	l.forwarded.set(c.OrganizationHandshakes)
+	l.replicas.set(c.Invitations)
+	return l
+}
+
+// refusals are the counts of what was refused, by reason.
+func (l *limits) refusals() map[string]*atomic.Uint64 {
+	return map[string]*atomic.Uint64{
+		"conversations": &l.creates.refused, "codes": &l.codes.refused, "device": &l.devices.refused, "conversation": &l.here.refused,
+		"organization": &l.forwarded.refused, "organization_in_conversation": &l.there.refused, "invitations": &l.replicas.refused,
+	}
+}
+
+// update refuses a handshake of a device over its rates.
+func (l *limits) update(d wire.DeviceID, e *wire.Envelope) error {
+	now := l.now()
+	if !l.devices.take(d, now) {
+		return wire.Errorf(wire.Busy, "update", "%s sends proposals and commits too fast: wait and send it again with the same id", d)
+	}
+	if e.Kind == wire.KindCreate {
+		if !l.creates.take(d.User(), now) {
+			return wire.Errorf(wire.Busy, "create", "%s creates conversations too fast: wait a minute, and send it again with the same id", d.User())
+		}
+		return nil
+	}
+	if !l.here.take(e.Conversation, now) {
+		return wire.Errorf(wire.Busy, "update", "too many proposals and commits for conversation %v at once: wait and send it again with the same id", e.Conversation)
+	}
+	return nil
+}
+
+// code refuses enrolment codes over a user's rate.
+func (l *limits) code(u wire.UserID) error {
+	if l.codes.take(u, l.now()) {
+		return nil
+	}
+	return wire.Errorf(wire.Busy, "invite", "%s asks for codes too fast: wait a minute", u)
+}
+
+var _ consensus.Admission = (*limits)(nil)
+
+// Handshake implements consensus.Admission.
+func (l *limits) Handshake(org wire.Domain, id wire.ConversationID) error {
+	now := l.now()
+	if !l.there.take(inConversation{org, id}, now) {
+		return wire.Errorf(wire.Busy, "submit", "%s brings too many proposals and commits for conversation %v: wait and send it again with the same id", org, id)
+	}
+	if !l.forwarded.take(org, now) {
+		return wire.Errorf(wire.Busy, "submit", "%s brings too many proposals and commits: wait and send it again with the same id", org)
+	}
+	return nil
+}
+
+// Replica implements consensus.Admission.
+func (l *limits) Replica(org wire.Domain) error {
+	if l.replicas.take(org, l.now()) {
+		return nil
+	}
+	return wire.Errorf(wire.Busy, "invite", "%s invites this node to conversations too fast: invite it again later", org)
+}
