@@ -35,7 +35,7 @@ func fill(path string) error {
 // TestDiskFull fills one organization's disk, and makes room again.
 func TestDiskFull(t *testing.T) {
 	disk, compose := smallDisk(t, "c")
-	f := start(t, setup{compose: compose})
+	f := start(t, setup{compose: compose, environment: map[string]string{"MLSFED_QUOTA_RESERVE": "8MiB", "MLSFED_QUOTA_RESERVE_PERCENT": "0"}})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
 	c := f.converse(client.CreateOptions{Name: "Full"}, alice, bob, carol)
 	for _, d := range c.members {
@@ -52,7 +52,7 @@ func TestDiskFull(t *testing.T) {
 	f.ends("the others go on", c.begin(alice))
 	f.ends("the others go on", c.begin(bob))
 	f.within("the node of c says that its disk is full", 2*time.Minute, func() error {
-		if !bytes.Contains(output(f.ctx, "logs", f.container("c")), []byte("no space left on device")) {
+		if !bytes.Contains(output(f.ctx, "logs", f.container("c")), []byte("the disk is full")) {
 			return errors.New("its log does not say so")
 		}
 		return nil
