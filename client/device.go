@@ -74,6 +74,7 @@ func Open(opts Options) (*Device, error) {
 		Auth: d.authenticator(), Policy: d.judge, Store: d.store, Now: opts.Clock.Now, Rand: opts.Rand,
 		Extensions:  []mlscore.ExtensionType{extensionRules, extensionAddress},
 		Credentials: []mlscore.CredentialType{mlscore.CredentialX509},
+		MaxLifetime: maxLifetime, MaxLifetimeReceived: maxLifetime, Intake: mlscore.Intake{Strict: true},
 		Limits:      mlscore.Limits{PastEpochs: opts.Limits.PastEpochs, PastTime: opts.Timing.PastTime, PastMost: opts.Limits.PastMost},
 	})
 	if err != nil {

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"fmt"
 	"strings"
+	"time"
 
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
@@ -19,6 +20,10 @@ type rootSet struct {
 	pools map[string]*x509.CertPool
 	certs map[wire.Domain][]*x509.Certificate
 }
+
+// maxLifetime is the longest lifetime of a KeyPackage that a device makes or adds, or that a member may
+// have committed (RFC 9420 §7.2). All devices of the network have the same value.
+const maxLifetime = 100 * 24 * time.Hour
 
 func (d *Device) authenticator() *mlscore.X509Authenticator {
 	return &mlscore.X509Authenticator{Roots: func(domain string) *x509.CertPool { return d.roots.Load().pools[domain] }}

@@ -55,7 +55,7 @@ type Config struct {
 	MaxKeyPackage      int           // bytes of one; 32 KiB
 	MaxKeyPackages     int           // of one device and suite, besides the last resort; 200
 	MaxKeyPackageBytes int           // of one device and suite; 4 MiB
-	MaxLifetime        time.Duration // of a KeyPackage; mlscore's default
+	MaxLifetime        time.Duration // of a KeyPackage; 100 days by default
 	LowWater           int           // fewer than this are few; 20
 	ClaimMemory        time.Duration // how long a claim is known by its id; 24 hours
 
@@ -122,7 +122,7 @@ func (c Config) withDefaults() (Config, error) {
 	c.MaxKeyPackage = or(c.MaxKeyPackage, 32<<10)
 	c.MaxKeyPackages = or(c.MaxKeyPackages, 200)
 	c.MaxKeyPackageBytes = or(c.MaxKeyPackageBytes, 4<<20)
-	c.MaxLifetime = or(c.MaxLifetime, mlscore.DefaultMaxLifetime)
+	c.MaxLifetime = or(c.MaxLifetime, 100*day)
 	c.LowWater = or(c.LowWater, 20)
 	c.ClaimMemory = or(c.ClaimMemory, day)
 	c.ClaimBurst = or(c.ClaimBurst, 60)

@@ -223,7 +223,7 @@ func (anyone) ValidSuccessor(_, _ mlscore.Credential) error                     
 
 func (e *device) keyPackage(t testing.TB, d *Directory, opts mlscore.KeyPackageOptions) []byte {
 	t.Helper()
-	c, err := mlscore.NewClient(mlscore.Config{Auth: anyone{}, Store: mlscore.NewMemoryStore(), Now: d.cfg.Clock.Now, MaxLifetime: -1})
+	c, err := mlscore.NewClient(mlscore.Config{Auth: anyone{}, Store: mlscore.NewMemoryStore(), Now: d.cfg.Clock.Now})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -73,7 +73,7 @@ func (d *Directory) check(v wire.DeviceID, device *deviceRecord, u Upload) (chec
 		return refuse(wire.Malformed, "%v", err)
 	}
 	auth := &ownLeaf{directory: d, device: v, key: device.Key}
-	err = k.Verify(mlscore.KeyPackageRules{Auth: auth, Now: d.cfg.Clock.Now(), MaxLifetime: d.cfg.MaxLifetime})
+	err = k.Verify(mlscore.KeyPackageRules{Auth: auth, Now: d.cfg.Clock.Now(), MaxLifetime: d.cfg.MaxLifetime, Intake: mlscore.Intake{Strict: true}})
 	if err != nil {
 		return refuse(codeOf(err), "%v", err)
 	}

@@ -20,24 +20,47 @@ type Config struct {
 	Now func() time.Time
 	// Rand is the source of all randomness; nil means crypto/rand.
 	Rand io.Reader
-	// MaxLifetime is the longest lifetime of a KeyPackage that is accepted (RFC 9420 §7.2). All
-	// members of a group must agree on it. Zero means 100 days; -1 no bound.
+	// MaxLifetime is the longest lifetime of a KeyPackage that this client makes, verifies, proposes or
+	// commits (RFC 9420 §7.2). Zero means no bound, as everywhere in this package: THE LIBRARY SETS NO
+	// MAXIMUM, AND §7.2 DEMANDS ONE OF EVERY APPLICATION. An application should set it, 100 days for
+	// instance. The value of one member does not concern the others.
 	MaxLifetime time.Duration
+	// MaxLifetimeReceived is the longest lifetime of a leaf that another member committed, or that the
+	// tree of a joined group holds. Zero means no bound. All members must have the same value: a member
+	// that refuses a leaf which the others accept is out of the group for good. Other implementations
+	// make lifetimes of 365 days and of 2^64-1 seconds, so that no value admits all of them.
+	MaxLifetimeReceived time.Duration
+	// Intake says which of the rules for makers hold for what others made, too.
+	Intake Intake
 	// Extensions, Proposals and Credentials are supported by the application beyond the defaults,
 	// and announced in the client's capabilities.
 	Extensions  []ExtensionType
 	Proposals   []ProposalType
-	Credentials []CredentialType // basic or x509, in addition to that of the client's own credential
+	Credentials []CredentialType // in addition to that of the client's own credential
 	// CipherSuites are announced in the client's capabilities, in addition to that of the leaf they
 	// stand in; nil means those of RFC 9420. They do not limit what the client can do.
 	CipherSuites []CipherSuite
-	// NoGREASE leaves out the random code points of §13.5.
-	NoGREASE bool
-	Limits   Limits
+	// GREASE says where the random code points of §13.5 are sent.
+	GREASE GREASE
+	// PathlessProposals are the custom proposal types whose specification allows a commit without a path
+	// (§12.4). A commit of any other custom proposal has a path, whatever CommitOptions say.
+	PathlessProposals []ProposalType
+	Limits            Limits
 }
 
-// DefaultMaxLifetime bounds a KeyPackage's life where the Config does not.
-const DefaultMaxLifetime = 100 * 24 * time.Hour
+// GREASE is a level of RFC 9420 §13.5: where random reserved code points are sent.
+type GREASE uint8
+
+// The levels of GREASE.
+const (
+	// GREASEListed sends them in the capabilities of leaves and in GroupInfos.
+	GREASEListed GREASE = iota
+	// GREASEEverywhere sends them in the extensions of KeyPackages, too. OpenMLS 0.9.2 refuses such a
+	// KeyPackage, and cannot follow a commit that adds it.
+	GREASEEverywhere
+	// GREASENowhere sends none.
+	GREASENowhere
+)
 
 // Identity is a credential and the signature key that it speaks for.
 type Identity struct {
@@ -73,10 +96,11 @@ func NewClient(cfg Config) (*Client, error) {
 	case cfg.Now == nil:
 		return nil, fail(ErrMisuse, "", "Config", "Now is missing: usually time.Now")
 	}
-	for _, t := range cfg.Credentials { // a client must support what it announces (RFC 9420 §13.4)
-		if t != CredentialBasic && t != CredentialX509 {
-			return nil, fail(ErrMisuse, "§13.4", "Config", "credential type %#04x is announced and cannot be read", uint16(t))
-		}
+	if err := cfg.checkAnnounced(); err != nil {
+		return nil, err
+	}
+	if cfg.MaxLifetime < 0 || cfg.MaxLifetimeReceived < 0 {
+		return nil, fail(ErrMisuse, "§7.2", "Config", "a maximum lifetime is negative: zero means no bound")
 	}
 	for _, id := range cfg.CipherSuites {
 		if _, err := suiteOf(id); err != nil {
@@ -89,17 +113,37 @@ func NewClient(cfg Config) (*Client, error) {
 	if cfg.Rand == nil {
 		cfg.Rand = rand.Reader
 	}
-	if cfg.MaxLifetime == 0 {
-		cfg.MaxLifetime = DefaultMaxLifetime
-	}
-	cfg.MaxLifetime = max(cfg.MaxLifetime, 0)
 	cfg.Limits = cfg.Limits.orDefault()
 	return &Client{cfg}, nil
 }
 
-func (c *Client) rules(s *suite) *rules {
-	return &rules{suite: s, auth: c.cfg.Auth, policy: c.cfg.Policy, maxLifetime: c.cfg.MaxLifetime}
+// checkAnnounced refuses code points that no client can announce: default types (RFC 9420 §7.2), and
+// credential types that are reserved (§13.4, §13.5).
+func (cfg *Config) checkAnnounced() error {
+	for _, t := range cfg.Extensions {
+		if t.isDefault() {
+			return fail(ErrMisuse, "§7.2", "Config", "default extension %#04x is announced: every client supports it", uint16(t))
+		}
+	}
+	for _, t := range cfg.Proposals {
+		if t.isDefault() {
+			return fail(ErrMisuse, "§7.2", "Config", "default proposal type %v is announced: every client supports it", t)
+		}
+	}
+	for _, t := range cfg.Credentials {
+		if t == 0 || isGREASE(uint16(t)) {
+			return fail(ErrMisuse, "§13.4", "Config", "credential type %#04x is reserved", uint16(t))
+		}
+	}
+	return nil
 }
+
+func (c *Client) rules(s *suite) *rules {
+	return &rules{suite: s, auth: c.cfg.Auth, policy: c.cfg.Policy, maxLifetime: c.cfg.MaxLifetimeReceived, maxOwnLifetime: c.cfg.MaxLifetime, intake: c.cfg.Intake}
+}
+
+// suite finds the description of a cipher suite as this client takes it.
+func (c *Client) suite(id CipherSuite) (*suite, error) { return c.cfg.Intake.suite(id) }
 
 // capabilities announces what this client supports, in a leaf of a suite and a type of credential.
 func (c *Client) capabilities(s *suite, own CredentialType) (Capabilities, error) {
@@ -116,7 +160,7 @@ func (c *Client) capabilities(s *suite, own CredentialType) (Capabilities, error
 	if !slices.Contains(caps.Credentials, own) {
 		caps.Credentials = append(caps.Credentials, own)
 	}
-	if c.cfg.NoGREASE {
+	if c.cfg.GREASE == GREASENowhere {
 		return caps, nil
 	}
 	var g [4]byte
@@ -195,7 +239,7 @@ func parseKeyPackageRecord(b []byte) (*keyPackageRecord, error) {
 
 // NewKeyPackage makes a KeyPackage and stores its private keys (§10).
 func (c *Client) NewKeyPackage(id Identity, opts KeyPackageOptions) (*KeyPackage, error) {
-	s, err := suiteOf(id.CipherSuite)
+	s, err := c.suite(id.CipherSuite)
 	if err != nil {
 		return nil, err
 	}
@@ -209,7 +253,7 @@ func (c *Client) NewKeyPackage(id Identity, opts KeyPackageOptions) (*KeyPackage
 // ImportKeyPackage stores a KeyPackage that was made elsewhere with its private keys: the HPKE keys of
 // the Welcome and of the leaf, and the signature key.
 func (c *Client) ImportKeyPackage(kp *KeyPackage, initKey, leafKey, signatureKey Secret) error {
-	s, err := suiteOf(kp.CipherSuite)
+	s, err := c.suite(kp.CipherSuite)
 	if err != nil {
 		return err
 	}
@@ -256,7 +300,7 @@ func (c *Client) newKeyPackage(s *suite, id Identity, opts KeyPackageOptions) (*
 	if opts.LastResort {
 		opts.Extensions = opts.Extensions.With(Extension{ExtensionLastResort, []byte{}})
 	}
-	if !c.cfg.NoGREASE {
+	if c.cfg.GREASE == GREASEEverywhere {
 		x, err := c.greaseExtension()
 		if err != nil {
 			return nil, err
@@ -289,16 +333,16 @@ func (c *Client) newKeyPackage(s *suite, id Identity, opts KeyPackageOptions) (*
 		return nil, err
 	}
 	rec.keyPackage = kp
-	return rec, kp.verify(s, c.rules(s).keyPackageRules(c.cfg.Now()))
+	return rec, kp.verify(s, c.rules(s).ownKeyPackageRules(c.cfg.Now()))
 }
 
 // VerifyKeyPackage checks somebody's KeyPackage before it is used, its lifetime included (§10.1).
 func (c *Client) VerifyKeyPackage(kp *KeyPackage) error {
-	s, err := suiteOf(kp.CipherSuite)
+	s, err := c.suite(kp.CipherSuite)
 	if err != nil {
 		return err
 	}
-	return kp.verify(s, c.rules(s).keyPackageRules(c.cfg.Now()))
+	return kp.verify(s, c.rules(s).ownKeyPackageRules(c.cfg.Now()))
 }
 
 // DeleteKeyPackage erases the private keys of a KeyPackage, for one that expired or was withdrawn.

@@ -13,7 +13,8 @@ type CommitOptions struct {
 	OnlyThese bool
 	// Leaf changes this member's leaf.
 	Leaf LeafUpdate
-	// OmitPath leaves out the path where the proposals allow it: cheaper, and no new keys (§12.4).
+	// OmitPath leaves out the path where the proposals allow it: cheaper, and no new keys (§12.4). Of
+	// custom proposals, those of Config.PathlessProposals allow it.
 	OmitPath          bool
 	AuthenticatedData []byte
 	// GroupInfo shapes the GroupInfo of the next epoch that is returned, WelcomeInfo the one inside
@@ -105,6 +106,9 @@ func (g *Group) Commit(opts CommitOptions) (*Commit, error) {
 		if !p.complete() || p.Type == ProposalUpdate || p.Type == ProposalExternalInit {
 			return nil, fail(ErrMisuse, "§12.4", "commit", "a proposal of type %v cannot be committed by value", p.Type)
 		}
+		if err := g.checkMade(&p); err != nil {
+			return nil, err
+		}
 	}
 	if err := g.verifyOwnAdds(opts.Proposals); err != nil {
 		return nil, err
@@ -143,7 +147,7 @@ func (g *Group) Commit(opts CommitOptions) (*Commit, error) {
 // verifyOwnAdds verifies KeyPackages that this member is about to use, their lifetimes at present
 // included (§7.3).
 func (g *Group) verifyOwnAdds(list []Proposal) error {
-	rules := g.public().rules.keyPackageRules(g.client.cfg.Now())
+	rules := g.public().rules.ownKeyPackageRules(g.client.cfg.Now())
 	errs := make([]error, len(list))
 	inParallel(len(list), func(i int) {
 		if list[i].Type == ProposalAdd {
@@ -224,7 +228,7 @@ func (w *committing) build() error {
 			commit.proposals = append(commit.proposals, proposalOrRef{proposal: &p.Proposal})
 		}
 	}
-	if w.plan.needsPath || w.plan.external || !w.opts.OmitPath || w.opts.Leaf.changes() {
+	if w.plan.needsPath || w.plan.external || !w.opts.OmitPath || w.opts.Leaf.changes() || w.customPath() {
 		if err := w.buildPath(commit); err != nil {
 			return err
 		}
@@ -233,6 +237,14 @@ func (w *committing) build() error {
 		return err
 	}
 	return w.derive()
+}
+
+// customPath says whether a custom proposal may need a path (§12.4): all do but those whose specification
+// is known to this client. mls-rs refuses a commit of a custom proposal without a path.
+func (w *committing) customPath() bool {
+	return slices.ContainsFunc(w.plan.list, func(p sentProposal) bool {
+		return !p.Type.isDefault() && !slices.Contains(w.client.cfg.PathlessProposals, p.Type)
+	})
 }
 
 // changes says whether anything but the keys is to change.

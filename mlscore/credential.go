@@ -20,6 +20,7 @@ type Credential struct {
 	Type         CredentialType
 	Identity     []byte   // basic
 	Certificates [][]byte // x509: DER, the end entity's first
+	Data         []byte   // any other type: its content, an opaque vector
 }
 
 // BasicCredential is a bare assertion of an identity, in the application's format.
@@ -42,8 +43,10 @@ func (c Credential) encode(w *codec.Writer) {
 				w.Bytes(cert)
 			}
 		})
-	default:
+	case CredentialBasic:
 		w.Bytes(c.Identity)
+	default:
+		w.Bytes(c.Data)
 	}
 }
 
@@ -62,8 +65,8 @@ func decodeCredential(r *codec.Reader) Credential {
 		c.Identity = r.Bytes()
 	case CredentialX509:
 		r.Vector(func(r *codec.Reader) { c.Certificates = append(c.Certificates, r.Bytes()) })
-	default:
-		r.Fail(fail(ErrUnsupported, "§5.3", "credential", "type %#04x", uint16(c.Type)))
+	default: // as all implementations that carry further types write them
+		c.Data = r.Bytes()
 	}
 	return c
 }
@@ -99,7 +102,8 @@ type Authenticator interface {
 
 // TrustBasic is an Authenticator for basic credentials whose identities are vouched for elsewhere,
 // as in tests or where the delivery service authenticates. It takes equal identities for one client
-// and allows no change of identity.
+// and allows no change of identity. In groups where the devices of one user share an identity, as those
+// of OpenMLS may, it refuses a user's second device: see TrustBasicDevices.
 type TrustBasic struct{}
 
 // ValidateCredential accepts every basic credential.
@@ -119,4 +123,17 @@ func (TrustBasic) ValidSuccessor(old, next Credential) error {
 		return fmt.Errorf("%w: the identity changed", ErrPolicy)
 	}
 	return nil
+}
+
+// TrustBasicDevices is TrustBasic for groups in which several members, the devices of one user, have one
+// identity: a client is known by its identity and its signature key together. Use TrustBasic where an
+// identity is a device's own: it keeps a device from standing in a group twice, under another key.
+//
+// A device that comes back by an external commit with Resync, after it changed its signature key, is not
+// found under its old one; it joins beside its old leaf, which another member removes.
+type TrustBasicDevices struct{ TrustBasic }
+
+// Identity is the identity in the credential, behind its length, and the signature key.
+func (TrustBasicDevices) Identity(c Credential, signatureKey []byte) ([]byte, error) {
+	return append(codec.AppendBytes(nil, c.Identity), signatureKey...), nil
 }

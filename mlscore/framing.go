@@ -246,7 +246,7 @@ func (a *authenticatedContent) signWith(k *signer, context []byte) (err error) {
 
 func (a *authenticatedContent) verify(s *suite, key, context []byte) error {
 	if !s.verifyWithLabel(key, "FramedContentTBS", a.tbs(context), a.signature) {
-		return fail(ErrForged, "§6.1", fmt.Sprintf("%v from %v", a.content.kind, a.content.sender), "signature does not verify")
+		return s.unverified(key, fail(ErrForged, "§6.1", fmt.Sprintf("%v from %v", a.content.kind, a.content.sender), "signature does not verify"))
 	}
 	return nil
 }

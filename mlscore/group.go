@@ -178,7 +178,7 @@ type CreateOptions struct {
 
 // CreateGroup founds a group with one member (§11). An empty id is replaced by a random one.
 func (c *Client) CreateGroup(id Identity, groupID []byte, opts CreateOptions) (*Group, error) {
-	s, err := suiteOf(id.CipherSuite)
+	s, err := c.suite(id.CipherSuite)
 	if err != nil {
 		return nil, err
 	}
@@ -249,7 +249,7 @@ func (c *Client) foundingState(s *suite, leaf *LeafNode, groupID []byte, x Exten
 	}
 	p.context = p.context.clone()
 	p.encoded = p.context.marshal()
-	if err := p.checkExtensions(x); err != nil {
+	if err := firstError(p.checkExtensions(x), p.checkMadeExtensions(x)); err != nil {
 		return nil, err
 	}
 	return p, checkMember(t, 0, x)
@@ -314,7 +314,7 @@ func (c *Client) groupInfo(s *suite, st *memberState, opts GroupInfoOptions) (*g
 		}
 		x = x.With(Extension{ExtensionRatchetTree, tree})
 	}
-	if !c.cfg.NoGREASE {
+	if c.cfg.GREASE != GREASENowhere {
 		grease, err := c.greaseExtension()
 		if err != nil {
 			return nil, err

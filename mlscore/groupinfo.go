@@ -61,7 +61,7 @@ func (g *groupInfo) verify(s *suite, tree *ratchetTree) error {
 		return fail(ErrForged, "§12.4.3.1", "GroupInfo", "signed by blank %v", leafName(g.signer))
 	}
 	if !s.verifyWithLabel([]byte(key), "GroupInfoTBS", g.tbs(), g.signature) {
-		return fail(ErrForged, "§12.4.3.1", "GroupInfo", "signature by %v does not verify", leafName(g.signer))
+		return s.unverified([]byte(key), fail(ErrForged, "§12.4.3.1", "GroupInfo", "signature by %v does not verify", leafName(g.signer)))
 	}
 	return nil
 }
@@ -74,7 +74,10 @@ func (g *groupInfo) externalPub() ([]byte, error) {
 	}
 	r := codec.NewReader(data, codec.DefaultLimits)
 	pub := r.Bytes()
-	return pub, malformed("external_pub", r.Finish())
+	if err := r.Finish(); err != nil {
+		return nil, &Error{Kind: ErrMalformed, Clause: "§12.4.3.2", Object: "external_pub", Detail: "is no opaque vector", Err: err}
+	}
+	return pub, nil
 }
 
 // treeFor picks the ratchet tree for a GroupInfo: the one given, or the extension.

@@ -47,7 +47,7 @@ func TestSection12_4_3_1_GroupSecretsOutliveTheirEncoding(t *testing.T) {
 // TestSection10_UnknownKeyPackageExtensionIsIgnored: what a KeyPackage holds for others must not stop
 // us, listed in its capabilities or not (§13.4, §13.5).
 func TestSection10_UnknownKeyPackageExtensionIsIgnored(t *testing.T) {
-	alice, bob := newPerson(t, "alice", 1), newPerson(t, "bob", 1, func(c *Config) { c.NoGREASE = true })
+	alice, bob := newPerson(t, "alice", 1), newPerson(t, "bob", 1, func(c *Config) { c.GREASE = GREASENowhere })
 	alice.create(t, CreateOptions{})
 	s := suites[0]
 	rec, err := bob.newKeyPackage(s, bob.id, KeyPackageOptions{})

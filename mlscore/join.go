@@ -24,7 +24,7 @@ func (c *Client) Join(msg []byte, opts JoinOptions) (*Group, error) {
 	if m.welcome == nil {
 		return nil, fail(ErrMalformed, "§6", "message", "is a %v, not a Welcome", m.format)
 	}
-	s, err := suiteOf(m.welcome.suite)
+	s, err := c.suite(m.welcome.suite)
 	if err != nil {
 		return nil, err
 	}
@@ -97,9 +97,6 @@ func (j *joining) openSecrets() (err error) {
 	}
 	founding := 0
 	for _, id := range j.secrets.psks {
-		if len(id.Nonce) != s.hashLen() {
-			return fail(ErrInvalid, "§8.4", id.String(), "nonce of %d bytes, not %d", len(id.Nonce), s.hashLen())
-		}
 		if id.Type == PSKResumption && id.Usage != UsageApplication {
 			founding++
 		}
@@ -228,7 +225,7 @@ func (c *Client) ExternalJoin(id Identity, groupInfo []byte, opts ExternalOption
 			return nil, err
 		}
 	}
-	s, err := suiteOf(id.CipherSuite)
+	s, err := c.suite(id.CipherSuite)
 	if err != nil {
 		return nil, err
 	}
@@ -366,7 +363,7 @@ func (c *Client) ProposeExternally(index uint32, signatureKey Secret, context Gr
 }
 
 func (c *Client) proposeFromOutside(from Sender, cs CipherSuite, key Secret, context GroupContext, p Proposal) ([]byte, error) {
-	s, err := suiteOf(cs)
+	s, err := c.suite(cs)
 	if err != nil {
 		return nil, err
 	}

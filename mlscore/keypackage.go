@@ -93,12 +93,13 @@ type KeyPackageRules struct {
 	Now time.Time
 	// MaxLifetime is the longest total lifetime accepted (§7.2); zero for no bound.
 	MaxLifetime time.Duration
+	Intake      Intake
 }
 
 // Verify checks a KeyPackage on its own (§10.1, §7.3): what a directory does before it stores one, and
 // a client before it adds its owner. A group adds its own rules when it is used there.
 func (k *KeyPackage) Verify(rules KeyPackageRules) error {
-	s, err := suiteOf(k.CipherSuite)
+	s, err := rules.Intake.suite(k.CipherSuite)
 	if err != nil {
 		return err
 	}
@@ -133,12 +134,12 @@ func (k *KeyPackage) verify(s *suite, rules KeyPackageRules) error {
 	if !s.verifyWithLabel(k.LeafNode.SignatureKey, "KeyPackageTBS", w.Buffer(), k.Signature) {
 		return fail(ErrForged, "§10.1", object, "signature does not verify")
 	}
-	return rules.validate(k.LeafNode, UseKeyPackage)
+	return rules.validate(s, k.LeafNode, UseKeyPackage)
 }
 
 // validate asks the application about a leaf's credential.
-func (rules KeyPackageRules) validate(l *LeafNode, use CredentialUse) error {
-	if err := rules.Auth.ValidateCredential(l.Credential, l.SignatureKey, use); err != nil {
+func (rules KeyPackageRules) validate(s *suite, l *LeafNode, use CredentialUse) error {
+	if err := rules.Auth.ValidateCredential(l.Credential, s.authKey(l.SignatureKey), use); err != nil {
 		return &Error{Kind: ErrPolicy, Clause: "§5.3.1", Object: "credential", Detail: "refused", Err: err}
 	}
 	return nil
@@ -161,7 +162,7 @@ func (l *LeafNode) verifyContent(s *suite, rules KeyPackageRules) error {
 	if err := l.bindCredential(s); err != nil {
 		return within(object, ErrInvalid, err)
 	}
-	if err := l.Capabilities.verify(s); err != nil {
+	if err := rules.Intake.checkLeaf(s, l); err != nil {
 		return within(object, ErrInvalid, err)
 	}
 	if !l.Capabilities.SupportsCredential(l.Credential.Type) {
@@ -176,36 +177,6 @@ func (l *LeafNode) verifyContent(s *suite, rules KeyPackageRules) error {
 		return l.Lifetime.verify(rules.Now, rules.MaxLifetime)
 	}
 	return nil
-}
-
-// verify checks that a client announces what it needs for a group of this suite.
-func (c Capabilities) verify(s *suite) error {
-	if !contains(c.Versions, MLS10) {
-		return fail(ErrInvalid, "§7.2", "capabilities", "protocol version %d is not listed", MLS10)
-	}
-	if !contains(c.CipherSuites, s.id) {
-		return fail(ErrInvalid, "§7.2", "capabilities", "cipher suite %v is not listed", s.id)
-	}
-	for _, t := range c.Extensions {
-		if t.isDefault() {
-			return fail(ErrInvalid, "§7.2", "capabilities", "default extension %#04x is listed", uint16(t))
-		}
-	}
-	for _, t := range c.Proposals {
-		if t.isDefault() {
-			return fail(ErrInvalid, "§7.2", "capabilities", "default proposal type %v is listed", t)
-		}
-	}
-	return nil
-}
-
-func contains[T comparable](list []T, v T) bool {
-	for _, have := range list {
-		if have == v {
-			return true
-		}
-	}
-	return false
 }
 
 // verify checks a lifetime's length, and now if it is given (§7.2, §7.3).

@@ -113,6 +113,15 @@ func (s *suite) verifyWithLabel(pub []byte, label string, content, signature []b
 	return s.signature.verify(pub, signContent(label, content), signature)
 }
 
+// unverified says why a signature does not verify: because the key is none of the suite, or else for
+// the reason given. One fault in a key is one kind of error, whatever is verified with it first.
+func (s *suite) unverified(pub []byte, reason error) error {
+	if err := s.validateSignatureKey(pub); err != nil {
+		return within("signature_key", ErrInvalid, err)
+	}
+	return reason
+}
+
 // sealInfo hashes EncryptContext (RFC 9420 §5.1.3) into HPKE's key schedule context, once for any
 // number of encryptTo and decryptFrom. context must not exceed codec.MaxLength.
 func (s *suite) sealInfo(label string, context []byte) *hpkeInfo {

@@ -59,7 +59,7 @@ func (l *loader) load() (*Group, error) {
 	if l.head, err = parseHead(v); err != nil {
 		return nil, err
 	}
-	s, err := suiteOf(l.head.context.CipherSuite)
+	s, err := l.client.suite(l.head.context.CipherSuite)
 	if err != nil {
 		return nil, err
 	}

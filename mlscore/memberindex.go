@@ -9,6 +9,7 @@ import (
 // needs a pass over the leaves: signature keys and identities, and how many members have which
 // capabilities and credential types.
 type memberIndex struct {
+	suite      *suite
 	auth       Authenticator
 	signatures keyIndex // → LeafIndex
 	identities keyIndex // → LeafIndex
@@ -27,8 +28,9 @@ type capabilityClass struct {
 	members      int
 }
 
-func newMemberIndex(auth Authenticator) memberIndex {
+func newMemberIndex(s *suite, auth Authenticator) memberIndex {
 	return memberIndex{
+		suite:       s,
 		auth:        auth,
 		signatures:  newKeyIndex(),
 		identities:  newKeyIndex(),
@@ -60,7 +62,7 @@ func (x *memberIndex) addAll(leaves []leafChange) error {
 		if err != nil {
 			return err
 		}
-		signatures[k] = x.signatures.entry(firstVector(afterVector(l.body)), uint32(l.index))
+		signatures[k] = x.signatures.entry(x.suite.canonicalKey(firstVector(afterVector(l.body))), uint32(l.index))
 		identities[k] = x.identities.entry(id, uint32(l.index))
 		x.count(leaf, 1)
 	}
@@ -74,7 +76,7 @@ func (x *memberIndex) remove(i LeafIndex, body string) error {
 	if err != nil {
 		return err
 	}
-	x.signatures = x.signatures.remove(string(leaf.SignatureKey), uint32(i))
+	x.signatures = x.signatures.remove(x.suite.canonicalKey(string(leaf.SignatureKey)), uint32(i))
 	x.identities = x.identities.remove(id, uint32(i))
 	x.count(leaf, -1)
 	return nil
@@ -114,7 +116,7 @@ func (x *memberIndex) identity(leaf *LeafNode) (string, error) {
 }
 
 func (x *memberIndex) identityBytes(leaf *LeafNode) ([]byte, error) {
-	id, err := x.auth.Identity(leaf.Credential, leaf.SignatureKey)
+	id, err := x.auth.Identity(leaf.Credential, x.suite.authKey(leaf.SignatureKey))
 	if err != nil {
 		return nil, &Error{Kind: ErrPolicy, Clause: "§5.3", Object: "credential", Detail: "has no identity", Err: err}
 	}

@@ -38,12 +38,13 @@ type cachedProposal struct {
 type PublicConfig struct {
 	Auth        Authenticator
 	Policy      Policy        // may be nil
-	MaxLifetime time.Duration // zero for no bound
+	MaxLifetime time.Duration // Config.MaxLifetimeReceived of the members; zero for no bound
+	Intake      Intake
 	Limits      Limits
 }
 
 func (c PublicConfig) rules(s *suite) *rules {
-	return &rules{suite: s, auth: c.Auth, policy: c.Policy, maxLifetime: c.MaxLifetime}
+	return &rules{suite: s, auth: c.Auth, policy: c.Policy, maxLifetime: c.MaxLifetime, maxOwnLifetime: c.MaxLifetime, intake: c.Intake}
 }
 
 // NewPublicState begins with a GroupInfo (an MLSMessage) and the ratchet tree, which may be nil if the
@@ -57,7 +58,7 @@ func NewPublicState(groupInfo, tree []byte, cfg PublicConfig) (*PublicState, err
 	if err != nil {
 		return nil, err
 	}
-	s, err := suiteOf(g.context.CipherSuite)
+	s, err := cfg.Intake.suite(g.context.CipherSuite)
 	if err != nil {
 		return nil, err
 	}
@@ -251,7 +252,11 @@ func (p *PublicState) senderKey(ac *authenticatedContent) ([]byte, error) {
 		if c.kind != ContentProposal {
 			return nil, fail(ErrMalformed, "§6.1", c.sender.String(), "may send proposals only")
 		}
-		return senders[c.sender.Index].SignatureKey, checkSenderType(c.sender, c.proposal.Type)
+		sender := senders[c.sender.Index]
+		if err := p.rules.suite.validateSignatureKey(sender.SignatureKey); err != nil {
+			return nil, within(c.sender.String(), ErrInvalid, err)
+		}
+		return sender.SignatureKey, checkSenderType(c.sender, c.proposal.Type)
 	case SenderNewMemberProposal:
 		if c.kind != ContentProposal || c.proposal.Type != ProposalAdd {
 			return nil, fail(ErrMalformed, "§6.1", c.sender.String(), "may send an Add proposal only")
@@ -275,6 +280,9 @@ func (p *PublicState) cache(ac *authenticatedContent) (*PublicState, error) {
 		return nil, fail(ErrLimit, "", "proposal", "%d are waiting for a commit, at most %d", len(p.proposals), p.limits.Proposals)
 	}
 	if err := checkSenderType(ac.content.sender, ac.content.proposal.Type); err != nil {
+		return nil, err
+	}
+	if err := p.rules.intake.checkProposal(ac.content.proposal); err != nil {
 		return nil, err
 	}
 	c, err := openCached(p.rules.suite, ac.marshal())
@@ -423,7 +431,7 @@ func (p *PublicState) checkJoiner(st *stagedCommit, leaf *LeafNode) error {
 	if err := p.checkNewLeaf(st.leaf, leaf); err != nil {
 		return err
 	}
-	return p.rules.keyPackageRules(time.Time{}).validate(leaf, UseExternalJoin)
+	return p.rules.keyPackageRules().validate(p.rules.suite, leaf, UseExternalJoin)
 }
 
 // advance enters the next epoch (§8.2, §12.4.2). The confirmation tag is taken from the commit.

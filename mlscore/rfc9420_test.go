@@ -115,6 +115,7 @@ var (
 	testInCell  = regexp.MustCompile("`((?:Test|Fuzz|Benchmark)[A-Za-z0-9_]*)`")
 	codeInCell  = regexp.MustCompile("`([^`]*)`")
 	quoted      = regexp.MustCompile(`"([^"]*)"`)
+	askedCell   = regexp.MustCompile(`^(receiver|maker|application|ours: .{20,}|as above)(; .+|: .+)?$`)
 	clauseCell  = regexp.MustCompile(`^§[0-9]+(\.[0-9]+)*$`)
 )
 
@@ -135,13 +136,14 @@ func TestRuleTable(t *testing.T) {
 		}
 		row := &tableRow{t, s, at + 1, named}
 		switch len(cells) {
-		case 4:
+		case 5:
 			rules++
 			if !clauseCell.MatchString(cells[0]) {
 				row.fail("%q is no clause", cells[0])
 			}
 			row.places(cells[2])
 			row.tests(cells[3])
+			row.asked(cells[4])
 		case 2:
 			traps++
 			row.tests(cells[1])
@@ -186,6 +188,14 @@ func (r *tableRow) places(cell string) {
 	}
 	if codes := codeInCell.FindAllString(cell, -1); len(codes) != len(found) {
 		r.fail("has code that is no place: %q", cell)
+	}
+}
+
+// asked checks of whom a rule is asked; a rule of ours has a reason.
+func (r *tableRow) asked(cell string) {
+	r.t.Helper()
+	if !askedCell.MatchString(cell) {
+		r.fail("does not say of whom the rule is asked, or not why it is ours: %q", cell)
 	}
 }
 

@@ -26,14 +26,22 @@ type ProposalContext struct {
 
 // rules are what every participant of a group judges by, members and servers alike.
 type rules struct {
-	suite       *suite
-	auth        Authenticator
-	policy      Policy // may be nil
-	maxLifetime time.Duration
+	suite          *suite
+	auth           Authenticator
+	policy         Policy        // may be nil
+	maxLifetime    time.Duration // of what others made; zero for no bound
+	maxOwnLifetime time.Duration // of what this client makes, verifies, proposes or commits
+	intake         Intake
 }
 
-func (r *rules) keyPackageRules(now time.Time) KeyPackageRules {
-	return KeyPackageRules{Auth: r.auth, Now: now, MaxLifetime: r.maxLifetime}
+// keyPackageRules are those for what others committed, or a tree holds: no time is looked at.
+func (r *rules) keyPackageRules() KeyPackageRules {
+	return KeyPackageRules{Auth: r.auth, MaxLifetime: r.maxLifetime, Intake: r.intake}
+}
+
+// ownKeyPackageRules are those for what this client is about to use, now.
+func (r *rules) ownKeyPackageRules(now time.Time) KeyPackageRules {
+	return KeyPackageRules{Auth: r.auth, Now: now, MaxLifetime: r.maxOwnLifetime, Intake: r.intake}
 }
 
 // sentProposal is a proposal of a commit's list.
@@ -95,7 +103,7 @@ func (s *PublicState) verifyPackages(list []sentProposal) error {
 	errs := make([]error, len(list))
 	inParallel(len(list), func(at int) {
 		if sp := &list[at]; sp.Type == ProposalAdd && !sp.checked {
-			err := sp.Add.verify(s.rules.suite, s.rules.keyPackageRules(time.Time{}))
+			err := sp.Add.verify(s.rules.suite, s.rules.keyPackageRules())
 			errs[at] = within(sp.name(at), ErrInvalid, err)
 			sp.checked = err == nil
 		}
@@ -233,10 +241,10 @@ func (s *PublicState) checkReplacement(old, i LeafIndex, next *LeafNode, use Cre
 	if err := s.checkNewLeaf(i, next); err != nil {
 		return err
 	}
-	if before.Credential.equal(next.Credential) && string(before.SignatureKey) == string(next.SignatureKey) && use != UseExternalJoin {
+	if before.Credential.equal(next.Credential) && s.rules.suite.canonicalKey(string(before.SignatureKey)) == s.rules.suite.canonicalKey(string(next.SignatureKey)) && use != UseExternalJoin {
 		return nil
 	}
-	if err := s.rules.keyPackageRules(time.Time{}).validate(next, use); err != nil {
+	if err := s.rules.keyPackageRules().validate(s.rules.suite, next, use); err != nil {
 		return err
 	}
 	if err := s.rules.auth.ValidSuccessor(before.Credential, next.Credential); err != nil {
@@ -247,7 +255,7 @@ func (s *PublicState) checkReplacement(old, i LeafIndex, next *LeafNode, use Cre
 
 // checkNewLeaf checks a leaf made in this group by itself (§7.3).
 func (s *PublicState) checkNewLeaf(i LeafIndex, l *LeafNode) error {
-	if err := l.verifyAlone(s.rules.suite, s.rules.keyPackageRules(time.Time{})); err != nil {
+	if err := l.verifyAlone(s.rules.suite, s.rules.keyPackageRules()); err != nil {
 		return within(leafName(i), ErrInvalid, err)
 	}
 	return within(leafName(i), ErrForged, l.verifySignature(s.rules.suite, s.context.GroupID, i))
@@ -276,18 +284,58 @@ func (s *PublicState) checkExtensions(x Extensions) error {
 	if err != nil {
 		return err
 	}
+	if s.rules.intake.Strict {
+		if err := s.checkMadeExtensions(x); err != nil {
+			return err
+		}
+	}
 	for at, sender := range senders {
 		object := fmt.Sprintf("external sender %d", at)
-		if err := s.rules.suite.validateSignatureKey(sender.SignatureKey); err != nil {
+		if err := s.rules.suite.checkSenderKey(sender.SignatureKey); err != nil {
 			return within(object, ErrInvalid, err)
 		}
 		if err := s.rules.auth.ValidateCredential(sender.Credential, sender.SignatureKey, UseExternalSender); err != nil {
 			return &Error{Kind: ErrPolicy, Clause: "§5.3.1", Object: object, Detail: "refused", Err: err}
 		}
 	}
+	return nil
+}
+
+// checkSenderKey refuses a bad key of the suite's scheme (§5.1.1). A key of another scheme, which no key of
+// this one is as long as, is no fault of the group: its owner can sign nothing here.
+func (s *suite) checkSenderKey(pub []byte) error {
+	if !slices.Contains(s.signature.keyLengths(), len(pub)) {
+		return nil
+	}
+	return s.validateSignatureKey(pub)
+}
+
+// checkMadeExtensions checks a list of GroupContext extensions that this client makes: no receiver's
+// rule refuses an extension in the wrong place (§17.3), or an external sender that can sign nothing
+// because its key is of another signature scheme (§12.1.8.1).
+func (s *PublicState) checkMadeExtensions(x Extensions) error {
 	for _, e := range x {
 		if e.Type == ExtensionRatchetTree || e.Type == ExtensionExternalPub || e.Type == ExtensionApplicationID {
 			return fail(ErrInvalid, "§13.4", fmt.Sprintf("extension %#04x", uint16(e.Type)), "does not belong in a GroupContext")
+		}
+	}
+	return x.checkExternalSenders(s.rules.suite, s.rules.intake)
+}
+
+// checkExternalSenders checks that external senders can sign in a group of a suite, and that their
+// credentials are of types that an intake knows.
+func (x Extensions) checkExternalSenders(s *suite, in Intake) error {
+	senders, err := x.externalSenders()
+	if err != nil {
+		return err
+	}
+	for at, sender := range senders {
+		object := fmt.Sprintf("external sender %d", at)
+		if err := s.validateSignatureKey(sender.SignatureKey); err != nil {
+			return within(object, ErrInvalid, err)
+		}
+		if err := in.checkCredential(sender.Credential); err != nil {
+			return within(object, ErrInvalid, err)
 		}
 	}
 	return nil
@@ -421,8 +469,9 @@ func checkUnique(t *ratchetTree, i LeafIndex, l *LeafNode) error {
 	if at, found := t.otherNode(i.node(), l.EncryptionKey); found {
 		return fail(ErrInvalid, "§7.3", leafName(i), "encryption_key also stands at %s", nodeName(at))
 	}
-	if at, found := t.otherMember(t.people.signatures, i, string(l.SignatureKey), func(o *LeafNode) bool {
-		return string(o.SignatureKey) == string(l.SignatureKey)
+	key := t.suite.canonicalKey(string(l.SignatureKey))
+	if at, found := t.otherMember(t.people.signatures, i, key, func(o *LeafNode) bool {
+		return t.suite.canonicalKey(string(o.SignatureKey)) == key
 	}); found {
 		return fail(ErrInvalid, "§7.3", leafName(i), "signature_key also stands at %s", leafName(at))
 	}

@@ -66,7 +66,7 @@ func TestRulesPathRequired(t *testing.T) {
 		})
 	}
 	bothWays(t, "§12.4 Add, PSK, ReInit and custom proposals without a path", func(t *testing.T, public bool) {
-		l := newLab(t, public, labOptions{config: func(_ string, c *Config) { c.Proposals = both(testProposal) }})
+		l := newLab(t, public, labOptions{config: func(_ string, c *Config) { c.Proposals, c.PathlessProposals = both(testProposal), both(testProposal) }})
 		alice := l.people[0]
 		before := alice.group.public().tree.leafBody(0)
 		add := []Proposal{AddProposal(l.person("dave").keyPackage(t)), CustomProposal(testProposal, nil), pskProposal(l.psk("a", l.people...))}
@@ -75,6 +75,28 @@ func TestRulesPathRequired(t *testing.T) {
 		if alice.group.public().tree.leafBody(0) != before {
 			t.Fatal("there was a path")
 		}
+	})
+	bothWays(t, "§12.4 a path with custom proposals, unless the application says otherwise", func(t *testing.T, public bool) {
+		l := newLab(t, public, labOptions{config: func(_ string, c *Config) {
+			c.Proposals, c.PathlessProposals = both(testProposal, otherProposal), both(otherProposal)
+		}})
+		alice := l.people[0]
+		for _, c := range []struct {
+			types []ProposalType
+			path  bool
+		}{{both(testProposal), true}, {both(otherProposal), false}, {both(otherProposal, testProposal), true}} {
+			var list []Proposal
+			for _, kind := range c.types {
+				list = append(list, CustomProposal(kind, []byte("?")))
+			}
+			before := alice.group.public().tree.leafBody(0)
+			l.commit(alice, CommitOptions{Proposals: list, OmitPath: true})
+			if path := alice.group.public().tree.leafBody(0) != before; path != c.path {
+				t.Fatalf("proposals %v: path %v", c.types, path)
+			}
+		}
+		// Of others none is asked for.
+		l.takes(alice, (&forgery{by: alice, noPath: true}).value(CustomProposal(testProposal, nil)).message(t))
 	})
 }
 

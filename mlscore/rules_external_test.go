@@ -315,7 +315,7 @@ func TestRulesExternalCommit(t *testing.T) {
 			return err
 		}
 		want{kind: ErrMissing, clause: "§12.4.3.2", say: "has no external_pub"}.match(t, join(nil))
-		want{kind: ErrMalformed, say: "external_pub"}.match(t, join(Extensions{{ExtensionExternalPub, append([]byte{32}, make([]byte, 33)...)}}))
+		want{kind: ErrMalformed, clause: "§12.4.3.2", say: "external_pub"}.match(t, join(Extensions{{ExtensionExternalPub, append([]byte{32}, make([]byte, 33)...)}}))
 		want{kind: ErrMalformed, clause: "§5.1.1", say: "external_pub"}.match(t, join(Extensions{externalPubExtension(make([]byte, 31))}))
 		want{kind: ErrInvalid, clause: "§5.1.1", say: "external_pub"}.match(t, join(Extensions{externalPubExtension(make([]byte, 32))}))
 	})

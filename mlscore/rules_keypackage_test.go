@@ -113,12 +113,16 @@ func TestRulesKeyPackage(t *testing.T) {
 		l.goesOn()
 	})
 	t.Run("§5.3 an unknown credential type", func(t *testing.T) {
-		l := newLab(t, true, labOptions{})
-		kp := l.person("dave").keyPackage(t)
-		kp.LeafNode.Credential = Credential{Type: 0xf005, Identity: []byte("who")}
+		l := newLab(t, true, strict)
+		dave := l.person("dave")
+		kp := dave.keyPackage(t)
+		kp.LeafNode.Credential = Credential{Type: 0xf005, Data: []byte("who")}
+		if err := kp.LeafNode.sign(l.people[0].group.suite, dave.id.SignatureKey, nil, 0); err != nil {
+			t.Fatal(err)
+		}
+		signKeyPackage(l, kp, dave.id.SignatureKey)
 		w := want{kind: ErrUnsupported, clause: "§5.3", say: "type 0xf005"}
-		_, err := ParseKeyPackage(must[[]byte](t)(kp.Message()))
-		w.match(t, err)
+		w.match(t, dave.VerifyKeyPackage(kp))
 		l.refuse(l.people[0], (&forgery{by: l.people[0]}).proposal(t, AddProposal(kp)), w)
 		l.goesOn()
 	})
@@ -244,9 +248,9 @@ func TestRulesLifetime(t *testing.T) {
 		want{kind: ErrInvalid, clause: "§7.2", say: "before it begins"}.match(t, Lifetime{NotBefore: 6, NotAfter: 5}.verify(time.Time{}, 0))
 	})
 	t.Run("§7.2 the longest lifetime that is accepted", func(t *testing.T) {
-		l := newLab(t, false, options)
+		l := newLab(t, false, bounded)
 		dave := l.person("dave")
-		longest := DefaultMaxLifetime - time.Hour // which it begins earlier
+		longest := labLifetime - time.Hour // which it begins earlier
 		kp := must[*KeyPackage](t)(dave.NewKeyPackage(dave.id, KeyPackageOptions{Lifetime: longest}))
 		if err := l.people[0].VerifyKeyPackage(kp); err != nil {
 			t.Fatal(err)
@@ -283,8 +287,8 @@ func TestRulesUnknownValues(t *testing.T) {
 	})
 	t.Run("§13.5 GREASE is sent where it is ignored and nowhere else", func(t *testing.T) {
 		isGREASEType := func(x Extension) bool { return isGREASE(uint16(x.Type)) }
-		for _, without := range []bool{false, true} {
-			l := newLab(t, false, labOptions{config: func(_ string, c *Config) { c.NoGREASE = without }})
+		for _, level := range []GREASE{GREASEListed, GREASEEverywhere, GREASENowhere} {
+			l := newLab(t, false, labOptions{config: func(_ string, c *Config) { c.GREASE = level }})
 			g := l.people[0].group
 			kp := l.person("dave").keyPackage(t)
 			info := must[*GroupInfo](t)(ParseGroupInfo(must[[]byte](t)(g.GroupInfo(GroupInfoOptions{}))))
@@ -297,8 +301,9 @@ func TestRulesUnknownValues(t *testing.T) {
 				"KeyPackage.extensions": slices.ContainsFunc(kp.Extensions, isGREASEType),
 				"GroupInfo.extensions":  slices.ContainsFunc(info.Extensions(), isGREASEType),
 			} {
-				if sent == without {
-					t.Errorf("%s: GREASE %v", name, sent)
+				want := level == GREASEEverywhere || level == GREASEListed && name != "KeyPackage.extensions"
+				if sent != want {
+					t.Errorf("level %d, %s: GREASE %v", level, name, sent)
 				}
 			}
 			if slices.ContainsFunc(info.Context().Extensions, isGREASEType) {
@@ -312,9 +317,11 @@ func TestRulesUnknownValues(t *testing.T) {
 			t.Error("of basic and 0x0a0a, basic alone is supported")
 		}
 	})
-	t.Run("§13.4 a client announces no credential type that it cannot read", func(t *testing.T) {
-		_, err := NewClient(Config{Auth: labAuth{}, Store: NewMemoryStore(), Now: testNow, Credentials: both(CredentialX509, CredentialType(0xf005))})
-		want{kind: ErrMisuse, clause: "§13.4", say: "credential type 0xf005"}.match(t, err)
+	t.Run("§13.4 a client announces no credential type that is reserved", func(t *testing.T) {
+		for _, reserved := range []CredentialType{0, 0x0a0a} {
+			_, err := NewClient(Config{Auth: labAuth{}, Store: NewMemoryStore(), Now: testNow, Credentials: both(CredentialX509, reserved)})
+			want{kind: ErrMisuse, clause: "§13.4", say: "is reserved"}.match(t, err)
+		}
 	})
 	t.Run("§13.4 unknown extensions of a GroupInfo are ignored", func(t *testing.T) {
 		l := newLab(t, true, labOptions{})

@@ -295,6 +295,7 @@ func TestRulesLeafNode(t *testing.T) {
 		},
 		{
 			name: "§7.2 the capabilities lack the protocol version",
+			lab:  strict,
 			want: want{kind: ErrInvalid, clause: "§7.2", say: "protocol version"},
 			change: func(_ *lab, leaf *LeafNode, _ *Secret) {
 				leaf.Capabilities.Versions = []ProtocolVersion{2}
@@ -302,6 +303,7 @@ func TestRulesLeafNode(t *testing.T) {
 		},
 		{
 			name: "§7.2 the capabilities lack the cipher suite",
+			lab:  strict,
 			want: want{kind: ErrInvalid, clause: "§7.2", say: "cipher suite"},
 			change: func(_ *lab, leaf *LeafNode, _ *Secret) {
 				leaf.Capabilities.CipherSuites = without(leaf.Capabilities.CipherSuites, labSuite)
@@ -309,6 +311,7 @@ func TestRulesLeafNode(t *testing.T) {
 		},
 		{
 			name: "§7.2 the capabilities list a default extension type",
+			lab:  strict,
 			want: want{kind: ErrInvalid, clause: "§7.2", say: "default extension 0x0005"},
 			change: func(_ *lab, leaf *LeafNode, _ *Secret) {
 				leaf.Capabilities.Extensions = append(leaf.Capabilities.Extensions, ExtensionExternalSenders)
@@ -316,6 +319,7 @@ func TestRulesLeafNode(t *testing.T) {
 		},
 		{
 			name: "§7.2 the capabilities list a default proposal type",
+			lab:  strict,
 			want: want{kind: ErrInvalid, clause: "§7.2", say: "default proposal type remove"},
 			change: func(_ *lab, leaf *LeafNode, _ *Secret) {
 				leaf.Capabilities.Proposals = append(leaf.Capabilities.Proposals, ProposalRemove)
@@ -339,8 +343,9 @@ func TestRulesLeafNode(t *testing.T) {
 		{
 			name: "§7.2 the lifetime is longer than is accepted",
 			want: want{kind: ErrPolicy, clause: "§7.2", say: "at most"},
+			lab:  bounded,
 			change: func(_ *lab, leaf *LeafNode, _ *Secret) {
-				leaf.Lifetime.NotAfter = leaf.Lifetime.NotBefore + uint64(DefaultMaxLifetime/time.Second) + 1
+				leaf.Lifetime.NotAfter = leaf.Lifetime.NotBefore + uint64(labLifetime/time.Second) + 1
 			},
 			only: both("KeyPackage", "Add", "joined tree"),
 		},

@@ -265,26 +265,26 @@ func TestRulesExtensionsProposal(t *testing.T) {
 		},
 		{
 			name: "§13.5 an extension of a GREASE type that all members list",
-			lab:  labOptions{config: func(_ string, c *Config) { c.Extensions, c.NoGREASE = both(ExtensionType(0x0a0a)), true }},
+			lab:  labOptions{config: func(_ string, c *Config) { c.Extensions, c.GREASE = both(ExtensionType(0x0a0a)), GREASENowhere }},
 			want: want{kind: ErrInvalid, clause: "§13.4", say: "GroupContext extension 0x0a0a is not supported"},
 			list: extensions(Extension{0x0a0a, nil}),
 		},
 		{
 			name: "§13.5 a GREASE type among the required ones",
-			lab:  labOptions{config: func(_ string, c *Config) { c.Proposals, c.NoGREASE = both(ProposalType(0x1a1a)), true }},
+			lab:  labOptions{config: func(_ string, c *Config) { c.Proposals, c.GREASE = both(ProposalType(0x1a1a)), GREASENowhere }},
 			want: want{kind: ErrInvalid, clause: "§11.1", say: "required proposal type 0x1a1a"},
 			list: extensions(RequiredCapabilities{Proposals: both(ProposalType(0x1a1a))}.Extension()),
 		},
 		{
-			name: "§13.4 the extension ratchet_tree in a GroupContext", want: misplaced,
+			name: "§13.4 the extension ratchet_tree in a GroupContext", lab: strict, want: misplaced,
 			list: extensions(Extension{ExtensionRatchetTree, nil}),
 		},
 		{
-			name: "§13.4 the extension external_pub in a GroupContext", want: misplaced,
+			name: "§13.4 the extension external_pub in a GroupContext", lab: strict, want: misplaced,
 			list: extensions(Extension{ExtensionExternalPub, []byte{0}}),
 		},
 		{
-			name: "§13.4 the extension application_id in a GroupContext", want: misplaced,
+			name: "§13.4 the extension application_id in a GroupContext", lab: strict, want: misplaced,
 			list: extensions(Extension{ExtensionApplicationID, []byte{0}}),
 		},
 		{
@@ -307,16 +307,16 @@ func TestRulesExtensionsProposal(t *testing.T) {
 			},
 		},
 		{
-			name: "§12.1.8.1 an external sender with an unknown credential type",
+			name: "§12.1.8.1 an external sender with an unknown credential type", lab: strict,
 			want: want{kind: ErrUnsupported, clause: "§5.3", say: "type 0xf005"},
 			list: func(l *lab) []Proposal {
 				s := sender(l, "service")
-				s.Credential.Type = 0xf005
+				s.Credential = Credential{Type: 0xf005, Data: []byte("service")}
 				return senders(l, s)
 			},
 		},
 		{
-			name: "§12.1.8.1 an external sender whose key is none of the suite",
+			name: "§12.1.8.1 an external sender whose key is none of the suite", lab: strict,
 			want: want{kind: ErrMalformed, clause: "§5.1.1", say: "external sender 1"},
 			list: func(l *lab) []Proposal {
 				bad := sender(l, "other")
@@ -516,7 +516,7 @@ func TestRulesProposalList(t *testing.T) {
 		},
 		{
 			name: "§13.5 a proposal of a GREASE type that all members list",
-			lab:  labOptions{config: func(_ string, c *Config) { c.Proposals, c.NoGREASE = both(ProposalType(0x2a2a)), true }},
+			lab:  labOptions{config: func(_ string, c *Config) { c.Proposals, c.GREASE = both(ProposalType(0x2a2a)), GREASENowhere }},
 			want: want{kind: ErrInvalid, clause: "§12.2", say: "not supported by all members"},
 			list: func(*lab) []Proposal { return []Proposal{CustomProposal(0x2a2a, []byte("x"))} },
 		},

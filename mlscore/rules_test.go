@@ -29,6 +29,9 @@ func (labAuth) name(c Credential) ([]byte, error) {
 	if c.Type == CredentialBasic {
 		return c.Identity, nil
 	}
+	if c.Type != CredentialX509 {
+		return c.Data, nil
+	}
 	cert, err := x509.ParseCertificate(c.Certificates[0])
 	if err != nil {
 		return nil, err
@@ -82,6 +85,15 @@ type labOptions struct {
 	config     func(name string, c *Config)
 	flat       bool // no member has committed a path: all parents are blank
 }
+
+// labLifetime is the maximum of a lab that has one.
+const labLifetime = 100 * 24 * time.Hour
+
+// bounded is a lab whose members and server agree on a maximum lifetime.
+var bounded = labOptions{config: func(_ string, c *Config) { c.MaxLifetime, c.MaxLifetimeReceived = labLifetime, labLifetime }}
+
+// strict is a lab whose members and server hold others to the rules for makers.
+var strict = labOptions{config: func(_ string, c *Config) { c.Intake.Strict = true }}
 
 // lab is a group of real members, each with a store of its own. Where handshakes are public, a server
 // follows them.
@@ -140,7 +152,7 @@ func (l *lab) publicConfig() PublicConfig {
 	if l.options.config != nil {
 		l.options.config("server", &c)
 	}
-	return PublicConfig{Auth: labAuth{}, Policy: c.Policy, MaxLifetime: DefaultMaxLifetime, Limits: c.Limits}
+	return PublicConfig{Auth: labAuth{}, Policy: c.Policy, MaxLifetime: c.MaxLifetimeReceived, Intake: c.Intake, Limits: c.Limits}
 }
 
 // who finds a member, or somebody who was one, by name.

@@ -172,9 +172,17 @@ func (g *Group) checkOwn(p Proposal) error {
 		return within(fmt.Sprintf("proposal (%v)", p.Type), ErrInvalid, err)
 	}
 	if p.Type == ProposalAdd {
-		return p.Add.verify(g.suite, g.public().rules.keyPackageRules(g.client.cfg.Now()))
+		return p.Add.verify(g.suite, g.public().rules.ownKeyPackageRules(g.client.cfg.Now()))
 	}
-	return nil
+	return g.checkMade(&p)
+}
+
+// checkMade applies the rules for makers that no receiver checks to a proposal that this member makes.
+func (g *Group) checkMade(p *Proposal) error {
+	if p.Type != ProposalGroupContextExtensions {
+		return nil
+	}
+	return within(fmt.Sprintf("proposal (%v)", p.Type), ErrInvalid, g.public().checkMadeExtensions(p.Extensions))
 }
 
 // LeafUpdate says what changes in this member's leaf beside its keys; nil fields stay.

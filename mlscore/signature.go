@@ -19,6 +19,7 @@ type signatureScheme interface {
 	generate(rand io.Reader) (priv []byte, err error)
 	newSigningKey(priv []byte) (signingKey, error)
 	validate(pub []byte) error
+	keyLengths() []int // of public keys in bytes, refused forms included
 	verify(pub, message, signature []byte) bool
 }
 
@@ -135,6 +136,8 @@ func reducedEd25519(pub []byte) bool {
 	return false
 }
 
+func (ed25519Scheme) keyLengths() []int { return []int{ed25519.PublicKeySize} }
+
 func (ed25519Scheme) verify(pub, message, signature []byte) bool {
 	return len(pub) == ed25519.PublicKeySize && ed25519.Verify(pub, message, signature)
 }
@@ -173,6 +176,8 @@ func (ed448Scheme) validate(pub []byte) error {
 	return nil
 }
 
+func (ed448Scheme) keyLengths() []int { return []int{ed448.PublicKeySize} }
+
 func (ed448Scheme) verify(pub, message, signature []byte) bool {
 	return ed448.Verify(pub, message, signature, "")
 }
@@ -191,12 +196,14 @@ type ecdsaScheme struct {
 	kdf   *kdf // whose hash function is hash
 	size  int  // bytes of a scalar
 	mask  byte // what of a scalar's first byte the order leaves
+
+	compressed bool // takes public keys that are compressed points
 }
 
 var (
-	ecdsaP256 = &ecdsaScheme{elliptic.P256(), crypto.SHA256, hkdfSHA256, 32, 0xff}
-	ecdsaP384 = &ecdsaScheme{elliptic.P384(), crypto.SHA384, hkdfSHA384, 48, 0xff}
-	ecdsaP521 = &ecdsaScheme{elliptic.P521(), crypto.SHA512, hkdfSHA512, 66, 0x01}
+	ecdsaP256 = &ecdsaScheme{elliptic.P256(), crypto.SHA256, hkdfSHA256, 32, 0xff, false}
+	ecdsaP384 = &ecdsaScheme{elliptic.P384(), crypto.SHA384, hkdfSHA384, 48, 0xff, false}
+	ecdsaP521 = &ecdsaScheme{elliptic.P521(), crypto.SHA512, hkdfSHA512, 66, 0x01, false}
 )
 
 // generate takes the first candidate from rand that is a scalar. One in 2^32 or fewer is not, so
@@ -224,11 +231,14 @@ func (e *ecdsaScheme) newSigningKey(priv []byte) (signingKey, error) {
 }
 
 func (e *ecdsaScheme) validate(pub []byte) error {
-	if _, err := ecdsa.ParseUncompressedPublicKey(e.curve, pub); err != nil {
+	if _, err := e.parse(pub); err != nil {
 		return within("signature key", ErrMalformed, notOnCurve(pub))
 	}
 	return nil
 }
+
+// keyLengths are those of an uncompressed and a compressed point.
+func (e *ecdsaScheme) keyLengths() []int { return []int{1 + 2*e.size, 1 + e.size} }
 
 func (e *ecdsaScheme) digest(message []byte) []byte {
 	h := e.kdf.get()
@@ -237,7 +247,7 @@ func (e *ecdsaScheme) digest(message []byte) []byte {
 }
 
 func (e *ecdsaScheme) verify(pub, message, signature []byte) bool {
-	key, err := ecdsa.ParseUncompressedPublicKey(e.curve, pub)
+	key, err := e.parse(pub)
 	return err == nil && ecdsa.VerifyASN1(key, e.digest(message), signature)
 }
 

@@ -63,6 +63,8 @@ func (d mlDSA) validate(pub []byte) error {
 	return nil
 }
 
+func (d mlDSA) keyLengths() []int { return []int{d.scheme.PublicKeySize()} }
+
 func (d mlDSA) verify(pub, message, signature []byte) bool {
 	if len(signature) != d.scheme.SignatureSize() {
 		return false

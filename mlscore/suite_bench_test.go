@@ -29,7 +29,7 @@ func newSuiteGroup(tb testing.TB, cs CipherSuite, n int) *suiteGroup {
 
 // person is one without random extensions, so that sizes can be compared.
 func (g *suiteGroup) person(name string) *person {
-	return newPerson(g.tb, name, g.cs, func(c *Config) { c.NoGREASE = true })
+	return newPerson(g.tb, name, g.cs, func(c *Config) { c.GREASE = GREASENowhere })
 }
 
 func (g *suiteGroup) newcomer() (*person, *KeyPackage) {

@@ -154,7 +154,7 @@ func TestCapabilitiesOfSuites(t *testing.T) {
 		{hybrid, []CipherSuite{1, hybrid}, []CipherSuite{1, hybrid}},
 		{1, []CipherSuite{hybrid, pure}, []CipherSuite{hybrid, pure, 1}},
 	} {
-		p := newPerson(t, "alice", c.own, func(cfg *Config) { cfg.CipherSuites, cfg.NoGREASE = c.config, true })
+		p := newPerson(t, "alice", c.own, func(cfg *Config) { cfg.CipherSuites, cfg.GREASE = c.config, GREASENowhere })
 		if got := p.keyPackage(t).LeafNode.Capabilities.CipherSuites; !slices.Equal(got, c.want) {
 			t.Errorf("suite %v with %v: announces %v", c.own, c.config, got)
 		}

@@ -189,7 +189,7 @@ type treeBuilder struct {
 func newTreeBuilder(s *suite, auth Authenticator, nodes int) *treeBuilder {
 	leaves := (nodes + 1) / 2
 	return &treeBuilder{
-		t:          &ratchetTree{suite: s, keys: newKeyIndex(), people: newMemberIndex(auth)},
+		t:          &ratchetTree{suite: s, keys: newKeyIndex(), people: newMemberIndex(s, auth)},
 		signatures: make([]uint64, 0, leaves),
 		identities: make([]uint64, 0, leaves),
 	}
@@ -203,7 +203,7 @@ func (b *treeBuilder) enter(i LeafIndex, leaf *LeafNode) {
 		b.fail(within(leafName(i), ErrPolicy, err))
 		return
 	}
-	b.signatures = append(b.signatures, x.signatures.entry(string(leaf.SignatureKey), uint32(i)))
+	b.signatures = append(b.signatures, x.signatures.entry(x.suite.canonicalKey(string(leaf.SignatureKey)), uint32(i)))
 	b.identities = append(b.identities, x.identities.entry(string(id), uint32(i)))
 	x.count(leaf, 1)
 }

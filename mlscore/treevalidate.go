@@ -3,7 +3,6 @@ package mlscore
 import (
 	"encoding/binary"
 	"runtime"
-	"time"
 
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
@@ -37,7 +36,7 @@ func (t *ratchetTree) unique() bool {
 		return t.nodeKey(NodeIndex(a)) == t.nodeKey(NodeIndex(b))
 	}
 	sameSignatureKey := func(a, b uint32) bool {
-		return t.signatureKey(LeafIndex(a)) == t.signatureKey(LeafIndex(b))
+		return t.suite.canonicalKey(t.signatureKey(LeafIndex(a))) == t.suite.canonicalKey(t.signatureKey(LeafIndex(b)))
 	}
 	sameIdentity := func(a, b uint32) bool {
 		one, errOne := t.identityAt(LeafIndex(a))
@@ -90,7 +89,7 @@ func (p *PublicState) validTogether(leaves []leafChange) bool {
 	if !together {
 		return false
 	}
-	rules := p.rules.keyPackageRules(time.Time{})
+	rules := p.rules.keyPackageRules()
 	items := make([]signedItem, len(leaves))
 	size := 0
 	for _, at := range leaves {
@@ -104,7 +103,7 @@ func (p *PublicState) validTogether(leaves []leafChange) bool {
 		bodies = append(bodies, at.body...)
 		r.Reset(bodies[len(bodies)-len(at.body):], codec.DefaultLimits)
 		l.decode(&r)
-		if r.Finish() != nil || l.verifyContent(s, rules) != nil || rules.validate(&l, UseMember) != nil ||
+		if r.Finish() != nil || l.verifyContent(s, rules) != nil || rules.validate(s, &l, UseMember) != nil ||
 			checkSupport(p.tree, at.index, &l, p.context.Extensions) != nil {
 			return false
 		}
@@ -148,11 +147,11 @@ func (p *PublicState) validateEach(leaves []leafChange) error {
 
 // validateLeaf checks a leaf of a tree that is being joined (§7.3), but for its signature.
 func (p *PublicState) validateLeaf(i LeafIndex, l *LeafNode) error {
-	rules := p.rules.keyPackageRules(time.Time{})
+	rules := p.rules.keyPackageRules()
 	if err := l.verifyAlone(p.rules.suite, rules); err != nil {
 		return within(leafName(i), ErrInvalid, err)
 	}
-	if err := rules.validate(l, UseMember); err != nil {
+	if err := rules.validate(p.rules.suite, l, UseMember); err != nil {
 		return within(leafName(i), ErrPolicy, err)
 	}
 	return checkMemberLeaf(p.tree, i, l, p.context.Extensions)

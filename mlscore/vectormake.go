@@ -141,6 +141,7 @@ func (m *vectorMaker) client(name string) (*Client, Identity, error) {
 	cfg := vectorConfig()
 	cfg.Rand = m.rand
 	cfg.Now = vectorTime
+	cfg.GREASE = GREASEEverywhere // a verifier must bear it
 	c, err := NewClient(cfg)
 	if err != nil {
 		return nil, Identity{}, err

@@ -35,10 +35,9 @@ type passiveEpoch struct {
 // long or over, since the vectors do not say when they were made.
 func vectorConfig() Config {
 	return Config{
-		Auth:        trustSignatureKey{},
-		Store:       NewMemoryStore(),
-		Now:         func() time.Time { return time.Time{} },
-		MaxLifetime: -1,
+		Auth:  trustSignatureKey{},
+		Store: NewMemoryStore(),
+		Now:   func() time.Time { return time.Time{} },
 	}
 }
 

@@ -31,7 +31,7 @@ func (w *walk) follow(msg []byte) {
 
 // publicConfig judges as the members do.
 func (w *walk) publicConfig() PublicConfig {
-	return PublicConfig{Auth: TrustBasic{}, MaxLifetime: DefaultMaxLifetime}
+	return PublicConfig{Auth: TrustBasic{}}
 }
 
 // observer begins to follow the group.

@@ -50,6 +50,7 @@ func (w *walk) newcomer() *walker {
 		c.Rand = w.keys
 		c.Limits.PastEpochs = n.past
 		c.Extensions, c.Proposals = []ExtensionType{walkExtension}, []ProposalType{walkProposal}
+		c.PathlessProposals = c.Proposals
 		if n.rich {
 			c.Extensions, c.Proposals = append(c.Extensions, walkRichExtension), append(c.Proposals, walkRichProposal)
 		}

@@ -52,7 +52,7 @@ func (l *LeafNode) bindCredential(s *suite) error {
 	if err != nil {
 		return err
 	}
-	return certifies(cert, l.SignatureKey)
+	return certifies(cert, s.authKey(l.SignatureKey))
 }
 
 // endEntity parses the first certificate of a chain that is within bounds.

@@ -745,7 +745,7 @@ func FuzzX509Credential(f *testing.F) {
 		_ = auth.Expired(c, testTime)
 		for _, key := range [][]byte{pub, pub448} {
 			leaf := &LeafNode{SignatureKey: key, Credential: c}
-			bound := leaf.bindCredential(nil)
+			bound := leaf.bindCredential(suites[0])
 			if auth.ValidateCredential(c, key, UseMember) == nil && (bound != nil || err != nil || string(id) != aliceURI) {
 				t.Errorf("accepted with identity %q, %v; bound: %v", id, err, bound)
 			}

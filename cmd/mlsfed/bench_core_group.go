@@ -43,7 +43,7 @@ func newCoreClient(suite mlscore.CipherSuite, name string) (*mlscore.Client, *co
 		Store:        store,
 		Now:          time.Now,
 		CipherSuites: []mlscore.CipherSuite{suite},
-		NoGREASE:     true,
+		GREASE:       mlscore.GREASENowhere,
 	})
 	if err != nil {
 		return nil, nil, mlscore.Identity{}, err

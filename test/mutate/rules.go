@@ -41,7 +41,7 @@ func readRules(path string) ([]rule, error) {
 	var rules []rule
 	for _, line := range strings.Split(string(doc), "\n") {
 		cells := strings.Split(strings.Trim(line, "| "), " | ")
-		if !strings.HasPrefix(line, "| §") || len(cells) != 4 {
+		if !strings.HasPrefix(line, "| §") || len(cells) != 5 {
 			continue
 		}
 		r := rule{clause: cells[0], text: cells[1]}
