@@ -3,6 +3,7 @@ package mlscore
 import (
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"slices"
 	"strings"
 )
@@ -69,26 +70,32 @@ type vectorFormat struct {
 	prefix string // with which the names of its files begin
 	suites bool   // each case is for a cipher suite
 	verify func(raw json.RawMessage, s *suite) error
+	// open is in place of verify for formats whose cases refer to others.
+	open func(*vectorSet) (func(at int, s *suite) error, error)
 }
 
 // vectorFormats lists the formats. No prefix begins another. It is a function so that programs which
 // verify no vectors link none of this.
 func vectorFormats() []vectorFormat {
 	return []vectorFormat{
-		{"crypto-basics", true, verifier((*cryptoBasicsCase).verify)},
-		{"deserialization", false, verifier((*deserializationCase).verify)},
-		{"key-schedule", true, verifier((*keyScheduleCase).verify)},
-		{"message-protection", true, verifier((*protectionCase).verify)},
-		{"messages", false, verifier((*messagesCase).verify)},
-		{"passive-client", true, verifier((*passiveCase).verify)},
-		{"psk_secret", true, verifier((*pskSecretCase).verify)},
-		{"secret-tree", true, verifier((*secretTreeCase).verify)},
-		{"transcript-hashes", true, verifier((*transcriptCase).verify)},
-		{"tree-math", false, verifier((*treeMathCase).verify)},
-		{"tree-operations", true, verifier((*treeOperationCase).verify)},
-		{"tree-validation", true, verifier((*treeValidationCase).verify)},
-		{"treekem", true, verifier((*treeKEMCase).verify)},
-		{"welcome", true, verifier((*welcomeCase).verify)},
+		{"peer-messages", true, nil, openPeerMessages},
+		{"peer-objects", true, nil, openPeerObjects},
+		{"refused-peer-messages", true, nil, openRefusedMessages},
+		{"scripts", true, nil, openScripts},
+		{"crypto-basics", true, verifier((*cryptoBasicsCase).verify), nil},
+		{"deserialization", false, verifier((*deserializationCase).verify), nil},
+		{"key-schedule", true, verifier((*keyScheduleCase).verify), nil},
+		{"message-protection", true, verifier((*protectionCase).verify), nil},
+		{"messages", false, verifier((*messagesCase).verify), nil},
+		{"passive-client", true, verifier((*passiveCase).verify), nil},
+		{"psk_secret", true, verifier((*pskSecretCase).verify), nil},
+		{"secret-tree", true, verifier((*secretTreeCase).verify), nil},
+		{"transcript-hashes", true, verifier((*transcriptCase).verify), nil},
+		{"tree-math", false, verifier((*treeMathCase).verify), nil},
+		{"tree-operations", true, verifier((*treeOperationCase).verify), nil},
+		{"tree-validation", true, verifier((*treeValidationCase).verify), nil},
+		{"treekem", true, verifier((*treeKEMCase).verify), nil},
+		{"welcome", true, verifier((*welcomeCase).verify), nil},
 	}
 }
 
@@ -120,7 +127,24 @@ func vectorFormatOf(file string) (*vectorFormat, error) {
 // An error means that the file could not be read as test vectors: ErrUnsupported if its name is that of
 // no format, ErrMalformed if it is not a JSON array with a case in it. What is wrong with a case stands
 // in the report, a cipher suite that is not known included.
+//
+// Files of the recorded groups that refer to others need those, too: see VerifyVectorFile.
 func VerifyVectors(file string, data []byte, progress func(VectorCase)) (VectorReport, error) {
+	return verifyVectors(file, data, nil, progress)
+}
+
+// VerifyVectorFile is VerifyVectors for a file of a folder, whose other files it may refer to: the
+// application messages of recorded groups (peer-messages), and what happens in them (scripts).
+func VerifyVectorFile(folder fs.FS, file string, progress func(VectorCase)) (VectorReport, error) {
+	read := func(name string) ([]byte, error) { return fs.ReadFile(folder, name) }
+	data, err := read(file)
+	if err != nil {
+		return VectorReport{}, &Error{Kind: ErrMissing, Object: file, Detail: "cannot be read", Err: err}
+	}
+	return verifyVectors(file, data, read, progress)
+}
+
+func verifyVectors(file string, data []byte, read func(string) ([]byte, error), progress func(VectorCase)) (VectorReport, error) {
 	format, err := vectorFormatOf(file)
 	if err != nil {
 		return VectorReport{}, err
@@ -132,16 +156,31 @@ func VerifyVectors(file string, data []byte, progress func(VectorCase)) (VectorR
 	if len(cases) == 0 {
 		return VectorReport{}, fail(ErrMalformed, "", file, "holds no case")
 	}
-	r := VectorReport{File: file, Format: format.prefix}
+	if format.open != nil {
+		verify, err := format.open(&vectorSet{cases, read})
+		if err != nil {
+			return VectorReport{}, within(file, ErrMalformed, err)
+		}
+		at := -1
+		format.verify = func(_ json.RawMessage, s *suite) error { return verify(at, s) }
+		run := format.run
+		return tally(file, format.prefix, cases, func(raw json.RawMessage) VectorCase { at++; return run(raw) }, progress), nil
+	}
+	return tally(file, format.prefix, cases, format.run, progress), nil
+}
+
+// tally verifies the cases in their order.
+func tally(file, format string, cases []json.RawMessage, run func(json.RawMessage) VectorCase, progress func(VectorCase)) VectorReport {
+	r := VectorReport{File: file, Format: format}
 	for i, raw := range cases {
-		c := format.run(raw)
+		c := run(raw)
 		c.Index = i
 		r.count(c)
 		if progress != nil {
 			progress(c)
 		}
 	}
-	return r, nil
+	return r
 }
 
 // run verifies one case.

@@ -26,7 +26,8 @@ func newVectors() *cobra.Command {
 		Short:   "Verify and make MLS test vectors",
 		Long: `MLS implementations test each other with files of test vectors, in the formats of the MLS working
 group (github.com/mlswg/mls-implementations). The format of a file is told by how its name begins,
-like crypto-basics or treekem.`,
+like crypto-basics or treekem. Groups recorded from other implementations are read too: passive-client,
+peer-messages, peer-objects, refused-peer-messages and scripts.`,
 	}
 	c.AddCommand(newVectorsVerify(), newVectorsMake())
 	return c
@@ -63,11 +64,7 @@ func verifyVectors(ctx context.Context, dir string, out io.Writer) error {
 			return fmt.Errorf("verify test vectors: %w", err)
 		}
 		sum.files++
-		data, err := os.ReadFile(filepath.Join(dir, name))
-		var r mlscore.VectorReport
-		if err == nil {
-			r, err = mlscore.VerifyVectors(name, data, nil)
-		}
+		r, err := mlscore.VerifyVectorFile(os.DirFS(dir), name, nil)
 		if err != nil {
 			sum.unread++
 			fmt.Fprintf(out, vectorRow+"  %v\n", name, "-", "-", "-", err)
