@@ -375,11 +375,7 @@ func (c *Client) psks(ids []PreSharedKeyID, closing *StagedCommit) ([]Secret, er
 			list[i] = closing.next.secrets.resumption.Clone()
 			continue
 		}
-		key := externalPSKKey(id.ID)
-		if id.Type == PSKResumption {
-			key = groupKey(id.GroupID, recordPSK, uint64Bytes(id.Epoch))
-		}
-		v, ok, err := c.cfg.Store.Get(key)
+		v, ok, err := c.storedPSK(id)
 		if err != nil {
 			return nil, &Error{Kind: ErrStore, Object: id.String(), Detail: "cannot be read", Err: err}
 		}
@@ -389,6 +385,22 @@ func (c *Client) psks(ids []PreSharedKeyID, closing *StagedCommit) ([]Secret, er
 		list[i] = NewSecret(v)
 	}
 	return list, nil
+}
+
+// storedPSK looks a PSK up. A resumption PSK is that of the newest group of its id that has such an epoch.
+func (c *Client) storedPSK(id PreSharedKeyID) (v []byte, ok bool, err error) {
+	if id.Type != PSKResumption {
+		return c.cfg.Store.Get(externalPSKKey(id.ID))
+	}
+	n, _, err := c.newest(id.GroupID)
+	for err == nil && !ok {
+		v, ok, err = c.cfg.Store.Get(groupKey(n, recordPSK, uint64Bytes(id.Epoch)))
+		if n.place == 0 {
+			break
+		}
+		n.place--
+	}
+	return v, ok, err
 }
 
 // newPSKID names a PSK for use in a commit, with a fresh nonce (§8.4).

@@ -106,9 +106,6 @@ func (g *Group) Commit(opts CommitOptions) (*Commit, error) {
 		if !p.complete() || p.Type == ProposalUpdate || p.Type == ProposalExternalInit {
 			return nil, fail(ErrMisuse, "§12.4", "commit", "a proposal of type %v cannot be committed by value", p.Type)
 		}
-		if err := g.checkMade(&p); err != nil {
-			return nil, err
-		}
 	}
 	if err := g.verifyOwnAdds(opts.Proposals); err != nil {
 		return nil, err
@@ -127,6 +124,11 @@ func (g *Group) Commit(opts CommitOptions) (*Commit, error) {
 	}
 	if w.plan, err = g.public().planList(list, w.sender, opts.usage); err != nil {
 		return nil, err
+	}
+	for i := range opts.Proposals {
+		if err := g.checkMade(&opts.Proposals[i]); err != nil {
+			return nil, err
+		}
 	}
 	if w.leaf, w.signer, err = g.newLeaf(opts.Leaf); err != nil {
 		return nil, err
@@ -173,6 +175,12 @@ func (g *Group) choose(opts CommitOptions) (list []sentProposal, skipped []error
 		if err := g.checkLifetime(p); err != nil {
 			picker.skipped = append(picker.skipped, err)
 			continue
+		}
+		if p.Type == ProposalReInit {
+			if err := g.checkFoundable(p.ReInit); err != nil {
+				picker.skipped = append(picker.skipped, within("waiting proposal (reinit from "+p.sender.String()+")", ErrInvalid, err))
+				continue
+			}
 		}
 		picker.offer(p)
 	}
@@ -465,7 +473,7 @@ func (g *Group) Abandon() error {
 		return nil
 	}
 	var b Batch
-	b.delete(groupKey(g.public().context.GroupID, recordPending))
+	b.delete(groupKey(g.name(), recordPending))
 	if err := applyBatch(g.client.cfg.Store, b); err != nil {
 		return err
 	}

@@ -51,11 +51,13 @@ func (c Credential) encode(w *codec.Writer) {
 }
 
 // equal compares encodings.
-func (c Credential) equal(o Credential) bool {
-	var a, b codec.Writer
-	c.encode(&a)
-	o.encode(&b)
-	return string(a.Buffer()) == string(b.Buffer())
+func (c Credential) equal(o Credential) bool { return c.key() == o.key() }
+
+// key is the encoding.
+func (c Credential) key() string {
+	var w codec.Writer
+	c.encode(&w)
+	return string(w.Buffer())
 }
 
 func decodeCredential(r *codec.Reader) Credential {

@@ -497,7 +497,7 @@ func FuzzStoredGroup(f *testing.F) {
 	original.act(&fuzzProgram{[]byte{1}})
 	original.act(&fuzzProgram{[]byte{2}})
 	var keys [][]byte
-	_ = original.store.Scan(groupPrefix(scene.groupID), func(k, _ []byte) error {
+	_ = original.store.Scan(groupPrefix(groupName{id: scene.groupID}), func(k, _ []byte) error {
 		keys = append(keys, k)
 		return nil
 	})
@@ -514,7 +514,7 @@ func FuzzStoredGroup(f *testing.F) {
 		var b Batch
 		if p.byte()%8 == 0 { // another key
 			b.delete(key)
-			b.put(append(groupPrefix(scene.groupID), p.mutate(key[len(groupPrefix(scene.groupID)):], other)...), value)
+			b.put(append(groupPrefix(groupName{id: scene.groupID}), p.mutate(key[len(groupPrefix(groupName{id: scene.groupID})):], other)...), value)
 		} else {
 			b.put(key, p.mutate(value, spare))
 		}

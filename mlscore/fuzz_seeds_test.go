@@ -156,7 +156,7 @@ func (c *seedCollector) store(m *MemoryStore) {
 		case key[0] == 'k':
 			c.add("key package record", value)
 		case key[0] == 'g':
-			kind := key[len(groupPrefix(key[5:5+int(key[4])]))]
+			kind := key[len(groupPrefix(groupName{id: key[5 : 5+int(key[4])]}))]
 			if name := names[kind]; name != "" {
 				c.add(name, value)
 			}

@@ -21,6 +21,7 @@ type Group struct {
 	past    []*pastEpoch          // newest first
 	updates map[string]*ownUpdate // ProposalRef → keys of an Update of our own
 	pending *StagedCommit         // our own, on its way through the delivery service
+	place   uint32                // among the groups of its id in the store; see groupName
 }
 
 // GroupOptions are a member's own choices; others need not share them.
@@ -176,8 +177,19 @@ type CreateOptions struct {
 	LeafExtensions Extensions // of the creator's leaf
 }
 
-// CreateGroup founds a group with one member (§11). An empty id is replaced by a random one.
+// CreateGroup founds a group with one member (§11). An empty id is replaced by a random one. An id of a
+// group that this client has is refused, that of a closed one included: see Group.Successor.
 func (c *Client) CreateGroup(id Identity, groupID []byte, opts CreateOptions) (*Group, error) {
+	if _, found, err := c.newest(groupID); err != nil {
+		return nil, err
+	} else if found {
+		return nil, taken(groupID)
+	}
+	return c.createGroup(id, groupID, opts)
+}
+
+// createGroup is CreateGroup for an id that may be that of the group which this one succeeds.
+func (c *Client) createGroup(id Identity, groupID []byte, opts CreateOptions) (*Group, error) {
 	s, err := c.suite(id.CipherSuite)
 	if err != nil {
 		return nil, err
@@ -188,7 +200,8 @@ func (c *Client) CreateGroup(id Identity, groupID []byte, opts CreateOptions) (*
 			return nil, fmt.Errorf("read randomness for a group id: %w", err)
 		}
 	}
-	if err := c.unused(groupID); err != nil {
+	place, err := c.unused(groupID)
+	if err != nil {
 		return nil, err
 	}
 	rec, err := c.newKeyPackage(s, id, KeyPackageOptions{LeafExtensions: opts.LeafExtensions})
@@ -210,7 +223,7 @@ func (c *Client) CreateGroup(id Identity, groupID []byte, opts CreateOptions) (*
 	st.keys.set(0, rec.leafKey)
 	st.confirm(s)
 	public.interim = s.interimTranscript(nil, st.confirmationTag)
-	g := &Group{client: c, suite: s, options: opts.GroupOptions, updates: map[string]*ownUpdate{}}
+	g := &Group{client: c, suite: s, options: opts.GroupOptions, updates: map[string]*ownUpdate{}, place: place}
 	g.enter(st)
 	var b Batch
 	if err := g.writeFounding(&b); err != nil {
@@ -255,16 +268,18 @@ func (c *Client) foundingState(s *suite, leaf *LeafNode, groupID []byte, x Exten
 	return p, checkMember(t, 0, x)
 }
 
-// unused refuses a group id that a group of this client has (§12.4.3, §12.4.3.1).
-func (c *Client) unused(groupID []byte) error {
-	_, found, err := c.cfg.Store.Get(groupKey(groupID, recordHead))
-	if err != nil {
-		return &Error{Kind: ErrStore, Object: "store", Detail: "cannot be read", Err: err}
+// unused refuses a group id that a group of this client has (§12.4.3, §12.4.3.1), unless that group was
+// closed in favour of one of the same id, and says where the new one is to be stored.
+func (c *Client) unused(groupID []byte) (place uint32, err error) {
+	place, used, err := c.placeFor(groupID)
+	if err == nil && used {
+		err = taken(groupID)
 	}
-	if found {
-		return fail(ErrInvalid, "§12.4.3.1", fmt.Sprintf("group %x", groupID), "this client has a group of that id already")
-	}
-	return nil
+	return place, err
+}
+
+func taken(groupID []byte) error {
+	return fail(ErrInvalid, "§12.4.3.1", fmt.Sprintf("group %x", groupID), "this client has a group of that id already")
 }
 
 // confirm computes the confirmation tag of the state's own transcript (§6.1).
@@ -345,10 +360,20 @@ func (g *Group) isOwnPending(msg []byte) bool {
 	return g.pending != nil && bytes.Equal(g.pending.message, msg)
 }
 
-// Erase removes the group from the store, with all its secrets, resumption PSKs included.
+// Erase removes the group from the store, with all its secrets, resumption PSKs included. The groups of
+// the same id that it succeeded go with it (see Predecessor); its successor stays.
 func (g *Group) Erase() error {
 	var b Batch
-	b.deleteGroup(g.public().context.GroupID)
+	id := g.public().context.GroupID
+	newest, _, err := g.client.newest(id)
+	if err != nil {
+		return err
+	}
+	if newest.place == g.place {
+		b.deleteGroups(id)
+	} else {
+		b.deleteAll(groupPrefix(g.name()))
+	}
 	if err := applyBatch(g.client.cfg.Store, b); err != nil {
 		return err
 	}

@@ -54,6 +54,7 @@ type joining struct {
 	public  *PublicState
 	self    LeafIndex
 	state   *memberState
+	place   uint32
 }
 
 func (j *joining) erase() {
@@ -119,8 +120,12 @@ func (j *joining) openState() error {
 	if j.info.context.CipherSuite != j.suite.id {
 		return fail(ErrInvalid, "§12.4.3.1", "GroupInfo", "is for %v, the Welcome for %v", j.info.context.CipherSuite, j.suite.id)
 	}
-	if err := j.client.unused(j.info.context.GroupID); err != nil {
+	var err error
+	if j.place, err = j.client.unused(j.info.context.GroupID); err != nil {
 		return err
+	}
+	if j.place > 0 && !j.succeeds() {
+		return taken(j.info.context.GroupID)
 	}
 	tree, err := j.info.treeFor(j.opts.Tree)
 	if err != nil {
@@ -130,6 +135,14 @@ func (j *joining) openState() error {
 		return err
 	}
 	return j.findLeaf()
+}
+
+// succeeds reports whether the Welcome names a PSK of the group of the same id that the new one succeeds;
+// checkLineage says whether it does so rightly.
+func (j *joining) succeeds() bool {
+	return slices.ContainsFunc(j.secrets.psks, func(id PreSharedKeyID) bool {
+		return id.Type == PSKResumption && id.Usage == UsageReInit && bytes.Equal(id.GroupID, j.info.context.GroupID)
+	})
 }
 
 func (j *joining) findLeaf() error {
@@ -175,7 +188,7 @@ func (j *joining) derive() error {
 
 // finish stores the group, and the KeyPackage's end with it.
 func (j *joining) finish() (*Group, error) {
-	g := &Group{client: j.client, suite: j.suite, options: j.opts.GroupOptions, updates: map[string]*ownUpdate{}}
+	g := &Group{client: j.client, suite: j.suite, options: j.opts.GroupOptions, updates: map[string]*ownUpdate{}, place: j.place}
 	g.enter(j.state)
 	var b Batch
 	if err := g.writeFounding(&b); err != nil {
@@ -221,7 +234,7 @@ func (c *Client) ExternalJoin(id Identity, groupInfo []byte, opts ExternalOption
 		return nil, fail(ErrMisuse, "§5.1.2", "identity", "is for %v, the group has %v", id.CipherSuite, info.context.CipherSuite)
 	}
 	if !opts.Resync {
-		if err := c.unused(info.context.GroupID); err != nil {
+		if _, err := c.unused(info.context.GroupID); err != nil {
 			return nil, err
 		}
 	}
@@ -331,6 +344,10 @@ func (x *ExternalCommit) Complete() (*Group, error) {
 		return nil, fail(ErrMisuse, "", "external commit", "was completed before")
 	}
 	b := Batch{}
+	var err error
+	if g.place, _, err = g.client.placeFor(g.public().context.GroupID); err != nil {
+		return nil, err
+	}
 	if err := g.writeFounding(&b); err != nil {
 		return nil, err
 	}

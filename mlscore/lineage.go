@@ -159,9 +159,17 @@ func (g *Group) found(cs CipherSuite, groupID []byte, usage ResumptionUsage, opt
 	if id.CipherSuite != cs {
 		return nil, fail(ErrMisuse, "§11.2", "identity", "is for %v, the new group has %v", id.CipherSuite, cs)
 	}
+	newest, found, err := g.client.newest(groupID)
+	if err != nil {
+		return nil, err
+	}
+	succeeds := usage == UsageReInit && bytes.Equal(groupID, g.public().context.GroupID) && newest.place == g.place
+	if found && !succeeds {
+		return nil, taken(groupID)
+	}
 	c := &Client{g.client.cfg}
 	c.cfg.Store = unwritten{g.client.cfg.Store}
-	next, err := c.CreateGroup(id, groupID, opts.CreateOptions)
+	next, err := c.createGroup(id, groupID, opts.CreateOptions)
 	if err != nil {
 		return nil, err
 	}
@@ -209,17 +217,49 @@ func (p *PublicState) sameMembers(other *PublicState) error {
 	if other.Size() != p.Size() {
 		return fail(ErrInvalid, "§11.2", "new group", "%d members, the old one has %d", other.Size(), p.Size())
 	}
-	var first error
-	p.tree.eachLeaf(func(i LeafIndex, body string) bool {
-		_, id, err := p.tree.people.identify(body)
-		if err != nil {
-			first = err
-		} else if _, ok := other.tree.memberByIdentity(id); !ok {
-			first = fail(ErrInvalid, "§11.2", "new group", "lacks the old one's %s", leafName(i))
+	gone, err := p.absent(other)
+	if err != nil || len(gone) == 0 {
+		return err
+	}
+	// Where a signature key is a part of the identity, a change of the signature scheme changes identities:
+	// a member is then the one with the same credential, if the application takes it for the successor.
+	come, err := other.absent(p)
+	if err != nil {
+		return err
+	}
+	byCredential := map[string][]*LeafNode{}
+	for _, leaf := range come {
+		key := leaf.Credential.key()
+		byCredential[key] = append(byCredential[key], leaf)
+	}
+	for i, leaf := range gone {
+		key := leaf.Credential.key()
+		list := byCredential[key]
+		if len(list) == 0 || p.rules.suite.id == other.rules.suite.id || p.rules.auth.ValidSuccessor(leaf.Credential, list[0].Credential) != nil {
+			return fail(ErrInvalid, "§11.2", "new group", "lacks the old one's %s", leafName(i))
 		}
-		return first == nil
+		byCredential[key] = list[1:]
+	}
+	return nil
+}
+
+// absent gives the members whose identities are not in another group.
+func (p *PublicState) absent(other *PublicState) (gone map[LeafIndex]*LeafNode, err error) {
+	p.tree.eachLeaf(func(i LeafIndex, body string) bool {
+		var leaf *LeafNode
+		var id string
+		if leaf, id, err = p.tree.people.identify(body); err != nil {
+			return false
+		}
+		if _, ok := other.tree.memberByIdentity(id); !ok {
+			if gone == nil {
+				gone = map[LeafIndex]*LeafNode{}
+			}
+			gone[i] = leaf
+		}
+		return true
 	})
-	return first
+	return gone, err
 }
 
 // checkLineage checks a group that is being joined against the one it claims to come from (§11.2, §11.3,

@@ -32,7 +32,27 @@ func storeError(object string, err error) error {
 // LoadGroup opens a group from the store, as it was after the last operation that returned. A commit
 // that waited is there again as Pending.
 func (c *Client) LoadGroup(groupID []byte) (*Group, error) {
-	l := &loader{client: c, id: groupID, object: fmt.Sprintf("stored group %x", groupID)}
+	n, _, err := c.newest(groupID)
+	if err != nil {
+		return nil, err
+	}
+	return c.loadGroup(n)
+}
+
+// Predecessor opens the closed group of the same id that this one succeeded, where a ReInit kept the id
+// (§11.2): late messages of the old group are read there, for as long as in any other closed group.
+// ErrMissing if there is none, or if it was erased. LoadGroup opens the newest group of an id.
+func (g *Group) Predecessor() (*Group, error) {
+	n := g.name()
+	if n.place == 0 {
+		return nil, fail(ErrMissing, "§11.2", fmt.Sprintf("group %x", n.id), "succeeded no group of the same id")
+	}
+	n.place--
+	return g.client.loadGroup(n)
+}
+
+func (c *Client) loadGroup(n groupName) (*Group, error) {
+	l := &loader{client: c, name: n, object: fmt.Sprintf("stored group %x", n.id)}
 	g, err := l.load()
 	if err != nil {
 		return nil, storeError(l.object, err)
@@ -42,14 +62,14 @@ func (c *Client) LoadGroup(groupID []byte) (*Group, error) {
 
 type loader struct {
 	client *Client
-	id     []byte
+	name   groupName
 	object string
 	head   *headRecord
 	g      *Group
 }
 
 func (l *loader) load() (*Group, error) {
-	v, ok, err := l.client.cfg.Store.Get(groupKey(l.id, recordHead))
+	v, ok, err := l.client.cfg.Store.Get(groupKey(l.name, recordHead))
 	if err != nil {
 		return nil, err
 	}
@@ -68,7 +88,7 @@ func (l *loader) load() (*Group, error) {
 			return nil, within(l.object, ErrMalformed, err)
 		}
 	}
-	l.g = &Group{client: l.client, suite: s, options: l.head.options, updates: map[string]*ownUpdate{}}
+	l.g = &Group{client: l.client, suite: s, options: l.head.options, updates: map[string]*ownUpdate{}, place: l.name.place}
 	for _, step := range []func() error{l.loadPublic, l.loadPresent, l.loadProposals, l.loadPast, l.loadPending} {
 		if err := step(); err != nil {
 			return nil, err
@@ -79,7 +99,7 @@ func (l *loader) load() (*Group, error) {
 
 // loadPublic rebuilds the tree: the one of the time of joining, and the nodes that changed since.
 func (l *loader) loadPublic() error {
-	v, ok, err := l.client.cfg.Store.Get(groupKey(l.id, recordTree))
+	v, ok, err := l.client.cfg.Store.Get(groupKey(l.name, recordTree))
 	if err != nil {
 		return err
 	}
@@ -134,7 +154,7 @@ func (l *loader) loadPublic() error {
 
 // scan visits the group's records of one kind; what follows the kind in their keys has a known length.
 func (l *loader) scan(kind byte, visit func(rest, value []byte) error, length int, within ...[]byte) error {
-	prefix := groupKey(l.id, kind, within...)
+	prefix := groupKey(l.name, kind, within...)
 	return l.client.cfg.Store.Scan(prefix, func(key, value []byte) error {
 		if len(key) != len(prefix)+length {
 			return fail(ErrMalformed, "", l.object, "record %q has a key of %d bytes", kind, len(key))
@@ -246,7 +266,7 @@ func (l *loader) loadPast() error {
 }
 
 func (l *loader) loadPending() error {
-	v, ok, err := l.client.cfg.Store.Get(groupKey(l.id, recordPending))
+	v, ok, err := l.client.cfg.Store.Get(groupKey(l.name, recordPending))
 	if err != nil || !ok {
 		return err
 	}

@@ -173,7 +173,7 @@ func (g *Group) deliver(ac *authenticatedContent, step *treeStep, tree *ratchetT
 // useKey stores that a key is used, together with whatever more writes, and erases it.
 func (g *Group) useKey(messages *secretTree, epoch uint64, step *treeStep, more func(*Batch)) error {
 	var b Batch
-	messages.writeStep(&b, g.public().context.GroupID, epoch, step)
+	messages.writeStep(&b, g.name(), epoch, step)
 	if more != nil {
 		more(&b)
 	}

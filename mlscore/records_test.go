@@ -24,7 +24,7 @@ func TestStoredRecordsAreChecked(t *testing.T) {
 	id := alice.group.GroupID()
 	record := func(kind byte) (key, value []byte) {
 		t.Helper()
-		_ = alice.store.Scan(groupKey(id, kind), func(k, v []byte) error {
+		_ = alice.store.Scan(groupKey(groupName{id: id}, kind), func(k, v []byte) error {
 			key, value = k, v
 			return nil
 		})
@@ -105,7 +105,7 @@ func TestStoredRecordsAreChecked(t *testing.T) {
 		})
 	}
 	for name, change := range map[string]func(*Batch){
-		"no tree at all": func(b *Batch) { b.delete(groupKey(id, recordTree)) },
+		"no tree at all": func(b *Batch) { b.delete(groupKey(groupName{id: id}, recordTree)) },
 		"a node whose number is too long": func(b *Batch) {
 			key, value := record(recordNode)
 			b.put(append(bytes.Clone(key), 0), bytes.Clone(value))

@@ -314,12 +314,20 @@ func (s *suite) checkSenderKey(pub []byte) error {
 // rule refuses an extension in the wrong place (§17.3), or an external sender that can sign nothing
 // because its key is of another signature scheme (§12.1.8.1).
 func (s *PublicState) checkMadeExtensions(x Extensions) error {
+	if err := checkPlaces(x); err != nil {
+		return err
+	}
+	return x.checkExternalSenders(s.rules.suite, s.rules.intake)
+}
+
+// checkPlaces refuses extensions that do not belong in a GroupContext (§17.3).
+func checkPlaces(x Extensions) error {
 	for _, e := range x {
 		if e.Type == ExtensionRatchetTree || e.Type == ExtensionExternalPub || e.Type == ExtensionApplicationID {
 			return fail(ErrInvalid, "§13.4", fmt.Sprintf("extension %#04x", uint16(e.Type)), "does not belong in a GroupContext")
 		}
 	}
-	return x.checkExternalSenders(s.rules.suite, s.rules.intake)
+	return nil
 }
 
 // checkExternalSenders checks that external senders can sign in a group of a suite, and that their

@@ -280,7 +280,7 @@ func TestRulesConfirmation(t *testing.T) {
 		{"§8.6 a resumption PSK of an epoch that is no longer kept", want{kind: ErrMissing, clause: "§8.4", say: "is not in the store", keyed: true}, func(l *lab, f *forgery) {
 			id := l.resumption(UsageApplication)
 			id.Epoch += 5
-			key := groupKey(id.GroupID, recordPSK, uint64Bytes(id.Epoch))
+			key := groupKey(groupName{id: id.GroupID}, recordPSK, uint64Bytes(id.Epoch))
 			if err := l.people[0].store.Apply(Batch{Writes: []Write{{Key: key, Value: []byte("made up")}}}); err != nil {
 				l.Fatal(err)
 			}

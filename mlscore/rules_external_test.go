@@ -221,7 +221,7 @@ func TestRulesExternalCommit(t *testing.T) {
 		{name: "§12.1.3 an external commit that removes leaf 2^32-1", want: want{kind: ErrInvalid, clause: "§12.1.3", say: "is not a member"}, forge: add(RemoveProposal(1<<32 - 1))},
 		{name: "§12.1.4 an external commit with a PSK of usage reinit", want: want{kind: ErrInvalid, clause: "§12.1.4", say: "belongs to the founding"}, forge: func(l *lab, f *forgery, dave *person) {
 			id := l.resumption(UsageReInit)
-			key := groupKey(id.GroupID, recordPSK, uint64Bytes(id.Epoch))
+			key := groupKey(groupName{id: id.GroupID}, recordPSK, uint64Bytes(id.Epoch))
 			if err := dave.store.Apply(Batch{Writes: []Write{{Key: key, Value: l.people[0].group.state.secrets.resumption.Bytes()}}}); err != nil {
 				l.Fatal(err)
 			}

@@ -21,7 +21,7 @@ func newLineageLab(t *testing.T, usage ResumptionUsage, r *ReInit) *lineageLab {
 	t.Helper()
 	l := &lineageLab{lab: newLab(t, false, labOptions{config: func(_ string, c *Config) { c.Extensions = both(testExtension) }}), kps: map[string]*KeyPackage{}}
 	if r != nil {
-		l.commit(l.people[0], CommitOptions{Proposals: []Proposal{ReInitProposal(*r)}})
+		l.commitAnyway(l.people[0], ReInitProposal(*r))
 	}
 	l.old = l.resumption(usage)
 	l.found("next", labSuite, nextExtensions)
@@ -30,6 +30,29 @@ func newLineageLab(t *testing.T, usage ResumptionUsage, r *ReInit) *lineageLab {
 	}
 	l.all = statement{by: l.alice, added: l.kps["bob"], also: []*KeyPackage{l.kps["carol"]}, psks: []PreSharedKeyID{l.old}}
 	return l
+}
+
+// commitAnyway commits a proposal without the rules for makers, as another implementation may; all merge it.
+func (l *lab) commitAnyway(by *person, p Proposal) {
+	l.Helper()
+	g := by.group
+	w := &committing{client: g.client, suite: g.suite, options: g.options, base: g.state, sender: member(g.state.self)}
+	var err error
+	if w.plan, err = g.public().planList([]sentProposal{{Proposal: p, sender: w.sender}}, w.sender, 0); err != nil {
+		l.Fatal(err)
+	}
+	if w.leaf, w.signer, err = g.newLeaf(LeafUpdate{}); err != nil {
+		l.Fatal(err)
+	}
+	if err := w.build(); err != nil {
+		l.Fatal(err)
+	}
+	c := must[*Commit](l.TB)(g.dispatch(w))
+	l.deliver(by, c.Message)
+	if err := g.Merge(c.Staged); err != nil {
+		l.Fatal(err)
+	}
+	l.agree()
 }
 
 // found has alice create another new group.

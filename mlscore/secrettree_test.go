@@ -84,9 +84,9 @@ func newSecretMachine(t *rapid.T) *secretMachine {
 	root := bytes.Repeat([]byte{byte(s.id)}, s.hashLen())
 	m.naive = expandAll(s, 1<<m.height, root)
 	m.tree = newSecretTree(s, m.height, NewSecret(root))
-	m.loader = &loader{client: &Client{Config{Store: m.store}}, id: []byte("id"), g: &Group{suite: s}}
+	m.loader = &loader{client: &Client{Config{Store: m.store}}, name: groupName{id: []byte("id")}, g: &Group{suite: s}}
 	var b Batch
-	b.put(groupKey(m.loader.id, recordTreeKey, uint64Bytes(machineEpoch), uint32Bytes(uint32(rootOf(m.height)))), slices.Clone(root))
+	b.put(groupKey(m.loader.name, recordTreeKey, uint64Bytes(machineEpoch), uint32Bytes(uint32(rootOf(m.height)))), slices.Clone(root))
 	m.write(t, b)
 	return m
 }
@@ -135,7 +135,7 @@ func (m *secretMachine) use(t *rapid.T) {
 		return
 	}
 	var b Batch
-	m.tree.writeStep(&b, m.loader.id, machineEpoch, step)
+	m.tree.writeStep(&b, m.loader.name, machineEpoch, step)
 	m.write(t, b)
 	m.tree.apply(step)
 	step.key.erase()

@@ -2,6 +2,7 @@ package mlscore
 
 import (
 	"fmt"
+	"slices"
 )
 
 // MessageOptions shape an application message.
@@ -86,8 +87,7 @@ func (g *Group) seal(ac *authenticatedContent, b *Batch) ([]byte, *treeStep, err
 		step.discard()
 		return nil, nil, err
 	}
-	p := g.public()
-	t.writeStep(b, p.context.GroupID, p.context.Epoch, step)
+	t.writeStep(b, g.name(), g.Epoch(), step)
 	return msg, step, nil
 }
 
@@ -150,7 +150,7 @@ func (g *Group) propose(p Proposal, keys *ownUpdate, opts ProposeOptions) ([]byt
 		}
 		g.writeProposal(b, next)
 		if keys != nil {
-			b.put(groupKey(next.context.GroupID, recordUpdate, ac.proposalRef(g.suite)), keys.marshal())
+			b.put(groupKey(g.name(), recordUpdate, ac.proposalRef(g.suite)), keys.marshal())
 		}
 		return nil
 	})
@@ -179,10 +179,37 @@ func (g *Group) checkOwn(p Proposal) error {
 
 // checkMade applies the rules for makers that no receiver checks to a proposal that this member makes.
 func (g *Group) checkMade(p *Proposal) error {
-	if p.Type != ProposalGroupContextExtensions {
-		return nil
+	var err error
+	switch p.Type {
+	case ProposalGroupContextExtensions:
+		err = g.public().checkMadeExtensions(p.Extensions)
+	case ProposalReInit:
+		err = g.checkFoundable(p.ReInit)
 	}
-	return within(fmt.Sprintf("proposal (%v)", p.Type), ErrInvalid, g.public().checkMadeExtensions(p.Extensions))
+	return within(fmt.Sprintf("proposal (%v)", p.Type), ErrInvalid, err)
+}
+
+// checkFoundable refuses a ReInit in favour of a group that nobody can found, since this member could not
+// be in it (§11.2): its commit would end the group for nothing.
+func (g *Group) checkFoundable(r *ReInit) error {
+	if r.Version != MLS10 {
+		return fail(ErrUnsupported, "§12.1.5", "new group", "protocol version %d", r.Version)
+	}
+	s, err := g.client.suite(r.CipherSuite)
+	if err != nil {
+		return within("new group", ErrUnsupported, err)
+	}
+	if err := checkPlaces(r.Extensions); err != nil {
+		return err
+	}
+	if err := r.Extensions.checkExternalSenders(s, g.client.cfg.Intake); err != nil {
+		return within("new group", ErrInvalid, err)
+	}
+	own := Capabilities{Extensions: g.client.cfg.Extensions, Proposals: g.client.cfg.Proposals, Credentials: g.client.cfg.Credentials}
+	if leaf, ok := g.public().tree.leaf(g.state.self); ok {
+		own.Credentials = append(slices.Clone(own.Credentials), leaf.Credential.Type)
+	}
+	return within("new group", ErrInvalid, compatible(own, r.Extensions))
 }
 
 // LeafUpdate says what changes in this member's leaf beside its keys; nil fields stay.

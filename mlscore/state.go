@@ -2,6 +2,7 @@ package mlscore
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 	"maps"
 	"slices"
@@ -96,16 +97,68 @@ func (g *Group) headOf(st *memberState) *headRecord {
 	return &headRecord{g.options, st.public.context, st.public.interim, st.public.tree.height(), st, st.public.reinit}
 }
 
-// writeFounding writes a group that is new to this client: whatever was stored under its id goes.
+// name says where the group is stored.
+func (g *Group) name() groupName { return groupName{g.public().context.GroupID, g.place} }
+
+// listRecord is the record of a group in the list of groups.
+func listRecord(place uint32) []byte {
+	if place == 0 {
+		return []byte{stateVersion} // as before there were places
+	}
+	return append([]byte{stateVersion}, uint32Bytes(place)...)
+}
+
+// newest finds the newest group of an id.
+func (c *Client) newest(id []byte) (n groupName, found bool, err error) {
+	v, found, err := c.cfg.Store.Get(listKey(id))
+	if err != nil {
+		return n, false, &Error{Kind: ErrStore, Object: "store", Detail: "cannot be read", Err: err}
+	}
+	n = groupName{id: id}
+	switch {
+	case !found, len(v) == 1 && v[0] == stateVersion:
+	case len(v) == 5 && v[0] == stateVersion:
+		n.place = binary.BigEndian.Uint32(v[1:])
+	default:
+		return n, false, fail(ErrMalformed, "", fmt.Sprintf("group %x", id), "its record in the list of groups is of another version")
+	}
+	return n, found, nil
+}
+
+// placeFor finds where a group of an id is to be stored that is new to this client, and whether the id is
+// taken: by a group that was not closed by a ReInit in favour of one of the same id (§11.2).
+func (c *Client) placeFor(id []byte) (place uint32, taken bool, err error) {
+	n, found, err := c.newest(id)
+	if err != nil || !found {
+		return 0, false, err
+	}
+	v, found, err := c.cfg.Store.Get(groupKey(n, recordHead))
+	if err != nil {
+		return 0, false, &Error{Kind: ErrStore, Object: "store", Detail: "cannot be read", Err: err}
+	}
+	if !found {
+		return n.place, false, nil
+	}
+	h, err := parseHead(v)
+	if err != nil {
+		return 0, false, err
+	}
+	if h.reinit != nil && bytes.Equal(h.reinit.GroupID, id) {
+		return n.place + 1, false, nil
+	}
+	return n.place, true, nil
+}
+
+// writeFounding writes a group that is new to this client: whatever was stored at its place goes.
 func (g *Group) writeFounding(b *Batch) error {
 	tree, err := g.public().tree.append([]byte{stateVersion})
 	if err != nil {
 		return err
 	}
-	id := g.public().context.GroupID
-	b.deleteAll(groupPrefix(id))
-	b.put(listKey(id), []byte{stateVersion})
-	b.put(groupKey(id, recordTree), tree)
+	name := g.name()
+	b.deleteAll(groupPrefix(name))
+	b.put(listKey(name.id), listRecord(name.place))
+	b.put(groupKey(name, recordTree), tree)
 	g.writeEpoch(b, g.state)
 	return nil
 }
@@ -114,10 +167,10 @@ func (g *Group) writeFounding(b *Batch) error {
 func (g *Group) writeEpoch(b *Batch, st *memberState) {
 	c := &st.public.context
 	epoch := uint64Bytes(c.Epoch)
-	b.put(groupKey(c.GroupID, recordHead), g.headOf(st).marshal())
-	b.put(groupKey(c.GroupID, recordPSK, epoch), slices.Clone(st.secrets.resumption.Bytes()))
+	b.put(groupKey(g.name(), recordHead), g.headOf(st).marshal())
+	b.put(groupKey(g.name(), recordPSK, epoch), slices.Clone(st.secrets.resumption.Bytes()))
 	for n, s := range st.messages.nodes {
-		b.put(groupKey(c.GroupID, recordTreeKey, epoch, uint32Bytes(uint32(n))), slices.Clone(s.Bytes()))
+		b.put(groupKey(g.name(), recordTreeKey, epoch, uint32Bytes(uint32(n))), slices.Clone(s.Bytes()))
 	}
 }
 
@@ -127,7 +180,7 @@ func (g *Group) mergeWrites(s *StagedCommit) (Batch, *treeStep, error) {
 	var b Batch
 	c := &g.public().context
 	if s.removes {
-		b.deleteGroup(c.GroupID)
+		b.deleteGroups(c.GroupID)
 		return b, nil, nil
 	}
 	var step *treeStep
@@ -136,7 +189,7 @@ func (g *Group) mergeWrites(s *StagedCommit) (Batch, *treeStep, error) {
 		if step, err = g.state.messages.peek(*s.used, s.usedGeneration, g.client.cfg.Limits.Ratchet); err != nil {
 			return b, nil, within("staged commit", ErrReplay, err)
 		}
-		g.state.messages.writeStep(&b, c.GroupID, c.Epoch, step)
+		g.state.messages.writeStep(&b, g.name(), c.Epoch, step)
 	}
 	g.writeChange(&b, s.next)
 	return b, step, nil
@@ -146,21 +199,21 @@ func (g *Group) mergeWrites(s *StagedCommit) (Batch, *treeStep, error) {
 func (g *Group) writeChange(b *Batch, next *memberState) {
 	old := &g.public().context
 	limits := g.client.cfg.Limits
-	id := old.GroupID
-	b.deleteAll(groupKey(id, recordProposal))
-	b.deleteAll(groupKey(id, recordUpdate))
-	b.delete(groupKey(id, recordPending))
+	name := g.name()
+	b.deleteAll(groupKey(name, recordProposal))
+	b.deleteAll(groupKey(name, recordUpdate))
+	b.delete(groupKey(name, recordPending))
 	changedNodes(g.public().tree, next.public.tree, func(n NodeIndex, body string) {
-		b.put(groupKey(id, recordNode, uint32Bytes(uint32(n))), []byte(body))
+		b.put(groupKey(name, recordNode, uint32Bytes(uint32(n))), []byte(body))
 	})
 	next.entered = g.client.cfg.Now()
 	forget := func(epoch uint64) {
 		for _, kind := range []byte{recordPast, recordTreeKey, recordRatchet, recordSkipped} {
-			b.deleteAll(groupKey(id, kind, uint64Bytes(epoch)))
+			b.deleteAll(groupKey(name, kind, uint64Bytes(epoch)))
 		}
 	}
 	if limits.PastEpochs > 0 {
-		b.put(groupKey(id, recordPast, uint64Bytes(old.Epoch)), g.pastRecord(next))
+		b.put(groupKey(name, recordPast, uint64Bytes(old.Epoch)), g.pastRecord(next))
 	} else {
 		forget(old.Epoch)
 	}
@@ -168,7 +221,7 @@ func (g *Group) writeChange(b *Batch, next *memberState) {
 		forget(gone.epoch)
 	}
 	if gone := int64(next.public.context.Epoch) - int64(limits.Resumption); gone >= 0 {
-		b.delete(groupKey(id, recordPSK, uint64Bytes(uint64(gone))))
+		b.delete(groupKey(name, recordPSK, uint64Bytes(uint64(gone))))
 	}
 	g.writeEpoch(b, next)
 }
@@ -216,14 +269,14 @@ func (p *pastRecord) restore(s *suite, epoch uint64, after *ratchetTree) (*pastE
 // writeProposal stores the last proposal of next's list.
 func (g *Group) writeProposal(b *Batch, next *PublicState) {
 	at := len(next.proposals) - 1
-	b.put(groupKey(next.context.GroupID, recordProposal, uint32Bytes(uint32(at))), slices.Clone(next.proposals[at].content))
+	b.put(groupKey(g.name(), recordProposal, uint32Bytes(uint32(at))), slices.Clone(next.proposals[at].content))
 }
 
 // storePending writes the own commit that waits.
 func (g *Group) storePending(b *Batch, s *StagedCommit, ac *authenticatedContent) error {
 	root := s.next.messages.nodes[rootOf(s.next.messages.height)]
 	record, err := (&pendingRecord{s.message, ac.marshal(), g.headOf(s.next).marshal(), root}).marshal()
-	b.put(groupKey(g.public().context.GroupID, recordPending), record)
+	b.put(groupKey(g.name(), recordPending), record)
 	return err
 }
 
@@ -268,29 +321,29 @@ func (p *pendingRecord) restore(g *Group) (*StagedCommit, error) {
 }
 
 // writeStep writes what the use of one message key changes.
-func (t *secretTree) writeStep(b *Batch, groupID []byte, epoch uint64, st *treeStep) {
+func (t *secretTree) writeStep(b *Batch, group groupName, epoch uint64, st *treeStep) {
 	e := uint64Bytes(epoch)
 	if st.opened != nil {
-		b.delete(groupKey(groupID, recordTreeKey, e, uint32Bytes(uint32(st.used))))
+		b.delete(groupKey(group, recordTreeKey, e, uint32Bytes(uint32(st.used))))
 		for _, n := range slices.Sorted(maps.Keys(st.expanded)) {
-			b.put(groupKey(groupID, recordTreeKey, e, uint32Bytes(uint32(n))), slices.Clone(st.expanded[n].Bytes()))
+			b.put(groupKey(group, recordTreeKey, e, uint32Bytes(uint32(n))), slices.Clone(st.expanded[n].Bytes()))
 		}
 		for name, r := range st.opened {
 			if name != st.name || st.fromSkipped {
-				b.put(ratchetKeyOf(groupID, epoch, name), marshalRatchet(r.secret, r.generation))
+				b.put(ratchetKeyOf(group, epoch, name), marshalRatchet(r.secret, r.generation))
 			}
 		}
 	}
 	if st.fromSkipped {
-		b.delete(skippedKeyOf(groupID, epoch, st.name, st.key.generation))
+		b.delete(skippedKeyOf(group, epoch, st.name, st.key.generation))
 		return
 	}
-	b.put(ratchetKeyOf(groupID, epoch, st.name), marshalRatchet(st.secret, st.generation))
+	b.put(ratchetKeyOf(group, epoch, st.name), marshalRatchet(st.secret, st.generation))
 	for _, gen := range st.forgotten {
-		b.delete(skippedKeyOf(groupID, epoch, st.name, gen))
+		b.delete(skippedKeyOf(group, epoch, st.name, gen))
 	}
 	for _, k := range st.skipped {
-		b.put(skippedKeyOf(groupID, epoch, st.name, k.generation), k.marshal())
+		b.put(skippedKeyOf(group, epoch, st.name, k.generation), k.marshal())
 	}
 }
 
@@ -302,10 +355,10 @@ func (n ratchetName) bytes() []byte {
 	return append(uint32Bytes(uint32(n.leaf)), kind)
 }
 
-func ratchetKeyOf(groupID []byte, epoch uint64, n ratchetName) []byte {
-	return groupKey(groupID, recordRatchet, uint64Bytes(epoch), n.bytes())
+func ratchetKeyOf(name groupName, epoch uint64, n ratchetName) []byte {
+	return groupKey(name, recordRatchet, uint64Bytes(epoch), n.bytes())
 }
 
-func skippedKeyOf(groupID []byte, epoch uint64, n ratchetName, generation uint32) []byte {
-	return groupKey(groupID, recordSkipped, uint64Bytes(epoch), n.bytes(), uint32Bytes(generation))
+func skippedKeyOf(name groupName, epoch uint64, n ratchetName, generation uint32) []byte {
+	return groupKey(name, recordSkipped, uint64Bytes(epoch), n.bytes(), uint32Bytes(generation))
 }

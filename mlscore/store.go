@@ -60,9 +60,10 @@ func (b *Batch) deleteAll(prefix []byte) {
 	b.Writes = append(b.Writes, Write{Key: prefix, Prefix: true})
 }
 
-// deleteGroup deletes all that is stored of a group.
-func (b *Batch) deleteGroup(id []byte) {
-	b.deleteAll(groupPrefix(id))
+// deleteGroups deletes all that is stored of the groups of an id.
+func (b *Batch) deleteGroups(id []byte) {
+	b.deleteAll(groupPrefix(groupName{id: id}))
+	b.deleteAll(laterPrefix(id))
 	b.delete(listKey(id))
 }
 
@@ -96,20 +97,36 @@ const (
 	recordPSK      = 's' // epoch → resumption PSK
 )
 
-// groupPrefix begins the keys of a group's records.
-func groupPrefix(id []byte) []byte {
-	return append(append([]byte{'g'}, uint32Bytes(uint32(len(id)))...), id...)
+// groupName says where a group is stored. A ReInit may keep the group's id (RFC 9420 §11.2): the old and
+// the new group have one id then, and stand at places of their own, the first at place 0.
+type groupName struct {
+	id    []byte
+	place uint32
 }
 
-func groupKey(id []byte, kind byte, rest ...[]byte) []byte {
-	k := append(groupPrefix(id), kind)
+// groupPrefix begins the keys of a group's records.
+func groupPrefix(n groupName) []byte {
+	if n.place > 0 {
+		return append(laterPrefix(n.id), uint32Bytes(n.place)...)
+	}
+	return append(append([]byte{'g'}, uint32Bytes(uint32(len(n.id)))...), n.id...)
+}
+
+// laterPrefix begins the keys of all groups of an id but the first. No id is as long as its length says.
+func laterPrefix(id []byte) []byte {
+	return append(append([]byte{'g'}, uint32Bytes(uint32(len(id))|1<<31)...), id...)
+}
+
+func groupKey(n groupName, kind byte, rest ...[]byte) []byte {
+	k := append(groupPrefix(n), kind)
 	for _, r := range rest {
 		k = append(k, r...)
 	}
 	return k
 }
 
-// listKey names a group in the list of groups, so that listing them reads nothing of theirs.
+// listKey names a group in the list of groups, so that listing them reads nothing of theirs. Its record
+// says at which place the newest group of the id stands.
 func listKey(id []byte) []byte { return append([]byte{'l'}, id...) }
 
 func keyPackageKey(ref []byte) []byte { return append([]byte{'k'}, ref...) }

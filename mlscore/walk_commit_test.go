@@ -129,7 +129,7 @@ func (w *walk) removed(m *walker, msg []byte) {
 	w.refused("a message after the removal", err, ErrGroupEnded)
 	_, err = m.group.Protect(nil, MessageOptions{})
 	w.refused("sending after the removal", err, ErrGroupEnded)
-	prefix := string(groupPrefix(m.group.GroupID()))
+	prefix := string(groupPrefix(groupName{id: m.group.GroupID()}))
 	for key := range m.store.records {
 		if strings.HasPrefix(key, prefix) {
 			w.t.Fatalf("%s was removed and still stores %q", m.name, key)
