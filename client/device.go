@@ -75,7 +75,7 @@ func Open(opts Options) (*Device, error) {
 		Extensions:  []mlscore.ExtensionType{extensionRules, extensionAddress},
 		Credentials: []mlscore.CredentialType{mlscore.CredentialX509},
 		MaxLifetime: maxLifetime, MaxLifetimeReceived: maxLifetime, Intake: mlscore.Intake{Strict: true},
-		Limits:      mlscore.Limits{PastEpochs: opts.Limits.PastEpochs, PastTime: opts.Timing.PastTime, PastMost: opts.Limits.PastMost},
+		Limits: mlscore.Limits{PastEpochs: opts.Limits.PastEpochs, PastTime: opts.Timing.PastTime, PastMost: opts.Limits.PastMost},
 	})
 	if err != nil {
 		return nil, fmt.Errorf("open device: %w", err)

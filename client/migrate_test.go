@@ -14,7 +14,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-const hybrid = mlscore.MLS128MLKEM768X25519AES128Ed25519
+var hybrid = mlscore.MLS128MLKEM768X25519AES128Ed25519.Earlier()
 
 // movable waits until a device has KeyPackages of the hybrid suite too.
 func (p *peer) movable() *peer {

@@ -33,7 +33,8 @@ type Options struct {
 	Suite mlscore.CipherSuite
 	// Suites are others in whose conversations the device can be beside those of its own suite: it keeps
 	// KeyPackages of them. Those with another signature scheme than the device's key are left out. nil stands
-	// for mlscore.MLS128MLKEM768X25519AES128Ed25519, so that conversations can be migrated to it.
+	// for mlscore.MLS128MLKEM768X25519AES128Ed25519 under the number that all releases know, so that
+	// conversations can be migrated to it.
 	Suites []mlscore.CipherSuite
 	// Admit decides on a conversation that somebody adds this device to, unless another device of the user
 	// that this one knows is in it. nil joins all that are valid. It is called on a goroutine of the device,
@@ -105,7 +106,7 @@ func (o Options) orDefault() (Options, error) {
 		o.Suite = mlscore.MLS128X25519AES128Ed25519
 	}
 	if o.Suites == nil {
-		o.Suites = []mlscore.CipherSuite{mlscore.MLS128MLKEM768X25519AES128Ed25519}
+		o.Suites = []mlscore.CipherSuite{mlscore.MLS128MLKEM768X25519AES128Ed25519.Earlier()}
 	}
 	l, t := &o.Limits, &o.Timing
 	for p, v := range map[*int]int{

@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"math/big"
 	"os"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -282,7 +281,7 @@ func TestEnrolWithEachScheme(t *testing.T) {
 		authorities[c.Params().Name] = newCA(t, key)
 	}
 	for name, ca := range authorities {
-		for _, suite := range slices.Concat(mlscore.CipherSuites(), mlscore.PostQuantumSuites()) {
+		for _, suite := range mlscore.SupportedSuites() {
 			t.Run(fmt.Sprintf("%s certifies %v", name, suite), func(t *testing.T) {
 				d := open(t, Config{CA: ca, Clock: newClock()})
 				e := enrol(t, d, phone, suite)

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -229,7 +228,7 @@ func (d *Directory) CountKeyPackages(v wire.DeviceID) ([]Count, error) {
 		return nil, err
 	}
 	var counts []Count
-	for _, suite := range slices.Concat(mlscore.CipherSuites(), mlscore.PostQuantumSuites()) {
+	for _, suite := range mlscore.SupportedSuites() {
 		left, _, err := d.pooled(v, suite)
 		if err != nil {
 			return nil, err

@@ -14,11 +14,12 @@ import (
 
 // The KEMs of draft-ietf-hpke-pq: ML-KEM (FIPS 203) by itself, and beside a Diffie-Hellman group.
 var (
-	kemMLKEM768       = &mlKEM{0x0041, mlkem768.Scheme()}
-	kemMLKEM1024      = &mlKEM{0x0042, mlkem1024.Scheme()}
-	kemMLKEM768P256   = &hybridKEM{0x0050, "MLKEM768-P256", kemMLKEM768, nistGroup{ecdh.P256()}, 32, 4}
-	kemMLKEM1024P384  = &hybridKEM{0x0051, "MLKEM1024-P384", kemMLKEM1024, nistGroup{ecdh.P384()}, 48, 1}
-	kemMLKEM768X25519 = &hybridKEM{0x647a, `\.//^\`, kemMLKEM768, groupX25519{}, x25519.Size, 1} // X-Wing
+	kemMLKEM768       = &mlKEM{0x0041, mlkem768.Scheme(), labeledSeed}
+	kemMLKEM1024      = &mlKEM{0x0042, mlkem1024.Scheme(), labeledSeed}
+	kemMLKEM768P256   = &hybridKEM{0x0050, "MLKEM768-P256", kemMLKEM768, nistGroup{ecdh.P256()}, 32, 4, labeledSeed}
+	kemMLKEM1024P384  = &hybridKEM{0x0051, "MLKEM1024-P384", kemMLKEM1024, nistGroup{ecdh.P384()}, 48, 1, labeledSeed}
+	kemMLKEM768X25519 = &hybridKEM{0x647a, `\.//^\`, kemMLKEM768, groupX25519{}, x25519.Size, 1, labeledSeed} // X-Wing
+	kemXWing06        = &hybridKEM{0x647a, `\.//^\`, kemMLKEM768, groupX25519{}, x25519.Size, 1, plainSeed}   // its key derivation is that of an older draft
 )
 
 // mlKEM is ML-KEM. A private key is the seed d || z of FIPS 203's key generation, 64 bytes, which also
@@ -30,13 +31,31 @@ var (
 type mlKEM struct {
 	kemID  uint16
 	scheme circlkem.Scheme
+	seed   seedDerivation
+}
+
+// seedDerivation gives the private key, a seed of n bytes, that DeriveKeyPair makes of ikm.
+type seedDerivation func(kemID uint16, ikm []byte, n int) []byte
+
+// labeledSeed is the derivation of draft-ietf-hpke-pq.
+func labeledSeed(kemID uint16, ikm []byte, n int) []byte {
+	return labeledDerive(kemID, ikm, "DeriveKeyPair", n)
+}
+
+// plainSeed is the derivation of draft-connolly-cfrg-xwing-kem-06: SHAKE256 without labels.
+func plainSeed(_ uint16, ikm []byte, n int) []byte {
+	x := sha3.NewSHAKE256()
+	_, _ = x.Write(ikm) // never fails, as Read does not
+	out := make([]byte, n)
+	_, _ = x.Read(out)
+	return out
 }
 
 func (k *mlKEM) id() uint16   { return k.kemID }
 func (k *mlKEM) seedLen() int { return k.scheme.SeedSize() }
 
 func (k *mlKEM) derive(ikm []byte) (priv, pub []byte, err error) {
-	priv = labeledDerive(k.kemID, ikm, "DeriveKeyPair", k.scheme.SeedSize())
+	priv = k.seed(k.kemID, ikm, k.scheme.SeedSize())
 	pub, err = k.publicKey(priv)
 	return priv, pub, err
 }
@@ -148,6 +167,7 @@ type hybridKEM struct {
 	group    dhGroup
 	scalar   int // bytes of a private key of the group
 	attempts int // how many candidates for one are drawn, of which the first nearly always is one
+	seed     seedDerivation
 }
 
 // hybridSeed is the length of a private key in bytes.
@@ -161,7 +181,7 @@ func (k *hybridKEM) seedLen() int {
 }
 
 func (k *hybridKEM) derive(ikm []byte) (priv, pub []byte, err error) {
-	priv = labeledDerive(k.kemID, ikm, "DeriveKeyPair", hybridSeed)
+	priv = k.seed(k.kemID, ikm, hybridSeed)
 	pub, err = k.publicKey(priv)
 	return priv, pub, err
 }

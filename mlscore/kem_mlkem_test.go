@@ -52,7 +52,7 @@ func TestPQKEMSizes(t *testing.T) { // draft-ietf-hpke-pq, the tables of identif
 
 // TestPQHPKEAgainstStandardLibrary seals for crypto/hpke and opens what it sealed.
 func TestPQHPKEAgainstStandardLibrary(t *testing.T) {
-	for _, s := range pqSuites {
+	for _, s := range pqSuites.all {
 		t.Run(s.name, func(t *testing.T) { againstStandardLibrary(t, s) })
 	}
 }
@@ -396,7 +396,7 @@ func TestHybridTakesBoth(t *testing.T) {
 
 // TestHybridWithoutCandidate has the group take no key: making one must end.
 func TestHybridWithoutCandidate(t *testing.T) {
-	k := &hybridKEM{0x0050, "", kemMLKEM768, refusing{}, 32, 4}
+	k := &hybridKEM{0x0050, "", kemMLKEM768, refusing{}, 32, 4, labeledSeed}
 	_, _, err := k.derive([]byte("ikm"))
 	requireKind(t, err, ErrMisuse)
 	_, _, err = k.encap(constant(0), make([]byte, 1249))

@@ -40,7 +40,17 @@ type PublicConfig struct {
 	Policy      Policy        // may be nil
 	MaxLifetime time.Duration // Config.MaxLifetimeReceived of the members; zero for no bound
 	Intake      Intake
-	Limits      Limits
+	// Suites are the cipher suites whose groups are followed; nil for all.
+	Suites []CipherSuite
+	Limits Limits
+}
+
+// suite finds the description of a cipher suite that is followed.
+func (c PublicConfig) suite(id CipherSuite) (*suite, error) {
+	if c.Suites != nil && !slices.Contains(c.Suites, id) {
+		return nil, fail(ErrUnsupported, "§17.1", id.String(), "%#04x is not among the cipher suites that are followed", uint16(id))
+	}
+	return c.Intake.suite(id)
 }
 
 func (c PublicConfig) rules(s *suite) *rules {
@@ -58,7 +68,7 @@ func NewPublicState(groupInfo, tree []byte, cfg PublicConfig) (*PublicState, err
 	if err != nil {
 		return nil, err
 	}
-	s, err := cfg.Intake.suite(g.context.CipherSuite)
+	s, err := cfg.suite(g.context.CipherSuite)
 	if err != nil {
 		return nil, err
 	}

@@ -65,7 +65,7 @@ func ParsePublicState(b []byte, cfg PublicConfig) (*PublicState, error) {
 	if p.context.Version != MLS10 {
 		return nil, fail(ErrUnsupported, "", object, "is of protocol version %d", p.context.Version)
 	}
-	s, err := cfg.Intake.suite(p.context.CipherSuite)
+	s, err := cfg.suite(p.context.CipherSuite)
 	if err != nil {
 		return nil, within(object, ErrUnsupported, err)
 	}

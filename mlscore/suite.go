@@ -74,7 +74,7 @@ var rfcSuites = []*suite{
 }
 
 // suites are all that are supported, ascending by number.
-var suites = ascending(rfcSuites, pqSuites)
+var suites = ascending(rfcSuites, pqSuites.all)
 
 func ascending(lists ...[]*suite) []*suite {
 	all := slices.Concat(lists...)

@@ -2,99 +2,169 @@ package mlscore
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
 )
 
-// The cipher suites of draft-ietf-mls-pq-ciphersuites-06, in its order. It leaves their numbers to be
-// assigned; until then they are numbers that RFC 9420 §17.1 reserves for private use, and these stay
-// beside those that are assigned later: see docs/suites.md.
+// The cipher suites of draft-ietf-mls-pq-ciphersuites, in its order. It leaves their numbers to be
+// assigned; until then they are numbers that RFC 9420 §17.1 reserves for private use, drawn at random so
+// that no two implementations mean different algorithms by one number: see docs/suites.md.
 //
 // Only the last three resist a quantum computer in all respects. The others do so for what is kept
 // secret, and sign as the suites of RFC 9420 do.
 const (
-	MLS128MLKEM768X25519AES128Ed25519   CipherSuite = 0xf001
-	MLS128MLKEM768X25519AES256Ed25519   CipherSuite = 0xf002
-	MLS128MLKEM768P256AES128P256        CipherSuite = 0xf003
-	MLS128MLKEM768P256AES256P256        CipherSuite = 0xf004
-	MLS192MLKEM1024P384AES256P384       CipherSuite = 0xf005
-	MLS128MLKEM768AES256Ed25519         CipherSuite = 0xf006
-	MLS128MLKEM768AES256P256            CipherSuite = 0xf007
-	MLS192MLKEM1024AES256P384           CipherSuite = 0xf008
-	MLS128MLKEM768X25519ChaCha20MLDSA44 CipherSuite = 0xf009
-	MLS192MLKEM768AES256MLDSA65         CipherSuite = 0xf00a
-	MLS256MLKEM1024AES256MLDSA87        CipherSuite = 0xf00b
+	MLS128MLKEM768X25519AES128Ed25519   CipherSuite = 0xf42f
+	MLS128MLKEM768X25519AES256Ed25519   CipherSuite = 0xfac5
+	MLS128MLKEM768P256AES128P256        CipherSuite = 0xf919
+	MLS128MLKEM768P256AES256P256        CipherSuite = 0xf75c
+	MLS192MLKEM1024P384AES256P384       CipherSuite = 0xf2ee
+	MLS128MLKEM768AES256Ed25519         CipherSuite = 0xfaaf
+	MLS128MLKEM768AES256P256            CipherSuite = 0xfeb6
+	MLS192MLKEM1024AES256P384           CipherSuite = 0xfcf7
+	MLS128MLKEM768X25519ChaCha20MLDSA44 CipherSuite = 0xfe40
+	MLS192MLKEM768AES256MLDSA65         CipherSuite = 0xf723
+	MLS256MLKEM1024AES256MLDSA87        CipherSuite = 0xfd11
 )
 
-// draftSuites is the draft's table, ascending by number.
-var draftSuites = []*suite{
-	{0xf001, "MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519", kemMLKEM768X25519, hkdfSHA256, aes128GCM, ed25519Scheme{}},
-	{0xf002, "MLS_128_MLKEM768X25519_AES256GCM_SHA384_Ed25519", kemMLKEM768X25519, hkdfSHA384, aes256GCM, ed25519Scheme{}},
-	{0xf003, "MLS_128_MLKEM768P256_AES128GCM_SHA256_P256", kemMLKEM768P256, hkdfSHA256, aes128GCM, ecdsaP256},
-	{0xf004, "MLS_128_MLKEM768P256_AES256GCM_SHA384_P256", kemMLKEM768P256, hkdfSHA384, aes256GCM, ecdsaP256},
-	{0xf005, "MLS_192_MLKEM1024P384_AES256GCM_SHA384_P384", kemMLKEM1024P384, hkdfSHA384, aes256GCM, ecdsaP384},
-	{0xf006, "MLS_128_MLKEM768_AES256GCM_SHA384_Ed25519", kemMLKEM768, hkdfSHA384, aes256GCM, ed25519Scheme{}},
-	{0xf007, "MLS_128_MLKEM768_AES256GCM_SHA384_P256", kemMLKEM768, hkdfSHA384, aes256GCM, ecdsaP256},
-	{0xf008, "MLS_192_MLKEM1024_AES256GCM_SHA384_P384", kemMLKEM1024, hkdfSHA384, aes256GCM, ecdsaP384},
-	{0xf009, "MLS_128_MLKEM768X25519_CHACHA20POLY1305_SHA384_MLDSA44", kemMLKEM768X25519, hkdfSHA384, chaCha20Poly1305, mlDSA44},
-	{0xf00a, "MLS_192_MLKEM768_AES256GCM_SHA384_MLDSA65", kemMLKEM768, hkdfSHA384, aes256GCM, mlDSA65},
-	{0xf00b, "MLS_256_MLKEM1024_AES256GCM_SHA384_MLDSA87", kemMLKEM1024, hkdfSHA384, aes256GCM, mlDSA87},
+// draftSuite is a row of the draft's table.
+type draftSuite struct {
+	number  CipherSuite // of new groups
+	earlier CipherSuite // of groups that earlier releases founded
+	draft   string      // the version that the row follows
+	suite
 }
 
-// codePoints holds further numbers for the draft's suites, as a list like
+// draftRows is the draft's table. Key pairs are derived by the KEM, which is a part of the row.
+var draftRows = []draftSuite{
+	{MLS128MLKEM768X25519AES128Ed25519, 0xf001, draft06, suite{name: "MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519", kem: kemMLKEM768X25519, kdf: hkdfSHA256, aead: aes128GCM, signature: ed25519Scheme{}}},
+	{MLS128MLKEM768X25519AES256Ed25519, 0xf002, draft06, suite{name: "MLS_128_MLKEM768X25519_AES256GCM_SHA384_Ed25519", kem: kemMLKEM768X25519, kdf: hkdfSHA384, aead: aes256GCM, signature: ed25519Scheme{}}},
+	{MLS128MLKEM768P256AES128P256, 0xf003, draft06, suite{name: "MLS_128_MLKEM768P256_AES128GCM_SHA256_P256", kem: kemMLKEM768P256, kdf: hkdfSHA256, aead: aes128GCM, signature: ecdsaP256}},
+	{MLS128MLKEM768P256AES256P256, 0xf004, draft06, suite{name: "MLS_128_MLKEM768P256_AES256GCM_SHA384_P256", kem: kemMLKEM768P256, kdf: hkdfSHA384, aead: aes256GCM, signature: ecdsaP256}},
+	{MLS192MLKEM1024P384AES256P384, 0xf005, draft06, suite{name: "MLS_192_MLKEM1024P384_AES256GCM_SHA384_P384", kem: kemMLKEM1024P384, kdf: hkdfSHA384, aead: aes256GCM, signature: ecdsaP384}},
+	{MLS128MLKEM768AES256Ed25519, 0xf006, draft06, suite{name: "MLS_128_MLKEM768_AES256GCM_SHA384_Ed25519", kem: kemMLKEM768, kdf: hkdfSHA384, aead: aes256GCM, signature: ed25519Scheme{}}},
+	{MLS128MLKEM768AES256P256, 0xf007, draft06, suite{name: "MLS_128_MLKEM768_AES256GCM_SHA384_P256", kem: kemMLKEM768, kdf: hkdfSHA384, aead: aes256GCM, signature: ecdsaP256}},
+	{MLS192MLKEM1024AES256P384, 0xf008, draft06, suite{name: "MLS_192_MLKEM1024_AES256GCM_SHA384_P384", kem: kemMLKEM1024, kdf: hkdfSHA384, aead: aes256GCM, signature: ecdsaP384}},
+	{MLS128MLKEM768X25519ChaCha20MLDSA44, 0xf009, draft06, suite{name: "MLS_128_MLKEM768X25519_CHACHA20POLY1305_SHA384_MLDSA44", kem: kemMLKEM768X25519, kdf: hkdfSHA384, aead: chaCha20Poly1305, signature: mlDSA44}},
+	{MLS192MLKEM768AES256MLDSA65, 0xf00a, draft06, suite{name: "MLS_192_MLKEM768_AES256GCM_SHA384_MLDSA65", kem: kemMLKEM768, kdf: hkdfSHA384, aead: aes256GCM, signature: mlDSA65}},
+	{MLS256MLKEM1024AES256MLDSA87, 0xf00b, draft06, suite{name: "MLS_256_MLKEM1024_AES256GCM_SHA384_MLDSA87", kem: kemMLKEM1024, kdf: hkdfSHA384, aead: aes256GCM, signature: mlDSA87}},
+}
+
+const draft06 = "draft-ietf-mls-pq-ciphersuites-06"
+
+// under gives the row's suite under a number.
+func (d *draftSuite) under(id CipherSuite) *suite {
+	s := d.suite
+	s.id = id
+	return &s
+}
+
+// olderSuffix makes the name of a suite that of its variant with the key derivation of older drafts.
+const olderSuffix = "/older"
+
+// older gives the variant of a row with X-Wing whose key pairs come from SHAKE256 without labels, as
+// draft-connolly-cfrg-xwing-kem-06 has it, and libraries that have not followed draft-ietf-hpke-pq; nil
+// for other rows, of which no such derivation is in use.
+func (d *draftSuite) older() *draftSuite {
+	if d.kem != kem(kemMLKEM768X25519) {
+		return nil
+	}
+	o := *d
+	o.name += olderSuffix
+	o.kem = kemXWing06
+	return &o
+}
+
+// codePoints gives numbers to the draft's suites, in place of those of the table, as a list like
 //
-//	MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519=0x0123,MLS_128_MLKEM768P256_AES128GCM_SHA256_P256=0x0124
+//	MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519=0x0123,MLS_128_MLKEM768P256_AES128GCM_SHA256_P256/older=0x0124
 //
-// It is set when a program is linked, and by nothing else, so that all parts of the program agree:
+// A name with "/older" is the suite with the key derivation of older drafts, a suite of its own. It is
+// set when a program is linked, and by nothing else, so that all parts of the program agree:
 //
 //	go build -ldflags "-X github.com/mlsfed/mlsfed/mlscore.codePoints=NAME=NUMBER,…"
 //
 // A list that is wrong ends the program as it starts.
 var codePoints string
 
-// pqSuites are draftSuites and the same under the numbers of this build, ascending.
+// draftNumbers are the draft's suites under the numbers of this build.
+type draftNumbers struct {
+	all   []*suite // ascending, those of earlier releases included
+	fresh []*suite // ascending, those of new groups
+}
+
 var pqSuites = mustAssign(codePoints)
 
-func mustAssign(list string) []*suite {
-	all, err := assigned(list)
+func mustAssign(list string) draftNumbers {
+	n, err := assigned(list)
 	if err != nil {
 		panic(err)
 	}
-	return all
+	return n
 }
 
-// assigned adds further numbers to the draft's suites. The old ones stay, because stored groups and the
-// members of other builds know them: to MLS, one algorithm under two numbers is two cipher suites, and a
-// group gets from one to the other by a ReInit.
-func assigned(list string) ([]*suite, error) {
-	all := slices.Clone(draftSuites)
+// assigned applies a list of numbers to the draft's table. A number in the list replaces what stands
+// under it otherwise, and is that of new groups. The other numbers of the suite stay, because stored
+// groups and the members of other builds know them: to MLS, one algorithm under two numbers is two cipher
+// suites, and a group gets from one to the other by a ReInit.
+func assigned(list string) (n draftNumbers, err error) {
+	given := map[CipherSuite]*suite{}
+	fresh := map[string]*suite{}
 	for _, item := range strings.FieldsFunc(list, func(r rune) bool { return r == ',' }) {
 		name, number, _ := strings.Cut(item, "=")
-		at := slices.IndexFunc(draftSuites, func(s *suite) bool { return s.name == name })
-		if at < 0 {
-			return nil, fail(ErrUnsupported, "", "code points", "%q is no cipher suite of the draft", name)
+		row := rowOf(name)
+		if row == nil {
+			return n, fail(ErrUnsupported, "", "code points", "%q is no cipher suite of the draft", name)
 		}
-		n, err := strconv.ParseUint(number, 0, 16)
+		v, err := strconv.ParseUint(number, 0, 16)
 		if err != nil {
-			return nil, fail(ErrMisuse, "§17.1", "code points", "%s has %q for a number, from 1 to 0xffff", name, number)
+			return n, fail(ErrMisuse, "§17.1", "code points", "%s has %q for a number, from 1 to 0xffff", name, number)
 		}
-		again := *draftSuites[at]
-		again.id = CipherSuite(n)
-		if err := free(again.id, all); err != nil {
-			return nil, err
+		s := row.under(CipherSuite(v))
+		if err := free(s.id, given); err != nil {
+			return n, err
 		}
-		all = append(all, &again)
+		given[s.id], fresh[name] = s, s
 	}
-	return ascending(all), nil
+	for at := range draftRows {
+		row := &draftRows[at]
+		for _, id := range []CipherSuite{row.number, row.earlier} {
+			if given[id] == nil {
+				n.all = append(n.all, row.under(id))
+			}
+		}
+		if fresh[row.name] == nil && given[row.number] == nil {
+			fresh[row.name] = row.under(row.number)
+		}
+	}
+	n.all = ascending(n.all, slices.Collect(maps.Values(given)))
+	n.fresh = ascending(slices.Collect(maps.Values(fresh)))
+	return n, nil
 }
 
-// free refuses a number that stands for something else.
-func free(id CipherSuite, taken []*suite) error {
-	for _, s := range slices.Concat(rfcSuites, taken) {
+// rowOf finds a row of the table, or its older variant, by name; nil if there is none.
+func rowOf(name string) *draftSuite {
+	base, older := strings.CutSuffix(name, olderSuffix)
+	at := slices.IndexFunc(draftRows, func(d draftSuite) bool { return d.name == base })
+	switch {
+	case at < 0:
+		return nil
+	case older:
+		return draftRows[at].older()
+	}
+	return &draftRows[at]
+}
+
+// free refuses a number that is reserved, that RFC 9420 has given away, or that stands in the list twice.
+func free(id CipherSuite, given map[CipherSuite]*suite) error {
+	for _, s := range rfcSuites {
 		if s.id == id {
 			return fail(ErrMisuse, "§17.1", "code points", "%#04x is %s already", uint16(id), s.name)
 		}
+	}
+	if s := given[id]; s != nil {
+		return fail(ErrMisuse, "§17.1", "code points", "%#04x is %s already", uint16(id), s.name)
 	}
 	if id == 0 || isGREASE(uint16(id)) {
 		return fail(ErrMisuse, "§17.1", "code points", "%#04x is reserved", uint16(id))
@@ -102,16 +172,44 @@ func free(id CipherSuite, taken []*suite) error {
 	return nil
 }
 
-// PostQuantumSuites gives the supported cipher suites of draft-ietf-mls-pq-ciphersuites, ascending: all
-// eleven, and those that have a further number twice. The slice is the caller's.
-func PostQuantumSuites() []CipherSuite { return idsOf(pqSuites) }
+// PostQuantumSuites gives the cipher suites of draft-ietf-mls-pq-ciphersuites for new groups, ascending:
+// all eleven, under the numbers of this build. The slice is the caller's.
+func PostQuantumSuites() []CipherSuite { return idsOf(pqSuites.fresh) }
+
+// SupportedSuites gives all cipher suites of this build, ascending, those included that only groups of
+// earlier releases have. The slice is the caller's.
+func SupportedSuites() []CipherSuite { return idsOf(suites) }
+
+// EarlierSuites gives the cipher suites that all releases know, ascending: those of RFC 9420, and the
+// draft's under the numbers that earlier releases had for new groups, too. The slice is the caller's.
+func EarlierSuites() []CipherSuite {
+	list := CipherSuites()
+	for at := range draftRows {
+		if s, err := suiteOf(draftRows[at].earlier); err == nil && s.name == draftRows[at].name {
+			list = append(list, s.id)
+		}
+	}
+	return list
+}
+
+// Earlier gives the number that earlier releases have for a post-quantum suite, and cs itself where there
+// is none. Programs of these releases know no other.
+func (cs CipherSuite) Earlier() CipherSuite {
+	for at := range draftRows {
+		row := &draftRows[at]
+		if s, err := suiteOf(row.earlier); err == nil && s.name == row.name && cs.String() == row.name {
+			return row.earlier
+		}
+	}
+	return cs
+}
 
 // ParseCipherSuite finds a cipher suite by its name in RFC 9420 or the draft, or by its number in
-// decimal or, after 0x, hexadecimal digits. A name that has several numbers gets the lowest, which is
-// the one that was assigned. ErrUnsupported if there is none.
+// decimal or, after 0x, hexadecimal digits. A name that has several numbers gets that of
+// new groups. ErrUnsupported if there is none.
 func ParseCipherSuite(text string) (CipherSuite, error) {
 	n, err := strconv.ParseUint(text, 0, 16)
-	for _, s := range suites {
+	for _, s := range slices.Concat(rfcSuites, pqSuites.fresh, pqSuites.all) {
 		if s.name == text || err == nil && s.id == CipherSuite(n) {
 			return s.id, nil
 		}

@@ -1,6 +1,8 @@
 package mlscore
 
 import (
+	"crypto/rand"
+	"crypto/sha3"
 	"os/exec"
 	"slices"
 	"strings"
@@ -27,11 +29,15 @@ func TestPostQuantumSuiteTable(t *testing.T) { // draft-ietf-mls-pq-ciphersuites
 		{MLS192MLKEM768AES256MLDSA65, "MLS_192_MLKEM768_AES256GCM_SHA384_MLDSA65", 0x0041, 2, 2, 48, mlDSA65},
 		{MLS256MLKEM1024AES256MLDSA87, "MLS_256_MLKEM1024_AES256GCM_SHA384_MLDSA87", 0x0042, 2, 2, 48, mlDSA87},
 	}
-	if len(draftSuites) != len(want) {
-		t.Fatalf("%d suites, want %d", len(draftSuites), len(want))
+	if len(draftRows) != len(want) {
+		t.Fatalf("%d suites, want %d", len(draftRows), len(want))
 	}
 	for i, w := range want {
-		s := draftSuites[i]
+		row := &draftRows[i]
+		s := row.under(row.number)
+		if row.earlier != CipherSuite(0xf001+i) || row.draft != draft06 {
+			t.Errorf("%v: earlier number %#04x, %s", w.id, uint16(row.earlier), row.draft)
+		}
 		if s.id != w.id || s.name != w.name || s.kem.id() != w.kem || s.kdf.id != w.kdf || s.aead.id != w.aead || s.hashLen() != w.hashLen || s.signature != w.signature {
 			t.Errorf("%v is %+v", w.id, s)
 		}
@@ -43,7 +49,7 @@ func TestPostQuantumSuiteTable(t *testing.T) { // draft-ietf-mls-pq-ciphersuites
 		}
 	}
 	ids := PostQuantumSuites()
-	if !slices.IsSorted(ids) || len(ids) < len(want) {
+	if !slices.IsSorted(ids) || len(ids) != len(want) {
 		t.Errorf("PostQuantumSuites: %v", ids)
 	}
 	ids[0] = 99
@@ -54,18 +60,39 @@ func TestPostQuantumSuiteTable(t *testing.T) { // draft-ietf-mls-pq-ciphersuites
 
 // TestAssignedCodePoints: a suite gets a further number, and keeps the one it had.
 func TestAssignedCodePoints(t *testing.T) {
-	all, err := assigned("MLS_128_MLKEM768P256_AES128GCM_SHA256_P256=0x0051,MLS_256_MLKEM1024_AES256GCM_SHA384_MLDSA87=9")
+	// 0xf007 is a number of an earlier release, for another suite: it is replaced.
+	n, err := assigned("MLS_128_MLKEM768P256_AES128GCM_SHA256_P256=0xf007,MLS_256_MLKEM1024_AES256GCM_SHA384_MLDSA87=9")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !slices.IsSorted(idsOf(all)) || len(all) != len(draftSuites)+2 || all[0].id != 9 || all[1].id != 0x51 {
-		t.Fatalf("%v", idsOf(all))
+	if !slices.IsSorted(idsOf(n.all)) || len(n.all) != 2*len(draftRows)+1 || len(n.fresh) != len(draftRows) || n.all[0].id != 9 || n.fresh[0].id != 9 {
+		t.Fatalf("%v, fresh %v", idsOf(n.all), idsOf(n.fresh))
 	}
-	if all[0].name != "MLS_256_MLKEM1024_AES256GCM_SHA384_MLDSA87" || all[0].signature != signatureScheme(mlDSA87) || all[1].kem != kem(kemMLKEM768P256) {
-		t.Errorf("%+v, %+v", all[0], all[1])
+	named := map[CipherSuite]string{}
+	for _, s := range n.all {
+		named[s.id] = s.name
 	}
-	if all, err := assigned(""); err != nil || !slices.Equal(idsOf(all), idsOf(draftSuites)) {
-		t.Errorf("nothing assigned: %v, %v", idsOf(all), err)
+	const replaced = "MLS_128_MLKEM768P256_AES128GCM_SHA256_P256"
+	if named[0xf007] != replaced || named[0xf003] != replaced || named[MLS128MLKEM768P256AES128P256] != replaced || named[MLS128MLKEM768AES256P256] != "MLS_128_MLKEM768_AES256GCM_SHA384_P256" {
+		t.Errorf("%v", named)
+	}
+	if fresh := idsOf(n.fresh); !slices.Contains(fresh, 0xf007) || slices.Contains(fresh, MLS128MLKEM768P256AES128P256) || slices.Contains(fresh, 0xf001) {
+		t.Errorf("fresh %v", fresh)
+	}
+	if n.all[0].signature != signatureScheme(mlDSA87) {
+		t.Errorf("%+v", n.all[0])
+	}
+	// The variant with the key derivation of an older draft is a suite of its own.
+	n, err = assigned("MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519/older=0xf00c")
+	if err != nil || len(n.fresh) != len(draftRows)+1 {
+		t.Fatalf("%v, %v", idsOf(n.fresh), err)
+	}
+	at := slices.IndexFunc(n.all, func(s *suite) bool { return s.id == 0xf00c })
+	if s := n.all[at]; s.kem != kem(kemXWing06) || s.name != "MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519/older" {
+		t.Errorf("%+v", s)
+	}
+	if n, err := assigned(""); err != nil || len(n.all) != 2*len(draftRows) || !slices.Equal(idsOf(n.fresh), PostQuantumSuites()) && codePoints == "" {
+		t.Errorf("nothing assigned: %v, %v", idsOf(n.all), err)
 	}
 	const name = "MLS_128_MLKEM768_AES256GCM_SHA384_P256"
 	for _, c := range []struct {
@@ -82,7 +109,7 @@ func TestAssignedCodePoints(t *testing.T) {
 		{name + "=0", "0x0000 is reserved", ErrMisuse},
 		{name + "=0x0a0a", "0x0a0a is reserved", ErrMisuse},
 		{name + "=1", "0x0001 is MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519 already", ErrMisuse},
-		{name + "=0xf001", "0xf001 is MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519 already", ErrMisuse},
+		{name + "/older=0x60", "is no cipher suite of the draft", ErrUnsupported},
 		{name + "=0x60," + name + "=0x60", "0x0060 is " + name + " already", ErrMisuse},
 	} {
 		_, err := assigned(c.list)
@@ -128,7 +155,7 @@ func TestParseCipherSuite(t *testing.T) {
 	for text, want := range map[string]CipherSuite{
 		"1": 1, "0x0007": 7, "61441": 0xf001, "0xf00b": 0xf00b,
 		"MLS_256_DHKEMP384_AES256GCM_SHA384_P384":         7,
-		"MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519": 0xf001,
+		"MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519": MLS128MLKEM768X25519AES128Ed25519, "0xf42f": MLS128MLKEM768X25519AES128Ed25519,
 	} {
 		if got, err := ParseCipherSuite(text); err != nil || got != want {
 			t.Errorf("%s: %v, %v", text, got, err)
@@ -163,4 +190,75 @@ func TestCapabilitiesOfSuites(t *testing.T) {
 	cfg.CipherSuites = []CipherSuite{0x7777}
 	_, err := NewClient(cfg)
 	requireKind(t, err, ErrUnsupported)
+}
+
+// TestEarlierNumbers: groups, KeyPackages and members under the numbers of earlier releases are loaded, go
+// on, and leave by a ReInit to the number of new groups.
+func TestEarlierNumbers(t *testing.T) {
+	for at := range draftRows {
+		if got := draftRows[at].number.Earlier(); got != draftRows[at].earlier {
+			t.Errorf("%#04x was %#04x", uint16(draftRows[at].number), uint16(got))
+		}
+	}
+	if MLS128X25519AES128Ed25519.Earlier() != 1 || len(EarlierSuites()) != 18 || len(SupportedSuites()) != 7+2*len(draftRows) {
+		t.Errorf("earlier %v, all %v", EarlierSuites(), SupportedSuites())
+	}
+	const old, now = CipherSuite(0xf001), MLS128MLKEM768X25519AES128Ed25519
+	if !old.SignsLike(now) || old.String() != now.String() {
+		t.Errorf("%v and %v", old, now)
+	}
+	alice, bob, carol := newPerson(t, "alice", old), newPerson(t, "bob", old), newPerson(t, "carol", old)
+	alice.create(t, CreateOptions{})
+	alice.commit(t, CommitOptions{}, nil, bob)
+	alice.group = must[*Group](t)(alice.LoadGroup(alice.group.GroupID()))
+	bob.group = must[*Group](t)(bob.LoadGroup(bob.group.GroupID()))
+	alice.commit(t, CommitOptions{}, []*person{bob}, carol)
+	c := must[*Commit](t)(alice.group.Commit(CommitOptions{Proposals: []Proposal{ReInitProposal(ReInit{GroupID: []byte("next"), Version: MLS10, CipherSuite: now})}}))
+	for _, p := range []*person{bob, carol} {
+		if err := p.group.Merge(must[*Received](t)(p.group.Process(c.Message)).Commit); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := alice.group.Merge(c.Staged); err != nil {
+		t.Fatal(err)
+	}
+	founder := alice.id
+	founder.CipherSuite = now
+	f := must[*Founding](t)(alice.group.Successor(FoundOptions{Identity: &founder, KeyPackages: packagesOf(t, now, bob, carol), WelcomeInfo: GroupInfoOptions{Tree: true}}))
+	for _, p := range []*person{bob, carol} {
+		if g := must[*Group](t)(p.Join(f.Welcome, JoinOptions{})); g.public().context.CipherSuite != now {
+			t.Fatalf("%v", g.public().context.CipherSuite)
+		}
+	}
+	// A server that follows the groups of earlier releases alone.
+	info := must[[]byte](t)(f.Group.GroupInfo(GroupInfoOptions{Tree: true}))
+	_, err := NewPublicState(info, nil, PublicConfig{Auth: TrustBasic{}, Suites: EarlierSuites()})
+	requireKind(t, err, ErrUnsupported)
+	if !strings.Contains(err.Error(), "not among the cipher suites that are followed") {
+		t.Error(err)
+	}
+}
+
+// TestOlderDerivation: the variant with X-Wing's earlier key derivation makes other keys of one secret, and
+// groups work with it.
+func TestOlderDerivation(t *testing.T) {
+	_, now, err := kemMLKEM768X25519.derive([]byte("path secret"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	priv, older, err := kemXWing06.derive([]byte("path secret"))
+	if err != nil || string(now) == string(older) {
+		t.Fatalf("the same keys, %v", err)
+	}
+	seed := sha3.SumSHAKE256([]byte("path secret"), 32)
+	if string(priv) != string(seed) {
+		t.Errorf("the seed is %x, not %x", priv, seed)
+	}
+	shared, enc, err := kemMLKEM768X25519.encap(rand.Reader, older)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if again, err := kemXWing06.decap(priv, enc); err != nil || string(again) != string(shared) {
+		t.Errorf("decapsulates to something else, %v", err)
+	}
 }

@@ -36,7 +36,7 @@ func (n *Node) makeOrders() (err error) {
 		Node: n.cfg.Node, Dir: filepath.Join(n.cfg.Data, orderFolder), Log: n.stores.log, Blobs: blob.Wire{Store: n.stores.blobs},
 		Account: orderAccount{n.stores.account}, Admission: n.router.limits, Owns: owns,
 		Link: n, Roster: n, Consumer: consumer, Logger: n.log, Now: n.now,
-		Public: machine.MLSRules{Config: mlscore.PublicConfig{Auth: new(anyCredential), Intake: mlscore.Intake{Strict: true}}},
+		Public: machine.MLSRules{Config: mlscore.PublicConfig{Auth: new(anyCredential), Intake: mlscore.Intake{Strict: true}, Suites: mlscore.EarlierSuites()}},
 		Timers: consensus.Timers{
 			Sleep: c.Sleep.Std(), Heartbeat: c.Heartbeat.Std(), Election: c.Election.Std(), Silence: c.Silence.Std(), Stall: c.Stall.Std(), Farewell: c.Farewell.Std(), Ahead: c.Ahead.Std(),
 			Unowned: c.Unowned.Std(),

@@ -75,7 +75,7 @@ func TestMigrateOverTheNetwork(t *testing.T) {
 	agree(t, id, list, sent)
 	done := make(chan error, 1)
 	go func() {
-		_, err := list[0].Migrate(ctx, id, client.MigrateOptions{Suite: mlscore.MLS128MLKEM768X25519AES128Ed25519})
+		_, err := list[0].Migrate(ctx, id, client.MigrateOptions{Suite: mlscore.MLS128MLKEM768X25519AES128Ed25519.Earlier()})
 		done <- err
 	}()
 	for range 10 {
@@ -85,7 +85,7 @@ func TestMigrateOverTheNetwork(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Fatal(err)
 	}
-	next := moved(ctx, t, id, mlscore.MLS128MLKEM768X25519AES128Ed25519, list)
+	next := moved(ctx, t, id, mlscore.MLS128MLKEM768X25519AES128Ed25519.Earlier(), list)
 	for who := range list {
 		send(who)
 	}
@@ -122,7 +122,7 @@ func TestMigrateWhileTheFounderIsAway(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, _ = list[0].Migrate(migrating, id, client.MigrateOptions{Suite: mlscore.MLS128MLKEM768X25519AES128Ed25519}) // it goes on without the call
+		_, _ = list[0].Migrate(migrating, id, client.MigrateOptions{Suite: mlscore.MLS128MLKEM768X25519AES128Ed25519.Earlier()}) // it goes on without the call
 	}()
 	select {
 	case <-closing:
@@ -134,7 +134,7 @@ func TestMigrateWhileTheFounderIsAway(t *testing.T) {
 	}
 	stop()
 	<-done
-	next := moved(ctx, t, id, mlscore.MLS128MLKEM768X25519AES128Ed25519, list[1:])
+	next := moved(ctx, t, id, mlscore.MLS128MLKEM768X25519AES128Ed25519.Earlier(), list[1:])
 	if _, err := list[1].SendText(ctx, id, "still there"); err != nil {
 		t.Fatal(err)
 	}

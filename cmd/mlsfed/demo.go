@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
-	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -69,6 +68,7 @@ These are the cipher suites. Those from 0xf001 on keep secrets from quantum comp
 		if o.suite, err = mlscore.ParseCipherSuite(suite); err != nil {
 			return usageError{fmt.Errorf("--suite %s: wanted a number or a name of a suite that the help lists", suite)}
 		}
+		o.suite = o.suite.Earlier() // the number that all nodes and devices know
 		if o.core {
 			d := &coreDemo{out: c.OutOrStdout(), suite: o.suite}
 			return d.run()
@@ -81,7 +81,7 @@ These are the cipher suites. Those from 0xf001 on keep secrets from quantum comp
 // suiteTable lists the cipher suites that there are.
 func suiteTable() string {
 	var b strings.Builder
-	for _, s := range slices.Concat(mlscore.CipherSuites(), mlscore.PostQuantumSuites()) {
+	for _, s := range mlscore.EarlierSuites() {
 		number := fmt.Sprint(uint16(s))
 		if s >= 0x100 {
 			number = fmt.Sprintf("%#04x", uint16(s))

@@ -162,6 +162,7 @@ themselves. Servers see neither who takes part nor what is said.`,
 			if x.Suite, err = mlscore.ParseCipherSuite(*suite); err != nil {
 				return usageError{fmt.Errorf("--suite: %w", err)}
 			}
+			x.Suite = x.Suite.Earlier() // the number that all nodes and devices know
 		}
 		return o.with(c, func(ctx context.Context, p *person) error {
 			users, err := p.users(args[1:])

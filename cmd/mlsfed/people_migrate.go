@@ -35,7 +35,7 @@ safer than it was. The conversation gets another id; its name stays.`,
 		if err != nil {
 			return usageError{fmt.Errorf("--suite: %w", err)}
 		}
-		next, err := p.Migrate(ctx, id, client.MigrateOptions{Suite: to})
+		next, err := p.Migrate(ctx, id, client.MigrateOptions{Suite: to.Earlier()})
 		if err != nil {
 			return err
 		}
