@@ -275,7 +275,7 @@ func TestConfirmedNameWithAnotherKey(t *testing.T) {
 			t.Errorf("%s restores the ghost: %v", p.id, err)
 		}
 	}
-	if _, err := a.Migrate(t.Context(), id, MigrateOptions{Suite: mlscore.MLS128MLKEM768X25519AES128Ed25519}); wire.CodeOf(err) != wire.Invalid {
+	if _, err := a.Migrate(t.Context(), id, MigrateOptions{Suite: hybrid}); wire.CodeOf(err) != wire.Invalid {
 		t.Errorf("the ghost migrates: %v", err)
 	}
 	check(t, b.RemoveDevices(t.Context(), id, laptop.id))

@@ -41,6 +41,8 @@ type hostileHistory struct {
 	victim  wire.NodeID // of forks
 	openers map[wire.SubmissionKey]wire.SubmissionID
 	seen    map[wire.NodeID]map[wire.SequenceNumber]wire.Hash // what each honest node has applied
+	crashed map[wire.NodeID]bool                              // nodes whose plug was pulled
+	misled  map[wire.NodeID]bool                              // see mislead
 
 	mu      sync.Mutex // guards what follows
 	alarms  map[wire.NodeID]int
@@ -82,7 +84,7 @@ func play(t *testing.T, seed uint64, off ...rule) (faults, acts []string) {
 	synctest.Test(t, func(t *testing.T) {
 		h := &hostileHistory{dice: rand.New(rand.NewPCG(seed, 7)), honest: []wire.NodeID{nodeA, nodeB, nodeC},
 			openers: make(map[wire.SubmissionKey]wire.SubmissionID), seen: make(map[wire.NodeID]map[wire.SequenceNumber]wire.Hash),
-			alarms: make(map[wire.NodeID]int), asked: make(map[uint64]frameKind)}
+			crashed: make(map[wire.NodeID]bool), misled: make(map[wire.NodeID]bool), alarms: make(map[wire.NodeID]int), asked: make(map[uint64]frameKind)}
 		h.voter = h.dice.IntN(2) == 0
 		h.forks = h.voter && h.dice.IntN(3) == 0
 		h.lies = h.dice.IntN(2) == 0
@@ -192,6 +194,7 @@ func (h *hostileHistory) honestStep() {
 	case 0:
 		node := h.nodes[at]
 		h.crash(node, h.dice.IntN(2) == 0)
+		h.crashed[at] = true
 		time.Sleep(time.Duration(h.dice.IntN(8)) * time.Second)
 		h.start(node)
 	case 1:
@@ -221,18 +224,41 @@ func (h *hostileHistory) look() {
 		for i := range entries {
 			before, known := h.seen[n][entries[i].Sequence]
 			if known && before != entries[i].Order {
-				h.fault("entry %d at %s has changed", entries[i].Sequence, n)
-				return
+				h.mislead(n, entries[i].Sequence)
+				break
 			}
 			h.seen[n][entries[i].Sequence] = entries[i].Order
 		}
 		for _, d := range h.consumed(n) {
 			if before, known := h.seen[n][d.Sequence]; known && before != d.Order {
-				h.fault("entry %d that %s has delivered has changed", d.Sequence, n)
-				return
+				h.mislead(n, d.Sequence)
+				break
 			}
 		}
 	}
+}
+
+// mislead is told of an entry that has changed at a node. A voter that leads can have one node apply what no
+// majority has. The node holds on to it; but if it crashes before it has written down how far it had got
+// (Timers.Flush), the entry is replaced. Its devices have the entry that was replaced, and notice with the next
+// one. Nothing else may change an entry.
+func (h *hostileHistory) mislead(n wire.NodeID, seq wire.SequenceNumber) {
+	if !h.voter || !h.crashed[n] {
+		h.fault("entry %d at %s has changed", seq, n)
+	}
+	h.misled[n] = true
+	delete(h.seen, n)
+}
+
+// noticed reports whether a device that reads a node's stream sees that the order hashes do not chain.
+func (h *hostileHistory) noticed(n wire.NodeID) bool {
+	list := h.consumed(n)
+	for i := 1; i < len(list); i++ {
+		if list[i].Sequence == list[i-1].Sequence+1 && wire.NextOrder(list[i-1].Order, list[i].Entry) != list[i].Order {
+			return true
+		}
+	}
+	return false
 }
 
 func (h *hostileHistory) consumed(n wire.NodeID) []wire.Committed {
@@ -274,6 +300,9 @@ func (h *hostileHistory) end() {
 		}
 	}
 	if h.diverged() {
+		if !h.voter {
+			h.fault("a replica without a vote made two histories")
+		}
 		if h.alarmed() == 0 {
 			h.fault("two honest nodes have two histories, and nobody was told")
 		}
@@ -281,19 +310,33 @@ func (h *hostileHistory) end() {
 	}
 	h.stop(h.nodes[nodeM])
 	h.stop(h.nodes[accessory])
+	var serving []wire.NodeID
 	for _, n := range h.honest {
-		if !h.commitOn(n, wire.DeliveryChange{}, 25*time.Minute) {
-			if h.forks && h.alarmed() > 0 {
-				return // two futures were shown: somebody was told, and people decide which one holds
-			}
+		if h.commitOn(n, wire.DeliveryChange{}, 25*time.Minute) {
+			serving = append(serving, n)
+			continue
+		}
+		if h.forks && h.alarmed() > 0 {
+			return // two futures were shown: somebody was told, and people decide which one holds
+		}
+		if !h.deceived(n) {
 			h.fault("a commit on %s, without the hostile node, is not ordered:\n%s", n, h.states())
 			return
 		}
 	}
+	if len(serving) < 2 {
+		h.fault("no majority of the honest nodes serves:\n%s", h.states())
+		return
+	}
 	h.look()
+	for n := range h.misled {
+		if !h.noticed(n) && h.alarmed() == 0 {
+			h.fault("an entry at %s was replaced, and neither devices nor operators can notice", n)
+		}
+	}
 	for range 120 {
 		orders := make(map[wire.Hash]bool)
-		for _, n := range h.honest {
+		for _, n := range serving {
 			s, err := h.nodes[n].m.Status(conv)
 			if err == nil {
 				orders[s.Order] = true
@@ -305,6 +348,13 @@ func (h *hostileHistory) end() {
 		time.Sleep(time.Second)
 	}
 	h.fault("the honest nodes do not agree in the end")
+}
+
+// deceived reports whether a lying leader has led a node to apply what no majority has: such a node finds that
+// others contradict it, and is in quarantine, with an alarm.
+func (h *hostileHistory) deceived(n wire.NodeID) bool {
+	s, err := h.nodes[n].m.Status(conv)
+	return err == nil && s.Quarantine != nil && h.voter
 }
 
 // states describes the honest nodes.
@@ -398,16 +448,17 @@ func (h *hostileHistory) last() (index, term uint64) {
 // sendEntries sends entries as a leader would: behind the end, or over what is there.
 func (h *hostileHistory) sendEntries(to wire.NodeID) { h.entriesFrom(nodeM, to) }
 
-func (h *hostileHistory) entriesFrom(from, to wire.NodeID) {
+// entriesFrom reports whether the entries were taken.
+func (h *hostileHistory) entriesFrom(from, to wire.NodeID) bool {
 	last, term := h.last()
 	back := uint64(h.dice.IntN(4))
 	if last <= back+1 {
-		return
+		return false
 	}
 	prev := h.own(last - back)
 	p, ok := h.place(nodeM)
 	if prev == nil || !ok {
-		return
+		return false
 	}
 	// The hostile organization's member has the key: the commit is genuine, and was never ordered.
 	e := p.Commit(h.id(), 16, wire.DeliveryChange{})
@@ -415,11 +466,12 @@ func (h *hostileHistory) entriesFrom(from, to wire.NodeID) {
 	data, err := wire.Encode(&wire.Entry{Version: 1, Time: wire.TimeOf(time.Now()), Proposer: nodeA, Envelope: e})
 	if err != nil {
 		h.fault("%v", err)
-		return
+		return false
 	}
 	term += 1 + uint64(h.dice.IntN(3))
-	_, _ = appendAs(h.t, h.cluster, from, to, conv, &raft.AppendEntriesRequest{Term: term, PrevLogEntry: prev.Index, PrevLogTerm: prev.Term,
+	r, err := appendAs(h.t, h.cluster, from, to, conv, &raft.AppendEntriesRequest{Term: term, PrevLogEntry: prev.Index, PrevLogTerm: prev.Term,
 		LeaderCommitIndex: prev.Index + 1, Entries: []*raft.Log{{Index: prev.Index + 1, Term: term, Type: raft.LogCommand, Data: data}}})
+	return err == nil && r.Success
 }
 
 // sendSnapshot sends the own state with another key and delivery list in it.
@@ -502,7 +554,9 @@ func (h *hostileHistory) sendByAccessory(to wire.NodeID) {
 		return
 	}
 	for range 3 { // the first request makes the victim ask; a later one comes when it has been answered
-		h.entriesFrom(accessory, to)
+		if h.entriesFrom(accessory, to) {
+			h.fault("%s obeys a node that has no part", to)
+		}
 		time.Sleep(2 * time.Second)
 	}
 }

@@ -454,7 +454,7 @@ func TestDeviceURI(t *testing.T) {
 		"mimi://" + long("a.", 125) + "com/d/alice/phone":   true,
 		"mimi://" + long("a.", 125) + "examp/d/alice/phone": false,
 	} {
-		name, err := DeviceURI(&x509.Certificate{URIs: []*url.URL{mustURL(uri)}})
+		name, err := DeviceURI(&x509.Certificate{URIs: []*url.URL{mustURL(uri)}, Extensions: []pkix.Extension{sanURI(uri)}})
 		if (err == nil) != ok {
 			t.Errorf("%q: %v, want %v", uri, err, ok)
 		}

