@@ -671,9 +671,9 @@ func TestLongHostileHistories(t *testing.T) {
 
 // TestLongHostileHistoriesNotice holds that each promise is needed: with any one of them broken, a history fails.
 func TestLongHostileHistoriesNotice(t *testing.T) {
-	most := uint64(map[string]int{"": 0, "short": 60, "full": 400}[os.Getenv("MLSFED_LONG")])
+	most := uint64(map[string]int{"full": 400}[os.Getenv("MLSFED_LONG")])
 	if most == 0 {
-		t.Skip("searches for histories that fail for minutes: set MLSFED_LONG to short or full")
+		t.Skip("searches for histories that fail, some of which never end, for minutes: set MLSFED_LONG to full")
 	}
 	for name, r := range map[string]rule{"roles": ruleRoles, "applied": ruleApplied, "terms": ruleTerms, "aside": ruleAside,
 		"compare": ruleCompare, "configurations": ruleConfigurations, "vouching": ruleVouching} {
