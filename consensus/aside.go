@@ -242,8 +242,12 @@ func (m *Manager) contradicts(c *conversation, who wire.NodeID, generation uint6
 		return false
 	}
 	l := c.awake()
-	return l == nil || l.leader() != "" // what sleeps has fallen asleep in order
+	// What sleeps has fallen asleep in order. An election takes a moment, and a hostile voter can cause one.
+	return l == nil || l.leader() != "" || time.Since(time.Unix(0, c.led.Load())) < leaderless
 }
+
+// leaderless is how long a conversation without a leader is still taken for one that lives.
+const leaderless = 30 * time.Second
 
 // livedSince reports whether an entry was made after a moment.
 func (m *Manager) livedSince(c *conversation, since time.Time) (lived bool) {

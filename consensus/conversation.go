@@ -22,6 +22,7 @@ type conversation struct {
 	group uint32
 	m     *Manager
 	gen   atomic.Uint64
+	led   atomic.Int64               // when this replica last knew a leader, nanoseconds since 1970; 0: not since the node started
 	out   atomic.Bool                // its records are lost: it waits for an invitation
 	shut  atomic.Pointer[Quarantine] // in quarantine, and why; nil where it is served
 	book  book

@@ -489,6 +489,9 @@ func (l *live) watchRoles(r *raft.Raft) {
 		defer func() { l.m.leaders.move(l, follows, "") }()
 		for {
 			leader := l.leader()
+			if leader != "" || follows != "" {
+				l.c.led.Store(time.Now().UnixNano())
+			}
 			l.m.leaders.move(l, follows, leader)
 			follows = leader
 			l.mu.Lock()
