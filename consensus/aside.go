@@ -246,6 +246,13 @@ func (m *Manager) contradicts(c *conversation, who wire.NodeID, generation uint6
 	return l == nil || l.leader() != "" || time.Since(time.Unix(0, c.led.Load())) < leaderless
 }
 
+// noteLeader remembers when this replica knew a leader.
+func (c *conversation) noteLeader(known bool) {
+	if known {
+		c.led.Store(time.Now().UnixNano())
+	}
+}
+
 // leaderless is how long a conversation without a leader is still taken for one that lives.
 const leaderless = 30 * time.Second
 

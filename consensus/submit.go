@@ -489,9 +489,7 @@ func (l *live) watchRoles(r *raft.Raft) {
 		defer func() { l.m.leaders.move(l, follows, "") }()
 		for {
 			leader := l.leader()
-			if leader != "" || follows != "" {
-				l.c.led.Store(time.Now().UnixNano())
-			}
+			l.c.noteLeader(leader != "" || follows != "")
 			l.m.leaders.move(l, follows, leader)
 			follows = leader
 			l.mu.Lock()

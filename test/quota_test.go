@@ -194,6 +194,8 @@ func TestLongInventedAddressesAreGivenBack(t *testing.T) {
 		cfg.Consensus.PerOrganization, cfg.Consensus.Unowned = quota, config.Duration(2*time.Second)
 		if cfg.Domain == "a.example" {
 			cfg.Rates.Conversations, cfg.Quota.Conversations = config.Rate{}, 0
+		} else {
+			cfg.Rates.Invitations = config.Rate{} // what is shown is the quota, which a's invitations fill again and again
 		}
 	}}, "a.example", "b.example")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
