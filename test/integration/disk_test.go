@@ -32,10 +32,13 @@ func fill(path string) error {
 	return f.Close()
 }
 
+// noReserve lets a node use a disk that is smaller than the reserve that it keeps by default.
+var noReserve = map[string]string{"MLSFED_QUOTA_RESERVE": "8MiB", "MLSFED_QUOTA_RESERVE_PERCENT": "0"}
+
 // TestDiskFull fills one organization's disk, and makes room again.
 func TestDiskFull(t *testing.T) {
 	disk, compose := smallDisk(t, "c")
-	f := start(t, setup{compose: compose, environment: map[string]string{"MLSFED_QUOTA_RESERVE": "8MiB", "MLSFED_QUOTA_RESERVE_PERCENT": "0"}})
+	f := start(t, setup{compose: compose, environment: noReserve})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
 	c := f.converse(client.CreateOptions{Name: "Full"}, alice, bob, carol)
 	for _, d := range c.members {
@@ -76,7 +79,7 @@ const slowWrites = 40
 // still: another node is to lead.
 func TestSlowDisk(t *testing.T) {
 	disk, compose := newBlockDisk(t, "c")
-	f := start(t, setup{compose: compose})
+	f := start(t, setup{compose: compose, environment: noReserve})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
 	c := f.converse(client.CreateOptions{Name: "Slow"}, carol, alice, bob) // who creates it leads at first
 	near, far := c.latencies(alice, bob, scale(10, 100)), c.latencies(carol, bob, scale(10, 100))
