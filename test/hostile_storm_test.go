@@ -415,7 +415,9 @@ func TestLongHostilePeer(t *testing.T) {
 	}
 	t.Logf("MLSFED_SEED=%d, %d frames", seed, frames)
 	dir := t.TempDir()
-	c := newClusterIn(t, dir, cluster.Options{Edit: func(cfg *config.Config) { cfg.Consensus.PerOrganization, cfg.Consensus.Unowned, cfg.Admin.Listen = invited, config.Duration(2*time.Second), "127.0.0.1:0" }},
+	c := newClusterIn(t, dir, cluster.Options{Edit: func(cfg *config.Config) {
+		cfg.Consensus.PerOrganization, cfg.Consensus.Unowned, cfg.Admin.Listen = invited, config.Duration(2*time.Second), "127.0.0.1:0"
+	}},
 		"a.example", "b.example", "c.example", "mallory.example")
 	honest := []wire.Domain{"a.example", "b.example", "c.example"}
 	alice, bob, carol := device(t, c, "a.example", "alice", "phone"), device(t, c, "b.example", "bob", "phone"), device(t, c, "c.example", "carol", "phone")
