@@ -131,9 +131,11 @@ func TestLogsAndSnapshotsAreCharged(t *testing.T) {
 			t.Helper()
 			c.eventually("an exact account "+when, func() bool {
 				size := uint64(0)
+				b.snaps.mu.Lock()
 				for _, snap := range b.snaps.by {
 					size += uint64(len(snap.content))
 				}
+				b.snaps.mu.Unlock()
 				return size > 0 && accounts[nodeB].bytes("a.example", StoredLog) == logBytes(t, b, conv) && accounts[nodeB].bytes("a.example", StoredSnapshot) == size
 			})
 		}

@@ -266,6 +266,7 @@ func TestPartitionOfManyEpochs(t *testing.T) {
 	f := start(t, setup{})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
 	c := f.converse(client.CreateOptions{Name: "Far apart"}, alice, bob, carol)
+	c.voters("a", "b", "c")
 	f.cut("a")
 	for i := range 6 {
 		c.say(alice, "minority %d", i)
