@@ -37,6 +37,7 @@ func TestFourthOrganization(t *testing.T) {
 	for _, c := range list {
 		f.must(alice.Remove(f.ctx, c.id, dave.id.User()))
 		f.eventually("dave knows that he is out", func() error { return out(c, dave) })
+		f.ends("another organization follows the removal", c.begin(bob)) // from then on it holds
 		c.say(bob, "after")
 	}
 	f.within("the replicas of d are deleted", scenarioWait(), func() error {
