@@ -58,6 +58,7 @@ func TestManyDevices(t *testing.T) {
 	f := start(t, setup{environment: map[string]string{
 		"MLSFED_CONSENSUS_SLEEP":               "60s",
 		"MLSFED_GATEWAY_ENROLMENTS_PER_MINUTE": "6000", // all devices have one address
+		"MLSFED_RATES_CODES_BURST":             "5000", // and few users
 	}})
 	f.inMemory, f.limits = true, client.Limits{KeyPackages: 4, Receipts: -1} // what is on disk is looked at elsewhere
 	count, commits, messages := scale(60, 1000), scale(10, 100), scale(10, 100)
