@@ -31,7 +31,7 @@ func newBackup() *cobra.Command {
 		}
 		defer r.Body.Close()
 		if args[0] == "-" {
-			if _, err := io.Copy(o.out, r.Body); err != nil {
+			if _, err := io.Copy(below(o.out), r.Body); err != nil { // bytes, not words for a terminal
 				return fmt.Errorf("the archive is not whole, do not keep it: %w", err)
 			}
 			return nil

@@ -104,3 +104,11 @@ func utf16Pair(r rune) (high, low rune) {
 func escaped(r rune) bool {
 	return r != '\n' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == 0x2028 || r == 0x2029)
 }
+
+// below is what a screen writes to, for output that is no text.
+func below(w io.Writer) io.Writer {
+	if s, ok := w.(*screen); ok {
+		return s.to
+	}
+	return w
+}
