@@ -52,7 +52,8 @@ func (s *screen) flush() {
 	}
 }
 
-// below is the writer below the screen: for what shows a whole terminal, and cleans each text itself.
+// below is the writer below the screen: for what shows a whole terminal, and cleans each text itself, and for
+// bytes that are no text.
 func below(w io.Writer) io.Writer {
 	if s, ok := w.(*screen); ok {
 		return s.to
@@ -103,12 +104,4 @@ func utf16Pair(r rune) (high, low rune) {
 
 func escaped(r rune) bool {
 	return r != '\n' && (unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == 0x2028 || r == 0x2029)
-}
-
-// below is what a screen writes to, for output that is no text.
-func below(w io.Writer) io.Writer {
-	if s, ok := w.(*screen); ok {
-		return s.to
-	}
-	return w
 }
