@@ -237,6 +237,10 @@ func decode(b []byte) (count, wall int64, jumps []jump, err error) {
 	if count < 0 || wall < 0 {
 		return 0, 0, nil, errors.New("clock: the stored state is of before 1970")
 	}
+	// A count that began there goes on.
+	if wall > latest.UnixNano() || count > latest.AddDate(40, 0, 0).UnixNano() {
+		return 0, 0, nil, fmt.Errorf("clock: the stored state is of after %d", latest.Year())
+	}
 	for at := 16; at < len(b); at += 16 {
 		j := jump{number(at), number(at + 8)}
 		if n := len(jumps); n > 0 && j.at < jumps[n-1].at || j.at > count {

@@ -231,3 +231,11 @@ func FuzzState(f *testing.F) {
 		}
 	})
 }
+
+// TestLateStart: a machine whose clock was beyond all years at its first start starts again.
+func TestLateStart(t *testing.T) {
+	m := &machine{ahead: 280 * year}
+	c := m.start(t, nil)
+	m.pass(c, 48*time.Hour, time.Hour)
+	m.start(t, c.State())
+}

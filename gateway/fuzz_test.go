@@ -99,7 +99,8 @@ func FuzzEnrol(f *testing.F) {
 	f.Add(encoded(f, enrolment(phone, "code-1")))
 	f.Add([]byte{})
 	g, err := New(Config{Node: "n1.a.example", Organization: wire.Organization{Domain: "a.example"},
-		Devices: newRegistered(), Service: serving(echo), Mail: newLetters(), EnrolRate: Rate{Burst: 1 << 40, Every: 1}})
+		Devices: newRegistered(), Service: serving(echo), Mail: newLetters(),
+		EnrolRate: Rate{Burst: 1 << 40, Every: 1}, HTTPRate: Rate{Burst: 1 << 40, Every: 1}})
 	if err != nil {
 		f.Fatal(err)
 	}
