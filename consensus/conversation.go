@@ -89,7 +89,8 @@ type live struct {
 	expelling atomic.Bool            // a member that lost its replica is being taken out
 	deposing  atomic.Bool            // this node is about to replace a silent leader
 
-	waiters sync.Map // *byte, the first of an entry proposed here → *waiter
+	waiters sync.Map // *byte, the first of an entry proposed here → *waiter, until it is applied or its term ends
+	steps   int      // changes of the configuration made, for run alone
 
 	pending pendingConfigurations // guarded by judging
 	judging sync.Mutex            // held while a request of a leader's is judged
@@ -98,6 +99,8 @@ type live struct {
 	turned   chan struct{}        // closed and made anew when a role changes; see turns
 	joined   map[wire.NodeID]bool // by the record: who may speak before Raft knows a configuration
 	missing  []wire.NodeID
+	giving   int                       // entries on their way into Raft
+	choosing chan struct{}             // closed when a change of replicas is chosen; nil while none is
 	departed map[wire.NodeID]time.Time // nodes on their way out, and since when
 }
 
@@ -404,6 +407,7 @@ func contains(list []wire.NodeID, n wire.NodeID) bool {
 // which nobody else has and nobody writes to.
 type waiter struct {
 	answer chan machine.Outcome // has room for the one answer
+	term   uint64               // of the leader that gave it
 	key    wire.SubmissionKey   // under which this node has verified the submission's signature
 }
 
@@ -428,6 +432,7 @@ func (l *live) verified(data []byte) wire.SubmissionKey {
 // applied hears of each entry, on Raft's goroutine.
 func (l *live) applied(data []byte, out machine.Outcome) {
 	if w := l.waiter(data); w != nil {
+		l.waiters.Delete(&data[0])
 		w.answer <- out
 	}
 	if out.Committed == nil {

@@ -11,6 +11,14 @@ import (
 // A leader takes a node out that the log names where that node has lost its replica. Followers do not believe
 // the leader: they ask the node, or, of what lies in the past, other organizations.
 
+// judgeRemoved asks about the node. It must not be called under the state's lock.
+func (l *live) judgeRemoved(n wire.NodeID, x expulsion) error {
+	if x.fresh {
+		return l.judgeExpulsion(n)
+	}
+	return l.judgePast(n, x)
+}
+
 // judgeExpulsion is for a node that the log names and a leader takes out: it must have lost its replica. It is
 // asked, and the leader sends the change again meanwhile.
 func (l *live) judgeExpulsion(n wire.NodeID) error {

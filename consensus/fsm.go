@@ -146,7 +146,8 @@ func (f *fsm) Restore(r io.ReadCloser) (err error) {
 	return nil
 }
 
-// read calls fn with the machine; fn must not keep it.
+// read calls fn with the machine; fn must not keep it, nor call anything that takes f.mu again: an entry that waits to
+// be applied between the two would stop both for good.
 func (f *fsm) read(fn func(*machine.Machine)) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()

@@ -109,7 +109,7 @@ func cborHead(b []byte) (major byte, n uint64, rest []byte, ok bool) {
 func (l *live) judgeChange(from wire.NodeID, a *raft.AppendEntriesRequest, i int) error {
 	var err error
 	bases := l.configurations() // takes the state's lock, as read does
-	l.fsm.read(func(s *machine.Machine) { err = l.judgeWith(from, s, bases, a, i) })
+	l.fsm.read(func(s *machine.Machine) { err = l.judgeWith(from, s, bases, a, i, nil) })
 	if err == nil {
 		return nil
 	}
@@ -117,7 +117,7 @@ func (l *live) judgeChange(from wire.NodeID, a *raft.AppendEntriesRequest, i int
 	if stateErr != nil {
 		return stateErr
 	}
-	return l.judgeWith(from, s, bases, a, i)
+	return l.judgeWith(from, s, bases, a, i, l.judgeRemoved)
 }
 
 // stateBefore is the state that the log makes of all before entry i of a request.
@@ -147,15 +147,15 @@ func (l *live) stateBefore(a *raft.AppendEntriesRequest, i int) (*machine.Machin
 	return s, nil
 }
 
-// judgeWith judges entry i of a request with a state before it.
-func (l *live) judgeWith(from wire.NodeID, s *machine.Machine, bases []raft.Configuration, a *raft.AppendEntriesRequest, i int) error {
+// judgeWith judges entry i of a request with a state before it. removed may take locks; it is nil under the state's.
+func (l *live) judgeWith(from wire.NodeID, s *machine.Machine, bases []raft.Configuration, a *raft.AppendEntriesRequest, i int, removed judgeRemoved) error {
 	e := a.Entries[i]
 	if e.Type == raft.LogConfiguration {
 		next, err := decodeConfiguration(e.Data)
 		if err != nil {
 			return err
 		}
-		if err := l.judgeConfiguration(s, bases, next, expulsion{from: from, entry: e, fresh: e.Index > a.LeaderCommitIndex}); err != nil {
+		if err := l.judgeConfiguration(s, bases, next, expulsion{from: from, entry: e, fresh: e.Index > a.LeaderCommitIndex, judge: removed}); err != nil {
 			return err
 		}
 		l.pending.note(e.Index, next)
@@ -191,7 +191,7 @@ func (l *live) judgeReplicas(s *machine.Machine, r *wire.Replicas) error {
 	}
 	for _, span := range s.Spans() {
 		if span.Until == 0 && hasNodeOf(old, span.Organization) && !hasNodeOf(r, span.Organization) {
-			return fmt.Errorf("takes the replica of %s away, which has members", span.Organization)
+			return late(s, span.Since, fmt.Errorf("takes the replica of %s away, which has members", span.Organization))
 		}
 	}
 	self := l.m.cfg.Node
@@ -211,9 +211,21 @@ func hasNodeOf(r *wire.Replicas, org wire.Domain) bool {
 	return slices.ContainsFunc(r.Voters, of) || slices.ContainsFunc(r.Learners, of)
 }
 
-// leaderLag is how many entries a new leader of the first release may not have applied when it orders a change
-// of replicas: it names an organization that has just left. The next change, which follows at once, mends that.
+// leaderLag is how many entries a leader of the first release may not have applied when it orders a change of
+// replicas: it names an organization that has just left, and the next change, which follows at once, mends that. Or it
+// leaves one out that has just come: that is refused, but is no reason for an alarm.
 const leaderLag = 2 * maxAppend
+
+// unaware is a refusal of what such a leader does without knowing better.
+type unaware struct{ error }
+
+// late is the refusal of what is done to an organization since, unaware where it has just come.
+func late(s *machine.Machine, since wire.SequenceNumber, err error) error {
+	if s.Level() == wire.FirstLevel && s.Sequence()-since < leaderLag {
+		return unaware{err}
+	}
+	return err
+}
 
 // fairlyPlaced holds to what place promises whatever a roster says: organizations with members (or the witness),
 // an odd number of voters, as many as there are nodes for up to the policy's number, and spread evenly. past
@@ -225,10 +237,12 @@ func (l *live) fairlyPlaced(s *machine.Machine, r *wire.Replicas, past bool) err
 		most = int(policy.Voters)
 	}
 	var orgs []wire.Domain
+	since := make(map[wire.Domain]wire.SequenceNumber)
 	open := 0
 	for _, span := range s.Spans() {
 		if span.Until == 0 {
 			open++
+			since[span.Organization] = span.Since
 		}
 		if span.Until == 0 || past || s.Sequence()-span.Until < leaderLag {
 			orgs = append(orgs, span.Organization)
@@ -261,7 +275,7 @@ func (l *live) fairlyPlaced(s *machine.Machine, r *wire.Replicas, past bool) err
 	for _, org := range orgs {
 		for _, other := range orgs {
 			if votes[org] > votes[other]+1 && votes[other] < l.nodesKnown(other) {
-				return fmt.Errorf("gives %s %d votes and %s %d of %d nodes", org, votes[org], other, votes[other], l.nodesKnown(other))
+				return late(s, since[other], fmt.Errorf("gives %s %d votes and %s %d of %d nodes", org, votes[org], other, votes[other], l.nodesKnown(other)))
 			}
 		}
 	}
@@ -300,7 +314,14 @@ type expulsion struct {
 	from  wire.NodeID // the leader that sent it
 	entry *raft.Log
 	fresh bool // the leader does not say that it is committed
+	judge judgeRemoved
 }
+
+// judgeRemoved judges that a node that the log names is left out.
+type judgeRemoved func(wire.NodeID, expulsion) error
+
+// errUnjudged stands for what a judgeRemoved has to say.
+var errUnjudged = errors.New("takes a node out that the log names")
 
 // judgeConfiguration judges a configuration of Raft's.
 func (l *live) judgeConfiguration(s *machine.Machine, bases []raft.Configuration, next raft.Configuration, x expulsion) error {
@@ -402,10 +423,10 @@ func (l *live) judgeStep(ordered *wire.Replicas, list []change, x expulsion) err
 			return fmt.Errorf("adds %s, which the log does not order", c.node)
 		case c.then == roleLearner && c.before == roleVoter && contains(ordered.Voters, c.node):
 			return fmt.Errorf("takes the vote of %s, which the log orders", c.node)
-		case c.then == roleNone && names(ordered, c.node) && x.fresh:
-			return l.judgeExpulsion(c.node)
+		case c.then == roleNone && names(ordered, c.node) && x.judge == nil:
+			return errUnjudged
 		case c.then == roleNone && names(ordered, c.node):
-			return l.judgePast(c.node, x)
+			return x.judge(c.node, x)
 		}
 	}
 	return nil
@@ -415,7 +436,9 @@ func (l *live) judgeStep(ordered *wire.Replicas, list []change, x expulsion) err
 func (l *live) suspect(leader wire.NodeID, err error) error {
 	m, c := l.m, l.c
 	_ = m.refuse(leader, c.id, RefusedConfiguration, err)
-	m.warn(c.id, RefusedConfiguration, leader, err)
+	if _, honest := errors.AsType[unaware](err); !honest {
+		m.warn(c.id, RefusedConfiguration, leader, err)
+	}
 	if l.votes() && m.meter.take(meterKey{leader, c.id, meterSuspect}, 1, m.cfg.Timers.Election) {
 		m.stats.elections.Add(1)
 		l.trans.campaign()

@@ -173,7 +173,7 @@ func (l *live) recordRecovery(ctx context.Context, r *raft.Raft, p *recovery) bo
 	l.fsm.read(func(m *machine.Machine) { recorded = m.Generation() >= p.Generation })
 	if !recorded {
 		voters, learners := splitServers(r.GetConfiguration().Configuration().Servers)
-		if !l.orderReplicas(ctx, &wire.Replicas{Generation: p.Generation, Voters: voters, Learners: learners, Recovery: &p.Act}) {
+		if !l.orderOwn(ctx, "recovery", &wire.Entry{Replicas: &wire.Replicas{Generation: p.Generation, Voters: voters, Learners: learners, Recovery: &p.Act}}) {
 			return false
 		}
 	}

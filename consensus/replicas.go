@@ -2,6 +2,8 @@ package consensus
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -39,14 +41,47 @@ func (l *live) reconcile(ctx context.Context) bool {
 		return false
 	}
 	if now == nil || !slices.Equal(now.Voters, want.Voters) || !slices.Equal(now.Learners, want.Learners) {
-		return l.orderReplicas(ctx, want)
+		return l.orderReplicas(ctx, r)
 	}
 	return l.follow(ctx, r, want) || l.raiseRules(ctx, r)
 }
 
-// orderReplicas writes a change of replicas into the log.
-func (l *live) orderReplicas(ctx context.Context, want *wire.Replicas) bool {
-	return l.orderOwn(ctx, "change of replicas", &wire.Entry{Replicas: want})
+// orderReplicas writes a change of replicas into the log. It is chosen when all that was handed to Raft before is
+// applied, and nothing comes between: others judge it by the state that the log makes of what is before it.
+func (l *live) orderReplicas(ctx context.Context, r *raft.Raft) bool {
+	g, err := l.giveReplicas(r)
+	if err == nil {
+		ctx, cancel := context.WithTimeout(ctx, l.m.cfg.Timers.Call)
+		defer cancel()
+		_, err = l.commit(ctx, r, g)
+	}
+	if err != nil {
+		l.m.log.Info("change of replicas not ordered", "conversation", l.c.id, "error", err)
+	}
+	return err == nil
+}
+
+func (l *live) giveReplicas(r *raft.Raft) (given, error) {
+	settled, release := l.settle(r)
+	defer release()
+	if !settled {
+		return given{}, fmt.Errorf("what came before is not applied yet: %w", errAgain)
+	}
+	want := l.wanted(r)
+	if want == nil {
+		return given{}, errors.New("the roster names nobody any more")
+	}
+	e := &wire.Entry{Version: wire.EntryVersion, Time: wire.TimeOf(l.m.cfg.Now()), Proposer: l.m.cfg.Node, Replicas: want}
+	var err error
+	l.fsm.read(func(s *machine.Machine) {
+		if _, _, err = s.JudgeVerified(e, wire.SubmissionKey{}); err == nil {
+			err = l.judgeReplicas(s, want)
+		}
+	})
+	if err != nil {
+		return given{}, err
+	}
+	return l.hand(r, e, wire.SubmissionKey{})
 }
 
 // orderOwn orders an entry of this node's own, and reports whether it was accepted.
@@ -203,6 +238,7 @@ func (l *live) change(what string, n wire.NodeID, r *raft.Raft, do func(index ui
 			return false
 		}
 	}
+	l.steps++
 	l.m.log.Info("configuration changed", "conversation", l.c.id, "change", what, "node", n)
 	l.m.dirty.mark(l.c.id)
 	return true

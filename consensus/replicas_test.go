@@ -11,6 +11,7 @@ import (
 	"pgregory.net/rapid"
 
 	"github.com/mlsfed/mlsfed/consensus/internal/author"
+	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -151,6 +152,75 @@ func TestOrganizationComesAndGoes(t *testing.T) {
 		c.settled(conv, 3, 1)
 		p = c.commit(nodeD, p, wire.DeliveryChange{})
 		c.level(conv, nodeA, nodeB, nodeC, nodeD)
+	})
+}
+
+// TestChangesOfReplicasUnderWay: an organization that leaves comes back while the leader orders that its replica goes.
+// The leader orders by all that is before its order, so nobody has a reason to refuse it.
+func TestChangesOfReplicasUnderWay(t *testing.T) {
+	edit := func(cfg *Config) {
+		cfg.Suspect = func(_ wire.ConversationID, why Refusal, peer wire.NodeID, err error) {
+			t.Errorf("%s: %v: %v", peer, why, err)
+		}
+	}
+	simulate(t, edit, append(three, nodeD), func(c *cluster) {
+		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
+		c.settled(conv, 3, 0)
+		add := author.Addresses(1, "d.example")
+		gone := add
+		for i := range 100 {
+			p = c.commit(nodeA, p, wire.DeliveryChange{Add: add})
+			time.Sleep(time.Duration(i%7) * 5 * time.Millisecond)
+			p = c.commit(nodeB, p, wire.DeliveryChange{Remove: gone})
+			p = c.commit(nodeA, p, wire.DeliveryChange{}) // another organization follows: the replica may go
+		}
+		c.settled(conv, 3, 0)
+		for n, node := range c.nodes {
+			if node.m != nil && node.m.Refusals()[RefusedConfiguration] > 0 {
+				t.Errorf("%s refused %v", n, node.m.Refusals())
+			}
+		}
+	})
+}
+
+// TestReplicasAreChosenWhenAllIsApplied: what was handed to Raft before is waited for, and what comes later waits.
+func TestReplicasAreChosenWhenAllIsApplied(t *testing.T) {
+	simulate(t, nil, three, func(c *cluster) {
+		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
+		c.settled(conv, 3, 0)
+		cv, err := c.leader(conv).m.find(conv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, release := cv.use()
+		defer release()
+		r, first := l.r.Load(), new(byte)
+		l.waiters.Store(first, &waiter{make(chan machine.Outcome, 1), r.CurrentTerm(), wire.SubmissionKey{}})
+		chosen := make(chan func(), 1)
+		go func() {
+			settled, end := l.settle(r)
+			if !settled {
+				t.Error("not settled")
+			}
+			chosen <- end
+		}()
+		time.Sleep(l.m.cfg.Timers.Call / 2)
+		if len(chosen) > 0 {
+			t.Fatal("an entry that was handed to Raft is not waited for")
+		}
+		done := make(chan struct{})
+		go func() { c.commit(nodeA, p, wire.DeliveryChange{}); close(done) }()
+		time.Sleep(l.m.cfg.Timers.Call / 4)
+		l.waiters.Delete(first)
+		end := <-chosen
+		time.Sleep(l.m.cfg.Timers.Call)
+		select {
+		case <-done:
+			t.Fatal("an entry came between")
+		default:
+		}
+		end()
+		<-done
 	})
 }
 

@@ -72,7 +72,11 @@ func (l *live) run() {
 		}
 		if l.leads() {
 			l.alone.Store(false)
+			made := l.steps
 			if l.reconcile(l.ctx) {
+				if l.steps > made {
+					wait = reconcileFirst
+				}
 				soon.Reset(wait) // a step was taken, or somebody catches up: no sleep
 				wait = min(2*wait, l.m.cfg.Timers.Repair)
 				continue
