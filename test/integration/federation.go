@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -96,24 +95,47 @@ func start(t *testing.T, s setup) *federation {
 	return f
 }
 
-// writeFiles writes what is put beside docker-compose.yml.
-func (f *federation) writeFiles(s setup) error {
+// laterKeys are those of docker-compose.yml that builds of before do not know.
+var laterKeys = []string{"MLSFED_FEDERATION_ALLOW_NETWORKS"}
+
+// writeEnvironment writes the environments of the nodes for Compose. Nodes of organizations in older run another
+// build than this one.
+func (f *federation) writeEnvironment(environment map[string]string, older ...string) error {
 	type service struct {
-		Environment map[string]string `json:"environment"`
+		Environment map[string]*string `json:"environment"`
 	}
 	services := make(map[string]service)
 	for _, org := range []string{"a", "b", "c", "d", "a2", "a3", "b2", "b3", "c2", "c3"} {
-		services[org] = service{Environment: map[string]string{"MLSFED_LOG_LEVEL": "info"}}
-		maps.Copy(services[org].Environment, s.environment)
+		level := "info"
+		services[org] = service{Environment: map[string]*string{"MLSFED_LOG_LEVEL": &level}}
+		for key, value := range environment {
+			services[org].Environment[key] = &value
+		}
+		for _, key := range laterKeys {
+			if slices.Contains(older, org[:1]) {
+				services[org].Environment[key] = nil // as in the environment of this process, which lacks it
+			}
+		}
 	}
 	raw, err := json.Marshal(map[string]any{"services": services}) // which is YAML
 	if err != nil {
 		return err
 	}
-	files := []string{filepath.Join(the.root, "docker-compose.yml"), filepath.Join(f.dir, "environment.yml")}
-	if err := os.WriteFile(files[1], raw, 0o600); err != nil {
+	return os.WriteFile(f.environmentFile(), raw, 0o600)
+}
+
+func (f *federation) environmentFile() string { return filepath.Join(f.dir, "environment.yml") }
+
+// writeFiles writes what is put beside docker-compose.yml.
+func (f *federation) writeFiles(s setup) error {
+	var older []string
+	if s.image != "" {
+		older = s.orgs
+	}
+	if err := f.writeEnvironment(s.environment, older...); err != nil {
 		return err
 	}
+	files := []string{filepath.Join(the.root, "docker-compose.yml"), f.environmentFile()}
 	if s.compose != "" {
 		files = append(files, filepath.Join(f.dir, "more.yml"))
 		if err := os.WriteFile(files[2], []byte(s.compose), 0o600); err != nil {

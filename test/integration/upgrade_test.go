@@ -18,8 +18,8 @@ import (
 )
 
 // previousBuild is the commit that TestRollingUpgrade begins with, if MLSFED_PREVIOUS names no other: the
-// first one whose nodes ran as containers.
-const previousBuild = "8678549"
+// build of 25 November 2026, the last one that knows one level of the rules only.
+const previousBuild = "f3e2d7f"
 
 // errNoHistory says that the commit is not in this clone.
 var errNoHistory = errors.New("the clone lacks that commit: fetch the whole history, or let MLSFED_PREVIOUS name another")
@@ -45,11 +45,13 @@ func (s *suite) buildCommit(ctx context.Context, dir, commit, image string) erro
 }
 
 // upgrade lets an organization's node go on with another image and the data that it has, as an operator
-// would: Compose stops the container in good order and makes a new one on the same volume.
-func (f *federation) upgrade(org, image string) {
+// would: Compose stops the container in good order and makes a new one on the same volume. Organizations in
+// older still run the build of before.
+func (f *federation) upgrade(org, image string, older ...string) {
 	f.t.Helper()
 	f.note("%s goes on with %s", org, image)
 	f.image = image
+	f.must(f.writeEnvironment(nil, older...))
 	f.compose("up", "--detach", "--no-build", "--no-deps", org)
 	f.waitHealthy(org)
 	runs, err := docker(f.ctx, "inspect", "--format", "{{.Config.Image}}", f.container(org))
@@ -83,10 +85,10 @@ func TestRollingUpgrade(t *testing.T) {
 	present := []*device{alice, bob, carol}
 	load := c.busy(100*time.Millisecond, present, present)
 	var longest []time.Duration
-	for _, org := range f.orgs {
+	for i, org := range f.orgs {
 		rest := domains(others(f.orgs, org))
 		began := time.Now()
-		f.upgrade(org, the.image)
+		f.upgrade(org, the.image, f.orgs[i+1:]...)
 		c.caughtUp(org, others(f.orgs, org)[0])
 		longest = append(longest, f.history.longestGap(c.id, began, rest...))
 		upgraded := time.Now()
