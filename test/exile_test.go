@@ -33,9 +33,15 @@ func newCircle(t *testing.T) *circle {
 
 func newCircleWith(t *testing.T, o client.CreateOptions) *circle {
 	t.Helper()
+	return newCircleOf(t, 2*time.Minute, cluster.Options{}, o)
+}
+
+// newCircleOf is newCircle with nodes of another build, or of more organizations than those of the members.
+func newCircleOf(t *testing.T, patience time.Duration, nodes cluster.Options, o client.CreateOptions, more ...wire.Domain) *circle {
+	t.Helper()
 	dir := t.TempDir()
-	c := newClusterIn(t, dir, cluster.Options{}, "a.example", "b.example", "c.example")
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	c := newClusterIn(t, dir, nodes, append([]wire.Domain{"a.example", "b.example", "c.example"}, more...)...)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	t.Cleanup(cancel)
 	k := &circle{Cluster: c, t: t, ctx: ctx, dir: dir, tap: &wiretap{}}
 	link, err := c.Invite(ctx, "a.example", "alice")

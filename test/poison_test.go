@@ -87,8 +87,8 @@ func TestLongChainOfPoisonOverNodes(t *testing.T) {
 }
 
 // goOn lets carol's honest device come back, with what she knew before, and holds that all members are in one
-// epoch after entry last and hear each other.
-func (k *circle) goOn(carol *rogue, last wire.SequenceNumber) {
+// epoch after entry last and hear each other. It returns carol's device.
+func (k *circle) goOn(carol *rogue, last wire.SequenceNumber) *client.Device {
 	k.t.Helper()
 	honest, err := k.Resume("c.example", "carol", "phone") // with what she knew before
 	if err != nil {
@@ -112,6 +112,7 @@ func (k *circle) goOn(carol *rogue, last wire.SequenceNumber) {
 		others := slices.DeleteFunc(slices.Clone(rest), func(o *client.Device) bool { return o == d })
 		k.say(d, fmt.Sprint("on we go ", i), others...)
 	}
+	return honest
 }
 
 // TestLongPublicPoisonByAnOutsider: with public handshakes servers validate all but trust. Somebody with a
