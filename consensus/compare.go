@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -15,6 +17,12 @@ import (
 // come, what its order hash is. A peer's word proves nothing: a difference raises an alarm that names the
 // peer, and the others are asked. Only where more organizations contradict this replica than agree with it,
 // its conversation goes into quarantine.
+//
+// Order hashes alone do not tell a replica that lags behind from one to which an entry was never shown. So the last
+// entry's place in Raft's log is compared too: what is committed there is one entry, or none yet.
+
+// compareRounds is with how many replicas a conversation is compared after it has got on: one may be the liar's own.
+const compareRounds = 3
 
 // compareWorkers is the number of conversations that are compared at once.
 const compareWorkers = 16
@@ -54,6 +62,15 @@ func (m *Manager) compareWithNext(ctx context.Context, c *conversation) {
 	}
 	at := int(c.turn.Add(1)) % len(peers)
 	m.compareWith(ctx, c, peers[at])
+	if c.rounds.Add(-1) > 0 {
+		m.compared.mark(c.id)
+	}
+}
+
+// gotOn has a conversation compared that has applied an entry.
+func (m *Manager) gotOn(c *conversation) {
+	c.rounds.Store(compareRounds)
+	m.compared.mark(c.id)
 }
 
 // witnesses are the members of other organizations that can be asked, without one node.
@@ -77,13 +94,41 @@ func (m *Manager) compareWith(ctx context.Context, c *conversation, n wire.NodeI
 	if err != nil || seq == 0 {
 		return
 	}
-	t, err := m.askTestimony(ctx, n, c, question{Sequence: seq, Order: own})
+	index, content := m.lastCommand(c)
+	t, err := m.askTestimony(ctx, n, c, question{Sequence: seq, Order: own, Index: index})
 	if err != nil || t.Out || t.Sequence == 0 || t.Generation != c.generation() {
 		return
 	}
-	if here := m.orderHere(c, t.Sequence); differ(here, t.Order) {
-		m.differs(ctx, c, n, t.Sequence, t.Order, here)
+	if differ(content, t.Content) {
+		m.differs(ctx, c, n, fmt.Errorf("entry %d of the log is %v at %s, here it is %v: %w", index, t.Content, n, content, errDiverged))
+		return
 	}
+	if here := m.orderHere(c, t.Sequence); differ(here, t.Order) {
+		m.differs(ctx, c, n, differentOrder(n, t.Sequence, t.Order, here))
+	}
+}
+
+func differentOrder(peer wire.NodeID, seq wire.SequenceNumber, theirs, own wire.Hash) error {
+	return fmt.Errorf("order hash after entry %d is %v at %s, here it is %v: %w", seq, theirs, peer, own, errDiverged)
+}
+
+// lastSought is how far back the last entry is sought behind those of Raft's own, one a leader.
+const lastSought = 256
+
+// lastCommand is the place of the last entry in Raft's log that is committed and goes to the state machine, with its
+// digest; 0 where it is not kept.
+func (m *Manager) lastCommand(c *conversation) (index uint64, content wire.Hash) {
+	at := m.floorOf(c)
+	for index = at; index > 0 && at-index < lastSought; index-- {
+		var e raft.Log
+		if err := m.cfg.Log.Group(c.group).GetLog(index, &e); err != nil {
+			return 0, wire.Hash{}
+		}
+		if e.Type == raft.LogCommand {
+			return index, entryDigest(&e)
+		}
+	}
+	return 0, wire.Hash{}
 }
 
 func (m *Manager) orderOf(c *conversation) (seq wire.SequenceNumber, order wire.Hash, err error) {
@@ -103,14 +148,17 @@ func (m *Manager) orderHere(c *conversation, seq wire.SequenceNumber) (order wir
 	return order
 }
 
-// differs hears that a peer has, or says that it has, another order hash after an entry than this replica.
-func (m *Manager) differs(ctx context.Context, c *conversation, peer wire.NodeID, seq wire.SequenceNumber, theirs, own wire.Hash) {
+// differs hears that a peer has, or says that it has, another history than this replica. err says where.
+func (m *Manager) differs(ctx context.Context, c *conversation, peer wire.NodeID, err error) {
 	if !m.holds(ruleCompare) || !m.meter.take(meterKey{peer, c.id, meterCompare}, 1, refusalPause) {
 		return
 	}
-	err := fmt.Errorf("order hash after entry %d is %v at %s, here it is %v: %w", seq, theirs, peer, own, errDiverged)
 	_ = m.refuse(peer, c.id, RefusedDivergence, err)
 	m.warn(c.id, RefusedDivergence, peer, err)
+	seq, own, viewErr := m.orderOf(c)
+	if viewErr != nil {
+		return
+	}
 	same, other := m.poll(ctx, c, peer, seq, own)
 	other[peer.Organization()] = true
 	if len(other) > len(same)+1 { // this organization is of its own opinion
@@ -121,15 +169,16 @@ func (m *Manager) differs(ctx context.Context, c *conversation, peer wire.NodeID
 // poll asks the replicas of other organizations, without one node, whether they have the same order hash.
 func (m *Manager) poll(ctx context.Context, c *conversation, but wire.NodeID, seq wire.SequenceNumber, own wire.Hash) (same, other map[wire.Domain]bool) {
 	same, other = make(map[wire.Domain]bool), make(map[wire.Domain]bool)
+	index, content := m.lastCommand(c)
 	for _, a := range m.askAll(m.witnesses(c, but), func(n wire.NodeID) witness {
-		t, err := m.askTestimony(ctx, n, c, question{Sequence: seq, Order: own})
+		t, err := m.askTestimony(ctx, n, c, question{Sequence: seq, Order: own, Index: index})
 		return witness{testimony: t, err: err}
 	}) {
 		if a.err != nil || a.Out || a.Sequence == 0 || a.Generation != c.generation() {
 			continue
 		}
 		switch here := m.orderHere(c, a.Sequence); { // a replica that lags behind is compared where it is
-		case differ(a.Order, here):
+		case differ(a.Order, here), differ(a.Content, content):
 			other[a.node.Organization()] = true
 		case a.Order == here && here != (wire.Hash{}):
 			same[a.node.Organization()] = true

@@ -35,6 +35,7 @@ type conversation struct {
 	confirmed  atomic.Uint64 // terms up to here were confirmed by other voters
 	confirming atomic.Int64  // when they were asked last; nanoseconds since 1970
 	turn       atomic.Uint32 // whom to compare with next
+	rounds     atomic.Int32  // with how many more to compare
 	installing atomic.Bool   // a snapshot is being taken in
 
 	probation atomic.Pointer[Aside] // the replica before this one, which this one has to continue
@@ -181,6 +182,10 @@ func (m *Manager) prepare(ctx context.Context, c *conversation) (_ *live, err er
 	}
 	rec, err := m.readRecord(c.id)
 	if err != nil {
+		return nil, err
+	}
+	if err := m.recall(c, rec); err != nil {
+		m.damaged(c, err)
 		return nil, err
 	}
 	l := &live{c: c, m: m, kick: make(chan struct{}, 1), turned: make(chan struct{}), joined: make(map[wire.NodeID]bool), departed: make(map[wire.NodeID]time.Time)}
@@ -446,7 +451,7 @@ func (l *live) applied(data []byte, out machine.Outcome) {
 	l.trans.nudgeAll()
 	l.m.pump.mark(l.c.id)
 	l.m.dirty.mark(l.c.id)
-	l.m.compared.mark(l.c.id)
+	l.m.gotOn(l.c)
 	l.c.owned.Store(false)
 	if out.Moved {
 		if namesReplicas(data) && out.Committed.Sequence > l.rec.Load().Sequence {

@@ -27,7 +27,8 @@ type fabric struct {
 	delay   time.Duration           // at most, for each frame
 	lose    float64
 	repeat  float64
-	carried int
+	carried int                                             // frames, and connections
+	most    int                                             // of them, after which nothing is carried any more; 0: no bound
 	mangle  func(from, to wire.NodeID, frame []byte) []byte // changes what a node sends; nil: nothing is changed
 }
 
@@ -46,6 +47,12 @@ var errCut = errors.New("no route")
 func (l fabricLink) Dial(_ context.Context, to wire.NodeID) (net.Conn, error) {
 	f := l.f
 	f.mu.Lock()
+	f.carried++
+	if f.over() {
+		f.mu.Unlock()
+		time.Sleep(time.Second)
+		return nil, errCut
+	}
 	m := f.nodes[to]
 	if m == nil || f.nodes[l.at] == nil || f.cut[[2]wire.NodeID{l.at, to}] {
 		f.mu.Unlock()
@@ -110,12 +117,15 @@ func (f *fabric) setFaults(delay time.Duration, lose, repeat float64) {
 	f.delay, f.lose, f.repeat = delay, lose, repeat
 }
 
+// over reports whether more was carried than a history takes that ends. f.mu is held.
+func (f *fabric) over() bool { return f.most > 0 && f.carried > f.most }
+
 // fate draws the delays of the copies of one frame.
 func (f *fabric) fate() []time.Duration {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.carried++
-	if f.rand.Float64() < f.lose {
+	if f.over() || f.rand.Float64() < f.lose {
 		return nil
 	}
 	one := func() time.Duration {

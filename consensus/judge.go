@@ -105,19 +105,49 @@ func cborHead(b []byte) (major byte, n uint64, rest []byte, ok bool) {
 	return major, n, rest[size:], true
 }
 
-// judgeChange judges entry i of a request, first with the state that is applied, which mostly suffices.
+// judgeChange judges entry i of a request, with the state that is applied where that is the one before the entry.
 func (l *live) judgeChange(from wire.NodeID, a *raft.AppendEntriesRequest, i int) error {
-	var err error
 	bases := l.configurations() // takes the state's lock, as read does
-	l.fsm.read(func(s *machine.Machine) { err = l.judgeWith(from, s, bases, a, i, nil) })
-	if err == nil {
-		return nil
+	l.fsm.mu.RLock()
+	at := l.fsm.index
+	l.fsm.mu.RUnlock()
+	between, err := l.between(at, a, i)
+	if err != nil {
+		return err
 	}
-	s, stateErr := l.stateBefore(a, i)
-	if stateErr != nil {
-		return stateErr
+	if len(between) == 0 {
+		err, current := error(nil), false
+		l.fsm.mu.RLock()
+		if current = l.fsm.index == at; current {
+			err = l.judgeWith(from, l.fsm.m, bases, a, i, nil)
+		}
+		l.fsm.mu.RUnlock()
+		if current && !errors.Is(err, errUnjudged) {
+			return err
+		}
+	}
+	s, err := l.stateBefore(a, i)
+	if err != nil {
+		return err
 	}
 	return l.judgeWith(from, s, bases, a, i, l.judgeRemoved)
+}
+
+// between are the entries after index at and before entry i of a request that the state machine is told of.
+func (l *live) between(at uint64, a *raft.AppendEntriesRequest, i int) ([]*raft.Log, error) {
+	var list []*raft.Log
+	for index := at + 1; index < a.Entries[i].Index; index++ {
+		e := new(raft.Log)
+		if index > a.PrevLogEntry {
+			e = a.Entries[index-a.PrevLogEntry-1]
+		} else if err := l.store.GroupLog.GetLog(index, e); err != nil {
+			return nil, errNotYet
+		}
+		if e.Type == raft.LogCommand || e.Type == raft.LogConfiguration {
+			list = append(list, e)
+		}
+	}
+	return list, nil
 }
 
 // stateBefore is the state that the log makes of all before entry i of a request.
@@ -133,13 +163,11 @@ func (l *live) stateBefore(a *raft.AppendEntriesRequest, i int) (*machine.Machin
 	if err != nil {
 		return nil, err
 	}
-	for index := at + 1; index < a.Entries[i].Index; index++ {
-		e := new(raft.Log)
-		if index > a.PrevLogEntry {
-			e = a.Entries[index-a.PrevLogEntry-1]
-		} else if err := l.store.GroupLog.GetLog(index, e); err != nil {
-			return nil, errNotYet
-		}
+	between, err := l.between(at, a, i)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range between {
 		if e.Type == raft.LogCommand {
 			s.Apply(e.Data)
 		}

@@ -68,25 +68,56 @@ func (m *Manager) readAsleep(c *conversation) (*machine.Machine, error) {
 	if s := m.asleep.get(c.id, rec.Applied); s != nil {
 		return s, nil
 	}
-	f := m.newFSM(c.id)
-	from, err := m.restoreLatest(c, f)
+	f, _, err := m.replay(c, func(index uint64, _ *machine.Machine) bool { return index < rec.Applied })
 	if err != nil {
 		m.damaged(c, err)
 		return nil, fmt.Errorf("read %v: %w", c.id, err)
 	}
+	m.asleep.put(&sleeper{id: c.id, applied: rec.Applied, m: f.m})
+	return f.m, nil
+}
+
+// replay makes a state of the newest snapshot and of the log, entry by entry while more says so of the last index
+// and the state. It returns that index.
+func (m *Manager) replay(c *conversation, more func(uint64, *machine.Machine) bool) (f *fsm, index uint64, err error) {
+	f = m.newFSM(c.id)
+	if index, err = m.restoreLatest(c, f); err != nil {
+		return nil, 0, err
+	}
 	log := m.cfg.Log.Group(c.group)
-	for i := from + 1; i <= rec.Applied; i++ {
+	for more(index, f.m) {
 		var e raft.Log
-		if err := log.GetLog(i, &e); err != nil {
-			m.damaged(c, err)
-			return nil, fmt.Errorf("read %v: entry %d: %w", c.id, i, err)
+		if err := log.GetLog(index+1, &e); err != nil {
+			return nil, 0, fmt.Errorf("entry %d: %w", index+1, err)
 		}
 		if e.Type == raft.LogCommand {
 			f.m.Apply(e.Data)
 		}
+		index++
 	}
-	m.asleep.put(&sleeper{id: c.id, applied: rec.Applied, m: f.m})
-	return f.m, nil
+	return f, index, nil
+}
+
+// recall brings a record up to what the consumer has stored. The record is written now and then, so that after a
+// crash it says less; what devices may have been given is not to be replaced.
+func (m *Manager) recall(c *conversation, rec *record) error {
+	if m.cfg.Consumer == nil || !m.holds(ruleApplied) || rec.fresh() || rec.Rejoin {
+		return nil
+	}
+	at, err := m.cfg.Consumer.Position(c.id)
+	if err != nil || at <= rec.Sequence {
+		return err
+	}
+	last, err := m.cfg.Log.Group(c.group).LastIndex()
+	if err != nil || last <= rec.Applied {
+		return err
+	}
+	f, index, err := m.replay(c, func(index uint64, s *machine.Machine) bool { return index < last && s.Sequence() < at })
+	if err != nil || f.m.Sequence() != at || index <= rec.Applied {
+		return err // a log that ends before that, as one that begins again
+	}
+	rec.Applied, rec.Sequence = index, at
+	return m.writeRecord(c.id, rec)
 }
 
 // restoreLatest fills f from the newest snapshot and returns its index, 0 where there is none.

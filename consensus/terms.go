@@ -11,7 +11,7 @@ import (
 // Raft takes whatever term another node names, writes it down, and can be led only in that term or a later
 // one: a term near 2^64 would end a conversation. Here a term grows by a bounded jump. A term that is
 // further ahead may be genuine, where this replica was away for long; then other voters have it too, and
-// are asked. No term goes beyond maxTerm.
+// are asked. No term goes beyond maxTerm. A learner asks for each, since it takes part in no election.
 
 // maxTerm is a term that no genuine conversation reaches: elections every millisecond for thirty years.
 const maxTerm = 1 << 40
@@ -48,26 +48,40 @@ func (l *live) checkTerm(from wire.NodeID, term uint64) error {
 	if term <= own || !m.holds(ruleTerms) {
 		return nil
 	}
-	jump := m.cfg.Limits.TermJump
+	jump, learner := m.cfg.Limits.TermJump, own > 0 && l.r.Load() != nil && !l.votes() && !l.rec.Load().fresh()
+	if learner {
+		jump = 0
+	}
 	if term <= maxTerm && (term-own <= jump || term <= c.confirmed.Load()) {
 		return nil
 	}
 	if term <= maxTerm {
-		m.confirmTerm(c, from, term)
+		m.confirmTerm(c, from, term, learner)
 	}
-	return m.refuse(from, c.id, RefusedTerm, wire.Errorf(wire.Unavailable, "raft",
-		"term %d of %v is more than %d ahead of term %d here, and not confirmed by other voters", term, c.id, jump, own))
+	err := wire.Errorf(wire.Unavailable, "raft",
+		"term %d of %v is more than %d ahead of term %d here, and not confirmed by other voters", term, c.id, jump, own)
+	if learner && term-own <= m.cfg.Limits.TermJump {
+		return err // the usual case after an election: the leader sends again
+	}
+	return m.refuse(from, c.id, RefusedTerm, err)
 }
 
 // confirmTerm asks the other voters which term they are in, not too often. Where there are no others, the
 // two nodes have nobody to ask: then only maxTerm bounds the term. A recovery resets it.
-func (m *Manager) confirmTerm(c *conversation, from wire.NodeID, term uint64) {
+//
+// A learner asks in each new term, and takes no later one than a majority is in, with the sender for one: a voter
+// that names later terms to a learner alone would part it from the leader.
+func (m *Manager) confirmTerm(c *conversation, from wire.NodeID, term uint64, learner bool) {
 	now := time.Now().UnixNano()
 	last := c.confirming.Load()
 	if now-last < int64(askPause) || !c.confirming.CompareAndSwap(last, now) {
 		return
 	}
 	asked := m.othersToAsk(c, from)
+	if len(asked) == 0 && learner {
+		c.confirm(term)
+		return
+	}
 	if len(asked) == 0 {
 		m.log.Warn("term is far ahead, and there are no other voters to ask: taken", "conversation", c.id, "peer", from, "term", term)
 		c.confirm(term)
@@ -81,13 +95,16 @@ func (m *Manager) confirmTerm(c *conversation, from wire.NodeID, term uint64) {
 				terms = append(terms, a.Term)
 			}
 		}
-		need := len(asked)/2 + 1
+		need, more := len(asked)/2+1, m.cfg.Limits.TermJump
+		if learner {
+			need, more, terms = (len(asked)+1)/2+1, 0, append(terms, term)
+		}
 		if len(terms) < need {
 			return
 		}
 		slices.Sort(terms)
 		if bound := terms[len(terms)-need]; bound <= maxTerm { // a majority is in this term or a later one
-			c.confirm(min(bound+m.cfg.Limits.TermJump, maxTerm))
+			c.confirm(min(bound+more, maxTerm))
 		}
 	})
 }

@@ -126,7 +126,7 @@ func (m *Manager) receiveTestify(ctx context.Context, from wire.NodeID, f *frame
 			return nil, err
 		}
 		if t.Sequence == q.Sequence && differ(q.Order, t.Order) {
-			m.serve(c, "compare", func(ctx context.Context) { m.differs(ctx, c, from, t.Sequence, q.Order, t.Order) })
+			m.serve(c, "compare", func(ctx context.Context) { m.differs(ctx, c, from, differentOrder(from, t.Sequence, q.Order, t.Order)) })
 		}
 	}
 	return wire.Encode(&t)
@@ -134,13 +134,7 @@ func (m *Manager) receiveTestify(ctx context.Context, from wire.NodeID, f *frame
 
 // committedEntry is the digest of the entry at a place of Raft's log, where it is known to be committed here.
 func (m *Manager) committedEntry(c *conversation, index uint64) (digest wire.Hash, covered bool) {
-	var floor uint64
-	if l := c.awake(); l != nil {
-		floor = l.floor()
-	} else if rec, err := m.readRecord(c.id); err == nil {
-		floor = rec.Applied
-	}
-	if index > floor {
+	if index > m.floorOf(c) {
 		return digest, false
 	}
 	var e raft.Log
@@ -148,6 +142,17 @@ func (m *Manager) committedEntry(c *conversation, index uint64) (digest wire.Has
 		return digest, errors.Is(err, raft.ErrLogNotFound)
 	}
 	return entryDigest(&e), false
+}
+
+// floorOf is the last entry of Raft's log that is known to be committed here, awake or not.
+func (m *Manager) floorOf(c *conversation) uint64 {
+	if l := c.awake(); l != nil {
+		return l.floor()
+	}
+	if rec, err := m.readRecord(c.id); err == nil {
+		return rec.Applied
+	}
+	return 0
 }
 
 // entryDigest names an entry of Raft's log by its content.
