@@ -345,15 +345,24 @@ func (c *cluster) eventually(what string, f func() bool) {
 func (c *cluster) settled(id wire.ConversationID, voters, learners int) {
 	c.t.Helper()
 	c.eventually(fmt.Sprintf("%d voters and %d learners", voters, learners), func() bool {
+		holders, asleep := 0, 0
 		for _, n := range c.nodes {
 			if n.m == nil {
 				continue
 			}
-			if s, err := n.m.Status(id); err == nil && s.State == "Leader" {
-				return len(s.Voters) == voters && len(s.Learners) == learners
+			s, err := n.m.Status(id)
+			if err != nil {
+				continue
+			}
+			as := len(s.Voters) == voters && len(s.Learners) == learners
+			if s.State == "Leader" {
+				return as
+			}
+			if holders++; s.State == "asleep" && as {
+				asleep++
 			}
 		}
-		return false
+		return holders > 0 && asleep == holders
 	})
 }
 

@@ -191,7 +191,7 @@ func (m *Manager) poll(ctx context.Context, c *conversation, but wire.NodeID, se
 const muteLife = 10 * time.Minute
 
 // contradicted refuses what a leader sent, because it contradicts what was applied here, and finds out which of the
-// two is wrong. Where a replica of a third organization has what is here, and no more have something else, the
+// two is wrong. Where a replica of a third organization has what is here, and no more are with the sender, the
 // sender is: the conversation goes on without its lead. Otherwise it goes into quarantine: nobody else can be
 // asked, or this replica is the one that was told another future.
 func (m *Manager) contradicted(c *conversation, reason Reason, why Refusal, from wire.NodeID, err error) error {
@@ -206,11 +206,12 @@ func (m *Manager) contradicted(c *conversation, reason Reason, why Refusal, from
 			}
 			same, other := m.poll(ctx, c, from, seq, own)
 			delete(same, from.Organization())
+			other[from.Organization()] = true
 			if len(same) > 0 && len(same) >= len(other) {
 				c.mute(from)
 				return
 			}
-			m.quarantine(c, reason, fmt.Errorf("%w (of other organizations, %d agree with this node and %d do not)", err, len(same), len(other)))
+			m.quarantine(c, reason, fmt.Errorf("%w (of other organizations, %d agree with this node and %d with the sender)", err, len(same), len(other)))
 		})
 	}
 	return wire.Errorf(wire.Invalid, "raft", "%v", err)

@@ -39,6 +39,7 @@ type conversation struct {
 	installing atomic.Bool   // a snapshot is being taken in
 
 	probation atomic.Pointer[Aside] // the replica before this one, which this one has to continue
+	returning atomic.Bool           // to that one
 
 	mu      sync.Mutex                // guards what follows; never held across I/O
 	live    *live                     // nil while asleep; set before Raft has started, so that frames can queue
@@ -49,6 +50,7 @@ type conversation struct {
 	health  map[wire.NodeID]health    // what nodes that a leader takes out said of their replicas
 	past    map[wire.Hash]health      // entries that take nodes out, and whether others have them
 	seen    map[wire.NodeID]bool      // who has spoken here in this generation since the node started
+	before  map[wire.NodeID]bool      // who speaks in the generation of the replica that was set aside; see return.go
 }
 
 func (c *conversation) generation() uint64 { return c.gen.Load() }
@@ -90,8 +92,8 @@ type live struct {
 	expelling atomic.Bool            // a member that lost its replica is being taken out
 	deposing  atomic.Bool            // this node is about to replace a silent leader
 
-	waiters sync.Map // *byte, the first of an entry proposed here → *waiter, until it is applied or its term ends
-	steps   int      // changes of the configuration made, for run alone
+	waiters sync.Map     // *byte, the first of an entry proposed here → *waiter, until it is applied or its term ends
+	steps   atomic.Int64 // changes of the configuration made
 
 	pending pendingConfigurations // guarded by judging
 	judging sync.Mutex            // held while a request of a leader's is judged
@@ -320,13 +322,20 @@ func (l *live) fill(rec *record, r *raft.Raft, committed uint64, leader wire.Nod
 		rec.ConfigIndex = i
 		rec.Voters, rec.Learners = splitServers(l.fsm.config.Servers)
 	}
-	l.fsm.mu.RUnlock()
-	l.fsm.mu.RLock()
+	at := l.fsm.index
 	rec.Sequence = l.fsm.m.Sequence()
-	if rec.Applied > l.fsm.index {
-		rec.Sequence += wire.SequenceNumber(rec.Applied - l.fsm.index) // at most: some may be Raft's own
-	}
 	l.fsm.mu.RUnlock()
+	for index := at + 1; index <= rec.Applied; index++ { // committed, and not applied here yet
+		rec.Sequence++ // at most: some may be Raft's own
+		var e raft.Log
+		if index <= rec.ConfigIndex || l.store.GroupLog.GetLog(index, &e) != nil || e.Type != raft.LogConfiguration {
+			continue
+		}
+		if config, err := decodeConfiguration(e.Data); err == nil {
+			rec.ConfigIndex = index
+			rec.Voters, rec.Learners = splitServers(config.Servers)
+		}
+	}
 	l.mu.Lock()
 	rec.Missing = l.missing
 	l.mu.Unlock()

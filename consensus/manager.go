@@ -338,6 +338,11 @@ func (m *Manager) quota(inviter wire.Domain) error {
 func (m *Manager) unlist(c *conversation, inviter wire.Domain, free bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
+	m.unlistLocked(c, inviter, free)
+}
+
+// unlistLocked is unlist with m.mu held.
+func (m *Manager) unlistLocked(c *conversation, inviter wire.Domain, free bool) {
 	if m.conversations[c.id] == c {
 		delete(m.conversations, c.id)
 		if free {
@@ -349,12 +354,8 @@ func (m *Manager) unlist(c *conversation, inviter wire.Domain, free bool) {
 	}
 }
 
-// remove ends this node's part in a conversation and deletes what it holds of it.
-func (m *Manager) remove(c *conversation, why string) error { return m.retire(c, why, nil) }
-
-// retire ends this node's part in a conversation. What it holds is kept where aside is not nil, and deleted
-// otherwise.
-func (m *Manager) retire(c *conversation, why string, aside *Aside) error {
+// leave closes the replica for good, and reports whether this call did. What is in quarantine is kept.
+func (c *conversation) leave() (bool, error) {
 	c.mu.Lock()
 	for c.change != nil {
 		wait := c.change
@@ -364,11 +365,11 @@ func (m *Manager) retire(c *conversation, why string, aside *Aside) error {
 	}
 	if c.gone {
 		c.mu.Unlock()
-		return nil
+		return false, nil
 	}
-	if err := c.refused("remove"); err != nil { // what is in quarantine is kept
+	if err := c.refused("remove"); err != nil {
 		c.mu.Unlock()
-		return err
+		return false, err
 	}
 	c.gone = true
 	l := c.live
@@ -379,13 +380,25 @@ func (m *Manager) retire(c *conversation, why string, aside *Aside) error {
 			time.Sleep(time.Millisecond)
 		}
 	}
+	return true, nil
+}
+
+// remove ends this node's part in a conversation and deletes what it holds of it.
+func (m *Manager) remove(c *conversation, why string) error { return m.retire(c, why, nil) }
+
+// retire ends this node's part in a conversation. What it holds is kept where aside is not nil, and deleted
+// otherwise.
+func (m *Manager) retire(c *conversation, why string, aside *Aside) error {
+	left, err := c.leave()
+	if !left {
+		return err
+	}
 	var inviter wire.Domain
 	if rec, err := m.readRecord(c.id); err == nil {
 		inviter = rec.Inviter
 	}
 	m.log.Info("replica removed", "conversation", c.id, "why", why, "kept", aside != nil)
 	// The record goes first: what is left without one is swept when the node starts.
-	var err error
 	if aside != nil {
 		err = m.keepAside(c, aside)
 	} else if err = m.cfg.Log.Meta().Apply(raftlog.MetaChange{Key: recordKey(c.id), Delete: true}, raftlog.MetaChange{Key: sizeKey(c.id), Delete: true}); err == nil {
@@ -438,6 +451,7 @@ func (m *Manager) admit(from wire.NodeID, id wire.ConversationID, generation uin
 		return nil, err
 	}
 	if have := c.generation(); generation < have {
+		m.heardBefore(c, from, generation)
 		return nil, wire.Errorf(codeSuperseded, "raft", "generation %d of %v's configuration was replaced by %d", generation, id, have)
 	} else if generation > have {
 		return nil, wire.Errorf(wire.Unavailable, "raft", "this node knows generation %d of %v's configuration, not %d: invite it again", have, id, generation)

@@ -86,9 +86,18 @@ func (l *live) hand(r *raft.Raft, e *wire.Entry, key wire.SubmissionKey) (given,
 // is applied. It reports whether it is.
 func (l *live) settle(r *raft.Raft) (settled bool, release func()) {
 	choosing := make(chan struct{})
-	l.mu.Lock()
-	l.choosing = choosing
-	l.mu.Unlock()
+	for {
+		l.mu.Lock()
+		before := l.choosing
+		if before == nil {
+			l.choosing = choosing
+		}
+		l.mu.Unlock()
+		if before == nil {
+			break
+		}
+		<-before
+	}
 	release = func() {
 		l.mu.Lock()
 		l.choosing = nil

@@ -149,7 +149,7 @@ func (m *Manager) receiveRejoin(ctx context.Context, from wire.NodeID, f *frame)
 // expel takes a node that lost its log out of the configuration; placement invites it anew.
 func (l *live) expel(n wire.NodeID) bool {
 	r := l.r.Load()
-	if !l.change("remove, its log is lost", n, r, func(index uint64) raft.IndexFuture {
+	if !l.change("remove, its log is lost", n, r, nil, func(index uint64) raft.IndexFuture {
 		return r.RemoveServer(raft.ServerID(n), index, l.m.cfg.Timers.Call)
 	}) {
 		return false

@@ -161,7 +161,7 @@ func (l *live) follow(ctx context.Context, r *raft.Raft, want *wire.Replicas) bo
 		return true
 	}
 	if up := l.promotable(r, want, voters, learners); len(up) > 0 {
-		return l.change("make a voter", up[0], r, func(index uint64) raft.IndexFuture {
+		return l.change("make a voter", up[0], r, want, func(index uint64) raft.IndexFuture {
 			return r.AddVoter(raft.ServerID(up[0]), raft.ServerAddress(up[0]), index, l.m.cfg.Timers.Call)
 		})
 	}
@@ -170,7 +170,7 @@ func (l *live) follow(ctx context.Context, r *raft.Raft, want *wire.Replicas) bo
 	}
 	for _, n := range voters {
 		if contains(want.Learners, n) && n != l.m.cfg.Node && l.carries(r, without(voters, n)) {
-			return l.change("demote", n, r, func(index uint64) raft.IndexFuture {
+			return l.change("demote", n, r, want, func(index uint64) raft.IndexFuture {
 				return r.DemoteVoter(raft.ServerID(n), index, l.m.cfg.Timers.Call)
 			})
 		}
@@ -211,7 +211,7 @@ func (l *live) admitNew(ctx context.Context, r *raft.Raft, want *wire.Replicas, 
 			missing = append(missing, n)
 			continue
 		}
-		if changed = l.change("add", n, r, func(index uint64) raft.IndexFuture {
+		if changed = l.change("add", n, r, want, func(index uint64) raft.IndexFuture {
 			return r.AddNonvoter(raft.ServerID(n), raft.ServerAddress(n), index, l.m.cfg.Timers.Call)
 		}); changed {
 			break
@@ -227,18 +227,34 @@ func (l *live) admitNew(ctx context.Context, r *raft.Raft, want *wire.Replicas, 
 	return changed
 }
 
-// change makes one change of Raft's configuration, on top of the one that this leader knows, and waits
+// doOrdered calls do, which begins a change of Raft's configuration, towards want if that is not nil, unless the log
+// orders something else by then.
+func (l *live) doOrdered(r *raft.Raft, want *wire.Replicas, do func()) bool {
+	settled, release := l.settle(r)
+	defer release()
+	var now *wire.Replicas
+	l.fsm.read(func(m *machine.Machine) { now, _ = m.Replicas() })
+	if !settled || want != nil && (now == nil || !slices.Equal(now.Voters, want.Voters) || !slices.Equal(now.Learners, want.Learners)) {
+		return false
+	}
+	do()
+	return true
+}
+
+// change makes one change of Raft's configuration towards want, on top of the one that this leader knows, and waits
 // until it is applied. It does not wait for Raft's future, for the reason that commit gives.
-func (l *live) change(what string, n wire.NodeID, r *raft.Raft, do func(index uint64) raft.IndexFuture) bool {
+func (l *live) change(what string, n wire.NodeID, r *raft.Raft, want *wire.Replicas, do func(index uint64) raft.IndexFuture) bool {
 	index, term := l.configIndex(), r.CurrentTerm()
-	do(index)
+	if !l.doOrdered(r, want, func() { do(index) }) {
+		return false
+	}
 	for deadline := time.Now().Add(l.m.cfg.Timers.Call); l.configIndex() == index; {
 		if r.State() != raft.Leader || r.CurrentTerm() != term || time.Now().After(deadline) || !pause(l.ctx, 2*time.Millisecond) {
 			l.m.log.Debug("configuration not changed", "conversation", l.c.id, "change", what, "node", n)
 			return false
 		}
 	}
-	l.steps++
+	l.steps.Add(1)
 	l.m.log.Info("configuration changed", "conversation", l.c.id, "change", what, "node", n)
 	l.m.dirty.mark(l.c.id)
 	return true
@@ -321,7 +337,7 @@ func (l *live) dismiss(r *raft.Raft, want *wire.Replicas, voters, learners []wir
 		if arrived := ok && ack.told >= r.CommitIndex(); !arrived && time.Since(since) < l.m.cfg.Timers.Farewell {
 			continue
 		}
-		if !l.change("remove", n, r, func(index uint64) raft.IndexFuture {
+		if !l.change("remove", n, r, want, func(index uint64) raft.IndexFuture {
 			return r.RemoveServer(raft.ServerID(n), index, l.m.cfg.Timers.Call)
 		}) {
 			return false

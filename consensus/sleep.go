@@ -72,9 +72,9 @@ func (l *live) run() {
 		}
 		if l.leads() {
 			l.alone.Store(false)
-			made := l.steps
+			made := l.steps.Load()
 			if l.reconcile(l.ctx) {
-				if l.steps > made {
+				if l.steps.Load() > made {
 					wait = reconcileFirst
 				}
 				soon.Reset(wait) // a step was taken, or somebody catches up: no sleep
