@@ -82,7 +82,11 @@ func equalChange(a, b wire.DeliveryChange) bool {
 // only when it is made, and its authenticated_data has to be known before.
 func (t *thread) guess(c *change) (wire.DeliveryChange, error) {
 	var added, removed []mlscore.Member
-	for _, p := range slices.Concat(t.group.Public().Pending(), c.proposals) {
+	var list []mlscore.Proposal
+	for _, p := range t.group.Public().Pending() {
+		list = append(list, p.Proposal)
+	}
+	for _, p := range append(list, c.proposals...) {
 		switch p.Type {
 		case mlscore.ProposalAdd:
 			leaf := p.Add.LeafNode

@@ -11,6 +11,9 @@ type CommitOptions struct {
 	Proposals []Proposal
 	// OnlyThese leaves out the proposals that wait.
 	OnlyThese bool
+	// Refs names the waiting proposals to commit (see WaitingProposal). Each of them must be valid, or the
+	// commit fails: ErrMissing for one that does not wait. Nil means all that wait and are valid.
+	Refs [][]byte
 	// Leaf changes this member's leaf.
 	Leaf LeafUpdate
 	// OmitPath leaves out the path where the proposals allow it: cheaper, and no new keys (§12.4). Of
@@ -166,35 +169,38 @@ func (g *Group) choose(opts CommitOptions) (list []sentProposal, skipped []error
 	for _, p := range opts.Proposals {
 		list = append(list, sentProposal{Proposal: p, sender: self, checked: p.Type == ProposalAdd})
 	}
-	if opts.OnlyThese || len(g.public().proposals) == 0 {
+	if opts.Refs != nil && !opts.OnlyThese {
+		chosen, err := g.chosen(opts.Refs)
+		return append(list, chosen...), nil, err
+	}
+	if opts.OnlyThese || !g.public().waits() {
 		return list, nil, nil
 	}
 	picker := newPicker(g.public(), self, list)
 	for at := range g.public().proposals {
-		p := &g.public().proposals[at].sentProposal
-		if err := g.checkLifetime(p); err != nil {
+		c := &g.public().proposals[at]
+		if c.dropped {
+			continue
+		}
+		if err := g.checkWaiting(&c.sentProposal); err != nil {
 			picker.skipped = append(picker.skipped, err)
 			continue
 		}
-		if p.Type == ProposalReInit {
-			if err := g.checkFoundable(p.ReInit); err != nil {
-				picker.skipped = append(picker.skipped, within("waiting proposal (reinit from "+p.sender.String()+")", ErrInvalid, err))
-				continue
-			}
-		}
-		picker.offer(p)
+		picker.offer(&c.sentProposal)
 	}
 	return picker.result()
 }
 
-// checkLifetime looks whether a KeyPackage that somebody proposed to add has expired meanwhile: a
-// committer may not bring it in (§7.3), members who receive the commit do not ask.
-func (g *Group) checkLifetime(p *sentProposal) error {
-	if p.Type != ProposalAdd || p.Add.LeafNode.Source != SourceKeyPackage {
-		return nil
+// checkWaiting applies the rules for committers that no receiver checks: a KeyPackage that somebody
+// proposed may have expired meanwhile (§7.3), and nobody may be able to found a ReInit's group (§11.2).
+func (g *Group) checkWaiting(p *sentProposal) (err error) {
+	switch {
+	case p.Type == ProposalAdd && p.Add.LeafNode.Source == SourceKeyPackage:
+		err = p.Add.LeafNode.Lifetime.verify(g.client.cfg.Now(), g.client.cfg.MaxLifetime)
+	case p.Type == ProposalReInit:
+		err = g.checkFoundable(p.ReInit)
 	}
-	err := p.Add.LeafNode.Lifetime.verify(g.client.cfg.Now(), g.client.cfg.MaxLifetime)
-	return within("waiting proposal (add from "+p.sender.String()+")", ErrInvalid, err)
+	return within("waiting proposal ("+p.Type.String()+" from "+p.sender.String()+")", ErrInvalid, err)
 }
 
 // committing is a commit in the making, by a member or by a joiner.

@@ -1,6 +1,9 @@
 package mlscore
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // Effects says what a handshake message did, for the application.
 type Effects struct {
@@ -10,6 +13,7 @@ type Effects struct {
 
 	// Of a proposal:
 	Proposal *Proposal // it waits for a commit now
+	Ref      []byte    // names it: see WaitingProposal
 
 	// Of a commit:
 	Epoch             uint64 // the one that begins
@@ -32,12 +36,14 @@ type MissingProposal struct {
 // Error names the reference.
 func (m *MissingProposal) Error() string { return fmt.Sprintf("entry %d, %x", m.Position, m.Ref) }
 
-func effectsOfProposal(ac *authenticatedContent) *Effects {
+// effectsOfProposal describes the proposal that came last.
+func (p *PublicState) effectsOfProposal(ac *authenticatedContent) *Effects {
 	return &Effects{
 		Kind:              ContentProposal,
 		Sender:            ac.content.sender,
 		AuthenticatedData: ac.content.authenticatedData,
 		Proposal:          ac.content.proposal,
+		Ref:               slices.Clone(p.proposals[len(p.proposals)-1].ref),
 	}
 }
 

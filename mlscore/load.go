@@ -89,7 +89,7 @@ func (l *loader) load() (*Group, error) {
 		}
 	}
 	l.g = &Group{client: l.client, suite: s, options: l.head.options, updates: map[string]*ownUpdate{}, place: l.name.place}
-	for _, step := range []func() error{l.loadPublic, l.loadPresent, l.loadProposals, l.loadPast, l.loadPending} {
+	for _, step := range []func() error{l.loadPublic, l.loadPresent, l.loadProposals, l.loadDropped, l.loadPast, l.loadPending} {
 		if err := step(); err != nil {
 			return nil, err
 		}

@@ -234,7 +234,7 @@ func (g *Group) receiveProposal(ac *authenticatedContent, step *treeStep) (*Rece
 		return nil, err
 	}
 	g.state.public = next
-	return &Received{Proposal: effectsOfProposal(ac)}, nil
+	return &Received{Proposal: next.effectsOfProposal(ac)}, nil
 }
 
 // stage computes the epoch that a received commit leads to (RFC 9420 §12.4.2).

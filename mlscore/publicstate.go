@@ -32,6 +32,7 @@ type PublicState struct {
 type cachedProposal struct {
 	sentProposal
 	content []byte // the AuthenticatedContent that ref hashes
+	dropped bool   // this member does not commit it; others may
 }
 
 // PublicConfig says by which rules a PublicState judges. They must be those of the members.
@@ -169,15 +170,6 @@ func (p *PublicState) MemberByIdentity(identity []byte) (Member, bool) {
 	return p.Member(i)
 }
 
-// Pending lists the proposals that wait for a commit, in the order in which they came.
-func (p *PublicState) Pending() []Proposal {
-	list := make([]Proposal, len(p.proposals))
-	for i := range p.proposals {
-		list[i] = p.proposals[i].Proposal
-	}
-	return list
-}
-
 // Process follows one handshake message, a PublicMessage: it returns the next state and what happened.
 // On an error the state is as it was.
 func (p *PublicState) Process(msg []byte) (*PublicState, *Effects, error) {
@@ -206,7 +198,7 @@ func (p *PublicState) Process(msg []byte) (*PublicState, *Effects, error) {
 		if err != nil {
 			return nil, nil, err
 		}
-		return next, effectsOfProposal(ac), nil
+		return next, next.effectsOfProposal(ac), nil
 	}
 	st, err := p.stage(ac)
 	if err != nil {
@@ -314,7 +306,7 @@ func openCached(s *suite, content []byte) (*cachedProposal, error) {
 	if ac.content.kind != ContentProposal {
 		return nil, fail(ErrMalformed, "", "cached proposal", "is a %v", ac.content.kind)
 	}
-	return &cachedProposal{sentProposal{Proposal: *ac.content.proposal, sender: ac.content.sender, ref: ac.proposalRef(s)}, content}, nil
+	return &cachedProposal{sentProposal: sentProposal{Proposal: *ac.content.proposal, sender: ac.content.sender, ref: ac.proposalRef(s)}, content: content}, nil
 }
 
 func (p *PublicState) cached(ref []byte) (*cachedProposal, bool) {

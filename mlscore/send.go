@@ -20,8 +20,8 @@ func (g *Group) Protect(data []byte, opts MessageOptions) ([]byte, error) {
 	if err := g.active(); err != nil {
 		return nil, err
 	}
-	if n := len(g.public().proposals); n > 0 && !opts.DespiteProposals {
-		return nil, fail(ErrMisuse, "§12.4", "application message", "%d proposals wait for a commit, which must come first", n)
+	if g.public().waits() && !opts.DespiteProposals {
+		return nil, fail(ErrMisuse, "§12.4", "application message", "%d proposals wait for a commit, which must come first", len(g.public().Pending()))
 	}
 	c := g.content(ContentApplication, opts.AuthenticatedData)
 	c.application = data

@@ -201,6 +201,7 @@ func (g *Group) writeChange(b *Batch, next *memberState) {
 	limits := g.client.cfg.Limits
 	name := g.name()
 	b.deleteAll(groupKey(name, recordProposal))
+	b.deleteAll(groupKey(name, recordDropped))
 	b.deleteAll(groupKey(name, recordUpdate))
 	b.delete(groupKey(name, recordPending))
 	changedNodes(g.public().tree, next.public.tree, func(n NodeIndex, body string) {

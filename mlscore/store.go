@@ -92,6 +92,7 @@ const (
 	recordRatchet  = 'r' // epoch, leaf, kind → ratchet
 	recordSkipped  = 'x' // epoch, leaf, kind, generation → key
 	recordProposal = 'p' // number → proposal waiting for a commit
+	recordDropped  = 'd' // epoch, number → nothing: this member does not commit that proposal
 	recordUpdate   = 'u' // ProposalRef → private keys of an own Update
 	recordPending  = 'c' // the own commit that waits for its acceptance
 	recordPSK      = 's' // epoch → resumption PSK

@@ -167,7 +167,7 @@ func (s *scene) updateOf(a *actor) (Proposal, error) {
 		return Proposal{}, err
 	}
 	list := a.group.Public().Pending()
-	return list[len(list)-1], nil
+	return list[len(list)-1].Proposal, nil
 }
 
 // takeMessages takes a proposal, a commit of it, and application data in both frames: the public one is

@@ -226,7 +226,7 @@ func (s *scene) proposeSomething(by *actor) error {
 	case 2:
 		victim := s.someone()
 		p := RemoveProposal(victim.group.Self())
-		if victim != by && len(s.actors) > 3 && !removes(by.group.Public().Pending(), p.Remove) {
+		if victim != by && len(s.actors) > 3 && !waitsRemoval(by.group, p.Remove) {
 			return s.propose(from, p)
 		}
 	default:
@@ -269,6 +269,11 @@ func (s *scene) addSomething(by *actor, opts *CommitOptions) (err error) {
 // resumes says whether a resumption PSK is among proposals of addSomething, which have no other PSK.
 func resumes(list []Proposal) bool {
 	return slices.ContainsFunc(list, func(p Proposal) bool { return p.Type == ProposalPSK })
+}
+
+// waitsRemoval says whether a proposal to remove a leaf waits.
+func waitsRemoval(g *Group, leaf LeafIndex) bool {
+	return slices.ContainsFunc(g.Public().Pending(), func(p WaitingProposal) bool { return p.Type == ProposalRemove && p.Remove == leaf })
 }
 
 func removes(list []Proposal, leaf LeafIndex) bool {

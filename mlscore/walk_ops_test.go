@@ -285,7 +285,7 @@ func (w *walk) externalProposal() bool {
 		}
 	case 1:
 		leaf := w.pick(w.members).group.Self()
-		known := slices.ContainsFunc(server.group.Public().Pending(), func(p Proposal) bool {
+		known := slices.ContainsFunc(server.group.Public().Pending(), func(p WaitingProposal) bool {
 			return p.Type == ProposalRemove && p.Remove == leaf
 		})
 		if len(w.members) > 3 && !known && len(w.withheld) == 0 {
