@@ -15,27 +15,18 @@ type JoinOptions struct {
 }
 
 // Join enters a group by a Welcome that was made for one of this client's KeyPackages (RFC 9420
-// §12.4.3.1). The KeyPackage's keys are erased with it, unless it is a last resort.
+// §12.4.3.1). The KeyPackage's keys are erased with it, unless it is a last resort. OpenWelcome looks
+// into the Welcome before.
 func (c *Client) Join(msg []byte, opts JoinOptions) (*Group, error) {
-	m, err := parseMessage(msg, c.cfg.Limits.Codec)
+	w, err := c.OpenWelcome(msg, opts)
 	if err != nil {
 		return nil, err
 	}
-	if m.welcome == nil {
-		return nil, fail(ErrMalformed, "§6", "message", "is a %v, not a Welcome", m.format)
-	}
-	s, err := c.suite(m.welcome.suite)
+	g, err := w.Join()
 	if err != nil {
-		return nil, err
+		w.Drop()
 	}
-	j := &joining{client: c, suite: s, welcome: m.welcome, opts: opts}
-	defer j.erase()
-	for _, step := range []func() error{j.findKeyPackage, j.openSecrets, j.openState, j.checkLineage, j.derive} {
-		if err := step(); err != nil {
-			return nil, err
-		}
-	}
-	return j.finish()
+	return g, err
 }
 
 // joining is a join in the making, step by step as §12.4.3.1 lists them.
@@ -84,7 +75,7 @@ func (j *joining) findKeyPackage() error {
 		if rec.keyPackage.CipherSuite != j.suite.id {
 			return fail(ErrInvalid, "§12.4.3.1", "Welcome", "is for %v, the KeyPackage for %v", j.suite.id, rec.keyPackage.CipherSuite)
 		}
-		j.ref, j.record, j.sealed = entry.newMember, rec, entry.secrets
+		j.ref, j.record, j.sealed = bytes.Clone(entry.newMember), rec, entry.secrets
 		return nil
 	}
 	return fail(ErrNotForUs, "§12.4.3.1", "Welcome", "is for %d KeyPackages, none of which is in the store", len(j.welcome.secrets))
@@ -184,25 +175,6 @@ func (j *joining) derive() error {
 	st.confirmationTag = bytes.Clone(j.info.confirmationTag)
 	j.state = st
 	return nil
-}
-
-// finish stores the group, and the KeyPackage's end with it.
-func (j *joining) finish() (*Group, error) {
-	g := &Group{client: j.client, suite: j.suite, options: j.opts.GroupOptions, updates: map[string]*ownUpdate{}, place: j.place}
-	g.enter(j.state)
-	var b Batch
-	if err := g.writeFounding(&b); err != nil {
-		return nil, err
-	}
-	if !j.record.keyPackage.LastResort() {
-		b.delete(keyPackageKey(j.ref))
-	}
-	defer b.erase()
-	if err := applyBatch(j.client.cfg.Store, b); err != nil {
-		g.forget()
-		return nil, err
-	}
-	return g, nil
 }
 
 // ExternalOptions shape an external commit.
