@@ -6,8 +6,6 @@ import (
 	"io"
 	"slices"
 	"time"
-
-	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
 // Config is what a client works with. Auth, Store and Now must be set.
@@ -82,6 +80,14 @@ func GenerateSignatureKey(random io.Reader, cs CipherSuite) (priv Secret, pub []
 	return s.generateSignatureKey(random)
 }
 
+// NewIdentity makes an identity with a new signature key, for a credential that does not hold the key
+// itself, as that of a basic credential. A nil source of randomness means crypto/rand. The application
+// stores the identity: Group.Identity gives it back for a group.
+func NewIdentity(random io.Reader, cs CipherSuite, c Credential) (Identity, error) {
+	key, _, err := GenerateSignatureKey(random, cs)
+	return Identity{cs, c, key}, err
+}
+
 // Client makes KeyPackages and creates, joins and loads groups for one device. It is safe for
 // concurrent use if its Config's members are; a Group is not.
 type Client struct{ cfg Config }
@@ -96,7 +102,7 @@ func NewClient(cfg Config) (*Client, error) {
 	case cfg.Now == nil:
 		return nil, fail(ErrMisuse, "", "Config", "Now is missing: usually time.Now")
 	}
-	if err := cfg.checkAnnounced(); err != nil {
+	if err := checkAnnounced("Config", cfg.Extensions, cfg.Proposals, cfg.Credentials); err != nil {
 		return nil, err
 	}
 	if cfg.MaxLifetime < 0 || cfg.MaxLifetimeReceived < 0 {
@@ -119,20 +125,20 @@ func NewClient(cfg Config) (*Client, error) {
 
 // checkAnnounced refuses code points that no client can announce: default types (RFC 9420 §7.2), and
 // credential types that are reserved (§13.4, §13.5).
-func (cfg *Config) checkAnnounced() error {
-	for _, t := range cfg.Extensions {
+func checkAnnounced(object string, extensions []ExtensionType, proposals []ProposalType, credentials []CredentialType) error {
+	for _, t := range extensions {
 		if t.isDefault() {
-			return fail(ErrMisuse, "§7.2", "Config", "default extension %#04x is announced: every client supports it", uint16(t))
+			return fail(ErrMisuse, "§7.2", object, "default extension %#04x is announced: every client supports it", uint16(t))
 		}
 	}
-	for _, t := range cfg.Proposals {
+	for _, t := range proposals {
 		if t.isDefault() {
-			return fail(ErrMisuse, "§7.2", "Config", "default proposal type %v is announced: every client supports it", t)
+			return fail(ErrMisuse, "§7.2", object, "default proposal type %v is announced: every client supports it", t)
 		}
 	}
-	for _, t := range cfg.Credentials {
+	for _, t := range credentials {
 		if t == 0 || isGREASE(uint16(t)) {
-			return fail(ErrMisuse, "§13.4", "Config", "credential type %#04x is reserved", uint16(t))
+			return fail(ErrMisuse, "§13.4", object, "credential type %#04x is reserved", uint16(t))
 		}
 	}
 	return nil
@@ -145,14 +151,25 @@ func (c *Client) rules(s *suite) *rules {
 // suite finds the description of a cipher suite as this client takes it.
 func (c *Client) suite(id CipherSuite) (*suite, error) { return c.cfg.Intake.suite(id) }
 
-// capabilities announces what this client supports, in a leaf of a suite and a type of credential.
-func (c *Client) capabilities(s *suite, own CredentialType) (Capabilities, error) {
+// capabilities announces what this client supports, or what it was given instead, in a leaf of a suite and
+// a type of credential.
+func (c *Client) capabilities(s *suite, own CredentialType, given *Capabilities) (Capabilities, error) {
 	caps := Capabilities{
 		Versions:     []ProtocolVersion{MLS10},
-		CipherSuites: slices.Clone(c.cfg.CipherSuites),
-		Extensions:   slices.Clone(c.cfg.Extensions),
-		Proposals:    slices.Clone(c.cfg.Proposals),
-		Credentials:  slices.Clone(c.cfg.Credentials),
+		CipherSuites: c.cfg.CipherSuites,
+		Extensions:   c.cfg.Extensions,
+		Proposals:    c.cfg.Proposals,
+		Credentials:  c.cfg.Credentials,
+	}
+	if given != nil {
+		if err := checkAnnounced("Capabilities", given.Extensions, given.Proposals, given.Credentials); err != nil {
+			return caps, err
+		}
+		caps = *given
+	}
+	caps = caps.clone()
+	if !slices.Contains(caps.Versions, MLS10) {
+		caps.Versions = append(caps.Versions, MLS10)
 	}
 	if !slices.Contains(caps.CipherSuites, s.id) {
 		caps.CipherSuites = append(caps.CipherSuites, s.id)
@@ -174,18 +191,19 @@ func (c *Client) capabilities(s *suite, own CredentialType) (Capabilities, error
 	return caps, nil
 }
 
-// leafFor begins a leaf node for an identity: all but key, source and signature.
-func (c *Client) leafFor(s *suite, id Identity, extensions Extensions) (LeafNode, error) {
+// leafFor begins a leaf node for an identity: all but key, source and signature. caps is nil for what the
+// Config announces.
+func (c *Client) leafFor(s *suite, id Identity, extensions Extensions, caps *Capabilities) (LeafNode, error) {
 	pub, err := s.signaturePublicKey(id.SignatureKey.Bytes())
 	if err != nil {
 		return LeafNode{}, within("identity", ErrMisuse, err)
 	}
-	return c.leafWith(s, id.Credential, pub, extensions)
+	return c.leafWith(s, id.Credential, pub, extensions, caps)
 }
 
 // leafWith is leafFor where the public key is known.
-func (c *Client) leafWith(s *suite, credential Credential, pub []byte, extensions Extensions) (LeafNode, error) {
-	caps, err := c.capabilities(s, credential.Type)
+func (c *Client) leafWith(s *suite, credential Credential, pub []byte, extensions Extensions, given *Capabilities) (LeafNode, error) {
+	caps, err := c.capabilities(s, credential.Type, given)
 	if err != nil {
 		return LeafNode{}, err
 	}
@@ -196,160 +214,6 @@ func (c *Client) leafWith(s *suite, credential Credential, pub []byte, extension
 	}
 	leaf := LeafNode{SignatureKey: pub, Credential: credential, Capabilities: caps, Extensions: extensions}
 	return leaf, leaf.bindCredential(s)
-}
-
-// KeyPackageOptions shape a KeyPackage.
-type KeyPackageOptions struct {
-	Lifetime       time.Duration // from now; zero means 30 days
-	LastResort     bool          // may be used more than once, when no other is left
-	Extensions     Extensions    // of the KeyPackage
-	LeafExtensions Extensions    // of the leaf node in it
-}
-
-// keyPackageRecord is what a client keeps of a KeyPackage until it is used.
-type keyPackageRecord struct {
-	keyPackage *KeyPackage
-	initKey    Secret
-	leafKey    Secret
-	signer     Secret
-}
-
-func (k *keyPackageRecord) marshal() []byte {
-	var w codec.Writer
-	w.Uint8(stateVersion)
-	w.Vector(k.keyPackage.encode)
-	w.Bytes(k.initKey.Bytes())
-	w.Bytes(k.leafKey.Bytes())
-	w.Bytes(k.signer.Bytes())
-	return w.Buffer()
-}
-
-func parseKeyPackageRecord(b []byte) (*keyPackageRecord, error) {
-	r := codec.NewReader(b, ownLimits(b))
-	checkVersion(r, stateVersion)
-	k := &keyPackageRecord{}
-	inner := codec.NewReader(r.Bytes(), ownLimits(b))
-	k.keyPackage = decodeKeyPackage(inner)
-	k.initKey, k.leafKey, k.signer = NewSecret(r.Bytes()), NewSecret(r.Bytes()), NewSecret(r.Bytes())
-	if err := inner.Finish(); err != nil {
-		r.Fail(err)
-	}
-	return k, malformed("stored KeyPackage", r.Finish())
-}
-
-// NewKeyPackage makes a KeyPackage and stores its private keys (§10).
-func (c *Client) NewKeyPackage(id Identity, opts KeyPackageOptions) (*KeyPackage, error) {
-	s, err := c.suite(id.CipherSuite)
-	if err != nil {
-		return nil, err
-	}
-	rec, err := c.newKeyPackage(s, id, opts)
-	if err != nil {
-		return nil, err
-	}
-	return rec.keyPackage, c.keep(rec)
-}
-
-// ImportKeyPackage stores a KeyPackage that was made elsewhere with its private keys: the HPKE keys of
-// the Welcome and of the leaf, and the signature key.
-func (c *Client) ImportKeyPackage(kp *KeyPackage, initKey, leafKey, signatureKey Secret) error {
-	s, err := c.suite(kp.CipherSuite)
-	if err != nil {
-		return err
-	}
-	for _, k := range []struct {
-		name string
-		priv Secret
-		pub  []byte
-		of   func([]byte) ([]byte, error)
-	}{
-		{"init_key", initKey, kp.InitKey, s.publicKeyOf},
-		{"encryption_key", leafKey, kp.LeafNode.EncryptionKey, s.publicKeyOf},
-		{"signature_key", signatureKey, kp.LeafNode.SignatureKey, s.signaturePublicKey},
-	} {
-		pub, err := k.of(k.priv.Bytes())
-		if err != nil {
-			return within(k.name, ErrMisuse, err)
-		}
-		if string(pub) != string(k.pub) {
-			return fail(ErrMisuse, "§10", k.name, "the private key is not that of the KeyPackage")
-		}
-	}
-	return c.keep(&keyPackageRecord{kp, initKey.Clone(), leafKey.Clone(), signatureKey.Clone()})
-}
-
-func (c *Client) keep(rec *keyPackageRecord) error {
-	ref, err := rec.keyPackage.Ref()
-	if err != nil {
-		return err
-	}
-	var b Batch
-	b.put(keyPackageKey(ref), rec.marshal())
-	defer b.erase()
-	return applyBatch(c.cfg.Store, b)
-}
-
-func (c *Client) newKeyPackage(s *suite, id Identity, opts KeyPackageOptions) (*keyPackageRecord, error) {
-	if opts.Lifetime == 0 {
-		opts.Lifetime = 30 * 24 * time.Hour
-	}
-	leaf, err := c.leafFor(s, id, opts.LeafExtensions)
-	if err != nil {
-		return nil, err
-	}
-	if opts.LastResort {
-		opts.Extensions = opts.Extensions.With(Extension{ExtensionLastResort, []byte{}})
-	}
-	if c.cfg.GREASE == GREASEEverywhere {
-		x, err := c.greaseExtension()
-		if err != nil {
-			return nil, err
-		}
-		opts.Extensions = opts.Extensions.With(x)
-	}
-	for _, x := range opts.Extensions {
-		if !leaf.Capabilities.listsExtension(x.Type) {
-			leaf.Capabilities.Extensions = append(leaf.Capabilities.Extensions, x.Type)
-		}
-	}
-	if err := firstError(opts.Extensions.checkUnique(), leaf.Extensions.checkUnique()); err != nil {
-		return nil, err
-	}
-	rec := &keyPackageRecord{signer: id.SignatureKey.Clone()}
-	if rec.leafKey, leaf.EncryptionKey, err = s.generateKeyPair(c.cfg.Rand); err != nil {
-		return nil, err
-	}
-	leaf.Source, leaf.Lifetime = SourceKeyPackage, LifetimeFrom(c.cfg.Now(), opts.Lifetime)
-	if err := leaf.sign(s, id.SignatureKey, nil, 0); err != nil {
-		return nil, err
-	}
-	kp := &KeyPackage{Version: MLS10, CipherSuite: s.id, LeafNode: &leaf, Extensions: opts.Extensions}
-	if rec.initKey, kp.InitKey, err = s.generateKeyPair(c.cfg.Rand); err != nil {
-		return nil, err
-	}
-	var w codec.Writer
-	kp.encodeTBS(&w)
-	if kp.Signature, err = s.signWithLabel(id.SignatureKey.Bytes(), "KeyPackageTBS", w.Buffer()); err != nil {
-		return nil, err
-	}
-	rec.keyPackage = kp
-	return rec, kp.verify(s, c.rules(s).ownKeyPackageRules(c.cfg.Now()))
-}
-
-// VerifyKeyPackage checks somebody's KeyPackage before it is used, its lifetime included (§10.1).
-func (c *Client) VerifyKeyPackage(kp *KeyPackage) error {
-	s, err := c.suite(kp.CipherSuite)
-	if err != nil {
-		return err
-	}
-	return kp.verify(s, c.rules(s).ownKeyPackageRules(c.cfg.Now()))
-}
-
-// DeleteKeyPackage erases the private keys of a KeyPackage, for one that expired or was withdrawn.
-func (c *Client) DeleteKeyPackage(ref []byte) error {
-	var b Batch
-	b.delete(keyPackageKey(ref))
-	return applyBatch(c.cfg.Store, b)
 }
 
 // StorePSK keeps an external PSK under an id, until DeletePSK (§8.4).
@@ -401,13 +265,6 @@ func (c *Client) storedPSK(id PreSharedKeyID) (v []byte, ok bool, err error) {
 		n.place--
 	}
 	return v, ok, err
-}
-
-// newPSKID names a PSK for use in a commit, with a fresh nonce (§8.4).
-func (c *Client) newPSKID(s *suite, id PreSharedKeyID) (PreSharedKeyID, error) {
-	id.Nonce = make([]byte, s.hashLen())
-	_, err := io.ReadFull(c.cfg.Rand, id.Nonce)
-	return id, err
 }
 
 // greaseExtension is an extension of a random reserved type with random content (§13.5).

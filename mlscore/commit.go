@@ -262,7 +262,9 @@ func (w *committing) customPath() bool {
 }
 
 // changes says whether anything but the keys is to change.
-func (u LeafUpdate) changes() bool { return u.Identity != nil || u.Extensions != nil }
+func (u LeafUpdate) changes() bool {
+	return u.Identity != nil || u.Extensions != nil || u.Capabilities != nil
+}
 
 // buildPath makes the sender's new path and encrypts it.
 func (w *committing) buildPath(commit *commitContent) (err error) {

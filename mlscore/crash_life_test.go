@@ -365,7 +365,7 @@ func (l *life) resync() {
 	l.do("external commit", func() error {
 		info, err := l.alice.group.GroupInfo(GroupInfoOptions{Tree: true, External: true})
 		l.must(err)
-		x, err := l.client.ExternalJoin(l.id, info, ExternalOptions{Resync: true, GroupOptions: l.options, PSKs: [][]byte{[]byte("psk")}})
+		x, err := l.client.ExternalJoin(l.id, info, ExternalOptions{Resync: true, GroupOptions: l.options, PSKs: []PreSharedKeyID{{Type: PSKExternal, ID: []byte("psk")}}})
 		l.must(err)
 		l.alice.receive(l.t, x.Message)
 		l.bob.receive(l.t, x.Message)

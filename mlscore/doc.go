@@ -59,14 +59,16 @@
 //	§7.8, 7.9   treehash.go                          tree hashes, parent hashes
 //	§8          keyschedule.go, psk.go               key schedule, transcript, PSKs, exporter
 //	§9          secrettree.go                        message keys
-//	§10         keypackage.go, client.go             KeyPackages
+//	§10         keypackage.go, keypackages.go        KeyPackages, and those of a client
 //	§11         group.go, lineage.go                 founding, reinitialization, branching
 //	§12.1       proposal.go, send.go                 proposals
 //	§12.2, 12.3 rules.go, memberindex.go,            valid lists and what they do
 //	            keyindex.go, choose.go
 //	§12.4       commit.go, process.go, merge.go,     commits
-//	            publicstate.go, effects.go
-//	§12.4.3     welcome.go, groupinfo.go, join.go,   joining, external commits,
+//	            publicstate.go, effects.go,
+//	            waiting.go                           proposals that wait for one
+//	§12.4.3     welcome.go, openwelcome.go, join.go, joining, external commits,
+//	            groupinfo.go,
 //	            treecodec.go, treevalidate.go        the ratchet tree's encoding and validation
 //	§13.5       client.go                            GREASE
 //	§15.3       limits.go, secrettree.go             late and reordered messages

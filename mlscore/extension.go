@@ -129,8 +129,9 @@ func parseRequiredCapabilities(data []byte) (c RequiredCapabilities, err error) 
 	return c, malformed("required_capabilities", r.Finish())
 }
 
-// requiredCapabilities reads the extension from a list; without one, nothing is required.
-func (x Extensions) requiredCapabilities() (RequiredCapabilities, error) {
+// RequiredCapabilities decodes the required_capabilities extension of a list; without one, nothing is
+// required. ErrMalformed if its data cannot be decoded.
+func (x Extensions) RequiredCapabilities() (RequiredCapabilities, error) {
 	data, ok := x.Find(ExtensionRequiredCapabilities)
 	if !ok {
 		return RequiredCapabilities{}, nil
@@ -157,8 +158,9 @@ func ExternalSendersExtension(senders []ExternalSender) (Extension, error) {
 	return Extension{ExtensionExternalSenders, data}, malformed("external_senders", err)
 }
 
-// externalSenders reads the extension from a list; without one there are none.
-func (x Extensions) externalSenders() ([]ExternalSender, error) {
+// ExternalSenders decodes the external_senders extension of a list, which numbers its senders from 0;
+// without one there are none. ErrMalformed if its data cannot be decoded.
+func (x Extensions) ExternalSenders() ([]ExternalSender, error) {
 	data, ok := x.Find(ExtensionExternalSenders)
 	if !ok {
 		return nil, nil

@@ -100,14 +100,14 @@ func (f *fabricator) generate() error {
 func (f *fabricator) newLeaf(i LeafIndex) (LeafNode, error) {
 	if who := f.real(i); who >= 0 {
 		f.signers[i] = f.ids[who].SignatureKey
-		return f.clients[who].leafFor(f.suite, f.ids[who], nil)
+		return f.clients[who].leafFor(f.suite, f.ids[who], nil, nil)
 	}
 	priv, pub, err := f.suite.generateSignatureKey(f.rand)
 	if err != nil {
 		return LeafNode{}, err
 	}
 	f.signers[i] = priv
-	caps, err := f.clients[0].capabilities(f.suite, CredentialBasic)
+	caps, err := f.clients[0].capabilities(f.suite, CredentialBasic, nil)
 	credential := BasicCredential(fmt.Appendf(nil, "member %d", i))
 	return LeafNode{SignatureKey: pub, Credential: credential, Capabilities: caps}, err
 }

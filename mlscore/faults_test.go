@@ -175,7 +175,7 @@ func faultyJoins(t *testing.T, f *faults, alice, bob *person, options GroupOptio
 	other := must[*Group](t)(bob.CreateGroup(bob.id, []byte("other"), CreateOptions{GroupOptions: options}))
 	info := must[[]byte](t)(other.GroupInfo(GroupInfoOptions{Tree: true, External: true}))
 	external := attempt(t, f, "make an external commit", func() (*ExternalCommit, error) {
-		return alice.ExternalJoin(alice.id, info, ExternalOptions{GroupOptions: options, PSKs: [][]byte{[]byte("psk")}})
+		return alice.ExternalJoin(alice.id, info, ExternalOptions{GroupOptions: options, PSKs: []PreSharedKeyID{{Type: PSKExternal, ID: []byte("psk")}}})
 	})
 	_ = must[*Received](t)(other.Process(external.Message))
 	attempt(t, f, "complete it", func() (*Group, error) { return external.Complete() })

@@ -116,7 +116,7 @@ var partDecoders = []fuzzDecoder{
 		func(c RequiredCapabilities) ([]byte, error) { return c.Extension().Data, nil }),
 	recordDecoder("external_senders",
 		func(b []byte) ([]ExternalSender, error) {
-			return oneExtension(ExtensionExternalSenders, b).externalSenders()
+			return oneExtension(ExtensionExternalSenders, b).ExternalSenders()
 		},
 		func(s []ExternalSender) ([]byte, error) {
 			x, err := ExternalSendersExtension(s)

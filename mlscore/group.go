@@ -115,6 +115,16 @@ func (g *Group) Self() LeafIndex { return g.state.self }
 // Active says whether messages can be sent: this member has not been removed, nor the group closed.
 func (g *Group) Active() bool { return !g.state.removed && g.public().reinit == nil }
 
+// Identity is this member's credential and a copy of its signature key, as the present epoch has them.
+// ErrGroupEnded if this member was removed.
+func (g *Group) Identity() (Identity, error) {
+	leaf, ok := g.public().tree.leaf(g.state.self)
+	if g.state.removed || !ok {
+		return Identity{}, fail(ErrGroupEnded, "§12.4.2", "group", "this member was removed")
+	}
+	return Identity{g.suite.id, leaf.Credential, g.state.signer.Clone()}, nil
+}
+
 // ReInit is what the group was closed in favour of, if it was.
 func (g *Group) ReInit() (ReInit, bool) {
 	if g.public().reinit == nil {

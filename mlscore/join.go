@@ -187,8 +187,9 @@ type ExternalOptions struct {
 	// security that the group had against whoever has the client's signature key, so it is for the
 	// user to decide.
 	Resync bool
-	// PSKs are external PSKs to inject, by id.
-	PSKs              [][]byte
+	// PSKs are to be injected, external ones and resumption PSKs with UsageApplication. One without a
+	// Nonce gets a new one.
+	PSKs              []PreSharedKeyID
 	LeafExtensions    Extensions
 	AuthenticatedData []byte
 	GroupInfo         GroupInfoOptions
@@ -250,7 +251,7 @@ func (w *committing) external(id Identity, info *groupInfo, opts ExternalOptions
 	defer init.Erase()
 	w.base.secrets.init = init
 	list := []sentProposal{{Proposal: Proposal{Type: ProposalExternalInit, ExternalInit: kem}, sender: w.sender}}
-	if w.leaf, err = w.client.leafFor(w.suite, id, opts.LeafExtensions); err != nil {
+	if w.leaf, err = w.client.leafFor(w.suite, id, opts.LeafExtensions, nil); err != nil {
 		return err
 	}
 	w.signer = id.SignatureKey.Clone()
@@ -261,12 +262,12 @@ func (w *committing) external(id Identity, info *groupInfo, opts ExternalOptions
 		}
 		list = append(list, sentProposal{Proposal: RemoveProposal(old), sender: w.sender})
 	}
-	for _, psk := range opts.PSKs {
-		pskID, err := w.client.newPSKID(w.suite, PreSharedKeyID{Type: PSKExternal, ID: psk})
+	for _, id := range opts.PSKs {
+		p, err := w.suite.pskProposal(w.client.cfg.Rand, id)
 		if err != nil {
 			return err
 		}
-		list = append(list, sentProposal{Proposal: Proposal{Type: ProposalPSK, PSK: &pskID}, sender: w.sender})
+		list = append(list, sentProposal{Proposal: p, sender: w.sender})
 	}
 	if w.plan, err = w.base.public.planList(list, w.sender, 0); err != nil {
 		return err
@@ -338,21 +339,23 @@ func (c *Client) ProposeSelf(id Identity, context GroupContext, opts KeyPackageO
 	if err != nil {
 		return nil, nil, err
 	}
-	msg, err := c.proposeFromOutside(Sender{Type: SenderNewMemberProposal}, id.CipherSuite, id.SignatureKey, context, AddProposal(kp))
+	msg, err := proposeFromOutside(Sender{Type: SenderNewMemberProposal}, id.CipherSuite, id.SignatureKey, context, AddProposal(kp))
 	return msg, kp, err
 }
 
 // ProposeExternally makes a proposal as the external sender that stands at index in the group's
-// external_senders (§12.1.8).
-func (c *Client) ProposeExternally(index uint32, signatureKey Secret, context GroupContext, p Proposal) ([]byte, error) {
+// external_senders (§12.1.8), for the epoch of a context: see GroupInfo.Context and PublicState.Context.
+// It needs no Client. ErrMisuse for a proposal without content, ErrMalformed for one of a type that no
+// external sender may make.
+func ProposeExternally(index uint32, signatureKey Secret, context GroupContext, p Proposal) ([]byte, error) {
 	if !p.complete() {
 		return nil, fail(ErrMisuse, "§12.1", "proposal", "of type %v has no content", p.Type)
 	}
-	return c.proposeFromOutside(Sender{SenderExternal, index}, context.CipherSuite, signatureKey, context, p)
+	return proposeFromOutside(Sender{SenderExternal, index}, context.CipherSuite, signatureKey, context, p)
 }
 
-func (c *Client) proposeFromOutside(from Sender, cs CipherSuite, key Secret, context GroupContext, p Proposal) ([]byte, error) {
-	s, err := c.suite(cs)
+func proposeFromOutside(from Sender, cs CipherSuite, key Secret, context GroupContext, p Proposal) ([]byte, error) {
+	s, err := suiteOf(cs)
 	if err != nil {
 		return nil, err
 	}

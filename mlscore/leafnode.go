@@ -98,9 +98,11 @@ type Lifetime struct {
 
 // LifetimeFrom begins an hour before now, since clocks differ, and ends after d.
 func LifetimeFrom(now time.Time, d time.Duration) Lifetime {
-	begin := max(now.Add(-time.Hour).Unix(), 0)
-	return Lifetime{uint64(begin), uint64(max(now.Add(d).Unix(), 0))}
+	return Lifetime{unixSeconds(now.Add(-time.Hour)), unixSeconds(now.Add(d))}
 }
+
+// unixSeconds is a time in a Lifetime, which has none before 1970.
+func unixSeconds(t time.Time) uint64 { return uint64(max(t.Unix(), 0)) }
 
 // Contains says whether t lies within.
 func (l Lifetime) Contains(t time.Time) bool {

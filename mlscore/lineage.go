@@ -22,6 +22,13 @@ type FoundOptions struct {
 	Identity *Identity
 	// KeyPackages are those of the other members.
 	KeyPackages []*KeyPackage
+	// PSKs are injected in addition to the one that ties the groups together, as in ExternalOptions.
+	PSKs []PreSharedKeyID
+	// OmitPath leaves the path out of the first commit: cheaper, and this member's keys stay those of
+	// epoch 0, which nobody else was in.
+	OmitPath bool
+	// Leaf changes this member's leaf with the first commit.
+	Leaf        LeafUpdate
 	WelcomeInfo GroupInfoOptions
 	GroupInfo   GroupInfoOptions
 }
@@ -187,10 +194,24 @@ func (g *Group) welcomeAll(next *Group, usage ResumptionUsage, opts FoundOptions
 		return nil, err
 	}
 	proposals := []Proposal{psk}
+	for _, id := range opts.PSKs {
+		p, err := next.pskProposal(id)
+		if err != nil {
+			return nil, err
+		}
+		proposals = append(proposals, p)
+	}
 	for _, kp := range opts.KeyPackages {
 		proposals = append(proposals, AddProposal(kp))
 	}
-	c, err := next.Commit(CommitOptions{Proposals: proposals, usage: usage, GroupInfo: opts.GroupInfo, WelcomeInfo: opts.WelcomeInfo})
+	c, err := next.Commit(CommitOptions{
+		Proposals:   proposals,
+		usage:       usage,
+		OmitPath:    opts.OmitPath,
+		Leaf:        opts.Leaf,
+		GroupInfo:   opts.GroupInfo,
+		WelcomeInfo: opts.WelcomeInfo,
+	})
 	if err != nil {
 		return nil, err
 	}

@@ -1,8 +1,10 @@
 package mlscore
 
 import (
+	"crypto/rand"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"slices"
 
 	"github.com/mlsfed/mlsfed/mlscore/codec"
@@ -43,6 +45,32 @@ func (id PreSharedKeyID) String() string {
 		return "external psk " + hex.EncodeToString(id.ID)
 	}
 	return fmt.Sprintf("resumption psk of group %x, epoch %d", id.GroupID, id.Epoch)
+}
+
+// PSKProposal makes a proposal that injects a PSK in a group of a cipher suite (RFC 9420 §12.1.4): an
+// external one, or a resumption PSK with UsageApplication. One without a Nonce gets a new one. It needs no
+// Client: an external sender can make one too. A nil source of randomness means crypto/rand.
+// ErrUnsupported if the suite is not known.
+func PSKProposal(random io.Reader, cs CipherSuite, id PreSharedKeyID) (Proposal, error) {
+	s, err := suiteOf(cs)
+	if err != nil {
+		return Proposal{}, err
+	}
+	if random == nil {
+		random = rand.Reader
+	}
+	return s.pskProposal(random, id)
+}
+
+func (s *suite) pskProposal(random io.Reader, id PreSharedKeyID) (Proposal, error) {
+	id = id.clone()
+	if id.Nonce == nil {
+		id.Nonce = make([]byte, s.hashLen())
+		if _, err := io.ReadFull(random, id.Nonce); err != nil {
+			return Proposal{}, fmt.Errorf("read randomness for a nonce: %w", err)
+		}
+	}
+	return Proposal{Type: ProposalPSK, PSK: &id}, nil
 }
 
 // clone copies what may share memory with a message.

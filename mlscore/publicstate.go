@@ -170,6 +170,22 @@ func (p *PublicState) MemberByIdentity(identity []byte) (Member, bool) {
 	return p.Member(i)
 }
 
+// CheckKeyPackage checks whether the present members could add a KeyPackage at a time, as a commit would
+// (RFC 9420 §10.1, §7.3, §12.1.1): signatures, lifetime, credential, the capabilities that the group asks
+// for, and that no member has its keys or represents the same client. The Policy, which judges by who
+// proposes and commits, is not asked. For the zero time the lifetime's ends are left out.
+func (p *PublicState) CheckKeyPackage(kp *KeyPackage, now time.Time) error {
+	if err := kp.verify(p.rules.suite, p.rules.ownKeyPackageRules(now)); err != nil {
+		return err
+	}
+	rules, with := *p.rules, *p
+	rules.policy = nil
+	with.rules = &rules
+	committer := Sender{Type: SenderMember, Index: ^uint32(0)} // nobody in particular
+	_, err := with.planList([]sentProposal{{Proposal: AddProposal(kp), sender: committer, checked: true}}, committer, 0)
+	return err
+}
+
 // Process follows one handshake message, a PublicMessage: it returns the next state and what happened.
 // On an error the state is as it was.
 func (p *PublicState) Process(msg []byte) (*PublicState, *Effects, error) {
@@ -244,7 +260,7 @@ func (p *PublicState) senderKey(ac *authenticatedContent) ([]byte, error) {
 		}
 		return nil, fail(ErrForged, "§6.1", c.sender.String(), "is not a member")
 	case SenderExternal:
-		senders, err := p.context.Extensions.externalSenders()
+		senders, err := p.context.Extensions.ExternalSenders()
 		if err != nil {
 			return nil, err
 		}

@@ -110,7 +110,7 @@ func publicLife(t testing.TB, cs CipherSuite, each func(*PublicState, PublicConf
 	propose(carol, update, err)
 	leave, err := dave.group.ProposeLeave(ProposeOptions{})
 	propose(dave, leave, err)
-	byServer, err := alice.ProposeExternally(0, serverKey, server.Context(), ExtensionsProposal(Extensions{senders}))
+	byServer, err := ProposeExternally(0, serverKey, server.Context(), ExtensionsProposal(Extensions{senders}))
 	propose(nil, byServer, err)
 	join, kp, err := erin.ProposeSelf(erin.id, server.Context(), KeyPackageOptions{})
 	propose(nil, join, err)

@@ -277,10 +277,10 @@ func (s *PublicState) checkExtensions(x Extensions) error {
 	if err := x.checkUnique(); err != nil {
 		return err
 	}
-	if _, err := x.requiredCapabilities(); err != nil {
+	if _, err := x.RequiredCapabilities(); err != nil {
 		return err
 	}
-	senders, err := x.externalSenders()
+	senders, err := x.ExternalSenders()
 	if err != nil {
 		return err
 	}
@@ -333,7 +333,7 @@ func checkPlaces(x Extensions) error {
 // checkExternalSenders checks that external senders can sign in a group of a suite, and that their
 // credentials are of types that an intake knows.
 func (x Extensions) checkExternalSenders(s *suite, in Intake) error {
-	senders, err := x.externalSenders()
+	senders, err := x.ExternalSenders()
 	if err != nil {
 		return err
 	}
@@ -498,7 +498,7 @@ func checkUnique(t *ratchetTree, i LeafIndex, l *LeafNode) error {
 
 // compatible checks capabilities against a group's extensions (§11.1, §13.4; erratum 8745).
 func compatible(c Capabilities, extensions Extensions) error {
-	required, err := extensions.requiredCapabilities()
+	required, err := extensions.RequiredCapabilities()
 	if err != nil {
 		return err
 	}

@@ -123,9 +123,9 @@ func TestRulesExternalProposal(t *testing.T) {
 		x := must[Extension](t)(ExternalSendersExtension([]ExternalSender{services[1].sender}))
 		l.commit(l.people[0], CommitOptions{Proposals: []Proposal{ExtensionsProposal(Extensions{x})}})
 		context := l.people[0].group.public().Context()
-		old := must[[]byte](t)(l.people[0].ProposeExternally(0, services[0].key, context, RemoveProposal(1)))
+		old := must[[]byte](t)(ProposeExternally(0, services[0].key, context, RemoveProposal(1)))
 		l.refuse(nil, old, forged)
-		l.deliver(nil, must[[]byte](t)(l.people[0].ProposeExternally(0, services[1].key, context, RemoveProposal(1))))
+		l.deliver(nil, must[[]byte](t)(ProposeExternally(0, services[1].key, context, RemoveProposal(1))))
 		if c := l.commit(l.people[0], CommitOptions{}); len(c.Staged.Effects().Removed) != 1 {
 			t.Fatalf("skipped %v", c.Skipped)
 		}
@@ -137,7 +137,7 @@ func TestRulesExternalProposal(t *testing.T) {
 		kp := dave.keyPackage(t)
 		extensions := alice.group.public().context.Extensions
 		for _, p := range []Proposal{AddProposal(kp), RemoveProposal(1), pskProposal(l.psk("a", l.people...)), ExtensionsProposal(extensions)} {
-			l.deliver(nil, must[[]byte](t)(alice.ProposeExternally(1, services[1].key, alice.group.public().Context(), p)))
+			l.deliver(nil, must[[]byte](t)(ProposeExternally(1, services[1].key, alice.group.public().Context(), p)))
 		}
 		c := l.commit(alice, CommitOptions{})
 		if e := c.Staged.Effects(); len(e.Proposals) != 4 || len(c.Skipped) != 0 {
@@ -145,7 +145,7 @@ func TestRulesExternalProposal(t *testing.T) {
 		}
 		l.goesOn()
 		r := ReInitProposal(ReInit{GroupID: []byte("next"), Version: MLS10, CipherSuite: labSuite})
-		l.deliver(nil, must[[]byte](t)(alice.ProposeExternally(0, services[0].key, alice.group.public().Context(), r)))
+		l.deliver(nil, must[[]byte](t)(ProposeExternally(0, services[0].key, alice.group.public().Context(), r)))
 		if c := l.commit(alice, CommitOptions{}); c.Staged.Effects().ReInit == nil {
 			t.Fatalf("skipped %v", c.Skipped)
 		}
@@ -167,7 +167,7 @@ func TestRulesExternalProposal(t *testing.T) {
 	t.Run("§12.1.8 a client does not make what may not come from outside", func(t *testing.T) {
 		l, services := externalLab(t, true)
 		alice := l.people[0]
-		_, err := alice.ProposeExternally(0, services[0].key, alice.group.public().Context(), l.update(alice))
+		_, err := ProposeExternally(0, services[0].key, alice.group.public().Context(), l.update(alice))
 		want{kind: ErrMalformed, clause: "§12.1.8", say: "may not come from"}.match(t, err)
 	})
 }
@@ -466,7 +466,7 @@ func TestRulesResync(t *testing.T) {
 		dave := l.person("dave")
 		l.psk("a", append(l.people, dave)...)
 		l.psk("b", append(l.people, dave)...)
-		x := l.joinExternally(dave, ExternalOptions{PSKs: [][]byte{[]byte("b"), []byte("a")}})
+		x := l.joinExternally(dave, ExternalOptions{PSKs: []PreSharedKeyID{{Type: PSKExternal, ID: []byte("b")}, {Type: PSKExternal, ID: []byte("a")}}})
 		if len(x.Effects.Proposals) != 3 {
 			t.Fatalf("%v", x.Effects.Proposals)
 		}

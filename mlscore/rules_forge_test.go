@@ -153,7 +153,7 @@ func (f *forgery) external(t testing.TB, p *person, info []byte) []byte {
 		}
 	}
 	w.plan = forcePlan(t, public, list, w.sender)
-	if w.leaf, err = p.leafFor(s, p.id, nil); err != nil {
+	if w.leaf, err = p.leafFor(s, p.id, nil, nil); err != nil {
 		t.Fatal(err)
 	}
 	w.signer = p.id.SignatureKey.Clone()

@@ -87,7 +87,7 @@ func (l *lab) psk(id string, holders ...*person) PreSharedKeyID {
 		}
 	}
 	p := l.people[0]
-	return must[PreSharedKeyID](l.TB)(p.newPSKID(p.group.suite, PreSharedKeyID{Type: PSKExternal, ID: []byte(id)}))
+	return *must[Proposal](l.TB)(PSKProposal(p.cfg.Rand, p.group.suite.id, PreSharedKeyID{Type: PSKExternal, ID: []byte(id)})).PSK
 }
 
 func pskProposal(id PreSharedKeyID) Proposal { return Proposal{Type: ProposalPSK, PSK: &id} }
@@ -96,9 +96,9 @@ func pskProposal(id PreSharedKeyID) Proposal { return Proposal{Type: ProposalPSK
 func (l *lab) resumption(usage ResumptionUsage) PreSharedKeyID {
 	l.Helper()
 	p := l.people[0]
-	return must[PreSharedKeyID](l.TB)(p.newPSKID(p.group.suite, PreSharedKeyID{
+	return *must[Proposal](l.TB)(PSKProposal(p.cfg.Rand, p.group.suite.id, PreSharedKeyID{
 		Type: PSKResumption, Usage: usage, GroupID: p.group.GroupID(), Epoch: p.group.Epoch(),
-	}))
+	})).PSK
 }
 
 // TestRulesProposal: each proposal by itself (§12.1).

@@ -216,6 +216,9 @@ func (g *Group) checkFoundable(r *ReInit) error {
 type LeafUpdate struct {
 	Identity   *Identity   // another credential or signature key
 	Extensions *Extensions // of the leaf
+	// Capabilities are announced in place of what the Config announces. They do not stay: nil means the
+	// Config's, which may have changed since the last leaf was made.
+	Capabilities *Capabilities
 }
 
 // newLeaf begins this member's next leaf.
@@ -235,10 +238,10 @@ func (g *Group) newLeaf(u LeafUpdate) (LeafNode, Secret, error) {
 		x = *u.Extensions
 	}
 	if u.Identity == nil {
-		leaf, err := g.client.leafWith(g.suite, id.Credential, old.SignatureKey, x)
+		leaf, err := g.client.leafWith(g.suite, id.Credential, old.SignatureKey, x, u.Capabilities)
 		return leaf, id.SignatureKey.Clone(), err
 	}
-	leaf, err := g.client.leafFor(g.suite, id, x)
+	leaf, err := g.client.leafFor(g.suite, id, x, u.Capabilities)
 	return leaf, id.SignatureKey.Clone(), err
 }
 
@@ -280,6 +283,5 @@ func (g *Group) ResumptionPSK(groupID []byte, epoch uint64) (Proposal, error) {
 }
 
 func (g *Group) pskProposal(id PreSharedKeyID) (Proposal, error) {
-	id, err := g.client.newPSKID(g.suite, id)
-	return Proposal{Type: ProposalPSK, PSK: &id}, err
+	return g.suite.pskProposal(g.client.cfg.Rand, id)
 }

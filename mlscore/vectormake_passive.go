@@ -121,7 +121,7 @@ func (s *scene) commitExtensions() error {
 func (s *scene) commitFromOutside() error {
 	context := s.actors[0].group.Public().Context()
 	last := s.actors[len(s.actors)-1].group.Self()
-	msg, err := s.outside.ProposeExternally(0, s.outside.id.SignatureKey, context, RemoveProposal(last))
+	msg, err := ProposeExternally(0, s.outside.id.SignatureKey, context, RemoveProposal(last))
 	if err := s.proposed(s.outside, msg, err); err != nil {
 		return err
 	}
@@ -142,7 +142,7 @@ func (s *scene) commitExternally() error {
 	if err != nil {
 		return err
 	}
-	return s.joinExternally(a, ExternalOptions{PSKs: [][]byte{s.psks[0].ID}})
+	return s.joinExternally(a, ExternalOptions{PSKs: []PreSharedKeyID{{Type: PSKExternal, ID: s.psks[0].ID}}})
 }
 
 // commitResync brings a member back that is still in the group.

@@ -74,7 +74,7 @@ func (c *passiveCase) join(s *suite) (*Group, error) {
 		return nil, within("key_package", ErrInvalid, err)
 	}
 	key := func(b []byte) Secret { return NewSecret(s.privateKeyOf(b)) }
-	if err := client.ImportKeyPackage(kp, key(c.Init), key(c.Encryption), key(c.Signature)); err != nil {
+	if err := client.ImportKeyPackage(kp, KeyPackageKeys{key(c.Init), key(c.Encryption), key(c.Signature)}); err != nil {
 		return nil, err
 	}
 	for _, psk := range c.PSKs {

@@ -262,7 +262,7 @@ func (o *peerObject) groupInfo(s *suite) error {
 	}
 	cfg := vectorConfig()
 	cfg.Now = o.time
-	required, err := context.Extensions.requiredCapabilities()
+	required, err := context.Extensions.RequiredCapabilities()
 	if err != nil {
 		return err
 	}

@@ -378,7 +378,7 @@ func (w *walk) joinExternally(m *walker, opts ExternalOptions) {
 		w.must(err)
 	}
 	if w.chance(2) {
-		opts.PSKs = [][]byte{pskName(w.rng.IntN(walkPSKs))}
+		opts.PSKs = []PreSharedKeyID{{Type: PSKExternal, ID: pskName(w.rng.IntN(walkPSKs))}}
 	}
 	opts.GroupOptions = w.options()
 	x, err := m.ExternalJoin(m.id, info, opts)

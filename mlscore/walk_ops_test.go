@@ -292,7 +292,7 @@ func (w *walk) externalProposal() bool {
 			p = RemoveProposal(leaf)
 		}
 	}
-	msg, err := server.ProposeExternally(0, w.sender, context, p)
+	msg, err := ProposeExternally(0, w.sender, context, p)
 	w.must(err)
 	w.publish(nil, msg)
 	return true
