@@ -74,7 +74,7 @@
 //	§15.3       limits.go, secrettree.go             late and reordered messages
 //
 // store.go, state.go, records.go and load.go keep a client's state, publicstore.go what a server knows of a
-// group; docs/state.md describes the records.
+// group; docs/state.md describes the records. movegroup.go moves a group from one store to another.
 //
 // # Size
 //

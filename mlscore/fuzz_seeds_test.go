@@ -174,6 +174,24 @@ func (c *seedCollector) store(m *MemoryStore) {
 	}
 }
 
+// moved takes what a group is on its way to another store.
+func (c *seedCollector) moved() {
+	c.Helper()
+	bob, next := newPerson(c, "bob", labSuite), newPerson(c, "bob", labSuite)
+	bob.create(c, CreateOptions{})
+	m := &movedRecords{id: bob.group.GroupID()}
+	if err := m.collect(bob.store); err != nil {
+		c.Fatal(err)
+	}
+	c.add("moved records", must[[]byte](c)(m.marshal()))
+	offer := must[[]byte](c)(next.OfferImport(labSuite))
+	c.add("import offer", offer)
+	for _, v := range next.store.records {
+		c.add("stored import offer", v.Bytes())
+	}
+	c.add("moved group", must[[]byte](c)(bob.group.MoveOut(offer)))
+}
+
 // groups lives through groups of several kinds and collects on the way.
 func (c *seedCollector) groups() {
 	for _, cs := range []CipherSuite{MLS128X25519AES128Ed25519, MLS128P256AES128P256} {
@@ -198,6 +216,7 @@ func (c *seedCollector) groups() {
 		c.group(cs, true)
 		c.group(cs, false)
 	}
+	c.moved()
 	ca := newCA(c, "root", nil)
 	alice := x509Person(c, "alice", MLS128X25519AES128Ed25519, ca)
 	c.keyPackage(alice.keyPackage(c))

@@ -145,6 +145,10 @@ var storedDecoders = []fuzzDecoder{
 			}
 			return decodeAuthenticatedContent(codec.NewReader(b, codec.DefaultLimits)), nil
 		}, infallible(recodeAuthenticated)),
+	recordDecoder("import offer", parseImportOffer, infallible((*importOffer).marshal)),
+	recordDecoder("stored import offer", parseOfferRecord, infallible((*offerRecord).marshal)),
+	recordDecoder("moved group", parseMovedGroup, (*movedGroup).marshal),
+	recordDecoder("moved records", parseMovedRecords, (*movedRecords).marshal),
 	recordDecoder("stored leaf", func(b []byte) (*LeafNode, error) { return parseLeafNode(string(b)) }, (*LeafNode).marshal),
 }
 

@@ -22,6 +22,7 @@ type Group struct {
 	updates map[string]*ownUpdate // ProposalRef → keys of an Update of our own
 	pending *StagedCommit         // our own, on its way through the delivery service
 	place   uint32                // among the groups of its id in the store; see groupName
+	moved   bool                  // out of this store
 }
 
 // GroupOptions are a member's own choices; others need not share them.
@@ -118,9 +119,12 @@ func (g *Group) Active() bool { return !g.state.removed && g.public().reinit == 
 // Identity is this member's credential and a copy of its signature key, as the present epoch has them.
 // ErrGroupEnded if this member was removed.
 func (g *Group) Identity() (Identity, error) {
+	if err := g.usable(); err != nil {
+		return Identity{}, err
+	}
 	leaf, ok := g.public().tree.leaf(g.state.self)
-	if g.state.removed || !ok {
-		return Identity{}, fail(ErrGroupEnded, "§12.4.2", "group", "this member was removed")
+	if !ok {
+		return Identity{}, fail(ErrGroupEnded, "", leafName(g.state.self), "is blank")
 	}
 	return Identity{g.suite.id, leaf.Credential, g.state.signer.Clone()}, nil
 }
@@ -163,6 +167,9 @@ func (s *suite) exportBounded(exporter Secret, label string, context []byte, len
 
 // usable refuses work in a group that this member is out of.
 func (g *Group) usable() error {
+	if g.moved {
+		return fail(ErrGroupEnded, "", "group", "was moved to another store")
+	}
 	if g.state.removed {
 		return fail(ErrGroupEnded, "§12.4.2", "group", "this member was removed")
 	}
