@@ -11,24 +11,43 @@ import (
 
 // device makes a client with an identity of its own. A real one has a Store that lasts (package
 // boltstore) and an Authenticator that checks certificates.
-func device(name string) (*mlscore.Client, mlscore.Identity) {
-	const suite = mlscore.MLS128X25519AES128Ed25519
-	client, err := mlscore.NewClient(mlscore.Config{
-		Auth:  mlscore.TrustBasic{},
-		Store: mlscore.NewMemoryStore(),
-		Now:   time.Now,
-	})
+func device(name string, change ...func(*mlscore.Config)) (*mlscore.Client, mlscore.Identity) {
+	config := mlscore.Config{Auth: mlscore.TrustBasic{}, Store: mlscore.NewMemoryStore(), Now: time.Now}
+	for _, c := range change {
+		c(&config)
+	}
+	id := must(mlscore.NewIdentity(nil, mlscore.MLS128X25519AES128Ed25519, mlscore.BasicCredential([]byte(name))))
+	return must(mlscore.NewClient(config)), id
+}
+
+// add adds the owner of a KeyPackage to a group, and merges the commit: all members get commit.Message,
+// the newcomer the Welcome.
+func add(g *mlscore.Group, keyPackage *mlscore.KeyPackage) *mlscore.Commit {
+	commit := must(g.Commit(mlscore.CommitOptions{
+		Proposals:   []mlscore.Proposal{mlscore.AddProposal(keyPackage)},
+		WelcomeInfo: mlscore.GroupInfoOptions{Tree: true},
+	}))
+	check(g.Merge(commit.Staged))
+	return commit
+}
+
+// receive takes a message in, and enters the epoch if it is a commit.
+func receive(g *mlscore.Group, message []byte) *mlscore.Received {
+	received := must(g.Process(message))
+	if received.Commit != nil {
+		check(g.Merge(received.Commit))
+	}
+	return received
+}
+
+func must[T any](v T, err error) T {
+	check(err)
+	return v
+}
+
+func check(err error) {
 	if err != nil {
 		log.Fatal(err)
-	}
-	key, _, err := mlscore.GenerateSignatureKey(nil, suite)
-	if err != nil {
-		log.Fatal(err)
-	}
-	return client, mlscore.Identity{
-		CipherSuite:  suite,
-		Credential:   mlscore.BasicCredential([]byte(name)),
-		SignatureKey: key,
 	}
 }
 
@@ -130,10 +149,4 @@ func ExampleGroup_Commit_race() {
 	// Output:
 	// epoch 2 own commit waiting: false
 	// epoch 2 own commit waiting: false
-}
-
-func check(err error) {
-	if err != nil {
-		log.Fatal(err)
-	}
 }

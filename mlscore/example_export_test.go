@@ -1,0 +1,34 @@
+package mlscore_test
+
+import (
+	"fmt"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+)
+
+func Example_export() {
+	alice, aliceID := device("alice")
+	bob, bobID := device("bob")
+	a := must(alice.CreateGroup(aliceID, nil, mlscore.CreateOptions{}))
+	b := must(bob.Join(add(a, must(bob.NewKeyPackage(bobID, mlscore.KeyPackageOptions{}))).Welcome, mlscore.JoinOptions{}))
+
+	// A secret of the application's own, for a call in this epoch: the label says what it is for.
+	callA := must(a.Export("example call", []byte("call 1"), 32))
+	callB := must(b.Export("example call", []byte("call 1"), 32))
+	fmt.Println("same secret:", callA.Equal(callB))
+	callA.Erase()
+
+	// What two people compare to be sure that they share the epoch.
+	fmt.Println("same epoch:", string(a.EpochAuthenticator()) == string(b.EpochAuthenticator()))
+
+	// The secret of the next epoch, before the commit is merged.
+	commit := must(a.Commit(mlscore.CommitOptions{}))
+	next := must(commit.Staged.Export("example call", []byte("call 1"), 32))
+	check(a.Merge(commit.Staged))
+	receive(b, commit.Message)
+	fmt.Println("same secret:", next.Equal(must(b.Export("example call", []byte("call 1"), 32))))
+	// Output:
+	// same secret: true
+	// same epoch: true
+	// same secret: true
+}
