@@ -188,5 +188,21 @@ func faultyJoins(t *testing.T, f *faults, alice, bob *person, options GroupOptio
 	kp := attempt(t, f, "make a KeyPackage", func() (*KeyPackage, error) { return alice.NewKeyPackage(alice.id, KeyPackageOptions{}) })
 	third := must[*Group](t)(bob.CreateGroup(bob.id, []byte("third"), CreateOptions{GroupOptions: options}))
 	welcome := must[*Commit](t)(third.Commit(CommitOptions{Proposals: []Proposal{AddProposal(kp)}, WelcomeInfo: GroupInfoOptions{Tree: true}})).Welcome
-	attempt(t, f, "join", func() (*Group, error) { return alice.Join(welcome, JoinOptions{GroupOptions: options}) })
+	attempt(t, f, "export a KeyPackage", func() (*KeyPackage, error) {
+		kp, _, err := alice.ExportKeyPackage(must[[]byte](t)(kp.Ref()))
+		return kp, err
+	})
+	w := attempt(t, f, "open a Welcome", func() (*StagedWelcome, error) {
+		return alice.OpenWelcome(welcome, JoinOptions{GroupOptions: options})
+	})
+	attempt(t, f, "join", func() (*Group, error) { return w.Join() })
+
+	// A group that comes from another store, and goes back.
+	fourth := must[*Group](t)(bob.CreateGroup(bob.id, []byte("fourth"), CreateOptions{GroupOptions: options}))
+	offer := attempt(t, f, "offer to import", func() ([]byte, error) { return alice.OfferImport(labSuite) })
+	moved := must[[]byte](t)(fourth.MoveOut(offer))
+	here := attempt(t, f, "import a group", func() (*Group, error) { return alice.ImportGroup(moved) })
+	back := must[[]byte](t)(bob.OfferImport(labSuite))
+	moved = attempt(t, f, "move a group out", func() ([]byte, error) { return here.MoveOut(back) })
+	_ = must[*Group](t)(bob.ImportGroup(moved))
 }

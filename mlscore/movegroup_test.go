@@ -265,3 +265,46 @@ func TestMoveGroupCrash(t *testing.T) {
 	alice.commit(t, CommitOptions{}, []*person{bob})
 	agree(t, alice, bob)
 }
+
+// answerlessStore makes writes and reports that it did not, as after a failed fsync. It keeps what was to be sent.
+type answerlessStore struct {
+	*MemoryStore
+	silent bool
+	output []byte
+}
+
+func (s *answerlessStore) Apply(b Batch) error {
+	if err := s.MemoryStore.Apply(b); err != nil || !s.silent {
+		return err
+	}
+	s.output = bytes.Clone(b.Output)
+	return errors.New("no answer")
+}
+
+// TestMoveGroupLostAnswer: if a write was made and its answer is lost, the group is in one store, or on its way
+// in the Output of the write, and never in two.
+func TestMoveGroupLostAnswer(t *testing.T) {
+	from, to := &answerlessStore{MemoryStore: NewMemoryStore()}, &answerlessStore{MemoryStore: NewMemoryStore()}
+	alice, bob := newPerson(t, "alice", labSuite, func(c *Config) { c.Store = from }), newPerson(t, "bob", labSuite)
+	alice.create(t, CreateOptions{})
+	alice.commit(t, CommitOptions{}, nil, bob)
+	next := newPerson(t, "alice", labSuite, func(c *Config) { c.Store = to })
+	offer := must[[]byte](t)(next.OfferImport(labSuite))
+	from.silent, to.silent = true, true
+	if _, err := alice.group.MoveOut(offer); !errors.Is(err, ErrStore) {
+		t.Fatal(err)
+	}
+	if _, err := alice.LoadGroup(alice.group.GroupID()); !errors.Is(err, ErrMissing) {
+		t.Errorf("the group is still in the old store: %v", err)
+	}
+	if _, err := next.ImportGroup(from.output); !errors.Is(err, ErrStore) {
+		t.Fatal(err)
+	}
+	if _, err := next.ImportGroup(from.output); !errors.Is(err, ErrNotForUs) {
+		t.Errorf("imported twice: %v", err)
+	}
+	to.silent = false
+	next.group = must[*Group](t)(next.LoadGroup(alice.group.GroupID()))
+	next.commit(t, CommitOptions{}, []*person{bob})
+	agree(t, next, bob)
+}
