@@ -14,7 +14,7 @@ func Example_customExtension() {
 	bob, bobID := device("bob", supports)
 	eve, eveID := device("eve") // does not know the extension
 
-	// All members have to support the topic: it is required of whoever is added.
+	// All members have to support the topic: the group requires it of newcomers.
 	required := mlscore.RequiredCapabilities{Extensions: []mlscore.ExtensionType{topic}}
 	a := must(alice.CreateGroup(aliceID, nil, mlscore.CreateOptions{
 		Extensions: mlscore.Extensions{required.Extension(), {Type: topic, Data: []byte("eggs")}},

@@ -11,7 +11,7 @@ func Example_externalJoin() {
 	bob, bobID := device("bob")
 	a := must(alice.CreateGroup(aliceID, nil, mlscore.CreateOptions{}))
 
-	// A member publishes a GroupInfo of the present epoch. Whoever has it may join.
+	// A member publishes a GroupInfo of the present epoch. A client that has it can join.
 	info := must(a.GroupInfo(mlscore.GroupInfoOptions{Tree: true, External: true}))
 
 	// Bob makes a commit that adds himself. Nothing is stored before it is accepted.

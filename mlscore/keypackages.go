@@ -72,8 +72,8 @@ type KeyPackageKeys struct {
 }
 
 // ExportKeyPackage gives a KeyPackage that waits to be used, with copies of its private keys: for a device
-// that moves to another store. ErrMissing if it is not in the store. Whoever has the keys can join in this
-// client's name, so the caller deletes one of the two: see DeleteKeyPackage.
+// that moves to another store. ErrMissing if it is not in the store. Both stores could join with the keys,
+// so the caller deletes one of the two: see DeleteKeyPackage.
 func (c *Client) ExportKeyPackage(ref []byte) (*KeyPackage, KeyPackageKeys, error) {
 	v, ok, err := c.cfg.Store.Get(keyPackageKey(ref))
 	if err != nil {

@@ -59,7 +59,7 @@ func parseImportOffer(b []byte) (*importOffer, error) {
 // Group.MoveOut on another. It lasts until ImportGroup uses it or WithdrawImport ends it.
 //
 // The offer is a secret of the two devices, to be shown as a QR code or sent over a channel that they
-// authenticated: whoever sees it can have a group of its own making imported.
+// authenticated: an attacker who sees it can make a group for this client to import.
 func (c *Client) OfferImport(cs CipherSuite) ([]byte, error) {
 	s, err := c.suite(cs)
 	if err != nil {

@@ -17,7 +17,7 @@ func (p *person) moved(t *testing.T) *person {
 	return next
 }
 
-// TestMoveGroup: a group goes on in another store as if it had stayed, and is of no use in the old one.
+// TestMoveGroup: a group goes on in another store as if it had stayed, and cannot be used in the old one.
 func TestMoveGroup(t *testing.T) {
 	forAllSuites(t, func(t *testing.T, cs CipherSuite) {
 		alice, bob, carol := newPerson(t, "alice", cs), newPerson(t, "bob", cs), newPerson(t, "carol", cs)

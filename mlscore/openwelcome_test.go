@@ -19,7 +19,7 @@ func (s *failingStore) Apply(b Batch) error {
 	return s.MemoryStore.Apply(b)
 }
 
-// welcomeOf founds a group of alice and whoever opens the Welcome.
+// welcomeOf founds a group of alice and the owner of a KeyPackage, and gives the Welcome.
 func welcomeOf(t *testing.T, alice, bob *person, kp *KeyPackage, opts CommitOptions) []byte {
 	t.Helper()
 	alice.create(t, CreateOptions{Extensions: Extensions{{0xf0a1, []byte("context")}}})

@@ -755,7 +755,7 @@ func (x *ExternalJoinResponse) GetEpochAuthenticator() []byte {
 type GroupInfoRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	StateId       uint32                 `protobuf:"varint,1,opt,name=state_id,json=stateId,proto3" json:"state_id,omitempty"`
-	ExternalTree  bool                   `protobuf:"varint,2,opt,name=external_tree,json=externalTree,proto3" json:"external_tree,omitempty"` // beside the GroupInfo and not in it
+	ExternalTree  bool                   `protobuf:"varint,2,opt,name=external_tree,json=externalTree,proto3" json:"external_tree,omitempty"` // returned apart, and not in the GroupInfo
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

@@ -184,7 +184,7 @@ func (p *play) branch(s *Step) error {
 	return p.agree(f.EpochAuthenticator, names...)
 }
 
-// stillOpen checks that a group goes on beside a branch.
+// stillOpen checks that a group goes on after a branch.
 func (p *play) stillOpen(from *actor, to []string) error {
 	sent, err := call(p, from, pb.MLSClientClient.Protect, &pb.ProtectRequest{StateId: from.state, Plaintext: []byte("still here")})
 	if err != nil {

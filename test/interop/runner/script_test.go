@@ -56,7 +56,7 @@ func TestScriptsCoverActions(t *testing.T) {
 	}
 }
 
-// TestActors: whoever a step names has a role.
+// TestActors: every actor that a step names has a role.
 func TestActors(t *testing.T) {
 	list, err := Parse([]byte(`{"scripts":{"a":[{"action":"reinit","actor":"a","members":["b","a"],"joiner":"c","joiners":["d"],"clients":["e"],
 		"signer":"f","member":"g","proposer":"h","committer":"i","welcomer":"j"}]}}`))

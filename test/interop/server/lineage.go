@@ -41,8 +41,8 @@ func (s *Server) HandleReInitCommit(_ context.Context, r *pb.HandleCommitRequest
 	return s.closed(st, authenticator)
 }
 
-// closed makes a KeyPackage for the successor of a closed group, in the store that has the group: whoever
-// joins the successor needs its resumption PSK.
+// closed makes a KeyPackage for the successor of a closed group, in the store that has the group: the
+// successor's Welcome needs the group's resumption PSK.
 func (s *Server) closed(st *state, authenticator []byte) (*pb.HandleReInitCommitResponse, error) {
 	r, ok := st.group.ReInit()
 	if !ok {

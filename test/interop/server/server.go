@@ -205,7 +205,7 @@ func (s *Server) enter(client *mlscore.Client, g *mlscore.Group, options mlscore
 	return s.keep(&state{client, g, options, map[string][]byte{}})
 }
 
-// treeOf is the tree given beside a message, if there is one.
+// treeOf is the ratchet tree that came with a message, if there is one.
 func treeOf(b []byte) []byte {
 	if len(b) == 0 {
 		return nil
