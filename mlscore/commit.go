@@ -9,7 +9,7 @@ import (
 type CommitOptions struct {
 	// Proposals are committed by value, beside those that wait.
 	Proposals []Proposal
-	// OnlyThese leaves out the proposals that wait.
+	// OnlyThese leaves out the proposals that wait, whatever Refs says.
 	OnlyThese bool
 	// Refs names the waiting proposals to commit (see WaitingProposal). Each of them must be valid, or the
 	// commit fails: ErrMissing for one that does not wait. Nil means all that wait and are valid.

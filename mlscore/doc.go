@@ -22,6 +22,8 @@
 // with [ErrFuture] until the commit in between has come; (4) send what an operation returned, even
 // after a crash: a [Store] is given each message in the batch that uses its key up.
 //
+// docs/scenarios has a page with a whole program for each task.
+//
 // A server that sees a group's handshakes as PublicMessages follows them with a [PublicState], and
 // refuses what members would refuse. [Peek] reads the header of any message.
 //
