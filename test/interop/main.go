@@ -131,7 +131,7 @@ func run(ctx context.Context, args []string, out, errOut io.Writer) int {
 			return 1
 		}
 		defer p.Close()
-		fmt.Fprintf(out, "peer %d: %s at %s, suites %v\n", len(peers), p.Name, p.Address, p.Suites)
+		fmt.Fprintf(out, "peer %d: %s at %s, suites %#04x\n", len(peers), p.Name, p.Address, p.Suites)
 		peers = append(peers, p)
 	}
 	o.Progress = func(r runner.Result) {
