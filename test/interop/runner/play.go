@@ -23,6 +23,7 @@ type play struct {
 	groupID []byte
 	actors  map[string]*actor
 	made    []made // by each step
+	signers uint32 // that were proposed
 	at      int    // the step under way
 }
 
@@ -31,9 +32,10 @@ type actor struct {
 	name                       string
 	peer                       *Peer
 	state, transaction, signer uint32
-	member                     bool // state is set
-	joining                    bool // transaction is set
-	signs                      bool // signer is set
+	member                     bool   // state is set
+	joining                    bool   // transaction is set
+	signs                      bool   // signer is set
+	place                      uint32 // among the group's external senders, if all that were proposed are committed
 }
 
 // made is what a step made, for later ones to refer to.

@@ -2,6 +2,7 @@ package runner
 
 import (
 	"context"
+	"fmt"
 
 	"google.golang.org/grpc"
 
@@ -93,7 +94,8 @@ func (p *play) addExternalSigner(s *Step) error {
 	if err != nil {
 		return err
 	}
-	from.signer, from.signs = created.SignerId, true
+	from.signer, from.signs, from.place = created.SignerId, true, p.signers
+	p.signers++
 	return propose(p, s, pb.MLSClientClient.AddExternalSigner, func(state uint32) (*pb.AddExternalSignerRequest, error) {
 		return &pb.AddExternalSignerRequest{StateId: state, ExternalSender: created.ExternalSender}, nil
 	})
@@ -109,7 +111,10 @@ func (p *play) externalSignerProposal(s *Step) error {
 	if err != nil {
 		return err
 	}
-	request := &pb.ExternalSignerProposalRequest{SignerId: from.signer, GroupInfo: info.GroupInfo, RatchetTree: info.RatchetTree}
+	if !from.signs {
+		return fmt.Errorf("%s is no external sender", s.Actor)
+	}
+	request := &pb.ExternalSignerProposalRequest{SignerId: from.signer, SignerIndex: from.place, GroupInfo: info.GroupInfo, RatchetTree: info.RatchetTree}
 	what := s.Description
 	if what == nil {
 		what = &Proposal{}

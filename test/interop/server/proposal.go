@@ -187,8 +187,8 @@ func (s *Server) AddExternalSigner(_ context.Context, r *pb.AddExternalSignerReq
 	})
 }
 
-// ExternalSignerProposal implements MLSClient. Runners leave signer_index at zero: the place in the list is
-// that of the signer's own key.
+// ExternalSignerProposal implements MLSClient. Some runners leave signer_index at zero: the place in the list
+// is that of the signer's own key.
 func (s *Server) ExternalSignerProposal(_ context.Context, r *pb.ExternalSignerProposalRequest) (*pb.ProposalResponse, error) {
 	from, err := find[*signer](s, r.SignerId)
 	if err != nil {
