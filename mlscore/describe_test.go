@@ -21,7 +21,11 @@ func describeGroup(g *Group) string {
 	}
 	slices.Sort(refs)
 	b.WriteString(strings.Join(refs, ""))
-	for _, p := range g.past {
+	for at := range g.past {
+		p, err := g.openPast(at)
+		if err != nil {
+			return fmt.Sprintf("past epoch %d: %v", g.past[at].epoch, err)
+		}
 		fmt.Fprintf(&b, "past epoch %d, context %x, sender data %x, leaves", p.epoch, p.context, p.senderData.Bytes())
 		p.tree.eachLeaf(func(i LeafIndex, body string) bool {
 			fmt.Fprintf(&b, " %d:%x", i, suites[0].hash([]byte(body))[:4])

@@ -163,8 +163,10 @@ func (c *seedCollector) store(m *MemoryStore) {
 			if kind == recordPast { // as it was before it had a time
 				c.add("past", append([]byte{1}, value[1:len(value)-8]...))
 			}
-			if kind == recordTree {
-				c.add("tree", value[1:])
+			if kind == recordTree && key[len(key)-1] == recordTree {
+				c.add("tree record", value)
+			} else if kind == recordTree { // a small tree has one piece
+				c.add("stored tree", value)
 			}
 		}
 		return nil

@@ -2,6 +2,7 @@ package mlscore
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"os"
@@ -132,6 +133,9 @@ var partDecoders = []fuzzDecoder{
 // storedDecoders read the records of docs/state.md.
 var storedDecoders = []fuzzDecoder{
 	recordDecoder("head", parseHead, infallible((*headRecord).marshal)),
+	recordDecoder("tree record", parseTreeRecord, infallible((*treeRecord).marshal)),
+	recordDecoder("stored tree",
+		func(b []byte) (*storedTree, error) { return parseStoredTree(string(b), sha256.Size) }, (*storedTree).marshal),
 	recordDecoder("past", parsePastRecord, infallible((*pastRecord).marshal)),
 	recordDecoder("pending", parsePendingRecord, (*pendingRecord).marshal),
 	recordDecoder("update", parseOwnUpdate, infallible((*ownUpdate).marshal)),

@@ -80,14 +80,20 @@ type pastEpoch struct {
 	context    []byte // encoded
 	epoch      uint64
 	ended      time.Time // for this member
-	tree       *ratchetTree
 	senderData Secret
-	messages   *secretTree
+
+	// Of an epoch that was loaded, tree and messages are nil until the first late message (see openPast), and
+	// stored has the leaves of the tree until then.
+	tree     *ratchetTree
+	messages *secretTree
+	stored   *pastRecord
 }
 
 func (p *pastEpoch) erase() {
 	p.senderData.Erase()
-	p.messages.erase()
+	if p.messages != nil {
+		p.messages.erase()
+	}
 }
 
 // ownUpdate holds the private keys of an Update that waits for somebody's commit.

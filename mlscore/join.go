@@ -277,7 +277,7 @@ func (w *committing) external(id Identity, info *groupInfo, opts ExternalOptions
 
 // earlierSelf finds the member that a returning client was.
 func (p *PublicState) earlierSelf(leaf *LeafNode) (LeafIndex, error) {
-	id, err := p.tree.people.identity(leaf)
+	id, err := p.tree.identity(leaf)
 	if err != nil {
 		return 0, err
 	}

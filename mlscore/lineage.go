@@ -223,7 +223,7 @@ func (g *Group) welcomeAll(next *Group, usage ResumptionUsage, opts FoundOptions
 
 // knows checks that a leaf represents a member of this group (§11.3).
 func (g *Group) knows(l *LeafNode) error {
-	id, err := g.public().tree.people.identity(l)
+	id, err := g.public().tree.identity(l)
 	if err != nil {
 		return err
 	}
@@ -269,7 +269,7 @@ func (p *PublicState) absent(other *PublicState) (gone map[LeafIndex]*LeafNode, 
 	p.tree.eachLeaf(func(i LeafIndex, body string) bool {
 		var leaf *LeafNode
 		var id string
-		if leaf, id, err = p.tree.people.identify(body); err != nil {
+		if leaf, id, err = p.tree.identify(body); err != nil {
 			return false
 		}
 		if _, ok := other.tree.memberByIdentity(id); !ok {

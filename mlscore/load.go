@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 )
 
 // Groups lists the ids of the groups in the store.
@@ -66,6 +67,25 @@ type loader struct {
 	object string
 	head   *headRecord
 	g      *Group
+	stored storedGroup
+}
+
+// storedGroup are the records of a group, read at once. What late messages of ended epochs need is read
+// when such a message comes.
+type storedGroup struct {
+	tree      treeReading
+	nodes     []nodeRecord
+	messages  *secretTree // of the present epoch
+	proposals []cachedProposal
+	dropped   []uint32     // of them
+	past      []*pastEpoch // oldest first
+	pending   []byte
+}
+
+// nodeRecord is a node that changed since the tree was stored.
+type nodeRecord struct {
+	at   NodeIndex
+	body string
 }
 
 func (l *loader) load() (*Group, error) {
@@ -89,7 +109,7 @@ func (l *loader) load() (*Group, error) {
 		}
 	}
 	l.g = &Group{client: l.client, suite: s, options: l.head.options, updates: map[string]*ownUpdate{}, place: l.name.place}
-	for _, step := range []func() error{l.loadPublic, l.loadPresent, l.loadProposals, l.loadDropped, l.loadPast, l.loadPending} {
+	for _, step := range []func() error{l.read, l.loadPublic, l.markDropped, l.loadPending} {
 		if err := step(); err != nil {
 			return nil, err
 		}
@@ -97,42 +117,85 @@ func (l *loader) load() (*Group, error) {
 	return l.g, nil
 }
 
+// read visits all records of the group.
+func (l *loader) read() error {
+	l.stored.messages = newSecretTree(l.g.suite, l.head.height, Secret{})
+	clear(l.stored.messages.nodes)
+	prefix := groupPrefix(l.name)
+	return l.client.cfg.Store.Scan(prefix, func(key, value []byte) error {
+		if len(key) == len(prefix) {
+			return fail(ErrMalformed, "", l.object, "record of no kind")
+		}
+		return l.take(key[len(prefix)], key[len(prefix)+1:], value)
+	})
+}
+
+// take reads a record of some kind. rest is what follows the kind in its key.
+func (l *loader) take(kind byte, rest, value []byte) error {
+	r := &l.stored
+	if want, ok := restLength(kind, l.g.suite); ok && len(rest) != want {
+		return fail(ErrMalformed, "", l.object, "record %q has a key of %d bytes", kind, len(rest))
+	}
+	switch kind {
+	case recordTree:
+		return r.tree.take(rest, value)
+	case recordNode:
+		r.nodes = append(r.nodes, nodeRecord{NodeIndex(binary.BigEndian.Uint32(rest)), string(value)})
+	case recordTreeKey, recordRatchet, recordSkipped:
+		if binary.BigEndian.Uint64(rest) == l.head.context.Epoch {
+			return r.messages.take(kind, rest[8:], value)
+		}
+	case recordProposal:
+		c, err := openCached(l.g.suite, bytes.Clone(value))
+		if err != nil {
+			return err
+		}
+		r.proposals = append(r.proposals, *c)
+	case recordDropped:
+		if binary.BigEndian.Uint64(rest) == l.head.context.Epoch {
+			r.dropped = append(r.dropped, binary.BigEndian.Uint32(rest[8:]))
+		}
+	case recordUpdate:
+		u, err := parseOwnUpdate(value)
+		l.g.updates[string(rest)] = u
+		return err
+	case recordPast:
+		p, err := parsePastRecord(bytes.Clone(value))
+		if err != nil {
+			return err
+		}
+		if err := l.g.suite.checkStored("sender data secret", p.senderData); err != nil {
+			return within("stored past epoch", ErrMalformed, err)
+		}
+		r.past = append(r.past, &pastEpoch{context: p.context, epoch: binary.BigEndian.Uint64(rest), ended: p.ended, senderData: p.senderData, stored: p})
+	case recordPending:
+		r.pending = bytes.Clone(value)
+	}
+	return nil
+}
+
+// restLength is the number of bytes after the kind in the key of a record of that kind; false if it varies.
+func restLength(kind byte, s *suite) (int, bool) {
+	switch kind {
+	case recordNode, recordProposal:
+		return 4, true
+	case recordPast:
+		return 8, true
+	case recordTreeKey, recordDropped:
+		return 8 + 4, true
+	case recordRatchet:
+		return 8 + 5, true
+	case recordSkipped:
+		return 8 + 9, true
+	case recordUpdate:
+		return s.hashLen(), true
+	}
+	return 0, false
+}
+
 // loadPublic rebuilds the tree: the one of the time of joining, and the nodes that changed since.
 func (l *loader) loadPublic() error {
-	v, ok, err := l.client.cfg.Store.Get(groupKey(l.name, recordTree))
-	if err != nil {
-		return err
-	}
-	if !ok || len(v) == 0 || v[0] != stateVersion {
-		return fail(ErrMalformed, "", l.object, "its tree is missing, or of another version")
-	}
-	bodies, err := splitTree(v[1:], ownLimits(v))
-	if err != nil {
-		return err
-	}
-	err = l.scan(recordNode, func(rest, value []byte) error {
-		n := NodeIndex(binary.BigEndian.Uint32(rest))
-		if len(value) > 0 && n > 2*rootOf(l.head.height) {
-			return fail(ErrMalformed, "", l.object, "%s lies outside of a tree of height %d", nodeName(n), l.head.height)
-		}
-		for uint64(len(bodies)) <= uint64(n) && len(value) > 0 {
-			bodies = append(bodies, "")
-		}
-		if uint64(n) < uint64(len(bodies)) {
-			bodies[n] = string(value)
-		}
-		return nil
-	}, 4)
-	if err != nil {
-		return err
-	}
-	for len(bodies) > 0 && bodies[len(bodies)-1] == "" {
-		bodies = bodies[:len(bodies)-1]
-	}
-	if len(bodies)%2 == 0 || heightFor(len(bodies)/2+1) != l.head.height {
-		return fail(ErrMalformed, "", l.object, "its tree has %d nodes, and should have a height of %d", len(bodies), l.head.height)
-	}
-	t, err := buildTree(l.g.suite, l.client.cfg.Auth, bodies)
+	t, err := l.tree()
 	if err != nil {
 		return err
 	}
@@ -148,129 +211,140 @@ func (l *loader) loadPublic() error {
 		reinit:  l.head.reinit,
 	}
 	p.encoded = p.context.marshal()
+	p.proposals = l.stored.proposals
 	l.head.state.public = p
+	l.head.state.messages = l.stored.messages
+	l.g.state = l.head.state
+	l.g.past = l.stored.past
+	slices.Reverse(l.g.past)
 	return nil
 }
 
-// scan visits the group's records of one kind; what follows the kind in their keys has a known length.
-func (l *loader) scan(kind byte, visit func(rest, value []byte) error, length int, within ...[]byte) error {
-	prefix := groupKey(l.name, kind, within...)
-	return l.client.cfg.Store.Scan(prefix, func(key, value []byte) error {
-		if len(key) != len(prefix)+length {
-			return fail(ErrMalformed, "", l.object, "record %q has a key of %d bytes", kind, len(key))
-		}
-		return visit(key[len(prefix):], value)
-	})
-}
-
-func (l *loader) loadPresent() (err error) {
-	st := l.head.state
-	st.messages, err = l.secretTree(l.head.context.Epoch, l.head.height)
-	l.g.state = st
-	return err
-}
-
-// secretTree rebuilds what is left of an epoch's message keys.
-func (l *loader) secretTree(epoch uint64, height int) (*secretTree, error) {
-	t := newSecretTree(l.g.suite, height, Secret{})
-	clear(t.nodes)
-	e := uint64Bytes(epoch)
-	err := l.scan(recordTreeKey, func(rest, value []byte) error {
-		secret := NewSecret(value)
-		t.nodes[NodeIndex(binary.BigEndian.Uint32(rest))] = secret
-		return l.g.suite.checkStored("secret tree", secret)
-	}, 4, e)
+// tree puts the nodes that changed into the tree that is stored.
+func (l *loader) tree() (*ratchetTree, error) {
+	t, err := l.stored.tree.finish(l.g.suite.hashLen())
 	if err != nil {
 		return nil, err
 	}
-	err = l.scan(recordRatchet, func(rest, value []byte) error {
+	changed := make([]NodeIndex, len(l.stored.nodes))
+	for i, n := range l.stored.nodes {
+		changed[i] = n.at
+		if n.body != "" && n.at > 2*rootOf(l.head.height) {
+			return nil, fail(ErrMalformed, "", l.object, "%s lies outside of a tree of height %d", nodeName(n.at), l.head.height)
+		}
+		for uint64(len(t.bodies)) <= uint64(n.at) && n.body != "" {
+			t.bodies = append(t.bodies, "")
+		}
+		if uint64(n.at) < uint64(len(t.bodies)) {
+			t.bodies[n.at] = n.body
+		}
+	}
+	for len(t.bodies) > 0 && t.bodies[len(t.bodies)-1] == "" {
+		t.bodies = t.bodies[:len(t.bodies)-1]
+	}
+	if len(t.bodies)%2 == 0 || heightFor(len(t.bodies)/2+1) != l.head.height {
+		return nil, fail(ErrMalformed, "", l.object, "its tree has %d nodes, and should have a height of %d", len(t.bodies), l.head.height)
+	}
+	return restoreTree(l.g.suite, l.client.cfg.Auth, t, changed)
+}
+
+// take puts a stored record of this epoch into a secret tree. rest is what follows the epoch in its key.
+func (t *secretTree) take(kind byte, rest, value []byte) error {
+	switch kind {
+	case recordTreeKey:
+		secret := NewSecret(value)
+		t.nodes[NodeIndex(binary.BigEndian.Uint32(rest))] = secret
+		return t.suite.checkStored("secret tree", secret)
+	case recordRatchet:
 		entry, err := parseRatchet(value)
 		if err != nil {
 			return err
 		}
 		t.ratchets[parseRatchetName(rest)] = entry
-		return l.g.suite.checkStored("stored ratchet", entry.secret)
-	}, 5, e)
-	if err != nil {
-		return nil, err
+		return t.suite.checkStored("stored ratchet", entry.secret)
 	}
-	err = l.scan(recordSkipped, func(rest, value []byte) error {
-		owner := t.ratchets[parseRatchetName(rest)]
-		if owner == nil {
-			return fail(ErrMalformed, "", l.object, "key without a ratchet")
-		}
-		k, err := l.g.suite.parseMessageKey(binary.BigEndian.Uint32(rest[5:]), value)
-		if err != nil {
-			return err
-		}
-		owner.skipped[k.generation] = k
-		return nil
-	}, 9, e)
-	return t, err
+	owner := t.ratchets[parseRatchetName(rest)]
+	if owner == nil {
+		return fail(ErrMalformed, "", "stored message key", "has no ratchet")
+	}
+	k, err := t.suite.parseMessageKey(binary.BigEndian.Uint32(rest[5:]), value)
+	if err != nil {
+		return err
+	}
+	owner.skipped[k.generation] = k
+	return nil
 }
 
 func parseRatchetName(b []byte) ratchetName {
 	return ratchetName{LeafIndex(binary.BigEndian.Uint32(b)), ContentType(b[4]) != ContentApplication}
 }
 
-func (l *loader) loadProposals() error {
-	st := l.head.state
-	err := l.scan(recordProposal, func(_, value []byte) error {
-		c, err := openCached(l.g.suite, value)
-		if err == nil {
-			st.public.proposals = append(st.public.proposals, *c)
-		}
-		return err
-	}, 4)
-	if err != nil {
-		return err
+// openPast reads what a past epoch at a place in the list needs to read a late message, unless that has
+// been done.
+func (g *Group) openPast(at int) (*pastEpoch, error) {
+	p := g.past[at]
+	if p.messages != nil {
+		return p, nil
 	}
-	return l.scan(recordUpdate, func(ref, value []byte) error {
-		u, err := parseOwnUpdate(value)
-		l.g.updates[string(ref)] = u
-		return err
-	}, l.g.suite.hashLen())
+	if err := g.restorePast(at); err != nil {
+		return nil, within("stored past epoch", ErrMalformed, err)
+	}
+	messages, err := g.client.storedMessages(g.suite, g.name(), p.epoch, p.tree.height())
+	if err != nil {
+		return nil, storeError("past epoch", err)
+	}
+	p.messages = messages
+	return p, nil
 }
 
-// loadPast rebuilds the past epochs from the newest back, each from the tree of the one after it.
-func (l *loader) loadPast() error {
-	type record struct {
-		epoch uint64
-		value []byte
+// storedMessages reads what is left of the message keys of a past epoch.
+func (c *Client) storedMessages(s *suite, group groupName, epoch uint64, height int) (*secretTree, error) {
+	t := newSecretTree(s, height, Secret{})
+	clear(t.nodes)
+	for _, kind := range []byte{recordTreeKey, recordRatchet, recordSkipped} {
+		prefix := groupKey(group, kind, uint64Bytes(epoch))
+		want, _ := restLength(kind, s)
+		err := c.cfg.Store.Scan(prefix, func(key, value []byte) error {
+			if len(key)-len(prefix)+8 != want {
+				return fail(ErrMalformed, "", "stored past epoch", "record %q has a key of %d bytes", kind, len(key))
+			}
+			return t.take(kind, key[len(prefix):], value)
+		})
+		if err != nil {
+			t.erase()
+			return nil, err
+		}
 	}
-	var records []record
-	err := l.scan(recordPast, func(rest, value []byte) error {
-		records = append(records, record{binary.BigEndian.Uint64(rest), bytes.Clone(value)})
-		return nil
-	}, 8)
-	if err != nil {
-		return err
+	return t, nil
+}
+
+// restorePast rebuilds the tree of a past epoch, and those of the epochs after it: each follows from the
+// next one.
+func (g *Group) restorePast(at int) error {
+	from := at
+	for from >= 0 && g.past[from].tree == nil {
+		from--
 	}
-	after := l.head.state.public.tree
-	for i := len(records) - 1; i >= 0; i-- {
-		record, err := parsePastRecord(records[i].value)
+	after := g.public().tree
+	if from >= 0 {
+		after = g.past[from].tree
+	}
+	for from++; from <= at; from++ {
+		p := g.past[from]
+		tree, err := p.stored.restore(after)
 		if err != nil {
 			return err
 		}
-		p, err := record.restore(l.g.suite, records[i].epoch, after)
-		if err != nil {
-			return within("stored past epoch", ErrMalformed, err)
-		}
-		if p.messages, err = l.secretTree(p.epoch, record.height); err != nil {
-			return err
-		}
-		l.g.past = append(l.g.past, p)
-		after = p.tree
+		p.tree, p.stored, after = tree, nil, tree
 	}
 	return nil
 }
 
 func (l *loader) loadPending() error {
-	v, ok, err := l.client.cfg.Store.Get(groupKey(l.name, recordPending))
-	if err != nil || !ok {
-		return err
+	if l.stored.pending == nil {
+		return nil
 	}
-	record, err := parsePendingRecord(v)
+	record, err := parsePendingRecord(l.stored.pending)
 	if err != nil {
 		return err
 	}

@@ -157,13 +157,13 @@ func (x *memberIndex) all(holds func(Capabilities) bool) bool {
 
 // memberByIdentity finds the member whom the application knows by id.
 func (t *ratchetTree) memberByIdentity(id string) (at LeafIndex, found bool) {
-	found = t.people.identities.find(id, func(place uint32) bool {
+	found = t.indexed().people.identities.find(id, func(place uint32) bool {
 		leaf, ok := t.leaf(LeafIndex(place))
 		if !ok {
 			return false
 		}
 		at = LeafIndex(place)
-		have, err := t.people.identity(leaf)
+		have, err := t.identity(leaf)
 		return err == nil && have == id
 	})
 	return at, found
@@ -174,7 +174,7 @@ const noNode = ^NodeIndex(0)
 
 // otherNode finds a node other than n with an encryption key.
 func (t *ratchetTree) otherNode(n NodeIndex, key []byte) (at NodeIndex, found bool) {
-	found = t.keys.find(string(key), func(place uint32) bool {
+	found = t.indexed().keys.find(string(key), func(place uint32) bool {
 		if at = NodeIndex(place); at == n {
 			return false
 		}

@@ -40,18 +40,18 @@ func checkIndex(t testing.TB, tree *ratchetTree, bodies []string) {
 			continue
 		}
 		nodes = append(nodes, uint32(at))
-		checkHolds(t, tree.keys, firstVector(body), uint32(at))
+		checkHolds(t, tree.indexed().keys, firstVector(body), uint32(at))
 		if at%2 == 1 {
 			continue
 		}
 		i := uint32(at / 2)
 		leaves = append(leaves, i)
-		leaf, id, err := tree.people.identify(body)
+		leaf, id, err := tree.identify(body)
 		if err != nil {
 			t.Fatal(err)
 		}
-		checkHolds(t, tree.people.signatures, string(leaf.SignatureKey), i)
-		checkHolds(t, tree.people.identities, id, i)
+		checkHolds(t, tree.indexed().people.signatures, string(leaf.SignatureKey), i)
+		checkHolds(t, tree.indexed().people.identities, id, i)
 		if got, ok := tree.memberByIdentity(id); !ok || uint32(got) != i {
 			t.Fatalf("identity %q is found at leaf %d, %v; it stands at %d", id, got, ok, i)
 		}
@@ -62,19 +62,19 @@ func checkIndex(t testing.TB, tree *ratchetTree, bodies []string) {
 		index keyIndex
 		want  []uint32
 	}{
-		"encryption keys": {tree.keys, nodes},
-		"signature keys":  {tree.people.signatures, leaves},
-		"identities":      {tree.people.identities, leaves},
+		"encryption keys": {tree.indexed().keys, nodes},
+		"signature keys":  {tree.indexed().people.signatures, leaves},
+		"identities":      {tree.indexed().people.identities, leaves},
 	} {
 		if got := x.index.entries(); !slices.Equal(got, x.want) {
 			t.Fatalf("index of %s holds %v, want %v", name, got, x.want)
 		}
 	}
-	if got := countClasses(&tree.people); !maps.Equal(got, classes) {
+	if got := countClasses(&tree.indexed().people); !maps.Equal(got, classes) {
 		t.Fatalf("%d capability classes, want %d: %v, %v", len(got), len(classes), got, classes)
 	}
-	if !maps.Equal(tree.people.credentials, credentials) {
-		t.Fatalf("credentials %v, want %v", tree.people.credentials, credentials)
+	if !maps.Equal(tree.indexed().people.credentials, credentials) {
+		t.Fatalf("credentials %v, want %v", tree.indexed().people.credentials, credentials)
 	}
 }
 
@@ -99,13 +99,13 @@ func countClasses(x *memberIndex) map[string]int {
 // sameIndices compares indices that edits kept in step with those of a tree that was built at once.
 func sameIndices(t testing.TB, edited, built *ratchetTree) {
 	t.Helper()
-	if !slices.Equal(edited.keys.entries(), built.keys.entries()) ||
-		!slices.Equal(edited.people.signatures.entries(), built.people.signatures.entries()) ||
-		!slices.Equal(edited.people.identities.entries(), built.people.identities.entries()) {
+	if !slices.Equal(edited.indexed().keys.entries(), built.indexed().keys.entries()) ||
+		!slices.Equal(edited.indexed().people.signatures.entries(), built.indexed().people.signatures.entries()) ||
+		!slices.Equal(edited.indexed().people.identities.entries(), built.indexed().people.identities.entries()) {
 		t.Fatal("key indices differ from those of a tree that is built anew")
 	}
-	if !maps.Equal(countClasses(&edited.people), countClasses(&built.people)) ||
-		!maps.Equal(edited.people.credentials, built.people.credentials) {
+	if !maps.Equal(countClasses(&edited.indexed().people), countClasses(&built.indexed().people)) ||
+		!maps.Equal(edited.indexed().people.credentials, built.indexed().people.credentials) {
 		t.Fatal("capability classes differ from those of a tree that is built anew")
 	}
 }

@@ -78,8 +78,12 @@ func (g *Group) processPrivate(m *privateMessage, msg []byte) (*Received, error)
 		return g.processPresent(m, msg)
 	}
 	if m.kind == ContentApplication {
-		for _, p := range g.past {
+		for at, p := range g.past {
 			if p.epoch == m.epoch {
+				p, err := g.openPast(at)
+				if err != nil {
+					return nil, err
+				}
 				return g.processLate(m, p)
 			}
 		}

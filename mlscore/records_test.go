@@ -100,7 +100,7 @@ func TestStoredRecordsAreChecked(t *testing.T) {
 			if err := store.Apply(b); err != nil {
 				t.Fatal(err)
 			}
-			_, err := client.LoadGroup(id)
+			_, err := loadWhole(&client, id)
 			requireKind(t, err, ErrMalformed)
 		})
 	}
@@ -120,7 +120,7 @@ func TestStoredRecordsAreChecked(t *testing.T) {
 			if err := store.Apply(b); err != nil {
 				t.Fatal(err)
 			}
-			_, err := client.LoadGroup(id)
+			_, err := loadWhole(&client, id)
 			requireKind(t, err, ErrMalformed)
 		})
 	}

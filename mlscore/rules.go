@@ -460,12 +460,13 @@ func checkSupport(t *ratchetTree, i LeafIndex, l *LeafNode, extensions Extension
 	if err := compatible(l.Capabilities, extensions); err != nil {
 		return within(leafName(i), ErrInvalid, err)
 	}
-	for credential := range t.people.credentials {
+	people := &t.indexed().people
+	for credential := range people.credentials {
 		if !l.Capabilities.SupportsCredential(credential) {
 			return fail(ErrInvalid, "§7.3", leafName(i), "does not support credential type %#04x, which is in use", uint16(credential))
 		}
 	}
-	if !t.people.all(func(c Capabilities) bool { return c.SupportsCredential(l.Credential.Type) }) {
+	if !people.all(func(c Capabilities) bool { return c.SupportsCredential(l.Credential.Type) }) {
 		return fail(ErrInvalid, "§7.3", leafName(i), "credential type %#04x is not supported by all members", uint16(l.Credential.Type))
 	}
 	return nil
@@ -477,18 +478,19 @@ func checkUnique(t *ratchetTree, i LeafIndex, l *LeafNode) error {
 	if at, found := t.otherNode(i.node(), l.EncryptionKey); found {
 		return fail(ErrInvalid, "§7.3", leafName(i), "encryption_key also stands at %s", nodeName(at))
 	}
+	people := &t.indexed().people
 	key := t.suite.canonicalKey(string(l.SignatureKey))
-	if at, found := t.otherMember(t.people.signatures, i, key, func(o *LeafNode) bool {
+	if at, found := t.otherMember(people.signatures, i, key, func(o *LeafNode) bool {
 		return t.suite.canonicalKey(string(o.SignatureKey)) == key
 	}); found {
 		return fail(ErrInvalid, "§7.3", leafName(i), "signature_key also stands at %s", leafName(at))
 	}
-	id, err := t.people.identity(l)
+	id, err := t.identity(l)
 	if err != nil {
 		return err
 	}
-	if at, found := t.otherMember(t.people.identities, i, id, func(o *LeafNode) bool {
-		other, err := t.people.identity(o)
+	if at, found := t.otherMember(people.identities, i, id, func(o *LeafNode) bool {
+		other, err := t.identity(o)
 		return err == nil && other == id
 	}); found {
 		return fail(ErrInvalid, "§12.2", leafName(i), "represents the same client as %s", leafName(at))
@@ -520,7 +522,7 @@ func (s *PublicState) checkAllMembers(p *plan) error {
 			continue
 		}
 		var first error
-		p.tree.people.all(func(c Capabilities) bool {
+		p.tree.indexed().people.all(func(c Capabilities) bool {
 			first = compatible(c, p.extensions)
 			return first == nil
 		})

@@ -214,7 +214,7 @@ func (m *secretMachine) check(t *rapid.T) {
 	if got := m.describe(m.tree); got != want {
 		t.Fatalf("the tree holds\n%s\nand must hold\n%s", got, want)
 	}
-	stored, err := m.loader.secretTree(machineEpoch, m.height)
+	stored, err := m.loader.client.storedMessages(m.loader.g.suite, m.loader.name, machineEpoch, m.height)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -151,14 +151,12 @@ func (c *Client) placeFor(id []byte) (place uint32, taken bool, err error) {
 
 // writeFounding writes a group that is new to this client: whatever was stored at its place goes.
 func (g *Group) writeFounding(b *Batch) error {
-	tree, err := g.public().tree.append([]byte{stateVersion})
-	if err != nil {
-		return err
-	}
 	name := g.name()
 	b.deleteAll(groupPrefix(name))
 	b.put(listKey(name.id), listRecord(name.place))
-	b.put(groupKey(name, recordTree), tree)
+	if err := writeTree(b, name, g.public().tree); err != nil {
+		return err
+	}
 	g.writeEpoch(b, g.state)
 	return nil
 }
@@ -251,12 +249,9 @@ func (g *Group) pastRecord(next *memberState) []byte {
 	return p.marshal()
 }
 
-// restore rebuilds a past epoch beside the tree of the epoch that came after it.
-func (p *pastRecord) restore(s *suite, epoch uint64, after *ratchetTree) (*pastEpoch, error) {
-	if err := s.checkStored("sender data secret", p.senderData); err != nil {
-		return nil, err
-	}
-	e := after.edit()
+// restore rebuilds the tree of a past epoch from that of the epoch that came after it.
+func (p *pastRecord) restore(after *ratchetTree) (*ratchetTree, error) {
+	e := after.editBare()
 	if err := e.extend(LeafIndex(1)<<p.height - 1); err != nil {
 		return nil, err
 	}
@@ -264,7 +259,7 @@ func (p *pastRecord) restore(s *suite, epoch uint64, after *ratchetTree) (*pastE
 	if err := e.replace(changes); err != nil {
 		return nil, err
 	}
-	return &pastEpoch{context: p.context, epoch: epoch, ended: p.ended, tree: e.finish(), senderData: p.senderData}, nil
+	return e.finish(), nil
 }
 
 // writeProposal stores the last proposal of next's list.

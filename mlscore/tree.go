@@ -11,10 +11,9 @@ import (
 // edit, which copies the nodes on the way to what it changes and shares all others, so that a pending
 // commit costs O(log n) beside the tree that it starts from.
 type ratchetTree struct {
-	suite  *suite
-	root   *treeNode
-	keys   keyIndex // encryption keys of leaves and parents → NodeIndex
-	people memberIndex
+	suite *suite
+	root  *treeNode
+	index *treeIndex // see indexed
 }
 
 // treeNode is a node with all that lies below it.

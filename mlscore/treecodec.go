@@ -9,11 +9,8 @@ import (
 
 // marshal encodes the ratchet_tree extension's data (RFC 9420 §12.4.3.3): all nodes from the left,
 // without the blank ones behind the last that is not.
-func (t *ratchetTree) marshal() ([]byte, error) { return t.append(nil) }
-
-// append appends what marshal returns to b. A tree of many members has many megabytes: it is measured
-// first, so that it is written once.
-func (t *ratchetTree) append(b []byte) ([]byte, error) {
+// A tree of many members has many megabytes: it is measured first, so that it is written once.
+func (t *ratchetTree) marshal() ([]byte, error) {
 	size := 0
 	t.eachUpToLast(func(n *treeNode) {
 		size++
@@ -24,7 +21,7 @@ func (t *ratchetTree) append(b []byte) ([]byte, error) {
 	if size > codec.MaxLength {
 		return nil, fail(ErrLimit, "§12.4.3.3", "ratchet tree", "%d bytes, a vector carries at most %d", size, codec.MaxLength)
 	}
-	b = codec.AppendVarint(slices.Grow(b, size+4), uint32(size))
+	b := codec.AppendVarint(make([]byte, 0, size+4), uint32(size))
 	t.eachUpToLast(func(n *treeNode) {
 		switch {
 		case n.blank():
@@ -72,15 +69,15 @@ func (n *treeNode) eachNode(first LeafIndex, visit func(NodeIndex, *treeNode)) {
 	n.right.eachNode(first+1<<(n.level-1), visit)
 }
 
-// parseTree reads the ratchet_tree extension's data into a tree with hashes and indices. It checks the
+// parseTree reads the ratchet_tree extension's data into a tree with hashes and an index. It checks the
 // form; whether the tree may be believed, validate checks.
 func parseTree(s *suite, auth Authenticator, data []byte, limits codec.Limits) (*ratchetTree, error) {
-	b := newTreeBuilder(s, auth, len(data)/100)
-	bodies, err := readTree(data, limits, b.enter)
+	index := newIndexBuilder(s, auth, len(data)/100)
+	bodies, err := readTree(data, limits, index.enter)
 	if err != nil {
 		return nil, err
 	}
-	return b.finish(bodies)
+	return buildIndexed(s, index, bodies)
 }
 
 // splitTree gives the nodes' encodings in order, each a part of one string.
@@ -162,7 +159,7 @@ func decodeParentNode(r *codec.Reader) {
 
 // buildTree makes a tree of its nodes' encodings in order; blank ones may be missing at the end.
 func buildTree(s *suite, auth Authenticator, bodies []string) (*ratchetTree, error) {
-	b := newTreeBuilder(s, auth, len(bodies))
+	index := newIndexBuilder(s, auth, len(bodies))
 	for at := 0; at < len(bodies); at += 2 {
 		if bodies[at] == "" {
 			continue
@@ -171,60 +168,55 @@ func buildTree(s *suite, auth Authenticator, bodies []string) (*ratchetTree, err
 		if err != nil {
 			return nil, within(leafName(LeafIndex(at/2)), ErrMalformed, err)
 		}
-		b.enter(LeafIndex(at/2), leaf)
+		index.enter(LeafIndex(at/2), leaf)
 	}
-	return b.finish(bodies)
+	return buildIndexed(s, index, bodies)
 }
 
-// treeBuilder makes a tree: first each leaf is entered, then all nodes are put together.
-type treeBuilder struct {
-	t                            *ratchetTree
-	bodies                       []string
-	nodes                        []treeNode // allocated, not yet used
-	keys, signatures, identities []uint64
-	err                          error
-}
-
-// newTreeBuilder makes room for so many nodes; there may be more.
-func newTreeBuilder(s *suite, auth Authenticator, nodes int) *treeBuilder {
-	leaves := (nodes + 1) / 2
-	return &treeBuilder{
-		t:          &ratchetTree{suite: s, keys: newKeyIndex(), people: newMemberIndex(s, auth)},
-		signatures: make([]uint64, 0, leaves),
-		identities: make([]uint64, 0, leaves),
+// buildIndexed makes a tree whose leaves an index has already.
+func buildIndexed(s *suite, index *indexBuilder, bodies []string) (*ratchetTree, error) {
+	b := &treeBuilder{bodies: bodies, index: index}
+	root, err := b.root(s)
+	if err = firstError(index.err, err); err != nil {
+		return nil, err
 	}
+	index.finish()
+	return &ratchetTree{suite: s, root: root, index: indexed(index.index.keys, index.index.people)}, nil
 }
 
-// enter takes a leaf into what is known of all members together, and keeps nothing of it.
-func (b *treeBuilder) enter(i LeafIndex, leaf *LeafNode) {
-	x := &b.t.people
-	id, err := x.identityBytes(leaf)
+// restoreTree makes a tree of what a store has of it. Nodes at changed, which ascends, are others than those whose
+// hashes are stored. It decodes no leaf, and computes only the hashes that changed or are not stored.
+func restoreTree(s *suite, auth Authenticator, stored *storedTree, changed []NodeIndex) (*ratchetTree, error) {
+	b := &treeBuilder{bodies: stored.bodies, hashes: stored.hashes, changed: changed}
+	root, err := b.root(s)
 	if err != nil {
-		b.fail(within(leafName(i), ErrPolicy, err))
-		return
+		return nil, err
 	}
-	b.signatures = append(b.signatures, x.signatures.entry(x.suite.canonicalKey(string(leaf.SignatureKey)), uint32(i)))
-	b.identities = append(b.identities, x.identities.entry(string(id), uint32(i)))
-	x.count(leaf, 1)
+	return &ratchetTree{suite: s, root: root, index: unindexed(s, auth)}, nil
 }
 
-func (b *treeBuilder) finish(bodies []string) (*ratchetTree, error) {
-	leaves := (len(bodies) + 1) / 2
+// treeBuilder puts nodes together.
+type treeBuilder struct {
+	bodies  []string
+	hashes  []string      // of parents, as in storedTree; there may be none
+	changed []NodeIndex   // nodes below which hashes do not count
+	index   *indexBuilder // takes encryption keys; nil for none
+	nodes   []treeNode    // allocated, not yet used
+	err     error
+}
+
+// root builds the whole tree, hashes included.
+func (b *treeBuilder) root(s *suite) (*treeNode, error) {
+	leaves := (len(b.bodies) + 1) / 2
 	if leaves > maxLeaves {
 		return nil, fail(ErrLimit, "", "ratchet tree", "%d leaves, at most %d", leaves, maxLeaves)
 	}
-	t := b.t
-	b.bodies, b.keys = bodies, make([]uint64, 0, len(bodies))
-	t.root = b.build(heightFor(leaves), 0)
+	root := b.build(heightFor(leaves), 0, b.changed)
 	if b.err != nil {
 		return nil, b.err
 	}
-	t.suite.freeze(t.root, 0)
-	t.keys = t.keys.fill(b.keys)
-	t.people.signatures = t.people.signatures.fill(b.signatures)
-	t.people.identities = t.people.identities.fill(b.identities)
-	t.people.owned = false
-	return t, nil
+	s.freeze(root, 0)
+	return root, nil
 }
 
 // slabNodes is how many nodes are allocated at once: apart, each would take a seventh more.
@@ -232,7 +224,7 @@ const slabNodes = 512
 
 func (b *treeBuilder) node(n treeNode) *treeNode {
 	if len(b.nodes) == 0 {
-		b.nodes = make([]treeNode, slabNodes)
+		b.nodes = make([]treeNode, min(slabNodes, len(b.bodies)+1))
 	}
 	at := &b.nodes[0]
 	b.nodes = b.nodes[1:]
@@ -259,14 +251,15 @@ func (b *treeBuilder) blank(level int, first LeafIndex) bool {
 	return true
 }
 
-func (b *treeBuilder) build(level int, first LeafIndex) *treeNode {
-	if level <= blankHeight && b.blank(level, first) {
-		return b.node(treeNode{level: uint8(level)})
-	}
+// build makes the subtree of a level whose leftmost leaf is first. changed are the changed nodes in it.
+func (b *treeBuilder) build(level int, first LeafIndex, changed []NodeIndex) *treeNode {
 	at := nodeAt(first, level)
-	n := b.node(treeNode{level: uint8(level), body: b.body(at)})
-	if n.body != "" {
-		b.keys = append(b.keys, b.t.keys.entry(n.encryptionKey(), uint32(at)))
+	if level <= blankHeight && b.blank(level, first) {
+		return b.node(b.hashed(treeNode{level: uint8(level)}, at, changed))
+	}
+	n := b.node(b.hashed(treeNode{level: uint8(level), body: b.body(at)}, at, changed))
+	if b.index != nil && n.body != "" {
+		b.index.keys = append(b.index.keys, b.index.index.keys.entry(n.encryptionKey(), uint32(at)))
 	}
 	if level == 0 {
 		if n.body != "" {
@@ -274,11 +267,29 @@ func (b *treeBuilder) build(level int, first LeafIndex) *treeNode {
 		}
 		return n
 	}
-	n.left = b.build(level-1, first)
-	n.right = b.build(level-1, first+1<<(level-1))
+	split, own := slices.BinarySearch(changed, at)
+	left, right := changed[:split], changed[split:]
+	if own {
+		right = right[1:]
+	}
+	n.left = b.build(level-1, first, left)
+	n.right = b.build(level-1, first+1<<(level-1), right)
 	n.occupied = n.left.occupied + n.right.occupied
+	n.frozen = n.frozen && n.left.frozen && n.right.frozen // a taller tree may have stored no hash below
 	if n.occupied == 0 && !n.blank() {
 		b.fail(fail(ErrInvalid, "§7.9.2", nodeName(at), "key in a subtree without members"))
+	}
+	return n
+}
+
+// hashed freezes a node whose hash is known. A leaf keeps none.
+func (b *treeBuilder) hashed(n treeNode, at NodeIndex, changed []NodeIndex) treeNode {
+	switch {
+	case n.level == 0:
+		n.frozen = true
+	case len(changed) == 0 && uint64(at/2) < uint64(len(b.hashes)):
+		n.hash = b.hashes[at/2]
+		n.frozen = n.hash != ""
 	}
 	return n
 }

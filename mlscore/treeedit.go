@@ -8,9 +8,21 @@ import (
 //
 // The order of use is that of §12.3: replace and blank leaves, add leaves, finish; and then, in an
 // edit of its own, a path.
-type treeEdit struct{ ratchetTree }
+type treeEdit struct {
+	ratchetTree
+	keys   keyIndex
+	people memberIndex
+	bare   bool  // keeps no index: the new tree makes one when it is asked for it
+	err    error // of the index that the edit began with
+}
 
-func (t *ratchetTree) edit() *treeEdit { return &treeEdit{*t} }
+func (t *ratchetTree) edit() *treeEdit {
+	x := t.indexed()
+	return &treeEdit{ratchetTree: *t, keys: x.keys, people: x.people, err: x.err}
+}
+
+// editBare begins an edit of a tree whose index nobody may ever ask for.
+func (t *ratchetTree) editBare() *treeEdit { return &treeEdit{ratchetTree: *t, bare: true} }
 
 // leafChange puts body into leaf index; an empty body blanks it.
 type leafChange struct {
@@ -31,6 +43,9 @@ func own(n *treeNode) *treeNode {
 // replace puts other content into leaves that are in the tree, or blanks them, and blanks all nodes
 // above them (§12.1.2, §12.1.3). No leaf may occur twice.
 func (e *treeEdit) replace(changes []leafChange) error {
+	if e.err != nil {
+		return e.err
+	}
 	for _, c := range changes {
 		if err := e.reindex(c, e.leafBody(c.index)); err != nil {
 			return err
@@ -44,6 +59,9 @@ func (e *treeEdit) replace(changes []leafChange) error {
 // add puts leaves into blank places of the tree and notes them as unmerged in all non-blank nodes
 // above (§12.1.1). The tree must hold their indices.
 func (e *treeEdit) add(changes []leafChange) error {
+	if e.err != nil {
+		return e.err
+	}
 	keys := make([]uint64, len(changes))
 	for k, c := range changes {
 		keys[k] = e.keys.entry(firstVector(c.body), uint32(c.index.node()))
@@ -63,6 +81,9 @@ func sortChanges(changes []leafChange) {
 
 // reindex keeps the indices in step with one leaf's change.
 func (e *treeEdit) reindex(c leafChange, old string) error {
+	if e.bare {
+		return nil
+	}
 	place := uint32(c.index.node())
 	if old != "" {
 		e.keys = e.keys.remove(firstVector(old), place)
@@ -114,8 +135,15 @@ func (e *treeEdit) put(n *treeNode, first LeafIndex, changes []leafChange, unmer
 // blankParent makes a parent blank that this edit owns.
 func (e *treeEdit) blankParent(n *treeNode, first LeafIndex) {
 	if !n.blank() {
-		e.keys = e.keys.remove(n.encryptionKey(), uint32(nodeAt(first, int(n.level))))
+		e.dropKey(n.encryptionKey(), nodeAt(first, int(n.level)))
 		n.body = ""
+	}
+}
+
+// dropKey takes the key of a node out of the index.
+func (e *treeEdit) dropKey(key string, at NodeIndex) {
+	if !e.bare {
+		e.keys = e.keys.remove(key, uint32(at))
 	}
 }
 
@@ -165,6 +193,9 @@ func (e *treeEdit) extend(i LeafIndex) error {
 // places lists the leaves that the next n additions get: the leftmost blank ones, then new ones to
 // the right, for which it extends the tree (§12.1.1).
 func (e *treeEdit) places(n int) ([]LeafIndex, error) {
+	if e.err != nil {
+		return nil, e.err
+	}
 	list := e.blankLeaves(n)
 	for len(list) < n {
 		if err := e.extend(LeafIndex(1) << e.height()); err != nil {
@@ -183,7 +214,7 @@ func (e *treeEdit) truncate() {
 	}
 	for e.height() > 0 && e.root.right.occupied == 0 {
 		if !e.root.blank() {
-			e.keys = e.keys.remove(e.root.encryptionKey(), uint32(rootOf(e.height())))
+			e.dropKey(e.root.encryptionKey(), rootOf(e.height()))
 		}
 		e.root = e.root.left
 	}
@@ -199,6 +230,9 @@ type newPath struct {
 
 // setPath blanks the direct path and puts the new contents in (§7.5).
 func (e *treeEdit) setPath(p newPath) error {
+	if e.err != nil {
+		return e.err
+	}
 	if err := e.reindex(p.leaf, e.leafBody(p.leaf.index)); err != nil {
 		return err
 	}
@@ -240,6 +274,10 @@ func (e *treeEdit) putPath(n *treeNode, i LeafIndex, bodies []string) *treeNode 
 func (e *treeEdit) finish() *ratchetTree {
 	e.suite.freeze(e.root, 0)
 	t := e.ratchetTree
-	t.people.owned = false
+	if e.bare {
+		t.index = unindexed(t.suite, t.index.people.auth)
+	} else {
+		t.index = indexed(e.keys, e.people)
+	}
 	return &t
 }

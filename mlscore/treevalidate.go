@@ -43,7 +43,8 @@ func (t *ratchetTree) unique() bool {
 		other, errOther := t.identityAt(LeafIndex(b))
 		return errOne != nil || errOther != nil || one == other
 	}
-	return !t.keys.twice(sameKey) && !t.people.signatures.twice(sameSignatureKey) && !t.people.identities.twice(sameIdentity)
+	x := t.indexed()
+	return !x.keys.twice(sameKey) && !x.people.signatures.twice(sameSignatureKey) && !x.people.identities.twice(sameIdentity)
 }
 
 // nodeKey is the encryption key of a node that is not blank.
@@ -53,7 +54,7 @@ func (t *ratchetTree) nodeKey(n NodeIndex) string {
 
 // identityAt is the identity of the member at leaf i.
 func (t *ratchetTree) identityAt(i LeafIndex) (string, error) {
-	_, id, err := t.people.identify(t.leafBody(i))
+	_, id, err := t.identify(t.leafBody(i))
 	return id, err
 }
 

@@ -2,7 +2,6 @@ package mlscore
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"slices"
 )
@@ -88,15 +87,14 @@ func (g *Group) chosen(refs [][]byte) ([]sentProposal, error) {
 	return list, nil
 }
 
-// loadDropped marks the proposals of the present epoch that were dropped.
-func (l *loader) loadDropped() error {
+// markDropped marks the proposals of the present epoch that were dropped.
+func (l *loader) markDropped() error {
 	list := l.head.state.public.proposals
-	return l.scan(recordDropped, func(rest, _ []byte) error {
-		at := binary.BigEndian.Uint32(rest)
+	for _, at := range l.stored.dropped {
 		if uint64(at) >= uint64(len(list)) {
 			return fail(ErrMalformed, "", l.object, "proposal %d of %d was dropped", at, len(list))
 		}
 		list[at].dropped = true
-		return nil
-	}, 4, uint64Bytes(l.head.context.Epoch))
+	}
+	return nil
 }
