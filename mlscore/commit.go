@@ -20,8 +20,9 @@ type CommitOptions struct {
 	// custom proposals, those of Config.PathlessProposals allow it.
 	OmitPath          bool
 	AuthenticatedData []byte
-	// GroupInfo shapes the GroupInfo of the next epoch that is returned, WelcomeInfo the one inside
-	// the Welcome.
+	// GroupInfo asks for a GroupInfo of the next epoch, which takes a signature, and shapes it. The zero
+	// value asks for none: Group.GroupInfo makes one of any shape once the commit is merged.
+	// WelcomeInfo shapes the one inside the Welcome.
 	GroupInfo   GroupInfoOptions
 	WelcomeInfo GroupInfoOptions
 
@@ -33,7 +34,7 @@ type CommitOptions struct {
 type Commit struct {
 	Message   []byte        // for the members
 	Welcome   []byte        // for those whom it adds; nil if there are none
-	GroupInfo []byte        // the next epoch's
+	GroupInfo []byte        // the next epoch's; nil unless CommitOptions.GroupInfo asks for it
 	Staged    *StagedCommit // the next epoch: merge it when the commit has been accepted
 	Skipped   []error       // proposals that waited and cannot be committed, and why
 }
@@ -403,14 +404,19 @@ func (c *Client) pskSecretWith(s *suite, ids []PreSharedKeyID, closing *StagedCo
 	return s.pskSecret(ids, psks)
 }
 
-// outputs makes the GroupInfo and the Welcome of the next epoch.
+// outputs makes the GroupInfo of the next epoch, if it is asked for, and the Welcome.
 func (w *committing) outputs() (info, welcome []byte, err error) {
-	g, err := w.client.groupInfo(w.suite, w.next, w.opts.GroupInfo)
-	if err != nil {
-		return nil, nil, err
+	if w.opts.GroupInfo.asks() {
+		g, err := w.client.groupInfo(w.suite, w.next, w.opts.GroupInfo)
+		if err != nil {
+			return nil, nil, err
+		}
+		if info, err = encodeMessage(WireFormatGroupInfo, g.encode); err != nil {
+			return nil, nil, err
+		}
 	}
-	if info, err = encodeMessage(WireFormatGroupInfo, g.encode); err != nil || len(w.plan.added) == 0 {
-		return info, nil, err
+	if len(w.plan.added) == 0 {
+		return info, nil, nil
 	}
 	inside, err := w.client.groupInfo(w.suite, w.next, w.opts.WelcomeInfo)
 	if err != nil {

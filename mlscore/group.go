@@ -324,6 +324,9 @@ type GroupInfoOptions struct {
 	Extensions Extensions // others
 }
 
+// asks reports whether anything is asked for.
+func (o GroupInfoOptions) asks() bool { return o.Tree || o.External || o.Extensions != nil }
+
 // GroupInfo signs a statement of the present state, as an MLSMessage (§12.4.3).
 func (g *Group) GroupInfo(opts GroupInfoOptions) ([]byte, error) {
 	if err := g.active(); err != nil {

@@ -110,9 +110,22 @@ func (s *suite) encryptTo(rand io.Reader, pub []byte, info *hpkeInfo, plaintext 
 	return kemOutput, s.aeadSeal(key, nonce, nil, plaintext), nil
 }
 
+// decapFor decapsulates for a private key whose public key is known, unless pub is nil.
+func (s *suite) decapFor(priv, pub, kemOutput []byte) ([]byte, error) {
+	if k, ok := s.kem.(*dhKEM); ok {
+		return k.decapFor(priv, pub, kemOutput)
+	}
+	return s.kem.decap(priv, kemOutput)
+}
+
 // decryptFrom is OpenBase (RFC 9180 §6.1) with empty associated data. The plaintext is the caller's.
 func (s *suite) decryptFrom(priv []byte, info *hpkeInfo, kemOutput, ciphertext []byte) ([]byte, error) {
-	shared, err := s.kem.decap(priv, kemOutput)
+	return s.decryptFor(priv, nil, info, kemOutput, ciphertext)
+}
+
+// decryptFor is decryptFrom where the public key of priv is known, unless pub is nil.
+func (s *suite) decryptFor(priv, pub []byte, info *hpkeInfo, kemOutput, ciphertext []byte) ([]byte, error) {
+	shared, err := s.decapFor(priv, pub, kemOutput)
 	if err != nil {
 		return nil, err
 	}
@@ -145,10 +158,15 @@ func (s *suite) exportTo(rand io.Reader, pub, info []byte, exporterContext strin
 
 // exportFrom is SetupBaseR and Context.Export: the other side of exportTo.
 func (s *suite) exportFrom(priv, kemOutput, info []byte, exporterContext string, n int) (Secret, error) {
+	return s.exportFor(priv, nil, kemOutput, info, exporterContext, n)
+}
+
+// exportFor is exportFrom where the public key of priv is known, unless pub is nil.
+func (s *suite) exportFor(priv, pub, kemOutput, info []byte, exporterContext string, n int) (Secret, error) {
 	if err := s.exportable(n); err != nil {
 		return Secret{}, err
 	}
-	shared, err := s.kem.decap(priv, kemOutput)
+	shared, err := s.decapFor(priv, pub, kemOutput)
 	if err != nil {
 		return Secret{}, err
 	}

@@ -497,3 +497,29 @@ func FuzzHPKEOpen(f *testing.F) {
 		}
 	})
 }
+
+// TestDecapsulationWithKnownKey: the public key of a private key may be given, and changes nothing. Another one
+// gives another secret.
+func TestDecapsulationWithKnownKey(t *testing.T) {
+	eachSuite(t, func(t *testing.T, s *suite) {
+		priv, pub, err := s.generateKeyPair(seeded("known key"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		info := s.hashInfo([]byte("info"))
+		kem, ct, err := s.encryptTo(seeded("encapsulation"), pub, info, []byte("plaintext"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, known := range [][]byte{nil, pub} {
+			if got, err := s.decryptFor(priv.Bytes(), known, info, kem, ct); err != nil || string(got) != "plaintext" {
+				t.Errorf("with %d bytes of public key: %q, %v", len(known), got, err)
+			}
+		}
+		if _, ok := s.kem.(*dhKEM); ok {
+			other := append([]byte{pub[0] ^ 1}, pub[1:]...)
+			_, err = s.decryptFor(priv.Bytes(), other, info, kem, ct)
+			requireKind(t, err, ErrForged)
+		}
+	})
+}

@@ -125,7 +125,7 @@ func TestSection12_4_3_1_GroupSecretsOfWrongLength(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := s.openSecrets(w, hpkeCiphertext{kem, ct}, priv, codec.DefaultLimits); !errors.Is(err, ErrInvalid) {
+		if _, err := s.openSecrets(w, hpkeCiphertext{kem, ct}, priv, nil, codec.DefaultLimits); !errors.Is(err, ErrInvalid) {
 			t.Errorf("joiner and path secret of %v bytes: %v", lengths, err)
 		}
 	}

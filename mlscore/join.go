@@ -84,7 +84,7 @@ func (j *joining) findKeyPackage() error {
 // openSecrets decrypts the group secrets and, with the PSKs that they name, the GroupInfo.
 func (j *joining) openSecrets() (err error) {
 	s := j.suite
-	if j.secrets, err = s.openSecrets(j.welcome, j.sealed, j.record.initKey, j.client.cfg.Limits.Codec); err != nil {
+	if j.secrets, err = s.openSecrets(j.welcome, j.sealed, j.record.initKey, j.record.keyPackage.InitKey, j.client.cfg.Limits.Codec); err != nil {
 		return err
 	}
 	founding := 0
@@ -192,7 +192,7 @@ type ExternalOptions struct {
 	PSKs              []PreSharedKeyID
 	LeafExtensions    Extensions
 	AuthenticatedData []byte
-	GroupInfo         GroupInfoOptions
+	GroupInfo         GroupInfoOptions // as in CommitOptions: the zero value asks for none
 }
 
 // ExternalJoin makes a commit by which this client adds itself to a group (§12.4.3.2). groupInfo is an
@@ -291,7 +291,7 @@ func (p *PublicState) earlierSelf(leaf *LeafNode) (LeafIndex, error) {
 // ExternalCommit is an external commit that has been made and waits to be accepted.
 type ExternalCommit struct {
 	Message   []byte // for the members
-	GroupInfo []byte // the next epoch's
+	GroupInfo []byte // the next epoch's; nil unless ExternalOptions.GroupInfo asks for it
 	Effects   *Effects
 	group     *Group
 }

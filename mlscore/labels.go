@@ -140,8 +140,13 @@ func (s *suite) encryptWithLabel(rand io.Reader, pub []byte, label string, conte
 
 // decryptWithLabel is DecryptWithLabel (RFC 9420 §5.1.3).
 func (s *suite) decryptWithLabel(priv []byte, label string, context, kemOutput, ciphertext []byte) ([]byte, error) {
+	return s.decryptLabelled(priv, nil, label, context, kemOutput, ciphertext)
+}
+
+// decryptLabelled is decryptWithLabel where the public key of priv is known, unless pub is nil.
+func (s *suite) decryptLabelled(priv, pub []byte, label string, context, kemOutput, ciphertext []byte) ([]byte, error) {
 	if err := fits("§5.1.3", "encryption context", context); err != nil {
 		return nil, err
 	}
-	return s.decryptFrom(priv, s.sealInfo(label, context), kemOutput, ciphertext)
+	return s.decryptFor(priv, pub, s.sealInfo(label, context), kemOutput, ciphertext)
 }

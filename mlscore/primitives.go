@@ -102,9 +102,9 @@ func (p *Primitives) Seal() (kem, ct []byte) {
 	return kem, ct
 }
 
-// Open decrypts a path secret.
+// Open decrypts a path secret, with a private key whose public key is known.
 func (p *Primitives) Open() {
-	_, err := p.suite.decryptFrom(p.priv.Bytes(), p.info, p.kem, p.ct)
+	_, err := p.suite.decryptFor(p.priv.Bytes(), p.pub, p.info, p.kem, p.ct)
 	p.must(err)
 }
 

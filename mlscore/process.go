@@ -351,12 +351,12 @@ func (g *Group) deriveNext(st *stagedCommit, ac *authenticatedContent, next *mem
 
 // externalInit derives the init secret that an external committer chose (§8.3).
 func (g *Group) externalInit(kemOutput []byte) (Secret, error) {
-	priv, _, err := g.suite.deriveKeyPair(g.state.secrets.external.Bytes())
+	priv, pub, err := g.suite.deriveKeyPair(g.state.secrets.external.Bytes())
 	if err != nil {
 		return Secret{}, err
 	}
 	defer priv.Erase()
-	secret, err := g.suite.exportFrom(priv.Bytes(), kemOutput, nil, externalInitLabel, g.suite.hashLen())
+	secret, err := g.suite.exportFor(priv.Bytes(), pub, kemOutput, nil, externalInitLabel, g.suite.hashLen())
 	if err != nil {
 		return Secret{}, within("ExternalInit", ErrForged, err)
 	}

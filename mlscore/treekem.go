@@ -263,7 +263,7 @@ func (r *receivedPath) decrypt(me LeafIndex, keys pathKeys, context []byte) (k i
 			continue
 		}
 		c := r.path.nodes[k].secrets[at]
-		secret, err := s.decryptWithLabel(key.Bytes(), "UpdatePathNode", context, c.kemOutput, c.ciphertext)
+		secret, err := s.decryptLabelled(key.Bytes(), []byte(to.key), "UpdatePathNode", context, c.kemOutput, c.ciphertext)
 		if err != nil {
 			return 0, Secret{}, because(err, ErrForged, "§7.6", "update path", "path secret for %s does not decrypt", nodeName(to.node))
 		}

@@ -140,9 +140,12 @@ func (s *scene) proposeUpdate(from *actor) error {
 	return s.proposed(from, msg, err)
 }
 
+// plainInfo asks for a GroupInfo that nobody reads. It draws randomness, and the stored sets were made with it.
+var plainInfo = GroupInfoOptions{Extensions: Extensions{}}
+
 // commit makes a commit and enters its epoch with all.
 func (s *scene) commit(by *actor, opts CommitOptions) error {
-	opts.WelcomeInfo.Tree = true
+	opts.WelcomeInfo.Tree, opts.GroupInfo = true, plainInfo
 	c, err := by.group.Commit(opts)
 	if err != nil {
 		return err
@@ -218,7 +221,7 @@ func (s *scene) admit(by *actor, how admission) error {
 		return err
 	}
 	opts := CommitOptions{Proposals: []Proposal{AddProposal(rec.keyPackage)}, OmitPath: !how.path}
-	opts.WelcomeInfo.Tree = !how.tree
+	opts.WelcomeInfo.Tree, opts.GroupInfo = !how.tree, plainInfo
 	if how.psk {
 		for _, psk := range s.psks {
 			p, err := by.group.ExternalPSK(psk.ID)
@@ -270,6 +273,7 @@ func (s *scene) joinExternally(a *actor, opts ExternalOptions) error {
 	if err != nil {
 		return err
 	}
+	opts.GroupInfo = plainInfo
 	x, err := a.ExternalJoin(a.id, info, opts)
 	if err != nil {
 		return err

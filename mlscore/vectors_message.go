@@ -400,7 +400,7 @@ func (c *welcomeCase) verify(s *suite) error {
 	if !ok {
 		return fail(ErrNotForUs, "§12.4.3.1", "welcome", "has no entry for the KeyPackage")
 	}
-	secrets, err := s.openSecrets(m.welcome, sealed, NewSecret(s.privateKeyOf(c.InitKey)), codec.DefaultLimits)
+	secrets, err := s.openSecrets(m.welcome, sealed, NewSecret(s.privateKeyOf(c.InitKey)), nil, codec.DefaultLimits)
 	if err != nil {
 		return err
 	}

@@ -139,9 +139,9 @@ func (w *welcome) find(ref []byte) (hpkeCiphertext, bool) {
 	return hpkeCiphertext{}, false
 }
 
-// openSecrets decrypts the group secrets for the holder of an init key.
-func (s *suite) openSecrets(w *welcome, c hpkeCiphertext, initKey Secret, limits codec.Limits) (*groupSecrets, error) {
-	plain, err := s.decryptWithLabel(initKey.Bytes(), "Welcome", w.encryptedGroupInfo, c.kemOutput, c.ciphertext)
+// openSecrets decrypts the group secrets for the holder of an init key. initPub is its public key, or nil.
+func (s *suite) openSecrets(w *welcome, c hpkeCiphertext, initKey Secret, initPub []byte, limits codec.Limits) (*groupSecrets, error) {
+	plain, err := s.decryptLabelled(initKey.Bytes(), initPub, "Welcome", w.encryptedGroupInfo, c.kemOutput, c.ciphertext)
 	if err != nil {
 		return nil, because(err, ErrForged, "§12.4.3.1", "Welcome", "group secrets do not decrypt")
 	}

@@ -64,8 +64,8 @@ func (c primitiveCosts) floorsFor(n, path, k int) floors {
 	)
 	f := floors{
 		// HPKE, keys and secrets along the path, with the hashes of its nodes; the leaf's key; signatures
-		// of the leaf, the commit and the GroupInfo.
-		commit: p*(c.seal+c.derive+2*c.secret+c.hashParent+c.parentHash) + c.generate + 3*c.sign + (epoch+commit)*c.secret,
+		// of the leaf and the commit.
+		commit: p*(c.seal+c.derive+2*c.secret+c.hashParent+c.parentHash) + c.generate + 2*c.sign + (epoch+commit)*c.secret,
 		// One path secret, since the two members share the root alone; signatures of leaf and commit.
 		process: c.open + c.derive + 2*c.verify + p*(c.hashParent+c.parentHash) + (epoch+commit)*c.secret,
 		// All leaves' signatures, all tree hashes and parent hashes; the GroupInfo's signature.
@@ -73,7 +73,7 @@ func (c primitiveCosts) floorsFor(n, path, k int) floors {
 		protect:   c.sign + c.sealKB + ratchet*c.secret,
 		unprotect: c.verify + c.openKB + ratchet*c.secret,
 	}
-	// For each newcomer, the signatures of its KeyPackage and leaf, a seal for its Welcome, the hash that
+	// The Welcome's GroupInfo is signed. For each newcomer, the signatures of its KeyPackage and leaf, a seal for its Welcome, the hash that
 	// names the KeyPackage, and those of its leaf and of the parent above.
 	f.bulk = f.commit + c.sign + added*(2*c.verify+c.seal+2*c.hashLeaf+c.hashParent)
 	f.unmerged = f.commit + added*c.seal
