@@ -227,8 +227,7 @@ func (groupX25519) validate(pub []byte) error {
 }
 
 func (k *keyX25519) publicKey() []byte {
-	var pub x25519.Key
-	x25519.KeyGen(&pub, (*x25519.Key)(k))
+	pub := x25519Base((*[x25519.Size]byte)(k))
 	return pub[:]
 }
 

@@ -8,13 +8,12 @@ import (
 	"crypto/elliptic"
 	"io"
 
-	"filippo.io/edwards25519"
 	"github.com/cloudflare/circl/ecc/goldilocks"
 	"github.com/cloudflare/circl/sign/ed448"
 )
 
 // signatureScheme is a signature algorithm (RFC 9420 §5.1.2). Signing is deterministic in the key
-// and the message; an implementation keeps no state.
+// and the message; an implementation keeps no state but public keys made ready.
 type signatureScheme interface {
 	generate(rand io.Reader) (priv []byte, err error)
 	newSigningKey(priv []byte) (signingKey, error)
@@ -112,17 +111,17 @@ func (ed25519Scheme) validate(pub []byte) error {
 	if err := keyLength(pub, ed25519.PublicKeySize); err != nil {
 		return err
 	}
-	p, err := new(edwards25519.Point).SetBytes(pub)
-	if err != nil || !reducedEd25519(pub) {
+	k := ed25519Keys.get(pub)
+	if k == nil || !reducedEd25519(pub) {
 		return notAPoint()
 	}
-	if p.MultByCofactor(p).Equal(edwards25519.NewIdentityPoint()) == 1 {
+	if k.point.smallOrder() {
 		return weakSignatureKey()
 	}
 	return nil
 }
 
-// reducedEd25519 reports whether y is below p = 2^255 - 19, as RFC 8032 §5.1.3 wants and SetBytes
+// reducedEd25519 reports whether y is below p = 2^255 - 19, as RFC 8032 §5.1.3 wants and crypto/ed25519
 // does not: a key that has a second encoding would count as two where keys must be unique.
 func reducedEd25519(pub []byte) bool {
 	if pub[0] < 0xed || pub[31]&0x7f != 0x7f {
@@ -139,7 +138,8 @@ func reducedEd25519(pub []byte) bool {
 func (ed25519Scheme) keyLengths() []int { return []int{ed25519.PublicKeySize} }
 
 func (ed25519Scheme) verify(pub, message, signature []byte) bool {
-	return len(pub) == ed25519.PublicKeySize && ed25519.Verify(pub, message, signature)
+	k := ed25519Keys.get(pub)
+	return k != nil && k.verify(message, signature)
 }
 
 type ed25519Key struct{ key ed25519.PrivateKey }
