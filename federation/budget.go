@@ -17,6 +17,7 @@ type budget struct {
 	raw     *rate.Limiter // bytes of connections of calls, whatever they are for
 	packets *rate.Limiter
 	gossip  *rate.Limiter // bytes
+	answers *rate.Limiter // bytes of records that are sent, and of what asks for them
 	working chan struct{} // a place for each call being served
 	streams chan struct{} // a place for each exchange of state
 }
@@ -40,6 +41,7 @@ func (s *budgets) of(d wire.Domain) *budget {
 			bytes:   rate.NewLimiter(rate.Limit(l.Bytes), l.ByteBurst),
 			packets: rate.NewLimiter(rate.Limit(l.GossipPackets), l.GossipBurst),
 			gossip:  rate.NewLimiter(rate.Limit(l.GossipBytes), 4*int(l.GossipBytes)),
+			answers: rate.NewLimiter(rate.Limit(l.Answers), l.AnswersBurst),
 			working: make(chan struct{}, l.UnderWay),
 			streams: make(chan struct{}, l.GossipStreams),
 		}

@@ -81,22 +81,27 @@ func (b *Bundle) Encode() ([]byte, error) {
 // Check refuses a bundle whose root is not the certificate authority of its domain, or whose seeds are
 // not nodes of it. It does not look at the clock.
 func (b *Bundle) Check() error {
+	_, err := b.rootChecked()
+	return err
+}
+
+// rootChecked is Check, and returns the root certificate.
+func (b *Bundle) rootChecked() (*x509.Certificate, error) {
 	if b.Version != bundleVersion {
-		return wire.Errorf(wire.Version, "bundle", "version %d, this node knows %d", b.Version, bundleVersion)
+		return nil, wire.Errorf(wire.Version, "bundle", "version %d, this node knows %d", b.Version, bundleVersion)
 	}
 	if err := b.Domain.Check(); err != nil {
-		return wire.Errorf(wire.Malformed, "bundle", "%v", err)
+		return nil, wire.Errorf(wire.Malformed, "bundle", "%v", err)
 	}
 	if len(b.Seeds) > MaxSeeds {
-		return wire.Errorf(wire.TooLarge, "bundle", "%d seeds, at most %d", len(b.Seeds), MaxSeeds)
+		return nil, wire.Errorf(wire.TooLarge, "bundle", "%d seeds, at most %d", len(b.Seeds), MaxSeeds)
 	}
 	for _, s := range b.Seeds {
 		if err := s.check(b.Domain); err != nil {
-			return wire.Errorf(wire.Malformed, "bundle", "%v", err)
+			return nil, wire.Errorf(wire.Malformed, "bundle", "%v", err)
 		}
 	}
-	_, err := b.Certificate()
-	return err
+	return b.Certificate()
 }
 
 // Certificate is the root certificate. It refuses one that is not a certificate authority, made by

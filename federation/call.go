@@ -97,7 +97,7 @@ func (c *callClient) call(ctx context.Context, to wire.NodeID, method wire.Metho
 	if err != nil {
 		return c.failure(ctx, to, method, err)
 	}
-	f.gates.open(to)
+	f.heard(to)
 	if isError {
 		e := new(wire.Error)
 		if err := wire.Decode(answer, wire.MaxError, e); err != nil {

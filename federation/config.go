@@ -92,6 +92,13 @@ type Limits struct {
 	State         int     // [4 MiB] bytes of one exchange of state
 	Queue         int     // [256] packets that wait for one node; later ones are dropped
 
+	Links   int       // [256] links to nodes of other organizations beyond which this node opens no more
+	Dialing int       // [96] links being opened at once
+	Redials door.Rate // [5 at once, 5 a second] attempts to open links to nodes that failed three times in a row
+	// Answers is how many bytes of records one organization gets as answers to what its nodes ask.
+	Answers      float64 // [64 KiB] a second, in the long run
+	AnswersBurst int     // [512 KiB] at once
+
 	Record int // [2 KiB] bytes of a node record
 	Nodes  int // [64] nodes of one organization
 }
@@ -106,12 +113,13 @@ type Timers struct {
 	KeepAlive time.Duration // [10 s] how often a silent link is tried; it is dropped after three times that
 	RetryMin  time.Duration // [200 ms] the first pause before a node is dialed again; it doubles
 	RetryMax  time.Duration // [10 s] the longest pause
+	LinkRest  time.Duration // [10 min] the longest pause before a link is opened again; it ends when the node is heard of
 	Poll      time.Duration // [250 ms] how often the allow-list and the own certificate are looked at
 	Save      time.Duration // [1 s] how long after a change known records are written down
 
 	Gossip   time.Duration // [500 ms] how often news is passed on
 	Probe    time.Duration // [2 s] how often a node is asked whether it is alive
-	PushPull time.Duration // [30 s] how often all is compared with one other node
+	PushPull time.Duration // [30 s] how often records are compared with those of one other node
 }
 
 func or[T comparable](v, otherwise T) T {
@@ -140,6 +148,11 @@ func (l Limits) withDefaults() Limits {
 	l.Packet = or(l.Packet, 16<<10)
 	l.State = or(l.State, 4<<20)
 	l.Queue = or(l.Queue, 256)
+	l.Links = or(l.Links, 256)
+	l.Dialing = or(l.Dialing, 96)
+	l.Redials = l.Redials.Or(5, time.Second/5)
+	l.Answers = or(l.Answers, 64<<10)
+	l.AnswersBurst = or(l.AnswersBurst, 512<<10)
 	l.Record = or(l.Record, 2<<10)
 	l.Nodes = or(l.Nodes, 64)
 	l.Door = l.Door.WithDefaults()
@@ -155,6 +168,7 @@ func (t Timers) withDefaults() Timers {
 	t.KeepAlive = or(t.KeepAlive, 10*time.Second)
 	t.RetryMin = or(t.RetryMin, 200*time.Millisecond)
 	t.RetryMax = or(t.RetryMax, 10*time.Second)
+	t.LinkRest = or(t.LinkRest, 10*time.Minute)
 	t.Poll = or(t.Poll, 250*time.Millisecond)
 	t.Save = or(t.Save, time.Second)
 	t.Gossip = or(t.Gossip, 500*time.Millisecond)

@@ -13,6 +13,8 @@ const (
 	protoCalls  = "h2"
 	protoOrder  = "mlsfed-order/1"
 	protoGossip = "mlsfed-gossip/1"
+	// protoGossip2 has all of protoGossip, and the frames of the exchange of records (exchange.go).
+	protoGossip2 = "mlsfed-gossip/2"
 )
 
 // conn is a connection below its TLS: closing it cuts everything above at once.
@@ -42,6 +44,7 @@ type conns struct {
 	mu    sync.Mutex // guards what follows
 	all   map[*conn]struct{}
 	count map[wire.Domain]int
+	ends  time.Time // no certificate of a connection ends before; zero for none
 }
 
 func newConns(max int) *conns {
@@ -59,6 +62,25 @@ func (s *conns) add(c *conn) bool {
 	}
 	s.all[c] = struct{}{}
 	s.count[d]++
+	if s.ends.IsZero() || c.ends.Before(s.ends) {
+		s.ends = c.ends
+	}
+	return true
+}
+
+// expiring reports whether the certificate of a connection may have ended.
+func (s *conns) expiring(now time.Time) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ends.IsZero() || now.Before(s.ends) {
+		return false
+	}
+	s.ends = time.Time{}
+	for c := range s.all {
+		if s.ends.IsZero() || c.ends.Before(s.ends) {
+			s.ends = c.ends
+		}
+	}
 	return true
 }
 

@@ -21,9 +21,10 @@ func (f *Federation) Dial(ctx context.Context, to wire.NodeID) (net.Conn, error)
 	return f.dialStream(ctx, to, protoOrder)
 }
 
-// dialStream opens a connection of a protocol and waits until the other side has let it in.
-func (f *Federation) dialStream(ctx context.Context, to wire.NodeID, proto string) (*session, error) {
-	s, err := f.dial(ctx, to, proto)
+// dialStream opens a connection of the first of the protocols that the other side knows, and waits until
+// the other side has let it in.
+func (f *Federation) dialStream(ctx context.Context, to wire.NodeID, protos ...string) (*session, error) {
+	s, err := f.dial(ctx, to, protos...)
 	if err != nil {
 		return nil, err
 	}
@@ -33,7 +34,7 @@ func (f *Federation) dialStream(ctx context.Context, to wire.NodeID, proto strin
 		f.gates.shut(to, err, f.cfg)
 		return nil, err
 	}
-	f.gates.open(to)
+	f.heard(to)
 	return s, nil
 }
 
@@ -53,7 +54,7 @@ func (f *Federation) awaitGreeting(s *session) error {
 
 // dial connects to the node at one of its known addresses. After a failure it fails at once for a while,
 // so that many who want the same node do not all wait for it.
-func (f *Federation) dial(ctx context.Context, to wire.NodeID, proto string) (*session, error) {
+func (f *Federation) dial(ctx context.Context, to wire.NodeID, protos ...string) (*session, error) {
 	if _, err := f.trust.root(to.Organization()); err != nil {
 		return nil, wire.Errorf(wire.Unavailable, "dial", "%s: %v", to, err)
 	}
@@ -66,7 +67,7 @@ func (f *Federation) dial(ctx context.Context, to wire.NodeID, proto string) (*s
 	}
 	var failure error
 	for _, at := range places {
-		s, err := f.dialAt(ctx, to, at, proto)
+		s, err := f.dialAt(ctx, to, at, protos)
 		if err == nil {
 			return s, nil
 		}
@@ -77,7 +78,8 @@ func (f *Federation) dial(ctx context.Context, to wire.NodeID, proto string) (*s
 		failure = err
 	}
 	err := f.unreachable(to, failure)
-	if ctx.Err() == nil {
+	// A failure at an address that the node has left meanwhile says nothing about the node.
+	if ctx.Err() == nil && slices.Equal(places, f.addresses(to)) {
 		f.gates.shut(to, err, f.cfg)
 	}
 	return nil, err
@@ -104,7 +106,7 @@ func (f *Federation) addresses(n wire.NodeID) []place {
 }
 
 // dialAt connects and makes the other side prove that it is the node.
-func (f *Federation) dialAt(ctx context.Context, to wire.NodeID, at place, proto string) (*session, error) {
+func (f *Federation) dialAt(ctx context.Context, to wire.NodeID, at place, protos []string) (*session, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.cfg.Timers.Dial)
 	defer cancel()
 	dialer := &net.Dialer{KeepAliveConfig: tcpKeepAlive(f.cfg.Timers), Control: f.guard(to, at)}
@@ -121,7 +123,7 @@ func (f *Federation) dialAt(ctx context.Context, to wire.NodeID, at place, proto
 	below := &conn{Conn: raw, home: f.conns}
 	s := &session{below: below, node: to}
 	cfg := f.baseTLS()
-	cfg.NextProtos = []string{proto}
+	cfg.NextProtos = protos
 	cfg.ServerName = string(to)
 	cfg.InsecureSkipVerify = true // VerifyConnection does it: against the one root admitted for this name
 	cfg.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
@@ -194,6 +196,16 @@ func (g *gates) check(n wire.NodeID, now time.Time) error {
 	return nil
 }
 
+// left returns for how long the gate of a node is shut, 0 if it is open.
+func (g *gates) left(n wire.NodeID, now time.Time) time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if at := g.by[n]; at != nil && at.closed(now) {
+		return at.until.Sub(now)
+	}
+	return 0
+}
+
 // shut keeps off the node for a time that grows with each failure in a row. Those that were under way at
 // once count as one.
 func (g *gates) shut(n wire.NodeID, why error, cfg Config) {
@@ -239,9 +251,13 @@ func (g *gates) moved(n wire.NodeID, cfg Config) {
 	delete(g.by, n)
 }
 
-// clear ends all keeping off.
-func (g *gates) clear() {
+// forgive ends the keeping off from the nodes of organizations whose entry in the allow-list has changed.
+func (g *gates) forgive(changed func(wire.Domain) bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	clear(g.by)
+	for n := range g.by {
+		if changed(n.Organization()) {
+			delete(g.by, n)
+		}
+	}
 }

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/time/rate"
+
 	"github.com/mlsfed/mlsfed/door"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -28,13 +30,19 @@ type Federation struct {
 	conns         *conns
 	door          *door.Door
 	links         *links
+	linking       *linking
 	announcements *announcements
 	records       *records
 	gossip        *gossip
+	rumours       rumours
+	askRate       *rate.Limiter // of asks over new links
 	calls         *callServer
 	caller        *callClient
 	ownSeeds      []Seed
 	instance      uint64 // random, of this run
+
+	// The versions, plus 1, of the allow-list and the records that linking knows; keepLinks alone uses them.
+	sawPeers, sawNodes uint64
 
 	ready   chan struct{} // closed when Run listens
 	linkNow chan struct{} // holds one: look for links to open
@@ -50,7 +58,6 @@ type Federation struct {
 	own       []byte                      // this node's record
 	announced time.Time                   // when it was made
 	answered  map[wire.Domain]wire.NodeID // the node of each organization that answered last
-	dialing   map[wire.NodeID]bool        // links being opened
 	warned    time.Time                   // when it was last said that the certificate ends soon
 }
 
@@ -82,12 +89,14 @@ func New(cfg Config) (*Federation, error) {
 		conns:         newConns(cfg.Limits.Connections),
 		door:          door.New(cfg.Limits.Door, cfg.Clock.Now, cfg.Logger),
 		links:         &links{self: cfg.Identity.Node, by: make(map[wire.NodeID]*link)},
+		linking:       newLinking(cfg),
+		askRate:       rate.NewLimiter(rate.Every(cfg.Timers.PushPull), asksAtOnce),
 		announcements: &announcements{by: make(map[wire.NodeID]*announcement)},
 		records:       newRecords(t, cfg.Limits),
 		ownSeeds:      cfg.Seeds,
 		instance:      binary.BigEndian.Uint64(instance[:]),
 		ready:         make(chan struct{}), linkNow: make(chan struct{}, 1), joinNow: make(chan struct{}, 1),
-		answered: make(map[wire.Domain]wire.NodeID), dialing: make(map[wire.NodeID]bool),
+		answered: make(map[wire.Domain]wire.NodeID),
 	}
 	if f.ownSeeds == nil {
 		if b, err := cfg.Identity.Bundle(); err == nil && b.Domain == cfg.Identity.Domain {
@@ -131,6 +140,7 @@ func (f *Federation) Run(ctx context.Context) error {
 	run(f.gossip.run)
 	run(f.watch)
 	run(f.keepLinks)
+	run(f.compare)
 	<-ctx.Done()
 	err = l.Close()
 	f.conns.cut(func(*conn) string { return cutRemoved })
@@ -202,10 +212,8 @@ func (f *Federation) Nodes(org wire.Domain) []wire.NodeID {
 		return nil
 	}
 	var list []wire.NodeID
-	for _, k := range f.records.all() {
-		if k.Node.Organization() == org {
-			list = append(list, k.Node)
-		}
+	for _, k := range f.records.ofOrganization(org) {
+		list = append(list, k.Node)
 	}
 	if len(list) == 0 || org == f.cfg.Identity.Domain {
 		for _, s := range f.seeds(org) {
@@ -252,63 +260,4 @@ func (f *Federation) wake(c chan struct{}) {
 	case c <- struct{}{}:
 	default:
 	}
-}
-
-// maxDialing bounds the links being opened at once.
-const maxDialing = 32
-
-// keepLinks opens a link to each known node that has none.
-func (f *Federation) keepLinks(ctx context.Context) error {
-	tick := time.NewTicker(f.cfg.Timers.Poll)
-	defer tick.Stop()
-	for {
-		for _, n := range f.unlinked() {
-			f.tasks.Go(func() {
-				defer f.wake(f.linkNow)
-				defer f.dialed(n)
-				f.openLink(ctx, n)
-			})
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		case <-f.linkNow:
-		}
-	}
-}
-
-// unlinked takes the nodes to which a link is to be opened now.
-func (f *Federation) unlinked() []wire.NodeID {
-	var list []wire.NodeID
-	now := f.cfg.Clock.Now()
-	for _, d := range f.admitted() {
-		nodes := f.Nodes(d)
-		for _, s := range f.seeds(d) {
-			nodes = append(nodes, s.Node)
-		}
-		slices.Sort(nodes)
-		for _, n := range slices.Compact(nodes) {
-			if n != f.cfg.Identity.Node && f.links.get(n) == nil && f.gates.check(n, now) == nil && f.mayDial(n) {
-				list = append(list, n)
-			}
-		}
-	}
-	return list
-}
-
-func (f *Federation) mayDial(n wire.NodeID) bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.dialing[n] || len(f.dialing) >= maxDialing {
-		return false
-	}
-	f.dialing[n] = true
-	return true
-}
-
-func (f *Federation) dialed(n wire.NodeID) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	delete(f.dialing, n)
 }

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"strings"
 	"sync"
@@ -94,14 +95,16 @@ func (w logWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// join exchanges state with nodes whose link stands and that memberlist does not take to be alive.
+// join exchanges state with nodes of the first release whose link stands and that memberlist does not take
+// to be alive. memberlist probes its members and exchanges the states of all of them, so that its cost
+// grows with their number; nodes that exchange records over their links are no members.
 func (g *gossip) join(ctx context.Context, m *memberlist.Memberlist) {
 	tick := time.NewTicker(g.f.cfg.Timers.Probe)
 	defer tick.Stop()
 	for {
 		alive := g.alive()
 		for _, l := range g.f.links.all() {
-			if !alive[l.node] && ctx.Err() == nil {
+			if !l.exchanges && !alive[l.node] && ctx.Err() == nil {
 				if _, err := m.Join([]string{string(l.node) + "/" + net.JoinHostPort(standIn(l.node).String(), "1")}); err != nil {
 					g.f.cfg.Logger.Debug("no exchange of state", "node", l.node, "error", err)
 				}
@@ -116,7 +119,8 @@ func (g *gossip) join(ctx context.Context, m *memberlist.Memberlist) {
 	}
 }
 
-// alive are the nodes that memberlist takes to be alive.
+// alive returns the nodes that memberlist takes to be alive, and those with a link that exchanges records:
+// such a link is cut when the other side falls silent.
 func (g *gossip) alive() map[wire.NodeID]bool {
 	g.mu.Lock()
 	m := g.members
@@ -125,6 +129,9 @@ func (g *gossip) alive() map[wire.NodeID]bool {
 		return nil
 	}
 	set := make(map[wire.NodeID]bool)
+	for _, l := range g.f.links.all() {
+		set[l.node] = l.exchanges
+	}
 	for _, n := range m.Members() {
 		set[wire.NodeID(n.Name)] = true
 	}
@@ -138,7 +145,7 @@ func (g *gossip) verify(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case b := <-g.records:
-			g.f.learn(b)
+			g.f.learn(b, "")
 		case b := <-g.states:
 			var l recordList
 			if err := wire.Decode(b, g.f.cfg.Limits.State, &l); err != nil {
@@ -146,7 +153,7 @@ func (g *gossip) verify(ctx context.Context) {
 				continue
 			}
 			for _, r := range l.Records {
-				g.f.learn(r)
+				g.f.learn(r, "")
 			}
 		}
 	}
@@ -176,9 +183,17 @@ func (g *gossip) GetBroadcasts(overhead, limit int) [][]byte {
 	return g.queue.GetBroadcasts(overhead, limit)
 }
 
-// LocalState implements memberlist.Delegate: all records, as far as they fit.
-func (g *gossip) LocalState(bool) []byte {
+// sampled is how many records an exchange has that is no join. Further ones come with the next.
+const sampled = 64
+
+// LocalState implements memberlist.Delegate. It returns all records to a node that joins and a sample
+// later, as far as they fit.
+func (g *gossip) LocalState(join bool) []byte {
 	list := g.f.records.all()
+	rand.Shuffle(len(list), func(i, k int) { list[i], list[k] = list[k], list[i] })
+	if !join {
+		list = list[:min(len(list), sampled)]
+	}
 	for size, i := 0, 0; i < len(list); i++ {
 		if size += len(list[i].raw) + 8; size > g.f.cfg.Limits.State/2 {
 			list = list[:i]
@@ -209,12 +224,20 @@ func (g *gossip) NotifyAlive(n *memberlist.Node) error {
 		return nil
 	case g.f.records.get(id) == nil:
 		return errors.New("there is no record of it")
+	case g.f.exchanges(id):
+		return errors.New("it exchanges records over its link")
 	case !n.Addr.Equal(standIn(id)) || n.Port != 1 || len(n.Meta) > 0:
 		return errors.New("it claims an address or metadata")
 	case !knownVersions([6]uint8{n.PMin, n.PMax, n.PCur, n.DMin, n.DMax, n.DCur}):
 		return errors.New("it claims other versions of the protocol")
 	}
 	return nil
+}
+
+// exchanges reports whether records are exchanged with the node over its link.
+func (f *Federation) exchanges(n wire.NodeID) bool {
+	l := f.links.get(n)
+	return l != nil && l.exchanges
 }
 
 // recordNews is a record on its way to all others. A newer one of the same node takes its place.

@@ -187,7 +187,7 @@ func TestRecordsLeadNowhereInside(t *testing.T) {
 		return forge(t, credential(t, mallory.id.Authority, n, time.Now(), nil), host+":"+port, time.Now(), nil, nil)
 	}
 	for i, host := range names { // further nodes, which a.example looks for by itself
-		a.learn(record(i, host))
+		a.learn(record(i, host), "")
 	}
 	for i := range names {
 		n := wire.NodeID(fmt.Sprintf("n%d.mallory.example", i+2))
@@ -220,7 +220,7 @@ func TestRecordsLeadNowhereInside(t *testing.T) {
 	a.edit = append(a.edit, func(c *Config) { c.AllowNetworks = prefixes("127.0.0.1/32") })
 	a = a.again(t)
 	for i, host := range names {
-		a.learn(record(i, host))
+		a.learn(record(i, host), "")
 	}
 	eventually(t, "records lead to where the configuration allows", func() bool { return connections.Load() > 0 })
 }
@@ -260,7 +260,7 @@ func TestRefusalStaysInTheError(t *testing.T) {
 	if err := a.peers.Add(bundle); err != nil {
 		t.Fatal(err)
 	}
-	a.learn(forge(t, credential(t, b.id.Authority, b.id.Node, time.Now(), nil), "10.0.0.5:7443", time.Now(), nil, nil))
+	a.learn(forge(t, credential(t, b.id.Authority, b.id.Node, time.Now(), nil), "10.0.0.5:7443", time.Now(), nil, nil), "")
 	eventually(t, "both are named", func() bool {
 		_, err := a.Dial(t.Context(), b.id.Node)
 		return err != nil && strings.Contains(err.Error(), "10.0.0.5:7443, a private address") && strings.Contains(err.Error(), "127.0.0.1:1")

@@ -8,30 +8,36 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// learn takes in a record that came from anywhere. It drops and counts what is not believed, and passes
-// on what is news.
-func (f *Federation) learn(b []byte) {
+// learn takes in a record that node from sent, "" for one that came by memberlist. It drops and counts
+// what is not believed, and passes on what is news. It returns the node's newer record if there is one.
+func (f *Federation) learn(b []byte, from wire.NodeID) (newer *known) {
+	if f.records.has(b) {
+		return nil
+	}
 	before := ""
-	if n := peekNode(b); n != "" {
-		if k := f.records.get(n); k != nil {
-			before = k.Address
-		}
+	old := f.records.get(peekNode(b))
+	if old != nil {
+		before = old.Address
 	}
 	k, err := f.records.add(b)
-	if err != nil {
+	var r *refusal
+	switch {
+	case errors.As(err, &r) && r.reason == recordReplayed && old != nil:
+		newer = old
+		fallthrough
+	case err != nil:
 		f.dropRecord(peekNode(b), err)
-		return
-	}
-	if k == nil {
-		return
+		return newer
+	case k == nil:
+		return nil
 	}
 	if k.Node == f.cfg.Identity.Node {
 		f.cfg.Logger.Warn("others hold a newer record of this node: it lost what it knew, its clock stood ahead once, or another node bears its name",
 			"number", k.Number, "address", k.Address)
-		return // watch contradicts it
+		return nil // watch contradicts it
 	}
 	f.cfg.Logger.Info("node record", "node", k.Node, "address", k.Address, "before", before)
-	f.spread(k)
+	f.spread(k, from)
 	if before != k.Address {
 		f.gates.moved(k.Node, f.cfg)
 		f.report(f.conns.cut(func(c *conn) string {
@@ -41,7 +47,13 @@ func (f *Federation) learn(b []byte) {
 			return ""
 		}))
 	}
+	if k.Node == from {
+		f.heard(k.Node)
+	} else {
+		f.linking.heard(k.Node, time.Now())
+	}
 	f.wake(f.linkNow)
+	return nil
 }
 
 // peekNode is the node that a record claims to be of, "" if it cannot be read.
@@ -91,7 +103,7 @@ func (f *Federation) announce() error {
 	if k == nil {
 		return nil
 	}
-	f.spread(k)
+	f.spread(k, id.Node)
 	for _, l := range f.links.all() {
 		l.send(frameRecord, raw)
 	}
@@ -103,11 +115,6 @@ func (f *Federation) ownRecord() []byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.own
-}
-
-// spread hands a record to gossip.
-func (f *Federation) spread(k *known) {
-	f.gossip.queue.QueueBroadcast(&recordNews{k.Node, k.raw})
 }
 
 // dropRecord counts and logs a record that is not believed. One of an organization that is not admitted

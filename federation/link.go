@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -50,9 +52,12 @@ type link struct {
 	*session
 	dialed   bool
 	instance uint64
-	out      chan []byte // frames, whole
-	gone     chan struct{}
-	once     sync.Once
+	// exchanges says that the other side knows the frames of the exchange of records.
+	exchanges bool
+
+	out  chan []byte // frames, whole
+	gone chan struct{}
+	once sync.Once
 }
 
 func (l *link) close() {
@@ -119,8 +124,9 @@ func stalled(err error) error {
 type links struct {
 	self wire.NodeID
 
-	mu sync.Mutex // guards by
-	by map[wire.NodeID]*link
+	mu      sync.Mutex // guards what follows
+	by      map[wire.NodeID]*link
+	plainly int // those in by without the exchange of records
 }
 
 func (s *links) get(n wire.NodeID) *link {
@@ -129,10 +135,31 @@ func (s *links) get(n wire.NodeID) *link {
 	return s.by[n]
 }
 
+// has reports whether a link to the node is up.
+func (s *links) has(n wire.NodeID) bool { return s.get(n) != nil }
+
 func (s *links) count() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return len(s.by)
+}
+
+// plain reports whether a link to a node of the first release is up.
+func (s *links) plain() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.plainly > 0
+}
+
+// some returns at most n links, at random, over which records are exchanged, none of them to the nodes
+// given.
+func (s *links) some(n int, but ...wire.NodeID) []*link {
+	list := slices.DeleteFunc(s.all(), func(l *link) bool { return !l.exchanges || slices.Contains(but, l.node) })
+	for i := range min(n, len(list)) {
+		k := i + rand.IntN(len(list)-i)
+		list[i], list[k] = list[k], list[i]
+	}
+	return list[:min(n, len(list))]
 }
 
 func (s *links) all() []*link {
@@ -156,7 +183,9 @@ func (s *links) adopt(l *link) bool {
 		return false
 	}
 	s.by[l.node] = l
+	s.countPlain(l, 1)
 	if old != nil {
+		s.countPlain(old, -1)
 		old.once.Do(func() { close(old.gone) })
 		go old.below.Close()
 	}
@@ -168,16 +197,31 @@ func (s *links) drop(l *link) {
 	defer s.mu.Unlock()
 	if s.by[l.node] == l {
 		delete(s.by, l.node)
+		s.countPlain(l, -1)
+	}
+}
+
+// countPlain adds n to the number of links without the exchange of records. s.mu is held.
+func (s *links) countPlain(l *link, n int) {
+	if !l.exchanges {
+		s.plainly += n
 	}
 }
 
 // openLink dials the node and runs a link until it ends.
 func (f *Federation) openLink(ctx context.Context, to wire.NodeID) {
-	s, err := f.dialStream(ctx, to, protoGossip)
+	s, err := f.dialStream(ctx, to, protoGossip2, protoGossip)
+	f.linking.opened(to, err, time.Now())
+	f.wake(f.linkNow)
 	if err != nil {
 		f.cfg.Logger.Debug("no link", "node", to, "error", err)
 		return
 	}
+	begun := time.Now()
+	defer func() {
+		f.linking.ended(to, time.Since(begun), f.links.has(to), time.Now())
+		f.wake(f.linkNow)
+	}()
 	stop := context.AfterFunc(ctx, func() { s.below.Close() })
 	defer stop()
 	if _, err := s.Write([]byte{purposeLink}); err != nil {
@@ -212,18 +256,22 @@ func (f *Federation) serveGossip(ctx context.Context, s *session) {
 
 // runLink exchanges hellos, and then frames until the connection ends.
 func (f *Federation) runLink(ctx context.Context, s *session, dialed bool) {
-	l := &link{session: s, dialed: dialed, out: make(chan []byte, f.cfg.Limits.Queue), gone: make(chan struct{})}
+	l := &link{session: s, dialed: dialed, exchanges: s.below.proto == protoGossip2, out: make(chan []byte, f.cfg.Limits.Queue), gone: make(chan struct{})}
 	defer l.close()
-	in := bufio.NewReaderSize(s, 16<<10)
-	if err := f.greetLink(l, in); err != nil {
+	in := bufio.NewReaderSize(s, linkBuffer)
+	record, err := f.greetLink(l, in)
+	if err != nil {
 		f.linkEnded(s, err)
 		return
 	}
-	if !f.links.adopt(l) {
+	adopted := f.links.adopt(l)
+	f.learn(record, s.node) // after adopt: a new node would be dialed if it had no link
+	if !adopted {
 		return
 	}
 	f.lines.log.Debug("link up", "node", s.node, "dialed", dialed)
-	f.wake(f.joinNow)
+	f.linking.linked(s.node, f.links.count(), time.Now())
+	f.joined(l)
 	defer f.wake(f.linkNow)
 	defer f.links.drop(l)
 	written := make(chan struct{})
@@ -239,39 +287,42 @@ func (f *Federation) runLink(ctx context.Context, s *session, dialed bool) {
 	<-written
 }
 
-// greetLink sends the own hello and reads the other's.
-func (f *Federation) greetLink(l *link, in *bufio.Reader) error {
+// greetLink sends the own hello and reads the other's. It returns the other node's record.
+func (f *Federation) greetLink(l *link, in *bufio.Reader) (record []byte, err error) {
 	b, err := wire.Encode(&hello{recordVersion, f.instance, f.ownRecord()})
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if err := l.SetDeadline(time.Now().Add(f.cfg.Timers.Handshake)); err != nil {
-		return err
+		return nil, err
 	}
 	if _, err := l.Write(appendFrame(nil, frameHello, b)); err != nil {
-		return err
+		return nil, err
 	}
 	kind, payload, err := readFrame(in, f.maxFrame(), nil, func(bool) error { return nil })
 	if err != nil {
-		return stalled(err)
+		return nil, stalled(err)
 	}
 	if kind != frameHello {
-		return wire.Errorf(wire.Malformed, "link", "a frame of type %q before hello", kind)
+		return nil, wire.Errorf(wire.Malformed, "link", "a frame of type %q before hello", kind)
 	}
 	var h hello
 	if err := wire.Decode(payload, f.maxFrame(), &h); err != nil {
-		return err
+		return nil, err
 	}
 	l.instance = h.Instance
-	f.learn(h.Record)
-	return l.SetDeadline(time.Time{})
+	return h.Record, l.SetDeadline(time.Time{})
 }
 
 // maxFrame is the largest payload of a frame: a hello has a record and a little beside it.
 func (f *Federation) maxFrame() int { return max(f.cfg.Limits.Packet, f.cfg.Limits.Record+64) }
 
+// linkBuffer is the size of a link's two buffers, in bytes: enough for a record. TLS has buffers of its
+// own below, which shrink while nothing comes.
+const linkBuffer = 1 << 10
+
 func (f *Federation) writeLink(ctx context.Context, l *link) error {
-	out := bufio.NewWriterSize(l, 16<<10)
+	out := bufio.NewWriterSize(l, linkBuffer)
 	beat := time.NewTicker(f.cfg.Timers.KeepAlive)
 	defer beat.Stop()
 	for {
@@ -323,7 +374,11 @@ func (f *Federation) readLink(l *link, in *bufio.Reader) error {
 		switch kind {
 		case frameBeat:
 		case frameRecord:
-			f.learn(payload)
+			f.learnFrom(l, payload)
+		case frameAsk, frameState:
+			if err := f.exchange(l, budget, kind, payload); err != nil {
+				return err
+			}
 		case framePacket:
 			f.takePacket(l.node, payload)
 		default:

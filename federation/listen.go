@@ -75,7 +75,7 @@ func (f *Federation) welcome(ctx context.Context, raw net.Conn, visit *door.Visi
 		return
 	}
 	f.metrics.accepted.WithLabelValues(below.proto).Inc()
-	f.gates.open(s.node) // it can reach us: so it is up
+	f.heard(s.node) // it can reach us: so it is up
 	f.serve(ctx, s)
 }
 
@@ -97,7 +97,7 @@ func (f *Federation) prove(ctx context.Context, below *conn) (*session, error) {
 	old := false
 	s := &session{below: below}
 	cfg := f.baseTLS()
-	cfg.NextProtos = []string{protoCalls, protoOrder, protoGossip}
+	cfg.NextProtos = []string{protoCalls, protoOrder, protoGossip2, protoGossip}
 	cfg.ClientAuth = tls.RequireAnyClientCert
 	cfg.SessionTicketsDisabled = true // each connection is verified whole
 	cfg.GetCertificate = func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
@@ -218,7 +218,7 @@ func (f *Federation) serve(ctx context.Context, s *session) {
 		return
 	case protoOrder:
 		f.serveOrder(ctx, s)
-	case protoGossip:
+	case protoGossip, protoGossip2:
 		f.serveGossip(ctx, s)
 	}
 	s.below.Close()

@@ -101,7 +101,7 @@ func organization(t testing.TB, d wire.Domain, edit ...func(*InitOptions)) strin
 func fast(c *Config) {
 	c.Timers = Timers{
 		Poll: 20 * time.Millisecond, Save: 10 * time.Millisecond, RetryMin: 10 * time.Millisecond, RetryMax: 200 * time.Millisecond,
-		Gossip: 50 * time.Millisecond, Probe: 200 * time.Millisecond, PushPull: time.Second,
+		Gossip: 50 * time.Millisecond, Probe: 200 * time.Millisecond, PushPull: time.Second, LinkRest: 500 * time.Millisecond,
 	}
 }
 

@@ -33,6 +33,8 @@ type Peer struct {
 	State  State
 	Root   *x509.Certificate
 	Seeds  []Seed
+
+	change uint64 // the version of the list in which the entry changed last
 }
 
 // Peers is the allow-list: a folder with one file for each organization. Several processes may use it
@@ -42,9 +44,16 @@ type Peers struct {
 
 	mu      sync.Mutex // guards what follows
 	known   map[wire.Domain]Peer
-	stamps  map[string]stamp // of the files that known was read from, or that could not be read
-	changes uint64           // of known
+	files   map[string]wire.Domain // the names of the files in known
+	stamps  map[string]stamp       // of the files that known was read from, or that could not be read
+	changes uint64                 // of known
+	folder  time.Time              // when the folder was changed last, as of the last look at all files
+	looked  time.Time              // when that look began
 }
+
+// lookEvery is how often all files are looked at though the folder is unchanged: a file may have been
+// written in place.
+const lookEvery = 10 * time.Second
 
 // stamp tells whether a file has changed: each write makes a new file.
 type stamp struct {
@@ -55,8 +64,9 @@ type stamp struct {
 
 // peerFile is the content of a file.
 type peerFile struct {
-	State  State   `json:"state"`
-	Bundle *Bundle `json:"bundle"`
+	State  State             `json:"state"`
+	Bundle *Bundle           `json:"bundle"`
+	root   *x509.Certificate // of Bundle, checked
 }
 
 // maxPeerFile is the largest file of a peer that is read, in bytes: a bundle, indented further.
@@ -65,14 +75,25 @@ const maxPeerFile = 2 * MaxBundle
 // OpenPeers opens the folder, and makes it if it is not there. A file that cannot be read is an error
 // here; in Refresh it only takes its organization off the list.
 func OpenPeers(dir string) (*Peers, error) {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, fmt.Errorf("peers: %w", err)
+	p, err := PeersIn(dir)
+	if err != nil {
+		return nil, err
 	}
-	p := &Peers{dir: dir, known: make(map[wire.Domain]Peer), stamps: make(map[string]stamp)}
 	if _, err := p.Refresh(); err != nil {
 		return nil, fmt.Errorf("peers: %w", err)
 	}
 	return p, nil
+}
+
+// PeersIn is OpenPeers without reading what is in the folder: Add, Remove, Suspend and Resume read the
+// files that they change, and List has those alone until Refresh.
+func PeersIn(dir string) (*Peers, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("peers: %w", err)
+	}
+	return &Peers{
+		dir: dir, known: make(map[wire.Domain]Peer), files: make(map[string]wire.Domain), stamps: make(map[string]stamp),
+	}, nil
 }
 
 // Add admits an organization. One that is admitted already gets the new seeds; with another root it is
@@ -83,7 +104,7 @@ func (p *Peers) Add(b *Bundle) error {
 	if err != nil {
 		return err
 	}
-	if _, err := p.Refresh(); err != nil {
+	if _, err := p.look(peerFileName(b.Domain)); err != nil {
 		return fmt.Errorf("peers: %w", err)
 	}
 	state := Admitted
@@ -94,13 +115,6 @@ func (p *Peers) Add(b *Bundle) error {
 		state = old.State
 	}
 	return p.write(b, state)
-}
-
-func (b *Bundle) rootChecked() (*x509.Certificate, error) {
-	if err := b.Check(); err != nil {
-		return nil, err
-	}
-	return b.Certificate()
 }
 
 // Remove takes an organization off the list.
@@ -116,7 +130,7 @@ func (p *Peers) Remove(d wire.Domain) error {
 		err = syncDir(p.dir)
 	}
 	if err == nil {
-		_, err = p.Refresh()
+		_, err = p.look(peerFileName(d))
 	}
 	if err != nil {
 		return fmt.Errorf("peers: %w", err)
@@ -149,13 +163,13 @@ func noPeer(d wire.Domain) error {
 }
 
 func (p *Peers) write(b *Bundle, s State) error {
-	content, err := json.MarshalIndent(peerFile{s, b}, "", "  ")
+	content, err := json.MarshalIndent(peerFile{State: s, Bundle: b}, "", "  ")
 	if err != nil {
 		return fmt.Errorf("peers: %w", err)
 	}
 	err = writeAtomic(filepath.Join(p.dir, peerFileName(b.Domain)), append(content, '\n'), 0o600)
 	if err == nil {
-		_, err = p.Refresh()
+		_, err = p.look(peerFileName(b.Domain))
 	}
 	if err != nil {
 		return fmt.Errorf("peers: %w", err)
@@ -193,6 +207,14 @@ func (p *Peers) version() uint64 {
 // Refresh reads what has changed in the folder, and says whether the list has. A file that cannot be
 // read takes its organization off the list, and is an error each time that it is found changed.
 func (p *Peers) Refresh() (changed bool, err error) {
+	info, err := os.Stat(p.dir)
+	if err != nil {
+		return false, err
+	}
+	begun := time.Now()
+	if p.unchanged(info.ModTime(), begun) {
+		return false, nil
+	}
 	entries, err := os.ReadDir(p.dir)
 	if err != nil {
 		return false, err
@@ -210,7 +232,20 @@ func (p *Peers) Refresh() (changed bool, err error) {
 			faults = append(faults, err)
 		}
 	}
+	p.mu.Lock()
+	p.folder, p.looked = info.ModTime(), begun
+	p.mu.Unlock()
 	return p.dropMissing(present) || changed, errors.Join(faults...)
+}
+
+// unchanged reports whether no file was made, replaced or removed since all were looked at, by the time at
+// which the folder was changed last. Such times are coarse: a look within a second of the change may have
+// missed another one.
+func (p *Peers) unchanged(folder, now time.Time) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	since := now.Sub(p.looked)
+	return folder.Equal(p.folder) && since >= 0 && since < lookEvery && p.looked.Sub(folder) > time.Second
 }
 
 // look reads one file again if it has changed.
@@ -241,15 +276,16 @@ func (p *Peers) look(name string) (changed bool, err error) {
 		p.mu.Unlock()
 		return changed, fmt.Errorf("%w: its organization is not admitted until the file is mended", err)
 	}
-	root, err := f.Bundle.Certificate()
-	if err != nil {
-		return false, err
-	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.stamps[name] = now
+	was, ok := p.known[f.Bundle.Domain]
+	if ok && was.State == f.State && was.Root.Equal(f.root) && slices.Equal(was.Seeds, f.Bundle.Seeds) {
+		return false, nil // written again, or read by another goroutine at the same time
+	}
 	p.changes++
-	p.known[f.Bundle.Domain] = Peer{f.Bundle.Domain, f.State, root, f.Bundle.Seeds}
+	p.files[name] = f.Bundle.Domain
+	p.known[f.Bundle.Domain] = Peer{f.Bundle.Domain, f.State, f.root, f.Bundle.Seeds, p.changes}
 	return true, nil
 }
 
@@ -275,14 +311,14 @@ func (p *Peers) forget(name string) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	delete(p.stamps, name)
-	for d := range p.known {
-		if peerFileName(d) == name {
-			delete(p.known, d)
-			p.changes++
-			return true
-		}
+	d, ok := p.files[name]
+	if !ok {
+		return false
 	}
-	return false
+	delete(p.files, name)
+	delete(p.known, d)
+	p.changes++
+	return true
 }
 
 func readPeer(path string) (*peerFile, error) {
@@ -308,7 +344,9 @@ func parsePeer(b []byte) (*peerFile, error) {
 	if f.Bundle == nil {
 		return nil, wire.Errorf(wire.Malformed, "peer", "without a bundle")
 	}
-	return f, f.Bundle.Check()
+	var err error
+	f.root, err = f.Bundle.rootChecked()
+	return f, err
 }
 
 const peerSuffix = ".json"

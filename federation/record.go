@@ -97,6 +97,7 @@ const maxAhead = 24 * time.Hour
 type known struct {
 	*Record
 	raw  []byte
+	sum  recordSum         // of raw
 	root *x509.Certificate // under which it was verified
 	ends time.Time         // of the certificate
 }
@@ -130,7 +131,7 @@ func (t *trust) decodeRecord(b []byte, limit int) (*known, error) {
 	if r.Number.Std().After(t.clock.Now().Add(maxAhead)) {
 		return nil, refuse(recordFuture, "the record of %s is from %s: one of our clocks is wrong", r.Node, r.Number.Std().Format(time.RFC3339))
 	}
-	return &known{r, b, root, c.NotAfter}, nil
+	return &known{r, b, sha256.Sum256(b), root, c.NotAfter}, nil
 }
 
 func (r *Record) verify(c *x509.Certificate) bool {

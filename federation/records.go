@@ -2,6 +2,7 @@ package federation
 
 import (
 	"cmp"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -22,11 +23,21 @@ type records struct {
 
 	mu      sync.Mutex // guards what follows
 	by      map[wire.NodeID]*known
-	changed bool // since the last save
+	of      map[wire.Domain][]*known // by node
+	sums    map[recordSum]struct{}   // of the records in by
+	orgs    map[shortSum]wire.Domain // the keys of of
+	news    uint64                   // changes of by
+	changed bool                     // since the last save
 }
 
+// recordSum is the SHA-256 of an encoded record.
+type recordSum [sha256.Size]byte
+
 func newRecords(t *trust, l Limits) *records {
-	return &records{trust: t, maxBytes: l.Record, maxNodes: l.Nodes, by: make(map[wire.NodeID]*known)}
+	return &records{
+		trust: t, maxBytes: l.Record, maxNodes: l.Nodes, by: make(map[wire.NodeID]*known),
+		of: make(map[wire.Domain][]*known), sums: make(map[recordSum]struct{}), orgs: make(map[shortSum]wire.Domain),
+	}
 }
 
 // add verifies a record and keeps it if it is news. It returns nil without an error for the one that is
@@ -45,35 +56,81 @@ func (s *records) add(b []byte) (*known, error) {
 	if old != nil && old.Number >= k.Number {
 		return nil, refuse(recordReplayed, "the record of %s is number %d, number %d is known", k.Node, k.Number, old.Number)
 	}
-	if old == nil && s.count(k.Node.Organization()) >= s.maxNodes {
+	if old == nil && len(s.of[k.Node.Organization()]) >= s.maxNodes {
 		return nil, refuse(recordTooMany, "%s has more than %d nodes: raise the limit if that is right", k.Node.Organization(), s.maxNodes)
 	}
-	s.by[k.Node] = k
-	s.changed = true
+	s.drop(old)
+	s.put(k)
 	return k, nil
 }
 
-// count is the number of an organization's nodes; the caller holds mu.
-func (s *records) count(d wire.Domain) int {
-	n := 0
-	for node := range s.by {
-		if node.Organization() == d {
-			n++
+// put adds a record. The caller holds mu, and has dropped the node's earlier one.
+func (s *records) put(k *known) {
+	d := k.Node.Organization()
+	s.by[k.Node] = k
+	s.sums[k.sum] = struct{}{}
+	s.orgs[shortOf(d)] = d
+	list := append(slices.Clone(s.of[d]), k) // readers may hold the old list
+	slices.SortFunc(list, func(a, b *known) int { return cmp.Compare(a.Node, b.Node) })
+	s.of[d] = list
+	s.changed = true
+	s.news++
+}
+
+// drop removes a record, unless it is nil. The caller holds mu.
+func (s *records) drop(k *known) {
+	if k == nil {
+		return
+	}
+	d := k.Node.Organization()
+	delete(s.by, k.Node)
+	delete(s.sums, k.sum)
+	s.of[d] = slices.DeleteFunc(slices.Clone(s.of[d]), func(have *known) bool { return have == k })
+	if len(s.of[d]) == 0 {
+		delete(s.of, d)
+		delete(s.orgs, shortOf(d))
+	}
+	s.changed = true
+	s.news++
+}
+
+// version changes with the records.
+func (s *records) version() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.news
+}
+
+// ofOrganization returns the records of an organization that are believed now, by node.
+func (s *records) ofOrganization(d wire.Domain) []*known {
+	s.mu.Lock()
+	list := s.of[d]
+	s.mu.Unlock()
+	var believed []*known
+	for _, k := range list {
+		if s.valid(k) {
+			believed = append(believed, k)
 		}
 	}
-	return n
+	return believed
+}
+
+// organization returns the organization that a short sum stands for, if a record of one of its nodes is
+// known.
+func (s *records) organization(h shortSum) (wire.Domain, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d, ok := s.orgs[h]
+	return d, ok
 }
 
 // has reports whether exactly these bytes are known, which spares their verification.
 func (s *records) has(b []byte) bool {
+	sum := recordSum(sha256.Sum256(b))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for _, k := range s.by {
-		if string(k.raw) == string(b) {
-			return true
-		}
-	}
-	return false
+	_, ok := s.sums[sum]
+	return ok
 }
 
 // get is a node's record, nil if there is none that is believed now.
@@ -133,8 +190,7 @@ func (s *records) forget() {
 	defer s.mu.Unlock()
 	for n, k := range s.by {
 		if root := keep[n.Organization()]; root == nil || !sameCertificate(root, k.root) || !now.Before(k.ends) {
-			delete(s.by, n)
-			s.changed = true
+			s.drop(k)
 		}
 	}
 }

@@ -68,10 +68,7 @@ func (f *Federation) Status() Status {
 func (f *Federation) nodeStatus(p Peer, alive map[wire.NodeID]bool) []NodeStatus {
 	var list []NodeStatus
 	known := make(map[wire.NodeID]bool)
-	for _, k := range f.records.all() {
-		if k.Node.Organization() != p.Domain {
-			continue
-		}
+	for _, k := range f.records.ofOrganization(p.Domain) {
 		known[k.Node] = true
 		list = append(list, NodeStatus{Node: k.Node, Address: k.Address, Recorded: k.Number.Std(), CertificateEnds: k.ends})
 	}

@@ -20,11 +20,14 @@ func (f *Federation) watch(ctx context.Context) error {
 		if _, err := f.trust.peers.Refresh(); err != nil {
 			f.cfg.Logger.Error("allow-list", "error", err)
 		}
-		if now := f.trust.peers.version(); now != seen {
-			seen = now
-			f.peersChanged()
+		now := f.trust.peers.version()
+		if now != seen {
+			f.peersChanged(seen)
 		}
-		f.report(f.conns.cut(f.unbelieved))
+		if expiring := f.conns.expiring(f.cfg.Clock.Now()); expiring || now != seen {
+			f.report(f.conns.cut(f.unbelieved))
+		}
+		seen = now
 		f.tendCertificate()
 		f.contradict()
 		if time.Since(saved) >= f.cfg.Timers.Save {
@@ -41,8 +44,10 @@ func (f *Federation) watch(ctx context.Context) error {
 	}
 }
 
-// peersChanged lets go of what belongs to organizations that are not in the list any more.
-func (f *Federation) peersChanged() {
+// peersChanged drops what belongs to organizations that are not in the list any more, and ends the pauses
+// of those whose entry has changed since the version of the list that was seen last. The pauses of all
+// others go on: one new partner must not have all dead ones dialed.
+func (f *Federation) peersChanged(seen uint64) {
 	listed := func(d wire.Domain) bool {
 		_, ok := f.trust.peers.get(d)
 		return ok || d == f.cfg.Identity.Domain
@@ -52,7 +57,11 @@ func (f *Federation) peersChanged() {
 	f.records.forget()
 	f.faults.keep(listed)
 	f.budgets.keep(listed)
-	f.gates.clear()
+	changed := func(d wire.Domain) bool {
+		p, ok := f.trust.peers.get(d)
+		return d != f.cfg.Identity.Domain && (!ok || p.change > seen)
+	}
+	f.gates.forgive(changed)
 	f.mu.Lock()
 	for d := range f.answered {
 		if !listed(d) {
@@ -61,6 +70,7 @@ func (f *Federation) peersChanged() {
 	}
 	f.mu.Unlock()
 	f.wake(f.linkNow)
+	f.askSome()
 }
 
 // report counts and logs the connections that were cut.
