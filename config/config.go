@@ -130,6 +130,7 @@ type Consensus struct {
 	Unowned         Duration `yaml:"unowned"`
 	RecentBytes     Size     `yaml:"recent_bytes"`
 	RecentEntries   int      `yaml:"recent_entries"`
+	Organizations   int      `yaml:"organizations"`
 	Memory          Size     `yaml:"memory"`
 }
 
@@ -416,6 +417,9 @@ func (c *Config) Warnings() []string {
 	return list
 }
 
+// maxOrganizations is the largest number of organizations in one conversation (wire.MaxReplicas).
+const maxOrganizations = 256
+
 // What a conversation keeps whose policy says nothing (consensus/machine).
 const (
 	minRecentBytes   = 2 << 20
@@ -440,6 +444,9 @@ func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 	}
 	if n := c.Consensus.RecentEntries; n != 0 && n < minRecentEntries {
 		fault("consensus.recent_entries", "%d, wanted at least %d: what a conversation keeps whose policy says nothing", n, minRecentEntries)
+	}
+	if n := c.Consensus.Organizations; n < 0 || n > maxOrganizations {
+		fault("consensus.organizations", "%d, wanted up to %d: each holds a replica, and an entry names so many", n, maxOrganizations)
 	}
 	if q := c.Quota; q.Device != 0 && q.User != 0 && q.User < q.Device {
 		fault("quota.user", "%v, wanted at least quota.device, %v", q.User, q.Device)

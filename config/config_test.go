@@ -129,6 +129,7 @@ func TestFaultsAreNamed(t *testing.T) {
 		"negative burst":              {least + "rates: {invitations: {burst: -1}}\n", "", "rates.invitations: burst -1"},
 		"keeps less than a policy":    {least + "consensus: {recent_bytes: 2047KiB}\n", "", "consensus.recent_bytes: 2047KiB, wanted at least 2MiB"},
 		"keeps fewer than a policy":   {least + "consensus: {recent_entries: 255}\n", "", "consensus.recent_entries: 255, wanted at least 256"},
+		"too many organizations":      {least + "consensus: {organizations: 257}\n", "", "consensus.organizations: 257, wanted up to 256"},
 		"two documents":               {least + "---\n" + least, "", "more than one document"},
 		"not YAML":                    {"{", "", "yaml"},
 		"no data":                     {least + "data: ''\n", "", "data: wanted a folder"},

@@ -100,6 +100,7 @@ type Limits struct {
 	TermJump        uint64 // [1,024] terms by which one message may be ahead without being confirmed by other voters
 	RecentBytes     int    // [16 MiB] bytes of entries that a conversation's policy may keep
 	RecentEntries   int    // [1,024] entries that it may keep
+	Organizations   int    // [256, which is the most] organizations in one conversation: each needs a replica
 	Sleepers        int    // [64 MiB] bytes of sleeping conversations' states in memory
 }
 
@@ -192,11 +193,12 @@ func (l *Limits) setDefaults() {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&l.RecentBytes, 16 << 20}, {&l.RecentEntries, 1024}, {&l.Sleepers, 64 << 20}, {&l.PerOrganization, 10_000}, {&l.Opening, 64}, {&l.Inflight, 1024}, {&l.Wakes, 32}} {
+	}{{&l.RecentBytes, 16 << 20}, {&l.RecentEntries, 1024}, {&l.Organizations, wire.MaxReplicas}, {&l.Sleepers, 64 << 20}, {&l.PerOrganization, 10_000}, {&l.Opening, 64}, {&l.Inflight, 1024}, {&l.Wakes, 32}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
 	}
+	l.Organizations = min(l.Organizations, wire.MaxReplicas)
 	if l.Trailing == 0 {
 		l.Trailing = 64
 	}

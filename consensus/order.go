@@ -23,7 +23,11 @@ func (l *live) order(ctx context.Context, e *wire.Entry, key wire.SubmissionKey)
 	if term := r.CurrentTerm(); l.ready.Load() == term {
 		var receipt *wire.Receipt
 		var err error
-		l.fsm.read(func(m *machine.Machine) { receipt, key, err = m.JudgeVerified(e, key) })
+		l.fsm.read(func(m *machine.Machine) {
+			if receipt, key, err = m.JudgeVerified(e, key); err == nil && receipt == nil {
+				err = l.m.cfg.Limits.mayAdd(m, e.Envelope)
+			}
+		})
 		if err != nil {
 			return wire.Receipt{}, err
 		} else if receipt != nil {
@@ -35,6 +39,38 @@ func (l *live) order(ctx context.Context, e *wire.Entry, key wire.SubmissionKey)
 		return wire.Receipt{}, err
 	}
 	return l.commit(ctx, r, g)
+}
+
+// mayAdd refuses a submission that brings more organizations into a conversation than can hold replicas of
+// it. Those that leave count until nothing can contest the commit that removes them: so long they hold one.
+func (l *Limits) mayAdd(m *machine.Machine, e *wire.Envelope) error {
+	var add []wire.Address
+	switch {
+	case e == nil:
+		return nil
+	case e.Create != nil:
+		add = e.Create.Delivery
+	case e.Commit != nil:
+		add = e.Commit.Delivery.Add
+	}
+	orgs := make(map[wire.Domain]bool)
+	for _, s := range m.Spans() {
+		if s.Until == 0 {
+			orgs[s.Organization] = true
+		}
+	}
+	for _, d := range m.Holders() {
+		orgs[d] = true
+	}
+	before := len(orgs)
+	for _, a := range add {
+		orgs[a.Organization] = true
+	}
+	if len(orgs) <= max(before, l.Organizations) {
+		return nil
+	}
+	return wire.Errorf(wire.TooLarge, "submit", "the conversation would have %d organizations, at most %d: each holds a copy of it",
+		len(orgs), l.Organizations)
 }
 
 // given is an entry that was handed to Raft.

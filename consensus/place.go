@@ -57,6 +57,10 @@ func place(p placing) (voters, learners []wire.NodeID) {
 			learners = append(learners, nodes[0])
 		}
 	}
+	if room := wire.MaxReplicas - len(voters); len(learners) > room { // which Limits.Organizations prevents
+		slices.SortStableFunc(learners, func(a, b wire.NodeID) int { return cmp.Compare(p.class(a), p.class(b)) })
+		learners = learners[:room]
+	}
 	slices.Sort(voters)
 	slices.Sort(learners)
 	return voters, learners

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -16,8 +17,8 @@ import (
 
 // The leader keeps its conversation's replicas as placement wants them. First an entry says so in the
 // log, for all to see; then Raft's configuration follows it, one change at a time: invite, add as a
-// learner, wait until it has caught up, make it a voter; and only when the new ones are in, let the old
-// ones go. A voter that cannot be reached is never added: a majority could depend on it at once.
+// learner, wait until it has caught up, make it a voter. Those that are to vote are invited before all others;
+// only when the new ones are in, the old ones are let go. A voter that cannot be reached is never added: a majority could depend on it at once.
 
 // reconcile takes the next step. It returns true while there is something to do that can be done.
 func (l *live) reconcile(ctx context.Context) bool {
@@ -157,13 +158,14 @@ func (l *live) wanted(r *raft.Raft) *wire.Replicas {
 // follow brings Raft's configuration one step closer to want.
 func (l *live) follow(ctx context.Context, r *raft.Raft, want *wire.Replicas) bool {
 	voters, learners := splitServers(r.GetConfiguration().Configuration().Servers)
-	if l.admitNew(ctx, r, want, append(slices.Clone(voters), learners...)) {
-		return true
-	}
+	// A new conversation has one voter, without which it stops: votes come before further learners.
 	if up := l.promotable(r, want, voters, learners); len(up) > 0 {
 		return l.change("make a voter", up[0], r, want, func(index uint64) raft.IndexFuture {
 			return r.AddVoter(raft.ServerID(up[0]), raft.ServerAddress(up[0]), index, l.m.cfg.Timers.Call)
 		})
+	}
+	if l.admitNew(ctx, r, want, append(slices.Clone(voters), learners...)) {
+		return true
 	}
 	if !l.enough(want, voters) {
 		return l.waits(r, want, voters)
@@ -194,29 +196,45 @@ func (l *live) carries(r *raft.Raft, voters []wire.NodeID) bool {
 	return up > len(voters)/2
 }
 
-// admitNew invites and adds the first node that lacks a replica and can be reached.
+// invitesAtOnce bounds the invitations under way at once, and the changes of one step.
+const invitesAtOnce = 16
+
+// admitNew invites and adds nodes that lack a replica and can be reached: those that are to vote, and then
+// the others. It returns true when it has added some.
 func (l *live) admitNew(ctx context.Context, r *raft.Raft, want *wire.Replicas, have []wire.NodeID) (changed bool) {
+	l.mu.Lock()
+	before := l.missing
+	l.mu.Unlock()
 	var missing []wire.NodeID
-	for _, n := range append(slices.Clone(want.Voters), want.Learners...) {
-		if contains(have, n) {
-			continue
+	for _, list := range [][]wire.NodeID{want.Voters, want.Learners} {
+		var fresh, failed []wire.NodeID
+		for _, n := range list {
+			switch {
+			case contains(have, n):
+			case contains(before, n): // nodes that did not answer must not hold up the others
+				failed = append(failed, n)
+			default:
+				fresh = append(fresh, n)
+			}
 		}
-		if err := l.mayInvite(n); err != nil {
-			l.m.log.Debug("node not invited yet", "conversation", l.c.id, "node", n, "error", err)
-			missing = append(missing, n)
-			continue
-		}
-		if err := l.invite(ctx, n, have); err != nil {
-			l.m.log.Info("node does not take a replica yet", "conversation", l.c.id, "node", n, "error", err)
-			missing = append(missing, n)
-			continue
-		}
-		if changed = l.change("add", n, r, want, func(index uint64) raft.IndexFuture {
-			return r.AddNonvoter(raft.ServerID(n), raft.ServerAddress(n), index, l.m.cfg.Timers.Call)
-		}); changed {
-			break
+		for chunk := range slices.Chunk(append(fresh, failed...), invitesAtOnce) {
+			if changed { // the voters go on first
+				missing = append(missing, intersect(chunk, before)...)
+				continue
+			}
+			invited, refused := l.inviteAll(ctx, chunk, have)
+			missing = append(missing, refused...)
+			for _, n := range invited {
+				if !l.change("add", n, r, want, func(index uint64) raft.IndexFuture {
+					return r.AddNonvoter(raft.ServerID(n), raft.ServerAddress(n), index, l.m.cfg.Timers.Call)
+				}) {
+					break
+				}
+				changed = true
+			}
 		}
 	}
+	slices.Sort(missing)
 	l.mu.Lock()
 	differs := !slices.Equal(l.missing, missing)
 	l.missing = missing
@@ -225,6 +243,37 @@ func (l *live) admitNew(ctx context.Context, r *raft.Raft, want *wire.Replicas, 
 		l.m.dirty.mark(l.c.id)
 	}
 	return changed
+}
+
+func intersect(list, with []wire.NodeID) []wire.NodeID {
+	return slices.DeleteFunc(slices.Clone(list), func(n wire.NodeID) bool { return !contains(with, n) })
+}
+
+// inviteAll invites nodes at once, and returns those that hold a replica now and the others.
+func (l *live) inviteAll(ctx context.Context, nodes, have []wire.NodeID) (invited, refused []wire.NodeID) {
+	errs := make([]error, len(nodes))
+	var all sync.WaitGroup
+	for i, n := range nodes {
+		if err := l.mayInvite(n); err != nil {
+			l.m.log.Debug("node not invited yet", "conversation", l.c.id, "node", n, "error", err)
+			errs[i] = err
+			continue
+		}
+		all.Go(func() {
+			if errs[i] = l.invite(ctx, n, have); errs[i] != nil {
+				l.m.log.Info("node does not take a replica yet", "conversation", l.c.id, "node", n, "error", errs[i])
+			}
+		})
+	}
+	all.Wait()
+	for i, n := range nodes {
+		if errs[i] == nil {
+			invited = append(invited, n)
+		} else {
+			refused = append(refused, n)
+		}
+	}
+	return invited, refused
 }
 
 // doOrdered calls do, which begins a change of Raft's configuration, towards want if that is not nil, unless the log

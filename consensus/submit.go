@@ -484,6 +484,9 @@ func (m *Manager) Create(ctx context.Context, e *wire.Envelope) (wire.Receipt, e
 		if err := m.keepsTooMuch(e.Create.Policy); err != nil {
 			return wire.Receipt{}, err
 		}
+		if err := m.cfg.Limits.mayAdd(trial.m, e); err != nil {
+			return wire.Receipt{}, err
+		}
 		if c, err = m.found(e.Conversation); err != nil {
 			return wire.Receipt{}, err
 		}

@@ -1,0 +1,128 @@
+package consensus
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/mlsfed/mlsfed/consensus/internal/author"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// crowd returns so many organizations, and their nodes.
+func crowd(n int) (orgs []wire.Domain, nodes []wire.NodeID) {
+	for i := range n {
+		d := wire.Domain(fmt.Sprintf("o%03d.example", i))
+		orgs, nodes = append(orgs, d), append(nodes, wire.NodeID("n1."+d))
+	}
+	return orgs, nodes
+}
+
+// TestManyOrganizations holds that a conversation to which many organizations are added at once gets its
+// voters before most of its learners, and all replicas without a pause between the steps.
+func TestManyOrganizations(t *testing.T) {
+	const n = 100
+	orgs, nodes := crowd(n)
+	simulate(t, nil, nodes, func(c *cluster) {
+		p := c.found(nodes[0], conv, wire.Policy{}, orgs[0])
+		begun := time.Now()
+		p = c.commit(nodes[0], p, wire.DeliveryChange{Add: author.Addresses(1, orgs[1:]...)})
+		learners := -1 // when the fifth voter was there
+		c.eventually("five voters, and a learner for each other organization", func() bool {
+			leader := c.leader(conv)
+			if leader == nil {
+				return false
+			}
+			s, err := leader.m.Status(conv)
+			if err != nil {
+				return false
+			}
+			if learners < 0 && len(s.Voters) == DefaultVoters {
+				learners = len(s.Learners)
+			}
+			return len(s.Voters) == DefaultVoters && len(s.Learners) == n-DefaultVoters
+		})
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("it took %v of virtual time", took)
+		}
+		if learners > 2*invitesAtOnce {
+			t.Errorf("%d learners came before the fifth voter", learners)
+		}
+		c.commit(nodes[n-1], p, wire.DeliveryChange{})
+		c.level(conv, nodes...)
+	})
+}
+
+// TestUnreachableHoldUpNobody holds that organizations whose nodes do not answer delay the replicas of the
+// others by no more than one round of calls for each batch.
+func TestUnreachableHoldUpNobody(t *testing.T) {
+	orgs, nodes := crowd(30)
+	simulate(t, nil, nodes, func(c *cluster) {
+		for _, n := range nodes[1:20] {
+			c.stop(c.nodes[n])
+		}
+		p := c.found(nodes[0], conv, wire.Policy{}, orgs[0])
+		c.commit(nodes[0], p, wire.DeliveryChange{Add: author.Addresses(1, orgs[1:]...)})
+		c.eventually("a replica on each node that is up", func() bool {
+			s, err := c.nodes[nodes[0]].m.Status(conv)
+			return err == nil && len(s.Voters)+len(s.Learners) == 11
+		})
+		for _, n := range nodes[1:20] {
+			c.start(c.nodes[n])
+		}
+		c.settled(conv, DefaultVoters, len(nodes)-DefaultVoters)
+	})
+}
+
+// TestTooManyOrganizations holds Limits.Organizations at its edge: the commit that brings one more is
+// refused before it is ordered, and the conversation goes on.
+func TestTooManyOrganizations(t *testing.T) {
+	orgs, nodes := crowd(4)
+	simulate(t, func(c *Config) { c.Limits.Organizations = 3 }, nodes, func(c *cluster) {
+		p := c.found(nodes[0], conv, wire.Policy{}, orgs[:2]...)
+		c.settled(conv, 1, 1)
+		p = c.commit(nodes[1], p, wire.DeliveryChange{Add: author.Addresses(1, orgs[2])})
+		c.settled(conv, 3, 0)
+		for _, at := range nodes[:3] { // the leader, and those that pass it on
+			_, err := c.nodes[at].m.Submit(c.context(20*time.Second), p.Commit(c.id(), 64, wire.DeliveryChange{Add: author.Addresses(1, orgs[3])}))
+			if wire.CodeOf(err) != wire.TooLarge {
+				t.Fatalf("a fourth organization, submitted on %s: %v", at, err)
+			}
+		}
+		c.commit(nodes[2], p, wire.DeliveryChange{Add: author.Addresses(2, orgs[2])})
+		c.level(conv, nodes[:3]...)
+		_, err := c.nodes[nodes[0]].m.Create(c.context(20*time.Second), author.Create(conv+"-more", c.id(), wire.Policy{}, author.Addresses(1, orgs...)))
+		if wire.CodeOf(err) != wire.TooLarge {
+			t.Fatalf("created with four organizations: %v", err)
+		}
+		if held := c.nodes[nodes[0]].m.Counts().Held; held != 1 {
+			t.Errorf("%d conversations are held after the refusal, wanted 1", held)
+		}
+	})
+}
+
+// TestPlacementHasAtMostMaxReplicas holds that placement names no more nodes than an entry may, whatever a
+// conversation has become: the change would not be readable, and no further one possible.
+func TestPlacementHasAtMostMaxReplicas(t *testing.T) {
+	for _, n := range []int{wire.MaxReplicas - 1, wire.MaxReplicas, wire.MaxReplicas + 1, 2 * wire.MaxReplicas} {
+		orgs, nodes := crowd(n)
+		p := placing{id: conv, orgs: orgs, voters: DefaultVoters, current: map[wire.NodeID]bool{}, nodesOf: func(d wire.Domain) []wire.NodeID { return nodesOf(d, 1) }}
+		for _, there := range nodes[n-20:] {
+			p.current[there] = false
+		}
+		voters, learners := place(p)
+		if got, want := len(voters)+len(learners), min(n, wire.MaxReplicas); got != want {
+			t.Errorf("%d organizations: %d replicas, wanted %d", n, got, want)
+		}
+		r := &wire.Replicas{Voters: voters, Learners: learners}
+		if err := r.Check(); err != nil {
+			t.Errorf("%d organizations: %v", n, err)
+		}
+		for _, there := range nodes[n-20:] {
+			if !slices.Contains(voters, there) && !slices.Contains(learners, there) {
+				t.Errorf("%d organizations: the replica of %s is dropped", n, there)
+			}
+		}
+	}
+}
