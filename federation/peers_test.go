@@ -208,3 +208,49 @@ func FuzzBundle(f *testing.F) {
 		}
 	})
 }
+
+// TestPeersInReadsWhatItChanges holds that a change of one entry reads that entry alone, and is as if all had
+// been read: a damaged file of another organization stops nobody.
+func TestPeersInReadsWhatItChanges(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "peers")
+	p, err := PeersIn(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := ReadBundle(organization(t, "b.example") + "/bundle.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "damaged.example.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.Add(b); err != nil {
+		t.Fatal(err)
+	}
+	again, err := PeersIn(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Suspend(b.Domain); err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Add(b); err != nil { // takes up new seeds, and keeps the state
+		t.Fatal(err)
+	}
+	if l := again.List(); len(l) != 1 || l[0].State != Suspended {
+		t.Fatalf("the list is %v", l)
+	}
+	other, err := ReadBundle(organization(t, "b.example") + "/bundle.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if third, _ := PeersIn(dir); wire.CodeOf(third.Add(other)) != wire.Exists {
+		t.Error("another root was taken up")
+	}
+	if err := again.Remove(b.Domain); err != nil || len(again.List()) != 0 {
+		t.Errorf("%v, and the list is %v", err, again.List())
+	}
+	if err := again.Remove(b.Domain); wire.CodeOf(err) != wire.NotFound {
+		t.Errorf("removed twice: %v", err)
+	}
+}

@@ -26,39 +26,45 @@ func newPeer() *cobra.Command {
 	return c
 }
 
-// peers opens the node's allow-list.
-func (o *operator) peers() (*federation.Peers, error) {
-	return federation.OpenPeers(filepath.Join(o.cfg.Identity, "peers"))
-}
+// peersFolder is the node's allow-list.
+func (o *operator) peersFolder() string { return filepath.Join(o.cfg.Identity, "peers") }
 
 func newPeerAdd() *cobra.Command {
 	c := &cobra.Command{
-		Use:     "add BUNDLE-FILE",
-		Short:   "Admit the organization of a bundle",
-		Long:    "add admits an organization. Its bundle holds its root certificate: compare the fingerprint that is printed\nwith the one that its operator reads to you, over a channel that you trust.",
-		Example: "  mlsfed peer add b-bundle.json",
-		Args:    exactly(1, "the bundle.json of another organization"),
+		Use:   "add BUNDLE-FILE...",
+		Short: "Admit the organizations of bundles",
+		Long: "add admits an organization. Its bundle holds its root certificate: compare the fingerprint that is printed\n" +
+			"with the one that its operator reads to you, over a channel that you trust. Of several bundles all are read\n" +
+			"and checked before the first one is admitted.",
+		Example: "  mlsfed peer add b-bundle.json\n  mlsfed peer add bundles/*.json",
+		Args:    atLeast(1, "the bundle.json of another organization"),
 	}
 	return newOperator(c, func(_ context.Context, o *operator, args []string) error {
-		b, err := federation.ReadBundle(args[0])
-		if err != nil {
-			return plain(err)
+		bundles := make([]*federation.Bundle, len(args))
+		for i, file := range args {
+			b, err := federation.ReadBundle(file)
+			if err != nil {
+				return plain(err)
+			}
+			if b.Domain == o.cfg.Domain {
+				return fmt.Errorf("%s is this organization's own bundle: the others admit it, you admit theirs", file)
+			}
+			bundles[i] = b
 		}
-		if b.Domain == o.cfg.Domain {
-			return fmt.Errorf("%s is this organization's own bundle: the others admit it, you admit theirs", args[0])
-		}
-		peers, err := o.peers()
-		if err != nil {
-			return err
-		}
-		if err := peers.Add(b); err != nil {
-			return plain(err)
-		}
-		root, err := b.Certificate()
+		peers, err := federation.PeersIn(o.peersFolder())
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(o.out, "%s is admitted.\nfingerprint of its root: %s\n", b.Domain, fingerprint(root.Raw))
+		for _, b := range bundles {
+			if err := peers.Add(b); err != nil {
+				return plain(err)
+			}
+			root, err := b.Certificate()
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(o.out, "%s is admitted.\nfingerprint of its root: %s\n", b.Domain, fingerprint(root.Raw))
+		}
 		return nil
 	})
 }
@@ -75,7 +81,7 @@ type peerJSON struct {
 func newPeerList() *cobra.Command {
 	c := &cobra.Command{Use: "list", Short: "List the organizations of the allow-list", Args: cobra.NoArgs}
 	return newOperator(printing(c), func(_ context.Context, o *operator, _ []string) error {
-		peers, err := o.peers()
+		peers, err := federation.OpenPeers(o.peersFolder())
 		if err != nil {
 			return err
 		}
@@ -106,7 +112,7 @@ func newPeerChange(use, short, done string, change func(*federation.Peers, wire.
 		if err != nil {
 			return usageError{err}
 		}
-		peers, err := o.peers()
+		peers, err := federation.PeersIn(o.peersFolder())
 		if err != nil {
 			return err
 		}
