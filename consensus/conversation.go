@@ -94,6 +94,10 @@ type live struct {
 
 	waiters sync.Map     // *byte, the first of an entry proposed here → *waiter, until it is applied or its term ends
 	steps   atomic.Int64 // changes of the configuration made
+	// voting is since when further learners wait for votes, and votingGot how many there were then; for run alone.
+	voting    time.Time
+	votingGot int
+	asking    time.Time // since when nodes are asked which rules they know, and nobody was added; for run alone
 
 	pending pendingConfigurations // guarded by judging
 	judging sync.Mutex            // held while a request of a leader's is judged

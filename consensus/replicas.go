@@ -164,7 +164,17 @@ func (l *live) follow(ctx context.Context, r *raft.Raft, want *wire.Replicas) bo
 			return r.AddVoter(raft.ServerID(up[0]), raft.ServerAddress(up[0]), index, l.m.cfg.Timers.Call)
 		})
 	}
-	if l.admitNew(ctx, r, want, append(slices.Clone(voters), learners...)) {
+	have := append(slices.Clone(voters), learners...)
+	if l.awaitsVotes(r, want, voters) {
+		voting := &wire.Replicas{Voters: want.Voters}
+		l.admitNew(ctx, r, voting, have)
+		return true
+	}
+	if l.admitNew(ctx, r, want, have) {
+		return true
+	}
+	// Time may have passed while nodes were invited: nobody is let go by what was wanted before.
+	if now := l.wanted(r); now == nil || !slices.Equal(now.Voters, want.Voters) || !slices.Equal(now.Learners, want.Learners) {
 		return true
 	}
 	if !l.enough(want, voters) {
@@ -200,7 +210,8 @@ func (l *live) carries(r *raft.Raft, voters []wire.NodeID) bool {
 const invitesAtOnce = 16
 
 // admitNew invites and adds nodes that lack a replica and can be reached: those that are to vote, and then
-// the others. It returns true when it has added some.
+// the others. It returns true when it has added some, and for a while when it may soon: a node that was not
+// asked before which rules it knows answers in the background.
 func (l *live) admitNew(ctx context.Context, r *raft.Raft, want *wire.Replicas, have []wire.NodeID) (changed bool) {
 	l.mu.Lock()
 	before := l.missing
@@ -235,6 +246,11 @@ func (l *live) admitNew(ctx context.Context, r *raft.Raft, want *wire.Replicas, 
 		}
 	}
 	slices.Sort(missing)
+	if changed || !slices.ContainsFunc(missing, func(n wire.NodeID) bool { return l.mayInvite(n) != nil }) {
+		l.asking = time.Time{}
+	} else if l.asking.IsZero() {
+		l.asking = time.Now()
+	}
 	l.mu.Lock()
 	differs := !slices.Equal(l.missing, missing)
 	l.missing = missing
@@ -242,7 +258,7 @@ func (l *live) admitNew(ctx context.Context, r *raft.Raft, want *wire.Replicas, 
 	if differs {
 		l.m.dirty.mark(l.c.id)
 	}
-	return changed
+	return changed || !l.asking.IsZero() && time.Since(l.asking) < l.m.cfg.Timers.Call
 }
 
 func intersect(list, with []wire.NodeID) []wire.NodeID {
@@ -351,6 +367,26 @@ func (l *live) enough(want *wire.Replicas, voters []wire.NodeID) bool {
 		}
 	}
 	return staying > len(want.Voters)/2
+}
+
+// awaitsVotes reports whether further learners are to wait for those that are to vote and are catching up:
+// each change makes an entry that they have to catch up with, too. They are waited for until Timers.Call has
+// passed since one more of them had a copy or a vote.
+func (l *live) awaitsVotes(r *raft.Raft, want *wire.Replicas, voters []wire.NodeID) bool {
+	if len(want.Learners) == 0 || !l.waits(r, want, voters) {
+		l.voting = time.Time{}
+		return false
+	}
+	got := len(voters)
+	for _, n := range want.Voters {
+		if l.configured(n) {
+			got++
+		}
+	}
+	if now := time.Now(); l.voting.IsZero() || l.votingGot != got {
+		l.voting, l.votingGot = now, got
+	}
+	return time.Since(l.voting) < l.m.cfg.Timers.Call
 }
 
 // waits reports whether a wanted voter that can be reached is still catching up.
