@@ -16,7 +16,7 @@ func newBench() *cobra.Command {
 		GroupID: groupDevelopers,
 		Short:   "Measure this build on this machine",
 	}
-	c.AddCommand(newBenchCore(), newBenchOrder(), newBenchDelivery())
+	c.AddCommand(newBenchCore(), newBenchOrder(), newBenchDelivery(), newBenchFederation())
 	return c
 }
 

@@ -9,12 +9,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"reflect"
 	"sync"
+	"sync/atomic"
 
 	"go.yaml.in/yaml/v3"
 
@@ -53,7 +55,8 @@ type organization struct {
 	cfg  *config.Config
 	root wire.Hash
 
-	binary string // the program that runs the node, "" for this one; changed by Upgrade alone
+	binary string       // the program that runs the node, "" for this one; changed by Upgrade alone
+	pids   atomic.Int64 // the id of the node's process, 0 before its first start
 
 	mu      sync.Mutex // guards what follows
 	running bool
@@ -175,10 +178,22 @@ func without(set, other map[string]any) {
 	}
 }
 
-// freePorts finds addresses on loopback that nobody listens on.
+// givenPorts are the ports that freePorts has given.
+var givenPorts sync.Map
+
+// freePorts finds addresses on loopback that nobody listens on. They are below those from which systems take
+// the ports of outgoing connections: one of those could be in use when the node starts.
+// No port is given twice by one process.
 func freePorts(n int) (list []string, err error) {
-	for range n {
-		l, e := net.Listen("tcp", "127.0.0.1:0")
+	for tries := 0; len(list) < n; tries++ {
+		port := 10_000 + rand.IntN(22_000)
+		if _, given := givenPorts.LoadOrStore(port, true); given && tries < 100_000 {
+			continue
+		}
+		l, e := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if e != nil && tries < 100_000 {
+			continue
+		}
 		if e != nil {
 			return nil, e
 		}
@@ -193,7 +208,7 @@ func (c *Cluster) admit(here, there wire.Domain) error {
 	if err != nil {
 		return err
 	}
-	peers, err := federation.OpenPeers(filepath.Join(c.orgs[here].cfg.Identity, "peers"))
+	peers, err := federation.PeersIn(filepath.Join(c.orgs[here].cfg.Identity, "peers"))
 	if err != nil {
 		return err
 	}
@@ -257,7 +272,9 @@ func (c *Cluster) Upgrade(ctx context.Context, d wire.Domain) error {
 // node serves.
 func (c *Cluster) prepare(d wire.Domain, o *organization) (serve func(context.Context) error, ready <-chan struct{}, err error) {
 	if o.binary != "" {
-		p := &process{binary: o.binary, file: c.File(d), log: c.Log(d), admin: o.cfg.Admin.Listen, ready: make(chan struct{})}
+		p := &process{started: func(pid int) {
+			o.pids.Store(int64(pid))
+		}, binary: o.binary, file: c.File(d), log: c.Log(d), admin: o.cfg.Admin.Listen, ready: make(chan struct{})}
 		return p.run, p.ready, nil
 	}
 	o.node, err = node.New(o.cfg, node.Options{Version: "cluster", Logger: c.opts.Logger.With("node", o.cfg.Node)})
@@ -323,7 +340,17 @@ func (c *Cluster) Control(ctx context.Context, d wire.Domain, path string, reque
 	if err != nil {
 		return err
 	}
-	q, err := http.NewRequestWithContext(ctx, "POST", "http://node"+path, bytes.NewReader(raw))
+	return o.exchange(ctx, http.MethodPost, path, raw, answer)
+}
+
+// Status is what an organization's node says of itself.
+func (c *Cluster) Status(ctx context.Context, d wire.Domain) (*node.Status, error) {
+	s := new(node.Status)
+	return s, c.orgs[d].exchange(ctx, http.MethodGet, "/status", nil, s)
+}
+
+func (o *organization) exchange(ctx context.Context, method, path string, request []byte, answer any) error {
+	q, err := http.NewRequestWithContext(ctx, method, "http://node"+path, bytes.NewReader(request))
 	if err != nil {
 		return err
 	}

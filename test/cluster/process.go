@@ -28,6 +28,7 @@ type process struct {
 	log          string // the file for what it prints
 	admin        string // host:port of health and metrics
 	ready        chan struct{}
+	started      func(pid int)
 }
 
 // Log is the file for what an organization's node prints, if it has a process of its own.
@@ -48,6 +49,7 @@ func (p *process) run(ctx context.Context) error {
 	if err := cmd.Start(); err != nil {
 		return fmt.Errorf("%s: %w", p.binary, err)
 	}
+	p.started(cmd.Process.Pid)
 	watch, stop := context.WithCancel(ctx)
 	watched := make(chan struct{})
 	go func() {
@@ -121,6 +123,19 @@ var errNoProcessorTime = errors.New("the node reports no processor time: the met
 // Processor is what the process of an organization's node has computed since its start, on all cores. Only
 // nodes with processes of their own have it.
 func (c *Cluster) Processor(ctx context.Context, d wire.Domain) (time.Duration, error) {
+	seconds, err := c.Metric(ctx, d, "process_cpu_seconds_total")
+	if errors.Is(err, errNoMetric) {
+		err = fmt.Errorf("%s: %w", d, errNoProcessorTime)
+	}
+	return time.Duration(seconds * float64(time.Second)), err
+}
+
+// errNoMetric is the error of Metric for a metric that the node does not have.
+var errNoMetric = errors.New("there is no such metric")
+
+// Metric is a metric without labels of an organization's node. Only nodes with processes of their own have
+// them.
+func (c *Cluster) Metric(ctx context.Context, d wire.Domain, name string) (float64, error) {
 	if c.orgs[d].binary == "" {
 		return 0, fmt.Errorf("%s: the node has no process of its own", d)
 	}
@@ -129,10 +144,22 @@ func (c *Cluster) Processor(ctx context.Context, d wire.Domain) (time.Duration, 
 		return 0, fmt.Errorf("%s: %w", d, err)
 	}
 	for lines := bufio.NewScanner(bytes.NewReader(b)); lines.Scan(); {
-		if value, ok := strings.CutPrefix(lines.Text(), "process_cpu_seconds_total "); ok {
-			seconds, err := strconv.ParseFloat(value, 64)
-			return time.Duration(seconds * float64(time.Second)), err
+		if value, ok := strings.CutPrefix(lines.Text(), name+" "); ok {
+			return strconv.ParseFloat(value, 64)
 		}
 	}
-	return 0, fmt.Errorf("%s: %w", d, errNoProcessorTime)
+	return 0, fmt.Errorf("%s: %s: %w", d, name, errNoMetric)
+}
+
+// Traffic is how many bytes the process of an organization's node has read and written since its start, by
+// sockets and files together. Linux alone counts them.
+func (c *Cluster) Traffic(d wire.Domain) (read, written uint64, err error) {
+	b, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", c.orgs[d].pids.Load()))
+	if err != nil {
+		return 0, 0, fmt.Errorf("%s: traffic: %w", d, err)
+	}
+	if _, err := fmt.Sscanf(string(b), "rchar: %d\nwchar: %d\n", &read, &written); err != nil {
+		return 0, 0, fmt.Errorf("%s: traffic: %w", d, err)
+	}
+	return read, written, nil
 }

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestLongBenchFederation runs the parts at their smallest, without MLSFED_LONG only the second: every figure
+// is there, and nothing lacks at the end.
+func TestLongBenchFederation(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "mlsfed")
+	if text, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	args := append(strings.Fields("bench federation --json --short --settle 0s --window 100ms --wait 1m --node"), binary)
+	want := strings.Fields("hub/links hub/lacking hub/idle-processor hub/idle-traffic hub/memory hub/status")
+	if os.Getenv("MLSFED_LONG") == "" {
+		args = append(args, "--only", "hub")
+	} else {
+		want = slices.Concat(strings.Fields("mesh/links mesh/lacking mesh/idle-processor mesh/idle-traffic mesh/record"), want,
+			strings.Fields(`dead/admit dead/start dead/live dead/idle-processor dead/idle-traffic dead/dials
+				conversation/add conversation/voters conversation/replicas conversation/commit`))
+	}
+	var out, log bytes.Buffer
+	if code := run(t.Context(), newRoot(), args, &out, &log); code != 0 {
+		t.Fatalf("code %d: %s", code, log.String())
+	}
+	rows, err := decodeRows(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, r := range rows {
+		names = append(names, r.Name)
+		if strings.HasSuffix(r.Name, "/lacking") && r.Value != 0 {
+			t.Errorf("%s of %d: %v", r.Name, r.N, r.Value)
+		}
+		if r.Unit == "" || r.N < 2 {
+			t.Errorf("%+v: want a size and a unit", r)
+		}
+	}
+	if !slices.Equal(names, want) {
+		t.Errorf("rows %v, want %v", names, want)
+	}
+}
+
+// TestBenchFederationRefuses: sizes and durations that cannot be measured are refused before a node starts.
+func TestBenchFederationRefuses(t *testing.T) {
+	for _, args := range []string{"--mesh 1", "--mesh 501", "--hub 5001", "--dead 20001", "--conversation 257", "--window 0s", "--wait 0s", "--settle -1s", "--only room"} {
+		var out, log bytes.Buffer
+		if code := run(t.Context(), newRoot(), strings.Fields("bench federation "+args), &out, &log); code != 2 {
+			t.Errorf("%s: code %d: %s", args, code, log.String())
+		}
+	}
+}
