@@ -547,6 +547,25 @@ func TestRevoke(t *testing.T) {
 	}
 }
 
+// TestManyRevocationsMakeOneList holds that revocations in a row cost one list, made when it is asked for.
+func TestManyRevocationsMakeOneList(t *testing.T) {
+	d := open(t, Config{})
+	first := list(t, d)
+	for _, v := range []wire.DeviceID{phone, laptop} {
+		enrol(t, d, v, 1)
+		if err := d.Revoke(v); err != nil {
+			t.Fatal(err)
+		}
+	}
+	second := list(t, d)
+	if n := second.Number.Int64() - first.Number.Int64(); n != 1 || len(second.RevokedCertificateEntries) != 2 {
+		t.Fatalf("%d lists with %d entries, wanted one with 2", n, len(second.RevokedCertificateEntries))
+	}
+	if again := list(t, d); again.Number.Cmp(second.Number) != 0 {
+		t.Fatal("another list without a revocation")
+	}
+}
+
 func TestRemoveUser(t *testing.T) {
 	d := open(t, Config{})
 	enrol(t, d, phone, 1)

@@ -84,13 +84,14 @@ func (d *Directory) revoke(b *pebble.Batch, devices ...wire.DeviceID) error {
 			}
 		}
 	}
-	return d.renewList(fresh)
+	return d.addRevocations(fresh)
 }
 
-// renewList writes fresh revocations, and the next list with them, in a batch of their own: before the
-// devices themselves are removed. After a crash in between, a device is still listed among its user's
-// and can do nothing; revoking it again completes the work. The other order could forget a revocation.
-func (d *Directory) renewList(fresh map[string]revocationRecord) error {
+// addRevocations writes fresh revocations in a batch of their own, before the devices themselves are removed.
+// After a crash in between, a device is still listed among its user's and can do nothing; revoking it again
+// completes the work. The other order could forget a revocation. The list is made again when it is asked for
+// next, so that many revocations in a row cost one list.
+func (d *Directory) addRevocations(fresh map[string]revocationRecord) error {
 	d.list.Lock()
 	defer d.list.Unlock()
 	var r listRecord
@@ -99,15 +100,35 @@ func (d *Directory) renewList(fresh map[string]revocationRecord) error {
 	}
 	b := d.db.NewBatch()
 	defer b.Close()
-	now := d.now()
-	entries, err := d.revocations(now, fresh)
-	if err != nil {
-		return err
-	}
 	for serial, record := range fresh {
 		if err := set(b, d.key(kindRevoked, serial), &record); err != nil {
 			return err
 		}
+	}
+	r.Version, r.Next = recordVersion, 0 // the life of the list that is there is over
+	if err := set(b, d.key(kindList), &r); err != nil {
+		return err
+	}
+	return b.Commit(pebble.Sync)
+}
+
+// renewList makes the next list.
+func (d *Directory) renewList() error {
+	d.list.Lock()
+	defer d.list.Unlock()
+	var r listRecord
+	if _, err := d.get(d.key(kindList), &r); err != nil {
+		return err
+	}
+	now := d.now()
+	if d.lives(&r, now) {
+		return nil // another call has made it
+	}
+	b := d.db.NewBatch()
+	defer b.Close()
+	entries, err := d.revocations(now)
+	if err != nil {
+		return err
 	}
 	r.Version, r.Number, r.Next = recordVersion, r.Number+1, after(now, d.cfg.ListLife)
 	r.List, err = x509.CreateRevocationList(d.cfg.Rand, &x509.RevocationList{
@@ -123,18 +144,20 @@ func (d *Directory) renewList(fresh map[string]revocationRecord) error {
 	return b.Commit(pebble.Sync)
 }
 
-// revocations is all that stand: those kept and the fresh ones, by serial number. A certificate that has
-// ended by itself needs none.
-func (d *Directory) revocations(now wire.Time, fresh map[string]revocationRecord) ([]x509.RevocationListEntry, error) {
-	all := maps.Clone(fresh)
-	if all == nil {
-		all = make(map[string]revocationRecord)
-	}
+// lives reports whether less than half of a list's life is over.
+func (d *Directory) lives(r *listRecord, now wire.Time) bool {
+	return r.Next-now > wire.Time(d.cfg.ListLife.Milliseconds()/2)
+}
+
+// revocations returns all revocations that hold, by serial number. A certificate that has ended by itself
+// needs none.
+func (d *Directory) revocations(now wire.Time) ([]x509.RevocationListEntry, error) {
+	all := make(map[string]revocationRecord)
 	prefix := d.key(kindRevoked)
 	err := d.each(prefix, func(key, value []byte) (bool, error) {
 		var r revocationRecord
 		err := wire.Decode(value, maxRecord, &r)
-		if _, again := all[string(key[len(prefix):])]; !again && r.NotAfter >= now {
+		if err == nil && r.NotAfter >= now {
 			all[string(key[len(prefix):])] = r
 		}
 		return true, err
@@ -157,10 +180,10 @@ func (d *Directory) RevocationList() ([]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		if ok && r.Next-d.now() > wire.Time(d.cfg.ListLife.Milliseconds()/2) {
+		if ok && d.lives(&r, d.now()) {
 			return r.List, nil
 		}
-		if err := d.renewList(nil); err != nil {
+		if err := d.renewList(); err != nil {
 			return nil, err
 		}
 	}
