@@ -3,6 +3,7 @@ package consensus
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -124,5 +125,42 @@ func TestPlacementHasAtMostMaxReplicas(t *testing.T) {
 				t.Errorf("%d organizations: the replica of %s is dropped", n, there)
 			}
 		}
+	}
+}
+
+// TestBytesOfACommit holds that what a commit costs each replica does not grow with their number: the leader
+// sends it once to each, and they acknowledge it.
+func TestBytesOfACommit(t *testing.T) {
+	each := make(map[int]int)
+	for _, n := range []int{10, 40} {
+		orgs, nodes := crowd(n)
+		simulate(t, nil, nodes, func(c *cluster) {
+			var mu sync.Mutex
+			sent := 0
+			c.f.mangle = func(_, _ wire.NodeID, frame []byte) []byte {
+				mu.Lock()
+				defer mu.Unlock()
+				sent += len(frame)
+				return frame
+			}
+			p := c.found(nodes[0], conv, wire.Policy{}, orgs[0])
+			p = c.commit(nodes[0], p, wire.DeliveryChange{Add: author.Addresses(1, orgs[1:]...)})
+			c.settled(conv, DefaultVoters, n-DefaultVoters)
+			c.level(conv, nodes...)
+			mu.Lock()
+			before := sent
+			mu.Unlock()
+			const commits = 20
+			for range commits {
+				p = c.commit(nodes[0], p, wire.DeliveryChange{})
+				c.level(conv, nodes...)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			each[n] = (sent - before) / commits / (n - 1)
+		})
+	}
+	if each[40] > 2*each[10] {
+		t.Errorf("a commit costs a replica %d bytes of 40, and %d of 10", each[40], each[10])
 	}
 }

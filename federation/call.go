@@ -9,13 +9,18 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"time"
 
 	"github.com/fxamacker/cbor/v2"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// callClient makes calls to other nodes: one HTTP/2 connection to each.
+// callIdle is how long a connection without calls is kept. Each costs a PING in Timers.KeepAlive: a node that
+// calls many others now and then must not keep connections to all of them.
+const callIdle = 5 * time.Minute
+
+// callClient makes calls to other nodes: one HTTP/2 connection to each that was called of late.
 type callClient struct {
 	f    *Federation
 	http *http.Transport
@@ -41,6 +46,7 @@ func newCallClient(f *Federation) *callClient {
 			return newMeter(f, s, true), nil
 		},
 		MaxResponseHeaderBytes: 8 << 10,
+		IdleConnTimeout:        callIdle,
 		HTTP2: &http.HTTP2Config{
 			SendPingTimeout:  t.KeepAlive,
 			PingTimeout:      2 * t.KeepAlive,

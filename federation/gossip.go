@@ -102,8 +102,12 @@ func (g *gossip) join(ctx context.Context, m *memberlist.Memberlist) {
 	tick := time.NewTicker(g.f.cfg.Timers.Probe)
 	defer tick.Stop()
 	for {
+		var list []*link
+		if g.f.links.plain() {
+			list = g.f.links.all()
+		}
 		alive := g.alive()
-		for _, l := range g.f.links.all() {
+		for _, l := range list {
 			if !l.exchanges && !alive[l.node] && ctx.Err() == nil {
 				if _, err := m.Join([]string{string(l.node) + "/" + net.JoinHostPort(standIn(l.node).String(), "1")}); err != nil {
 					g.f.cfg.Logger.Debug("no exchange of state", "node", l.node, "error", err)
