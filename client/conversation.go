@@ -229,6 +229,7 @@ func listConversations(u *unit) ([]wire.ConversationID, error) {
 // Conversation is what a device knows of one.
 type Conversation struct {
 	ID         wire.ConversationID
+	OwnName    string // the user's, known to this device alone: see Device.SetOwnName
 	State      State
 	Why        string // of StateBroken
 	Rules      Rules  // the last ones, where the device is out
@@ -268,8 +269,9 @@ func (t *thread) describe() (*Conversation, error) {
 		ID: t.id, State: r.State, Why: r.Why, Sequence: r.Position.Last, Order: r.Position.Order, Messages: r.Counters.Message,
 		Suite: t.suite(), From: wire.ConversationID(r.Line.From), Unread: r.Counters.Unread, Outgoing: t.waiting(), Handshakes: wire.Handshakes(r.Policy), number: r.Number, Rules: Rules{Name: r.Title},
 	}
-	if t.group == nil {
-		return c, nil
+	var err error
+	if c.OwnName, err = t.ownName(); err != nil || t.group == nil {
+		return c, err
 	}
 	rules, err := t.rules()
 	if err != nil {

@@ -26,8 +26,12 @@ type CreateOptions struct {
 }
 
 // Create founds a conversation with this device in it, and returns once its organization has ordered it.
-// If ctx ends before, it goes on being created. Other devices of the user are added soon.
+// If ctx ends before, it goes on being created. Other devices of the user are added soon. Its name becomes the user's
+// own name too, if no other conversation has it; wire.Invalid if it looks like an id.
 func (d *Device) Create(ctx context.Context, o CreateOptions) (wire.ConversationID, error) {
+	if err := CheckName(o.Name); err != nil {
+		return "", err
+	}
 	id, token, err := d.newConversation(ctx)
 	if err != nil {
 		return "", err
@@ -90,6 +94,11 @@ func (d *Device) found(u *unit, id wire.ConversationID, token wire.Token, o Crea
 	}
 	if err := t.create(mlscore.Extensions{required.Extension(), x}); err != nil {
 		return 0, err
+	}
+	if o.Name != "" {
+		if err := t.setOwnName(o.Name); err != nil && wire.CodeOf(err) != wire.Exists {
+			return 0, err
+		}
 	}
 	return t.sendCreate(o, nil)
 }

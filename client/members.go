@@ -240,8 +240,13 @@ func (d *Device) Rename(ctx context.Context, id wire.ConversationID, name string
 }
 
 // ChangeRules changes the name, the admins or what members may do. It fails with wire.Invalid where somebody who
-// is no member would become an admin, or no member would be one any more.
+// is no member would become an admin, or no member would be one any more, or where the name looks like an id.
 func (d *Device) ChangeRules(ctx context.Context, id wire.ConversationID, c RulesChange) error {
+	if c.Name != nil {
+		if err := CheckName(*c.Name); err != nil {
+			return err
+		}
+	}
 	return d.perform(ctx, id, &operationRecord{Kind: opRules, Rules: &c})
 }
 

@@ -170,6 +170,9 @@ func chatCreate(ctx context.Context, p *person, _ wire.ConversationID, args []st
 	if err != nil {
 		return chatDone{err: err}
 	}
+	if err := errors.Join(checkName(args[0]), p.freeName(ctx, args[0])); err != nil {
+		return chatDone{err: err}
+	}
 	id, err := p.Create(ctx, client.CreateOptions{Name: args[0]})
 	if err == nil && len(users) > 0 {
 		if err = p.Add(ctx, id, users...); err != nil {
@@ -196,7 +199,7 @@ func chatRemove(ctx context.Context, p *person, id wire.ConversationID, args []s
 }
 
 func chatRename(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone {
-	return chatDone{text: "renamed", err: p.Rename(ctx, id, strings.Join(args, " "))}
+	return chatDone{text: "renamed", err: p.rename(ctx, id, strings.Join(args, " "))}
 }
 
 func chatLeave(ctx context.Context, p *person, id wire.ConversationID, _ []string) chatDone {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -86,7 +85,7 @@ func (m *chatModel) left() []string {
 		from = i - m.bodyHeight() + 1
 	}
 	for _, c := range m.list[from:] {
-		name := cmp.Or(oneLine(c.Rules.Name), shortID(c.ID))
+		name := titled(&c)
 		mark := ""
 		switch {
 		case c.State == client.StateLeft, c.State == client.StateBroken:
@@ -116,7 +115,7 @@ func fit(s string, width int) string { return ansi.Truncate(s, max(width, 1), "â
 func (m *chatModel) middle() []string {
 	title := "mlsfed"
 	if c := m.conversation(); c != nil {
-		title = cmp.Or(oneLine(c.Rules.Name), shortID(c.ID))
+		title = bothNames(c)
 	}
 	news := ""
 	if n := m.unreadElsewhere(); n > 0 && !m.hasList() {

@@ -45,7 +45,7 @@ Each organization runs its own nodes; each conversation is ordered by the nodes 
 organizations that take part in it.`,
 	}
 	root.AddCommand(newInit(), newAddNode(), newServe(), newUser(), newPeer(), newCert(), newConfig(), newStatus(), newHealth(), newBackup(), newRestore(), newRecover(), newRelease(), newVersion(), newDemo(), newVectors(), newBench())
-	root.AddCommand(newLogin(), newList(), newCreate(), newAdd(), newRemove(), newLeave(), newSend(), newRead(), newSave(), newMembers(), newDevices(), newVerify(), newRename(), newRules(), newMigrate(), newRejoin(), newTrust(), newChat(), newMan())
+	root.AddCommand(newLogin(), newList(), newCreate(), newAlias(), newAdd(), newRemove(), newLeave(), newSend(), newRead(), newSave(), newMembers(), newDevices(), newVerify(), newRename(), newRules(), newMigrate(), newRejoin(), newTrust(), newChat(), newMan())
 	return root
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
@@ -310,58 +309,6 @@ func (p *person) late(ctx context.Context, err error) error {
 	}
 	return explain(p, err)
 }
-
-// conversation finds one by its name or the beginning of its id.
-func (p *person) conversation(ctx context.Context, named string) (*client.Conversation, error) {
-	all, err := p.Conversations(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return chooseConversation(all, named)
-}
-
-// chooseConversation prefers a name to an id, and conversations that go on to those that this device has left.
-func chooseConversation(all []client.Conversation, named string) (*client.Conversation, error) {
-	if strings.TrimSpace(named) == "" {
-		return nil, usageError{errors.New("the name of the conversation is empty: wanted a name, or the beginning of an id")}
-	}
-	tests := []func(c *client.Conversation) bool{
-		func(c *client.Conversation) bool { return c.Rules.Name == named },
-		func(c *client.Conversation) bool { return strings.EqualFold(c.Rules.Name, named) },
-		func(c *client.Conversation) bool { return strings.HasPrefix(c.ID.String(), strings.ToLower(named)) },
-	}
-	for _, test := range tests {
-		for _, goesOn := range []bool{true, false} {
-			var found []*client.Conversation
-			for i := range all {
-				if (all[i].State != client.StateLeft) == goesOn && test(&all[i]) {
-					found = append(found, &all[i])
-				}
-			}
-			if len(found) == 1 {
-				return found[0], nil
-			}
-			if len(found) > 1 {
-				return nil, ambiguous(found, named)
-			}
-		}
-	}
-	if len(all) == 0 {
-		return nil, fmt.Errorf("this device is in no conversation: 'mlsfed create NAME' makes one, or somebody adds you")
-	}
-	return nil, fmt.Errorf("no conversation here has the name, or an id that begins with, %q: 'mlsfed list' shows them", named)
-}
-
-func ambiguous(found []*client.Conversation, named string) error {
-	var b strings.Builder
-	for _, c := range found[:min(len(found), 10)] {
-		fmt.Fprintf(&b, "\n  %s  %s", shortID(c.ID), oneLine(c.Rules.Name))
-	}
-	return fmt.Errorf("%q means %d conversations: write more of the id:%s", named, len(found), b.String())
-}
-
-// shortID is the beginning of a conversation's id: enough to tell it from others.
-func shortID(id wire.ConversationID) string { return id.String()[:8] }
 
 // users reads names of users, as alice@a.example or, for the own organization, alice.
 func (p *person) users(names []string) ([]wire.UserID, error) {

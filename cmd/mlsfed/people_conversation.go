@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +18,7 @@ import (
 type conversationJSON struct {
 	ID       string     `json:"id"`
 	Name     string     `json:"name"`
+	OwnName  string     `json:"own_name,omitempty"` // that this device's user gave it
 	State    string     `json:"state"`
 	Why      string     `json:"why,omitempty"` // of state "broken"
 	Epoch    wire.Epoch `json:"epoch"`
@@ -34,7 +34,7 @@ type conversationJSON struct {
 
 func describe(c *client.Conversation) conversationJSON {
 	return conversationJSON{
-		ID: c.ID.String(), Name: c.Rules.Name, State: c.State.String(), Why: c.Why, Epoch: c.Epoch, Devices: c.Members,
+		ID: c.ID.String(), Name: c.Rules.Name, OwnName: c.OwnName, State: c.State.String(), Why: c.Why, Epoch: c.Epoch, Devices: c.Members,
 		Messages: c.Messages, Unread: c.Unread, Outgoing: c.Outgoing, Entries: uint64(c.Sequence), Order: c.Order.String(), Admins: personNames(c.Rules.Admins),
 		Suite: c.Suite.String(),
 	}
@@ -48,9 +48,6 @@ func personNames(users []wire.UserID) []string {
 	}
 	return names
 }
-
-// titled is a conversation's name as it stands in a line with other things, or the beginning of its id.
-func titled(c *client.Conversation) string { return cmp.Or(oneLine(c.Rules.Name), shortID(c.ID)) }
 
 // mayAct says why this device cannot do anything in a conversation, nil if it can.
 func mayAct(c *client.Conversation) error {
@@ -123,7 +120,7 @@ func (p *person) printConversations(all []client.Conversation) error {
 	var t table
 	t.row("ID", "NAME", "STATE", "EPOCH", "DEVICES", "UNREAD", "MESSAGES")
 	for _, c := range all {
-		t.row(shortID(c.ID), cmp.Or(oneLine(c.Rules.Name), "-"), c.State, c.Epoch, c.Members, c.Unread, c.Messages)
+		t.row(distinctID(all, c.ID), bothNames(&c), c.State, c.Epoch, c.Members, c.Unread, c.Messages)
 	}
 	return t.write(p.out)
 }
@@ -177,6 +174,9 @@ themselves. Servers see neither who takes part nor what is said.`,
 }
 
 func (p *person) create(ctx context.Context, x client.CreateOptions, users []wire.UserID) error {
+	if err := p.freeName(ctx, x.Name); err != nil {
+		return err
+	}
 	id, err := p.Create(ctx, x)
 	if err != nil {
 		return err
@@ -198,6 +198,9 @@ func (p *person) create(ctx context.Context, x client.CreateOptions, users []wir
 func checkName(name string) error {
 	if strings.TrimSpace(name) == "" {
 		return usageError{errors.New("the conversation's name is empty")}
+	}
+	if err := client.CheckName(name); err != nil {
+		return usageError{plain(err)}
 	}
 	return nil
 }
@@ -412,9 +415,9 @@ func newLeave() *cobra.Command {
 			return err
 		}
 		if c.State == client.StateLeft {
-			return p.tell(ctx, id, "This device has left %s.", oneLine(c.Rules.Name))
+			return p.tell(ctx, id, "This device has left %s.", titled(c))
 		}
-		return p.tell(ctx, id, "Asked to leave %s: the next member who is online takes this device out.", oneLine(c.Rules.Name))
+		return p.tell(ctx, id, "Asked to leave %s: the next member who is online takes this device out.", titled(c))
 	})
 }
 
@@ -427,7 +430,7 @@ func newRename() *cobra.Command {
 		if err := checkName(args[0]); err != nil {
 			return err
 		}
-		if err := p.Rename(ctx, id, args[0]); err != nil {
+		if err := p.rename(ctx, id, args[0]); err != nil {
 			return err
 		}
 		return p.tell(ctx, id, "%s is called %s now, epoch %d.", shortID(id), args[0], p.epoch(ctx, id))

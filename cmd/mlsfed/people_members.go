@@ -76,7 +76,7 @@ func newMembers() *cobra.Command {
 			return nil
 		}
 		if len(list) == 0 {
-			fmt.Fprintf(p.notes, "This device is not in %s any more.\n", oneLine(conv.Rules.Name))
+			fmt.Fprintf(p.notes, "This device is not in %s any more.\n", titled(conv))
 			return nil
 		}
 		var t table
@@ -120,7 +120,7 @@ number of the conversation is the same for all members who share its present sta
 		}
 		list = slices.DeleteFunc(list, func(m client.Member) bool { return len(users) > 0 && m.User != users[0] })
 		if len(list) == 0 && len(users) > 0 {
-			return fmt.Errorf("%s is not in %s: 'mlsfed members' shows who is", args[0], oneLine(conv.Rules.Name))
+			return fmt.Errorf("%s is not in %s: 'mlsfed members' shows who is", args[0], titled(conv))
 		}
 		number, err := p.ConversationNumber(ctx, conv.ID)
 		if err != nil {
@@ -140,7 +140,7 @@ func (p *person) printNumbers(conv *client.Conversation, number string, list []c
 		}
 		return printJSON(p.out, map[string]any{"id": conv.ID.String(), "epoch": conv.Epoch, "number": number, "members": members})
 	}
-	fmt.Fprintf(p.out, "%s, epoch %d: %s\n", oneLine(conv.Rules.Name), conv.Epoch, number)
+	fmt.Fprintf(p.out, "%s, epoch %d: %s\n", titled(conv), conv.Epoch, number)
 	for _, m := range list {
 		if m.Self {
 			continue

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -418,7 +419,7 @@ func newSave() *cobra.Command {
 must not exist, or a folder. What a broken attempt has left (.mlsfed-HASH.part) is gone on with.`,
 		Example: "  mlsfed save Lunch 5f2c9a10 .",
 		GroupID: groupPeople,
-		Args:    exactly(3, "a conversation, the beginning of a message's id, and where to save"),
+		Args:    exactly(3, "a conversation, the beginning of a message's id (or # and its number), and where to save"),
 	}
 	o := addPeopleFlags(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
@@ -445,31 +446,52 @@ must not exist, or a folder. What a broken attempt has left (.mlsfed-HASH.part) 
 	return c
 }
 
-// message finds one with a file by the beginning of its id.
-func (p *person) message(ctx context.Context, conv *client.Conversation, prefix string) (*client.Message, error) {
-	var found *client.Message
+// message finds one with a file by the beginning of its id, or by its number after a #. Senders choose the ids of
+// their messages, so that only the number is always clear.
+func (p *person) message(ctx context.Context, conv *client.Conversation, named string) (*client.Message, error) {
+	if digits, ok := strings.CutPrefix(named, "#"); ok {
+		return p.messageNumbered(ctx, conv, digits)
+	}
+	var found []*client.Message
 	for q := (client.Query{Limit: client.MaxPage}); ; {
 		page, err := p.History(ctx, conv.ID, q)
 		if err != nil {
 			return nil, err
 		}
 		for i := range page.Messages {
-			m := &page.Messages[i]
-			if m.Content.File == nil || !strings.HasPrefix(m.ID.String(), strings.ToLower(prefix)) {
-				continue
+			if m := &page.Messages[i]; m.Content.File != nil && strings.HasPrefix(m.ID.String(), strings.ToLower(named)) {
+				found = append(found, m)
 			}
-			if found != nil {
-				return nil, fmt.Errorf("several messages begin with %q: write more of the id", prefix)
-			}
-			found = m
 		}
 		if !page.More {
 			break
 		}
 		q.Before = page.Next
 	}
-	if found == nil {
-		return nil, fmt.Errorf("no message with a file has an id that begins with %q: 'mlsfed read' shows them", prefix)
+	switch len(found) {
+	case 0:
+		return nil, fmt.Errorf("no message with a file has an id that begins with %q: 'mlsfed read' shows them", named)
+	case 1:
+		return found[0], nil
 	}
-	return found, nil
+	var b strings.Builder
+	for _, m := range found[:min(len(found), mostListed)] {
+		fmt.Fprintf(&b, "\n  '#%d'  %s  %s  %s", m.Number, m.Time.Local().Format("2006-01-02 15:04"), deviceName(m.Sender), oneLine(m.Content.File.Name))
+	}
+	return nil, fmt.Errorf("%d messages begin with %q: write more of the id, or the number:%s", len(found), named, b.String())
+}
+
+func (p *person) messageNumbered(ctx context.Context, conv *client.Conversation, digits string) (*client.Message, error) {
+	n, err := strconv.ParseUint(digits, 10, 63)
+	if err != nil {
+		return nil, usageError{fmt.Errorf("#%s: wanted # and the number of a message", digits)}
+	}
+	page, err := p.History(ctx, conv.ID, client.Query{Forward: true, After: n, Limit: 1})
+	if err != nil {
+		return nil, err
+	}
+	if len(page.Messages) == 0 || page.Messages[0].Number != n || page.Messages[0].Content.File == nil {
+		return nil, fmt.Errorf("message %d is none with a file: 'mlsfed read' shows them", n)
+	}
+	return &page.Messages[0], nil
 }

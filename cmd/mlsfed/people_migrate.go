@@ -46,7 +46,7 @@ safer than it was. The conversation gets another id; its name stays.`,
 		if p.opts.json {
 			return printJSON(p.out, migratedJSON{describe(conv), id.String()})
 		}
-		fmt.Fprintf(p.out, "%s goes on in %v, as %s, with %d devices\n", oneLine(conv.Rules.Name), to, shortID(next), conv.Members)
+		fmt.Fprintf(p.out, "%s goes on in %v, as %s, with %d devices\n", titled(conv), to, shortID(next), conv.Members)
 		return nil
 	})
 	c.Flags().StringVar(&suite, "suite", mlscore.MLS128MLKEM768X25519AES128Ed25519.String(), "cipher suite to go to: a name or number of docs/suites.md")

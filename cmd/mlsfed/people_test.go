@@ -16,48 +16,6 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-func TestConversationIsFoundByNameOrID(t *testing.T) {
-	conv := func(id, name string, state client.State) client.Conversation {
-		return client.Conversation{ID: wire.ConversationID(id), Rules: client.Rules{Name: name}, State: state}
-	}
-	all := []client.Conversation{
-		conv("\x11\x11\x11\x11\x11\x11\x11\x11", "Lunch", client.StateActive),
-		conv("\x11\x22\x22\x22\x22\x22\x22\x22", "Work", client.StateActive),
-		conv("\xab\x33\x33\x33\x33\x33\x33\x33", "Work", client.StateActive),
-		conv("\xcd\x44\x44\x44\x44\x44\x44\x44", "Lunch", client.StateLeft),
-		conv("\xef\x55\x55\x55\x55\x55\x55\x55", "Gone", client.StateLeft),
-		conv("\xef\x66\x66\x66\x66\x66\x66\x66", "ab", client.StateActive),
-	}
-	for _, c := range []struct {
-		named string
-		found int    // in all
-		err   string // instead
-	}{
-		{"Lunch", 0, ""}, // not the one that this device has left
-		{"lunch", 0, ""},
-		{"Gone", 4, ""},
-		{"ab", 5, ""}, // a name comes before an id
-		{"AB33", 2, ""},
-		{"cd", 3, ""},
-		{"Work", 0, `"Work" means 2 conversations`},
-		{"11", 0, `"11" means 2 conversations`},
-		{"Dinner", 0, "no conversation here"},
-	} {
-		got, err := chooseConversation(all, c.named)
-		switch {
-		case c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)):
-			t.Errorf("%q: got %v, want an error with %q", c.named, err, c.err)
-		case c.err == "" && err != nil:
-			t.Errorf("%q: %v", c.named, err)
-		case c.err == "" && got != &all[c.found]:
-			t.Errorf("%q: got %v, want %v", c.named, got.ID, all[c.found].ID)
-		}
-	}
-	if _, err := chooseConversation(nil, "Lunch"); err == nil || !strings.Contains(err.Error(), "mlsfed create") {
-		t.Errorf("without conversations: got %v, want to be told how to make one", err)
-	}
-}
-
 func TestErrorsAreToldInWords(t *testing.T) {
 	for _, c := range []struct {
 		err  error

@@ -75,6 +75,21 @@ func TestSavedFilesAreTheirOwn(t *testing.T) {
 			t.Errorf("%s: %q, %v", c.want, b, err)
 		}
 	}
+	conv, err := alice.Conversation(ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.message(ctx, conv, ""); err == nil || !strings.Contains(err.Error(), "3 messages begin with") {
+		t.Errorf("a message that nothing names: %v", err)
+	}
+	if m, err := p.message(ctx, conv, "#1"); err != nil || m.Number != 1 {
+		t.Errorf("a message by its number: %v, %v", m, err)
+	}
+	for _, named := range []string{"#3", "#-1", "#x", "#18446744073709551615"} {
+		if m, err := p.message(ctx, conv, named); err == nil {
+			t.Errorf("%s is message %d", named, m.Number)
+		}
+	}
 	if _, err := p.saveFile(ctx, files["order.txt"], filepath.Join(folder, "order.txt")); err == nil {
 		t.Error("a file that exists was written over")
 	}
