@@ -81,7 +81,11 @@ func equalChange(a, b wire.DeliveryChange) bool {
 // guess is the change that a commit will probably make: which of the waiting proposals it takes is known
 // only when it is made, and its authenticated_data has to be known before.
 func (t *thread) guess(c *change) (wire.DeliveryChange, error) {
-	var added, removed []mlscore.Member
+	return changeOf(t.comingAndGoing(c))
+}
+
+// comingAndGoing are the members whom a change and the waiting proposals add and remove.
+func (t *thread) comingAndGoing(c *change) (added, removed []mlscore.Member) {
 	var list []mlscore.Proposal
 	for _, p := range t.group.Public().Pending() {
 		list = append(list, p.Proposal)
@@ -97,7 +101,7 @@ func (t *thread) guess(c *change) (wire.DeliveryChange, error) {
 			}
 		}
 	}
-	return changeOf(added, removed)
+	return added, removed
 }
 
 // commit makes a commit, whose statement names the change of the delivery list that it makes.
@@ -107,6 +111,9 @@ func (t *thread) commit(c *change) (*mlscore.Commit, wire.DeliveryChange, error)
 		return nil, wire.DeliveryChange{}, err
 	}
 	t.look(revoked)
+	if c, err = t.succession(c); err != nil {
+		return nil, wire.DeliveryChange{}, err
+	}
 	delivery, err := t.guess(c)
 	if err != nil {
 		return nil, delivery, err

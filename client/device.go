@@ -72,7 +72,7 @@ func Open(opts Options) (*Device, error) {
 	d.jitterRNG = rand.New(rand.NewPCG(binary.BigEndian.Uint64(seed[:8]), binary.BigEndian.Uint64(seed[8:])))
 	d.client, err = mlscore.NewClient(mlscore.Config{
 		Auth: d.authenticator(), Policy: d.judge, Store: d.store, Now: opts.Clock.Now, Rand: opts.Rand,
-		Extensions:  []mlscore.ExtensionType{extensionRules, extensionAddress},
+		Extensions:  opts.extensions,
 		Credentials: []mlscore.CredentialType{mlscore.CredentialX509},
 		MaxLifetime: maxLifetime, MaxLifetimeReceived: maxLifetime, Intake: mlscore.Intake{Strict: true},
 		Limits: mlscore.Limits{PastEpochs: opts.Limits.PastEpochs, PastTime: opts.Timing.PastTime, PastMost: opts.Limits.PastMost},

@@ -383,7 +383,7 @@ func (t *thread) checkBundle(env *wire.Envelope, said *statement, s *mlscore.Sta
 	if publicKey(key) != env.Commit.Key {
 		return wire.Errorf(wire.Forged, "commit", "the submission key is not that of the epoch")
 	}
-	return t.checkCommitter(e, after)
+	return errors.Join(t.checkCommitter(e, after), t.checkSuccession(e, after))
 }
 
 // checkCommitter refuses a committer who moves to another mailbox address: its leaf is new, and no
@@ -427,7 +427,7 @@ func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedC
 	if err != nil {
 		return err
 	}
-	out := s.RemovesSelf()
+	out, public := s.RemovesSelf(), t.group.Public()
 	founding := t.rec.State == StateFounding
 	if !founding {
 		if err := t.tellMembers(e, by); err != nil {
@@ -466,6 +466,9 @@ func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedC
 		t.rec.Keys = keyAge{Since: t.d.now()}
 		t.event(Event{Type: EventWon, Epoch: epoch})
 		return t.settle(env.Submission, nil)
+	}
+	if err := t.tidyAdmins(e, by.User(), public); err != nil {
+		return err
 	}
 	t.kick(messages(t.id))
 	if err := t.overtaken(); err != nil || t.rec.State != StateLeaving {

@@ -47,7 +47,7 @@ func (j *judge) AllowProposal(c mlscore.ProposalContext) error {
 	case mlscore.ProposalRemove:
 		return j.mayRemove(by, c.Proposal.Remove)
 	case mlscore.ProposalGroupContextExtensions:
-		return by.mayChange(c.Group.Extensions, c.Proposal.Extensions)
+		return by.mayChange(c.Group.Extensions, c.Proposal.Extensions, knowSuccession(j.members))
 	case mlscore.ProposalReInit:
 		return by.mayReInit(c.Group, c.Proposal.ReInit)
 	case mlscore.ProposalPSK:
@@ -108,7 +108,9 @@ func (j *judge) mayRemove(by author, leaf mlscore.LeafIndex) error {
 	return fmt.Errorf("%s may not remove %s: only admins remove users here", by.device, device)
 }
 
-func (a *author) mayChange(old, next mlscore.Extensions) error {
+// mayChange judges new extensions. Where succession is known, checkSuccession judges the admins that another member
+// than an admin leaves: that takes the whole commit.
+func (a *author) mayChange(old, next mlscore.Extensions, succession bool) error {
 	rules, err := rulesOf(next)
 	if err != nil {
 		return err
@@ -126,6 +128,12 @@ func (a *author) mayChange(old, next mlscore.Extensions) error {
 	}
 	if a.admin || a.rules.MembersRename && a.rules.renames(rules) {
 		return nil
+	}
+	if named := *rules; succession {
+		named.Admins = a.rules.Admins
+		if a.rules.renames(&named) && (named.Name == a.rules.Name || a.rules.MembersRename) {
+			return nil
+		}
 	}
 	return fmt.Errorf("%s may not change the rules: only admins do here", a.device)
 }

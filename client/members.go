@@ -210,8 +210,19 @@ func (d *Device) Restore(ctx context.Context, id wire.ConversationID, device wir
 
 // Leave asks to be removed from a conversation, as this device: others of the user's stay, and do not add it
 // again. It returns once the request is ordered; another member's device commits it, by itself, and EventLeft
-// tells when. Who is alone closes the conversation.
+// tells when. Who is alone closes the conversation. wire.Invalid: the last device of the last admin stays until
+// ChangeRules has promoted another member.
 func (d *Device) Leave(ctx context.Context, id wire.ConversationID) error {
+	err := d.turn(ctx, func(u *unit) error {
+		t, err := d.usableThread(u, id)
+		if err != nil {
+			return err
+		}
+		return t.lastAdmin(func(v wire.DeviceID) bool { return v == d.self.Device })
+	})
+	if err != nil {
+		return err
+	}
 	return d.perform(ctx, id, &operationRecord{Kind: opLeave})
 }
 

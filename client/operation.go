@@ -194,6 +194,17 @@ func (t *thread) resolveAdd(op *operationRecord) (*change, error) {
 // be put in anew.
 func (t *thread) resolveRemove(op *operationRecord) (*change, error) {
 	c := &change{evidence: op.Evidence}
+	rules, err := t.rules()
+	if err != nil {
+		return nil, err
+	}
+	if op.Kind == opRemove && len(op.Add) == 0 && rules.MembersRemove { // else nobody but an admin removes, who stays
+		if err := t.lastAdmin(func(v wire.DeviceID) bool {
+			return slices.Contains(op.Devices, v) || slices.Contains(op.Users, v.User())
+		}); err != nil {
+			return nil, err
+		}
+	}
 	var readd []mlscore.Proposal
 	for _, a := range op.Add {
 		kp, err := mlscore.ParseKeyPackage(a.KeyPackage)

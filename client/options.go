@@ -42,6 +42,9 @@ type Options struct {
 	Admit  func(JoinRequest) Decision
 	Limits Limits
 	Timing Timing
+
+	// extensions are what the capabilities of leaves list: fewer, in tests, stand for an earlier release.
+	extensions []mlscore.ExtensionType
 }
 
 // Limits bound what a device takes on. A zero field stands for its default.
@@ -104,6 +107,9 @@ func (o Options) orDefault() (Options, error) {
 	}
 	if o.Suite == 0 {
 		o.Suite = mlscore.MLS128X25519AES128Ed25519
+	}
+	if o.extensions == nil {
+		o.extensions = []mlscore.ExtensionType{extensionRules, extensionAddress, extensionSuccession}
 	}
 	if o.Suites == nil {
 		o.Suites = []mlscore.CipherSuite{mlscore.MLS128MLKEM768X25519AES128Ed25519.Earlier()}

@@ -23,11 +23,12 @@ import (
 // world is the servers of all organizations in one place, with the rules of docs/consensus.md and the
 // streams of package mailbox, kept small: one state under one mutex, and faults on demand.
 type world struct {
-	t      testing.TB
-	wg     sync.WaitGroup
-	limits Limits        // of the devices
-	timing func(*Timing) // changes theirs; may be nil
-	admit  map[wire.DeviceID]func(JoinRequest) Decision
+	t          testing.TB
+	wg         sync.WaitGroup
+	limits     Limits        // of the devices
+	timing     func(*Timing) // changes theirs; may be nil
+	admit      map[wire.DeviceID]func(JoinRequest) Decision
+	extensions map[wire.DeviceID][]mlscore.ExtensionType // that leaves of a device list; all for others
 
 	mu     sync.Mutex
 	orgs   map[wire.Domain]*org

@@ -260,7 +260,7 @@ func TestConfirmedNameWithAnotherKey(t *testing.T) {
 	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
 	laptop := w.peer(aliceLaptop).ready()
 	confirm(t, a, laptop)
-	id, err := a.Create(t.Context(), CreateOptions{MembersRemove: true})
+	id, err := a.Create(t.Context(), CreateOptions{MembersRemove: true, Admins: []wire.UserID{bob}})
 	check(t, err)
 	check(t, a.Add(t.Context(), id, bob))
 	agree(t, id, a, b, laptop)

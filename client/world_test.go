@@ -104,7 +104,7 @@ func (p *peer) open() {
 	}
 	limits := p.w.limits
 	limits.KeyPackages = 6
-	p.Device, err = Open(Options{Store: p.disk, Transport: &endpoint{p.w, p.id.Organization()}, Timing: timing, Log: log, Limits: limits, Admit: p.w.admit[p.id]})
+	p.Device, err = Open(Options{Store: p.disk, Transport: &endpoint{p.w, p.id.Organization()}, Timing: timing, Log: log, Limits: limits, Admit: p.w.admit[p.id], extensions: p.w.extensions[p.id]})
 	if err != nil {
 		p.t.Fatal(err)
 	}

@@ -128,6 +128,16 @@ func (p *PublicState) CipherSuite() CipherSuite { return p.context.CipherSuite }
 // Tree encodes the ratchet tree as joiners need it (§12.4.3.3).
 func (p *PublicState) Tree() ([]byte, error) { return p.tree.marshal() }
 
+// AllSupport reports whether the capabilities of all members list an extension, without a pass over the members.
+func (p *PublicState) AllSupport(x ExtensionType) bool {
+	all := true
+	p.tree.indexed().people.all(func(c Capabilities) bool {
+		all = slices.Contains(c.Extensions, x)
+		return all
+	})
+	return all
+}
+
 // Member is one leaf of a group.
 type Member struct {
 	Leaf         LeafIndex

@@ -203,7 +203,7 @@ func chatRename(ctx context.Context, p *person, id wire.ConversationID, args []s
 }
 
 func chatLeave(ctx context.Context, p *person, id wire.ConversationID, _ []string) chatDone {
-	return chatDone{text: "asked to leave: the next member who is online takes this device out", err: p.Leave(ctx, id)}
+	return chatDone{text: "asked to leave: the next member who is online takes this device out", err: p.leave(ctx, id, nil)}
 }
 
 func chatFile(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone {

@@ -400,13 +400,22 @@ func notHere(name string) error {
 }
 
 func newLeave() *cobra.Command {
-	return newChange(&cobra.Command{
+	var successors []string
+	c := newChange(&cobra.Command{
 		Use:   "leave CONV",
 		Short: "Leave a conversation",
-		Long:  "leave asks to be removed, for this device. The removal takes effect when the device of another member,\nwhich does it by itself, is online. Who is alone closes the conversation.",
-		Args:  exactly(1, "a conversation"),
+		Long: `leave asks to be removed, for this device. The removal takes effect when the device of another member,
+which does it by itself, is online. Who is alone closes the conversation.
+
+The last admin names somebody who becomes an admin first: --successor.`,
+		Example: "  mlsfed leave Lunch\n  mlsfed leave Lunch --successor bob@b.example",
+		Args:    exactly(1, "a conversation"),
 	}, func(ctx context.Context, p *person, id wire.ConversationID, _ []string) error {
-		if err := p.Leave(ctx, id); err != nil {
+		users, err := p.users(successors)
+		if err != nil {
+			return err
+		}
+		if err := p.leave(ctx, id, users); err != nil {
 			return err
 		}
 		p.settleAfter(ctx)
@@ -419,6 +428,35 @@ func newLeave() *cobra.Command {
 		}
 		return p.tell(ctx, id, "Asked to leave %s: the next member who is online takes this device out.", titled(c))
 	})
+	c.Flags().StringSliceVar(&successors, "successor", nil, "users to make admins first")
+	return c
+}
+
+// leave makes successors admins, and asks to be taken out.
+func (p *person) leave(ctx context.Context, id wire.ConversationID, successors []wire.UserID) error {
+	if len(successors) > 0 {
+		if err := p.ChangeRules(ctx, id, client.RulesChange{Promote: successors}); err != nil {
+			return err
+		}
+	}
+	err := p.Leave(ctx, id)
+	if wire.CodeOf(err) != wire.Invalid {
+		return err
+	}
+	list, listErr := p.Members(ctx, id)
+	if listErr != nil {
+		return errors.Join(err, listErr)
+	}
+	var others []string
+	for _, m := range list {
+		if name := personName(m.User); m.User != p.id.User() && !slices.Contains(others, name) {
+			others = append(others, name)
+		}
+	}
+	if len(others) == 0 {
+		return err
+	}
+	return plainError{err, fmt.Sprintf("you are the last admin: name who is to be one with --successor USER, or 'mlsfed rules CONV --promote USER' (here are %s)", strings.Join(others, ", "))}
 }
 
 func newRename() *cobra.Command {
