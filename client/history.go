@@ -134,15 +134,3 @@ func contains(c *Content, pattern string) bool {
 	return strings.Contains(strings.ToLower(c.Text), pattern) ||
 		c.File != nil && strings.Contains(strings.ToLower(c.File.Name), pattern)
 }
-
-// MarkRead sets a conversation's count of unread messages to zero.
-func (d *Device) MarkRead(ctx context.Context, id wire.ConversationID) error {
-	return d.turn(ctx, func(u *unit) error {
-		t, err := d.knownThread(u, id)
-		if err != nil || t.rec.Counters.Unread == 0 {
-			return err
-		}
-		t.rec.Counters.Unread = 0
-		return t.save()
-	})
-}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -32,6 +31,12 @@ type messageJSON struct {
 	Status       string     `json:"status"`
 	Delivered    int        `json:"delivered,omitempty"` // devices that have it, of an own one
 	Error        string     `json:"error,omitempty"`
+}
+
+// readJSON is a message as 'read --json' prints it.
+type readJSON struct {
+	messageJSON
+	Old bool `json:"old"` // it was read before
 }
 
 type fileJSON struct {
@@ -153,176 +158,16 @@ func (p *person) post(ctx context.Context, id wire.ConversationID, text, path st
 	return p.SendFile(ctx, id, filepath.Base(path), f, info.Size(), text)
 }
 
-// readOptions are the flags of read.
-type readOptions struct {
-	*peopleOptions
-	follow bool
-	unread bool
-	since  string
-	search string
-	limit  int
-}
-
-func newRead() *cobra.Command {
-	c := &cobra.Command{
-		Use:   "read CONV",
-		Short: "Show the messages of a conversation",
-		Long: `read shows the newest messages of a conversation, and marks it as read. With --follow it goes on, and shows
-messages and changes as they come, until it is interrupted. --json prints one object a line.`,
-		Example: "  mlsfed read Lunch\n  mlsfed read Lunch --since 2h\n  mlsfed read Lunch --follow --json | jq .text",
-		GroupID: groupPeople,
-		Args:    exactly(1, "a conversation"),
-	}
-	o := &readOptions{peopleOptions: addPeopleFlags(c)}
-	addOfflineFlag(c, o.peopleOptions)
-	f := c.Flags()
-	f.BoolVarP(&o.follow, "follow", "f", false, "go on and show what comes")
-	f.BoolVar(&o.unread, "unread", false, "only what was not read before")
-	f.StringVar(&o.since, "since", "", "only messages since then: 2h, 2026-03-01 or 2026-03-01T09:00:00Z")
-	f.StringVar(&o.search, "search", "", "only messages whose text or file name holds this")
-	f.IntVarP(&o.limit, "limit", "n", 50, "how many at most")
-	c.MarkFlagsMutuallyExclusive("follow", "offline")
-	c.MarkFlagsMutuallyExclusive("since", "unread")
-	c.RunE = func(c *cobra.Command, args []string) error {
-		since, err := parseSince(o.since, time.Now())
-		if err != nil {
-			return usageError{err}
-		}
-		if o.limit < 1 {
-			return usageError{fmt.Errorf("--limit %d: wanted at least 1", o.limit)}
-		}
-		return o.run(c, args[0], since)
-	}
-	return c
-}
-
-// parseSince reads a time, or how long ago it was. The zero time is no bound.
-func parseSince(s string, now time.Time) (time.Time, error) {
-	if s == "" {
-		return time.Time{}, nil
-	}
-	if d, err := time.ParseDuration(s); err == nil {
-		return now.Add(-d.Abs()), nil
-	}
-	for _, layout := range []string{time.RFC3339, "2006-01-02T15:04", "2006-01-02 15:04", time.DateOnly} {
-		if t, err := time.ParseInLocation(layout, s, time.Local); err == nil {
-			return t, nil
-		}
-	}
-	return time.Time{}, fmt.Errorf("--since %q: wanted how long ago, as 90m or 2h, or a time, as 2026-03-01 or 2026-03-01T09:00:00Z", s)
-}
-
-func (o *readOptions) run(c *cobra.Command, named string, since time.Time) error {
-	return o.use(c, commandTiming(), func(ctx context.Context, p *person) error {
-		if !o.offline {
-			if err := p.upToDate(ctx); err != nil {
-				return err
-			}
-		}
-		conv, err := p.conversation(ctx, named)
-		if err != nil {
-			return p.late(ctx, err)
-		}
-		events := p.Subscribe(ctx) // before the history is read, so that nothing falls between
-		next, err := o.show(ctx, p, conv, since)
-		if err != nil || !o.follow {
-			return p.late(ctx, err)
-		}
-		err = o.goOn(ctx, p, conv.ID, next, events)
-		if errors.Is(context.Cause(ctx), context.Canceled) && errors.Is(err, context.Canceled) {
-			return nil // interrupted, as it has to be
-		}
-		return p.late(ctx, err)
-	})
-}
-
-// show prints what is there, and returns the number of the message that comes next.
-func (o *readOptions) show(ctx context.Context, p *person, conv *client.Conversation, since time.Time) (uint64, error) {
-	most := o.limit
-	if o.unread {
-		most = min(most, int(conv.Unread))
-	}
-	var list []client.Message
-	q := client.Query{Before: conv.Messages, Search: o.search, Limit: min(most, client.MaxPage)}
-	for more := conv.Messages > 0; more && len(list) < most; {
-		page, err := p.History(ctx, conv.ID, q)
-		if err != nil {
-			return 0, err
-		}
-		list = append(page.Messages, list...)
-		q.Before, q.Limit, more = page.Next, min(most-len(list), client.MaxPage), page.More
-		if !since.IsZero() && len(page.Messages) > 0 && page.Messages[0].Stored.Before(since) {
-			break
-		}
-	}
-	list = slices.DeleteFunc(list, func(m client.Message) bool { return m.Stored.Before(since) })
-	for i := range list {
-		if err := p.printMessage(&list[i]); err != nil {
-			return 0, err
-		}
-	}
-	if len(list) == 0 && !o.follow && !p.opts.json {
-		fmt.Fprintf(p.notes, "No message%s.\n", o.asked())
-	}
-	return conv.Messages, p.MarkRead(ctx, conv.ID)
-}
-
-// asked repeats what narrows down the messages.
-func (o *readOptions) asked() string {
-	text := ""
-	if o.unread {
-		text += " that was not read before"
-	}
-	if o.search != "" {
-		text += fmt.Sprintf(" with %q", o.search)
-	}
-	if o.since != "" {
-		text += " since " + o.since
-	}
-	return text
-}
-
-// goOn prints what comes. Messages are read from the history, so that one that an event missed is not.
-func (o *readOptions) goOn(ctx context.Context, p *person, id wire.ConversationID, next uint64, events func(func(client.Event) bool)) error {
-	var err error
-	step := func() {
-		for err == nil {
-			var page *client.Page
-			if page, err = p.History(ctx, id, client.Query{Forward: true, After: next, Search: o.search}); err != nil {
-				return
-			}
-			for i := range page.Messages {
-				if err = p.printMessage(&page.Messages[i]); err != nil {
-					return
-				}
-			}
-			next = page.Next
-			if !page.More {
-				err = p.MarkRead(ctx, id)
-				return
-			}
-		}
-	}
-	step()
-	for e := range events {
-		if err != nil {
-			return err
-		}
-		switch {
-		case e.Type == client.EventMissed, e.Conversation == id && e.Type == client.EventMessage:
-			step()
-		case e.Conversation == id:
-			err = p.printChange(e)
-		}
-	}
-	return errors.Join(err, ctx.Err())
-}
-
-func (p *person) printMessage(m *client.Message) error {
+// printMessage prints a message. old says that it was read before; mark, that a line for people says so too.
+func (p *person) printMessage(m *client.Message, old, mark bool) error {
 	if p.opts.json {
-		return printJSON(p.out, messageOf(m))
+		return printJSON(p.out, readJSON{messageOf(m), old})
 	}
-	_, err := fmt.Fprintf(p.out, "%s  %s  %s\n", m.Time.Local().Format("2006-01-02 15:04"), deviceName(m.Sender), strings.ReplaceAll(messageText(m), "\n", "\n    "))
+	lead := ""
+	if old && mark {
+		lead = "(read) "
+	}
+	_, err := fmt.Fprintf(p.out, "%s%s  %s  %s\n", lead, m.Time.Local().Format("2006-01-02 15:04"), deviceName(m.Sender), strings.ReplaceAll(messageText(m), "\n", "\n    "))
 	return err
 }
 

@@ -1,0 +1,198 @@
+package client
+
+import (
+	"context"
+	"crypto/sha256"
+	"unicode/utf8"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// recordConsumer is the letter of the records that hold named cursors: conversation, hash of the name → cursorRecord.
+const recordConsumer = 'U'
+
+// Bounds of named cursors.
+const (
+	MaxCursors    = 64 // of one conversation
+	MaxCursorName = 64 // bytes of UTF-8
+)
+
+// cursorRecord is how far a consumer has read.
+type cursorRecord struct {
+	Version uint8  `cbor:"1,keyasint"`
+	Name    string `cbor:"2,keyasint"`
+	Next    uint64 `cbor:"3,keyasint,omitempty"` // the number of the first message that it has not handled
+}
+
+func consumerKey(id wire.ConversationID, name string) []byte {
+	sum := sha256.Sum256([]byte(name))
+	return recordKey(recordConsumer, idPart(id), sum[:16])
+}
+
+// MarkRead sets a conversation's count of unread messages to zero.
+func (d *Device) MarkRead(ctx context.Context, id wire.ConversationID) error {
+	return d.MarkReadTo(ctx, id, ^uint64(0))
+}
+
+// MarkReadTo counts the messages with numbers below next as read. Those that were read before stay so.
+func (d *Device) MarkReadTo(ctx context.Context, id wire.ConversationID, next uint64) error {
+	return d.turn(ctx, func(u *unit) error {
+		t, err := d.knownThread(u, id)
+		if err != nil || t.rec.Counters.Unread == 0 {
+			return err
+		}
+		c := &t.rec.Counters
+		left := uint64(0)
+		for n := c.Message; n > next && left < c.Unread; n-- {
+			received, err := t.isReceived(n - 1)
+			if err != nil {
+				return err
+			}
+			if received {
+				left++
+			}
+		}
+		if left == c.Unread {
+			return nil
+		}
+		c.Unread = left
+		return t.save()
+	})
+}
+
+// isReceived reports whether message n is one that counts as unread until it is read.
+func (t *thread) isReceived(n uint64) (bool, error) {
+	rec, _, err := t.messageAt(n)
+	return err == nil && rec != nil && rec.Status == StatusReceived, err
+}
+
+// FirstUnread is the number of the first message that was not read, or of the next message to come.
+func (d *Device) FirstUnread(ctx context.Context, id wire.ConversationID) (uint64, error) {
+	var first uint64
+	err := d.turn(ctx, func(u *unit) error {
+		t, err := d.knownThread(u, id)
+		if err != nil {
+			return err
+		}
+		first = t.rec.Counters.Message
+		n := first
+		for left := t.rec.Counters.Unread; left > 0 && n > 0; {
+			n--
+			received, err := t.isReceived(n)
+			if err != nil {
+				return err
+			}
+			if received {
+				first = n
+				left--
+			}
+		}
+		return nil
+	})
+	return first, err
+}
+
+// Cursor is the number of the first message that a consumer has not handled: 0 for a name that was never moved. A
+// cursor is durable, belongs to this device, and goes on in a conversation that succeeds another.
+func (d *Device) Cursor(ctx context.Context, id wire.ConversationID, name string) (uint64, error) {
+	var next uint64
+	err := d.turn(ctx, func(u *unit) error {
+		t, err := d.knownThread(u, id)
+		if err == nil {
+			next, _, err = t.cursor(name)
+		}
+		return err
+	})
+	return next, err
+}
+
+// cursor also reports whether there is one of that name.
+func (t *thread) cursor(name string) (next uint64, found bool, err error) {
+	id, r := t.id, t.rec
+	for r != nil {
+		c := new(cursorRecord)
+		ok, err := t.u.getRecord(consumerKey(id, name), c)
+		if err != nil || ok {
+			return c.Next, ok, err
+		}
+		if id, r, err = t.before(r); err != nil {
+			return 0, false, err
+		}
+	}
+	return 0, false, nil
+}
+
+// SetCursor moves a consumer's cursor, also backwards. wire.Invalid: the name is empty, over MaxCursorName bytes or no
+// UTF-8. wire.Quota: the conversation has MaxCursors already.
+func (d *Device) SetCursor(ctx context.Context, id wire.ConversationID, name string, next uint64) error {
+	if name == "" || len(name) > MaxCursorName || !utf8.ValidString(name) {
+		return wire.Errorf(wire.Invalid, "cursor", "a name of %d bytes, wanted 1 to %d of UTF-8", len(name), MaxCursorName)
+	}
+	return d.turn(ctx, func(u *unit) error {
+		t, err := d.knownThread(u, id)
+		if err != nil {
+			return err
+		}
+		key := consumerKey(t.id, name)
+		if _, ok, err := u.Get(key); err != nil || !ok {
+			count := 0
+			if err == nil {
+				err = u.Scan(recordKey(recordConsumer, idPart(t.id)), func(_, _ []byte) error { count++; return nil })
+			}
+			if err != nil {
+				return err
+			}
+			if count >= MaxCursors {
+				return wire.Errorf(wire.Quota, "cursor", "%v has %d cursors already: use one of them", t.id, count)
+			}
+		}
+		return u.putRecord(key, &cursorRecord{Version: recordVersion, Name: name, Next: next})
+	})
+}
+
+// Each calls handle with each message of a conversation in order, from a consumer's cursor on, and moves the cursor
+// after each call that returns nil. It waits for messages that are to come until ctx ends, and returns the first error
+// of handle, whose message comes again the next time. So each message is handled once, unless the process dies between
+// handle and the move: a consumer for which that matters keeps the ids of the last messages, or does what it does
+// under Message.ID. Messages of this device are among them: see Message.Sender.
+func (d *Device) Each(ctx context.Context, id wire.ConversationID, cursor string, handle func(context.Context, *Message) error) error {
+	events := d.Subscribe(ctx) // before the history is read, so that nothing falls between
+	if err := d.EachSoFar(ctx, id, cursor, handle); err != nil {
+		return err
+	}
+	for e := range events {
+		if e.Type != EventMessage && e.Type != EventMissed {
+			continue
+		}
+		if err := d.EachSoFar(ctx, id, cursor, handle); err != nil {
+			return err
+		}
+	}
+	return context.Cause(ctx)
+}
+
+// EachSoFar is Each without waiting: it returns nil after the last message that is there.
+func (d *Device) EachSoFar(ctx context.Context, id wire.ConversationID, cursor string, handle func(context.Context, *Message) error) error {
+	next, err := d.Cursor(ctx, id, cursor)
+	for err == nil {
+		var page *Page
+		if page, err = d.History(ctx, id, Query{Forward: true, After: next}); err != nil {
+			break
+		}
+		for i := range page.Messages {
+			m := &page.Messages[i]
+			if err = handle(ctx, m); err != nil {
+				return err
+			}
+			next = m.Number + 1
+			if err = d.SetCursor(ctx, id, cursor, next); err != nil {
+				return err
+			}
+		}
+		if !page.More {
+			return nil
+		}
+		next = max(next, page.Next)
+	}
+	return err
+}
