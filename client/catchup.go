@@ -45,7 +45,7 @@ func (d *Device) CatchUp(ctx context.Context) error {
 		done := true
 		err := d.turn(ctx, func(u *unit) error {
 			for i := range a.Conversations {
-				there, err := reached(u, &a.Conversations[i])
+				there, err := d.reached(u, &a.Conversations[i])
 				if err != nil {
 					return err
 				}
@@ -65,7 +65,7 @@ func (d *Device) CatchUp(ctx context.Context) error {
 }
 
 // reached reports whether a stream was taken in up to where it ended, and its conversation follows.
-func reached(u *unit, s *wire.ConversationState) (bool, error) {
+func (d *Device) reached(u *unit, s *wire.ConversationState) (bool, error) {
 	if s.Acknowledged < s.End {
 		at, ok, err := u.Get(recordKey(recordCursor, s.Token[:], idPart(s.Conversation)))
 		if err != nil || !ok || parseNumber(at) < s.End {
@@ -80,5 +80,6 @@ func reached(u *unit, s *wire.ConversationState) (bool, error) {
 	if rec.State == StateHeld {
 		return true, nil
 	}
-	return rec.State != StateJoining && rec.Behind.Until == 0, nil
+	waits, err := d.waitsLater(u, s.Conversation)
+	return err == nil && rec.State != StateJoining && rec.Behind.Until == 0 && !waits, err
 }

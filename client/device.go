@@ -34,8 +34,9 @@ type Device struct {
 	judge  *judge
 	client *mlscore.Client
 	groups map[wire.ConversationID]*mlscore.Group
-	self   *deviceRecord   // nil before it is enrolled
-	asked  map[string]bool // devices of the user's that he was told of
+	self   *deviceRecord                // nil before it is enrolled
+	asked  map[string]bool              // devices of the user's that he was told of
+	later  map[wire.ConversationID]bool // those for which something of a later membership waits; nil before it was read
 
 	waiters waiters
 	alarms  alarms
@@ -134,7 +135,7 @@ func (d *Device) turn(ctx context.Context, f func(*unit) error) error {
 // forget drops what memory holds and the store may not.
 func (d *Device) forget() {
 	clear(d.groups)
-	d.self = nil
+	d.self, d.later = nil, nil
 	u := newUnit(d.opts.Store)
 	if err := d.loadSelf(u); err != nil {
 		d.log.Error("device record cannot be read", "error", err)

@@ -24,6 +24,16 @@ func (d *Device) takePush(u *unit, p *wire.Push) error {
 		return err
 	}
 	if t != nil {
+		if waits, err := t.putOff(p); err != nil || waits {
+			return err
+		}
+	}
+	return d.takeItem(u, t, p)
+}
+
+// takeItem takes one item of a conversation's stream in. t is nil where this device knows no such conversation.
+func (d *Device) takeItem(u *unit, t *thread, p *wire.Push) error {
+	if t != nil {
 		t.foreign = p.Token != t.rec.Token
 	}
 	switch {
@@ -502,6 +512,7 @@ func (t *thread) leave(by wire.DeviceID) error {
 	why := wire.Errorf(wire.Closed, "conversation", "this device is no longer in %v", t.id)
 	t.rec.State, t.rec.Behind, t.rec.Failed, t.rec.Waiting = StateLeft, behind{}, failed{}, 0
 	t.event(Event{Type: EventLeft, By: by})
+	t.kick(handshakes(t.id)) // a later membership may wait
 	t.u.delete(t.pendingKey())
 	t.u.deleteAll(recordKey(recordBlob, idPart(t.id)))
 	if t.group.Active() { // a close: the group knows nothing of it

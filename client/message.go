@@ -310,9 +310,14 @@ func (t *thread) failOutgoing(why error) error {
 // takeMessage takes an application message in. One that is ahead of its commit is held.
 func (t *thread) takeMessage(m *wire.Message, stored wire.Time) error {
 	switch {
+	case t.rec.State == StateJoining && t.foreign:
+		return t.tooLate()
 	case t.rec.State == StateJoining, t.rec.State == StateRejoining, t.rec.State == StateHeld:
 		return t.hold(m, stored)
 	case t.group == nil || m.Epoch < t.rec.Joined:
+		if t.foreign {
+			return t.tooLate()
+		}
 		return nil // not for this device
 	case m.Epoch > wire.Epoch(t.group.Epoch()):
 		if !t.foreign {

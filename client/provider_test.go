@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -8,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"errors"
 	"io"
+	"maps"
 	"math/big"
 	mrand "math/rand/v2"
 	"net/url"
@@ -49,6 +51,7 @@ type cost struct{ requests, sent, answered int }
 type faults struct {
 	dropAnswers float64                               // the request is done, and the connection breaks before the answer
 	dropBefore  float64                               // the connection breaks before the request is done
+	disorder    bool                                  // memberships of one device are pushed in any order
 	mute        map[wire.DeviceID]bool                // nothing is pushed to the device
 	lag         map[wire.Domain]bool                  // entries are kept from an organization's streams, messages are not
 	refuse      func(m wire.Method) *wire.Error       // after the request was done
@@ -454,7 +457,13 @@ func (w *world) nextPush(s *serverSession) *wire.Push {
 		if st == nil {
 			continue
 		}
-		for token := range st.readers {
+		tokens := slices.Collect(maps.Keys(st.readers))
+		if !w.faults.disorder { // as nodes do it: one membership after the other
+			slices.SortFunc(tokens, func(a, b wire.Token) int {
+				return cmp.Compare(st.readers[a].until-1, st.readers[b].until-1)
+			})
+		}
+		for _, token := range tokens {
 			if w.orgs[a.id.Organization()].tokens[token] != a.id {
 				continue
 			}

@@ -58,6 +58,9 @@ func (d *Device) workHandshakes(ctx context.Context, id wire.ConversationID) err
 
 // next decides what to do. nil is nothing.
 func (t *thread) next() (*step, error) {
+	if s, err := t.nextLater(); err != nil || s != nil {
+		return s, err
+	}
 	switch t.rec.State {
 	case StateJoining:
 		w := new(welcomeRecord)
@@ -433,6 +436,9 @@ func (d *Device) fetch(ctx context.Context, id wire.ConversationID, s *step) err
 	}
 	var a wire.EntriesAnswer
 	err := d.call(ctx, wire.MethodEntries, &wire.EntriesRequest{Conversation: id, Since: s.since}, &a)
+	if err == nil {
+		err = d.leaveToStream(ctx, id, &a, s.fresh)
+	}
 	if err != nil {
 		return err
 	}

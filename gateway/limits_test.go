@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -493,4 +494,35 @@ func TestLimitOfCloseWait(t *testing.T) {
 	w.login(phone, true) // does not read
 	w.Disconnect(phone)
 	w.counted("closes_total", "4007", 1)
+}
+
+// TestMembershipsComeInTheirOrder: a stream that goes on comes before later ones of its conversation, and behind others.
+func TestMembershipsComeInTheirOrder(t *testing.T) {
+	first, second := Stream{Conversation: "conversation one", Token: wire.Token{2}}, Stream{Conversation: "conversation one", Token: wire.Token{1}}
+	other, third := Stream{Conversation: "another conversation"}, Stream{Conversation: "conversation one", Token: wire.Token{3}}
+	p := newPump(nil)
+	for _, s := range []Stream{first, second, other, third} {
+		p.add(s)
+	}
+	pages := map[Stream]int{first: 3, second: 2, other: 2, third: 1}
+	var order []Stream
+	for {
+		s, ok := p.next()
+		if !ok {
+			break
+		}
+		order = append(order, s)
+		if pages[s]--; pages[s] > 0 {
+			p.goOn(s)
+		}
+	}
+	want := []Stream{first, first, first, second, other, second, third, other}
+	if !slices.Equal(order, want) {
+		t.Errorf("order %v, wanted %v", order, want)
+	}
+	p.goOn(first)
+	p.goOn(first)
+	if s, ok := p.next(); !ok || s != first || len(p.queue) > 0 {
+		t.Error("a stream is queued twice")
+	}
 }

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"slices"
 	"time"
 
 	"github.com/gorilla/websocket"
@@ -73,6 +74,16 @@ func (p *pump) add(name Stream) {
 	}
 	p.queued[name] = true
 	p.queue = append(p.queue, name)
+}
+
+// goOn queues a stream that has given a page. It comes before others of the same conversation: they are of memberships
+// that follow.
+func (p *pump) goOn(name Stream) {
+	at := slices.IndexFunc(p.queue, func(have Stream) bool { return have.Conversation == name.Conversation })
+	p.add(name)
+	if last := len(p.queue) - 1; at >= 0 && at < last && p.queue[last] == name {
+		p.queue = slices.Insert(p.queue[:last], at, name)
+	}
 }
 
 func (p *pump) next() (name Stream, ok bool) {
@@ -199,7 +210,7 @@ func (s *session) writePage(p *pump, name Stream, room int) error {
 		}
 	}
 	if page.More && len(page.Pushes) > 0 {
-		p.add(name)
+		p.goOn(name)
 	}
 	return nil
 }

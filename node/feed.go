@@ -1,7 +1,9 @@
 package node
 
 import (
+	"cmp"
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/mlsfed/mlsfed/clock"
@@ -111,9 +113,28 @@ func (f *feed) Streams() []gateway.Stream {
 	defer f.mu.Unlock()
 	var list []gateway.Stream
 	for _, name := range names {
+		if len(f.by[name]) > 1 {
+			f.order(name)
+		}
 		list = append(list, f.by[name]...)
 	}
 	return list
+}
+
+// order sorts the addresses under which a device reads a conversation by where they end, the one that does not end last:
+// a device that was removed and added again needs what came in one membership before what came in the next. The caller
+// holds mu.
+func (f *feed) order(name mailbox.Stream) {
+	ends := make(map[gateway.Stream]uint64)
+	for _, s := range f.by[name] {
+		until, err := f.m.box.Until(context.Background(), name, s.Token)
+		if err == nil && until > 0 {
+			ends[s] = until
+		} else {
+			ends[s] = ^uint64(0)
+		}
+	}
+	slices.SortStableFunc(f.by[name], func(a, b gateway.Stream) int { return cmp.Compare(ends[a], ends[b]) })
 }
 
 // Read returns what follows a sequence, or the device's cursor.

@@ -1,0 +1,318 @@
+package client
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// A device that was removed and added again while it was away has a stream for each membership, each under an address of
+// its own. The memberships follow each other in the log, so what comes under a later address waits here until the one
+// before has ended. Only then is there a group in which it can be read.
+
+// recordLater is the letter of what waits: conversation, token, sequence → wire.Push.
+const recordLater = 'z'
+
+// Bounds of what is done with it at once, and of the addresses for which something waits.
+const (
+	laterBatch     = 64
+	maxMemberships = 64 // of one conversation
+)
+
+func laterKey(id wire.ConversationID, parts ...[]byte) []byte {
+	return append(recordKey(recordLater, idPart(id)), recordKey(0, parts...)[2:]...)
+}
+
+// waitsLater reports whether anything waits for a membership in a conversation, without reading the store each time.
+func (d *Device) waitsLater(u *unit, id wire.ConversationID) (bool, error) {
+	if d.later == nil {
+		later := make(map[wire.ConversationID]bool)
+		prefix := recordKey(recordLater)
+		err := u.Scan(prefix, func(key, _ []byte) error {
+			n := int(key[len(prefix)])
+			later[wire.ConversationID(key[len(prefix)+1:][:n])] = true
+			return nil
+		})
+		if err != nil {
+			return false, err
+		}
+		d.later = later
+	}
+	return d.later[id], nil
+}
+
+// putOff keeps an item for a later membership, and reports whether it has to wait.
+func (t *thread) putOff(p *wire.Push) (bool, error) {
+	waits, err := t.d.waitsLater(t.u, t.id)
+	if err != nil {
+		return false, err
+	}
+	others := waits
+	if waits {
+		if waits, err = t.hasLater(p.Token); err != nil {
+			return false, err
+		}
+	}
+	begins := !waits && t.beginsLater(p, others)
+	if !waits && !begins {
+		return false, nil
+	}
+	tokens, count, size, err := t.laterUse()
+	if err != nil {
+		return false, err
+	}
+	l := t.d.opts.Limits
+	switch {
+	case begins && len(tokens) >= maxMemberships:
+		t.event(Event{Type: EventGap, Err: fmt.Errorf("what came since item %d, when this device was added again, is lost: %d memberships wait already", p.Sequence, len(tokens))})
+		return true, nil
+	case !begins && (count >= l.Held || size+len(p.Payload) > l.HeldBytes):
+		return true, t.markLost(p)
+	}
+	t.d.later[t.id] = true
+	t.kick(handshakes(t.id))
+	return true, t.u.putRecord(laterKey(t.id, p.Token[:], number(p.Sequence)), p)
+}
+
+// lostMark is the place, behind all items of an address, where it stands that some did not fit: from GapFrom on.
+const lostMark = ^uint64(0)
+
+func (t *thread) markLost(p *wire.Push) error {
+	key := laterKey(t.id, p.Token[:], number(lostMark))
+	if _, ok, err := t.u.Get(key); err != nil || ok {
+		return err
+	}
+	return t.u.putRecord(key, &wire.Push{Conversation: p.Conversation, Token: p.Token, Sequence: lostMark, GapFrom: p.Sequence})
+}
+
+// takeLost says that items of the present membership are lost, and fetches the entries among them: up to the one that
+// begins the next membership, since the one that ends this one can be among them.
+func (t *thread) takeLost(p *wire.Push) error {
+	t.event(Event{Type: EventGap, Err: fmt.Errorf("items from %d on, of a time when this device was added again, did not fit into what it keeps: messages among them are lost", p.GapFrom)})
+	until := t.rec.Position.Last + 1
+	next, _, err := t.firstLater(laterKey(t.id))
+	if err != nil {
+		return err
+	}
+	if c := new(wire.Committed); next != nil && next.Kind == wire.ItemEntry && wire.Decode(next.Payload, wire.MaxSessionFrame, c) == nil {
+		until = max(until, c.Sequence)
+	}
+	t.setBehind(until, false)
+	return t.save()
+}
+
+// hasLater reports whether something waits under an address.
+func (t *thread) hasLater(token wire.Token) (bool, error) {
+	p, _, err := t.firstLater(laterKey(t.id, token[:]))
+	return p != nil, err
+}
+
+// beginsLater reports whether an item adds this device under another address after a membership that goes on here, or
+// that waits.
+func (t *thread) beginsLater(p *wire.Push, waits bool) bool {
+	switch t.rec.State {
+	case StateActive, StateLeaving, StateJoining:
+	case StateLeft, StateBroken:
+		if !waits {
+			return false
+		}
+	default:
+		return false
+	}
+	if p.Token == t.rec.Token || p.Kind != wire.ItemEntry {
+		return false
+	}
+	c := new(wire.Committed)
+	if wire.Decode(p.Payload, wire.MaxSessionFrame, c) != nil || c.Sequence <= t.rec.Position.Last {
+		return false
+	}
+	return t.adds(c, p.Token)
+}
+
+// adds reports whether an entry adds an address of this device.
+func (t *thread) adds(c *wire.Committed, token wire.Token) bool {
+	e, err := c.Open()
+	if err != nil || e.Envelope == nil || e.Envelope.Kind != wire.KindCommit || e.Envelope.Conversation != t.id {
+		return false
+	}
+	own := wire.Address{Organization: t.d.self.Device.Organization(), Token: token}
+	if !slices.Contains(e.Envelope.Commit.Delivery.Add, own) {
+		return false
+	}
+	_, known, err := t.d.ownToken(t.u, []wire.Address{own}) // of a KeyPackage: a node does not choose it
+	return known && err == nil
+}
+
+// firstLater is the first item below a prefix of keys; nil for none. Below the conversation it is that of the earliest
+// membership: the streams of one conversation count their items together.
+func (t *thread) firstLater(prefix []byte) (first *wire.Push, key []byte, err error) {
+	whole := len(prefix) == len(laterKey(t.id))
+	err = t.u.Scan(prefix, func(at, value []byte) error {
+		p := new(wire.Push)
+		if err := wire.Decode(value, maxRecord, p); err != nil {
+			return err
+		}
+		if first == nil || p.Sequence < first.Sequence {
+			first, key = p, append([]byte{}, at...)
+		}
+		if whole {
+			return nil
+		}
+		return errStop
+	})
+	if err == error(errStop) {
+		err = nil
+	}
+	return first, key, err
+}
+
+// laterUse is what waits: under which addresses, how many items, and their bytes.
+func (t *thread) laterUse() (tokens map[wire.Token]bool, count, size int, err error) {
+	tokens = make(map[wire.Token]bool)
+	prefix := laterKey(t.id)
+	err = t.u.Scan(prefix, func(key, value []byte) error {
+		var token wire.Token
+		copy(token[:], key[len(prefix):])
+		tokens[token] = true
+		count, size = count+1, size+len(value)
+		return nil
+	})
+	return tokens, count, size, err
+}
+
+// nextLater takes up what waits, if it is its turn. The step says to look again.
+func (t *thread) nextLater() (*step, error) {
+	if waits, err := t.d.waitsLater(t.u, t.id); err != nil || !waits {
+		return nil, err
+	}
+	switch t.rec.State {
+	case StateLeft, StateBroken:
+		return t.beginLater()
+	case StateActive, StateLeaving:
+	default:
+		return nil, nil
+	}
+	done := 0
+	for t.group != nil && done < laterBatch {
+		p, key, err := t.firstLater(laterKey(t.id, t.rec.Token[:]))
+		if err != nil {
+			return nil, err
+		}
+		if p == nil {
+			break
+		}
+		t.u.delete(key)
+		done++
+		take := func() error { return t.d.takeItem(t.u, t, p) }
+		if p.Sequence == lostMark {
+			take = func() error { return t.takeLost(p) }
+		}
+		if err := take(); err != nil {
+			return nil, err
+		}
+	}
+	if done > 0 {
+		return &step{again: true}, nil
+	}
+	next, _, err := t.firstLater(laterKey(t.id))
+	if err != nil || next == nil {
+		if err == nil {
+			delete(t.d.later, t.id)
+		}
+		return nil, err
+	}
+	c := new(wire.Committed)
+	if next.Kind != wire.ItemEntry || wire.Decode(next.Payload, wire.MaxSessionFrame, c) != nil || c.Sequence <= t.rec.Position.Last {
+		return &step{again: true}, t.dropLater(next)
+	}
+	return nil, nil // the rest of the present membership is to come
+}
+
+// dropLater gives up a membership that cannot be entered.
+func (t *thread) dropLater(p *wire.Push) error {
+	t.u.deleteAll(laterKey(t.id, p.Token[:]))
+	t.event(Event{Type: EventGap, Err: fmt.Errorf("this device was added again with item %d, and cannot enter there: what came then is lost", p.Sequence)})
+	return nil
+}
+
+// beginLater enters the earliest membership that waits. Where it cannot be entered, what waits for it is lost.
+func (t *thread) beginLater() (*step, error) {
+	p, key, err := t.firstLater(laterKey(t.id))
+	if err != nil || p == nil {
+		if err == nil {
+			delete(t.d.later, t.id)
+		}
+		return nil, err
+	}
+	t.u.delete(key)
+	c := new(wire.Committed)
+	if p.Kind == wire.ItemEntry {
+		err = wire.Decode(p.Payload, wire.MaxSessionFrame, c)
+	}
+	if err == nil && c.Sequence > t.rec.Position.Last {
+		if err := t.d.takeInvitation(t.u, t.id, t, c); err != nil {
+			return nil, err
+		}
+	}
+	if t.rec.Token != p.Token || t.rec.State == StateLeft || t.rec.State == StateBroken {
+		return &step{again: true}, t.dropLater(p)
+	}
+	return &step{again: true}, nil
+}
+
+// tooLate says, once, that messages of an earlier membership came when this device had entered a later one.
+func (t *thread) tooLate() error {
+	if key := "earlier " + string(t.id); !t.d.asked[key] {
+		t.event(Event{Type: EventGap, Err: errors.New("messages of a time before this device was added again cannot be read any more")})
+		t.u.then(func() { t.d.remember(key) })
+	}
+	return nil
+}
+
+// leaveToStream takes from an answer what follows the entry that removes this device: later memberships come with their
+// streams. It takes that entry too while the device's stream has something left to give: the messages before it can be
+// read only as long as the device is a member. A search for a fresh judgment is about an entry that the stream gave.
+func (d *Device) leaveToStream(ctx context.Context, id wire.ConversationID, a *wire.EntriesAnswer, fresh bool) error {
+	at := -1
+	var token wire.Token
+	var read uint64
+	err := d.turn(ctx, func(u *unit) error {
+		t, err := d.thread(u, id)
+		if err != nil || t == nil || t.group == nil {
+			return err
+		}
+		token = t.rec.Token
+		at = slices.IndexFunc(a.Entries, func(c wire.Committed) bool {
+			e, err := c.Open()
+			return err == nil && e.Envelope != nil && e.Envelope.Kind == wire.KindCommit && e.Envelope.Conversation == id && t.addressLeaves(e.Envelope)
+		})
+		if at < 0 {
+			return nil
+		}
+		cursor, ok, err := u.Get(cursorKey(&wire.Push{Conversation: &id, Token: token}))
+		if ok && err == nil {
+			read = parseNumber(cursor)
+		}
+		return err
+	})
+	if err != nil || at < 0 {
+		return err
+	}
+	a.Entries = a.Entries[:at+1]
+	if fresh {
+		return nil
+	}
+	var streams wire.ConversationsAnswer
+	if err := d.call(ctx, wire.MethodConversations, nil, &streams); err != nil {
+		return err
+	}
+	for _, s := range streams.Conversations {
+		if s.Conversation == id && s.Token == token && s.End > max(read, s.Acknowledged) {
+			a.Entries = a.Entries[:at]
+		}
+	}
+	return nil
+}
