@@ -156,7 +156,7 @@ func TestCostsOfOperations(t *testing.T) {
 	check(t, tablet.Enrol(ctx, Enrolment{Device: tablet.id, Code: code}))
 	tablet.run()
 	t.Cleanup(tablet.stop)
-	wanted("second device: added to one conversation", map[wire.Method]int{wire.MethodKeyMaterial: 1, wire.MethodUpdate: 1}, func() error {
+	wanted("second device: added to one conversation", map[wire.Method]int{wire.MethodConversations: 1, wire.MethodKeyMaterial: 1, wire.MethodUpdate: 1}, func() error {
 		a.restart()
 		agree(t, id, a, tablet)
 		return nil

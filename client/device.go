@@ -41,6 +41,8 @@ type Device struct {
 	waiters waiters
 	alarms  alarms
 	readers checkedReaders
+	// compared: the streams were compared with the node's in this process.
+	compared atomic.Bool
 
 	mu        sync.Mutex
 	jitterRNG *rand.Rand

@@ -475,6 +475,9 @@ func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedC
 	if s.Own() {
 		t.rec.Keys = keyAge{Since: t.d.now()}
 		t.event(Event{Type: EventWon, Epoch: epoch})
+		if err := t.renewed(); err != nil {
+			return err
+		}
 		return t.settle(env.Submission, nil)
 	}
 	if err := t.tidyAdmins(e, by.User(), public); err != nil {

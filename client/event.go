@@ -46,13 +46,16 @@ const (
 	EventDeviceWaiting
 	EventRequest // Conversation: somebody has added this device to it: see Device.Held
 	EventRefused // Conversation, Err: this device has refused it, since too many requests wait
+	// EventRolledBack: Err: an older copy of this device's store was put back. It sends nothing in a conversation before
+	// it has new keys there; an EventGap says what is missing.
+	EventRolledBack
 )
 
 // String is the type's name.
 func (t EventType) String() string {
 	names := [...]string{"", "message", "accepted", "delivered", "undelivered", "unreadable", "created", "joined", "added", "removed",
 		"left", "rules", "epoch", "won", "lost", "failed", "poison", "divergence", "gap", "broken", "trust", "pinned", "devices",
-		"connected", "offline", "delayed", "missed", "moved", "device waiting", "request", "refused"}
+		"connected", "offline", "delayed", "missed", "moved", "device waiting", "request", "refused", "rolled back"}
 	if int(t) < len(names) {
 		return names[t]
 	}

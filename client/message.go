@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"errors"
+	"fmt"
 
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
@@ -167,12 +168,19 @@ type outgoing struct {
 // workMessages sends what waits, one message after the other, so that they arrive in their order.
 func (d *Device) workMessages(ctx context.Context, id wire.ConversationID) error {
 	for ctx.Err() == nil {
+		if !d.compared.Load() {
+			return nil // compareStreams resumes
+		}
 		var o *outgoing
 		err := d.turn(ctx, func(u *unit) error {
 			t, err := d.thread(u, id)
-			if err == nil && t != nil && (t.rec.State == StateActive || t.rec.State == StateLeaving) {
-				o, err = t.nextOutgoing()
+			if err != nil || t == nil || t.rec.State != StateActive && t.rec.State != StateLeaving {
+				return err
 			}
+			if stale, err := t.keysStale(); err != nil || stale {
+				return err
+			}
+			o, err = t.nextOutgoing()
 			return err
 		})
 		if err != nil || o == nil {
@@ -334,7 +342,12 @@ func (t *thread) read(m *wire.Message, stored wire.Time) error {
 	switch {
 	case isStore(err):
 		return err
-	case errors.Is(err, mlscore.ErrOwnMessage), errors.Is(err, mlscore.ErrReplay):
+	case errors.Is(err, mlscore.ErrOwnMessage):
+		return nil
+	case errors.Is(err, mlscore.ErrReplay):
+		if !t.foreign { // the node gives each item once under an address
+			t.event(Event{Type: EventUnreadable, Epoch: m.Epoch, Err: fmt.Errorf("it was sent under a key that was used before: its sender's device may be an older copy that was put back (%w)", err)})
+		}
 		return nil
 	case err != nil:
 		t.event(Event{Type: EventUnreadable, Epoch: m.Epoch, Err: err})

@@ -202,6 +202,9 @@ func (d *Device) serve(ctx context.Context, s *session, closeConn func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() { s.read(ctx) })
 	wg.Go(func() { s.write(ctx) })
+	if err := d.compareStreams(ctx, s); err != nil {
+		s.end(err)
+	}
 	wg.Go(func() { d.receive(ctx, s) })
 	wg.Go(func() { d.announce(ctx, s) })
 	d.link.set(s)

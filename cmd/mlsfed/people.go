@@ -165,7 +165,7 @@ func (p *person) run(parent context.Context, f func(context.Context, *person) er
 // warn tells of what a person must not miss.
 func (p *person) warn(e client.Event) {
 	switch e.Type {
-	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventFailed, client.EventUndelivered, client.EventUnreadable, client.EventDeviceWaiting:
+	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventFailed, client.EventUndelivered, client.EventUnreadable, client.EventDeviceWaiting, client.EventRolledBack:
 		where := ""
 		if e.Conversation != "" {
 			where = fmt.Sprintf(" (conversation %s)", shortID(e.Conversation))
@@ -211,6 +211,8 @@ func warningWord(t client.EventType) string {
 		return "a change was given up"
 	case client.EventUndelivered:
 		return "a message was refused"
+	case client.EventRolledBack:
+		return "AN OLDER COPY OF THIS DEVICE"
 	}
 	return "a message cannot be read"
 }

@@ -1,0 +1,93 @@
+package client
+
+import (
+	"errors"
+	"fmt"
+	"testing"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+)
+
+// copyOf is what a disk holds now.
+func (d *disk) copyOf(t testing.TB) *mlscore.MemoryStore {
+	t.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	to := mlscore.NewMemoryStore()
+	var b mlscore.Batch
+	check(t, d.Scan(nil, func(key, value []byte) error {
+		b.Writes = append(b.Writes, mlscore.Write{Key: append([]byte{}, key...), Value: append([]byte{}, value...)})
+		return nil
+	}))
+	check(t, to.Apply(b))
+	return to
+}
+
+// TestOlderCopyMakesNewKeys: what is sent after an older copy of the store was put back arrives everywhere, and the user
+// is told.
+func TestOlderCopyMakesNewKeys(t *testing.T) {
+	w, id, a, b, c := trio(t, CreateOptions{})
+	ctx := t.Context()
+	_, err := a.SendText(ctx, id, "before")
+	check(t, err)
+	hasTexts(t, b, id, "alice: before")
+	a.stop()
+	old := a.disk.copyOf(t)
+	a.start()
+	for n := range 3 {
+		_, err := a.SendText(ctx, id, fmt.Sprint("used ", n))
+		check(t, err)
+	}
+	hasTexts(t, b, id, "alice: before", "alice: used 0", "alice: used 1", "alice: used 2")
+	hasTexts(t, c, id, "alice: before", "alice: used 0", "alice: used 1", "alice: used 2")
+	a.stop()
+	a.disk.MemoryStore = old
+	a.start()
+	_, err = a.SendText(ctx, id, "after")
+	check(t, err)
+	for _, p := range []*peer{b, c} {
+		hasTexts(t, p, id, "alice: before", "alice: used 0", "alice: used 1", "alice: used 2", "alice: after")
+	}
+	agree(t, id, a, b, c)
+	for what, n := range map[EventType]int{EventRolledBack: 1, EventGap: 1} {
+		if got := len(a.events(what)); got != n {
+			t.Errorf("%v: %d times", what, got)
+		}
+	}
+	// It goes on as it was before, also after another start.
+	a.restart()
+	_, err = a.SendText(ctx, id, "later")
+	check(t, err)
+	hasTexts(t, b, id, "alice: before", "alice: used 0", "alice: used 1", "alice: used 2", "alice: after", "alice: later")
+	if got := len(a.events(EventRolledBack)); got != 1 {
+		t.Errorf("told %d times", got)
+	}
+	_ = w
+}
+
+// TestKeyUsedTwiceIsSaid: a device that does not look, as one of an earlier build, sends under used keys, and whoever
+// drops that says so.
+func TestKeyUsedTwiceIsSaid(t *testing.T) {
+	_, id, a, b, _ := trio(t, CreateOptions{})
+	ctx := t.Context()
+	a.stop()
+	old := a.disk.copyOf(t)
+	a.start()
+	_, err := a.SendText(ctx, id, "used")
+	check(t, err)
+	hasTexts(t, b, id, "alice: used")
+	a.stop()
+	a.disk.MemoryStore = old
+	a.careless = true
+	a.start()
+	_, err = a.SendText(ctx, id, "dropped")
+	check(t, err)
+	eventually(t, func() error {
+		for _, e := range b.events(EventUnreadable) {
+			if errors.Is(e.Err, mlscore.ErrReplay) && e.Conversation == id {
+				return nil
+			}
+		}
+		return errors.New("bob says nothing")
+	})
+}
