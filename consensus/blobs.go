@@ -149,7 +149,7 @@ func (m *Manager) placeBlobs(ctx context.Context, c *conversation, payer wire.Do
 		}
 		if !have {
 			if err := m.fetchBlob(ctx, c, payer, ref, m.members(c)); err != nil {
-				if code := wire.CodeOf(err); code == wire.Quota || code == wire.Unavailable {
+				if code := wire.CodeOf(err); code == wire.Quota || code == wire.Unavailable || code == wire.NotAdmitted {
 					return err
 				}
 				return wire.Errorf(wire.BlobMissing, "submit", "blob %v is named but not stored: upload it first", ref)

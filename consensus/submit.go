@@ -113,7 +113,7 @@ var errAgain = errors.New("it is not in order yet")
 // retriable reports whether another try may bring a submission home.
 func retriable(err error) bool {
 	switch wire.CodeOf(err) {
-	case codeNotLeader, codeAsleep, codeSuperseded, wire.Unavailable, wire.Busy, wire.NotReplica, wire.UnknownConversation:
+	case codeNotLeader, codeAsleep, codeSuperseded, wire.Unavailable, wire.NotAdmitted, wire.Busy, wire.NotReplica, wire.UnknownConversation:
 		return true // this node holds a replica: who answers otherwise has gone, or lags behind
 	}
 	return errors.Is(err, errAgain) || errors.Is(err, errUnreachable) || errors.Is(err, errRPC)

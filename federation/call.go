@@ -58,8 +58,8 @@ func newCallClient(f *Federation) *callClient {
 
 // Call asks one node: request is encoded as the body, nil as an empty one; the answer is decoded into
 // response, a pointer, unless that is nil. An error of the other node is a *wire.Error as it made it; a
-// node that cannot be reached, or does not answer within Timers.Call, is wire.Unavailable. A ctx that
-// ends is its own error.
+// node that cannot be reached, or does not answer within Timers.Call, is wire.Unavailable; one of an
+// organization that is not admitted here, or suspended, is wire.NotAdmitted. A ctx that ends is its own error.
 func (f *Federation) Call(ctx context.Context, to wire.NodeID, method wire.Method, request, response any) error {
 	body, err := encodeRequest(request)
 	if err != nil {
@@ -90,7 +90,7 @@ func (c *callClient) call(ctx context.Context, to wire.NodeID, method wire.Metho
 		return wire.Errorf(wire.TooLarge, string(method), "a body of %d bytes, at most %d", len(body), f.cfg.Limits.Request)
 	}
 	if _, err := f.trust.root(to.Organization()); err != nil {
-		return wire.Errorf(wire.Unavailable, string(method), "%s: %v", to, err)
+		return wire.Errorf(wire.NotAdmitted, string(method), "%s: %v", to, err)
 	}
 	inner, cancel := context.WithTimeout(ctx, f.cfg.Timers.Call)
 	defer cancel()
@@ -182,7 +182,7 @@ func (f *Federation) callAnyOf(ctx context.Context, org wire.Domain, method wire
 	nodes := f.byPreference(org)
 	if len(nodes) == 0 {
 		if _, err := f.trust.root(org); err != nil {
-			return wire.Errorf(wire.Unavailable, string(method), "%s: %v", org, err)
+			return wire.Errorf(wire.NotAdmitted, string(method), "%v", err)
 		}
 		return wire.Errorf(wire.Unavailable, string(method), "no node of %s is known: its bundle names no seed, and no record came", org)
 	}

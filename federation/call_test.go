@@ -117,10 +117,10 @@ func TestCallDeadlines(t *testing.T) {
 func TestCallNobody(t *testing.T) {
 	a := start(t, organization(t, "a.example"))
 	b := start(t, organization(t, "b.example"))
-	if err := a.Call(t.Context(), "n1.b.example", "echo", nil, nil); !errors.Is(err, wire.Unavailable) || !strings.Contains(err.Error(), "not in the allow-list") {
+	if err := a.Call(t.Context(), "n1.b.example", "echo", nil, nil); !errors.Is(err, wire.NotAdmitted) || !strings.Contains(err.Error(), "not in the allow-list") {
 		t.Errorf("not admitted: %v", err)
 	}
-	if err := a.CallOrganization(t.Context(), "b.example", "echo", nil, nil); !errors.Is(err, wire.Unavailable) || !strings.Contains(err.Error(), "not in the allow-list") {
+	if err := a.CallOrganization(t.Context(), "b.example", "echo", nil, nil); !errors.Is(err, wire.NotAdmitted) || !strings.Contains(err.Error(), "not in the allow-list") {
 		t.Errorf("not admitted: %v", err)
 	}
 	a.admit(t, b)

@@ -113,7 +113,7 @@ func Temporary(err error) bool {
 		return true // of the network, or a deadline
 	}
 	switch wire.CodeOf(err) {
-	case wire.Busy, wire.Unavailable, wire.NoQuorum, wire.Quota, wire.Internal:
+	case wire.Busy, wire.Unavailable, wire.NotAdmitted, wire.NoQuorum, wire.Quota, wire.Internal:
 		return true
 	}
 	return false

@@ -191,7 +191,7 @@ func (o *Outbox) failed(ctx context.Context, l *lane, batch []waiting, r *outcom
 	}
 	if o.cfg.Temporary(err) {
 		var e *wire.Error
-		r.offline = !errors.As(err, &e) || e.Code == wire.Unavailable
+		r.offline = !errors.As(err, &e) || e.Code == wire.Unavailable || e.Code == wire.NotAdmitted
 		return 0, err
 	}
 	if len(batch) == 1 {

@@ -270,7 +270,7 @@ func statusOf(c wire.Code) int {
 		return http.StatusBadRequest
 	case wire.TooLarge:
 		return http.StatusRequestEntityTooLarge
-	case wire.Denied, wire.Forged, wire.NotReplica:
+	case wire.Denied, wire.Forged, wire.NotReplica, wire.NotAdmitted:
 		return http.StatusForbidden
 	case wire.NotFound, wire.NoneLeft, wire.UnknownConversation, wire.BlobMissing:
 		return http.StatusNotFound

@@ -30,13 +30,14 @@ const (
 	BlobMissing         Code = "blob_missing"         // a blob that an entry names is not stored
 	Unavailable         Code = "unavailable"          // the node is stopping or cannot be reached: retry elsewhere
 	Internal            Code = "internal"             // a fault of this node: its log says more
+	NotAdmitted         Code = "not_admitted"         // the organization is not in the allow-list, or suspended: ask the operator
 )
 
 // Known reports whether this build knows the code. A peer may answer with any other.
 func (c Code) Known() bool {
 	switch c {
 	case Denied, NotFound, NoneLeft, Malformed, Version, TooLarge, UnknownConversation, NotReplica, Exists,
-		Closed, StaleEpoch, Forged, Invalid, SubmissionReused, TooManyHeads, Quota, Busy, NoQuorum, BlobMissing, Unavailable, Internal:
+		Closed, StaleEpoch, Forged, Invalid, SubmissionReused, TooManyHeads, Quota, Busy, NoQuorum, BlobMissing, Unavailable, Internal, NotAdmitted:
 		return true
 	}
 	return false

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/mlsfed/mlsfed/client"
@@ -58,10 +59,30 @@ func plain(err error) error {
 			text = who + " can be added now"
 		}
 		text += ": try again when one was online"
+	case wire.NotAdmitted:
+		who, _, _ := strings.Cut(text, ": ")
+		if m := regexp.MustCompile(`([a-z0-9.-]+) is (?:not in the allow-list|suspended)`).FindStringSubmatch(text); m != nil {
+			who = m[1]
+		}
+		text = fmt.Sprintf("your organization does not talk to %s: ask its operator", who)
 	case wire.NoQuorum:
-		text = fmt.Sprintf("too few nodes of the conversation can be reached (missing: %v): %s", e.Nodes, text)
+		text = fmt.Sprintf("too few nodes of the conversation can be reached (it waits for %s): %s", waitedFor(e.Nodes), text)
 	}
 	return plainError{e, text}
+}
+
+// waitedFor names the organizations of nodes, each once.
+func waitedFor(nodes []wire.NodeID) string {
+	var list []string
+	for _, n := range nodes {
+		if d := string(n.Organization()); !slices.Contains(list, d) {
+			list = append(list, d)
+		}
+	}
+	if len(list) == 0 {
+		return "other organizations"
+	}
+	return strings.Join(list, ", ")
 }
 
 // unreachable says where nobody answers, and why: once.
