@@ -49,13 +49,16 @@ const (
 	// EventRolledBack: Err: an older copy of this device's store was put back. It sends nothing in a conversation before
 	// it has new keys there; an EventGap says what is missing.
 	EventRolledBack
+	// EventClock: Err: this device's clock and its node's differ by more than a minute. Up to a day the device works in
+	// the node's time.
+	EventClock
 )
 
 // String is the type's name.
 func (t EventType) String() string {
 	names := [...]string{"", "message", "accepted", "delivered", "undelivered", "unreadable", "created", "joined", "added", "removed",
 		"left", "rules", "epoch", "won", "lost", "failed", "poison", "divergence", "gap", "broken", "trust", "pinned", "devices",
-		"connected", "offline", "delayed", "missed", "moved", "device waiting", "request", "refused", "rolled back"}
+		"connected", "offline", "delayed", "missed", "moved", "device waiting", "request", "refused", "rolled back", "clock"}
 	if int(t) < len(names) {
 		return names[t]
 	}

@@ -99,6 +99,7 @@ func (o Options) orDefault() (Options, error) {
 	if o.Clock == nil {
 		o.Clock = systemClock{}
 	}
+	o.Clock = &nodeClock{Clock: o.Clock}
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}

@@ -31,6 +31,7 @@ type world struct {
 	timing     func(*Timing) // changes theirs; may be nil
 	admit      map[wire.DeviceID]func(JoinRequest) Decision
 	extensions map[wire.DeviceID][]mlscore.ExtensionType // that leaves of a device list; all for others
+	clocks     map[wire.DeviceID]Clock                   // of devices whose clock is wrong
 
 	mu     sync.Mutex
 	orgs   map[wire.Domain]*org

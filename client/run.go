@@ -141,6 +141,7 @@ func (d *Device) login(ctx context.Context, conn Conn, receive bool) (*session, 
 	if err := expectFrame(ctx, conn, wire.FrameChallenge, c); err != nil {
 		return nil, err
 	}
+	d.compareClock(c.Time)
 	login := &wire.Login{Receive: receive}
 	err := d.turn(ctx, func(*unit) error {
 		self, err := d.enrolled()

@@ -105,7 +105,7 @@ func (p *peer) open() {
 	}
 	limits := p.w.limits
 	limits.KeyPackages = 6
-	p.Device, err = Open(Options{Store: p.disk, Transport: &endpoint{p.w, p.id.Organization()}, Timing: timing, Log: log, Limits: limits, Admit: p.w.admit[p.id], extensions: p.w.extensions[p.id]})
+	p.Device, err = Open(Options{Store: p.disk, Transport: &endpoint{p.w, p.id.Organization()}, Timing: timing, Log: log, Limits: limits, Admit: p.w.admit[p.id], extensions: p.w.extensions[p.id], Clock: p.w.clocks[p.id]})
 	if err != nil {
 		p.t.Fatal(err)
 	}
