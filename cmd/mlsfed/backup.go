@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -91,30 +92,79 @@ func newRecover() *cobra.Command {
 		Short: "Force a conversation on that has lost the majority of its voters for good",
 		Long: `recover makes this node's log the conversation's, whatever the lost voters held beyond it, and says so in the
 log, with your note, for all to see. Never do it while a majority lives somewhere else: two conversations
-would go on. CONVERSATION is the beginning of an id, as 'mlsfed status' shows it.`,
-		Example: "  mlsfed recover 5f2c9a10 --note 'c.example lost its disk on 24 November'",
+would go on. CONVERSATION is the beginning of an id, as 'mlsfed status' shows it.
+
+With --all and --lost it does so for each conversation in which this node votes, and of whose voters those that are
+lost leave no majority. --lost names nodes, or organizations with all their nodes.`,
+		Example: "  mlsfed recover 5f2c9a10 --note 'c.example lost its disk on 24 November'\n  mlsfed recover --all --lost c.example --note 'c.example lost its disk on 24 November'",
 		GroupID: groupOperators,
-		Args:    exactly(1, "a conversation"),
 	}
-	note := c.Flags().String("note", "", "why, as it will stand in the log")
+	f := c.Flags()
+	note := f.String("note", "", "why, as it will stand in the log")
+	all := f.Bool("all", false, "each conversation that --lost leaves without a majority")
+	lost := f.StringSlice("lost", nil, "with --all: nodes or organizations that will not come back")
 	if err := c.MarkFlagRequired("note"); err != nil {
 		panic(err) // a flag of that name stands above
+	}
+	c.Args = func(_ *cobra.Command, args []string) error {
+		switch {
+		case *all && len(*lost) == 0, !*all && len(*lost) > 0:
+			return errors.New("--all and --lost go together")
+		case *all && len(args) > 0, !*all && len(args) != 1:
+			return fmt.Errorf("%d argument(s), wanted a conversation, or --all and --lost", len(args))
+		}
+		return nil
 	}
 	return newOperator(c, func(ctx context.Context, o *operator, args []string) error {
 		if strings.TrimSpace(*note) == "" {
 			return usageError{errors.New("--note is empty: it tells all members why")}
 		}
 		ctl := o.control()
-		id, err := ctl.conversation(ctx, args[0])
-		if err != nil {
-			return err
+		var ids []string
+		if *all {
+			s, err := ctl.status(ctx)
+			if err != nil {
+				return err
+			}
+			if ids = withoutMajority(s, *lost); len(ids) == 0 {
+				return fmt.Errorf("no conversation in which %s votes has lost its majority with %s", s.Node, strings.Join(*lost, ", "))
+			}
+		} else {
+			id, err := ctl.conversation(ctx, args[0])
+			if err != nil {
+				return err
+			}
+			ids = []string{id}
 		}
-		if err := ctl.tell(ctx, "/conversations/recover", map[string]string{"conversation": id, "note": *note}); err != nil {
-			return err
+		var failed error
+		for _, id := range ids {
+			if err := ctl.tell(ctx, "/conversations/recover", map[string]string{"conversation": id, "note": *note}); err != nil {
+				failed = errors.Join(failed, fmt.Errorf("%s: %w", id, err))
+				continue
+			}
+			fmt.Fprintf(o.out, "%s goes on from this node's log.\n", id)
 		}
-		fmt.Fprintf(o.out, "%s goes on from this node's log.\n", id)
-		return nil
+		return failed
 	})
+}
+
+// withoutMajority lists the conversations in which the node of a status votes, and of whose voters those that are lost,
+// nodes or organizations, leave no majority.
+func withoutMajority(s *node.Status, lost []string) (ids []string) {
+	for i := range s.Conversations {
+		c := &s.Conversations[i]
+		left, own := 0, false
+		for _, v := range c.Voters {
+			own = own || v == s.Node
+			if !slices.Contains(lost, string(v)) && !slices.Contains(lost, string(v.Organization())) {
+				left++
+			}
+		}
+		if own && left <= len(c.Voters)/2 {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids
 }
 
 func newRelease() *cobra.Command {

@@ -61,6 +61,14 @@ type linkState struct {
 	mu        sync.Mutex
 	connected bool
 	err       error // why not
+	delayed   error // why something of this device's waits, since the last session began
+}
+
+// delay is why something that this device has handed in waits, nil if nothing says so.
+func (l *linkState) delay() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.delayed
 }
 
 // commandTiming lets a device that is online for a moment do in that moment what it owes to others.
@@ -165,7 +173,7 @@ func (p *person) run(parent context.Context, f func(context.Context, *person) er
 // warn tells of what a person must not miss.
 func (p *person) warn(e client.Event) {
 	switch e.Type {
-	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventFailed, client.EventUndelivered, client.EventUnreadable, client.EventDeviceWaiting, client.EventRolledBack:
+	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventFailed, client.EventUndelivered, client.EventUnreadable, client.EventDeviceWaiting, client.EventRolledBack, client.EventClock:
 		where := ""
 		if e.Conversation != "" {
 			where = fmt.Sprintf(" (conversation %s)", shortID(e.Conversation))
@@ -211,6 +219,8 @@ func warningWord(t client.EventType) string {
 		return "a change was given up"
 	case client.EventUndelivered:
 		return "a message was refused"
+	case client.EventClock:
+		return "CLOCK"
 	case client.EventRolledBack:
 		return "AN OLDER COPY OF THIS DEVICE"
 	}
@@ -218,6 +228,11 @@ func warningWord(t client.EventType) string {
 }
 
 func (l *linkState) note(e client.Event) {
+	if e.Type == client.EventDelayed {
+		l.mu.Lock()
+		l.delayed = e.Err
+		l.mu.Unlock()
+	}
 	if e.Type != client.EventConnected && e.Type != client.EventOffline {
 		return
 	}
@@ -303,7 +318,11 @@ func (p *person) late(ctx context.Context, err error) error {
 	case errors.Is(err, client.ErrOffline):
 		return fmt.Errorf("the connection to the node of %s was lost and did not come back within %v", p.id.Organization(), p.opts.timeout)
 	case err == error(context.DeadlineExceeded): // so says an operation that was stored
-		return fmt.Errorf("not accepted within %v: it is kept, and goes on when this device is online the next time", p.opts.timeout)
+		why := "it waits for the nodes of the conversation"
+		if delayed := p.link.delay(); delayed != nil {
+			why = plain(delayed).Error()
+		}
+		return fmt.Errorf("not accepted within %v (%s): it is kept, and is tried again while this device is online", p.opts.timeout, why)
 	case errors.Is(err, context.DeadlineExceeded):
 		return fmt.Errorf("the node of %s has not answered within %v", p.id.Organization(), p.opts.timeout)
 	case errors.Is(err, context.Canceled):

@@ -146,6 +146,8 @@ themselves. Servers see neither who takes part nor what is said.`,
 	var x client.CreateOptions
 	f := c.Flags()
 	suite := f.String("suite", "", "cipher suite: a name or number of docs/suites.md, one that signs as the device's does (default: the device's)")
+	witness := f.String("witness", "", "an organization without members that may vote: with it, a conversation of two organizations goes on while one is away")
+	voters := f.Uint8("voters", 0, "most nodes that vote, odd (default: the nodes' choice, 5)")
 	f.BoolVar(&x.PublicHandshakes, "public-handshakes", false, "let servers see who takes part and check every change; needed to rejoin without help")
 	f.BoolVar(&x.AdminsAdd, "admins-add", false, "only admins (you, at first) add users")
 	f.BoolVar(&x.MembersRemove, "members-remove", false, "every member may remove users")
@@ -154,6 +156,16 @@ themselves. Servers see neither who takes part nor what is said.`,
 		if err := checkName(args[0]); err != nil {
 			return err
 		}
+		if *witness != "" {
+			var err error
+			if x.Witness, err = wire.ParseDomain(*witness); err != nil {
+				return usageError{fmt.Errorf("--witness: %w", err)}
+			}
+		}
+		if *voters > wire.MaxVoters || c.Flags().Changed("voters") && *voters%2 == 0 {
+			return usageError{fmt.Errorf("--voters %d: wanted an odd number up to %d", *voters, wire.MaxVoters)}
+		}
+		x.Voters = *voters
 		if *suite != "" {
 			var err error
 			if x.Suite, err = mlscore.ParseCipherSuite(*suite); err != nil {
@@ -191,7 +203,24 @@ func (p *person) create(ctx context.Context, x client.CreateOptions, users []wir
 	if err != nil {
 		return err
 	}
+	if alone := oneVote(m, x.Witness, p.id.Organization()); alone != "" {
+		fmt.Fprintln(p.notes, alone)
+	}
 	return p.tell(ctx, id, "%s is made: %s, epoch %d, %s.", x.Name, shortID(id), p.epoch(ctx, id), countMembers(m))
+}
+
+// oneVote says what holds for a conversation of two organizations without a witness, "" for others.
+func oneVote(list []client.Member, witness, own wire.Domain) string {
+	var others []wire.Domain
+	for _, m := range list {
+		if m.Organization != own && !slices.Contains(others, m.Organization) {
+			others = append(others, m.Organization)
+		}
+	}
+	if len(others) != 1 || witness != "" {
+		return ""
+	}
+	return fmt.Sprintf("Of two organizations one votes: while the nodes of %s are away, messages go on, but nobody is added or removed here. A third organization that votes only, --witness DOMAIN, changes that.", own)
 }
 
 // checkName refuses a name of a conversation that nobody could write again.

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mlsfed/mlsfed/node"
+	"github.com/mlsfed/mlsfed/wire"
 )
 
 func newStatus() *cobra.Command {
@@ -107,8 +108,27 @@ func printStatus(out io.Writer, s *node.Status) error {
 			voters = append(voters, string(v))
 		}
 		t.row(short(c.ID), c.Role, c.Leader, strings.Join(voters, " "), strings.Trim(fmt.Sprint(c.Epochs), "[]"), c.Entries, c.Behind)
+		if away := unreachableVoters(s, c.Voters); len(away)*2 >= len(c.Voters) && len(away) > 0 {
+			t.row("", fmt.Sprintf("no majority can be reached: it waits for %s. If they will not come back, 'mlsfed recover' (see docs/operations.md)", strings.Join(away, ", ")))
+		}
 	}
 	return t.write(out)
+}
+
+// unreachableVoters are those to which the node has no link.
+func unreachableVoters(s *node.Status, voters []wire.NodeID) (away []string) {
+	up := map[wire.NodeID]bool{s.Node: true}
+	for _, p := range s.Peers.Peers {
+		for _, n := range p.Nodes {
+			up[n.Node] = up[n.Node] || n.Connected
+		}
+	}
+	for _, v := range voters {
+		if !up[v] {
+			away = append(away, string(v))
+		}
+	}
+	return away
 }
 
 // storageRows lists who has most stored here, and what was refused.
