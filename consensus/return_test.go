@@ -1,0 +1,45 @@
+package consensus
+
+import (
+	"testing"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// TestInventedGenerationIsLeft: a node that has just started is told by one voter, while nobody else can be asked,
+// that an operator's recovery began a new generation. It follows, finds that a majority lives in the generation
+// before, and returns to what it held. A node that does not come to a majority stays.
+func TestInventedGenerationIsLeft(t *testing.T) {
+	withScene(t, nil, func(s *scene) wire.NodeID {
+		evil, victim, third := s.voters[0], s.voters[1], s.leader
+		s.stop(s.nodes[third])
+		s.stop(s.nodes[s.learner])
+		s.stop(s.nodes[victim])
+		s.start(s.nodes[victim])
+		if err := inviteAs(s.t, s.cluster, evil, victim, conv, 1, evil, victim); err != nil {
+			t.Fatal(err)
+		}
+		generation := func() uint64 {
+			st, err := s.nodes[victim].m.Status(conv)
+			if err != nil {
+				return 99
+			}
+			return st.Generation
+		}
+		s.eventually("the invented generation is followed", func() bool { return generation() == 1 })
+		s.start(s.nodes[s.learner])
+		if n := len(s.nodes[victim].m.Asides(conv)); n != 1 {
+			t.Fatalf("%d replicas are kept", n)
+		}
+		s.start(s.nodes[third])
+		s.eventually("the generation before is returned to", func() bool { return generation() == 0 })
+		if n := len(s.nodes[victim].m.Asides(conv)); n != 0 {
+			t.Errorf("%d replicas are still kept", n)
+		}
+		s.goesOn(victim, third, s.learner)
+		s.stop(s.nodes[victim]) // what it held is there after a start, too
+		s.start(s.nodes[victim])
+		s.goesOn(third, victim, s.learner)
+		return evil
+	})
+}
