@@ -402,8 +402,8 @@ func TestLongHostilePeer(t *testing.T) {
 	frames := map[string]int{"": 600, "short": 9_000, "full": 120_000}[os.Getenv("MLSFED_LONG")]
 	const (
 		invited  = 50 // conversations that a node takes by invitation of one organization
-		replica  = 256 << 10
-		headroom = 48 << 20
+		replica  = 64 << 10
+		headroom = 8 << 20
 	)
 	seed := uint64(time.Now().UnixNano())
 	if v := os.Getenv("MLSFED_SEED"); v != "" {
@@ -510,7 +510,7 @@ func TestLongHostilePeer(t *testing.T) {
 		awaitAgreement(t, ctx, c, id, honest)
 	}
 
-	limit := footprint{goroutines: before.goroutines + 128, heap: before.heap + int64(len(honest))*invited*replica + headroom,
+	limit := footprint{goroutines: before.goroutines + 8, heap: before.heap + int64(len(honest))*invited*replica + headroom,
 		disk: before.disk + int64(len(honest))*invited*replica + headroom}
 	var after footprint
 	if err := eventuallyWithin(ctx, func() bool {
