@@ -72,7 +72,7 @@ func (l *live) judgePast(n wire.NodeID, x expulsion) error {
 			t, err := m.askTestimony(ctx, w, c, question{Index: x.entry.Index})
 			return witness{testimony: t, err: err}
 		}) {
-			if a.err == nil && !a.Out {
+			if a.err == nil && !a.Out && (a.Covered || a.Content != (wire.Hash{})) { // else it has not come so far
 				answered = true
 				genuine = genuine || a.Covered || a.Content == digest
 			}

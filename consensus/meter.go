@@ -106,3 +106,10 @@ func (m *Manager) distrust(c *conversation, reason Reason, why Refusal, from wir
 	}
 	return wire.Errorf(wire.Invalid, "raft", "%v", err)
 }
+
+// forget fills a bucket.
+func (s *meter) forget(k meterKey) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.full, k)
+}

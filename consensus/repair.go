@@ -127,6 +127,10 @@ func (m *Manager) receiveRejoin(ctx context.Context, from wire.NodeID, f *frame)
 	if err != nil {
 		return nil, err
 	}
+	var seen uint64
+	if l := c.awake(); l != nil && l.r.Load() != nil {
+		seen = l.configIndex()
+	}
 	ctx, cancel := context.WithTimeout(ctx, 2*m.cfg.Timers.Call)
 	defer cancel()
 	if err := m.Wake(ctx, c.id); err != nil {
@@ -140,15 +144,27 @@ func (m *Manager) receiveRejoin(ctx context.Context, from wire.NodeID, f *frame)
 	if !l.leads() {
 		return nil, &wire.Error{Code: codeNotLeader, Op: "rejoin"}
 	}
-	if !l.expel(from) {
+	if seen == 0 {
+		seen = l.configIndex()
+	}
+	if l.expelling.CompareAndSwap(false, true) {
+		defer l.expelling.Store(false)
+	} else {
+		seen = 0 // it is under way
+	}
+	if !l.expel(from, seen) {
 		return nil, wire.Errorf(wire.Busy, "rejoin", "%v's configuration could not be changed: try again", c.id)
 	}
 	return nil, nil
 }
 
-// expel takes a node that lost its log out of the configuration; placement invites it anew.
-func (l *live) expel(n wire.NodeID) bool {
+// expel takes a node that lost its log out of the configuration; placement invites it again. seen is the entry of the
+// configuration that the node was heard in: by a later one it may have a log again.
+func (l *live) expel(n wire.NodeID, seen uint64) bool {
 	r := l.r.Load()
+	if l.configIndex() != seen {
+		return false
+	}
 	if !l.change("remove, its log is lost", n, r, nil, func(index uint64) raft.IndexFuture {
 		return r.RemoveServer(raft.ServerID(n), index, l.m.cfg.Timers.Call)
 	}) {
@@ -167,10 +183,11 @@ func (l *live) wiped(n wire.NodeID) {
 	if r == nil || !l.leads() || !l.configured(n) || !l.expelling.CompareAndSwap(false, true) {
 		return
 	}
+	seen := l.configIndex()
 	started := l.m.serve(l.c, "expel", func(context.Context) {
 		defer l.expelling.Store(false)
 		l.m.log.Warn("member holds no replica any more: it is taken out, and invited anew", "conversation", l.c.id, "node", n)
-		l.expel(n)
+		l.expel(n, seen)
 	})
 	if !started {
 		l.expelling.Store(false)

@@ -29,9 +29,7 @@ func (l *live) reconcile(ctx context.Context) bool {
 	if !created {
 		return false
 	}
-	// A new leader that has not applied an entry of its own term may lag behind what is committed, and would
-	// order what others have to refuse.
-	if term, known := l.store.termAt(r.AppliedIndex()); !known || term != r.CurrentTerm() {
+	if !l.caughtUpAsLeader(r) {
 		return true
 	}
 	if pending := l.m.recoveryOf(l.c.id); pending != nil {
@@ -45,6 +43,13 @@ func (l *live) reconcile(ctx context.Context) bool {
 		return l.orderReplicas(ctx, r)
 	}
 	return l.follow(ctx, r, want) || l.raiseRules(ctx, r)
+}
+
+// caughtUpAsLeader reports whether a leader has applied an entry of its own term. Before, it may lag behind what is
+// committed, and would order what others have to refuse.
+func (l *live) caughtUpAsLeader(r *raft.Raft) bool {
+	term, known := l.store.termAt(r.AppliedIndex())
+	return known && term == r.CurrentTerm()
 }
 
 // orderReplicas writes a change of replicas into the log. It is chosen when all that was handed to Raft before is
@@ -299,7 +304,7 @@ func (l *live) doOrdered(r *raft.Raft, want *wire.Replicas, do func()) bool {
 	defer release()
 	var now *wire.Replicas
 	l.fsm.read(func(m *machine.Machine) { now, _ = m.Replicas() })
-	if !settled || want != nil && (now == nil || !slices.Equal(now.Voters, want.Voters) || !slices.Equal(now.Learners, want.Learners)) {
+	if !settled || !l.caughtUpAsLeader(r) || want != nil && (now == nil || !slices.Equal(now.Voters, want.Voters) || !slices.Equal(now.Learners, want.Learners)) {
 		return false
 	}
 	do()
@@ -309,8 +314,9 @@ func (l *live) doOrdered(r *raft.Raft, want *wire.Replicas, do func()) bool {
 // change makes one change of Raft's configuration towards want, on top of the one that this leader knows, and waits
 // until it is applied. It does not wait for Raft's future, for the reason that commit gives.
 func (l *live) change(what string, n wire.NodeID, r *raft.Raft, want *wire.Replicas, do func(index uint64) raft.IndexFuture) bool {
-	index, term := l.configIndex(), r.CurrentTerm()
-	if !l.doOrdered(r, want, func() { do(index) }) {
+	term := r.CurrentTerm()
+	var index uint64
+	if !l.doOrdered(r, want, func() { index = l.configIndex(); do(index) }) {
 		return false
 	}
 	for deadline := time.Now().Add(l.m.cfg.Timers.Call); l.configIndex() == index; {
@@ -320,6 +326,7 @@ func (l *live) change(what string, n wire.NodeID, r *raft.Raft, want *wire.Repli
 		}
 	}
 	l.steps.Add(1)
+	l.m.meter.forget(meterKey{n, l.c.id, meterUnrest}) // its term may be that of its former part
 	l.m.log.Info("configuration changed", "conversation", l.c.id, "change", what, "node", n)
 	l.m.dirty.mark(l.c.id)
 	return true

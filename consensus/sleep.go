@@ -355,6 +355,9 @@ func (m *Manager) wakeForVote(from wire.NodeID, f *frame) bool {
 // sleeps too.
 func (l *live) restAlone() bool {
 	mine := l.end()
+	if mine.Last == 0 { // it was invited, and has been sent nothing
+		return l.close(0, func() bool { return l.inflight.Load() > 0 })
+	}
 	same, committed := 0, l.r.Load().CommitIndex()
 	for _, n := range l.peers() {
 		theirs, err := l.m.askStanding(l.ctx, n, l.c)
@@ -367,8 +370,10 @@ func (l *live) restAlone() bool {
 		same, committed = same+1, max(committed, theirs.Committed)
 	}
 	switch {
-	case same == 0:
+	case same == 0 && l.idle(time.Now()) < 3*l.m.cfg.Timers.Sleep:
 		return false
+	case same == 0: // nobody answers: who comes wakes it
+		return l.close(0, func() bool { return l.inflight.Load() > 0 })
 	case committed < mine.Last:
 		return l.callAll()
 	}

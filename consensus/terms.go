@@ -129,7 +129,7 @@ func (m *Manager) askTerm(ctx context.Context, n wire.NodeID, c *conversation) w
 	return witness{testimony: testimony{Term: s.End.Term}, err: err}
 }
 
-// Steps down that a learner's answer may cause: one at once, and one more each unrestRefill.
+// Steps down that a learner's answer may cause: one after each change of its part, and one more each unrestRefill.
 const (
 	unrestBurst  = 1
 	unrestRefill = 10 * time.Minute

@@ -220,7 +220,7 @@ func TestRemovedIsCut(t *testing.T) {
 			if got := a.Nodes("b.example"); len(got) != 0 {
 				t.Errorf("nodes %v", got)
 			}
-			if err := ask(t.Context(), a, b.id.Node, "x"); !errors.Is(err, wire.Unavailable) {
+			if err := ask(t.Context(), a, b.id.Node, "x"); !errors.Is(err, wire.NotAdmitted) {
 				t.Errorf("call to it: %v", err)
 			}
 			if c.in == nil {

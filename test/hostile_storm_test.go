@@ -518,10 +518,7 @@ func TestLongHostilePeer(t *testing.T) {
 		return after.goroutines <= limit.goroutines && after.heap <= limit.heap && after.disk <= limit.disk
 	}); err != nil {
 		t.Errorf("before %+v, after %+v, limit %+v", before, after, limit)
-		if os.Getenv("MLSFED_LOG") != "" {
-			buf := make([]byte, 4<<20)
-			t.Logf("%s", buf[:runtime.Stack(buf, true)])
-		}
+		t.Logf("goroutines: %s", creators())
 	}
 	counted := 0.0
 	for _, d := range honest {
@@ -540,6 +537,19 @@ func TestLongHostilePeer(t *testing.T) {
 	sort.Strings(refused)
 	t.Logf("%d frames: %d granted, %d refused (%s), %d connections ended by the nodes, %v counted by the nodes with a reason; %d honest commits, %d messages meanwhile; before %+v, after %+v",
 		frames, s.granted, total, strings.Join(refused, ", "), s.ended, counted, commits.Load(), messages.Load(), before, after)
+}
+
+// creators counts the goroutines that there are by what started them.
+func creators() string {
+	buf := make([]byte, 8<<20)
+	count := make(map[string]int)
+	for _, line := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n") {
+		if by, ok := strings.CutPrefix(line, "created by "); ok {
+			by, _, _ = strings.Cut(by, " in goroutine")
+			count[by]++
+		}
+	}
+	return fmt.Sprint(count)
 }
 
 // eventuallyWithin polls until holds, or for a minute.
