@@ -74,6 +74,8 @@ func TestLeaderLostInMidSubmit(t *testing.T) {
 		simulate(t, nil, three, func(c *cluster) {
 			p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
 			c.settled(conv, 3, 0)
+			p = c.commit(nodeA, p, wire.DeliveryChange{})
+			c.level(conv, three...) // a voter takes votes from those alone of whose vote it knows that it is committed
 			c.f.setFaults(8*time.Millisecond, 0, 0)
 			lost := c.leader(conv)
 			at := nodeB

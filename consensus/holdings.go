@@ -3,6 +3,8 @@ package consensus
 import (
 	"context"
 	"maps"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/mlsfed/mlsfed/wire"
@@ -45,7 +47,7 @@ func (h *holdings) Check() error {
 
 // greet is called when a connection to a node has come up.
 func (m *Manager) greet(n wire.NodeID) {
-	for _, out := range m.holdingsFor(n) {
+	for _, out := range m.holdingsFor(func(other wire.NodeID) bool { return other == n })[n] {
 		m.tell(n, &frame{kind: kindHoldings, payload: out})
 	}
 }
@@ -65,14 +67,15 @@ func (m *Manager) greetAll(ctx context.Context) bool {
 		if rec, err := m.readRecord(c.id); err == nil {
 			// A node that has declined a replica is asked again, too: it may have been too busy.
 			for _, n := range append(rec.members(), rec.Missing...) {
-				waiting[n] = n != m.cfg.Node
+				waiting[n] = true
 			}
 		}
 		return true
 	})
+	delete(waiting, m.cfg.Node)
 	wait := m.cfg.Timers.Repair
 	for end := time.Now().Add(m.cfg.Timers.Greet); time.Now().Before(end); wait *= 2 {
-		maps.DeleteFunc(waiting, func(n wire.NodeID, wait bool) bool { return !wait || m.greeted(ctx, n) })
+		m.greetSome(ctx, waiting)
 		if len(waiting) == 0 {
 			break
 		}
@@ -83,22 +86,41 @@ func (m *Manager) greetAll(ctx context.Context) bool {
 	return ctx.Err() == nil
 }
 
-func (m *Manager) greeted(ctx context.Context, n wire.NodeID) bool {
-	for _, out := range m.holdingsFor(n) {
-		if _, err := m.mesh.ask(ctx, n, &frame{kind: kindHoldings, payload: out}); err != nil {
-			return false
-		}
+// greetsAtOnce bounds the nodes that are called at once: nodes that do not answer must not hold up others.
+const greetsAtOnce = 16
+
+// greetSome calls the nodes that wait, and removes those that were reached.
+func (m *Manager) greetSome(ctx context.Context, waiting map[wire.NodeID]bool) {
+	frames := m.holdingsFor(func(n wire.NodeID) bool { return waiting[n] })
+	var mu sync.Mutex // guards waiting
+	var all sync.WaitGroup
+	places := make(chan struct{}, greetsAtOnce)
+	for _, n := range slices.Sorted(maps.Keys(waiting)) {
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			for _, out := range frames[n] {
+				if _, err := m.mesh.ask(ctx, n, &frame{kind: kindHoldings, payload: out}); err != nil {
+					return
+				}
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			delete(waiting, n)
+		})
 	}
-	return true
+	all.Wait()
 }
 
-// holdingsFor is what n and this node share, in frames.
-func (m *Manager) holdingsFor(n wire.NodeID) [][]byte {
-	var frames [][]byte
-	var out holdings
-	flush := func() {
-		if b, err := wire.Encode(&out); err == nil && len(out.List) > 0 {
-			frames = append(frames, b)
+// holdingsFor returns what each of some nodes shares with this one, in frames. It reads each record once,
+// whatever the number of nodes.
+func (m *Manager) holdingsFor(wanted func(wire.NodeID) bool) map[wire.NodeID][][]byte {
+	frames := make(map[wire.NodeID][][]byte)
+	lists := make(map[wire.NodeID]*holdings)
+	flush := func(n wire.NodeID) {
+		out := lists[n]
+		if b, err := wire.Encode(out); err == nil && len(out.List) > 0 {
+			frames[n] = append(frames[n], b)
 		}
 		out.List = nil
 	}
@@ -107,19 +129,31 @@ func (m *Manager) holdingsFor(n wire.NodeID) [][]byte {
 			return true // its heartbeats speak for it
 		}
 		rec, err := m.readRecord(c.id)
-		if err == nil && contains(rec.Missing, n) {
+		if err == nil && slices.ContainsFunc(rec.Missing, wanted) {
 			m.serve(c, "repair", func(ctx context.Context) { m.repair(ctx, c) }) // it can be given its replica now
 		}
-		if err != nil || !rec.has(n) || rec.Rejoin {
+		if err != nil || rec.Rejoin {
 			return true
 		}
-		out.List = append(out.List, holding{ID: c.id, Generation: rec.Generation, End: position{Term: rec.LastTerm, Last: rec.Last}})
-		if len(out.List) == maxHoldings {
-			flush()
+		for _, n := range rec.members() {
+			if !wanted(n) {
+				continue
+			}
+			out := lists[n]
+			if out == nil {
+				out = new(holdings)
+				lists[n] = out
+			}
+			out.List = append(out.List, holding{ID: c.id, Generation: rec.Generation, End: position{Term: rec.LastTerm, Last: rec.Last}})
+			if len(out.List) == maxHoldings {
+				flush(n)
+			}
 		}
 		return true
 	})
-	flush()
+	for n := range lists {
+		flush(n)
+	}
 	return frames
 }
 
