@@ -39,6 +39,7 @@ type Identity struct {
 	dir     string
 	key     crypto.Signer
 	current atomic.Pointer[tls.Certificate]
+	read    atomic.Pointer[stamp] // of the file that current was read from
 }
 
 // LoadIdentity reads the folder that Init or InitNode has made. root.key may be missing. An expired
@@ -82,14 +83,27 @@ func (id *Identity) loadAuthority() error {
 	return nil
 }
 
-// Reload reads the node's certificate again and says whether it has changed. A certificate that is not
+// Reload reads the node's certificate again, if its file has changed, and says whether it has. A certificate that is not
 // one of this node, key and organization is refused, and the old one stays.
 func (id *Identity) Reload() (changed bool, err error) {
 	path := filepath.Join(id.dir, nodeCertFile)
+	info, err := os.Stat(path)
+	if err != nil {
+		return false, err
+	}
+	now := stamp{info.Size(), info.ModTime(), inode(info)}
+	if seen := id.read.Load(); seen != nil && *seen == now {
+		return false, nil
+	}
 	leaf, err := readCertificate(path)
 	if err != nil {
 		return false, err
 	}
+	defer func() {
+		if err == nil {
+			id.read.Store(&now)
+		}
+	}()
 	old := id.current.Load()
 	if old != nil && old.Leaf.Equal(leaf) {
 		return false, nil
