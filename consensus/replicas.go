@@ -170,7 +170,8 @@ func (l *live) follow(ctx context.Context, r *raft.Raft, want *wire.Replicas) bo
 		})
 	}
 	have := append(slices.Clone(voters), learners...)
-	if l.awaitsVotes(r, want, voters) {
+	catching := l.awaitsVotes(r, want, voters)
+	if catching && len(want.Learners) > 0 {
 		voting := &wire.Replicas{Voters: want.Voters}
 		l.admitNew(ctx, r, voting, have)
 		return true
@@ -192,7 +193,8 @@ func (l *live) follow(ctx context.Context, r *raft.Raft, want *wire.Replicas) bo
 			})
 		}
 	}
-	return l.dismiss(r, want, voters, learners)
+	// With two votes of three, one node's loss stops the conversation: the third one is not left for later.
+	return l.dismiss(r, want, voters, learners) || catching
 }
 
 func without(list []wire.NodeID, n wire.NodeID) []wire.NodeID {
@@ -376,11 +378,11 @@ func (l *live) enough(want *wire.Replicas, voters []wire.NodeID) bool {
 	return staying > len(want.Voters)/2
 }
 
-// awaitsVotes reports whether further learners are to wait for those that are to vote and are catching up:
+// awaitsVotes reports whether nodes that are to vote are catching up. Further learners wait for them:
 // each change makes an entry that they have to catch up with, too. They are waited for until Timers.Call has
 // passed since one more of them had a copy or a vote.
 func (l *live) awaitsVotes(r *raft.Raft, want *wire.Replicas, voters []wire.NodeID) bool {
-	if len(want.Learners) == 0 || !l.waits(r, want, voters) {
+	if !l.waits(r, want, voters) {
 		l.voting = time.Time{}
 		return false
 	}
