@@ -118,6 +118,9 @@ func (m *Manager) roleOf(n wire.NodeID, c *conversation) (role, error) {
 	if l := c.awake(); got == roleNone && l != nil && l.configured(n) {
 		got = roleLearner // in the latest configuration, or ordered by the log, and not in force yet
 	}
+	if got < roleVoter && m.holds(ruleConfigurations) && c.awake().judgedVoter(n) {
+		got = roleVoter
+	}
 	if got == roleVoter && c.isMuted(n) {
 		got = roleLearner
 	}
@@ -125,6 +128,21 @@ func (m *Manager) roleOf(n wire.NodeID, c *conversation) (role, error) {
 		got = roleVoter
 	}
 	return got, nil
+}
+
+// judgedVoter reports whether a node votes by the latest configuration in the log, committed or not. Raft elects by
+// that one, and this replica judged it before it took it: without it, voters that stored a change whose leader is lost
+// would refuse each other. See judge.go.
+func (l *live) judgedVoter(n wire.NodeID) bool {
+	if l == nil {
+		return false
+	}
+	r := l.r.Load()
+	if r == nil {
+		return false
+	}
+	voters, _ := splitServers(r.GetConfiguration().Configuration().Servers)
+	return contains(voters, n)
 }
 
 // entitled reports an error where a node's role in a conversation is less than needed. The known voters are
