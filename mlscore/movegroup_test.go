@@ -96,6 +96,9 @@ func TestMoveGroupOnce(t *testing.T) {
 		"of a later version":  {append([]byte{moveVersion + 1}, offer[1:]...), ErrUnsupported},
 		"of another suite":    {must[[]byte](t)(alice.OfferImport(MLS128P256AES128P256)), ErrInvalid},
 		"with another length": {append(bytes.Clone(offer), 0), ErrMalformed},
+		"with a short token":  {(&importOffer{labSuite, make([]byte, moveTokenLen-1), make([]byte, 32)}).marshal(), ErrMalformed},
+		"with a bad key":      {(&importOffer{labSuite, make([]byte, moveTokenLen), make([]byte, 31)}).marshal(), ErrMalformed},
+		"with a weak key":     {(&importOffer{labSuite, make([]byte, moveTokenLen), make([]byte, 32)}).marshal(), ErrInvalid},
 	} {
 		if _, err := bob.group.MoveOut(c.offer); !errors.Is(err, c.kind) {
 			t.Errorf("offer %s: %v, not %v", name, err, c.kind)
@@ -118,8 +121,8 @@ func TestMoveGroupOnce(t *testing.T) {
 		}
 	}
 	for n := range len(moved) {
-		if _, err := next.ImportGroup(moved[:n]); err == nil {
-			t.Fatalf("imported with %d of %d bytes", n, len(moved))
+		if _, err := next.ImportGroup(moved[:n]); !errors.Is(err, ErrMalformed) {
+			t.Fatalf("imported with %d of %d bytes: %v", n, len(moved), err)
 		}
 	}
 	later := append([]byte{moveVersion + 1}, moved[1:]...)
@@ -129,6 +132,9 @@ func TestMoveGroupOnce(t *testing.T) {
 	store.fails = true
 	if _, err := next.ImportGroup(moved); !errors.Is(err, ErrStore) {
 		t.Errorf("imported without a disk: %v", err)
+	}
+	if err := next.WithdrawImport(unused); !errors.Is(err, ErrStore) {
+		t.Errorf("withdrawn without a disk: %v", err)
 	}
 	store.fails = false
 	next.group = must[*Group](t)(next.ImportGroup(moved))
@@ -141,6 +147,9 @@ func TestMoveGroupOnce(t *testing.T) {
 	}
 	if _, err := next.ImportGroup(moved); !errors.Is(err, ErrNotForUs) {
 		t.Errorf("imported again after it was erased: %v", err)
+	}
+	if err := next.WithdrawImport([]byte{moveVersion, 0}); !errors.Is(err, ErrMalformed) {
+		t.Errorf("withdrawing no offer: %v", err)
 	}
 	// An offer that is withdrawn takes nothing.
 	if err := next.WithdrawImport(unused); err != nil {
@@ -172,17 +181,21 @@ func TestMoveGroupForged(t *testing.T) {
 	if err := m.collect(mallory.store); err != nil {
 		t.Fatal(err)
 	}
-	send := func(offer []byte, ref []byte, m *movedRecords) error {
+	seal := func(offer []byte, ref []byte, plain []byte) error {
 		t.Helper()
 		o := must[*importOffer](t)(parseImportOffer(offer))
 		out := &movedGroup{suite: labSuite, ref: ref}
 		var err error
 		s := mallory.group.suite
-		out.sealed.kemOutput, out.sealed.ciphertext, err = s.encryptWithLabel(mallory.cfg.Rand, o.pub, moveLabel, offer, must[[]byte](t)(m.marshal()))
+		out.sealed.kemOutput, out.sealed.ciphertext, err = s.encryptWithLabel(mallory.cfg.Rand, o.pub, moveLabel, offer, plain)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return failure(bob.ImportGroup(must[[]byte](t)(out.marshal())))
+	}
+	send := func(offer []byte, ref []byte, m *movedRecords) error {
+		t.Helper()
+		return seal(offer, ref, must[[]byte](t)(m.marshal()))
 	}
 	ref := mallory.group.suite.offerRef(offer)
 	guess := must[*importOffer](t)(parseImportOffer(offer))
@@ -205,6 +218,19 @@ func TestMoveGroupForged(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
+		}
+	}
+	if err := seal(offer, ref, []byte("no records")); !errors.Is(err, ErrMalformed) {
+		t.Errorf("no records: %v", err)
+	}
+	for name, bad := range map[string]movedRecord{
+		"at a later place": {1, []byte{'z'}, nil},
+		"without a key":    {0, nil, nil},
+	} {
+		more := *m
+		more.records = append(slices.Clone(m.records), bad)
+		if err := send(offer, ref, &more); !errors.Is(err, ErrMalformed) {
+			t.Errorf("a record %s: %v", name, err)
 		}
 	}
 	other := *m
@@ -307,4 +333,20 @@ func TestMoveGroupLostAnswer(t *testing.T) {
 	next.group = must[*Group](t)(next.LoadGroup(alice.group.GroupID()))
 	next.commit(t, CommitOptions{}, []*person{bob})
 	agree(t, next, bob)
+}
+
+// TestImportOfferDamaged: a stored offer that is damaged is an error of the import.
+func TestImportOfferDamaged(t *testing.T) {
+	alice, bob := newPerson(t, "alice", labSuite), newPerson(t, "bob", labSuite)
+	alice.create(t, CreateOptions{})
+	offer := must[[]byte](t)(bob.OfferImport(labSuite))
+	moved := must[[]byte](t)(alice.group.MoveOut(offer))
+	var b Batch
+	b.put(offerKey(alice.group.suite.offerRef(offer)), []byte{stateVersion})
+	if err := bob.store.Apply(b); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := bob.ImportGroup(moved); !errors.Is(err, ErrMalformed) {
+		t.Errorf("got %v", err)
+	}
 }
