@@ -2,7 +2,9 @@ package mlscore
 
 import (
 	"bytes"
+	"crypto/rand"
 	"errors"
+	"io"
 	"slices"
 	"testing"
 	"time"
@@ -185,4 +187,39 @@ func TestCheckKeyPackage10_1(t *testing.T) {
 func (p *person) keyPackageOf(t *testing.T) *KeyPackage {
 	t.Helper()
 	return newPerson(t, string(p.id.Credential.Identity), p.id.CipherSuite, func(c *Config) { c.Proposals = []ProposalType{0xf0b0} }).keyPackage(t)
+}
+
+// TestKeyPackageFaults: a KeyPackage that cannot be read, stored or made random is an error.
+func TestKeyPackageFaults(t *testing.T) {
+	store := &failingStore{MemoryStore: NewMemoryStore()}
+	alice := newPerson(t, "alice", labSuite, func(c *Config) { c.Store = store })
+	ref := must[[]byte](t)(alice.keyPackage(t).Ref())
+	kp, keys, err := alice.ExportKeyPackage(ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store.fails = true
+	if err := alice.ImportKeyPackage(kp, keys); !errors.Is(err, ErrStore) {
+		t.Errorf("imported without a disk: %v", err)
+	}
+	store.fails = false
+	var b Batch
+	b.put(keyPackageKey(ref), []byte{stateVersion})
+	if err := store.Apply(b); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := alice.ExportKeyPackage(ref); !errors.Is(err, ErrMalformed) {
+		t.Errorf("exported a damaged one: %v", err)
+	}
+	for n := int64(0); ; n++ {
+		bob := newPerson(t, "bob", labSuite)
+		cfg := bob.cfg
+		cfg.GREASE, cfg.Rand = GREASEEverywhere, io.LimitReader(rand.Reader, n)
+		if _, err := must[*Client](t)(NewClient(cfg)).NewKeyPackage(bob.id, KeyPackageOptions{}); err == nil {
+			if n < 77 { // two keys and what GREASE takes
+				t.Errorf("a KeyPackage of %d random bytes", n)
+			}
+			return
+		}
+	}
 }

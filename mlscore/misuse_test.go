@@ -41,6 +41,7 @@ func TestMisuse(t *testing.T) {
 	context := g.Public().Context()
 	strange := context
 	strange.CipherSuite = noSuite
+	strangeInfo := must[[]byte](t)(encodeMessage(WireFormatGroupInfo, (&groupInfo{context: strange}).encode))
 	kp := *alice.keyPackage(t)
 	before := alice.snapshot(t)
 	kp.CipherSuite = noSuite
@@ -52,6 +53,8 @@ func TestMisuse(t *testing.T) {
 		{"a client without an Authenticator", ErrMisuse, failure(NewClient(Config{Store: NewMemoryStore(), Now: testNow}))},
 		{"a client without a Store", ErrMisuse, failure(NewClient(Config{Auth: labAuth{}, Now: testNow}))},
 		{"a client without a clock", ErrMisuse, failure(NewClient(Config{Auth: labAuth{}, Store: NewMemoryStore()}))},
+		{"a maximum lifetime below zero", ErrMisuse, failure(NewClient(Config{Auth: labAuth{}, Store: NewMemoryStore(), Now: testNow, MaxLifetime: -1}))},
+		{"a maximum lifetime of others below zero", ErrMisuse, failure(NewClient(Config{Auth: labAuth{}, Store: NewMemoryStore(), Now: testNow, MaxLifetimeReceived: -1}))},
 		{"a server without an Authenticator", ErrMisuse, failure(NewPublicState(info, nil, PublicConfig{}))},
 		{"a signature key of an unknown suite", ErrUnsupported, keyErr},
 		{"primitives of an unknown suite", ErrUnsupported, failure(NewPrimitives(noSuite))},
@@ -62,6 +65,7 @@ func TestMisuse(t *testing.T) {
 		{"a KeyPackage of an unknown suite is imported", ErrUnsupported, alice.ImportKeyPackage(&kp, KeyPackageKeys{})},
 		{"a group of an unknown suite", ErrUnsupported, failure(alice.CreateGroup(unknown, []byte("id"), CreateOptions{}))},
 		{"an external commit by an identity of an unknown suite", ErrMisuse, failure(person.ExternalJoin(unknown, info, ExternalOptions{}))},
+		{"an external commit to a group of an unknown suite", ErrUnsupported, failure(person.ExternalJoin(unknown, strangeInfo, ExternalOptions{}))},
 		{"an external commit by an identity of another suite", ErrMisuse, failure(person.ExternalJoin(elsewhere, info, ExternalOptions{}))},
 		{"an external commit without a signature key", ErrMisuse, failure(person.ExternalJoin(keyless, info, ExternalOptions{}))},
 		{"a newcomer's Add of an unknown suite", ErrUnsupported, selfErr},

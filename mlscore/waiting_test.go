@@ -3,6 +3,7 @@ package mlscore
 import (
 	"errors"
 	"testing"
+	"time"
 )
 
 // TestWaitingProposals12_4: a committer chooses among the proposals that wait, by reference (§12.4).
@@ -130,4 +131,40 @@ func TestLoadDroppedDamaged(t *testing.T) {
 	if _, err := alice.LoadGroup(alice.group.GroupID()); !errors.Is(err, ErrMalformed) {
 		t.Errorf("got %v", err)
 	}
+}
+
+// TestDropRefused: nothing is dropped in a group that has ended, or if the store fails.
+func TestDropRefused(t *testing.T) {
+	store := &failingStore{MemoryStore: NewMemoryStore()}
+	alice, bob := newPerson(t, "alice", labSuite, func(c *Config) { c.Store = store }), newPerson(t, "bob", labSuite)
+	alice.create(t, CreateOptions{})
+	alice.commit(t, CommitOptions{}, nil, bob)
+	alice.receive(t, must[[]byte](t)(bob.group.ProposeUpdate(LeafUpdate{}, ProposeOptions{})))
+	ref := alice.group.Public().Pending()[0].Ref
+	store.fails = true
+	if err := alice.group.Drop(ref); !errors.Is(err, ErrStore) || len(alice.group.Public().Pending()) != 1 {
+		t.Errorf("dropped without a disk: %v", err)
+	}
+	store.fails = false
+	c := bob.commit(t, CommitOptions{OnlyThese: true, Proposals: []Proposal{RemoveProposal(alice.group.Self())}}, nil)
+	alice.receive(t, c.Message)
+	if err := alice.group.Drop(ref); !errors.Is(err, ErrGroupEnded) {
+		t.Errorf("dropped after the end: %v", err)
+	}
+}
+
+// TestChosenExpired7_3: a chosen proposal with a KeyPackage that has expired meanwhile fails the commit.
+func TestChosenExpired7_3(t *testing.T) {
+	now := testTime
+	alice := newPerson(t, "alice", labSuite, func(c *Config) { c.Now = func() time.Time { return now } })
+	alice.create(t, CreateOptions{})
+	kp := newPerson(t, "bob", labSuite).keyPackage(t)
+	must[[]byte](t)(alice.group.Propose(AddProposal(kp), ProposeOptions{}))
+	ref := alice.group.Public().Pending()[0].Ref
+	now = testTime.Add(31 * 24 * time.Hour)
+	if _, err := alice.group.Commit(CommitOptions{Refs: [][]byte{ref}}); !errors.Is(err, ErrInvalid) {
+		t.Errorf("got %v", err)
+	}
+	now = testTime
+	must[*Commit](t)(alice.group.Commit(CommitOptions{Refs: [][]byte{ref}}))
 }
