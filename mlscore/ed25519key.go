@@ -93,7 +93,7 @@ func (k *ed25519Public) difference(ofKey, ofBase *edDigits) *edPoint {
 }
 
 // ed25519Keys are keys that verified lately: a member signs many messages, and each KeyPackage and each
-// commit has two signatures by one key. A key takes 4.3 kB.
+// commit has two signatures by one key. A key takes 8.3 kB.
 var ed25519Keys = &ed25519Cache{most: 128}
 
 // ed25519Cache keeps up to twice as many keys as most says, those used last among them. It is safe for

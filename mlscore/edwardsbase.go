@@ -7,9 +7,9 @@ import (
 	fp "github.com/cloudflare/circl/math/fp25519"
 )
 
-// edParts is how many parts a scalar is divided into, with a table for each: it takes a fourth of the doublings
+// edParts is how many parts a scalar is divided into, with a table for each: it takes an eighth of the doublings
 // that a single table takes.
-const edParts = 4
+const edParts = 8
 
 // edPartBits is the length of a part.
 const edPartBits = 256 / edParts
@@ -17,7 +17,7 @@ const edPartBits = 256 / edParts
 // Widths of the digits of a scalar, which say how large tables are. The base point's are made once.
 const (
 	edKeyWidth  = 5 // 8 multiples of a point
-	edBaseWidth = 8 // 64
+	edBaseWidth = 7 // 32
 )
 
 // edBaseTable are the odd multiples of the base point times 2^(edPartBits·i), for each part i.

@@ -21,8 +21,12 @@ func NewSecret(b []byte) Secret {
 
 // ownSecret takes b over without a copy.
 func ownSecret(b []byte) Secret {
-	p := &b
-	return Secret{&p}
+	s := &struct { // one allocation for both pointers
+		p *[]byte
+		b []byte
+	}{b: b}
+	s.p = &s.b
+	return Secret{&s.p}
 }
 
 // Bytes gives the key material itself, not a copy: it is zeroed when the Secret is erased. Do not

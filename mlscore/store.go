@@ -107,10 +107,14 @@ type groupName struct {
 
 // groupPrefix begins the keys of a group's records.
 func groupPrefix(n groupName) []byte {
+	return appendGroup(nil, n)
+}
+
+func appendGroup(b []byte, n groupName) []byte {
 	if n.place > 0 {
-		return append(laterPrefix(n.id), uint32Bytes(n.place)...)
+		return binary.BigEndian.AppendUint32(append(b, laterPrefix(n.id)...), n.place)
 	}
-	return append(append([]byte{'g'}, uint32Bytes(uint32(len(n.id)))...), n.id...)
+	return append(binary.BigEndian.AppendUint32(append(b, 'g'), uint32(len(n.id))), n.id...)
 }
 
 // laterPrefix begins the keys of all groups of an id but the first. No id is as long as its length says.
@@ -119,7 +123,8 @@ func laterPrefix(id []byte) []byte {
 }
 
 func groupKey(n groupName, kind byte, rest ...[]byte) []byte {
-	k := append(groupPrefix(n), kind)
+	const most = 1 + 4 + 4 + 1 + 20 // but for the id: rest is an epoch, a leaf, a kind and a generation at most
+	k := append(appendGroup(make([]byte, 0, most+len(n.id)), n), kind)
 	for _, r := range rest {
 		k = append(k, r...)
 	}

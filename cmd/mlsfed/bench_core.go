@@ -167,7 +167,7 @@ func (b *coreBench) measureSize(n int) error {
 	if err != nil {
 		return err
 	}
-	for _, step := range []func() error{m.commits, m.messages, m.join, m.heap, m.addMany, m.compare} {
+	for _, step := range []func() error{m.commits, m.messages, m.load, m.storedCommits, m.join, m.heap, m.addMany, m.compare} {
 		if err := step(); err != nil {
 			return err
 		}

@@ -51,7 +51,7 @@ func (c primitiveCosts) between(o primitiveCosts) primitiveCosts {
 }
 
 // floors are the least that operations can take, in milliseconds.
-type floors struct{ commit, process, join, bulk, unmerged, protect, unprotect float64 }
+type floors struct{ commit, process, join, bulk, stage, unmerged, protect, unprotect float64 }
 
 // floorsFor sums primitives up for a populated tree of n members, path nodes on a direct path, and k
 // members added at once. Nothing but cryptographic operations is in it: no decoding, no copy, no memory.
@@ -76,6 +76,8 @@ func (c primitiveCosts) floorsFor(n, path, k int) floors {
 	// The Welcome's GroupInfo is signed. For each newcomer, the signatures of its KeyPackage and leaf, a seal for its Welcome, the hash that
 	// names the KeyPackage, and those of its leaf and of the parent above.
 	f.bulk = f.commit + c.sign + added*(2*c.verify+c.seal+2*c.hashLeaf+c.hashParent)
+	// Who receives that verifies and hashes the same.
+	f.stage = f.process + added*(2*c.verify+2*c.hashLeaf+c.hashParent)
 	f.unmerged = f.commit + added*c.seal
 	return f
 }

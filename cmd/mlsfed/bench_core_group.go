@@ -35,16 +35,21 @@ func (s *countingStore) Apply(b mlscore.Batch) error {
 // coreName has the same length for every real member, so that a commit's size tells of the tree alone.
 func coreName(i int) string { return fmt.Sprintf("user-%06d", i) }
 
-// newCoreClient makes a client that announces nothing but what the group needs.
-func newCoreClient(suite mlscore.CipherSuite, name string) (*mlscore.Client, *countingStore, mlscore.Identity, error) {
-	store := &countingStore{MemoryStore: mlscore.NewMemoryStore()}
-	client, err := mlscore.NewClient(mlscore.Config{
+// coreConfig is that of a client that announces nothing but what the group needs.
+func coreConfig(suite mlscore.CipherSuite, store mlscore.Store) mlscore.Config {
+	return mlscore.Config{
 		Auth:         mlscore.TrustBasic{},
 		Store:        store,
 		Now:          time.Now,
 		CipherSuites: []mlscore.CipherSuite{suite},
 		GREASE:       mlscore.GREASENowhere,
-	})
+	}
+}
+
+// newCoreClient makes a client with a store in memory.
+func newCoreClient(suite mlscore.CipherSuite, name string) (*mlscore.Client, *countingStore, mlscore.Identity, error) {
+	store := &countingStore{MemoryStore: mlscore.NewMemoryStore()}
+	client, err := mlscore.NewClient(coreConfig(suite, store))
 	if err != nil {
 		return nil, nil, mlscore.Identity{}, err
 	}

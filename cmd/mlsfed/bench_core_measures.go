@@ -230,7 +230,8 @@ func heapInUse() uint64 {
 	return s.HeapAlloc
 }
 
-// addMany measures one commit that adds many, and the next one, whose path goes to all of them.
+// addMany measures one commit that adds many, its staging by the last member, and the next commit, whose
+// path goes to all of them.
 func (m *coreMeasures) addMany() error {
 	m.table.progress("%d members: %d KeyPackages are made", m.n, m.k)
 	adds := make([]mlscore.Proposal, m.k)
@@ -250,16 +251,20 @@ func (m *coreMeasures) addMany() error {
 		adds[i] = mlscore.AddProposal(kp)
 	}
 	m.table.progress("%d members: %d are added", m.n, m.k)
-	commit := func(proposals ...mlscore.Proposal) (t float64, f floors, err error) {
+	timed := func(call func() error) (t float64, f floors, err error) {
 		m.costs = m.clock.measurePrimitives(m.primitives, m.n)
 		f, err = m.beside(func() (err error) {
-			t, err = m.clock.timed(func() error {
-				_, err := m.c.commit(proposals...)
-				return err
-			})
+			t, err = m.clock.timed(call)
 			return err
 		})
 		return t, f, err
+	}
+	var made *mlscore.Commit
+	commit := func(proposals ...mlscore.Proposal) (float64, floors, error) {
+		return timed(func() (err error) {
+			made, err = m.c.commit(proposals...)
+			return err
+		})
 	}
 	t, f, err := commit(adds...)
 	if err != nil {
@@ -267,6 +272,17 @@ func (m *coreMeasures) addMany() error {
 	}
 	m.bulk, m.floors.bulk = t, f.bulk
 	if err := m.row("bulk-add", t, "ms", f.bulk); err != nil {
+		return err
+	}
+	var staged *mlscore.Received
+	t, f, err = timed(func() (err error) {
+		staged, err = m.c.b.Process(made.Message)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(m.row("bulk-stage", t, "ms", f.stage), m.c.b.Merge(staged.Commit)); err != nil {
 		return err
 	}
 	if t, f, err = commit(); err != nil {

@@ -23,17 +23,28 @@ func (w *Writer) Buffer() []byte { return w.buf }
 // Err is the first error met.
 func (w *Writer) Err() error { return w.err }
 
+// firstSize is the capacity of a Writer that was given no memory, in bytes: most of what is written fits.
+const firstSize = 192
+
+// room gives the buffer, which has a capacity.
+func (w *Writer) room() []byte {
+	if w.buf == nil {
+		w.buf = make([]byte, 0, firstSize)
+	}
+	return w.buf
+}
+
 // Uint8 writes an octet.
-func (w *Writer) Uint8(v uint8) { w.buf = append(w.buf, v) }
+func (w *Writer) Uint8(v uint8) { w.buf = append(w.room(), v) }
 
 // Uint16 writes a big-endian uint16.
-func (w *Writer) Uint16(v uint16) { w.buf = binary.BigEndian.AppendUint16(w.buf, v) }
+func (w *Writer) Uint16(v uint16) { w.buf = binary.BigEndian.AppendUint16(w.room(), v) }
 
 // Uint32 writes a big-endian uint32.
-func (w *Writer) Uint32(v uint32) { w.buf = binary.BigEndian.AppendUint32(w.buf, v) }
+func (w *Writer) Uint32(v uint32) { w.buf = binary.BigEndian.AppendUint32(w.room(), v) }
 
 // Uint64 writes a big-endian uint64.
-func (w *Writer) Uint64(v uint64) { w.buf = binary.BigEndian.AppendUint64(w.buf, v) }
+func (w *Writer) Uint64(v uint64) { w.buf = binary.BigEndian.AppendUint64(w.room(), v) }
 
 // Fixed writes b without a header.
 func (w *Writer) Fixed(b []byte) { w.buf = append(w.buf, b...) }
@@ -53,7 +64,7 @@ func (w *Writer) Varint(n int) {
 		w.fail(n)
 		return
 	}
-	w.buf = AppendVarint(w.buf, uint32(n))
+	w.buf = AppendVarint(w.room(), uint32(n))
 }
 
 // Bytes writes opaque<V>.
@@ -71,7 +82,7 @@ func (w *Writer) String(s string) {
 // Vector writes a vector whose content body writes.
 func (w *Writer) Vector(body func(*Writer)) {
 	start := len(w.buf)
-	w.buf = append(w.buf, 0) // room for the commonest header
+	w.buf = append(w.room(), 0) // room for the commonest header
 	body(w)
 	n := len(w.buf) - start - 1
 	if n > MaxLength {
