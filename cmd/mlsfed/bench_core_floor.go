@@ -7,11 +7,11 @@ import (
 	"github.com/mlsfed/mlsfed/stats"
 )
 
-// primitiveCosts are milliseconds. verifyMany is that of one signature among as many as are verified
+// primitiveCosts are milliseconds. verifyFirst is the first verification by a key. verifyMany is that of one signature among as many as are verified
 // together in a group of the size at hand; the hashes are those of a leaf, of a parent, and the parent hash.
 type primitiveCosts struct {
-	generate, derive, seal, open, sign, verify, verifyMany, secret, sealKB, openKB float64
-	hashLeaf, hashParent, parentHash                                               float64
+	generate, derive, seal, open, sign, verify, verifyFirst, verifyMany, secret, sealKB, openKB float64
+	hashLeaf, hashParent, parentHash                                                            float64
 }
 
 // measurePrimitives takes up to half a second with most cipher suites.
@@ -28,14 +28,15 @@ func (now clock) measurePrimitives(p *mlscore.Primitives, n int) primitiveCosts 
 				p.Sign()
 			}
 		}) / some,
-		verify:     now.each(p.Verify),
-		verifyMany: now.each(func() { p.VerifyMany(n) }) / float64(many),
-		secret:     now.each(p.Derive),
-		sealKB:     now.each(func() { p.SealKilobyte() }),
-		openKB:     now.each(p.OpenKilobyte),
-		hashLeaf:   now.each(p.HashLeaf),
-		hashParent: now.each(p.HashParent),
-		parentHash: now.each(p.HashParentHash),
+		verify:      now.each(p.Verify),
+		verifyFirst: now.each(p.VerifyFirst),
+		verifyMany:  now.each(func() { p.VerifyMany(n) }) / float64(many),
+		secret:      now.each(p.Derive),
+		sealKB:      now.each(func() { p.SealKilobyte() }),
+		openKB:      now.each(p.OpenKilobyte),
+		hashLeaf:    now.each(p.HashLeaf),
+		hashParent:  now.each(p.HashParent),
+		parentHash:  now.each(p.HashParentHash),
 	}
 }
 
@@ -44,7 +45,7 @@ func (now clock) measurePrimitives(p *mlscore.Primitives, n int) primitiveCosts 
 func (c primitiveCosts) between(o primitiveCosts) primitiveCosts {
 	return primitiveCosts{
 		(c.generate + o.generate) / 2, (c.derive + o.derive) / 2, (c.seal + o.seal) / 2, (c.open + o.open) / 2,
-		(c.sign + o.sign) / 2, (c.verify + o.verify) / 2, (c.verifyMany + o.verifyMany) / 2, (c.secret + o.secret) / 2,
+		(c.sign + o.sign) / 2, (c.verify + o.verify) / 2, (c.verifyFirst + o.verifyFirst) / 2, (c.verifyMany + o.verifyMany) / 2, (c.secret + o.secret) / 2,
 		(c.sealKB + o.sealKB) / 2, (c.openKB + o.openKB) / 2,
 		(c.hashLeaf + o.hashLeaf) / 2, (c.hashParent + o.hashParent) / 2, (c.parentHash + o.parentHash) / 2,
 	}
@@ -69,15 +70,15 @@ func (c primitiveCosts) floorsFor(n, path, k int) floors {
 		// One path secret, since the two members share the root alone; signatures of leaf and commit.
 		process: c.open + c.derive + 2*c.verify + p*(c.hashParent+c.parentHash) + (epoch+commit)*c.secret,
 		// All leaves' signatures, all tree hashes and parent hashes; the GroupInfo's signature.
-		join:      members*(c.verifyMany+c.hashLeaf+c.hashParent+c.parentHash) + c.open + c.derive + c.verify + epoch*c.secret,
+		join:      members*(c.verifyMany+c.hashLeaf+c.hashParent+c.parentHash) + c.open + c.derive + c.verifyFirst + epoch*c.secret,
 		protect:   c.sign + c.sealKB + ratchet*c.secret,
 		unprotect: c.verify + c.openKB + ratchet*c.secret,
 	}
 	// The Welcome's GroupInfo is signed. For each newcomer, the signatures of its KeyPackage and leaf, a seal for its Welcome, the hash that
 	// names the KeyPackage, and those of its leaf and of the parent above.
-	f.bulk = f.commit + c.sign + added*(2*c.verify+c.seal+2*c.hashLeaf+c.hashParent)
+	f.bulk = f.commit + c.sign + added*(c.verifyFirst+c.verify+c.seal+2*c.hashLeaf+c.hashParent)
 	// Who receives that verifies and hashes the same.
-	f.stage = f.process + added*(2*c.verify+2*c.hashLeaf+c.hashParent)
+	f.stage = f.process + added*(c.verifyFirst+c.verify+2*c.hashLeaf+c.hashParent)
 	f.unmerged = f.commit + added*c.seal
 	return f
 }
