@@ -175,8 +175,8 @@ func chatCreate(ctx context.Context, p *person, _ wire.ConversationID, args []st
 	}
 	id, err := p.Create(ctx, client.CreateOptions{Name: args[0]})
 	if err == nil && len(users) > 0 {
-		if err = p.Add(ctx, id, users...); err != nil {
-			err = notAdded(args[0], id, p.late(ctx, err))
+		if err = p.addFirst(ctx, id, args[0], users, false); err != nil {
+			id = ""
 		}
 	}
 	return chatDone{text: args[0] + " is made", err: err, current: id}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -119,6 +120,26 @@ func bothNames(c *client.Conversation) string {
 		return oneLine(c.OwnName) + " (" + name + ")"
 	}
 	return titled(c)
+}
+
+// lookalikes are letters of other alphabets, and digits, that a reader takes for a Latin letter.
+var lookalikes = strings.NewReplacer(
+	"а", "a", "е", "e", "о", "o", "р", "p", "с", "c", "у", "y", "х", "x", "к", "k", "м", "m", "т", "t", "н", "h", "в", "b", "і", "i", "ѕ", "s", "ј", "j",
+	"α", "a", "ο", "o", "ν", "v", "ρ", "p", "τ", "t", "υ", "u", "κ", "k", "ι", "i", "ı", "i", "0", "o", "1", "l", "i", "l", "|", "l", string(unicode.ReplacementChar), "", " ", "",
+)
+
+// skeleton is what a reader sees of a name: equal for names that are easily taken for each other.
+func skeleton(name string) string { return lookalikes.Replace(strings.ToLower(oneLine(name))) }
+
+// confusable reports whether a conversation that others have named looks like another one.
+func confusable(all []client.Conversation, c *client.Conversation) bool {
+	if c.OwnName != "" || c.Rules.Name == "" {
+		return false
+	}
+	own := skeleton(c.Rules.Name)
+	return slices.ContainsFunc(all, func(o client.Conversation) bool {
+		return o.ID != c.ID && o.State != client.StateLeft && (skeleton(o.Rules.Name) == own || skeleton(o.OwnName) == own)
+	})
 }
 
 func newAlias() *cobra.Command {

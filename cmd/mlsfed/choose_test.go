@@ -71,3 +71,19 @@ func TestNoNameOfOthersBeatsAnIDOrAnOwnName(t *testing.T) {
 		t.Errorf("ids are shown as %s, %s", a, b)
 	}
 }
+
+// TestNamesThatLookAlikeAreMarked, unless the user gave them.
+func TestNamesThatLookAlikeAreMarked(t *testing.T) {
+	named := func(id, own, name string) client.Conversation {
+		return client.Conversation{ID: wire.ConversationID(id), OwnName: own, Rules: client.Rules{Name: name}, State: client.StateActive}
+	}
+	all := []client.Conversation{
+		named("one", "Lunch", "Lunch"), named("two", "", "Lunсh"), named("three", "", "Lu\u200bnch"), named("four", "", "LUNCH "),
+		named("five", "", "Dinner"), named("six", "", ""), named("seven", "", ""),
+	}
+	for i, want := range []bool{false, true, true, true, false, false, false} {
+		if confusable(all, &all[i]) != want {
+			t.Errorf("%q: %v", all[i].Rules.Name, !want)
+		}
+	}
+}

@@ -7,10 +7,13 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/mlsfed/mlsfed/config"
 )
 
 // healthWait bounds the question to the node.
@@ -26,7 +29,7 @@ serve, and with 1 if it cannot or does not answer. It is what a container's heal
 		Args:    cobra.NoArgs,
 	}
 	return newOperator(c, func(ctx context.Context, o *operator, _ []string) error {
-		if err := askReady(ctx, o.cfg.Gateway.Listen); err != nil {
+		if err := askReady(ctx, o.cfg.Gateway.Listen, gatewayNames(o.cfg)...); err != nil {
 			return fmt.Errorf("%s cannot serve: %w", o.cfg.Node, err)
 		}
 		fmt.Fprintf(o.out, "%s can serve.\n", o.cfg.Node)
@@ -34,8 +37,18 @@ serve, and with 1 if it cannot or does not answer. It is what a container's heal
 	})
 }
 
-// askReady asks the gateway that listens on an address of this machine.
-func askReady(ctx context.Context, listen string) error {
+// gatewayNames are those of which the gateway's certificate holds one.
+func gatewayNames(cfg *config.Config) []string {
+	names := []string{string(cfg.Node)}
+	if host, _, err := net.SplitHostPort(cfg.Gateway.Public); err == nil {
+		names = append(names, host)
+	}
+	return names
+}
+
+// askReady asks the gateway that listens on an address of this machine. names are what its certificate is for, one of
+// them; none for any.
+func askReady(ctx context.Context, listen string, names ...string) error {
 	host, port, err := net.SplitHostPort(listen)
 	if err != nil {
 		return err
@@ -57,6 +70,9 @@ func askReady(ctx context.Context, listen string) error {
 		return fmt.Errorf("it does not answer at %w", plain(err))
 	}
 	defer r.Body.Close()
+	if cert := r.TLS.PeerCertificates[0]; len(names) > 0 && !slices.ContainsFunc(names, func(n string) bool { return cert.VerifyHostname(n) == nil }) {
+		return fmt.Errorf("another node answers at %s: its certificate is for %s", listen, clean(strings.Join(cert.DNSNames, ", ")))
+	}
 	text, err := io.ReadAll(io.LimitReader(r.Body, 4<<10))
 	if err != nil {
 		return err

@@ -21,6 +21,12 @@ func TestHealthTellsWhatTheGatewaySays(t *testing.T) {
 	if err := askReady(t.Context(), address); err != nil {
 		t.Errorf("a node that can serve: %v", err)
 	}
+	if err := askReady(t.Context(), address, "n1.a.example", "chat.a.example"); err == nil || !strings.Contains(err.Error(), "another node answers") {
+		t.Errorf("another node: %v", err)
+	}
+	if err := askReady(t.Context(), address, "n1.a.example", "example.com"); err != nil { // as httptest's certificate says
+		t.Errorf("the public name: %v", err)
+	}
 	_, port, _ := strings.Cut(address, ":")
 	if err := askReady(t.Context(), ":"+port); err != nil {
 		t.Errorf("a gateway that listens on all addresses: %v", err)

@@ -45,7 +45,7 @@ Each organization runs its own nodes; each conversation is ordered by the nodes 
 organizations that take part in it.`,
 	}
 	root.AddCommand(newInit(), newAddNode(), newServe(), newUser(), newPeer(), newCert(), newConfig(), newStatus(), newHealth(), newBackup(), newRestore(), newRecover(), newRelease(), newVersion(), newDemo(), newVectors(), newBench())
-	root.AddCommand(newLogin(), newList(), newCreate(), newAlias(), newAdd(), newRemove(), newLeave(), newSend(), newRead(), newSave(), newMembers(), newDevices(), newVerify(), newRename(), newRules(), newMigrate(), newRejoin(), newTrust(), newChat(), newMan())
+	root.AddCommand(newLogin(), newList(), newCreate(), newDM(), newAlias(), newForget(), newLogout(), newAdd(), newRemove(), newLeave(), newSend(), newRead(), newSave(), newMembers(), newDevices(), newVerify(), newRename(), newRules(), newMigrate(), newRejoin(), newTrust(), newChat(), newMan())
 	return root
 }
 
@@ -59,7 +59,7 @@ func run(ctx context.Context, root *cobra.Command, args []string, stdout, stderr
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
-	failed, err := root.ExecuteContextC(ctx)
+	failed, err := root.ExecuteContextC(context.WithValue(ctx, argumentsKey{}, args))
 	if err == nil {
 		return 0
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -339,7 +340,9 @@ func (p *person) users(names []string) ([]wire.UserID, error) {
 		if err != nil {
 			return nil, usageError{err}
 		}
-		list = append(list, u)
+		if !slices.Contains(list, u) { // named twice is named once
+			list = append(list, u)
+		}
 	}
 	return list, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -92,11 +93,19 @@ func newList() *cobra.Command {
 	}
 	o := addPeopleFlags(c)
 	addOfflineFlag(c, o)
+	left := c.Flags().Bool("all", false, "with those that this device has left, until it forgets them")
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		return o.with(c, func(ctx context.Context, p *person) error {
 			all, err := p.Conversations(ctx)
 			if err != nil {
 				return err
+			}
+			if !*left {
+				was := len(all)
+				all = slices.DeleteFunc(all, func(c client.Conversation) bool { return c.State == client.StateLeft })
+				if n := was - len(all); n > 0 && !p.opts.json {
+					fmt.Fprintf(p.notes, "%s left: 'mlsfed list --all' shows them, 'mlsfed forget' deletes one.\n", plural(n, "conversation was", "conversations were"))
+				}
 			}
 			return p.printConversations(all)
 		})
@@ -120,7 +129,7 @@ func (p *person) printConversations(all []client.Conversation) error {
 	var t table
 	t.row("ID", "NAME", "STATE", "EPOCH", "DEVICES", "UNREAD", "MESSAGES")
 	for _, c := range all {
-		t.row(distinctID(all, c.ID), bothNames(&c), c.State, c.Epoch, c.Members, c.Unread, c.Messages)
+		t.row(distinctID(all, c.ID), bothNames(&c)+mark(confusable(all, &c)), c.State, c.Epoch, c.Members, c.Unread, c.Messages)
 	}
 	return t.write(p.out)
 }
@@ -131,6 +140,14 @@ func clean(s string) string { return wire.Printable(s) }
 
 // oneLine is clean for what stands in a line with other things.
 func oneLine(s string) string { return wire.Line(s) }
+
+// mark is what stands behind a name that looks like another one's.
+func mark(confusable bool) string {
+	if confusable {
+		return " (looks like another one)"
+	}
+	return ""
+}
 
 func newCreate() *cobra.Command {
 	c := &cobra.Command{
@@ -148,6 +165,7 @@ themselves. Servers see neither who takes part nor what is said.`,
 	suite := f.String("suite", "", "cipher suite: a name or number of docs/suites.md, one that signs as the device's does (default: the device's)")
 	witness := f.String("witness", "", "an organization without members that may vote: with it, a conversation of two organizations goes on while one is away")
 	voters := f.Uint8("voters", 0, "most nodes that vote, odd (default: the nodes' choice, 5)")
+	empty := f.Bool("empty", false, "make it also if nobody can be added")
 	f.BoolVar(&x.PublicHandshakes, "public-handshakes", false, "let servers see who takes part and check every change; needed to rejoin without help")
 	f.BoolVar(&x.AdminsAdd, "admins-add", false, "only admins (you, at first) add users")
 	f.BoolVar(&x.MembersRemove, "members-remove", false, "every member may remove users")
@@ -179,13 +197,13 @@ themselves. Servers see neither who takes part nor what is said.`,
 				return err
 			}
 			x.Name = args[0]
-			return p.create(ctx, x, users)
+			return p.create(ctx, x, users, *empty)
 		})
 	}
 	return c
 }
 
-func (p *person) create(ctx context.Context, x client.CreateOptions, users []wire.UserID) error {
+func (p *person) create(ctx context.Context, x client.CreateOptions, users []wire.UserID, empty bool) error {
 	if err := p.freeName(ctx, x.Name); err != nil {
 		return err
 	}
@@ -194,8 +212,8 @@ func (p *person) create(ctx context.Context, x client.CreateOptions, users []wir
 		return err
 	}
 	if len(users) > 0 {
-		if err := p.Add(ctx, id, users...); err != nil {
-			return notAdded(x.Name, id, p.late(ctx, err))
+		if err := p.addFirst(ctx, id, x.Name, users, empty); err != nil {
+			return err
 		}
 	}
 	p.settleAfter(ctx) // own other devices are added
@@ -232,6 +250,43 @@ func checkName(name string) error {
 		return usageError{plain(err)}
 	}
 	return nil
+}
+
+// addFirst adds users to a conversation that was just made. Where that is refused, nothing stays, unless empty wants it.
+func (p *person) addFirst(ctx context.Context, id wire.ConversationID, name string, users []wire.UserID, empty bool) error {
+	err := p.Add(ctx, id, users...)
+	if err == nil {
+		return nil
+	}
+	if ctx.Err() != nil || errors.Is(err, client.ErrOffline) || empty {
+		return notAdded(name, id, p.late(ctx, err))
+	}
+	if gone := p.undo(ctx, id); gone != nil {
+		return notAdded(name, id, errors.Join(err, gone))
+	}
+	err = plain(err)
+	return plainError{err, fmt.Sprintf("%v: nothing was made; --empty makes it without them", err)}
+}
+
+// undo closes a conversation in which nobody else is, and forgets it.
+func (p *person) undo(ctx context.Context, id wire.ConversationID) error {
+	if err := p.Close(ctx, id); err != nil {
+		return err
+	}
+	for {
+		c, err := p.Conversation(ctx, id)
+		if err != nil {
+			return err
+		}
+		if c.State == client.StateLeft {
+			return p.Forget(ctx, id)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(10 * time.Millisecond): // Close returns when the entry was taken in, or is about to be
+		}
+	}
 }
 
 // notAdded says that a conversation stands without those who were to be in it: making it again would make

@@ -60,22 +60,34 @@ func newSend() *cobra.Command {
 		Use:   "send CONV TEXT",
 		Short: "Send a message or a file",
 		Long: `send encrypts a message and returns when your organization has it on disk: from then on it reaches the
-members, whatever happens. The text - is read from standard input.`,
+members, whatever happens. The text - is read from standard input. A text that begins with a dash comes after --, or
+as --text=TEXT; a script always uses one of the three.`,
 		Example: "  mlsfed send Lunch 'Soup at noon?'\n  fortune | mlsfed send Lunch -\n  mlsfed send Lunch --file menu.pdf 'look at page 2'",
 		GroupID: groupPeople,
 	}
 	o := addPeopleFlags(c)
 	file := c.Flags().String("file", "", "file to send; the text becomes its caption")
-	c.Args = func(_ *cobra.Command, args []string) error {
-		if len(args) == 2 || len(args) == 1 && *file != "" {
+	given := c.Flags().String("text", "", "the text, also one that begins with a dash")
+	c.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return usageError{fmt.Errorf("%w: a text that begins with a dash comes after --, or as --text=TEXT", err)}
+	})
+	c.Args = func(c *cobra.Command, args []string) error {
+		withText := c.Flags().Changed("text")
+		if len(args) == 2 && !withText || len(args) == 1 && (*file != "" || withText) {
 			return nil
 		}
 		return fmt.Errorf("%d argument(s), wanted a conversation and a text (in quotes), or --file", len(args))
 	}
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if glued := gluedFile(c.Context()); *file != "" && glued {
+			return usageError{errors.New("--file=PATH could be a text: write --file PATH, and a text that begins with a dash after --")}
+		}
 		text, err := textOf(c, args[1:])
 		if err != nil {
 			return err
+		}
+		if c.Flags().Changed("text") {
+			text = *given
 		}
 		if text == "" && *file == "" {
 			return usageError{errors.New("the text is empty")}
@@ -92,6 +104,23 @@ members, whatever happens. The text - is read from standard input.`,
 		})
 	}
 	return c
+}
+
+// argumentsKey is the key of a command's whole line in its context.
+type argumentsKey struct{}
+
+// gluedFile reports whether --file and its value came as one argument, as a variable of a script with a text would.
+func gluedFile(ctx context.Context) bool {
+	args, _ := ctx.Value(argumentsKey{}).([]string)
+	for _, a := range args {
+		if a == "--" {
+			return false
+		}
+		if strings.HasPrefix(a, "--file=") {
+			return true
+		}
+	}
+	return false
 }
 
 // textOf is the text of a message, from the command line or from standard input.
