@@ -3,8 +3,10 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	tea "github.com/charmbracelet/bubbletea"
@@ -15,22 +17,24 @@ import (
 
 func newChat() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "chat",
+		Use:   "chat [CONV]",
 		Short: "Talk, in a terminal",
 		Long: `chat shows your conversations on the left, the messages of one in the middle, and what you write below.
 
   Enter               send                    Tab, Shift-Tab    next, previous conversation
+  Alt-Enter           a new line              Ctrl-L            draw the screen anew
   PgUp, PgDn          scroll                  Up, Down          what you wrote before
   Ctrl-C, /quit       leave the program       /help             all commands
 
 What is written while there is no connection is kept, and sent when there is one.`,
 		GroupID: groupPeople,
+		Args:    between(0, 1, "at most a conversation"),
 	}
 	o := addPeopleFlags(c)
 	if err := c.Flags().MarkHidden("json"); err != nil {
 		panic(err) // addPeopleFlags has made it
 	}
-	c.RunE = func(c *cobra.Command, _ []string) error {
+	c.RunE = func(c *cobra.Command, args []string) error {
 		if o.json {
 			return usageError{errors.New("--json: chat is for people; scripts use read and send")}
 		}
@@ -38,20 +42,31 @@ What is written while there is no connection is kept, and sent when there is one
 			return errors.New("chat needs a terminal: scripts use 'mlsfed read' and 'mlsfed send'")
 		}
 		return o.use(c, client.Timing{RetryLast: 10 * time.Second}, func(ctx context.Context, p *person) error {
-			return runChat(ctx, p, c.InOrStdin(), below(c.OutOrStdout()), tea.WithAltScreen())
+			return runChat(ctx, p, strings.Join(args, ""), c.InOrStdin(), below(c.OutOrStdout()), tea.WithAltScreen())
 		})
 	}
 	return c
 }
 
+// What ends and begins again that a terminal goes on in the next line (DECAWM).
+const (
+	noWrap    = "\x1b[?7l"
+	wrapAgain = "\x1b[?7h"
+)
+
 // runChat shows the interface until the person leaves it, or ctx ends.
-func runChat(ctx context.Context, p *person, in io.Reader, out io.Writer, more ...tea.ProgramOption) error {
+func runChat(ctx context.Context, p *person, named string, in io.Reader, out io.Writer, more ...tea.ProgramOption) error {
 	p.notes = io.Discard // the interface shows warnings itself
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events := p.Subscribe(ctx)
 	options := append([]tea.ProgramOption{tea.WithContext(ctx), tea.WithInput(in), tea.WithOutput(out), tea.WithoutSignalHandler()}, more...)
-	program := tea.NewProgram(newChatModel(ctx, p), options...)
+	model := newChatModel(ctx, p)
+	model.wanted = named
+	program := tea.NewProgram(model, options...)
+	// A character that the terminal takes for wider than this program does would move all that follows.
+	fmt.Fprint(out, noWrap)
+	defer fmt.Fprint(out, wrapAgain)
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)

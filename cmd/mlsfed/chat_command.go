@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -42,13 +43,15 @@ func chatCommands() []chatCommand {
 		{"add", "USER…", "add people to this conversation", 1, onActive, chatAdd},
 		{"remove", "USER…", "remove people from it", 1, onActive, chatRemove},
 		{"rename", "NAME", "change its name", 1, onActive, chatRename},
-		{"leave", "", "leave it", 0, onActive, chatLeave},
+		{"leave", "[yes]", "leave it", 0, onActive, chatLeave},
 		{"file", "PATH [CAPTION]", "send a file", 1, onActive, chatFile},
 		{"save", "MESSAGE-ID [PATH]", "save the file of a message", 1, onShown, chatSave},
 		{"search", "TEXT", "find messages", 1, onShown, chatSearch},
 		{"verify", "[USER]", "show the numbers by which people verify each other", 0, onActive, chatVerify},
 		{"rejoin", "", "come back to a conversation that cannot be followed any further", 0, onShown, chatRejoin},
 		{"trust", "[DOMAIN SHA-256]", "show which roots this device believes, or accept another one", 0, onDevice, chatTrust},
+		{"go", "[NAME]", "go to a conversation, or to the next with unread messages", 0, onDevice, nil},
+		{"open", "NUMBER", "show a long message whole, or cut again", 1, onShown, nil},
 		{"members", "", "show or hide who is here", 0, onDevice, nil},
 		{"help", "", "show these commands", 0, onDevice, nil},
 		{"quit", "", "leave the program", 0, onDevice, nil},
@@ -60,6 +63,8 @@ func chatKeys() []string {
 	return []string{
 		"Tab, Shift-Tab — next, previous conversation",
 		"PgUp, PgDn — scroll",
+		"Alt-Enter — a new line in the message",
+		"Ctrl-L — draw the screen anew",
 		"Up, Down — what you wrote before",
 		"Esc — clear the line",
 		"Ctrl-C — leave the program",
@@ -125,6 +130,10 @@ func (m *chatModel) command(words []string) tea.Cmd {
 	case "help":
 		m.help()
 		return nil
+	case "go":
+		return m.goTo(strings.Join(words[1:], " "))
+	case "open":
+		return m.openMessage(words[1:])
 	}
 	all := chatCommands()
 	i := slices.IndexFunc(all, func(c chatCommand) bool { return c.name == words[0] })
@@ -156,6 +165,43 @@ func (m *chatModel) command(words []string) tea.Cmd {
 	})
 }
 
+// goTo shows the conversation that is named, or the next one with unread messages.
+func (m *chatModel) goTo(named string) tea.Cmd {
+	if named != "" {
+		c, err := chooseConversation(m.list, named)
+		if err != nil {
+			m.said, m.failed = oneLine(err.Error()), true
+			return nil
+		}
+		m.open(c.ID)
+		return m.look()
+	}
+	at := max(0, slices.IndexFunc(m.list, func(c client.Conversation) bool { return c.ID == m.current }))
+	for i := range m.list {
+		if c := &m.list[(at+1+i)%len(m.list)]; c.Unread > 0 && c.ID != m.current {
+			m.open(c.ID)
+			return m.look()
+		}
+	}
+	m.said = "nothing is unread elsewhere"
+	return nil
+}
+
+// openMessage shows a long message whole, or cut again.
+func (m *chatModel) openMessage(args []string) tea.Cmd {
+	if len(args) != 1 {
+		m.said, m.failed = "wanted /open NUMBER", true
+		return nil
+	}
+	n, err := strconv.ParseUint(strings.TrimPrefix(args[0], "#"), 10, 64)
+	if err != nil {
+		m.said, m.failed = "wanted /open and the number of a message", true
+		return nil
+	}
+	m.opened[n] = !m.opened[n]
+	return nil
+}
+
 // help shows the commands and keys among the messages.
 func (m *chatModel) help() {
 	var lines []string
@@ -184,10 +230,22 @@ func chatCreate(ctx context.Context, p *person, _ wire.ConversationID, args []st
 
 func chatAdd(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone {
 	users, err := p.users(args)
+	if err != nil {
+		return chatDone{err: err}
+	}
+	before, err := p.Members(ctx, id)
 	if err == nil {
 		err = p.Add(ctx, id, users...)
 	}
-	return chatDone{text: "added", err: err}
+	if err != nil {
+		return chatDone{err: err}
+	}
+	after, err := p.Members(ctx, id)
+	text := "added"
+	if len(after) <= len(before) {
+		text = "nothing to do: " + strings.Join(personNames(users), ", ") + " with all devices is in it already"
+	}
+	return chatDone{text: text, err: err}
 }
 
 func chatRemove(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone {
@@ -202,7 +260,14 @@ func chatRename(ctx context.Context, p *person, id wire.ConversationID, args []s
 	return chatDone{text: "renamed", err: p.rename(ctx, id, strings.Join(args, " "))}
 }
 
-func chatLeave(ctx context.Context, p *person, id wire.ConversationID, _ []string) chatDone {
+func chatLeave(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone {
+	if len(args) != 1 || args[0] != "yes" {
+		c, err := p.Conversation(ctx, id)
+		if err != nil {
+			return chatDone{err: err}
+		}
+		return chatDone{err: fmt.Errorf("this takes you out of %s: /leave yes does it", titled(c))}
+	}
 	return chatDone{text: "asked to leave: the next member who is online takes this device out", err: p.leave(ctx, id, nil)}
 }
 

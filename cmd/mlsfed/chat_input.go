@@ -1,6 +1,7 @@
 package main
 
 import (
+	"slices"
 	"strings"
 	"unicode"
 
@@ -15,6 +16,7 @@ type inputLine struct {
 	past   []string // what was written before
 	at     int      // in past; len(past) is the line that is being written
 	draft  []rune   // that line, while an older one is shown
+	pasted bool     // its first character was pasted
 }
 
 // maxPast bounds what is remembered of what was written.
@@ -24,6 +26,9 @@ const maxPast = 100
 func (l *inputLine) key(k tea.KeyMsg) bool {
 	switch k.Type {
 	case tea.KeyRunes, tea.KeySpace:
+		if l.cursor == 0 {
+			l.pasted = k.Paste
+		}
 		l.insert(k.Runes)
 	case tea.KeyBackspace:
 		l.erase(l.cursor-1, l.cursor)
@@ -55,12 +60,14 @@ func (l *inputLine) key(k tea.KeyMsg) bool {
 	return true
 }
 
-// insert puts text at the cursor. Pasted lines become one.
+// insert puts text at the cursor. Lines that are pasted stay lines.
 func (l *inputLine) insert(runes []rune) {
 	var fit []rune
 	for _, r := range runes {
 		switch {
-		case r == '\n' || r == '\t' || r == '\r':
+		case r == '\n' || r == '\r': // terminals paste either
+			fit = append(fit, '\n')
+		case r == '\t':
 			fit = append(fit, ' ')
 		case unicode.IsControl(r):
 		default:
@@ -113,13 +120,19 @@ func (l *inputLine) take() string {
 		l.past = append(l.past, s)
 		l.past = l.past[max(0, len(l.past)-maxPast):]
 	}
-	l.text, l.cursor, l.draft, l.at = nil, 0, nil, len(l.past)
+	l.text, l.cursor, l.draft, l.at, l.pasted = nil, 0, nil, len(l.past), false
 	return s
 }
 
 // view shows the line in a width, with a block as the cursor: the end of a long line, or where the cursor is.
+// A line feed is shown as a sign.
 func (l *inputLine) view(width int, cursor func(string) string) string {
-	from := 0
+	if slices.Contains(l.text, '\n') {
+		shown := *l
+		shown.text = []rune(strings.ReplaceAll(string(l.text), "\n", "⏎"))
+		return shown.view(width, cursor)
+	}
+	from := max(0, l.cursor-width) // a character takes at least no cell, and what is far to the left is out of sight
 	for ansi.StringWidth(string(l.text[from:l.cursor]))+1 > width && from < l.cursor {
 		from++
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	tea "github.com/charmbracelet/bubbletea"
@@ -39,6 +40,11 @@ type chatModel struct {
 	busy          int    // commands under way
 	loading       bool   // a look at the device is under way
 	again         bool   // something has changed meanwhile
+	most          int    // messages that are read of the conversation
+	older         bool   // it has more
+	broken        map[uint64]wrappedMessage
+	opened        map[uint64]bool // long messages that are shown whole
+	wanted        string          // the conversation that the person named, until it was found
 }
 
 // chatRemark is a line of the interface's own among the messages.
@@ -52,7 +58,7 @@ type chatRemark struct {
 const maxRemarks = 200
 
 func newChatModel(ctx context.Context, p *person) *chatModel {
-	m := &chatModel{ctx: ctx, p: p, remarks: make(map[wire.ConversationID][]chatRemark), link: "connecting", showMembers: true}
+	m := &chatModel{ctx: ctx, p: p, remarks: make(map[wire.ConversationID][]chatRemark), link: "connecting", showMembers: true, most: chatPage, opened: make(map[uint64]bool)}
 	if ok, why := p.link.get(); ok {
 		m.online, m.link = true, "connected"
 	} else if why != nil {
@@ -66,6 +72,7 @@ type chatSnapshot struct {
 	list     []client.Conversation
 	current  wire.ConversationID
 	messages []client.Message
+	older    bool
 	members  []client.Member
 	offering []wire.Domain
 	err      error
@@ -89,12 +96,14 @@ func (m *chatModel) look() tea.Cmd {
 		return nil
 	}
 	m.loading, m.again = true, false
-	wanted := m.current
-	return func() tea.Msg { return m.p.snapshot(m.ctx, wanted) }
+	wanted, most, named := m.current, m.most, m.wanted
+	m.wanted = ""
+	return func() tea.Msg { return m.p.snapshot(m.ctx, wanted, named, most) }
 }
 
 // snapshot reads the conversations, and the messages and members of one: the wanted, or the newest.
-func (p *person) snapshot(ctx context.Context, wanted wire.ConversationID) chatSnapshot {
+// named, if it is not empty, finds the wanted one.
+func (p *person) snapshot(ctx context.Context, wanted wire.ConversationID, named string, most int) chatSnapshot {
 	s := chatSnapshot{}
 	if s.list, s.err = p.Conversations(ctx); s.err != nil {
 		return s
@@ -112,6 +121,14 @@ func (p *person) snapshot(ctx context.Context, wanted wire.ConversationID) chatS
 	slices.SortStableFunc(s.list, func(a, b client.Conversation) int { // those that have ended come last
 		return b2i(a.State == client.StateLeft) - b2i(b.State == client.StateLeft)
 	})
+	if named != "" {
+		c, err := chooseConversation(s.list, named)
+		if err != nil {
+			s.err = err
+			return s
+		}
+		wanted = c.ID
+	}
 	i := slices.IndexFunc(s.list, func(c client.Conversation) bool { return c.ID == wanted })
 	if i < 0 && len(s.list) == 0 {
 		return s
@@ -123,12 +140,18 @@ func (p *person) snapshot(ctx context.Context, wanted wire.ConversationID) chatS
 		}
 		s.list[max(i, 0)].Unread = 0
 	}
-	page, err := p.History(ctx, s.current, client.Query{Limit: chatPage})
-	if err != nil {
-		s.err = err
-		return s
+	for q := (client.Query{Limit: min(most, client.MaxPage)}); ; {
+		page, err := p.History(ctx, s.current, q)
+		if err != nil {
+			s.err = err
+			return s
+		}
+		s.messages, s.older = append(page.Messages, s.messages...), page.More
+		if !page.More || len(s.messages) >= most {
+			break
+		}
+		q.Before, q.Limit = page.Next, min(most-len(s.messages), client.MaxPage)
 	}
-	s.messages = page.Messages
 	s.members, s.err = p.Members(ctx, s.current)
 	return s
 }
@@ -159,7 +182,7 @@ func (m *chatModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 			m.said = oneLine(plain(msg.err).Error())
 		}
 		if msg.current != "" {
-			m.current, m.scroll = msg.current, 0
+			m.open(msg.current)
 		}
 		if msg.err == nil {
 			m.remark(m.current, time.Now(), msg.lines...)
@@ -181,7 +204,7 @@ func (m *chatModel) show(s chatSnapshot) tea.Cmd {
 	if s.err == nil {
 		m.list, m.offering = s.list, s.offering
 		if m.current == "" || m.current == s.current {
-			m.current, m.messages, m.members = s.current, s.messages, s.members
+			m.current, m.messages, m.members, m.older = s.current, s.messages, s.members, s.older
 		}
 	}
 	if m.again {
@@ -234,14 +257,29 @@ func (m *chatModel) key(k tea.KeyMsg) tea.Cmd {
 	case tea.KeyCtrlC:
 		return tea.Quit
 	case tea.KeyEnter:
+		if k.Alt {
+			m.input.insert([]rune{'\n'})
+			return nil
+		}
 		m.scroll = 0
-		return m.entered(m.input.take())
+		pasted := m.input.pasted
+		line := m.input.take()
+		if pasted && strings.HasPrefix(line, "/") {
+			line = "/" + line // a text: two slashes send one
+		}
+		return m.entered(line)
+	case tea.KeyCtrlL:
+		return tea.ClearScreen
 	case tea.KeyTab, tea.KeyCtrlN:
 		return m.move(1)
 	case tea.KeyShiftTab, tea.KeyCtrlP:
 		return m.move(-1)
 	case tea.KeyPgUp:
-		m.scrollBy(max(m.height-5, 1))
+		before := m.scroll
+		if m.scrollBy(max(m.height-5, 1)); m.older && m.scroll < before+max(m.height-5, 1) {
+			m.most += chatPage
+			return m.look()
+		}
 	case tea.KeyPgDown:
 		m.scrollBy(-max(m.height-5, 1))
 	default:
@@ -265,7 +303,12 @@ func (m *chatModel) move(by int) tea.Cmd {
 }
 
 func (m *chatModel) open(id wire.ConversationID) {
-	m.current, m.messages, m.members, m.scroll = id, nil, nil, 0
+	if id == m.current {
+		m.scroll = 0
+		return
+	}
+	m.current, m.messages, m.members, m.scroll, m.most, m.older = id, nil, nil, 0, chatPage, false
+	m.broken, m.opened = nil, make(map[uint64]bool)
 }
 
 // conversation is the current one, nil if there is none.

@@ -42,7 +42,7 @@ func TestInputLineIsEdited(t *testing.T) {
 		"erases nothing":       {[]tea.KeyMsg{runes("abc"), home, back}, "abc"},
 		"erases a word":        {[]tea.KeyMsg{runes("one two  "), word}, "one"},
 		"goes to the end":      {[]tea.KeyMsg{runes("bc"), home, runes("a"), end, runes("d")}, "abcd"},
-		"pastes lines as one":  {[]tea.KeyMsg{runes("a\nb\tc\x1b")}, "a b c"},
+		"pastes lines as such": {[]tea.KeyMsg{runes("a\nb\tc\x1b")}, "a\nb c"},
 		"keeps a draft":        {[]tea.KeyMsg{runes("draft"), up, down}, "draft"},
 		"recalls":              {[]tea.KeyMsg{up}, "second"},
 		"recalls what is old":  {[]tea.KeyMsg{up, up, up}, "first"},
@@ -257,7 +257,7 @@ func TestChatTalks(t *testing.T) {
 		t.Error("/members does not hide the members")
 	}
 	x.enter("/help")
-	x.sees("/create NAME", "Tab, Shift-Tab")
+	x.sees("/go [NAME]", "Tab, Shift-Tab")
 	x.enter("/search look here")
 	x.sees("alice@a.example: [file menu.txt")
 	x.enter("/search nothing like it")
@@ -274,7 +274,9 @@ func TestChatTalks(t *testing.T) {
 	x.sees("▸ Second")
 	x.update(tea.KeyMsg{Type: tea.KeyTab})
 	x.sees("▸ Dinner")
-	x.enter("/leave") // alone, so that it is closed
+	x.enter("/leave")
+	x.sees("/leave yes does it")
+	x.enter("/leave yes") // alone, so that it is closed
 	x.sees("Dinner (left)")
 	if x.enter("/quit"); !x.quit {
 		t.Error("/quit does not quit")
@@ -322,7 +324,7 @@ func TestChatRuns(t *testing.T) {
 	}
 	in, typed := io.Pipe()
 	ended := make(chan error, 1)
-	go func() { ended <- runChat(t.Context(), alice, in, io.Discard) }()
+	go func() { ended <- runChat(t.Context(), alice, "", in, io.Discard) }()
 	err = cluster.Await(t.Context(), alice.Device, func() (bool, error) {
 		list, err := alice.Conversations(t.Context())
 		return len(list) == 1 && list[0].State == client.StateActive, err
@@ -382,7 +384,7 @@ func TestChatSaysWhatCountsMost(t *testing.T) {
 	if got, want := last(40), "offline, next try in 2s"; got != want {
 		t.Errorf("without a result: %q, wanted %q", got, want)
 	}
-	if title, _, _ := strings.Cut(ansi.Strip(m.View()), "\n"); !strings.Contains(title, "Lunch  • 2 unread: Tab") {
+	if title, _, _ := strings.Cut(ansi.Strip(m.View()), "\n"); !strings.Contains(title, "Lunch  • 2 unread: /go") {
 		t.Errorf("a narrow window does not tell of what waits elsewhere: %q", title)
 	}
 	m.offering = []wire.Domain{"b.example"}

@@ -118,8 +118,8 @@ func (m *chatModel) middle() []string {
 		title = bothNames(c)
 	}
 	news := ""
-	if n := m.unreadElsewhere(); n > 0 && !m.hasList() {
-		news = fmt.Sprintf("  • %d unread: Tab", n)
+	if n := m.unreadElsewhere(); n > 0 {
+		news = fmt.Sprintf("  • %d unread: /go", n)
 	}
 	title = fit(title, m.middleWidth()-ansi.StringWidth(news))
 	out := []string{lipgloss.NewStyle().Bold(true).Render(title) + fit(news, m.middleWidth())}
@@ -149,6 +149,9 @@ func (m *chatModel) lines(width int) []string {
 		return m.welcome(width)
 	}
 	var out []string
+	if m.older {
+		out = append(out, lipgloss.NewStyle().Faint(true).Render(fit("… older messages: PgUp", width)))
+	}
 	day := ""
 	begin := func(t time.Time) {
 		if d := t.Local().Format("Monday, 2 January 2006"); d != day {
@@ -204,7 +207,7 @@ func (m *chatModel) messageLines(msg *client.Message, width int) []string {
 	if msg.Sender.User().Organization() != m.p.id.Organization() {
 		name = personName(msg.Sender.User())
 	}
-	lines := wrap(lipgloss.NewStyle(), msg.Time, name+": "+messageText(msg), width)
+	lines := m.wrapped(msg, name, width)
 	if mark := statusMark(msg); msg.Sender == m.p.id && mark != "" {
 		last := &lines[len(lines)-1]
 		if room := width - ansi.StringWidth(*last) - 2; room >= ansi.StringWidth(mark) {
@@ -218,6 +221,37 @@ func (m *chatModel) messageLines(msg *client.Message, width int) []string {
 	}
 	return lines
 }
+
+// mostLines is how many lines of one message are shown unless the person opens it.
+const mostLines = 40
+
+// wrappedMessage is what was made of a message for a width.
+type wrappedMessage struct {
+	text  string
+	width int
+	lines []string
+}
+
+// wrapped breaks a message into lines. What was broken before is not broken again: each key shows all messages.
+func (m *chatModel) wrapped(msg *client.Message, name string, width int) []string {
+	text := name + ": " + separateEmoji(messageText(msg))
+	have, ok := m.broken[msg.Number]
+	if !ok || have.width != width || have.text != text {
+		have = wrappedMessage{text, width, wrap(lipgloss.NewStyle(), msg.Time, text, width)}
+		if m.broken == nil || len(m.broken) > mostBroken {
+			m.broken = make(map[uint64]wrappedMessage)
+		}
+		m.broken[msg.Number] = have
+	}
+	if n := len(have.lines) - mostLines; n > 1 && !m.opened[msg.Number] {
+		rest := fmt.Sprintf("… %d more lines: /open %d", n, msg.Number)
+		return append(slices.Clone(have.lines[:mostLines]), lipgloss.NewStyle().Faint(true).Render(fit(strings.Repeat(" ", indent)+rest, width)))
+	}
+	return slices.Clone(have.lines)
+}
+
+// mostBroken bounds the messages that are kept broken into lines.
+const mostBroken = 20000
 
 func statusMark(m *client.Message) string {
 	switch {
@@ -266,12 +300,12 @@ func breakLine(s string, width int) []string {
 		if line == "" && len(out) > 0 && strings.TrimSpace(word) == "" {
 			continue // a space at which the line was broken
 		}
-		for ansi.StringWidth(line+strings.TrimRight(word, " ")) > width {
+		for isWider(line+strings.TrimRight(word, " "), width) {
 			if line != "" {
 				out, line = append(out, strings.TrimRight(line, " ")), ""
 				continue
 			}
-			head := ansi.Truncate(word, width, "")
+			head := ansi.Truncate(beginning(word, width), width, "")
 			if head == "" { // a character that is wider than the window
 				head = string([]rune(word)[:1])
 			}
@@ -283,6 +317,34 @@ func breakLine(s string, width int) []string {
 		return out
 	}
 	return append(out, strings.TrimRight(line, " "))
+}
+
+// bytesForCell bounds what is looked at of a long text, in bytes for each cell of a line, so that breaking it takes time
+// in proportion to its length.
+const bytesForCell = 32
+
+// beginning is as much of a text as a line of a width can hold.
+func beginning(s string, width int) string {
+	if most := bytesForCell * width; len(s) > most {
+		return strings.ToValidUTF8(s[:most], "")
+	}
+	return s
+}
+
+// isWider reports whether a text does not fit a width.
+func isWider(s string, width int) bool {
+	return len(s) > bytesForCell*width || ansi.StringWidth(s) > width
+}
+
+// separateEmoji takes apart what terminals disagree on the width of: emoji that are joined become several, and tones of
+// skin are left out.
+func separateEmoji(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == 0x200d || r == 0xfe0f || 0x1f3fb <= r && r <= 0x1f3ff {
+			return -1
+		}
+		return r
+	}, s)
 }
 
 // right lists the members, by person.
