@@ -90,9 +90,15 @@ func cursorKey(p *wire.Push) []byte {
 	return recordKey(recordCursor, p.Token[:], idPart(*p.Conversation))
 }
 
+// mostItems is more than a node stores of a stream: a larger gap is no count of items. A restored node moves its streams on.
+const mostItems = 1 << 24
+
 // takeGap is told that items expired. Entries among them can still be in the log; messages are lost.
 func (d *Device) takeGap(u *unit, t *thread, p *wire.Push) error {
 	err := fmt.Errorf("items %d to %d expired at the node before this device read them", p.GapFrom, p.Sequence)
+	if p.Sequence-p.GapFrom > mostItems {
+		err = fmt.Errorf("items from %d on are missing: the node has expired them, or was restored from a backup", p.GapFrom)
+	}
 	u.then(func() { d.emit(Event{Type: EventGap, Conversation: *p.Conversation, Err: err}) })
 	if t == nil || t.group == nil {
 		return nil

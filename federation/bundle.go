@@ -50,6 +50,12 @@ func ParseBundle(b []byte) (*Bundle, error) {
 		return nil, wire.Errorf(wire.TooLarge, "bundle", "%d bytes, at most %d", len(b), MaxBundle)
 	}
 	bundle := new(Bundle)
+	switch text := bytes.TrimSpace(b); {
+	case len(text) == 0:
+		return nil, wire.Errorf(wire.Malformed, "bundle", "the bundle is empty")
+	case text[0] != '{':
+		return nil, wire.Errorf(wire.Malformed, "bundle", "the bundle is no JSON object: wanted the bundle.json that 'mlsfed init' has written for the other organization")
+	}
 	if err := decodeStrict(b, bundle); err != nil {
 		return nil, wire.Errorf(wire.Malformed, "bundle", "%v", err)
 	}

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
@@ -59,6 +60,9 @@ func checkLabel(label string) error {
 		c := label[i]
 		letter := 'a' <= c && c <= 'z' || '0' <= c && c <= '9'
 		inside := c == '-' && i > 0 && i < len(label)-1
+		if c >= 0x80 {
+			return errors.New("letters beyond a to z are not allowed: write the name in its ASCII form, which begins with xn--")
+		}
 		if !letter && !inside {
 			return fmt.Errorf("character %q is not allowed", c)
 		}

@@ -22,7 +22,7 @@ func newConfig() *cobra.Command {
 			return err
 		},
 	})
-	check := &cobra.Command{Use: "check", Short: "Say what is wrong with a configuration", Args: cobra.NoArgs}
+	check := &cobra.Command{Use: "check [FILE]", Short: "Say what is wrong with a configuration", Args: between(0, 1, "at most a configuration file")}
 	c.AddCommand(newOperator(check, func(_ context.Context, o *operator, _ []string) error {
 		fmt.Fprintf(o.out, "%s is well: node %s, data in %s\n", o.file, o.cfg.Node, o.cfg.Data)
 		for _, w := range o.cfg.Warnings() {

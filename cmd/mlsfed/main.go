@@ -12,6 +12,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"regexp"
+	"runtime/debug"
 	"strings"
 	"syscall"
 
@@ -43,6 +45,10 @@ func newRoot() *cobra.Command {
 		Long: `mlsfed is a federated delivery network for end-to-end encrypted groups (MLS, RFC 9420).
 Each organization runs its own nodes; each conversation is ordered by the nodes of the
 organizations that take part in it.`,
+	}
+	if info, ok := debug.ReadBuildInfo(); ok {
+		root.Version = strings.TrimPrefix(describeBuild(info), "mlsfed ")
+		root.SetVersionTemplate("mlsfed {{.Version}}\n")
 	}
 	root.AddCommand(newInit(), newAddNode(), newServe(), newUser(), newPeer(), newCert(), newConfig(), newStatus(), newHealth(), newBackup(), newRestore(), newRecover(), newRelease(), newVersion(), newDemo(), newVectors(), newBench())
 	root.AddCommand(newLogin(), newList(), newCreate(), newDM(), newAlias(), newForget(), newLogout(), newAdd(), newRemove(), newLeave(), newSend(), newRead(), newSave(), newMembers(), newDevices(), newVerify(), newRename(), newRules(), newMigrate(), newRejoin(), newTrust(), newChat(), newMan())
@@ -125,12 +131,24 @@ func checkUsage(c *cobra.Command) {
 	c.Args = func(c *cobra.Command, args []string) error {
 		// Cobra checks required flags and groups of flags only later, where
 		// its error can no longer be told from the command's own.
-		err := errors.Join(check(c, args), c.ValidateRequiredFlags(), c.ValidateFlagGroups())
+		err := errors.Join(check(c, args), c.ValidateRequiredFlags(), exclusive(c.ValidateFlagGroups()))
 		if err != nil {
 			return usageError{err}
 		}
 		return nil
 	}
+}
+
+// exclusive puts cobra's error for flags that exclude each other into words.
+func exclusive(err error) error {
+	if err == nil {
+		return nil
+	}
+	m := regexp.MustCompile(`^if any flags in the group .* none of the others can be; \[([^\]]+)\] were all set$`).FindStringSubmatch(err.Error())
+	if m == nil {
+		return err
+	}
+	return fmt.Errorf("--%s exclude each other: use one of them", strings.Join(strings.Fields(m[1]), " and --"))
 }
 
 // unknownCommand is the Args of a command that only holds others.

@@ -51,6 +51,7 @@ func TestExitCodes(t *testing.T) {
 		{"help", 0, ""},
 		{"help sample", 0, ""},
 		{"version", 0, ""},
+		{"--version", 0, ""},
 		{"plain", 0, ""},
 		{"sample", 0, ""},
 		{"sample add --domain a.example f", 1, "mlsfed: read bundle: it is not there\n"},
@@ -63,7 +64,7 @@ func TestExitCodes(t *testing.T) {
 		{"sample nothing", 2, "unknown command \"nothing\"\nRun 'mlsfed sample --help'"},
 		{"sample add --domain a.example", 2, "accepts 1 arg"},
 		{"sample add f", 2, "required flag(s) \"domain\""},
-		{"sample add --domain a.example --quiet --loud f", 2, "[loud quiet]"},
+		{"sample add --domain a.example --quiet --loud f", 2, "--loud and --quiet exclude each other"},
 	}
 	for _, c := range cases {
 		code, _, stderr := call(t, sampleRoot(), strings.Fields(c.args)...)

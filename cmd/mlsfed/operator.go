@@ -48,6 +48,9 @@ type operator struct {
 func newOperator(c *cobra.Command, do func(ctx context.Context, o *operator, args []string) error) *cobra.Command {
 	path := addConfigFlag(c)
 	c.RunE = func(c *cobra.Command, args []string) error {
+		if len(args) == 1 && c.Name() == "check" { // config check FILE
+			*path = args[0]
+		}
 		cfg, err := loadConfig(*path)
 		if err != nil {
 			return err

@@ -460,7 +460,7 @@ func (p *person) removeAll(ctx context.Context, id wire.ConversationID, members 
 			return err
 		}
 		if list[0] == p.id.User() {
-			return fmt.Errorf("%s are you: 'mlsfed leave' takes you out, and a device of yours is named as %s/DEVICE", n, personName(list[0]))
+			return fmt.Errorf("%s is you: 'mlsfed leave' takes you out, and a device of yours is named as %s/DEVICE", n, personName(list[0]))
 		}
 		if !slices.ContainsFunc(members, func(m client.Member) bool { return m.User == list[0] }) {
 			return notHere(n)
