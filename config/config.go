@@ -369,6 +369,7 @@ func (c *Config) Validate() error {
 		}
 	}
 	c.validateNumbers(fault)
+	c.validateTogether(fault)
 	return errors.Join(faults...)
 }
 
@@ -520,5 +521,7 @@ func checkAddress(fault func(key, format string, args ...any), key, address stri
 	}
 	if _, port, err := net.SplitHostPort(address); err != nil || port == "" {
 		fault(key, "%q is not an address: wanted host:port, as 127.0.0.1:8443 or :8443", address)
+	} else if !isPort(port) {
+		fault(key, "%q: the port is none, wanted 0 to 65535", address)
 	}
 }
