@@ -11,6 +11,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/wire"
 )
 
 // TestLongMessageIsBrokenOnce: the work for a text is in proportion to its length, a key does none of it again, and
@@ -119,5 +120,23 @@ func TestChatGoesBackAndAcross(t *testing.T) {
 	}
 	if s := p.snapshot(context.WithoutCancel(ctx), "", "Lunch", 10); s.err != nil || s.current != id || len(s.messages) != 10 {
 		t.Errorf("chat Lunch shows %v with %d messages, %v", s.current, len(s.messages), s.err)
+	}
+}
+
+// TestChatSaysForWhomItWaits, and since when, until something is taken.
+func TestChatSaysForWhomItWaits(t *testing.T) {
+	m := newChatModel(t.Context(), &person{id: "mimi://a.example/d/alice/phone", opts: &peopleOptions{}})
+	m.event(client.Event{Type: client.EventConnected, Node: "n1.a.example"})
+	begun := time.Date(2026, 3, 1, 9, 30, 0, 0, time.Local)
+	refused := &wire.Error{Code: wire.NoQuorum, Text: "no majority", Nodes: []wire.NodeID{"n1.b.example", "n2.b.example"}}
+	for after := range time.Duration(3) {
+		m.event(client.Event{Type: client.EventDelayed, Time: begun.Add(after * time.Minute), Err: refused})
+	}
+	if want := "waiting since 09:30: too few nodes of the conversation can be reached (it waits for b.example): no majority"; m.link != want {
+		t.Errorf("%q, wanted %q", m.link, want)
+	}
+	m.event(client.Event{Type: client.EventWon})
+	if m.link != "connected" {
+		t.Errorf("afterwards: %q", m.link)
 	}
 }

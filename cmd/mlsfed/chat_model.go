@@ -35,13 +35,14 @@ type chatModel struct {
 	input         inputLine
 	link          string // of the connection
 	online        bool
-	said          string // what came of the last command
-	failed        bool   // and whether it is an error
-	busy          int    // commands under way
-	loading       bool   // a look at the device is under way
-	again         bool   // something has changed meanwhile
-	most          int    // messages that are read of the conversation
-	older         bool   // it has more
+	waits         time.Time // since when something of this device's is refused for now; zero for nothing
+	said          string    // what came of the last command
+	failed        bool      // and whether it is an error
+	busy          int       // commands under way
+	loading       bool      // a look at the device is under way
+	again         bool      // something has changed meanwhile
+	most          int       // messages that are read of the conversation
+	older         bool      // it has more
 	broken        map[uint64]wrappedMessage
 	opened        map[uint64]bool // long messages that are shown whole
 	wanted        string          // the conversation that the person named, until it was found
@@ -221,6 +222,17 @@ func (m *chatModel) event(e client.Event) {
 		m.online, m.link = false, fmt.Sprintf("offline, next try in %s: %s", e.Retry.Round(time.Second/10), oneLine(plain(e.Err).Error()))
 	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventUndelivered, client.EventUnreadable, client.EventFailed, client.EventDeviceWaiting, client.EventRolledBack, client.EventClock:
 		m.alarm(e)
+	case client.EventDelayed: // once for each attempt: since when counts
+		if m.waits.IsZero() {
+			m.waits = e.Time
+		}
+		if m.online {
+			m.link = fmt.Sprintf("waiting since %s: %s", m.waits.Local().Format("15:04"), oneLine(plain(e.Err).Error()))
+		}
+	case client.EventAccepted, client.EventWon:
+		if !m.waits.IsZero() && m.online {
+			m.waits, m.link = time.Time{}, "connected"
+		}
 	case client.EventDevices:
 		m.said, m.failed = deviceName(e.Device)+" was enrolled or revoked: 'mlsfed devices' lists your devices", false
 	default:
