@@ -14,6 +14,7 @@ import (
 func TestIntake(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
+	check(t, a.refreshRoots(t.Context())) // it does so by itself, some time after it has connected
 	fresh := func(o mlscore.KeyPackageOptions) (kp *mlscore.KeyPackage, err error) {
 		err = b.turn(t.Context(), func(*unit) (err error) {
 			kp, err = b.client.NewKeyPackage(b.self.identity(), o)
