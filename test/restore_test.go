@@ -43,6 +43,7 @@ func TestNodeIsRestoredFromABackup(t *testing.T) {
 	}
 	agree(t, id, list, []int{2, 2, 2})
 
+	awaitReplicas(t, ctx, c, id, domains, 3, 0) // else the others have no majority without b
 	if err := c.Stop("b.example"); err != nil {
 		t.Fatal(err)
 	}
