@@ -159,6 +159,13 @@ func TestLeavingIsCommittedByOthers(t *testing.T) {
 	agree(t, id, a, b)
 	check(t, b.Leave(t.Context(), id))
 	inState(t, b, id, StateLeft)
+	eventually(t, func() error {
+		members, err := a.Members(t.Context(), id)
+		if err == nil && len(members) > 1 {
+			err = fmt.Errorf("alice sees %d members", len(members))
+		}
+		return err
+	})
 	check(t, a.Leave(t.Context(), id)) // alone: it is closed
 	inState(t, a, id, StateLeft)
 }
