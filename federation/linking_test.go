@@ -49,7 +49,7 @@ func TestLinksOfManyOrganizations(t *testing.T) {
 		}
 		nodes := crowd(t, 66)
 		for _, n := range nodes {
-			eventually(t, fmt.Sprintf("%s has all links", n.id.Node), func() bool { return n.links.count() == len(nodes)-1 })
+			within(t, 5*patience, fmt.Sprintf("%s has all links", n.id.Node), func() bool { return n.links.count() == len(nodes)-1 })
 		}
 	})
 	t.Run("130 of one", func(t *testing.T) {
@@ -65,7 +65,7 @@ func TestLinksOfManyOrganizations(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		eventually(t, "the hub has all links", func() bool { return hub.links.count() == len(bundles) })
+		within(t, 5*patience, "the hub has all links", func() bool { return hub.links.count() == len(bundles) })
 	})
 }
 

@@ -32,9 +32,15 @@ const patience = 20 * time.Second
 // eventually waits until what holds.
 func eventually(t testing.TB, what string, holds func() bool) {
 	t.Helper()
-	for end := time.Now().Add(patience); !holds(); {
+	within(t, patience, what, holds)
+}
+
+// within is eventually for what takes long where processors are few.
+func within(t testing.TB, d time.Duration, what string, holds func() bool) {
+	t.Helper()
+	for end := time.Now().Add(d); !holds(); {
 		if time.Now().After(end) {
-			t.Fatalf("waited %v in vain: %s", patience, what)
+			t.Fatalf("waited %v in vain: %s", d, what)
 		}
 		time.Sleep(5 * time.Millisecond)
 	}
