@@ -15,7 +15,7 @@ var forgottenKinds = []byte{
 
 // Forget deletes what this device holds of a conversation that it has left, or cannot follow any further: keys, the
 // history, files' keys, cursors, with what it has of those that the conversation succeeds. Somebody can add the device
-// again, and then it begins anew. wire.Invalid where the device is still in it: see Leave.
+// again, and then it begins from the start. wire.Invalid where the device is still in it: see Leave.
 func (d *Device) Forget(ctx context.Context, id wire.ConversationID) error {
 	return d.turn(ctx, func(u *unit) error {
 		t, err := d.knownThread(u, id)

@@ -9,7 +9,7 @@ import (
 )
 
 // TestForgottenConversationLeavesNothing: no record of it stays but how far its streams were read, and that the device
-// went; who is added again begins anew.
+// went; a device that is added again begins from the start.
 func TestForgottenConversationLeavesNothing(t *testing.T) {
 	_, id, a, b, c := trio(t, CreateOptions{Name: "Lunch"})
 	for _, p := range []*peer{a, b, c} {

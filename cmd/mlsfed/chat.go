@@ -22,7 +22,7 @@ func newChat() *cobra.Command {
 		Long: `chat shows your conversations on the left, the messages of one in the middle, and what you write below.
 
   Enter               send                    Tab, Shift-Tab    next, previous conversation
-  Alt-Enter           a new line              Ctrl-L            draw the screen anew
+  Alt-Enter           a new line              Ctrl-L            draw the screen again
   PgUp, PgDn          scroll                  Up, Down          what you wrote before
   Ctrl-C, /quit       leave the program       /help             all commands
 

@@ -64,7 +64,7 @@ func chatKeys() []string {
 		"Tab, Shift-Tab — next, previous conversation",
 		"PgUp, PgDn — scroll",
 		"Alt-Enter — a new line in the message",
-		"Ctrl-L — draw the screen anew",
+		"Ctrl-L — draw the screen again",
 		"Up, Down — what you wrote before",
 		"Esc — clear the line",
 		"Ctrl-C — leave the program",
