@@ -185,7 +185,8 @@ func (d *Device) EachSoFar(ctx context.Context, id wire.ConversationID, cursor s
 				return err
 			}
 			next = m.Number + 1
-			if err = d.SetCursor(ctx, id, cursor, next); err != nil {
+			// A message that was handled is noted even if ctx has ended meanwhile: else it comes twice.
+			if err = d.SetCursor(context.WithoutCancel(ctx), id, cursor, next); err != nil {
 				return err
 			}
 		}
@@ -193,6 +194,9 @@ func (d *Device) EachSoFar(ctx context.Context, id wire.ConversationID, cursor s
 			return nil
 		}
 		next = max(next, page.Next)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	return err
 }
