@@ -107,6 +107,10 @@ func cborHead(b []byte) (major byte, n uint64, rest []byte, ok bool) {
 
 // judgeChange judges entry i of a request, with the state that is applied where that is the one before the entry.
 func (l *live) judgeChange(from wire.NodeID, a *raft.AppendEntriesRequest, i int) error {
+	// What this log holds may be of another leader's, and replaced in a moment: Raft compares the place before first.
+	if term, known := l.store.termAt(a.PrevLogEntry); a.PrevLogEntry > 0 && (!known || term != a.PrevLogTerm) {
+		return errNotYet
+	}
 	bases := l.configurations() // takes the state's lock, as read does
 	l.fsm.mu.RLock()
 	at := l.fsm.index
