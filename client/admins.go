@@ -84,7 +84,7 @@ func userOf(m mlscore.Member) wire.UserID {
 	return device.User()
 }
 
-// succession adds to a change what it has to do to the rules, or reports that it has to do nothing.
+// succession adds the needed change of the rules to a change, or reports that none is needed.
 func (t *thread) succession(c *change) (*change, error) {
 	if t.rec.State == StateFounding || c.founding != nil {
 		return c, nil // a successor has the rules and the members of before

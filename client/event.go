@@ -47,7 +47,7 @@ const (
 	EventRequest // Conversation: somebody has added this device to it: see Device.Held
 	EventRefused // Conversation, Err: this device has refused it, since too many requests wait
 	// EventRolledBack: Err: an older copy of this device's store was put back. It sends nothing in a conversation before
-	// it has new keys there; an EventGap says what is missing.
+	// it has new keys there; an EventGap names the messages that are missing.
 	EventRolledBack
 	// EventClock: Err: this device's clock and its node's differ by more than a minute. Up to a day the device works in
 	// the node's time.

@@ -16,7 +16,7 @@ import (
 // recordLater is the letter of what waits: conversation, token, sequence → wire.Push.
 const recordLater = 'z'
 
-// Bounds of what is done with it at once, and of the addresses for which something waits.
+// Bounds on the records that are handled at once, and on the addresses with waiting records.
 const (
 	laterBatch     = 64
 	maxMemberships = 64 // of one conversation

@@ -65,8 +65,8 @@ func TestOlderCopyMakesNewKeys(t *testing.T) {
 	_ = w
 }
 
-// TestKeyUsedTwiceIsSaid: a device that does not look, as one of an earlier build, sends under used keys, and whoever
-// drops that says so.
+// TestKeyUsedTwiceIsSaid: a device of an earlier build sends under used keys. A receiver that drops such a message
+// reports it.
 func TestKeyUsedTwiceIsSaid(t *testing.T) {
 	_, id, a, b, _ := trio(t, CreateOptions{})
 	ctx := t.Context()

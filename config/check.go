@@ -13,7 +13,7 @@ const maxSocket = 107
 // minHeartbeat is the shortest pulse that leaves time for anything else, and most elections are many times it.
 const minHeartbeat = 10 * time.Millisecond
 
-// validateTogether checks what is well formed by itself and cannot work.
+// validateTogether reports keys whose values are well formed and cannot work together.
 func (c *Config) validateTogether(fault func(key, format string, args ...any)) {
 	if len(c.Admin.Socket) > maxSocket {
 		fault("admin.socket", "a path of %d bytes, wanted at most %d: an operating system takes no longer one", len(c.Admin.Socket), maxSocket)

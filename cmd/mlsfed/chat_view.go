@@ -225,14 +225,14 @@ func (m *chatModel) messageLines(msg *client.Message, width int) []string {
 // mostLines is how many lines of one message are shown unless the person opens it.
 const mostLines = 40
 
-// wrappedMessage is what was made of a message for a width.
+// wrappedMessage holds the lines of a message at one width.
 type wrappedMessage struct {
 	text  string
 	width int
 	lines []string
 }
 
-// wrapped breaks a message into lines. What was broken before is not broken again: each key shows all messages.
+// wrapped breaks a message into lines. It keeps the result, because each key that is pressed shows all messages.
 func (m *chatModel) wrapped(msg *client.Message, name string, width int) []string {
 	text := name + ": " + separateEmoji(messageText(msg))
 	have, ok := m.broken[msg.Number]

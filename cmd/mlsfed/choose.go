@@ -84,8 +84,8 @@ func listed(all []client.Conversation, found []*client.Conversation) string {
 // shortID is the beginning of a conversation's id, for what people are told.
 func shortID(id wire.ConversationID) string { return id.String()[:8] }
 
-// distinctID is as much of an id as distinguishes it from those of all others: whoever founds a conversation chooses
-// its id.
+// distinctID returns the shortest beginning of an id that no other conversation has. The founder of a conversation
+// chooses its id, so the first 8 digits may be shared.
 func distinctID(all []client.Conversation, id wire.ConversationID) string {
 	s, n := id.String(), 8
 	for i := range all {

@@ -147,7 +147,7 @@ type reader struct {
 	newer  bool // what follows those that were shown may have to be mentioned
 }
 
-// show prints what is there.
+// show prints the messages that have arrived.
 func (r *reader) show(ctx context.Context, conv *client.Conversation) (err error) {
 	if r.o.cursor != "" {
 		return r.p.EachSoFar(ctx, r.id, r.o.cursor, r.consume)
@@ -277,7 +277,7 @@ func (r *reader) forward(ctx context.Context, end uint64) (err error) {
 	return nil
 }
 
-// tellRest says what was not shown, and how to see it.
+// tellRest reports how many messages were not shown, and how to see them.
 func (r *reader) tellRest(conv *client.Conversation, earlier uint64) {
 	notes, later := r.p.notes, uint64(0)
 	if r.newer && conv.Messages > r.next {
