@@ -134,6 +134,10 @@ func refusedEverywhere(t *testing.T, c *cluster, e *wire.Envelope) {
 			t.Errorf("%s of a conversation in quarantine: %v", what, err)
 		}
 	}
+	c.eventually("a frame of another node reaches it", func() bool { // after a restart the other one pauses before it dials
+		_, err := c.nodes[nodeB].m.mesh.ask(context.Background(), nodeA, &frame{kind: kindWake, conversation: conv})
+		return !errors.Is(err, errUnreachable)
+	})
 	_, err := a.Submit(context.Background(), e)
 	refused("submission", err)
 	_, err = a.Heads(conv)

@@ -187,6 +187,7 @@ func TestLateMessageIsTaken(t *testing.T) {
 	}
 	add(ctx, t, alice, id, "mimi://b.example/u/bob", "mimi://c.example/u/carol")
 	await(t, ctx, id, 3, alice, bob, carol)
+	awaitReplicas(t, ctx, c, id, []wire.Domain{"a.example"}, 3, 0) // else the others have no majority without b
 	if err := c.Stop("b.example"); err != nil {
 		t.Fatal(err)
 	}
