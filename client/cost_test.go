@@ -145,6 +145,12 @@ func TestCostsOfOperations(t *testing.T) {
 		return nil
 	})
 	bobs[2].stop()
+	eventually(t, func() error { // it would send its commit again after the restart
+		if len(a.events(EventRemoved)) == 0 {
+			return errors.New("the commit that a made for the leave is not taken in")
+		}
+		return nil
+	})
 	var code string
 	wanted("second device: code", map[wire.Method]int{wire.MethodInvite: 1}, func() error {
 		code, _, err = a.InviteDevice(ctx, 0)

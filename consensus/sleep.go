@@ -259,35 +259,30 @@ func (m *Manager) electable(ctx context.Context, l *live) (may, known bool) {
 	if len(voters) == 1 {
 		return true, true
 	}
-	answers := make(chan *standing, len(voters)) // nil for none
+	answers := make(chan standing, len(voters))
 	for _, n := range voters {
 		if n == m.cfg.Node {
 			continue
 		}
 		if !m.serve(l.c, "stand", func(context.Context) {
-			s, err := m.askStanding(ctx, n, l.c)
-			if err != nil {
-				answers <- nil
-				return
+			if s, err := m.askStanding(ctx, n, l.c); err == nil {
+				answers <- s
 			}
-			answers <- &s
 		}) {
 			return false, false
 		}
 	}
-	level := 1
-	for range len(voters) - 1 {
-		switch s := <-answers; {
-		case s == nil:
-			continue
-		case s.End.newer(mine):
-			return false, true
-		}
-		if level++; level > len(voters)/2 {
-			return true, true
+	for level := 1; level <= len(voters)/2; level++ {
+		select {
+		case s := <-answers:
+			if s.End.newer(mine) {
+				return false, true
+			}
+		case <-ctx.Done():
+			return false, false
 		}
 	}
-	return false, false
+	return true, true
 }
 
 // receiveWake opens the conversation here. If this replica's log is newer than the waker's, the waker

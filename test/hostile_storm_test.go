@@ -543,11 +543,20 @@ func TestLongHostilePeer(t *testing.T) {
 func creators() string {
 	buf := make([]byte, 8<<20)
 	count := make(map[string]int)
-	for _, line := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n") {
-		if by, ok := strings.CutPrefix(line, "created by "); ok {
-			by, _, _ = strings.Cut(by, " in goroutine")
-			count[by]++
+	for _, stack := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
+		by := ""
+		for _, line := range strings.Split(stack, "\n") {
+			if strings.HasPrefix(line, "sync.(*WaitGroup).Go.func1(") {
+				break // what a wait group started is named by what runs in it
+			}
+			if f, ok := strings.CutPrefix(line, "created by "); ok {
+				by, _, _ = strings.Cut(f, " in goroutine")
+			} else if !strings.HasPrefix(line, "\t") {
+				by, _, _ = strings.Cut(line, "({0x")
+				by, _, _ = strings.Cut(by, "(0x")
+			}
 		}
+		count[by]++
 	}
 	return fmt.Sprint(count)
 }
