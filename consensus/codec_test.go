@@ -292,3 +292,29 @@ func FuzzMessages(f *testing.F) {
 		}
 	})
 }
+
+// TestInvitationIsChecked: what an invitation names is what a replica begins with; a node in it twice would be
+// counted as two voters.
+func TestInvitationIsChecked(t *testing.T) {
+	many := make([]wire.NodeID, wire.MaxReplicas+1)
+	for i := range many {
+		many[i] = wire.NodeID(fmt.Sprintf("n%d.a.example", i))
+	}
+	for name, c := range map[string]struct {
+		members []wire.NodeID
+		fine    bool
+	}{
+		"nobody":           {nil, false},
+		"one":              {many[:1], true},
+		"as many as fit":   {many[:wire.MaxReplicas], true},
+		"one more":         {many, false},
+		"a name twice":     {[]wire.NodeID{nodeA, nodeB, nodeA}, false},
+		"what is no name":  {[]wire.NodeID{nodeA, "B"}, false},
+		"an empty name":    {[]wire.NodeID{""}, false},
+		"two of one place": {[]wire.NodeID{"n1.a.example", "n2.a.example"}, true},
+	} {
+		if err := (&invitation{Members: c.members}).Check(); (err == nil) != c.fine {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}

@@ -23,9 +23,12 @@ func (i *invitation) Check() error {
 	if len(i.Members) == 0 || len(i.Members) > wire.MaxReplicas {
 		return wire.Errorf(wire.Malformed, "invite", "%d members", len(i.Members))
 	}
-	for _, n := range i.Members {
+	for at, n := range i.Members {
 		if err := n.Check(); err != nil {
 			return wire.Errorf(wire.Malformed, "invite", "%v", err)
+		}
+		if contains(i.Members[:at], n) {
+			return wire.Errorf(wire.Malformed, "invite", "%s is named twice", n)
 		}
 	}
 	return nil
