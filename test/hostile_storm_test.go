@@ -546,8 +546,8 @@ func creators() string {
 	for _, stack := range strings.Split(string(buf[:runtime.Stack(buf, true)]), "\n\n") {
 		by := ""
 		for _, line := range strings.Split(stack, "\n") {
-			if strings.HasPrefix(line, "sync.(*WaitGroup).Go.func1(") {
-				break // what a wait group started is named by what runs in it
+			if strings.HasPrefix(line, "sync.(*WaitGroup).Go.func1(") || strings.Contains(line, "spawn.func1(") || strings.Contains(line, ".serve.func2(") {
+				break // is named by what runs in it
 			}
 			if f, ok := strings.CutPrefix(line, "created by "); ok {
 				by, _, _ = strings.Cut(f, " in goroutine")
