@@ -5,8 +5,14 @@ import (
 	"bytes"
 	"encoding/binary"
 	"fmt"
+	"go/ast"
+	"go/parser"
+	gotoken "go/token"
 	"math"
+	"path/filepath"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -252,6 +258,64 @@ func messages() []any {
 		&blobRequest{Op: blobGet, Conversation: conv, Ref: wire.BlobRef{Size: 3}},
 		&snapshotRequest{Conversation: conv, Term: 1, Index: 2, IndexTerm: 1, Configuration: sampleConfiguration(), Size: 10},
 		&recovery{Generation: 2, Act: wire.Recovery{Lost: three, Note: "fire"}},
+		&standing{End: position{Term: 4, Last: 5}, Committed: 3},
+		&question{About: nodeB, Claim: 3, Sequence: 9, Order: wire.Hash{1}, Index: 12},
+		&testimony{Role: roleVoter, Generation: 1, Term: 2, Contradicts: true, Out: true, Sequence: 9, Order: wire.Hash{2}, Content: wire.Hash{3}, Covered: true},
+		&Aside{Group: 3, ID: conv, Generation: 1, Sequence: 9, Order: wire.Hash{1}, Since: 5, Why: "generation 2 began", Record: []byte{0xa0}, Probation: true, Expires: true, Log: 7},
+		&Quarantine{Reason: ReasonDiverged, Detail: "order hash", Since: 5},
+		&snapshotHeader{Index: 3, Term: 2, Configuration: sampleConfiguration(), ConfigIndex: 1},
+	}
+}
+
+// TestEveryMessageIsTried reads this package's source: each type that is encoded as CBOR is among messages, or inside
+// one of them.
+func TestEveryMessageIsTried(t *testing.T) {
+	tried := make(map[string]bool)
+	var enter func(reflect.Type)
+	enter = func(v reflect.Type) {
+		switch v.Kind() {
+		case reflect.Pointer, reflect.Slice, reflect.Array:
+			enter(v.Elem())
+		case reflect.Struct:
+			if !tried[v.Name()] {
+				tried[v.Name()] = true
+				for i := range v.NumField() {
+					enter(v.Field(i).Type)
+				}
+			}
+		}
+	}
+	for _, v := range messages() {
+		enter(reflect.TypeOf(v))
+	}
+	files, err := filepath.Glob("*.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := 0
+	for _, name := range files {
+		if strings.HasSuffix(name, "_test.go") {
+			continue
+		}
+		f, err := parser.ParseFile(gotoken.NewFileSet(), name, nil, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			spec, ok := n.(*ast.TypeSpec)
+			if !ok {
+				return true
+			}
+			if s, ok := spec.Type.(*ast.StructType); ok && slices.ContainsFunc(s.Fields.List, func(f *ast.Field) bool { return f.Tag != nil && strings.Contains(f.Tag.Value, "cbor:") }) {
+				if found++; !tried[spec.Name.Name] {
+					t.Errorf("%s: %s is not among the messages that are tried", name, spec.Name.Name)
+				}
+			}
+			return true
+		})
+	}
+	if found < 12 {
+		t.Errorf("%d types were found", found)
 	}
 }
 
@@ -289,6 +353,64 @@ func FuzzMessages(f *testing.F) {
 		}
 		if again, err := wire.Encode(v); err != nil || !bytes.Equal(again, b) {
 			t.Fatalf("%T: decoded from %x, encodes to %x (%v)", v, b, again, err)
+		}
+		for n := range min(len(b), 128) {
+			if wire.Decode(b[:n], maxRecordSize, reflect.New(reflect.TypeOf(v).Elem()).Interface()) == nil {
+				t.Fatalf("%T: the first %d bytes of %x decode too", v, n, b)
+			}
+		}
+	})
+}
+
+// FuzzConfiguration gives whoever judges a configuration of Raft's what a leader may send as one.
+func FuzzConfiguration(f *testing.F) {
+	f.Add(sampleConfiguration())
+	f.Add([]byte{0x81, 0xa7, 'S', 'e', 'r', 'v', 'e', 'r', 's', 0xdd, 0xff, 0xff, 0xff, 0xff})
+	own, err := decodeConfiguration(sampleConfiguration())
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		c, err := decodeConfiguration(b)
+		if err != nil || wellFormed(c) != nil {
+			return
+		}
+		voters, learners := splitServers(c.Servers)
+		if len(voters) == 0 || len(voters)+len(learners) != len(c.Servers) {
+			t.Fatalf("%x: %d voters and %d learners of %d servers", b, len(voters), len(learners), len(c.Servers))
+		}
+		for _, n := range append(voters, learners...) {
+			if err := n.Check(); err != nil {
+				t.Fatalf("%x: %v", b, err)
+			}
+		}
+		if list := changes(c, c); len(list) > 0 {
+			t.Fatalf("%x: changes against itself: %v", b, list)
+		}
+		_ = changes(own, c)
+		again, err := decodeConfiguration(raft.EncodeConfiguration(c))
+		if err != nil || len(changes(c, again)) > 0 {
+			t.Fatalf("%x: encoded again it is another one (%v)", b, err)
+		}
+	})
+}
+
+// FuzzSized reads what stands before the content of streams: sizes, and answers about blobs.
+func FuzzSized(f *testing.F) {
+	refusal, err := wire.Encode(wire.Errorf(wire.BlobMissing, "blob", "no"))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add([]byte{blobError, 0, 0, 0, byte(len(refusal))})
+	f.Add(append([]byte{blobError, 0, 0, 0, byte(len(refusal))}, refusal...))
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		const limit = 1024
+		if body, err := readSized(bytes.NewReader(b), limit); err == nil && (len(body) > limit || !bytes.HasPrefix(b[4:], body)) {
+			t.Fatalf("%x: read %x", b, body)
+		}
+		if kind, err := readBlobAnswer(bytes.NewReader(b)); err == nil && (kind == blobError || kind != b[0]) {
+			t.Fatalf("%x: answer %d", b, kind)
 		}
 	})
 }

@@ -220,8 +220,39 @@ func checkConfiguration(c raft.Configuration) error {
 	return nil
 }
 
-// decodeConfiguration is Raft's, without its panic.
+// maxConfiguration bounds the encoding of a configuration, in bytes: MaxReplicas nodes with two names each.
+const maxConfiguration = wire.MaxReplicas * (2*wire.MaxDomain + 64)
+
+// checkServers refuses a configuration of more nodes than there may be before memory is allocated for them: Raft's
+// decoder allocates hundreds of bytes for one byte of an array. The encoding is a map with Servers alone.
+func checkServers(b []byte) error {
+	rest, ok := bytes.CutPrefix(b, []byte("\x81\xa7Servers"))
+	if !ok || len(b) > maxConfiguration || len(rest) == 0 {
+		return fmt.Errorf("%w: %d bytes are no configuration", errRPC, len(b))
+	}
+	n := uint64(0)
+	switch head := rest[0]; {
+	case head == 0xc0: // none
+	case head&0xf0 == 0x90:
+		n = uint64(head & 0x0f)
+	case head == 0xdc && len(rest) >= 3:
+		n = uint64(binary.BigEndian.Uint16(rest[1:]))
+	case head == 0xdd && len(rest) >= 5:
+		n = uint64(binary.BigEndian.Uint32(rest[1:]))
+	default:
+		return fmt.Errorf("%w: a configuration without a list of nodes", errRPC)
+	}
+	if n > wire.MaxReplicas {
+		return fmt.Errorf("%w: configuration of %d nodes, at most %d", errRPC, n, wire.MaxReplicas)
+	}
+	return nil
+}
+
+// decodeConfiguration is Raft's, without its panic, and with a bound on what it allocates.
 func decodeConfiguration(b []byte) (c raft.Configuration, err error) {
+	if err := checkServers(b); err != nil {
+		return c, err
+	}
 	defer func() {
 		if p := recover(); p != nil {
 			err = fmt.Errorf("%w: configuration: %v", errRPC, p)
