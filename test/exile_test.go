@@ -333,7 +333,9 @@ func TestRemovedMemberContestsItsRemoval(t *testing.T) {
 		t.Fatalf("the others cannot go on: %v", err)
 	}
 	after := k.share(k.alice, rest...)
-	if after.Epoch != before.Epoch+2 || after.Rules.Name != "Without carol" {
+	// A contest makes a member of another organization show that it follows, by a commit of its own (docs/consensus.md,
+	// Contests): where dave's does not come before that one is due, there are more than two.
+	if after.Epoch < before.Epoch+2 || after.Rules.Name != "Without carol" {
 		t.Errorf("epoch %d and name %q after two commits in epoch %d", after.Epoch, after.Rules.Name, before.Epoch)
 	}
 	k.say(k.alice, "later", rest...)
