@@ -1,38 +1,71 @@
 package test
 
 import (
+	"bytes"
 	"context"
+	"crypto/ed25519"
 	"math"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// hostileLunch is a conversation of four organizations, with mallory.example as the last to come: it holds a
-// replica without a vote. Its node is replaced by a modified one.
-func hostileLunch(t *testing.T) (ctx context.Context, ev *evil, id wire.ConversationID, alice, bob, carol *client.Device) {
+// lunch is a conversation of four organizations, with mallory.example as the last to come: it holds a replica without
+// a vote. Its node is replaced by a modified one, which knows what its member knew.
+type lunch struct {
+	*evil
+	ctx               context.Context
+	id                wire.ConversationID
+	alice, bob, carol *client.Device
+	key               wire.SubmissionKey // of the epoch
+	bobs              []wire.Address     // the members' addresses at bob's organization
+}
+
+func hostileLunch(t *testing.T) *lunch {
 	t.Helper()
 	if os.Getenv("MLSFED_LONG") == "" {
 		t.Skip("runs real nodes: set MLSFED_LONG to short or full")
 	}
-	c := newCluster(t, "a.example", "b.example", "c.example", "mallory.example")
-	alice, bob, carol = device(t, c, "a.example", "alice", "phone"), device(t, c, "b.example", "bob", "phone"), device(t, c, "c.example", "carol", "phone")
+	dir := t.TempDir()
+	c := newClusterIn(t, dir, cluster.Options{}, "a.example", "b.example", "c.example", "mallory.example")
+	l := &lunch{alice: device(t, c, "a.example", "alice", "phone"), bob: device(t, c, "b.example", "bob", "phone"), carol: device(t, c, "c.example", "carol", "phone")}
 	dave := device(t, c, "mallory.example", "dave", "phone")
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	t.Cleanup(cancel)
-	id, err := alice.Create(ctx, client.CreateOptions{Name: "Lunch"})
+	var err error
+	if l.id, err = l.alice.Create(ctx, client.CreateOptions{Name: "Lunch"}); err != nil {
+		t.Fatal(err)
+	}
+	add(ctx, t, l.alice, l.id, "mimi://b.example/u/bob", "mimi://c.example/u/carol")
+	await(t, ctx, l.id, 3, l.alice, l.bob, l.carol)
+	add(ctx, t, l.alice, l.id, "mimi://mallory.example/u/dave")
+	await(t, ctx, l.id, 4, l.alice, l.bob, l.carol, dave)
+	at, err := dave.Conversation(ctx, l.id)
 	if err != nil {
 		t.Fatal(err)
 	}
-	add(ctx, t, alice, id, "mimi://b.example/u/bob", "mimi://c.example/u/carol")
-	await(t, ctx, id, 3, alice, bob, carol)
-	add(ctx, t, alice, id, "mimi://mallory.example/u/dave")
-	await(t, ctx, id, 4, alice, bob, carol, dave)
-	return ctx, newEvil(t, c, "mallory.example"), id, alice, bob, carol
+	if err := c.StopDevice(dave); err != nil {
+		t.Fatal(err)
+	}
+	knows := newRogue(ctx, t, c, copyFolder(t, folderOf(dir, "mallory.example", "dave", "phone")), at)
+	l.key = wire.SubmissionKey(submissionKey(t, knows.group).Public().(ed25519.PublicKey))
+	knows.group.Public().Members(func(m mlscore.Member) bool {
+		token, ok := m.Extensions.Find(0xf0a2)
+		if ok && bytes.Contains(m.Credential.Certificates[0], []byte("mimi://b.example/")) {
+			l.bobs = append(l.bobs, wire.Address{Organization: "b.example", Token: wire.Token(token)})
+		}
+		return true
+	})
+	if len(l.bobs) != 1 {
+		t.Fatalf("mallory knows %d addresses of bob's", len(l.bobs))
+	}
+	l.ctx, l.evil = ctx, newEvil(t, c, "mallory.example")
+	return l
 }
 
 // everybodyReads holds that a text reaches devices.
@@ -50,10 +83,11 @@ var honestNodes = []wire.NodeID{"n1.a.example", "n1.b.example", "n1.c.example"}
 // TestLongInvitationDestroysNothing holds that an invitation to a new generation by an organization without a vote
 // ends a conversation nowhere: messages and changes go on.
 func TestLongInvitationDestroysNothing(t *testing.T) {
-	ctx, ev, id, alice, bob, carol := hostileLunch(t)
+	l := hostileLunch(t)
+	ctx, id, alice, bob, carol := l.ctx, l.id, l.alice, l.bob, l.carol
 	for _, n := range honestNodes {
 		for _, generation := range []uint64{1, 2, math.MaxUint64} {
-			if err := ev.invite(n, id, generation, "n1.mallory.example"); err == nil {
+			if err := l.invite(n, id, generation, "n1.mallory.example"); err == nil {
 				t.Errorf("%s follows generation %d", n, generation)
 			}
 		}
@@ -70,15 +104,16 @@ func TestLongInvitationDestroysNothing(t *testing.T) {
 // TestLongPlantedStateSilencesNobody holds that a state with the right key and one organization's addresses alone,
 // sent by an organization without a vote, changes nothing: what bob sends reaches everybody.
 func TestLongPlantedStateSilencesNobody(t *testing.T) {
-	ctx, ev, id, alice, bob, carol := hostileLunch(t)
+	l := hostileLunch(t)
+	ctx, id, alice, bob, carol := l.ctx, l.id, l.alice, l.bob, l.carol
 	now, err := alice.Conversation(ctx, id)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, term := range []uint64{10, 1 << 20, math.MaxUint64} {
-		err := ev.plant("n1.b.example", id, term, 1<<10, honestNodes, []wire.NodeID{"n1.mallory.example"},
+		err := l.plant("n1.b.example", id, term, 1<<10, honestNodes, []wire.NodeID{"n1.mallory.example"},
 			xheader{ID: id, Created: true, Policy: wire.Policy{Handshakes: 1}, Sequence: now.Sequence, Order: now.Order, Spans: []xspan{{Organization: "b.example", Since: 1}}},
-			xhead{Sequence: now.Sequence, Epoch: now.Epoch, Key: wire.SubmissionKey{1}, Delivery: []wire.Address{{Organization: "b.example", Token: wire.Token{1}}}})
+			xhead{Sequence: now.Sequence, Epoch: now.Epoch, Key: l.key, Delivery: l.bobs})
 		if err == nil {
 			t.Errorf("a state in term %d is taken", term)
 		}
