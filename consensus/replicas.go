@@ -48,8 +48,24 @@ func (l *live) reconcile(ctx context.Context) bool {
 // caughtUpAsLeader reports whether a leader has applied an entry of its own term. Before, it may lag behind what is
 // committed, and would order what others have to refuse.
 func (l *live) caughtUpAsLeader(r *raft.Raft) bool {
-	term, known := l.store.termAt(r.AppliedIndex())
-	return known && term == r.CurrentTerm()
+	at := r.AppliedIndex()
+	term, known := l.store.termAt(at)
+	return known && term == r.CurrentTerm() && l.appliedTo(at)
+}
+
+// appliedTo reports whether the state machine has applied the log up to an entry. Raft counts entries as applied that
+// it has handed to the state machine's goroutine: a replica that has just been opened may be anywhere before that.
+func (l *live) appliedTo(at uint64) bool {
+	l.fsm.mu.RLock()
+	applied := l.fsm.index
+	l.fsm.mu.RUnlock()
+	for ; at > applied; at-- {
+		var e raft.Log
+		if err := l.store.GetLog(at, &e); err != nil || e.Type == raft.LogCommand || e.Type == raft.LogConfiguration {
+			return false
+		}
+	}
+	return true // entries of Raft's own alone are behind it
 }
 
 // orderReplicas writes a change of replicas into the log. It is chosen when all that was handed to Raft before is
