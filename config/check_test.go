@@ -28,6 +28,15 @@ func TestWhatCannotWorkIsRefused(t *testing.T) {
 		{"a heartbeat", func(c *Config) { c.Consensus.Heartbeat = Duration(minHeartbeat) }, ""},
 		{"a heartbeat below it", func(c *Config) { c.Consensus.Heartbeat = Duration(time.Millisecond) }, "consensus.heartbeat"},
 		{"an election before a heartbeat", func(c *Config) { c.Consensus.Election = Duration(time.Second) }, "consensus.election"},
+		{"the most terms at once", func(c *Config) { c.Consensus.TermJump = maxTermJump }, ""},
+		{"a term more", func(c *Config) { c.Consensus.TermJump = maxTermJump + 1 }, "consensus.term_jump"},
+		{"wakes below none", func(c *Config) { c.Consensus.Wakes = -1 }, "consensus.wakes"},
+		{"the longest patience", func(c *Config) { c.Consensus.Claim, c.Consensus.Lost = Duration(maxPatience), Duration(maxPatience) }, ""},
+		{"a longer claim", func(c *Config) { c.Consensus.Claim = Duration(maxPatience + 1) }, "consensus.claim"},
+		{"a longer wake", func(c *Config) { c.Consensus.Wake = Duration(maxPatience + 1) }, "consensus.wake"},
+		{"a longer pause between comparisons", func(c *Config) { c.Consensus.Compare = Duration(maxPatience + 1) }, "consensus.compare"},
+		{"a longer time until a node contradicts", func(c *Config) { c.Consensus.Lost = Duration(maxPatience + 1) }, "consensus.lost"},
+		{"a negative time", func(c *Config) { c.Consensus.Idle = -1 }, "consensus.idle"},
 		{"renewal after the end", func(c *Config) { c.Directory.RenewBefore = c.Directory.CertificateLife }, "directory.renew_before"},
 	} {
 		cfg, err := Load(write(t, string(Example)), nil)

@@ -128,6 +128,13 @@ type Consensus struct {
 	Farewell        Duration `yaml:"farewell"`
 	Ahead           Duration `yaml:"ahead"`
 	Unowned         Duration `yaml:"unowned"`
+	Claim           Duration `yaml:"claim"`
+	Wakes           int      `yaml:"wakes"`
+	Wake            Duration `yaml:"wake"`
+	TermJump        uint64   `yaml:"term_jump"`
+	Compare         Duration `yaml:"compare"`
+	Lost            Duration `yaml:"lost"`
+	Idle            Duration `yaml:"idle"`
 	RecentBytes     Size     `yaml:"recent_bytes"`
 	RecentEntries   int      `yaml:"recent_entries"`
 	Organizations   int      `yaml:"organizations"`
@@ -421,6 +428,13 @@ func (c *Config) Warnings() []string {
 // maxOrganizations is the largest number of organizations in one conversation (wire.MaxReplicas).
 const maxOrganizations = 256
 
+// maxTermJump is the largest number of terms that one message may be ahead, and maxPatience the longest time that
+// hostile peers are waited for.
+const (
+	maxTermJump = 1 << 32
+	maxPatience = 30 * 24 * time.Hour
+)
+
 // What a conversation keeps whose policy says nothing (consensus/machine).
 const (
 	minRecentBytes   = 2 << 20
@@ -446,6 +460,17 @@ func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 	if n := c.Consensus.RecentEntries; n != 0 && n < minRecentEntries {
 		fault("consensus.recent_entries", "%d, wanted at least %d: what a conversation keeps whose policy says nothing", n, minRecentEntries)
 	}
+	if n := c.Consensus.TermJump; n > maxTermJump {
+		fault("consensus.term_jump", "%d, wanted up to %d: terms that grow by more would end a conversation", n, uint64(maxTermJump))
+	}
+	for key, d := range map[string]Duration{
+		"consensus.claim": c.Consensus.Claim, "consensus.wake": c.Consensus.Wake, "consensus.compare": c.Consensus.Compare,
+		"consensus.lost": c.Consensus.Lost, "consensus.idle": c.Consensus.Idle,
+	} {
+		if d < 0 || d.Std() > maxPatience {
+			fault(key, "%v, wanted up to %v", d.Std(), maxPatience)
+		}
+	}
 	if n := c.Consensus.Organizations; n < 0 || n > maxOrganizations {
 		fault("consensus.organizations", "%d, wanted up to %d: each holds a replica, and an entry names so many", n, maxOrganizations)
 	}
@@ -470,7 +495,7 @@ func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
 	}{
 		{"gateway.window", c.Gateway.Window}, {"gateway.requests", c.Gateway.Requests}, {"gateway.sessions", c.Gateway.Sessions},
 		{"gateway.sessions_per_address", c.Gateway.SessionsAddress}, {"consensus.conversations", c.Consensus.Conversations},
-		{"consensus.conversations_per_organization", c.Consensus.PerOrganization}, {"consensus.submissions", c.Consensus.Inflight},
+		{"consensus.conversations_per_organization", c.Consensus.PerOrganization}, {"consensus.wakes", c.Consensus.Wakes}, {"consensus.submissions", c.Consensus.Inflight},
 		{"gateway.fragments", c.Gateway.Fragments}, {"gateway.login_frames", c.Gateway.LoginFrames},
 		{"directory.devices", c.Directory.Devices}, {"directory.key_packages", c.Directory.KeyPackages},
 		{"directory.low_water", c.Directory.LowWater}, {"quota.conversations_per_user", c.Quota.Conversations},

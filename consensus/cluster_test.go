@@ -131,6 +131,17 @@ func (c *memConsumer) Consume(_ context.Context, d Delivery) error {
 	return nil
 }
 
+// Reads implements Forgetter. Who reads is what Config.Owns says.
+func (c *memConsumer) Reads(context.Context, wire.ConversationID) (bool, error) { return false, nil }
+
+// Forget implements Forgetter.
+func (c *memConsumer) Forget(_ context.Context, id wire.ConversationID) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.got, id)
+	return nil
+}
+
 func (c *memConsumer) sequences(id wire.ConversationID) []wire.SequenceNumber {
 	c.mu.Lock()
 	defer c.mu.Unlock()

@@ -41,6 +41,15 @@ type Consumer interface {
 	Consume(context.Context, Delivery) error
 }
 
+// Forgetter is a Consumer that can forget a conversation. It is asked to where this node has given up a replica that no
+// device here reads: what comes under the same id may be another conversation, which begins at its first entry.
+type Forgetter interface {
+	// Reads reports whether a device here reads a conversation, or has left it and not read up to its end yet.
+	Reads(context.Context, wire.ConversationID) (bool, error)
+	// Forget drops what is stored of a conversation, with its position, unless somebody reads it.
+	Forget(context.Context, wire.ConversationID) error
+}
+
 // Delivery is one committed entry for this node's organization.
 type Delivery struct {
 	Conversation wire.ConversationID
@@ -85,6 +94,7 @@ type Timers struct {
 	Wake      time.Duration // [10 s] a peer may wake a conversation once more, after Limits.Wakes
 	Compare   time.Duration // [5 s] conversations that have got on are compared with another organization's replica
 	Lost      time.Duration // [1 h] a replica whose node has been up for this long contradicts a recovery of another one while its conversation lives
+	Claim     time.Duration // [1 min] a replica that no device here reads for this long gives way to another organization's claim to its id
 	Unowned   time.Duration // [10 min] a conversation of another organization's without a device here is given back
 }
 
@@ -177,7 +187,7 @@ func (t *Timers) setDefaults() {
 		{&t.Coalesce, 50 * time.Millisecond}, {&t.Sleep, 10 * time.Second}, {&t.Call, 2 * time.Second},
 		{&t.Flush, time.Second}, {&t.Repair, 5 * time.Second}, {&t.Farewell, time.Minute}, {&t.Snapshot, 30 * time.Second}, {&t.Greet, 10 * time.Minute}, {&t.Ahead, 10 * time.Minute}, {&t.Idle, 10 * time.Minute},
 		{&t.Wake, 10 * time.Second}, {&t.Lost, time.Hour}, {&t.Compare, 5 * time.Second},
-		{&t.Unowned, 10 * time.Minute},
+		{&t.Unowned, 10 * time.Minute}, {&t.Claim, time.Minute},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value

@@ -31,6 +31,10 @@ type conversation struct {
 
 	owned   atomic.Bool  // a device here has an address in it, as far as was looked; see unowned.go
 	unowned atomic.Int64 // since when none has, in nanoseconds since 1970; 0: not known
+	// forgotten: no device here reads it; the consumer forgets it when it goes.
+	forgotten atomic.Bool
+	waiting   atomic.Bool  // nodes that were too busy for a replica are invited again in a while
+	later     atomic.Int64 // after so many nanoseconds, the last time
 
 	confirmed  atomic.Uint64 // terms up to here were confirmed by other voters
 	confirming atomic.Int64  // when they were asked last; nanoseconds since 1970

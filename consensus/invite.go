@@ -80,7 +80,7 @@ func (m *Manager) invitedAgain(ctx context.Context, c *conversation, from wire.N
 	if err != nil {
 		return false, err
 	}
-	if got == roleNone {
+	if got == roleNone || m.mayBeOther(ctx, c, from) {
 		if gone, err := m.otherClaim(ctx, c, rec, from, in); gone || err != nil {
 			return false, err
 		}
@@ -117,7 +117,7 @@ func (m *Manager) invitedAgain(ctx context.Context, c *conversation, from wire.N
 
 // beginAgain removes a replica in whose place another one begins. One that was given back ends here.
 func (m *Manager) beginAgain(c *conversation) error {
-	if err := m.declined.refuses(c.id, m.cfg.Now()); err != nil {
+	if err := m.declined.refuses(c.id, c.book.payer, m.cfg.Now()); err != nil {
 		return errors.Join(err, m.remove(c, "none of its addresses is a device's here"))
 	}
 	return m.remove(c, "invited again")
@@ -251,66 +251,4 @@ func (m *Manager) configured(n wire.NodeID, c *conversation) error {
 		return notReplica(n, c.id)
 	}
 	return err
-}
-
-// otherClaim decides between the replica that is here and an invitation by a node that has no part in it: two
-// conversations of one id. Whoever knows an id can take it first. So a replica that one organization's word
-// alone stands behind, and of which nothing was delivered here, gives way to a claim that several organizations
-// confirm. It is kept. It returns true where the one that was here has gone.
-func (m *Manager) otherClaim(ctx context.Context, c *conversation, rec *record, from wire.NodeID, in *invitation) (gone bool, err error) {
-	if from.Organization() == rec.Inviter || !m.weak(c, rec) || in.Generation > maxGenerations {
-		return false, nil // entitled refuses it
-	}
-	behind := make(map[wire.Domain]bool)
-	for _, n := range in.Members {
-		behind[n.Organization()] = true
-	}
-	delete(behind, m.cfg.Node.Organization())
-	confirmed := make(map[wire.Domain]bool)
-	for _, a := range m.askAll(in.Members, func(n wire.NodeID) witness { return m.askHeld(ctx, n, c.id, in.Generation) }) {
-		if a.err == nil && a.node.Organization() != m.cfg.Node.Organization() {
-			confirmed[a.node.Organization()] = true
-		}
-	}
-	delete(confirmed, rec.Inviter) // it stands behind the other one
-	if len(confirmed) < 2 || len(confirmed) <= len(behind)/2 {
-		return false, m.refuse(from, c.id, RefusedClaim, wire.Errorf(wire.NotReplica, "invite",
-			"node %s holds another conversation %v by invitation of %s, and %d of %d organizations confirm this one", m.cfg.Node, c.id, rec.Inviter, len(confirmed), len(behind)))
-	}
-	if err := m.mayInvite(from, c.id); err != nil {
-		return false, err
-	}
-	m.log.Warn("replica gives way: one organization alone stood behind it, several others claim its id", "conversation", c.id, "inviter", rec.Inviter, "by", from)
-	return true, m.moveAside(c, "several other organizations claim the id", false, false)
-}
-
-// weak reports whether nothing but its inviter's organization stands behind a replica.
-func (m *Manager) weak(c *conversation, rec *record) bool {
-	if rec.Inviter == "" || rec.Inviter == m.cfg.Node.Organization() || c.probation.Load() != nil {
-		return false
-	}
-	if m.cfg.Consumer != nil {
-		if at, err := m.cfg.Consumer.Position(c.id); err != nil || at > 0 {
-			return false
-		}
-	}
-	known, err := m.committed(c)
-	if err != nil {
-		return false
-	}
-	for _, n := range append(append([]wire.NodeID{}, known.voters...), known.learners...) {
-		if org := n.Organization(); org != rec.Inviter && org != m.cfg.Node.Organization() {
-			return false
-		}
-	}
-	return true
-}
-
-// askHeld asks whether a node holds a replica of a conversation; an error stands for none.
-func (m *Manager) askHeld(ctx context.Context, n wire.NodeID, id wire.ConversationID, generation uint64) witness {
-	if n == m.cfg.Node {
-		return witness{err: errUnreachable}
-	}
-	_, err := m.mesh.ask(ctx, n, &frame{kind: kindGone, generation: generation, conversation: id})
-	return witness{err: err}
 }

@@ -36,6 +36,7 @@ type Manager struct {
 	began    time.Time // when New was called
 	offers   sync.Map  // of offer: blobs that submissions under way here name
 	declined declined
+	claims   claims
 
 	mu            sync.Mutex // guards what follows
 	conversations map[wire.ConversationID]*conversation
@@ -405,6 +406,9 @@ func (m *Manager) retire(c *conversation, why string, aside *Aside) error {
 		err = errors.Join(m.cfg.Log.Drop(c.group), m.snaps.drop(c.group))
 	}
 	m.asleep.forget(c.id)
+	if f, ok := m.cfg.Consumer.(Forgetter); ok && err == nil && c.forgotten.Load() { // before another one is delivered under its id
+		err = f.Forget(m.context(), c.id)
+	}
 	if err != nil {
 		return fmt.Errorf("remove %v: %w", c.id, err)
 	}

@@ -39,13 +39,14 @@ type meterKey struct {
 
 // What is metered.
 const (
-	meterWake    = 'w' // wakes of one conversation by one peer
-	meterAsk     = 'a' // questions to others that one peer causes
-	meterUnrest  = 'u' // leaders that a peer without a vote makes step down
-	meterAlarm   = 'l' // alarms that one peer causes in one conversation
-	meterCompare = 'c' // differences of one peer in one conversation that are looked into
-	meterSuspect = 's' // campaigns against one leader of one conversation
-	meterPoll    = 'p' // contradictions by one peer in one conversation that are looked into
+	meterWake     = 'w' // wakes of one conversation by one peer
+	meterAsk      = 'a' // questions to others that one peer causes
+	meterUnrest   = 'u' // leaders that a peer without a vote makes step down
+	meterAlarm    = 'l' // alarms that one peer causes in one conversation
+	meterCompare  = 'c' // differences of one peer in one conversation that are looked into
+	meterSuspect  = 's' // campaigns against one leader of one conversation
+	meterDisowned = 'i' // invitations of one member that holds another conversation of the id
+	meterPoll     = 'p' // contradictions by one peer in one conversation that are looked into
 )
 
 // maxMetered bounds the buckets that are not full.

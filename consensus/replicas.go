@@ -305,14 +305,37 @@ func (l *live) inviteAll(ctx context.Context, nodes, have []wire.NodeID) (invite
 		})
 	}
 	all.Wait()
+	busy := false
 	for i, n := range nodes {
 		if errs[i] == nil {
 			invited = append(invited, n)
 		} else {
 			refused = append(refused, n)
+			busy = busy || wire.CodeOf(errs[i]) == wire.Busy
 		}
 	}
+	if busy {
+		l.m.inviteLater(l.c)
+	} else {
+		l.c.later.Store(0)
+	}
 	return invited, refused
+}
+
+// inviteLater has nodes invited again that were too busy, in a while: a conversation that sleeps would do so with the
+// next greeting only. The pauses double, up to Timers.Greet.
+func (m *Manager) inviteLater(c *conversation) {
+	if c.waiting.Swap(true) {
+		return
+	}
+	wait := min(max(2*time.Duration(c.later.Load()), m.cfg.Timers.Claim), m.cfg.Timers.Greet)
+	c.later.Store(int64(wait))
+	time.AfterFunc(wait, func() {
+		c.waiting.Store(false)
+		if held, err := m.find(c.id); err == nil && held == c {
+			m.serve(c, "invite again", func(ctx context.Context) { m.repair(ctx, c) })
+		}
+	})
 }
 
 // doOrdered calls do, which begins a change of Raft's configuration, towards want if that is not nil, unless the log

@@ -183,7 +183,10 @@ func (c *conversation) refusedBy(from wire.NodeID, e *wire.Error) {
 		}
 	case wire.UnknownConversation:
 		l.wiped(from)
-	case codeSuperseded, wire.NotReplica:
+	case wire.NotReplica:
+		l.disowned(from)
+		l.m.log.Debug("frame refused", "conversation", c.id, "peer", from, "error", e)
+	case codeSuperseded:
 		l.m.log.Debug("frame refused", "conversation", c.id, "peer", from, "error", e)
 	}
 }

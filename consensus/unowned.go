@@ -22,47 +22,53 @@ import (
 //
 // For some time afterwards the node declines to be invited to the same conversation.
 
-// declines bounds for how many conversations the node remembers that it has given them back.
+// declines bounds of how many conversations the node remembers that it has given them back.
 const declines = 1 << 14
 
-// declined are conversations that were given back, and until when an invitation to them is refused.
+// declined are conversations that were given back, and until when an invitation to them is refused: by the
+// organization that had brought them. What another one brings under the same id may be another conversation.
 type declined struct {
 	mu    sync.Mutex // guards until
-	until map[wire.ConversationID]time.Time
+	until map[invitedBy]time.Time
 }
 
-func (d *declined) add(id wire.ConversationID, until, now time.Time) {
+type invitedBy struct {
+	id  wire.ConversationID
+	org wire.Domain
+}
+
+func (d *declined) add(id wire.ConversationID, org wire.Domain, until, now time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.until == nil {
-		d.until = make(map[wire.ConversationID]time.Time)
+		d.until = make(map[invitedBy]time.Time)
 	}
 	if len(d.until) >= declines {
-		for id, until := range d.until {
+		for k, until := range d.until {
 			if !until.After(now) {
-				delete(d.until, id)
+				delete(d.until, k)
 			}
 		}
-		for id := range d.until {
+		for k := range d.until {
 			if len(d.until) < declines {
 				break
 			}
-			delete(d.until, id) // any: it may be given back once more
+			delete(d.until, k) // any: it may be given back once more
 		}
 	}
-	d.until[id] = until
+	d.until[invitedBy{id, org}] = until
 }
 
 // refuses is the refusal of an invitation to a conversation that was given back.
-func (d *declined) refuses(id wire.ConversationID, now time.Time) error {
+func (d *declined) refuses(id wire.ConversationID, org wire.Domain, now time.Time) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	until, ok := d.until[id]
+	until, ok := d.until[invitedBy{id, org}]
 	if !ok {
 		return nil
 	}
 	if !until.After(now) {
-		delete(d.until, id)
+		delete(d.until, invitedBy{id, org})
 		return nil
 	}
 	return wire.Errorf(wire.NotFound, "invite", "none of the addresses in %v belongs to a device here: add a member of this organization, or invite it again after %s",
@@ -71,10 +77,10 @@ func (d *declined) refuses(id wire.ConversationID, now time.Time) error {
 
 // mayInvite refuses an invitation to a conversation that is new to this node.
 func (m *Manager) mayInvite(from wire.NodeID, id wire.ConversationID) error {
-	if err := m.declined.refuses(id, m.cfg.Now()); err != nil {
+	org := m.payer(from.Organization())
+	if err := m.declined.refuses(id, org, m.cfg.Now()); err != nil {
 		return err
 	}
-	org := m.payer(from.Organization())
 	if org == "" {
 		return nil
 	}
@@ -132,7 +138,7 @@ func (m *Manager) ownership(c *conversation) (owned, alone bool, err error) {
 	var tokens []wire.Token
 	self := m.cfg.Node.Organization()
 	alone = true
-	err = m.view(c, func(s *machine.Machine) {
+	err = m.look(c, func(s *machine.Machine) {
 		owned = s.Created() && s.Policy().Witness == self
 		for _, a := range s.Delivery() {
 			if a.Organization == self {
@@ -163,7 +169,7 @@ func (m *Manager) giveBack(ctx context.Context, c *conversation, alone bool, now
 	case votes && len(voters) == 2:
 		return nil
 	}
-	m.declined.add(c.id, now.Add(3*m.cfg.Timers.Unowned), now)
+	m.declined.add(c.id, c.book.payer, now.Add(3*m.cfg.Timers.Unowned), now)
 	m.stats.givenBack.Add(1)
 	if votes && len(voters) > 2 {
 		m.log.Info("conversation is given back: none of its addresses is a device's here", "conversation", c.id, "brought_by", c.book.payer)
@@ -173,7 +179,7 @@ func (m *Manager) giveBack(ctx context.Context, c *conversation, alone bool, now
 		m.spawn(func(ctx context.Context) {
 			err := m.giveUp(ctx, c)
 			if err == nil {
-				err = m.remove(c, "given back")
+				err = m.removeUnread(c, "given back")
 			}
 			if err != nil && ctx.Err() == nil {
 				m.log.Warn("conversation not given back", "conversation", c.id, "error", err)
@@ -181,7 +187,7 @@ func (m *Manager) giveBack(ctx context.Context, c *conversation, alone bool, now
 		})
 		return nil
 	}
-	return m.remove(c, "none of its addresses is a device's here, or its policy keeps too much")
+	return m.removeUnread(c, "none of its addresses is a device's here, or its policy keeps too much")
 }
 
 // keepsTooMuch refuses a policy that has this node keep more than its configuration allows.

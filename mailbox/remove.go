@@ -106,6 +106,34 @@ func (m *Mailbox) Remove(ctx context.Context, name Stream) error {
 	}})
 }
 
+// RemoveUnread is Remove for a stream that has no reader. One that has some stays, and so does one whose readers have
+// left and not read up to its end.
+func (m *Mailbox) RemoveUnread(ctx context.Context, name Stream) error {
+	s, err := m.acquire(ctx, name)
+	if err != nil {
+		return err
+	}
+	return m.submit(ctx, &request{streams: []*stream{s}, sync: true, stage: func(b *commit) error {
+		if s.cursors.count > 0 {
+			return nil
+		}
+		return b.remove(s)
+	}})
+}
+
+// Readers is the number of readers of a stream, with those who have left and not read up to its end.
+func (m *Mailbox) Readers(ctx context.Context, name Stream) (n int, err error) {
+	s, err := m.acquire(ctx, name)
+	if err != nil {
+		return 0, err
+	}
+	err = m.submit(ctx, &request{streams: []*stream{s}, stage: func(*commit) error {
+		n = s.cursors.count
+		return nil
+	}})
+	return n, err
+}
+
 func (b *commit) remove(s *stream) error {
 	number := s.head.number
 	if number == 0 {

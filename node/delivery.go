@@ -27,12 +27,34 @@ type delivery struct {
 	contested func(id wire.ConversationID, seq wire.SequenceNumber, contest bool) []wire.Address
 }
 
-var _ consensus.Consumer = (*delivery)(nil)
+var (
+	_ consensus.Consumer  = (*delivery)(nil)
+	_ consensus.Forgetter = (*delivery)(nil)
+)
 
 // Position is the last entry that the stream has.
 func (d *delivery) Position(id wire.ConversationID) (wire.SequenceNumber, error) {
 	at, err := d.mail.Position(context.Background(), mailbox.Conversation(id))
 	return wire.SequenceNumber(at), err
+}
+
+// Reads implements consensus.Forgetter.
+func (d *delivery) Reads(ctx context.Context, id wire.ConversationID) (bool, error) {
+	n, err := d.mail.Readers(ctx, mailbox.Conversation(id))
+	return n > 0, err
+}
+
+// Forget implements consensus.Forgetter: the stream, and the keys of its epochs, are of a conversation that nobody here
+// reads. Another one may follow under its id.
+func (d *delivery) Forget(ctx context.Context, id wire.ConversationID) error {
+	reads, err := d.Reads(ctx, id)
+	if err != nil || reads {
+		return err
+	}
+	if err := d.past.forget(id); err != nil {
+		return err
+	}
+	return d.mail.RemoveUnread(ctx, mailbox.Conversation(id))
 }
 
 // Consume stores one entry: the item, who joins and leaves the stream with it, and a note in the inbox

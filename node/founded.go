@@ -148,14 +148,14 @@ func (f *founded) refusals() uint64 {
 	return f.refused
 }
 
-// owns reports whether an address belongs to a device of this node: one that is enrolled, or one that still
-// reads the conversation.
+// owns reports whether a device of this node reads a conversation at an address, or will when the entry that adds it is
+// delivered. An address that another conversation has, or whose device has refused this one, is nobody's in it: whoever
+// learns an address could hold conversations here with it.
 func (r *router) owns(id wire.ConversationID, t wire.Token) (bool, error) {
-	_, err := r.directory.DeviceAt(t)
-	if wire.CodeOf(err) != wire.NotFound {
-		return err == nil, err
+	if may, err := r.directory.MayRead(id, t); err != nil || may {
+		return may, err
 	}
-	_, _, err = r.mail.Cursor(context.Background(), mailbox.Conversation(id), t)
+	_, _, err := r.mail.Cursor(context.Background(), mailbox.Conversation(id), t)
 	if wire.CodeOf(err) == wire.UnknownConversation {
 		return false, nil
 	}

@@ -166,6 +166,14 @@ func (p *pastKeys) search(id wire.ConversationID) error {
 	return nil
 }
 
+// forget drops the keys of one conversation.
+func (p *pastKeys) forget(id wire.ConversationID) error {
+	if err := p.db.DeleteRange(p.of(id), after(p.of(id)), pebble.NoSync); err != nil {
+		return fmt.Errorf("keys of past epochs: %w", err)
+	}
+	return nil
+}
+
 // sweep forgets the keys of conversations that are no longer held here.
 func (p *pastKeys) sweep(held []wire.ConversationID) error {
 	here := make(map[wire.ConversationID]bool, len(held))
@@ -185,8 +193,8 @@ func (p *pastKeys) sweep(held []wire.ConversationID) error {
 		id := wire.ConversationID(rest[1 : 1+int(rest[0])])
 		end := after(p.of(id))
 		if !here[id] {
-			if err := p.db.DeleteRange(p.of(id), end, pebble.NoSync); err != nil {
-				return fmt.Errorf("keys of past epochs: %w", err)
+			if err := p.forget(id); err != nil {
+				return err
 			}
 		}
 		it.SeekGE(end)

@@ -1,0 +1,125 @@
+package consensus
+
+import (
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// These hold the timers against hostile peers at their edges.
+
+// TestWakeAtItsEdge: after Limits.Wakes at once, a peer without a vote may wake once more each Timers.Wake, and a voter
+// sixteen times as often.
+func TestWakeAtItsEdge(t *testing.T) {
+	withScene(t, func(cfg *Config) { cfg.Limits.Wakes, cfg.Timers.Wake = 3, 16*time.Second }, func(s *scene) wire.NodeID {
+		m := s.nodes[s.leader].m
+		cv, err := m.find(conv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		served := func(n wire.NodeID, most int) (got int) {
+			for range most {
+				if err := m.mayWake(n, cv); err == nil {
+					got++
+				} else if wire.CodeOf(err) != wire.Busy {
+					t.Fatal(err)
+				}
+			}
+			return got
+		}
+		for who, burst := range map[wire.NodeID]int{s.learner: 3, s.voters[0]: 3 * voterWakes} {
+			refill := 16 * time.Second * 3 / time.Duration(burst)
+			if got := served(who, burst+5); got != burst {
+				t.Errorf("%s: %d at once, wanted %d", who, got, burst)
+			}
+			time.Sleep(refill - time.Nanosecond)
+			if got := served(who, 1); got != 0 {
+				t.Errorf("%s: served before %v", who, refill)
+			}
+			time.Sleep(time.Nanosecond)
+			if got := served(who, 2); got != 1 {
+				t.Errorf("%s: %d served after %v", who, got, refill)
+			}
+		}
+		return ""
+	})
+}
+
+// TestLostAtItsEdge: a node contradicts a recovery by another one that it has not heard of, where nothing was ordered
+// since it started, when it has been up for Timers.Lost.
+func TestLostAtItsEdge(t *testing.T) {
+	withScene(t, func(cfg *Config) { cfg.Timers.Lost = 10 * time.Minute }, func(s *scene) wire.NodeID {
+		s.asleep(conv, s.everybody()...)
+		node := s.nodes[s.voters[0]]
+		s.stop(node)
+		time.Sleep(time.Second)
+		s.start(node)
+		m := node.m
+		cv, err := m.find(conv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		contradicts := func() bool { return m.contradicts(cv, "n1.x.example", 1) }
+		time.Sleep(m.began.Add(10*time.Minute - time.Nanosecond).Sub(time.Now()))
+		if contradicts() {
+			t.Error("before its time")
+		}
+		time.Sleep(time.Nanosecond)
+		if !contradicts() {
+			t.Error("not in its time")
+		}
+		return ""
+	})
+}
+
+// TestIdleAtItsEdge: what is kept for a node without a connection is dropped after Timers.Idle.
+func TestIdleAtItsEdge(t *testing.T) {
+	simulate(t, func(cfg *Config) { cfg.Timers.Idle = 5 * time.Minute }, []wire.NodeID{nodeA}, func(c *cluster) {
+		a := c.nodes[nodeA].m
+		c.roster.add("n1.gone.example")
+		a.tell("n1.gone.example", &frame{kind: kindBeats})
+		synctest.Wait()
+		peers := func() int {
+			a.mesh.mu.Lock()
+			defer a.mesh.mu.Unlock()
+			return len(a.mesh.peers)
+		}
+		time.Sleep(5*time.Minute - time.Second)
+		synctest.Wait()
+		if n := peers(); n != 1 {
+			t.Errorf("%d peers before its time", n)
+		}
+		time.Sleep(2 * time.Second)
+		synctest.Wait()
+		if n := peers(); n != 0 {
+			t.Errorf("%d peers after its time", n)
+		}
+	})
+}
+
+// TestCompareAtItsEdge: a conversation that has got on is compared with another organization's replica after
+// Timers.Compare, and so many times more.
+func TestCompareAtItsEdge(t *testing.T) {
+	simulate(t, func(cfg *Config) { cfg.Timers.Compare, cfg.Timers.Sleep = 30*time.Second, time.Hour }, three, func(c *cluster) {
+		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
+		c.settled(conv, 3, 0)
+		cv, err := c.nodes[nodeA].m.find(conv)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for cv.rounds.Load() > 0 { // what came before
+			time.Sleep(10 * time.Millisecond)
+		}
+		time.Sleep(time.Second) // after a comparison
+		c.commit(nodeA, p, wire.DeliveryChange{})
+		c.level(conv, three...)
+		for want := int64(compareRounds); want > 0; want-- {
+			if got := int64(cv.rounds.Load()); got != want {
+				t.Errorf("%d comparisons are due, wanted %d", got, want)
+			}
+			time.Sleep(30 * time.Second)
+		}
+	})
+}
