@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -89,6 +90,31 @@ func (m *Manager) Asides(id wire.ConversationID) []Aside {
 	return list
 }
 
+// AllAsides lists the replicas that gave way and are kept, of all conversations: those of one together, in the order in
+// which they gave way.
+func (m *Manager) AllAsides() []Aside {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	var list []Aside
+	for _, id := range slices.Sorted(maps.Keys(m.asides)) {
+		for _, a := range m.asides[id] {
+			list = append(list, *a)
+		}
+	}
+	return list
+}
+
+// Bytes is what is kept takes on the disk, as far as it is charged.
+func (a *Aside) Bytes() uint64 { return a.Log + a.snapshot }
+
+// Ends is when what is kept is deleted by itself, zero where only an operator does so.
+func (a *Aside) Ends() time.Time {
+	if !a.Expires {
+		return time.Time{}
+	}
+	return a.Since.Std().Add(asideLife)
+}
+
 // moveAside takes this replica out of the way and keeps what it holds.
 func (m *Manager) moveAside(c *conversation, why string, probation, expires bool) error {
 	m.mu.Lock()
@@ -131,7 +157,8 @@ func (m *Manager) keepAside(c *conversation, a *Aside) error {
 	return nil
 }
 
-// DropAside deletes what is kept of a replica that gave way: an operator's act.
+// DropAside deletes what is kept of a replica that gave way: an operator's act. The one in its place has nothing to prove
+// then.
 func (m *Manager) DropAside(id wire.ConversationID, group uint32) error {
 	m.mu.Lock()
 	at := slices.IndexFunc(m.asides[id], func(a *Aside) bool { return a.Group == group })
@@ -156,7 +183,11 @@ func (m *Manager) DropAside(id wire.ConversationID, group uint32) error {
 	m.cfg.Account.Release(gone.payer, StoredSnapshot, gone.snapshot)
 	m.mu.Lock()
 	m.free = append(m.free, group)
+	c := m.conversations[id]
 	m.mu.Unlock()
+	if c != nil && c.probation.CompareAndSwap(gone, nil) {
+		m.pump.mark(id)
+	}
 	return nil
 }
 

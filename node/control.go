@@ -74,6 +74,7 @@ func (n *Node) control() http.Handler {
 	handle(mux, "GET /status", n.serveStatus)
 	handle(mux, "POST /conversations/recover", n.recoverConversation)
 	handle(mux, "POST /conversations/release", n.releaseConversation)
+	handle(mux, "POST /conversations/drop", n.dropKept)
 	mux.HandleFunc("GET /backup", n.serveBackup)
 	return mux
 }
@@ -250,4 +251,18 @@ func (n *Node) releaseConversation(_ context.Context, q *releaseConversation) (*
 		return nil, wire.Errorf(wire.Malformed, "release", "%v", err)
 	}
 	return &nothing{}, n.orders.Release(id)
+}
+
+type dropKept struct {
+	Conversation string `json:"conversation"`
+	Number       uint32 `json:"number"`
+}
+
+// dropKept deletes a replica that gave way and was kept.
+func (n *Node) dropKept(_ context.Context, q *dropKept) (*nothing, error) {
+	id, err := wire.ParseConversationID(q.Conversation)
+	if err != nil {
+		return nil, wire.Errorf(wire.Malformed, "drop", "%v", err)
+	}
+	return &nothing{}, n.orders.DropAside(id, q.Number)
 }

@@ -21,6 +21,7 @@ type Status struct {
 	Sessions      int               `json:"sessions"`
 	Conversations []Conversation    `json:"conversations"`
 	Awake         int               `json:"awake"`
+	Kept          []Kept            `json:"kept,omitempty"`
 	Peers         federation.Status `json:"peers"`
 	Storage       Storage           `json:"storage"`
 }
@@ -51,13 +52,36 @@ type Quarantine struct {
 	Since  time.Time `json:"since"`
 }
 
+// Kept is a replica that gave way to another one of its conversation and is kept. Number tells it from others of the
+// same conversation.
+type Kept struct {
+	Conversation string    `json:"conversation"`
+	Number       uint32    `json:"number"`
+	Generation   uint64    `json:"generation"`
+	Entries      uint64    `json:"entries"`
+	Bytes        uint64    `json:"bytes"`
+	Why          string    `json:"why"`
+	Since        time.Time `json:"since"`
+	Ends         time.Time `json:"ends,omitzero"`   // when it is deleted by itself; zero: when an operator drops it
+	Waits        bool      `json:"waits,omitempty"` // the replica in its place has not proved yet that it continues it
+}
+
+func (n *Node) kept() []Kept {
+	var list []Kept
+	for _, a := range n.orders.AllAsides() {
+		list = append(list, Kept{Conversation: a.ID.String(), Number: a.Group, Generation: a.Generation, Entries: uint64(a.Sequence),
+			Bytes: a.Bytes(), Why: a.Why, Since: a.Since.Std(), Ends: a.Ends(), Waits: a.Probation})
+	}
+	return list
+}
+
 func (n *Node) serveStatus(context.Context, *nothing) (*Status, error) { return n.Status(), nil }
 
 // Status describes the node as it is now. Run must have started.
 func (n *Node) Status() *Status {
 	s := &Status{
 		Node: n.cfg.Node, Version: n.version, Started: n.started, Gateway: n.GatewayAddress(), Federation: n.fed.Address(),
-		Sessions: n.gateway.Sessions(), Awake: n.orders.Counts().Awake, Peers: n.fed.Status(), Conversations: []Conversation{}, Storage: n.storage(),
+		Sessions: n.gateway.Sessions(), Awake: n.orders.Counts().Awake, Peers: n.fed.Status(), Conversations: []Conversation{}, Kept: n.kept(), Storage: n.storage(),
 	}
 	off, _ := n.stores.clock.Off()
 	s.ClockOff = int64(off / time.Second)

@@ -60,6 +60,7 @@ func TestOperatorsRevokeAndRemove(t *testing.T) {
 		"revoke nothing":                   {"/devices/revoke", map[string]any{"device": "mimi://a.example/d/alice/none"}, wire.NotFound},
 		"revoke a bad name":                {"/devices/revoke", map[string]any{"device": "alice"}, wire.Malformed},
 		"recover what is not here":         {"/conversations/recover", map[string]any{"conversation": "00112233445566778899aabbccddeeff", "note": "x"}, wire.UnknownConversation},
+		"drop what is not kept":            {"/conversations/drop", map[string]any{"conversation": "00112233445566778899aabbccddeeff", "number": 3}, wire.Invalid},
 		"recover a bad id":                 {"/conversations/recover", map[string]any{"conversation": "xyz", "note": "x"}, wire.Malformed},
 	} {
 		if err := c.Control(ctx, "a.example", q.path, q.request, &users); wire.CodeOf(err) != q.want {

@@ -84,6 +84,7 @@ func printStatus(out io.Writer, s *node.Status) error {
 		}
 	}
 	storageRows(&t, &s.Storage)
+	keptRows(&t, s.Kept)
 	t.row()
 	if len(s.Conversations) == 0 {
 		t.row("No conversation yet.")
@@ -131,6 +132,29 @@ func unreachableVoters(s *node.Status, voters []wire.NodeID) (away []string) {
 	return away
 }
 
+// keptRows lists the replicas that gave way and are kept.
+func keptRows(t *table, list []node.Kept) {
+	if len(list) == 0 {
+		return
+	}
+	t.row()
+	t.row("KEPT ASIDE", "NUMBER", "ENTRIES", "BYTES", "SINCE", "UNTIL", "WHY")
+	for i, k := range list {
+		if i == shownConversations {
+			t.row(fmt.Sprintf("… and %d more: --json lists all", len(list)-i))
+			return
+		}
+		until := "dropped"
+		switch {
+		case k.Waits:
+			until = "proved"
+		case !k.Ends.IsZero():
+			until = k.Ends.Local().Format("2006-01-02")
+		}
+		t.row(short(k.Conversation), k.Number, k.Entries, k.Bytes, k.Since.Local().Format("2006-01-02 15:04"), until, clean(k.Why))
+	}
+}
+
 // storageRows lists who has most stored here, and what was refused.
 func storageRows(t *table, s *node.Storage) {
 	if len(s.Organizations)+len(s.Users) > 0 {
@@ -159,5 +183,5 @@ func counts(by map[string]uint64) string {
 	return strings.Join(parts, ", ")
 }
 
-// short is the beginning of a conversation's id: enough for 'mlsfed recover' and 'mlsfed release'.
+// short is the beginning of a conversation's id: enough for 'mlsfed recover', 'release' and 'drop'.
 func short(id string) string { return id[:min(len(id), 16)] }
