@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"fmt"
 	"io"
 	"math/big"
@@ -21,8 +22,12 @@ import (
 // skew is how far before now a certificate begins, since clocks differ.
 const skew = time.Hour
 
-// issue makes a certificate over a device's key and notes it in the record.
-func (d *Directory) issue(v wire.DeviceID, r *deviceRecord) error {
+// issue makes a certificate over a device's key and notes it in the record. The caller holds the user's lock.
+func (d *Directory) issue(b *pebble.Batch, v wire.DeviceID, r *deviceRecord) error {
+	account, err := d.accountID(b, v.User())
+	if err != nil {
+		return err
+	}
 	pub, err := publicKey(r.Key)
 	if err != nil {
 		return err
@@ -46,6 +51,7 @@ func (d *Directory) issue(v wire.DeviceID, r *deviceRecord) error {
 	}
 	template := &x509.Certificate{
 		SerialNumber: new(big.Int).SetBytes(serial),
+		Subject:      pkix.Name{SerialNumber: account.String()},
 		NotBefore:    now.Add(-skew),
 		NotAfter:     end,
 		KeyUsage:     x509.KeyUsageDigitalSignature,
@@ -181,7 +187,7 @@ func (d *Directory) Renew(v wire.DeviceID) (chain [][]byte, err error) {
 			return err
 		}
 		if r.NotAfter-d.now() < wire.Time(d.cfg.RenewBefore.Milliseconds()) {
-			if err := d.issue(v, r); err != nil {
+			if err := d.issue(b, v, r); err != nil {
 				return err
 			}
 			if err := set(b, d.deviceKey(v), r); err != nil {

@@ -173,7 +173,7 @@ func (d *Directory) enrol(b *pebble.Batch, e *Enrolment) ([][]byte, error) {
 		return nil, wire.Errorf(wire.Exists, "enrol", "%s is enrolled: choose another name, or revoke it first", e.Device)
 	}
 	r := &deviceRecord{Version: recordVersion, Enrolled: d.now(), Key: e.Key}
-	if err := d.issue(e.Device, r); err != nil {
+	if err := d.issue(b, e.Device, r); err != nil {
 		return nil, err
 	}
 	return [][]byte{r.Certificate, d.cfg.CA.Certificate().Raw}, set(b, d.deviceKey(e.Device), r)

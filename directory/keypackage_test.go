@@ -198,14 +198,14 @@ func TestSweepRemovesWhatExpired(t *testing.T) {
 		}
 		return n
 	}
-	// user, device, invitation, 2+1+1 KeyPackages, mark and record of the claim, two buckets, five addresses, one of them shared
-	if n := records(); n != 17 {
+	// user, account, device, invitation, 2+1+1 KeyPackages, mark and record of the claim, two buckets, five addresses, one of them shared
+	if n := records(); n != 18 {
 		t.Fatalf("%d records", n)
 	}
 	for _, step := range []struct {
 		d    time.Duration
 		left int
-	}{{day, 15}, {time.Second, 13}, {9*day - time.Second, 13}, {time.Second, 8}, {10 * day, 7}} {
+	}{{day, 16}, {time.Second, 14}, {9*day - time.Second, 14}, {time.Second, 9}, {10 * day, 8}} {
 		clock.advance(step.d)
 		if err := d.Sweep(t.Context()); err != nil {
 			t.Fatal(err)

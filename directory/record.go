@@ -113,6 +113,7 @@ func (r *addressRecord) Check() error { return r.Version.check("address") }
 
 // The kinds of keys. Names cannot hold the '/' that ends them.
 const (
+	kindPerson      = 'U' // user                    personRecord
 	kindAddress     = 'a' // token                   addressRecord
 	kindClaim       = 'c' // claimant's hash, id     claimRecord
 	kindDevice      = 'd' // user/device             deviceRecord

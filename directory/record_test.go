@@ -9,6 +9,7 @@ import (
 
 // kinds makes an empty record of each kind.
 var kinds = map[string]func() wire.Checker{
+	"person":     func() wire.Checker { return new(personRecord) },
 	"address":    func() wire.Checker { return new(addressRecord) },
 	"user":       func() wire.Checker { return new(userRecord) },
 	"device":     func() wire.Checker { return new(deviceRecord) },
@@ -28,6 +29,7 @@ var kinds = map[string]func() wire.Checker{
 
 func samples() map[string]wire.Checker {
 	return map[string]wire.Checker{
+		"person":     &personRecord{1, wire.AccountID{2}, 3},
 		"address":    &addressRecord{1, phone, 3},
 		"user":       &userRecord{1, 2},
 		"device":     &deviceRecord{1, 2, []byte("key"), []byte("certificate"), 5, []issued{{[]byte("serial"), 6}}},

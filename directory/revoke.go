@@ -28,7 +28,7 @@ func (d *Directory) Revoke(v wire.DeviceID) error {
 }
 
 // RemoveUser ends a user: all devices are revoked, open invitations are void, and the user is no subject of
-// an issuer any more. ID tokens that were used stay used.
+// an issuer any more. A user who is made under the name later has another account. ID tokens that were used stay used.
 func (d *Directory) RemoveUser(u wire.UserID) error {
 	if err := d.checkUser("remove user", u); err != nil {
 		return err
@@ -50,7 +50,7 @@ func (d *Directory) RemoveUser(u wire.UserID) error {
 		if err := d.revoke(b, devices...); err != nil {
 			return err
 		}
-		if err := errors.Join(b.Delete(d.userKey(u), nil), d.forgetSubject(b, u)); err != nil {
+		if err := errors.Join(b.Delete(d.userKey(u), nil), b.Delete(d.personKey(u), nil), d.forgetSubject(b, u)); err != nil {
 			return err
 		}
 		return d.each(d.key(kindInvitation), func(key, value []byte) (bool, error) {
