@@ -1,6 +1,7 @@
 package client
 
 import (
+	"errors"
 	"slices"
 
 	"github.com/mlsfed/mlsfed/mlscore"
@@ -177,6 +178,19 @@ func (t *thread) tidyAdmins(e *mlscore.Effects, by wire.UserID, before *mlscore.
 		return nil
 	}
 	return err
+}
+
+// tellAdmin tells the user who has become an admin. One who was chosen because no admin was left can promote another.
+func (t *thread) tellAdmin(old, now *Rules, by wire.DeviceID) {
+	self := t.d.self.Device.User()
+	if old.Admin(self) || !now.Admin(self) {
+		return
+	}
+	e := Event{Type: EventAdmin, By: by}
+	if !old.Admin(by.User()) {
+		e.Err = errors.New("the last admin is gone, and the first of the others is you: to hand this on, promote another member")
+	}
+	t.event(e)
 }
 
 // lastAdmin refuses what would leave a conversation without an admin who chose a successor: none of those who go is

@@ -402,16 +402,24 @@ func (t *thread) checkBundle(env *wire.Envelope, said *statement, s *mlscore.Sta
 	return errors.Join(t.checkCommitter(e, after), t.checkSuccession(e, after))
 }
 
-// checkCommitter refuses a committer who moves to another mailbox address: its leaf is new, and no
+// checkCommitter refuses a committer who moves to another mailbox address or account: its leaf is new, and no
 // proposal that the judge has seen.
 func (t *thread) checkCommitter(e *mlscore.Effects, after *mlscore.PublicState) error {
-	if e.External {
-		return nil
-	}
 	old, ok := t.group.Public().Member(e.Committer)
+	if e.External {
+		old, ok = e.Removed[0], true // checkBundle has counted them
+	}
 	now, okNow := after.Member(e.Committer)
 	if !ok || !okNow {
 		return wire.Errorf(wire.Invalid, "commit", "committer has no leaf")
+	}
+	if knowAccounts(t.group.Public()) {
+		if err := sameAccount(old.Credential, now.Credential); err != nil {
+			return err
+		}
+	}
+	if e.External {
+		return nil // it comes under a fresh address
 	}
 	return sameToken(old.Extensions, now.Extensions)
 }
@@ -476,6 +484,7 @@ func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedC
 		if now, err := t.rules(); err == nil && !(now.renames(old) && now.Name == old.Name) {
 			t.rec.Title = now.Name
 			t.event(Event{Type: EventRules, By: by, Epoch: epoch})
+			t.tellAdmin(old, now, by)
 		}
 	}
 	if s.Own() {
@@ -509,7 +518,7 @@ func (t *thread) tellMembers(e *mlscore.Effects, by wire.DeviceID) error {
 		}
 	}
 	for _, m := range e.Added {
-		if err := t.askAbout(m, by); err != nil {
+		if err := errors.Join(t.askAbout(m, by), t.meet(m, by)); err != nil {
 			return err
 		}
 	}

@@ -52,13 +52,19 @@ const (
 	// EventClock: Err: this device's clock and its node's differ by more than a minute. Up to a day the device works in
 	// the node's time.
 	EventClock
+	// EventPerson: Conversation, Device, By, Count, Err: this device was added, and its user is another person than the
+	// one who had the name before: the Count-th whom this device has met (Member.Person).
+	EventPerson
+	// EventAdmin: Conversation, By, Err: this device's user has become an admin. Err is nil if an admin has done it, and
+	// says why if there was no admin any more.
+	EventAdmin
 )
 
 // String is the type's name.
 func (t EventType) String() string {
 	names := [...]string{"", "message", "accepted", "delivered", "undelivered", "unreadable", "created", "joined", "added", "removed",
 		"left", "rules", "epoch", "won", "lost", "failed", "poison", "divergence", "gap", "broken", "trust", "pinned", "devices",
-		"connected", "offline", "delayed", "missed", "moved", "device waiting", "request", "refused", "rolled back", "clock"}
+		"connected", "offline", "delayed", "missed", "moved", "device waiting", "request", "refused", "rolled back", "clock", "person", "admin"}
 	if int(t) < len(names) {
 		return names[t]
 	}
@@ -78,7 +84,7 @@ type Event struct {
 	Domain       wire.Domain
 	Node         wire.NodeID
 	Retry        time.Duration
-	Count        int
+	Count        int    // of EventMissed and EventPerson
 	Number       string // that the user compares on two devices
 	Err          error
 }

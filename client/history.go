@@ -21,6 +21,7 @@ type Message struct {
 	Number       uint64 // in the history of this device, from 0, without holes
 	ID           MessageID
 	Sender       wire.DeviceID
+	Person       int       // the sender's number among the persons with that name, as Member.Person; 1 if nothing else is known
 	Time         time.Time // the sender's clock, as it claims
 	Stored       time.Time // when the organization stored it; of an own one, when it was made
 	Epoch        wire.Epoch
@@ -36,7 +37,7 @@ func (r *messageRecord) message(id wire.ConversationID, n uint64) (*Message, err
 		return nil, err
 	}
 	return &Message{
-		Conversation: id, Number: n, ID: r.ID, Sender: r.Sender, Time: c.Time.Std(), Stored: r.Stored.Std(), Epoch: r.Epoch,
+		Conversation: id, Number: n, ID: r.ID, Sender: r.Sender, Person: max(1, int(r.Person)), Time: c.Time.Std(), Stored: r.Stored.Std(), Epoch: r.Epoch,
 		Content: *c, Status: r.Status, Delivered: int(r.Delivered), Error: r.Error,
 	}, nil
 }

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"github.com/mlsfed/mlsfed/mlscore"
@@ -304,7 +305,7 @@ func (t *thread) joined() error {
 		err = t.askAbout(m, "")
 		return err == nil
 	})
-	if err != nil {
+	if err = errors.Join(err, t.meetMembers()); err != nil {
 		return err
 	}
 	if len(t.rec.Line.From) > 0 {

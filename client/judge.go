@@ -38,11 +38,16 @@ func (j *judge) AllowProposal(c mlscore.ProposalContext) error {
 	if err != nil {
 		return err
 	}
-	by := author{device: sender, leaf: c.SenderLeaf, admin: rules.Admin(sender.User()), rules: rules}
+	by := author{device: sender, leaf: c.SenderLeaf, admin: rules.Admin(sender.User()), rules: rules, accounts: knowAccounts(j.members)}
 	switch c.Proposal.Type {
 	case mlscore.ProposalAdd:
-		return by.mayAdd(c.Proposal.Add)
+		return by.mayAdd(c.Proposal.Add, j.members)
 	case mlscore.ProposalUpdate:
+		if by.accounts {
+			if err := sameAccount(c.SenderLeaf.Credential, c.Proposal.Update.Credential); err != nil {
+				return err
+			}
+		}
 		return sameToken(c.SenderLeaf.Extensions, c.Proposal.Update.Extensions)
 	case mlscore.ProposalRemove:
 		return j.mayRemove(by, c.Proposal.Remove)
@@ -74,9 +79,16 @@ type author struct {
 	leaf   *mlscore.LeafNode
 	admin  bool
 	rules  *Rules
+	// accounts says that the own devices are those of the own account, and not only of the own name.
+	accounts bool
 }
 
-func (a *author) mayAdd(kp *mlscore.KeyPackage) error {
+// owns reports whether a device is one of the author's own.
+func (a *author) owns(device wire.DeviceID, c mlscore.Credential) bool {
+	return device.User() == a.device.User() && (!a.accounts || accountOf(a.leaf.Credential).Same(accountOf(c)))
+}
+
+func (a *author) mayAdd(kp *mlscore.KeyPackage, members *mlscore.PublicState) error {
 	device, err := deviceOf(kp.LeafNode.Credential)
 	if err != nil {
 		return err
@@ -84,7 +96,12 @@ func (a *author) mayAdd(kp *mlscore.KeyPackage) error {
 	if _, err := tokenOf(kp.LeafNode.Extensions); err != nil {
 		return fmt.Errorf("adds %s: %w", device, err)
 	}
-	if a.admin || a.rules.MembersAdd || device.User() == a.device.User() {
+	if a.accounts && a.rules.Admin(device.User()) {
+		if err := sameAdmin(members, device.User(), accountOf(kp.LeafNode.Credential)); err != nil {
+			return err
+		}
+	}
+	if a.admin || a.rules.MembersAdd || a.owns(device, kp.LeafNode.Credential) {
 		return nil
 	}
 	return fmt.Errorf("%s may not add %s: only admins add users here", a.device, device)
@@ -102,7 +119,7 @@ func (j *judge) mayRemove(by author, leaf mlscore.LeafIndex) error {
 	if err != nil {
 		return err
 	}
-	if device.User() == by.device.User() || j.isRevoked(target.Credential) {
+	if by.owns(device, target.Credential) || j.isRevoked(target.Credential) {
 		return nil
 	}
 	return fmt.Errorf("%s may not remove %s: only admins remove users here", by.device, device)

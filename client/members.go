@@ -13,7 +13,7 @@ import (
 
 // Add adds all devices of users to a conversation, with one claim for each user and one commit. It
 // returns once the commit is taken in. Devices that are members already stay as they are. wire.NotFound
-// for an unknown user; wire.NoneLeft if no device of one has a KeyPackage left, and none brings one within
+// for an unknown user; wire.Exists if an admin here is an earlier owner of the name; wire.NoneLeft if no device of one has a KeyPackage left, and none brings one within
 // Timing.Claim: one of them has to be online for that.
 func (d *Device) Add(ctx context.Context, id wire.ConversationID, users ...wire.UserID) error {
 	_, suite, err := d.mayAct(ctx, id)
@@ -30,6 +30,9 @@ func (d *Device) Add(ctx context.Context, id wire.ConversationID, users ...wire.
 			return err
 		}
 		op.Add = append(op.Add, list...)
+	}
+	if err := d.makeRoom(ctx, id, op.Add); err != nil {
+		return err
 	}
 	return d.perform(ctx, id, op)
 }
@@ -298,12 +301,16 @@ func (d *Device) Conversations(ctx context.Context) ([]Conversation, error) {
 type Member struct {
 	Device       wire.DeviceID
 	User         wire.UserID
+	Account      wire.AccountID // of the user; zero in certificates of earlier releases
 	Organization wire.Domain
-	Admin        bool
-	Self         bool
-	Leaving      bool      // its removal waits for a commit
-	Ends         time.Time // of its certificate
-	Expired      bool
+	// Person is the number of the user among the persons whom this device has met under the name: 2 and more for one
+	// whose organization has given the name of a removed account again. 0 if the account is not known.
+	Person  int
+	Admin   bool
+	Self    bool
+	Leaving bool      // its removal waits for a commit
+	Ends    time.Time // of its certificate
+	Expired bool
 	// SafetyNumber is equal on both devices exactly if each sees the key that the other has: two people
 	// compare it. Empty for the own device.
 	SafetyNumber string
@@ -332,6 +339,9 @@ func (d *Device) Members(ctx context.Context, id wire.ConversationID) ([]Member,
 				return false
 			}
 			one.Admin, one.Leaving = rules.Admin(one.User), leaving[m.Leaf]
+			if one.Person, err = d.person(u, one.User, one.Account); err != nil {
+				return false
+			}
 			list = append(list, one)
 			return true
 		})
@@ -351,7 +361,7 @@ func (d *Device) describeMember(m, self mlscore.Member) (Member, error) {
 		return Member{}, err
 	}
 	one := Member{
-		Device: device, User: device.User(), Organization: device.Organization(), Self: m.Leaf == self.Leaf,
+		Device: device, User: device.User(), Account: wire.AccountOf(cert), Organization: device.Organization(), Self: m.Leaf == self.Leaf,
 		Ends: cert.NotAfter, Expired: d.authenticator().Expired(m.Credential, d.opts.Clock.Now()) != nil,
 	}
 	if !one.Self {

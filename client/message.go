@@ -356,7 +356,7 @@ func (t *thread) read(m *wire.Message, stored wire.Time) error {
 		t.event(Event{Type: EventUnreadable, Epoch: m.Epoch, Err: wire.Errorf(wire.Invalid, "message", "it is a handshake")})
 		return nil
 	}
-	sender, err := deviceOf(r.Application.Sender.Credential)
+	sender, account, err := holderOf(r.Application.Sender.Credential)
 	if err != nil {
 		return err // the leaf was validated
 	}
@@ -372,11 +372,15 @@ func (t *thread) read(m *wire.Message, stored wire.Time) error {
 	if err != nil {
 		return err
 	}
-	return home.keep(m, sender, c, r.Application.Data, stored)
+	person, err := t.d.person(t.u, sender.User(), account)
+	if err != nil {
+		return err
+	}
+	return home.keep(m, sender, person, c, r.Application.Data, stored)
 }
 
 // keep puts a message that was read into the history, once.
-func (t *thread) keep(m *wire.Message, sender wire.DeviceID, c *Content, body []byte, stored wire.Time) error {
+func (t *thread) keep(m *wire.Message, sender wire.DeviceID, person int, c *Content, body []byte, stored wire.Time) error {
 	key := messageIDKey(t.id, sender, c.ID)
 	if _, known, err := t.findMessage(sender, c.ID); err != nil || known {
 		return err // protected anew by its sender, who had not heard that the first was accepted
@@ -390,6 +394,9 @@ func (t *thread) keep(m *wire.Message, sender wire.DeviceID, c *Content, body []
 	t.rec.Counters.Unread++
 	t.u.put(key, number(n))
 	rec := &messageRecord{Version: recordVersion, ID: c.ID, Sender: sender, Stored: stored, Epoch: m.Epoch, Content: body, Status: StatusReceived}
+	if person > 1 {
+		rec.Person = uint32(person)
+	}
 	if err := t.u.putRecord(messageKey(t.id, n), rec); err != nil {
 		return err
 	}

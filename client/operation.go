@@ -176,13 +176,26 @@ func (t *thread) resolve(op *operationRecord) (*change, error) {
 
 func (t *thread) resolveAdd(op *operationRecord) (*change, error) {
 	c := &change{}
+	rules, err := t.rules()
+	if err != nil {
+		return nil, err
+	}
 	for _, a := range op.Add {
-		if _, member := t.group.ByIdentity([]byte(a.Device)); member {
-			continue
-		}
 		kp, err := mlscore.ParseKeyPackage(a.KeyPackage)
 		if err != nil {
 			return nil, err
+		}
+		if leaf, member := t.group.ByIdentity([]byte(a.Device)); member {
+			m, _ := t.group.Public().Member(leaf)
+			if sameAccount(m.Credential, kp.LeafNode.Credential) != nil {
+				return nil, wire.Errorf(wire.Exists, "add", "%s here is a device of an earlier owner of the name, and not of the person who has it now: remove that device first", a.Device)
+			}
+			continue
+		}
+		if rules.Admin(a.Device.User()) { // where not all members know accounts, nobody else refuses it
+			if err := sameAdmin(t.group.Public(), a.Device.User(), accountOf(kp.LeafNode.Credential)); err != nil {
+				return nil, err
+			}
 		}
 		c.proposals = append(c.proposals, mlscore.AddProposal(kp))
 	}
@@ -277,6 +290,9 @@ func (t *thread) checkAdmins(c *RulesChange, next *Rules) error {
 		if !here[u] {
 			return wire.Errorf(wire.Invalid, "rules", "%s is no member and cannot become an admin", u)
 		}
+	}
+	if err := t.onePerson(c.Promote); err != nil {
+		return err
 	}
 	if len(c.Demote) > 0 && !slices.ContainsFunc(next.Admins, func(u wire.UserID) bool { return here[u] }) {
 		return wire.Errorf(wire.Invalid, "rules", "no member would be an admin any more: promote another one first")

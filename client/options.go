@@ -110,7 +110,7 @@ func (o Options) orDefault() (Options, error) {
 		o.Suite = mlscore.MLS128X25519AES128Ed25519
 	}
 	if o.extensions == nil {
-		o.extensions = []mlscore.ExtensionType{extensionRules, extensionAddress, extensionSuccession}
+		o.extensions = []mlscore.ExtensionType{extensionRules, extensionAddress, extensionSuccession, extensionAccount}
 	}
 	if o.Suites == nil {
 		o.Suites = []mlscore.CipherSuite{mlscore.MLS128MLKEM768X25519AES128Ed25519.Earlier()}

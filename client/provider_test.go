@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"errors"
@@ -69,7 +70,8 @@ type org struct {
 	tokens  map[wire.Token]wire.DeviceID
 	revoked []x509.RevocationListEntry
 	serial  int64
-	life    time.Duration // of a certificate
+	life    time.Duration        // of a certificate
+	given   map[wire.UserID]byte // how often a name was given again
 	lagging []func()
 	joining bool // an entry that lags adds a device
 }
@@ -118,11 +120,25 @@ func (w *world) addOrg(d wire.Domain) *org {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	o := &org{domain: d, key: key, root: root, serial: 1, life: 900 * time.Hour, devices: make(map[wire.DeviceID]*account),
+	o := &org{given: make(map[wire.UserID]byte), domain: d, key: key, root: root, serial: 1, life: 900 * time.Hour, devices: make(map[wire.DeviceID]*account),
 		codes: make(map[string]wire.UserID), tokens: make(map[wire.Token]wire.DeviceID)}
 	w.orgs[d] = o
 	return o
 }
+
+// account is the present one of a name.
+func (o *org) account(u wire.UserID) wire.AccountID {
+	h := sha256.Sum256([]byte(u))
+	a := wire.AccountID(h[:16])
+	a[0] = o.given[u]
+	if a[0] == noAccount {
+		return wire.AccountID{}
+	}
+	return a
+}
+
+// noAccount makes an organization certify a user as earlier releases do.
+const noAccount = 255
 
 // certify makes a device's chain.
 func (o *org) certify(id wire.DeviceID, key []byte) ([][]byte, error) {
@@ -132,7 +148,7 @@ func (o *org) certify(id wire.DeviceID, key []byte) ([][]byte, error) {
 	}
 	o.serial++
 	template := &x509.Certificate{
-		SerialNumber: big.NewInt(o.serial), URIs: []*url.URL{uri}, KeyUsage: x509.KeyUsageDigitalSignature,
+		SerialNumber: big.NewInt(o.serial), URIs: []*url.URL{uri}, Subject: pkix.Name{SerialNumber: o.account(id.User()).String()}, KeyUsage: x509.KeyUsageDigitalSignature,
 		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(o.life),
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, o.root, ed25519.PublicKey(key), o.key)

@@ -218,6 +218,7 @@ type messageRecord struct {
 	Status    Status        `cbor:"7,keyasint"`
 	Delivered uint32        `cbor:"8,keyasint,omitempty"` // devices that have acknowledged it
 	Error     string        `cbor:"9,keyasint,omitempty"`
+	Person    uint32        `cbor:"10,keyasint,omitempty"` // Message.Person; 0 for the first
 }
 
 // outgoingRecord is an encrypted message on its way, the same bytes each time.

@@ -220,7 +220,7 @@ func (m *chatModel) event(e client.Event) {
 		m.online, m.link = true, "connected to "+string(e.Node)
 	case client.EventOffline:
 		m.online, m.link = false, fmt.Sprintf("offline, next try in %s: %s", e.Retry.Round(time.Second/10), oneLine(plain(e.Err).Error()))
-	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventUndelivered, client.EventUnreadable, client.EventFailed, client.EventDeviceWaiting, client.EventRolledBack, client.EventClock:
+	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventUndelivered, client.EventUnreadable, client.EventFailed, client.EventDeviceWaiting, client.EventRolledBack, client.EventClock, client.EventPerson:
 		m.alarm(e)
 	case client.EventDelayed: // once for each attempt: since when counts
 		if m.waits.IsZero() {

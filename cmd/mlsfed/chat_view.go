@@ -207,6 +207,7 @@ func (m *chatModel) messageLines(msg *client.Message, width int) []string {
 	if msg.Sender.User().Organization() != m.p.id.Organization() {
 		name = personName(msg.Sender.User())
 	}
+	name += ordinal(msg.Person)
 	lines := m.wrapped(msg, name, width)
 	if mark := statusMark(msg); msg.Sender == m.p.id && mark != "" {
 		last := &lines[len(lines)-1]
@@ -352,7 +353,7 @@ func (m *chatModel) right() []string {
 	out := []string{lipgloss.NewStyle().Bold(true).Render(fit(countMembers(m.members), membersWidth))}
 	last := ""
 	for _, x := range m.members {
-		if who := personName(x.User); who != last {
+		if who := personName(x.User) + ordinal(x.Person); who != last {
 			last = who
 			if x.Admin {
 				who += " ★"

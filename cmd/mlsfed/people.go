@@ -174,7 +174,7 @@ func (p *person) run(parent context.Context, f func(context.Context, *person) er
 // warn tells of what a person must not miss.
 func (p *person) warn(e client.Event) {
 	switch e.Type {
-	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventFailed, client.EventUndelivered, client.EventUnreadable, client.EventDeviceWaiting, client.EventRolledBack, client.EventClock:
+	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventFailed, client.EventUndelivered, client.EventUnreadable, client.EventDeviceWaiting, client.EventRolledBack, client.EventClock, client.EventPerson:
 		where := ""
 		if e.Conversation != "" {
 			where = fmt.Sprintf(" (conversation %s)", shortID(e.Conversation))
@@ -188,7 +188,7 @@ func warning(e client.Event) string {
 	if e.Type == client.EventDeviceWaiting {
 		return deviceWarning(e)
 	}
-	text := fmt.Sprintf("%s: %v", warningWord(e.Type), plain(e.Err))
+	text := fmt.Sprintf("%s: %v", warningWord(e.Type), people(plain(e.Err).Error()))
 	if e.Type == client.EventTrust {
 		text += ": with 'mlsfed trust', or /trust in a chat"
 	}
@@ -222,6 +222,8 @@ func warningWord(t client.EventType) string {
 		return "a message was refused"
 	case client.EventClock:
 		return "CLOCK"
+	case client.EventPerson:
+		return "ANOTHER PERSON"
 	case client.EventRolledBack:
 		return "AN OLDER COPY OF THIS DEVICE"
 	}

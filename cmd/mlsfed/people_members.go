@@ -27,10 +27,12 @@ type memberJSON struct {
 	State        string      `json:"state"` // valid, expired or leaving
 	Ends         time.Time   `json:"certificate_ends"`
 	Number       string      `json:"safety_number,omitempty"` // of other devices
+	Account      string      `json:"account,omitempty"`       // of the user: another one when a name is given again
+	Person       int         `json:"person,omitempty"`        // the user's number among those who have had the name, for this device
 }
 
 func memberOf(m *client.Member) memberJSON {
-	j := memberJSON{Device: deviceName(m.Device), User: personName(m.User), Organization: m.Organization, Admin: m.Admin, Self: m.Self, State: "valid", Ends: m.Ends.UTC(), Number: m.SafetyNumber}
+	j := memberJSON{Device: deviceName(m.Device), User: personName(m.User), Organization: m.Organization, Admin: m.Admin, Self: m.Self, State: "valid", Ends: m.Ends.UTC(), Number: m.SafetyNumber, Account: m.Account.String(), Person: m.Person}
 	switch {
 	case m.Leaving:
 		j.State = "leaving"
@@ -38,6 +40,14 @@ func memberOf(m *client.Member) memberJSON {
 		j.State = "expired"
 	}
 	return j
+}
+
+// ordinal is what stands behind the name of somebody who is not the first to have it.
+func ordinal(person int) string {
+	if person < 2 {
+		return ""
+	}
+	return fmt.Sprintf(" (%d)", person)
 }
 
 // newView makes a command that shows something of a conversation.
@@ -80,6 +90,7 @@ func newMembers() *cobra.Command {
 			return nil
 		}
 		var t table
+		again := ""
 		t.row("USER", "DEVICE", "ROLE", "STATE", "CERTIFICATE ENDS")
 		for i := range list {
 			j, role := memberOf(&list[i]), "member"
@@ -89,9 +100,16 @@ func newMembers() *cobra.Command {
 			if j.Self {
 				role += " (this device)"
 			}
-			t.row(j.User, list[i].Device.Name(), role, j.State, j.Ends.Local().Format(time.DateOnly))
+			if j.Person > 1 {
+				again = j.User
+			}
+			t.row(j.User+ordinal(j.Person), list[i].Device.Name(), role, j.State, j.Ends.Local().Format(time.DateOnly))
 		}
-		return t.write(p.out)
+		if err := t.write(p.out); err != nil || again == "" {
+			return err
+		}
+		fmt.Fprintf(p.notes, "(2) is the second person with a name: %s has given that of %s again, and who has it now has none of the rights of before.\n", again[strings.IndexByte(again, '@')+1:], again)
+		return nil
 	})
 }
 

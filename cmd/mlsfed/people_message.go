@@ -23,8 +23,9 @@ type messageJSON struct {
 	ID           string     `json:"id"`
 	Conversation string     `json:"conversation"`
 	Number       uint64     `json:"number"`
-	From         string     `json:"from"` // alice@a.example/phone
-	Time         time.Time  `json:"time"` // by the sender's clock
+	From         string     `json:"from"`             // alice@a.example/phone
+	Person       int        `json:"person,omitempty"` // 2 and more: From is the name of a removed account, given again
+	Time         time.Time  `json:"time"`             // by the sender's clock
 	Epoch        wire.Epoch `json:"epoch"`
 	Text         string     `json:"text,omitempty"`
 	File         *fileJSON  `json:"file,omitempty"`
@@ -48,6 +49,9 @@ func messageOf(m *client.Message) messageJSON {
 	j := messageJSON{
 		ID: m.ID.String(), Conversation: m.Conversation.String(), Number: m.Number, From: deviceName(m.Sender), Time: m.Time.UTC(),
 		Epoch: m.Epoch, Text: m.Content.Text, Status: m.Status.String(), Delivered: m.Delivered, Error: m.Error,
+	}
+	if m.Person > 1 {
+		j.Person = m.Person
 	}
 	if f := m.Content.File; f != nil {
 		j.File = &fileJSON{f.Name, f.Size}
@@ -196,7 +200,7 @@ func (p *person) printMessage(m *client.Message, old, mark bool) error {
 	if old && mark {
 		lead = "(read) "
 	}
-	_, err := fmt.Fprintf(p.out, "%s%s  %s  %s\n", lead, m.Time.Local().Format("2006-01-02 15:04"), deviceName(m.Sender), strings.ReplaceAll(messageText(m), "\n", "\n    "))
+	_, err := fmt.Fprintf(p.out, "%s%s  %s  %s\n", lead, m.Time.Local().Format("2006-01-02 15:04"), deviceName(m.Sender)+ordinal(m.Person), strings.ReplaceAll(messageText(m), "\n", "\n    "))
 	return err
 }
 
@@ -252,6 +256,11 @@ func changeText(e client.Event) string {
 		return fmt.Sprintf("this device was added (epoch %d)", e.Epoch)
 	case client.EventRules:
 		return fmt.Sprintf("%s changed the name or the rules (epoch %d)", by, e.Epoch)
+	case client.EventAdmin:
+		if e.Err == nil {
+			return by + " made you an admin"
+		}
+		return fmt.Sprintf("you are an admin now: %v ('mlsfed rules CONV --promote USER')", e.Err)
 	}
 	return ""
 }
