@@ -55,6 +55,7 @@ type conversation struct {
 	past    map[wire.Hash]health      // entries that take nodes out, and whether others have them
 	seen    map[wire.NodeID]bool      // who has spoken here in this generation since the node started
 	before  map[wire.NodeID]bool      // who speaks in the generation of the replica that was set aside; see return.go
+	lost    map[wire.NodeID]time.Time // who said that it has lost its log, and when
 }
 
 func (c *conversation) generation() uint64 { return c.gen.Load() }

@@ -190,10 +190,11 @@ func (m *Manager) DeliveryList(id wire.ConversationID) (list []wire.Address, err
 // Status is what an operator sees of a replica.
 type Status struct {
 	ID         wire.ConversationID
-	State      string // asleep, quarantine, or Raft's: Follower, Candidate, Leader
+	State      string // asleep, quarantine, lost (this node's log is, and it waits), or Raft's: Follower, Candidate, Leader
 	Leader     wire.NodeID
 	Voters     []wire.NodeID
 	Learners   []wire.NodeID
+	Lost       []wire.NodeID // voters that have lost their logs, as far as this node has heard
 	Generation uint64
 	Sequence   wire.SequenceNumber
 	Order      wire.Hash
@@ -212,22 +213,9 @@ func (m *Manager) Status(id wire.ConversationID) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s := Status{ID: id, State: "asleep", Generation: c.generation(), Quarantine: c.shut.Load()}
-	rec, err := m.readRecord(id)
-	if err != nil {
-		return Status{}, err
-	}
-	s.Leader, s.Voters, s.Learners, s.Commit, s.Last = rec.Leader, rec.Voters, rec.Learners, rec.Applied, rec.Last
-	if s.Quarantine != nil {
-		s.State, s.Sequence = "quarantine", rec.Sequence // what the state says may be what is wrong
-		return s, nil
-	}
-	if l := c.awake(); l != nil {
-		if r := l.r.Load(); r != nil {
-			s.State, s.Leader, s.Commit, s.Last = r.State().String(), l.leader(), r.CommitIndex(), r.LastIndex()
-			s.Voters, s.Learners = splitServers(r.GetConfiguration().Configuration().Servers)
-			s.Idle = l.idle(time.Now())
-		}
+	s, err := m.standing(c)
+	if err != nil || s.Quarantine != nil {
+		return s, err // what the state says of a conversation in quarantine may be what is wrong
 	}
 	err = m.view(c, func(st *machine.Machine) {
 		s.Sequence, s.Order, s.Closed, s.Level = st.Sequence(), st.Order(), st.Closed(), st.Level()
@@ -235,7 +223,31 @@ func (m *Manager) Status(id wire.ConversationID) (Status, error) {
 			s.Epochs = append(s.Epochs, h.Epoch)
 		}
 	})
+	if err != nil && c.out.Load() {
+		s.State, err = "lost", nil
+	}
 	return s, err
+}
+
+// standing is the Status without what the state machine says.
+func (m *Manager) standing(c *conversation) (Status, error) {
+	s := Status{ID: c.id, State: "asleep", Generation: c.generation(), Quarantine: c.shut.Load()}
+	rec, err := m.readRecord(c.id)
+	if err != nil {
+		return Status{}, err
+	}
+	s.Leader, s.Voters, s.Learners, s.Commit, s.Last = rec.Leader, rec.Voters, rec.Learners, rec.Applied, rec.Last
+	if s.Quarantine != nil {
+		s.State, s.Sequence = "quarantine", rec.Sequence
+	} else if r := c.raft(); r != nil {
+		s.State, s.Commit, s.Last = r.State().String(), r.CommitIndex(), r.LastIndex()
+		s.Voters, s.Learners = splitServers(r.GetConfiguration().Configuration().Servers)
+		if l := c.awake(); l != nil {
+			s.Leader, s.Idle = l.leader(), l.idle(time.Now())
+		}
+	}
+	s.Lost = m.lostVoters(c, s.Voters)
+	return s, nil
 }
 
 // Digest is the digest of a conversation's whole state here: equal on replicas that have applied the same

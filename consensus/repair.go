@@ -127,6 +127,10 @@ func (m *Manager) receiveRejoin(ctx context.Context, from wire.NodeID, f *frame)
 	if err != nil {
 		return nil, err
 	}
+	m.noteLost(c, from)
+	if s, err := m.standing(c); err == nil && s.NeedsRecovery() {
+		return nil, wire.Errorf(wire.NoQuorum, "rejoin", "no majority of the voters of %v has its log: an operator has to recover it", c.id)
+	}
 	var seen uint64
 	if l := c.awake(); l != nil && l.r.Load() != nil {
 		seen = l.configIndex()
@@ -155,6 +159,9 @@ func (m *Manager) receiveRejoin(ctx context.Context, from wire.NodeID, f *frame)
 	if !l.expel(from, seen) {
 		return nil, wire.Errorf(wire.Busy, "rejoin", "%v's configuration could not be changed: try again", c.id)
 	}
+	c.mu.Lock()
+	delete(c.lost, from)
+	c.mu.Unlock()
 	return nil, nil
 }
 
@@ -201,6 +208,7 @@ func (m *Manager) resumeRejoins() {
 			m.serve(c, "rejoin", func(ctx context.Context) {
 				if rec, err := m.readRecord(c.id); err == nil && rec.Fenced {
 					m.log.Error("replica is out of service", "conversation", c.id, "error", m.outOfService("restore", c))
+					m.tellLost(ctx, c, rec.Learners)
 					return
 				}
 				if err := m.giveUp(ctx, c); err != nil && ctx.Err() == nil {

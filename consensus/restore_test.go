@@ -102,6 +102,11 @@ func TestRestoredSoleVoterWaitsForTheOperator(t *testing.T) {
 	if err := nodes[voter].m.Wake(t.Context(), conv); wire.CodeOf(err) != wire.Unavailable || !strings.Contains(err.Error(), string(learner)) {
 		t.Fatalf("the restored voter goes on: %v", err)
 	}
+	needs := func(n wire.NodeID) bool {
+		s, err := nodes[n].m.Status(conv)
+		return err == nil && s.NeedsRecovery() && slices.Equal(s.Lost, []wire.NodeID{voter}) && slices.Equal(nodes[n].m.NeedRecovery(), []wire.ConversationID{conv})
+	}
+	b.wait("both nodes say that it needs to be recovered", func() bool { return needs(voter) && needs(learner) })
 	b.wait("the learner has noticed, and is recovered", func() bool {
 		return nodes[learner].m.Recover(t.Context(), conv, "the voter's disk was restored") == nil
 	})
@@ -116,6 +121,35 @@ func TestRestoredSoleVoterWaitsForTheOperator(t *testing.T) {
 		two, err2 := nodes[learner].m.Status(conv)
 		return err == nil && err2 == nil && one.Sequence >= p.Parent && one.Order == two.Order
 	})
+	for _, n := range two {
+		if ids := nodes[n].m.NeedRecovery(); len(ids) > 0 {
+			t.Errorf("%s still says that %v need to be recovered", n, ids)
+		}
+	}
+}
+
+// TestLostMajorityNeedsRecovery: it is said where no majority has its log, and not where one has, nor by nodes that are no
+// voters.
+func TestLostMajorityNeedsRecovery(t *testing.T) {
+	for _, c := range []struct {
+		voters, lost []wire.NodeID
+		leader       wire.NodeID
+		want         bool
+	}{
+		{[]wire.NodeID{nodeA}, []wire.NodeID{nodeA}, "", true}, {[]wire.NodeID{nodeA}, []wire.NodeID{nodeA}, nodeA, true},
+		{three, []wire.NodeID{nodeA}, "", false}, {three, []wire.NodeID{nodeA, nodeB}, "", true}, {three, []wire.NodeID{nodeA, nodeB}, nodeC, false},
+		{[]wire.NodeID{nodeA, nodeB}, []wire.NodeID{nodeA}, "", true}, {three, nil, "", false},
+	} {
+		if got := (&Status{Voters: c.voters, Lost: c.lost, Leader: c.leader}).NeedsRecovery(); got != c.want {
+			t.Errorf("voters %v, lost %v, leader %q: %v", c.voters, c.lost, c.leader, got)
+		}
+	}
+	now := time.Now()
+	m := &Manager{cfg: Config{Node: nodeB, Timers: Timers{Repair: time.Second}}}
+	conversation := &conversation{id: conv, lost: map[wire.NodeID]time.Time{nodeA: now, nodeC: now.Add(-time.Hour), "n1.d.example": now}}
+	if got := m.lostVoters(conversation, three); !slices.Equal(got, []wire.NodeID{nodeA}) || len(conversation.lost) != 2 {
+		t.Errorf("lost are %v, of %v", got, conversation.lost)
+	}
 }
 
 // TestWipedVoterIsInvitedAnew: a voter whose disk is empty cannot ask to be taken out; the leader hears it

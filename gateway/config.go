@@ -53,6 +53,9 @@ type Config struct {
 	Gatherer   prometheus.Gatherer   // of /metrics on the admin handler; nil: there is none
 	// Ready tells /readyz why the node cannot serve, nil if it can. May be nil.
 	Ready func() error
+	// Notes are lines that /readyz of the admin handler adds while the node can serve: what needs the operator. May be
+	// nil.
+	Notes func() []string
 	// Version is what /version answers, as JSON. nil: an empty object.
 	Version any
 	// Web serves what no other path takes, such as the web app. May be nil.

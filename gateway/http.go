@@ -32,7 +32,7 @@ func (g *Gateway) Handler() http.Handler {
 	mux.HandleFunc("POST "+enrolPath, g.serveEnrol)
 	mux.HandleFunc("GET /v1/organization", g.serveOrganization)
 	mux.HandleFunc("OPTIONS /v1/", g.servePreflight)
-	g.health(mux, func(error) string { return "not ready" })
+	g.health(mux, func(error) string { return "not ready" }, nil)
 	if g.cfg.Web != nil {
 		mux.Handle("/", g.cfg.Web)
 	}
@@ -76,7 +76,7 @@ func (g *Gateway) refuses(r *http.Request) (status int, limit, text string) {
 // AdminHandler serves /metrics, /debug/pprof/, /healthz, /readyz and /version: for the operator alone.
 func (g *Gateway) AdminHandler() http.Handler {
 	mux := http.NewServeMux()
-	g.health(mux, error.Error)
+	g.health(mux, error.Error, g.cfg.Notes)
 	if g.cfg.Gatherer != nil {
 		mux.Handle("GET /metrics", promhttp.HandlerFor(g.cfg.Gatherer, promhttp.HandlerOpts{}))
 	}
@@ -88,14 +88,17 @@ func (g *Gateway) AdminHandler() http.Handler {
 	return mux
 }
 
-// health serves what monitors ask. Why the node is not ready is said as tell says it.
-func (g *Gateway) health(mux *http.ServeMux, tell func(error) string) {
+// health serves what monitors ask. Why the node is not ready is said as tell says it, and notes follow if it is; notes may
+// be nil.
+func (g *Gateway) health(mux *http.ServeMux, tell func(error) string, notes func() []string) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if g.stopping.Load() > 0 {
 			plain(w, http.StatusServiceUnavailable, "stopping")
 		} else if err := g.cfg.Ready(); err != nil {
 			plain(w, http.StatusServiceUnavailable, tell(err))
+		} else if notes != nil {
+			plain(w, http.StatusOK, strings.Join(append([]string{"ok"}, notes()...), "\n"))
 		} else {
 			plain(w, http.StatusOK, "ok")
 		}

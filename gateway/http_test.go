@@ -145,6 +145,7 @@ func TestHealth(t *testing.T) {
 	var trouble error
 	w := newWorld(t, nil, func(c *Config) {
 		c.Ready = func() error { return trouble }
+		c.Notes = func() []string { return []string{"for the operator alone"} }
 		c.Version = map[string]string{"version": "1.2.3"}
 	})
 	for _, c := range []struct {
@@ -202,7 +203,10 @@ func (r *recorder) WriteHeader(status int) { r.status = status }
 
 func TestAdmin(t *testing.T) {
 	var trouble error
-	w := newWorld(t, nil, func(c *Config) { c.Ready = func() error { return trouble } })
+	w := newWorld(t, nil, func(c *Config) {
+		c.Ready = func() error { return trouble }
+		c.Notes = func() []string { return []string{"needs recover: 2"} }
+	})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -219,7 +223,7 @@ func TestAdmin(t *testing.T) {
 		"/metrics":      `mlsfed_gateway_requests_total{code="",method="count"} 1`,
 		"/debug/pprof/": "goroutine",
 		"/healthz":      "ok",
-		"/readyz":       "ok",
+		"/readyz":       "ok\nneeds recover: 2\n",
 		"/version":      "{}",
 	} {
 		r, err := client.Get("http://" + l.Addr().String() + path)

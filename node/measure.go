@@ -41,6 +41,9 @@ func (n *Node) measureCosts() {
 	} {
 		labelled("conversations_refused_total", "Conversations refused: a user has founded too many, or the policy keeps too much.", "reason", reason, fn)
 	}
+	register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Namespace: "mlsfed", Name: "conversations_need_recovery", Help: "Conversations without a majority of voters that have their logs: 'mlsfed recover' forces them on.",
+	}, func() float64 { return float64(len(n.orders.NeedRecovery())) }))
 	register(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Namespace: "mlsfed", Name: "conversations_given_back_total", Help: "Replicas given back: none of the addresses is a device's here, or the policy keeps too much.",
 	}, func() float64 { return float64(n.orders.Counts().GivenBack) }))

@@ -184,7 +184,7 @@ func (n *Node) makeGateway() error {
 		Node: n.cfg.Node, Organization: wire.Organization{Domain: n.cfg.Domain, Root: n.identity.Root.Raw},
 		Devices: n.devices, Service: n.router, Mail: n.devices.mail, Log: n.log, Features: features, Alarms: n.alarms,
 		Clock: counting{n.stores.clock}, Day: n.now,
-		Registerer: n.metrics, Gatherer: n.metrics, Ready: n.healthy, Version: map[string]string{"version": n.version, "node": string(n.cfg.Node)},
+		Registerer: n.metrics, Gatherer: n.metrics, Ready: n.healthy, Notes: n.notes, Version: map[string]string{"version": n.version, "node": string(n.cfg.Node)},
 		Origins: c.Origins, MaxFrame: int(c.MaxFrame), Window: c.Window, Requests: c.Requests, LoginWait: c.LoginTimeout.Std(), PingEvery: c.Ping.Std(),
 		SilenceWait: 5 * c.Ping.Std() / 2, MaxSessions: c.Sessions, MaxOfAddress: c.SessionsAddress,
 		ConnectRate: gateway.Rate{Burst: int(10 * c.ConnectPerSec), Every: every(c.ConnectPerSec)},
@@ -204,6 +204,14 @@ func (n *Node) healthy() error {
 		return fmt.Errorf("the node's certificate ended on %s: mlsfed cert renew", until.Format(time.DateOnly))
 	}
 	return nil
+}
+
+// notes says what does not keep the node from serving, and needs the operator.
+func (n *Node) notes() (lines []string) {
+	if stuck := len(n.orders.NeedRecovery()); stuck > 0 {
+		lines = append(lines, fmt.Sprintf("needs recover: %d conversations have no majority of voters with their logs ('mlsfed status' lists them)", stuck))
+	}
+	return lines
 }
 
 // listen opens the sockets, so that their addresses are known before Run.

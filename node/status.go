@@ -29,18 +29,22 @@ type Status struct {
 // Conversation is one that the node holds a replica of.
 type Conversation struct {
 	ID       string        `json:"id"`
-	Role     string        `json:"role"` // asleep, leader, follower or candidate; learner where it has no vote; quarantine
+	Role     string        `json:"role"` // asleep, leader, follower or candidate; learner where it has no vote; quarantine; lost
 	Leader   wire.NodeID   `json:"leader,omitempty"`
 	Voters   []wire.NodeID `json:"voters"`
 	Learners []wire.NodeID `json:"learners,omitempty"`
-	Epochs   []wire.Epoch  `json:"epochs"`
-	Entries  uint64        `json:"entries"`
-	Order    string        `json:"order"`
-	Lag      uint64        `json:"lag"`    // entries that are in the log and not known to be committed
-	Behind   uint64        `json:"behind"` // entries that are not in the organization's stream yet
-	Closed   bool          `json:"closed,omitempty"`
-	Level    uint8         `json:"level"` // of the rules that hold
-	Fault    string        `json:"fault,omitempty"`
+	// Lost are voters that have lost their logs. NeedsRecovery: no majority is left without them, and 'mlsfed recover'
+	// forces the conversation on.
+	Lost          []wire.NodeID `json:"lost,omitempty"`
+	NeedsRecovery bool          `json:"needs_recovery,omitempty"`
+	Epochs        []wire.Epoch  `json:"epochs"`
+	Entries       uint64        `json:"entries"`
+	Order         string        `json:"order"`
+	Lag           uint64        `json:"lag"`    // entries that are in the log and not known to be committed
+	Behind        uint64        `json:"behind"` // entries that are not in the organization's stream yet
+	Closed        bool          `json:"closed,omitempty"`
+	Level         uint8         `json:"level"` // of the rules that hold
+	Fault         string        `json:"fault,omitempty"`
 
 	Quarantine *Quarantine `json:"quarantine,omitempty"`
 }
@@ -109,6 +113,7 @@ func (n *Node) conversation(id wire.ConversationID) Conversation {
 		c.Quarantine = &Quarantine{q.Reason.String(), q.Detail, q.Since.Std()}
 	}
 	c.Role, c.Leader, c.Voters, c.Learners = role(st.State, slices.Contains(st.Voters, n.cfg.Node)), st.Leader, st.Voters, st.Learners
+	c.Lost, c.NeedsRecovery = st.Lost, st.NeedsRecovery()
 	c.Epochs, c.Entries, c.Order, c.Closed, c.Level = st.Epochs, uint64(st.Sequence), st.Order.String(), st.Closed, st.Level
 	if st.Last > st.Commit {
 		c.Lag = st.Last - st.Commit
@@ -125,7 +130,7 @@ func (n *Node) Digest(id wire.ConversationID) (wire.Hash, error) { return n.orde
 
 func role(state string, voter bool) string {
 	switch {
-	case state == "asleep", state == "quarantine":
+	case state == "asleep", state == "quarantine", state == "lost":
 		return state
 	case !voter:
 		return "learner"

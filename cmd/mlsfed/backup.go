@@ -94,24 +94,25 @@ func newRecover() *cobra.Command {
 log, with your note, for all to see. Never do it while a majority lives somewhere else: two conversations
 would go on. CONVERSATION is the beginning of an id, as 'mlsfed status' shows it.
 
-With --all and --lost it does so for each conversation in which this node votes, and of whose voters those that are
-lost leave no majority. --lost names nodes, or organizations with all their nodes.`,
+With --all it does so for each conversation that 'mlsfed status' says needs it and of which this node has the log. With
+--lost too, it does so for each conversation in which this node votes, and of whose voters those that are lost leave no
+majority, or in which no voter is left. --lost names nodes, or organizations with all their nodes.`,
 		Example: "  mlsfed recover 5f2c9a10 --note 'c.example lost its disk on 24 November'\n  mlsfed recover --all --lost c.example --note 'c.example lost its disk on 24 November'",
 		GroupID: groupOperators,
 	}
 	f := c.Flags()
 	note := f.String("note", "", "why, as it will stand in the log")
-	all := f.Bool("all", false, "each conversation that --lost leaves without a majority")
+	all := f.Bool("all", false, "each conversation that needs it, or that --lost leaves without a majority")
 	lost := f.StringSlice("lost", nil, "with --all: nodes or organizations that will not come back")
 	if err := c.MarkFlagRequired("note"); err != nil {
 		panic(err) // a flag of that name stands above
 	}
 	c.Args = func(_ *cobra.Command, args []string) error {
 		switch {
-		case *all && len(*lost) == 0, !*all && len(*lost) > 0:
-			return errors.New("--all and --lost go together")
+		case !*all && len(*lost) > 0:
+			return errors.New("--lost: goes with --all")
 		case *all && len(args) > 0, !*all && len(args) != 1:
-			return fmt.Errorf("%d argument(s), wanted a conversation, or --all and --lost", len(args))
+			return fmt.Errorf("%d argument(s), wanted a conversation, or --all", len(args))
 		}
 		return nil
 	}
@@ -126,8 +127,16 @@ lost leave no majority. --lost names nodes, or organizations with all their node
 			if err != nil {
 				return err
 			}
-			if ids = withoutMajority(s, *lost); len(ids) == 0 {
-				return fmt.Errorf("no conversation in which %s votes has lost its majority with %s", s.Node, strings.Join(*lost, ", "))
+			if len(*lost) == 0 {
+				ids = needRecovery(s)
+			} else {
+				ids = withoutMajority(s, *lost)
+			}
+			if len(ids) == 0 && len(*lost) == 0 {
+				return fmt.Errorf("no conversation of %s is known to need it: name with --lost who will not come back", s.Node)
+			}
+			if len(ids) == 0 {
+				return fmt.Errorf("no conversation of %s has lost its majority with %s", s.Node, strings.Join(*lost, ", "))
 			}
 		} else {
 			id, err := ctl.conversation(ctx, args[0])
@@ -148,8 +157,18 @@ lost leave no majority. --lost names nodes, or organizations with all their node
 	})
 }
 
+// needRecovery lists the conversations that need to be recovered and whose log the node of a status has.
+func needRecovery(s *node.Status) (ids []string) {
+	for i := range s.Conversations {
+		if c := &s.Conversations[i]; c.NeedsRecovery && !hasLost(s, c) {
+			ids = append(ids, c.ID)
+		}
+	}
+	return ids
+}
+
 // withoutMajority lists the conversations in which the node of a status votes, and of whose voters those that are lost,
-// nodes or organizations, leave no majority.
+// nodes or organizations, leave no majority; and those that it follows without a vote, of which no voter is left.
 func withoutMajority(s *node.Status, lost []string) (ids []string) {
 	for i := range s.Conversations {
 		c := &s.Conversations[i]
@@ -160,7 +179,7 @@ func withoutMajority(s *node.Status, lost []string) (ids []string) {
 				left++
 			}
 		}
-		if own && left <= len(c.Voters)/2 {
+		if own && left <= len(c.Voters)/2 || left == 0 && slices.Contains(c.Learners, s.Node) {
 			ids = append(ids, c.ID)
 		}
 	}

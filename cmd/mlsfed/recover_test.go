@@ -22,17 +22,36 @@ func TestRecoverAllTakesOnlyWhatHasLostItsMajority(t *testing.T) {
 	} {
 		s.Conversations = append(s.Conversations, node.Conversation{ID: id, Voters: voters})
 	}
+	s.Conversations = append(s.Conversations, node.Conversation{ID: "followed", Voters: []wire.NodeID{"n1.b.example"}, Learners: []wire.NodeID{"n1.a.example"}})
 	for _, c := range []struct {
 		lost string
 		want []string
 	}{
-		{"b.example", []string{"mostly b", "two"}}, {"n1.b.example", []string{"two"}}, {"b.example c.example", []string{"mostly b", "three", "two"}}, {"c.example", nil},
+		{"b.example", []string{"followed", "mostly b", "two"}}, {"n1.b.example", []string{"followed", "two"}}, {"b.example c.example", []string{"followed", "mostly b", "three", "two"}}, {"c.example", nil},
 	} {
 		got := withoutMajority(s, strings.Fields(c.lost))
 		slices.Sort(got)
 		if !slices.Equal(got, c.want) {
 			t.Errorf("without %s: %q, wanted %q", c.lost, got, c.want)
 		}
+	}
+}
+
+// TestRecoverAllWithoutNames takes what needs it, and not where this node has lost the log itself.
+func TestRecoverAllWithoutNames(t *testing.T) {
+	s := &node.Status{Node: "n1.a.example", Conversations: []node.Conversation{
+		{ID: "well", Voters: []wire.NodeID{"n1.b.example"}},
+		{ID: "b lost it", Voters: []wire.NodeID{"n1.b.example"}, Lost: []wire.NodeID{"n1.b.example"}, NeedsRecovery: true},
+		{ID: "a lost it", Voters: []wire.NodeID{"n1.a.example"}, Lost: []wire.NodeID{"n1.a.example"}, NeedsRecovery: true},
+	}}
+	if got := needRecovery(s); !slices.Equal(got, []string{"b lost it"}) {
+		t.Errorf("recovers %q", got)
+	}
+	if text := needsRecover(s, &s.Conversations[1]); !strings.Contains(text, "n1.b.example lost the log") || !strings.Contains(text, "--all") {
+		t.Error(text)
+	}
+	if text := needsRecover(s, &s.Conversations[2]); !strings.Contains(text, "on a node that has more of it") {
+		t.Error(text)
 	}
 }
 

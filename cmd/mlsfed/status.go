@@ -109,12 +109,30 @@ func printStatus(out io.Writer, s *node.Status) error {
 			voters = append(voters, string(v))
 		}
 		t.row(short(c.ID), c.Role, c.Leader, strings.Join(voters, " "), strings.Trim(fmt.Sprint(c.Epochs), "[]"), c.Entries, c.Behind)
-		if away := unreachableVoters(s, c.Voters); len(away)*2 >= len(c.Voters) && len(away) > 0 {
+		if c.NeedsRecovery {
+			t.row("", needsRecover(s, &c))
+		} else if away := unreachableVoters(s, c.Voters); len(away)*2 >= len(c.Voters) && len(away) > 0 {
 			t.row("", fmt.Sprintf("no majority can be reached: it waits for %s. If they will not come back, 'mlsfed recover' (see docs/operations.md)", strings.Join(away, ", ")))
 		}
 	}
 	return t.write(out)
 }
+
+// needsRecover says who has lost a log, and where the conversation can be forced on.
+func needsRecover(s *node.Status, c *node.Conversation) string {
+	lost := make([]string, 0, len(c.Lost))
+	for _, n := range c.Lost {
+		lost = append(lost, string(n))
+	}
+	text := fmt.Sprintf("needs recover: %s lost the log (a restored backup?), and no majority is left", strings.Join(lost, ", "))
+	if hasLost(s, c) {
+		return text + ": 'mlsfed recover' on a node that has more of it"
+	}
+	return text + fmt.Sprintf(": 'mlsfed recover %s --note TEXT', or --all for each such one", short(c.ID))
+}
+
+// hasLost reports whether the node itself has lost the log of a conversation.
+func hasLost(s *node.Status, c *node.Conversation) bool { return slices.Contains(c.Lost, s.Node) }
 
 // unreachableVoters are those to which the node has no link.
 func unreachableVoters(s *node.Status, voters []wire.NodeID) (away []string) {
