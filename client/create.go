@@ -22,7 +22,9 @@ type CreateOptions struct {
 	// Suite is the group's cipher suite, one with the signature scheme of the device's key. By default the device's.
 	Suite   mlscore.CipherSuite
 	Voters  uint8       // wire.Policy
-	Witness wire.Domain // wire.Policy
+	Witness wire.Domain // wire.Policy; "" for the one that the organization proposes: see ProposedPolicy
+	// NoWitness creates it without one, whatever the organization proposes.
+	NoWitness bool
 }
 
 // Create founds a conversation with this device in it, and returns once its organization has ordered it.
@@ -34,6 +36,9 @@ func (d *Device) Create(ctx context.Context, o CreateOptions) (wire.Conversation
 	}
 	id, token, err := d.newConversation(ctx)
 	if err != nil {
+		return "", err
+	}
+	if o.Witness, err = witness(o.Witness, o.NoWitness, func() (wire.Policy, error) { return d.ProposedPolicy(ctx) }); err != nil {
 		return "", err
 	}
 	var outcome <-chan error

@@ -15,6 +15,7 @@ var features = wire.NewFeatures(wire.FeatureAlarm)
 // announce tells the node what the device understands, and notes what the node does. A node of the first
 // release does not know the method: its set stays empty.
 func (d *Device) announce(ctx context.Context, s *session) {
+	defer close(s.announced)
 	body, err := wire.Encode(&wire.FeaturesRequest{Features: features})
 	if err != nil {
 		d.log.Error("features not announced", "error", err)
@@ -40,6 +41,27 @@ func (d *Device) announce(ctx context.Context, s *session) {
 func (s *session) has(f wire.Feature) bool {
 	known := s.features.Load()
 	return known != nil && known.Has(f)
+}
+
+// supports reports whether the node of the present session has announced f. It waits for the announcement; without a
+// session it waits for one.
+func (d *Device) supports(ctx context.Context, f wire.Feature) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.opts.Timing.Call)
+	defer cancel()
+	var s *session
+	for {
+		var err error
+		if s, err = d.link.wait(ctx, s); err != nil {
+			return false, err
+		}
+		select {
+		case <-s.announced:
+			return s.has(f), nil
+		case <-s.ended:
+		case <-ctx.Done():
+			return false, ctx.Err()
+		}
+	}
 }
 
 // takeAlarm reports an alarm of the node. An alarm that this device has reported already is passed over.

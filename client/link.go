@@ -67,7 +67,8 @@ type session struct {
 	pushes  chan *wire.Push
 	alarm   func(*wire.Alarm)
 
-	features atomic.Pointer[wire.Features] // that the node has announced; nil for none
+	features  atomic.Pointer[wire.Features] // that the node has announced; nil for none
+	announced chan struct{}                 // closed when features is known, or will not be
 
 	mu      sync.Mutex
 	err     error
@@ -80,7 +81,7 @@ func newSession(conn Conn, s *wire.Session, most int) *session {
 	return &session{
 		conn: conn, node: s.Node, frame: int(s.MaxFrame), out: make(chan []byte, 16), ended: make(chan struct{}),
 		slots: make(chan struct{}, min(most, int(s.Requests))), pushes: make(chan *wire.Push, window),
-		answers: make(map[uint64]chan *wire.Frame),
+		answers: make(map[uint64]chan *wire.Frame), announced: make(chan struct{}),
 	}
 }
 

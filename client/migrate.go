@@ -13,8 +13,10 @@ import (
 type MigrateOptions struct {
 	// Suite is the cipher suite to go to, one with the signature scheme of the members' keys.
 	Suite   mlscore.CipherSuite
-	Voters  uint8       // wire.Policy
-	Witness wire.Domain // wire.Policy
+	Voters  uint8       // wire.Policy; 0 for those of the conversation
+	Witness wire.Domain // wire.Policy; "" for that of the conversation
+	// NoWitness leaves the conversation's witness behind.
+	NoWitness bool
 }
 
 // migrateAttempts is how often Migrate begins again when members came or went meanwhile.
@@ -31,6 +33,9 @@ const foundedMark = ^uint64(0)
 // wire.NoneLeft names those that have none. If ctx ends first, the migration goes on. What is sent meanwhile
 // arrives, but a sender's last messages of the old conversation may come behind its first of the new one.
 func (d *Device) Migrate(ctx context.Context, id wire.ConversationID, o MigrateOptions) (wire.ConversationID, error) {
+	if err := d.carryOver(ctx, id, &o); err != nil {
+		return "", err
+	}
 	for attempt := 1; ; attempt++ {
 		next, err := d.migrateOnce(ctx, id, o)
 		if wire.CodeOf(err) != wire.StaleEpoch || attempt == migrateAttempts {

@@ -219,6 +219,14 @@ type messageRecord struct {
 	Delivered uint32        `cbor:"8,keyasint,omitempty"` // devices that have acknowledged it
 	Error     string        `cbor:"9,keyasint,omitempty"`
 	Person    uint32        `cbor:"10,keyasint,omitempty"` // Message.Person; 0 for the first
+	Refusals  []refusal     `cbor:"11,keyasint,omitempty"` // organizations that will not get it
+}
+
+// refusal says why an organization will not get a message that was accepted.
+type refusal struct {
+	_            struct{} `cbor:",toarray"`
+	Organization wire.Domain
+	Reason       wire.Loss
 }
 
 // outgoingRecord is an encrypted message on its way, the same bytes each time.

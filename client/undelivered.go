@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -10,6 +11,9 @@ import (
 // maxAccepted is how many of a conversation's own messages are known by the ids under which the organization
 // accepted them: it may still give them up.
 const maxAccepted = 4096
+
+// maxRefusals bounds the organizations that are remembered for one message.
+const maxRefusals = 256
 
 func acceptedKey(id wire.ConversationID, n uint64) []byte {
 	return recordKey(recordAccepted, idPart(id), number(n))
@@ -49,7 +53,10 @@ func (t *thread) undelivered(n uint64, v *wire.Undelivered) error {
 	if err != nil || rec == nil {
 		return err
 	}
-	why := wire.Errorf(lossCode(v.Reason), "deliver", "members of %s will not get the message (%v): send it again when their organization can be reached", v.Organization, v.Reason)
+	if len(rec.Refusals) < maxRefusals && !slices.ContainsFunc(rec.Refusals, func(r refusal) bool { return r.Organization == v.Organization }) {
+		rec.Refusals = append(rec.Refusals, refusal{Organization: v.Organization, Reason: v.Reason})
+	}
+	why := lossError(v.Organization, v.Reason)
 	rec.Error = shorten(why.Error())
 	event := Event{Type: EventUndelivered, Err: why}
 	if event.Message, err = rec.message(t.id, n); err != nil {
@@ -57,6 +64,10 @@ func (t *thread) undelivered(n uint64, v *wire.Undelivered) error {
 	}
 	t.event(event)
 	return t.u.putRecord(key, rec)
+}
+
+func lossError(org wire.Domain, l wire.Loss) *wire.Error {
+	return wire.Errorf(lossCode(l), "deliver", "members of %s will not get the message (%v): send it again when their organization can be reached", org, l)
 }
 
 func lossCode(l wire.Loss) wire.Code {

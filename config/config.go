@@ -139,6 +139,8 @@ type Consensus struct {
 	RecentEntries   int      `yaml:"recent_entries"`
 	Organizations   int      `yaml:"organizations"`
 	Memory          Size     `yaml:"memory"`
+	// Witness is an organization that may vote without members, proposed for new conversations; "" for none.
+	Witness wire.Domain `yaml:"witness"`
 }
 
 // Mailbox is what waits for devices.
@@ -355,6 +357,11 @@ func (c *Config) Validate() error {
 	}
 	if c.Consensus.Log != "bolt" && c.Consensus.Log != "pebble" {
 		fault("consensus.log", "%q, wanted bolt or pebble", c.Consensus.Log)
+	}
+	if w := c.Consensus.Witness; w == c.Domain && w != "" {
+		fault("consensus.witness", "%s is this organization, which votes in its conversations anyhow: wanted another one", w)
+	} else if err := w.Check(); w != "" && err != nil {
+		fault("consensus.witness", "%v", err)
 	}
 	if c.OIDC.URL != "" && c.OIDC.Audience == "" {
 		fault("oidc.audience", "wanted the client id that tokens are made for")

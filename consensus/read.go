@@ -160,6 +160,16 @@ func (m *Manager) Heads(id wire.ConversationID) (heads []machine.Head, err error
 	return heads, err
 }
 
+// Policy is what the conversation was created with.
+func (m *Manager) Policy(id wire.ConversationID) (policy wire.Policy, err error) {
+	c, err := m.find(id)
+	if err != nil {
+		return policy, err
+	}
+	err = m.view(c, func(s *machine.Machine) { policy = s.Policy() })
+	return policy, err
+}
+
 // Keys returns the submission keys under which an application message is taken: those of the current
 // epoch and of the one before, of each head.
 func (m *Manager) Keys(id wire.ConversationID) ([]wire.SubmissionKey, error) {

@@ -28,6 +28,7 @@ type lane struct {
 	failures  int
 	offline   bool // the last failure was of the way to the organization, not of this lane
 	lastError string
+	lastCode  wire.Code
 }
 
 func (l *lane) status() LaneStatus {
@@ -223,11 +224,14 @@ func (o *Outbox) settleRetry(l *lane, r outcome, now time.Time) {
 	}
 	l.setOffline(r.offline && l.items > 0)
 	if r.err == nil || l.items == 0 {
-		l.failures, l.lastError = 0, ""
+		l.failures, l.lastError, l.lastCode = 0, "", ""
 	} else {
 		wait := backoff(l.failures, o.cfg.RetryMin, o.cfg.RetryMax, o.cfg.Jitter())
 		l.failures++
-		l.retry, l.lastError = now.Add(wait), r.err.Error()
+		l.retry, l.lastError, l.lastCode = now.Add(wait), r.err.Error(), wire.CodeOf(r.err)
+		if r.offline && l.lastCode == wire.Internal { // an error of the network has no code
+			l.lastCode = wire.Unavailable
+		}
 		heap.Push(&o.pauses, pause{l.retry, l})
 	}
 	if r.delivered == 0 || l.org.offline == 0 {

@@ -34,6 +34,10 @@ func bodyOf(m wire.Method) (body any, ok bool) {
 		return new(wire.FeaturesRequest), true
 	case wire.MethodDelivery:
 		return new(wire.DeliveryRequest), true
+	case wire.MethodPolicy:
+		return new(wire.PolicyRequest), true
+	case wire.MethodWaiting:
+		return new(wire.WaitingRequest), true
 	case wire.MethodRevocations:
 		return new(wire.RevocationsRequest), true
 	case wire.MethodCount, wire.MethodConversations, wire.MethodDevices, wire.MethodRenew, wire.MethodOrganizations:

@@ -169,9 +169,9 @@ func (n *Node) makeMail() error {
 	n.devices = &devices{directory: n.directory, mail: m, online: n.online, now: n.now}
 	n.delivery = &delivery{org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, past: n.past, log: n.log, contested: n.contestedList}
 	n.router = &router{
-		org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, files: n.stores.files, blobs: n.stores.blobs,
+		org: n.cfg.Domain, witness: n.cfg.Consensus.Witness, mail: n.mail, directory: n.directory, streams: streams, files: n.stores.files, blobs: n.stores.blobs,
 		past: n.past, refused: n.refusals("messages_refused_total", "Messages of other organizations that were not taken, by the reason's code."),
-		peers: organizationsOf{n}, online: n.online, now: n.now, log: n.log, account: n.stores.account, limits: newLimits(&n.cfg.Rates, n.stores.clock.Count),
+		peers: organizationsOf{n}, online: n.online, now: n.now, shown: func(at wire.Time) wire.Time { return shown(n.stores.clock, at) }, log: n.log, account: n.stores.account, limits: newLimits(&n.cfg.Rates, n.stores.clock.Count),
 	}
 	n.router.route()
 	return nil

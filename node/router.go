@@ -28,6 +28,7 @@ var _ gateway.Service = (*router)(nil)
 // router serves the requests of devices: it decides which part, here or elsewhere, answers.
 type router struct {
 	org       wire.Domain
+	witness   wire.Domain // proposed for new conversations; "" for none
 	orders    *consensus.Manager
 	mail      *mailbox.Mailbox
 	directory *directory.Directory
@@ -43,6 +44,7 @@ type router struct {
 	founded   *founded
 	online    *online
 	now       func() time.Time
+	shown     func(wire.Time) wire.Time // the time of day of what was stored at a count
 	log       *slog.Logger
 	methods   map[wire.Method]handler
 	contests  contests
@@ -80,6 +82,8 @@ func (r *router) route() {
 		wire.MethodRevoke:        takes(r.revoke),
 		wire.MethodRenew:         bare(r.renew),
 		wire.MethodOrganizations: bare(r.organizations),
+		wire.MethodPolicy:        takes(r.policyOf),
+		wire.MethodWaiting:       takes(r.waitingOf),
 		wire.MethodRevocations:   takes(r.revocations),
 	}
 }

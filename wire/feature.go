@@ -86,4 +86,8 @@ const (
 	FeatureAlarm Feature = "alarm"
 	// FeatureDelivery announces that a node takes MethodDelivery.
 	FeatureDelivery Feature = "delivery"
+	// FeaturePolicy announces that a node takes MethodPolicy.
+	FeaturePolicy Feature = "policy"
+	// FeatureWaiting announces that a node takes MethodWaiting.
+	FeatureWaiting Feature = "waiting"
 )

@@ -27,6 +27,8 @@ const (
 	MethodOrganizations Method = "organizations" // nothing → OrganizationsAnswer: the admitted ones, with their roots
 	MethodFeatures      Method = "features"      // FeaturesRequest → FeaturesAnswer: what the device understands, and what the node does
 	MethodDelivery      Method = "delivery"      // DeliveryRequest → DeliveryAnswer: whom a conversation is delivered to, as a hash
+	MethodPolicy        Method = "policy"        // PolicyRequest → PolicyAnswer: that of a conversation, or the one proposed for new ones
+	MethodWaiting       Method = "waiting"       // WaitingRequest → WaitingAnswer: what waits for other organizations
 	MethodRevocations   Method = "revocations"   // RevocationsRequest → RevocationsAnswer: the revocation list of an organization
 )
 

@@ -40,12 +40,22 @@ func sessionSamples() map[string]any {
 		"putBlob":     &PutBlobRequest{Conversation: id, Blob: ref, Data: []byte("x")},
 		"states":      &ConversationsAnswer{Conversations: []ConversationState{{Conversation: id, Token: Token{1}, Acknowledged: 2, End: 3}}},
 		"devices":     &DevicesAnswer{Devices: []DeviceInfo{{ID: "mimi://a.example/d/alice/phone", Key: []byte("k")}}},
+		"policyOf":    &PolicyRequest{Conversation: &id},
+		"policy":      &PolicyAnswer{Policy: Policy{Handshakes: HandshakesPrivate, Voters: 3, Witness: "w.example"}},
+		"waitingOf":   &WaitingRequest{Conversation: id},
+		"waiting":     &WaitingAnswer{Lanes: []WaitingLane{{Organization: "b.example", Items: 2, Oldest: 3, First: []SubmissionID{{1}, {2}}, Last: 4, Code: Unavailable}}},
 		"chain":       &ChainAnswer{Chain: [][]byte{[]byte("leaf"), []byte("root")}},
 		"roots":       &OrganizationsAnswer{Organizations: []Organization{{Domain: "a.example", Root: []byte("r")}}},
 		"enrol":       &EnrolRequest{Device: "mimi://a.example/d/alice/phone", Key: []byte("k"), Proof: []byte("p"), Code: "c"},
 		"notify":      &NotifyRequest{Messages: []Message{*message()}},
 		"notified":    &NotifyAnswer{Results: []*Error{nil, {Code: Busy}}},
 	}
+}
+
+func waitingOf(change func(*WaitingLane)) *WaitingAnswer {
+	l := WaitingLane{Organization: "b.example", Items: 1, First: []SubmissionID{{1}}}
+	change(&l)
+	return &WaitingAnswer{Lanes: []WaitingLane{l}}
 }
 
 func TestSessionRules(t *testing.T) {
@@ -61,6 +71,14 @@ func TestSessionRules(t *testing.T) {
 		"largest message":               {sign(func(m *Message) { m.Content = make([]byte, MaxMessage) }), ""},
 		"message over the limit":        {sign(func(m *Message) { m.Content = make([]byte, MaxMessage+1) }), TooLarge},
 		"unsigned message":              {sign(func(m *Message) { m.Signature = nil }), Malformed},
+		"most ids that wait":            {waitingOf(func(l *WaitingLane) { l.Items, l.First = MaxWaiting, make([]SubmissionID, MaxWaiting) }), ""},
+		"too many ids that wait":        {waitingOf(func(l *WaitingLane) { l.Items, l.First = MaxWaiting+1, make([]SubmissionID, MaxWaiting+1) }), Malformed},
+		"more ids than items":           {waitingOf(func(l *WaitingLane) { l.Items, l.First = 1, make([]SubmissionID, 2) }), Malformed},
+		"waiting for nobody":            {waitingOf(func(l *WaitingLane) { l.Organization = "" }), Malformed},
+		"waiting with a bad code":       {waitingOf(func(l *WaitingLane) { l.Code = "a b" }), Malformed},
+		"most organizations that wait":  {&WaitingAnswer{Lanes: slices.Repeat([]WaitingLane{{Organization: "b.example"}}, maxWaitingLanes)}, ""},
+		"too many that wait":            {&WaitingAnswer{Lanes: slices.Repeat([]WaitingLane{{Organization: "b.example"}}, maxWaitingLanes+1)}, TooLarge},
+		"policy of even voters":         {&PolicyAnswer{Policy: Policy{Handshakes: HandshakesPrivate, Voters: 2}}, Malformed},
 		"frame of no type":              {&Frame{}, Malformed},
 		"frame of an unknown type":      {&Frame{Type: FrameAlarm + 1}, Malformed},
 		"request without a method":      {&Frame{Type: FrameRequest, ID: 1}, Malformed},

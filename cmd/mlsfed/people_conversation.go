@@ -163,7 +163,7 @@ themselves. Servers see neither who takes part nor what is said.`,
 	var x client.CreateOptions
 	f := c.Flags()
 	suite := f.String("suite", "", "cipher suite: a name or number of docs/suites.md, one that signs as the device's does (default: the device's)")
-	witness := f.String("witness", "", "an organization without members that may vote: with it, a conversation of two organizations goes on while one is away")
+	witness := f.String("witness", "", "an organization without members that may vote: with it, a conversation of two organizations goes on while one is away (default: your operator's choice, none for none)")
 	voters := f.Uint8("voters", 0, "most nodes that vote, odd (default: the nodes' choice, 5)")
 	empty := f.Bool("empty", false, "make it also if nobody can be added")
 	f.BoolVar(&x.PublicHandshakes, "public-handshakes", false, "let servers see who takes part and check every change; needed to rejoin without help")
@@ -174,7 +174,7 @@ themselves. Servers see neither who takes part nor what is said.`,
 		if err := checkName(args[0]); err != nil {
 			return err
 		}
-		if *witness != "" {
+		if x.NoWitness = *witness == "none"; *witness != "" && !x.NoWitness {
 			var err error
 			if x.Witness, err = wire.ParseDomain(*witness); err != nil {
 				return usageError{fmt.Errorf("--witness: %w", err)}
@@ -221,7 +221,11 @@ func (p *person) create(ctx context.Context, x client.CreateOptions, users []wir
 	if err != nil {
 		return err
 	}
-	if alone := oneVote(m, x.Witness, p.id.Organization()); alone != "" {
+	policy, err := p.Policy(ctx, id)
+	if err != nil { // of an earlier release: then there is no witness but the one that was named
+		policy.Witness = x.Witness
+	}
+	if alone := oneVote(m, policy.Witness, p.id.Organization()); alone != "" {
 		fmt.Fprintln(p.notes, alone)
 	}
 	return p.tell(ctx, id, "%s is made: %s, epoch %d, %s.", x.Name, shortID(id), p.epoch(ctx, id), countMembers(m))

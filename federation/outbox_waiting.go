@@ -1,0 +1,60 @@
+package federation
+
+import (
+	"slices"
+
+	"github.com/cockroachdb/pebble/v2"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// maxWaitingRead bounds the bytes that Waiting reads of one lane.
+const maxWaitingRead = 4 << 20
+
+// Waiting is what waits of one conversation, by organization. First has the ids of the items that are sent next, at most
+// most for each organization. What is on its way at the moment waits too. The state is that of a moment: an item can be
+// handed over, or dropped, while the list is made.
+func (o *Outbox) Waiting(id wire.ConversationID, most int) ([]wire.WaitingLane, error) {
+	type bounds struct{ from, to uint64 }
+	var list []wire.WaitingLane
+	places := make(map[wire.Domain]bounds)
+	o.mu.Lock()
+	for _, org := range o.orgs {
+		if l := org.lanes[id]; l != nil && l.items > 0 {
+			list = append(list, wire.WaitingLane{Organization: org.domain, Items: uint64(l.items), Oldest: l.oldest, Code: l.lastCode, First: []wire.SubmissionID{}})
+			places[org.domain] = bounds{l.next, l.last}
+		}
+	}
+	o.mu.Unlock()
+	slices.SortFunc(list, func(a, b wire.WaitingLane) int { return compare(a.Organization, b.Organization) })
+	for i := range list {
+		at := places[list[i].Organization]
+		if err := o.firstOf(&list[i], id, at.from, at.to, most); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
+}
+
+// firstOf reads the ids of the first items of a lane, between two sequences.
+func (o *Outbox) firstOf(l *wire.WaitingLane, id wire.ConversationID, from, to uint64, most int) error {
+	it, err := o.db.NewIter(&pebble.IterOptions{
+		LowerBound: o.keys.item(l.Organization, id, from), UpperBound: o.keys.item(l.Organization, id, to+1),
+	})
+	if err != nil {
+		return err
+	}
+	defer it.Close()
+	size := 0
+	for it.First(); it.Valid() && len(l.First) < most && size < maxWaitingRead; it.Next() {
+		v, err := it.ValueAndErr()
+		if err != nil {
+			return err
+		}
+		size += len(v)
+		if item, err := decodeItem(it.Key(), v); err == nil { // a damaged one is dropped when its turn comes
+			l.First, l.Last = append(l.First, item.ID), item.Time
+		}
+	}
+	return it.Error()
+}
