@@ -46,6 +46,9 @@ type chatModel struct {
 	broken        map[uint64]wrappedMessage
 	opened        map[uint64]bool // long messages that are shown whole
 	wanted        string          // the conversation that the person named, until it was found
+	progress      *client.Progress
+	since         time.Time // of the last connection's end; zero while connected
+	ticking       bool      // another look is due, since something waits
 }
 
 // chatRemark is a line of the interface's own among the messages.
@@ -75,6 +78,7 @@ type chatSnapshot struct {
 	messages []client.Message
 	older    bool
 	members  []client.Member
+	progress *client.Progress // of the own messages; nil where nothing waits, or nobody can tell
 	offering []wire.Domain
 	err      error
 }
@@ -153,7 +157,9 @@ func (p *person) snapshot(ctx context.Context, wanted wire.ConversationID, named
 		}
 		q.Before, q.Limit = page.Next, min(most-len(s.messages), client.MaxPage)
 	}
-	s.members, s.err = p.Members(ctx, s.current)
+	if s.members, s.err = p.Members(ctx, s.current); s.err == nil {
+		s.progress = p.progressOf(ctx, s.current, s.messages)
+	}
 	return s
 }
 
@@ -176,6 +182,9 @@ func (m *chatModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		return m, m.look()
 	case chatSnapshot:
 		return m, m.show(msg)
+	case chatTick:
+		m.ticking = false
+		return m, m.look()
 	case chatDone:
 		m.busy--
 		m.said, m.failed = msg.text, msg.err != nil
@@ -205,21 +214,40 @@ func (m *chatModel) show(s chatSnapshot) tea.Cmd {
 	if s.err == nil {
 		m.list, m.offering = s.list, s.offering
 		if m.current == "" || m.current == s.current {
-			m.current, m.messages, m.members, m.older = s.current, s.messages, s.members, s.older
+			m.current, m.messages, m.members, m.older, m.progress = s.current, s.messages, s.members, s.older, s.progress
 		}
 	}
 	if m.again {
-		return m.look()
+		return tea.Batch(m.look(), m.lookLater())
 	}
-	return nil
+	return m.lookLater()
 }
+
+// whileWaiting is how often the device is looked at while something waits for another organization: no event tells when
+// that organization has it.
+const whileWaiting = 3 * time.Second
+
+// lookLater looks again after a while if something waits.
+func (m *chatModel) lookLater() tea.Cmd {
+	if m.ticking || m.progress == nil || len(m.progress.Waiting) == 0 {
+		return nil
+	}
+	m.ticking = true
+	return tea.Tick(whileWaiting, func(time.Time) tea.Msg { return chatTick{} })
+}
+
+// chatTick asks for another look.
+type chatTick struct{}
 
 func (m *chatModel) event(e client.Event) {
 	switch e.Type {
 	case client.EventConnected:
-		m.online, m.link = true, "connected to "+string(e.Node)
+		m.online, m.link, m.since = true, "connected to "+string(e.Node), time.Time{}
 	case client.EventOffline:
-		m.online, m.link = false, fmt.Sprintf("offline, next try in %s: %s", e.Retry.Round(time.Second/10), oneLine(plain(e.Err).Error()))
+		if m.since.IsZero() {
+			m.since = e.Time
+		}
+		m.online, m.link = false, fmt.Sprintf("offline since %s, next try in %s: %s", clockTime(m.since, e.Time), e.Retry.Round(time.Second/10), oneLine(plain(e.Err).Error()))
 	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventUndelivered, client.EventUnreadable, client.EventFailed, client.EventDeviceWaiting, client.EventRolledBack, client.EventClock, client.EventPerson:
 		m.alarm(e)
 	case client.EventDelayed: // once for each attempt: since when counts
@@ -319,7 +347,7 @@ func (m *chatModel) open(id wire.ConversationID) {
 		m.scroll = 0
 		return
 	}
-	m.current, m.messages, m.members, m.scroll, m.most, m.older = id, nil, nil, 0, chatPage, false
+	m.current, m.messages, m.members, m.progress, m.scroll, m.most, m.older = id, nil, nil, nil, 0, chatPage, false
 	m.broken, m.opened = nil, make(map[uint64]bool)
 }
 

@@ -209,12 +209,12 @@ func (m *chatModel) messageLines(msg *client.Message, width int) []string {
 	}
 	name += ordinal(msg.Person)
 	lines := m.wrapped(msg, name, width)
-	if mark := statusMark(msg); msg.Sender == m.p.id && mark != "" {
+	if mark := m.statusMark(msg); msg.Sender == m.p.id && mark != "" {
 		last := &lines[len(lines)-1]
 		if room := width - ansi.StringWidth(*last) - 2; room >= ansi.StringWidth(mark) {
 			*last += "  " + mark
 		} else {
-			lines = append(lines, strings.Repeat(" ", indent)+mark)
+			lines = append(lines, strings.Repeat(" ", indent)+ansi.Truncate(mark, max(width-indent, 1), "…"))
 		}
 	}
 	if head := msg.Time.Local().Format("15:04") + " " + name; strings.HasPrefix(lines[0], head) {
@@ -254,14 +254,22 @@ func (m *chatModel) wrapped(msg *client.Message, name string, width int) []strin
 // mostBroken bounds the messages that are kept broken into lines.
 const mostBroken = 20000
 
-func statusMark(m *client.Message) string {
+// statusMark is what became of an own message: a check mark when the own organization has it, with the number of devices
+// that have it, and the organizations that do not have it yet.
+func (m *chatModel) statusMark(msg *client.Message) string {
+	mark := ""
 	switch {
-	case m.Delivered > 0:
-		return fmt.Sprintf("✓%d", m.Delivered)
-	case m.Status == client.StatusAccepted:
-		return "✓"
+	case msg.Delivered > 0:
+		mark = fmt.Sprintf("✓%d", msg.Delivered)
+	case msg.Status == client.StatusAccepted:
+		mark = "✓"
 	}
-	return ""
+	if m.progress != nil {
+		if how := deliveryText(m.progress.Messages[msg.Number], time.Now()); how != "" {
+			mark += " " + how
+		}
+	}
+	return mark
 }
 
 // colorOf gives each person one of the terminal's own colors.
@@ -406,7 +414,11 @@ func (m *chatModel) statusLine() string {
 		said, style = fmt.Sprintf("%s has another root: /trust", m.offering[0]), style.Foreground(lipgloss.Color("1"))
 	}
 	if said == "" {
-		return chooseLine(m.width, append(place, segment{m.link, state}), []segment{{m.link, state}})
+		link := segment{m.link, state}
+		if text := m.waitingLine(time.Now()); text != "" {
+			link = segment{text, lipgloss.NewStyle().Foreground(lipgloss.Color("3"))}
+		}
+		return chooseLine(m.width, append(place, link), []segment{link})
 	}
 	end := []segment{{short, state}, {said, style}}
 	return chooseLine(m.width, append(place, end...), end, end[1:])

@@ -53,6 +53,7 @@ type person struct {
 	out     io.Writer
 	notes   io.Writer
 	link    linkState
+	settled settled
 }
 
 // linkState is what a person's device last said of its connection.

@@ -38,6 +38,8 @@ type messageJSON struct {
 type readJSON struct {
 	messageJSON
 	Old bool `json:"old"` // it was read before
+	// Organizations is how far an own message has come at each other organization.
+	Organizations []deliveryJSON `json:"organizations,omitempty"`
 }
 
 type fileJSON struct {
@@ -166,10 +168,22 @@ func (p *person) send(ctx context.Context, id wire.ConversationID, text, file st
 				return printJSON(p.out, messageOf(e.Message))
 			}
 			fmt.Fprintf(p.out, "sent: %s, epoch %d\n", sent.String()[:8], e.Message.Epoch)
+			p.tellWaiting(ctx, id, *e.Message)
 			return nil
 		}
 	}
 	return fmt.Errorf("the node has not taken the message within %v: it is kept, and goes out when this device is online the next time", p.opts.timeout)
+}
+
+// tellWaiting says for which organizations a message waits that the own one has accepted.
+func (p *person) tellWaiting(ctx context.Context, id wire.ConversationID, m client.Message) {
+	progress := p.progressOf(ctx, id, []client.Message{m})
+	if progress == nil {
+		return
+	}
+	if how := deliveryText(progress.Messages[m.Number], time.Now()); how != "" {
+		fmt.Fprintf(p.notes, "Your organization has it: %s.\n", how)
+	}
 }
 
 func (p *person) post(ctx context.Context, id wire.ConversationID, text, path string) (client.MessageID, error) {
@@ -191,16 +205,21 @@ func (p *person) post(ctx context.Context, id wire.ConversationID, text, path st
 	return p.SendFile(ctx, id, filepath.Base(path), f, info.Size(), text)
 }
 
-// printMessage prints a message. old says that it was read before; mark, that a line for people says so too.
-func (p *person) printMessage(m *client.Message, old, mark bool) error {
+// printMessage prints a message. at is how far an own one has come. old says that it was read before; mark, that a line
+// for people says so too.
+func (p *person) printMessage(m *client.Message, at []client.Delivery, old, mark bool) error {
 	if p.opts.json {
-		return printJSON(p.out, readJSON{messageOf(m), old})
+		return printJSON(p.out, readJSON{messageOf(m), old, deliveriesJSON(at)})
+	}
+	text := messageText(m)
+	if how := deliveryText(at, time.Now()); how != "" {
+		text += "  (" + how + ")"
 	}
 	lead := ""
 	if old && mark {
 		lead = "(read) "
 	}
-	_, err := fmt.Fprintf(p.out, "%s%s  %s  %s\n", lead, m.Time.Local().Format("2006-01-02 15:04"), deviceName(m.Sender)+ordinal(m.Person), strings.ReplaceAll(messageText(m), "\n", "\n    "))
+	_, err := fmt.Fprintf(p.out, "%s%s  %s  %s\n", lead, m.Time.Local().Format("2006-01-02 15:04"), deviceName(m.Sender)+ordinal(m.Person), strings.ReplaceAll(text, "\n", "\n    "))
 	return err
 }
 

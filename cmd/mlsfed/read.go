@@ -258,12 +258,16 @@ func (r *reader) forward(ctx context.Context, end uint64) (err error) {
 		if err != nil {
 			return err
 		}
+		var at map[uint64][]client.Delivery
+		if progress := r.progress(ctx, page.Messages); progress != nil {
+			at = progress.Messages
+		}
 		for i := range page.Messages {
 			if most > 0 && r.shown >= most {
 				return nil
 			}
 			m := &page.Messages[i]
-			if err := r.p.printMessage(m, m.Number < r.unread, r.o.follow); err != nil {
+			if err := r.p.printMessage(m, at[m.Number], m.Number < r.unread, r.o.follow); err != nil {
 				return err
 			}
 			r.shown++
@@ -275,6 +279,14 @@ func (r *reader) forward(ctx context.Context, end uint64) (err error) {
 		}
 	}
 	return nil
+}
+
+// progress is how far own messages have come; nil without a connection.
+func (r *reader) progress(ctx context.Context, messages []client.Message) *client.Progress {
+	if r.o.offline {
+		return nil
+	}
+	return r.p.progressOf(ctx, r.id, messages)
 }
 
 // tellRest reports how many messages were not shown, and how to see them.
@@ -344,13 +356,13 @@ func (r *reader) goOn(ctx context.Context, events func(func(client.Event) bool))
 func (r *reader) consume(ctx context.Context, m *client.Message) error {
 	r.shown++
 	if r.o.exec == "" {
-		return r.p.printMessage(m, false, false)
+		return r.p.printMessage(m, nil, false, false)
 	}
 	if r.o.answer && m.Sender.User() == r.p.id.User() {
 		return nil
 	}
 	var in, out bytes.Buffer
-	if err := printJSON(&in, readJSON{messageOf(m), false}); err != nil {
+	if err := printJSON(&in, readJSON{messageJSON: messageOf(m)}); err != nil {
 		return err
 	}
 	c := exec.CommandContext(ctx, "sh", "-c", r.o.exec)
