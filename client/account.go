@@ -146,42 +146,53 @@ func (t *thread) meetMembers() error {
 // makeRoom removes the devices of removed accounts that keep users from being added: their organizations have revoked
 // them, and no device may have taken that in yet. What it cannot remove is refused when the users are added.
 func (d *Device) makeRoom(ctx context.Context, id wire.ConversationID, list []addition) error {
-	crowded := false
+	crowded := make(map[wire.Domain]bool)
 	err := d.turn(ctx, func(u *unit) error {
 		t, err := d.usableThread(u, id)
 		if err != nil {
 			return err
 		}
-		crowded, err = t.crowded(list)
-		return err
+		return t.crowded(list, crowded)
 	})
-	if err != nil || !crowded {
+	if err != nil || len(crowded) == 0 {
 		return err
 	}
-	if err := d.tendMembers(ctx); err != nil {
-		d.log.Info("revocation lists are not all here", "error", err)
+	lists := make(map[wire.Domain][]byte)
+	for org := range crowded {
+		var a wire.RevocationsAnswer
+		if err := d.call(ctx, wire.MethodRevocations, &wire.RevocationsRequest{Domain: org}, &a); err != nil {
+			d.log.Info("revocation list is not here", "organization", org, "error", err)
+			continue
+		}
+		lists[org] = a.List
 	}
-	return nil
+	return d.turn(ctx, func(u *unit) error {
+		t, err := d.usableThread(u, id)
+		if err != nil || t.group == nil {
+			return err
+		}
+		return t.removeRevoked(lists)
+	})
 }
 
-// crowded reports whether what is to be added is under the name of a member of another account.
-func (t *thread) crowded(list []addition) (bool, error) {
+// crowded finds the organizations of what is to be added under the name of a member of another account.
+func (t *thread) crowded(list []addition, found map[wire.Domain]bool) error {
 	added := make(map[wire.UserID]wire.AccountID)
 	for _, a := range list {
 		kp, err := mlscore.ParseKeyPackage(a.KeyPackage)
 		if err != nil {
-			return false, err
+			return err
 		}
 		added[a.Device.User()] = accountOf(kp.LeafNode.Credential)
 	}
-	found := false
 	t.group.Public().Members(func(m mlscore.Member) bool {
 		device, account, err := holderOf(m.Credential)
-		want, ok := added[device.User()]
-		found = err == nil && ok && !want.Same(account)
-		return !found
+		if want, ok := added[device.User()]; err == nil && ok && !want.Same(account) {
+			found[device.Organization()] = true
+		}
+		return true
 	})
-	return found, nil
+	return nil
 }
 
 // onePerson refuses to promote a name that belongs to two accounts, of members or of devices that are being added.
