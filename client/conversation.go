@@ -79,15 +79,60 @@ func (d *Device) thread(u *unit, id wire.ConversationID) (*thread, error) {
 		return nil, err
 	}
 	t := &thread{d: d, u: u, id: id, rec: rec}
-	switch rec.State {
-	case StateCreating, StateActive, StateLeaving, StateFounding, StateMoving:
+	if rec.hasGroup() {
 		t.group, err = d.group(id)
-	case StateMoved:
-		if !rec.Line.Erased {
-			t.group, err = d.group(id)
-		}
 	}
 	return t, err
+}
+
+// glance is thread for a pass over many conversations that changes no group: what it reads from the store does not
+// push out of memory what is in use.
+func (d *Device) glance(u *unit, id wire.ConversationID, rec *conversationRecord) (t *thread, err error) {
+	t = &thread{d: d, u: u, id: id, rec: rec}
+	if !rec.hasGroup() {
+		return t, nil
+	}
+	if t.group = d.groups.get(id); t.group == nil {
+		t.group, err = d.load(id)
+	}
+	return t, err
+}
+
+// hasGroup reports whether the store holds the group that a conversation is in.
+func (r *conversationRecord) hasGroup() bool {
+	switch r.State {
+	case StateCreating, StateActive, StateLeaving, StateFounding, StateMoving:
+		return true
+	case StateMoved:
+		return !r.Line.Erased
+	}
+	return false
+}
+
+// someRecords is eachRecord for one conversation, or for all where only is "".
+func someRecords(u *unit, only wire.ConversationID, visit func(wire.ConversationID, *conversationRecord) error) error {
+	if only == "" {
+		return eachRecord(u, visit)
+	}
+	rec := new(conversationRecord)
+	ok, err := u.getRecord(conversationKey(only), rec)
+	if err != nil || !ok {
+		return err
+	}
+	return visit(only, rec)
+}
+
+// eachRecord visits all conversations of the device, in the order of their ids, without their groups.
+func eachRecord(u *unit, visit func(wire.ConversationID, *conversationRecord) error) error {
+	prefix := recordKey(recordOne)
+	return u.Scan(prefix, func(key, value []byte) error {
+		defer clear(value)
+		rec := new(conversationRecord)
+		if err := wire.Decode(value, maxRecord, rec); err != nil {
+			return err
+		}
+		return visit(wire.ConversationID(key[len(prefix)+1:]), rec)
+	})
 }
 
 // knownThread is thread for a caller who names the conversation, or one that it succeeds.
@@ -121,14 +166,14 @@ func (d *Device) usableThread(u *unit, id wire.ConversationID) (*thread, error) 
 
 // group opens a group, or gives the one that is open.
 func (d *Device) group(id wire.ConversationID) (*mlscore.Group, error) {
-	if g := d.groups[id]; g != nil {
+	if g := d.groups.get(id); g != nil {
 		return g, nil
 	}
 	g, err := d.load(id)
 	if err != nil {
 		return nil, err
 	}
-	d.keepOpen(id, g)
+	d.groups.keep(id, g)
 	return g, nil
 }
 
@@ -137,13 +182,6 @@ func (d *Device) load(id wire.ConversationID) (*mlscore.Group, error) {
 	d.judge.loading = true
 	defer func() { d.judge.loading = false }()
 	return d.client.LoadGroup([]byte(id))
-}
-
-func (d *Device) keepOpen(id wire.ConversationID, g *mlscore.Group) {
-	if len(d.groups) >= d.opts.Limits.Groups {
-		clear(d.groups)
-	}
-	d.groups[id] = g
 }
 
 func (t *thread) save() error { return t.u.putRecord(conversationKey(t.id), t.rec) }

@@ -57,7 +57,7 @@ func (d *Device) Create(ctx context.Context, o CreateOptions) (wire.Conversation
 	if err := d.await(ctx, op, outcome); err != nil {
 		return id, err
 	}
-	d.lanes.kick(laneUpkeep) // adds the user's other devices
+	d.lanes.kick(upkeepOf(id)) // adds the user's other devices
 	return id, nil
 }
 
@@ -135,7 +135,7 @@ func (t *thread) create(x mlscore.Extensions) error {
 		GroupOptions: t.options(), Extensions: x, LeafExtensions: addressExtension(t.rec.Token),
 	})
 	if err == nil {
-		t.d.keepOpen(t.id, t.group)
+		t.d.groups.keep(t.id, t.group)
 	}
 	return err
 }

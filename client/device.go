@@ -33,7 +33,7 @@ type Device struct {
 	store  *turnStore
 	judge  *judge
 	client *mlscore.Client
-	groups map[wire.ConversationID]*mlscore.Group
+	groups *openGroups
 	self   *deviceRecord                // nil before it is enrolled
 	asked  map[string]bool              // devices of the user's that he was told of
 	later  map[wire.ConversationID]bool // those for which something of a later membership waits; nil before it was read
@@ -62,7 +62,7 @@ func Open(opts Options) (*Device, error) {
 	}
 	d := &Device{
 		opts: opts, log: opts.Log, turns: make(chan struct{}, 1), store: &turnStore{}, judge: &judge{},
-		groups: make(map[wire.ConversationID]*mlscore.Group), asked: make(map[string]bool), receipts: make(map[wire.ConversationID][]MessageID),
+		groups: newOpenGroups(opts.Limits.Groups), asked: make(map[string]bool), receipts: make(map[wire.ConversationID][]MessageID),
 	}
 	d.turns <- struct{}{}
 	d.link.init(opts)
@@ -114,6 +114,7 @@ func (d *Device) turn(ctx context.Context, f func(*unit) error) error {
 	}
 	u := newUnit(d.opts.Store)
 	d.store.unit = u
+	d.groups.begin()
 	err := f(u)
 	if err == nil {
 		err = u.commit()
@@ -136,7 +137,7 @@ func (d *Device) turn(ctx context.Context, f func(*unit) error) error {
 
 // forget drops what memory holds and the store may not.
 func (d *Device) forget() {
-	clear(d.groups)
+	d.groups.forget()
 	d.self, d.later = nil, nil
 	u := newUnit(d.opts.Store)
 	if err := d.loadSelf(u); err != nil {

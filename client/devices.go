@@ -9,29 +9,10 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// tendDevices adds the user's devices that this device knows to the conversations in which they are not.
-func (d *Device) tendDevices(ctx context.Context) error {
-	devices, err := d.Devices(ctx)
-	if err != nil {
-		return err
-	}
-	var missing []wire.ConversationID
-	var user wire.UserID
-	err = d.turn(ctx, func(u *unit) error {
-		user = d.self.Device.User()
-		if devices, err = d.addable(u, devices); err != nil {
-			return err
-		}
-		return d.eachActive(u, func(t *thread) error {
-			absent, err := t.absent(devices)
-			if len(absent) > 0 {
-				missing = append(missing, t.id)
-			}
-			return err
-		})
-	})
-	if err != nil || len(missing) == 0 {
-		return err
+// addMissing adds the user's devices that this device knows to the conversations in which they are missing.
+func (d *Device) addMissing(ctx context.Context, user wire.UserID, missing []wire.ConversationID, devices []wire.DeviceInfo) error {
+	if len(missing) == 0 {
+		return nil
 	}
 	if !d.wait(ctx, d.jitter(d.opts.Timing.Proposals)) { // another device of the user's may be faster
 		return ctx.Err()

@@ -538,7 +538,7 @@ func (t *thread) leave(by wire.DeviceID) error {
 			return err
 		}
 	}
-	delete(t.d.groups, t.id)
+	t.d.groups.drop(t.id)
 	t.group = nil
 	if err := t.failOperations(why); err != nil {
 		return err

@@ -232,7 +232,7 @@ func (t *thread) beginJoin(c *wire.Committed, env *wire.Envelope, token wire.Tok
 
 // eraseGroup removes what is left of the group's state.
 func (t *thread) eraseGroup() error {
-	delete(t.d.groups, t.id)
+	t.d.groups.drop(t.id)
 	ids, err := t.d.client.Groups()
 	if err != nil || !slices.ContainsFunc(ids, func(g []byte) bool { return string(g) == string(t.id) }) {
 		return err
@@ -272,7 +272,7 @@ func (t *thread) join(c *wire.Committed, env *wire.Envelope, welcome, tree []byt
 		return err
 	}
 	t.group = g
-	t.d.keepOpen(t.id, g)
+	t.d.groups.keep(t.id, g)
 	for _, ref := range h.NewMembers {
 		if err := t.d.usedKeyPackage(t.u, ref); err != nil {
 			return err

@@ -13,7 +13,7 @@ import (
 // servers are unreachable delays no other, and its messages do not wait for its commits.
 type lane struct {
 	kind laneKind
-	id   wire.ConversationID // "" for upkeep
+	id   wire.ConversationID // "" for upkeep of all that the device has
 }
 
 type laneKind uint8
@@ -29,6 +29,9 @@ var laneUpkeep = lane{kind: kindUpkeep}
 
 func handshakes(id wire.ConversationID) lane { return lane{kindHandshakes, id} }
 func messages(id wire.ConversationID) lane   { return lane{kindMessages, id} }
+
+// upkeepOf is upkeep of one conversation.
+func upkeepOf(id wire.ConversationID) lane { return lane{kindUpkeep, id} }
 
 // later is what work returns that has to go on after some time. It is no failure.
 type later time.Duration
@@ -183,6 +186,9 @@ func (d *Device) work(ctx context.Context, k lane) error {
 	case kindReceipts:
 		return d.workReceipts(ctx, k.id)
 	default:
+		if k.id != "" {
+			return errors.Join(d.tendConversations(ctx, k.id), d.tendReaders(ctx, k.id))
+		}
 		return d.upkeep(ctx)
 	}
 }
@@ -223,21 +229,6 @@ func (d *Device) noteUnknown(u *unit, id wire.ConversationID, why *wire.Error) e
 		return t.breakOff(wire.Errorf(wire.UnknownConversation, "entries", "the node has not known %v for %v: ask a member to restore this device (%v)", id, most, why))
 	}
 	return nil
-}
-
-// resume gives every conversation's lanes a look at what a restart left.
-func (d *Device) resume(ctx context.Context) error {
-	var ids []wire.ConversationID
-	err := d.turn(ctx, func(u *unit) error {
-		var err error
-		ids, err = listConversations(u)
-		return err
-	})
-	for _, id := range ids {
-		d.lanes.kick(handshakes(id))
-		d.lanes.kick(messages(id))
-	}
-	return err
 }
 
 // waiters are calls that wait for the outcome of an operation.

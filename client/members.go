@@ -274,24 +274,17 @@ func (d *Device) UpdateKeys(ctx context.Context, id wire.ConversationID) error {
 func (d *Device) Conversations(ctx context.Context) ([]Conversation, error) {
 	var list []Conversation
 	err := d.turn(ctx, func(u *unit) error {
-		ids, err := listConversations(u)
-		for _, id := range ids {
-			if err != nil {
+		return eachRecord(u, func(id wire.ConversationID, rec *conversationRecord) error {
+			t, err := d.glance(u, id, rec)
+			if err != nil || t.hidden() {
 				return err
 			}
-			var t *thread
-			if t, err = d.thread(u, id); err != nil {
-				return err
-			}
-			if t.hidden() {
-				continue
-			}
-			var c *Conversation
-			if c, err = t.describe(); err == nil {
+			c, err := t.describe()
+			if err == nil {
 				list = append(list, *c)
 			}
-		}
-		return err
+			return err
+		})
 	})
 	slices.SortFunc(list, func(a, b Conversation) int { return int(int64(b.number) - int64(a.number)) })
 	return list, err

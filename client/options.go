@@ -55,7 +55,7 @@ type Limits struct {
 	Operations  int // changes of one group that wait: 256
 	Attempts    int // commits that one change of a group may lose before it is given up: 64
 	Orders      int // order hashes that are kept of one conversation: 1,024
-	Groups      int // groups that are open in memory: 256
+	Groups      int // groups that are open in memory, the most recently used: 256
 	Inline      int // bytes of a Welcome or tree that stand in the entry itself: 256 KiB
 	KeyPackages int // of the device's own suite that the directory should have: 50
 	Reserve     int // of each other suite: 5; -1 for none but the last resort

@@ -111,7 +111,7 @@ func (t *thread) rejoin(h wire.GroupInfo, info, tree []byte, token wire.Token) (
 	if err != nil {
 		return 0, err
 	}
-	delete(t.d.groups, t.id)
+	t.d.groups.drop(t.id)
 	self, err := t.identity()
 	if err != nil {
 		return 0, err

@@ -148,17 +148,14 @@ func (t *thread) requestOf(have *requestRecord) (r *requestRecord, ours bool, er
 // holdRequest keeps a conversation waiting, unless too many wait: then it is refused.
 func (t *thread) holdRequest(r *requestRecord) error {
 	n := 0
-	ids, err := listConversations(t.u)
-	if err != nil {
-		return err
-	}
-	for _, id := range ids {
-		rec := new(conversationRecord)
-		if ok, err := t.u.getRecord(conversationKey(id), rec); err != nil {
-			return err
-		} else if ok && rec.State == StateHeld {
+	err := eachRecord(t.u, func(_ wire.ConversationID, rec *conversationRecord) error {
+		if rec.State == StateHeld {
 			n++
 		}
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 	if n >= t.d.opts.Limits.Strangers {
 		t.d.log.Warn("a request to join is refused: too many wait", "conversation", t.id, "waiting", n)
@@ -253,21 +250,17 @@ func (t *thread) takeHeld(c *wire.Committed) error {
 func (d *Device) Held(ctx context.Context) ([]JoinRequest, error) {
 	var list []JoinRequest
 	err := d.turn(ctx, func(u *unit) error {
-		ids, err := listConversations(u)
-		for _, id := range ids {
-			if err != nil {
-				return err
-			}
-			var t *thread
-			if t, err = d.thread(u, id); err != nil || t == nil || t.rec.State != StateHeld {
-				continue
+		return eachRecord(u, func(id wire.ConversationID, rec *conversationRecord) error {
+			if rec.State != StateHeld {
+				return nil
 			}
 			r := new(requestRecord)
-			if _, err = u.getRecord(t.requestKey(), r); err == nil {
+			_, err := u.getRecord((&thread{id: id}).requestKey(), r)
+			if err == nil {
 				list = append(list, r.request(id))
 			}
-		}
-		return err
+			return err
+		})
 	})
 	slices.SortFunc(list, func(a, b JoinRequest) int { return a.Since.Compare(b.Since) })
 	return list, err

@@ -194,8 +194,7 @@ func (t *thread) nextHousekeeping() (*step, error) {
 	} else if wait > 0 {
 		return &step{wait: time.Duration(wait) * time.Millisecond}, nil
 	}
-	keys := t.rec.Keys
-	if t.d.now()-keys.Since > wire.Time(t.d.opts.Timing.KeyAge.Milliseconds()) || int(keys.Sent) >= t.d.opts.Timing.KeyMessages {
+	if t.d.keysDue(t.rec) {
 		t.rec.Keys = keyAge{Since: t.d.now()} // once, should it fail
 		return &step{again: true}, t.enqueueOwn(&operationRecord{Kind: opCommit})
 	}

@@ -320,28 +320,3 @@ func (t *thread) nextOfMoved() (*step, error) {
 	}
 	return &step{pending: p, envelope: e}, nil
 }
-
-// keepOld is how long the keys of a group that was migrated are kept for messages that come late: as long as
-// servers keep what has not been read.
-const keepOld = 30 * 24 * time.Hour
-
-// tendMoved erases the groups of conversations that were migrated long ago.
-func (d *Device) tendMoved(ctx context.Context) error {
-	return d.turn(ctx, func(u *unit) error {
-		ids, err := listConversations(u)
-		for _, id := range ids {
-			if err != nil {
-				return err
-			}
-			var t *thread
-			if t, err = d.thread(u, id); err != nil || t.rec.State != StateMoved || t.group == nil || d.now()-t.rec.Line.CloseAt < wire.Time(keepOld.Milliseconds()) {
-				continue
-			}
-			t.rec.Line.Erased = true
-			if err = t.eraseGroup(); err == nil {
-				err = t.save()
-			}
-		}
-		return err
-	})
-}

@@ -2,8 +2,8 @@ package client
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
+	"maps"
 	"slices"
 
 	"github.com/mlsfed/mlsfed/mlscore"
@@ -28,11 +28,23 @@ func (d *Device) takeInbox(u *unit, p *wire.Push) error {
 	return nil
 }
 
-// upkeep looks after what no single conversation needs: roots, the own certificate, KeyPackages, the
-// user's devices, and members that were revoked. What fails is tried again; the rest goes on.
+// Tend does one round of what Run does by itself every Timing.Upkeep, and returns when it has been done: roots, the
+// certificate, KeyPackages, the user's devices, revoked members. It needs Run to be connected, and waits for the
+// connection up to Timing.Call: ErrOffline after that.
+func (d *Device) Tend(ctx context.Context) error {
+	if err := d.upkeep(ctx); err != nil {
+		var again later
+		if !errors.As(err, &again) { // later is work that comes by itself
+			return err
+		}
+	}
+	return nil
+}
+
+// upkeep looks after roots, the own certificate, KeyPackages, the user's devices, and members that were revoked. What fails is tried again; the rest goes on.
 func (d *Device) upkeep(ctx context.Context) error {
 	var failures []error
-	for _, part := range []func(context.Context) error{d.refreshRoots, d.renew, d.topUp, d.tendRefusals, d.tendDevices, d.tendMembers, d.tendMoved, d.tendReaders} {
+	for _, part := range []func(context.Context) error{d.refreshRoots, d.renew, d.topUp, d.tendRefusals, d.tendAll} {
 		if err := part(ctx); err != nil {
 			failures = append(failures, err)
 			if errors.Is(err, ErrOffline) {
@@ -65,68 +77,32 @@ func (d *Device) renew(ctx context.Context) error {
 	})
 }
 
-// eachActive visits the conversations that this device can change.
+// tendAll does what all conversations need.
+func (d *Device) tendAll(ctx context.Context) error {
+	return errors.Join(d.tendConversations(ctx, ""), d.tendReaders(ctx, ""))
+}
+
+// eachActive visits the conversations that this device can change. visit changes no group.
 func (d *Device) eachActive(u *unit, visit func(*thread) error) error {
-	ids, err := listConversations(u)
-	for _, id := range ids {
+	return eachRecord(u, func(id wire.ConversationID, rec *conversationRecord) error {
+		if rec.State != StateActive {
+			return nil
+		}
+		t, err := d.glance(u, id, rec)
 		if err != nil {
 			return err
 		}
-		var t *thread
-		if t, err = d.thread(u, id); err == nil && t.rec.State == StateActive {
-			err = visit(t)
-		}
-	}
-	return err
-}
-
-// tendMembers removes members whose certificates their organizations have revoked.
-func (d *Device) tendMembers(ctx context.Context) error {
-	members := make(map[wire.Domain]bool)
-	err := d.turn(ctx, func(u *unit) error {
-		return d.eachActive(u, func(t *thread) error {
-			t.group.Public().Members(func(m mlscore.Member) bool {
-				if device, err := deviceOf(m.Credential); err == nil {
-					members[device.Organization()] = true
-				}
-				return true
-			})
-			return nil
-		})
+		return visit(t)
 	})
-	if err != nil {
-		return err
-	}
-	lists := make(map[wire.Domain][]byte)
-	var failures []error
-	for org := range members {
-		var a wire.RevocationsAnswer
-		if err := d.call(ctx, wire.MethodRevocations, &wire.RevocationsRequest{Domain: org}, &a); err != nil {
-			failures = append(failures, err)
-			continue
-		}
-		lists[org] = a.List
-	}
-	if len(lists) > 0 {
-		failures = append(failures, d.turn(ctx, func(u *unit) error {
-			return d.eachActive(u, func(t *thread) error { return t.removeRevoked(lists) })
-		}))
-	}
-	return errors.Join(failures...)
 }
 
 // removeRevoked enqueues the removal of members whom the lists name, with the lists that prove it.
-func (t *thread) removeRevoked(lists map[wire.Domain][]byte) error {
+func (t *thread) removeRevoked(lists map[wire.Domain][]byte, serials map[wire.Domain]map[string]bool) error {
 	op := &operationRecord{Kind: opRevoked}
-	for org, der := range lists {
-		list, err := x509.ParseRevocationList(der)
-		if err != nil {
-			t.d.log.Warn("revocation list passed over", "organization", org, "error", err)
-			continue
-		}
-		if found := t.revokedMembers(org, list); len(found) > 0 {
+	for _, org := range slices.Sorted(maps.Keys(lists)) {
+		if found := t.revokedMembers(org, serials[org]); len(found) > 0 {
 			op.Devices = append(op.Devices, found...)
-			op.Evidence = append(op.Evidence, der)
+			op.Evidence = append(op.Evidence, lists[org])
 		}
 	}
 	if len(op.Devices) == 0 {
@@ -139,18 +115,18 @@ func (t *thread) removeRevoked(lists map[wire.Domain][]byte) error {
 	return t.enqueueOwn(op)
 }
 
-func (t *thread) revokedMembers(org wire.Domain, list *x509.RevocationList) []wire.DeviceID {
-	serials := make(map[string]bool, len(list.RevokedCertificateEntries))
-	for _, e := range list.RevokedCertificateEntries {
-		serials[e.SerialNumber.String()] = true
+// revokedMembers are the members of an organization, but this device, whose certificates have one of the serial numbers.
+func (t *thread) revokedMembers(org wire.Domain, serials map[string]bool) []wire.DeviceID {
+	if len(serials) == 0 {
+		return nil
 	}
 	var found []wire.DeviceID
 	t.group.Public().Members(func(m mlscore.Member) bool {
-		cert, err := certificateOf(m.Credential)
-		if err != nil || m.Leaf == t.group.Self() || !serials[cert.SerialNumber.String()] {
+		device, err := deviceOf(m.Credential)
+		if err != nil || device.Organization() != org || m.Leaf == t.group.Self() {
 			return true
 		}
-		if device, err := deviceOf(m.Credential); err == nil && device.Organization() == org {
+		if cert, err := certificateOf(m.Credential); err == nil && serials[cert.SerialNumber.String()] {
 			found = append(found, device)
 		}
 		return true

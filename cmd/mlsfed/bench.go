@@ -16,7 +16,7 @@ func newBench() *cobra.Command {
 		GroupID: groupDevelopers,
 		Short:   "Measure this build on this machine",
 	}
-	c.AddCommand(newBenchCore(), newBenchOrder(), newBenchDelivery(), newBenchFederation())
+	c.AddCommand(newBenchCore(), newBenchOrder(), newBenchDelivery(), newBenchFederation(), newBenchDevice())
 	return c
 }
 

@@ -20,6 +20,7 @@ type deliveryBench struct {
 	table     *benchTable
 	dir       string
 	node      string // the program that runs the nodes; "": this process does
+	own       bool   // node is this build
 	processor bool
 	only      []string
 

@@ -81,8 +81,9 @@ func (b *deliveryBench) settings(c *config.Config) {
 	c.Admin.Socket = filepath.Join(b.dir, string(c.Domain)+".sock")
 	c.Gateway.EnrolPerMinute, c.Gateway.ConnectPerSec, c.Gateway.FramesPerSecond = 1e6, 1e4, 1e5
 	c.Directory.ClaimBurst = 2 * maxDeliveryDevices
-	if b.node == "" { // a build that is given may lack these; its defaults allow the usual sizes
+	if b.node == "" || b.own { // a build that is given may lack these; its defaults allow the usual sizes
 		c.Rates, c.Quota.Conversations = config.Rates{}, 0
+		c.Directory.PairBurst, c.Directory.UserBurst, c.Directory.LastResortBurst = 1e6, 1e6, 1e6
 	}
 }
 

@@ -1,0 +1,69 @@
+package client
+
+import (
+	"container/list"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// openGroups are the groups in memory: at most a number of them, the least recently used leave first. Every
+// change of a group is in the store at the end of the turn that made it, so that a group that leaves loses nothing.
+// Whoever has the turn owns it.
+type openGroups struct {
+	most  int
+	byID  map[wire.ConversationID]*list.Element // of openGroup
+	order *list.List                            // the most recently used first
+	used  map[wire.ConversationID]bool          // in this turn
+}
+
+type openGroup struct {
+	id    wire.ConversationID
+	group *mlscore.Group
+}
+
+func newOpenGroups(most int) *openGroups {
+	return &openGroups{most: most, byID: make(map[wire.ConversationID]*list.Element), order: list.New(), used: make(map[wire.ConversationID]bool)}
+}
+
+// get returns a group that is open, nil for another one.
+func (o *openGroups) get(id wire.ConversationID) *mlscore.Group {
+	e := o.byID[id]
+	if e == nil {
+		return nil
+	}
+	o.order.MoveToFront(e)
+	o.used[id] = true
+	return e.Value.(*openGroup).group
+}
+
+// keep adds a group, or replaces the one of the same id.
+func (o *openGroups) keep(id wire.ConversationID, g *mlscore.Group) {
+	o.used[id] = true
+	if e := o.byID[id]; e != nil {
+		e.Value.(*openGroup).group = g
+		o.order.MoveToFront(e)
+		return
+	}
+	for o.order.Len() >= o.most {
+		o.drop(o.order.Back().Value.(*openGroup).id)
+	}
+	o.byID[id] = o.order.PushFront(&openGroup{id, g})
+}
+
+func (o *openGroups) drop(id wire.ConversationID) {
+	if e := o.byID[id]; e != nil {
+		o.order.Remove(e)
+		delete(o.byID, id)
+	}
+}
+
+// begin begins a turn.
+func (o *openGroups) begin() { clear(o.used) }
+
+// forget drops the groups that the present turn has used: memory and store may differ in them. Others have not changed.
+func (o *openGroups) forget() {
+	for id := range o.used {
+		o.drop(id)
+	}
+}

@@ -1,0 +1,48 @@
+package client
+
+import (
+	"fmt"
+	"testing"
+
+	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// TestLeastRecentlyUsedGroupLeaves: one group more than the limit costs one group, the one used longest ago, and a
+// turn that fails costs those that it used.
+func TestLeastRecentlyUsedGroupLeaves(t *testing.T) {
+	o := newOpenGroups(3)
+	id := func(n int) wire.ConversationID { return wire.ConversationID(fmt.Sprint(n)) }
+	open := func() (list []int) {
+		for n := range 6 {
+			if o.byID[id(n)] != nil {
+				list = append(list, n)
+			}
+		}
+		if len(list) != o.order.Len() {
+			t.Errorf("%d groups in the order, %d by id", o.order.Len(), len(list))
+		}
+		return list
+	}
+	first := new(mlscore.Group)
+	o.keep(id(0), first)
+	o.keep(id(1), new(mlscore.Group))
+	o.keep(id(2), new(mlscore.Group))
+	if o.get(id(0)) != first {
+		t.Fatal("the group is another one")
+	}
+	o.keep(id(3), new(mlscore.Group))
+	if got := fmt.Sprint(open()); got != "[0 2 3]" {
+		t.Errorf("open are %v, wanted 0, 2 and 3", got)
+	}
+	o.begin()
+	o.get(id(2))
+	o.keep(id(4), new(mlscore.Group)) // in the place of 0
+	o.forget()
+	if got := fmt.Sprint(open()); got != "[3]" {
+		t.Errorf("open are %v after a turn that failed, wanted 3 alone", got)
+	}
+	if o.get(id(2)) != nil {
+		t.Error("a group that was dropped is still there")
+	}
+}

@@ -1,0 +1,68 @@
+package client
+
+import (
+	"context"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// resume gives the lanes a look at what a restart left. A conversation for which the records show nothing to do is left
+// alone, so that a start costs what is due and not what there is: no group is opened for it.
+func (d *Device) resume(ctx context.Context) error {
+	return d.turn(ctx, func(u *unit) error {
+		busy, err := d.busy(u)
+		if err != nil {
+			return err
+		}
+		return eachRecord(u, func(id wire.ConversationID, rec *conversationRecord) error {
+			if busy[id] || d.hasWork(rec) {
+				u.then(func() { d.lanes.kick(handshakes(id)) })
+			}
+			if rec.Counters.Outgoing != rec.Counters.Sending {
+				u.then(func() { d.lanes.kick(messages(id)) })
+			}
+			return nil
+		})
+	})
+}
+
+// hasWork reports whether the record of a conversation alone shows work for its log. See thread.next.
+func (d *Device) hasWork(rec *conversationRecord) bool {
+	switch rec.State {
+	case StateActive:
+		return rec.Behind.Until > 0 || rec.Failed.At > 0 || rec.Waiting > 0 || d.keysDue(rec)
+	case StateLeft, StateBroken, StateHeld:
+		return false
+	case StateMoved:
+		return !rec.Line.Closed && !rec.Line.Erased
+	}
+	return true
+}
+
+// busy are the conversations with records of work that waits: an envelope that goes out, changes of the group, items of
+// a later membership, and commits that show that this device follows.
+func (d *Device) busy(u *unit) (map[wire.ConversationID]bool, error) {
+	busy := make(map[wire.ConversationID]bool)
+	note := func(key []byte) { busy[wire.ConversationID(key[3:][:key[2]])] = true } // letters, length, id
+	for _, kind := range []byte{recordPending, recordOperation, recordLater} {
+		err := u.Scan(recordKey(kind), func(key, value []byte) error {
+			clear(value)
+			note(key)
+			return nil
+		})
+		if err != nil {
+			return nil, err
+		}
+	}
+	err := u.Scan(recordKey(recordPresence), func(key, value []byte) error {
+		p := new(presenceRecord)
+		if err := wire.Decode(value, maxRecord, p); err != nil {
+			return err
+		}
+		if p.Due > 0 {
+			note(key)
+		}
+		return nil
+	})
+	return busy, err
+}

@@ -1,0 +1,182 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mlsfed/mlsfed/stats"
+)
+
+// deviceBench measures what a device in a long life costs.
+type deviceBench struct {
+	deliveryBench // the world, the table and the selection of workloads
+
+	groups  int // conversations of the device
+	history int // messages in its store
+	samples int // operations that a figure is the median of
+}
+
+// The limits of the flags.
+const (
+	maxDeviceGroups  = 10_000
+	maxDeviceHistory = 10_000_000
+	maxDeviceSamples = 1_000
+)
+
+// workloads are the parts of the benchmark, in the order in which they run.
+func (b *deviceBench) workloads() []workload {
+	return []workload{
+		{"conversations", b.manyConversations},
+		{"history", b.longHistory},
+	}
+}
+
+func newBenchDevice() *cobra.Command {
+	b := &deviceBench{}
+	var asJSON, short bool
+	c := &cobra.Command{
+		Use:   "device",
+		Short: "Measure a device with many conversations and a long history",
+		Long: `The nodes of two organizations run as processes of this program, with TLS and fsync on loopback. The device that is
+measured runs in this process, with its store on disk: processor time and bytes written are those of the device alone.
+
+conversations: a device in many conversations with one other device. upkeep is one round of what a device looks after
+by itself; create is one conversation more; start is a start until the device has nothing left to do; incoming is one
+message that waited while the device was away; list is the list of conversations, with the opening of the store;
+send is one message, with a start of its own, until it is accepted.
+
+history: a store with many messages. open is the opening of the store; written is what one message that is sent
+writes on the device until it is accepted.`,
+		Example: "  mlsfed bench device\n  mlsfed bench device --short\n  mlsfed bench device --only history --history 1000000",
+		Args:    cobra.NoArgs,
+	}
+	f := c.Flags()
+	f.BoolVar(&asJSON, "json", false, "print an object for each row")
+	f.BoolVar(&short, "short", false, "the smallest form, some seconds: its sizes hold where no flag says otherwise")
+	f.StringVar(&b.dir, "dir", "", "folder on the disk to be measured (default a temporary one)")
+	f.StringSliceVar(&b.only, "only", nil, "workloads to measure: conversations, history (default all)")
+	f.IntVar(&b.groups, "conversations", 1000, "conversations of the device")
+	f.IntVar(&b.history, "history", 100_000, "messages in the store")
+	f.IntVar(&b.samples, "samples", 20, "operations that a figure is the median of")
+	other := addAgainst(c)
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if short {
+			b.shorten(c)
+		}
+		if err := b.check(); err != nil {
+			return usageError{err}
+		}
+		b.table = newBenchTable(c, asJSON)
+		if other.binary != "" {
+			return other.run(c, b.table, sameBench("device"))
+		}
+		file, err := os.Executable()
+		if err != nil {
+			return fmt.Errorf("this program's file is not known, and the nodes run from it: %w", err)
+		}
+		b.node, b.own, b.processor = file, true, true
+		b.table.head()
+		return b.run(c.Context(), b.workloads())
+	}
+	return c
+}
+
+// shorten sets the sizes of the short form where no flag has set them.
+func (b *deviceBench) shorten(c *cobra.Command) {
+	for name, set := range map[string]func(){
+		"conversations": func() { b.groups = 20 },
+		"history":       func() { b.history = 2000 },
+		"samples":       func() { b.samples = 3 },
+	} {
+		if !c.Flags().Changed(name) {
+			set()
+		}
+	}
+}
+
+// check refuses what cannot be measured.
+func (b *deviceBench) check() error {
+	for _, v := range []struct {
+		flag           string
+		n, least, most int
+	}{
+		{"conversations", b.groups, 1, maxDeviceGroups},
+		{"history", b.history, 1, maxDeviceHistory},
+		{"samples", b.samples, 1, maxDeviceSamples},
+	} {
+		if v.n < v.least || v.n > v.most {
+			return fmt.Errorf("--%s %d: wanted %d to %d", v.flag, v.n, v.least, v.most)
+		}
+	}
+	if !hasProcessorTime {
+		return errors.New("this system does not report the processor time of a process")
+	}
+	names := make([]string, 0, len(b.workloads()))
+	for _, w := range b.workloads() {
+		names = append(names, w.name)
+	}
+	for _, name := range b.only {
+		if !slices.Contains(names, name) {
+			return fmt.Errorf("--only %s: wanted some of %s", name, strings.Join(names, ", "))
+		}
+	}
+	return nil
+}
+
+// run runs workloads in a folder that it removes afterwards.
+func (b *deviceBench) run(ctx context.Context, list []workload) (err error) {
+	made, err := os.MkdirTemp(b.dir, "mlsfed-bench-")
+	if err != nil {
+		return fmt.Errorf("--dir: %w", err)
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(made)) }()
+	if b.dir, err = filepath.Abs(made); err != nil {
+		return fmt.Errorf("--dir: %w", err)
+	}
+	for _, w := range list {
+		if len(b.only) > 0 && !slices.Contains(b.only, w.name) {
+			continue
+		}
+		if err := w.run(ctx); err != nil {
+			if ctx.Err() != nil {
+				return errors.New("interrupted")
+			}
+			return fmt.Errorf("%s: %w", w.name, err)
+		}
+	}
+	return nil
+}
+
+// sample is what one operation of the device took.
+type sample struct {
+	processor, elapsed time.Duration
+	written            int64 // bytes handed to the operating system
+}
+
+// sampled measures an operation of this process.
+func sampled(f func() error) (sample, error) {
+	processor, written, start := processorTime(), bytesWritten(), time.Now()
+	err := f()
+	return sample{processorTime() - processor, time.Since(start), bytesWritten() - written}, err
+}
+
+// median is the median of what samples have of something.
+func median(list []sample, of func(sample) float64) float64 {
+	values := make([]float64, len(list))
+	for i, s := range list {
+		values[i] = of(s)
+	}
+	return stats.Median(values)
+}
+
+func processorOf(s sample) float64 { return inMilliseconds(s.processor) }
+func elapsedOf(s sample) float64   { return inMilliseconds(s.elapsed) }
+func writtenOf(s sample) float64   { return float64(s.written) }
