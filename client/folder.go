@@ -18,6 +18,10 @@ import (
 // storeFile is the name of the store in a device's folder.
 const storeFile = "device.db"
 
+// storeOptions let a device with a long history begin at once. What it computes from a store that turns out to be damaged
+// is never written, and so never sent.
+var storeOptions = boltstore.Options{VerifyLater: true}
+
 // OpenStore opens, or makes, the store in a device's folder, encrypted under a key of
 // boltstore.KeySize random bytes, from the keyring of the operating system or from KeyFile. The caller
 // closes it after Run has returned. A folder that others have access to is narrowed to its owner, or refused. The errors to expect are those of boltstore.Open.
@@ -25,7 +29,7 @@ func OpenStore(folder string, key mlscore.Secret) (*boltstore.Store, error) {
 	if _, err := private.MakeFolder(folder); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	return boltstore.Open(filepath.Join(folder, storeFile), key, boltstore.Options{})
+	return boltstore.Open(filepath.Join(folder, storeFile), key, storeOptions)
 }
 
 // OpenStoreWithPassphrase is OpenStore with a passphrase that a person remembers.
@@ -33,7 +37,7 @@ func OpenStoreWithPassphrase(folder string, passphrase mlscore.Secret) (*boltsto
 	if _, err := private.MakeFolder(folder); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
-	return boltstore.OpenWithPassphrase(filepath.Join(folder, storeFile), passphrase, boltstore.Options{})
+	return boltstore.OpenWithPassphrase(filepath.Join(folder, storeFile), passphrase, storeOptions)
 }
 
 // NewStoreKey makes a key for OpenStore.

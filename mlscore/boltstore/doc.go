@@ -28,7 +28,8 @@
 // bbolt has no checksums but on its two meta pages, and follows a damaged page wherever it leads. So
 // Open reads the structure of the whole file first, and refuses one that does not add up; a value that
 // was changed by a single bit does not decrypt. Both give a DamagedError that names the record, where
-// one is to blame, and never another value.
+// one is to blame, and never another value. With Options.VerifyLater that check goes on after Open: records
+// can be read meanwhile, and the first batch waits for the verdict.
 //
 // # Erasure
 //

@@ -8,6 +8,7 @@ import (
 	"crypto/subtle"
 	"encoding/binary"
 	"fmt"
+	"hash"
 	"io"
 
 	"golang.org/x/crypto/chacha20poly1305"
@@ -84,12 +85,24 @@ func (k *keys) open(key, box []byte) ([]byte, error) {
 type setSum [sha256.Size]byte
 
 // toggle adds a record to the set, or removes it.
-func (k *keys) toggle(sum *setSum, key, box []byte) {
-	h := hmac.New(sha256.New, k.set.Bytes())
-	var size [8]byte
-	binary.BigEndian.PutUint64(size[:], uint64(len(key)))
-	h.Write([]byte{'r'})
-	h.Write(size[:])
+func (k *keys) toggle(sum *setSum, key, box []byte) { k.toggler().toggle(sum, key, box) }
+
+// toggler computes the hashes of many records, for one caller at a time.
+type toggler struct {
+	mac  hash.Hash
+	head [9]byte
+	out  setSum
+}
+
+func (k *keys) toggler() *toggler { return &toggler{mac: hmac.New(sha256.New, k.set.Bytes())} }
+
+// toggle adds a record to the set, or removes it.
+func (t *toggler) toggle(sum *setSum, key, box []byte) {
+	h := t.mac
+	h.Reset()
+	t.head[0] = 'r'
+	binary.BigEndian.PutUint64(t.head[1:], uint64(len(key)))
+	h.Write(t.head[:])
 	h.Write(key)
 	if len(box) >= overhead {
 		h.Write(box[:chacha20poly1305.NonceSizeX])
@@ -97,7 +110,7 @@ func (k *keys) toggle(sum *setSum, key, box []byte) {
 	} else {
 		h.Write(box)
 	}
-	subtle.XORBytes(sum[:], sum[:], h.Sum(nil))
+	subtle.XORBytes(sum[:], sum[:], h.Sum(t.out[:0]))
 }
 
 // digest is the MAC of a set.

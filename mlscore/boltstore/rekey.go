@@ -28,6 +28,9 @@ func (s *Store) ChangePassphrase(passphrase mlscore.Secret) error {
 }
 
 func (s *Store) rekey(c credential) error {
+	if err := s.await(); err != nil {
+		return s.notAccepted(err)
+	}
 	h, next, err := c.begin(s.opts.Rand)
 	if err != nil {
 		return s.told("change key of", err)

@@ -29,6 +29,11 @@ type Options struct {
 	// that was put back must not be written to again, since its keys would be used twice. Records that
 	// do not decrypt still give an error. It implies KeepFreed: what is lost may stand in freed pages.
 	Salvage bool
+	// VerifyLater lets Open return before the file is verified, which takes time in proportion to it. Meanwhile records
+	// can be read: each authenticates itself, but an older version of one, or that there is none, is not noticed yet.
+	// Apply waits for the end, so that nothing is ever written that was computed from a file that is damaged or was
+	// tampered with: it returns the error that Open would have. Close does not wait. With Salvage it does nothing.
+	VerifyLater bool
 	// Cost is that of a passphrase, for a new file or a new passphrase; zero means DefaultCost.
 	Cost Cost
 	// Rand is the source of nonces and salts; nil means crypto/rand.
@@ -57,6 +62,7 @@ type Store struct {
 	wiped   wiped
 	failed  error // why nothing more is written
 	crashed bool  // bbolt panicked while it held its locks
+	later   verification
 }
 
 // The buckets of the file, and the records of the one that describes it.
@@ -101,6 +107,14 @@ func open(path string, c credential, opts Options) (*Store, error) {
 	}
 	opts.KeepFreed = opts.KeepFreed || opts.Salvage
 	s := &Store{path: path, opts: opts}
+	if opts.VerifyLater && !opts.Salvage && !missing(path) {
+		if err := s.openLater(c); err != nil {
+			_ = s.Close() // the first error is the one to report
+			return nil, s.told("open", err)
+		}
+		go s.verify()
+		return s, nil
+	}
 	err := s.openFile(c)
 	if err == nil {
 		err = s.guard(func() error { return s.load(c) })
@@ -127,7 +141,7 @@ func (s *Store) errClosed() error { return fmt.Errorf("store %s: %w", s.path, Er
 
 // load reads the header and compares the records with the digest.
 func (s *Store) load(c credential) error {
-	return s.db.View(func(tx *bbolt.Tx) error {
+	err := s.db.View(func(tx *bbolt.Tx) error {
 		file, records := tx.Bucket(bucketFile), tx.Bucket(bucketRecords)
 		if file == nil || records == nil {
 			return s.damaged(nil, "it is a bbolt file, but not a store of this package")
@@ -139,12 +153,29 @@ func (s *Store) load(c credential) error {
 		if err != nil {
 			return s.damaged(nil, err.Error())
 		}
-		if s.keys, err = c.unlock(h); err != nil {
-			return err
+		s.keys, err = c.unlock(h)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	return s.compareDigest()
+}
+
+// compareDigest computes the sum of all records, and compares it with the digest of the file.
+func (s *Store) compareDigest() error {
+	return s.db.View(func(tx *bbolt.Tx) error {
+		file, records := tx.Bucket(bucketFile), tx.Bucket(bucketRecords)
+		if file == nil || records == nil {
+			return s.damaged(nil, "it is a bbolt file, but not a store of this package")
 		}
+		t := s.keys.toggler()
 		cursor := records.Cursor()
 		for key, box := cursor.First(); key != nil; key, box = cursor.Next() {
-			s.keys.toggle(&s.sum, key, box)
+			if s.later.stop.Load() {
+				return errStopped
+			}
+			t.toggle(&s.sum, key, box)
 		}
 		if s.opts.Salvage || hmac.Equal(s.keys.digest(&s.sum), file.Get(recordDigest)) {
 			return nil
@@ -191,12 +222,18 @@ func (s *Store) Get(key []byte) ([]byte, bool, error) {
 		return nil, false, s.errClosed()
 	}
 	var box []byte
-	err := s.guard(func() error {
-		return s.db.View(func(tx *bbolt.Tx) error {
-			box = bytes.Clone(tx.Bucket(bucketRecords).Get(key))
-			return nil
-		})
+	early, err := s.early(func(r *earlyReader) (err error) {
+		box, _, err = r.get(r.records, key)
+		return err
 	})
+	if !early && err == nil {
+		err = s.guard(func() error {
+			return s.db.View(func(tx *bbolt.Tx) error {
+				box = bytes.Clone(tx.Bucket(bucketRecords).Get(key))
+				return nil
+			})
+		})
+	}
 	if err != nil || box == nil {
 		return nil, false, s.told("read", err)
 	}
@@ -238,7 +275,19 @@ func (s *Store) collect(prefix []byte) ([]sealed, *keys, error) {
 		return nil, nil, s.errClosed()
 	}
 	var list []sealed
-	err := s.guard(func() error {
+	early, err := s.early(func(r *earlyReader) error {
+		return r.visit(r.records, prefix, func(key, value []byte, _ bool) error {
+			if !bytes.HasPrefix(key, prefix) {
+				return errEnough
+			}
+			list = append(list, sealed{bytes.Clone(key), bytes.Clone(value)})
+			return nil
+		})
+	})
+	if early || err != nil {
+		return list, s.keys, s.told("read", err)
+	}
+	err = s.guard(func() error {
 		return s.db.View(func(tx *bbolt.Tx) error {
 			cursor := tx.Bucket(bucketRecords).Cursor()
 			for key, box := cursor.Seek(prefix); key != nil && bytes.HasPrefix(key, prefix); key, box = cursor.Next() {
@@ -256,6 +305,9 @@ func (s *Store) collect(prefix []byte) ([]sealed, *keys, error) {
 // It does not keep Batch.Output. A caller who wants it queued in the same transaction wraps the store, and
 // adds a write of its own to the batch.
 func (s *Store) Apply(b mlscore.Batch) error {
+	if err := s.await(); err != nil {
+		return s.notAccepted(err)
+	}
 	err := s.commit(func(tx *bbolt.Tx, sum *setSum) error { return s.write(tx, b.Writes, sum) })
 	if err != nil {
 		return s.told("write to", err)
@@ -414,6 +466,8 @@ func (s *Store) deleteAll(records *bbolt.Bucket, prefix []byte, sum *setSum) err
 // Close closes the file and erases the keys. It waits for operations under way; later ones fail with
 // ErrClosed.
 func (s *Store) Close() error {
+	s.later.stop.Store(true)
+	_ = s.await() // a store that is closed needs no verdict
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {

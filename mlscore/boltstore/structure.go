@@ -127,33 +127,52 @@ type page struct {
 	id    uint64
 	flags uint16
 	count int
+	more  uint64 // pages that continue it
 	body  []byte // header included
 }
 
-// read reads a page that nothing else may reach.
-func (f *boltFile) read(id uint64, flags ...uint16) (p page, err error) {
+// head reads the header of a page of one of some types, and how many pages continue it.
+func (f *boltFile) head(id uint64, flags ...uint16) (p page, more uint64, err error) {
 	if id < 2 || id >= f.meta.pages {
-		return p, fmt.Errorf("page %d is not one of the %d that are in use", id, f.meta.pages)
+		return p, 0, fmt.Errorf("page %d is not one of the %d that are in use", id, f.meta.pages)
 	}
 	var head [pageHeaderSize]byte
 	off := int64(id * uint64(f.meta.pageSize))
 	if _, err := f.file.ReadAt(head[:], off); err != nil {
-		return p, fmt.Errorf("page %d cannot be read: %w", id, err)
+		return p, 0, fmt.Errorf("page %d cannot be read: %w", id, err)
 	}
 	p = page{id: id, flags: order.Uint16(head[8:]), count: int(order.Uint16(head[10:]))}
 	if at := order.Uint64(head[:]); at != id {
-		return p, fmt.Errorf("page %d says that it is page %d", id, at)
+		return p, 0, fmt.Errorf("page %d says that it is page %d", id, at)
 	}
 	allowed := false
 	for _, flag := range flags {
 		allowed = allowed || p.flags == flag
 	}
 	if !allowed {
-		return p, fmt.Errorf("page %d is of type %#x, which does not belong there", id, p.flags)
+		return p, 0, fmt.Errorf("page %d is of type %#x, which does not belong there", id, p.flags)
 	}
-	more := uint64(order.Uint32(head[12:]))
-	if more >= f.meta.pages-id {
-		return p, fmt.Errorf("page %d goes on over %d more pages, beyond the last", id, more)
+	if more = uint64(order.Uint32(head[12:])); more >= f.meta.pages-id {
+		return p, 0, fmt.Errorf("page %d goes on over %d more pages, beyond the last", id, more)
+	}
+	p.more = more
+	return p, more, nil
+}
+
+// fill reads a page whose header was read.
+func (f *boltFile) fill(p *page) error {
+	p.body = make([]byte, (p.more+1)*uint64(f.meta.pageSize))
+	if _, err := f.file.ReadAt(p.body, int64(p.id*uint64(f.meta.pageSize))); err != nil {
+		return fmt.Errorf("page %d cannot be read: %w", p.id, err)
+	}
+	return nil
+}
+
+// read reads a page that nothing else may reach.
+func (f *boltFile) read(id uint64, flags ...uint16) (page, error) {
+	p, more, err := f.head(id, flags...)
+	if err != nil {
+		return p, err
 	}
 	for i := id; i <= id+more; i++ {
 		if f.used.has(i) {
@@ -161,11 +180,7 @@ func (f *boltFile) read(id uint64, flags ...uint16) (p page, err error) {
 		}
 		f.used.add(i)
 	}
-	p.body = make([]byte, (more+1)*uint64(f.meta.pageSize))
-	if _, err := f.file.ReadAt(p.body, off); err != nil {
-		return p, fmt.Errorf("page %d cannot be read: %w", id, err)
-	}
-	return p, nil
+	return p, f.fill(&p)
 }
 
 // tree is what is known of a subtree from above it.
@@ -194,12 +209,7 @@ func (f *boltFile) walk(id uint64, t tree) error {
 	keys := make([][]byte, p.count)
 	below := make([]uint64, p.count)
 	for i := range p.count {
-		e, at, err := p.element(i)
-		if err != nil {
-			return err
-		}
-		below[i] = order.Uint64(e[8:])
-		if keys[i], err = p.bytes(at, order.Uint32(e), 0, order.Uint32(e[4:])); err != nil {
+		if keys[i], below[i], err = p.child(i); err != nil {
 			return err
 		}
 	}
@@ -222,19 +232,12 @@ func (f *boltFile) walk(id uint64, t tree) error {
 func (f *boltFile) leaf(p page, t tree) error {
 	keys := make([][]byte, p.count)
 	for i := range p.count {
-		e, at, err := p.element(i)
+		key, value, bucket, err := p.record(i)
 		if err != nil {
 			return err
 		}
-		pos, keySize := order.Uint32(e[4:]), order.Uint32(e[8:])
-		if keys[i], err = p.bytes(at, pos, 0, keySize); err != nil {
-			return err
-		}
-		value, err := p.bytes(at, pos, keySize, order.Uint32(e[12:]))
-		if err != nil {
-			return err
-		}
-		if bucket := order.Uint32(e)&flagBucket != 0; bucket != t.buckets {
+		keys[i] = key
+		if bucket != t.buckets {
 			return fmt.Errorf("page %d, record %d: a bucket where a value belongs, or the other way round", p.id, i)
 		}
 		if t.buckets {
@@ -258,7 +261,7 @@ func (f *boltFile) bucket(outer page, value []byte) error {
 	if len(body) < pageHeaderSize || order.Uint16(body[8:]) != flagLeaf {
 		return fmt.Errorf("page %d: a bucket inside it is not a leaf", outer.id)
 	}
-	return f.leaf(page{outer.id, flagLeaf, int(order.Uint16(body[10:])), body}, tree{})
+	return f.leaf(page{id: outer.id, flags: flagLeaf, count: int(order.Uint16(body[10:])), body: body}, tree{})
 }
 
 // element gives the i-th entry of a page and where it begins.
@@ -268,6 +271,30 @@ func (p page) element(i int) (e []byte, at uint64, err error) {
 		return nil, 0, fmt.Errorf("page %d: %d entries do not fit", p.id, p.count)
 	}
 	return p.body[at : at+elementSize], at, nil
+}
+
+// child gives the i-th entry of a branch: the first key that may be below it, and its page.
+func (p page) child(i int) (key []byte, id uint64, err error) {
+	e, at, err := p.element(i)
+	if err != nil {
+		return nil, 0, err
+	}
+	key, err = p.bytes(at, order.Uint32(e), 0, order.Uint32(e[4:]))
+	return key, order.Uint64(e[8:]), err
+}
+
+// record gives the i-th entry of a leaf.
+func (p page) record(i int) (key, value []byte, bucket bool, err error) {
+	e, at, err := p.element(i)
+	if err != nil {
+		return nil, nil, false, err
+	}
+	pos, keySize := order.Uint32(e[4:]), order.Uint32(e[8:])
+	if key, err = p.bytes(at, pos, 0, keySize); err != nil {
+		return nil, nil, false, err
+	}
+	value, err = p.bytes(at, pos, keySize, order.Uint32(e[12:]))
+	return key, value, order.Uint32(e)&flagBucket != 0, err
 }
 
 // bytes gives what an entry points to, relative to itself, skip bytes on.
