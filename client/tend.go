@@ -170,20 +170,26 @@ func (p *tending) members(u *unit, c *tended, all map[wire.Domain]bool) error {
 	if err != nil || t == nil {
 		return err
 	}
-	if c.know.Last != c.rec.Position.Last {
-		found := make(map[wire.Domain]bool)
-		t.group.Public().Members(func(m mlscore.Member) bool {
-			if device, err := deviceOf(m.Credential); err == nil {
-				found[device.Organization()] = true
-			}
-			return true
-		})
-		c.know.Last, c.know.Organizations = c.rec.Position.Last, slices.Sorted(maps.Keys(found))
-	}
+	t.noteOrganizations(&c.know)
 	for _, org := range c.know.Organizations {
 		all[org] = true
 	}
 	return nil
+}
+
+// noteOrganizations notes of which organizations the members are, if that is not known up to the present entry.
+func (t *thread) noteOrganizations(know *tendedRecord) {
+	if know.Last == t.rec.Position.Last && len(know.Organizations) > 0 {
+		return
+	}
+	found := make(map[wire.Domain]bool)
+	t.group.Public().Members(func(m mlscore.Member) bool {
+		if device, err := deviceOf(m.Credential); err == nil {
+			found[device.Organization()] = true
+		}
+		return true
+	})
+	know.Last, know.Organizations = t.rec.Position.Last, slices.Sorted(maps.Keys(found))
 }
 
 // active opens a conversation again, nil if it is no longer active.
@@ -200,9 +206,10 @@ func (p *tending) active(u *unit, c *tended) (*thread, error) {
 // one does what one conversation needs, and notes when that is nothing.
 func (p *tending) one(u *unit, c *tended) error {
 	t, err := p.active(u, c)
-	if err != nil || t == nil || c.know.Last != c.rec.Position.Last {
-		return err // the next pass looks again
+	if err != nil || t == nil {
+		return err
 	}
+	t.noteOrganizations(&c.know) // an entry may have come meanwhile
 	clean := true
 	if p.asked {
 		absent, err := t.absent(p.devices)

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -51,6 +52,15 @@ type disk struct {
 	left  int // writes until the crash; -1 for none
 	after bool
 	dead  bool
+
+	groups atomic.Int64 // reads of records of groups
+}
+
+func (d *disk) Get(key []byte) ([]byte, bool, error) {
+	if key[0] == 'g' {
+		d.groups.Add(1)
+	}
+	return d.MemoryStore.Get(key)
 }
 
 var errCrash = errors.New("the process died, as the test wanted")
