@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 )
 
@@ -109,9 +110,16 @@ func MakeFolder(path string) (was *Open, err error) {
 }
 
 // Listen opens a Unix socket that only the process's user can connect to. The socket is made in a folder of its own,
-// which others cannot enter, and moved to its place when its mode is right. Closing the listener removes it.
+// which others cannot enter, and moved to its place when its mode is right. A socket that another process has left there
+// is replaced. Closing the listener removes it. The path can be longer than a socket's address: see Dial.
 func Listen(path string) (net.Listener, error) {
-	folder, err := scratch(filepath.Dir(path))
+	const scratchName = len(".0000/s")
+	short, done, err := shortPath(filepath.Join(filepath.Dir(path), strings.Repeat("x", max(scratchName, len(filepath.Base(path))))))
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	folder, err := scratch(filepath.Dir(short))
 	if err != nil {
 		return nil, err
 	}

@@ -129,9 +129,68 @@ func TestListenMakesItInside(t *testing.T) {
 		_ = l.Close()
 		t.Error("listened in a folder that is not there")
 	}
-	long := filepath.Join(t.TempDir(), strings.Repeat("x", 120))
-	if l, err := Listen(filepath.Join(long, "control.sock")); err == nil {
-		_ = l.Close()
-		t.Error("listened at a path that is too long")
+}
+
+// TestListenAtLongPath: a folder whose name is longer than a socket's address has its socket too.
+func TestListenAtLongPath(t *testing.T) {
+	temporary := t.TempDir()
+	t.Setenv("TMPDIR", "/tmp")
+	for _, n := range []int{1, maxSocketPath - len(temporary) - len("/control.sock") - 1, maxSocketPath - len(temporary) - len("/control.sock"), 120, 250} {
+		if n < 1 {
+			continue
+		}
+		dir := filepath.Join(temporary, strings.Repeat("x", n))
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, "control.sock")
+		l, err := Listen(path)
+		if err != nil {
+			t.Fatalf("%d bytes: %v", len(path), err)
+		}
+		c, err := Dial(t.Context(), path)
+		if err != nil {
+			t.Fatalf("%d bytes: %v", len(path), err)
+		}
+		_ = c.Close()
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+		if names, err := os.ReadDir(dir); err != nil || len(names) != 0 {
+			t.Errorf("left %v, %v", names, err)
+		}
+	}
+	t.Setenv("TMPDIR", filepath.Join(temporary, strings.Repeat("x", 250)))
+	if l, err := Listen(filepath.Join(temporary, strings.Repeat("x", 250), "control.sock")); !errors.Is(err, errLongPath) {
+		t.Errorf("listened at %v: %v, want to hear that there is no short path", l, err)
+	}
+}
+
+// TestOthersCannotConnect: the mode of the socket keeps other users out, also in a folder that they can enter.
+func TestOthersCannotConnect(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("only root can become another user")
+	}
+	dir := t.TempDir()
+	for d := dir; d != os.TempDir() && d != "/"; d = filepath.Dir(d) {
+		if err := os.Chmod(d, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(dir, "control.sock")
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	if err := syscall.Setreuid(-1, 4712); err != nil {
+		t.Skip(err)
+	}
+	c, err := Dial(t.Context(), path)
+	if back := syscall.Setreuid(-1, 0); back != nil {
+		t.Fatal(back)
+	}
+	if !errors.Is(err, fs.ErrPermission) {
+		t.Errorf("another user: %v, %v, want to be refused", c, err)
 	}
 }
