@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/mlsfed/mlsfed/mlscore"
@@ -157,21 +158,17 @@ func (d *Device) makeRoom(ctx context.Context, id wire.ConversationID, list []ad
 	if err != nil || len(crowded) == 0 {
 		return err
 	}
-	lists := make(map[wire.Domain][]byte)
-	for org := range crowded {
-		var a wire.RevocationsAnswer
-		if err := d.call(ctx, wire.MethodRevocations, &wire.RevocationsRequest{Domain: org}, &a); err != nil {
-			d.log.Info("revocation list is not here", "organization", org, "error", err)
-			continue
-		}
-		lists[org] = a.List
+	p := newTending(d)
+	p.fetch(ctx, slices.Sorted(maps.Keys(crowded)))
+	for _, err := range p.errs {
+		d.log.Info("revocation list is not here", "error", err)
 	}
 	return d.turn(ctx, func(u *unit) error {
 		t, err := d.usableThread(u, id)
 		if err != nil || t.group == nil {
 			return err
 		}
-		return t.removeRevoked(lists)
+		return t.removeRevoked(p.lists, p.serials)
 	})
 }
 

@@ -61,10 +61,14 @@ type tending struct {
 	errs    []error
 }
 
+func newTending(d *Device) *tending {
+	return &tending{d: d, serials: make(map[wire.Domain]map[string]bool), lists: make(map[wire.Domain][]byte), failed: make(map[wire.Domain]bool)}
+}
+
 // tendConversations does what conversations need: it adds the user's devices that this device knows, and removes members
 // whose certificates their organizations have revoked. With only, it looks at that conversation alone.
 func (d *Device) tendConversations(ctx context.Context, only wire.ConversationID) error {
-	p := &tending{d: d, serials: make(map[wire.Domain]map[string]bool), lists: make(map[wire.Domain][]byte), failed: make(map[wire.Domain]bool)}
+	p := newTending(d)
 	devices, err := d.Devices(ctx)
 	if errors.Is(err, ErrOffline) {
 		return err
