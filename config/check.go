@@ -2,16 +2,16 @@ package config
 
 import (
 	"net"
+	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
-	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
 )
 
 // maxSocket is the longest path of a Unix socket, in bytes: sun_path holds 108 on Linux, with a zero at its end.
 const maxSocket = 107
-
-// minHeartbeat is the shortest pulse that leaves time for anything else, and most elections are many times it.
-const minHeartbeat = 10 * time.Millisecond
 
 // validateTogether reports keys whose values are well formed and cannot work together.
 func (c *Config) validateTogether(fault func(key, format string, args ...any)) {
@@ -35,15 +35,97 @@ func (c *Config) validateTogether(fault func(key, format string, args ...any)) {
 			}
 		}
 	}
-	if h := c.Consensus.Heartbeat.Std(); h != 0 && h < minHeartbeat {
-		fault("consensus.heartbeat", "%v, wanted at least %v", h, minHeartbeat)
+	c.validatePairs(fault)
+	c.validateNames(fault)
+}
+
+// pairs are numbers of which one may not be below another, or has to be above it.
+var pairs = []struct {
+	key, other string
+	above      bool
+}{
+	{"consensus.election", "consensus.heartbeat", false},
+	{"consensus.conversations", "consensus.conversations_per_organization", false},
+	{"directory.certificate_life", "directory.renew_before", true},
+	{"directory.key_packages", "directory.low_water", true},
+	{"gateway.sessions", "gateway.sessions_per_address", false},
+	{"gateway.strangers.shut_last", "gateway.strangers.shut_first", false},
+	{"federation.strangers.shut_last", "federation.strangers.shut_first", false},
+	{"mailbox.bytes", "gateway.max_frame", false},
+	{"federation.outbox_bytes", "gateway.max_frame", false},
+	{"files.total", "files.file", false},
+	{"quota.uploads", "files.file", false}, // a file has to fit
+	{"quota.device", "files.file", false},
+	{"quota.user", "quota.device", false},
+}
+
+// validatePairs reports numbers that contradict each other. A 0 has no value to compare.
+func (c *Config) validatePairs(fault func(key, format string, args ...any)) {
+	values := make(map[string]reflect.Value)
+	leaves(c, func(key string, v reflect.Value) { values[key] = v })
+	for _, p := range pairs {
+		value, other := values[p.key], values[p.other]
+		if value.IsZero() || other.IsZero() || number(value) > number(other) || number(value) == number(other) && !p.above {
+			continue
+		}
+		than := "at least"
+		if p.above {
+			than = "more than"
+		}
+		fault(p.key, "%s, wanted %s %s, %s", written(value), than, p.other, written(other))
 	}
-	if h, e := c.Consensus.Heartbeat.Std(), c.Consensus.Election.Std(); h > 0 && e > 0 && e < h {
-		fault("consensus.election", "%v, wanted at least consensus.heartbeat, %v", e, h)
+	for key, r := range map[string]Rate{
+		"rates.conversations": c.Rates.Conversations, "rates.codes": c.Rates.Codes, "rates.handshakes": c.Rates.Handshakes,
+		"rates.conversation_handshakes": c.Rates.ConversationHandshakes, "rates.organization_handshakes": c.Rates.OrganizationHandshakes,
+		"rates.invitations": c.Rates.Invitations,
+	} {
+		if r.Burst > 0 && r.PerMinute == 0 {
+			fault(key, "burst %d and none a minute, wanted some a minute where there is a burst", r.Burst)
+		}
 	}
-	if life, before := c.Directory.CertificateLife.Std(), c.Directory.RenewBefore.Std(); life > 0 && before >= life {
-		fault("directory.renew_before", "%v, wanted less than directory.certificate_life, %v", before, life)
+}
+
+// validateNames reports names, addresses and URLs of the wrong form.
+func (c *Config) validateNames(fault func(key, format string, args ...any)) {
+	for _, name := range c.Gateway.TLS.ACME {
+		if _, err := wire.ParseDomain(name); err != nil {
+			fault("gateway.tls.acme_domains", "%q is not a name that a certificate can be for: wanted one as chat.a.example", name)
+		}
 	}
+	if len(c.Gateway.TLS.ACME) == 0 && c.Gateway.TLS.Email != "" {
+		fault("gateway.tls.acme_email", "is for acme_domains, which are empty")
+	}
+	for _, origin := range c.Gateway.Origins {
+		if u, err := url.Parse(origin); origin != "*" && (err != nil || u.Scheme == "" || u.Host == "" || strings.TrimPrefix(origin, u.Scheme+"://") != u.Host) {
+			fault("gateway.origins", "%q is not an origin: wanted one as https://chat.a.example, without a path, or \"*\"", origin)
+		}
+	}
+	c.OIDC.validate(fault)
+}
+
+// validate reports an issuer that cannot be asked.
+func (o *OIDC) validate(fault func(key, format string, args ...any)) {
+	if o.URL == "" {
+		return
+	}
+	if o.Audience == "" {
+		fault("oidc.audience", "wanted the client id that tokens are made for")
+	}
+	if o.Claim == "" {
+		fault("oidc.claim", "wanted the claim that holds a user's name, as preferred_username")
+	}
+	u, err := url.Parse(o.URL)
+	switch {
+	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
+		fault("oidc.url", "%q is not the URL of an issuer: wanted one as https://login.a.example", o.URL)
+	case u.Scheme == "http" && !isLoopback(u.Hostname()):
+		fault("oidc.url", "%q is not https: whoever is between could enrol any device", o.URL)
+	}
+}
+
+func isLoopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // meet reports whether two addresses cannot both be listened on: they have one port, and one host or one that stands

@@ -1,6 +1,8 @@
 package config
 
 import (
+	"math"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -25,19 +27,23 @@ func TestWhatCannotWorkIsRefused(t *testing.T) {
 		{"a URL", func(c *Config) { c.Gateway.Public = "https://n1.a.example:8443" }, "is a URL"},
 		{"a socket's path", func(c *Config) { c.Admin.Socket = strings.Repeat("s", maxSocket) }, ""},
 		{"a socket's path over it", func(c *Config) { c.Admin.Socket = strings.Repeat("s", maxSocket+1) }, "admin.socket"},
-		{"a heartbeat", func(c *Config) { c.Consensus.Heartbeat = Duration(minHeartbeat) }, ""},
+		{"a heartbeat", func(c *Config) { c.Consensus.Heartbeat = Duration(10 * time.Millisecond) }, ""},
 		{"a heartbeat below it", func(c *Config) { c.Consensus.Heartbeat = Duration(time.Millisecond) }, "consensus.heartbeat"},
 		{"an election before a heartbeat", func(c *Config) { c.Consensus.Election = Duration(time.Second) }, "consensus.election"},
-		{"the most terms at once", func(c *Config) { c.Consensus.TermJump = maxTermJump }, ""},
-		{"a term more", func(c *Config) { c.Consensus.TermJump = maxTermJump + 1 }, "consensus.term_jump"},
-		{"wakes below none", func(c *Config) { c.Consensus.Wakes = -1 }, "consensus.wakes"},
-		{"the longest patience", func(c *Config) { c.Consensus.Claim, c.Consensus.Lost = Duration(maxPatience), Duration(maxPatience) }, ""},
-		{"a longer claim", func(c *Config) { c.Consensus.Claim = Duration(maxPatience + 1) }, "consensus.claim"},
-		{"a longer wake", func(c *Config) { c.Consensus.Wake = Duration(maxPatience + 1) }, "consensus.wake"},
-		{"a longer pause between comparisons", func(c *Config) { c.Consensus.Compare = Duration(maxPatience + 1) }, "consensus.compare"},
-		{"a longer time until a node contradicts", func(c *Config) { c.Consensus.Lost = Duration(maxPatience + 1) }, "consensus.lost"},
-		{"a negative time", func(c *Config) { c.Consensus.Idle = -1 }, "consensus.idle"},
 		{"renewal after the end", func(c *Config) { c.Directory.RenewBefore = c.Directory.CertificateLife }, "directory.renew_before"},
+		{"a certificate for an address", func(c *Config) { c.Gateway.TLS.ACME = []string{"chat.a.example:443"} }, "gateway.tls.acme_domains"},
+		{"a name for a certificate", func(c *Config) { c.Gateway.TLS.ACME = []string{"chat.a.example"} }, ""},
+		{"an address for no certificate", func(c *Config) { c.Gateway.TLS.Email = "ops@a.example" }, "gateway.tls.acme_email"},
+		{"origins", func(c *Config) { c.Gateway.Origins = []string{"https://chat.a.example", "http://localhost:3000", "*"} }, ""},
+		{"an origin with a path", func(c *Config) { c.Gateway.Origins = []string{"https://chat.a.example/"} }, "gateway.origins"},
+		{"an origin without a scheme", func(c *Config) { c.Gateway.Origins = []string{"chat.a.example"} }, "gateway.origins"},
+		{"an issuer", func(c *Config) { c.OIDC.URL, c.OIDC.Audience = "https://login.a.example/realms/a", "mlsfed" }, ""},
+		{"an issuer on this machine", func(c *Config) { c.OIDC.URL, c.OIDC.Audience = "http://127.0.0.1:9998", "mlsfed" }, ""},
+		{"an issuer in the open", func(c *Config) { c.OIDC.URL, c.OIDC.Audience = "http://login.a.example", "mlsfed" }, "is not https"},
+		{"an issuer that is no URL", func(c *Config) { c.OIDC.URL, c.OIDC.Audience = "login.a.example", "mlsfed" }, "oidc.url"},
+		{"an issuer without a name", func(c *Config) {
+			c.OIDC.URL, c.OIDC.Audience, c.OIDC.Claim = "https://login.a.example", "mlsfed", ""
+		}, "oidc.claim"},
 	} {
 		cfg, err := Load(write(t, string(Example)), nil)
 		if err != nil {
@@ -48,5 +54,113 @@ func TestWhatCannotWorkIsRefused(t *testing.T) {
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 			t.Errorf("%s: %v, wanted %q", c.name, err, c.want)
 		}
+	}
+}
+
+// TestEveryNumberHasBounds tries each number, duration and size on either side of both of its bounds.
+func TestEveryNumberHasBounds(t *testing.T) {
+	by := make(map[string]bound)
+	for _, b := range bounds {
+		if _, twice := by[b.key]; twice {
+			t.Errorf("%s has two rows", b.key)
+		}
+		by[b.key] = b
+	}
+	leaves(Default(), func(key string, v reflect.Value) {
+		b, ok := by[key]
+		delete(by, key)
+		if numeric := v.CanInt() || v.CanUint() || v.CanFloat(); numeric != ok {
+			t.Errorf("%s: has bounds %v, is a number %v", key, ok, numeric)
+			return
+		} else if !ok {
+			return
+		}
+		least, most := b.parse(v.Type(), b.least), b.parse(v.Type(), b.most)
+		step := 1.0
+		if v.CanFloat() {
+			step = least / 2
+			if least == 0 {
+				step = 1
+			}
+		}
+		for value, good := range map[float64]bool{least: true, most: true, least - step: least-step == 0 && b.zero != "", most + max(step, 1, most/1e9): false, 0: b.zero != "" || least == 0} {
+			if value < 0 && v.CanUint() {
+				continue
+			}
+			c := Default()
+			c.Domain, c.Node = "a.example", "n1.a.example"
+			setNumber(t, c, key, value)
+			err := c.Validate()
+			refused := err != nil && strings.Contains(err.Error(), key+": ") && strings.Contains(err.Error(), "wanted "+b.least+" to "+b.most)
+			if refused == good {
+				t.Errorf("%s of %v: %v, wanted it accepted: %v", key, value, err, good)
+			}
+		}
+	})
+	for key := range by {
+		t.Errorf("%s has bounds, and is no number of the configuration", key)
+	}
+}
+
+func setNumber(t *testing.T, c *Config, key string, value float64) {
+	t.Helper()
+	leaves(c, func(k string, v reflect.Value) {
+		switch {
+		case k != key:
+		case v.CanInt():
+			v.SetInt(int64(value))
+		case v.CanUint():
+			v.SetUint(uint64(value))
+		default:
+			v.SetFloat(value)
+		}
+	})
+}
+
+// TestNotANumberIsRefused: every comparison with it is false.
+func TestNotANumberIsRefused(t *testing.T) {
+	for _, key := range []string{"gateway.frames_per_second", "quota.reserve_percent"} {
+		c := Default()
+		c.Domain, c.Node = "a.example", "n1.a.example"
+		setNumber(t, c, key, math.NaN())
+		if err := c.Validate(); err == nil || !strings.Contains(err.Error(), key) {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+}
+
+// TestPairs tries each pair in the wrong order and, where it may be, with one value twice.
+func TestPairs(t *testing.T) {
+	for _, p := range pairs {
+		c := Default()
+		c.Domain, c.Node = "a.example", "n1.a.example"
+		var other float64
+		leaves(c, func(k string, v reflect.Value) {
+			if k == p.other {
+				other = number(v)
+			}
+		})
+		for value, good := range map[float64]bool{other: !p.above, other - 1: false, other + 1: true} {
+			setNumber(t, c, p.key, value)
+			err := c.Validate()
+			if refused := err != nil && strings.Contains(err.Error(), p.other+", "); refused == good {
+				t.Errorf("%s of %v beside %s of %v: %v", p.key, value, p.other, other, err)
+			}
+		}
+	}
+}
+
+// TestZeroIsTheDefault: a part of a node must not see the 0, since its own default may be another.
+func TestZeroIsTheDefault(t *testing.T) {
+	c, err := Parse("x", []byte("domain: a.example\nnode: n1.a.example\ngateway: {frames_per_second: 0, window: 0}\nclock: {confirm: 0s}\nquota: {user: 0}\n"), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := Default()
+	if c.Gateway.FramesPerSecond != d.Gateway.FramesPerSecond || c.Gateway.Window != d.Gateway.Window || c.Clock.Confirm != d.Clock.Confirm {
+		t.Errorf("%v frames, window %d, confirm %v", c.Gateway.FramesPerSecond, c.Gateway.Window, c.Clock.Confirm)
+	}
+	if c.Quota.User != 0 {
+		t.Errorf("0 is no limit for a user's quota, and became %v", c.Quota.User)
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 
@@ -256,6 +255,7 @@ func Parse(path string, raw []byte, environment []string) (*Config, error) {
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
+	c.fillZeros()
 	c.resolve(filepath.Dir(path))
 	return c, nil
 }
@@ -363,9 +363,6 @@ func (c *Config) Validate() error {
 	} else if err := w.Check(); w != "" && err != nil {
 		fault("consensus.witness", "%v", err)
 	}
-	if c.OIDC.URL != "" && c.OIDC.Audience == "" {
-		fault("oidc.audience", "wanted the client id that tokens are made for")
-	}
 	switch c.Log.Level {
 	case "debug", "info", "warn", "error":
 	default:
@@ -382,7 +379,7 @@ func (c *Config) Validate() error {
 			fault("federation.allow_networks", "%v", err)
 		}
 	}
-	c.validateNumbers(fault)
+	c.validateBounds(fault)
 	c.validateTogether(fault)
 	return errors.Join(faults...)
 }
@@ -409,15 +406,6 @@ func (f *Federation) Networks() (list []netip.Prefix) {
 	return list
 }
 
-// maxAhead is the most that another node's clock may be ahead: what one entry moves a log's clock by.
-const maxAhead = 24 * time.Hour
-
-// Bounds of the rates of claims and joins: their product is a time that a node can count.
-const (
-	maxBurst = 1 << 20
-	maxEvery = time.Hour
-)
-
 // Warnings names settings that are valid and weaken the node.
 func (c *Config) Warnings() []string {
 	var list []string
@@ -431,121 +419,6 @@ func (c *Config) Warnings() []string {
 	}
 	return list
 }
-
-// maxOrganizations is the largest number of organizations in one conversation (wire.MaxReplicas).
-const maxOrganizations = 256
-
-// maxTermJump is the largest number of terms that one message may be ahead, and maxPatience the longest time that
-// hostile peers are waited for.
-const (
-	maxTermJump = 1 << 32
-	maxPatience = 30 * 24 * time.Hour
-)
-
-// What a conversation keeps whose policy says nothing (consensus/machine).
-const (
-	minRecentBytes   = 2 << 20
-	minRecentEntries = 256
-)
-
-func (c *Config) validateNumbers(fault func(key, format string, args ...any)) {
-	if s := c.Gateway.MaxFrame; s != 0 && s < wire.MaxEntry {
-		fault("gateway.max_frame", "%v, wanted at least %v: an entry has to fit", s, Size(wire.MaxEntry))
-	}
-	if d := c.Consensus.Ahead.Std(); d < 0 || d > maxAhead {
-		fault("consensus.ahead", "%v, wanted up to %v", d, maxAhead)
-	}
-	if n := c.Mailbox.PastEpochs; n < 2 || n > maxPastEpochs {
-		fault("mailbox.past_epochs", "%d, wanted 2 to %d", n, maxPastEpochs)
-	}
-	if q := c.Quota; q.Uploads != 0 && q.Uploads < c.Files.File {
-		fault("quota.uploads", "%v, wanted at least %v: a file of files.file has to fit", q.Uploads, c.Files.File)
-	}
-	if b := c.Consensus.RecentBytes; b != 0 && b < minRecentBytes {
-		fault("consensus.recent_bytes", "%v, wanted at least %v: what a conversation keeps whose policy says nothing", b, Size(minRecentBytes))
-	}
-	if n := c.Consensus.RecentEntries; n != 0 && n < minRecentEntries {
-		fault("consensus.recent_entries", "%d, wanted at least %d: what a conversation keeps whose policy says nothing", n, minRecentEntries)
-	}
-	if n := c.Consensus.TermJump; n > maxTermJump {
-		fault("consensus.term_jump", "%d, wanted up to %d: terms that grow by more would end a conversation", n, uint64(maxTermJump))
-	}
-	for key, d := range map[string]Duration{
-		"consensus.claim": c.Consensus.Claim, "consensus.wake": c.Consensus.Wake, "consensus.compare": c.Consensus.Compare,
-		"consensus.lost": c.Consensus.Lost, "consensus.idle": c.Consensus.Idle,
-	} {
-		if d < 0 || d.Std() > maxPatience {
-			fault(key, "%v, wanted up to %v", d.Std(), maxPatience)
-		}
-	}
-	if n := c.Consensus.Organizations; n < 0 || n > maxOrganizations {
-		fault("consensus.organizations", "%d, wanted up to %d: each holds a replica, and an entry names so many", n, maxOrganizations)
-	}
-	if q := c.Quota; q.Device != 0 && q.User != 0 && q.User < q.Device {
-		fault("quota.user", "%v, wanted at least quota.device, %v", q.User, q.Device)
-	}
-	for key, r := range map[string]Rate{
-		"rates.conversations": c.Rates.Conversations, "rates.codes": c.Rates.Codes, "rates.handshakes": c.Rates.Handshakes,
-		"rates.conversation_handshakes": c.Rates.ConversationHandshakes, "rates.organization_handshakes": c.Rates.OrganizationHandshakes,
-		"rates.invitations": c.Rates.Invitations,
-	} {
-		if r.Burst < 0 || r.PerMinute < 0 || r.Burst > 0 && r.PerMinute == 0 {
-			fault(key, "burst %d and %v a minute, wanted no negative number, and some a minute where there is a burst", r.Burst, r.PerMinute)
-		}
-	}
-	if p := c.Quota.ReservePercent; p < 0 || p > 90 {
-		fault("quota.reserve_percent", "%v, wanted 0 to 90", p)
-	}
-	for _, n := range []struct {
-		key   string
-		value int
-	}{
-		{"gateway.window", c.Gateway.Window}, {"gateway.requests", c.Gateway.Requests}, {"gateway.sessions", c.Gateway.Sessions},
-		{"gateway.sessions_per_address", c.Gateway.SessionsAddress}, {"consensus.conversations", c.Consensus.Conversations},
-		{"consensus.conversations_per_organization", c.Consensus.PerOrganization}, {"consensus.wakes", c.Consensus.Wakes}, {"consensus.submissions", c.Consensus.Inflight},
-		{"gateway.fragments", c.Gateway.Fragments}, {"gateway.login_frames", c.Gateway.LoginFrames},
-		{"directory.devices", c.Directory.Devices}, {"directory.key_packages", c.Directory.KeyPackages},
-		{"directory.low_water", c.Directory.LowWater}, {"quota.conversations_per_user", c.Quota.Conversations},
-		{"gateway.strangers.unproved", c.Gateway.Strangers.Unproved}, {"gateway.strangers.failures", c.Gateway.Strangers.Failures},
-		{"federation.strangers.unproved", c.Federation.Strangers.Unproved}, {"federation.strangers.failures", c.Federation.Strangers.Failures}, {"directory.claim_burst", c.Directory.ClaimBurst},
-		{"directory.claim_pair_burst", c.Directory.PairBurst}, {"directory.claim_user_burst", c.Directory.UserBurst},
-		{"directory.last_resort_burst", c.Directory.LastResortBurst},
-	} {
-		if n.value < 0 {
-			fault(n.key, "%d, wanted no negative number", n.value)
-		}
-	}
-	for _, l := range []struct {
-		key   string
-		burst int
-		every Duration
-	}{
-		{"directory.claim", c.Directory.ClaimBurst, c.Directory.ClaimEvery}, {"directory.claim_pair", c.Directory.PairBurst, c.Directory.PairEvery},
-		{"directory.claim_user", c.Directory.UserBurst, c.Directory.UserEvery},
-		{"directory.last_resort", c.Directory.LastResortBurst, c.Directory.LastResortEvery},
-	} {
-		if l.burst > maxBurst {
-			fault(l.key+"_burst", "%d, wanted at most %d", l.burst, maxBurst)
-		}
-		if l.every.Std() < 0 || l.every.Std() > maxEvery {
-			fault(l.key+"_every", "%v, wanted at most %v", l.every.Std(), maxEvery)
-		}
-	}
-	for key, rate := range map[string]float64{
-		"gateway.connections_per_second": c.Gateway.ConnectPerSec, "gateway.enrolments_per_minute": c.Gateway.EnrolPerMinute,
-		"gateway.http_requests_per_second": c.Gateway.RequestsPerSec,
-		"gateway.frames_per_second":        c.Gateway.FramesPerSecond, "federation.calls_per_second": c.Federation.CallsPerSecond,
-		"gateway.strangers.failures_per_minute": c.Gateway.Strangers.FailuresPerMinute, "gateway.strangers.slowed_per_second": c.Gateway.Strangers.SlowedPerSecond,
-		"federation.strangers.failures_per_minute": c.Federation.Strangers.FailuresPerMinute, "federation.strangers.slowed_per_second": c.Federation.Strangers.SlowedPerSecond,
-	} {
-		if rate < 0 {
-			fault(key, "%v, wanted no negative number", rate)
-		}
-	}
-}
-
-// maxPastEpochs bounds mailbox.past_epochs: about a hundred bytes each, of each conversation.
-const maxPastEpochs = 1 << 16
 
 func checkAddress(fault func(key, format string, args ...any), key, address string, empty bool) {
 	if address == "" && empty {

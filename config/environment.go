@@ -18,8 +18,7 @@ var elsewhere = []string{
 // override sets the keys that the environment names. A variable with the prefix that names none is an
 // error, as an unknown key is.
 func override(c *Config, environment []string) error {
-	keys := make(map[string]reflect.Value)
-	collect(keys, prefix[:len(prefix)-1], reflect.ValueOf(c).Elem())
+	keys := variables(c)
 	for _, variable := range environment {
 		name, value, _ := strings.Cut(variable, "=")
 		if !strings.HasPrefix(name, prefix) || contains(elsewhere, name) {
@@ -45,16 +44,13 @@ func contains(list []string, s string) bool {
 	return false
 }
 
-// collect maps the name of each key's variable to its field.
-func collect(keys map[string]reflect.Value, path string, v reflect.Value) {
-	for i := range v.NumField() {
-		name := path + "_" + strings.ToUpper(v.Type().Field(i).Tag.Get("yaml"))
-		if f := v.Field(i); f.Kind() == reflect.Struct {
-			collect(keys, name, f)
-		} else {
-			keys[name] = f
-		}
-	}
+// variables maps the name of each key's variable to its field.
+func variables(c *Config) map[string]reflect.Value {
+	keys := make(map[string]reflect.Value)
+	leaves(c, func(key string, v reflect.Value) {
+		keys[prefix+strings.ToUpper(strings.ReplaceAll(key, ".", "_"))] = v
+	})
+	return keys
 }
 
 // set reads the value as the file would have it; a list is separated by commas.
