@@ -439,8 +439,12 @@ func (n *Node) useIssuer(ctx context.Context) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	n.devices.tokens, err = directory.NewTokens(ctx, directory.Issuer{URL: c.URL, Audience: c.Audience, Claim: c.Claim, AnyKey: !c.BindKey}, n.now)
+	n.devices.tokens, err = directory.NewTokens(ctx, issuerOf(c), n.now)
 	return err
+}
+
+func issuerOf(c *config.OIDC) directory.Issuer {
+	return directory.Issuer{URL: c.URL, Audience: c.Audience, Claim: c.Claim, AnyKey: !c.BindKey}
 }
 
 // close closes what New opened and nobody has closed.

@@ -3,6 +3,8 @@ package main
 import (
 	"context"
 	"fmt"
+	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -22,20 +24,78 @@ func newConfig() *cobra.Command {
 			return err
 		},
 	})
-	check := &cobra.Command{Use: "check [FILE]", Short: "Say what is wrong with a configuration", Args: between(0, 1, "at most a configuration file")}
-	c.AddCommand(newOperator(check, func(_ context.Context, o *operator, _ []string) error {
-		fmt.Fprintf(o.out, "%s is well: node %s, data in %s\n", o.file, o.cfg.Node, o.cfg.Data)
-		for _, w := range o.cfg.Warnings() {
-			fmt.Fprintf(o.notes, "warning: %s\n", w)
-		}
-		open := node.CheckPrivate(o.cfg)
-		if err := private.CheckWritable(o.file); err != nil {
-			open = append(open, err)
-		}
-		for _, err := range open {
-			fmt.Fprintf(o.out, "but the %v\n", err)
-		}
-		return nil
+	check := &cobra.Command{
+		Use:   "check [FILE]",
+		Short: "Say what is wrong with a configuration, and try what a start would do",
+		Long: `check reads a configuration and tries what a start of its node would do: it reads keys and certificates,
+writes into the data folder, opens the databases without changing them, and listens at the addresses for a
+moment. With --live it also asks others, as 'mlsfed doctor' does.
+
+It exits with 1 if there is a fault. What is a warning lets the node start.`,
+		Example: "  mlsfed config check a.example/mlsfed.yaml\n  mlsfed config check --live",
+		Args:    between(0, 1, "at most a configuration file"),
+	}
+	live := check.Flags().Bool("live", false, "also ask the own gateway, the admitted organizations and the issuer")
+	c.AddCommand(newOperator(printing(check), func(ctx context.Context, o *operator, _ []string) error {
+		return o.check(ctx, *live, false)
 	}))
 	return c
+}
+
+func newDoctor() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "doctor",
+		Short: "Try everything that a node needs: its machine, its gateway, other organizations",
+		Long: `doctor tries what 'mlsfed config check' tries, and asks others: the own gateway at the address that devices use,
+a node of each admitted organization at the addresses of its bundle, and the OpenID Connect issuer. It prints a line
+for each step, and exits with 1 if one has found a fault.`,
+		GroupID: groupOperators,
+		Args:    cobra.NoArgs,
+	}
+	return newOperator(printing(c), func(ctx context.Context, o *operator, _ []string) error { return o.check(ctx, true, true) })
+}
+
+// liveTime bounds the questions to others.
+const liveTime = 15 * time.Second
+
+// check prints what is wrong, or every step.
+func (o *operator) check(ctx context.Context, live, all bool) error {
+	list := node.Check(o.cfg)
+	if err := private.CheckWritable(o.file); err != nil {
+		list = append(list, node.Finding{Step: "permissions", Outcome: node.Warning, Detail: fmt.Sprintf("the %v", err)})
+	}
+	if live {
+		asking, cancel := context.WithTimeout(ctx, liveTime)
+		defer cancel()
+		list = append(list, node.CheckLive(asking, o.cfg)...)
+	}
+	faults := 0
+	for _, f := range list {
+		if f.Outcome == node.Fault {
+			faults++
+		}
+	}
+	if err := o.printFindings(list, faults, all || live); err != nil {
+		return err
+	}
+	if faults > 0 {
+		return fmt.Errorf("%s: %d of %d steps have found a fault", o.file, faults, len(list))
+	}
+	return nil
+}
+
+func (o *operator) printFindings(list []node.Finding, faults int, all bool) error {
+	if o.json {
+		return printList(o.out, list)
+	}
+	if faults == 0 {
+		fmt.Fprintf(o.out, "%s is well: node %s, data in %s\n", o.file, o.cfg.Node, o.cfg.Data)
+	}
+	var t table
+	for _, f := range list {
+		if all || f.Outcome == node.Warning || f.Outcome == node.Fault {
+			t.row(string(f.Outcome), f.Step, clean(strings.ReplaceAll(f.Detail, "\n", "; ")))
+		}
+	}
+	return t.write(o.out)
 }

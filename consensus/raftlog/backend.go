@@ -79,21 +79,29 @@ func openBackend(cfg Config, visit visitor) (backend, error) {
 	if err := makeFolder(vfs.Default, cfg.Dir); err != nil {
 		return nil, err
 	}
-	mine, other := boltFile, pebbleFolder
-	if cfg.Backend == BackendPebble {
-		mine, other = other, mine
+	path, err := cfg.path()
+	if err != nil {
+		return nil, err
 	}
-	if _, err := os.Stat(filepath.Join(cfg.Dir, other)); err == nil {
-		return nil, fmt.Errorf("raftlog: folder %s holds %s of another backend than %q: set the backend back, or empty the folder and let the replicas be fetched again",
-			cfg.Dir, other, cfg.Backend)
-	} else if !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("raftlog: open: %w", err)
-	}
-	path := filepath.Join(cfg.Dir, mine)
 	if cfg.Backend == BackendPebble {
 		return openPebble(path, cfg, visit)
 	}
 	return openBolt(path, cfg, visit)
+}
+
+// path is where the backend's file or folder is, or an error if Dir holds another backend's.
+func (c *Config) path() (string, error) {
+	mine, other := boltFile, pebbleFolder
+	if c.Backend == BackendPebble {
+		mine, other = other, mine
+	}
+	if _, err := os.Stat(filepath.Join(c.Dir, other)); err == nil {
+		return "", fmt.Errorf("raftlog: folder %s holds %s of another backend than %q: set the backend back, or empty the folder and let the replicas be fetched again",
+			c.Dir, other, c.Backend)
+	} else if !errors.Is(err, fs.ErrNotExist) {
+		return "", fmt.Errorf("raftlog: open: %w", err)
+	}
+	return filepath.Join(c.Dir, mine), nil
 }
 
 // makeFolder makes dir and what is missing above it, durably.
