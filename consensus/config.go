@@ -221,7 +221,7 @@ func (l *Limits) setDefaults() {
 }
 
 // raftConfig is for one conversation.
-func (m *Manager) raftConfig() *raft.Config {
+func (m *Manager) raftConfig(id wire.ConversationID) *raft.Config {
 	t := &m.cfg.Timers
 	c := &raft.Config{
 		ProtocolVersion:    raft.ProtocolVersionMax,
@@ -236,7 +236,7 @@ func (m *Manager) raftConfig() *raft.Config {
 		SnapshotThreshold:  m.cfg.Limits.SnapshotAfter,
 		SnapshotInterval:   t.Snapshot,
 		LocalID:            raft.ServerID(m.cfg.Node),
-		Logger:             m.raftLog,
+		Logger:             &raftLogger{out: m.log.With("conversation", id), name: "raft"},
 		NoLegacyTelemetry:  true,
 	}
 	if m.cfg.tune != nil {

@@ -241,7 +241,7 @@ func (l *live) start() (err error) {
 	if err := l.bootstrap(l.rec.Load()); err != nil {
 		return err
 	}
-	r, err := newRaft(l.m.raftConfig(), l.fsm, logs, l.store, snaps, l.trans)
+	r, err := newRaft(l.m.raftConfig(l.c.id), l.fsm, logs, l.store, snaps, l.trans)
 	if err != nil {
 		return err
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// raftLogger hands what Raft says to slog. Raft calls at INFO what concerns its own working; it is
-// debug here, and its errors about unreachable peers are warnings.
+// raftLogger hands what Raft says of one conversation to slog, all of it at DEBUG: what an operator should know is said
+// by this package, with the conversation, and once. Raft repeats itself for each peer that is away and each attempt.
 type raftLogger struct {
 	out  *slog.Logger
 	name string
@@ -18,22 +18,11 @@ type raftLogger struct {
 
 var _ hclog.Logger = (*raftLogger)(nil)
 
-func raftLevel(l hclog.Level) slog.Level {
-	switch l {
-	case hclog.Error:
-		return slog.LevelWarn
-	case hclog.Warn:
-		return slog.LevelInfo
-	}
-	return slog.LevelDebug
-}
-
+// Log implements hclog.Logger.
 func (l *raftLogger) Log(level hclog.Level, msg string, args ...interface{}) {
-	at := raftLevel(level)
-	if !l.out.Enabled(context.Background(), at) {
-		return
+	if l.IsDebug() {
+		l.out.Debug("raft: "+msg, append(args, "raft_level", level.String())...)
 	}
-	l.out.Log(context.Background(), at, "raft: "+msg, args...)
 }
 
 func (l *raftLogger) Trace(string, ...interface{})          {}
@@ -42,10 +31,10 @@ func (l *raftLogger) Info(msg string, args ...interface{})  { l.Log(hclog.Info, 
 func (l *raftLogger) Warn(msg string, args ...interface{})  { l.Log(hclog.Warn, msg, args...) }
 func (l *raftLogger) Error(msg string, args ...interface{}) { l.Log(hclog.Error, msg, args...) }
 func (l *raftLogger) IsTrace() bool                         { return false }
-func (l *raftLogger) IsDebug() bool                         { return l.enabled(hclog.Debug) }
-func (l *raftLogger) IsInfo() bool                          { return l.enabled(hclog.Info) }
-func (l *raftLogger) IsWarn() bool                          { return l.enabled(hclog.Warn) }
-func (l *raftLogger) IsError() bool                         { return l.enabled(hclog.Error) }
+func (l *raftLogger) IsDebug() bool                         { return l.out.Enabled(context.Background(), slog.LevelDebug) }
+func (l *raftLogger) IsInfo() bool                          { return l.IsDebug() }
+func (l *raftLogger) IsWarn() bool                          { return l.IsDebug() }
+func (l *raftLogger) IsError() bool                         { return l.IsDebug() }
 func (l *raftLogger) ImpliedArgs() []interface{}            { return nil }
 func (l *raftLogger) Name() string                          { return l.name }
 func (l *raftLogger) SetLevel(hclog.Level)                  {}
@@ -53,11 +42,8 @@ func (l *raftLogger) GetLevel() hclog.Level                 { return hclog.Debug
 func (l *raftLogger) With(args ...interface{}) hclog.Logger {
 	return &raftLogger{l.out.With(args...), l.name}
 }
-func (l *raftLogger) Named(name string) hclog.Logger      { return &raftLogger{l.out, name} }
-func (l *raftLogger) ResetNamed(name string) hclog.Logger { return &raftLogger{l.out, name} }
-func (l *raftLogger) enabled(level hclog.Level) bool {
-	return l.out.Enabled(context.Background(), raftLevel(level))
-}
+func (l *raftLogger) Named(name string) hclog.Logger                        { return &raftLogger{l.out, name} }
+func (l *raftLogger) ResetNamed(name string) hclog.Logger                   { return &raftLogger{l.out, name} }
 func (l *raftLogger) StandardWriter(*hclog.StandardLoggerOptions) io.Writer { return io.Discard }
 func (l *raftLogger) StandardLogger(*hclog.StandardLoggerOptions) *log.Logger {
 	return log.New(io.Discard, "", 0)

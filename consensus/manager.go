@@ -19,7 +19,6 @@ import (
 type Manager struct {
 	cfg      Config
 	log      *slog.Logger
-	raftLog  *raftLogger
 	mesh     *mesh
 	snaps    snapshotFactory
 	opening  chan struct{} // a place for each conversation that may be opened at once
@@ -73,7 +72,7 @@ func New(cfg Config) (*Manager, error) {
 		return nil, err
 	}
 	m := &Manager{
-		cfg: cfg, log: cfg.Logger, raftLog: &raftLogger{out: cfg.Logger, name: "raft"},
+		cfg: cfg, log: cfg.Logger,
 		opening: make(chan struct{}, cfg.Limits.Opening), inflight: make(chan struct{}, cfg.Limits.Inflight),
 		dirty: newIDSet(), compared: newIDSet(), asleep: newSleeperCache(cfg.Limits.Sleepers),
 		conversations: make(map[wire.ConversationID]*conversation), invited: make(map[wire.Domain]int),

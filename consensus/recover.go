@@ -107,7 +107,7 @@ func (l *live) applyRecovery() error {
 	}
 	self := raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(l.m.cfg.Node), Address: raft.ServerAddress(l.m.cfg.Node)}
 	snaps := l.m.snaps.store(l.c.group)
-	err := raft.RecoverCluster(l.m.raftConfig(), l.m.newFSM(l.c.id), l.store, l.store, mendedSnapshots{snaps, p.Generation}, l.trans,
+	err := raft.RecoverCluster(l.m.raftConfig(l.c.id), l.m.newFSM(l.c.id), l.store, l.store, mendedSnapshots{snaps, p.Generation}, l.trans,
 		raft.Configuration{Servers: []raft.Server{self}})
 	if err == nil {
 		err = l.mendTerm(snaps)

@@ -525,5 +525,5 @@ func (l *live) bootstrap(rec *record) error {
 		return err
 	}
 	self := raft.Server{Suffrage: raft.Voter, ID: raft.ServerID(l.m.cfg.Node), Address: raft.ServerAddress(l.m.cfg.Node)}
-	return raft.BootstrapCluster(l.m.raftConfig(), l.store, l.store, snaps, l.trans, raft.Configuration{Servers: []raft.Server{self}})
+	return raft.BootstrapCluster(l.m.raftConfig(l.c.id), l.store, l.store, snaps, l.trans, raft.Configuration{Servers: []raft.Server{self}})
 }
