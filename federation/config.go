@@ -58,6 +58,10 @@ type Config struct {
 	// Outbox is asked for its lanes by Status. May be nil.
 	Outbox *Outbox
 
+	// Linked is told when the link to a node goes up or down, in order for each node; why is "" for one that goes up.
+	// It is called on a goroutine of the link, which waits for it. May be nil.
+	Linked func(node wire.NodeID, up bool, why string)
+
 	Limits     Limits
 	Timers     Timers
 	Logger     *slog.Logger          // nil: silent

@@ -267,7 +267,7 @@ func TestFirstReleaseLink(t *testing.T) {
 			break
 		}
 	}
-	if !a.log.has("link cut", "n9.b.example", "reason=malformed") {
+	if !a.log.has("link down", "n9.b.example", "reason=malformed") {
 		t.Error("no log line")
 	}
 }

@@ -30,6 +30,7 @@ type Federation struct {
 	conns         *conns
 	door          *door.Door
 	links         *links
+	state         *linkState
 	linking       *linking
 	announcements *announcements
 	records       *records
@@ -103,6 +104,7 @@ func New(cfg Config) (*Federation, error) {
 			f.ownSeeds = b.Seeds
 		}
 	}
+	f.state = newLinkState(t, f.links, f.lines, cfg.Linked)
 	f.gossip, f.calls, f.caller = newGossip(f), newCallServer(f), newCallClient(f)
 	f.metrics, err = newMetrics(f, cfg.Registerer)
 	return f, err

@@ -269,11 +269,10 @@ func (f *Federation) runLink(ctx context.Context, s *session, dialed bool) {
 	if !adopted {
 		return
 	}
-	f.lines.log.Debug("link up", "node", s.node, "dialed", dialed)
+	f.state.tell(s.node, nil, false)
 	f.linking.linked(s.node, f.links.count(), time.Now())
 	f.joined(l)
 	defer f.wake(f.linkNow)
-	defer f.links.drop(l)
 	written := make(chan struct{})
 	go func() {
 		defer close(written)
@@ -282,7 +281,10 @@ func (f *Federation) runLink(ctx context.Context, s *session, dialed bool) {
 			f.lines.log.Debug("link not written", "node", s.node, "error", err)
 		}
 	}()
-	f.linkEnded(s, f.readLink(l, in))
+	ended := f.readLink(l, in)
+	f.faulty(s, ended)
+	f.links.drop(l)
+	f.state.tell(s.node, ended, ctx.Err() != nil)
 	l.close()
 	<-written
 }
@@ -387,25 +389,36 @@ func (f *Federation) readLink(l *link, in *bufio.Reader) error {
 	}
 }
 
-// linkEnded logs and counts the end of a link, if it is the other side's fault.
+// linkEnded logs the end of a connection for gossip that has not become a link, if it is the other side's fault.
 func (f *Federation) linkEnded(s *session, err error) {
-	var e *wire.Error
-	reason := ""
-	switch {
-	case errors.Is(err, errStalled):
-		reason = cutStalled
-	case errors.Is(err, os.ErrDeadlineExceeded):
-		reason = cutSilent
-	case errors.As(err, &e):
-		reason = cutProtocol
+	if reason := f.faulty(s, err); reason != "" {
+		f.lines.warn("link cut", "node", s.node, "reason", reason, "error", err)
 	}
+}
+
+// faulty counts and notes the end of a connection for gossip, and returns a reason, if it is the other side's fault.
+func (f *Federation) faulty(s *session, err error) (reason string) {
+	reason = cutReason(err)
 	if reason == "" {
-		f.lines.log.Debug("link down", "node", s.node, "error", err)
-		return
+		return ""
 	}
 	f.faults.note(s.node.Organization(), fmt.Errorf("link to %s: %w", s.node, err))
-	f.lines.warn("link cut", "node", s.node, "reason", reason, "error", err)
 	f.metrics.cut.WithLabelValues(reason).Inc()
+	return reason
+}
+
+// cutReason is why a connection was cut, "" if it has ended by itself.
+func cutReason(err error) string {
+	var e *wire.Error
+	switch {
+	case errors.Is(err, errStalled):
+		return cutStalled
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return cutSilent
+	case errors.As(err, &e):
+		return cutProtocol
+	}
+	return ""
 }
 
 // Why a connection was cut, besides the reasons for which one is refused.

@@ -628,7 +628,7 @@ func TestStalls(t *testing.T) {
 				t.Fatal(err)
 			}
 			eventually(t, "it is counted", func() bool { return a.metric(t, "mlsfed_federation_cut_total", "reason", cutStalled) >= 1 })
-			if !a.log.has("link cut", "n9.b.example", "reason=stalled") {
+			if !a.log.has("link down", "n9.b.example", "reason=stalled") {
 				t.Error("no log line")
 			}
 		})

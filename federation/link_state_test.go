@@ -1,0 +1,82 @@
+package federation
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// toldLinks collects what a federation tells of its links.
+type toldLinks struct {
+	mu   sync.Mutex
+	list []string
+	more chan struct{}
+}
+
+func (s *toldLinks) linked(n wire.NodeID, up bool, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.list = append(s.list, fmt.Sprintf("%s %v %s", n, up, why))
+	select {
+	case s.more <- struct{}{}:
+	default:
+	}
+}
+
+func (s *toldLinks) wait(t *testing.T, want ...string) {
+	t.Helper()
+	for {
+		s.mu.Lock()
+		list := slices.Clone(s.list)
+		s.mu.Unlock()
+		if slices.Equal(list, want) {
+			return
+		}
+		if len(list) > len(want) {
+			t.Fatalf("told %q, wanted %q", list, want)
+		}
+		select {
+		case <-s.more:
+		case <-time.After(30 * time.Second):
+			t.Fatalf("told %q, wanted %q", list, want)
+		}
+	}
+}
+
+// TestLinksAreToldOnce: one line and one call when a link goes up, and one when it goes down, whoever opened it and
+// however many connections there were; none when this node stops.
+func TestLinksAreToldOnce(t *testing.T) {
+	s := &toldLinks{more: make(chan struct{}, 1)}
+	a := start(t, organization(t, "a.example"), echoing, func(c *Config) { c.Linked = s.linked })
+	b := start(t, organization(t, "b.example"), echoing)
+	a.admitSeed(t, b)
+	b.admit(t, a)
+	up, closed := "n1.b.example true ", "n1.b.example false closed"
+	s.wait(t, up)
+	b.end()
+	s.wait(t, up, closed)
+	b = b.again(t)
+	a.admitSeed(t, b)
+	s.wait(t, up, closed, up)
+	if err := a.peers.Suspend("b.example"); err != nil {
+		t.Fatal(err)
+	}
+	s.wait(t, up, closed, up, "n1.b.example false removed")
+	if err := a.peers.Resume("b.example"); err != nil {
+		t.Fatal(err)
+	}
+	s.wait(t, up, closed, up, "n1.b.example false removed", up)
+	for _, line := range [][]string{
+		{"level=INFO", `msg="link up"`, "node=n1.b.example"}, {"level=WARN", `msg="link down"`, "node=n1.b.example", "reason=closed"}, {"level=WARN", `msg="link down"`, "reason=removed"},
+	} {
+		if !a.log.has(line...) {
+			t.Errorf("the log lacks %q", line)
+		}
+	}
+	a.end()
+	s.wait(t, up, closed, up, "n1.b.example false removed", up)
+}
