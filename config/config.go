@@ -49,6 +49,7 @@ type Config struct {
 	Rates      Rates      `yaml:"rates"`
 	OIDC       OIDC       `yaml:"oidc"`
 	Log        Log        `yaml:"log"`
+	Audit      Audit      `yaml:"audit"`
 }
 
 // Gateway is where devices connect.
@@ -218,6 +219,14 @@ type OIDC struct {
 	BindKey  bool   `yaml:"bind_key"`
 }
 
+// Audit is the append-only log of who did what.
+type Audit struct {
+	// Dir is a folder; Data's "audit" if empty. Load makes it absolute.
+	Dir   string `yaml:"dir"`
+	Size  Size   `yaml:"size"`
+	Files int    `yaml:"files"` // 0: all
+}
+
 // Log says what the node writes to standard error.
 type Log struct {
 	Level  string `yaml:"level"`
@@ -316,7 +325,10 @@ func (c *Config) resolve(folder string) {
 	if c.Admin.Socket == "" {
 		c.Admin.Socket = filepath.Join(c.Data, "control.sock")
 	}
-	for _, p := range []*string{&c.Data, &c.Identity, &c.Admin.Socket, &c.Gateway.TLS.Certificate, &c.Gateway.TLS.Key} {
+	if c.Audit.Dir == "" {
+		c.Audit.Dir = filepath.Join(c.Data, "audit")
+	}
+	for _, p := range []*string{&c.Data, &c.Audit.Dir, &c.Identity, &c.Admin.Socket, &c.Gateway.TLS.Certificate, &c.Gateway.TLS.Key} {
 		if *p == "" {
 			continue
 		}
@@ -368,8 +380,10 @@ func (c *Config) Validate() error {
 	default:
 		fault("log.level", "%q, wanted debug, info, warn or error", c.Log.Level)
 	}
-	if c.Log.Format != "text" && c.Log.Format != "json" {
-		fault("log.format", "%q, wanted text or json", c.Log.Format)
+	switch c.Log.Format {
+	case "text", "json", "journald":
+	default:
+		fault("log.format", "%q, wanted text, json or journald", c.Log.Format)
 	}
 	if n := len(c.Federation.AllowNetworks); n > maxNetworks {
 		fault("federation.allow_networks", "%d networks, wanted at most %d", n, maxNetworks)

@@ -69,6 +69,7 @@ func TestDefaultsAndPaths(t *testing.T) {
 	want := Default()
 	want.Domain, want.Node = "b.example", "n1.b.example"
 	want.Data, want.Identity, want.Admin.Socket = filepath.Join(dir, "data"), filepath.Join(dir, "data/identity"), filepath.Join(dir, "data/control.sock")
+	want.Audit.Dir = filepath.Join(dir, "data/audit")
 	if !reflect.DeepEqual(c, want) {
 		t.Fatalf("loaded %+v, wanted %+v", c, want)
 	}

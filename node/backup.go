@@ -15,6 +15,7 @@ import (
 
 	"github.com/cockroachdb/pebble/v2"
 
+	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/directory"
 	"github.com/mlsfed/mlsfed/federation"
@@ -68,12 +69,18 @@ func (n *Node) serveBackup(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler)
 	}
 	n.log.Info("backup written")
+	n.audit.note(audit.BackupTaken, byCaller(r.Context()), string(n.cfg.Node), nil)
 }
 
 // freeze copies what changes under a reader.
 func (n *Node) freeze(scratch string) error {
 	if err := n.stores.db.Checkpoint(filepath.Join(scratch, mailFolder), pebble.WithFlushedWAL()); err != nil {
 		return fmt.Errorf("backup: %w", err)
+	}
+	if AuditFolder(n.cfg) == filepath.Join(n.cfg.Data, auditFolder) { // elsewhere it is kept elsewhere
+		if err := n.audit.log.Copy(filepath.Join(scratch, auditFolder)); err != nil {
+			return fmt.Errorf("backup: %w", err)
+		}
 	}
 	return n.orders.Copy(filepath.Join(scratch, orderFolder, logFolder))
 }
@@ -98,6 +105,7 @@ func (n *Node) writeBackup(out io.Writer, scratch string) error {
 		{filepath.Join(n.cfg.Data, filesFolder), "data/" + filesFolder},
 		{filepath.Join(n.cfg.Data, linksFolder), "data/" + linksFolder},
 		{n.cfg.Identity, "identity"},
+		{filepath.Join(scratch, auditFolder), "data/" + auditFolder},
 	} {
 		if err := addFolder(w, part.from, part.to); err != nil {
 			return err

@@ -90,7 +90,7 @@ func Check(cfg *config.Config) []Finding {
 	id := c.identity()
 	c.peers(id)
 	c.certificate()
-	c.folder()
+	c.folders()
 	if answers(cfg) {
 		c.add("running", Skipped, "a node runs with this configuration: its addresses and databases are in use")
 		return c.list
@@ -186,21 +186,21 @@ func (c *checker) certificate() {
 	}
 }
 
-// folder writes into the data folder, or into the nearest one above it that there is.
-func (c *checker) folder() {
-	dir := c.cfg.Data
-	for {
-		info, err := os.Stat(dir)
-		if err == nil && !info.IsDir() {
-			c.add("data", Fault, "%s is not a folder", dir)
-			return
+// folders writes into the data folder and that of the audit log, or into the nearest ones above that there are, and
+// looks at the free space.
+func (c *checker) folders() {
+	if dir := AuditFolder(c.cfg); dir != filepath.Join(c.cfg.Data, auditFolder) {
+		near, err := nearest(dir)
+		if err == nil {
+			err = writable(near)
 		}
-		if !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir) {
-			break
-		}
-		dir = filepath.Dir(dir)
+		c.try("audit.dir", err, "%s can be written", near)
 	}
-	if !c.try("data", writable(dir), "%s can be written", dir) {
+	dir, err := nearest(c.cfg.Data)
+	if err == nil {
+		err = writable(dir)
+	}
+	if !c.try("data", err, "%s can be written", dir) {
 		return
 	}
 	disk := &quota.Folder{Path: dir, Reserve: uint64(c.cfg.Quota.Reserve), Percent: c.cfg.Quota.ReservePercent}
@@ -214,6 +214,20 @@ func (c *checker) folder() {
 		c.add("quota.reserve", Warning, "%d bytes are free, %d are to be kept in reserve: the disk is nearly full", free, reserve)
 	default:
 		c.add("quota.reserve", Good, "%d bytes are free, %d are kept in reserve", free, reserve)
+	}
+}
+
+// nearest is a folder, or the nearest one above it that there is.
+func nearest(dir string) (string, error) {
+	for {
+		info, err := os.Stat(dir)
+		switch {
+		case err == nil && !info.IsDir():
+			return dir, fmt.Errorf("%s is not a folder", dir)
+		case !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir):
+			return dir, err
+		}
+		dir = filepath.Dir(dir)
 	}
 }
 

@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strconv"
 	"time"
 
+	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/private"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -123,7 +125,11 @@ func (n *Node) inviteUser(ctx context.Context, q *inviteUser) (*Invitation, erro
 	if life <= 0 {
 		life = 24 * time.Hour
 	}
-	return n.Invite(ctx, q.User, life)
+	i, err := n.Invite(ctx, q.User, life)
+	if err == nil {
+		n.audit.note(audit.UserInvited, byCaller(ctx), string(q.User), map[string]string{"ends": i.Ends.Format(time.RFC3339)})
+	}
+	return i, err
 }
 
 // Invite makes a code with which one device of a user can be enrolled, once, within life.
@@ -189,6 +195,7 @@ func (n *Node) removeUser(ctx context.Context, q *removeUser) (*nothing, error) 
 	if err := n.directory.RemoveUser(q.User); err != nil {
 		return nil, err
 	}
+	n.audit.note(audit.UserRemoved, byCaller(ctx), string(q.User), map[string]string{"devices": strconv.Itoa(len(list))})
 	for _, d := range list {
 		n.online.revoked(ctx, d)
 	}
@@ -200,7 +207,7 @@ type rebindUser struct {
 	Subject string      `json:"subject,omitempty"` // of the configured issuer; "" for none
 }
 
-func (n *Node) rebindUser(_ context.Context, q *rebindUser) (*nothing, error) {
+func (n *Node) rebindUser(ctx context.Context, q *rebindUser) (*nothing, error) {
 	if err := n.own(q.User); err != nil {
 		return nil, err
 	}
@@ -210,7 +217,11 @@ func (n *Node) rebindUser(_ context.Context, q *rebindUser) (*nothing, error) {
 			return nil, wire.Errorf(wire.Invalid, "rebind", "no issuer is configured: set oidc.url, or name no subject")
 		}
 	}
-	return &nothing{}, n.directory.Rebind(q.User, issuer, q.Subject)
+	if err := n.directory.Rebind(q.User, issuer, q.Subject); err != nil {
+		return nil, err
+	}
+	n.audit.note(audit.UserRebound, byCaller(ctx), string(q.User), map[string]string{"issuer": issuer, "subject": q.Subject})
+	return &nothing{}, nil
 }
 
 type revokeDevice struct {
@@ -224,6 +235,7 @@ func (n *Node) revokeDevice(ctx context.Context, q *revokeDevice) (*nothing, err
 	if err := n.directory.Revoke(q.Device); err != nil {
 		return nil, err
 	}
+	n.audit.note(audit.DeviceRevoked, byCaller(ctx), string(q.Device), nil)
 	n.online.revoked(ctx, q.Device)
 	return &nothing{}, nil
 }
@@ -238,19 +250,27 @@ func (n *Node) recoverConversation(ctx context.Context, q *recoverConversation) 
 	if err != nil {
 		return nil, wire.Errorf(wire.Malformed, "recover", "%v", err)
 	}
-	return &nothing{}, n.orders.Recover(ctx, id, q.Note)
+	if err := n.orders.Recover(ctx, id, q.Note); err != nil {
+		return nil, err
+	}
+	n.audit.note(audit.ConversationRecovered, byCaller(ctx), id.String(), map[string]string{"note": q.Note})
+	return &nothing{}, nil
 }
 
 type releaseConversation struct {
 	Conversation string `json:"conversation"`
 }
 
-func (n *Node) releaseConversation(_ context.Context, q *releaseConversation) (*nothing, error) {
+func (n *Node) releaseConversation(ctx context.Context, q *releaseConversation) (*nothing, error) {
 	id, err := wire.ParseConversationID(q.Conversation)
 	if err != nil {
 		return nil, wire.Errorf(wire.Malformed, "release", "%v", err)
 	}
-	return &nothing{}, n.orders.Release(id)
+	if err := n.orders.Release(id); err != nil {
+		return nil, err
+	}
+	n.audit.note(audit.ConversationReleased, byCaller(ctx), id.String(), nil)
+	return &nothing{}, nil
 }
 
 type dropKept struct {

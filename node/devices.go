@@ -1,12 +1,14 @@
 package node
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"errors"
 	"log/slog"
 	"time"
 
+	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/directory"
 	"github.com/mlsfed/mlsfed/gateway"
 	"github.com/mlsfed/mlsfed/mailbox"
@@ -20,6 +22,7 @@ type devices struct {
 	mail      *mail
 	online    *online
 	now       func() time.Time
+	audit     *auditor
 }
 
 var _ gateway.Devices = (*devices)(nil)
@@ -40,9 +43,12 @@ func (v *devices) Login(_ context.Context, d wire.DeviceID, input, signature []b
 func (v *devices) Enrol(ctx context.Context, q *wire.EnrolRequest) (*wire.ChainAnswer, error) {
 	e := directory.Enrolment{Device: q.Device, Key: q.Key, Proof: q.Proof}
 	var chain [][]byte
-	var err error
+	by := "token"
+	before, err := v.directory.Device(q.Device)
+	repeated := err == nil && bytes.Equal(before.Key, q.Key)
 	switch {
 	case q.Code != "":
+		by = "invitation"
 		chain, err = v.directory.Enrol(q.Code, e)
 	case v.tokens == nil:
 		err = wire.Errorf(wire.Denied, "enrol", "this organization takes no tokens: ask for an invitation")
@@ -56,6 +62,9 @@ func (v *devices) Enrol(ctx context.Context, q *wire.EnrolRequest) (*wire.ChainA
 		return nil, err
 	}
 	v.online.tellOthers(ctx, q.Device, wire.NoticeEnrolled)
+	if !repeated {
+		v.audit.note(audit.DeviceEnrolled, byDevice(q.Device), string(q.Device), map[string]string{"by": by, "key": directory.KeyNonce(q.Key)})
+	}
 	return &wire.ChainAnswer{Chain: chain}, nil
 }
 

@@ -18,6 +18,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/directory"
@@ -55,6 +56,7 @@ type Node struct {
 	outbox    *federation.Outbox
 	fed       *federation.Federation
 	gateway   *gateway.Gateway
+	audit     *auditor
 	delivery  *delivery
 	online    *online
 	devices   *devices
@@ -91,6 +93,9 @@ func New(cfg *config.Config, o Options) (n *Node, err error) {
 	}
 	n.now = n.stores.clock.Now
 	n.started = n.now()
+	if n.audit, err = newAuditor(cfg, n.now, n.log); err != nil {
+		return n, err
+	}
 	for _, step := range []func() error{n.makeDirectory, n.makeMail, n.makeOrders, n.makeFederation, n.makeGateway, n.listen} {
 		if err := step(); err != nil {
 			return n, fmt.Errorf("node %s: %w", cfg.Node, err)
@@ -166,12 +171,12 @@ func (n *Node) makeMail() error {
 	streams := newStreams(n.stores.db, prefixStreams, n.stores.clock.Count)
 	m := &mail{n.mail, streams, n.stores.clock}
 	n.online = &online{directory: n.directory, mail: m, disconnect: func(d wire.DeviceID) { n.gateway.Disconnect(d) }, log: n.log}
-	n.devices = &devices{directory: n.directory, mail: m, online: n.online, now: n.now}
+	n.devices = &devices{directory: n.directory, mail: m, online: n.online, now: n.now, audit: n.audit}
 	n.delivery = &delivery{org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, past: n.past, log: n.log, contested: n.contestedList}
 	n.router = &router{
 		org: n.cfg.Domain, witness: n.cfg.Consensus.Witness, mail: n.mail, directory: n.directory, streams: streams, files: n.stores.files, blobs: n.stores.blobs,
 		past: n.past, refused: n.refusals("messages_refused_total", "Messages of other organizations that were not taken, by the reason's code."),
-		peers: organizationsOf{n}, online: n.online, now: n.now, shown: func(at wire.Time) wire.Time { return shown(n.stores.clock, at) }, log: n.log, account: n.stores.account, limits: newLimits(&n.cfg.Rates, n.stores.clock.Count),
+		peers: organizationsOf{n}, online: n.online, now: n.now, shown: func(at wire.Time) wire.Time { return shown(n.stores.clock, at) }, log: n.log, audit: n.audit, account: n.stores.account, limits: newLimits(&n.cfg.Rates, n.stores.clock.Count),
 	}
 	n.router.route()
 	return nil
@@ -295,6 +300,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	case err := <-failed:
 		failed <- err
 	}
+	n.audit.note(audit.NodeStarted, byNode(n.cfg.Node), string(n.cfg.Node), map[string]string{"version": n.version})
 	outer := n.startOuter(failed, serve)
 	close(n.ready)
 	if serves {
@@ -315,6 +321,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	for len(failed) > 0 {
 		err = errors.Join(err, <-failed)
 	}
+	n.audit.note(audit.NodeStopped, byNode(n.cfg.Node), string(n.cfg.Node), nil)
 	n.log.Info("node has stopped")
 	return err
 }
@@ -386,7 +393,7 @@ func (n *Node) startOuter(failed chan<- error, t *tls.Config) *running {
 }
 
 func (n *Node) serveControl(ctx context.Context) error {
-	s := &http.Server{Handler: n.control(), ReadHeaderTimeout: 10 * time.Second}
+	s := &http.Server{Handler: n.control(), ReadHeaderTimeout: 10 * time.Second, ConnContext: withCaller}
 	ended := make(chan error, 1)
 	go func() { ended <- s.Serve(n.socket) }()
 	select {

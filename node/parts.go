@@ -85,6 +85,7 @@ func (n *Node) makeFederation() (err error) {
 	n.fed, err = federation.New(federation.Config{
 		Identity: n.identity, Peers: n.peers, Listen: c.Listen, Advertise: c.Advertise, OrdersOnly: n.cfg.OrdersOnly, Dir: filepath.Join(n.cfg.Data, linksFolder), Clock: day{n.stores.clock},
 		AllowNetworks: c.Networks(),
+		Linked:        func(node wire.NodeID, up bool, why string) { n.audit.link(n.cfg.Node, node, up, why) },
 		Handlers:      n.router.calls(), Ordering: n.orders.Accept, Outbox: n.outbox, Logger: n.log, Registerer: n.metrics,
 		Limits: federation.Limits{
 			Calls: c.CallsPerSecond, CallBurst: int(4 * c.CallsPerSecond), Bytes: float64(c.BytesPerSecond), ByteBurst: int(4 * c.BytesPerSecond),
@@ -217,6 +218,7 @@ func (n *Node) measure() {
 		}, func() float64 { return float64(count(n.directory.Refusals())) }))
 	}
 	gauge("files_bytes", "Bytes of files that members share.", func() float64 { return float64(n.stores.files.store.Stats().Bytes) })
+	counter("audit_failed_total", "Acts that could not be written to the audit log.", func() float64 { return float64(n.audit.failed.Load()) })
 	gauge("clock_off_seconds", "How far the machine's clock is ahead of the time that the node goes by, 0 while they agree.", func() float64 {
 		off, _ := n.stores.clock.Off()
 		return off.Seconds()

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/consensus/blob"
 	"github.com/mlsfed/mlsfed/directory"
@@ -46,6 +47,7 @@ type router struct {
 	now       func() time.Time
 	shown     func(wire.Time) wire.Time // the time of day of what was stored at a count
 	log       *slog.Logger
+	audit     *auditor
 	methods   map[wire.Method]handler
 	contests  contests
 }
@@ -341,11 +343,13 @@ func (r *router) invite(_ context.Context, d wire.DeviceID, q *wire.InviteReques
 	if life > maxDeviceInvitation {
 		return nil, wire.Errorf(wire.Invalid, "invite", "a code for %v, at most %v", life, maxDeviceInvitation)
 	}
+	ends := r.now().Add(life)
 	code, err := r.directory.Invite(d.User(), life)
 	if err != nil {
 		return nil, err
 	}
-	return &wire.InviteAnswer{Code: code, Ends: wire.TimeOf(r.now().Add(life))}, nil
+	r.audit.note(audit.UserInvited, byDevice(d), string(d.User()), map[string]string{"ends": ends.UTC().Format(time.RFC3339)})
+	return &wire.InviteAnswer{Code: code, Ends: wire.TimeOf(ends)}, nil
 }
 
 func (r *router) revoke(ctx context.Context, d wire.DeviceID, q *wire.RevokeRequest) (any, error) {
@@ -355,6 +359,7 @@ func (r *router) revoke(ctx context.Context, d wire.DeviceID, q *wire.RevokeRequ
 	if err := r.directory.Revoke(q.Device); err != nil {
 		return nil, err
 	}
+	r.audit.note(audit.DeviceRevoked, byDevice(d), string(q.Device), nil)
 	r.online.revoked(ctx, q.Device)
 	return nil, nil
 }

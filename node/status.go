@@ -24,6 +24,7 @@ type Status struct {
 	Kept          []Kept            `json:"kept,omitempty"`
 	Peers         federation.Status `json:"peers"`
 	Storage       Storage           `json:"storage"`
+	Audit         string            `json:"audit,omitempty"` // the mark of the audit log's last record of this run
 }
 
 // Conversation is one that the node holds a replica of.
@@ -86,6 +87,9 @@ func (n *Node) Status() *Status {
 	s := &Status{
 		Node: n.cfg.Node, Version: n.version, Started: n.started, Gateway: n.GatewayAddress(), Federation: n.fed.Address(),
 		Sessions: n.gateway.Sessions(), Awake: n.orders.Counts().Awake, Peers: n.fed.Status(), Conversations: []Conversation{}, Kept: n.kept(), Storage: n.storage(),
+	}
+	if m := n.audit.head.Load(); m != nil {
+		s.Audit = m.String()
 	}
 	off, _ := n.stores.clock.Off()
 	s.ClockOff = int64(off / time.Second)

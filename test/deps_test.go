@@ -59,6 +59,7 @@ var rules = []rule{
 	{dir: "wire/...", own: []string{"mlscore/codec"}},
 	{dir: "clock", limited: true},   // time for what is stored
 	{dir: "private", limited: true}, // folders, files and sockets of one user
+	{dir: "audit", limited: true},   // the log of who did what
 	{dir: "client/...", own: []string{"wire/...", "mlscore", "mlscore/boltstore", "private"}},
 
 	// A measurement, not a part: no part imports it.
@@ -74,7 +75,7 @@ var rules = []rule{
 	{dir: "gateway/...", own: []string{"wire/...", "door"}},
 
 	{dir: "config/...", own: []string{"wire/..."}},
-	{dir: "node/...", own: append([]string{"config/...", "mlscore", "mlscore/boltstore", "web", "private", "clock"}, parts...)},
+	{dir: "node/...", own: append([]string{"config/...", "mlscore", "mlscore/boltstore", "web", "private", "clock", "audit"}, parts...)},
 	{dir: "web/...", own: []string{"client/...", "wire/...", "mlscore"}},
 }
 

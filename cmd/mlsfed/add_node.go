@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/federation"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -95,6 +96,7 @@ func runAddNode(c *cobra.Command, path string, node wire.NodeID, o addNodeOption
 	if err := os.WriteFile(file, raw, 0o600); err != nil {
 		return fmt.Errorf("add-node: %w", err)
 	}
+	record(cfg, c.ErrOrStderr(), audit.NodeAdded, string(node), nil)
 	fmt.Fprintf(c.OutOrStdout(), "%s is made in %s. Serve it on its machine: mlsfed serve -c %s\n", node, o.dir, file)
 	return nil
 }

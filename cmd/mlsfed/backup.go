@@ -10,9 +10,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/node"
 )
 
@@ -81,6 +83,7 @@ majority without this node is brought back by 'mlsfed recover' on one of them.`,
 		if err != nil {
 			return err
 		}
+		o.record(audit.NodeRestored, string(b.Node), map[string]string{"as_of": b.Time.UTC().Format(time.RFC3339)})
 		fmt.Fprintf(o.out, "%s is as of %s. Start it with: mlsfed serve -c %s\n", b.Node, b.Time.Local().Format("2006-01-02 15:04 MST"), o.file)
 		return nil
 	})

@@ -10,6 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/federation"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -85,6 +86,7 @@ func newCertRenew() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		o.record(audit.CertificateRenewed, string(id.Node), map[string]string{"ends": id.Certificate().NotAfter.Format(time.RFC3339)})
 		fmt.Fprintf(o.out, "%s has a certificate until %s.\n", id.Node, id.Certificate().NotAfter.Format(time.DateOnly))
 		return nil
 	})

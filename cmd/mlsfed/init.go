@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/federation"
 	"github.com/mlsfed/mlsfed/wire"
@@ -90,6 +91,9 @@ func runInit(c *cobra.Command, o initOptions) error {
 	}
 	if err := os.WriteFile(file, raw, 0o600); err != nil {
 		return fmt.Errorf("init: %w", err)
+	}
+	if cfg, err := config.Load(file, nil); err == nil {
+		record(cfg, c.ErrOrStderr(), audit.OrganizationMade, o.domain, map[string]string{"node": o.node})
 	}
 	fmt.Fprintf(c.OutOrStdout(), `%s is made in %s.
 

@@ -50,7 +50,7 @@ organizations that take part in it.`,
 		root.Version = strings.TrimPrefix(describeBuild(info), "mlsfed ")
 		root.SetVersionTemplate("mlsfed {{.Version}}\n")
 	}
-	root.AddCommand(newInit(), newAddNode(), newServe(), newUser(), newPeer(), newCert(), newConfig(), newDoctor(), newStatus(), newHealth(), newBackup(), newRestore(), newRecover(), newRelease(), newDrop(), newVersion(), newDemo(), newVectors(), newBench())
+	root.AddCommand(newInit(), newAddNode(), newServe(), newUser(), newPeer(), newCert(), newConfig(), newDoctor(), newAudit(), newStatus(), newHealth(), newBackup(), newRestore(), newRecover(), newRelease(), newDrop(), newVersion(), newDemo(), newVectors(), newBench())
 	root.AddCommand(newLogin(), newList(), newCreate(), newDM(), newAlias(), newForget(), newLogout(), newAdd(), newRemove(), newLeave(), newSend(), newRead(), newSave(), newMembers(), newDevices(), newVerify(), newRename(), newRules(), newMigrate(), newRejoin(), newTrust(), newChat(), newMan())
 	return root
 }

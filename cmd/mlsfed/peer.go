@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/federation"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -20,9 +21,9 @@ func newPeer() *cobra.Command {
 		GroupID: groupOperators,
 	}
 	c.AddCommand(newPeerAdd(), newPeerList(),
-		newPeerChange("remove", "Remove an organization from the allow-list", "removed", (*federation.Peers).Remove),
-		newPeerChange("suspend", "Treat an organization as if it were not admitted, and remember it", "suspended", (*federation.Peers).Suspend),
-		newPeerChange("resume", "Admit a suspended organization again", "admitted again", (*federation.Peers).Resume))
+		newPeerChange("remove", "Remove an organization from the allow-list", "removed", audit.OrganizationRemoved, (*federation.Peers).Remove),
+		newPeerChange("suspend", "Treat an organization as if it were not admitted, and remember it", "suspended", audit.OrganizationSuspended, (*federation.Peers).Suspend),
+		newPeerChange("resume", "Admit a suspended organization again", "admitted again", audit.OrganizationResumed, (*federation.Peers).Resume))
 	return c
 }
 
@@ -63,6 +64,7 @@ func newPeerAdd() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			o.record(audit.OrganizationAdmitted, string(b.Domain), map[string]string{"root": fingerprint(root.Raw)})
 			fmt.Fprintf(o.out, "%s is admitted.\nfingerprint of its root: %s\n", b.Domain, fingerprint(root.Raw))
 		}
 		return nil
@@ -105,7 +107,7 @@ func newPeerList() *cobra.Command {
 	})
 }
 
-func newPeerChange(use, short, done string, change func(*federation.Peers, wire.Domain) error) *cobra.Command {
+func newPeerChange(use, short, done string, act audit.Act, change func(*federation.Peers, wire.Domain) error) *cobra.Command {
 	c := &cobra.Command{Use: use + " DOMAIN", Short: short, Args: exactly(1, "the domain of an organization")}
 	return newOperator(c, func(_ context.Context, o *operator, args []string) error {
 		domain, err := wire.ParseDomain(args[0])
@@ -119,6 +121,7 @@ func newPeerChange(use, short, done string, change func(*federation.Peers, wire.
 		if err := change(peers, domain); err != nil {
 			return plain(err)
 		}
+		o.record(act, string(domain), nil)
 		fmt.Fprintf(o.out, "%s is %s.\n", domain, done)
 		return nil
 	})

@@ -40,8 +40,11 @@ func newLogger(out io.Writer, c config.Log) *slog.Logger {
 	var level slog.Level
 	_ = level.UnmarshalText([]byte(c.Level)) // the configuration has been validated
 	o := &slog.HandlerOptions{Level: level}
-	if c.Format == "json" {
+	switch c.Format {
+	case "json":
 		return slog.New(slog.NewJSONHandler(out, o))
+	case "journald":
+		return slog.New(newJournal(out, o))
 	}
 	return slog.New(slog.NewTextHandler(out, o))
 }

@@ -1,0 +1,146 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mlsfed/mlsfed/audit"
+	"github.com/mlsfed/mlsfed/config"
+	"github.com/mlsfed/mlsfed/door"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// auditFolder is the default place of the audit log, in a node's data.
+const auditFolder = "audit"
+
+// AuditFolder is where the audit log of a configuration is.
+func AuditFolder(cfg *config.Config) string {
+	if cfg.Audit.Dir != "" {
+		return cfg.Audit.Dir
+	}
+	return filepath.Join(cfg.Data, auditFolder)
+}
+
+// OpenAudit prepares the audit log of a configuration, for a node and for commands that act without one.
+func OpenAudit(cfg *config.Config, now func() time.Time) (*audit.Log, error) {
+	return audit.Open(audit.Config{Dir: AuditFolder(cfg), Size: int64(cfg.Audit.Size), Files: cfg.Audit.Files, Now: now})
+}
+
+// auditor writes the audit log of a running node. An act that cannot be recorded has happened all the same: the fault is
+// logged and counted, and does not undo it.
+type auditor struct {
+	log    *audit.Log
+	logger *slog.Logger
+	failed atomic.Uint64
+	head   atomic.Pointer[audit.Mark]
+
+	mu    sync.Mutex // guards what follows
+	links map[wire.Domain]*linkRecords
+}
+
+// linkRecords bounds what one organization has written by closing and opening links.
+type linkRecords struct {
+	rate    door.Bucket
+	leftOut int
+}
+
+// linkRate bounds the records of links with one organization.
+var linkRate = door.Rate{Burst: 20, Every: time.Minute}
+
+func newAuditor(cfg *config.Config, now func() time.Time, logger *slog.Logger) (*auditor, error) {
+	log, err := OpenAudit(cfg, now)
+	return &auditor{log: log, logger: logger, links: make(map[wire.Domain]*linkRecords)}, err
+}
+
+// note records an act.
+func (a *auditor) note(what audit.Act, who, on string, with map[string]string) {
+	mark, rotated, err := a.log.Append(what, who, on, with)
+	if err != nil {
+		a.failed.Add(1)
+		a.logger.Error("an act is not in the audit log", "act", string(what), "who", who, "on", on, "error", err)
+		return
+	}
+	a.head.Store(&mark)
+	if rotated || what == audit.NodeStarted {
+		a.logger.Info("the audit log goes on: keep this mark, 'mlsfed audit verify --mark' compares it", "mark", mark.String())
+	}
+}
+
+// link records that the link to a node went up or down, at a bounded rate for each organization. Records that were left
+// out are counted in the next one.
+func (a *auditor) link(self, n wire.NodeID, up bool, why string) {
+	org := n.Organization()
+	a.mu.Lock()
+	r := a.links[org]
+	if r == nil {
+		r = new(linkRecords)
+		a.links[org] = r // as many as there are admitted organizations with links
+	}
+	now := time.Now()
+	if !r.rate.Has(linkRate, now) {
+		r.leftOut++
+		a.mu.Unlock()
+		return
+	}
+	r.rate.Take(linkRate, now, 1)
+	left := r.leftOut
+	r.leftOut = 0
+	a.mu.Unlock()
+	with := make(map[string]string)
+	if left > 0 {
+		with["left_out_before"] = strconv.Itoa(left)
+	}
+	what := audit.LinkUp
+	if !up {
+		what, with["reason"] = audit.LinkDown, why
+	}
+	a.note(what, byNode(self), string(n), with)
+}
+
+// Who acts.
+func byNode(n wire.NodeID) string     { return "node:" + string(n) }
+func byDevice(d wire.DeviceID) string { return "device:" + string(d) }
+
+type callerKey struct{}
+
+// withCaller keeps which user of the machine is at the other end of the control socket.
+func withCaller(ctx context.Context, c net.Conn) context.Context {
+	uid, ok := uidOf(c)
+	if !ok {
+		return ctx
+	}
+	return context.WithValue(ctx, callerKey{}, uid)
+}
+
+// byCaller is the operator who asks through the control socket.
+func byCaller(ctx context.Context) string {
+	if uid, ok := ctx.Value(callerKey{}).(uint32); ok {
+		return operatorOf(strconv.FormatUint(uint64(uid), 10))
+	}
+	return "operator:"
+}
+
+// ByOperator is the operator who runs this process, as the audit log names one.
+func ByOperator() string {
+	who := operatorOf(strconv.Itoa(os.Geteuid()))
+	if by := os.Getenv("SUDO_USER"); by != "" && os.Geteuid() == 0 {
+		who += fmt.Sprintf(" for %.64s", by)
+	}
+	return who
+}
+
+func operatorOf(uid string) string {
+	if u, err := user.LookupId(uid); err == nil {
+		return fmt.Sprintf("operator:%s (%s)", u.Username, uid)
+	}
+	return "operator:" + uid
+}
