@@ -32,6 +32,7 @@ func (d *Device) announce(ctx context.Context, s *session) {
 		if s.has(wire.FeatureDelivery) {
 			d.lanes.kick(laneUpkeep) // delivery lists are to be compared
 		}
+		d.learnLimits(ctx, s)
 	case !errors.Is(err, wire.Version) && !errors.Is(err, errSessionEnded) && ctx.Err() == nil:
 		d.log.Warn("features not announced", "node", s.node, "error", err)
 	}

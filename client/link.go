@@ -69,6 +69,7 @@ type session struct {
 
 	features  atomic.Pointer[wire.Features] // that the node has announced; nil for none
 	announced chan struct{}                 // closed when features is known, or will not be
+	pace      atomic.Pointer[pace]          // of frames; nil while the node has not told its limits
 
 	mu      sync.Mutex
 	err     error
@@ -197,6 +198,7 @@ func (s *session) write(ctx context.Context) {
 	for {
 		select {
 		case b := <-s.out:
+			s.wait(ctx)
 			if err := s.conn.Write(ctx, b); err != nil {
 				s.end(fmt.Errorf("write to the node: %w", err))
 				return

@@ -75,8 +75,8 @@ type Limits struct {
 	Request int // [1 MiB + 128 KiB] bytes of a call's body, in both directions of calling
 	Answer  int // [2 MiB] bytes of an answer
 
-	Calls     float64 // [1,000] calls a second from one organization, in the long run
-	CallBurst int     // [2,000] calls at once
+	Calls     float64 // [2,000] calls a second from one organization, in the long run
+	CallBurst int     // [8,000] calls at once
 	Bytes     float64 // [64 MiB] bytes of calls a second from one organization, in the long run
 	ByteBurst int     // [256 MiB] bytes at once
 	// Frames of HTTP/2 a second from one organization that are no DATA of at least 1 KiB, and FrameBurst at once, besides
@@ -111,7 +111,7 @@ type Limits struct {
 type Timers struct {
 	Handshake time.Duration // [5 s] a connection that has not proved itself by then is dropped
 	Dial      time.Duration // [5 s] to reach a node
-	Call      time.Duration // [15 s] a call without an answer is given up
+	Call      time.Duration // [10 s] a call without an answer is given up
 	Handle    time.Duration // [30 s] the context of a handler ends
 	Stall     time.Duration // [10 s] a frame or a call's body that began must have come whole
 	KeepAlive time.Duration // [10 s] how often a silent link is tried; it is dropped after three times that
@@ -126,6 +126,12 @@ type Timers struct {
 	PushPull time.Duration // [30 s] how often records are compared with those of one other node
 }
 
+// Defaults are the limits and timers that zero ones stand for. They are those of the configuration that 'mlsfed init'
+// writes, and those that docs/federation.md lists: tests compare all three.
+func Defaults() (Limits, Timers, OutboxConfig) {
+	return Limits{}.withDefaults(), Timers{}.withDefaults(), OutboxConfig{}.withDefaults()
+}
+
 func or[T comparable](v, otherwise T) T {
 	var zero T
 	if v == zero {
@@ -137,8 +143,8 @@ func or[T comparable](v, otherwise T) T {
 func (l Limits) withDefaults() Limits {
 	l.Request = or(l.Request, wire.MaxSessionFrame)
 	l.Answer = or(l.Answer, 2<<20)
-	l.Calls = or(l.Calls, 1000)
-	l.CallBurst = or(l.CallBurst, 2000)
+	l.Calls = or(l.Calls, 2000)
+	l.CallBurst = or(l.CallBurst, 8000)
 	l.Bytes = or(l.Bytes, 64<<20)
 	l.ByteBurst = or(l.ByteBurst, 256<<20)
 	l.Frames = or(l.Frames, 8000)
@@ -166,7 +172,7 @@ func (l Limits) withDefaults() Limits {
 func (t Timers) withDefaults() Timers {
 	t.Handshake = or(t.Handshake, 5*time.Second)
 	t.Dial = or(t.Dial, 5*time.Second)
-	t.Call = or(t.Call, 15*time.Second)
+	t.Call = or(t.Call, 10*time.Second)
 	t.Handle = or(t.Handle, 30*time.Second)
 	t.Stall = or(t.Stall, 10*time.Second)
 	t.KeepAlive = or(t.KeepAlive, 10*time.Second)

@@ -53,8 +53,8 @@ type OutboxConfig struct {
 
 	Expire       time.Duration // [7 days] an item that was not taken by then is dropped
 	DedupeWindow time.Duration // [Expire] how long an id is known at least; not less than Expire
-	MaxItems     int           // [100,000] items of one organization
-	MaxBytes     int64         // [1 GiB] bytes of payload of one organization
+	MaxItems     int           // [1,000,000] items of one organization
+	MaxBytes     int64         // [4 GiB] bytes of payload of one organization
 	MaxItem      int           // [480 KiB] bytes of one payload
 	BatchItems   int           // [256] items of one call
 	BatchBytes   int           // [480 KiB] bytes of payload of one call
@@ -80,8 +80,8 @@ const day = 24 * time.Hour
 func (c OutboxConfig) withDefaults() OutboxConfig {
 	c.Expire = or(c.Expire, 7*day)
 	c.DedupeWindow = max(c.DedupeWindow, c.Expire)
-	c.MaxItems = or(c.MaxItems, 100_000)
-	c.MaxBytes = or(c.MaxBytes, 1<<30)
+	c.MaxItems = or(c.MaxItems, 1_000_000)
+	c.MaxBytes = or(c.MaxBytes, 4<<30)
 	c.MaxItem = or(c.MaxItem, 480<<10)
 	c.BatchItems = or(c.BatchItems, 256)
 	c.BatchBytes = or(c.BatchBytes, 480<<10)

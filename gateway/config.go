@@ -81,32 +81,48 @@ type Config struct {
 	RequestWait   time.Duration // for a request to be served; 1 minute
 	WriteWait     time.Duration // for a frame to be taken by the socket; 1 minute
 	FrameWait     time.Duration // for the rest of a frame that has begun; 1 minute
-	PingEvery     time.Duration // between pings; 30 seconds
-	SilenceWait   time.Duration // without a sign of the device, after which it is taken for gone; 75 seconds
+	PingEvery     time.Duration // between pings; 45 seconds
+	SilenceWait   time.Duration // without a sign of the device, after which it is taken for gone; two and a half times PingEvery
 	DrainWait     time.Duration // for requests under way when the gateway stops; 5 seconds
 	CloseWait     time.Duration // for the other side to close; 1 second
-	FrameRate     Rate          // of frames of a session; 10,000 at once, 2,000 a second. Over it, the session ends
-	ByteRate      Rate          // of KiB of a session; 16 MiB at once, 8 MiB a second. Over it, reading waits
+	FrameRate     Rate          // of frames of a session; 800 at once, 200 a second. Over it, the session ends
+	ByteRate      Rate          // of KiB of a session; 64 MiB at once, 16 MiB a second. Over it, reading waits
 	MaxOverloads  int           // requests over Requests in a row, after which the session ends; 64
 	MaxOfDevice   int           // sessions of one device; 8
-	MaxSessions   int           // sessions in all; 20,000
-	MaxOfAddress  int           // sessions of one client address; 4,096
+	MaxSessions   int           // sessions in all; 50,000
+	MaxOfAddress  int           // sessions of one client address; 20,000
 	MaxSockets    int           // connections in all, of sessions and HTTP; MaxSessions and a quarter
 	ConnectRate   Rate          // of connections of one client address; 500 at once, 50 a second
 	LoginRate     Rate          // of failed logins of one client address, and of one device; 20 at once, one in 10 seconds
 	LoginDelay    time.Duration // before a failed login is answered; 500 milliseconds
 	HTTPRate      Rate          // of HTTP requests of one client address after the first of each connection; 500 at once, 50 a second
-	EnrolRate     Rate          // of enrolments of one client address; 20 at once, one in 3 seconds
+	EnrolRate     Rate          // of enrolments of one client address; 60 at once, one a second
 	MaxEnrol      int           // bytes of a request to enrol; 64 KiB
 	MaxAddresses  int           // whose rates are remembered at once; 65,536
 	HeaderWait    time.Duration // for the headers of an HTTP request, and a TLS handshake; 10 seconds
 	MaxHeader     int           // bytes of them; 8 KiB
 	KeepAliveWait time.Duration // for the next HTTP request of a connection; 1 minute
 	// Door bounds what those cost who have not proved who they are: 4,096 at once; of one address 200 failures
-	// at once and one a second, or, where a device has logged in within a day, 50 connections at once and 20 a
+	// at once and one a second, or, where a device has logged in within a day, 40 connections at once and 20 a
 	// second beyond them; the rest as door.Limits has it. A failure is what ends before it is an HTTP request,
 	// a session without a login, or an enrolment that is refused.
 	Door door.Limits
+}
+
+// Defaults are the limits of a Config that sets none. They are those of the configuration that 'mlsfed init' writes, and
+// those that docs/protocol.md lists: tests compare all three.
+func Defaults() Config { return Config{}.withDefaults() }
+
+// sessionLimits is what a device is told.
+func (c *Config) sessionLimits() *wire.LimitsAnswer {
+	second := func(r Rate, each uint64) uint64 { return uint64(time.Second/max(r.Every, 1)) * each }
+	return &wire.LimitsAnswer{
+		FrameBurst: uint64(c.FrameRate.Burst), FrameMicros: uint64((c.FrameRate.Every + time.Microsecond - 1) / time.Microsecond),
+		ByteBurst: uint64(c.ByteRate.Burst) << 10, ByteRate: second(c.ByteRate, 1<<10),
+		Fragments: uint64(c.Fragments), Held: uint64(c.MaxHeld), Overloads: uint64(c.MaxOverloads), Sessions: uint64(c.MaxOfDevice),
+		Request: uint64(c.RequestWait.Milliseconds()), Ping: uint64(c.PingEvery.Milliseconds()), Silence: uint64(c.SilenceWait.Milliseconds()),
+		Content: wire.MaxMessage,
+	}
 }
 
 func or[T comparable](v, otherwise T) T {
@@ -163,22 +179,22 @@ func (c Config) withDefaults() Config {
 	c.RequestWait = or(c.RequestWait, time.Minute)
 	c.WriteWait = or(c.WriteWait, time.Minute)
 	c.FrameWait = or(c.FrameWait, time.Minute)
-	c.PingEvery = or(c.PingEvery, 30*time.Second)
-	c.SilenceWait = or(c.SilenceWait, 75*time.Second)
+	c.PingEvery = or(c.PingEvery, 45*time.Second)
+	c.SilenceWait = or(c.SilenceWait, 5*c.PingEvery/2)
 	c.DrainWait = or(c.DrainWait, 5*time.Second)
 	c.CloseWait = or(c.CloseWait, time.Second)
-	c.FrameRate = c.FrameRate.Or(10_000, time.Second/2000)
-	c.ByteRate = c.ByteRate.Or(16<<10, time.Second/(8<<10))
+	c.FrameRate = c.FrameRate.Or(800, time.Second/200)
+	c.ByteRate = c.ByteRate.Or(64<<10, time.Second/(16<<10))
 	c.MaxOverloads = or(c.MaxOverloads, 64)
 	c.MaxOfDevice = or(c.MaxOfDevice, 8)
-	c.MaxSessions = or(c.MaxSessions, 20_000)
-	c.MaxOfAddress = or(c.MaxOfAddress, 4096)
+	c.MaxSessions = or(c.MaxSessions, 50_000)
+	c.MaxOfAddress = or(c.MaxOfAddress, 20_000)
 	c.MaxSockets = or(c.MaxSockets, c.MaxSessions+c.MaxSessions/4+1)
 	c.ConnectRate = c.ConnectRate.Or(500, time.Second/50)
 	c.LoginRate = c.LoginRate.Or(20, 10*time.Second)
 	c.LoginDelay = or(c.LoginDelay, 500*time.Millisecond)
 	c.HTTPRate = c.HTTPRate.Or(500, time.Second/50)
-	c.EnrolRate = c.EnrolRate.Or(20, 3*time.Second)
+	c.EnrolRate = c.EnrolRate.Or(60, time.Second)
 	c.MaxEnrol = or(c.MaxEnrol, 64<<10)
 	c.MaxAddresses = or(c.MaxAddresses, 65_536)
 	c.HeaderWait = or(c.HeaderWait, 10*time.Second)
@@ -186,7 +202,7 @@ func (c Config) withDefaults() Config {
 	c.KeepAliveWait = or(c.KeepAliveWait, time.Minute)
 	c.Door.Unproved = or(c.Door.Unproved, 4096)
 	c.Door.Failures = c.Door.Failures.Or(200, time.Second)
-	c.Door.Slowed = c.Door.Slowed.Or(50, time.Second/20)
+	c.Door.Slowed = c.Door.Slowed.Or(40, time.Second/20)
 	c.Door.Known = or(c.Door.Known, 24*time.Hour)
 	c.Door.Addresses = or(c.Door.Addresses, c.MaxAddresses)
 	c.Door = c.Door.WithDefaults()

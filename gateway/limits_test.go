@@ -273,7 +273,7 @@ func (c *slowClock) After(d time.Duration) <-chan time.Time {
 	c.mu.Lock()
 	c.asked = append(c.asked, d)
 	c.mu.Unlock()
-	if d == 30*time.Second { // the ping
+	if d == Defaults().PingEvery {
 		return nil
 	}
 	return time.After(0)

@@ -40,7 +40,7 @@ func bodyOf(m wire.Method) (body any, ok bool) {
 		return new(wire.WaitingRequest), true
 	case wire.MethodRevocations:
 		return new(wire.RevocationsRequest), true
-	case wire.MethodCount, wire.MethodConversations, wire.MethodDevices, wire.MethodRenew, wire.MethodOrganizations:
+	case wire.MethodCount, wire.MethodConversations, wire.MethodDevices, wire.MethodRenew, wire.MethodOrganizations, wire.MethodLimits:
 		return nil, true
 	}
 	return nil, false

@@ -147,7 +147,7 @@ func structures(t *testing.T) map[string][]string {
 	t.Helper()
 	all := make(map[string][]string)
 	source := wireSource(t)
-	for _, name := range []string{"session.go", "request.go", "message.go", "envelope.go", "entry.go", "error.go", "feature.go", "alarm.go", "standing.go"} {
+	for _, name := range []string{"session.go", "request.go", "message.go", "envelope.go", "entry.go", "error.go", "feature.go", "alarm.go", "standing.go", "limits.go"} {
 		for _, d := range source[name].Decls {
 			g, ok := d.(*ast.GenDecl)
 			if !ok || g.Tok != token.TYPE {
@@ -335,8 +335,8 @@ var limitRows = map[string]string{
 	"Requests": "requests under way (`Requests`)", "MaxHeld": "bytes of requests under way, and of their answers", "PageItems": "pushes read from a stream in its turn",
 	"PageBytes": "pushes read from a stream in its turn", "LoginWait": "time from challenge to login",
 	"RequestWait": "time for a request to be served", "WriteWait": "time for a frame to be taken by a device",
-	"FrameWait": "time for the rest of a frame that has begun", "PingEvery": "silence, pings unanswered; a ping comes each 30 s",
-	"SilenceWait": "silence, pings unanswered; a ping comes each 30 s", "DrainWait": "time for requests under way when the node stops",
+	"FrameWait": "time for the rest of a frame that has begun", "PingEvery": "silence, pings unanswered; a ping comes each 45 s",
+	"SilenceWait": "silence, pings unanswered; a ping comes each 45 s", "DrainWait": "time for requests under way when the node stops",
 	"CloseWait": "time for a device to close after the node has", "FrameRate": "requests, pings, pongs, fragments of less than 1 KiB after a message's first, and acks that make no room",
 	"ByteRate": "bytes from a device, with the headers of WebSocket frames", "MaxOverloads": "requests over either in a row", "MaxOfDevice": "sessions of a device; one of them receives",
 	"MaxSessions": "sessions of a node", "MaxOfAddress": "sessions of a client address (IPv6: /64)", "MaxSockets": "connections of a node",
@@ -362,7 +362,7 @@ func TestProtocolLimits(t *testing.T) {
 		case time.Duration:
 			spelled = []string{fmt.Sprintf("%d s", v/time.Second), fmt.Sprintf("%d min", v/time.Minute), fmt.Sprintf("%d ms", v/time.Millisecond)}
 		case Rate:
-			spelled = []string{thousands(v.Burst) + " at once", thousands(v.Burst>>10) + " MiB at once"}
+			spelled = []string{thousands(v.Burst) + " at once, " + pace(v.Every, 1), thousands(v.Burst>>10) + " MiB at once, " + pace(v.Every, 1<<10)}
 		default:
 			continue
 		}
@@ -370,6 +370,20 @@ func TestProtocolLimits(t *testing.T) {
 		if !ok || !slices.ContainsFunc(spelled, func(s string) bool { return strings.Contains(row, s) }) {
 			t.Errorf("%s: no row of the limits has its default, %q", name, spelled)
 		}
+	}
+}
+
+// pace writes one in a time, as a table does.
+func pace(every time.Duration, unit int) string {
+	switch n := int(time.Second / every); {
+	case n == 0:
+		return fmt.Sprintf("one in %d s", every/time.Second)
+	case unit > 1:
+		return thousands(n/unit) + " MiB a second"
+	case n == 1:
+		return "one a second"
+	default:
+		return thousands(n) + " a second"
 	}
 }
 

@@ -124,6 +124,10 @@ func (s *session) serve(t *task) {
 		s.standingAlarms()
 		return
 	}
+	if t.method == wire.MethodLimits {
+		s.answer(t, s.g.cfg.sessionLimits(), nil, true)
+		return
+	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.g.cfg.RequestWait)
 	defer cancel()
 	answer, err := s.g.cfg.Service.Serve(ctx, Request{

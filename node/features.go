@@ -7,5 +7,5 @@ import "github.com/mlsfed/mlsfed/wire"
 var features = wire.NewFeatures(
 	wire.FeatureRules2,
 	wire.FeatureAlarm, wire.FeatureDelivery, wire.FeatureTestify,
-	wire.FeaturePolicy, wire.FeatureWaiting,
+	wire.FeaturePolicy, wire.FeatureWaiting, wire.FeatureLimits,
 )

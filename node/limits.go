@@ -7,8 +7,39 @@ import (
 	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/door"
+	"github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/gateway"
 	"github.com/mlsfed/mlsfed/wire"
 )
+
+// gatewayLimits are those of a configuration's gateway.
+func gatewayLimits(c *config.Gateway) gateway.Config {
+	return gateway.Config{
+		MaxFrame: int(c.MaxFrame), Window: c.Window, Requests: c.Requests, LoginWait: c.LoginTimeout.Std(), PingEvery: c.Ping.Std(),
+		SilenceWait: 5 * c.Ping.Std() / 2, MaxSessions: c.Sessions, MaxOfAddress: c.SessionsAddress,
+		ConnectRate: gateway.Rate{Burst: int(10 * c.ConnectPerSec), Every: every(c.ConnectPerSec)},
+		Fragments:   c.Fragments, LoginFrames: c.LoginFrames,
+		HTTPRate:  gateway.Rate{Burst: int(10 * c.RequestsPerSec), Every: every(c.RequestsPerSec)},
+		EnrolRate: gateway.Rate{Burst: int(c.EnrolPerMinute), Every: every(c.EnrolPerMinute / 60)},
+		FrameRate: gateway.Rate{Burst: int(4 * c.FramesPerSecond), Every: every(c.FramesPerSecond)},
+		ByteRate:  gateway.Rate{Burst: int(4 * c.BytesPerSecond / 1024), Every: every(float64(c.BytesPerSecond) / 1024)},
+		Door:      strangers(&c.Strangers),
+	}
+}
+
+// federationLimits are those of a configuration's links.
+func federationLimits(c *config.Federation) (federation.Limits, federation.Timers) {
+	return federation.Limits{
+		Calls: c.CallsPerSecond, CallBurst: int(4 * c.CallsPerSecond), Bytes: float64(c.BytesPerSecond), ByteBurst: int(4 * c.BytesPerSecond),
+		Frames: 4 * c.CallsPerSecond, FrameBurst: int(16 * c.CallsPerSecond),
+		Door: strangers(&c.Strangers),
+	}, federation.Timers{Call: c.CallTimeout.Std()}
+}
+
+// outboxLimits are those of what waits for other organizations.
+func outboxLimits(c *config.Federation) federation.OutboxConfig {
+	return federation.OutboxConfig{Expire: c.OutboxExpire.Std(), MaxItems: int(c.OutboxItems), MaxBytes: int64(c.OutboxBytes)}
+}
 
 // limits are how often devices and other organizations may have this node order something. Devices are
 // limited on their own node. An organization is limited on every node that it asks, since a hostile one

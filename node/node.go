@@ -182,24 +182,15 @@ func (n *Node) makeMail() error {
 	return nil
 }
 
-func (n *Node) makeGateway() error {
-	c := &n.cfg.Gateway
-	var err error
-	n.gateway, err = gateway.New(gateway.Config{
-		Node: n.cfg.Node, Organization: wire.Organization{Domain: n.cfg.Domain, Root: n.identity.Root.Raw},
-		Devices: n.devices, Service: n.router, Mail: n.devices.mail, Log: n.log, Features: features, Alarms: n.alarms,
-		Clock: counting{n.stores.clock}, Day: n.now,
-		Registerer: n.metrics, Gatherer: n.metrics, Ready: n.healthy, Notes: n.notes, Version: map[string]string{"version": n.version, "node": string(n.cfg.Node)},
-		Origins: c.Origins, MaxFrame: int(c.MaxFrame), Window: c.Window, Requests: c.Requests, LoginWait: c.LoginTimeout.Std(), PingEvery: c.Ping.Std(),
-		SilenceWait: 5 * c.Ping.Std() / 2, MaxSessions: c.Sessions, MaxOfAddress: c.SessionsAddress,
-		ConnectRate: gateway.Rate{Burst: int(10 * c.ConnectPerSec), Every: every(c.ConnectPerSec)},
-		Fragments:   c.Fragments, LoginFrames: c.LoginFrames,
-		HTTPRate:  gateway.Rate{Burst: int(10 * c.RequestsPerSec), Every: every(c.RequestsPerSec)},
-		EnrolRate: gateway.Rate{Burst: int(c.EnrolPerMinute), Every: every(c.EnrolPerMinute / 60)},
-		FrameRate: gateway.Rate{Burst: int(4 * c.FramesPerSecond), Every: every(c.FramesPerSecond)},
-		ByteRate:  gateway.Rate{Burst: int(4 * c.BytesPerSecond / 1024), Every: every(float64(c.BytesPerSecond) / 1024)},
-		Door:      strangers(&c.Strangers),
-	})
+func (n *Node) makeGateway() (err error) {
+	c := gatewayLimits(&n.cfg.Gateway)
+	c.Node, c.Organization = n.cfg.Node, wire.Organization{Domain: n.cfg.Domain, Root: n.identity.Root.Raw}
+	c.Devices, c.Service, c.Mail, c.Log, c.Features, c.Alarms = n.devices, n.router, n.devices.mail, n.log, features, n.alarms
+	c.Clock, c.Day = counting{n.stores.clock}, n.now
+	c.Registerer, c.Gatherer, c.Ready = n.metrics, n.metrics, n.healthy
+	c.Notes = n.notes
+	c.Version, c.Origins = map[string]string{"version": n.version, "node": string(n.cfg.Node)}, n.cfg.Gateway.Origins
+	n.gateway, err = gateway.New(c)
 	return err
 }
 

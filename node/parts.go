@@ -75,24 +75,20 @@ func (n *Node) makeOrders() (err error) {
 func (n *Node) makeFederation() (err error) {
 	c := &n.cfg.Federation
 	n.router.lanes = &lanes{orders: n.orders}
-	n.outbox, err = federation.NewOutbox(n.stores.db, prefixOutbox, federation.OutboxConfig{
-		Send: n.router.lanes.send, Dropped: n.router.dropped, Writer: n.stores.writer, Clock: counting{n.stores.clock}, Expire: c.OutboxExpire.Std(), MaxItems: int(c.OutboxItems), MaxBytes: int64(c.OutboxBytes),
-		Logger: n.log, Registerer: n.metrics,
-	})
+	waiting := outboxLimits(c)
+	waiting.Send, waiting.Dropped, waiting.Writer, waiting.Clock = n.router.lanes.send, n.router.dropped, n.stores.writer, counting{n.stores.clock}
+	waiting.Logger, waiting.Registerer = n.log, n.metrics
+	n.outbox, err = federation.NewOutbox(n.stores.db, prefixOutbox, waiting)
 	if err != nil {
 		return err
 	}
+	limits, timers := federationLimits(c)
 	n.fed, err = federation.New(federation.Config{
 		Identity: n.identity, Peers: n.peers, Listen: c.Listen, Advertise: c.Advertise, OrdersOnly: n.cfg.OrdersOnly, Dir: filepath.Join(n.cfg.Data, linksFolder), Clock: day{n.stores.clock},
 		AllowNetworks: c.Networks(),
 		Linked:        func(node wire.NodeID, up bool, why string) { n.audit.link(n.cfg.Node, node, up, why) },
 		Handlers:      n.router.calls(), Ordering: n.orders.Accept, Outbox: n.outbox, Logger: n.log, Registerer: n.metrics,
-		Limits: federation.Limits{
-			Calls: c.CallsPerSecond, CallBurst: int(4 * c.CallsPerSecond), Bytes: float64(c.BytesPerSecond), ByteBurst: int(4 * c.BytesPerSecond),
-			Frames: 4 * c.CallsPerSecond, FrameBurst: int(16 * c.CallsPerSecond),
-			Door: strangers(&c.Strangers),
-		},
-		Timers: federation.Timers{Call: c.CallTimeout.Std()},
+		Limits: limits, Timers: timers,
 	})
 	if err != nil {
 		return err

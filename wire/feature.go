@@ -90,4 +90,6 @@ const (
 	FeaturePolicy Feature = "policy"
 	// FeatureWaiting announces that a node takes MethodWaiting.
 	FeatureWaiting Feature = "waiting"
+	// FeatureLimits announces that a node takes MethodLimits.
+	FeatureLimits Feature = "limits"
 )

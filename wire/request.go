@@ -29,6 +29,7 @@ const (
 	MethodDelivery      Method = "delivery"      // DeliveryRequest → DeliveryAnswer: whom a conversation is delivered to, as a hash
 	MethodPolicy        Method = "policy"        // PolicyRequest → PolicyAnswer: that of a conversation, or the one proposed for new ones
 	MethodWaiting       Method = "waiting"       // WaitingRequest → WaitingAnswer: what waits for other organizations
+	MethodLimits        Method = "limits"        // nothing → LimitsAnswer: what the node lets this session do
 	MethodRevocations   Method = "revocations"   // RevocationsRequest → RevocationsAnswer: the revocation list of an organization
 )
 

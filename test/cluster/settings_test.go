@@ -31,6 +31,7 @@ func TestSettings(t *testing.T) {
 	if err := os.WriteFile(file, raw, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	cfg.Audit.Dir = "/data/audit" // where Load has it, as it follows from the data
 	got, err := config.Load(file, nil)
 	if err != nil || !reflect.DeepEqual(got, cfg) {
 		t.Errorf("%v: %+v, want %+v, from\n%s", err, got, cfg, raw)
