@@ -161,7 +161,7 @@ func (d *Device) Each(ctx context.Context, id wire.ConversationID, cursor string
 		return err
 	}
 	for e := range events {
-		if e.Type != EventMessage && e.Type != EventMissed {
+		if e.Type != EventMessage && e.Type != EventAccepted && e.Type != EventMissed {
 			continue
 		}
 		if err := d.EachSoFar(ctx, id, cursor, handle); err != nil {

@@ -296,3 +296,10 @@ func (d *Device) call(ctx context.Context, method wire.Method, in, out any) erro
 		return wire.Decode(answer, wire.MaxSessionFrame, out)
 	}
 }
+
+// Connected reports whether there is a session with a node. Events of a subscription that began before the call report
+// each change after it: EventConnected and EventOffline.
+func (d *Device) Connected() bool {
+	s, _ := d.link.get()
+	return s != nil
+}

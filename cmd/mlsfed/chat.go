@@ -5,11 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"time"
 
 	tea "github.com/charmbracelet/bubbletea"
+	"github.com/charmbracelet/lipgloss"
+	"github.com/muesli/termenv"
 	"github.com/spf13/cobra"
 
 	"github.com/mlsfed/mlsfed/client"
@@ -38,9 +39,10 @@ What is written while there is no connection is kept, and sent when there is one
 		if o.json {
 			return usageError{errors.New("--json: chat is for people; scripts use read and send")}
 		}
-		if !isTerminal(c.OutOrStdout()) || !isTerminal(os.Stdin) {
+		if !isTerminal(c.OutOrStdout()) || !isTerminal(c.InOrStdin()) {
 			return errors.New("chat needs a terminal: scripts use 'mlsfed read' and 'mlsfed send'")
 		}
+		o.long, o.screen = true, true
 		return o.use(c, client.Timing{RetryLast: 10 * time.Second}, func(ctx context.Context, p *person) error {
 			return runChat(ctx, p, strings.Join(args, ""), c.InOrStdin(), below(c.OutOrStdout()), tea.WithAltScreen())
 		})
@@ -56,13 +58,17 @@ const (
 
 // runChat shows the interface until the person leaves it, or ctx ends.
 func runChat(ctx context.Context, p *person, named string, in io.Reader, out io.Writer, more ...tea.ProgramOption) error {
-	p.notes = io.Discard // the interface shows warnings itself
+	p.silence() // the interface shows warnings itself
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	events := p.Subscribe(ctx)
 	options := append([]tea.ProgramOption{tea.WithContext(ctx), tea.WithInput(in), tea.WithOutput(out), tea.WithoutSignalHandler()}, more...)
 	model := newChatModel(ctx, p)
 	model.wanted = named
+	if at, ok := positionOf(ctx); ok {
+		model.wanted = at.Conversation
+		model.input.insert([]rune(at.Draft))
+	}
 	program := tea.NewProgram(model, options...)
 	// A character that the terminal takes for wider than this program does would move all that follows.
 	fmt.Fprint(out, noWrap)
@@ -74,6 +80,13 @@ func runChat(ctx context.Context, p *person, named string, in io.Reader, out io.
 			program.Send(chatEvent{e})
 		}
 	}()
+	if g := p.guest; g != nil {
+		if g.request.Colours && !g.holder.p.opts.screen { // this process has no terminal of its own
+			lipgloss.SetColorProfile(termenv.ANSI)
+		}
+		defer g.onResize(nil)
+		go g.onResize(func(width, height int) { program.Send(tea.WindowSizeMsg{Width: width, Height: height}) })
+	}
 	_, err := program.Run()
 	cancel()
 	<-ended

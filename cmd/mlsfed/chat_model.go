@@ -49,6 +49,7 @@ type chatModel struct {
 	progress      *client.Progress
 	since         time.Time // of the last connection's end; zero while connected
 	ticking       bool      // another look is due, since something waits
+	told          position  // where this would go on in another process
 }
 
 // chatRemark is a line of the interface's own among the messages.
@@ -172,6 +173,17 @@ func b2i(b bool) int {
 
 // Update implements tea.Model.
 func (m *chatModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	_, cmd := m.update(msg)
+	if m.p.guest != nil {
+		if at := (position{Conversation: m.current.String(), Draft: string(m.input.text)}); m.current != "" && at != m.told {
+			m.told = at
+			m.p.at(at)
+		}
+	}
+	return m, cmd
+}
+
+func (m *chatModel) update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	switch msg := msg.(type) {
 	case tea.WindowSizeMsg:
 		m.width, m.height = msg.Width, msg.Height

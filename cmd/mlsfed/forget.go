@@ -73,6 +73,7 @@ revoked already, or whose node is gone.`,
 		revoked := !o.offline
 		if !o.offline {
 			ended := false
+			o.alone = true
 			err := o.use(c, commandTiming(), func(ctx context.Context, p *person) (err error) {
 				ended, err = p.revokeSelf(ctx)
 				return err
@@ -96,7 +97,7 @@ revoked already, or whose node is gone.`,
 // deleteFiles deletes what a profile consists of, and its folder if nothing else is in it.
 func (p *profile) deleteFiles() error {
 	var failed error
-	for _, name := range []string{"device.db", "store.key", profileFile + ".new", profileFile} {
+	for _, name := range []string{"device.db", "store.key", agentSocket, profileFile + ".new", profileFile} {
 		if err := os.Remove(filepath.Join(p.dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			failed = errors.Join(failed, err)
 		}

@@ -18,7 +18,12 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+
+	"github.com/mlsfed/mlsfed/cmd/mlsfed/noquery"
 )
+
+// The terminal was not asked for its colours while packages were initialized: see noquery.
+var _ = noquery.Restore()
 
 // The groups under which the help lists the subcommands, by whom they serve.
 const (
@@ -51,12 +56,13 @@ organizations that take part in it.`,
 		root.SetVersionTemplate("mlsfed {{.Version}}\n")
 	}
 	root.AddCommand(newInit(), newAddNode(), newServe(), newUser(), newPeer(), newCert(), newConfig(), newDoctor(), newAudit(), newStatus(), newHealth(), newBackup(), newRestore(), newRecover(), newRelease(), newDrop(), newVersion(), newDemo(), newVectors(), newBench())
-	root.AddCommand(newLogin(), newList(), newCreate(), newDM(), newAlias(), newForget(), newLogout(), newAdd(), newRemove(), newLeave(), newSend(), newRead(), newSave(), newMembers(), newDevices(), newVerify(), newRename(), newRules(), newMigrate(), newRejoin(), newTrust(), newChat(), newMan())
+	root.AddCommand(newLogin(), newList(), newCreate(), newDM(), newAlias(), newForget(), newLogout(), newAdd(), newRemove(), newLeave(), newSend(), newRead(), newSave(), newMembers(), newDevices(), newVerify(), newRename(), newRules(), newMigrate(), newRejoin(), newTrust(), newChat(), newAgent(), newMan())
 	return root
 }
 
 // run executes the command and returns the exit code of the process.
 func run(ctx context.Context, root *cobra.Command, args []string, stdout, stderr io.Writer) int {
+	below, belowErrors := stdout, stderr
 	clean, cleanErrors := &screen{to: stdout}, &screen{to: stderr}
 	defer clean.flush()
 	defer cleanErrors.flush()
@@ -68,6 +74,14 @@ func run(ctx context.Context, root *cobra.Command, args []string, stdout, stderr
 	failed, err := root.ExecuteContextC(context.WithValue(ctx, argumentsKey{}, args))
 	if err == nil {
 		return 0
+	}
+	var code exitCode
+	var moved takeOver
+	switch {
+	case errors.As(err, &code):
+		return int(code)
+	case errors.As(err, &moved):
+		return run(context.WithValue(ctx, positionKey{}, moved.from), newRoot(), args, below, belowErrors)
 	}
 	fmt.Fprintf(stderr, "mlsfed: %v\n", err)
 	var usage usageError

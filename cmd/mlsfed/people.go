@@ -8,6 +8,7 @@ import (
 	"os"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mattn/go-isatty"
@@ -25,6 +26,11 @@ type peopleOptions struct {
 	json           bool
 	offline        bool
 	timeout        time.Duration
+
+	long   bool   // the command runs until it is interrupted, and serves others meanwhile
+	alone  bool   // no other process may run it: one that holds the profile is to end, or is in the way if long
+	screen bool   // it needs the keys and the size of the terminal
+	taken  []byte // what it has read from standard input already: all of it; nil for nothing
 }
 
 // addPeopleFlags adds those flags. JSON is for commands that print something.
@@ -54,6 +60,9 @@ type person struct {
 	notes   io.Writer
 	link    linkState
 	settled settled
+	guest   *guest  // the command of another process that this is; nil for one of this process
+	holder  *holder // serves other processes; nil if this command does not
+	holds   error   // why it does not, although it runs for long
 }
 
 // linkState is what a person's device last said of its connection.
@@ -97,6 +106,9 @@ func (o *peopleOptions) with(c *cobra.Command, f func(ctx context.Context, p *pe
 
 // use opens the profile, runs its device unless it is to stay offline, and lets f work with it.
 func (o *peopleOptions) use(c *cobra.Command, timing client.Timing, f func(ctx context.Context, p *person) error) error {
+	if g := guestOf(c.Context()); g != nil {
+		return g.use(c, o, f)
+	}
 	prof, err := findProfile(o.profile)
 	if err != nil {
 		return err
@@ -105,8 +117,8 @@ func (o *peopleOptions) use(c *cobra.Command, timing client.Timing, f func(ctx c
 	if err != nil {
 		return err
 	}
-	store, err := openStore(prof, o.passphraseFile)
-	if err != nil {
+	store, err := o.openOrVisit(c, prof)
+	if err != nil || store == nil {
 		return err
 	}
 	p := newPerson(c, prof, o, server)
@@ -117,12 +129,90 @@ func (o *peopleOptions) use(c *cobra.Command, timing client.Timing, f func(ctx c
 	return errors.Join(err, store.Close())
 }
 
+// openOrVisit opens the profile's store, or has the process that holds the profile run the command: then it returns none,
+// when the command has ended. It waits for a process that uses the profile for a moment.
+func (o *peopleOptions) openOrVisit(c *cobra.Command, prof *profile) (*boltstore.Store, error) {
+	ctx, until := c.Context(), time.Now().Add(o.timeout)
+	demand := os.Getenv(agentVariable)
+	for wait := 20 * time.Millisecond; ; wait = min(2*wait, 500*time.Millisecond) {
+		conn, err := dialHolder(ctx, prof)
+		switch {
+		case err != nil:
+			return nil, err
+		case conn != nil && o.alone && o.long:
+			return nil, errors.Join(conn.Close(), fmt.Errorf("a mlsfed runs for %s already, and serves other commands", deviceName(prof.Device)))
+		case conn != nil && o.alone:
+			if err := errors.Join(askToEnd(conn), conn.Close()); err != nil {
+				return nil, err
+			}
+			continue
+		case conn != nil:
+			if err := o.visit(c, conn); !errors.Is(err, errNotTaken) {
+				return nil, err
+			}
+			err = fmt.Errorf("the mlsfed that runs for %s is about to end, and does not", deviceName(prof.Device))
+		case demand != "" && !o.long && !o.alone && !o.offline:
+			idle, err := time.ParseDuration(demand)
+			if err != nil || idle <= 0 {
+				return nil, usageError{fmt.Errorf("%s=%s: wanted a time, as 10m", agentVariable, demand)}
+			}
+			demand = "" // once: without an agent the command is run here
+			if err := startAgent(ctx, prof, o, idle); err == nil {
+				continue
+			}
+		default:
+			var store *boltstore.Store
+			if store, err = openStore(prof, o.passphraseFile); !errors.Is(err, boltstore.ErrInUse) {
+				return store, err
+			}
+		}
+		if time.Now().After(until) {
+			return nil, err
+		}
+		select {
+		case <-time.After(wait):
+		case <-ctx.Done():
+			return nil, errInterrupted
+		}
+	}
+}
+
+// agentVariable makes commands start an agent, and says when that ends.
+const agentVariable = "MLSFED_AGENT"
+
 // newPerson is a device in a command's hands. It is not opened yet.
 func newPerson(c *cobra.Command, prof *profile, o *peopleOptions, server client.Invitation) *person {
-	p := &person{id: prof.Device, profile: prof, opts: o, out: c.OutOrStdout(), notes: c.ErrOrStderr()}
+	return newPersonOf(c, prof, o, newTraffic(client.WebSocket(server, nil)))
+}
+
+func newPersonOf(c *cobra.Command, prof *profile, o *peopleOptions, t *traffic) *person {
+	p := &person{id: prof.Device, profile: prof, traffic: t, opts: o, out: c.OutOrStdout(), notes: &notes{to: c.ErrOrStderr()}}
 	p.link.changed = make(chan struct{}, 1)
-	p.traffic = newTraffic(client.WebSocket(server, nil))
 	return p
+}
+
+// notes is where a command writes what is not its result, until it is silent.
+type notes struct {
+	to     io.Writer
+	silent atomic.Bool
+}
+
+// Write implements io.Writer.
+func (n *notes) Write(b []byte) (int, error) {
+	if n.silent.Load() {
+		return len(b), nil
+	}
+	return n.to.Write(b)
+}
+
+// isTerminal reports whether a person looks at what is written.
+func (n *notes) isTerminal() bool { return !n.silent.Load() && isTerminal(n.to) }
+
+// silence ends the notes: an interface shows warnings itself, or nobody is there to read them.
+func (p *person) silence() {
+	if n, ok := p.notes.(*notes); ok {
+		n.silent.Store(true)
+	}
 }
 
 func (p *person) open(store *boltstore.Store, timing client.Timing) (err error) {
@@ -133,12 +223,22 @@ func (p *person) open(store *boltstore.Store, timing client.Timing) (err error) 
 // errInterrupted is said of a command that a signal has ended.
 var errInterrupted = errors.New("interrupted")
 
-// run runs the device beside f. What ends the device for good ends f.
+// run runs the device beside f, unless it runs already, for a guest. What ends the device for good ends f. The device
+// goes on until the guests of this process are served.
 func (p *person) run(parent context.Context, f func(context.Context, *person) error) error {
 	ctx, cancel := context.WithCancelCause(parent)
 	defer cancel(nil)
+	working, rest := context.WithCancel(context.WithoutCancel(parent))
+	defer rest()
 	warned := make(chan struct{})
 	events := p.Subscribe(ctx)
+	if p.guest != nil {
+		p.link.begin(p.Connected())
+	} else if p.opts.long {
+		if p.holder, p.holds = p.hold(working, cancel); p.holds != nil && !p.opts.alone {
+			fmt.Fprintf(p.notes, "mlsfed: warning: no other command can use this device meanwhile: %v\n", p.holds)
+		}
+	}
 	go func() {
 		defer close(warned)
 		for e := range events {
@@ -152,24 +252,45 @@ func (p *person) run(parent context.Context, f func(context.Context, *person) er
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		if p.opts.offline {
+		if p.opts.offline || p.guest != nil {
 			return
 		}
-		if err := p.Run(ctx); err != nil {
-			cancel(explain(p, err))
+		if err := p.Run(working); err != nil {
+			err = explain(p, err)
+			cancel(err)
+			if p.holder != nil {
+				p.holder.fail(err)
+			}
 		}
 	}()
 	err := f(ctx, p)
 	switch cause := context.Cause(ctx); {
 	case parent.Err() != nil && err != nil:
-		err = errInterrupted
+		err = whyInterrupted(parent)
 	case parent.Err() == nil && cause != nil && !errors.Is(cause, context.Canceled):
 		err = cause
 	}
+	if p.holder != nil {
+		p.holder.end()
+	}
 	cancel(nil)
+	rest()
 	<-ended
 	<-warned
 	return err
+}
+
+// whyInterrupted is the end of a command whose context has ended.
+func whyInterrupted(ctx context.Context) error {
+	cause := context.Cause(ctx)
+	var ended deviceEnded
+	switch {
+	case errors.As(cause, &ended):
+		return ended.error
+	case errors.Is(cause, errMoved):
+		return exitCode(1) // of which the caller hears nothing
+	}
+	return errInterrupted
 }
 
 // warn tells of what a person must not miss.
@@ -229,6 +350,13 @@ func warningWord(t client.EventType) string {
 		return "AN OLDER COPY OF THIS DEVICE"
 	}
 	return "a message cannot be read"
+}
+
+// begin sets the state that the device was in when its events began.
+func (l *linkState) begin(connected bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.connected = connected
 }
 
 func (l *linkState) note(e client.Event) {
@@ -291,6 +419,9 @@ func isTerminal(w any) bool {
 	if out, ok := w.(io.Writer); ok {
 		w = below(out)
 	}
+	if t, ok := w.(interface{ isTerminal() bool }); ok {
+		return t.isTerminal()
+	}
 	f, ok := w.(*os.File)
 	return ok && isatty.IsTerminal(f.Fd())
 }
@@ -303,6 +434,9 @@ const catchUp = 5 * time.Second
 func (p *person) upToDate(ctx context.Context) error {
 	if err := p.connected(ctx); err != nil {
 		return err
+	}
+	if p.guest != nil && p.traffic.begun() {
+		return nil // the holder's device takes in what comes when it comes
 	}
 	err := p.traffic.settle(ctx, min(catchUp, p.opts.timeout))
 	if err != nil && ctx.Err() != nil {

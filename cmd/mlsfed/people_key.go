@@ -94,7 +94,7 @@ func openStore(p *profile, passphraseFile string) (*boltstore.Store, error) {
 	store, err := openStoreWith(p, passphraseFile)
 	switch {
 	case errors.Is(err, boltstore.ErrInUse):
-		return nil, fmt.Errorf("%s is in use by another mlsfed (chat, or read --follow): end that first, or enrol another device with 'mlsfed devices --invite'", deviceName(p.Device))
+		return nil, plainError{err, fmt.Sprintf("%s is in use by another mlsfed, which does not let others use it meanwhile: try again when that has ended", deviceName(p.Device))}
 	case errors.Is(err, boltstore.ErrWrongKey) && p.Key.In == keyFromPassphrase:
 		return nil, fmt.Errorf("the passphrase is not the one that %s was enrolled with", deviceName(p.Device))
 	}

@@ -88,7 +88,7 @@ as --text=TEXT; a script always uses one of the three.`,
 		if glued := gluedFile(c.Context()); *file != "" && glued {
 			return usageError{errors.New("--file=PATH could be a text: write --file PATH, and a text that begins with a dash after --")}
 		}
-		text, err := textOf(c, args[1:])
+		text, err := o.textOf(c, args[1:])
 		if err != nil {
 			return err
 		}
@@ -130,7 +130,7 @@ func gluedFile(ctx context.Context) bool {
 }
 
 // textOf is the text of a message, from the command line or from standard input.
-func textOf(c *cobra.Command, args []string) (string, error) {
+func (o *peopleOptions) textOf(c *cobra.Command, args []string) (string, error) {
 	if len(args) == 0 || args[0] != "-" {
 		return strings.Join(args, " "), nil
 	}
@@ -138,6 +138,7 @@ func textOf(c *cobra.Command, args []string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("read the text: %w", err)
 	}
+	o.taken = raw
 	if len(raw) > client.MaxText {
 		return "", fmt.Errorf("the text has more than %d bytes: send it with --file", client.MaxText)
 	}
@@ -190,7 +191,7 @@ func (p *person) post(ctx context.Context, id wire.ConversationID, text, path st
 	if path == "" {
 		return p.SendText(ctx, id, text)
 	}
-	f, err := os.Open(path)
+	f, err := os.Open(p.path(path))
 	if err != nil {
 		return client.MessageID{}, err
 	}

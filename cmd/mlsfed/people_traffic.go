@@ -97,6 +97,13 @@ func (t *traffic) settled(now time.Time) bool {
 	return t.answered[wire.MethodDevices] > 0 && len(t.open) == 0 && now.Sub(t.last) >= quiet
 }
 
+// begun reports whether the device has looked after its KeyPackages in this session.
+func (t *traffic) begun() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.answered[wire.MethodDevices] > 0
+}
+
 // settle waits until the device is up to date, or for a time. The error is that of a context.
 func (t *traffic) settle(ctx context.Context, most time.Duration) error {
 	ctx, cancel := context.WithTimeout(ctx, most)

@@ -5,8 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -72,7 +70,7 @@ cursor when the command ends with 0. If it does not, read ends, and the message 
 		if err != nil {
 			return usageError{err}
 		}
-		o.limited = c.Flags().Changed("limit")
+		o.limited, o.long = c.Flags().Changed("limit"), o.follow
 		switch {
 		case o.limit < 1:
 			return usageError{fmt.Errorf("--limit %d: wanted at least 1", o.limit)}
@@ -113,21 +111,29 @@ func (o *readOptions) run(c *cobra.Command, named string, since time.Time) error
 				return err
 			}
 		}
+		from, goesOn := positionOf(ctx)
+		if goesOn {
+			named = from.Conversation
+		}
 		conv, err := p.conversation(ctx, named)
 		if err != nil {
 			return p.late(ctx, err)
 		}
 		events := p.Subscribe(ctx) // before the history is read, so that nothing falls between
 		r := &reader{o: o, p: p, id: conv.ID, since: since}
-		err = r.show(ctx, conv)
+		if goesOn && o.cursor == "" { // in another process, after which this one begins
+			r.unread, err = p.FirstUnread(ctx, conv.ID)
+			r.next, r.skips = from.Next, from.Next > r.unread
+		} else {
+			err = r.show(ctx, conv)
+		}
 		if err == nil && o.follow {
 			err = r.goOn(ctx, events)
 			if errors.Is(context.Cause(ctx), context.Canceled) && errors.Is(err, context.Canceled) {
 				return nil // interrupted, as it has to be
 			}
 		}
-		var failed *exec.ExitError
-		if errors.As(err, &failed) {
+		if errors.As(err, new(executeError)) {
 			return err
 		}
 		return p.late(ctx, err)
@@ -272,6 +278,7 @@ func (r *reader) forward(ctx context.Context, end uint64) (err error) {
 			}
 			r.shown++
 			r.next = m.Number + 1
+			r.p.at(position{Conversation: r.id.String(), Next: r.next})
 		}
 		r.next = max(r.next, page.Next)
 		if !page.More {
@@ -327,6 +334,9 @@ func (o *readOptions) asked() string {
 // goOn prints what comes. Messages are read from the history, so that one that an event missed is not.
 func (r *reader) goOn(ctx context.Context, events func(func(client.Event) bool)) error {
 	r.o.limited = false // the limit was for what was there
+	if r.o.cursor == "" {
+		r.p.at(position{Conversation: r.id.String(), Next: r.next})
+	}
 	step := func() error {
 		if r.o.cursor != "" {
 			return r.p.EachSoFar(ctx, r.id, r.o.cursor, r.consume)
@@ -343,7 +353,7 @@ func (r *reader) goOn(ctx context.Context, events func(func(client.Event) bool))
 			return err
 		}
 		switch {
-		case e.Type == client.EventMissed, e.Conversation == r.id && e.Type == client.EventMessage:
+		case e.Type == client.EventMissed, e.Conversation == r.id && (e.Type == client.EventMessage || e.Type == client.EventAccepted):
 			err = step()
 		case e.Conversation == r.id && r.o.exec == "":
 			err = r.p.printChange(e)
@@ -361,26 +371,26 @@ func (r *reader) consume(ctx context.Context, m *client.Message) error {
 	if r.o.answer && m.Sender.User() == r.p.id.User() {
 		return nil
 	}
-	var in, out bytes.Buffer
+	var in bytes.Buffer
 	if err := printJSON(&in, readJSON{messageJSON: messageOf(m)}); err != nil {
 		return err
 	}
-	c := exec.CommandContext(ctx, "sh", "-c", r.o.exec)
-	c.Stdin, c.Stdout, c.Stderr = &in, r.p.out, r.p.notes
-	if r.o.answer {
-		c.Stdout = &out
-	}
-	c.Env = append(os.Environ(), "MLSFED_MESSAGE="+m.ID.String(), "MLSFED_FROM="+deviceName(m.Sender), "MLSFED_CONVERSATION="+m.Conversation.String())
-	if err := c.Run(); err != nil {
+	out, err := r.p.execute(ctx, &agentProgram{Command: []byte(r.o.exec), Input: in.Bytes(), Capture: r.o.answer, Environment: [][]byte{
+		[]byte("MLSFED_MESSAGE=" + m.ID.String()), []byte("MLSFED_FROM=" + deviceName(m.Sender)), []byte("MLSFED_CONVERSATION=" + m.Conversation.String()),
+	}})
+	if err != nil {
 		return fmt.Errorf("the command for message %d (%s): %w: the message comes again the next time", m.Number, m.ID, err)
 	}
-	text := strings.TrimSuffix(out.String(), "\n")
+	text := strings.TrimSuffix(string(out), "\n")
 	if text == "" {
 		return nil
 	}
 	if len(text) > client.MaxText || !utf8.ValidString(text) {
-		return fmt.Errorf("the answer to message %d has %d bytes, wanted at most %d of UTF-8", m.Number, len(text), client.MaxText)
+		return fmt.Errorf("the answer to message %d is longer than a message, of %d bytes, or is not UTF-8", m.Number, client.MaxText)
 	}
-	_, err := r.p.SendText(ctx, m.Conversation, text)
+	if errors.Is(context.Cause(ctx), errMoved) {
+		ctx = context.WithoutCancel(ctx) // the command was done: its answer belongs to it
+	}
+	_, err = r.p.SendText(ctx, m.Conversation, text)
 	return err
 }

@@ -18,7 +18,7 @@ import (
 // saveFile writes a file to where it is wanted: a path where nothing is, or a folder, where it gets a free name.
 func (p *person) saveFile(ctx context.Context, m *client.Message, path string) (string, error) {
 	file := m.Content.File
-	folder := false
+	folder, path := false, p.path(path)
 	if info, err := os.Stat(path); err == nil && info.IsDir() {
 		folder, path = true, filepath.Join(path, safeName(file.Name))
 	} else if _, err := os.Lstat(path); err == nil {
@@ -40,7 +40,8 @@ func (p *person) saveFile(ctx context.Context, m *client.Message, path string) (
 	if err != nil {
 		return "", err
 	}
-	return place(name, path, folder)
+	saved, err := place(name, path, folder)
+	return p.named(saved), err
 }
 
 // openPart opens what an earlier attempt has left, or a new file. Its name is the hash of what is saved, which no sender

@@ -37,6 +37,7 @@ func TestMain(m *testing.M) {
 //	keep VAR [PATTERN]    sets a variable to the last output, or to what a pattern finds in it
 //	exits CODE COMMAND…   runs a command and wants an exit code
 //	until PATTERN COMMAND…  runs a command until its output matches, for a minute
+//	terminal STEP… -- COMMAND…  runs a command on a terminal and types (on Linux)
 //	objects COUNT KEY…    wants the last output to be so many lines, an object with these keys in each, or with any if
 //	                      none is named
 func TestScripts(t *testing.T) {
@@ -57,7 +58,7 @@ func scriptParams() testscript.Params {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ports": s.ports, "serve": s.serve, "stop": s.stop, "federation": s.federation, "person": s.person,
-			"keep": s.keep, "exits": s.exits, "until": s.until, "objects": s.objects,
+			"keep": s.keep, "exits": s.exits, "until": s.until, "objects": s.objects, "terminal": s.terminal,
 		},
 	}
 }

@@ -1,0 +1,306 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mlsfed/mlsfed/private"
+)
+
+// agentSocket is the name of the holder's socket in the profile's folder.
+const agentSocket = "agent.sock"
+
+// Limits of a holder.
+const (
+	maxGuests   = 64               // commands at a time
+	agentHello  = 5 * time.Second  // for the first frame of a connection
+	agentDrain  = 30 * time.Second // for guests, when the holder ends
+	agentParted = 5 * time.Second  // for the end of a command that was interrupted
+)
+
+// errStopped ends a holder that another command asks to end.
+var errStopped = errors.New("ended, as another mlsfed asked for ('mlsfed agent --stop', or logout)")
+
+// errMoved ends a guest that goes on in the process of its caller.
+var errMoved = errors.New("the process that served this command ends")
+
+// deviceEnded is why no guest can go on: the device was revoked, or its store fails.
+type deviceEnded struct{ error }
+
+func (e deviceEnded) Unwrap() error { return e.error }
+
+// holder serves the commands of other processes with the device of this one.
+type holder struct {
+	p        *person
+	ctx      context.Context         // of guests; it outlives the holder's own command
+	stop     context.CancelCauseFunc // ends that command
+	listener net.Listener
+	changed  chan struct{} // holds a value after a guest came or went
+	ended    chan struct{} // closed when the device is about to end
+	serving  sync.WaitGroup
+
+	mu     sync.Mutex
+	ending bool
+	guests map[*guest]struct{}
+	parted time.Time // when the last guest went, or the holder began
+}
+
+// hold begins to serve other processes.
+func (p *person) hold(ctx context.Context, stop context.CancelCauseFunc) (*holder, error) {
+	l, err := private.Listen(filepath.Join(p.profile.dir, agentSocket))
+	if err != nil {
+		return nil, err
+	}
+	h := &holder{p: p, ctx: ctx, stop: stop, listener: l, changed: make(chan struct{}, 1), ended: make(chan struct{}), guests: make(map[*guest]struct{}), parted: time.Now()}
+	h.serving.Go(h.accept)
+	return h, nil
+}
+
+func (h *holder) accept() {
+	for {
+		c, err := h.listener.Accept()
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		if err != nil { // as without a free descriptor
+			select {
+			case <-time.After(100 * time.Millisecond):
+				continue
+			case <-h.ended:
+				return
+			}
+		}
+		h.serving.Go(func() {
+			conn := &agentConn{Conn: c}
+			h.serve(conn)
+			_ = conn.Close() // nothing more is to be said
+		})
+	}
+}
+
+// serve answers one connection.
+func (h *holder) serve(conn *agentConn) {
+	f, err := conn.readWithin(agentHello)
+	switch {
+	case errors.Is(err, errOtherVersion), err == nil && f.Kind == agentRun && f.Request.Version != agentVersion:
+		_ = conn.write(&agentFrame{Kind: agentRefused, Text: errVersions.Error()})
+	case err != nil:
+	case f.Kind == agentStop:
+		if conn.write(&agentFrame{Kind: agentTaken}) == nil {
+			h.stop(errStopped)
+			<-h.ended // the caller waits for the end of the connection
+		}
+	case f.Kind == agentRun:
+		h.run(conn, f.Request)
+	}
+}
+
+// errVersions is what a caller reads who speaks another version than the holder.
+var errVersions = errors.New("another version of mlsfed runs for this device: end it, or 'mlsfed agent --stop' with that version")
+
+// run runs a caller's command.
+func (h *holder) run(conn *agentConn, r *agentRequest) {
+	ctx, cancel := context.WithCancelCause(h.ctx)
+	defer cancel(nil)
+	g := newGuest(h, conn, r, cancel)
+	args := make([]string, len(r.Arguments))
+	for i, a := range r.Arguments {
+		args[i] = string(a)
+	}
+	root := newRoot()
+	switch err := h.admit(g, root, args); {
+	case errors.Is(err, errMoved):
+		_ = conn.write(&agentFrame{Kind: agentRefused, Again: true})
+		return
+	case err != nil:
+		_ = conn.write(&agentFrame{Kind: agentRefused, Text: err.Error()})
+		return
+	}
+	defer h.part(g)
+	if conn.write(&agentFrame{Kind: agentTaken}) != nil {
+		return
+	}
+	go g.read()        // ends with the connection
+	from := position{} // not that of the holder's own command, which its context has
+	if r.From != nil {
+		from = *r.From
+	}
+	ctx = context.WithValue(ctx, positionKey{}, from)
+	root.SetIn(g.in)
+	code := run(context.WithValue(ctx, guestKey{}, g), root, args, g.out, g.errs)
+	close(g.done)
+	_ = conn.write(&agentFrame{Kind: agentEnded, Code: uint8(code), Again: g.moves()}) // a caller who has gone needs no answer
+}
+
+// admit takes a guest in, unless there are too many or its command is none for a device that is in use.
+func (h *holder) admit(g *guest, root *cobra.Command, args []string) error {
+	c, _, err := root.Find(args)
+	if err != nil || c.GroupID != groupPeople || slices.Contains([]string{"agent", "demo", "login", "logout"}, c.Name()) {
+		return errors.New("this command is none that another process can run")
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case h.ending:
+		return errMoved
+	case len(h.guests) >= maxGuests:
+		return fmt.Errorf("%d commands use this device already: end some of them, or try again later", len(h.guests))
+	}
+	h.guests[g] = struct{}{}
+	h.note()
+	return nil
+}
+
+func (h *holder) part(g *guest) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.guests, g)
+	h.parted = time.Now()
+	h.note()
+}
+
+func (h *holder) note() {
+	select {
+	case h.changed <- struct{}{}:
+	default:
+	}
+}
+
+// idle reports whether there is no guest, and since when.
+func (h *holder) idle() (bool, time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return len(h.guests) == 0, h.parted
+}
+
+// fail ends all guests: the device cannot be used any further.
+func (h *holder) fail(why error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for g := range h.guests {
+		g.cancel(deviceEnded{why})
+	}
+}
+
+// end stops serving: guests that run for long go on in the processes of their callers, others come to their end first.
+func (h *holder) end() {
+	_ = h.listener.Close() // removes the socket; if it cannot, the next holder replaces it
+	h.mu.Lock()
+	h.ending = true
+	for g := range h.guests {
+		if g.long {
+			g.cancel(errMoved)
+		}
+	}
+	h.mu.Unlock()
+	late := time.NewTimer(agentDrain)
+	defer late.Stop()
+	for waiting := true; waiting; {
+		if none, _ := h.idle(); none {
+			break
+		}
+		select {
+		case <-h.changed:
+		case <-late.C:
+			waiting = false
+		}
+	}
+	h.mu.Lock()
+	for g := range h.guests {
+		g.cancel(nil)
+		_ = g.conn.Close() // its caller does not read, or does not answer
+	}
+	h.mu.Unlock()
+	close(h.ended)
+	h.serving.Wait()
+}
+
+// newAgent is the command that holds a profile and does nothing else.
+func newAgent() *cobra.Command {
+	c := &cobra.Command{
+		Use:   "agent",
+		Short: "Keep this device online, and let other commands use it",
+		Long: `agent keeps this device online and runs the commands of other processes for it: each is done faster then, and
+several run at a time. chat and read --follow do the same while they run, so that an agent is never needed. It ends when
+it is interrupted.
+
+Other processes of the same user reach it by a socket in the profile's folder. While it runs, they need no passphrase.
+
+If the variable MLSFED_AGENT is set to a time, as 10m, each command starts an agent that ends when it was idle for that
+long.`,
+		Example: "  mlsfed agent --detach --idle 10m\n  mlsfed send Lunch 'Soup at noon?'\n  mlsfed agent --stop",
+		GroupID: groupPeople,
+	}
+	o := addPeopleFlags(c)
+	if err := c.Flags().MarkHidden("json"); err != nil {
+		panic(err) // addPeopleFlags has made it
+	}
+	f := c.Flags()
+	detach := f.Bool("detach", false, "go on in the background, and return when it answers")
+	idle := f.Duration("idle", 0, "end when no command came for so long (default: never)")
+	stop := f.Bool("stop", false, "end the agent, chat or read --follow that runs for this device")
+	started := f.Bool("started", false, "")
+	if err := f.MarkHidden("started"); err != nil {
+		panic(err) // it was made the line before
+	}
+	c.MarkFlagsMutuallyExclusive("detach", "stop")
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		if *idle < 0 {
+			return usageError{fmt.Errorf("--idle %v: wanted a time", *idle)}
+		}
+		prof, err := findProfile(o.profile)
+		if err != nil {
+			return err
+		}
+		switch {
+		case *stop:
+			return stopHolder(c, prof)
+		case *detach:
+			if conn, _ := dialHolder(c.Context(), prof); conn != nil {
+				fmt.Fprintf(c.ErrOrStderr(), "A mlsfed runs for %s already, and serves other commands.\n", deviceName(prof.Device))
+				return conn.Close()
+			}
+			return startAgent(c.Context(), prof, o, *idle)
+		}
+		o.long, o.alone = true, true
+		err = o.use(c, commandTiming(), func(ctx context.Context, p *person) error { return p.serveOthers(ctx, *idle, *started) })
+		if errors.Is(err, errStopped) || errors.Is(err, errInterrupted) {
+			return nil
+		}
+		return err
+	}
+	return c
+}
+
+// serveOthers waits until the agent is to end.
+func (p *person) serveOthers(ctx context.Context, idle time.Duration, started bool) error {
+	if p.holder == nil {
+		return p.holds
+	}
+	if started {
+		p.silence()
+	} else {
+		fmt.Fprintf(p.notes, "%s serves other commands.\n", deviceName(p.id))
+	}
+	for {
+		var over <-chan time.Time
+		if none, since := p.holder.idle(); none && idle > 0 {
+			over = time.After(time.Until(since.Add(idle)))
+		}
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-p.holder.changed:
+		case <-over:
+			return nil
+		}
+	}
+}
