@@ -28,6 +28,9 @@ type Device struct {
 	link  link
 	wrote signal // after each turn that has written something
 
+	hurry   chan struct{} // holds one: the pause before the next attempt to connect is to end
+	hurried time.Time     // when it did; belongs to Run
+
 	// turns holds one value while nobody has the turn. What follows belongs to who has it.
 	turns  chan struct{}
 	store  *turnStore
@@ -61,7 +64,7 @@ func Open(opts Options) (*Device, error) {
 		return nil, err
 	}
 	d := &Device{
-		opts: opts, log: opts.Log, turns: make(chan struct{}, 1), store: &turnStore{}, judge: &judge{},
+		opts: opts, log: opts.Log, turns: make(chan struct{}, 1), hurry: make(chan struct{}, 1), store: &turnStore{}, judge: &judge{},
 		groups: newOpenGroups(opts.Limits.Groups), asked: make(map[string]bool), receipts: make(map[wire.ConversationID][]MessageID),
 	}
 	d.turns <- struct{}{}

@@ -80,6 +80,7 @@ func (d *Device) sameKeys(ctx context.Context, id wire.ConversationID, list []ad
 // mayAct refuses before anything is claimed. It returns the conversation that is meant, which may have
 // succeeded the one that is named, and its cipher suite.
 func (d *Device) mayAct(ctx context.Context, id wire.ConversationID) (now wire.ConversationID, suite mlscore.CipherSuite, err error) {
+	d.Reconnect()
 	err = d.turn(ctx, func(u *unit) error {
 		t, err := d.usableThread(u, id)
 		if err == nil {

@@ -64,13 +64,15 @@ func (d *Device) Send(ctx context.Context, id wire.ConversationID, c Content) (M
 	if err != nil {
 		return c.ID, err
 	}
-	return c.ID, d.turn(ctx, func(u *unit) error {
+	err = d.turn(ctx, func(u *unit) error {
 		t, err := d.postableThread(u, id)
 		if err != nil {
 			return err
 		}
 		return t.post(&c, body)
 	})
+	d.Reconnect()
+	return c.ID, err
 }
 
 // SendText sends a text.

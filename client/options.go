@@ -75,7 +75,7 @@ type Timing struct {
 	Call        time.Duration // a request is tried again: 30 s
 	Dial        time.Duration // a connection is given up: 15 s
 	RetryFirst  time.Duration // the first wait after a failure: 250 ms
-	RetryLast   time.Duration // the longest: 1 min
+	RetryLast   time.Duration // the longest: 15 s
 	Race        time.Duration // a lost commit is made again within this, longer each time, up to 20 times it: 50 ms
 	Grace       time.Duration // an entry that was accepted is waited for before it is fetched: 500 ms
 	Proposals   time.Duration // waiting proposals are committed by somebody within this: 3 s
@@ -126,7 +126,7 @@ func (o Options) orDefault() (Options, error) {
 	}
 	const day = 24 * time.Hour
 	for p, v := range map[*time.Duration]time.Duration{
-		&t.Call: 30 * time.Second, &t.Dial: 15 * time.Second, &t.RetryFirst: 250 * time.Millisecond, &t.RetryLast: time.Minute,
+		&t.Call: 30 * time.Second, &t.Dial: 15 * time.Second, &t.RetryFirst: 250 * time.Millisecond, &t.RetryLast: 15 * time.Second,
 		&t.Race: 50 * time.Millisecond, &t.Grace: 500 * time.Millisecond, &t.Proposals: 3 * time.Second,
 		&t.Contest: 2 * time.Second, &t.Receipts: 500 * time.Millisecond, &t.Upkeep: 10 * time.Minute,
 		&t.KeyAge: 7 * day, &t.KeyPackage: 30 * day, &t.Claim: 10 * time.Second, &t.Unknown: day, &t.PastTime: 10 * time.Minute,

@@ -73,12 +73,46 @@ func (d *Device) stayConnected(ctx context.Context) error {
 		pause := d.jitter(wait)
 		d.log.Info("not connected", "error", err, "again", pause)
 		d.emit(Event{Type: EventOffline, Err: err, Retry: pause})
-		if !d.wait(ctx, pause) {
+		if !d.pauseUnlessHurried(ctx, pause) {
 			return nil
 		}
 		wait = min(2*wait, d.opts.Timing.RetryLast)
 	}
 	return nil
+}
+
+// hurryEvery is how often Reconnect ends a pause at most.
+const hurryEvery = 3 * time.Second
+
+// pauseUnlessHurried waits before the next attempt to connect, and reports whether ctx still stands.
+func (d *Device) pauseUnlessHurried(ctx context.Context, pause time.Duration) bool {
+	end := d.opts.Clock.After(pause)
+	for {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-end:
+			return true
+		case <-d.hurry:
+			if now := time.Now(); now.Sub(d.hurried) >= hurryEvery {
+				d.hurried = now
+				return true
+			}
+		}
+	}
+}
+
+// Reconnect ends the pause before the next attempt to connect: an app calls it when the network is back, or when
+// somebody opens it or types. It does so every three seconds at most, does nothing while the device is connected or does
+// not run, and does not wait.
+func (d *Device) Reconnect() {
+	if s, _ := d.link.get(); s != nil {
+		return
+	}
+	select {
+	case d.hurry <- struct{}{}:
+	default: // an attempt is due
+	}
 }
 
 // once does something in a session of its own, without receiving: while Run does not run.

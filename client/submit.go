@@ -186,7 +186,7 @@ func (t *thread) nextHousekeeping() (*step, error) {
 		if wait := due - t.d.now(); wait > 0 {
 			return &step{wait: time.Duration(wait) * time.Millisecond}, nil
 		}
-		t.rec.Waiting = t.d.now() + wire.Time(t.d.opts.Timing.RetryLast.Milliseconds())
+		t.rec.Waiting = t.d.now() + 4*wire.Time(t.d.opts.Timing.RetryLast.Milliseconds())
 		return &step{again: true}, t.enqueueOwn(&operationRecord{Kind: opCommit})
 	}
 	if wait, again, err := t.nextPresence(); err != nil || again {

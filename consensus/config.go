@@ -84,6 +84,7 @@ type Timers struct {
 	Coalesce  time.Duration // [50 ms] heartbeats to one node wait this long for company
 	Sleep     time.Duration // [10 s] a conversation without entries for this long goes to sleep
 	Call      time.Duration // [2 s] a call to another node is given up
+	Absence   time.Duration // [10 s] a leader that waits for the connection to a node looks this often whether it still leads it
 	Flush     time.Duration // [1 s] how far each conversation has got is written down
 	Repair    time.Duration // [5 s] placement looks at its conversations again
 	Farewell  time.Duration // [60 s] a removed replica that cannot be reached is waited for
@@ -184,7 +185,7 @@ func (t *Timers) setDefaults() {
 		value time.Duration
 	}{
 		{&t.Heartbeat, 2 * time.Second}, {&t.Election, 2 * time.Second}, {&t.Stall, 3 * time.Second}, {&t.Commit, time.Second},
-		{&t.Coalesce, 50 * time.Millisecond}, {&t.Sleep, 10 * time.Second}, {&t.Call, 2 * time.Second},
+		{&t.Coalesce, 50 * time.Millisecond}, {&t.Sleep, 10 * time.Second}, {&t.Call, 2 * time.Second}, {&t.Absence, 10 * time.Second},
 		{&t.Flush, time.Second}, {&t.Repair, 5 * time.Second}, {&t.Farewell, time.Minute}, {&t.Snapshot, 30 * time.Second}, {&t.Greet, 10 * time.Minute}, {&t.Ahead, 10 * time.Minute}, {&t.Idle, 10 * time.Minute},
 		{&t.Wake, 10 * time.Second}, {&t.Lost, time.Hour}, {&t.Compare, 5 * time.Second},
 		{&t.Unowned, 10 * time.Minute}, {&t.Claim, time.Minute},

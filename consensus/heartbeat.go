@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -57,6 +58,9 @@ func (t *transport) heartbeat(to wire.NodeID, term uint64, resp *raft.AppendEntr
 	case r := <-b.done:
 		if r.err != nil {
 			t.noteRefusal(to, r.err)
+			if errors.Is(r.err, errUnreachable) {
+				t.awaitPeer(to, term)
+			}
 			return r.err
 		}
 		// Raft does not look at the term in the answer to a heartbeat: that of the next entries counts.

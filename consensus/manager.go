@@ -418,6 +418,9 @@ func (m *Manager) retire(c *conversation, why string, aside *Aside) error {
 	return nil
 }
 
+// Reached takes in that a node can be reached again: what waits for it is sent at once.
+func (m *Manager) Reached(n wire.NodeID) { m.mesh.reached(n) }
+
 // Accept serves a byte stream that another node has opened, until it ends. from must have been proved.
 func (m *Manager) Accept(ctx context.Context, from wire.NodeID, conn net.Conn) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })

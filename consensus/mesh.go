@@ -108,7 +108,10 @@ type peer struct {
 	number  uint64
 	retry   time.Time // no dialing before this
 	failed  int
-	beats   []*beat // heartbeats that wait for company
+	beats   []*beat       // heartbeats that wait for company
+	up      chan struct{} // closed when a connection stands; nil while nobody waits for one
+
+	wanted chan struct{} // holds one: somebody waits for a connection
 }
 
 // call is a request that awaits its reply.
@@ -147,7 +150,7 @@ func (s *mesh) caller(n wire.NodeID) *peer {
 	if p, ok := s.peers[n]; ok || s.ctx == nil {
 		return p
 	}
-	p := &peer{mesh: s, node: n, queue: make(chan *frame, maxQueue), pending: make(map[uint64]*call)}
+	p := &peer{mesh: s, node: n, queue: make(chan *frame, maxQueue), pending: make(map[uint64]*call), wanted: make(chan struct{}, 1)}
 	s.peers[n] = p
 	ctx := s.ctx
 	s.tasks.Go(func() { p.write(ctx) })
@@ -163,6 +166,73 @@ func (s *mesh) reachable(n wire.NodeID) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.conn != nil
+}
+
+// await waits until a connection to a node stands, for patience at most, and has it dialed meanwhile as often as it may
+// be. Whoever tries again only then has one failure for a long absence, whatever its own pauses after failures are.
+func (s *mesh) await(ctx context.Context, to wire.NodeID, patience time.Duration) bool {
+	end := time.NewTimer(patience)
+	defer end.Stop()
+	for {
+		p := s.peer(to)
+		if p == nil {
+			return false
+		}
+		up, wait, stands := p.waitFor()
+		if stands {
+			return true
+		}
+		next := time.NewTimer(wait)
+		select {
+		case <-up:
+		case <-next.C:
+			select {
+			case p.wanted <- struct{}{}:
+			default: // it dials
+			}
+		case <-end.C:
+			next.Stop()
+			return false
+		case <-ctx.Done():
+			next.Stop()
+			return false
+		}
+		next.Stop()
+	}
+}
+
+// reached ends the pause before a node is dialed again: something has shown that it is back.
+func (s *mesh) reached(n wire.NodeID) {
+	p := s.existing(n)
+	if p == nil {
+		return
+	}
+	p.mu.Lock()
+	p.failed, p.retry = 0, time.Time{}
+	waits := p.conn == nil && p.up != nil
+	p.mu.Unlock()
+	if waits {
+		select {
+		case p.wanted <- struct{}{}:
+		default: // it dials
+		}
+	}
+}
+
+// lookAgain is how often whoever waits for a connection looks whether one is to be dialed, where no pause says so.
+const lookAgain = 100 * time.Millisecond
+
+// waitFor returns what is closed when a connection stands, and how long to wait before it is dialed.
+func (p *peer) waitFor() (up <-chan struct{}, wait time.Duration, stands bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.conn != nil {
+		return nil, 0, true
+	}
+	if p.up == nil {
+		p.up = make(chan struct{})
+	}
+	return p.up, max(time.Until(p.retry), lookAgain), false
 }
 
 // send queues a frame without waiting. What cannot be queued is lost, as on a network.
@@ -313,6 +383,10 @@ func (p *peer) write(ctx context.Context) {
 				return
 			}
 			idle.Reset(p.mesh.idle)
+		case <-p.wanted:
+			if _, err := p.connection(ctx); err != nil {
+				p.mesh.log.Debug("no connection", "peer", p.node, "error", err)
+			}
 		case f := <-p.queue:
 			idle.Reset(p.mesh.idle)
 			p.bytes.Add(-int64(f.size()))
@@ -443,6 +517,10 @@ func (p *peer) adopt(conn net.Conn, dialed bool) net.Conn {
 		p.conn, p.dialed = conn, dialed
 	}
 	p.failed, p.retry = 0, time.Time{}
+	if p.up != nil {
+		close(p.up)
+		p.up = nil
+	}
 	use := p.conn
 	p.mu.Unlock()
 	p.heard.Store(time.Now().UnixNano())

@@ -63,6 +63,9 @@ func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args
 	if err := t.store.settle(); err != nil {
 		return err
 	}
+	if !t.awaitPeer(wire.NodeID(id), args.Term) {
+		return fmt.Errorf("snapshot to %s: %w", id, errUnreachable)
+	}
 	ctx, cancel := context.WithTimeout(t.ctx, transferTime(uint64(args.Size)))
 	defer cancel()
 	conn, err := t.m.mesh.open(ctx, wire.NodeID(id), streamSnapshot)

@@ -103,10 +103,30 @@ func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *
 		return t.heartbeat(wire.NodeID(id), args.Term, resp)
 	}
 	b, err := t.do(id, args)
+	if errors.Is(err, errUnreachable) && t.awaitPeer(wire.NodeID(id), args.Term) {
+		b, err = t.do(id, args)
+	}
 	if err != nil {
 		return err
 	}
 	return t.appended(wire.NodeID(id), args, resp, b)
+}
+
+// awaitPeer waits until a node that is gone is back, for as long as this replica leads it in the term. Raft doubles its
+// pause with each failure, up to 10 s, and nothing ends it: so there is one failure for an absence, and not many.
+func (t *transport) awaitPeer(n wire.NodeID, term uint64) bool {
+	for {
+		if t.m.mesh.await(t.ctx, n, t.m.cfg.Timers.Absence) {
+			return true
+		}
+		r := t.conv.raft()
+		if t.ctx.Err() != nil || r == nil || r.State() != raft.Leader || r.CurrentTerm() != term || t.m.mesh.peer(n) == nil {
+			return false
+		}
+		if voters, learners := splitServers(r.GetConfiguration().Configuration().Servers); !contains(voters, n) && !contains(learners, n) {
+			return false
+		}
+	}
 }
 
 // appended takes in the answer to an AppendEntries.

@@ -158,6 +158,7 @@ type outboxOrg struct {
 	ready   []*lane // in the order in which they are to be served
 	busy    int     // lanes that are being served
 	offline int     // lanes that wait because it could not be reached
+	ups     uint64  // how often it could be reached again
 	forget  uint64  // items up to this sequence are dropped
 	items   int     // with those that are not on disk yet
 	bytes   int64

@@ -22,11 +22,13 @@ type lane struct {
 	fresh        wire.Time // of the first item that was shown since the last reading; 0 for none
 	front        []waiting // its first items, for the worker that is about to begin; nil: they are on disk only
 
-	serving   bool // a worker has it
-	queued    bool // it is in org.ready
+	serving   bool   // a worker has it
+	ups       uint64 // org.ups when that began
+	queued    bool   // it is in org.ready
 	retry     time.Time
 	failures  int
 	offline   bool // the last failure was of the way to the organization, not of this lane
+	early     int  // how often in a row the other side was not ready for the first item
 	lastError string
 	lastCode  wire.Code
 }
@@ -75,8 +77,7 @@ func (o *Outbox) begin(l *lane, q queuedItem) bool {
 	if o.dispatch == nil || q.item.Payload == nil || len(l.org.ready) > 0 || l.org.busy >= o.cfg.Concurrency {
 		return false
 	}
-	l.serving = true
-	l.org.busy++
+	l.serve()
 	l.front = make([]waiting, 0, 1)
 	o.dispatch.workers.Add(1)
 	return true
@@ -99,6 +100,12 @@ func (l *lane) enqueue() {
 	}
 	l.queued = true
 	l.org.ready = append(l.org.ready, l)
+}
+
+// serve notes that a worker has the lane.
+func (l *lane) serve() {
+	l.serving, l.ups = true, l.org.ups
+	l.org.busy++
 }
 
 // dispatcher serves lanes, each in a goroutine of its own.
@@ -171,8 +178,8 @@ func (o *Outbox) collect() (due []*lane, wait time.Duration) {
 		for len(org.ready) > 0 && org.busy < o.cfg.Concurrency {
 			l := org.ready[0]
 			org.ready = org.ready[1:]
-			l.queued, l.serving = false, true
-			org.busy++
+			l.queued = false
+			l.serve()
 			o.dispatch.workers.Add(1)
 			due = append(due, l)
 		}
@@ -189,6 +196,7 @@ type outcome struct {
 	dropped   []Dropped // those
 	err       error     // why those that are left have to wait; nil if they need not
 	offline   bool      // err is of the way to the organization
+	early     bool      // err says that the other side is not ready for an item: what it builds on is under way
 }
 
 // settleLane takes an outcome into account and makes the lane ready again if anything is left.
@@ -220,30 +228,55 @@ func (o *Outbox) settleLane(l *lane, r outcome) {
 // that it can be reached again: its other lanes that only waited for that need not wait longer.
 func (o *Outbox) settleRetry(l *lane, r outcome, now time.Time) {
 	if len(r.gone) > 0 {
+		l.failures, l.early = 0, 0
+	}
+	if r.offline && l.ups != l.org.ups { // it came back meanwhile
 		l.failures = 0
 	}
 	l.setOffline(r.offline && l.items > 0)
 	if r.err == nil || l.items == 0 {
-		l.failures, l.lastError, l.lastCode = 0, "", ""
+		l.failures, l.early, l.lastError, l.lastCode = 0, 0, "", ""
 	} else {
 		wait := backoff(l.failures, o.cfg.RetryMin, o.cfg.RetryMax, o.cfg.Jitter())
-		l.failures++
+		if r.early && l.early < soon {
+			l.early++ // what it waits for is under way: that is no failure
+		} else {
+			l.failures++
+		}
 		l.retry, l.lastError, l.lastCode = now.Add(wait), r.err.Error(), wire.CodeOf(r.err)
 		if r.offline && l.lastCode == wire.Internal { // an error of the network has no code
 			l.lastCode = wire.Unavailable
 		}
 		heap.Push(&o.pauses, pause{l.retry, l})
 	}
-	if r.delivered == 0 || l.org.offline == 0 {
-		return
+	if r.delivered > 0 && l.org.offline > 0 {
+		l.org.reached(l)
 	}
-	for _, other := range l.org.lanes {
-		if other.offline && other != l {
-			other.setOffline(false)
-			other.failures, other.retry = 0, time.Time{}
-			other.enqueue()
+}
+
+// soon is how often an item that came too early is sent again without growing pauses.
+const soon = 16
+
+// reached ends the pauses of lanes that only waited for the way to the organization. The lane but is left alone.
+func (org *outboxOrg) reached(but *lane) {
+	org.ups++
+	for _, l := range org.lanes {
+		if l.offline && l != but {
+			l.setOffline(false)
+			l.failures, l.retry = 0, time.Time{}
+			l.enqueue()
 		}
 	}
+}
+
+// Reached takes in that an organization can be reached again: what waited for that is sent at once.
+func (o *Outbox) Reached(d wire.Domain) {
+	o.mu.Lock()
+	if org := o.orgs[d]; org != nil {
+		org.reached(nil)
+	}
+	o.mu.Unlock()
+	o.nudge()
 }
 
 func (l *lane) setOffline(is bool) {

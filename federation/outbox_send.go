@@ -151,6 +151,7 @@ func (o *Outbox) read(l *lane, arena *[]byte) (batch []waiting, more wire.Time, 
 // send hands items over and returns how many from the front are gone: taken, or refused for good. An
 // error says that the one after them has to wait.
 func (o *Outbox) send(ctx context.Context, l *lane, batch []waiting, r *outcome) (gone int, err error) {
+	r.early = false
 	items := make([]Item, len(batch))
 	for i, it := range batch {
 		items[i] = it.Item
@@ -169,6 +170,7 @@ func (o *Outbox) send(ctx context.Context, l *lane, batch []waiting, r *outcome)
 		case result == nil:
 			r.delivered++
 		case o.cfg.Temporary(result):
+			r.early = wire.CodeOf(result) == wire.Unavailable
 			return i, result
 		default:
 			o.drop(l, r, batch[i], DropRefused, result)

@@ -2,6 +2,7 @@ package node
 
 import (
 	"context"
+	"time"
 
 	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/federation"
@@ -48,8 +49,31 @@ func call[T any](fn func(context.Context, wire.Domain, *T) (any, error)) federat
 
 // callNotify takes messages of a lane, in order.
 func (r *router) callNotify(ctx context.Context, from wire.Domain, q *wire.NotifyRequest) (any, error) {
-	results := takeInOrder(len(q.Messages), func(i int) error { return r.receive(ctx, from, &q.Messages[i]) })
+	results := takeInOrder(len(q.Messages), func(i int) error { return r.receiveSoon(ctx, from, &q.Messages[i]) })
 	return &wire.NotifyAnswer{Results: results}, nil
+}
+
+// receiveWait is about how long a message of another organization waits here for the entry before it. Longer waits are
+// those of its lane: a call is not to be held up for as long as it may take.
+const receiveWait = time.Second
+
+// receiveSoon is receive that waits for what is about to come: the entries that a message builds on travel on their own.
+func (r *router) receiveSoon(ctx context.Context, from wire.Domain, m *wire.Message) error {
+	var err error
+	for wait := storePause; ; wait *= 2 { // each look costs something, and another organization causes it
+		if err = r.take(ctx, from, m); wire.CodeOf(err) != wire.Unavailable || wait > receiveWait/2 {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(wait):
+		}
+	}
+	if err != nil {
+		r.refused(wire.CodeOf(err))
+	}
+	return err
 }
 
 // takeInOrder takes messages one after the other. Behind one that has to wait all others wait too: it comes
@@ -72,17 +96,9 @@ func takeInOrder(n int, take func(i int) error) []*wire.Error {
 	return results
 }
 
-// receive stores a message that another organization has accepted. What is only early is refused with
+// take stores a message that another organization has accepted. What is only early is refused with
 // Unavailable, so that it comes again; a full stream with Busy, since nothing accepted may be lost. What nobody
 // is known to have signed is refused for good.
-func (r *router) receive(ctx context.Context, from wire.Domain, m *wire.Message) error {
-	err := r.take(ctx, from, m)
-	if err != nil {
-		r.refused(wire.CodeOf(err))
-	}
-	return err
-}
-
 func (r *router) take(ctx context.Context, from wire.Domain, m *wire.Message) error {
 	if err := r.account.Room(quota.Foreign, uint64(len(m.Content))); err != nil {
 		return err

@@ -46,6 +46,15 @@ func (l *lanes) send(ctx context.Context, org wire.Domain, id wire.ConversationI
 	return results, nil
 }
 
+// linked takes in that the link to another node went up or down. What waited for the node goes at once when it is up.
+func (n *Node) linked(node wire.NodeID, up bool, why string) {
+	n.audit.link(n.cfg.Node, node, up, why)
+	if up {
+		n.outbox.Reached(node.Organization())
+		n.orders.Reached(node)
+	}
+}
+
 // organizations are all that one conversation is delivered to.
 func organizations(heads []machine.Head) map[wire.Domain]bool {
 	all := make(map[wire.Domain]bool)

@@ -86,7 +86,7 @@ func (n *Node) makeFederation() (err error) {
 	n.fed, err = federation.New(federation.Config{
 		Identity: n.identity, Peers: n.peers, Listen: c.Listen, Advertise: c.Advertise, OrdersOnly: n.cfg.OrdersOnly, Dir: filepath.Join(n.cfg.Data, linksFolder), Clock: day{n.stores.clock},
 		AllowNetworks: c.Networks(),
-		Linked:        func(node wire.NodeID, up bool, why string) { n.audit.link(n.cfg.Node, node, up, why) },
+		Linked:        n.linked,
 		Handlers:      n.router.calls(), Ordering: n.orders.Accept, Outbox: n.outbox, Logger: n.log, Registerer: n.metrics,
 		Limits: limits, Timers: timers,
 	})

@@ -86,6 +86,9 @@ func (r *router) submit(ctx context.Context, _ wire.DeviceID, m *wire.Message) (
 // storeWait is how long a message waits for the entry before it to be in the stream.
 const storeWait = 5 * time.Second
 
+// storePause is how often it looks.
+const storePause = 10 * time.Millisecond
+
 // storeSoon is store that waits for a stream which is about to come.
 func (r *router) storeSoon(ctx context.Context, v arrival, with ...batch.Change) error {
 	ctx, cancel := context.WithTimeout(ctx, storeWait)
@@ -98,7 +101,7 @@ func (r *router) storeSoon(ctx context.Context, v arrival, with ...batch.Change)
 		select {
 		case <-ctx.Done():
 			return err
-		case <-time.After(10 * time.Millisecond):
+		case <-time.After(storePause):
 		}
 	}
 }

@@ -188,6 +188,9 @@ func (m *chatModel) update(msg tea.Msg) (tea.Model, tea.Cmd) {
 	case tea.WindowSizeMsg:
 		m.width, m.height = msg.Width, msg.Height
 	case tea.KeyMsg:
+		if m.p.Device != nil {
+			m.p.Reconnect() // somebody is there
+		}
 		return m, m.key(msg)
 	case chatEvent:
 		m.event(msg.Event)
