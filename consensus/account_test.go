@@ -241,22 +241,30 @@ func TestLogCacheIsBounded(t *testing.T) {
 
 // TestSleepersAreBoundedByBytes: states that are read while they sleep are kept up to a number of bytes.
 func TestSleepersAreBoundedByBytes(t *testing.T) {
-	c := newSleeperCache(100 << 10)
+	c := newSleeperCache[*machine.Machine](100 << 10)
+	put := func(n int, applied uint64) {
+		s := machine.New(conv, nil)
+		c.put(&sleeper[*machine.Machine]{wire.ConversationID(fmt.Sprintf("conversation-%d", n)), applied, s, s.Size()})
+	}
+	has := func(n int, applied uint64) bool {
+		_, ok := c.get(wire.ConversationID(fmt.Sprintf("conversation-%d", n)), applied)
+		return ok
+	}
 	for i := range 100 {
-		c.put(&sleeper{id: wire.ConversationID(fmt.Sprintf("conversation-%d", i)), applied: 1, m: machine.New(conv, nil)})
+		put(i, 1)
 		held := 0
 		for e := c.order.Front(); e != nil; e = e.Next() {
-			held += e.Value.(*sleeper).size
+			held += e.Value.(*sleeper[*machine.Machine]).size
 		}
 		if held != c.bytes || held > c.most || len(c.by) != c.order.Len() {
 			t.Fatalf("after %d: %d bytes held, %d counted, at most %d", i, held, c.bytes, c.most)
 		}
 	}
-	if c.get("conversation-99", 1) == nil || c.get("conversation-0", 1) != nil {
+	if !has(99, 1) || has(0, 1) {
 		t.Fatal("not the newest are kept")
 	}
-	c.put(&sleeper{id: "conversation-99", applied: 2, m: machine.New(conv, nil)})
-	if c.get("conversation-99", 2) == nil || c.bytes > c.most {
+	put(99, 2)
+	if !has(99, 2) || has(99, 1) || c.bytes > c.most {
 		t.Fatalf("a newer state does not take the place of an older one: %d bytes", c.bytes)
 	}
 }

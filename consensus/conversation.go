@@ -301,7 +301,7 @@ func (l *live) close(committed uint64, unless func() bool) bool {
 	close(c.change)
 	c.change = nil
 	c.mu.Unlock()
-	l.m.asleep.forget(c.id)
+	l.m.forgetAsleep(c.id)
 	return true
 }
 

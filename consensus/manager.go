@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -27,7 +28,8 @@ type Manager struct {
 	leaders  *leaders
 	dirty    *idSet // conversations whose record is behind
 	compared *idSet // conversations that have got on since they were compared last
-	asleep   *sleeperCache
+	asleep   *sleeperCache[*machine.Machine]
+	heads    *sleeperCache[[]machine.Head]
 	stats    stats
 	refused  refusals
 	blobs    blobStreams
@@ -74,7 +76,7 @@ func New(cfg Config) (*Manager, error) {
 	m := &Manager{
 		cfg: cfg, log: cfg.Logger,
 		opening: make(chan struct{}, cfg.Limits.Opening), inflight: make(chan struct{}, cfg.Limits.Inflight),
-		dirty: newIDSet(), compared: newIDSet(), asleep: newSleeperCache(cfg.Limits.Sleepers),
+		dirty: newIDSet(), compared: newIDSet(), asleep: newSleeperCache[*machine.Machine](cfg.Limits.Sleepers), heads: newSleeperCache[[]machine.Head](cfg.Limits.SleepingHeads),
 		conversations: make(map[wire.ConversationID]*conversation), invited: make(map[wire.Domain]int),
 		asides: make(map[wire.ConversationID][]*Aside),
 		snaps:  cfg.snapshots, began: cfg.Now(),
@@ -404,7 +406,7 @@ func (m *Manager) retire(c *conversation, why string, aside *Aside) error {
 	} else if err = m.cfg.Log.Meta().Apply(raftlog.MetaChange{Key: recordKey(c.id), Delete: true}, raftlog.MetaChange{Key: sizeKey(c.id), Delete: true}); err == nil {
 		err = errors.Join(m.cfg.Log.Drop(c.group), m.snaps.drop(c.group))
 	}
-	m.asleep.forget(c.id)
+	m.forgetAsleep(c.id)
 	if f, ok := m.cfg.Consumer.(Forgetter); ok && err == nil && c.forgotten.Load() { // before another one is delivered under its id
 		err = f.Forget(m.context(), c.id)
 	}

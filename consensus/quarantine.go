@@ -139,7 +139,7 @@ func (m *Manager) Release(id wire.ConversationID) error {
 	if err := m.cfg.Log.Meta().Delete(quarantineKey(id)); err != nil && !errors.Is(err, raftlog.ErrNotFound) {
 		return fmt.Errorf("release %v: %w", id, err)
 	}
-	m.asleep.forget(id)
+	m.forgetAsleep(id)
 	if c.shut.CompareAndSwap(q, nil) {
 		m.log.Warn("conversation is released from quarantine", "conversation", id, "reason", q.Reason)
 		m.pump.mark(id)

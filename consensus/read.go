@@ -65,7 +65,7 @@ func (m *Manager) readAsleep(c *conversation) (*machine.Machine, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s := m.asleep.get(c.id, rec.Applied); s != nil {
+	if s, ok := m.asleep.get(c.id, rec.Applied); ok {
 		return s, nil
 	}
 	f, _, err := m.replay(c, func(index uint64, _ *machine.Machine) bool { return index < rec.Applied })
@@ -73,7 +73,7 @@ func (m *Manager) readAsleep(c *conversation) (*machine.Machine, error) {
 		m.damaged(c, err)
 		return nil, fmt.Errorf("read %v: %w", c.id, err)
 	}
-	m.asleep.put(&sleeper{id: c.id, applied: rec.Applied, m: f.m})
+	m.asleep.put(&sleeper[*machine.Machine]{c.id, rec.Applied, f.m, f.m.Size()})
 	return f.m, nil
 }
 
@@ -150,14 +150,67 @@ func (m *Manager) Entries(id wire.ConversationID, since wire.SequenceNumber, cou
 	return entries, gap, err
 }
 
-// Heads returns the epochs that can be committed to, with their submission keys and delivery lists.
+// Heads returns the epochs that can be committed to, with their submission keys and delivery lists; GroupInfos has
+// their Info and Tree. Each message asks for them, and a conversation that only chats sleeps: those of sleeping ones are
+// kept in memory.
 func (m *Manager) Heads(id wire.ConversationID) (heads []machine.Head, err error) {
+	c, err := m.find(id)
+	if err != nil {
+		return nil, err
+	}
+	if heads, ok := m.headsAsleep(c); ok {
+		return heads, nil
+	}
+	err = m.view(c, func(s *machine.Machine) { heads, _ = slimHeads(s) })
+	return heads, err
+}
+
+// GroupInfos is Heads with the Info and Tree of each.
+func (m *Manager) GroupInfos(id wire.ConversationID) (heads []machine.Head, err error) {
 	c, err := m.find(id)
 	if err != nil {
 		return nil, err
 	}
 	err = m.view(c, func(s *machine.Machine) { heads = s.Heads() })
 	return heads, err
+}
+
+func slimHeads(s *machine.Machine) (heads []machine.Head, size int) {
+	heads = s.Heads()
+	for i := range heads {
+		var n int
+		heads[i], n = heads[i].Slim()
+		size += n
+	}
+	return heads, size
+}
+
+// headsAsleep returns the heads of a sleeping conversation, false for one that is awake or cannot be read.
+func (m *Manager) headsAsleep(c *conversation) (heads []machine.Head, ok bool) {
+	if c.awake() != nil || c.refused("read") != nil {
+		return nil, false
+	}
+	rec, err := m.readRecord(c.id)
+	if err != nil {
+		return nil, false
+	}
+	if heads, ok = m.heads.get(c.id, rec.Applied); !ok {
+		size := 0
+		if err := m.view(c, func(s *machine.Machine) { heads, size = slimHeads(s) }); err != nil {
+			return nil, false
+		}
+		if now, err := m.readRecord(c.id); c.awake() != nil || err != nil || now.Applied != rec.Applied {
+			return nil, false // it may be newer than the record
+		}
+		m.heads.put(&sleeper[[]machine.Head]{c.id, rec.Applied, heads, size})
+	}
+	return heads, c.awake() == nil
+}
+
+// forgetAsleep drops what was read of a sleeping conversation.
+func (m *Manager) forgetAsleep(id wire.ConversationID) {
+	m.asleep.forget(id)
+	m.heads.forget(id)
 }
 
 // Policy is what the conversation was created with.

@@ -126,7 +126,7 @@ func (l *live) applyRecovery() error {
 	l.rec.Store(&rec)
 	l.c.gen.Store(p.Generation)
 	l.c.beginGeneration()
-	l.m.asleep.forget(l.c.id)
+	l.m.forgetAsleep(l.c.id)
 	return nil
 }
 

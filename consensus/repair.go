@@ -86,7 +86,7 @@ func (m *Manager) giveUp(ctx context.Context, c *conversation) error {
 		}
 		c.out.Store(true)
 	}
-	m.asleep.forget(c.id)
+	m.forgetAsleep(c.id)
 	if err := errors.Join(m.cfg.Log.Drop(c.group), m.snaps.drop(c.group)); err != nil {
 		return err
 	}

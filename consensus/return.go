@@ -68,7 +68,7 @@ func (m *Manager) returnTo(c *conversation, a *Aside, old *record) error {
 	}
 	m.log.Warn("this node returns to the generation before: a majority of its voters lives in it, and the new one has proven nothing",
 		"conversation", c.id, "generation", a.Generation, "left", c.generation())
-	m.asleep.forget(c.id)
+	m.forgetAsleep(c.id)
 	if err := errors.Join(m.cfg.Log.Drop(c.group), m.snaps.drop(c.group)); err != nil {
 		m.log.Warn("what the replica on probation held is not deleted; the next start deletes it", "conversation", c.id, "error", err)
 	}

@@ -4,7 +4,6 @@ import (
 	"container/list"
 	"sync"
 
-	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -34,42 +33,41 @@ func (s *idSet) take() []wire.ConversationID {
 	return ids
 }
 
-// sleeperCache keeps the states of sleeping conversations that were read last, up to a number of bytes. A
-// state in it is never changed.
-type sleeperCache struct {
+// sleeperCache keeps what was read last of sleeping conversations, up to a number of bytes. A value in it is never
+// changed.
+type sleeperCache[T any] struct {
 	most int // bytes
 
 	mu    sync.Mutex // guards what follows
-	order *list.List // of *sleeper, the one used last in front
+	order *list.List // of *sleeper[T], the one used last in front
 	by    map[wire.ConversationID]*list.Element
 	bytes int
 }
 
-type sleeper struct {
-	size    int
+type sleeper[T any] struct {
 	id      wire.ConversationID
 	applied uint64
-	m       *machine.Machine
+	value   T
+	size    int
 }
 
-func newSleeperCache(most int) *sleeperCache {
-	return &sleeperCache{most: most, order: list.New(), by: make(map[wire.ConversationID]*list.Element)}
+func newSleeperCache[T any](most int) *sleeperCache[T] {
+	return &sleeperCache[T]{most: most, order: list.New(), by: make(map[wire.ConversationID]*list.Element)}
 }
 
-func (c *sleeperCache) get(id wire.ConversationID, applied uint64) *machine.Machine {
+func (c *sleeperCache[T]) get(id wire.ConversationID, applied uint64) (value T, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e, ok := c.by[id]
-	if !ok || e.Value.(*sleeper).applied != applied {
-		return nil
+	e := c.by[id]
+	if e == nil || e.Value.(*sleeper[T]).applied != applied {
+		return value, false
 	}
 	c.order.MoveToFront(e)
-	return e.Value.(*sleeper).m
+	return e.Value.(*sleeper[T]).value, true
 }
 
-func (c *sleeperCache) put(s *sleeper) {
+func (c *sleeperCache[T]) put(s *sleeper[T]) {
 	c.forget(s.id)
-	s.size = s.m.Size()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s.size > c.most/2 {
@@ -82,13 +80,13 @@ func (c *sleeperCache) put(s *sleeper) {
 }
 
 // drop is called with c.mu held.
-func (c *sleeperCache) drop(e *list.Element) {
-	s := c.order.Remove(e).(*sleeper)
+func (c *sleeperCache[T]) drop(e *list.Element) {
+	s := c.order.Remove(e).(*sleeper[T])
 	delete(c.by, s.id)
 	c.bytes -= s.size
 }
 
-func (c *sleeperCache) forget(id wire.ConversationID) {
+func (c *sleeperCache[T]) forget(id wire.ConversationID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if e, ok := c.by[id]; ok {

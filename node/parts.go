@@ -43,7 +43,7 @@ func (n *Node) makeOrders() (err error) {
 		},
 		Limits: consensus.Limits{
 			Conversations: c.Conversations, PerOrganization: c.PerOrganization, Inflight: c.Inflight,
-			RecentBytes: int(c.RecentBytes), RecentEntries: c.RecentEntries, Organizations: c.Organizations, Sleepers: int(c.Memory),
+			RecentBytes: int(c.RecentBytes), RecentEntries: c.RecentEntries, Organizations: c.Organizations, Sleepers: int(c.Memory), SleepingHeads: int(c.Memory),
 			Wakes: c.Wakes, TermJump: c.TermJump,
 		},
 		Refused:  n.refusals("submissions_refused_total", "Submissions refused before any work was done for them, by the reason's code."),

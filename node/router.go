@@ -272,7 +272,7 @@ func (r *router) deliveryOf(ctx context.Context, d wire.DeviceID, q *wire.Delive
 }
 
 func groupInfo(orders *consensus.Manager, id wire.ConversationID) (*wire.GroupInfoAnswer, error) {
-	heads, err := orders.Heads(id)
+	heads, err := orders.GroupInfos(id)
 	if err != nil {
 		return nil, err
 	}

@@ -8,6 +8,9 @@ const (
 	keptSize    = 160 // a kept entry beside its bytes
 	answerSize  = 320 // a remembered submission, in map and list
 	addressSize = 64
+
+	headSize     = 320
+	ancestorSize = 256
 )
 
 // Size is about how much memory the state takes, in bytes, without the public group state of its heads.

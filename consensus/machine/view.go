@@ -26,6 +26,29 @@ type Head struct {
 	Tree      *wire.Payload
 }
 
+// Slim is a copy without Info, Tree and the public group states of epochs, and about how much memory it takes, in
+// bytes. It answers Past and Has alike.
+func (h *Head) Slim() (s Head, size int) {
+	s, size = *h, headSize+addressSize*len(h.Delivery)
+	s.Info, s.Tree, s.trail, s.earlier = nil, nil, nil, nil
+	copies := func(list []ancestor) []ancestor {
+		slim := make([]ancestor, len(list))
+		for i, a := range list {
+			slim[i] = a
+			slim[i].point = &point{seq: a.seq, epoch: a.epoch, key: a.key, winner: a.winner}
+			size += ancestorSize + addressSize*(len(a.change.Add)+len(a.change.Remove))
+		}
+		return slim
+	}
+	if len(h.trail) > 0 {
+		s.trail = copies(h.trail)
+	}
+	if len(h.earlier) > 0 {
+		s.earlier = copies(h.earlier)
+	}
+	return s, size
+}
+
 // Past returns the submission key of an ended epoch on the way to this head that can still be contested. removed
 // says that somebody who knows the key was removed since.
 func (h *Head) Past(epoch wire.Epoch) (key wire.SubmissionKey, removed, ok bool) {
