@@ -3,6 +3,7 @@ package consensus
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -71,6 +72,26 @@ func (m *Manager) compareWithNext(ctx context.Context, c *conversation) {
 func (m *Manager) gotOn(c *conversation) {
 	c.rounds.Store(compareRounds)
 	m.compared.mark(c.id)
+}
+
+// Doubt compares a conversation with the replicas of one organization at once: what it brought does not fit what is
+// here. Once in Timers.Compare is enough. It does not block.
+func (m *Manager) Doubt(id wire.ConversationID, org wire.Domain) {
+	c, err := m.find(id)
+	if err != nil || !m.meter.take(meterKey{wire.NodeID(org), id, meterDoubt}, 1, m.cfg.Timers.Compare) {
+		return
+	}
+	m.serve(c, "compare", func(ctx context.Context) {
+		for range 8 { // after a start, what other nodes understand is asked in the background
+			of := slices.DeleteFunc(m.witnesses(c, ""), func(n wire.NodeID) bool { return n.Organization() != org })
+			for _, n := range of {
+				m.compareWith(ctx, c, n)
+			}
+			if len(of) > 0 || !pause(ctx, m.cfg.Timers.Call/8) {
+				return
+			}
+		}
+	})
 }
 
 // witnesses are the members of other organizations that can be asked, without one node.
@@ -203,6 +224,9 @@ func (m *Manager) contradicted(c *conversation, reason Reason, why Refusal, from
 			if viewErr != nil {
 				m.quarantine(c, reason, err)
 				return
+			}
+			if m.announced(from) { // it compares, and tells its own devices: it may have been deceived itself
+				_, _ = m.askTestimony(ctx, from, c, question{Sequence: seq, Order: own})
 			}
 			same, other := m.poll(ctx, c, from, seq, own)
 			delete(same, from.Organization())

@@ -5,6 +5,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/raft"
+
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -121,5 +123,49 @@ func TestCompareAtItsEdge(t *testing.T) {
 			}
 			time.Sleep(30 * time.Second)
 		}
+	})
+}
+
+// TestDoubtComparesAtOnce: where what an organization brings does not fit, its replicas are compared with before
+// Timers.Compare has passed, and once within that time.
+func TestDoubtComparesAtOnce(t *testing.T) {
+	withScene(t, func(cfg *Config) { cfg.Timers.Compare = time.Hour }, func(s *scene) wire.NodeID {
+		evil, victim := s.voters[0], s.voters[1]
+		other := s.p.Commit(s.id(), 9, wire.DeliveryChange{})
+		for _, n := range []wire.NodeID{s.leader, s.learner, evil} {
+			s.f.setCut(victim, n, true)
+		}
+		s.p = s.commit(s.leader, s.p, wire.DeliveryChange{}) // the one future
+		s.f.setCut(victim, evil, false)
+		b, err := wire.Encode(&wire.Entry{Version: 1, Time: wire.TimeOf(time.Now()), Proposer: evil, Envelope: other})
+		if err != nil {
+			t.Fatal(err)
+		}
+		status := func() Status {
+			st, err := s.nodes[victim].m.Status(conv)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return st
+		}
+		seq := status().Sequence
+		if err := s.asLeader(evil, victim, true, &raft.Log{Type: raft.LogCommand, Data: b}); err != nil {
+			t.Fatal(err)
+		}
+		s.eventually("the victim has applied the other one", func() bool { return status().Sequence > seq })
+		s.f.setCut(victim, evil, true)
+		s.f.setCut(victim, s.learner, false) // who neither leads nor elects
+		time.Sleep(time.Minute)
+		if n := s.refused(victim, RefusedDivergence); n != 0 {
+			t.Fatal("noticed without a comparison")
+		}
+		m := s.nodes[victim].m
+		m.Doubt(conv, s.learner.Organization())
+		s.eventually("it is noticed", func() bool { return s.refused(victim, RefusedDivergence) == 1 })
+		if m.meter.take(meterKey{wire.NodeID(s.learner.Organization()), conv, meterDoubt}, 1, time.Hour) {
+			t.Error("the organization may be doubted again at once")
+		}
+		s.f.setCut(victim, s.leader, false)
+		return evil
 	})
 }

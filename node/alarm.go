@@ -14,7 +14,9 @@ import (
 func (n *Node) suspect(id wire.ConversationID, why consensus.Refusal, peer wire.NodeID, err error) {
 	n.log.Error("another node is not to be trusted with a conversation", "conversation", id, "peer", peer, "reason", string(why), "error", err)
 	text := err.Error()
-	n.raise(wire.Alarm{Conversation: id, Reason: string(why), Text: strings.ToValidUTF8(text[:min(len(text), wire.MaxAlarm)], ""), Time: wire.TimeOf(n.now())})
+	a := wire.Alarm{Conversation: id, Reason: string(why), Text: strings.ToValidUTF8(text[:min(len(text), wire.MaxAlarm)], ""), Time: wire.TimeOf(n.now())}
+	n.suspicions.note(a)
+	n.raise(a)
 }
 
 func (n *Node) raise(a wire.Alarm) {
@@ -59,6 +61,9 @@ func (n *Node) alarms(_ context.Context, d wire.DeviceID) []wire.Alarm {
 		s, err := n.orders.Status(r.Conversation)
 		if err == nil && s.Quarantine != nil {
 			list = append(list, alarmOf(r.Conversation, s.Quarantine))
+		}
+		if a, ok := n.suspicions.about(r.Conversation, n.now()); ok {
+			list = append(list, a)
 		}
 	}
 	return list

@@ -73,6 +73,10 @@ func (r *router) receiveSoon(ctx context.Context, from wire.Domain, m *wire.Mess
 	if err != nil {
 		r.refused(wire.CodeOf(err))
 	}
+	switch wire.CodeOf(err) {
+	case wire.Forged, wire.Unavailable: // or its members are in another future: replicas compare at once, and devices are told
+		r.orders.Doubt(m.Conversation, from)
+	}
 	return err
 }
 

@@ -45,25 +45,26 @@ type Node struct {
 	started time.Time
 	pin     string
 
-	stores    *stores
-	identity  *federation.Identity
-	peers     *federation.Peers
-	metrics   *prometheus.Registry
-	directory *directory.Directory
-	mail      *mailbox.Mailbox
-	past      *pastKeys
-	orders    *consensus.Manager
-	outbox    *federation.Outbox
-	fed       *federation.Federation
-	gateway   *gateway.Gateway
-	audit     *auditor
-	delivery  *delivery
-	online    *online
-	devices   *devices
-	router    *router
-	lows      chan directory.Low
-	alarmed   chan wire.Alarm
-	ready     chan struct{} // closed when all parts have been started
+	stores     *stores
+	identity   *federation.Identity
+	peers      *federation.Peers
+	metrics    *prometheus.Registry
+	directory  *directory.Directory
+	mail       *mailbox.Mailbox
+	past       *pastKeys
+	orders     *consensus.Manager
+	outbox     *federation.Outbox
+	fed        *federation.Federation
+	gateway    *gateway.Gateway
+	audit      *auditor
+	delivery   *delivery
+	online     *online
+	devices    *devices
+	router     *router
+	lows       chan directory.Low
+	alarmed    chan wire.Alarm
+	suspicions suspicions
+	ready      chan struct{} // closed when all parts have been started
 
 	listener net.Listener // of the gateway
 	admin    net.Listener // nil: none
