@@ -104,6 +104,7 @@ var bounds = []bound{
 	{"quota.uploads", "64KiB", "1048576GiB", zeroNone},
 	{"quota.device", "64KiB", "1048576GiB", zeroNone},
 	{"quota.user", "64KiB", "1048576GiB", zeroNone},
+	{"quota.memory", "4MiB", "65536GiB", zeroNone}, // at least twice consensus.recent_bytes, see validatePairs
 	{"quota.organization", "64KiB", "1048576GiB", zeroNone},
 	{"quota.reserve", "1MiB", "65536GiB", "none"},
 	{"quota.reserve_percent", "0", "90", ""},

@@ -74,6 +74,9 @@ func (c *Config) validatePairs(fault func(key, format string, args ...any)) {
 		}
 		fault(p.key, "%s, wanted %s %s, %s", written(value), than, p.other, written(other))
 	}
+	if m, b := c.Quota.Memory, c.Consensus.RecentBytes; m != 0 && m < 2*b {
+		fault("quota.memory", "%v, wanted at least %v: two conversations that keep consensus.recent_bytes", m, 2*b)
+	}
 	for key, r := range map[string]Rate{
 		"rates.conversations": c.Rates.Conversations, "rates.codes": c.Rates.Codes, "rates.handshakes": c.Rates.Handshakes,
 		"rates.conversation_handshakes": c.Rates.ConversationHandshakes, "rates.organization_handshakes": c.Rates.OrganizationHandshakes,

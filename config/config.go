@@ -190,6 +190,7 @@ type Quota struct {
 	Device         Size    `yaml:"device"`
 	User           Size    `yaml:"user"`
 	Organization   Size    `yaml:"organization"`
+	Memory         Size    `yaml:"memory"`
 	Reserve        Size    `yaml:"reserve"`
 	ReservePercent float64 `yaml:"reserve_percent"`
 	Conversations  int     `yaml:"conversations_per_user"`

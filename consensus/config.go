@@ -112,6 +112,7 @@ type Limits struct {
 	RecentBytes     int    // [16 MiB] bytes of entries that a conversation's policy may keep
 	RecentEntries   int    // [1,024] entries that it may keep
 	Organizations   int    // [256, which is the most] organizations in one conversation: each needs a replica
+	Awake           int    // [1 GiB] bytes of the states of awake conversations that one other organization brought
 	Sleepers        int    // [64 MiB] bytes of sleeping conversations' states in memory
 	SleepingHeads   int    // [64 MiB] bytes of their heads
 }
@@ -205,7 +206,7 @@ func (l *Limits) setDefaults() {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&l.RecentBytes, 16 << 20}, {&l.RecentEntries, 1024}, {&l.Organizations, wire.MaxReplicas}, {&l.Sleepers, 64 << 20}, {&l.SleepingHeads, 64 << 20}, {&l.PerOrganization, 10_000}, {&l.Opening, 64}, {&l.Inflight, 1024}, {&l.Wakes, 32}} {
+	}{{&l.RecentBytes, 16 << 20}, {&l.RecentEntries, 1024}, {&l.Organizations, wire.MaxReplicas}, {&l.Sleepers, 64 << 20}, {&l.SleepingHeads, 64 << 20}, {&l.Awake, 1 << 30}, {&l.PerOrganization, 10_000}, {&l.Opening, 64}, {&l.Inflight, 1024}, {&l.Wakes, 32}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}

@@ -97,6 +97,8 @@ type live struct {
 	expelling atomic.Bool            // a member that lost its replica is being taken out
 	deposing  atomic.Bool            // this node is about to replace a silent leader
 
+	resting atomic.Bool  // it falls asleep for want of memory
+	weight  atomic.Int64 // bytes that its state is accounted with; see memory.go
 	waiters sync.Map     // *byte, the first of an entry proposed here → *waiter, until it is applied or its term ends
 	steps   atomic.Int64 // changes of the configuration made
 	// voting is since when further learners wait for votes, and votingGot how many there were then; for run alone.
@@ -171,6 +173,7 @@ func (m *Manager) open(ctx context.Context, c *conversation) (*live, error) {
 		if l != nil {
 			l.cancel()
 			l.trans.stop()
+			l.weighNothing()
 		}
 		m.damaged(c, err)
 		return nil, fmt.Errorf("wake %v: %w", c.id, err)
@@ -182,6 +185,9 @@ func (m *Manager) open(ctx context.Context, c *conversation) (*live, error) {
 
 func (m *Manager) prepare(ctx context.Context, c *conversation) (_ *live, err error) {
 	defer m.caught(c, "open", &err)
+	if err := m.crowded(c); err != nil {
+		return nil, err
+	}
 	root := m.context()
 	if root == nil {
 		return nil, wire.Errorf(wire.Unavailable, "wake", "the node is not running")
@@ -211,6 +217,7 @@ func (m *Manager) prepare(ctx context.Context, c *conversation) (_ *live, err er
 	l.fsm.panicked = func(what string, p any, err *error) { m.panicked(c, what, p, err) }
 	l.trans = newTransport(l.ctx, m, c)
 	l.store = &guard{GroupLog: m.cfg.Log.Group(c.group), fail: l.fail, leads: l.leads, stalled: m.stalled, writing: make(chan struct{}, 1), book: &c.book}
+	l.store.crowded = l.makeRoom
 	if m.holds(ruleApplied) {
 		l.store.floor = l.floor
 		l.store.rewritten = func(err error) {
@@ -294,6 +301,7 @@ func (l *live) close(committed uint64, unless func() bool) bool {
 	r := l.r.Load()
 	leader := l.leader()
 	l.halt(r)
+	l.weighNothing()
 	if err := l.note(r, committed, leader); err != nil && !errors.Is(err, wire.UnknownConversation) {
 		l.m.log.Warn("conversation's position not written; it will be read again", "conversation", c.id, "error", err)
 	}
@@ -462,6 +470,7 @@ func (l *live) applied(data []byte, out machine.Outcome) {
 	if out.Committed == nil {
 		return
 	}
+	l.weigh()
 	l.prove()
 	if out.Committed.Sequence <= 1 { // the first entry, or a snapshot
 		l.checkPolicy()

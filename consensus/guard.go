@@ -32,6 +32,7 @@ type guard struct {
 	term    atomic.Pointer[uint64]            // the current term, while it is not written yet; see stable.go
 	writing chan struct{}                     // holds one: who writes the term
 	book    *book                             // is charged; nil for nobody
+	crowded func() error                      // refuses entries of other nodes for want of memory; nil: never
 
 	floor     func() uint64 // up to here the log is committed; nil: not guarded
 	rewritten func(error)   // hears of an attempt to replace what is; does not block

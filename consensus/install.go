@@ -41,6 +41,9 @@ func (m *Manager) installSnapshot(ctx context.Context, from wire.NodeID, req *sn
 	if err := l.checkTerm(from, req.Term); err != nil {
 		return nil, err
 	}
+	if err := m.crowded(l.c); err != nil {
+		return nil, err
+	}
 	if !l.c.installing.CompareAndSwap(false, true) {
 		return nil, wire.Errorf(wire.Busy, "snapshot", "another snapshot of %v is being taken in", l.c.id)
 	}

@@ -38,6 +38,7 @@ type Manager struct {
 	offers   sync.Map  // of offer: blobs that submissions under way here name
 	declined declined
 	claims   claims
+	memory   memory
 
 	mu            sync.Mutex // guards what follows
 	conversations map[wire.ConversationID]*conversation
@@ -55,6 +56,7 @@ type stats struct {
 	blobStreams              atomic.Int64 // opened to other nodes
 	quarantined              quarantineStats
 	givenBack, refused       atomic.Int64
+	crowded                  atomic.Int64 // wakes and entries refused for want of memory
 }
 
 // codeAsleep is between nodes only: the conversation sleeps here, and this frame does not wake it.
@@ -77,6 +79,7 @@ func New(cfg Config) (*Manager, error) {
 		cfg: cfg, log: cfg.Logger,
 		opening: make(chan struct{}, cfg.Limits.Opening), inflight: make(chan struct{}, cfg.Limits.Inflight),
 		dirty: newIDSet(), compared: newIDSet(), asleep: newSleeperCache[*machine.Machine](cfg.Limits.Sleepers), heads: newSleeperCache[[]machine.Head](cfg.Limits.SleepingHeads),
+		memory: memory{most: cfg.Limits.Awake},
 		conversations: make(map[wire.ConversationID]*conversation), invited: make(map[wire.Domain]int),
 		asides: make(map[wire.ConversationID][]*Aside),
 		snaps:  cfg.snapshots, began: cfg.Now(),

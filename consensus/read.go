@@ -345,12 +345,13 @@ type Counts struct {
 	BlobStreams              int64 // opened to other nodes
 	GivenBack                int64 // conversations without a device here
 	RefusedPolicies          int64 // conversations whose policy keeps too much
+	Crowded                  int64 // wakes and entries refused, since an organization's awake conversations take too much memory
 }
 
 // Counts counts.
 func (m *Manager) Counts() Counts {
 	n := Counts{Wakes: m.stats.wakes.Load(), Sleeps: m.stats.sleeps.Load(), Elections: m.stats.elections.Load(),
-		GivenBack: m.stats.givenBack.Load(), RefusedPolicies: m.stats.refused.Load(), BlobStreams: m.stats.blobStreams.Load()}
+		GivenBack: m.stats.givenBack.Load(), RefusedPolicies: m.stats.refused.Load(), Crowded: m.stats.crowded.Load(), BlobStreams: m.stats.blobStreams.Load()}
 	for _, c := range m.list() {
 		n.Held++
 		if c.shut.Load() != nil {

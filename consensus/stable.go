@@ -151,7 +151,13 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 			return err
 		}
 	}
-	if err := g.book.store(logs, !g.leads(), g.GroupLog.StoreLogs); err != nil {
+	foreign := !g.leads()
+	if foreign && g.crowded != nil {
+		if err := g.crowded(); err != nil {
+			return err
+		}
+	}
+	if err := g.book.store(logs, foreign, g.GroupLog.StoreLogs); err != nil {
 		return err
 	}
 	g.termsMu.Lock()

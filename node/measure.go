@@ -45,6 +45,9 @@ func (n *Node) measureCosts() {
 		Namespace: "mlsfed", Name: "conversations_need_recovery", Help: "Conversations without a majority of voters that have their logs: 'mlsfed recover' forces them on.",
 	}, func() float64 { return float64(len(n.orders.NeedRecovery())) }))
 	register(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Namespace: "mlsfed", Name: "conversations_crowded_total", Help: "Wakes and entries refused, since the awake conversations that an organization brought take quota.memory.",
+	}, func() float64 { return float64(n.orders.Counts().Crowded) }))
+	register(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Namespace: "mlsfed", Name: "conversations_given_back_total", Help: "Replicas given back: none of the addresses is a device's here, or the policy keeps too much.",
 	}, func() float64 { return float64(n.orders.Counts().GivenBack) }))
 	register(prometheus.NewCounterFunc(prometheus.CounterOpts{

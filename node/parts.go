@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"io"
+	"math"
 	"net"
 	"path/filepath"
 	"time"
@@ -22,6 +23,14 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
 )
+
+// awakeMemory is quota.memory, of which 0 stands for no limit.
+func awakeMemory(cfg *config.Config) int {
+	if cfg.Quota.Memory == 0 {
+		return math.MaxInt
+	}
+	return int(cfg.Quota.Memory)
+}
 
 // makeOrders makes the ordering of conversations. Its network is the federation, which is made after it.
 func (n *Node) makeOrders() (err error) {
@@ -44,7 +53,7 @@ func (n *Node) makeOrders() (err error) {
 		Limits: consensus.Limits{
 			Conversations: c.Conversations, PerOrganization: c.PerOrganization, Inflight: c.Inflight,
 			RecentBytes: int(c.RecentBytes), RecentEntries: c.RecentEntries, Organizations: c.Organizations, Sleepers: int(c.Memory), SleepingHeads: int(c.Memory),
-			Wakes: c.Wakes, TermJump: c.TermJump,
+			Wakes: c.Wakes, TermJump: c.TermJump, Awake: awakeMemory(n.cfg),
 		},
 		Refused:  n.refusals("submissions_refused_total", "Submissions refused before any work was done for them, by the reason's code."),
 		Restored: fresh,
