@@ -18,6 +18,7 @@ import (
 
 	"github.com/hashicorp/raft"
 
+	"github.com/mlsfed/mlsfed/consensus/internal/author"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -263,6 +264,7 @@ func messages() []any {
 		&testimony{Role: roleVoter, Generation: 1, Term: 2, Contradicts: true, Out: true, Sequence: 9, Order: wire.Hash{2}, Content: wire.Hash{3}, Covered: true},
 		&Aside{Group: 3, ID: conv, Generation: 1, Sequence: 9, Order: wire.Hash{1}, Since: 5, Why: "generation 2 began", Record: []byte{0xa0}, Probation: true, Expires: true, Log: 7},
 		&Quarantine{Reason: ReasonDiverged, Detail: "order hash", Since: 5},
+		&complaint{nodeA, author.Create(conv, author.Submission(1), wire.Policy{}, author.Addresses(1, "a.example"))},
 		&snapshotHeader{Index: 3, Term: 2, Configuration: sampleConfiguration(), ConfigIndex: 1},
 	}
 }

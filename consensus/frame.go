@@ -30,7 +30,8 @@ const (
 	kindRejoin     frameKind = 14 // I lost my log: take me out, and invite me anew
 	kindSilent     frameKind = 15 // have you not heard of this node lately?
 	kindTestify    frameKind = 16 // what do you know of this? Only to nodes that announced wire.FeatureTestify
-	kindLast                 = kindTestify
+	kindComplain   frameKind = 17 // the leader does not order this. Only to nodes that announced wire.FeatureComplain
+	kindLast                 = kindComplain
 )
 
 // frame is what travels on the connection between two nodes:

@@ -509,7 +509,7 @@ func (m *Manager) receiveOther(from wire.NodeID, f *frame) {
 	handlers := map[frameKind]handler{
 		kindWake: m.receiveWake, kindSleep: m.receiveSleep, kindSubmit: m.receiveSubmit, kindInvite: m.receiveInvite,
 		kindFarewell: m.receiveFarewell, kindHoldings: m.receiveHoldings, kindGone: m.receiveGone, kindRejoin: m.receiveRejoin,
-		kindSilent: m.receiveSilent, kindTestify: m.receiveTestify,
+		kindSilent: m.receiveSilent, kindTestify: m.receiveTestify, kindComplain: m.receiveComplaint,
 	}
 	serve := handlers[f.kind]
 	if serve == nil {

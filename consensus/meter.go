@@ -45,6 +45,7 @@ const (
 	meterAlarm    = 'l' // alarms that one peer causes in one conversation
 	meterCompare  = 'c' // differences of one peer in one conversation that are looked into
 	meterSuspect  = 's' // campaigns against one leader of one conversation
+	meterComplain = 'x' // complaints of one organization about one leader
 	meterDoubt    = 'd' // comparisons of one conversation with one organization because of what it brought
 	meterDisowned = 'i' // invitations of one member that holds another conversation of the id
 	meterPoll     = 'p' // contradictions by one peer in one conversation that are looked into

@@ -40,6 +40,7 @@ var leastRoles = map[frameKind]role{
 	kindRejoin:     roleLearner, // concerns the sender alone
 	kindSilent:     roleLearner,
 	kindTestify:    roleLearner,
+	kindComplain:   roleLearner, // proven by what it shows
 }
 
 // Roles for what is not a frame of its own.

@@ -23,13 +23,14 @@ const (
 	RefusedFarewell      Refusal = "farewell"      // a dismissal that nobody confirms
 	RefusedConfiguration Refusal = "configuration" // a change of replicas that breaks a rule
 	RefusedClaim         Refusal = "claim"         // an invitation that another claim stands against
+	RefusedSilence       Refusal = "silence"       // a leader that does not order what others can see is to be ordered
 	RefusedEntry         Refusal = "entry"         // an entry that no leader makes
 	RefusedTime          Refusal = "time"          // a time ahead of the own clock
 	RefusedNode          Refusal = "node"          // a node that no admitted organization has
 )
 
 var allRefusals = [...]Refusal{RefusedSnapshot, RefusedEntry, RefusedTime, RefusedNode,
-	RefusedRole, RefusedRate, RefusedRewrite, RefusedDivergence, RefusedTerm, RefusedGeneration, RefusedFarewell, RefusedConfiguration, RefusedClaim}
+	RefusedRole, RefusedRate, RefusedRewrite, RefusedDivergence, RefusedTerm, RefusedGeneration, RefusedFarewell, RefusedConfiguration, RefusedClaim, RefusedSilence}
 
 // refusals counts what was refused and logs each reason once per conversation in an interval.
 type refusals struct {

@@ -75,7 +75,7 @@ func (m *Manager) submitTo(ctx context.Context, c *conversation, e *wire.Envelop
 	if err := m.placeBlobs(ctx, c, "", e); err != nil {
 		return wire.Receipt{}, err
 	}
-	s := &submission{m: m, c: c, e: e, known: p}
+	s := &submission{m: m, c: c, e: e, known: p, began: time.Now()}
 	for wait := 5 * time.Millisecond; ; wait = min(2*wait, 250*time.Millisecond) {
 		receipt, err := s.try(ctx)
 		if err == nil || !retriable(err) {
@@ -83,6 +83,9 @@ func (m *Manager) submitTo(ctx context.Context, c *conversation, e *wire.Envelop
 		}
 		if err := c.refused("submit"); err != nil {
 			return wire.Receipt{}, err
+		}
+		if leader, may := s.mayComplain(err); may {
+			s.complain(leader)
 		}
 		if m.context() == nil {
 			return wire.Receipt{}, wire.Errorf(wire.Unavailable, "submit", "node %s is stopping", m.cfg.Node)
@@ -127,6 +130,9 @@ type submission struct {
 	known proof
 	turn  int         // counts tries without a known leader
 	hint  wire.NodeID // who is said to lead
+
+	began      time.Time
+	complained bool
 }
 
 // try brings the submission to the leader, once.

@@ -6,6 +6,11 @@ import "github.com/mlsfed/mlsfed/wire"
 // to devices that ask.
 var features = wire.NewFeatures(
 	wire.FeatureRules2,
-	wire.FeatureAlarm, wire.FeatureDelivery, wire.FeatureTestify,
-	wire.FeaturePolicy, wire.FeatureWaiting, wire.FeatureLimits,
+	wire.FeatureAlarm,
+	wire.FeatureComplain,
+	wire.FeatureDelivery,
+	wire.FeatureLimits,
+	wire.FeaturePolicy,
+	wire.FeatureTestify,
+	wire.FeatureWaiting,
 )

@@ -194,6 +194,19 @@ func (s *storm) payload(kind byte, id wire.ConversationID) []byte {
 			list = append(list, holding{ID: s.conversation(), Generation: s.hostile(), End: [2]uint64{s.hostile(), s.hostile()}})
 		}
 		b = encoded([]any{list})
+	case 17: // complaint
+		b = encoded(&struct {
+			Leader     wire.NodeID    `cbor:"1,keyasint"`
+			Submission *wire.Envelope `cbor:"2,keyasint"`
+		}{s.name(), s.envelope(id)})
+	case 16: // testimony
+		b = encoded(&struct {
+			About    wire.NodeID         `cbor:"1,keyasint,omitempty"`
+			Claim    uint64              `cbor:"2,keyasint,omitempty"`
+			Sequence wire.SequenceNumber `cbor:"3,keyasint,omitempty"`
+			Order    wire.Hash           `cbor:"4,keyasint"`
+			Index    uint64              `cbor:"5,keyasint,omitempty"`
+		}{s.name(), s.hostile(), wire.SequenceNumber(s.hostile()), wire.Hash{byte(s.dice.IntN(3))}, s.hostile()})
 	case 13: // gone
 		b = []byte(s.name())
 	default:
@@ -244,7 +257,7 @@ func (s *storm) burst(ctx context.Context, conn net.Conn, n int) (sent int, err 
 		s.read(conn)
 	})
 	for ; sent < n; sent++ {
-		kind := byte(1 + s.dice.IntN(15))
+		kind := byte(1 + s.dice.IntN(17))
 		if s.dice.IntN(200) == 0 {
 			kind = byte(s.dice.Uint32()) // ends the connection, unless it is known
 		}

@@ -78,6 +78,8 @@ const (
 	FeatureRules2 Feature = "rules/2"
 	// FeatureTestify announces that a node answers other replicas' questions about a conversation.
 	FeatureTestify Feature = "testify"
+	// FeatureComplain announces that a node takes complaints about a leader that does not order a submission.
+	FeatureComplain Feature = "complain"
 )
 
 // The features of sessions.
