@@ -68,6 +68,8 @@ var bounds = []bound{
 	{"consensus.claim", "10ms", "30d", zeroDefault},
 	{"consensus.wake", "10ms", "30d", zeroDefault},
 	{"consensus.wakes", "1", "1048576", zeroDefault},
+	{"consensus.invites", "1", "1048576", zeroDefault},
+	{"consensus.invite", "10ms", "30d", zeroDefault},
 	{"consensus.compare", "10ms", "30d", zeroDefault},
 	{"consensus.lost", "10ms", "30d", zeroDefault},
 	{"consensus.idle", "10ms", "30d", zeroDefault},

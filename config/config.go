@@ -131,6 +131,8 @@ type Consensus struct {
 	Claim           Duration `yaml:"claim"`
 	Wakes           int      `yaml:"wakes"`
 	Wake            Duration `yaml:"wake"`
+	Invites         int      `yaml:"invites"`
+	Invite          Duration `yaml:"invite"`
 	TermJump        uint64   `yaml:"term_jump"`
 	Compare         Duration `yaml:"compare"`
 	Lost            Duration `yaml:"lost"`

@@ -96,6 +96,7 @@ type Timers struct {
 	Compare   time.Duration // [5 s] conversations that have got on are compared with another organization's replica
 	Lost      time.Duration // [1 h] a replica whose node has been up for this long contradicts a recovery of another one while its conversation lives
 	Claim     time.Duration // [1 min] a replica that no device here reads for this long gives way to another organization's claim to its id
+	Invite    time.Duration // [5 min] an organization may invite this node to a conversation once more, after Limits.Invites
 	Unowned   time.Duration // [10 min] a conversation of another organization's without a device here is given back
 }
 
@@ -108,6 +109,7 @@ type Limits struct {
 	Trailing        uint64 // [64] entries kept in the log behind a snapshot
 	SnapshotAfter   uint64 // [128] entries until the log is shortened
 	Wakes           int    // [32] wakes of one conversation that one peer may cause at once
+	Invites         int    // [8] invitations of one organization to one conversation that are taken at once
 	TermJump        uint64 // [1,024] terms by which one message may be ahead without being confirmed by other voters
 	RecentBytes     int    // [16 MiB] bytes of entries that a conversation's policy may keep
 	RecentEntries   int    // [1,024] entries that it may keep
@@ -190,7 +192,7 @@ func (t *Timers) setDefaults() {
 		{&t.Coalesce, 50 * time.Millisecond}, {&t.Sleep, 10 * time.Second}, {&t.Call, 2 * time.Second}, {&t.Absence, 10 * time.Second},
 		{&t.Flush, time.Second}, {&t.Repair, 5 * time.Second}, {&t.Farewell, time.Minute}, {&t.Snapshot, 30 * time.Second}, {&t.Greet, 10 * time.Minute}, {&t.Ahead, 10 * time.Minute}, {&t.Idle, 10 * time.Minute},
 		{&t.Wake, 10 * time.Second}, {&t.Lost, time.Hour}, {&t.Compare, 5 * time.Second},
-		{&t.Unowned, 10 * time.Minute}, {&t.Claim, time.Minute},
+		{&t.Unowned, 10 * time.Minute}, {&t.Claim, time.Minute}, {&t.Invite, 5 * time.Minute},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value
@@ -206,7 +208,7 @@ func (l *Limits) setDefaults() {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&l.RecentBytes, 16 << 20}, {&l.RecentEntries, 1024}, {&l.Organizations, wire.MaxReplicas}, {&l.Sleepers, 64 << 20}, {&l.SleepingHeads, 64 << 20}, {&l.Awake, 1 << 30}, {&l.PerOrganization, 10_000}, {&l.Opening, 64}, {&l.Inflight, 1024}, {&l.Wakes, 32}} {
+	}{{&l.RecentBytes, 16 << 20}, {&l.RecentEntries, 1024}, {&l.Organizations, wire.MaxReplicas}, {&l.Sleepers, 64 << 20}, {&l.SleepingHeads, 64 << 20}, {&l.Awake, 1 << 30}, {&l.PerOrganization, 10_000}, {&l.Opening, 64}, {&l.Inflight, 1024}, {&l.Wakes, 32}, {&l.Invites, 8}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}

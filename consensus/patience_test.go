@@ -169,3 +169,38 @@ func TestDoubtComparesAtOnce(t *testing.T) {
 		return evil
 	})
 }
+
+// TestInviteAtItsEdge: one organization invites a node to one conversation Limits.Invites times at once, and then once each
+// Timers.Invite; to others, and by others, as before.
+func TestInviteAtItsEdge(t *testing.T) {
+	simulate(t, func(cfg *Config) { cfg.Limits.Invites, cfg.Timers.Invite = 3, 5*time.Minute }, three, func(c *cluster) {
+		m := c.nodes[nodeB].m
+		taken := func(from wire.NodeID, id wire.ConversationID, most int) (n int) {
+			for range most {
+				if err := m.mayInvite(from, id); err == nil {
+					n++
+				} else if wire.CodeOf(err) != wire.Busy {
+					t.Fatal(err)
+				}
+			}
+			return n
+		}
+		if n := taken(nodeA, conv, 5); n != 3 {
+			t.Errorf("%d at once, wanted 3", n)
+		}
+		time.Sleep(5*time.Minute - time.Nanosecond)
+		if n := taken(nodeA, conv, 1); n != 0 {
+			t.Error("one more before its time")
+		}
+		time.Sleep(time.Nanosecond)
+		if n := taken(nodeA, conv, 2); n != 1 {
+			t.Errorf("%d more in its time", n)
+		}
+		if n := taken(nodeA, "conversation-two", 5) + taken(nodeC, conv, 5); n != 6 {
+			t.Errorf("%d to another conversation and by another organization, wanted 3 each", n)
+		}
+		if n := taken("n2.b.example", conv, 5); n != 5 {
+			t.Errorf("%d of this organization's own, wanted 5", n)
+		}
+	})
+}

@@ -87,6 +87,10 @@ func (m *Manager) mayInvite(from wire.NodeID, id wire.ConversationID) error {
 	if err := m.cfg.Account.Room(); err != nil {
 		return err
 	}
+	// A conversation in which this organization comes and goes may not spend what its inviter's others need.
+	if l, t := &m.cfg.Limits, &m.cfg.Timers; !m.meter.take(meterKey{wire.NodeID(org), id, meterInvite}, l.Invites, t.Invite) {
+		return m.refuse(from, id, RefusedRate, wire.Errorf(wire.Busy, "invite", "%s invites this node to %v too often: %d times at once and once each %v are taken", org, id, l.Invites, t.Invite))
+	}
 	return m.cfg.Admission.Replica(org)
 }
 

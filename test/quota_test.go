@@ -167,7 +167,11 @@ func TestLongOneDeviceDoesNotSpendTheQuota(t *testing.T) {
 	}{
 		{"number", func(cfg *config.Config) { cfg.Quota.Conversations = 20 }, wire.Quota},
 		{"rate", func(cfg *config.Config) { cfg.Rates.Conversations = config.Rate{Burst: 20, PerMinute: 1} }, wire.Busy},
-	}[:scaled(1, 2)] {
+		// The peer's rate of invitations is the organization's: one user spends no more of it than that user's own rate.
+		{"rate of invitations", func(cfg *config.Config) {
+			cfg.Rates.Conversations, cfg.Rates.Invitations = config.Rate{Burst: 20, PerMinute: 1}, config.Rate{Burst: 30, PerMinute: 1}
+		}, wire.Busy},
+	}[:scaled(1, 3)] {
 		t.Run(c.name, func(t *testing.T) {
 			f := newClusterIn(t, t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) {
 				cfg.Consensus.PerOrganization = 40
