@@ -149,7 +149,8 @@ func (l *live) settle(r *raft.Raft) (settled bool, release func()) {
 			return true, release
 		case time.Now().After(deadline):
 			// Raft does not answer who it has turned away, as while it hands leadership over.
-			return r.AppliedIndex() == r.LastIndex(), release
+			last := r.LastIndex()
+			return r.AppliedIndex() == last && l.appliedTo(last), release
 		case !pause(l.ctx, time.Millisecond):
 			return false, release
 		}
