@@ -12,9 +12,11 @@ import (
 // store's.
 func (d *Device) takePush(u *unit, p *wire.Push) error {
 	key := cursorKey(p)
-	if at, ok, err := u.Get(key); err != nil || ok && parseNumber(at) >= p.Sequence {
+	at, ok, err := u.Get(key)
+	if err != nil || ok && parseNumber(at) >= p.Sequence {
 		return err
 	}
+	first := !ok
 	u.put(key, number(p.Sequence))
 	if p.Conversation == nil {
 		return d.takeInbox(u, p)
@@ -25,6 +27,10 @@ func (d *Device) takePush(u *unit, p *wire.Push) error {
 	}
 	if t != nil {
 		if waits, err := t.putOff(p); err != nil || waits {
+			return err
+		}
+	} else if first {
+		if err := d.lookForLost(u, p); err != nil {
 			return err
 		}
 	}

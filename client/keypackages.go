@@ -20,6 +20,9 @@ func keyPackageKey(ref []byte) []byte { return recordKey(recordKeyPackage, ref) 
 // topUp fills the directory's pool of this device's KeyPackages, and replaces the last resort when half
 // of its life is over.
 func (d *Device) topUp(ctx context.Context) error {
+	if err := d.discardStale(ctx); err != nil {
+		return err
+	}
 	if err := d.upload(ctx); err != nil { // what an earlier attempt made
 		return err
 	}

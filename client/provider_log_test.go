@@ -451,6 +451,10 @@ func (w *world) handleDirectory(o *org, a *account, m wire.Method, body []byte) 
 			answer.Counts = append(answer.Counts, wire.KeyPackageCount{Suite: suite, Left: uint32(len(a.packages[suite])), LastResort: true})
 		}
 		return answer, nil
+	case wire.MethodDiscard:
+		clear(a.packages)
+		clear(a.last)
+		return nil, nil
 	case wire.MethodKeyMaterial:
 		r, err := decodeInto[wire.KeyMaterialRequest](body)
 		if err != nil {

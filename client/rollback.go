@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -34,18 +35,16 @@ func (d *Device) compareStreams(ctx context.Context, s *session) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.opts.Timing.Call)
 	defer cancel()
-	any := false // stream that this device has read
+	fresh := false // nothing was ever received or made here
 	err := d.turn(ctx, func(u *unit) error {
-		err := u.Scan(recordKey(recordCursor), func(_, _ []byte) error { any = true; return errStop })
-		if err == error(errStop) {
-			err = nil
-		}
-		return err
+		self, err := d.enrolled()
+		fresh = err == nil && self.LastResort == 0
+		return nil
 	})
 	if err != nil {
 		return err
 	}
-	if !any { // nothing was acknowledged
+	if fresh { // it has just been enrolled, and nobody can have added it
 		d.compared.Store(true)
 		return d.resume(ctx)
 	}
@@ -79,7 +78,18 @@ func (d *Device) takeStreams(u *unit, list []wire.ConversationState) error {
 		if err != nil {
 			return err
 		}
-		if !ok || parseNumber(at) >= s.Acknowledged {
+		if !ok {
+			known, err := d.knowsAddress(u, s.Token)
+			if err != nil {
+				return err
+			}
+			if !known && s.Acknowledged > 0 {
+				behind = true
+				d.tellLost(u, s.Conversation)
+			}
+			continue
+		}
+		if parseNumber(at) >= s.Acknowledged {
 			continue
 		}
 		behind = true
@@ -105,10 +115,99 @@ func (d *Device) takeStreams(u *unit, list []wire.ConversationState) error {
 			return err
 		}
 	}
-	why := errors.New("the store of this device is an older copy: it gives itself new keys in all conversations before it sends anything; do not run two copies of a device")
+	return d.tellRolledBack(u)
+}
+
+// tellRolledBack tells the user that the store is an older copy, and has the KeyPackages replaced.
+func (d *Device) tellRolledBack(u *unit) error {
 	d.log.Warn("store is an older copy")
-	u.then(func() { d.emit(Event{Type: EventRolledBack, Err: why}) })
+	if err := u.putRecord(recordKey(recordStalePackages), &staleRecord{Version: recordVersion, Since: d.now()}); err != nil {
+		return err
+	}
+	why := errors.New("the store of this device is an older copy: it gives itself new keys in all conversations before it sends anything; do not run two copies of a device")
+	u.then(func() {
+		if !d.asked["older copy"] {
+			d.remember("older copy")
+			d.emit(Event{Type: EventRolledBack, Err: why})
+		}
+		d.lanes.kick(laneUpkeep)
+	})
 	return nil
+}
+
+// lookForLost looks at the first item of a stream that this device has never read, of a conversation that it does not
+// know. A membership begins with the entry that adds the device: the item is another one if the device has read that entry
+// before an older copy of its store was put back, in which the KeyPackage was not used yet.
+func (d *Device) lookForLost(u *unit, p *wire.Push) error {
+	if p.GapFrom > 0 || p.Kind != wire.ItemEntry && p.Kind != wire.ItemMessage {
+		return nil
+	}
+	if c := new(wire.Committed); p.Kind == wire.ItemEntry && wire.Decode(p.Payload, wire.MaxSessionFrame, c) == nil {
+		e, err := c.Open()
+		if err != nil || e.Envelope == nil || e.Envelope.Kind == wire.KindCreate {
+			return nil
+		}
+		own := wire.Address{Organization: d.self.Device.Organization(), Token: p.Token}
+		if b := e.Envelope.Commit; b != nil && (slices.Contains(b.Delivery.Add, own) || b.Welcome != nil && d.welcomes(u, e.Envelope)) {
+			return nil
+		}
+	}
+	d.tellLost(u, *p.Conversation)
+	return d.tellRolledBack(u)
+}
+
+// knowsAddress reports whether a token is one of this device's, as far as its store says.
+func (d *Device) knowsAddress(u *unit, token wire.Token) (known bool, err error) {
+	err = u.Scan(recordKey(recordKeyPackage), func(_, value []byte) error {
+		r := new(keyPackageRecord)
+		if err := wire.Decode(value, maxRecord, r); err != nil {
+			return err
+		}
+		known = known || r.Token == token
+		return nil
+	})
+	if err != nil || known {
+		return known, err
+	}
+	err = u.Scan(recordKey(recordOne), func(_, value []byte) error {
+		r := new(conversationRecord)
+		if err := wire.Decode(value, maxRecord, r); err != nil {
+			return err
+		}
+		known = known || r.Token == token
+		return nil
+	})
+	return known, err
+}
+
+// tellLost tells of a conversation of which an older copy of the store knows nothing.
+func (d *Device) tellLost(u *unit, id wire.ConversationID) {
+	err := errors.New("this device was in a conversation before an older copy of its store was put back, and cannot read it any more: another member adds it again")
+	u.then(func() { d.emit(Event{Type: EventGap, Conversation: id, Err: err}) })
+}
+
+// recordStalePackages is the letter of the record that says that the directory may have KeyPackages whose keys this
+// device has lost, or has used: nothing → staleRecord.
+const recordStalePackages = 'K'
+
+// discardStale has the directory forget KeyPackages whose keys the store may not have. Others are made after it.
+func (d *Device) discardStale(ctx context.Context) error {
+	stale := false
+	err := d.turn(ctx, func(u *unit) (err error) {
+		stale, err = u.getRecord(recordKey(recordStalePackages), new(staleRecord))
+		return err
+	})
+	if err != nil || !stale {
+		return err
+	}
+	ok, err := d.supports(ctx, wire.FeatureDiscard)
+	if err != nil || !ok {
+		return err // an earlier release keeps them until they end
+	}
+	if err := d.call(ctx, wire.MethodDiscard, nil, nil); err != nil {
+		return err
+	}
+	return d.turn(ctx, func(u *unit) error { u.delete(recordKey(recordStalePackages)); return nil })
 }
 
 // renewStale holds messages back until a commit with new keys of this device was taken in.

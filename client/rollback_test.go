@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/wire"
 )
 
 // copyOf is what a disk holds now.
@@ -63,6 +64,64 @@ func TestOlderCopyMakesNewKeys(t *testing.T) {
 		t.Errorf("told %d times", got)
 	}
 	_ = w
+}
+
+// TestCopyFromBeforeAnyConversation: it holds no state of a group, and KeyPackages that were used since. The user is told
+// for each conversation, and others can add the device again: the directory gives out none of the KeyPackages that are lost.
+func TestCopyFromBeforeAnyConversation(t *testing.T) {
+	w := newWorld(t, "a.example", "b.example")
+	w.features = wire.NewFeatures(wire.FeatureDiscard)
+	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
+	ctx := t.Context()
+	a.stop()
+	old := a.disk.copyOf(t)
+	a.start()
+	made, err := a.Create(ctx, CreateOptions{Name: "Lunch"})
+	check(t, err)
+	check(t, a.Add(ctx, made, bob))
+	agree(t, made, a, b)
+	added, err := b.Create(ctx, CreateOptions{Name: "Dinner"})
+	check(t, err)
+	check(t, b.Add(ctx, added, a.id.User()))
+	agree(t, added, a, b)
+	for range 8 { // until the directory has none of the KeyPackages that the older copy has
+		check(t, b.Restore(ctx, added, a.id))
+		agree(t, added, a, b)
+	}
+	a.ready()
+	for _, id := range []wire.ConversationID{made, added} {
+		_, err = b.SendText(ctx, id, "before")
+		check(t, err)
+		hasTexts(t, a, id, "bob: before")
+	}
+	a.stop()
+	a.disk.MemoryStore = old
+	a.start()
+	_, err = b.SendText(ctx, added, "unread") // what is not acknowledged shows that something is missing before it
+	check(t, err)
+	eventually(t, func() error {
+		told := make(map[wire.ConversationID]int)
+		for _, e := range a.events(EventGap) {
+			told[e.Conversation]++
+		}
+		if told[made] != 1 || told[added] != 1 || len(a.events(EventRolledBack)) != 1 {
+			return fmt.Errorf("told of gaps in %v, of an older copy %d times", told, len(a.events(EventRolledBack)))
+		}
+		return nil
+	})
+	a.ready()
+	for n := range 8 {
+		check(t, b.Restore(ctx, added, a.id))
+		_, err = b.SendText(ctx, added, fmt.Sprint("again ", n))
+		check(t, err)
+		agree(t, added, a, b)
+	}
+	eventually(t, func() error {
+		if got := a.texts(added); len(got) == 0 || got[len(got)-1] != "bob: again 7" {
+			return fmt.Errorf("alice has %q", got)
+		}
+		return nil
+	})
 }
 
 // TestKeyUsedTwiceIsSaid: a device of an earlier build sends under used keys. A receiver that drops such a message

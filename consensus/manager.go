@@ -79,7 +79,7 @@ func New(cfg Config) (*Manager, error) {
 		cfg: cfg, log: cfg.Logger,
 		opening: make(chan struct{}, cfg.Limits.Opening), inflight: make(chan struct{}, cfg.Limits.Inflight),
 		dirty: newIDSet(), compared: newIDSet(), asleep: newSleeperCache[*machine.Machine](cfg.Limits.Sleepers), heads: newSleeperCache[[]machine.Head](cfg.Limits.SleepingHeads),
-		memory: memory{most: cfg.Limits.Awake},
+		memory:        memory{most: cfg.Limits.Awake},
 		conversations: make(map[wire.ConversationID]*conversation), invited: make(map[wire.Domain]int),
 		asides: make(map[wire.ConversationID][]*Aside),
 		snaps:  cfg.snapshots, began: cfg.Now(),

@@ -253,3 +253,25 @@ func (d *Directory) lastResort(v wire.DeviceID, suite mlscore.CipherSuite) (*key
 	}
 	return r, nil
 }
+
+// DiscardKeyPackages forgets all KeyPackages of a device, the last resort included: the device has lost their keys. Claims
+// that were answered stay. A repetition does no harm.
+func (d *Directory) DiscardKeyPackages(v wire.DeviceID) error {
+	return d.update(v.User(), func(b *pebble.Batch) error {
+		if _, err := d.device("discard", v); err != nil {
+			return err
+		}
+		return d.dropKeyPackages(b, v)
+	})
+}
+
+// dropKeyPackages stages that a device has no KeyPackages.
+func (d *Directory) dropKeyPackages(b *pebble.Batch, v wire.DeviceID) error {
+	for _, kind := range []byte{kindKeyPackage, kindLastResort} {
+		prefix := d.key(kind, v.User().Name()+"/"+v.Name()+"/")
+		if err := b.DeleteRange(prefix, behind(prefix), nil); err != nil {
+			return err
+		}
+	}
+	return nil
+}

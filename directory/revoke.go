@@ -73,15 +73,11 @@ func (d *Directory) revoke(b *pebble.Batch, devices ...wire.DeviceID) error {
 		for _, i := range r.Issued {
 			fresh[string(i.Serial)] = revocationRecord{Version: recordVersion, Device: v, Time: d.now(), NotAfter: i.NotAfter}
 		}
-		name := v.User().Name() + "/" + v.Name()
 		if err := b.Delete(d.deviceKey(v), nil); err != nil {
 			return err
 		}
-		for _, kind := range []byte{kindKeyPackage, kindLastResort} {
-			prefix := d.key(kind, name+"/")
-			if err := b.DeleteRange(prefix, behind(prefix), nil); err != nil {
-				return err
-			}
+		if err := d.dropKeyPackages(b, v); err != nil {
+			return err
 		}
 	}
 	return d.addRevocations(fresh)

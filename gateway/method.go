@@ -40,7 +40,8 @@ func bodyOf(m wire.Method) (body any, ok bool) {
 		return new(wire.WaitingRequest), true
 	case wire.MethodRevocations:
 		return new(wire.RevocationsRequest), true
-	case wire.MethodCount, wire.MethodConversations, wire.MethodDevices, wire.MethodRenew, wire.MethodOrganizations, wire.MethodLimits:
+	case wire.MethodCount, wire.MethodConversations, wire.MethodDevices, wire.MethodRenew, wire.MethodOrganizations, wire.MethodLimits,
+		wire.MethodDiscard:
 		return nil, true
 	}
 	return nil, false

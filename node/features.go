@@ -9,6 +9,7 @@ var features = wire.NewFeatures(
 	wire.FeatureAlarm,
 	wire.FeatureComplain,
 	wire.FeatureDelivery,
+	wire.FeatureDiscard,
 	wire.FeatureLimits,
 	wire.FeaturePolicy,
 	wire.FeatureTestify,

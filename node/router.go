@@ -70,6 +70,7 @@ func (r *router) route() {
 		wire.MethodCount:         bare(r.count),
 		wire.MethodAddress:       takes(r.address),
 		wire.MethodRefuse:        takes(r.refuse),
+		wire.MethodDiscard:       bare(r.discard),
 		wire.MethodKeyMaterial:   takes(r.keyMaterial),
 		wire.MethodUpdate:        takes(r.update),
 		wire.MethodSubmit:        takes(r.submit),
@@ -331,6 +332,10 @@ const (
 	deviceInvitation    = 10 * time.Minute
 	maxDeviceInvitation = 24 * time.Hour
 )
+
+func (r *router) discard(_ context.Context, d wire.DeviceID) (any, error) {
+	return nil, r.directory.DiscardKeyPackages(d)
+}
 
 func (r *router) invite(_ context.Context, d wire.DeviceID, q *wire.InviteRequest) (any, error) {
 	if err := r.limits.code(d.User()); err != nil {

@@ -88,6 +88,8 @@ const (
 	FeatureAlarm Feature = "alarm"
 	// FeatureDelivery announces that a node takes MethodDelivery.
 	FeatureDelivery Feature = "delivery"
+	// FeatureDiscard announces that a node takes MethodDiscard.
+	FeatureDiscard Feature = "discard"
 	// FeaturePolicy announces that a node takes MethodPolicy.
 	FeaturePolicy Feature = "policy"
 	// FeatureWaiting announces that a node takes MethodWaiting.

@@ -12,6 +12,7 @@ const (
 	MethodAddress       Method = "address"       // AddressRequest → nothing: an address of the device, without a KeyPackage
 	MethodRefuse        Method = "refuse"        // RefuseRequest → nothing: an address of the device takes nothing of a conversation
 	MethodCount         Method = "count"         // nothing → CountAnswer: the device's KeyPackages
+	MethodDiscard       Method = "discard"       // nothing → nothing: the directory forgets the device's KeyPackages
 	MethodKeyMaterial   Method = "keyMaterial"   // KeyMaterialRequest → KeyMaterialAnswer: claims one KeyPackage of each device of a user
 	MethodUpdate        Method = "update"        // Envelope → Receipt: a handshake, a new conversation, its end
 	MethodSubmit        Method = "submitMessage" // Message → Accepted: an application message
