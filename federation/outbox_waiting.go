@@ -1,7 +1,9 @@
 package federation
 
 import (
+	"context"
 	"slices"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -57,4 +59,37 @@ func (o *Outbox) firstOf(l *wire.WaitingLane, id wire.ConversationID, from, to u
 		}
 	}
 	return it.Error()
+}
+
+// flushLook is how often Flush looks.
+const flushLook = 2 * time.Millisecond
+
+// Flush waits until what waits now of a conversation for some organizations has been handed over or dropped, or ctx ends.
+// It does not wait for an organization whose last attempt failed.
+func (o *Outbox) Flush(ctx context.Context, id wire.ConversationID, orgs []wire.Domain) {
+	last := make(map[wire.Domain]uint64) // the last item, of those that are waited for
+	o.mu.Lock()
+	for _, d := range orgs {
+		if org := o.orgs[d]; org != nil && org.lanes[id] != nil {
+			last[d] = org.lanes[id].last
+		}
+	}
+	o.mu.Unlock()
+	waits := func() bool {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		for d, n := range last {
+			if l := o.orgs[d].lanes[id]; l == nil || l.items == 0 || l.failures > 0 || l.next > n {
+				delete(last, d)
+			}
+		}
+		return len(last) > 0
+	}
+	for waits() {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(flushLook):
+		}
+	}
 }

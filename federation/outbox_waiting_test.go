@@ -1,10 +1,12 @@
 package federation
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2/vfs"
 
@@ -56,4 +58,61 @@ func TestWaitingNamesWhatIsSentNext(t *testing.T) {
 			eventually(t, "nothing waits", func() bool { return len(waits(3)) == 0 })
 		})
 	}
+}
+
+// TestFlushWaitsForWhatWasThere: not for what comes later, nor for an organization that cannot be reached.
+func TestFlushWaitsForWhatWasThere(t *testing.T) {
+	db := openDB(t, "", vfs.NewMem())
+	t.Cleanup(func() { db.Close() })
+	begun, goOn := make(chan int, 16), make(chan struct{}, 16)
+	o := startOutbox(t, db, func(c *OutboxConfig, _ *receiver) {
+		c.BatchItems = 1
+		c.Send = func(ctx context.Context, org wire.Domain, _ wire.ConversationID, items []Item) ([]error, error) {
+			if org == orgC {
+				return nil, errors.New("connection refused")
+			}
+			begun <- len(items)
+			select {
+			case <-goOn:
+				return make([]error, len(items)), nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+	})
+	put := func(org wire.Domain, n int) {
+		t.Helper()
+		if err := o.Put(t.Context(), numbered(org, conv, n)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	flush := func(ctx context.Context, orgs ...wire.Domain) <-chan struct{} {
+		done := make(chan struct{})
+		go func() { o.Flush(ctx, conv, orgs); close(done) }()
+		return done
+	}
+	<-flush(t.Context(), orgB, orgC) // nothing waits
+	put(orgC, 1)
+	eventually(t, "an attempt failed", func() bool { l := o.Lanes(); return len(l) == 1 && l[0].LastError != "" })
+	<-flush(t.Context(), orgC)
+
+	put(orgB, 1)
+	put(orgB, 2)
+	<-begun
+	done := flush(t.Context(), orgB, orgC)
+	select { // a wrong answer shows at once; a right one does not depend on how long this is
+	case <-done:
+		t.Fatal("flushed while two items wait")
+	case <-time.After(10 * flushLook):
+	}
+	goOn <- struct{}{}
+	<-begun
+	put(orgB, 3) // comes later
+	goOn <- struct{}{}
+	<-done
+
+	ctx, cancel := context.WithCancel(t.Context())
+	done = flush(ctx, orgB)
+	cancel()
+	<-done
 }

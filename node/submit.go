@@ -37,6 +37,7 @@ func (r *router) update(ctx context.Context, d wire.DeviceID, e *wire.Envelope) 
 	}
 	ctx, cancel := context.WithTimeout(ctx, orderWait)
 	defer cancel()
+	r.flushBefore(ctx, e)
 	var receipt wire.Receipt
 	var err error
 	if e.Kind == wire.KindCreate {
@@ -52,6 +53,22 @@ func (r *router) update(ctx context.Context, d wire.DeviceID, e *wire.Envelope) 
 	}
 	r.contests.note(d.User(), e, receipt.Sequence)
 	return &receipt, nil
+}
+
+// removalWait is how long a commit that removes members waits for messages that were accepted before it.
+const removalWait = 2 * time.Second
+
+// flushBefore lets what was accepted for members reach their organizations before the commit that removes them: their
+// streams end with it, and messages and commits take different ways. An organization that cannot be reached is not
+// waited for.
+func (r *router) flushBefore(ctx context.Context, e *wire.Envelope) {
+	if e.Commit == nil || len(e.Commit.Delivery.Remove) == 0 {
+		return
+	}
+	orgs := machine.Organizations(e.Commit.Delivery.Remove)
+	ctx, cancel := context.WithTimeout(ctx, removalWait)
+	defer cancel()
+	r.lanes.outbox.Flush(ctx, e.Conversation, slices.DeleteFunc(orgs, func(d wire.Domain) bool { return d == r.org }))
 }
 
 // submit accepts an application message.

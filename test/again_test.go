@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -85,5 +86,55 @@ func TestAddedAgainTwiceWhileAway(t *testing.T) {
 		if e.Type == client.EventGap {
 			t.Errorf("a gap: %v", e.Err)
 		}
+	}
+}
+
+// TestAcceptedBeforeTheRemovalIsRead: what an organization had accepted for a member before somebody removed the member
+// reaches the member's stream before the removal does, though the two take different ways.
+func TestAcceptedBeforeTheRemovalIsRead(t *testing.T) {
+	c := newCluster(t, "a.example", "b.example")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	alice, bob := device(t, c, "a.example", "alice", "phone"), device(t, c, "b.example", "bob", "phone")
+	id, err := alice.Create(ctx, client.CreateOptions{})
+	must(err)
+	must(alice.Add(ctx, id, "mimi://b.example/u/bob"))
+	inConversation(ctx, t, id, 2, bob)
+	must(c.StopDevice(bob))
+	var want []string
+	long := strings.Repeat("long ", 4_000) // takes its time on the way
+	for round := range 8 {
+		for n := range 8 {
+			text := fmt.Sprintf("round %d, %d %s", round, n, long)
+			_, err := alice.SendText(ctx, id, text)
+			must(err)
+			want = append(want, text)
+		}
+		must(cluster.Await(ctx, alice, func() (bool, error) {
+			v, err := alice.Conversation(ctx, id)
+			return err == nil && v.Outgoing == 0, err
+		}))
+		must(alice.Remove(ctx, id, "mimi://b.example/u/bob"))
+		must(alice.Add(ctx, id, "mimi://b.example/u/bob"))
+	}
+	_, err = alice.SendText(ctx, id, "last")
+	must(err)
+	bob, err = c.Resume("b.example", "bob", "phone")
+	must(err)
+	reads(ctx, t, bob, id, "last")
+	page, err := bob.History(ctx, id, client.Query{Limit: client.MaxPage})
+	must(err)
+	var got []string
+	for i := range page.Messages {
+		got = append(got, page.Messages[i].Content.Text)
+	}
+	if want = append(want, "last"); !slices.Equal(got, want) {
+		t.Errorf("bob read %d messages, wanted %d", len(got), len(want))
 	}
 }
