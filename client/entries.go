@@ -519,6 +519,7 @@ func (t *thread) tellMembers(e *mlscore.Effects, by wire.DeviceID) error {
 		for _, m := range list.members {
 			if device, err := deviceOf(m.Credential); err == nil {
 				t.noteDeparted(device, list.what == EventRemoved)
+				t.u.delete(againKey(t.id, device))
 				t.event(Event{Type: list.what, Device: device, By: by, Epoch: wire.Epoch(e.Epoch)})
 			}
 		}

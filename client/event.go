@@ -58,13 +58,16 @@ const (
 	// EventAdmin: Conversation, By, Err: this device's user has become an admin. Err is nil if an admin has done it, and
 	// says why if there was no admin any more.
 	EventAdmin
+	// EventAgain: Conversation, Device: a member's device cannot follow the conversation and asks to be added again: see
+	// Device.Restore.
+	EventAgain
 )
 
 // String is the type's name.
 func (t EventType) String() string {
 	names := [...]string{"", "message", "accepted", "delivered", "undelivered", "unreadable", "created", "joined", "added", "removed",
 		"left", "rules", "epoch", "won", "lost", "failed", "poison", "divergence", "gap", "broken", "trust", "pinned", "devices",
-		"connected", "offline", "delayed", "missed", "moved", "device waiting", "request", "refused", "rolled back", "clock", "person", "admin"}
+		"connected", "offline", "delayed", "missed", "moved", "device waiting", "request", "refused", "rolled back", "clock", "person", "admin", "asks to be added again"}
 	if int(t) < len(names) {
 		return names[t]
 	}

@@ -378,7 +378,10 @@ func (t *thread) read(m *wire.Message, stored wire.Time) error {
 	if err != nil {
 		return err
 	}
-	return home.keep(m, sender, person, c, r.Application.Data, stored)
+	if err := home.keep(m, sender, person, c, r.Application.Data, stored); err != nil {
+		return err
+	}
+	return home.takeAgain(sender, r.Application.Sender.SignatureKey, c)
 }
 
 // keep puts a message that was read into the history, once.

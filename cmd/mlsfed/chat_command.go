@@ -41,6 +41,7 @@ func chatCommands() []chatCommand {
 	return []chatCommand{
 		{"create", "NAME [USER…]", "make a conversation", 1, onDevice, chatCreate},
 		{"add", "USER…", "add people to this conversation", 1, onActive, chatAdd},
+		{"again", "[DEVICE…]", "add devices anew that cannot follow it any further", 0, onActive, chatAgain},
 		{"remove", "USER…", "remove people from it", 1, onActive, chatRemove},
 		{"rename", "NAME", "change its name", 1, onActive, chatRename},
 		{"leave", "[yes]", "leave it", 0, onActive, chatLeave},
@@ -228,6 +229,18 @@ func chatCreate(ctx context.Context, p *person, _ wire.ConversationID, args []st
 	return chatDone{text: args[0] + " is made", err: err, current: id}
 }
 
+func chatAgain(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone {
+	devices, err := p.againDevices(ctx, id, args)
+	var done []string
+	for _, v := range devices {
+		if err = p.Restore(ctx, id, v); err != nil {
+			break
+		}
+		done = append(done, deviceName(v))
+	}
+	return chatDone{text: strings.Join(done, ", ") + " was added anew", err: err}
+}
+
 func chatAdd(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone {
 	users, err := p.users(args)
 	if err != nil {
@@ -349,7 +362,11 @@ func chatSearch(ctx context.Context, p *person, id wire.ConversationID, args []s
 }
 
 func chatRejoin(ctx context.Context, p *person, id wire.ConversationID, _ []string) chatDone {
-	return chatDone{text: "this device is in the conversation again", err: p.rejoin(ctx, id)}
+	asked, err := p.rejoin(ctx, id)
+	if asked != "" {
+		return chatDone{text: personName(asked) + " is asked to add this device again", err: err}
+	}
+	return chatDone{text: "this device is in the conversation again", err: err}
 }
 
 func chatTrust(ctx context.Context, p *person, _ wire.ConversationID, args []string) chatDone {

@@ -296,6 +296,8 @@ func whyInterrupted(ctx context.Context) error {
 // warn tells of what a person must not miss.
 func (p *person) warn(e client.Event) {
 	switch e.Type {
+	case client.EventAgain, client.EventAdmin:
+		fmt.Fprintf(p.notes, "mlsfed: %s (conversation %s)\n", changeText(e), shortID(e.Conversation))
 	case client.EventTrust, client.EventDivergence, client.EventPoison, client.EventGap, client.EventBroken, client.EventFailed, client.EventUndelivered, client.EventUnreadable, client.EventDeviceWaiting, client.EventRolledBack, client.EventClock, client.EventPerson:
 		where := ""
 		if e.Conversation != "" {

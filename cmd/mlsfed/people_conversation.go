@@ -58,7 +58,7 @@ func mayAct(c *client.Conversation) error {
 	case client.StateLeaving:
 		return fmt.Errorf("this device has asked to leave %s: the next member who is online takes it out", titled(c))
 	case client.StateBroken:
-		return fmt.Errorf("this device cannot follow %s any further (%s): 'mlsfed rejoin', or a member's 'mlsfed add --again', brings it back", titled(c), oneLine(c.Why))
+		return fmt.Errorf("this device cannot follow %s any further (%s): 'mlsfed rejoin' brings it back, or asks a member to", titled(c), oneLine(c.Why))
 	}
 	return nil
 }
@@ -344,14 +344,19 @@ func newChange(c *cobra.Command, do func(ctx context.Context, p *person, id wire
 func newAdd() *cobra.Command {
 	var again bool
 	c := newChange(&cobra.Command{
-		Use:   "add CONV USER…",
+		Use:   "add CONV [USER…]",
 		Short: "Add users to a conversation, with all their devices",
 		Long: `add adds users to a conversation: all their devices, with one commit. They read what is sent from then on.
 
 With --again it takes devices instead (alice@a.example/phone), removes each and adds it anew: for one that
-says that it cannot follow the conversation any further.`,
-		Example: "  mlsfed add Lunch carol@c.example\n  mlsfed add Lunch --again bob@b.example/phone",
-		Args:    atLeast(2, "a conversation and users"),
+says that it cannot follow the conversation any further. Without a name it takes those that have asked for it.`,
+		Example: "  mlsfed add Lunch carol@c.example\n  mlsfed add Lunch --again\n  mlsfed add Lunch --again bob@b.example/phone",
+		Args: func(c *cobra.Command, args []string) error {
+			if again && len(args) == 1 {
+				return nil
+			}
+			return atLeast(2, "a conversation and users")(c, args)
+		},
 	}, func(ctx context.Context, p *person, id wire.ConversationID, args []string) error {
 		if again {
 			return p.addAgain(ctx, id, args)
@@ -384,12 +389,13 @@ func changed(n int, how string) string {
 	return plural(n, "device", "devices") + " " + how
 }
 
+// addAgain removes devices and adds them anew: those that are named, or that have asked for it.
 func (p *person) addAgain(ctx context.Context, id wire.ConversationID, names []string) error {
-	for _, n := range names {
-		device, err := parseDevice(p.id.Organization(), n)
-		if err != nil {
-			return usageError{err}
-		}
+	devices, err := p.againDevices(ctx, id, names)
+	if err != nil {
+		return err
+	}
+	for _, device := range devices {
 		if err := p.Restore(ctx, id, device); err != nil {
 			return err
 		}
@@ -398,6 +404,25 @@ func (p *person) addAgain(ctx context.Context, id wire.ConversationID, names []s
 		}
 	}
 	return nil
+}
+
+func (p *person) againDevices(ctx context.Context, id wire.ConversationID, names []string) ([]wire.DeviceID, error) {
+	if len(names) == 0 {
+		list, err := p.AskingAgain(ctx, id)
+		if err == nil && len(list) == 0 {
+			err = errors.New("no device has asked to be added again: name one, as alice@a.example/phone")
+		}
+		return list, err
+	}
+	var list []wire.DeviceID
+	for _, n := range names {
+		device, err := parseDevice(p.id.Organization(), n)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		list = append(list, device)
+	}
+	return list, nil
 }
 
 // parseDevice reads alice@a.example/phone, or an identifier.

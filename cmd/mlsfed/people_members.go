@@ -90,6 +90,10 @@ func newMembers() *cobra.Command {
 			return nil
 		}
 		var t table
+		asking, err := p.AskingAgain(ctx, conv.ID)
+		if err != nil {
+			return err
+		}
 		again := ""
 		t.row("USER", "DEVICE", "ROLE", "STATE", "CERTIFICATE ENDS")
 		for i := range list {
@@ -102,6 +106,9 @@ func newMembers() *cobra.Command {
 			}
 			if j.Person > 1 {
 				again = j.User
+			}
+			if slices.Contains(asking, list[i].Device) {
+				j.State = "asks to be added again"
 			}
 			t.row(j.User+ordinal(j.Person), list[i].Device.Name(), role, j.State, j.Ends.Local().Format(time.DateOnly))
 		}

@@ -276,6 +276,8 @@ func changeText(e client.Event) string {
 		return fmt.Sprintf("this device was added (epoch %d)", e.Epoch)
 	case client.EventRules:
 		return fmt.Sprintf("%s changed the name or the rules (epoch %d)", by, e.Epoch)
+	case client.EventAgain:
+		return deviceName(e.Device) + " cannot follow this conversation any further and asks to be added again: 'mlsfed add CONV --again' does it, or /again in a chat"
 	case client.EventAdmin:
 		if e.Err == nil {
 			return by + " made you an admin"

@@ -153,29 +153,39 @@ func newRejoin() *cobra.Command {
 		Long: `rejoin enters a conversation again that is broken for this device. Nothing that was sent in between can be
 read. It is never done by itself, since it would let in whoever has got hold of the device's keys.
 
-It works where handshakes are public. In other conversations a member brings the device back:
-mlsfed add CONV --again alice@a.example/phone`,
+It works where handshakes are public. In other conversations it asks a member, with a message, to add the device again;
+that member's 'mlsfed add CONV --again' does it.`,
 		Args: exactly(1, "a conversation"),
 	}, func(ctx context.Context, p *person, id wire.ConversationID, _ []string) error {
-		if err := p.rejoin(ctx, id); err != nil {
+		asked, err := p.rejoin(ctx, id)
+		switch {
+		case err != nil:
 			return err
+		case asked != "":
+			return p.tell(ctx, id, "%s is asked to add this device again.", personName(asked))
 		}
 		return p.tell(ctx, id, "This device is in the conversation again, epoch %d.", p.epoch(ctx, id))
 	})
 }
 
-func (p *person) rejoin(ctx context.Context, id wire.ConversationID) error {
+// rejoin brings this device back, or asks a member to do it, whom it returns.
+func (p *person) rejoin(ctx context.Context, id wire.ConversationID) (asked wire.UserID, err error) {
 	conv, err := p.Conversation(ctx, id)
 	if err != nil {
-		return err
+		return "", err
 	}
 	switch conv.State {
 	case client.StateActive:
-		return fmt.Errorf("%s is not broken for this device: there is nothing to rejoin", titled(conv))
+		return "", fmt.Errorf("%s is not broken for this device: there is nothing to rejoin", titled(conv))
 	case client.StateLeft, client.StateLeaving:
-		return mayAct(conv)
+		return "", mayAct(conv)
 	}
-	return p.Rejoin(ctx, id)
+	if conv.Handshakes == wire.HandshakesPrivate {
+		asked, err = p.AskToBeAddedAgain(ctx, conv.ID)
+		p.settleAfter(ctx) // the message is sent
+		return asked, err
+	}
+	return "", p.Rejoin(ctx, id)
 }
 
 func newTrust() *cobra.Command {

@@ -69,3 +69,13 @@ func TestChatNamesOrganizationsThatWait(t *testing.T) {
 		t.Errorf("link: %q", m.link)
 	}
 }
+
+// TestChatOffersToAddAgain: who asks is named among the messages, with the command that does it.
+func TestChatOffersToAddAgain(t *testing.T) {
+	m := newChatModel(t.Context(), &person{id: "mimi://a.example/d/alice/phone", opts: &peopleOptions{}})
+	m.event(client.Event{Type: client.EventAgain, Conversation: "conversation-one", Device: "mimi://b.example/d/bob/phone", Time: time.Now()})
+	list := m.remarks["conversation-one"]
+	if len(list) != 1 || !strings.Contains(list[0].text, "bob@b.example/phone cannot follow") || !strings.Contains(list[0].text, "/again") {
+		t.Errorf("remarks %+v", list)
+	}
+}
