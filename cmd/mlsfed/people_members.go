@@ -42,6 +42,15 @@ func memberOf(m *client.Member) memberJSON {
 	return j
 }
 
+// givenAgain explains the number behind a name.
+func givenAgain(user string, admin bool) string {
+	text := fmt.Sprintf("(2) is the second person with a name: %s has given that of %s again, to whom nothing passes on.", user[strings.IndexByte(user, '@')+1:], user)
+	if admin {
+		text = fmt.Sprintf("%s That person is an admin: if nobody here wanted that, 'mlsfed rules CONV --demote %s'.", text, user)
+	}
+	return text
+}
+
 // ordinal is what stands behind the name of somebody who is not the first to have it.
 func ordinal(person int) string {
 	if person < 2 {
@@ -94,7 +103,7 @@ func newMembers() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		again := ""
+		again, admin := "", false
 		t.row("USER", "DEVICE", "ROLE", "STATE", "CERTIFICATE ENDS")
 		for i := range list {
 			j, role := memberOf(&list[i]), "member"
@@ -105,7 +114,7 @@ func newMembers() *cobra.Command {
 				role += " (this device)"
 			}
 			if j.Person > 1 {
-				again = j.User
+				again, admin = j.User, j.Admin
 			}
 			if slices.Contains(asking, list[i].Device) {
 				j.State = "asks to be added again"
@@ -115,7 +124,7 @@ func newMembers() *cobra.Command {
 		if err := t.write(p.out); err != nil || again == "" {
 			return err
 		}
-		fmt.Fprintf(p.notes, "(2) is the second person with a name: %s has given that of %s again, and who has it now has none of the rights of before.\n", again[strings.IndexByte(again, '@')+1:], again)
+		fmt.Fprintln(p.notes, givenAgain(again, admin))
 		return nil
 	})
 }
