@@ -56,9 +56,29 @@ func TestLinksAreToldOnce(t *testing.T) {
 	a.admitSeed(t, b)
 	b.admit(t, a)
 	up, closed := "n1.b.example true ", "n1.b.example false closed"
+	link := func() (connected bool, since time.Time) {
+		for _, p := range a.Status().Peers {
+			for _, n := range p.Nodes {
+				if n.Node == "n1.b.example" {
+					connected, since = n.Connected, n.Since
+				}
+			}
+		}
+		return connected, since
+	}
+	if connected, since := link(); !connected && !since.IsZero() {
+		t.Errorf("a link that never was is down since %v", since)
+	}
 	s.wait(t, up)
+	connected, first := link()
+	if !connected || first.IsZero() {
+		t.Errorf("the link is up %v, since %v", connected, first)
+	}
 	b.end()
 	s.wait(t, up, closed)
+	if connected, since := link(); connected || !since.After(first) {
+		t.Errorf("the link is up %v, since %v; before %v", connected, since, first)
+	}
 	b = b.again(t)
 	a.admitSeed(t, b)
 	s.wait(t, up, closed, up)

@@ -33,6 +33,7 @@ type NodeStatus struct {
 	Address         string      `json:"address"`                   // from its record, or a seed's
 	Recorded        time.Time   `json:"recorded,omitzero"`         // when its record was made; zero while only a seed is known
 	Connected       bool        `json:"connected"`                 // a gossip link stands
+	Since           time.Time   `json:"since,omitzero"`            // when the link went up or down, if this node has seen it
 	Alive           bool        `json:"alive"`                     // gossip takes it to be alive
 	CertificateEnds time.Time   `json:"certificate_ends,omitzero"` // zero while only a seed is known
 }
@@ -80,7 +81,7 @@ func (f *Federation) nodeStatus(p Peer, alive map[wire.NodeID]bool) []NodeStatus
 	}
 	for i := range list {
 		n := &list[i]
-		n.Connected = f.links.get(n.Node) != nil
+		n.Connected, n.Since = f.links.get(n.Node) != nil, f.state.changed(n.Node)
 		n.Alive = alive[n.Node]
 	}
 	return list

@@ -74,6 +74,9 @@ func printStatus(out io.Writer, s *node.Status) error {
 			if n.Connected {
 				link, up = "up", true
 			}
+			if !n.Since.IsZero() && !n.Connected {
+				link += " since " + clockTime(n.Since, time.Now())
+			}
 			if n.Node == s.Node {
 				link = "this"
 			}
