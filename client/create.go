@@ -29,9 +29,13 @@ type CreateOptions struct {
 
 // Create founds a conversation with this device in it, and returns once its organization has ordered it.
 // If ctx ends before, it goes on being created. Other devices of the user are added soon. Its name becomes the user's
-// own name too, if no other conversation has it; wire.Invalid if it looks like an id.
+// own name too, if no other conversation has it; wire.Invalid if it looks like an id. wire.NotAdmitted for a Witness that
+// the organization has not admitted.
 func (d *Device) Create(ctx context.Context, o CreateOptions) (wire.ConversationID, error) {
 	if err := CheckName(o.Name); err != nil {
+		return "", err
+	}
+	if err := d.checkWitness(ctx, o.Witness); err != nil {
 		return "", err
 	}
 	id, token, err := d.newConversation(ctx)

@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"slices"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -54,8 +55,26 @@ func witness(wanted wire.Domain, none bool, ask func() (wire.Policy, error)) (wi
 	return policy.Witness, err
 }
 
+// checkWitness refuses a witness that the own organization has not admitted: it would have no vote.
+func (d *Device) checkWitness(ctx context.Context, w wire.Domain) error {
+	if w == "" {
+		return nil
+	}
+	var a wire.OrganizationsAnswer
+	if err := d.call(ctx, wire.MethodOrganizations, nil, &a); err != nil {
+		return err
+	}
+	if !slices.ContainsFunc(a.Organizations, func(o wire.Organization) bool { return o.Domain == w }) {
+		return wire.Errorf(wire.NotAdmitted, "create", "%s is not in the allow-list of this organization, and cannot be a witness", w)
+	}
+	return nil
+}
+
 // carryOver completes the options of a migration by the policy of the conversation that is migrated.
 func (d *Device) carryOver(ctx context.Context, id wire.ConversationID, o *MigrateOptions) error {
+	if err := d.checkWitness(ctx, o.Witness); err != nil {
+		return err
+	}
 	if o.Voters != 0 && (o.Witness != "" || o.NoWitness) {
 		return nil
 	}
