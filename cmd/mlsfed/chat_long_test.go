@@ -132,7 +132,7 @@ func TestChatSaysForWhomItWaits(t *testing.T) {
 	for after := range time.Duration(3) {
 		m.event(client.Event{Type: client.EventDelayed, Time: begun.Add(after * time.Minute), Err: refused})
 	}
-	if want := "waiting since 09:30: too few nodes of the conversation can be reached (it waits for b.example): no majority"; m.link != want {
+	if want := "waiting since 09:30: too few nodes that vote on the conversation can be reached: it waits for b.example"; m.link != want {
 		t.Errorf("%q, wanted %q", m.link, want)
 	}
 	m.event(client.Event{Type: client.EventWon})

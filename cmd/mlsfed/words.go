@@ -66,9 +66,30 @@ func plain(err error) error {
 		}
 		text = fmt.Sprintf("your organization does not talk to %s: ask its operator", who)
 	case wire.NoQuorum:
-		text = fmt.Sprintf("too few nodes of the conversation can be reached (it waits for %s): %s", waitedFor(e.Nodes), text)
+		text = noQuorum(text, e.Nodes)
+	case wire.Unavailable:
+		if stands := standsStill(text); stands != "" {
+			text = stands
+		}
 	}
 	return plainError{e, text}
+}
+
+// noQuorum says why nobody orders a change. What nodes said to each other is for operators, and in their logs.
+func noQuorum(text string, nodes []wire.NodeID) string {
+	if stands := standsStill(text); stands != "" {
+		return stands
+	}
+	return fmt.Sprintf("too few nodes that vote on the conversation can be reached: it waits for %s", waitedFor(nodes))
+}
+
+// standsStill says that operators have to recover a conversation, "" if a node's text does not say so.
+func standsStill(text string) string {
+	m := regexp.MustCompile(`node ([a-z0-9.-]+) was restored from a backup and held the only vote`).FindStringSubmatch(text)
+	if m == nil {
+		return ""
+	}
+	return fmt.Sprintf("the conversation stands still: %s, which votes on it, was restored from a backup. The operator of another organization in it brings it on, with 'mlsfed recover'", wire.NodeID(m[1]).Organization())
 }
 
 // waitedFor names the organizations of nodes, each once.
