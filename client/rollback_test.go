@@ -109,6 +109,15 @@ func TestCopyFromBeforeAnyConversation(t *testing.T) {
 		}
 		return nil
 	})
+	eventually(t, func() error { // the directory has forgotten the KeyPackages of before
+		return a.turn(ctx, func(u *unit) error {
+			waits, err := u.getRecord(recordKey(recordStalePackages), new(staleRecord))
+			if waits {
+				err = errors.New("KeyPackages are not discarded yet")
+			}
+			return err
+		})
+	})
 	a.ready()
 	for n := range 8 {
 		check(t, b.Restore(ctx, added, a.id))
