@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"time"
 
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
@@ -278,6 +279,7 @@ type Conversation struct {
 	Messages   uint64              // of the local history
 	Unread     uint64              // since MarkRead
 	Outgoing   int                 // messages that wait to be accepted
+	Active     time.Time           // when the newest message was stored; zero without one
 	Handshakes wire.Handshakes
 	// Suite is the group's. From is the conversation that this one has succeeded, if it did.
 	Suite mlscore.CipherSuite
@@ -301,13 +303,28 @@ func (d *Device) Conversation(ctx context.Context, id wire.ConversationID) (*Con
 	return c, err
 }
 
+// newest is the newest message of the history, nil without one.
+func (t *thread) newest() (*messageRecord, error) {
+	if t.rec.Counters.Message == 0 {
+		return nil, nil
+	}
+	rec, _, err := t.messageAt(t.rec.Counters.Message - 1)
+	return rec, err
+}
+
 func (t *thread) describe() (*Conversation, error) {
 	r := t.rec
 	c := &Conversation{
 		ID: t.id, State: r.State, Why: r.Why, Sequence: r.Position.Last, Order: r.Position.Order, Messages: r.Counters.Message,
 		Suite: t.suite(), From: wire.ConversationID(r.Line.From), Unread: r.Counters.Unread, Outgoing: t.waiting(), Handshakes: wire.Handshakes(r.Policy), number: r.Number, Rules: Rules{Name: r.Title},
 	}
-	var err error
+	newest, err := t.newest()
+	if err != nil {
+		return nil, err
+	}
+	if newest != nil {
+		c.Active = newest.Stored.Std()
+	}
 	if c.OwnName, err = t.ownName(); err != nil || t.group == nil {
 		return c, err
 	}

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	tea "github.com/charmbracelet/bubbletea"
 
@@ -40,21 +39,21 @@ const (
 func chatCommands() []chatCommand {
 	return []chatCommand{
 		{"create", "NAME [USER…]", "make a conversation", 1, onDevice, chatCreate},
-		{"add", "USER…", "add people to this conversation", 1, onActive, chatAdd},
-		{"again", "[DEVICE…]", "add devices anew that cannot follow it any further", 0, onActive, chatAgain},
-		{"remove", "USER…", "remove people from it", 1, onActive, chatRemove},
-		{"rename", "NAME", "change its name", 1, onActive, chatRename},
-		{"leave", "[yes]", "leave it", 0, onActive, chatLeave},
+		{"add", "USER…", "add people", 1, onActive, chatAdd},
+		{"again", "[DEVICE…]", "add broken devices anew", 0, onActive, chatAgain},
+		{"remove", "USER…", "remove people", 1, onActive, chatRemove},
+		{"rename", "NAME", "change the name", 1, onActive, chatRename},
+		{"leave", "[yes]", "leave this conversation", 0, onActive, chatLeave},
 		{"file", "PATH [CAPTION]", "send a file", 1, onActive, chatFile},
-		{"save", "MESSAGE-ID [PATH]", "save the file of a message", 1, onShown, chatSave},
-		{"search", "TEXT", "find messages", 1, onShown, chatSearch},
-		{"verify", "[USER]", "show the numbers by which people verify each other", 0, onActive, chatVerify},
-		{"rejoin", "", "come back to a conversation that cannot be followed any further", 0, onShown, chatRejoin},
-		{"trust", "[DOMAIN SHA-256]", "show which roots this device believes, or accept another one", 0, onDevice, chatTrust},
-		{"go", "[NAME]", "go to a conversation, or to the next with unread messages", 0, onDevice, nil},
-		{"open", "NUMBER", "show a long message whole, or cut again", 1, onShown, nil},
+		{"save", "MESSAGE [PATH]", "save the file of one", 1, onShown, chatSave},
+		{"search", "[TEXT]", "go to a message; older", 0, onShown, nil},
+		{"go", "[NAME]", "go to it; to unread ones", 0, onDevice, nil},
+		{"open", "NUMBER", "show all of a message", 1, onShown, nil},
+		{"verify", "[USER]", "numbers to compare", 0, onActive, chatVerify},
+		{"rejoin", "", "come back to a broken one", 0, onShown, chatRejoin},
+		{"trust", "[DOMAIN SHA-256]", "roots that are believed", 0, onDevice, chatTrust},
 		{"members", "", "show or hide who is here", 0, onDevice, nil},
-		{"help", "", "show these commands", 0, onDevice, nil},
+		{"help", "", "show this", 0, onDevice, nil},
 		{"quit", "", "leave the program", 0, onDevice, nil},
 	}
 }
@@ -62,26 +61,25 @@ func chatCommands() []chatCommand {
 // chatKeys lists the keys, as /help shows them.
 func chatKeys() []string {
 	return []string{
-		"Tab, Shift-Tab — next, previous conversation",
-		"PgUp, PgDn — scroll",
-		"Alt-Enter — a new line in the message",
-		"Ctrl-L — draw the screen again",
-		"Up, Down — what you wrote before",
-		"Esc — clear the line",
-		"Ctrl-C — leave the program",
+		"Tab, Shift-Tab       next, previous conversation",
+		"Ctrl-G               next unread messages",
+		"PgUp, PgDn, Esc      scroll; to the newest",
+		"Up, Down             what you wrote before",
+		"Alt-Enter            a new line",
+		"Ctrl-L, Ctrl-C       draw again; leave the program",
 	}
 }
 
 // entered does what a line says: it is sent, or it is a command. Two slashes send one.
 func (m *chatModel) entered(line string) tea.Cmd {
-	m.said, m.failed = "", false
+	m.read()
 	switch {
 	case line == "":
 		return nil
 	case strings.HasPrefix(line, "//"):
 		return m.send(line[1:])
 	case strings.HasPrefix(line, "/"):
-		return m.command(strings.Fields(line[1:]))
+		return m.command(line[1:])
 	}
 	return m.send(line)
 }
@@ -89,11 +87,11 @@ func (m *chatModel) entered(line string) tea.Cmd {
 func (m *chatModel) send(text string) tea.Cmd {
 	id := m.current
 	if id == "" {
-		m.said, m.failed = "no conversation yet: /create NAME USER…", true
+		m.say("no conversation yet: /create NAME USER…", true)
 		return nil
 	}
 	if why := m.cannotAct(); why != "" {
-		m.said, m.failed = why, true
+		m.say(why, true)
 		return nil
 	}
 	return m.run(func() chatDone {
@@ -118,7 +116,8 @@ func (m *chatModel) run(do func() chatDone) tea.Cmd {
 	return func() tea.Msg { return do() }
 }
 
-func (m *chatModel) command(words []string) tea.Cmd {
+func (m *chatModel) command(line string) tea.Cmd {
+	words := words(line)
 	if len(words) == 0 {
 		words = []string{"help"}
 	}
@@ -135,26 +134,28 @@ func (m *chatModel) command(words []string) tea.Cmd {
 		return m.goTo(strings.Join(words[1:], " "))
 	case "open":
 		return m.openMessage(words[1:])
+	case "search":
+		return m.searchFor(strings.TrimSpace(strings.TrimPrefix(strings.TrimSpace(line), words[0])))
 	}
 	all := chatCommands()
 	i := slices.IndexFunc(all, func(c chatCommand) bool { return c.name == words[0] })
 	if i < 0 {
-		m.said, m.failed = fmt.Sprintf("/%s is no command: /help lists them; //… sends a text that begins with a slash", clean(words[0])), true
+		m.say(fmt.Sprintf("/%s is no command: /help lists them; //… sends a text that begins with a slash", clean(words[0])), true)
 		return nil
 	}
 	c, id := all[i], m.current
 	switch {
 	case len(words)-1 < c.least:
-		m.said, m.failed = "wanted /"+c.name+" "+c.args, true
+		m.say("wanted /"+c.name+" "+c.args, true)
 		return nil
 	case c.on != onDevice && id == "":
-		m.said, m.failed = "no conversation is shown: /create NAME USER…", true
+		m.say("no conversation is shown: /create NAME USER…", true)
 		return nil
 	case c.on == onActive && m.cannotAct() != "":
-		m.said, m.failed = m.cannotAct(), true
+		m.say(m.cannotAct(), true)
 		return nil
 	}
-	m.said = "/" + c.name + " …"
+	m.say("/"+c.name+" …", false)
 	return m.run(func() chatDone {
 		ctx, cancel := context.WithTimeout(m.ctx, m.p.opts.timeout)
 		defer cancel()
@@ -166,56 +167,25 @@ func (m *chatModel) command(words []string) tea.Cmd {
 	})
 }
 
-// goTo shows the conversation that is named, or the next one with unread messages.
-func (m *chatModel) goTo(named string) tea.Cmd {
-	if named != "" {
-		c, err := chooseConversation(m.list, named)
-		if err != nil {
-			m.said, m.failed = oneLine(err.Error()), true
-			return nil
-		}
-		m.open(c.ID)
-		return m.look()
-	}
-	at := max(0, slices.IndexFunc(m.list, func(c client.Conversation) bool { return c.ID == m.current }))
-	for i := range m.list {
-		if c := &m.list[(at+1+i)%len(m.list)]; c.Unread > 0 && c.ID != m.current {
-			m.open(c.ID)
-			return m.look()
-		}
-	}
-	m.said = "nothing is unread elsewhere"
-	return nil
-}
-
 // openMessage shows a long message whole, or cut again.
 func (m *chatModel) openMessage(args []string) tea.Cmd {
 	if len(args) != 1 {
-		m.said, m.failed = "wanted /open NUMBER", true
+		m.say("wanted /open NUMBER", true)
 		return nil
 	}
 	n, err := strconv.ParseUint(strings.TrimPrefix(args[0], "#"), 10, 64)
 	if err != nil {
-		m.said, m.failed = "wanted /open and the number of a message", true
+		m.say("wanted /open and the number of a message", true)
 		return nil
 	}
 	m.opened[n] = !m.opened[n]
 	return nil
 }
 
-// help shows the commands and keys among the messages.
-func (m *chatModel) help() {
-	var lines []string
-	for _, c := range chatCommands() {
-		lines = append(lines, strings.Join(strings.Fields("/"+c.name+" "+c.args), " ")+" — "+c.about)
-	}
-	m.remark(m.current, time.Now(), append(lines, chatKeys()...)...)
-}
-
 func chatCreate(ctx context.Context, p *person, _ wire.ConversationID, args []string) chatDone {
 	users, err := p.users(args[1:])
 	if err != nil {
-		return chatDone{err: err}
+		return chatDone{err: fmt.Errorf("%w. A name of several words stands in double quotes", err)}
 	}
 	if err := errors.Join(checkName(args[0]), p.freeName(ctx, args[0])); err != nil {
 		return chatDone{err: err}
@@ -339,26 +309,6 @@ func chatVerify(ctx context.Context, p *person, id wire.ConversationID, args []s
 		return chatDone{err: errors.New(args[0] + " is not in this conversation, or only you are")}
 	}
 	return chatDone{lines: texts}
-}
-
-// maxFound bounds what /search shows.
-const maxFound = 20
-
-func chatSearch(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone {
-	wanted := strings.Join(args, " ")
-	page, err := p.History(ctx, id, client.Query{Search: wanted, Limit: maxFound})
-	if err != nil {
-		return chatDone{err: err}
-	}
-	var lines []string
-	for i := range page.Messages {
-		m := &page.Messages[i]
-		lines = append(lines, m.Time.Local().Format("2006-01-02 15:04")+" "+personName(m.Sender.User())+": "+messageText(m))
-	}
-	if len(lines) == 0 {
-		return chatDone{text: fmt.Sprintf("no message with %q", wanted)}
-	}
-	return chatDone{lines: lines}
 }
 
 func chatRejoin(ctx context.Context, p *person, id wire.ConversationID, _ []string) chatDone {

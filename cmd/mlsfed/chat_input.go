@@ -1,7 +1,6 @@
 package main
 
 import (
-	"slices"
 	"strings"
 	"unicode"
 
@@ -49,9 +48,13 @@ func (l *inputLine) key(k tea.KeyMsg) bool {
 	case tea.KeyCtrlW:
 		l.erase(l.wordStart(), l.cursor)
 	case tea.KeyUp:
-		l.recall(l.at - 1)
+		if !l.vertical(-1) {
+			l.recall(l.at - 1)
+		}
 	case tea.KeyDown:
-		l.recall(l.at + 1)
+		if !l.vertical(1) {
+			l.recall(l.at + 1)
+		}
 	case tea.KeyEsc:
 		l.erase(0, len(l.text))
 	default:
@@ -97,6 +100,27 @@ func (l *inputLine) wordStart() int {
 	return i
 }
 
+// vertical moves the cursor to another line of what is written, and reports whether there is one.
+func (l *inputLine) vertical(by int) bool {
+	lines := strings.Split(string(l.text), "\n")
+	row := l.row()
+	if row+by < 0 || row+by >= len(lines) {
+		return false
+	}
+	start := 0
+	for _, line := range lines[:row] {
+		start += len([]rune(line)) + 1
+	}
+	column := l.cursor - start
+	if by < 0 {
+		start -= len([]rune(lines[row-1])) + 1
+	} else {
+		start += len([]rune(lines[row])) + 1
+	}
+	l.cursor = start + min(column, len([]rune(lines[row+by])))
+	return true
+}
+
 func (l *inputLine) recall(n int) {
 	if n < 0 || n > len(l.past) {
 		return
@@ -124,23 +148,45 @@ func (l *inputLine) take() string {
 	return s
 }
 
-// view shows the line in a width, with a block as the cursor: the end of a long line, or where the cursor is.
-// A line feed is shown as a sign.
-func (l *inputLine) view(width int, cursor func(string) string) string {
-	if slices.Contains(l.text, '\n') {
-		shown := *l
-		shown.text = []rune(strings.ReplaceAll(string(l.text), "\n", "⏎"))
-		return shown.view(width, cursor)
+// row is the number of the line that the cursor is in.
+func (l *inputLine) row() int { return strings.Count(string(l.text[:l.cursor]), "\n") }
+
+// lines shows what is written, a line for each that was begun, with a block as the cursor.
+func (l *inputLine) lines(width int, cursor func(string) string) []string {
+	var out []string
+	start := 0
+	for i := 0; i <= len(l.text); i++ {
+		if i < len(l.text) && l.text[i] != '\n' {
+			continue
+		}
+		part := &inputLine{text: l.text[start:i], cursor: l.cursor - start}
+		if part.cursor < 0 || part.cursor > len(part.text) { // it is in another line
+			part.cursor = 0
+			out = append(out, part.view(width, func(s string) string { return s }))
+		} else {
+			out = append(out, part.view(width, cursor))
+		}
+		start = i + 1
 	}
-	from := max(0, l.cursor-width) // a character takes at least no cell, and what is far to the left is out of sight
-	for ansi.StringWidth(string(l.text[from:l.cursor]))+1 > width && from < l.cursor {
+	return out
+}
+
+// view shows one line in a width, with a block as the cursor: the end of a long line, or where the cursor is. What
+// terminals disagree on the width of is taken apart.
+func (l *inputLine) view(width int, cursor func(string) string) string {
+	from := max(0, l.cursor-width) // what is far to the left is out of sight
+	show := func(runes []rune) string { return separateEmoji(string(runes)) }
+	for ansi.StringWidth(show(l.text[from:l.cursor]))+1 > width && from < l.cursor {
 		from++
 	}
 	under, rest := " ", ""
 	if l.cursor < len(l.text) {
-		under, rest = string(l.text[l.cursor]), string(l.text[l.cursor+1:])
+		under, rest = show(l.text[l.cursor:l.cursor+1]), show(l.text[l.cursor+1:])
 	}
-	before := string(l.text[from:l.cursor])
+	if under == "" {
+		under = " " // a part of an emoji
+	}
+	before := show(l.text[from:l.cursor])
 	room := max(0, width-ansi.StringWidth(before)-ansi.StringWidth(under))
 	return before + cursor(under) + ansi.Truncate(rest, room, "")
 }

@@ -44,12 +44,18 @@ type chatModel struct {
 	most          int       // messages that are read of the conversation
 	older         bool      // it has more
 	broken        map[uint64]wrappedMessage
-	opened        map[uint64]bool // long messages that are shown whole
-	wanted        string          // the conversation that the person named, until it was found
+	opened        map[uint64]bool                   // long messages that are shown whole
+	wanted        string                            // the conversation that the person named, until it was found
+	told          position                          // where this would go on in another process
+	noted         bool                              // what was said stands among the messages too
+	events        map[wire.ConversationID]time.Time // of the last event that is no message
+	news          uint64                            // the first message that was unread when the conversation was opened, and one
+	fresh         bool                              // the conversation was opened, and not looked at yet
+	search        chatSearch
+	jump          uint64 // the message that is to be shown, and one; 0 for none
 	progress      *client.Progress
 	since         time.Time // of the last connection's end; zero while connected
 	ticking       bool      // another look is due, since something waits
-	told          position  // where this would go on in another process
 }
 
 // chatRemark is a line of the interface's own among the messages.
@@ -63,7 +69,7 @@ type chatRemark struct {
 const maxRemarks = 200
 
 func newChatModel(ctx context.Context, p *person) *chatModel {
-	m := &chatModel{ctx: ctx, p: p, remarks: make(map[wire.ConversationID][]chatRemark), link: "connecting", showMembers: true, most: chatPage, opened: make(map[uint64]bool)}
+	m := &chatModel{ctx: ctx, p: p, remarks: make(map[wire.ConversationID][]chatRemark), events: make(map[wire.ConversationID]time.Time), link: "connecting", showMembers: true, fresh: true, most: chatPage, opened: make(map[uint64]bool)}
 	if ok, why := p.link.get(); ok {
 		m.online, m.link = true, "connected"
 	} else if why != nil {
@@ -81,7 +87,10 @@ type chatSnapshot struct {
 	members  []client.Member
 	progress *client.Progress // of the own messages; nil where nothing waits, or nobody can tell
 	offering []wire.Domain
-	err      error
+	unread   uint64 // messages that were not read before
+	// firstUnread is the number of the first of these.
+	firstUnread uint64
+	err         error
 }
 
 // chatDone is what came of a command.
@@ -124,9 +133,7 @@ func (p *person) snapshot(ctx context.Context, wanted wire.ConversationID, named
 			s.offering = append(s.offering, met[i].Domain)
 		}
 	}
-	slices.SortStableFunc(s.list, func(a, b client.Conversation) int { // those that have ended come last
-		return b2i(a.State == client.StateLeft) - b2i(b.State == client.StateLeft)
-	})
+	byActivity(s.list, nil)
 	if named != "" {
 		c, err := chooseConversation(s.list, named)
 		if err != nil {
@@ -140,7 +147,10 @@ func (p *person) snapshot(ctx context.Context, wanted wire.ConversationID, named
 		return s
 	}
 	s.current = s.list[max(i, 0)].ID
-	if s.list[max(i, 0)].Unread > 0 {
+	if s.unread = s.list[max(i, 0)].Unread; s.unread > 0 {
+		if s.firstUnread, s.err = p.FirstUnread(ctx, s.current); s.err != nil {
+			return s
+		}
 		if s.err = p.MarkRead(ctx, s.current); s.err != nil {
 			return s
 		}
@@ -202,9 +212,10 @@ func (m *chatModel) update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		return m, m.look()
 	case chatDone:
 		m.busy--
-		m.said, m.failed = msg.text, msg.err != nil
 		if msg.err != nil {
-			m.said = oneLine(plain(msg.err).Error())
+			m.say(oneLine(plain(msg.err).Error()), true)
+		} else if msg.text != "" || !m.failed { // a message that was sent takes no error away
+			m.say(msg.text, false)
 		}
 		if msg.current != "" {
 			m.open(msg.current)
@@ -214,8 +225,11 @@ func (m *chatModel) update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		}
 		if ansi.StringWidth(m.said) > m.width { // the status line cannot show it whole
 			m.remark(m.current, time.Now(), m.said)
+			m.noted = true
 		}
 		return m, m.look()
+	case chatFound:
+		return m, m.wasFound(msg)
 	}
 	return m, nil
 }
@@ -224,12 +238,13 @@ func (m *chatModel) update(msg tea.Msg) (tea.Model, tea.Cmd) {
 func (m *chatModel) show(s chatSnapshot) tea.Cmd {
 	m.loading = false
 	if s.err != nil && m.ctx.Err() == nil {
-		m.said, m.failed = oneLine(plain(s.err).Error()), true
+		m.say(oneLine(plain(s.err).Error()), true)
 	}
 	if s.err == nil {
+		byActivity(s.list, m.events)
 		m.list, m.offering = s.list, s.offering
 		if m.current == "" || m.current == s.current {
-			m.current, m.messages, m.members, m.older, m.progress = s.current, s.messages, s.members, s.older, s.progress
+			m.take(&s)
 		}
 	}
 	if m.again {
@@ -256,6 +271,10 @@ type chatTick struct{}
 
 func (m *chatModel) event(e client.Event) {
 	switch e.Type {
+	case client.EventCreated, client.EventJoined:
+		m.events[e.Conversation] = e.Time
+	}
+	switch e.Type {
 	case client.EventConnected:
 		m.online, m.link, m.since = true, "connected to "+string(e.Node), time.Time{}
 	case client.EventOffline:
@@ -277,7 +296,7 @@ func (m *chatModel) event(e client.Event) {
 			m.waits, m.link = time.Time{}, "connected"
 		}
 	case client.EventDevices:
-		m.said, m.failed = deviceName(e.Device)+" was enrolled or revoked: 'mlsfed devices' lists your devices", false
+		m.say(deviceName(e.Device)+" was enrolled or revoked: 'mlsfed devices' lists your devices", false)
 	default:
 		if text := changeText(e); text != "" {
 			m.remark(e.Conversation, e.Time, text)
@@ -291,7 +310,8 @@ func (m *chatModel) alarm(e client.Event) {
 	if id == "" {
 		id = m.current
 	}
-	m.said, m.failed = text, true
+	m.say(text, true)
+	m.noted = true
 	m.append(id, chatRemark{time: e.Time, text: text, alarm: true})
 }
 
@@ -316,7 +336,7 @@ func (m *chatModel) key(k tea.KeyMsg) tea.Cmd {
 			m.input.insert([]rune{'\n'})
 			return nil
 		}
-		m.scroll = 0
+		m.scroll, m.news = 0, 0
 		pasted := m.input.pasted
 		line := m.input.take()
 		if pasted && strings.HasPrefix(line, "/") {
@@ -325,6 +345,14 @@ func (m *chatModel) key(k tea.KeyMsg) tea.Cmd {
 		return m.entered(line)
 	case tea.KeyCtrlL:
 		return tea.ClearScreen
+	case tea.KeyCtrlG:
+		return m.goTo("")
+	case tea.KeyEsc:
+		if len(m.input.text) == 0 {
+			m.scroll, m.search = 0, chatSearch{}
+			m.read()
+		}
+		m.input.key(k)
 	case tea.KeyTab, tea.KeyCtrlN:
 		return m.move(1)
 	case tea.KeyShiftTab, tea.KeyCtrlP:
@@ -363,7 +391,7 @@ func (m *chatModel) open(id wire.ConversationID) {
 		return
 	}
 	m.current, m.messages, m.members, m.progress, m.scroll, m.most, m.older = id, nil, nil, nil, 0, chatPage, false
-	m.broken, m.opened = nil, make(map[uint64]bool)
+	m.broken, m.opened, m.fresh, m.news, m.search, m.jump = nil, make(map[uint64]bool), true, 0, chatSearch{}, 0
 }
 
 // conversation is the current one, nil if there is none.

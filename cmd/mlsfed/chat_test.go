@@ -257,9 +257,9 @@ func TestChatTalks(t *testing.T) {
 		t.Error("/members does not hide the members")
 	}
 	x.enter("/help")
-	x.sees("/go [NAME]", "Tab, Shift-Tab")
+	x.sees("/go [NAME]", "/search [TEXT]")
 	x.enter("/search look here")
-	x.sees("alice@a.example: [file menu.txt")
+	x.sees(`found "look here", `, "[file menu.txt")
 	x.enter("/search nothing like it")
 	x.sees(`no message with "nothing like it"`)
 	x.enter("/trust")
@@ -384,7 +384,7 @@ func TestChatSaysWhatCountsMost(t *testing.T) {
 	if got, want := last(40), "offline, next try in 2s"; got != want {
 		t.Errorf("without a result: %q, wanted %q", got, want)
 	}
-	if title, _, _ := strings.Cut(ansi.Strip(m.View()), "\n"); !strings.Contains(title, "Lunch  • 2 unread: /go") {
+	if title, _, _ := strings.Cut(ansi.Strip(m.View()), "\n"); !strings.Contains(title, "Lunch  • 2 unread: Ctrl-G") {
 		t.Errorf("a narrow window does not tell of what waits elsewhere: %q", title)
 	}
 	m.offering = []wire.Domain{"b.example"}

@@ -38,7 +38,7 @@ func (m *chatModel) middleWidth() int {
 }
 
 // bodyHeight is what title, input and status leave.
-func (m *chatModel) bodyHeight() int { return max(m.height-4, 1) }
+func (m *chatModel) bodyHeight() int { return max(m.height-3-m.inputHeight(), 1) }
 
 // View implements tea.Model.
 func (m *chatModel) View() string { return printableStyled(m.view()) }
@@ -71,7 +71,7 @@ func (m *chatModel) view() string {
 		b.WriteString("\n")
 	}
 	b.WriteString(faint.Render(strings.Repeat("─", m.width)) + "\n")
-	b.WriteString("> " + m.input.view(m.width-3, func(s string) string { return lipgloss.NewStyle().Reverse(true).Render(s) }) + "\n")
+	b.WriteString(strings.Join(m.inputLines(), "\n") + "\n")
 	b.WriteString(m.statusLine())
 	return b.String()
 }
@@ -80,11 +80,16 @@ func (m *chatModel) view() string {
 func (m *chatModel) left() []string {
 	title := lipgloss.NewStyle().Bold(true)
 	out := []string{title.Render("Conversations")}
-	from := 0
-	if i := slices.IndexFunc(m.list, func(c client.Conversation) bool { return c.ID == m.current }); i >= m.bodyHeight() {
-		from = i - m.bodyHeight() + 1
+	shown, from := m.list, 0
+	rest := ""
+	if room := m.bodyHeight() - 1; len(m.list) > room+1 {
+		if i := slices.IndexFunc(m.list, func(c client.Conversation) bool { return c.ID == m.current }); i >= room {
+			from = i - room + 1
+		}
+		shown = m.list[from : from+room]
+		rest = fmt.Sprintf("  … %d more", len(m.list)-room)
 	}
-	for _, c := range m.list[from:] {
+	for _, c := range shown {
 		name := titled(&c)
 		mark := ""
 		switch {
@@ -105,6 +110,9 @@ func (m *chatModel) left() []string {
 		}
 		out = append(out, style.Render(text))
 	}
+	if rest != "" {
+		out = append(out, lipgloss.NewStyle().Faint(true).Render(rest))
+	}
 	return out
 }
 
@@ -119,7 +127,7 @@ func (m *chatModel) middle() []string {
 	}
 	news := ""
 	if n := m.unreadElsewhere(); n > 0 {
-		news = fmt.Sprintf("  • %d unread: /go", n)
+		news = fmt.Sprintf("  • %d unread: Ctrl-G", n)
 	}
 	title = fit(title, m.middleWidth()-ansi.StringWidth(news))
 	out := []string{lipgloss.NewStyle().Bold(true).Render(title) + fit(news, m.middleWidth())}
@@ -141,40 +149,6 @@ func (m *chatModel) unreadElsewhere() (n uint64) {
 		}
 	}
 	return n
-}
-
-// lines are the messages and remarks of the conversation by time, wrapped.
-func (m *chatModel) lines(width int) []string {
-	if m.current == "" {
-		return m.welcome(width)
-	}
-	var out []string
-	if m.older {
-		out = append(out, lipgloss.NewStyle().Faint(true).Render(fit("… older messages: PgUp", width)))
-	}
-	day := ""
-	begin := func(t time.Time) {
-		if d := t.Local().Format("Monday, 2 January 2006"); d != day {
-			day = d
-			out = append(out, lipgloss.NewStyle().Faint(true).Render(fit("── "+d+" ──", width)))
-		}
-	}
-	remarks := m.remarks[m.current]
-	for i := range m.messages {
-		msg := &m.messages[i]
-		for len(remarks) > 0 && remarks[0].time.Before(msg.Stored) {
-			begin(remarks[0].time)
-			out = append(out, remarks[0].lines(width)...)
-			remarks = remarks[1:]
-		}
-		begin(msg.Stored)
-		out = append(out, m.messageLines(msg, width)...)
-	}
-	for _, r := range remarks {
-		begin(r.time)
-		out = append(out, r.lines(width)...)
-	}
-	return out
 }
 
 func (r chatRemark) lines(width int) []string {
@@ -217,13 +191,15 @@ func (m *chatModel) messageLines(msg *client.Message, width int) []string {
 			lines = append(lines, strings.Repeat(" ", indent)+ansi.Truncate(mark, max(width-indent, 1), "…"))
 		}
 	}
-	if head := msg.Time.Local().Format("15:04") + " " + name; strings.HasPrefix(lines[0], head) {
+	if head := msg.Time.Local().Format("15:04") + " " + name; m.isFound(msg) {
+		lines[0] = lipgloss.NewStyle().Reverse(true).Render(lines[0])
+	} else if strings.HasPrefix(lines[0], head) {
 		lines[0] = lipgloss.NewStyle().Faint(true).Render(head[:5]) + " " + style.Bold(true).Render(name) + lines[0][len(head):]
 	}
 	return lines
 }
 
-// mostLines is how many lines of one message are shown unless the person opens it.
+// mostLines bounds how many lines of one message are shown unless the person opens it.
 const mostLines = 40
 
 // wrappedMessage holds the lines of a message at one width.
@@ -244,9 +220,10 @@ func (m *chatModel) wrapped(msg *client.Message, name string, width int) []strin
 		}
 		m.broken[msg.Number] = have
 	}
-	if n := len(have.lines) - mostLines; n > 1 && !m.opened[msg.Number] {
+	most := m.longest()
+	if n := len(have.lines) - most; n > 1 && !m.opened[msg.Number] {
 		rest := fmt.Sprintf("… %d more lines: /open %d", n, msg.Number)
-		return append(slices.Clone(have.lines[:mostLines]), lipgloss.NewStyle().Faint(true).Render(fit(strings.Repeat(" ", indent)+rest, width)))
+		return append(slices.Clone(have.lines[:most]), lipgloss.NewStyle().Faint(true).Render(fit(strings.Repeat(" ", indent)+rest, width)))
 	}
 	return slices.Clone(have.lines)
 }
@@ -345,15 +322,19 @@ func isWider(s string, width int) bool {
 	return len(s) > bytesForCell*width || ansi.StringWidth(s) > width
 }
 
-// separateEmoji takes apart what terminals disagree on the width of: emoji that are joined become several, and tones of
-// skin are left out.
-func separateEmoji(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == 0x200d || r == 0xfe0f || 0x1f3fb <= r && r <= 0x1f3ff {
-			return -1
-		}
-		return r
-	}, s)
+// separateEmoji takes apart what terminals disagree on the width of: emoji that are joined become several, tones of
+// skin are left out, and a flag is the two letters that it consists of.
+func separateEmoji(s string) string { return strings.Map(separated, s) }
+
+// separated is a rune of separateEmoji, negative for none.
+func separated(r rune) rune {
+	switch {
+	case r == 0x200d || r == 0xfe0f || 0x1f3fb <= r && r <= 0x1f3ff:
+		return -1
+	case 0x1f1e6 <= r && r <= 0x1f1ff: // regional indicators
+		return 'A' + r - 0x1f1e6
+	}
+	return r
 }
 
 // right lists the members, by person.
