@@ -61,12 +61,10 @@ func chatCommands() []chatCommand {
 // chatKeys lists the keys, as /help shows them.
 func chatKeys() []string {
 	return []string{
-		"Tab, Shift-Tab       next, previous conversation",
-		"Ctrl-G               next unread messages",
-		"PgUp, PgDn, Esc      scroll; to the newest",
-		"Up, Down             what you wrote before",
-		"Alt-Enter            a new line",
-		"Ctrl-L, Ctrl-C       draw again; leave the program",
+		"Tab, Shift-Tab, Ctrl-G  others; next unread",
+		"PgUp, PgDn, Esc         scroll; to the newest",
+		"Up, Down, Alt-Enter     written before; new line",
+		"Ctrl-L, Ctrl-C          draw again; leave",
 	}
 }
 
@@ -192,7 +190,7 @@ func chatCreate(ctx context.Context, p *person, _ wire.ConversationID, args []st
 	}
 	id, err := p.Create(ctx, client.CreateOptions{Name: args[0]})
 	if err == nil && len(users) > 0 {
-		if err = p.addFirst(ctx, id, args[0], users, false); err != nil {
+		if err = p.addFirst(ctx, id, args[0], users, false, "/create NAME alone makes it without them"); err != nil {
 			id = ""
 		}
 	}

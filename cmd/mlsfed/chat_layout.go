@@ -165,13 +165,16 @@ func (m *chatModel) read() { m.said, m.failed, m.noted = "", false, false }
 // help shows the commands and keys among the messages.
 func (m *chatModel) help() {
 	var b strings.Builder
-	b.WriteString("commands")
-	for _, c := range chatCommands() {
-		fmt.Fprintf(&b, "\n%-20s %s", strings.TrimSpace("/"+c.name+" "+c.args), c.about)
+	for i, c := range chatCommands() {
+		if i > 0 {
+			b.WriteString("\n")
+		}
+		fmt.Fprintf(&b, "%-23s %s", strings.TrimSpace("/"+c.name+" "+c.args), c.about)
 	}
-	b.WriteString("\nkeys")
 	for _, k := range chatKeys() {
 		b.WriteString("\n" + k)
 	}
-	m.append(m.current, chatRemark{time: time.Now(), text: b.String()})
+	r := chatRemark{time: time.Now(), text: b.String()}
+	m.append(m.current, r)
+	m.scroll = max(0, len(r.lines(m.middleWidth()))-m.bodyHeight()) // from its beginning
 }

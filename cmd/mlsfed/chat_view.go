@@ -384,8 +384,10 @@ func (m *chatModel) statusLine() string {
 	if c := m.conversation(); c != nil && c.Epoch > 0 {
 		place = append(place, segment{fmt.Sprintf("epoch %d", c.Epoch), faint})
 	}
+	last := []segment{{m.link, state}} // where there is no room for more
 	if m.scroll > 0 {
-		place = append(place, segment{"PgDn for newer", faint})
+		newer := segment{"PgDn for newer", faint}
+		place, last = append(place, newer), []segment{newer, {short, state}}
 	}
 	said, style := m.said, lipgloss.NewStyle()
 	if m.failed {
@@ -398,8 +400,9 @@ func (m *chatModel) statusLine() string {
 		link := segment{m.link, state}
 		if text := m.waitingLine(time.Now()); text != "" {
 			link = segment{text, lipgloss.NewStyle().Foreground(lipgloss.Color("3"))}
+			last[len(last)-1] = link
 		}
-		return chooseLine(m.width, append(place, link), []segment{link})
+		return chooseLine(m.width, append(place, link), last)
 	}
 	end := []segment{{short, state}, {said, style}}
 	return chooseLine(m.width, append(place, end...), end, end[1:])

@@ -164,7 +164,7 @@ func (p *person) dm(ctx context.Context, user wire.UserID) error {
 	if err != nil {
 		return err
 	}
-	if err := p.addFirst(ctx, id, name, []wire.UserID{user}, false); err != nil {
+	if err := p.addFirst(ctx, id, name, []wire.UserID{user}, false, "call this again when that has changed"); err != nil {
 		return err
 	}
 	if err := p.SetOwnName(ctx, id, name); err != nil {

@@ -212,7 +212,7 @@ func (p *person) create(ctx context.Context, x client.CreateOptions, users []wir
 		return err
 	}
 	if len(users) > 0 {
-		if err := p.addFirst(ctx, id, x.Name, users, empty); err != nil {
+		if err := p.addFirst(ctx, id, x.Name, users, empty, "--empty makes it without them"); err != nil {
 			return err
 		}
 	}
@@ -256,8 +256,9 @@ func checkName(name string) error {
 	return nil
 }
 
-// addFirst adds users to a conversation that was just made. Where that is refused, nothing stays, unless empty wants it.
-func (p *person) addFirst(ctx context.Context, id wire.ConversationID, name string, users []wire.UserID, empty bool) error {
+// addFirst adds users to a conversation that was just made. Where that is refused, nothing stays, unless empty wants it;
+// hint says what to do then.
+func (p *person) addFirst(ctx context.Context, id wire.ConversationID, name string, users []wire.UserID, empty bool, hint string) error {
 	err := p.Add(ctx, id, users...)
 	if err == nil {
 		return nil
@@ -269,7 +270,7 @@ func (p *person) addFirst(ctx context.Context, id wire.ConversationID, name stri
 		return notAdded(name, id, errors.Join(err, gone))
 	}
 	err = plain(err)
-	return plainError{err, fmt.Sprintf("%v: nothing was made; --empty makes it without them", err)}
+	return plainError{err, fmt.Sprintf("%v: nothing was made; %s", err, hint)}
 }
 
 // undo closes a conversation in which nobody else is, and forgets it.
