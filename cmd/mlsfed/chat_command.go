@@ -39,6 +39,7 @@ const (
 func chatCommands() []chatCommand {
 	return []chatCommand{
 		{"create", "NAME [USER…]", "make a conversation", 1, onDevice, chatCreate},
+		{"dm", "USER", "talk with one person", 1, onDevice, chatDM},
 		{"add", "USER…", "add people", 1, onActive, chatAdd},
 		{"again", "[DEVICE…]", "add broken devices anew", 0, onActive, chatAgain},
 		{"remove", "USER…", "remove people", 1, onActive, chatRemove},
@@ -53,7 +54,6 @@ func chatCommands() []chatCommand {
 		{"rejoin", "", "come back to a broken one", 0, onShown, chatRejoin},
 		{"trust", "[DOMAIN SHA-256]", "roots that are believed", 0, onDevice, chatTrust},
 		{"members", "", "show or hide who is here", 0, onDevice, nil},
-		{"help", "", "show this", 0, onDevice, nil},
 		{"quit", "", "leave the program", 0, onDevice, nil},
 	}
 }
@@ -209,6 +209,15 @@ func chatAgain(ctx context.Context, p *person, id wire.ConversationID, args []st
 	return chatDone{text: strings.Join(done, ", ") + " was added anew", err: err}
 }
 
+func chatDM(ctx context.Context, p *person, _ wire.ConversationID, args []string) chatDone {
+	users, err := p.users(args[:1])
+	if err != nil {
+		return chatDone{err: err}
+	}
+	id, err := p.dmWith(ctx, users[0])
+	return chatDone{err: err, current: id}
+}
+
 func chatAdd(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone {
 	users, err := p.users(args)
 	if err != nil {
@@ -238,7 +247,11 @@ func chatRemove(ctx context.Context, p *person, id wire.ConversationID, args []s
 }
 
 func chatRename(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone {
-	return chatDone{text: "renamed", err: p.rename(ctx, id, strings.Join(args, " "))}
+	name := strings.Join(args, " ")
+	if err := checkName(name); err != nil {
+		return chatDone{err: err}
+	}
+	return chatDone{text: "renamed", err: p.rename(ctx, id, name)}
 }
 
 func chatLeave(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone {

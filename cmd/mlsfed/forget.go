@@ -147,29 +147,42 @@ the user's, by which all commands find it. Called again, it says which one that 
 }
 
 func (p *person) dm(ctx context.Context, user wire.UserID) error {
-	if user == p.id.User() {
-		return usageError{fmt.Errorf("%s: that is you", personName(user))}
+	id, err := p.dmWith(ctx, user)
+	if err != nil {
+		return err
 	}
-	name := personName(user)
 	all, err := p.Conversations(ctx)
 	if err != nil {
 		return err
 	}
+	return p.tell(ctx, id, "%s: %s.", personName(user), distinctID(all, id))
+}
+
+// dmWith finds or makes the conversation with a user.
+func (p *person) dmWith(ctx context.Context, user wire.UserID) (wire.ConversationID, error) {
+	if user == p.id.User() {
+		return "", usageError{fmt.Errorf("%s: that is you", personName(user))}
+	}
+	name := personName(user)
+	all, err := p.Conversations(ctx)
+	if err != nil {
+		return "", err
+	}
 	for i := range all {
 		if all[i].OwnName == name {
-			return p.tell(ctx, all[i].ID, "%s: %s.", name, distinctID(all, all[i].ID))
+			return all[i].ID, nil
 		}
 	}
 	id, err := p.Create(ctx, client.CreateOptions{Admins: []wire.UserID{user}})
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := p.addFirst(ctx, id, name, []wire.UserID{user}, false, "call this again when that has changed"); err != nil {
-		return err
+		return "", err
 	}
 	if err := p.SetOwnName(ctx, id, name); err != nil {
-		return err
+		return "", err
 	}
 	p.settleAfter(ctx)
-	return p.tell(ctx, id, "%s: %s.", name, shortID(id))
+	return id, nil
 }

@@ -18,6 +18,7 @@ import (
 	"syscall"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/mlsfed/mlsfed/cmd/mlsfed/noquery"
 )
@@ -71,7 +72,12 @@ func run(ctx context.Context, root *cobra.Command, args []string, stdout, stderr
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
+	var refused error
+	ctx = context.WithValue(ctx, refusalKey{}, &refused)
 	failed, err := root.ExecuteContextC(context.WithValue(ctx, argumentsKey{}, args))
+	if err == nil {
+		err = refused
+	}
 	if err == nil {
 		return 0
 	}
@@ -92,6 +98,9 @@ func run(ctx context.Context, root *cobra.Command, args []string, stdout, stderr
 	return 1
 }
 
+// refusalKey is the key of an error, in the context of a command, by which its help refuses to be shown.
+type refusalKey struct{}
+
 // usageError marks an error of the caller: exit code 2.
 type usageError struct{ error }
 
@@ -102,7 +111,13 @@ func (e usageError) Unwrap() error { return e.error }
 // caller's, and a command that only holds others refuses an unknown name.
 func prepare(root *cobra.Command) {
 	root.SilenceErrors, root.SilenceUsage = true, true
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
+		var unknown *pflag.NotExistError
+		if errors.As(err, &unknown) && strings.Contains(c.Use, " ") { // it takes arguments
+			err = fmt.Errorf("%w: an argument that begins with a dash comes after --", err)
+		}
+		return usageError{err}
+	})
 	addGroups(root)
 	checkUsage(root)
 }

@@ -253,6 +253,9 @@ func checkName(name string) error {
 	if err := client.CheckName(name); err != nil {
 		return usageError{plain(err)}
 	}
+	if shown := oneLine(name); shown != name {
+		return usageError{fmt.Errorf("the name is shown as %q: write it without what cannot be seen, and without spaces around it", shown)}
+	}
 	return nil
 }
 

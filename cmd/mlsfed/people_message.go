@@ -82,8 +82,17 @@ as --text=TEXT; a script always uses one of the three.`,
 		if len(args) == 2 && !withText || len(args) == 1 && (*file != "" || withText) {
 			return nil
 		}
-		return fmt.Errorf("%d argument(s), wanted a conversation and a text (in quotes), or --file", len(args))
+		return fmt.Errorf("%d argument(s), wanted a conversation and a text (in quotes; one that begins with a dash comes after --), or --file", len(args))
 	}
+	help := c.HelpFunc()
+	c.SetHelpFunc(func(c *cobra.Command, args []string) {
+		if c.Flags().NArg() > 0 { // a script's text, not a wish for help: nobody must take it for sent
+			refusal, _ := c.Context().Value(refusalKey{}).(*error)
+			*refusal = usageError{errors.New("--help was not sent: a text that begins with a dash comes after --, or as --text=TEXT")}
+			return
+		}
+		help(c, args)
+	})
 	c.RunE = func(c *cobra.Command, args []string) error {
 		if glued := gluedFile(c.Context()); *file != "" && glued {
 			return usageError{errors.New("--file=PATH could be a text: write --file PATH, and a text that begins with a dash after --")}
