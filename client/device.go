@@ -161,6 +161,20 @@ func (d *Device) ID(ctx context.Context) (wire.DeviceID, error) {
 	return id, err
 }
 
+// CertificateEnds is when the device's certificate ends. Run renews it long before, while the device is online now and
+// then. ErrNotEnrolled before there is one.
+func (d *Device) CertificateEnds(ctx context.Context) (time.Time, error) {
+	var ends time.Time
+	err := d.turn(ctx, func(*unit) error {
+		self, err := d.enrolled()
+		if err == nil {
+			ends = self.Ends.Std()
+		}
+		return err
+	})
+	return ends, err
+}
+
 // enrolled is the device's record. The caller has the turn.
 func (d *Device) enrolled() (*deviceRecord, error) {
 	if d.self == nil || len(d.self.Chain) == 0 {

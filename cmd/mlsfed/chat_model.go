@@ -142,6 +142,7 @@ func (p *person) snapshot(ctx context.Context, wanted wire.ConversationID, named
 		}
 		wanted = c.ID
 	}
+	s.list = slices.DeleteFunc(s.list, func(c client.Conversation) bool { return c.State == client.StateLeft && c.ID != wanted })
 	i := slices.IndexFunc(s.list, func(c client.Conversation) bool { return c.ID == wanted })
 	if i < 0 && len(s.list) == 0 {
 		return s

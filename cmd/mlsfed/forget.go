@@ -7,10 +7,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/mlscore/boltstore"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -106,6 +108,20 @@ func (p *profile) deleteFiles() error {
 		failed = os.Remove(p.dir)
 	}
 	return failed
+}
+
+// wipe deletes the profile of a device that the organization does not accept any more, if the user wanted that at login.
+// why is the error so far. A device whose certificate has ended, since it was away for long, keeps what it has.
+func (p *person) wipe(why error, store *boltstore.Store) error {
+	ends, err := p.CertificateEnds(context.Background())
+	if !p.profile.Wipe || err != nil || !time.Now().Before(ends) {
+		return why
+	}
+	// The file is deleted while it is locked: no other process opens it in between.
+	if err := errors.Join(p.profile.deleteFiles(), p.profile.forgetKey(), store.Close()); err != nil {
+		return errors.Join(why, fmt.Errorf("delete what is kept here: %w", err))
+	}
+	return plainError{why, fmt.Sprintf("%s does not accept %s any more. Its keys and messages on this machine were deleted, as --wipe-when-revoked asked for", p.id.Organization(), deviceName(p.id))}
 }
 
 // revokeSelf revokes the device. The node ends its session then, perhaps before it answers.

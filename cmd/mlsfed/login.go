@@ -23,6 +23,7 @@ type loginOptions struct {
 	*peopleOptions
 	device string
 	key    string
+	wipe   bool
 }
 
 func newLogin() *cobra.Command {
@@ -47,6 +48,7 @@ which one is meant: --profile alice@a.example/phone.`,
 	f := c.Flags()
 	f.StringVar(&o.device, "device", "", "name of this device, as phone (default: the machine's name)")
 	f.StringVar(&o.key, "key", "", "where the key of the store is: keyring, file or passphrase")
+	f.BoolVar(&o.wipe, "wipe-when-revoked", false, "delete this device's keys and messages when the organization does not accept it any more")
 	f.Lookup("profile").Usage = "folder to make (default: USER@DOMAIN/DEVICE in MLSFED_HOME or ~/.local/share/mlsfed)"
 	c.RunE = func(c *cobra.Command, args []string) error { return o.run(c, args[0]) }
 	return c
@@ -109,7 +111,7 @@ func (o *loginOptions) deviceName() string {
 // prepare makes the profile, or finds that of an attempt that did not come to its end.
 func (o *loginOptions) prepare(i client.Invitation, id wire.DeviceID) (p *profile, fresh bool, err error) {
 	dir := o.profile
-	if dir == "" {
+	if dir == "" || isProfileName(dir) { // as MLSFED_PROFILE names the one that other commands use
 		if dir, err = profileDir(id); err != nil {
 			return nil, false, err
 		}
@@ -118,7 +120,7 @@ func (o *loginOptions) prepare(i client.Invitation, id wire.DeviceID) (p *profil
 	server.Code = ""
 	switch old, err := readProfile(dir); {
 	case err == nil && old.Enrolled:
-		return nil, false, fmt.Errorf("%s is enrolled in %s already: choose another name with --device", deviceName(old.Device), dir)
+		return nil, false, fmt.Errorf("%s is enrolled in %s already: choose another name with --device, or end that one with 'mlsfed logout' first", deviceName(old.Device), dir)
 	case err == nil && old.Device == id && (o.key != "" || o.passphraseFile != "") && old.Key.In != cmp.Or(o.key, keyFromPassphrase):
 		return nil, false, fmt.Errorf("%s holds an attempt to enrol whose key is in another place (%s): remove that folder first", dir, old.Key.In)
 	case err == nil && old.Device == id:
@@ -135,7 +137,7 @@ func (o *loginOptions) prepare(i client.Invitation, id wire.DeviceID) (p *profil
 	if dir, err = filepath.Abs(dir); err != nil {
 		return nil, false, fmt.Errorf("login: %w", err)
 	}
-	p = &profile{dir: dir, profileSettings: profileSettings{Version: profileVersion, Device: id, Server: server.String()}}
+	p = &profile{dir: dir, profileSettings: profileSettings{Version: profileVersion, Device: id, Server: server.String(), Wipe: o.wipe}}
 	if err := choosePlace(p, o.key, o.passphraseFile); err != nil {
 		return nil, false, err
 	}

@@ -125,6 +125,9 @@ func (o *peopleOptions) use(c *cobra.Command, timing client.Timing, f func(ctx c
 	err = p.open(store, timing)
 	if err == nil {
 		err = p.run(c.Context(), f)
+		if !o.alone && errors.As(err, new(notAccepted)) {
+			err = p.wipe(err, store)
+		}
 	}
 	return errors.Join(err, store.Close())
 }

@@ -31,6 +31,8 @@ type profileSettings struct {
 	Key     keyPlace      `json:"key"`
 	// Enrolled is false while 'login' has not succeeded.
 	Enrolled bool `json:"enrolled"`
+	// Wipe says that the profile is to be deleted when the organization does not accept the device any more.
+	Wipe bool `json:"wipe_when_revoked,omitempty"`
 }
 
 const profileVersion = 1
@@ -137,6 +139,25 @@ func findProfile(named string) (*profile, error) {
 		return nil, fmt.Errorf("no device is enrolled in %s: 'mlsfed login LINK' enrols one, with a link from your operator", home)
 	}
 	return nil, fmt.Errorf("no device is enrolled in %s: choose another --profile: %s", named, deviceNames(all))
+}
+
+// isProfileName reports whether a value is the name of a profile, as alice@a.example or alice@a.example/phone, and no
+// folder that is there.
+func isProfileName(named string) bool {
+	who, device, withDevice := strings.Cut(named, "/")
+	name, domain, ok := strings.Cut(who, "@")
+	if !ok {
+		return false
+	}
+	user, err := wire.NewUserID(wire.Domain(domain), name)
+	if err == nil && withDevice {
+		_, err = wire.NewDeviceID(user, device)
+	}
+	if err != nil {
+		return false
+	}
+	_, err = os.Stat(named)
+	return errors.Is(err, fs.ErrNotExist)
 }
 
 func enrolledProfile(dir string) (*profile, error) {

@@ -26,10 +26,15 @@ func refused(err error) bool {
 // explain puts an error into words for the person.
 func explain(p *person, err error) error {
 	if refused(err) {
-		return fmt.Errorf("%s does not accept %s any more: it was revoked, or its certificate has ended. 'mlsfed login LINK' enrols a new device", p.id.Organization(), deviceName(p.id))
+		return notAccepted{fmt.Errorf("%s does not accept %s any more: it was revoked, or its certificate has ended. 'mlsfed login LINK' enrols a new device; --offline shows what is kept here, and 'mlsfed logout --offline --yes' deletes it", p.id.Organization(), deviceName(p.id))}
 	}
 	return plain(err)
 }
+
+// notAccepted says that the organization does not accept a device any more.
+type notAccepted struct{ error }
+
+func (e notAccepted) Unwrap() error { return e.error }
 
 // plain takes from an error the words of the protocol and of the network that a person can do nothing
 // with. What was said around an error that is plain already stays.
