@@ -123,6 +123,9 @@ func FuzzContent(f *testing.F) {
 
 func FuzzInvitation(f *testing.F) {
 	f.Add("mlsfed://n1.a.example:8443/CODE?domain=a.example&user=alice&root=" + wire.Hash{1}.String())
+	if s, ok := (Invitation{Host: "h:1", Code: "FSGG-IDOT-SE3S-OQVL-GIS4-IUIR-VI", Domain: "a.example", User: "alice", Root: wire.Hash{1}}).Compact(); ok {
+		f.Add(s)
+	}
 	f.Fuzz(func(t *testing.T, s string) {
 		i, err := ParseInvitation(s)
 		if err != nil {

@@ -50,12 +50,15 @@ func (i Invitation) String() string {
 	return u.String()
 }
 
-// ParseInvitation reads an invitation. Spaces around it, as pasted text has them, do no harm. What is
+// ParseInvitation reads what String or Compact has written. Spaces around it, as pasted text has them, do no harm. What is
 // wrong with it is wire.Malformed or wire.TooLarge.
 func ParseInvitation(s string) (Invitation, error) {
 	s = strings.TrimSpace(s)
 	if len(s) > maxInvitation {
 		return Invitation{}, wire.Errorf(wire.TooLarge, "invitation", "%d bytes, at most %d", len(s), maxInvitation)
+	}
+	if strings.HasPrefix(strings.ToUpper(s), compactScheme) && !strings.Contains(s, "/") {
+		return parseCompact(strings.ToUpper(s))
 	}
 	u, err := url.Parse(s)
 	if err != nil {

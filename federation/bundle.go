@@ -94,7 +94,7 @@ func (b *Bundle) Check() error {
 // rootChecked is Check, and returns the root certificate.
 func (b *Bundle) rootChecked() (*x509.Certificate, error) {
 	if b.Version != bundleVersion {
-		return nil, wire.Errorf(wire.Version, "bundle", "version %d, this node knows %d", b.Version, bundleVersion)
+		return nil, wire.Errorf(wire.Version, "bundle", "the bundle is of version %d, this node knows %d", b.Version, bundleVersion)
 	}
 	if err := b.Domain.Check(); err != nil {
 		return nil, wire.Errorf(wire.Malformed, "bundle", "%v", err)

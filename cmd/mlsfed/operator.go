@@ -89,6 +89,9 @@ func userID(domain wire.Domain, s string) (wire.UserID, error) {
 		domain = wire.Domain(of)
 	}
 	u, err := wire.NewUserID(domain, name)
+	if wrong := domain.Check(); other && wrong != nil {
+		return "", fmt.Errorf("%q names no user: %w", s, wrong)
+	}
 	if err != nil {
 		return "", fmt.Errorf("%q names no user: wanted one as alice@a.example, in lower-case letters, digits, '-', '.', '_' and '~'", s)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -45,7 +46,11 @@ func newPeerAdd() *cobra.Command {
 		for i, file := range args {
 			b, err := federation.ReadBundle(file)
 			if err != nil {
-				return plain(err)
+				var of *wire.Error
+				if errors.As(err, &of) {
+					return plainError{err, file + ": " + of.Text}
+				}
+				return err
 			}
 			if b.Domain == o.cfg.Domain {
 				return fmt.Errorf("%s is this organization's own bundle: the others admit it, you admit theirs", file)

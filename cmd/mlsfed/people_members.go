@@ -10,7 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mdp/qrterminal/v3"
 	"github.com/spf13/cobra"
 
 	"github.com/mlsfed/mlsfed/client"
@@ -239,7 +238,7 @@ online.`,
 			case *confirm != "":
 				return p.confirmDevice(ctx, c.InOrStdin(), *confirm, *number)
 			case *invite:
-				return p.inviteDevice(ctx, *life)
+				return p.inviteDevice(ctx, c.InOrStdin(), *life)
 			case *revoke != "":
 				return p.revokeDevice(ctx, *revoke)
 			}
@@ -249,7 +248,7 @@ online.`,
 	return c
 }
 
-func (p *person) inviteDevice(ctx context.Context, life time.Duration) error {
+func (p *person) inviteDevice(ctx context.Context, in io.Reader, life time.Duration) error {
 	link, err := p.profile.server()
 	if err != nil {
 		return err
@@ -263,10 +262,14 @@ func (p *person) inviteDevice(ctx context.Context, life time.Duration) error {
 		return printJSON(p.out, map[string]any{"link": link.String(), "ends": ends.Std().UTC()})
 	}
 	fmt.Fprintln(p.out, link)
+	fmt.Fprintf(p.notes, "On the other device: mlsfed login 'LINK'. It works once, until %s.\nThis device adds it to your conversations the next time that it is online. Show the link to nobody else.\n", ends.Std().Local().Format("2006-01-02 15:04 MST"))
 	if isTerminal(p.out) {
-		qrterminal.GenerateHalfBlock(link.String(), qrterminal.L, p.out)
+		text, ok := link.Compact()
+		if !ok {
+			text = link.String()
+		}
+		return p.showQR(ctx, in, text)
 	}
-	fmt.Fprintf(p.notes, "On the other device: mlsfed login 'LINK'. It works once, until %s.\nThis device adds it to your conversations the next time that it is online. Show the link to nobody else.\n", ends.Std().Local().Format("15:04"))
 	return nil
 }
 
