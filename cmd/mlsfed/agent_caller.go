@@ -63,6 +63,8 @@ func (o *peopleOptions) visit(c *cobra.Command, conn *agentConn) error {
 	switch {
 	case errors.Is(err, errOtherVersion):
 		return errVersions
+	case errors.Is(err, os.ErrDeadlineExceeded): // nothing was begun: it cannot say so to a connection that is closed
+		return errors.New("the mlsfed that uses this device does not answer: it is stopped, perhaps (Ctrl-Z), and 'fg' lets it go on")
 	case err != nil, f.Kind == agentRefused && f.Again:
 		if c.Context().Err() != nil {
 			return errInterrupted
@@ -115,7 +117,7 @@ func (v *caller) begin() (*agentFrame, error) {
 	if err := v.conn.write(&agentFrame{Kind: agentRun, Request: r}); err != nil {
 		return nil, err
 	}
-	return v.conn.readWithin(agentHello)
+	return v.conn.readWithin(min(agentHello, v.o.timeout))
 }
 
 // attend does what the holder asks for, until the command has ended.
