@@ -176,7 +176,7 @@ func (m *chatModel) openMessage(args []string) tea.Cmd {
 		m.say("wanted /open and the number of a message", true)
 		return nil
 	}
-	m.opened[n] = !m.opened[n]
+	m.opened[n], m.kept = !m.opened[n], nil
 	return nil
 }
 

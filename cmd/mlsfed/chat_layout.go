@@ -5,7 +5,9 @@ import (
 	"strings"
 	"time"
 
+	tea "github.com/charmbracelet/bubbletea"
 	"github.com/charmbracelet/lipgloss"
+	"github.com/charmbracelet/x/ansi"
 
 	"github.com/mlsfed/mlsfed/client"
 )
@@ -14,6 +16,8 @@ import (
 type chatLayout struct {
 	lines  []string
 	starts []messageStart // of the messages, in their order
+
+	width, longest int // that it was made for
 }
 
 // messageStart is the line in which a message begins.
@@ -56,7 +60,24 @@ func (m *chatModel) layout(width int) *chatLayout {
 	if m.current == "" {
 		return &chatLayout{lines: m.welcome(width)}
 	}
-	l := &chatLayout{}
+	if m.kept == nil || m.kept.width != width || m.kept.longest != m.longest() {
+		m.kept = m.newLayout(width)
+	}
+	return m.kept
+}
+
+// keeps reports whether a key changes nothing but what the person writes, or where they look. With a long history it
+// would take too long to make the layout anew for each.
+func keeps(k tea.KeyMsg) bool {
+	switch k.Type {
+	case tea.KeyRunes, tea.KeySpace, tea.KeyBackspace, tea.KeyDelete, tea.KeyLeft, tea.KeyRight, tea.KeyHome, tea.KeyEnd, tea.KeyPgUp, tea.KeyPgDown:
+		return true
+	}
+	return false
+}
+
+func (m *chatModel) newLayout(width int) *chatLayout {
+	l := &chatLayout{width: width, longest: m.longest()}
 	faint := lipgloss.NewStyle().Faint(true)
 	if m.older {
 		l.lines = append(l.lines, faint.Render(fit("… older messages: PgUp", width)))
@@ -104,6 +125,7 @@ func (m *chatModel) take(s *chatSnapshot) {
 	}
 	m.fresh = false
 	m.current, m.messages, m.members, m.older, m.progress = s.current, s.messages, s.members, s.older, s.progress
+	m.kept = nil
 	after := m.layout(width)
 	if m.jump > 0 {
 		if line, ok := after.line(chatPlace{number: m.jump - 1}); ok {
@@ -157,6 +179,10 @@ func (m *chatModel) say(text string, failed bool) {
 		m.remark(m.current, time.Now(), m.said)
 	}
 	m.said, m.failed, m.noted = text, failed, false
+	if m.width > 0 && ansi.StringWidth(text) > m.width { // the status line cannot show it whole
+		m.remark(m.current, time.Now(), text)
+		m.noted = true
+	}
 }
 
 // read clears what was said: the person has done something after it.

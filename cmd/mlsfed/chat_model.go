@@ -8,7 +8,6 @@ import (
 	"time"
 
 	tea "github.com/charmbracelet/bubbletea"
-	"github.com/charmbracelet/x/ansi"
 
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/wire"
@@ -51,6 +50,7 @@ type chatModel struct {
 	events        map[wire.ConversationID]time.Time // of the last event that is no message
 	news          uint64                            // the first message that was unread when the conversation was opened, and one
 	fresh         bool                              // the conversation was opened, and not looked at yet
+	kept          *chatLayout                       // what was shown last, until something has changed
 	search        chatSearch
 	jump          uint64 // the message that is to be shown, and one; 0 for none
 	progress      *client.Progress
@@ -195,6 +195,9 @@ func (m *chatModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
 }
 
 func (m *chatModel) update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	if k, ok := msg.(tea.KeyMsg); !ok || !keeps(k) {
+		m.kept = nil
+	}
 	switch msg := msg.(type) {
 	case tea.WindowSizeMsg:
 		m.width, m.height = msg.Width, msg.Height
@@ -223,10 +226,6 @@ func (m *chatModel) update(msg tea.Msg) (tea.Model, tea.Cmd) {
 		}
 		if msg.err == nil {
 			m.remark(m.current, time.Now(), msg.lines...)
-		}
-		if ansi.StringWidth(m.said) > m.width { // the status line cannot show it whole
-			m.remark(m.current, time.Now(), m.said)
-			m.noted = true
 		}
 		return m, m.look()
 	case chatFound:
@@ -311,9 +310,8 @@ func (m *chatModel) alarm(e client.Event) {
 	if id == "" {
 		id = m.current
 	}
-	m.say(text, true)
-	m.noted = true
 	m.append(id, chatRemark{time: e.Time, text: text, alarm: true})
+	m.said, m.failed, m.noted = text, true, true
 }
 
 func (m *chatModel) remark(id wire.ConversationID, at time.Time, lines ...string) {
@@ -323,6 +321,7 @@ func (m *chatModel) remark(id wire.ConversationID, at time.Time, lines ...string
 }
 
 func (m *chatModel) append(id wire.ConversationID, r chatRemark) {
+	m.kept = nil
 	list := append(m.remarks[id], r)
 	m.remarks[id] = list[max(0, len(list)-maxRemarks):]
 }
@@ -392,7 +391,7 @@ func (m *chatModel) open(id wire.ConversationID) {
 		return
 	}
 	m.current, m.messages, m.members, m.progress, m.scroll, m.most, m.older = id, nil, nil, nil, 0, chatPage, false
-	m.broken, m.opened, m.fresh, m.news, m.search, m.jump = nil, make(map[uint64]bool), true, 0, chatSearch{}, 0
+	m.kept, m.broken, m.opened, m.fresh, m.news, m.search, m.jump = nil, nil, make(map[uint64]bool), true, 0, chatSearch{}, 0
 }
 
 // conversation is the current one, nil if there is none.

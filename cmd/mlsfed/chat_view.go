@@ -123,7 +123,7 @@ func fit(s string, width int) string { return ansi.Truncate(s, max(width, 1), "â
 func (m *chatModel) middle() []string {
 	title := "mlsfed"
 	if c := m.conversation(); c != nil {
-		title = bothNames(c)
+		title = bothNames(c) + mark(confusable(m.list, c))
 	}
 	news := ""
 	if n := m.unreadElsewhere(); n > 0 {
