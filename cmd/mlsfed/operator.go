@@ -14,6 +14,7 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/spf13/cobra"
 
@@ -89,8 +90,8 @@ func userID(domain wire.Domain, s string) (wire.UserID, error) {
 		domain = wire.Domain(of)
 	}
 	u, err := wire.NewUserID(domain, name)
-	if wrong := domain.Check(); other && wrong != nil {
-		return "", fmt.Errorf("%q names no user: %w", s, wrong)
+	if wrong := domain.Check(); wrong != nil && strings.ContainsFunc(of, func(r rune) bool { return r > unicode.MaxASCII }) {
+		return "", fmt.Errorf("%q names no user: %w", s, wrong) // it says how such a domain is written
 	}
 	if err != nil {
 		return "", fmt.Errorf("%q names no user: wanted one as alice@a.example, in lower-case letters, digits, '-', '.', '_' and '~'", s)
