@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"encoding/base64"
@@ -14,7 +15,9 @@ import (
 type Enrolment struct {
 	Device wire.DeviceID
 	Code   string // of an invitation, as the operator or another device of the user made it
-	Token  string // an OpenID Connect ID token; its nonce is that of TokenNonce
+	Token  string // an OpenID Connect ID token, whose nonce is that of TokenNonce or of Key; or what Login has returned
+	// Key is one that was made before the user was known; nil: the device makes one.
+	Key *DeviceKey
 	// Root is the SHA-256 of the root that the organization must have; zero for any that the Transport
 	// trusts. See Invitation.
 	Root wire.Hash
@@ -33,7 +36,7 @@ func (d *Device) Enrol(ctx context.Context, e Enrolment) error {
 	}
 	r := &wire.EnrolRequest{Device: e.Device, Code: code, Token: e.Token}
 	err = d.turn(ctx, func(u *unit) error {
-		self, err := d.newSelf(u, e.Device)
+		self, err := d.newSelf(u, e.Device, e.Key)
 		if err != nil {
 			return err
 		}
@@ -72,7 +75,7 @@ func (d *Device) Enrol(ctx context.Context, e Enrolment) error {
 func (d *Device) TokenNonce(ctx context.Context, id wire.DeviceID) (string, error) {
 	var nonce string
 	err := d.turn(ctx, func(u *unit) error {
-		self, err := d.newSelf(u, id)
+		self, err := d.newSelf(u, id, nil)
 		if err == nil {
 			h := hashOf(self.Public)
 			nonce = base64.RawURLEncoding.EncodeToString(h[:])
@@ -82,22 +85,27 @@ func (d *Device) TokenNonce(ctx context.Context, id wire.DeviceID) (string, erro
 	return nonce, err
 }
 
-// newSelf makes the device's key, or finds the one of an earlier attempt.
-func (d *Device) newSelf(u *unit, id wire.DeviceID) (*deviceRecord, error) {
+// newSelf makes the device's key, takes the given one, or finds the one of an earlier attempt.
+func (d *Device) newSelf(u *unit, id wire.DeviceID, given *DeviceKey) (*deviceRecord, error) {
 	if err := id.Check(); err != nil {
 		return nil, wire.Errorf(wire.Malformed, "enrol", "%v", err)
 	}
 	if d.self != nil && len(d.self.Chain) > 0 {
 		return nil, wire.Errorf(wire.Exists, "enrol", "this device is %s already: use another folder", d.self.Device)
 	}
-	if d.self != nil && d.self.Device == id {
+	if d.self != nil && d.self.Device == id && (given == nil || bytes.Equal(d.self.Public, given.public)) {
 		return d.self, nil
 	}
-	key, public, err := mlscore.GenerateSignatureKey(d.opts.Rand, d.opts.Suite)
-	if err != nil {
-		return nil, err
+	r := &deviceRecord{Version: recordVersion, Device: id, Suite: uint16(d.opts.Suite)}
+	if given != nil {
+		r.Suite, r.Key, r.Public = uint16(given.suite), given.key.Bytes(), given.public
+	} else {
+		key, public, err := mlscore.GenerateSignatureKey(d.opts.Rand, d.opts.Suite)
+		if err != nil {
+			return nil, err
+		}
+		r.Key, r.Public = key.Bytes(), public
 	}
-	r := &deviceRecord{Version: recordVersion, Device: id, Suite: uint16(d.opts.Suite), Key: key.Bytes(), Public: public}
 	if _, err := r.sign(nil); err != nil {
 		return nil, err
 	}

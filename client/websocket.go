@@ -24,6 +24,9 @@ import (
 const (
 	pathSession = "/v1/ws"
 	pathEnrol   = "/v1/enrol"
+	pathIssuer  = "/v1/issuer"
+	pathFlow    = "/v1/flow"
+	pathPoll    = "/v1/flow/poll"
 )
 
 // pingEvery is how often a connection is tried, so that one that is gone is noticed.
@@ -107,32 +110,61 @@ func (w *webSocket) Dial(ctx context.Context) (Conn, error) {
 
 // Enrol implements Transport.
 func (w *webSocket) Enrol(ctx context.Context, r *wire.EnrolRequest) (*wire.ChainAnswer, error) {
-	body, err := wire.Encode(r)
-	if err != nil {
-		return nil, err
+	chain := new(wire.ChainAnswer)
+	return chain, w.ask(ctx, http.MethodPost, pathEnrol, "enrol", r, chain)
+}
+
+var _ LoginTransport = (*webSocket)(nil)
+
+// Issuer implements LoginTransport.
+func (w *webSocket) Issuer(ctx context.Context) (*wire.Issuer, error) {
+	i := new(wire.Issuer)
+	return i, w.ask(ctx, http.MethodGet, pathIssuer, "issuer", nil, i)
+}
+
+// BeginFlow implements LoginTransport.
+func (w *webSocket) BeginFlow(ctx context.Context, r *wire.FlowRequest) (*wire.FlowAnswer, error) {
+	a := new(wire.FlowAnswer)
+	return a, w.ask(ctx, http.MethodPost, pathFlow, "log in", r, a)
+}
+
+// PollFlow implements LoginTransport.
+func (w *webSocket) PollFlow(ctx context.Context, r *wire.FlowPoll) (*wire.FlowState, error) {
+	s := new(wire.FlowState)
+	return s, w.ask(ctx, http.MethodPost, pathPoll, "log in", r, s)
+}
+
+// ask sends a request without a session. A refusal is a *wire.Error.
+func (w *webSocket) ask(ctx context.Context, method, path, op string, q, answer any) error {
+	var body io.Reader = http.NoBody
+	if q != nil {
+		raw, err := wire.Encode(q)
+		if err != nil {
+			return err
+		}
+		body = bytes.NewReader(raw)
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://"+w.host+pathEnrol, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(ctx, method, "https://"+w.host+path, body)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	request.Header.Set("Content-Type", "application/cbor")
 	response, err := w.http.Do(request)
 	if err != nil {
-		return nil, fmt.Errorf("enrol at %s: %w", w.host, err)
+		return fmt.Errorf("%s at %s: %w", op, w.host, err)
 	}
-	answer, err := io.ReadAll(io.LimitReader(response.Body, wire.MaxError+1))
+	raw, err := io.ReadAll(io.LimitReader(response.Body, wire.MaxError+1))
 	if err = errors.Join(err, response.Body.Close()); err != nil {
-		return nil, fmt.Errorf("enrol at %s: %w", w.host, err)
+		return fmt.Errorf("%s at %s: %w", op, w.host, err)
 	}
 	if response.StatusCode != http.StatusOK {
 		refused := new(wire.Error)
-		if err := wire.Decode(answer, wire.MaxError, refused); err != nil {
-			return nil, fmt.Errorf("enrol at %s: %s", w.host, response.Status)
+		if err := wire.Decode(raw, wire.MaxError, refused); err != nil {
+			return fmt.Errorf("%s at %s: %s", op, w.host, response.Status)
 		}
-		return nil, refused
+		return refused
 	}
-	chain := new(wire.ChainAnswer)
-	return chain, wire.Decode(answer, wire.MaxError, chain)
+	return wire.Decode(raw, wire.MaxError, answer)
 }
 
 // webSocketConn is the Conn of a socket.

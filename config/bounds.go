@@ -111,6 +111,7 @@ var bounds = []bound{
 	{"quota.reserve", "1MiB", "65536GiB", "none"},
 	{"quota.reserve_percent", "0", "90", ""},
 	{"quota.conversations_per_user", "1", "100000000", zeroNone},
+	{"oidc.flows", "1", "65536", zeroDefault},
 	{"audit.size", "4KiB", "64GiB", zeroDefault},
 	{"audit.files", "1", "1000000", "all"},
 	{"rates.conversations.burst", "1", "1048576", zeroNone},

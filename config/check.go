@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/url"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -117,6 +118,17 @@ func (o *OIDC) validate(fault func(key, format string, args ...any)) {
 	if o.Claim == "" {
 		fault("oidc.claim", "wanted the claim that holds a user's name, as preferred_username")
 	}
+	if len(o.Groups) > 0 && o.GroupClaim == "" {
+		fault("oidc.group_claim", "wanted the claim that holds a user's groups, as groups")
+	}
+	for _, s := range o.Groups {
+		if s == "" {
+			fault("oidc.groups", "an empty group")
+		}
+	}
+	if !slices.Contains(o.Scopes, "openid") || len(o.Scopes) > maxScopes {
+		fault("oidc.scopes", "%q, wanted openid among them, and at most %d", o.Scopes, maxScopes)
+	}
 	u, err := url.Parse(o.URL)
 	switch {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
@@ -125,6 +137,9 @@ func (o *OIDC) validate(fault func(key, format string, args ...any)) {
 		fault("oidc.url", "%q is not https: whoever is between could enrol any device", o.URL)
 	}
 }
+
+// maxScopes bounds oidc.scopes (wire.Issuer).
+const maxScopes = 16
 
 func isLoopback(host string) bool {
 	ip := net.ParseIP(host)

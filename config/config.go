@@ -48,6 +48,7 @@ type Config struct {
 	Quota      Quota      `yaml:"quota"`
 	Rates      Rates      `yaml:"rates"`
 	OIDC       OIDC       `yaml:"oidc"`
+	SCIM       SCIM       `yaml:"scim"`
 	Log        Log        `yaml:"log"`
 	Audit      Audit      `yaml:"audit"`
 }
@@ -220,6 +221,20 @@ type OIDC struct {
 	Audience string `yaml:"audience"`
 	Claim    string `yaml:"claim"`
 	BindKey  bool   `yaml:"bind_key"`
+	// Groups are those of which a user must be in one, by GroupClaim; none: all users of the issuer may enrol.
+	Groups     []string `yaml:"groups"`
+	GroupClaim string   `yaml:"group_claim"`
+	Scopes     []string `yaml:"scopes"`
+	// DeviceFlow lets devices without a browser enrol. SecretFile is of the client, where the issuer wants one for that.
+	DeviceFlow bool   `yaml:"device_flow"`
+	Flows      int    `yaml:"flows"`
+	SecretFile string `yaml:"secret_file"`
+}
+
+// SCIM lets an identity provider end users (RFC 7644); unused without a file.
+type SCIM struct {
+	// TokenFile holds the bearer token of the provider: at least 32 characters.
+	TokenFile string `yaml:"token_file"`
 }
 
 // Audit is the append-only log of who did what.
@@ -331,7 +346,7 @@ func (c *Config) resolve(folder string) {
 	if c.Audit.Dir == "" {
 		c.Audit.Dir = filepath.Join(c.Data, "audit")
 	}
-	for _, p := range []*string{&c.Data, &c.Audit.Dir, &c.Identity, &c.Admin.Socket, &c.Gateway.TLS.Certificate, &c.Gateway.TLS.Key} {
+	for _, p := range []*string{&c.Data, &c.Audit.Dir, &c.Identity, &c.Admin.Socket, &c.Gateway.TLS.Certificate, &c.Gateway.TLS.Key, &c.OIDC.SecretFile, &c.SCIM.TokenFile} {
 		if *p == "" {
 			continue
 		}
@@ -428,6 +443,9 @@ func (c *Config) Warnings() []string {
 	var list []string
 	if c.OIDC.URL != "" && !c.OIDC.BindKey {
 		list = append(list, "oidc.bind_key is false: an ID token that leaks before it is used enrols any key; set it to true once all clients name the nonce of their key")
+	}
+	if c.OIDC.URL != "" && c.OIDC.DeviceFlow {
+		list = append(list, "oidc.device_flow is true: who persuades a user to type in a code gets a device of that user enrolled; tell users to type in only codes of their own devices")
 	}
 	for _, p := range c.Federation.Networks() {
 		if p.Bits() == 0 {

@@ -73,6 +73,9 @@ func (d *Directory) Invite(u wire.UserID, life time.Duration) (string, error) {
 }
 
 func (d *Directory) makeUser(b *pebble.Batch, u wire.UserID) error {
+	if err := d.admits("user", u); err != nil {
+		return err
+	}
 	ok, err := d.get(d.userKey(u), new(userRecord))
 	if err != nil || ok {
 		return err
@@ -158,6 +161,9 @@ func (d *Directory) repeated(inv *invitationRecord, e *Enrolment) ([][]byte, err
 
 // enrol stages a new device.
 func (d *Directory) enrol(b *pebble.Batch, e *Enrolment) ([][]byte, error) {
+	if err := d.admits("enrol", e.Device.User()); err != nil {
+		return nil, err
+	}
 	devices, err := d.Devices(e.Device.User())
 	if err != nil {
 		return nil, err

@@ -114,6 +114,7 @@ func (r *addressRecord) Check() error { return r.Version.check("address") }
 // The kinds of keys. Names cannot hold the '/' that ends them.
 const (
 	kindPerson      = 'U' // user                    personRecord
+	kindAccount     = 'e' // user                    accountRecord
 	kindAddress     = 'a' // token                   addressRecord
 	kindClaim       = 'c' // claimant's hash, id     claimRecord
 	kindDevice      = 'd' // user/device             deviceRecord

@@ -24,6 +24,7 @@ var kinds = map[string]func() wire.Checker{
 	"subject":    func() wire.Checker { return new(subjectRecord) },
 	"user of":    func() wire.Checker { return new(subjectUserRecord) },
 	"token":      func() wire.Checker { return new(tokenRecord) },
+	"account":    func() wire.Checker { return new(accountRecord) },
 	"bucket":     func() wire.Checker { return new(bucketRecord) },
 }
 
@@ -44,6 +45,7 @@ func samples() map[string]wire.Checker {
 		"subject":    &subjectRecord{1, "https://i.example", "1234"},
 		"user of":    &subjectUserRecord{1, alice},
 		"token":      &tokenRecord{1, phone, 3},
+		"account":    &accountRecord{1, "x7", true, false, 2, 3},
 		"bucket":     &bucketRecord{1, 2},
 	}
 }

@@ -43,23 +43,28 @@ func (d *Directory) RemoveUser(u wire.UserID) error {
 		if !ok {
 			return wire.Errorf(wire.NotFound, "remove user", "%s", u)
 		}
-		devices, err := d.Devices(u)
-		if err != nil {
-			return err
+		return d.removeUser(b, u)
+	})
+}
+
+// removeUser stages the end of a user.
+func (d *Directory) removeUser(b *pebble.Batch, u wire.UserID) error {
+	devices, err := d.Devices(u)
+	if err != nil {
+		return err
+	}
+	if err := d.revoke(b, devices...); err != nil {
+		return err
+	}
+	if err := errors.Join(b.Delete(d.userKey(u), nil), b.Delete(d.personKey(u), nil), d.forgetSubject(b, u)); err != nil {
+		return err
+	}
+	return d.each(d.key(kindInvitation), func(key, value []byte) (bool, error) {
+		var r invitationRecord
+		if err := wire.Decode(value, maxRecord, &r); err != nil || r.User != u {
+			return true, err
 		}
-		if err := d.revoke(b, devices...); err != nil {
-			return err
-		}
-		if err := errors.Join(b.Delete(d.userKey(u), nil), b.Delete(d.personKey(u), nil), d.forgetSubject(b, u)); err != nil {
-			return err
-		}
-		return d.each(d.key(kindInvitation), func(key, value []byte) (bool, error) {
-			var r invitationRecord
-			if err := wire.Decode(value, maxRecord, &r); err != nil || r.User != u {
-				return true, err
-			}
-			return true, b.Delete(append([]byte{}, key...), nil)
-		})
+		return true, b.Delete(append([]byte{}, key...), nil)
 	})
 }
 

@@ -44,6 +44,12 @@ type Config struct {
 	// Alarms returns the alarms that stand about the conversations that a device reads. May be nil.
 	Alarms func(context.Context, wire.DeviceID) []wire.Alarm
 
+	Issuer Issuer // may be nil
+	// Provision serves /scim/v2/: what an identity provider says of users. A refusal is status 401. May be nil.
+	Provision http.Handler
+	// WellKnown is what /.well-known/mlsfed answers, as JSON: where clients find this node. May be nil.
+	WellKnown func() any
+
 	Clock Clock            // nil is the machine's. It should not jump: rates and silence are measured by it
 	Day   func() time.Time // the time of day that devices are told; nil: Clock.Now
 	Rand  io.Reader        // nil is crypto/rand; used by several goroutines

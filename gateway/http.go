@@ -2,7 +2,6 @@ package gateway
 
 import (
 	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"net/http/pprof"
@@ -23,8 +22,8 @@ const contentType = "application/cbor"
 
 const enrolPath = "/v1/enrol"
 
-// Handler serves /v1/ws, /v1/enrol, /v1/organization, /healthz, /readyz and /version, and the rest with
-// Config.Web. Serve uses it. Elsewhere a session lives in the goroutine of its request, and ends with its
+// Handler serves /v1/ws, /v1/enrol, /v1/organization, /healthz, /readyz and /version, with Config.Issuer /v1/issuer,
+// /v1/flow and /v1/flow/poll, with Config.Provision /scim/v2/, and the rest with Config.Web. Serve uses it. Elsewhere a session lives in the goroutine of its request, and ends with its
 // connection or with Disconnect.
 func (g *Gateway) Handler() http.Handler {
 	mux := http.NewServeMux()
@@ -32,6 +31,7 @@ func (g *Gateway) Handler() http.Handler {
 	mux.HandleFunc("POST "+enrolPath, g.serveEnrol)
 	mux.HandleFunc("GET /v1/organization", g.serveOrganization)
 	mux.HandleFunc("OPTIONS /v1/", g.servePreflight)
+	g.handleIssuer(mux)
 	g.health(mux, func(error) string { return "not ready" }, nil)
 	if g.cfg.Web != nil {
 		mux.Handle("/", g.cfg.Web)
@@ -60,14 +60,14 @@ func (g *Gateway) bounded(h http.Handler) http.Handler {
 }
 
 // refuses says which limit a request is over before anything of it is served; status 0 is none. A body is taken by
-// enrolment alone, and whole: chunks may be of one byte each, with extensions and trailers (RFC 9112 §7.1).
+// what enrols and what provisions alone, and whole: chunks may be of one byte each, with extensions and trailers (RFC 9112 §7.1).
 func (g *Gateway) refuses(r *http.Request) (status int, limit, text string) {
 	switch {
 	case !paidAsConnection(r.Context()) && !g.requests.Take(clientOf(r, g.cfg.TrustedProxies), g.cfg.Clock.Now()):
 		return http.StatusTooManyRequests, overHTTP, "too many requests from this address: come back later"
 	case len(r.TransferEncoding) > 0 || r.ContentLength < 0:
 		return http.StatusLengthRequired, overHTTPBody, "a body is taken with a Content-Length only, not in chunks"
-	case r.ContentLength > 0 && r.URL.Path != enrolPath:
+	case r.ContentLength > 0 && !g.takesBody(r.URL.Path):
 		return http.StatusRequestEntityTooLarge, overHTTPBody, "this path takes no body"
 	}
 	return 0, "", ""
@@ -205,48 +205,24 @@ func (g *Gateway) serveOrganization(w http.ResponseWriter, r *http.Request) {
 }
 
 func (g *Gateway) serveEnrol(w http.ResponseWriter, r *http.Request) {
-	g.crossOrigin(w, r)
 	answer, err := g.enrol(w, r)
-	if err == nil {
-		visitOf(r.Context()).Proved()
-		g.metrics.requests.WithLabelValues("enrol", "").Inc()
-		g.reply(w, http.StatusOK, answer)
+	if err != nil {
+		g.refuse(w, r, "enrol", err)
 		return
 	}
-	if !isWire(err) {
-		g.cfg.Log.Error("an enrolment failed", "error", err)
-	}
-	if refusal(err) {
-		visitOf(r.Context()).Failed()
-	}
-	e := wire.AsError("enrol", err)
-	g.metrics.requests.WithLabelValues("enrol", string(e.Code)).Inc()
-	if e.Code == wire.Busy || e.Code == wire.Unavailable {
-		w.Header().Set("Retry-After", "10")
-	}
-	g.reply(w, statusOf(e.Code), e)
+	visitOf(r.Context()).Proved()
+	g.metrics.requests.WithLabelValues("enrol", "").Inc()
+	g.crossOrigin(w, r)
+	g.reply(w, http.StatusOK, answer)
 }
 
 func (g *Gateway) enrol(w http.ResponseWriter, r *http.Request) (*wire.ChainAnswer, error) {
-	if !g.allowed(r) {
-		g.metrics.over(overOrigin)
-		return nil, wire.Errorf(wire.Denied, "enrol", "pages of this origin may not enrol")
-	}
 	if !g.mayEnrol(clientOf(r, g.cfg.TrustedProxies)) {
 		g.metrics.over(overEnrol)
 		return nil, wire.Errorf(wire.Busy, "enrol", "too many enrolments from this address: come back later")
 	}
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(g.cfg.MaxEnrol)))
-	var large *http.MaxBytesError
-	switch {
-	case errors.As(err, &large):
-		g.metrics.over(overEnrolBody)
-		return nil, wire.Errorf(wire.TooLarge, "enrol", "a request of more than %d bytes", g.cfg.MaxEnrol)
-	case err != nil:
-		return nil, wire.Errorf(wire.Malformed, "enrol", "the request broke off")
-	}
 	q := new(wire.EnrolRequest)
-	if err := wire.Decode(b, g.cfg.MaxEnrol, q); err != nil {
+	if err := g.readBody(w, r, "enrol", q); err != nil {
 		return nil, err
 	}
 	return g.cfg.Devices.Enrol(r.Context(), q)

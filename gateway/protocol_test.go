@@ -147,7 +147,7 @@ func structures(t *testing.T) map[string][]string {
 	t.Helper()
 	all := make(map[string][]string)
 	source := wireSource(t)
-	for _, name := range []string{"session.go", "request.go", "message.go", "envelope.go", "entry.go", "error.go", "feature.go", "alarm.go", "standing.go", "limits.go"} {
+	for _, name := range []string{"session.go", "request.go", "message.go", "envelope.go", "entry.go", "error.go", "feature.go", "alarm.go", "standing.go", "limits.go", "issuer.go"} {
 		for _, d := range source[name].Decls {
 			g, ok := d.(*ast.GenDecl)
 			if !ok || g.Tok != token.TYPE {

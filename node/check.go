@@ -89,6 +89,12 @@ func Check(cfg *config.Config) []Finding {
 	}
 	id := c.identity()
 	c.peers(id)
+	for key, path := range map[string]string{"oidc.secret_file": cfg.OIDC.SecretFile, "scim.token_file": cfg.SCIM.TokenFile} {
+		if path != "" {
+			_, err := readSecret(key, path)
+			c.try(key, err, "%s can be read", path)
+		}
+	}
 	c.certificate()
 	c.folders()
 	if answers(cfg) {
@@ -301,7 +307,10 @@ func CheckLive(ctx context.Context, cfg *config.Config) []Finding {
 	}
 	c.reach(ctx, id)
 	if o := &cfg.OIDC; o.URL != "" {
-		_, err := directory.NewTokens(ctx, issuerOf(o), c.now)
+		issuer, err := issuerOf(o)
+		if err == nil {
+			_, err = directory.NewTokens(ctx, issuer, c.now)
+		}
 		c.try("oidc.url", err, "%s answers", o.URL)
 	}
 	return c.list

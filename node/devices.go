@@ -17,6 +17,7 @@ import (
 
 // devices lets devices in, by what the directory knows of them.
 type devices struct {
+	domain    wire.Domain
 	directory *directory.Directory
 	tokens    *directory.Tokens // nil without an OpenID Connect issuer
 	mail      *mail
@@ -63,7 +64,11 @@ func (v *devices) Enrol(ctx context.Context, q *wire.EnrolRequest) (*wire.ChainA
 	}
 	v.online.tellOthers(ctx, q.Device, wire.NoticeEnrolled)
 	if !repeated {
-		v.audit.note(audit.DeviceEnrolled, byDevice(q.Device), string(q.Device), map[string]string{"by": by, "key": directory.KeyNonce(q.Key)})
+		with := map[string]string{"by": by, "key": directory.KeyNonce(q.Key)}
+		if issuer, subject, err := v.directory.Subject(q.Device.User()); err == nil && by != "invitation" {
+			with["issuer"], with["subject"] = issuer, subject
+		}
+		v.audit.note(audit.DeviceEnrolled, byDevice(q.Device), string(q.Device), with)
 	}
 	return &wire.ChainAnswer{Chain: chain}, nil
 }

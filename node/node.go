@@ -172,7 +172,7 @@ func (n *Node) makeMail() error {
 	streams := newStreams(n.stores.db, prefixStreams, n.stores.clock.Count)
 	m := &mail{n.mail, streams, n.stores.clock}
 	n.online = &online{directory: n.directory, mail: m, disconnect: func(d wire.DeviceID) { n.gateway.Disconnect(d) }, log: n.log}
-	n.devices = &devices{directory: n.directory, mail: m, online: n.online, now: n.now, audit: n.audit}
+	n.devices = &devices{domain: n.cfg.Domain, directory: n.directory, mail: m, online: n.online, now: n.now, audit: n.audit}
 	n.delivery = &delivery{org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, past: n.past, log: n.log, contested: n.contestedList}
 	n.router = &router{
 		org: n.cfg.Domain, witness: n.cfg.Consensus.Witness, mail: n.mail, directory: n.directory, streams: streams, files: n.stores.files, blobs: n.stores.blobs,
@@ -190,6 +190,10 @@ func (n *Node) makeGateway() (err error) {
 	c.Clock, c.Day = counting{n.stores.clock}, n.now
 	c.Registerer, c.Gatherer, c.Ready = n.metrics, n.metrics, n.healthy
 	c.Notes = n.notes
+	c.Issuer, c.WellKnown = n.devices, n.wellKnown
+	if c.Provision, err = n.provision(); err != nil {
+		return err
+	}
 	c.Version, c.Origins = map[string]string{"version": n.version, "node": string(n.cfg.Node)}, n.cfg.Gateway.Origins
 	n.gateway, err = gateway.New(c)
 	return err
@@ -438,12 +442,11 @@ func (n *Node) useIssuer(ctx context.Context) (err error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
-	n.devices.tokens, err = directory.NewTokens(ctx, issuerOf(c), n.now)
+	issuer, err := issuerOf(c)
+	if err == nil {
+		n.devices.tokens, err = directory.NewTokens(ctx, issuer, n.now)
+	}
 	return err
-}
-
-func issuerOf(c *config.OIDC) directory.Issuer {
-	return directory.Issuer{URL: c.URL, Audience: c.Audience, Claim: c.Claim, AnyKey: !c.BindKey}
 }
 
 // close closes what New opened and nobody has closed.

@@ -18,6 +18,11 @@ func secrets(cfg *config.Config) []string {
 	if key := cfg.Gateway.TLS.Key; key != "" {
 		list = append(list, key)
 	}
+	for _, secret := range []string{cfg.OIDC.SecretFile, cfg.SCIM.TokenFile} {
+		if secret != "" {
+			list = append(list, secret)
+		}
+	}
 	return list
 }
 

@@ -72,10 +72,11 @@ var rules = []rule{
 	{dir: "federation/...", own: []string{"wire/...", "batch", "door"}},
 	{dir: "directory/...", own: []string{"wire/...", "mlscore"}}, // verifies KeyPackages
 	{dir: "mailbox/...", own: []string{"wire/...", "batch"}},
+	{dir: "scim", own: []string{"wire/..."}, limited: true},
 	{dir: "gateway/...", own: []string{"wire/...", "door"}},
 
 	{dir: "config/...", own: []string{"wire/..."}},
-	{dir: "node/...", own: append([]string{"config/...", "mlscore", "mlscore/boltstore", "web", "private", "clock", "audit"}, parts...)},
+	{dir: "node/...", own: append([]string{"config/...", "mlscore", "mlscore/boltstore", "web", "private", "clock", "audit", "scim"}, parts...)},
 	{dir: "web/...", own: []string{"client/...", "wire/...", "mlscore"}},
 }
 

@@ -21,17 +21,21 @@ import (
 // loginOptions are the flags of login beside those of all people.
 type loginOptions struct {
 	*peopleOptions
-	device string
-	key    string
-	wipe   bool
+	device  string
+	key     string
+	service serviceOptions
+	wipe    bool
 }
 
 func newLogin() *cobra.Command {
 	c := &cobra.Command{
-		Use:   "login LINK",
-		Short: "Enrol this device with a link from your operator, or from another device of yours",
+		Use:   "login LINK | --oidc DOMAIN",
+		Short: "Enrol this device with a link, or by your organization's login service",
 		Long: `login makes this machine one of your devices. The link works once: your operator makes it with
 'mlsfed user invite', or you on another device of yours with 'mlsfed devices --invite'.
+
+With --oidc it opens a browser, in which you log in at your organization's login service, if your operator has set one
+up. With --device-code it shows a code instead, which you type in on another machine.
 
 The device's keys and messages are kept in a folder of their own, encrypted. The key of that store is
 kept in the keyring of the operating system; where there is none, in a file beside the store, which
@@ -40,17 +44,40 @@ protects only a store that is copied without it; or it is derived from a passphr
 Profiles are looked for in MLSFED_HOME, or ~/.local/share/mlsfed. A command that finds several asks
 which one is meant: --profile alice@a.example/phone.`,
 		Example: `  mlsfed login 'mlsfed://n1.a.example:8443/ABCD-…?domain=a.example&user=alice&root=9f86d0…'
-  mlsfed login --device phone --passphrase-file pass.txt LINK`,
+  mlsfed login --device phone --passphrase-file pass.txt LINK
+  mlsfed login --oidc a.example
+  mlsfed login --oidc a.example --device-code`,
 		GroupID: groupPeople,
-		Args:    exactly(1, "the link that you were given (in quotes: it holds a &)"),
 	}
 	o := &loginOptions{peopleOptions: addPeopleFlags(c)}
 	f := c.Flags()
 	f.StringVar(&o.device, "device", "", "name of this device, as phone (default: the machine's name)")
 	f.StringVar(&o.key, "key", "", "where the key of the store is: keyring, file or passphrase")
 	f.BoolVar(&o.wipe, "wipe-when-revoked", false, "delete this device's keys and messages when the organization does not accept it any more")
+	f.StringVar(&o.service.domain, "oidc", "", "log in at the login service of this organization, as a.example")
+	f.BoolVar(&o.service.deviceCode, "device-code", false, "with --oidc: show a code to type in on another machine")
+	f.StringVar(&o.service.server, "server", "", "with --oidc: host:port of the node (default: what https://DOMAIN/.well-known/mlsfed says)")
+	f.StringVar(&o.service.root, "root", "", "with --oidc: SHA-256 of the organization's root, where systems do not trust the node's certificate")
+	c.Args = func(c *cobra.Command, args []string) error {
+		if o.service.domain == "" {
+			if o.service.deviceCode || o.service.server != "" || o.service.root != "" {
+				return errors.New("--device-code, --server and --root go with --oidc")
+			}
+			return exactly(1, "the link that you were given (in quotes: it holds a &)")(c, args)
+		}
+		return cobra.NoArgs(c, args)
+	}
 	f.Lookup("profile").Usage = "folder to make (default: USER@DOMAIN/DEVICE in MLSFED_HOME or ~/.local/share/mlsfed)"
-	c.RunE = func(c *cobra.Command, args []string) error { return o.run(c, args[0]) }
+	c.RunE = func(c *cobra.Command, args []string) error {
+		if o.service.domain == "" {
+			return o.run(c, args[0])
+		}
+		who, err := o.service.identify(c)
+		if err != nil {
+			return err
+		}
+		return o.enrolAs(c, who.server, client.Enrolment{Token: who.token, Key: who.key, Root: who.server.Root})
+	}
 	return c
 }
 
@@ -66,6 +93,11 @@ func (o *loginOptions) run(c *cobra.Command, link string) error {
 	default:
 		return usageError{plain(err)}
 	}
+	return o.enrolAs(c, i, client.Enrolment{Code: i.Code, Root: i.Root})
+}
+
+// enrolAs enrols a device of the user that a server's address names.
+func (o *loginOptions) enrolAs(c *cobra.Command, i client.Invitation, e client.Enrolment) error {
 	id, err := i.DeviceID(o.deviceName())
 	if err != nil {
 		return usageError{fmt.Errorf("--device: %w", err)}
@@ -74,12 +106,17 @@ func (o *loginOptions) run(c *cobra.Command, link string) error {
 	if err != nil {
 		return err
 	}
-	asked, err := o.enrol(c, prof, i)
+	e.Device = id
+	asked, err := o.enrol(c, prof, i, e)
 	switch {
 	case err == nil || prof.Enrolled:
 		return err
 	case asked && !isRefusal(err):
-		return fmt.Errorf("%w: whether it has enrolled the device is not known, so call this again with the same link", err)
+		again := "with the same link"
+		if e.Code == "" {
+			again = "with the same --device, and log in again"
+		}
+		return fmt.Errorf("%w: whether it has enrolled the device is not known, so call this again %s", err, again)
 	case fresh:
 		return errors.Join(err, prof.forgetKey(), os.RemoveAll(prof.dir)) // nothing was enrolled: nothing is worth keeping
 	}
@@ -146,7 +183,7 @@ func (o *loginOptions) prepare(i client.Invitation, id wire.DeviceID) (p *profil
 
 // enrol asks the node for a certificate and lets the device settle in: others can add it then. asked says
 // that the node may have got the request.
-func (o *loginOptions) enrol(c *cobra.Command, prof *profile, i client.Invitation) (asked bool, err error) {
+func (o *loginOptions) enrol(c *cobra.Command, prof *profile, i client.Invitation, e client.Enrolment) (asked bool, err error) {
 	store, err := openStore(prof, o.passphraseFile)
 	if err != nil {
 		return false, err
@@ -155,7 +192,7 @@ func (o *loginOptions) enrol(c *cobra.Command, prof *profile, i client.Invitatio
 	if err := p.open(store, commandTiming()); err != nil {
 		return false, errors.Join(err, store.Close())
 	}
-	asked, err = o.enrolAt(c.Context(), p, i)
+	asked, err = o.enrolAt(c.Context(), p, i.Domain, e)
 	if err == nil {
 		err = p.run(c.Context(), func(ctx context.Context, p *person) error { return p.upToDate(ctx) })
 	}
@@ -165,16 +202,16 @@ func (o *loginOptions) enrol(c *cobra.Command, prof *profile, i client.Invitatio
 	return asked, o.tell(p)
 }
 
-func (o *loginOptions) enrolAt(ctx context.Context, p *person, i client.Invitation) (asked bool, err error) {
+func (o *loginOptions) enrolAt(ctx context.Context, p *person, domain wire.Domain, e client.Enrolment) (asked bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, o.timeout)
 	defer cancel()
 	var wrote atomic.Bool
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{WroteRequest: func(httptrace.WroteRequestInfo) { wrote.Store(true) }})
-	err = p.Enrol(ctx, client.Enrolment{Device: p.id, Code: i.Code, Root: i.Root})
+	err = p.Enrol(ctx, e)
 	switch {
 	case err == nil:
 	case !isRefusal(err):
-		return wrote.Load(), fmt.Errorf("the node of %s cannot be reached: %w", i.Domain, plain(err))
+		return wrote.Load(), fmt.Errorf("the node of %s cannot be reached: %w", domain, plain(err))
 	case wire.CodeOf(err) == wire.Exists: // by the device: an earlier attempt got this far; by the node: the name is taken
 		if _, notYet := p.ID(ctx); notYet != nil {
 			return true, plain(err)

@@ -2,8 +2,10 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"maps"
 	"net"
 	"os"
@@ -19,11 +21,21 @@ import (
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/mlsfed/mlsfed/test/issuer"
 )
 
 // TestMain lets the scripts run this binary as mlsfed.
 func TestMain(m *testing.M) {
-	testscript.Main(m, map[string]func(){"mlsfed": main})
+	testscript.Main(m, map[string]func(){"mlsfed": main, "browser": browser})
+}
+
+// browser is the user BROWSE_AS who logs in at an address.
+func browser() {
+	if _, err := issuer.Browse(context.Background(), os.Args[1], os.Getenv("BROWSE_AS")); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
 }
 
 // TestScripts plays testdata/script: what people and operators type, and what they are told. Beside the
@@ -34,6 +46,7 @@ func TestMain(m *testing.M) {
 //	stop CONFIG           stops it, and wants it to end with 0
 //	federation DOMAIN…    makes organizations, lets each admit the others, and serves them
 //	person USER@DOMAIN/DEVICE   invites a user and enrols a device
+//	provider USER:GROUP…  starts a login service, and sets ISSUER to its address
 //	keep VAR [PATTERN]    sets a variable to the last output, or to what a pattern finds in it
 //	exits CODE COMMAND…   runs a command and wants an exit code
 //	until PATTERN COMMAND…  runs a command until its output matches, for a minute
@@ -58,7 +71,7 @@ func scriptParams() testscript.Params {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"ports": s.ports, "serve": s.serve, "stop": s.stop, "federation": s.federation, "person": s.person,
-			"keep": s.keep, "exits": s.exits, "until": s.until, "objects": s.objects, "terminal": s.terminal,
+			"keep": s.keep, "exits": s.exits, "until": s.until, "objects": s.objects, "terminal": s.terminal, "provider": s.provider,
 		},
 	}
 }
@@ -172,6 +185,18 @@ func (s *scripts) person(ts *testscript.TestScript, _ bool, args []string) {
 	name, domain, _ := strings.Cut(user, "@")
 	ts.Check(ts.Exec("mlsfed", "user", "invite", name, "-c", domain+"/mlsfed.yaml"))
 	ts.Check(ts.Exec("mlsfed", "login", strings.TrimSpace(ts.ReadFile("stdout")), "--device", device, "--key", "file"))
+}
+
+func (s *scripts) provider(ts *testscript.TestScript, _ bool, args []string) {
+	groups := make(map[string][]string)
+	for _, a := range args {
+		name, group, _ := strings.Cut(a, ":")
+		groups[name] = append(groups[name], group)
+	}
+	i, err := issuer.New(groups)
+	ts.Check(err)
+	ts.Defer(i.Close)
+	ts.Setenv("ISSUER", i.URL)
 }
 
 func (s *scripts) keep(ts *testscript.TestScript, _ bool, args []string) {

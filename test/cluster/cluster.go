@@ -399,20 +399,31 @@ func (c *Cluster) Device(ctx context.Context, d wire.Domain, user, name string) 
 
 // Enrol enrols a device by a link and runs it until Close. Each of with changes the options of this device.
 func (c *Cluster) Enrol(ctx context.Context, link client.Invitation, name string, with ...func(*client.Options)) (*client.Device, error) {
+	return c.EnrolAs(ctx, link, name, client.Enrolment{Code: link.Code}, with...)
+}
+
+// EnrolAs is Enrol with what an enrolment says besides the device and the root.
+func (c *Cluster) EnrolAs(ctx context.Context, link client.Invitation, name string, e client.Enrolment, with ...func(*client.Options)) (*client.Device, error) {
 	return c.open(link, name, with, func(v *client.Device, id wire.DeviceID) error {
-		return v.Enrol(ctx, client.Enrolment{Device: id, Code: link.Code, Root: link.Root})
+		e.Device, e.Root = id, link.Root
+		return v.Enrol(ctx, e)
 	})
 }
 
-// Resume opens the store of a device that StopDevice has ended, and runs it again. Each of with changes the
-// options of this device.
-func (c *Cluster) Resume(d wire.Domain, user, name string, with ...func(*client.Options)) (*client.Device, error) {
+// Server is where devices of an organization connect: a link without a code.
+func (c *Cluster) Server(d wire.Domain, user string) client.Invitation {
 	o := c.orgs[d]
 	host := o.cfg.Gateway.Public
 	if host == "" {
 		host = o.cfg.Gateway.Listen
 	}
-	return c.open(client.Invitation{Host: host, Domain: d, User: user, Root: o.root}, name, with, func(*client.Device, wire.DeviceID) error { return nil })
+	return client.Invitation{Host: host, Domain: d, User: user, Root: o.root}
+}
+
+// Resume opens the store of a device that StopDevice has ended, and runs it again. Each of with changes the
+// options of this device.
+func (c *Cluster) Resume(d wire.Domain, user, name string, with ...func(*client.Options)) (*client.Device, error) {
+	return c.open(c.Server(d, user), name, with, func(*client.Device, wire.DeviceID) error { return nil })
 }
 
 func (c *Cluster) open(link client.Invitation, name string, with []func(*client.Options), prepare func(*client.Device, wire.DeviceID) error) (*client.Device, error) {

@@ -1,0 +1,203 @@
+package node
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mlsfed/mlsfed/audit"
+	"github.com/mlsfed/mlsfed/config"
+	"github.com/mlsfed/mlsfed/directory"
+	"github.com/mlsfed/mlsfed/gateway"
+	"github.com/mlsfed/mlsfed/scim"
+	"github.com/mlsfed/mlsfed/wire"
+)
+
+// maxSecret bounds a file with a secret, in bytes.
+const maxSecret = 4 << 10
+
+// readSecret reads a secret from a file; "" without one.
+func readSecret(key, path string) (string, error) {
+	if path == "" {
+		return "", nil
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", key, err)
+	}
+	defer f.Close()
+	raw, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", key, err)
+	}
+	secret := strings.TrimSpace(string(raw))
+	if len(raw) > maxSecret || secret == "" {
+		return "", fmt.Errorf("%s: %s holds %d bytes, wanted a secret of at most %d", key, path, len(raw), maxSecret)
+	}
+	return secret, nil
+}
+
+// issuerOf is the issuer of a configuration.
+func issuerOf(c *config.OIDC) (directory.Issuer, error) {
+	i := directory.Issuer{
+		URL: c.URL, Audience: c.Audience, Claim: c.Claim, AnyKey: !c.BindKey, Groups: c.Groups, GroupClaim: c.GroupClaim, Scopes: c.Scopes,
+		Client: &http.Client{Timeout: issuerTime},
+	}
+	if c.DeviceFlow {
+		i.Flows = c.Flows
+	}
+	var err error
+	i.Secret, err = readSecret("oidc.secret_file", c.SecretFile)
+	return i, err
+}
+
+// issuerTime bounds a question to the issuer.
+const issuerTime = 30 * time.Second
+
+var _ gateway.Issuer = (*devices)(nil)
+
+// Issuer implements gateway.Issuer.
+func (v *devices) Issuer() *wire.Issuer {
+	if v.tokens == nil {
+		return nil
+	}
+	return v.tokens.Issuer()
+}
+
+func (v *devices) noIssuer() error {
+	return wire.Errorf(wire.Denied, "flow", "this organization has no login service here: ask for an invitation")
+}
+
+// BeginFlow implements gateway.Issuer.
+func (v *devices) BeginFlow(ctx context.Context, q *wire.FlowRequest) (*wire.FlowAnswer, error) {
+	if v.tokens == nil {
+		return nil, v.noIssuer()
+	}
+	return v.tokens.BeginFlow(ctx, q.Key)
+}
+
+// PollFlow implements gateway.Issuer.
+func (v *devices) PollFlow(ctx context.Context, q *wire.FlowPoll) (*wire.FlowState, error) {
+	if v.tokens == nil {
+		return nil, v.noIssuer()
+	}
+	name, wait, err := v.tokens.PollFlow(ctx, q.Flow)
+	if err != nil || name == "" {
+		return &wire.FlowState{Interval: uint64(wait.Milliseconds())}, err
+	}
+	u, err := wire.NewUserID(v.domain, name)
+	if err != nil {
+		return nil, wire.Errorf(wire.Denied, "flow", "the issuer names you %.100q, which cannot be the name of a user here: ask your operator", name)
+	}
+	return &wire.FlowState{User: u}, nil
+}
+
+// accounts are the users of the organization as an identity provider has them.
+type accounts struct {
+	domain    wire.Domain
+	directory *directory.Directory
+	online    *online
+	audit     *auditor
+}
+
+var _ scim.Accounts = (*accounts)(nil)
+
+// byProvider is the identity provider as the audit log names it.
+const byProvider = "scim:"
+
+func (a *accounts) id(name string) (wire.UserID, error) { return wire.NewUserID(a.domain, name) }
+
+func scimUser(a directory.Account) scim.User {
+	return scim.User{Name: a.User.Name(), External: a.External, Active: a.Active, Created: a.Created.Std(), Modified: a.Modified.Std()}
+}
+
+// List implements scim.Accounts.
+func (a *accounts) List(context.Context) ([]scim.User, error) {
+	all, err := a.directory.Accounts()
+	list := make([]scim.User, 0, len(all))
+	for _, v := range all {
+		list = append(list, scimUser(v))
+	}
+	return list, err
+}
+
+// Get implements scim.Accounts.
+func (a *accounts) Get(_ context.Context, name string) (scim.User, error) {
+	u, err := a.id(name)
+	if err != nil {
+		return scim.User{}, err
+	}
+	v, err := a.directory.Account(u)
+	return scimUser(v), err
+}
+
+// Set implements scim.Accounts.
+func (a *accounts) Set(ctx context.Context, name, external string, active bool) (scim.User, error) {
+	u, err := a.id(name)
+	if err != nil {
+		return scim.User{}, err
+	}
+	before, err := a.directory.Account(u)
+	if err != nil && wire.CodeOf(err) != wire.NotFound {
+		return scim.User{}, err
+	}
+	ended, err := a.directory.SetAccount(u, external, active)
+	if err != nil {
+		return scim.User{}, err
+	}
+	switch {
+	case !active && (before.Active || len(ended) > 0):
+		a.ended(ctx, u, ended)
+	case active && err == nil && before.User != "" && !before.Active:
+		a.audit.note(audit.UserResumed, byProvider, string(u), nil)
+	}
+	v, err := a.directory.Account(u)
+	return scimUser(v), err
+}
+
+// Delete implements scim.Accounts.
+func (a *accounts) Delete(ctx context.Context, name string) error {
+	u, err := a.id(name)
+	if err != nil {
+		return err
+	}
+	ended, err := a.directory.DeleteAccount(u)
+	if err != nil {
+		return err
+	}
+	a.ended(ctx, u, ended)
+	return nil
+}
+
+func (a *accounts) ended(ctx context.Context, u wire.UserID, devices []wire.DeviceID) {
+	a.audit.note(audit.UserEnded, byProvider, string(u), map[string]string{"devices": strconv.Itoa(len(devices))})
+	for _, d := range devices {
+		a.online.revoked(ctx, d)
+	}
+}
+
+// provision is what serves an identity provider, nil without a token.
+func (n *Node) provision() (http.Handler, error) {
+	token, err := readSecret("scim.token_file", n.cfg.SCIM.TokenFile)
+	if err != nil || token == "" {
+		return nil, err
+	}
+	return scim.New(scim.Config{
+		Domain: n.cfg.Domain, Token: token, Accounts: &accounts{n.cfg.Domain, n.directory, n.online, n.audit},
+		Fault: func(err error) { n.log.Error("a request of the identity provider failed", "error", err) },
+	})
+}
+
+// wellKnown is where clients find this node.
+func (n *Node) wellKnown() any {
+	w := map[string]string{"domain": string(n.cfg.Domain), "gateway": n.GatewayAddress()}
+	if n.pin != "" {
+		w["root"] = n.pin
+	}
+	return w
+}
