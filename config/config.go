@@ -148,11 +148,13 @@ type Consensus struct {
 
 // Mailbox is what waits for devices.
 type Mailbox struct {
-	Items      uint64   `yaml:"items"`
-	Bytes      Size     `yaml:"bytes"`
-	Age        Duration `yaml:"age"`
-	DropOldest bool     `yaml:"drop_oldest"`
-	PastEpochs uint64   `yaml:"past_epochs"`
+	Items uint64 `yaml:"items"`
+	Bytes Size   `yaml:"bytes"`
+	// Organization bounds what one other organization has in all streams together.
+	Organization Size     `yaml:"organization"`
+	Age          Duration `yaml:"age"`
+	DropOldest   bool     `yaml:"drop_oldest"`
+	PastEpochs   uint64   `yaml:"past_epochs"`
 }
 
 // Directory is the organization's users.

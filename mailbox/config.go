@@ -32,6 +32,9 @@ type Config struct {
 	// MaxItems and MaxBytes are the quota of a stream: items, and bytes of payload, that are kept because
 	// a reader has not acknowledged them. 100,000 and 1 GiB by default.
 	MaxItems, MaxBytes uint64
+	// MaxSender is how many bytes of payload one sender may have in all streams together that a reader has not
+	// acknowledged. 0: no bound.
+	MaxSender uint64
 	// A full stream makes room by expiring its oldest items, as far as some reader has acknowledged them: a
 	// device that is away meets a gap, and does not stop the others of its organization. DropOldest makes room
 	// also where no reader has, instead of refusing the new item with wire.Quota.
@@ -53,16 +56,18 @@ type Config struct {
 	OpenStreams int
 	// Report is given what the sweeper could not do to a stream; it goes on with the others. May be nil.
 	Report func(error)
-	// Count counts what a quota did: OverQuota and OverShare for each item refused, Expired for each item that
+	// Count counts what a quota did: OverQuota, OverShare and OverSender for each item refused, Expired for each item that
 	// made room before all readers had it. It must not block. May be nil.
 	Count func(what string, n uint64)
 }
 
 // What Config.Count counts.
 const (
-	OverQuota = "quota"   // refused: the stream is full
-	OverShare = "share"   // refused: the sender's share of the stream is full
-	Expired   = "expired" // removed to make room, before all readers had it
+	OverQuota = "quota" // refused: the stream is full
+	OverShare = "share" // refused: the sender's share of the stream is full
+	// OverSender: refused, since the sender has too much in all streams together.
+	OverSender = "sender"
+	Expired    = "expired" // removed to make room, before all readers had it
 )
 
 const day = 24 * time.Hour

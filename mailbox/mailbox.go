@@ -61,6 +61,7 @@ type Mailbox struct {
 	mu      sync.Mutex
 	started bool
 	streams map[Stream]*stream
+	senders *senders
 	idle    *list.List // of *stream without users, the one longest without first
 }
 
@@ -70,7 +71,7 @@ func New(db *pebble.DB, prefix []byte, cfg Config) *Mailbox {
 	m := &Mailbox{
 		db: db, keys: keys{slices.Clone(prefix)}, cfg: cfg.withDefaults(),
 		loaded: make(chan struct{}), stopped: make(chan struct{}),
-		streams: make(map[Stream]*stream), idle: list.New(),
+		streams: make(map[Stream]*stream), idle: list.New(), senders: newSenders(),
 	}
 	m.committer = &committer{m: m, global: global{next: 1}}
 	if m.writer = m.cfg.Writer; m.writer == nil {
@@ -102,6 +103,11 @@ func (m *Mailbox) Run(ctx context.Context) error {
 		all.Go(func() { stop(m.writer.Run(ctx)) })
 	}
 	all.Go(func() { m.notify(ctx) })
+	all.Go(func() {
+		if err := m.countSenders(ctx); err != nil {
+			stop(err)
+		}
+	})
 	all.Go(func() {
 		if err := m.sweeper(ctx); err != nil {
 			stop(err)

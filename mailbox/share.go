@@ -63,6 +63,9 @@ func (b *commit) share(s *stream, p *Put) error {
 	if p.Sender == "" || s.cursors.count == 0 {
 		return nil
 	}
+	if err := b.mayBring(p); err != nil {
+		return err
+	}
 	cfg, n := &b.m.cfg, uint64(max(p.Senders, 1))
 	maxItems, maxBytes := max(cfg.MaxItems/n, 1), max(cfg.MaxBytes/n, 1)
 	payload := uint64(len(p.Payload))
@@ -125,6 +128,7 @@ func (b *commit) noteSender(s *stream, p *Put, sequence uint64) error {
 		return nil
 	}
 	i := sent{sequence, senderTag(p.Sender), uint64(len(p.Payload))}
+	b.m.senders.add(i.sender, i.bytes)
 	key := b.m.keys.of(keySent, u64(s.head.number), u64(sequence))
 	if err := b.batch.Set(key, encodeNumbers(key, i.sender, i.bytes), nil); err != nil {
 		return err

@@ -161,6 +161,7 @@ func (n *Node) makeMail() error {
 	n.mail = mailbox.New(n.stores.db, prefixMailbox, mailbox.Config{
 		Writer: n.stores.writer, Clock: counting{n.stores.clock},
 		MaxItems: c.Items, MaxBytes: uint64(c.Bytes), MaxAge: c.Age.Std(), DropOldest: c.DropOldest,
+		MaxSender:   uint64(c.Organization),
 		ExpireEvery: min(time.Hour, max(c.Age.Std()/10, time.Second)),
 		Report:      func(err error) { n.log.Error("mailbox", "error", err) },
 		Count:       n.streamQuota(),
