@@ -73,3 +73,25 @@ func TestOldNodeIsNotInvited(t *testing.T) {
 		c.settled(conv, 3, 0)
 	})
 }
+
+// TestOldNodeIsInvitedIntoANewConversation: a node of this release founds a conversation and adds an organization whose
+// node is of the first release. The rules stay at the level that both know, until that node is upgraded.
+func TestOldNodeIsInvitedIntoANewConversation(t *testing.T) {
+	simulate(t, nil, three, func(c *cluster) {
+		c.roster.downgrade(nodeB, true)
+		p := c.found(nodeA, conv, wire.Policy{}, "a.example")
+		for range 3 { // it is of one organization for a while
+			p = c.commit(nodeA, p, wire.DeliveryChange{})
+		}
+		p = c.commit(nodeA, p, wire.DeliveryChange{Add: author.Addresses(1, "b.example")})
+		c.settled(conv, 1, 1)
+		p = c.commit(nodeB, p, wire.DeliveryChange{})
+		c.level(conv, nodeA, nodeB)
+		if l := c.rules(nodeA); l != wire.FirstLevel {
+			t.Fatalf("level %d with a replica that does not know more", l)
+		}
+		c.roster.downgrade(nodeB, false)
+		c.commit(nodeA, p, wire.DeliveryChange{})
+		c.eventually("level 2", func() bool { return c.rules(nodeA) == 2 && c.rules(nodeB) == 2 })
+	})
+}

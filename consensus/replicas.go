@@ -118,24 +118,37 @@ func (l *live) orderOwn(ctx context.Context, what string, e *wire.Entry) bool {
 	return true
 }
 
-// raiseRules orders the next level of the rules when every replica has announced it. It reports whether
-// it did.
+// raiseRules orders the next level of the rules when every replica, and every node that is to have one, has announced
+// it. It reports whether it did. A conversation of one organization keeps its level: what a level adds is about others,
+// and a node of another organization that is added later may be of an earlier release.
 func (l *live) raiseRules(ctx context.Context, r *raft.Raft) bool {
 	var level uint8
 	var now *wire.Replicas
+	orgs := 0
 	l.fsm.read(func(m *machine.Machine) {
 		level = m.Level()
 		if !m.Closed() {
 			now, _ = m.Replicas()
 		}
+		for _, s := range m.Spans() {
+			if s.Until == 0 {
+				orgs++
+			}
+		}
 	})
-	if level >= wire.LastLevel || now == nil {
+	if level >= wire.LastLevel || now == nil || orgs < 2 {
 		return false
 	}
 	next := level + 1
 	ready := true
-	for _, s := range r.GetConfiguration().Configuration().Servers {
-		if !l.m.cfg.Roster.Announced(wire.NodeID(s.ID), wire.LevelFeature(next)) {
+	voters, learners := splitServers(r.GetConfiguration().Configuration().Servers)
+	nodes := append(voters, learners...)
+	if want := l.wanted(r); want != nil {
+		nodes = slices.Concat(nodes, want.Voters, want.Learners)
+	}
+	slices.Sort(nodes)
+	for _, n := range slices.Compact(nodes) {
+		if !l.m.cfg.Roster.Announced(n, wire.LevelFeature(next)) {
 			ready = false // the others are asked all the same: Announced asks in the background
 		}
 	}
