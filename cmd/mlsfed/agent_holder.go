@@ -201,18 +201,7 @@ func (h *holder) end() {
 		}
 	}
 	h.mu.Unlock()
-	late := time.NewTimer(agentDrain)
-	defer late.Stop()
-	for waiting := true; waiting; {
-		if none, _ := h.idle(); none {
-			break
-		}
-		select {
-		case <-h.changed:
-		case <-late.C:
-			waiting = false
-		}
-	}
+	h.drain()
 	h.mu.Lock()
 	for g := range h.guests {
 		g.cancel(nil)
@@ -221,6 +210,27 @@ func (h *holder) end() {
 	h.mu.Unlock()
 	close(h.ended)
 	h.serving.Wait()
+}
+
+// drain waits until no guest is left, or for agentDrain.
+func (h *holder) drain() {
+	late, long := time.NewTimer(agentDrain), time.NewTimer(agentDrain/30)
+	defer late.Stop()
+	defer long.Stop()
+	for {
+		if none, _ := h.idle(); none {
+			return
+		}
+		select {
+		case <-h.changed:
+		case <-long.C:
+			if isTerminal(h.p.notes) {
+				fmt.Fprintf(h.p.notes, "Commands of other processes are not done yet; waiting for at most %v.\n", agentDrain)
+			}
+		case <-late.C:
+			return
+		}
+	}
 }
 
 // newAgent is the command that holds a profile and does nothing else.
