@@ -113,6 +113,7 @@ func (r *addressRecord) Check() error { return r.Version.check("address") }
 
 // The kinds of keys. Names cannot hold the '/' that ends them.
 const (
+	kindAccount     = 'e' // user                    accountRecord
 	kindPerson      = 'U' // user                    personRecord
 	kindAccount     = 'e' // user                    accountRecord
 	kindAddress     = 'a' // token                   addressRecord
