@@ -12,35 +12,38 @@ import (
 // EventType says what an Event tells.
 type EventType uint8
 
-// The types of Event, and which fields are set beside Type and Time.
+// The types of Event, and which fields are set besides Type and Time; docs/embedding.md has them as a table.
 const (
-	EventMessage     EventType = iota + 1 // Conversation, Message: one that came, or an own one of another device
-	EventAccepted                         // Conversation, Message: an own one is on disk at the organization
-	EventDelivered                        // Conversation, Message, Device: an own one has reached a device
-	EventUndelivered                      // Conversation, Message, Err: an own one was refused for good, or was accepted and some members will not get it
-	EventUnreadable                       // Conversation, Err: a message came that cannot be read
-	EventCreated                          // Conversation: an own one has been ordered
-	EventJoined                           // Conversation: this device was added to it
-	EventAdded                            // Conversation, Device, By, Epoch
-	EventRemoved                          // Conversation, Device, By, Epoch
-	EventLeft                             // Conversation, By: this device was removed, or the conversation closed
-	EventRules                            // Conversation, By: name, admins or what members may do has changed
-	EventEpoch                            // Conversation, By, Epoch: a commit was taken in
-	EventWon                              // Conversation, Epoch: the commit was this device's
-	EventLost                             // Conversation, Epoch: this device's commit was overtaken and will be made again
-	EventFailed                           // Conversation, Err: a change of the group was given up
-	EventPoison                           // Conversation, By, Err: a commit won its epoch that this device cannot process
-	EventDivergence                       // Conversation, By, Err: alarm: somebody was shown another order of entries
-	EventGap                              // Conversation, Err: items expired before this device read them
-	EventBroken                           // Conversation, Err: it cannot be followed any further: see Device.Rejoin
-	EventTrust                            // Domain, Err: alarm: an organization's root has changed; see Device.AcceptRoot
-	EventPinned                           // Domain: an organization was met for the first time
-	EventDevices                          // Device: of the same user, was enrolled or revoked
-	EventConnected                        // Node
-	EventOffline                          // Err, Retry: not connected; the next attempt
-	EventDelayed                          // Conversation, Err, Retry: what waits to go out or to be fetched was refused for now, and is tried again
-	EventMissed                           // Count: events that a slow subscriber has lost: read the state anew
-	EventMoved                            // Conversation, From: From was closed by a ReInit and goes on as Conversation
+	// EventMessage: Conversation, Message: one that came. Messages that the same user has sent from another device come
+	// as well, so that all devices show the same: compare Message.Sender.User() with the own user, and Message.Sender with
+	// Device.ID. What this device sends is not among them: the call that sends it returns it.
+	EventMessage     EventType = iota + 1
+	EventAccepted              // Conversation, Message: an own one is on disk at the organization
+	EventDelivered             // Conversation, Message, Device: an own one has reached a device
+	EventUndelivered           // Conversation, Message, Err: an own one was refused for good, or was accepted and some members will not get it
+	EventUnreadable            // Conversation, Epoch, Err, perhaps By: a message came that cannot be read
+	EventCreated               // Conversation: an own one has been ordered
+	EventJoined                // Conversation, Epoch: this device was added to it
+	EventAdded                 // Conversation, Device, By, Epoch
+	EventRemoved               // Conversation, Device, By, Epoch
+	EventLeft                  // Conversation, perhaps By: this device was removed, or the conversation closed
+	EventRules                 // Conversation, By, Epoch: name, admins or what members may do has changed
+	EventEpoch                 // Conversation, By, Epoch: a commit was taken in
+	EventWon                   // Conversation, Epoch: the commit was this device's
+	EventLost                  // Conversation, Epoch: this device's commit was overtaken and will be made again
+	EventFailed                // Conversation, Err: a change of the group was given up
+	EventPoison                // Conversation, Epoch, Err, perhaps By: a commit won its epoch that this device cannot process
+	EventDivergence            // Conversation, Err, perhaps By: alarm: somebody was shown another order of entries
+	EventGap                   // Conversation, Err: items expired before this device read them
+	EventBroken                // Conversation, Err: it cannot be followed any further: see Device.Rejoin
+	EventTrust                 // Domain, Err: alarm: an organization's root has changed; see Device.AcceptRoot
+	EventPinned                // Domain: an organization was met for the first time
+	EventDevices               // Device: of the same user, was enrolled or revoked
+	EventConnected             // Node
+	EventOffline               // Err, Retry: not connected; the next attempt
+	EventDelayed               // Conversation, Err, Retry: what waits to go out or to be fetched was refused for now, and is tried again
+	EventMissed                // Count: events that a slow subscriber has lost: read the state anew
+	EventMoved                 // Conversation, From, Epoch: From was closed by a ReInit and goes on as Conversation
 	// EventDeviceWaiting: Device, Number: a device of the same user is not known: see Device.ConfirmDevice. With
 	// Conversation and By, it is a member of that conversation already, added by By.
 	EventDeviceWaiting

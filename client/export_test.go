@@ -27,6 +27,7 @@ type exampleTB struct {
 func (t *exampleTB) Helper()                   {}
 func (t *exampleTB) Fatal(args ...any)         { panic(args) }
 func (t *exampleTB) Fatalf(f string, a ...any) { panic([]any{f, a}) }
+func (t *exampleTB) Errorf(f string, a ...any) { panic([]any{f, a}) }
 func (t *exampleTB) Context() context.Context  { return context.Background() }
 func (t *exampleTB) Cleanup(f func()) {
 	t.mu.Lock()

@@ -22,7 +22,8 @@ const storeFile = "device.db"
 // is never written, and so never sent.
 var storeOptions = boltstore.Options{VerifyLater: true}
 
-// OpenStore opens, or makes, the store in a device's folder, encrypted under a key of
+// OpenStore opens, or makes, the store of a device in a folder, not a file: the folder is made if need be, is the device's
+// alone, and is locked while the store is open. The store is encrypted under a key of
 // boltstore.KeySize random bytes, from the keyring of the operating system or from KeyFile. The caller
 // closes it after Run has returned. A folder that others have access to is narrowed to its owner, or refused. The errors to expect are those of boltstore.Open.
 func OpenStore(folder string, key mlscore.Secret) (*boltstore.Store, error) {

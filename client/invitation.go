@@ -27,6 +27,12 @@ type Invitation struct {
 // Pinned reports whether the invitation names a root.
 func (i Invitation) Pinned() bool { return i.Root != wire.Hash{} }
 
+// Server is the invitation without its code, which has been used: where the device connects, for later starts.
+func (i Invitation) Server() Invitation {
+	i.Code = ""
+	return i
+}
+
 // UserID is the user of the invitation.
 func (i Invitation) UserID() (wire.UserID, error) { return wire.NewUserID(i.Domain, i.User) }
 

@@ -129,6 +129,7 @@ func (p *peer) run() {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for e := range events {
+			checkFields(p.t, e)
 			p.mu.Lock()
 			p.seen = append(p.seen, e)
 			p.mu.Unlock()

@@ -50,6 +50,9 @@ var rules = []rule{
 	{dir: "cmd/...", free: true},
 	{dir: "test/...", free: true},
 
+	// Examples show that an application needs package client alone; their tests bring a federation.
+	{dir: "examples/...", own: []string{"client", "test/cluster"}, limited: true},
+
 	{dir: "mlscore/codec", limited: true, pure: true},
 	{dir: "mlscore/boltstore", own: []string{"mlscore"}, limited: true,
 		deps: []string{"go.etcd.io/bbolt", "golang.org/x/crypto"}},

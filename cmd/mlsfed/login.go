@@ -153,8 +153,7 @@ func (o *loginOptions) prepare(i client.Invitation, id wire.DeviceID) (p *profil
 			return nil, false, err
 		}
 	}
-	server := i
-	server.Code = ""
+	server := i.Server()
 	switch old, err := readProfile(dir); {
 	case err == nil && old.Enrolled:
 		return nil, false, fmt.Errorf("%s is enrolled in %s already: choose another name with --device, or end that one with 'mlsfed logout' first", deviceName(old.Device), dir)
