@@ -1,6 +1,7 @@
 package config
 
 import (
+	"fmt"
 	"net"
 	"net/url"
 	"reflect"
@@ -23,9 +24,6 @@ func (c *Config) validateTogether(fault func(key, format string, args ...any)) {
 		if host, _, err := net.SplitHostPort(address); err == nil && host == "" {
 			fault(key, "%q names no host: others cannot connect to it; wanted one as n1.a.example:8443", address)
 		}
-		if strings.Contains(address, "://") {
-			fault(key, "%q is a URL, wanted an address without https://, as n1.a.example:8443", address)
-		}
 	}
 	type listener struct{ key, address string }
 	list := []listener{{"gateway.listen", c.Gateway.Listen}, {"federation.listen", c.Federation.Listen}, {"admin.listen", c.Admin.Listen}}
@@ -40,31 +38,36 @@ func (c *Config) validateTogether(fault func(key, format string, args ...any)) {
 	c.validateNames(fault)
 }
 
-// pairs are numbers of which one may not be below another, or has to be above it.
-var pairs = []struct {
+// pair is two numbers of which one may not be below another, or has to be above it.
+type pair struct {
 	key, other string
 	above      bool
-}{
+}
+
+// pairs are those with which a node cannot work.
+var pairs = []pair{
 	{"consensus.election", "consensus.heartbeat", false},
-	{"consensus.conversations", "consensus.conversations_per_organization", false},
 	{"directory.certificate_life", "directory.renew_before", true},
 	{"directory.key_packages", "directory.low_water", true},
-	{"gateway.sessions", "gateway.sessions_per_address", false},
+	{"quota.uploads", "files.file", false}, // a file has to fit
+	{"quota.user", "quota.device", false},
+}
+
+// doubtful are those with which one of the two never takes effect.
+var doubtful = []pair{
 	{"gateway.strangers.shut_last", "gateway.strangers.shut_first", false},
 	{"federation.strangers.shut_last", "federation.strangers.shut_first", false},
 	{"mailbox.bytes", "gateway.max_frame", false},
 	{"federation.outbox_bytes", "gateway.max_frame", false},
 	{"files.total", "files.file", false},
-	{"quota.uploads", "files.file", false}, // a file has to fit
 	{"quota.device", "files.file", false},
-	{"quota.user", "quota.device", false},
 }
 
-// validatePairs reports numbers that contradict each other. A 0 has no value to compare.
-func (c *Config) validatePairs(fault func(key, format string, args ...any)) {
+// violated lists the pairs that contradict each other, with what was wanted. A 0 has no value to compare.
+func (c *Config) violated(list []pair, say func(key, text string)) {
 	values := make(map[string]reflect.Value)
 	leaves(c, func(key string, v reflect.Value) { values[key] = v })
-	for _, p := range pairs {
+	for _, p := range list {
 		value, other := values[p.key], values[p.other]
 		if value.IsZero() || other.IsZero() || number(value) > number(other) || number(value) == number(other) && !p.above {
 			continue
@@ -73,8 +76,13 @@ func (c *Config) validatePairs(fault func(key, format string, args ...any)) {
 		if p.above {
 			than = "more than"
 		}
-		fault(p.key, "%s, wanted %s %s, %s", written(value), than, p.other, written(other))
+		say(p.key, fmt.Sprintf("%s, wanted %s %s, %s", written(value), than, p.other, written(other)))
 	}
+}
+
+// validatePairs reports numbers that contradict each other.
+func (c *Config) validatePairs(fault func(key, format string, args ...any)) {
+	c.violated(pairs, func(key, text string) { fault(key, "%s", text) })
 	if m, b := c.Quota.Memory, c.Consensus.RecentBytes; m != 0 && m < 2*b {
 		fault("quota.memory", "%v, wanted at least %v: two conversations that keep consensus.recent_bytes", m, 2*b)
 	}

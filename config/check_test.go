@@ -3,6 +3,7 @@ package config
 import (
 	"math"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -134,7 +135,7 @@ func TestNotANumberIsRefused(t *testing.T) {
 
 // TestPairs tries each pair in the wrong order and, where it may be, with one value twice.
 func TestPairs(t *testing.T) {
-	for _, p := range pairs {
+	for i, p := range slices.Concat(pairs, doubtful) {
 		c := Default()
 		c.Domain, c.Node = "a.example", "n1.a.example"
 		var other float64
@@ -145,9 +146,12 @@ func TestPairs(t *testing.T) {
 		})
 		for value, good := range map[float64]bool{other: !p.above, other - 1: false, other + 1: true} {
 			setNumber(t, c, p.key, value)
-			err := c.Validate()
-			if refused := err != nil && strings.Contains(err.Error(), p.other+", "); refused == good {
-				t.Errorf("%s of %v beside %s of %v: %v", p.key, value, p.other, other, err)
+			text := strings.Join(c.Warnings(), "; ")
+			if err := c.Validate(); i < len(pairs) && err != nil {
+				text = err.Error()
+			}
+			if said := strings.Contains(text, p.key+": ") && strings.Contains(text, p.other+", "); said == good {
+				t.Errorf("%s of %v beside %s of %v: %q", p.key, value, p.other, other, text)
 			}
 		}
 	}

@@ -443,6 +443,7 @@ func (f *Federation) Networks() (list []netip.Prefix) {
 // Warnings names settings that are valid and weaken the node.
 func (c *Config) Warnings() []string {
 	var list []string
+	c.violated(doubtful, func(key, text string) { list = append(list, key+": "+text) })
 	if c.OIDC.URL != "" && !c.OIDC.BindKey {
 		list = append(list, "oidc.bind_key is false: an ID token that leaks before it is used enrols any key; set it to true once all clients name the nonce of their key")
 	}
@@ -459,6 +460,10 @@ func (c *Config) Warnings() []string {
 
 func checkAddress(fault func(key, format string, args ...any), key, address string, empty bool) {
 	if address == "" && empty {
+		return
+	}
+	if strings.Contains(address, "://") {
+		fault(key, "%q is a URL, wanted an address without https://, as n1.a.example:8443", address)
 		return
 	}
 	if _, port, err := net.SplitHostPort(address); err != nil || port == "" {
