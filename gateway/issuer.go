@@ -13,8 +13,8 @@ import (
 
 // Issuer lets devices enrol by an OpenID Connect issuer.
 type Issuer interface {
-	// Issuer is what a client needs to ask the issuer for a token; nil if there is none.
-	Issuer() *wire.Issuer
+	// Issuer is what a client needs to ask the issuer for a token. wire.NotFound if there is none.
+	Issuer() (*wire.Issuer, error)
 	// BeginFlow begins the device authorization grant for a key.
 	BeginFlow(ctx context.Context, q *wire.FlowRequest) (*wire.FlowAnswer, error)
 	// PollFlow asks what has become of it.
@@ -67,9 +67,9 @@ func (g *Gateway) handleIssuer(mux *http.ServeMux) {
 	}
 	mux.HandleFunc("GET /v1/issuer", func(w http.ResponseWriter, r *http.Request) {
 		g.crossOrigin(w, r)
-		i := g.cfg.Issuer.Issuer()
-		if i == nil {
-			e := wire.Errorf(wire.NotFound, "issuer", "this organization has no login service here: ask its operator for an invitation")
+		i, err := g.cfg.Issuer.Issuer()
+		if err != nil {
+			e := wire.AsError("issuer", err)
 			g.reply(w, statusOf(e.Code), e)
 			return
 		}

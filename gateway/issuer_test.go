@@ -14,7 +14,12 @@ import (
 // scripted is a login service: the whole of one is tested with a node (test.TestLoginByCode).
 type scripted struct{ issuer *wire.Issuer }
 
-func (s *scripted) Issuer() *wire.Issuer { return s.issuer }
+func (s *scripted) Issuer() (*wire.Issuer, error) {
+	if s.issuer == nil {
+		return nil, wire.Errorf(wire.NotFound, "issuer", "none")
+	}
+	return s.issuer, nil
+}
 
 func (s *scripted) BeginFlow(_ context.Context, q *wire.FlowRequest) (*wire.FlowAnswer, error) {
 	return &wire.FlowAnswer{Flow: wire.Token{1}, Code: string(q.Key), URL: "https://login.a.example", Interval: 5000}, nil

@@ -43,8 +43,11 @@ type auditor struct {
 	failed atomic.Uint64
 	head   atomic.Pointer[audit.Mark]
 
-	mu    sync.Mutex // guards what follows
-	links map[wire.Domain]*linkRecords
+	more chan struct{} // holds one: a change of a link waits
+
+	mu      sync.Mutex // guards what follows; not held while a record is written
+	links   map[wire.Domain]*linkRecords
+	waiting []linkChange
 }
 
 // linkRecords bounds what one organization has written by closing and opening links.
@@ -58,7 +61,7 @@ var linkRate = door.Rate{Burst: 20, Every: time.Minute}
 
 func newAuditor(cfg *config.Config, now func() time.Time, logger *slog.Logger) (*auditor, error) {
 	log, err := OpenAudit(cfg, now)
-	return &auditor{log: log, logger: logger, links: make(map[wire.Domain]*linkRecords)}, err
+	return &auditor{log: log, logger: logger, more: make(chan struct{}, 1), links: make(map[wire.Domain]*linkRecords)}, err
 }
 
 // note records an act.
@@ -75,35 +78,69 @@ func (a *auditor) note(what audit.Act, who, on string, with map[string]string) {
 	}
 }
 
-// link records that the link to a node went up or down, at a bounded rate for each organization. Records that were left
-// out are counted in the next one.
+// link has it recorded that the link to a node went up or down, at a bounded rate for each organization. Records that
+// were left out are counted in the next one. It does not wait for the disk.
 func (a *auditor) link(self, n wire.NodeID, up bool, why string) {
 	org := n.Organization()
 	a.mu.Lock()
+	defer a.mu.Unlock()
 	r := a.links[org]
 	if r == nil {
 		r = new(linkRecords)
 		a.links[org] = r // as many as there are admitted organizations with links
 	}
 	now := time.Now()
-	if !r.rate.Has(linkRate, now) {
+	if !r.rate.Has(linkRate, now) || len(a.waiting) >= maxWaiting {
 		r.leftOut++
-		a.mu.Unlock()
 		return
 	}
 	r.rate.Take(linkRate, now, 1)
-	left := r.leftOut
-	r.leftOut = 0
-	a.mu.Unlock()
-	with := make(map[string]string)
-	if left > 0 {
-		with["left_out_before"] = strconv.Itoa(left)
-	}
-	what := audit.LinkUp
+	change := linkChange{what: audit.LinkUp, self: self, node: n, with: make(map[string]string)}
 	if !up {
-		what, with["reason"] = audit.LinkDown, why
+		change.what, change.with["reason"] = audit.LinkDown, why
 	}
-	a.note(what, byNode(self), string(n), with)
+	if r.leftOut > 0 {
+		change.with["left_out_before"] = strconv.Itoa(r.leftOut)
+		r.leftOut = 0
+	}
+	a.waiting = append(a.waiting, change)
+	select {
+	case a.more <- struct{}{}:
+	default:
+	}
+}
+
+// linkChange waits to be written.
+type linkChange struct {
+	what       audit.Act
+	self, node wire.NodeID
+	with       map[string]string
+}
+
+// maxWaiting bounds the changes of links that wait to be written.
+const maxWaiting = 4096
+
+// run writes the changes of links until ctx ends, and then those that wait still.
+func (a *auditor) run(ctx context.Context) error {
+	for {
+		a.flush()
+		select {
+		case <-a.more:
+		case <-ctx.Done():
+			a.flush()
+			return nil
+		}
+	}
+}
+
+func (a *auditor) flush() {
+	a.mu.Lock()
+	list := a.waiting
+	a.waiting = nil
+	a.mu.Unlock()
+	for _, c := range list {
+		a.note(c.what, byNode(c.self), string(c.node), c.with)
+	}
 }
 
 // Who acts.

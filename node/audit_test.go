@@ -27,6 +27,7 @@ func TestLinksFillNoAuditLog(t *testing.T) {
 		a.link("n1.a.example", "n1.b.example", false, "closed")
 	}
 	a.link("n1.a.example", "n1.c.example", true, "")
+	a.flush()
 	by := make(map[string]int)
 	if _, err := audit.Verify(AuditFolder(cfg), func(r *audit.Record) error { by[r.On]++; return nil }); err != nil {
 		t.Fatal(err)
@@ -37,6 +38,7 @@ func TestLinksFillNoAuditLog(t *testing.T) {
 	// A bucket that is full again: the next record counts what was left out.
 	a.links["b.example"].rate = linkRecords{}.rate
 	a.link("n1.a.example", "n1.b.example", true, "")
+	a.flush()
 	var last *audit.Record
 	if _, err := audit.Verify(AuditFolder(cfg), func(r *audit.Record) error { last = r; return nil }); err != nil {
 		t.Fatal(err)

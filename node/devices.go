@@ -19,7 +19,7 @@ import (
 type devices struct {
 	domain    wire.Domain
 	directory *directory.Directory
-	tokens    *directory.Tokens // nil without an OpenID Connect issuer
+	issuer    issuerState
 	mail      *mail
 	online    *online
 	now       func() time.Time
@@ -51,10 +51,13 @@ func (v *devices) Enrol(ctx context.Context, q *wire.EnrolRequest) (*wire.ChainA
 	case q.Code != "":
 		by = "invitation"
 		chain, err = v.directory.Enrol(q.Code, e)
-	case v.tokens == nil:
+	case !v.issuer.configured:
 		err = wire.Errorf(wire.Denied, "enrol", "this organization takes no tokens: ask for an invitation")
 	default:
-		chain, err = v.directory.EnrolByToken(ctx, v.tokens, q.Token, e)
+		var tokens *directory.Tokens
+		if tokens, err = v.issuer.get("enrol"); err == nil {
+			chain, err = v.directory.EnrolByToken(ctx, tokens, q.Token, e)
+		}
 	}
 	if err != nil {
 		return nil, err

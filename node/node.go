@@ -57,6 +57,7 @@ type Node struct {
 	fed        *federation.Federation
 	gateway    *gateway.Gateway
 	audit      *auditor
+	issuer     directory.Issuer // of the configuration
 	delivery   *delivery
 	online     *online
 	devices    *devices
@@ -156,7 +157,7 @@ func (n *Node) makeDirectory() (err error) {
 	return err
 }
 
-func (n *Node) makeMail() error {
+func (n *Node) makeMail() (err error) {
 	c := &n.cfg.Mailbox
 	n.mail = mailbox.New(n.stores.db, prefixMailbox, mailbox.Config{
 		Writer: n.stores.writer, Clock: counting{n.stores.clock},
@@ -173,7 +174,11 @@ func (n *Node) makeMail() error {
 	streams := newStreams(n.stores.db, prefixStreams, n.stores.clock.Count)
 	m := &mail{n.mail, streams, n.stores.clock}
 	n.online = &online{directory: n.directory, mail: m, disconnect: func(d wire.DeviceID) { n.gateway.Disconnect(d) }, log: n.log}
+	if n.issuer, err = issuerOf(&n.cfg.OIDC); err != nil {
+		return err
+	}
 	n.devices = &devices{domain: n.cfg.Domain, directory: n.directory, mail: m, online: n.online, now: n.now, audit: n.audit}
+	n.devices.issuer.configured = n.cfg.OIDC.URL != ""
 	n.delivery = &delivery{org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, past: n.past, log: n.log, contested: n.contestedList}
 	n.router = &router{
 		org: n.cfg.Domain, witness: n.cfg.Consensus.Witness, mail: n.mail, directory: n.directory, streams: streams, files: n.stores.files, blobs: n.stores.blobs,
@@ -283,8 +288,10 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := n.useIssuer(ctx); err != nil {
-		return err
+	if n.devices.issuer.configured {
+		if err := n.askIssuer(ctx, issuerStart); err != nil {
+			n.log.Warn("the login service does not answer: the node starts without it", "issuer", n.cfg.OIDC.URL, "error", err)
+		}
 	}
 	failed := make(chan error, 16)
 	inner := n.startInner(failed) // what others rely on: it stops last
@@ -375,7 +382,7 @@ func (n *Node) start(failed chan<- error, name string, run func(context.Context)
 func (n *Node) startInner(failed chan<- error) *running {
 	return n.startAll(failed,
 		part{"writer", n.stores.writer.Run}, part{"mailbox", n.mail.Run}, part{"directory", n.directory.Run}, part{"consensus", n.orders.Run}, part{"outbox", n.outbox.Run},
-		part{"files", n.sweepFiles}, part{"clock", n.saveClock}, part{"notices", n.tellLow}, part{"alarms", n.tellAlarms})
+		part{"files", n.sweepFiles}, part{"clock", n.saveClock}, part{"notices", n.tellLow}, part{"audit", n.audit.run}, part{"alarms", n.tellAlarms}, part{"issuer", n.useIssuer})
 }
 
 func (n *Node) startOuter(failed chan<- error, t *tls.Config) *running {
@@ -433,21 +440,6 @@ func (n *Node) tellLow(ctx context.Context) error {
 			n.online.low(ctx, l)
 		}
 	}
-}
-
-// useIssuer asks the OpenID Connect issuer for its keys.
-func (n *Node) useIssuer(ctx context.Context) (err error) {
-	c := &n.cfg.OIDC
-	if c.URL == "" {
-		return nil
-	}
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	issuer, err := issuerOf(c)
-	if err == nil {
-		n.devices.tokens, err = directory.NewTokens(ctx, issuer, n.now)
-	}
-	return err
 }
 
 // close closes what New opened and nobody has closed.

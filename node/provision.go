@@ -8,12 +8,9 @@ import (
 	"os"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/mlsfed/mlsfed/audit"
-	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/directory"
-	"github.com/mlsfed/mlsfed/gateway"
 	"github.com/mlsfed/mlsfed/scim"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -40,61 +37,6 @@ func readSecret(key, path string) (string, error) {
 		return "", fmt.Errorf("%s: %s holds %d bytes, wanted a secret of at most %d", key, path, len(raw), maxSecret)
 	}
 	return secret, nil
-}
-
-// issuerOf is the issuer of a configuration.
-func issuerOf(c *config.OIDC) (directory.Issuer, error) {
-	i := directory.Issuer{
-		URL: c.URL, Audience: c.Audience, Claim: c.Claim, AnyKey: !c.BindKey, Groups: c.Groups, GroupClaim: c.GroupClaim, Scopes: c.Scopes,
-		Client: &http.Client{Timeout: issuerTime},
-	}
-	if c.DeviceFlow {
-		i.Flows = c.Flows
-	}
-	var err error
-	i.Secret, err = readSecret("oidc.secret_file", c.SecretFile)
-	return i, err
-}
-
-// issuerTime bounds a question to the issuer.
-const issuerTime = 30 * time.Second
-
-var _ gateway.Issuer = (*devices)(nil)
-
-// Issuer implements gateway.Issuer.
-func (v *devices) Issuer() *wire.Issuer {
-	if v.tokens == nil {
-		return nil
-	}
-	return v.tokens.Issuer()
-}
-
-func (v *devices) noIssuer() error {
-	return wire.Errorf(wire.Denied, "flow", "this organization has no login service here: ask for an invitation")
-}
-
-// BeginFlow implements gateway.Issuer.
-func (v *devices) BeginFlow(ctx context.Context, q *wire.FlowRequest) (*wire.FlowAnswer, error) {
-	if v.tokens == nil {
-		return nil, v.noIssuer()
-	}
-	return v.tokens.BeginFlow(ctx, q.Key)
-}
-
-// PollFlow implements gateway.Issuer.
-func (v *devices) PollFlow(ctx context.Context, q *wire.FlowPoll) (*wire.FlowState, error) {
-	if v.tokens == nil {
-		return nil, v.noIssuer()
-	}
-	name, wait, err := v.tokens.PollFlow(ctx, q.Flow)
-	if err != nil || name == "" {
-		return &wire.FlowState{Interval: uint64(wait.Milliseconds())}, err
-	}
-	u, err := wire.NewUserID(v.domain, name)
-	if err != nil {
-		return nil, wire.Errorf(wire.Denied, "flow", "the issuer names you %.100q, which cannot be the name of a user here: ask your operator", name)
-	}
-	return &wire.FlowState{User: u}, nil
 }
 
 // accounts are the users of the organization as an identity provider has them.
