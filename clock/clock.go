@@ -81,11 +81,15 @@ type Clock struct {
 // jump moves Now, from a Count on, by nanoseconds.
 type jump struct{ at, by int64 }
 
+// Defaults are what zero limits stand for. They are those of the configuration that 'mlsfed init' writes: a test compares
+// them.
+func Defaults() Limits { return Limits{time.Minute, time.Hour, 24 * time.Hour} }
+
 // New makes a clock that goes on where State was taken.
 func New(cfg Config) (*Clock, error) {
-	l := cfg.Limits
+	l, usual := cfg.Limits, Defaults()
 	c := &Clock{
-		limits: Limits{or(l.Tolerance, time.Minute), or(l.Confirm, time.Hour), or(l.Downtime, 24*time.Hour)},
+		limits: Limits{or(l.Tolerance, usual.Tolerance), or(l.Confirm, usual.Confirm), or(l.Downtime, usual.Downtime)},
 		wall:   cfg.Wall, elapse: cfg.Elapse, report: cfg.Report,
 	}
 	if c.wall == nil {

@@ -80,6 +80,7 @@ var bounds = []bound{
 	{"consensus.memory", "1MiB", "1024GiB", zeroDefault},
 	{"mailbox.items", "1", "1000000000", zeroDefault},
 	{"mailbox.bytes", "1MiB", "65536GiB", zeroDefault},
+	{"mailbox.organization", "1MiB", "1048576GiB", zeroNone},
 	{"mailbox.age", "1s", "3660d", zeroDefault},
 	{"mailbox.past_epochs", "2", "65536", ""}, // about a hundred bytes each, of each conversation
 	{"directory.devices", "1", "4096", zeroDefault},

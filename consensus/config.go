@@ -183,6 +183,16 @@ func (c *Config) setDefaults() error {
 	return nil
 }
 
+// Defaults are what zero timers and limits stand for. They are those of the configuration that 'mlsfed init' writes: a
+// test compares them.
+func Defaults() (Timers, Limits) {
+	var t Timers
+	var l Limits
+	t.setDefaults()
+	l.setDefaults()
+	return t, l
+}
+
 func (t *Timers) setDefaults() {
 	for _, d := range []struct {
 		field *time.Duration

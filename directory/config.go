@@ -113,6 +113,14 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Report == nil {
 		c.Report = func(error) {}
 	}
+	return c.withLimits(), nil
+}
+
+// Defaults are the limits that zero fields stand for. They are those of the configuration that 'mlsfed init' writes: a
+// test compares them.
+func Defaults() Config { return Config{}.withLimits() }
+
+func (c Config) withLimits() Config {
 	c.MaxDevices = or(c.MaxDevices, 32)
 	c.InvitationLife = or(c.InvitationLife, 7*day)
 	c.CertificateLife = or(c.CertificateLife, 90*day)
@@ -135,5 +143,5 @@ func (c Config) withDefaults() (Config, error) {
 	c.LastResortBurst = or(c.LastResortBurst, 32)
 	c.LastResortEvery = or(c.LastResortEvery, 10*time.Minute)
 	c.SweepInterval = or(c.SweepInterval, 10*time.Minute)
-	return c, nil
+	return c
 }

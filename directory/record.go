@@ -115,7 +115,6 @@ func (r *addressRecord) Check() error { return r.Version.check("address") }
 const (
 	kindAccount     = 'e' // user                    accountRecord
 	kindPerson      = 'U' // user                    personRecord
-	kindAccount     = 'e' // user                    accountRecord
 	kindAddress     = 'a' // token                   addressRecord
 	kindClaim       = 'c' // claimant's hash, id     claimRecord
 	kindDevice      = 'd' // user/device             deviceRecord

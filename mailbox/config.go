@@ -33,7 +33,7 @@ type Config struct {
 	// a reader has not acknowledged them. 100,000 and 1 GiB by default.
 	MaxItems, MaxBytes uint64
 	// MaxSender is how many bytes of payload one sender may have in all streams together that a reader has not
-	// acknowledged. 0: no bound.
+	// acknowledged. 16 GiB by default.
 	MaxSender uint64
 	// A full stream makes room by expiring its oldest items, as far as some reader has acknowledged them: a
 	// device that is away meets a gap, and does not stop the others of its organization. DropOldest makes room
@@ -80,12 +80,17 @@ func or[T comparable](v, otherwise T) T {
 	return v
 }
 
+// Defaults are the limits that zero fields stand for. They are those of the configuration that 'mlsfed init' writes: a
+// test compares them.
+func Defaults() Config { return Config{}.withDefaults() }
+
 func (c Config) withDefaults() Config {
 	if c.Clock == nil {
 		c.Clock = systemClock{}
 	}
 	c.MaxItems = or(c.MaxItems, 100_000)
 	c.MaxBytes = or(c.MaxBytes, 1<<30)
+	c.MaxSender = or(c.MaxSender, 16<<30)
 	c.MaxItem = or(c.MaxItem, wire.MaxEntry+64<<10)
 	c.MaxReaders = or(c.MaxReaders, wire.MaxElements)
 	c.MaxAge = or(c.MaxAge, 30*day)

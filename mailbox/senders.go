@@ -70,7 +70,7 @@ func (s *senders) end(counted map[uint64]uint64) {
 // mayBring refuses an item with which its sender would have too much.
 func (b *commit) mayBring(p *Put) error {
 	m := b.m
-	if p.Sender == "" || m.cfg.MaxSender == 0 {
+	if p.Sender == "" {
 		return nil
 	}
 	have := m.senders.of(senderTag(p.Sender))
@@ -87,9 +87,6 @@ func (b *commit) mayBring(p *Put) error {
 
 // countSenders counts when the mailbox starts, and when a sender has come to the bound.
 func (m *Mailbox) countSenders(ctx context.Context) error {
-	if m.cfg.MaxSender == 0 {
-		return nil
-	}
 	for ctx.Err() == nil {
 		m.senders.begin()
 		counted, err := m.countRecords(ctx)

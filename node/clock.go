@@ -35,7 +35,7 @@ func openClock(db *pebble.DB, cfg *config.Clock, o Options) (*clock.Clock, error
 		}
 	}
 	return clock.New(clock.Config{
-		Limits: clock.Limits{Tolerance: cfg.Tolerance.Std(), Confirm: cfg.Confirm.Std(), Downtime: cfg.Downtime.Std()},
+		Limits: clockLimits(cfg),
 		Wall:   o.Now, Elapse: o.Elapse, Stored: stored, Report: reportJumps(o.Logger),
 	})
 }

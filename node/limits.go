@@ -1,14 +1,18 @@
 package node
 
 import (
+	"math"
 	"sync/atomic"
 	"time"
 
+	"github.com/mlsfed/mlsfed/clock"
 	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/consensus"
+	"github.com/mlsfed/mlsfed/directory"
 	"github.com/mlsfed/mlsfed/door"
 	"github.com/mlsfed/mlsfed/federation"
 	"github.com/mlsfed/mlsfed/gateway"
+	"github.com/mlsfed/mlsfed/mailbox"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -39,6 +43,50 @@ func federationLimits(c *config.Federation) (federation.Limits, federation.Timer
 // outboxLimits are those of what waits for other organizations.
 func outboxLimits(c *config.Federation) federation.OutboxConfig {
 	return federation.OutboxConfig{Expire: c.OutboxExpire.Std(), MaxItems: int(c.OutboxItems), MaxBytes: int64(c.OutboxBytes)}
+}
+
+// directoryLimits are those of a configuration's users.
+func directoryLimits(c *config.Directory) directory.Config {
+	return directory.Config{
+		MaxDevices: c.Devices, CertificateLife: c.CertificateLife.Std(), RenewBefore: c.RenewBefore.Std(), InvitationLife: c.InvitationLife.Std(),
+		MaxKeyPackages: c.KeyPackages, LowWater: c.LowWater, ClaimBurst: c.ClaimBurst, ClaimEvery: c.ClaimEvery.Std(),
+		PairBurst: c.PairBurst, PairEvery: c.PairEvery.Std(), UserBurst: c.UserBurst, UserEvery: c.UserEvery.Std(),
+		LastResortBurst: c.LastResortBurst, LastResortEvery: c.LastResortEvery.Std(),
+	}
+}
+
+// mailboxLimits are those of what waits for devices.
+func mailboxLimits(c *config.Mailbox) mailbox.Config {
+	sender := uint64(c.Organization)
+	if sender == 0 { // no limit, where package mailbox has a default
+		sender = math.MaxUint64
+	}
+	return mailbox.Config{
+		MaxItems: c.Items, MaxBytes: uint64(c.Bytes), MaxAge: c.Age.Std(), DropOldest: c.DropOldest, MaxSender: sender,
+		ExpireEvery: min(time.Hour, max(c.Age.Std()/10, time.Second)),
+	}
+}
+
+// orderLimits are those of the ordering of conversations.
+func orderLimits(c *config.Consensus) (consensus.Timers, consensus.Limits) {
+	perOrganization := c.PerOrganization
+	if perOrganization == 0 { // no limit, where package consensus has a default
+		perOrganization = math.MaxInt
+	}
+	return consensus.Timers{
+			Sleep: c.Sleep.Std(), Heartbeat: c.Heartbeat.Std(), Election: c.Election.Std(), Silence: c.Silence.Std(), Stall: c.Stall.Std(),
+			Farewell: c.Farewell.Std(), Ahead: c.Ahead.Std(), Unowned: c.Unowned.Std(), Claim: c.Claim.Std(), Wake: c.Wake.Std(),
+			Invite: c.Invite.Std(), Compare: c.Compare.Std(), Lost: c.Lost.Std(), Idle: c.Idle.Std(),
+		}, consensus.Limits{
+			Conversations: c.Conversations, PerOrganization: perOrganization, Inflight: c.Inflight,
+			RecentBytes: int(c.RecentBytes), RecentEntries: c.RecentEntries, Organizations: c.Organizations, Sleepers: int(c.Memory), SleepingHeads: int(c.Memory),
+			Wakes: c.Wakes, Invites: c.Invites, TermJump: c.TermJump,
+		}
+}
+
+// clockLimits are those of the machine's clock.
+func clockLimits(c *config.Clock) clock.Limits {
+	return clock.Limits{Tolerance: c.Tolerance.Std(), Confirm: c.Confirm.Std(), Downtime: c.Downtime.Std()}
 }
 
 // limits are how often devices and other organizations may have this node order something. Devices are

@@ -138,35 +138,25 @@ func (n *Node) identify() (err error) {
 }
 
 func (n *Node) makeDirectory() (err error) {
-	c := &n.cfg.Directory
-	n.directory, err = directory.New(n.stores.db, prefixDirectory, directory.Config{
-		Domain: n.cfg.Domain, CA: authority{n.identity}, Clock: day{n.stores.clock}, Count: n.stores.clock.Count,
-		Low: func(l directory.Low) {
-			select {
-			case n.lows <- l:
-			default: // so many at once that the next claim will tell again
-			}
-		},
-		Report:          func(err error) { n.log.Error("directory", "error", err) },
-		MaxDevices:      c.Devices,
-		CertificateLife: c.CertificateLife.Std(), RenewBefore: c.RenewBefore.Std(), InvitationLife: c.InvitationLife.Std(),
-		MaxKeyPackages: c.KeyPackages, LowWater: c.LowWater, ClaimBurst: c.ClaimBurst, ClaimEvery: c.ClaimEvery.Std(),
-		PairBurst: c.PairBurst, PairEvery: c.PairEvery.Std(), UserBurst: c.UserBurst, UserEvery: c.UserEvery.Std(),
-		LastResortBurst: c.LastResortBurst, LastResortEvery: c.LastResortEvery.Std(),
-	})
+	c := directoryLimits(&n.cfg.Directory)
+	c.Domain, c.CA, c.Clock, c.Count = n.cfg.Domain, authority{n.identity}, day{n.stores.clock}, n.stores.clock.Count
+	c.Low = func(l directory.Low) {
+		select {
+		case n.lows <- l:
+		default: // so many at once that the next claim will tell again
+		}
+	}
+	c.Report = func(err error) { n.log.Error("directory", "error", err) }
+	n.directory, err = directory.New(n.stores.db, prefixDirectory, c)
 	return err
 }
 
 func (n *Node) makeMail() (err error) {
 	c := &n.cfg.Mailbox
-	n.mail = mailbox.New(n.stores.db, prefixMailbox, mailbox.Config{
-		Writer: n.stores.writer, Clock: counting{n.stores.clock},
-		MaxItems: c.Items, MaxBytes: uint64(c.Bytes), MaxAge: c.Age.Std(), DropOldest: c.DropOldest,
-		MaxSender:   uint64(c.Organization),
-		ExpireEvery: min(time.Hour, max(c.Age.Std()/10, time.Second)),
-		Report:      func(err error) { n.log.Error("mailbox", "error", err) },
-		Count:       n.streamQuota(),
-	})
+	box := mailboxLimits(c)
+	box.Writer, box.Clock, box.Count = n.stores.writer, counting{n.stores.clock}, n.streamQuota()
+	box.Report = func(err error) { n.log.Error("mailbox", "error", err) }
+	n.mail = mailbox.New(n.stores.db, prefixMailbox, box)
 	n.past = &pastKeys{db: n.stores.db, prefix: prefixPastKeys, most: c.PastEpochs, log: func(id wire.ConversationID) ([]wire.Committed, error) {
 		list, _, err := n.orders.Entries(id, 0, math.MaxInt, math.MaxInt)
 		return list, err

@@ -41,20 +41,14 @@ func (n *Node) makeOrders() (err error) {
 	if n.cfg.OrdersOnly {
 		consumer, owns = nil, nil // nobody here reads entries
 	}
+	timers, limits := orderLimits(c)
+	limits.Awake = awakeMemory(n.cfg)
 	n.orders, err = consensus.New(consensus.Config{
 		Node: n.cfg.Node, Dir: filepath.Join(n.cfg.Data, orderFolder), Log: n.stores.log, Blobs: blob.Wire{Store: n.stores.blobs},
 		Account: orderAccount{n.stores.account}, Admission: n.router.limits, Owns: owns,
 		Link: n, Roster: n, Consumer: consumer, Logger: n.log, Now: n.now,
 		Public: machine.MLSRules{Config: mlscore.PublicConfig{Auth: new(anyCredential), Intake: mlscore.Intake{Strict: true}, Suites: mlscore.EarlierSuites()}},
-		Timers: consensus.Timers{
-			Sleep: c.Sleep.Std(), Heartbeat: c.Heartbeat.Std(), Election: c.Election.Std(), Silence: c.Silence.Std(), Stall: c.Stall.Std(), Farewell: c.Farewell.Std(), Ahead: c.Ahead.Std(),
-			Unowned: c.Unowned.Std(), Claim: c.Claim.Std(), Wake: c.Wake.Std(), Invite: c.Invite.Std(), Compare: c.Compare.Std(), Lost: c.Lost.Std(), Idle: c.Idle.Std(),
-		},
-		Limits: consensus.Limits{
-			Conversations: c.Conversations, PerOrganization: c.PerOrganization, Inflight: c.Inflight,
-			RecentBytes: int(c.RecentBytes), RecentEntries: c.RecentEntries, Organizations: c.Organizations, Sleepers: int(c.Memory), SleepingHeads: int(c.Memory),
-			Wakes: c.Wakes, Invites: c.Invites, TermJump: c.TermJump, Awake: awakeMemory(n.cfg),
-		},
+		Timers: timers, Limits: limits,
 		Refused:  n.refusals("submissions_refused_total", "Submissions refused before any work was done for them, by the reason's code."),
 		Restored: fresh,
 		Alarm:    n.alarm,
