@@ -270,7 +270,7 @@ type Conversation struct {
 	ID         wire.ConversationID
 	OwnName    string // the user's, known to this device alone: see Device.SetOwnName
 	State      State
-	Why        string // of StateBroken
+	Why        string // of StateBroken, and what StateJoining waits for
 	Rules      Rules  // the last ones, where the device is out
 	Epoch      wire.Epoch
 	Sequence   wire.SequenceNumber // of the last entry that was taken in

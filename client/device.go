@@ -37,9 +37,11 @@ type Device struct {
 	judge  *judge
 	client *mlscore.Client
 	groups *openGroups
-	self   *deviceRecord                // nil before it is enrolled
-	asked  map[string]bool              // devices of the user's that he was told of
-	later  map[wire.ConversationID]bool // those for which something of a later membership waits; nil before it was read
+	self   *deviceRecord   // nil before it is enrolled
+	asked  map[string]bool // devices of the user's that he was told of
+	// laterSums counts what waits of a later membership, in those conversations where that was counted.
+	laterSums map[wire.ConversationID]*laterSum
+	later     map[wire.ConversationID]bool // those for which something of a later membership waits; nil before it was read
 
 	waiters waiters
 	alarms  alarms
@@ -141,7 +143,7 @@ func (d *Device) turn(ctx context.Context, f func(*unit) error) error {
 // forget drops what memory holds and the store may not.
 func (d *Device) forget() {
 	d.groups.forget()
-	d.self, d.later = nil, nil
+	d.self, d.later, d.laterSums = nil, nil, nil
 	u := newUnit(d.opts.Store)
 	if err := d.loadSelf(u); err != nil {
 		d.log.Error("device record cannot be read", "error", err)

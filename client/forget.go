@@ -35,7 +35,7 @@ func (d *Device) Forget(ctx context.Context, id wire.ConversationID) error {
 				u.deleteAll(recordKey(kind, idPart(at)))
 			}
 			u.delete(conversationKey(at))
-			delete(d.later, at)
+			old.noneLater()
 			if at, r, err = t.before(r); err != nil {
 				return err
 			}

@@ -362,12 +362,12 @@ func (d *Device) joinLate(ctx context.Context, id wire.ConversationID, w *welcom
 		return err
 	}
 	welcome, err := d.fetchPayload(ctx, id, e.Envelope.Commit.Welcome)
-	if err != nil {
-		return err
+	var tree []byte
+	if err == nil {
+		tree, err = d.fetchPayload(ctx, id, e.Envelope.Commit.Tree)
 	}
-	tree, err := d.fetchPayload(ctx, id, e.Envelope.Commit.Tree)
 	if err != nil {
-		return err
+		return d.joinWaits(ctx, id, w, err)
 	}
 	if enter, err := d.admit(ctx, id, c, e.Envelope, welcome, tree); err != nil || !enter {
 		return err
@@ -392,6 +392,33 @@ func (d *Device) joinLate(ctx context.Context, id wire.ConversationID, w *welcom
 		u.delete(t.welcomeKey())
 		return t.breakOff(why)
 	})
+}
+
+// joinWaits notes why a join has to wait. Content that nobody has any more is not waited for longer than Timing.Unknown.
+func (d *Device) joinWaits(ctx context.Context, id wire.ConversationID, w *welcomeRecord, why error) error {
+	if errors.Is(why, ErrOffline) || ctx.Err() != nil {
+		return why
+	}
+	gone := wire.CodeOf(why) == wire.BlobMissing && d.now()-w.Time >= wire.Time(d.opts.Timing.Unknown.Milliseconds())
+	err := d.turn(ctx, func(u *unit) error {
+		t, err := d.thread(u, id)
+		if err != nil || t == nil || t.rec.State != StateJoining {
+			return err
+		}
+		if gone {
+			u.delete(t.welcomeKey())
+			return t.breakOff(wire.Errorf(wire.BlobMissing, "join", "the Welcome by which this device was added is no longer kept: %v", why))
+		}
+		if text := shorten("the Welcome by which this device was added cannot be fetched yet: " + why.Error()); t.rec.Why != text {
+			t.rec.Why = text
+			return t.save()
+		}
+		return nil
+	})
+	if err != nil || gone {
+		return err
+	}
+	return why
 }
 
 // fetchPayload is the content of a payload, nil for none.

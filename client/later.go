@@ -56,25 +56,70 @@ func (t *thread) putOff(p *wire.Push) (bool, error) {
 			return false, err
 		}
 	}
-	begins := !waits && t.beginsLater(p, others)
-	if !waits && !begins {
+	joining, err := t.waitsToJoin(p)
+	if err != nil {
+		return false, err
+	}
+	begins := !waits && !joining && t.beginsLater(p, others)
+	if !waits && !begins && !joining {
 		return false, nil
 	}
-	tokens, count, size, err := t.laterUse()
+	use, err := t.laterUse()
 	if err != nil {
 		return false, err
 	}
 	l := t.d.opts.Limits
+	most, bytes := l.Held, l.HeldBytes
+	if t.rec.State == StateJoining || t.rec.State == StateHeld {
+		most, bytes = joiningItems*most, joiningItems*bytes
+	}
 	switch {
-	case begins && len(tokens) >= maxMemberships:
-		t.event(Event{Type: EventGap, Err: fmt.Errorf("what came since item %d, when this device was added again, is lost: %d memberships wait already", p.Sequence, len(tokens))})
+	case begins && len(use.tokens) >= maxMemberships:
+		t.event(Event{Type: EventGap, Err: fmt.Errorf("what came since item %d, when this device was added again, is lost: %d memberships wait already", p.Sequence, len(use.tokens))})
 		return true, nil
-	case !begins && (count >= l.Held || size+len(p.Payload) > l.HeldBytes):
+	case !begins && (use.count >= most || use.size+len(p.Payload) > bytes):
 		return true, t.markLost(p)
 	}
 	t.d.later[t.id] = true
 	t.kick(handshakes(t.id))
+	use.add(p)
 	return true, t.u.putRecord(laterKey(t.id, p.Token[:], number(p.Sequence)), p)
+}
+
+// joiningItems is by how much the limits of what waits are larger while a device joins, or its user decides: what comes
+// then is all that it gets of the time before, since the log keeps few entries.
+const joiningItems = 8
+
+// waitsToJoin reports whether an item comes before this device has entered the conversation that it was added to.
+func (t *thread) waitsToJoin(p *wire.Push) (bool, error) {
+	switch t.rec.State {
+	case StateJoining:
+	case StateHeld:
+		if c := new(wire.Committed); p.Kind == wire.ItemEntry && wire.Decode(p.Payload, wire.MaxSessionFrame, c) == nil {
+			if e, err := c.Open(); err == nil && e.Envelope != nil && e.Envelope.Commit != nil && e.Envelope.Conversation == t.id && t.addressLeaves(e.Envelope) {
+				return false, nil // it is removed again: nothing has to be decided
+			}
+		}
+	default:
+		return false, nil
+	}
+	if p.Token != t.rec.Token {
+		return false, nil
+	}
+	_, known, err := t.u.Get(t.welcomeKey())
+	return known, err
+}
+
+// laterSum is what waits in a conversation: the addresses, the items and their bytes.
+type laterSum struct {
+	tokens      map[wire.Token]bool
+	count, size int
+}
+
+func (s *laterSum) add(p *wire.Push) {
+	s.tokens[p.Token] = true
+	s.count++
+	s.size += len(p.Payload)
 }
 
 // lostMark is the place, behind all items of an address, where it stands that some did not fit: from GapFrom on.
@@ -85,7 +130,11 @@ func (t *thread) markLost(p *wire.Push) error {
 	if _, ok, err := t.u.Get(key); err != nil || ok {
 		return err
 	}
-	return t.u.putRecord(key, &wire.Push{Conversation: p.Conversation, Token: p.Token, Sequence: lostMark, GapFrom: p.Sequence})
+	mark := &wire.Push{Conversation: p.Conversation, Token: p.Token, Sequence: lostMark, GapFrom: p.Sequence}
+	if s := t.d.laterSums[t.id]; s != nil {
+		s.add(mark)
+	}
+	return t.u.putRecord(key, mark)
 }
 
 // takeLost says that items of the present membership are lost, and fetches the entries among them: up to the one that
@@ -169,18 +218,56 @@ func (t *thread) firstLater(prefix []byte) (first *wire.Push, key []byte, err er
 	return first, key, err
 }
 
-// laterUse is what waits: under which addresses, how many items, and their bytes.
-func (t *thread) laterUse() (tokens map[wire.Token]bool, count, size int, err error) {
-	tokens = make(map[wire.Token]bool)
-	prefix := laterKey(t.id)
-	err = t.u.Scan(prefix, func(key, value []byte) error {
-		var token wire.Token
-		copy(token[:], key[len(prefix):])
-		tokens[token] = true
-		count, size = count+1, size+len(value)
+// laterUse is what waits. It is counted once and kept up to date, since a device that joins late takes thousands of items.
+func (t *thread) laterUse() (*laterSum, error) {
+	if s := t.d.laterSums[t.id]; s != nil {
+		return s, nil
+	}
+	s := &laterSum{tokens: make(map[wire.Token]bool)}
+	err := t.u.Scan(laterKey(t.id), func(_, value []byte) error {
+		p := new(wire.Push)
+		if err := wire.Decode(value, maxRecord, p); err != nil {
+			return err
+		}
+		s.add(p)
 		return nil
 	})
-	return tokens, count, size, err
+	if err != nil {
+		return nil, err
+	}
+	if t.d.laterSums == nil {
+		t.d.laterSums = make(map[wire.ConversationID]*laterSum)
+	}
+	t.d.laterSums[t.id] = s
+	return s, nil
+}
+
+// deleteLater deletes one item that waits.
+func (t *thread) deleteLater(key []byte, p *wire.Push) {
+	t.u.delete(key)
+	if s := t.d.laterSums[t.id]; s != nil {
+		s.count--
+		s.size -= len(p.Payload)
+	}
+}
+
+// someLater are the first items under an address.
+func (t *thread) someLater(token wire.Token, most int) (list []*wire.Push, keys [][]byte, err error) {
+	err = t.u.Scan(laterKey(t.id, token[:]), func(key, value []byte) error {
+		p := new(wire.Push)
+		if err := wire.Decode(value, maxRecord, p); err != nil {
+			return err
+		}
+		list, keys = append(list, p), append(keys, append([]byte{}, key...))
+		if len(list) == most {
+			return errStop
+		}
+		return nil
+	})
+	if err == error(errStop) {
+		err = nil
+	}
+	return list, keys, err
 }
 
 // nextLater takes up what waits, if it is its turn. The step says to look again.
@@ -196,15 +283,15 @@ func (t *thread) nextLater() (*step, error) {
 		return nil, nil
 	}
 	done := 0
-	for t.group != nil && done < laterBatch {
-		p, key, err := t.firstLater(laterKey(t.id, t.rec.Token[:]))
-		if err != nil {
-			return nil, err
-		}
-		if p == nil {
+	list, keys, err := t.someLater(t.rec.Token, laterBatch)
+	if err != nil {
+		return nil, err
+	}
+	for i, p := range list {
+		if t.group == nil {
 			break
 		}
-		t.u.delete(key)
+		t.deleteLater(keys[i], p)
 		done++
 		take := func() error { return t.d.takeItem(t.u, t, p) }
 		if p.Sequence == lostMark {
@@ -220,7 +307,7 @@ func (t *thread) nextLater() (*step, error) {
 	next, _, err := t.firstLater(laterKey(t.id))
 	if err != nil || next == nil {
 		if err == nil {
-			delete(t.d.later, t.id)
+			t.noneLater()
 		}
 		return nil, err
 	}
@@ -231,9 +318,16 @@ func (t *thread) nextLater() (*step, error) {
 	return nil, nil // the rest of the present membership is to come
 }
 
+// noneLater notes that nothing waits.
+func (t *thread) noneLater() {
+	delete(t.d.later, t.id)
+	delete(t.d.laterSums, t.id)
+}
+
 // dropLater gives up a membership that cannot be entered.
 func (t *thread) dropLater(p *wire.Push) error {
 	t.u.deleteAll(laterKey(t.id, p.Token[:]))
+	delete(t.d.laterSums, t.id)
 	t.event(Event{Type: EventGap, Err: fmt.Errorf("this device was added again with item %d, and cannot enter there: what came then is lost", p.Sequence)})
 	return nil
 }
@@ -243,11 +337,11 @@ func (t *thread) beginLater() (*step, error) {
 	p, key, err := t.firstLater(laterKey(t.id))
 	if err != nil || p == nil {
 		if err == nil {
-			delete(t.d.later, t.id)
+			t.noneLater()
 		}
 		return nil, err
 	}
-	t.u.delete(key)
+	t.deleteLater(key, p)
 	c := new(wire.Committed)
 	if p.Kind == wire.ItemEntry {
 		err = wire.Decode(p.Payload, wire.MaxSessionFrame, c)

@@ -375,6 +375,9 @@ func (w *world) handle(a *account, m wire.Method, body []byte) (any, error) {
 			return nil, wire.Errorf(wire.UnknownConversation, "entries", "unknown")
 		}
 		from := min(int(r.Since), len(c.log))
+		if w.keep > 0 && from < len(c.log)-w.keep {
+			return &wire.EntriesAnswer{Entries: c.log[len(c.log)-w.keep:], Gap: true}, nil
+		}
 		return &wire.EntriesAnswer{Entries: c.log[from:min(len(c.log), from+20)]}, nil
 	case wire.MethodConversations:
 		answer := &wire.ConversationsAnswer{}

@@ -38,6 +38,7 @@ type world struct {
 	orgs   map[wire.Domain]*org
 	convs  map[wire.ConversationID]*conv
 	blobs  map[wire.Hash][]byte
+	keep   int // entries of a log that are answered, the newest; 0 for all
 	dice   *mrand.Rand
 	faults faults
 	costs  map[wire.Method]cost

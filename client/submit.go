@@ -441,6 +441,13 @@ func (d *Device) fetch(ctx context.Context, id wire.ConversationID, s *step) err
 	if err != nil {
 		return err
 	}
+	if a.Gap {
+		if comes, err := d.streamGives(ctx, id); err != nil {
+			return err
+		} else if comes {
+			return later(d.backoff(1)) // the mailbox keeps what the log does not
+		}
+	}
 	return d.turn(ctx, func(u *unit) error {
 		t, err := d.thread(u, id)
 		if err != nil || t == nil {
@@ -448,6 +455,45 @@ func (d *Device) fetch(ctx context.Context, id wire.ConversationID, s *step) err
 		}
 		return t.takeFetched(&a, s)
 	})
+}
+
+// streamGives reports whether the stream of a conversation has something that this device has not taken in: the log keeps
+// few entries, the mailbox those that a device has not read.
+func (d *Device) streamGives(ctx context.Context, id wire.ConversationID) (bool, error) {
+	var token wire.Token
+	var read uint64
+	waits := false
+	err := d.turn(ctx, func(u *unit) error {
+		t, err := d.thread(u, id)
+		if err != nil || t == nil {
+			return err
+		}
+		token = t.rec.Token
+		if waits, err = d.waitsLater(u, id); err == nil && waits {
+			waits, err = t.hasLater(token)
+		}
+		if err != nil {
+			return err
+		}
+		cursor, ok, err := u.Get(cursorKey(&wire.Push{Conversation: &id, Token: token}))
+		if ok && err == nil {
+			read = parseNumber(cursor)
+		}
+		return err
+	})
+	if err != nil || waits {
+		return waits, err
+	}
+	var streams wire.ConversationsAnswer
+	if err := d.call(ctx, wire.MethodConversations, nil, &streams); err != nil {
+		return false, err
+	}
+	for _, s := range streams.Conversations {
+		if s.Conversation == id && s.Token == token && s.End > max(read, s.Acknowledged) {
+			return true, nil
+		}
+	}
+	return false, nil
 }
 
 // takeFetched takes in what the node answered. That it has no more entries than are known here ends the

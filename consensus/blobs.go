@@ -80,8 +80,8 @@ func (m *Manager) PutBlob(owner string, ref wire.BlobRef, content io.Reader) err
 	return m.cfg.Blobs.Put(owner, ref, content)
 }
 
-// Blob opens content that a kept entry of the conversation names, or one of its heads: wire.BlobMissing for
-// what belongs to another conversation. Where this node lacks it, another replica is asked.
+// Blob opens content that a kept entry of the conversation names, or one of its heads, or that is held for devices that
+// join: wire.BlobMissing for what belongs to another conversation. Where this node lacks it, another replica is asked.
 func (m *Manager) Blob(ctx context.Context, id wire.ConversationID, ref wire.BlobRef) (io.ReadCloser, error) {
 	c, err := m.find(id)
 	if err != nil {
@@ -308,14 +308,14 @@ func (m *Manager) mayPlace(c *conversation) error {
 	return nil
 }
 
-// mustName refuses content that neither a kept entry nor a head of the conversation names: a member of one
-// conversation has no claim on what belongs to another.
+// mustName refuses content that neither a kept entry nor a head of the conversation names, and that is not held for devices
+// that join it: a member of one conversation has no claim on what belongs to another.
 func (m *Manager) mustName(c *conversation, ref wire.BlobRef) error {
 	named := false
 	if err := m.view(c, func(s *machine.Machine) { named = s.Names(ref) }); err != nil {
 		return err
 	}
-	if !named {
+	if !named && (m.cfg.Holds == nil || !m.cfg.Holds(c.id, ref)) {
 		return wire.Errorf(wire.BlobMissing, "blob", "conversation %v does not name %v", c.id, ref)
 	}
 	return nil

@@ -126,6 +126,9 @@ type Config struct {
 	Log     *raftlog.Log // the caller opens and closes it
 	Blobs   BlobStore    // nil: entries that name blobs are refused
 	Account Account      // nil: nobody is charged
+	// Holds reports whether this node keeps a blob of a conversation for devices that have yet to join, although the log
+	// no longer names it; nil: it keeps none.
+	Holds func(wire.ConversationID, wire.BlobRef) bool
 	// Admission limits what other organizations ask; nil: nothing does.
 	Admission Admission
 	// Owns reports whether an address of this organization is a device's of this node in a conversation; nil:

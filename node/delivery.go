@@ -21,6 +21,7 @@ type delivery struct {
 	directory *directory.Directory
 	streams   *streams
 	past      *pastKeys
+	held      *held // may be nil
 	log       *slog.Logger
 	// contested returns the delivery list of the branch that a commit belongs to, nil where it is not known or
 	// where there is one branch alone. May be nil.
@@ -98,6 +99,11 @@ func (d *delivery) Consume(ctx context.Context, v consensus.Delivery) error {
 	}
 	for _, j := range back {
 		put.Join = append(put.Join, j.Token)
+	}
+	if d.held != nil && len(joins)+len(back) > 0 {
+		if err := d.held.hold(v.Conversation, v.Committed.Sequence, e); err != nil {
+			return err
+		}
 	}
 	notes, err := d.notes(v, joins)
 	if err != nil {

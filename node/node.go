@@ -58,6 +58,7 @@ type Node struct {
 	gateway    *gateway.Gateway
 	audit      *auditor
 	issuer     directory.Issuer // of the configuration
+	held       *held
 	delivery   *delivery
 	online     *online
 	devices    *devices
@@ -169,7 +170,14 @@ func (n *Node) makeMail() (err error) {
 	}
 	n.devices = &devices{domain: n.cfg.Domain, directory: n.directory, mail: m, online: n.online, now: n.now, audit: n.audit}
 	n.devices.issuer.configured = n.cfg.OIDC.URL != ""
-	n.delivery = &delivery{org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, past: n.past, log: n.log, contested: n.contestedList}
+	n.held = newHeld(n.stores.blobs, n.mail, n.log, func(ctx context.Context, id wire.ConversationID, ref wire.BlobRef) error {
+		in, err := n.orders.Blob(ctx, id, ref)
+		if err != nil {
+			return err
+		}
+		return in.Close()
+	})
+	n.delivery = &delivery{held: n.held, org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, past: n.past, log: n.log, contested: n.contestedList}
 	n.router = &router{
 		org: n.cfg.Domain, witness: n.cfg.Consensus.Witness, mail: n.mail, directory: n.directory, streams: streams, files: n.stores.files, blobs: n.stores.blobs,
 		past: n.past, refused: n.refusals("messages_refused_total", "Messages of other organizations that were not taken, by the reason's code."),
@@ -372,7 +380,7 @@ func (n *Node) start(failed chan<- error, name string, run func(context.Context)
 func (n *Node) startInner(failed chan<- error) *running {
 	return n.startAll(failed,
 		part{"writer", n.stores.writer.Run}, part{"mailbox", n.mail.Run}, part{"directory", n.directory.Run}, part{"consensus", n.orders.Run}, part{"outbox", n.outbox.Run},
-		part{"files", n.sweepFiles}, part{"clock", n.saveClock}, part{"notices", n.tellLow}, part{"audit", n.audit.run}, part{"alarms", n.tellAlarms}, part{"issuer", n.useIssuer})
+		part{"files", n.sweepFiles}, part{"welcomes", n.held.run}, part{"clock", n.saveClock}, part{"notices", n.tellLow}, part{"audit", n.audit.run}, part{"alarms", n.tellAlarms}, part{"issuer", n.useIssuer})
 }
 
 func (n *Node) startOuter(failed chan<- error, t *tls.Config) *running {

@@ -44,7 +44,7 @@ func (n *Node) makeOrders() (err error) {
 	timers, limits := orderLimits(c)
 	limits.Awake = awakeMemory(n.cfg)
 	n.orders, err = consensus.New(consensus.Config{
-		Node: n.cfg.Node, Dir: filepath.Join(n.cfg.Data, orderFolder), Log: n.stores.log, Blobs: blob.Wire{Store: n.stores.blobs},
+		Node: n.cfg.Node, Dir: filepath.Join(n.cfg.Data, orderFolder), Log: n.stores.log, Blobs: blob.Wire{Store: n.stores.blobs}, Holds: n.held.has,
 		Account: orderAccount{n.stores.account}, Admission: n.router.limits, Owns: owns,
 		Link: n, Roster: n, Consumer: consumer, Logger: n.log, Now: n.now,
 		Public: machine.MLSRules{Config: mlscore.PublicConfig{Auth: new(anyCredential), Intake: mlscore.Intake{Strict: true}, Suites: mlscore.EarlierSuites()}},

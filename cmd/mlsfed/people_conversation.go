@@ -131,7 +131,29 @@ func (p *person) printConversations(all []client.Conversation) error {
 	for _, c := range all {
 		t.row(distinctID(all, c.ID), bothNames(&c)+mark(confusable(all, &c)), c.State, c.Epoch, c.Members, c.Unread, c.Messages)
 	}
-	return t.write(p.out)
+	if err := t.write(p.out); err != nil {
+		return err
+	}
+	for i := range all {
+		if why := trouble(&all[i]); why != nil {
+			fmt.Fprintf(p.notes, "%v.\n", why)
+		}
+	}
+	return nil
+}
+
+// trouble is what keeps this device from following a conversation, nil for nothing.
+func trouble(c *client.Conversation) error {
+	switch c.State {
+	case client.StateBroken:
+		return mayAct(c)
+	case client.StateJoining:
+		if c.Why == "" {
+			return fmt.Errorf("this device was added to %s and is fetching what it needs to enter", titled(c))
+		}
+		return fmt.Errorf("this device was added to %s and has not entered yet: %s", titled(c), oneLine(c.Why))
+	}
+	return nil
 }
 
 // clean makes text of others fit for a terminal: control characters could move the cursor, hide what was

@@ -299,6 +299,9 @@ func (r *reader) progress(ctx context.Context, messages []client.Message) *clien
 // tellRest reports how many messages were not shown, and how to see them.
 func (r *reader) tellRest(conv *client.Conversation, earlier uint64) {
 	notes, later := r.p.notes, uint64(0)
+	if why := trouble(conv); why != nil && !r.p.opts.json {
+		fmt.Fprintf(notes, "%v.\n", why)
+	}
 	if r.newer && conv.Messages > r.next {
 		later = conv.Messages - r.next
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -100,6 +101,13 @@ func (s *Store) Pins(conversation string) []Ref {
 		}
 	}
 	return out
+}
+
+// PinnedBy returns the names of those that have pinned a blob, sorted.
+func (s *Store) PinnedBy(ref Ref) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.pins[ref]))
 }
 
 // Conversations returns the names of those that have pinned anything, sorted.
