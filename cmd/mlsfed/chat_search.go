@@ -96,6 +96,9 @@ const chatMargin = 50
 func (m *chatModel) goTo(named string) tea.Cmd {
 	if named != "" {
 		c, err := chooseConversation(m.list, named)
+		if part := m.partOf(named); err != nil && len(part) == 1 { // the person sees where this leads
+			c, err = part[0], nil
+		}
 		if err != nil {
 			m.say(oneLine(err.Error()), true)
 			return nil
@@ -112,6 +115,16 @@ func (m *chatModel) goTo(named string) tea.Cmd {
 	}
 	m.say("nothing is unread elsewhere", false)
 	return nil
+}
+
+// partOf finds the conversations whose shown name holds a text.
+func (m *chatModel) partOf(text string) (found []*client.Conversation) {
+	for i := range m.list {
+		if strings.Contains(strings.ToLower(titled(&m.list[i])), strings.ToLower(text)) {
+			found = append(found, &m.list[i])
+		}
+	}
+	return found
 }
 
 // byActivity sorts conversations: the one in which something happened last comes first, those that have ended last.

@@ -142,6 +142,13 @@ func TestConversationsAreOrderedByActivity(t *testing.T) {
 	if c := m.conversation(); c.Rules.Name != "conv 3" {
 		t.Errorf("Ctrl-G shows %s", c.Rules.Name)
 	}
+	m.goTo("V 17") // a part of one name is enough
+	if c := m.conversation(); c.Rules.Name != "conv 17" {
+		t.Errorf("/go V 17 shows %s", c.Rules.Name)
+	}
+	if m.goTo("v 1"); !m.failed || m.conversation().Rules.Name != "conv 17" {
+		t.Errorf("/go v 1, of many: %q", m.said)
+	}
 }
 
 // TestErrorStaysUntilItIsRead: what comes after it does not take it away.
