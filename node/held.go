@@ -148,4 +148,3 @@ func (h *held) release(ctx context.Context, name string, id wire.ConversationID,
 	}
 	return false, h.blobs.UnpinAll(name)
 }
-
