@@ -3,6 +3,7 @@ package client
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
@@ -296,7 +297,7 @@ func (t *thread) proposed(env *wire.Envelope) error {
 		return t.settle(env.Submission, nil)
 	}
 	if t.rec.Waiting == 0 {
-		t.rec.Waiting = t.d.now() + wire.Time(t.d.jitter(t.d.opts.Timing.Proposals).Milliseconds())
+		t.rec.Waiting = t.d.now() + wire.Time(t.crowd(t.d.opts.Timing.Proposals).Milliseconds())
 	}
 	t.kick(handshakes(t.id))
 	return nil
@@ -445,10 +446,13 @@ func (t *thread) poisoned(at wire.SequenceNumber, env *wire.Envelope, why error)
 		}
 	}
 	if t.rec.Failed.At == 0 {
-		t.rec.Failed = failed{At: at, Contest: t.d.now() + wire.Time(t.d.jitter(t.d.opts.Timing.Contest).Milliseconds())}
+		t.rec.Failed = failed{At: at, Contest: t.d.now() + wire.Time(min(t.crowd(t.d.opts.Timing.Contest), maxContest).Milliseconds())}
 	}
 	return nil
 }
+
+// maxContest bounds how long a member waits for others to contest a commit.
+const maxContest = time.Minute
 
 // enter makes the epoch of a commit the present one.
 func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedCommit) error {

@@ -25,6 +25,14 @@ const (
 	opReInit                    // closes the group in favour of Next, with the KeyPackages in Add
 )
 
+// opReason says why a device makes an opCommit by itself.
+type opReason uint8
+
+const (
+	reasonKeys      opReason = iota + 1 // new keys: one that loses waits for another time
+	reasonProposals                     // what others have proposed: nothing is left to do when somebody else has committed it
+)
+
 func operationKey(id wire.ConversationID, n uint64) []byte {
 	return recordKey(recordOperation, idPart(id), number(n))
 }
@@ -160,7 +168,7 @@ type change struct {
 func (t *thread) resolve(op *operationRecord) (*change, error) {
 	switch op.Kind {
 	case opCommit:
-		return &change{}, nil
+		return &change{pointless: op.Reason == reasonProposals && len(t.group.Public().Pending()) == 0}, nil
 	case opAdd:
 		return t.resolveAdd(op)
 	case opRemove, opRevoked:

@@ -60,6 +60,7 @@ type Limits struct {
 	KeyPackages int // of the device's own suite that the directory should have: 50
 	Reserve     int // of each other suite: 5; -1 for none but the last resort
 	Receipts    int // members of a conversation up to which receipts are sent: 16; -1 for none
+	KeyCommits  int // key changes of all members of a conversation together within Timing.KeyAge: 256; larger groups change keys less often
 	Strangers   int // requests to join that wait for the user's decision: 64
 	Requests    int // requests under way at once: 16, or fewer if the node wants
 	// PastEpochs is how many ended epochs of a conversation can still read late messages: 64; -1 for
@@ -78,11 +79,11 @@ type Timing struct {
 	RetryLast   time.Duration // the longest: 15 s
 	Race        time.Duration // a lost commit is made again within this, longer each time, up to 20 times it: 50 ms
 	Grace       time.Duration // an entry that was accepted is waited for before it is fetched: 500 ms
-	Proposals   time.Duration // waiting proposals are committed by somebody within this: 3 s
-	Contest     time.Duration // a commit that cannot be processed is contested within this: 2 s
+	Proposals   time.Duration // waiting proposals are committed by somebody within this, in groups of up to 4 members: 3 s; longer in proportion in larger ones
+	Contest     time.Duration // a commit that cannot be processed is contested within this: 2 s; up to a minute in large groups
 	Receipts    time.Duration // a receipt covers what came within this: 500 ms
 	Upkeep      time.Duration // certificates, KeyPackages, devices and roots are looked at: 10 min
-	KeyAge      time.Duration // own keys of a conversation are renewed: 7 days
+	KeyAge      time.Duration // own keys of a conversation are renewed, on average, in groups of up to Limits.KeyCommits members: 7 days
 	KeyMessages int           // or after so many messages: 1,000
 	KeyPackage  time.Duration // the life of a KeyPackage: 30 days
 	Claim       time.Duration // a user without KeyPackages, who may have just enrolled, is asked again: 10 s
@@ -118,7 +119,7 @@ func (o Options) orDefault() (Options, error) {
 	l, t := &o.Limits, &o.Timing
 	for p, v := range map[*int]int{
 		&l.Held: 1024, &l.HeldBytes: 16 << 20, &l.Outgoing: 4096, &l.Operations: 256, &l.Attempts: 64, &l.Orders: 1024,
-		&l.Groups: 256, &l.Inline: 256 << 10, &l.KeyPackages: 50, &l.Reserve: 5, &l.Receipts: 16, &l.Strangers: 64, &l.Requests: 16, &l.PastEpochs: 64, &l.PastMost: 1024, &t.KeyMessages: 1000,
+		&l.Groups: 256, &l.Inline: 256 << 10, &l.KeyPackages: 50, &l.Reserve: 5, &l.Receipts: 16, &l.Strangers: 64, &l.KeyCommits: 256, &l.Requests: 16, &l.PastEpochs: 64, &l.PastMost: 1024, &t.KeyMessages: 1000,
 	} {
 		if *p == 0 {
 			*p = v

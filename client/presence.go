@@ -70,7 +70,7 @@ func (t *thread) besides(env *wire.Envelope) error {
 // epoch: that would be no further evidence.
 func (t *thread) show(p *presenceRecord) {
 	if of := p.By.Organization(); p.Due == 0 && of != t.d.self.Device.Organization() {
-		p.Due, p.Of = t.d.now()+wire.Time(t.d.jitter(t.d.opts.Timing.Proposals).Milliseconds()), of
+		p.Due, p.Of = t.d.now()+wire.Time(t.crowd(t.d.opts.Timing.Proposals).Milliseconds()), of
 		t.kick(handshakes(t.id))
 	}
 }

@@ -197,6 +197,7 @@ type operationRecord struct {
 	Own      bool            `cbor:"9,keyasint,omitempty"`  // made by the device itself, not asked for by a call
 	After    wire.Time       `cbor:"10,keyasint,omitempty"` // not to be tried before
 	Next     []byte          `cbor:"11,keyasint,omitempty"` // that a ReInit names
+	Reason   opReason        `cbor:"12,keyasint,omitempty"` // of an own opCommit
 }
 
 // addition is a device to be added, with what was claimed of it.

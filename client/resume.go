@@ -14,8 +14,12 @@ func (d *Device) resume(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		keys, err := scheduled(u)
+		if err != nil {
+			return err
+		}
 		return eachRecord(u, func(id wire.ConversationID, rec *conversationRecord) error {
-			if busy[id] || d.hasWork(rec) {
+			if busy[id] || d.hasWork(rec, keys[id]) {
 				u.then(func() { d.lanes.kick(handshakes(id)) })
 			}
 			if rec.Counters.Outgoing != rec.Counters.Sending {
@@ -26,11 +30,11 @@ func (d *Device) resume(ctx context.Context) error {
 	})
 }
 
-// hasWork reports whether the record of a conversation alone shows work for its log. See thread.next.
-func (d *Device) hasWork(rec *conversationRecord) bool {
+// hasWork reports whether the record of a conversation and its schedule show work for its log. See thread.next.
+func (d *Device) hasWork(rec *conversationRecord, k *keysRecord) bool {
 	switch rec.State {
 	case StateActive:
-		return rec.Behind.Until > 0 || rec.Failed.At > 0 || rec.Waiting > 0 || d.keysDue(rec)
+		return rec.Behind.Until > 0 || rec.Failed.At > 0 || rec.Waiting > 0 || d.mayBeDue(rec, k)
 	case StateLeft, StateBroken, StateHeld:
 		return false
 	case StateMoved:

@@ -187,16 +187,15 @@ func (t *thread) nextHousekeeping() (*step, error) {
 			return &step{wait: time.Duration(wait) * time.Millisecond}, nil
 		}
 		t.rec.Waiting = t.d.now() + 4*wire.Time(t.d.opts.Timing.RetryLast.Milliseconds())
-		return &step{again: true}, t.enqueueOwn(&operationRecord{Kind: opCommit})
+		return &step{again: true}, t.enqueueOwn(&operationRecord{Kind: opCommit, Reason: reasonProposals})
 	}
 	if wait, again, err := t.nextPresence(); err != nil || again {
 		return &step{again: true}, err
 	} else if wait > 0 {
 		return &step{wait: time.Duration(wait) * time.Millisecond}, nil
 	}
-	if t.d.keysDue(t.rec) {
-		t.rec.Keys = keyAge{Since: t.d.now()} // once, should it fail
-		return &step{again: true}, t.enqueueOwn(&operationRecord{Kind: opCommit})
+	if decided, err := t.nextKeys(); err != nil || decided {
+		return &step{again: true}, err
 	}
 	return nil, nil
 }
@@ -391,6 +390,14 @@ func (t *thread) overtaken() error {
 	n := p.Operation - 1
 	if ok, err := t.u.getRecord(operationKey(t.id, n), op); err != nil || !ok {
 		return err
+	}
+	if op.Reason == reasonKeys {
+		if waits, err := t.lostKeys(); err != nil || waits {
+			if err == nil {
+				t.finish(n, op, nil)
+			}
+			return err
+		}
 	}
 	op.Attempts++
 	if most := t.d.opts.Limits.Attempts; int(op.Attempts) >= most {

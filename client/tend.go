@@ -114,11 +114,15 @@ func (p *tending) survey(u *unit, only wire.ConversationID) error {
 	if err != nil {
 		return err
 	}
+	keys, err := scheduled(u)
+	if err != nil {
+		return err
+	}
 	return someRecords(u, only, func(id wire.ConversationID, rec *conversationRecord) error {
 		switch rec.State {
 		case StateActive:
 			p.list = append(p.list, tended{id, rec, know[id]})
-			if p.d.keysDue(rec) {
+			if p.d.mayBeDue(rec, keys[id]) {
 				u.then(func() { p.d.lanes.kick(handshakes(id)) })
 			}
 		case StateMoved:
@@ -301,12 +305,6 @@ func (p *tending) digest(organizations []wire.Domain) (sum wire.Hash, complete b
 	}
 	h.Sum(sum[:0])
 	return sum, complete
-}
-
-// keysDue reports whether a device is to give itself new keys in a conversation.
-func (d *Device) keysDue(rec *conversationRecord) bool {
-	keys := rec.Keys
-	return d.now()-keys.Since > wire.Time(d.opts.Timing.KeyAge.Milliseconds()) || int(keys.Sent) >= d.opts.Timing.KeyMessages
 }
 
 // keepOld is how long the keys of a group that was migrated are kept for messages that come late: as long as

@@ -111,7 +111,7 @@ func (t *thread) removeRevoked(lists map[wire.Domain][]byte, serials map[wire.Do
 	if (&statement{Evidence: op.Evidence}).Check() != nil {
 		op.Evidence = nil // too long to prove it: admins need no proof
 	}
-	op.After = t.d.now() + wire.Time(t.d.jitter(t.d.opts.Timing.Proposals).Milliseconds()) // others have seen it too
+	op.After = t.d.now() + wire.Time(t.crowd(t.d.opts.Timing.Proposals).Milliseconds()) // others have seen it too
 	return t.enqueueOwn(op)
 }
 

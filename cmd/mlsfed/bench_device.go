@@ -36,6 +36,7 @@ func (b *deviceBench) workloads() []workload {
 	return []workload{
 		{"conversations", b.manyConversations},
 		{"history", b.longHistory},
+		{"keys", b.keyChangesOfWeeks},
 	}
 }
 
@@ -54,7 +55,9 @@ message that waited while the device was away; list is the list of conversations
 send is one message, with a start of its own, until it is accepted.
 
 history: a store with many messages. open is the opening of the store; written is what one message that is sent
-writes on the device until it is accepted.`,
+writes on the device until it is accepted.
+
+keys: in virtual time, commits that members of a group try for each that wins, to give themselves new keys.`,
 		Example: "  mlsfed bench device\n  mlsfed bench device --short\n  mlsfed bench device --only history --history 1000000",
 		Args:    cobra.NoArgs,
 	}
@@ -62,7 +65,7 @@ writes on the device until it is accepted.`,
 	f.BoolVar(&asJSON, "json", false, "print an object for each row")
 	f.BoolVar(&short, "short", false, "the smallest form, some seconds: its sizes hold where no flag says otherwise")
 	f.StringVar(&b.dir, "dir", "", "folder on the disk to be measured (default a temporary one)")
-	f.StringSliceVar(&b.only, "only", nil, "workloads to measure: conversations, history (default all)")
+	f.StringSliceVar(&b.only, "only", nil, "workloads to measure: conversations, history, keys (default all)")
 	f.IntVar(&b.groups, "conversations", 1000, "conversations of the device")
 	f.IntVar(&b.history, "history", 100_000, "messages in the store")
 	f.IntVar(&b.samples, "samples", 20, "operations that a figure is the median of")
