@@ -179,7 +179,6 @@ func (m *Manager) open(ctx context.Context, c *conversation) (*live, error) {
 		return nil, fmt.Errorf("wake %v: %w", c.id, err)
 	}
 	m.stats.wakes.Add(1)
-	m.gotOn(c) // what was still to be compared when the node stopped is not remembered
 	return l, nil
 }
 
