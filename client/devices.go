@@ -2,7 +2,10 @@ package client
 
 import (
 	"context"
+	"errors"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mlsfed/mlsfed/mlscore"
@@ -17,12 +20,36 @@ func (d *Device) addMissing(ctx context.Context, user wire.UserID, missing []wir
 	if !d.wait(ctx, d.jitter(d.opts.Timing.Proposals)) { // another device of the user's may be faster
 		return ctx.Err()
 	}
-	for _, id := range missing {
-		if err := d.addOwn(ctx, id, user, devices); err != nil && wire.CodeOf(err) != wire.NoneLeft {
-			return err
-		}
+	if err := d.addToEach(ctx, user, missing, devices); err != nil {
+		return err
 	}
 	return d.lookAgain(devices)
+}
+
+// addAtOnce is to how many conversations a device adds others of its user at once: a claim and its commit mostly wait for
+// disks and other nodes.
+const addAtOnce = 8
+
+// addToEach adds devices to conversations, several at once. It returns the first error, when all that was begun has ended.
+func (d *Device) addToEach(ctx context.Context, user wire.UserID, missing []wire.ConversationID, devices []wire.DeviceInfo) error {
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	failures := make([]error, min(addAtOnce, len(missing)))
+	for worker := range failures {
+		wg.Go(func() {
+			for failures[worker] == nil {
+				i := int(next.Add(1)) - 1
+				if i >= len(missing) {
+					return
+				}
+				if err := d.addOwn(ctx, missing[i], user, devices); err != nil && wire.CodeOf(err) != wire.NoneLeft {
+					failures[worker] = err
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return errors.Join(failures...)
 }
 
 // addable are those of the user's devices that can be added: this one, those that are known, and while a code
@@ -121,7 +148,7 @@ func (d *Device) addOwn(ctx context.Context, id wire.ConversationID, user wire.U
 	if err != nil || len(absent) == 0 {
 		return err
 	}
-	list, err := d.claim(ctx, user, suite, 0)
+	list, err := d.claim(ctx, id, user, suite, 0, absent...)
 	if err != nil {
 		return err
 	}

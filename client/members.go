@@ -3,6 +3,8 @@ package client
 import (
 	"bytes"
 	"context"
+	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"time"
@@ -22,7 +24,7 @@ func (d *Device) Add(ctx context.Context, id wire.ConversationID, users ...wire.
 	}
 	op := &operationRecord{Kind: opAdd}
 	for _, user := range users {
-		list, err := d.claim(ctx, user, suite, d.opts.Timing.Claim)
+		list, err := d.claim(ctx, id, user, suite, d.opts.Timing.Claim)
 		if err != nil {
 			return err
 		}
@@ -93,22 +95,27 @@ func (d *Device) mayAct(ctx context.Context, id wire.ConversationID) (now wire.C
 
 // claim takes one KeyPackage of a suite of each device of a user, and checks that each is of that user, still
 // valid and with the address that was named. A user who has none, who may have enrolled a moment ago, is asked
-// again for as long as patience.
-func (d *Device) claim(ctx context.Context, user wire.UserID, suite mlscore.CipherSuite, patience time.Duration) ([]addition, error) {
+// again for as long as patience. Who claims faster than the node allows waits for it, as long as ctx does, and
+// EventDelayed reports that for the conversation: what was claimed before is not lost. devices are those of the own user that
+// are asked for, none for all.
+func (d *Device) claim(ctx context.Context, id wire.ConversationID, user wire.UserID, suite mlscore.CipherSuite, patience time.Duration, devices ...wire.DeviceID) ([]addition, error) {
 	if err := user.Check(); err != nil {
 		return nil, wire.Errorf(wire.Malformed, "add", "%v", err)
 	}
-	id, err := d.newSubmission()
+	claim, err := d.newSubmission()
 	if err != nil {
 		return nil, err
 	}
-	r := &wire.KeyMaterialRequest{ID: id, User: user, Suite: uint16(suite)}
+	r := &wire.KeyMaterialRequest{ID: claim, User: user, Suite: uint16(suite)}
+	if s, _ := d.link.get(); s != nil && s.has(wire.FeatureClaimOwn) {
+		r.Devices = slices.Sorted(slices.Values(devices))
+	}
 	if _, known := d.roots.Load().certs[user.Organization()]; !known {
 		if err := d.refreshRoots(ctx); err != nil {
 			return nil, err
 		}
 	}
-	a, err := d.askKeyMaterial(ctx, r, patience)
+	a, err := d.askKeyMaterial(ctx, id, r, patience)
 	if err != nil {
 		return nil, err
 	}
@@ -117,24 +124,44 @@ func (d *Device) claim(ctx context.Context, user wire.UserID, suite mlscore.Ciph
 		if err := d.checkClaimed(user, suite, &m); err != nil {
 			return nil, err
 		}
-		list = append(list, addition{Device: m.Device, Token: m.Address.Token, KeyPackage: m.Message})
+		if len(devices) == 0 || slices.Contains(devices, m.Device) { // an earlier node answers for all
+			list = append(list, addition{Device: m.Device, Token: m.Address.Token, KeyPackage: m.Message})
+		}
 	}
 	return list, nil
 }
 
-func (d *Device) askKeyMaterial(ctx context.Context, r *wire.KeyMaterialRequest, patience time.Duration) (*wire.KeyMaterialAnswer, error) {
+func (d *Device) askKeyMaterial(ctx context.Context, id wire.ConversationID, r *wire.KeyMaterialRequest, patience time.Duration) (*wire.KeyMaterialAnswer, error) {
 	begun := d.opts.Clock.Now()
+	busy := 0
 	for attempt := 0; ; attempt++ {
 		a := new(wire.KeyMaterialAnswer)
 		err := d.call(ctx, wire.MethodKeyMaterial, r, a)
-		if err == nil && len(a.Devices) > 0 {
+		spared := len(r.Devices) > 0 && slices.ContainsFunc(a.Devices, func(m wire.KeyMaterial) bool { return m.LastResort })
+		if err == nil && len(a.Devices) > 0 && !spared {
 			return a, nil
+		}
+		if refused := new(wire.Error); wire.CodeOf(err) == wire.Busy && errors.As(err, &refused) {
+			busy++
+			pause := d.backoff(busy)
+			d.emit(Event{Type: EventDelayed, Conversation: id, Err: refused, Retry: pause})
+			if !d.wait(ctx, pause) {
+				return nil, fmt.Errorf("%w: %w", ctx.Err(), refused)
+			}
+			continue
 		}
 		if err != nil && wire.CodeOf(err) != wire.NoneLeft {
 			return nil, err
 		}
 		pause := d.opts.Timing.RetryFirst << min(attempt, 3)
-		if d.opts.Clock.Now().Sub(begun)+pause > patience {
+		limit := patience
+		if spared { // a last resort takes its device into few conversations: a device that is online brings others
+			limit = d.opts.Timing.Claim
+		}
+		if d.opts.Clock.Now().Sub(begun)+pause > limit {
+			if spared {
+				return a, nil
+			}
 			return nil, wire.Errorf(wire.NoneLeft, "add", "no device of %s has a KeyPackage left: they bring new ones when one of them is online, so try again then", r.User)
 		}
 		if !d.wait(ctx, pause) {
@@ -192,7 +219,7 @@ func (d *Device) Restore(ctx context.Context, id wire.ConversationID, device wir
 	if err != nil {
 		return err
 	}
-	list, err := d.claim(ctx, device.User(), suite, d.opts.Timing.Claim)
+	list, err := d.claim(ctx, id, device.User(), suite, d.opts.Timing.Claim)
 	if err != nil {
 		return err
 	}

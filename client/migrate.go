@@ -57,7 +57,7 @@ func (d *Device) migrateOnce(ctx context.Context, id wire.ConversationID, o Migr
 	if err != nil {
 		return "", err
 	}
-	claimed, err := d.claimAll(ctx, members, o.Suite)
+	claimed, err := d.claimAll(ctx, id, members, o.Suite)
 	if err != nil {
 		return "", err
 	}
@@ -147,7 +147,7 @@ func (t *thread) otherDevices() (list []wire.DeviceID, err error) {
 }
 
 // claimAll takes a KeyPackage of a suite for each of some devices. wire.NoneLeft names all that have none.
-func (d *Device) claimAll(ctx context.Context, devices []wire.DeviceID, suite mlscore.CipherSuite) ([]addition, error) {
+func (d *Device) claimAll(ctx context.Context, id wire.ConversationID, devices []wire.DeviceID, suite mlscore.CipherSuite) ([]addition, error) {
 	asked := make(map[wire.UserID]bool)
 	have := make(map[wire.DeviceID]addition)
 	for _, device := range devices {
@@ -155,7 +155,7 @@ func (d *Device) claimAll(ctx context.Context, devices []wire.DeviceID, suite ml
 			continue
 		}
 		asked[device.User()] = true
-		list, err := d.claim(ctx, device.User(), suite, 0)
+		list, err := d.claim(ctx, id, device.User(), suite, 0)
 		if code := wire.CodeOf(err); err != nil && code != wire.NoneLeft && code != wire.NotFound {
 			return nil, err
 		}

@@ -587,7 +587,7 @@ func (w *world) claim(by *account, r *wire.KeyMaterialRequest) (*wire.KeyMateria
 	answer := &wire.KeyMaterialAnswer{}
 	found := false
 	for id, a := range o.devices {
-		if id.User() != r.User {
+		if id.User() != r.User || len(r.Devices) > 0 && !slices.Contains(r.Devices, id) {
 			continue
 		}
 		found = true

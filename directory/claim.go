@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"errors"
+	"slices"
 
 	"github.com/cockroachdb/pebble/v2"
 
@@ -20,6 +21,7 @@ type Claim struct {
 	Claimant string
 	User     wire.UserID
 	Suite    mlscore.CipherSuite
+	Devices  []wire.DeviceID // those that are asked for, in order; none: all of the user
 }
 
 // Claimed is one device's KeyPackage.
@@ -120,6 +122,9 @@ func (d *Directory) claimEach(b *pebble.Batch, c *Claim, lastResorts bool) (resu
 		return nil, nil, err
 	}
 	for _, v := range devices {
+		if _, asked := slices.BinarySearch(c.Devices, v); len(c.Devices) > 0 && !asked {
+			continue
+		}
 		var r *keyPackageRecord
 		left := -1 // not counted
 		if !lastResorts {

@@ -171,6 +171,9 @@ func (r *router) callKeyMaterial(_ context.Context, from wire.Domain, q *wire.Ke
 	if q.User.Organization() != r.org {
 		return nil, wire.Errorf(wire.NotFound, "keyMaterial", "%s is no user of %s", q.User, r.org)
 	}
+	if len(q.Devices) > 0 {
+		return nil, wire.Errorf(wire.Denied, "keyMaterial", "%s names devices of %s: only a user's own devices can be named", from, q.User)
+	}
 	return claim(r.directory, r.org, string(from), q)
 }
 

@@ -7,6 +7,7 @@ import "github.com/mlsfed/mlsfed/wire"
 var features = wire.NewFeatures(
 	wire.FeatureRules2,
 	wire.FeatureAlarm,
+	wire.FeatureClaimOwn,
 	wire.FeatureComplain,
 	wire.FeatureDelivery,
 	wire.FeatureDiscard,

@@ -138,6 +138,9 @@ func (r *router) count(_ context.Context, d wire.DeviceID) (any, error) {
 // keyMaterial claims from the user's organization.
 func (r *router) keyMaterial(ctx context.Context, d wire.DeviceID, q *wire.KeyMaterialRequest) (any, error) {
 	org := q.User.Organization()
+	if len(q.Devices) > 0 && q.User != d.User() {
+		return nil, wire.Errorf(wire.Denied, "keyMaterial", "%s names devices of %s: only a user's own devices can be named", d, q.User)
+	}
 	if org == r.org {
 		return claim(r.directory, r.org, string(d.User()), q)
 	}
@@ -158,7 +161,7 @@ func (r *router) keyMaterial(ctx context.Context, d wire.DeviceID, q *wire.KeyMa
 
 // claim takes a KeyPackage of each device of a user of this organization.
 func claim(d *directory.Directory, org wire.Domain, claimant string, q *wire.KeyMaterialRequest) (*wire.KeyMaterialAnswer, error) {
-	claimed, err := d.ClaimKeyPackages(directory.Claim{ID: q.ID, Claimant: claimant, User: q.User, Suite: mlscore.CipherSuite(q.Suite)})
+	claimed, err := d.ClaimKeyPackages(directory.Claim{ID: q.ID, Claimant: claimant, User: q.User, Suite: mlscore.CipherSuite(q.Suite), Devices: q.Devices})
 	if err != nil {
 		return nil, err
 	}

@@ -96,4 +96,6 @@ const (
 	FeatureWaiting Feature = "waiting"
 	// FeatureLimits announces that a node takes MethodLimits.
 	FeatureLimits Feature = "limits"
+	// FeatureClaimOwn announces that a node takes KeyMaterialRequest.Devices.
+	FeatureClaimOwn Feature = "claim/own"
 )

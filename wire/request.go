@@ -97,15 +97,29 @@ type KeyMaterialRequest struct {
 	ID    SubmissionID `cbor:"1,keyasint"`
 	User  UserID       `cbor:"2,keyasint"`
 	Suite uint16       `cbor:"3,keyasint"`
+	// Devices are those of the own user that are asked for, sorted, at most MaxElements; all where there are none. Needs
+	// FeatureClaimOwn.
+	Devices []DeviceID `cbor:"4,keyasint,omitempty"`
 }
 
-// Check refuses a request without an id or a user.
+// Check refuses a request without an id or a user, and devices of another user.
 func (r *KeyMaterialRequest) Check() error {
 	if r.ID == (SubmissionID{}) {
 		return Errorf(Malformed, "keyMaterial", "without an id: choose 16 random bytes")
 	}
 	if err := r.User.Check(); err != nil {
 		return Errorf(Malformed, "keyMaterial", "%v", err)
+	}
+	if len(r.Devices) > MaxElements {
+		return Errorf(Malformed, "keyMaterial", "%d devices, at most %d", len(r.Devices), MaxElements)
+	}
+	for i, d := range r.Devices {
+		if err := d.Check(); err != nil {
+			return Errorf(Malformed, "keyMaterial", "%v", err)
+		}
+		if d.User() != r.User || i > 0 && r.Devices[i-1] >= d {
+			return Errorf(Malformed, "keyMaterial", "devices: wanted those of %s alone, in order", r.User)
+		}
 	}
 	return nil
 }

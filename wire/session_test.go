@@ -113,6 +113,8 @@ func TestSessionRules(t *testing.T) {
 		"undelivered for a new reason":  {&Undelivered{Organization: "b.example", Reason: LossDamaged + 1, IDs: make([]SubmissionID, 1)}, Malformed},
 		"address of the inbox":          {&AddressRequest{}, Malformed},
 		"claim without id":              {&KeyMaterialRequest{User: "mimi://a.example/u/alice"}, Malformed},
+		"claim of another's":            {&KeyMaterialRequest{ID: SubmissionID{1}, User: "mimi://a.example/u/alice", Devices: []DeviceID{"mimi://a.example/d/bob/phone"}}, Malformed},
+		"claim of one twice":            {&KeyMaterialRequest{ID: SubmissionID{1}, User: "mimi://a.example/u/alice", Devices: []DeviceID{"mimi://a.example/d/alice/phone", "mimi://a.example/d/alice/phone"}}, Malformed},
 		"claim of nobody":               {&KeyMaterialRequest{ID: SubmissionID{1}}, Malformed},
 		"enrolment without a code":      {&EnrolRequest{Device: "mimi://a.example/d/alice/phone"}, Malformed},
 		"enrolment in two ways":         {&EnrolRequest{Device: "mimi://a.example/d/alice/phone", Code: "c", Token: "t"}, Malformed},
