@@ -154,7 +154,8 @@ func (d *Device) SetCursor(ctx context.Context, id wire.ConversationID, name str
 // after each call that returns nil. It waits for messages that are to come until ctx ends, and returns the first error
 // of handle, whose message comes again the next time. So each message is handled once, unless the process dies between
 // handle and the move: a consumer for which that matters keeps the ids of the last messages, or does what it does
-// under Message.ID. Messages of this device are among them: see Message.Sender.
+// under Message.ID. Messages of this device are among them: see Message.Sender. Of several calls with one cursor, each
+// message goes to one; handle must not call Each or EachSoFar with the same cursor, which would wait for itself.
 func (d *Device) Each(ctx context.Context, id wire.ConversationID, cursor string, handle func(context.Context, *Message) error) error {
 	events := d.Subscribe(ctx) // before the history is read, so that nothing falls between
 	if err := d.EachSoFar(ctx, id, cursor, handle); err != nil {
@@ -171,8 +172,46 @@ func (d *Device) Each(ctx context.Context, id wire.ConversationID, cursor string
 	return context.Cause(ctx)
 }
 
+// consumer is a cursor at which calls handle messages, or wait to do so.
+type consumer struct {
+	turn  chan struct{} // holds a value while one of them handles messages
+	calls int           // guarded by Device.mu
+}
+
+// consume waits until no other call handles messages at a cursor; done lets the next one in.
+func (d *Device) consume(ctx context.Context, id wire.ConversationID, cursor string) (done func(), err error) {
+	key := string(consumerKey(id, cursor))
+	d.mu.Lock()
+	c := d.consumers[key]
+	if c == nil {
+		c = &consumer{turn: make(chan struct{}, 1)}
+		d.consumers[key] = c
+	}
+	c.calls++
+	d.mu.Unlock()
+	part := func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if c.calls--; c.calls == 0 {
+			delete(d.consumers, key)
+		}
+	}
+	select {
+	case c.turn <- struct{}{}:
+		return func() { <-c.turn; part() }, nil
+	case <-ctx.Done():
+		part()
+		return nil, context.Cause(ctx)
+	}
+}
+
 // EachSoFar is Each without waiting: it returns nil after the last message that is there.
 func (d *Device) EachSoFar(ctx context.Context, id wire.ConversationID, cursor string, handle func(context.Context, *Message) error) error {
+	done, err := d.consume(ctx, id, cursor)
+	if err != nil {
+		return err
+	}
+	defer done()
 	next, err := d.Cursor(ctx, id, cursor)
 	for err == nil {
 		var page *Page

@@ -115,6 +115,50 @@ func TestEachHandlesOnce(t *testing.T) {
 	}
 }
 
+// TestOneCursorHasOneConsumerAtATime: of two calls with one cursor, each message goes to one.
+func TestOneCursorHasOneConsumerAtATime(t *testing.T) {
+	_, id, a, _, _ := trio(t, CreateOptions{})
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	const sent = 20
+	seen, ended := make(chan uint64), make(chan error, 2)
+	for range 2 {
+		go func() {
+			ended <- a.Each(ctx, id, "bot", func(_ context.Context, m *Message) error {
+				seen <- m.Number
+				return nil
+			})
+		}()
+	}
+	go func() {
+		for n := range sent {
+			if _, err := a.SendText(ctx, id, fmt.Sprint(n)); err != nil {
+				t.Error(err)
+			}
+		}
+	}()
+	for n := range uint64(sent) {
+		if got := <-seen; got != n {
+			t.Fatalf("message %d, wanted %d", got, n)
+		}
+	}
+	eventually(t, func() error { // the last one was handled
+		if n, err := a.Cursor(t.Context(), id, "bot"); err != nil || n != sent {
+			return fmt.Errorf("the cursor is at %d, %v", n, err)
+		}
+		return nil
+	})
+	cancel()
+	for range 2 {
+		<-ended
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n := len(a.consumers); n != 0 {
+		t.Errorf("%d consumers are left", n)
+	}
+}
+
 // TestCursorsAreBounded tries both bounds on either side.
 func TestCursorsAreBounded(t *testing.T) {
 	_, id, a, _, _ := trio(t, CreateOptions{})

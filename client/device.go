@@ -52,6 +52,7 @@ type Device struct {
 	mu        sync.Mutex
 	jitterRNG *rand.Rand
 	running   bool
+	consumers map[string]*consumer                // by the cursor's key
 	receipts  map[wire.ConversationID][]MessageID // to be sent; lost by a crash, which receipts may be
 }
 
@@ -68,6 +69,7 @@ func Open(opts Options) (*Device, error) {
 	d := &Device{
 		opts: opts, log: opts.Log, turns: make(chan struct{}, 1), hurry: make(chan struct{}, 1), store: &turnStore{}, judge: &judge{},
 		groups: newOpenGroups(opts.Limits.Groups), asked: make(map[string]bool), receipts: make(map[wire.ConversationID][]MessageID),
+		consumers: make(map[string]*consumer),
 	}
 	d.turns <- struct{}{}
 	d.link.init(opts)
