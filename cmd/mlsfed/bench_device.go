@@ -22,6 +22,10 @@ type deviceBench struct {
 	groups  int // conversations of the device
 	history int // messages in its store
 	samples int // operations that a figure is the median of
+	devices int // of one user
+	shared  int // conversations of all of them
+	commits int // that a device misses
+	missed  int // messages that it misses
 }
 
 // The limits of the flags.
@@ -29,6 +33,7 @@ const (
 	maxDeviceGroups  = 10_000
 	maxDeviceHistory = 10_000_000
 	maxDeviceSamples = 1_000
+	maxDeviceCommits = 100_000
 )
 
 // workloads are the parts of the benchmark, in the order in which they run.
@@ -36,6 +41,8 @@ func (b *deviceBench) workloads() []workload {
 	return []workload{
 		{"conversations", b.manyConversations},
 		{"history", b.longHistory},
+		{"devices", b.manyDevices},
+		{"away", b.longAway},
 		{"keys", b.keyChangesOfWeeks},
 	}
 }
@@ -57,6 +64,12 @@ send is one message, with a start of its own, until it is accepted.
 history: a store with many messages. open is the opening of the store; written is what one message that is sent
 writes on the device until it is accepted.
 
+devices: devices of one user. added is the time from the enrolment of the last one until it is in all conversations; send is
+what a message in one of them costs all devices of the user, the other one and the nodes together, in processor time.
+
+away: a device comes back that has missed messages and commits of one conversation. item is its processor time for each of
+them; memory is what it holds at the end.
+
 keys: in virtual time, commits that members of a group try for each that wins, to give themselves new keys.`,
 		Example: "  mlsfed bench device\n  mlsfed bench device --short\n  mlsfed bench device --only history --history 1000000",
 		Args:    cobra.NoArgs,
@@ -65,10 +78,14 @@ keys: in virtual time, commits that members of a group try for each that wins, t
 	f.BoolVar(&asJSON, "json", false, "print an object for each row")
 	f.BoolVar(&short, "short", false, "the smallest form, some seconds: its sizes hold where no flag says otherwise")
 	f.StringVar(&b.dir, "dir", "", "folder on the disk to be measured (default a temporary one)")
-	f.StringSliceVar(&b.only, "only", nil, "workloads to measure: conversations, history, keys (default all)")
+	f.StringSliceVar(&b.only, "only", nil, "workloads to measure: conversations, history, devices, away, keys (default all)")
 	f.IntVar(&b.groups, "conversations", 1000, "conversations of the device")
 	f.IntVar(&b.history, "history", 100_000, "messages in the store")
 	f.IntVar(&b.samples, "samples", 20, "operations that a figure is the median of")
+	f.IntVar(&b.devices, "devices", 20, "devices of one user")
+	f.IntVar(&b.shared, "shared", 100, "conversations that all of them are in")
+	f.IntVar(&b.commits, "commits", 1000, "commits that a device misses")
+	f.IntVar(&b.missed, "messages", 10_000, "messages that it misses")
 	other := addAgainst(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
 		if short {
@@ -98,6 +115,10 @@ func (b *deviceBench) shorten(c *cobra.Command) {
 		"conversations": func() { b.groups = 20 },
 		"history":       func() { b.history = 2000 },
 		"samples":       func() { b.samples = 3 },
+		"devices":       func() { b.devices = 3 },
+		"shared":        func() { b.shared = 5 },
+		"commits":       func() { b.commits = 20 },
+		"messages":      func() { b.missed = 100 },
 	} {
 		if !c.Flags().Changed(name) {
 			set()
@@ -114,6 +135,10 @@ func (b *deviceBench) check() error {
 		{"conversations", b.groups, 1, maxDeviceGroups},
 		{"history", b.history, 1, maxDeviceHistory},
 		{"samples", b.samples, 1, maxDeviceSamples},
+		{"devices", b.devices, 2, maxDeliveryDevices},
+		{"shared", b.shared, 1, maxDeviceGroups},
+		{"commits", b.commits, 1, maxDeviceCommits},
+		{"messages", b.missed, 1, maxDeliveryWaiting},
 	} {
 		if v.n < v.least || v.n > v.most {
 			return fmt.Errorf("--%s %d: wanted %d to %d", v.flag, v.n, v.least, v.most)
