@@ -3,6 +3,7 @@ package client
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -89,5 +90,23 @@ func TestOwnDevicesAreClaimedAlone(t *testing.T) {
 		if slices.ContainsFunc(claim.Devices, func(m wire.KeyMaterial) bool { return m.Device == a.id }) {
 			t.Error("a KeyPackage of the device itself was claimed")
 		}
+	}
+}
+
+// TestAddInSeveralCommits: users whose KeyPackages do not fit one commit are added by several, each claimed when its commit is
+// about to be made; an error says how many are in.
+func TestAddInSeveralCommits(t *testing.T) {
+	w := newWorld(t, "a.example", "b.example", "c.example")
+	w.limits.AddBytes = 1
+	a, b, c := w.peer(alicePhone).ready(), w.peer(bobPhone).ready(), w.peer(carolPhone).ready()
+	id, err := a.Create(t.Context(), CreateOptions{})
+	check(t, err)
+	err = a.Add(t.Context(), id, bob, carol, "mimi://c.example/u/nobody")
+	if wire.CodeOf(err) != wire.NotFound || !strings.Contains(fmt.Sprint(err), "2 of 3 users were added") {
+		t.Errorf("%v", err)
+	}
+	agree(t, id, a, b, c)
+	if won := a.events(EventWon); len(won) != 2 {
+		t.Errorf("%d commits, wanted 2", len(won))
 	}
 }

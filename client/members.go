@@ -13,8 +13,9 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Add adds all devices of users to a conversation, with one claim for each user and one commit. It
-// returns once the commit is taken in. Devices that are members already stay as they are. wire.NotFound
+// Add adds all devices of users to a conversation, with one claim for each user and one commit, or several where
+// one would not fit an entry of the log: then KeyPackages are claimed for one commit at a time, and an error says how many
+// users are in. It returns once the last commit is taken in. Devices that are members already stay as they are. wire.NotFound
 // for an unknown user; wire.Exists if an admin here is an earlier owner of the name; wire.NoneLeft if no device of one has a KeyPackage left, and none brings one within
 // Timing.Claim: one of them has to be online for that.
 func (d *Device) Add(ctx context.Context, id wire.ConversationID, users ...wire.UserID) error {
@@ -22,21 +23,43 @@ func (d *Device) Add(ctx context.Context, id wire.ConversationID, users ...wire.
 	if err != nil {
 		return err
 	}
-	op := &operationRecord{Kind: opAdd}
-	for _, user := range users {
-		list, err := d.claim(ctx, id, user, suite, d.opts.Timing.Claim)
-		if err != nil {
-			return err
+	op, size, in := &operationRecord{Kind: opAdd}, 0, 0
+	for at, user := range users {
+		if size >= d.opts.Limits.AddBytes { // the next user's may still fit: the limit leaves room
+			if err := d.addClaimed(ctx, id, op); err != nil {
+				return partly(in, len(users), err)
+			}
+			op, size, in = &operationRecord{Kind: opAdd}, 0, at
 		}
-		if list, err = d.knownOf(ctx, user, list); err != nil {
-			return err
+		list, err := d.claim(ctx, id, user, suite, d.opts.Timing.Claim)
+		if err == nil {
+			list, err = d.knownOf(ctx, user, list)
+		}
+		if err != nil {
+			return partly(in, len(users), err)
 		}
 		op.Add = append(op.Add, list...)
+		for _, a := range list {
+			size += len(a.KeyPackage)
+		}
 	}
+	return partly(in, len(users), d.addClaimed(ctx, id, op))
+}
+
+// addClaimed makes one commit of Add.
+func (d *Device) addClaimed(ctx context.Context, id wire.ConversationID, op *operationRecord) error {
 	if err := d.makeRoom(ctx, id, op.Add); err != nil {
 		return err
 	}
 	return d.perform(ctx, id, op)
+}
+
+// partly says of an error how many users were added before it.
+func partly(in, all int, err error) error {
+	if err == nil || in == 0 {
+		return err
+	}
+	return fmt.Errorf("%d of %d users were added: %w", in, all, err)
 }
 
 // knownOf leaves of this user's own devices those that this device knows, and of others' all.

@@ -57,6 +57,7 @@ type Limits struct {
 	Orders      int // order hashes that are kept of one conversation: 1,024
 	Groups      int // groups that are open in memory, the most recently used: 256
 	Inline      int // bytes of a Welcome or tree that stand in the entry itself: 256 KiB
+	AddBytes    int // of KeyPackages in one commit, from which on further users are added by another one: 512 KiB; an entry has 1 MiB
 	KeyPackages int // of the device's own suite that the directory should have: 50
 	Reserve     int // of each other suite: 5; -1 for none but the last resort
 	Receipts    int // members of a conversation up to which receipts are sent: 16; -1 for none
@@ -119,7 +120,7 @@ func (o Options) orDefault() (Options, error) {
 	l, t := &o.Limits, &o.Timing
 	for p, v := range map[*int]int{
 		&l.Held: 1024, &l.HeldBytes: 16 << 20, &l.Outgoing: 4096, &l.Operations: 256, &l.Attempts: 64, &l.Orders: 1024,
-		&l.Groups: 256, &l.Inline: 256 << 10, &l.KeyPackages: 50, &l.Reserve: 5, &l.Receipts: 16, &l.Strangers: 64, &l.KeyCommits: 256, &l.Requests: 16, &l.PastEpochs: 64, &l.PastMost: 1024, &t.KeyMessages: 1000,
+		&l.Groups: 256, &l.Inline: 256 << 10, &l.AddBytes: 512 << 10, &l.KeyPackages: 50, &l.Reserve: 5, &l.Receipts: 16, &l.Strangers: 64, &l.KeyCommits: 256, &l.Requests: 16, &l.PastEpochs: 64, &l.PastMost: 1024, &t.KeyMessages: 1000,
 	} {
 		if *p == 0 {
 			*p = v
