@@ -94,7 +94,7 @@ func TestNoSecondAccountUnderAnAdminsName(t *testing.T) {
 		t.Errorf("add: %v", code)
 	}
 	members(t, a, id, 3)
-	list, err := c.claim(t.Context(), bob, mlscore.MLS128X25519AES128Ed25519, 0)
+	list, err := c.claim(t.Context(), id, bob, mlscore.MLS128X25519AES128Ed25519, 0)
 	check(t, err)
 	c.forgeChange(id, func(th *thread) (proposals []mlscore.Proposal) {
 		th.d.judge.loading = true // the forger's own judge refuses nothing

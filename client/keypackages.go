@@ -106,7 +106,11 @@ func (d *Device) newKeyPackage(u *unit, suite mlscore.CipherSuite, lastResort bo
 	if err != nil {
 		return err
 	}
-	life := min(d.opts.Timing.KeyPackage, d.self.Ends.Std().Sub(d.opts.Clock.Now())-time.Second)
+	life := d.opts.Timing.KeyPackage
+	if lastResort { // it answers for a device that is away, for as long as its certificate does
+		life = max(life, maxLifetime-time.Hour)
+	}
+	life = min(life, d.self.Ends.Std().Sub(d.opts.Clock.Now())-time.Second)
 	if life <= 0 {
 		return wire.Errorf(wire.Denied, "KeyPackage", "the device's certificate has ended: it has to be renewed")
 	}

@@ -86,6 +86,7 @@ var bounds = []bound{
 	{"directory.devices", "1", "4096", zeroDefault},
 	{"directory.certificate_life", "1h", "3660d", zeroDefault},
 	{"directory.renew_before", "1m", "3660d", zeroDefault},
+	{"directory.renew_after", "1m", "3660d", "never"},
 	{"directory.invitation_life", "1m", "366d", zeroDefault},
 	{"directory.key_packages", "1", "10000", zeroDefault},
 	{"directory.low_water", "1", "10000", zeroDefault},

@@ -162,6 +162,7 @@ type Directory struct {
 	Devices         int      `yaml:"devices"`
 	CertificateLife Duration `yaml:"certificate_life"`
 	RenewBefore     Duration `yaml:"renew_before"`
+	RenewAfter      Duration `yaml:"renew_after"`
 	InvitationLife  Duration `yaml:"invitation_life"`
 	KeyPackages     int      `yaml:"key_packages"`
 	LowWater        int      `yaml:"low_water"`

@@ -200,6 +200,33 @@ func (d *Directory) Renew(v wire.DeviceID) (chain [][]byte, err error) {
 	return chain, err
 }
 
+// Admit verifies a device's signature over a login's input, and returns when its certificate ends. A device whose
+// certificate ended while it was away, at most Config.RenewAfter ago, gets another one over the same key: its record is
+// here, so that nobody has revoked it. wire.Denied for a signature of another key, and for one that was away for longer.
+func (d *Directory) Admit(v wire.DeviceID, input, signature []byte) (ends wire.Time, err error) {
+	r, err := d.device("login", v)
+	if err != nil {
+		return 0, err
+	}
+	if err := Verify(r.Key, input, signature); err != nil {
+		return 0, err
+	}
+	late := d.now() - r.NotAfter
+	if late <= 0 {
+		return r.NotAfter, nil
+	}
+	if most := d.cfg.RenewAfter; late > wire.Time(most.Milliseconds()) {
+		return 0, wire.Errorf(wire.Denied, "login", "the certificate of %s ended on %s, more than %v ago: enrol it again, with a new invitation", v, r.NotAfter.Std().Format(time.DateOnly), most)
+	}
+	if _, err := d.Renew(v); err != nil {
+		return 0, err
+	}
+	if r, err = d.device("login", v); err != nil {
+		return 0, err
+	}
+	return r.NotAfter, nil
+}
+
 // certified checks a certificate that a device shows: issued by this authority, for this device, valid
 // now, not revoked.
 func (d *Directory) certified(v wire.DeviceID, der []byte) (*x509.Certificate, error) {

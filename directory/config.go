@@ -47,6 +47,7 @@ type Config struct {
 	InvitationLife  time.Duration // the longest; 7 days
 	CertificateLife time.Duration // 90 days
 	RenewBefore     time.Duration // how long before its end a certificate is replaced; 30 days
+	RenewAfter      time.Duration // how long after its end a device that was away gets another one by its key; 90 days, negative for never
 	ListLife        time.Duration // of a revocation list; 7 days
 
 	// MaxTokens is how many ID tokens that have not expired one user can have used; 64.
@@ -125,6 +126,7 @@ func (c Config) withLimits() Config {
 	c.InvitationLife = or(c.InvitationLife, 7*day)
 	c.CertificateLife = or(c.CertificateLife, 90*day)
 	c.RenewBefore = or(c.RenewBefore, 30*day)
+	c.RenewAfter = or(c.RenewAfter, 90*day)
 	c.ListLife = or(c.ListLife, 7*day)
 	c.MaxTokens = or(c.MaxTokens, 64)
 	c.MaxKeyPackage = or(c.MaxKeyPackage, 32<<10)

@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"log/slog"
-	"time"
 
 	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/directory"
@@ -22,22 +21,14 @@ type devices struct {
 	issuer    issuerState
 	mail      *mail
 	online    *online
-	now       func() time.Time
 	audit     *auditor
 }
 
 var _ gateway.Devices = (*devices)(nil)
 
-// Login checks a device's signature.
+// Login checks a device's signature, and renews a certificate that ended while the device was away.
 func (v *devices) Login(_ context.Context, d wire.DeviceID, input, signature []byte) (wire.Time, error) {
-	device, err := v.directory.Device(d)
-	if err != nil {
-		return 0, err
-	}
-	if device.NotAfter.Std().Before(v.now()) {
-		return 0, wire.Errorf(wire.Denied, "login", "the certificate of %s ended on %s: enrol it anew", d, device.NotAfter.Std().Format(time.DateOnly))
-	}
-	return device.NotAfter, directory.Verify(device.Key, input, signature)
+	return v.directory.Admit(d, input, signature)
 }
 
 // Enrol enrols a device and tells the user's others.

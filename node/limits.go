@@ -47,8 +47,12 @@ func outboxLimits(c *config.Federation) federation.OutboxConfig {
 
 // directoryLimits are those of a configuration's users.
 func directoryLimits(c *config.Directory) directory.Config {
+	renewAfter := c.RenewAfter.Std()
+	if renewAfter == 0 { // never, where package directory has a default
+		renewAfter = -1
+	}
 	return directory.Config{
-		MaxDevices: c.Devices, CertificateLife: c.CertificateLife.Std(), RenewBefore: c.RenewBefore.Std(), InvitationLife: c.InvitationLife.Std(),
+		MaxDevices: c.Devices, CertificateLife: c.CertificateLife.Std(), RenewBefore: c.RenewBefore.Std(), RenewAfter: renewAfter, InvitationLife: c.InvitationLife.Std(),
 		MaxKeyPackages: c.KeyPackages, LowWater: c.LowWater, ClaimBurst: c.ClaimBurst, ClaimEvery: c.ClaimEvery.Std(),
 		PairBurst: c.PairBurst, PairEvery: c.PairEvery.Std(), UserBurst: c.UserBurst, UserEvery: c.UserEvery.Std(),
 		LastResortBurst: c.LastResortBurst, LastResortEvery: c.LastResortEvery.Std(),

@@ -168,7 +168,7 @@ func (n *Node) makeMail() (err error) {
 	if n.issuer, err = issuerOf(&n.cfg.OIDC); err != nil {
 		return err
 	}
-	n.devices = &devices{domain: n.cfg.Domain, directory: n.directory, mail: m, online: n.online, now: n.now, audit: n.audit}
+	n.devices = &devices{domain: n.cfg.Domain, directory: n.directory, mail: m, online: n.online, audit: n.audit}
 	n.devices.issuer.configured = n.cfg.OIDC.URL != ""
 	n.held = newHeld(n.stores.blobs, n.mail, n.log, func(ctx context.Context, id wire.ConversationID, ref wire.BlobRef) error {
 		in, err := n.orders.Blob(ctx, id, ref)
