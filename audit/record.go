@@ -42,6 +42,7 @@ const (
 
 	ConversationRecovered Act = "conversation.recovered" // forced on without a majority
 	ConversationReleased  Act = "conversation.released"  // from quarantine
+	ReplicaDropped        Act = "replica.dropped"        // one that gave way to another, and was kept
 	BackupTaken           Act = "backup.taken"
 
 	LinkUp   Act = "link.up"

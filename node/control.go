@@ -279,10 +279,14 @@ type dropKept struct {
 }
 
 // dropKept deletes a replica that gave way and was kept.
-func (n *Node) dropKept(_ context.Context, q *dropKept) (*nothing, error) {
+func (n *Node) dropKept(ctx context.Context, q *dropKept) (*nothing, error) {
 	id, err := wire.ParseConversationID(q.Conversation)
 	if err != nil {
 		return nil, wire.Errorf(wire.Malformed, "drop", "%v", err)
 	}
-	return &nothing{}, n.orders.DropAside(id, q.Number)
+	if err := n.orders.DropAside(id, q.Number); err != nil {
+		return nil, err
+	}
+	n.audit.note(audit.ReplicaDropped, byCaller(ctx), id.String(), map[string]string{"number": fmt.Sprint(q.Number)})
+	return &nothing{}, nil
 }
