@@ -174,7 +174,7 @@ func (d *Device) group(id wire.ConversationID) (*mlscore.Group, error) {
 	if err != nil {
 		return nil, err
 	}
-	d.groups.keep(id, g)
+	d.groups.keep(id, g, g.Public().Size())
 	return g, nil
 }
 

@@ -139,7 +139,7 @@ func (t *thread) create(x mlscore.Extensions) error {
 		GroupOptions: t.options(), Extensions: x, LeafExtensions: addressExtension(t.rec.Token),
 	})
 	if err == nil {
-		t.d.groups.keep(t.id, t.group)
+		t.d.groups.keep(t.id, t.group, 1)
 	}
 	return err
 }

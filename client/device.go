@@ -68,7 +68,7 @@ func Open(opts Options) (*Device, error) {
 	}
 	d := &Device{
 		opts: opts, log: opts.Log, turns: make(chan struct{}, 1), hurry: make(chan struct{}, 1), store: &turnStore{}, judge: &judge{},
-		groups: newOpenGroups(opts.Limits.Groups), asked: make(map[string]bool), receipts: make(map[wire.ConversationID][]MessageID),
+		groups: newOpenGroups(&opts.Limits), asked: make(map[string]bool), receipts: make(map[wire.ConversationID][]MessageID),
 		consumers: make(map[string]*consumer),
 	}
 	d.turns <- struct{}{}

@@ -272,7 +272,7 @@ func (t *thread) join(c *wire.Committed, env *wire.Envelope, welcome, tree []byt
 		return err
 	}
 	t.group = g
-	t.d.groups.keep(t.id, g)
+	t.d.groups.keep(t.id, g, g.Public().Size())
 	for _, ref := range h.NewMembers {
 		if err := t.d.usedKeyPackage(t.u, ref); err != nil {
 			return err

@@ -49,21 +49,23 @@ type Options struct {
 
 // Limits bound what a device takes on. A zero field stands for its default.
 type Limits struct {
-	Held        int // messages of one conversation that wait for a commit: 1,024
-	HeldBytes   int // and their bytes: 16 MiB
-	Outgoing    int // messages of one conversation that wait to be sent: 4,096
-	Operations  int // changes of one group that wait: 256
-	Attempts    int // commits that one change of a group may lose before it is given up: 64
-	Orders      int // order hashes that are kept of one conversation: 1,024
-	Groups      int // groups that are open in memory, the most recently used: 256
-	Inline      int // bytes of a Welcome or tree that stand in the entry itself: 256 KiB
-	AddBytes    int // of KeyPackages in one commit, from which on further users are added by another one: 512 KiB; an entry has 1 MiB
-	KeyPackages int // of the device's own suite that the directory should have: 50
-	Reserve     int // of each other suite: 5; -1 for none but the last resort
-	Receipts    int // members of a conversation up to which receipts are sent: 16; -1 for none
-	KeyCommits  int // key changes of all members of a conversation together within Timing.KeyAge: 256; larger groups change keys less often
-	Strangers   int // requests to join that wait for the user's decision: 64
-	Requests    int // requests under way at once: 16, or fewer if the node wants
+	Held       int // messages of one conversation that wait for a commit: 1,024
+	HeldBytes  int // and their bytes: 16 MiB
+	Outgoing   int // messages of one conversation that wait to be sent: 4,096
+	Operations int // changes of one group that wait: 256
+	Attempts   int // commits that one change of a group may lose before it is given up: 64
+	Orders     int // order hashes that are kept of one conversation: 1,024
+	Groups     int // groups that are open in memory, the most recently used: 1,024
+	// GroupMembers is how many devices the groups in memory have together: 65,536. One group is open however large.
+	GroupMembers int
+	Inline       int // bytes of a Welcome or tree that stand in the entry itself: 256 KiB
+	AddBytes     int // of KeyPackages in one commit, from which on further users are added by another one: 512 KiB; an entry has 1 MiB
+	KeyPackages  int // of the device's own suite that the directory should have: 50
+	Reserve      int // of each other suite: 5; -1 for none but the last resort
+	Receipts     int // members of a conversation up to which receipts are sent: 16; -1 for none
+	KeyCommits   int // key changes of all members of a conversation together within Timing.KeyAge: 256; larger groups change keys less often
+	Strangers    int // requests to join that wait for the user's decision: 64
+	Requests     int // requests under way at once: 16, or fewer if the node wants
 	// PastEpochs is how many ended epochs of a conversation can still read late messages: 64; -1 for
 	// none. Messages go beside the log, and are overtaken by commits while an organization cannot be
 	// reached. Fewer protect what has not been read yet better when a device is taken. PastMost is how
@@ -120,7 +122,7 @@ func (o Options) orDefault() (Options, error) {
 	l, t := &o.Limits, &o.Timing
 	for p, v := range map[*int]int{
 		&l.Held: 1024, &l.HeldBytes: 16 << 20, &l.Outgoing: 4096, &l.Operations: 256, &l.Attempts: 64, &l.Orders: 1024,
-		&l.Groups: 256, &l.Inline: 256 << 10, &l.AddBytes: 512 << 10, &l.KeyPackages: 50, &l.Reserve: 5, &l.Receipts: 16, &l.Strangers: 64, &l.KeyCommits: 256, &l.Requests: 16, &l.PastEpochs: 64, &l.PastMost: 1024, &t.KeyMessages: 1000,
+		&l.Groups: 1024, &l.GroupMembers: 1 << 16, &l.Inline: 256 << 10, &l.AddBytes: 512 << 10, &l.KeyPackages: 50, &l.Reserve: 5, &l.Receipts: 16, &l.Strangers: 64, &l.KeyCommits: 256, &l.Requests: 16, &l.PastEpochs: 64, &l.PastMost: 1024, &t.KeyMessages: 1000,
 	} {
 		if *p == 0 {
 			*p = v

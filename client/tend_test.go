@@ -11,7 +11,7 @@ import (
 // forgetGroups takes all groups out of a device's memory.
 func (p *peer) forgetGroups() {
 	check(p.t, p.turn(p.t.Context(), func(*unit) error {
-		p.groups = newOpenGroups(p.opts.Limits.Groups)
+		p.groups = newOpenGroups(&p.opts.Limits)
 		return nil
 	}))
 }
