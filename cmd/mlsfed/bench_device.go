@@ -77,6 +77,7 @@ keys: in virtual time, commits that members of a group try for each that wins, t
 	f := c.Flags()
 	f.BoolVar(&asJSON, "json", false, "print an object for each row")
 	f.BoolVar(&short, "short", false, "the smallest form, some seconds: its sizes hold where no flag says otherwise")
+	f.StringVar(&b.node, "node", "", "run the nodes from this `program`, this build in another file")
 	f.StringVar(&b.dir, "dir", "", "folder on the disk to be measured (default a temporary one)")
 	f.StringSliceVar(&b.only, "only", nil, "workloads to measure: conversations, history, devices, away, keys (default all)")
 	f.IntVar(&b.groups, "conversations", 1000, "conversations of the device")
@@ -98,11 +99,20 @@ keys: in virtual time, commits that members of a group try for each that wins, t
 		if other.binary != "" {
 			return other.run(c, b.table, sameBench("device"))
 		}
-		file, err := os.Executable()
-		if err != nil {
-			return fmt.Errorf("this program's file is not known, and the nodes run from it: %w", err)
+		if b.node != "" {
+			file, err := program("node", b.node)
+			if err != nil {
+				return err
+			}
+			b.node = file
+		} else {
+			file, err := os.Executable()
+			if err != nil {
+				return fmt.Errorf("this program's file is not known, and the nodes run from it: name one with --node: %w", err)
+			}
+			b.node = file
 		}
-		b.node, b.own, b.processor = file, true, true
+		b.own, b.processor = true, true
 		b.table.head()
 		return b.run(c.Context(), b.workloads())
 	}

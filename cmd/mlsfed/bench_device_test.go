@@ -1,7 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -31,6 +37,47 @@ func TestKeyChangesAreSpread(t *testing.T) {
 					t.Errorf("%.0f epochs within %v, wanted about %d", perAge, s.Age, s.Commits)
 				}
 			})
+		}
+	}
+}
+
+// TestLongBenchDevice runs the workloads at their smallest, without MLSFED_LONG the fast ones alone: every figure is there.
+func TestLongBenchDevice(t *testing.T) {
+	binary := filepath.Join(t.TempDir(), "mlsfed")
+	if text, err := exec.CommandContext(t.Context(), "go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, text)
+	}
+	args := append(strings.Fields("bench device --json --short --conversations 3 --history 200 --samples 1 --node"), binary)
+	want := strings.Fields(`conversations/start conversations/upkeep conversations/create conversations/list conversations/list-elapsed
+		conversations/send conversations/send-elapsed conversations/incoming history/open history/written history/send`)
+	keys := strings.Fields("keys/tried-for-each-won keys/tried-for-each-won")
+	if os.Getenv("MLSFED_LONG") == "" {
+		args = append(args, "--only", "conversations,history,keys")
+		want = append(want, keys...)
+	} else {
+		want = slices.Concat(want, strings.Fields("devices/added devices/send devices/send-a-device away/item away/memory"), keys)
+	}
+	var out, log bytes.Buffer
+	if code := run(t.Context(), newRoot(), args, &out, &log); code != 0 {
+		t.Fatalf("code %d: %s", code, log.String())
+	}
+	rows, err := decodeRows(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, r := range rows {
+		names = append(names, r.Name)
+		if r.Unit == "" || r.N < 2 {
+			t.Errorf("%+v: want a size and a unit", r)
+		}
+	}
+	if !slices.Equal(names, want) {
+		t.Errorf("rows %v, want %v", names, want)
+	}
+	for _, args := range []string{"--conversations 0", "--devices 1", "--only weather", "--samples 0"} {
+		if code := run(t.Context(), newRoot(), strings.Fields("bench device "+args), &out, &log); code != 2 {
+			t.Errorf("%s: code %d, wanted 2", args, code)
 		}
 	}
 }
