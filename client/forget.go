@@ -10,7 +10,7 @@ import (
 var forgottenKinds = []byte{
 	recordOrder, recordPending, recordBlob, recordOperation, recordMessage, recordMessageID, recordOutgoing, recordHeld,
 	recordWelcome, recordSighting, recordAccepted, recordDelivered, recordPresence, recordFounding, recordRequest,
-	recordOwnName, recordConsumer, recordLater, recordStale, recordTended, recordAgain, recordKeys,
+	recordOwnName, recordConsumer, recordLater, recordStale, recordTended, recordAgain, recordKeys, recordTrim,
 }
 
 // Forget deletes what this device holds of a conversation that it has left, or cannot follow any further: keys, the

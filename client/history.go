@@ -84,7 +84,11 @@ func (d *Device) History(ctx context.Context, id wire.ConversationID, q Query) (
 }
 
 func (t *thread) forward(q Query, page *Page) error {
-	n := q.After
+	from, err := t.begins()
+	if err != nil {
+		return err
+	}
+	n := max(q.After, from)
 	for looked := 0; n < t.rec.Counters.Message && len(page.Messages) < q.Limit && looked < MaxSearch; looked++ {
 		if err := t.match(q, n, page); err != nil {
 			return err
@@ -96,17 +100,21 @@ func (t *thread) forward(q Query, page *Page) error {
 }
 
 func (t *thread) backward(q Query, page *Page) error {
+	from, err := t.begins()
+	if err != nil {
+		return err
+	}
 	n := t.rec.Counters.Message
 	if q.Before > 0 {
 		n = min(n, q.Before)
 	}
-	for looked := 0; n > 0 && len(page.Messages) < q.Limit && looked < MaxSearch; looked++ {
+	for looked := 0; n > from && len(page.Messages) < q.Limit && looked < MaxSearch; looked++ {
 		n--
 		if err := t.match(q, n, page); err != nil {
 			return err
 		}
 	}
-	page.Next, page.More = n, n > 0
+	page.Next, page.More = n, n > from
 	for i, j := 0, len(page.Messages)-1; i < j; i, j = i+1, j-1 {
 		page.Messages[i], page.Messages[j] = page.Messages[j], page.Messages[i]
 	}

@@ -21,18 +21,28 @@ func newForget() *cobra.Command {
 		Use:   "forget CONV",
 		Short: "Delete what this device holds of a conversation that it has left",
 		Long: `forget deletes the messages and keys of a conversation from this device. It must have left it first. Other
-devices, also your own, keep what they have.`,
-		Example: "  mlsfed forget Lunch",
+devices, also your own, keep what they have.
+
+--older-than deletes old messages of a conversation alone, also of one that this device is in.`,
+		Example: "  mlsfed forget Lunch\n  mlsfed forget Lunch --older-than 2160h\n  mlsfed forget Lunch --older-than 2026-03-01",
 		GroupID: groupPeople,
 		Args:    exactly(1, "a conversation"),
 	}
 	o := addPeopleFlags(c)
 	addOfflineFlag(c, o)
+	older := c.Flags().String("older-than", "", "delete only messages from before then: 2160h ago, 2026-03-01 or 2026-03-01T09:00:00Z")
 	c.RunE = func(c *cobra.Command, args []string) error {
+		before, err := parseMoment("older-than", *older, time.Now())
+		if err != nil {
+			return usageError{err}
+		}
 		return o.with(c, func(ctx context.Context, p *person) error {
 			conv, err := p.conversation(ctx, args[0])
 			if err != nil {
 				return err
+			}
+			if !before.IsZero() {
+				return p.forgetOld(ctx, conv, before)
 			}
 			if err := p.Forget(ctx, conv.ID); err != nil {
 				if wire.CodeOf(err) == wire.Invalid {
@@ -48,6 +58,19 @@ devices, also your own, keep what they have.`,
 		})
 	}
 	return c
+}
+
+// forgetOld deletes the messages of a conversation from before a time.
+func (p *person) forgetOld(ctx context.Context, conv *client.Conversation, before time.Time) error {
+	n, err := p.DeleteMessages(ctx, conv.ID, before)
+	if err != nil {
+		return err
+	}
+	if p.opts.json {
+		return printJSON(p.out, map[string]any{"conversation": conv.ID.String(), "deleted": n})
+	}
+	fmt.Fprintf(p.out, "%s of %s deleted from this device.\n", plural(n, "message", "messages"), titled(conv))
+	return nil
 }
 
 func newLogout() *cobra.Command {

@@ -88,8 +88,11 @@ cursor when the command ends with 0. If it does not, read ends, and the message 
 	return c
 }
 
-// parseSince reads a time, or how long ago it was. The zero time is no bound.
-func parseSince(s string, now time.Time) (time.Time, error) {
+// parseSince reads the time of --since.
+func parseSince(s string, now time.Time) (time.Time, error) { return parseMoment("since", s, now) }
+
+// parseMoment reads a time that a flag names, or how long ago it was. The zero time stands for an empty string.
+func parseMoment(flag, s string, now time.Time) (time.Time, error) {
 	if s == "" {
 		return time.Time{}, nil
 	}
@@ -101,7 +104,7 @@ func parseSince(s string, now time.Time) (time.Time, error) {
 			return t, nil
 		}
 	}
-	return time.Time{}, fmt.Errorf("--since %q: wanted how long ago, as 90m or 2h, or a time, as 2026-03-01 or 2026-03-01T09:00:00Z", s)
+	return time.Time{}, fmt.Errorf("--%s %q: wanted how long ago, as 90m or 2h, or a time, as 2026-03-01 or 2026-03-01T09:00:00Z", flag, s)
 }
 
 func (o *readOptions) run(c *cobra.Command, named string, since time.Time) error {
