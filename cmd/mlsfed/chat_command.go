@@ -54,7 +54,7 @@ func chatCommands() []chatCommand {
 		{"rejoin", "", "come back to a broken one", 0, onShown, chatRejoin},
 		{"trust", "[DOMAIN SHA-256]", "roots that are believed", 0, onDevice, chatTrust},
 		{"members", "", "show or hide who is here", 0, onDevice, nil},
-		{"quit", "", "leave the program", 0, onDevice, nil},
+		{"forget", "[yes]", "delete one that you left", 0, onShown, chatForget},
 	}
 }
 
@@ -64,7 +64,7 @@ func chatKeys() []string {
 		"Tab, Shift-Tab, Ctrl-G  others; next unread",
 		"PgUp, PgDn, Esc         scroll; to the newest",
 		"Up, Down, Alt-Enter     written before; new line",
-		"Ctrl-L, Ctrl-C          draw again; leave",
+		"Ctrl-L, Ctrl-C          draw again; quit",
 	}
 }
 
@@ -263,6 +263,19 @@ func chatLeave(ctx context.Context, p *person, id wire.ConversationID, args []st
 		return chatDone{err: fmt.Errorf("this takes you out of %s: /leave yes does it", titled(c))}
 	}
 	return chatDone{text: "asked to leave: the next member who is online takes this device out", err: p.leave(ctx, id, nil)}
+}
+
+func chatForget(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone {
+	c, err := p.Conversation(ctx, id)
+	switch {
+	case err != nil:
+		return chatDone{err: err}
+	case c.State != client.StateLeft && c.State != client.StateBroken:
+		return chatDone{err: fmt.Errorf("this device is in %s: /leave first", titled(c))}
+	case len(args) != 1 || args[0] != "yes":
+		return chatDone{err: fmt.Errorf("this deletes all messages of %s from this device: /forget yes does it", titled(c))}
+	}
+	return chatDone{text: titled(c) + " is deleted from this device", err: p.Forget(ctx, id)}
 }
 
 func chatFile(ctx context.Context, p *person, id wire.ConversationID, args []string) chatDone {

@@ -80,6 +80,7 @@ func newChatModel(ctx context.Context, p *person) *chatModel {
 
 // chatSnapshot is what a look at the device has found.
 type chatSnapshot struct {
+	wanted   wire.ConversationID // that the interface showed when it asked
 	list     []client.Conversation
 	current  wire.ConversationID
 	messages []client.Message
@@ -119,7 +120,7 @@ func (m *chatModel) look() tea.Cmd {
 // snapshot reads the conversations, and the messages and members of one: the wanted, or the newest.
 // named, if it is not empty, finds the wanted one.
 func (p *person) snapshot(ctx context.Context, wanted wire.ConversationID, named string, most int) chatSnapshot {
-	s := chatSnapshot{}
+	s := chatSnapshot{wanted: wanted}
 	if s.list, s.err = p.Conversations(ctx); s.err != nil {
 		return s
 	}
@@ -243,7 +244,10 @@ func (m *chatModel) show(s chatSnapshot) tea.Cmd {
 	if s.err == nil {
 		byActivity(s.list, m.events)
 		m.list, m.offering = s.list, s.offering
-		if m.current == "" || m.current == s.current {
+		if m.current == s.wanted && s.current != s.wanted { // there is none any more, or the first one is there
+			m.open(s.current)
+		}
+		if m.current == s.current {
 			m.take(&s)
 		}
 	}

@@ -278,6 +278,12 @@ func TestChatTalks(t *testing.T) {
 	x.sees("/leave yes does it")
 	x.enter("/leave yes") // alone, so that it is closed
 	x.sees("Dinner (left)")
+	x.enter("/forget")
+	x.sees("/forget yes does it")
+	x.enter("/forget yes")
+	x.sees("▸ Second", "Dinner is deleted from this device")
+	x.enter("/forget yes")
+	x.sees("this device is in Second: /leave first")
 	if x.enter("/quit"); !x.quit {
 		t.Error("/quit does not quit")
 	}
