@@ -3,7 +3,9 @@ package consensus
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
 	"io"
+	"sync"
 	"testing"
 	"time"
 
@@ -124,6 +126,76 @@ func TestBlobNeedsAMajority(t *testing.T) {
 		e.Commit.Tree = &wire.Payload{Blob: &ref}
 		if _, err := c.nodes[nodeA].m.Submit(c.context(8*time.Second), author.Sign(e, p.Opener)); wire.CodeOf(err) != wire.NoQuorum {
 			t.Fatalf("without a majority: %v", err)
+		}
+	})
+}
+
+// TestHeldBlobs: a node serves a blob that the log no longer names to whoever it holds it for, and to other replicas; a node
+// that does not hold it serves it to nobody.
+func TestHeldBlobs(t *testing.T) {
+	stores := map[wire.NodeID]BlobStore{}
+	var held sync.Map // offer and node → true
+	type hold struct {
+		node wire.NodeID
+		offer
+	}
+	edit := withBlobs(t, stores)
+	simulate(t, func(cfg *Config) {
+		edit(cfg)
+		node := cfg.Node
+		cfg.Holds = func(id wire.ConversationID, ref wire.BlobRef) bool {
+			_, ok := held.Load(hold{node, offer{id, ref}})
+			return ok
+		}
+	}, three, func(c *cluster) {
+		p := c.found(nodeA, conv, wire.Policy{RecentCount: 2}, "a.example", "b.example", "c.example")
+		c.settled(conv, 3, 0)
+		content := bytes.Repeat([]byte("welcome "), 1000)
+		ref := wire.BlobRef{Hash: sha256.Sum256(content), Size: uint64(len(content))}
+		submit := func(e *wire.Envelope) {
+			t.Helper()
+			e = author.Sign(e, p.Opener)
+			r, err := c.nodes[nodeA].m.Submit(c.context(20*time.Second), e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p = author.After(e, r)
+		}
+		if err := c.nodes[nodeA].m.PutBlob("", ref, bytes.NewReader(content)); err != nil {
+			t.Fatal(err)
+		}
+		first := p.Commit(c.id(), 16, wire.DeliveryChange{})
+		first.Commit.Welcome = &wire.Payload{Blob: &ref}
+		submit(first)
+		for range 4 { // the log forgets it
+			submit(p.Commit(c.id(), 16, wire.DeliveryChange{}))
+		}
+		c.level(conv, three...)
+		read := func(n wire.NodeID) error {
+			in, err := c.nodes[n].m.Blob(c.context(20*time.Second), conv, ref)
+			if err != nil {
+				return err
+			}
+			defer in.Close()
+			if b, err := io.ReadAll(in); err != nil || !bytes.Equal(b, content) {
+				t.Errorf("%s: %d bytes, %v", n, len(b), err)
+			}
+			return nil
+		}
+		for _, n := range three {
+			if err := read(n); wire.CodeOf(err) != wire.BlobMissing {
+				t.Errorf("%s serves what its log has forgotten: %v", n, err)
+			}
+			held.Store(hold{n, offer{conv, ref}}, true)
+		}
+		gone := blob.Ref{Hash: ref.Hash, Size: ref.Size}
+		if err := stores[nodeB].(blob.Wire).Store.Delete(gone); err != nil && !errors.Is(err, blob.ErrNotFound) {
+			t.Fatal(err)
+		}
+		for _, n := range three { // B has it from another one that holds it
+			if err := read(n); err != nil {
+				t.Errorf("%s holds it: %v", n, err)
+			}
 		}
 	})
 }
