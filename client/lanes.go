@@ -13,7 +13,7 @@ import (
 // servers are unreachable delays no other, and its messages do not wait for its commits.
 type lane struct {
 	kind laneKind
-	id   wire.ConversationID // "" for upkeep of all that the device has
+	id   wire.ConversationID // "" for upkeep of all that the device has, and for receipts
 }
 
 type laneKind uint8
@@ -21,11 +21,14 @@ type laneKind uint8
 const (
 	kindHandshakes laneKind = iota + 1 // what a conversation's log needs: fetching, submitting, joining
 	kindMessages                       // its messages
-	kindReceipts                       // receipts for what came
+	kindReceipts                       // receipts for what came, in all conversations
 	kindUpkeep
 )
 
-var laneUpkeep = lane{kind: kindUpkeep}
+var (
+	laneUpkeep   = lane{kind: kindUpkeep}
+	laneReceipts = lane{kind: kindReceipts}
+)
 
 func handshakes(id wire.ConversationID) lane { return lane{kindHandshakes, id} }
 func messages(id wire.ConversationID) lane   { return lane{kindMessages, id} }
@@ -184,7 +187,7 @@ func (d *Device) work(ctx context.Context, k lane) error {
 	case kindMessages:
 		return d.workMessages(ctx, k.id)
 	case kindReceipts:
-		return d.workReceipts(ctx, k.id)
+		return d.workReceipts(ctx)
 	default:
 		if k.id != "" {
 			return errors.Join(d.tendConversations(ctx, k.id), d.tendReaders(ctx, k.id))

@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"crypto/sha256"
+	"maps"
 	"slices"
 
 	"github.com/mlsfed/mlsfed/wire"
@@ -28,18 +29,54 @@ func (t *thread) owe(id MessageID) {
 		}
 		t.d.receipts[conversation] = append(list, id)
 		if len(list) == 0 {
-			t.d.lanes.kick(lane{kindReceipts, conversation})
+			t.d.lanes.kick(laneReceipts)
 		}
 	})
 }
 
-// workReceipts sends one receipt for all that came within Timing.Receipts. Receipts that a crash
-// overtakes are lost: the sender then sees a message as accepted, and not as delivered.
-func (d *Device) workReceipts(ctx context.Context, id wire.ConversationID) error {
+// receiptBatch is for how many conversations one turn makes receipts at most.
+const receiptBatch = 32
+
+// workReceipts sends one receipt in each conversation for all that came there within Timing.Receipts, in one turn for several
+// of them. Receipts that a crash overtakes are lost: the sender then sees a message as accepted, and not as delivered.
+func (d *Device) workReceipts(ctx context.Context) error {
 	if !d.wait(ctx, d.opts.Timing.Receipts) {
 		return ctx.Err()
 	}
-	list := d.owed(id)
+	for batch := range slices.Chunk(d.owing(), receiptBatch) {
+		owed := make(map[wire.ConversationID][]MessageID, len(batch))
+		for _, id := range batch {
+			owed[id] = d.owed(id)
+		}
+		err := d.turn(ctx, func(u *unit) error {
+			for _, id := range batch {
+				if err := d.acknowledge(u, id, owed[id]); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if isStore(err) || ctx.Err() != nil {
+			return err
+		}
+		if err == nil {
+			continue
+		}
+		for _, id := range batch { // one of them stands in the way of the others
+			err := d.turn(ctx, func(u *unit) error { return d.acknowledge(u, id, owed[id]) })
+			if isStore(err) || ctx.Err() != nil {
+				return err
+			}
+			if err != nil {
+				d.log.Warn("receipt not sent", "conversation", id, "error", err)
+			}
+		}
+	}
+	return nil
+}
+
+// acknowledge queues a receipt for messages of a conversation.
+func (d *Device) acknowledge(u *unit, id wire.ConversationID, list []MessageID) error {
 	if len(list) == 0 {
 		return nil
 	}
@@ -51,23 +88,28 @@ func (d *Device) workReceipts(ctx context.Context, id wire.ConversationID) error
 	if err != nil {
 		return err
 	}
-	return d.turn(ctx, func(u *unit) error {
-		t, err := d.thread(u, id)
-		if err == nil && t != nil {
-			t, err = t.home()
-		}
-		if err != nil || t == nil || t.rec.State != StateActive && t.rec.State != StateMoving {
-			return err
-		}
-		err = t.queue(body, 0)
-		if wire.CodeOf(err) == wire.Quota {
-			return nil // what people write goes first
-		}
-		if err != nil {
-			return err
-		}
-		return t.save()
-	})
+	t, err := d.thread(u, id)
+	if err == nil && t != nil {
+		t, err = t.home()
+	}
+	if err != nil || t == nil || t.rec.State != StateActive && t.rec.State != StateMoving {
+		return err
+	}
+	err = t.queue(body, 0)
+	if wire.CodeOf(err) == wire.Quota {
+		return nil // what people write goes first
+	}
+	if err != nil {
+		return err
+	}
+	return t.save()
+}
+
+// owing are the conversations in which receipts are to be sent.
+func (d *Device) owing() []wire.ConversationID {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Sorted(maps.Keys(d.receipts))
 }
 
 func (d *Device) owed(id wire.ConversationID) []MessageID {

@@ -58,7 +58,7 @@ measured runs in this process, with its store on disk: processor time and bytes 
 
 conversations: a device in many conversations with one other device. upkeep is one round of what a device looks after
 by itself; create is one conversation more; start is a start until the device has nothing left to do; incoming is one
-message that waited while the device was away; list is the list of conversations, with the opening of the store;
+message that waited while the device was away, without its receipt; list is the list of conversations, with the opening of the store;
 send is one message, with a start of its own, until it is accepted.
 
 history: a store with many messages. open is the opening of the store; written is what one message that is sent

@@ -32,8 +32,9 @@ func building(o *client.Options) {
 	o.Limits.Groups, o.Timing.Upkeep = maxDeviceGroups, 24*time.Hour
 }
 
-// untended are the options of the device that is measured: upkeep comes when it is asked for.
-func untended(o *client.Options) { o.Timing.Upkeep = 24 * time.Hour }
+// untended are the options of the device that is measured: upkeep comes when it is asked for, and receipts, which go out at
+// moments of their own, are left out.
+func untended(o *client.Options) { o.Timing.Upkeep, o.Limits.Receipts = 24*time.Hour, -1 }
 
 // pair starts the organizations, and both devices in conversations with each other.
 func (b *deviceBench) pair(ctx context.Context, name string, conversations int) (*deviceWorld, error) {
