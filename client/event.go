@@ -55,7 +55,7 @@ const (
 	// EventClock: Err: this device's clock and its node's differ by more than a minute. Up to a day the device works in
 	// the node's time.
 	EventClock
-	// EventPerson: Conversation, Device, By, Count, Err: this device was added, and its user is another person than the
+	// EventPerson: Conversation, Device, Count, Err, perhaps By: this device was added, and its user is another person than the
 	// one who had the name before: the Count-th whom this device has met (Member.Person).
 	EventPerson
 	// EventAdmin: Conversation, By, Err: this device's user has become an admin. Err is nil if an admin has done it, and

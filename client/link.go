@@ -60,7 +60,7 @@ type session struct {
 	conn    Conn
 	node    wire.NodeID
 	frame   int           // bytes of the largest frame
-	out     chan []byte   // frames for the writer
+	out     chan written  // frames for the writer
 	slots   chan struct{} // one for each request that may be under way
 	ended   chan struct{}
 	endOnce sync.Once
@@ -80,7 +80,7 @@ type session struct {
 func newSession(conn Conn, s *wire.Session, most int) *session {
 	window := min(int(s.Window), 1<<16)
 	return &session{
-		conn: conn, node: s.Node, frame: int(s.MaxFrame), out: make(chan []byte, 16), ended: make(chan struct{}),
+		conn: conn, node: s.Node, frame: int(s.MaxFrame), out: make(chan written, 16), ended: make(chan struct{}),
 		slots: make(chan struct{}, min(most, int(s.Requests))), pushes: make(chan *wire.Push, window),
 		answers: make(map[uint64]chan *wire.Frame), announced: make(chan struct{}),
 	}
@@ -102,6 +102,12 @@ func (s *session) why() error {
 	return s.err
 }
 
+// written is a frame for the writer. An Ack is free: the node does not count one that makes room for more pushes.
+type written struct {
+	frame []byte
+	free  bool
+}
+
 // send hands a frame to the writer.
 func (s *session) send(ctx context.Context, f *wire.Frame) error {
 	b, err := wire.Encode(f)
@@ -112,7 +118,7 @@ func (s *session) send(ctx context.Context, f *wire.Frame) error {
 		return wire.Errorf(wire.TooLarge, string(f.Method), "frame of %d bytes, the node takes at most %d", len(b), s.frame)
 	}
 	select {
-	case s.out <- b:
+	case s.out <- written{b, f.Type == wire.FrameAck}:
 		return nil
 	case <-s.ended:
 		return errSessionEnded
@@ -197,9 +203,11 @@ func (s *session) answer(f *wire.Frame) {
 func (s *session) write(ctx context.Context) {
 	for {
 		select {
-		case b := <-s.out:
-			s.wait(ctx)
-			if err := s.conn.Write(ctx, b); err != nil {
+		case o := <-s.out:
+			if !o.free {
+				s.wait(ctx)
+			}
+			if err := s.conn.Write(ctx, o.frame); err != nil {
 				s.end(fmt.Errorf("write to the node: %w", err))
 				return
 			}

@@ -8,7 +8,7 @@ import (
 )
 
 // pace spreads the frames of a session, so that the node does not end it: a token bucket with what the node has told of
-// its own, which was full at the login. A quarter of the burst is left for pongs, which this package does not write.
+// its own, which was full at the login. A quarter of the burst is left for pongs, which this package does not write, and for what was sent before.
 // The goroutine that writes frames alone uses it.
 type pace struct {
 	burst time.Duration // that the bucket holds, as the time in which it fills
