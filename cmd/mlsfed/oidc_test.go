@@ -1,14 +1,22 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"net"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
+	"regexp"
 	"strings"
+	"sync"
 	"testing"
+	"time"
+
+	"github.com/mlsfed/mlsfed/config"
+	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/test/issuer"
 )
 
 // TestFindNode: where the node of a domain is comes from the domain itself, or from the user.
@@ -94,5 +102,62 @@ func TestRedirection(t *testing.T) {
 		if c.fault == "" && (back.err != nil || back.code != "c0de") || c.fault != "" && (back.err == nil || !strings.Contains(back.err.Error(), c.fault) || strings.Contains(back.err.Error(), "\x1b")) {
 			t.Errorf("%s: %+v", name, back)
 		}
+	}
+}
+
+// approving is a terminal whose user types in the code that is shown.
+type approving struct {
+	mu      sync.Mutex
+	text    bytes.Buffer
+	approve func(code string)
+}
+
+var shownCode = regexp.MustCompile(`type in the code (\S+)`)
+
+func (a *approving) Write(b []byte) (int, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	n, err := a.text.Write(b)
+	if m := shownCode.FindSubmatch(a.text.Bytes()); m != nil && a.approve != nil {
+		a.approve(string(m[1]))
+		a.approve = nil
+	}
+	return n, err
+}
+
+// TestLoginWithoutABrowser: the command shows a code, and enrols the device of the user who types it in elsewhere.
+func TestLoginWithoutABrowser(t *testing.T) {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	login, err := issuer.New(map[string][]string{"alice": {"chat"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer login.Close()
+	c, err := cluster.New(t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) {
+		cfg.OIDC.URL, cfg.OIDC.Audience, cfg.OIDC.DeviceFlow = login.URL, issuer.Client, true
+	}}, "a.example")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := c.StartAll(ctx); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("MLSFED_HOME", t.TempDir())
+	server := c.Server("a.example", "")
+	var out bytes.Buffer
+	terminal := &approving{approve: func(code string) {
+		if err := login.Approve(code, "alice"); err != nil {
+			t.Error(err)
+		}
+	}}
+	args := []string{"login", "--oidc", "a.example", "--server", server.Host, "--root", server.Root.String(), "--device-code", "--device", "phone", "--key", "file"}
+	if code := run(ctx, newRoot(), args, &out, terminal); code != 0 || !strings.Contains(out.String(), "This device is alice@a.example/phone now") {
+		t.Errorf("exit code %d: %s%s", code, &out, &terminal.text)
 	}
 }
