@@ -20,7 +20,9 @@ import (
 // its conversation goes into quarantine.
 //
 // Order hashes alone do not tell a replica that lags behind from one to which an entry was never shown. So the last
-// entry's place in Raft's log is compared too: what is committed there is one entry, or none yet.
+// entry's place in Raft's log is compared too: what is committed there is one entry, or none yet. And a replica that has
+// applied the log as far as another one has as many entries: a voter that votes twice in a term makes two leaders, whose
+// logs have the same terms, so that what follows fits both.
 
 // compareRounds is with how many replicas a conversation is compared after it has got on: one may be the liar's own.
 const compareRounds = 3
@@ -111,13 +113,17 @@ func (m *Manager) witnesses(c *conversation, but wire.NodeID) []wire.NodeID {
 
 // compareWith asks one node, and looks into a difference.
 func (m *Manager) compareWith(ctx context.Context, c *conversation, n wire.NodeID) {
-	seq, own, err := m.orderOf(c)
+	seq, own, at, err := m.placeOf(c)
 	if err != nil || seq == 0 {
 		return
 	}
 	index, content := m.lastCommand(c)
-	t, err := m.askTestimony(ctx, n, c, question{Sequence: seq, Order: own, Index: index})
+	t, err := m.askTestimony(ctx, n, c, question{Sequence: seq, Order: own, Index: index, At: at})
 	if err != nil || t.Out || t.Sequence == 0 || t.Generation != c.generation() {
+		return
+	}
+	if lacks(t.Sequence, t.At, seq, at) {
+		m.differs(ctx, c, n, differentCount(n, t.Sequence, t.At, seq, at))
 		return
 	}
 	if differ(content, t.Content) {
@@ -127,6 +133,16 @@ func (m *Manager) compareWith(ctx context.Context, c *conversation, n wire.NodeI
 	if here := m.orderHere(c, t.Sequence); differ(here, t.Order) {
 		m.differs(ctx, c, n, differentOrder(n, t.Sequence, t.Order, here))
 	}
+}
+
+// lacks reports whether a replica that has applied the log up to one place has fewer entries than another one had there.
+// A place of 0 is not known.
+func lacks(seq wire.SequenceNumber, at uint64, than wire.SequenceNumber, there uint64) bool {
+	return there > 0 && at >= there && seq < than
+}
+
+func differentCount(peer wire.NodeID, seq wire.SequenceNumber, at uint64, own wire.SequenceNumber, here uint64) error {
+	return fmt.Errorf("%s has %d entries up to place %d of the log, here there are %d up to place %d: %w", peer, seq, at, own, here, errDiverged)
 }
 
 func differentOrder(peer wire.NodeID, seq wire.SequenceNumber, theirs, own wire.Hash) error {
@@ -153,8 +169,17 @@ func (m *Manager) lastCommand(c *conversation) (index uint64, content wire.Hash)
 }
 
 func (m *Manager) orderOf(c *conversation) (seq wire.SequenceNumber, order wire.Hash, err error) {
-	err = m.view(c, func(s *machine.Machine) { seq, order = s.Sequence(), s.Order() })
+	seq, order, _, err = m.placeOf(c)
 	return seq, order, err
+}
+
+// placeOf is the last entry, its order hash, and up to which place of Raft's log they were found.
+func (m *Manager) placeOf(c *conversation) (seq wire.SequenceNumber, order wire.Hash, at uint64, err error) {
+	if err := c.refused("read"); err != nil {
+		return 0, order, 0, err
+	}
+	err = m.lookAt(c, func(s *machine.Machine, applied uint64) { seq, order, at = s.Sequence(), s.Order(), applied })
+	return seq, order, at, err
 }
 
 // orderHere is the order hash after an entry; zero where it is no longer kept, or not there yet.
@@ -176,11 +201,11 @@ func (m *Manager) differs(ctx context.Context, c *conversation, peer wire.NodeID
 	}
 	_ = m.refuse(peer, c.id, RefusedDivergence, err)
 	m.warn(c.id, RefusedDivergence, peer, err)
-	seq, own, viewErr := m.orderOf(c)
+	seq, own, at, viewErr := m.placeOf(c)
 	if viewErr != nil {
 		return
 	}
-	same, other := m.poll(ctx, c, peer, seq, own)
+	same, other := m.poll(ctx, c, peer, seq, own, at)
 	other[peer.Organization()] = true
 	if len(other) > len(same)+1 { // this organization is of its own opinion
 		_ = m.distrust(c, ReasonDiverged, RefusedDivergence, peer, fmt.Errorf("%d other organizations against %d: %w", len(other), len(same), err))
@@ -188,18 +213,18 @@ func (m *Manager) differs(ctx context.Context, c *conversation, peer wire.NodeID
 }
 
 // poll asks the replicas of other organizations, without one node, whether they have the same order hash.
-func (m *Manager) poll(ctx context.Context, c *conversation, but wire.NodeID, seq wire.SequenceNumber, own wire.Hash) (same, other map[wire.Domain]bool) {
+func (m *Manager) poll(ctx context.Context, c *conversation, but wire.NodeID, seq wire.SequenceNumber, own wire.Hash, at uint64) (same, other map[wire.Domain]bool) {
 	same, other = make(map[wire.Domain]bool), make(map[wire.Domain]bool)
 	index, content := m.lastCommand(c)
 	for _, a := range m.askAll(m.witnesses(c, but), func(n wire.NodeID) witness {
-		t, err := m.askTestimony(ctx, n, c, question{Sequence: seq, Order: own, Index: index})
+		t, err := m.askTestimony(ctx, n, c, question{Sequence: seq, Order: own, Index: index, At: at})
 		return witness{testimony: t, err: err}
 	}) {
 		if a.err != nil || a.Out || a.Sequence == 0 || a.Generation != c.generation() {
 			continue
 		}
 		switch here := m.orderHere(c, a.Sequence); { // a replica that lags behind is compared where it is
-		case differ(a.Order, here), differ(a.Content, content):
+		case differ(a.Order, here), differ(a.Content, content), lacks(a.Sequence, a.At, seq, at):
 			other[a.node.Organization()] = true
 		case a.Order == here && here != (wire.Hash{}):
 			same[a.node.Organization()] = true
@@ -220,15 +245,15 @@ func (m *Manager) contradicted(c *conversation, reason Reason, why Refusal, from
 	m.warn(c.id, why, from, err)
 	if m.meter.take(meterKey{from, c.id, meterPoll}, 1, m.cfg.Timers.Call) {
 		m.serve(c, "look into a contradiction", func(ctx context.Context) {
-			seq, own, viewErr := m.orderOf(c)
+			seq, own, at, viewErr := m.placeOf(c)
 			if viewErr != nil {
 				m.quarantine(c, reason, err)
 				return
 			}
 			if m.announced(from) { // it compares, and tells its own devices: it may have been deceived itself
-				_, _ = m.askTestimony(ctx, from, c, question{Sequence: seq, Order: own})
+				_, _ = m.askTestimony(ctx, from, c, question{Sequence: seq, Order: own, At: at})
 			}
-			same, other := m.poll(ctx, c, from, seq, own)
+			same, other := m.poll(ctx, c, from, seq, own, at)
 			delete(same, from.Organization())
 			other[from.Organization()] = true
 			if len(same) > 0 && len(same) >= len(other) {

@@ -149,9 +149,14 @@ func (f *fsm) Restore(r io.ReadCloser) (err error) {
 // read calls fn with the machine; fn must not keep it, nor call anything that takes f.mu again: an entry that waits to
 // be applied between the two would stop both for good.
 func (f *fsm) read(fn func(*machine.Machine)) {
+	f.readAt(func(m *machine.Machine, _ uint64) { fn(m) })
+}
+
+// readAt is read that tells up to which entry of the log the machine has applied.
+func (f *fsm) readAt(fn func(m *machine.Machine, at uint64)) {
 	f.mu.RLock()
 	defer f.mu.RUnlock()
-	fn(f.m)
+	fn(f.m, f.index)
 }
 
 type fsmImage struct {

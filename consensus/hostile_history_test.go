@@ -329,13 +329,18 @@ func (h *hostileHistory) end() {
 		if h.forks && h.alarmed() > 0 {
 			return // two futures were shown: somebody was told, and people decide which one holds
 		}
-		if !h.deceived(n) {
+		if !h.deceived(n) && h.majorityLeft(n) {
 			h.fault("a commit on %s, without the hostile node, is not ordered:\n%s", n, h.states())
 			return
 		}
 	}
 	if len(serving) < 2 {
-		h.fault("no majority of the honest nodes serves:\n%s", h.states())
+		switch {
+		case h.majorityLeft(nodeA) && h.majorityLeft(nodeB):
+			h.fault("no majority of the honest nodes serves:\n%s", h.states())
+		case h.alarmed() == 0:
+			h.fault("a lying voter has stopped the conversation, and nobody was told:\n%s", h.states())
+		}
 		return
 	}
 	h.look()
@@ -365,6 +370,26 @@ func (h *hostileHistory) end() {
 func (h *hostileHistory) deceived(n wire.NodeID) bool {
 	s, err := h.nodes[n].m.Status(conv)
 	return err == nil && s.Quarantine != nil && h.voter
+}
+
+// majorityLeft reports whether honest nodes that were not deceived are a majority of the voters that a node knows. Where
+// they are not, nothing is ordered until operators say which history holds; the deceived node's alarm tells them.
+func (h *hostileHistory) majorityLeft(at wire.NodeID) bool {
+	s, err := h.nodes[at].m.Status(conv)
+	if err != nil {
+		return true
+	}
+	left, deceived := 0, 0
+	for _, n := range s.Voters {
+		switch {
+		case !contains(h.honest, n):
+		case h.deceived(n):
+			deceived++
+		default:
+			left++
+		}
+	}
+	return deceived == 0 || left > len(s.Voters)/2
 }
 
 // states describes the honest nodes.

@@ -25,25 +25,30 @@ func (m *Manager) view(c *conversation, fn func(*machine.Machine)) error {
 }
 
 // look is view for a conversation that may be in quarantine.
-func (m *Manager) look(c *conversation, fn func(*machine.Machine)) (err error) {
+func (m *Manager) look(c *conversation, fn func(*machine.Machine)) error {
+	return m.lookAt(c, func(s *machine.Machine, _ uint64) { fn(s) })
+}
+
+// lookAt is look that tells up to which entry of Raft's log the state has applied.
+func (m *Manager) lookAt(c *conversation, fn func(s *machine.Machine, at uint64)) (err error) {
 	defer m.caught(c, "read", &err)
 	for {
 		l := c.awake()
 		if l.caughtUp() {
-			l.fsm.read(fn)
+			l.fsm.readAt(fn)
 			return nil
 		}
 		if (l == nil || l.r.Load() == nil) && c.settle() {
 			continue // it is being opened or closed
 		}
-		s, err := m.readAsleep(c)
+		s, at, err := m.readAsleep(c)
 		if now := c.awake(); now != l || now.caughtUp() {
 			continue // it may know more, or have moved what was being read
 		}
 		if err != nil {
 			return err
 		}
-		fn(s)
+		fn(s, at)
 		return nil
 	}
 }
@@ -60,21 +65,21 @@ func (l *live) caughtUp() bool {
 	return l.fsm.index >= l.rec.Load().Applied
 }
 
-func (m *Manager) readAsleep(c *conversation) (*machine.Machine, error) {
+func (m *Manager) readAsleep(c *conversation) (s *machine.Machine, at uint64, err error) {
 	rec, err := m.readRecord(c.id)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	if s, ok := m.asleep.get(c.id, rec.Applied); ok {
-		return s, nil
+		return s, rec.Applied, nil
 	}
 	f, _, err := m.replay(c, func(index uint64, _ *machine.Machine) bool { return index < rec.Applied })
 	if err != nil {
 		m.damaged(c, err)
-		return nil, fmt.Errorf("read %v: %w", c.id, err)
+		return nil, 0, fmt.Errorf("read %v: %w", c.id, err)
 	}
 	m.asleep.put(&sleeper[*machine.Machine]{c.id, rec.Applied, f.m, f.m.Size()})
-	return f.m, nil
+	return f.m, rec.Applied, nil
 }
 
 // replay makes a state of the newest snapshot and of the log, entry by entry while more says so of the last index

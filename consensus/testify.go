@@ -23,6 +23,7 @@ type question struct {
 	Sequence wire.SequenceNumber `cbor:"3,keyasint,omitempty"` // what is the order hash after this entry?
 	Order    wire.Hash           `cbor:"4,keyasint"`           // the asker's own there; zero: not told
 	Index    uint64              `cbor:"5,keyasint,omitempty"` // which entry does Raft's log have at this place?
+	At       uint64              `cbor:"6,keyasint,omitempty"` // the place of Raft's log up to which the asker has applied it; 0: not told
 }
 
 // Check refuses a question about no node.
@@ -47,6 +48,8 @@ type testimony struct {
 	Order       wire.Hash           `cbor:"7,keyasint"`           // zero: no longer kept
 	Content     wire.Hash           `cbor:"8,keyasint"`           // digest of the committed entry at question.Index; zero: not here
 	Covered     bool                `cbor:"9,keyasint,omitempty"` // a snapshot has replaced that entry here
+	// At is the place of Raft's log up to which this replica has applied it, where Sequence is its last entry; else 0.
+	At uint64 `cbor:"10,keyasint,omitempty"`
 }
 
 // Check refuses roles that do not exist.
@@ -122,10 +125,23 @@ func (m *Manager) receiveTestify(ctx context.Context, from wire.NodeID, f *frame
 		t.Content, t.Covered = m.committedEntry(c, q.Index)
 	}
 	if q.Sequence > 0 && !t.Out {
-		if err := m.view(c, func(s *machine.Machine) { t.Sequence, t.Order = orderAt(s, q.Sequence) }); err != nil {
+		if err := c.refused("read"); err != nil {
 			return nil, err
 		}
-		if t.Sequence == q.Sequence && differ(q.Order, t.Order) {
+		var own wire.SequenceNumber
+		var at uint64
+		if err := m.lookAt(c, func(s *machine.Machine, applied uint64) {
+			t.Sequence, t.Order = orderAt(s, q.Sequence)
+			own, at = s.Sequence(), applied
+		}); err != nil {
+			return nil, err
+		}
+		if t.Sequence == own {
+			t.At = at
+		}
+		if f.generation == c.generation() && q.At > 0 && (lacks(own, at, q.Sequence, q.At) || lacks(q.Sequence, q.At, own, at)) {
+			m.serve(c, "compare", func(ctx context.Context) { m.differs(ctx, c, from, differentCount(from, q.Sequence, q.At, own, at)) })
+		} else if t.Sequence == q.Sequence && differ(q.Order, t.Order) {
 			m.serve(c, "compare", func(ctx context.Context) { m.differs(ctx, c, from, differentOrder(from, t.Sequence, q.Order, t.Order)) })
 		}
 	}
