@@ -303,6 +303,11 @@ func TestProtocolTables(t *testing.T) {
 			t.Errorf("method %s is not served", m)
 		}
 	}
+	for _, f := range constants(t, "Feature") {
+		if row := regexp.MustCompile("(?m)^\\|[^|\n]*`" + regexp.QuoteMeta(f) + "`[^|\n]*\\|"); !row.MatchString(protocol(t)) {
+			t.Errorf("no row for the feature %q", f)
+		}
+	}
 	exactly(t, "frames", table(t, "## A session")[:9], constants(t, "FrameType"))
 	for _, r := range slices.Concat(table(t, "## Limits"), codes, closes) {
 		if len(r) != 4 || slices.Contains(r[:2], "") {
