@@ -254,7 +254,7 @@ func (t *thread) sendOut(e *wire.Envelope, p *pendingRecord) (err error) {
 		return err
 	}
 	if len(p.Envelope) > wire.MaxEntry-4096 {
-		return wire.Errorf(wire.TooLarge, "commit", "submission of %d bytes does not fit an entry of %d: change less at once", len(p.Envelope), wire.MaxEntry)
+		return wire.Errorf(wire.TooLarge, "commit", "submission of %d bytes does not fit an entry of %d: change less at once; in a large group each device that was added and has not committed yet makes every commit longer, until it changes its keys", len(p.Envelope), wire.MaxEntry)
 	}
 	t.kick(handshakes(t.id))
 	return t.u.putRecord(t.pendingKey(), p)
