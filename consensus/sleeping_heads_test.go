@@ -15,6 +15,14 @@ func TestHeadsOfSleepers(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
 		c.settled(conv, 3, 0)
+		c.eventually("the rules are those of all three", func() bool { // they shape heads, and come with an entry of their own
+			for _, n := range three {
+				if s, err := c.nodes[n].m.Status(conv); err != nil || s.Level < wire.LastLevel {
+					return false
+				}
+			}
+			return true
+		})
 		heads := func(n wire.NodeID) []machine.Head {
 			t.Helper()
 			got, err := c.nodes[n].m.Heads(conv)
