@@ -64,7 +64,7 @@ func TestLostAtItsEdge(t *testing.T) {
 			t.Fatal(err)
 		}
 		contradicts := func() bool { return m.contradicts(cv, "n1.x.example", 1) }
-		time.Sleep(m.began.Add(10*time.Minute - time.Nanosecond).Sub(time.Now()))
+		time.Sleep(time.Until(m.began.Add(10*time.Minute - time.Nanosecond)))
 		if contradicts() {
 			t.Error("before its time")
 		}
