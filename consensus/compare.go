@@ -266,18 +266,44 @@ func (m *Manager) contradicted(c *conversation, reason Reason, why Refusal, from
 	return wire.Errorf(wire.Invalid, "raft", "%v", err)
 }
 
-func (c *conversation) mute(n wire.NodeID) {
+// muted says until when a node gets no vote here, and whether it does not lead either.
+type muted struct {
+	until time.Time
+	leads bool // it gets no vote, and may lead where others vote for it
+}
+
+// mute keeps a node from leading this replica for muteLife.
+func (c *conversation) mute(n wire.NodeID) { c.silence(n, false) }
+
+// denyVote keeps a node from getting the vote of this replica for muteLife. Where it leads all the same, by the votes of
+// others, this replica follows: only it would be left behind else.
+func (c *conversation) denyVote(n wire.NodeID) { c.silence(n, true) }
+
+func (c *conversation) silence(n wire.NodeID, leads bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.muted == nil || len(c.muted) >= wire.MaxReplicas {
-		c.muted = make(map[wire.NodeID]time.Time)
+		c.muted = make(map[wire.NodeID]muted)
 	}
-	c.muted[n] = time.Now().Add(muteLife)
+	now := time.Now()
+	if have := c.muted[n]; leads && !have.leads && now.Before(have.until) {
+		return
+	}
+	c.muted[n] = muted{now.Add(muteLife), leads}
 }
 
 func (c *conversation) isMuted(n wire.NodeID) bool {
+	m := c.mutedUntil(n)
+	return !m.leads && time.Now().Before(m.until)
+}
+
+// getsNoVote is isMuted for what gets no vote.
+func (c *conversation) getsNoVote(n wire.NodeID) bool {
+	return time.Now().Before(c.mutedUntil(n).until)
+}
+
+func (c *conversation) mutedUntil(n wire.NodeID) muted {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	until, ok := c.muted[n]
-	return ok && time.Now().Before(until)
+	return c.muted[n]
 }

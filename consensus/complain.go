@@ -11,11 +11,12 @@ import (
 // A leader can send heartbeats and order nothing of one organization's. Raft notices nothing, and neither do the others:
 // what the leader ignores never reaches them. So the node whose submission has found no answer for as long as an election
 // takes shows it to the other voters. Each of them proves its right by its own state, and knows then that there is
-// something to order. It does not obey that leader for muteLife, and one of them campaigns; the submission is tried at the
+// something to order. It gives that leader no vote for muteLife, and one of them campaigns; the submission is tried at the
 // new leader by the node that brought it.
 //
 // An organization that shows what it has never handed in costs an election, which an honest leader loses. So complaints
-// of one organization about one conversation are taken once in muteLife, and no more voters are muted than can be missed.
+// of one organization about one conversation are taken once in muteLife, and no more voters are denied votes than can be
+// missed. A voter that alone was shown something goes on following that leader: else it would be parted from the others.
 //
 // Complaints go only to nodes that announced wire.FeatureComplain.
 
@@ -121,12 +122,12 @@ func (m *Manager) disobey(ctx context.Context, c *conversation, leader, by wire.
 	if err != nil {
 		return err
 	}
-	muted := slices.DeleteFunc(slices.Clone(known.voters), func(n wire.NodeID) bool { return n != leader && !c.isMuted(n) })
+	muted := slices.DeleteFunc(slices.Clone(known.voters), func(n wire.NodeID) bool { return n != leader && !c.getsNoVote(n) })
 	if !contains(muted, leader) || len(muted) > (len(known.voters)-1)/2 {
-		return m.refuse(by, c.id, RefusedRate, wire.Errorf(wire.Busy, "complain", "%d of %d voters of %v would not be followed by node %s", len(muted), len(known.voters), c.id, m.cfg.Node))
+		return m.refuse(by, c.id, RefusedRate, wire.Errorf(wire.Busy, "complain", "%d of %d voters of %v would get no vote of node %s", len(muted), len(known.voters), c.id, m.cfg.Node))
 	}
-	c.mute(leader)
-	_ = m.refuse(leader, c.id, RefusedSilence, wire.Errorf(wire.Unavailable, "submit", "%s does not order what %s brings: it is not followed for %v", leader, by, muteLife))
+	c.denyVote(leader)
+	_ = m.refuse(leader, c.id, RefusedSilence, wire.Errorf(wire.Unavailable, "submit", "%s does not order what %s brings: it gets no vote here for %v", leader, by, muteLife))
 	l := c.awake()
 	if l == nil || !l.votes() {
 		return nil

@@ -161,11 +161,11 @@ func TestNoMajorityIsMuted(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		cv.mute(s.voters[1])
-		if err := node.m.disobey(s.context(time.Second), cv, s.leader, s.learner); wire.CodeOf(err) != wire.Busy || cv.isMuted(s.leader) {
+		cv.denyVote(s.voters[1])
+		if err := node.m.disobey(s.context(time.Second), cv, s.leader, s.learner); wire.CodeOf(err) != wire.Busy || cv.getsNoVote(s.leader) {
 			t.Errorf("two of three are not followed: %v", err)
 		}
-		if err := node.m.disobey(s.context(time.Second), cv, s.learner, s.leader); wire.CodeOf(err) != wire.Busy || cv.isMuted(s.learner) {
+		if err := node.m.disobey(s.context(time.Second), cv, s.learner, s.leader); wire.CodeOf(err) != wire.Busy || cv.getsNoVote(s.learner) {
 			t.Errorf("one without a vote: %v", err)
 		}
 		s.goesOn(s.everybody()...)

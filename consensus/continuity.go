@@ -45,11 +45,24 @@ func (l *live) examine(from wire.NodeID, cmd any) error {
 		}
 		return l.judge(from, q)
 	case *raft.RequestVoteRequest:
-		return l.checkTerm(from, q.Term)
+		return l.checkCandidate(from, q.Term)
 	case *raft.RequestPreVoteRequest:
-		return l.checkTerm(from, q.Term)
+		return l.checkCandidate(from, q.Term)
+	case *raft.TimeoutNowRequest:
+		// Raft begins a term of its own for it, with a vote or without.
+		if l.m.holds(ruleRoles) && !l.votes() {
+			return l.m.refuse(from, l.c.id, RefusedRole, wire.Errorf(wire.NotReplica, "raft", "this replica of %v has no vote, and begins no election", l.c.id))
+		}
 	}
 	return nil
+}
+
+// checkCandidate judges a request for a vote.
+func (l *live) checkCandidate(from wire.NodeID, term uint64) error {
+	if l.c.getsNoVote(from) {
+		return l.m.refuse(from, l.c.id, RefusedSilence, wire.Errorf(wire.Unavailable, "raft", "%s gets no vote here in %v for %v: it did not order what this node was shown", from, l.c.id, muteLife))
+	}
+	return l.checkTerm(from, term)
 }
 
 // contradiction is where a request of the current leader differs from what is committed here.

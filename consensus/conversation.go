@@ -50,7 +50,7 @@ type conversation struct {
 	change  chan struct{}             // not nil while it is being opened or closed; closed at the end
 	gone    bool                      // removed from this node
 	vouched map[wire.NodeID]voucher   // what the known voters said of others
-	muted   map[wire.NodeID]time.Time // who contradicted what is here, and until when it does not lead
+	muted   map[wire.NodeID]muted     // who contradicted what is here, or does not order what is shown here
 	health  map[wire.NodeID]health    // what nodes that a leader takes out said of their replicas
 	past    map[wire.Hash]health      // entries that take nodes out, and whether others have them
 	seen    map[wire.NodeID]bool      // who has spoken here in this generation since the node started

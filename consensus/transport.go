@@ -232,6 +232,9 @@ func (t *transport) receive(from wire.NodeID, f *frame) {
 
 // campaign starts an election on this replica at once, without a pre-vote.
 func (t *transport) campaign() {
+	if l := t.conv.awake(); l != nil && l.trans == t && !l.votes() {
+		return // Raft would begin a term that nobody else is in
+	}
 	answer := make(chan raft.RPCResponse, 1)
 	select {
 	case t.rpcs <- raft.RPC{Command: &raft.TimeoutNowRequest{RPCHeader: header(t.m.cfg.Node)}, RespChan: answer}:

@@ -1,13 +1,9 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,12 +13,9 @@ import (
 
 // deliveryBench measures how messages reach devices of other organizations.
 type deliveryBench struct {
-	table     *benchTable
-	dir       string
-	node      string // the program that runs the nodes; "": this process does
-	own       bool   // node is this build
+	loadBench
+	own       bool // node is this build; it is "" where this process runs the nodes
 	processor bool
-	only      []string
 
 	size          int // of a message's content, in bytes
 	duration      time.Duration
@@ -50,15 +43,8 @@ func (b *deliveryBench) workloads() []workload {
 	}
 }
 
-// workload is one part of the benchmark, which makes a federation of its own.
-type workload struct {
-	name string
-	run  func(context.Context) error
-}
-
 func newBenchDelivery() *cobra.Command {
 	b := &deliveryBench{}
-	var asJSON, short bool
 	c := &cobra.Command{
 		Use:   "delivery",
 		Short: "Measure how messages reach devices in other organizations",
@@ -81,13 +67,9 @@ processor time of a message: of the nodes alone with --node, else of nodes and d
 			"  mlsfed bench delivery --against ./mlsfed-before --duration 3s --processor-time",
 		Args: cobra.NoArgs,
 	}
+	b.flags(c, "one-to-one, room, outage", "run the nodes as processes of this `program`, another build of mlsfed")
 	f := c.Flags()
-	f.BoolVar(&asJSON, "json", false, "print an object for each row")
-	f.BoolVar(&short, "short", false, "the smallest form, some seconds: its sizes hold where no flag says otherwise")
 	f.BoolVar(&b.processor, "processor-time", false, "measure the processor time of a message too")
-	f.StringVar(&b.node, "node", "", "run the nodes as processes of this `program`, another build of mlsfed")
-	f.StringVar(&b.dir, "dir", "", "folder on the disk to be measured (default a temporary one)")
-	f.StringSliceVar(&b.only, "only", nil, "workloads to measure: one-to-one, room, outage (default all)")
 	f.IntVar(&b.size, "size", 1024, "bytes of a message's content")
 	f.DurationVar(&b.duration, "duration", 10*time.Second, "how long one-to-one and room are measured, after a fifth of it to warm up")
 	f.IntVar(&b.pairs, "pairs", 1, "pairs of one-to-one")
@@ -98,26 +80,22 @@ processor time of a message: of the nodes alone with --node, else of nodes and d
 	f.DurationVar(&b.down, "down", 3*time.Second, "how long the node is down at least")
 	other := addAgainst(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if short {
+		if b.short {
 			b.shorten(c)
 		}
 		if err := b.check(); err != nil {
 			return usageError{err}
 		}
 		if b.node != "" && other.binary != "" {
-			return usageError{errors.New("--node and --against: --against runs the nodes of both builds, leave out --node")}
+			return usageError{errNodeAgainst}
 		}
-		if b.node != "" {
-			file, err := program("node", b.node)
-			if err != nil {
-				return err
-			}
-			b.node = file
+		if err := b.findNode(false); err != nil {
+			return err
 		}
-		b.table = newBenchTable(c, asJSON)
+		b.table = newBenchTable(c, b.json)
 		if other.binary == "" {
 			b.table.head()
-			return b.run(c.Context())
+			return b.runAll(c.Context(), b.workloads())
 		}
 		return other.run(c, b.table, deliveryBuilds)
 	}
@@ -136,36 +114,27 @@ func deliveryBuilds(this, other string, args []string) comparison {
 
 // shorten sets the sizes of the short form where no flag has set them.
 func (b *deliveryBench) shorten(c *cobra.Command) {
-	for name, set := range map[string]func(){
+	unless(c, map[string]func(){
 		"duration":      func() { b.duration = time.Second },
 		"organizations": func() { b.organizations = 3 },
 		"devices":       func() { b.devices = 2 },
 		"waiting":       func() { b.waiting = 20 },
 		"conversations": func() { b.conversations = 2 },
 		"down":          func() { b.down = 0 },
-	} {
-		if !c.Flags().Changed(name) {
-			set()
-		}
-	}
+	})
 }
 
 // check refuses what cannot be measured.
 func (b *deliveryBench) check() error {
-	for _, v := range []struct {
-		flag           string
-		n, least, most int
-	}{
+	if err := checkBounds([]flagBounds{
 		{"size", b.size, 8, maxDeliverySize},
 		{"pairs", b.pairs, 1, maxDeliveryDevices / 2},
 		{"organizations", b.organizations, 2, 20},
 		{"devices", b.devices, 1, maxDeliveryDevices / max(b.organizations, 1)},
 		{"waiting", b.waiting, 1, maxDeliveryWaiting},
 		{"conversations", b.conversations, 1, min(b.waiting, maxDeliveryDevices)},
-	} {
-		if v.n < v.least || v.n > v.most {
-			return fmt.Errorf("--%s %d: wanted %d to %d", v.flag, v.n, v.least, v.most)
-		}
+	}); err != nil {
+		return err
 	}
 	if b.duration <= 0 || b.down < 0 {
 		return fmt.Errorf("--duration %v and --down %v: wanted more than 0, and 0 or more", b.duration, b.down)
@@ -173,39 +142,7 @@ func (b *deliveryBench) check() error {
 	if b.processor && b.node == "" && !hasProcessorTime {
 		return errors.New("--processor-time: this system does not report the processor time of a process")
 	}
-	names := make([]string, 0, len(b.workloads()))
-	for _, w := range b.workloads() {
-		names = append(names, w.name)
-	}
-	for _, name := range b.only {
-		if !slices.Contains(names, name) {
-			return fmt.Errorf("--only %s: wanted some of %s", name, strings.Join(names, ", "))
-		}
-	}
-	return nil
-}
-
-func (b *deliveryBench) run(ctx context.Context) (err error) {
-	made, err := os.MkdirTemp(b.dir, "mlsfed-bench-")
-	if err != nil {
-		return fmt.Errorf("--dir: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(made)) }()
-	if b.dir, err = filepath.Abs(made); err != nil {
-		return fmt.Errorf("--dir: %w", err)
-	}
-	for _, w := range b.workloads() {
-		if len(b.only) > 0 && !slices.Contains(b.only, w.name) {
-			continue
-		}
-		if err := w.run(ctx); err != nil {
-			if ctx.Err() != nil {
-				return errors.New("interrupted")
-			}
-			return fmt.Errorf("%s: %w", w.name, err)
-		}
-	}
-	return nil
+	return b.checkOnly(b.workloads())
 }
 
 // talked is what a load took.

@@ -1,13 +1,7 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -49,7 +43,6 @@ func (b *deviceBench) workloads() []workload {
 
 func newBenchDevice() *cobra.Command {
 	b := &deviceBench{}
-	var asJSON, short bool
 	c := &cobra.Command{
 		Use:   "device",
 		Short: "Measure a device with many conversations and a long history",
@@ -74,12 +67,8 @@ keys: in virtual time, commits that members of a group try for each that wins, t
 		Example: "  mlsfed bench device\n  mlsfed bench device --short\n  mlsfed bench device --only history --history 1000000",
 		Args:    cobra.NoArgs,
 	}
+	b.flags(c, "conversations, history, devices, away, keys", "run the nodes from this `program`, this build in another file")
 	f := c.Flags()
-	f.BoolVar(&asJSON, "json", false, "print an object for each row")
-	f.BoolVar(&short, "short", false, "the smallest form, some seconds: its sizes hold where no flag says otherwise")
-	f.StringVar(&b.node, "node", "", "run the nodes from this `program`, this build in another file")
-	f.StringVar(&b.dir, "dir", "", "folder on the disk to be measured (default a temporary one)")
-	f.StringSliceVar(&b.only, "only", nil, "workloads to measure: conversations, history, devices, away, keys (default all)")
 	f.IntVar(&b.groups, "conversations", 1000, "conversations of the device")
 	f.IntVar(&b.history, "history", 100_000, "messages in the store")
 	f.IntVar(&b.samples, "samples", 20, "operations that a figure is the median of")
@@ -89,39 +78,29 @@ keys: in virtual time, commits that members of a group try for each that wins, t
 	f.IntVar(&b.missed, "messages", 10_000, "messages that it misses")
 	other := addAgainst(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if short {
+		if b.short {
 			b.shorten(c)
 		}
 		if err := b.check(); err != nil {
 			return usageError{err}
 		}
-		b.table = newBenchTable(c, asJSON)
+		b.table = newBenchTable(c, b.json)
 		if other.binary != "" {
 			return other.run(c, b.table, sameBench("device"))
 		}
-		if b.node != "" {
-			file, err := program("node", b.node)
-			if err != nil {
-				return err
-			}
-			b.node = file
-		} else {
-			file, err := os.Executable()
-			if err != nil {
-				return fmt.Errorf("this program's file is not known, and the nodes run from it: name one with --node: %w", err)
-			}
-			b.node = file
+		if err := b.findNode(true); err != nil {
+			return err
 		}
 		b.own, b.processor = true, true
 		b.table.head()
-		return b.run(c.Context(), b.workloads())
+		return b.runAll(c.Context(), b.workloads())
 	}
 	return c
 }
 
 // shorten sets the sizes of the short form where no flag has set them.
 func (b *deviceBench) shorten(c *cobra.Command) {
-	for name, set := range map[string]func(){
+	unless(c, map[string]func(){
 		"conversations": func() { b.groups = 20 },
 		"history":       func() { b.history = 2000 },
 		"samples":       func() { b.samples = 3 },
@@ -129,19 +108,12 @@ func (b *deviceBench) shorten(c *cobra.Command) {
 		"shared":        func() { b.shared = 5 },
 		"commits":       func() { b.commits = 20 },
 		"messages":      func() { b.missed = 100 },
-	} {
-		if !c.Flags().Changed(name) {
-			set()
-		}
-	}
+	})
 }
 
 // check refuses what cannot be measured.
 func (b *deviceBench) check() error {
-	for _, v := range []struct {
-		flag           string
-		n, least, most int
-	}{
+	if err := checkBounds([]flagBounds{
 		{"conversations", b.groups, 1, maxDeviceGroups},
 		{"history", b.history, 1, maxDeviceHistory},
 		{"samples", b.samples, 1, maxDeviceSamples},
@@ -149,48 +121,13 @@ func (b *deviceBench) check() error {
 		{"shared", b.shared, 1, maxDeviceGroups},
 		{"commits", b.commits, 1, maxDeviceCommits},
 		{"messages", b.missed, 1, maxDeliveryWaiting},
-	} {
-		if v.n < v.least || v.n > v.most {
-			return fmt.Errorf("--%s %d: wanted %d to %d", v.flag, v.n, v.least, v.most)
-		}
+	}); err != nil {
+		return err
 	}
 	if !hasProcessorTime {
 		return errors.New("this system does not report the processor time of a process")
 	}
-	names := make([]string, 0, len(b.workloads()))
-	for _, w := range b.workloads() {
-		names = append(names, w.name)
-	}
-	for _, name := range b.only {
-		if !slices.Contains(names, name) {
-			return fmt.Errorf("--only %s: wanted some of %s", name, strings.Join(names, ", "))
-		}
-	}
-	return nil
-}
-
-// run runs workloads in a folder that it removes afterwards.
-func (b *deviceBench) run(ctx context.Context, list []workload) (err error) {
-	made, err := os.MkdirTemp(b.dir, "mlsfed-bench-")
-	if err != nil {
-		return fmt.Errorf("--dir: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(made)) }()
-	if b.dir, err = filepath.Abs(made); err != nil {
-		return fmt.Errorf("--dir: %w", err)
-	}
-	for _, w := range list {
-		if len(b.only) > 0 && !slices.Contains(b.only, w.name) {
-			continue
-		}
-		if err := w.run(ctx); err != nil {
-			if ctx.Err() != nil {
-				return errors.New("interrupted")
-			}
-			return fmt.Errorf("%s: %w", w.name, err)
-		}
-	}
-	return nil
+	return b.checkOnly(b.workloads())
 }
 
 // sample is what one operation of the device took.

@@ -2,11 +2,8 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
@@ -15,10 +12,7 @@ import (
 
 // federationBench measures what the number of organizations costs.
 type federationBench struct {
-	table *benchTable
-	dir   string
-	node  string // the program that runs the nodes
-	only  []string
+	loadBench
 
 	mesh, hub, dead, talk []int // sizes, in organizations
 
@@ -49,7 +43,6 @@ type federationLoad struct {
 
 func newBenchFederation() *cobra.Command {
 	b := &federationBench{}
-	var asJSON, short bool
 	c := &cobra.Command{
 		Use:   "federation",
 		Short: "Measure what the number of organizations costs",
@@ -74,12 +67,8 @@ together, both ways, and needs Linux.`,
 			"  mlsfed bench federation --against ./mlsfed-before --only hub --hub 100",
 		Args: cobra.NoArgs,
 	}
+	b.flags(c, "mesh, hub, dead, conversation", "run the nodes as processes of this `program`, another build of mlsfed (default this one)")
 	f := c.Flags()
-	f.BoolVar(&asJSON, "json", false, "print an object for each row")
-	f.BoolVar(&short, "short", false, "the smallest form, some seconds: its sizes hold where no flag says otherwise")
-	f.StringVar(&b.node, "node", "", "run the nodes as processes of this `program`, another build of mlsfed (default this one)")
-	f.StringVar(&b.dir, "dir", "", "folder on the disk to be measured (default a temporary one)")
-	f.StringSliceVar(&b.only, "only", nil, "parts to measure: mesh, hub, dead, conversation (default all)")
 	f.IntSliceVar(&b.mesh, "mesh", []int{10, 30}, "sizes of mesh")
 	f.IntSliceVar(&b.hub, "hub", []int{30, 100, 300}, "sizes of hub")
 	f.IntSliceVar(&b.dead, "dead", []int{100, 1000}, "sizes of dead")
@@ -89,28 +78,22 @@ together, both ways, and needs Linux.`,
 	f.DurationVar(&b.wait, "wait", 2*time.Minute, "the longest for links and replicas; a row says what lacks then")
 	other := addAgainst(c)
 	c.RunE = func(c *cobra.Command, _ []string) error {
-		if short {
+		if b.short {
 			b.shorten(c)
 		}
 		if err := b.check(); err != nil {
 			return usageError{err}
 		}
 		if b.node != "" && other.binary != "" {
-			return usageError{errors.New("--node and --against: --against runs the nodes of both builds, leave out --node")}
+			return usageError{errNodeAgainst}
 		}
-		var err error
-		if b.node == "" {
-			b.node, err = os.Executable()
-		} else {
-			b.node, err = program("node", b.node)
-		}
-		if err != nil {
+		if err := b.findNode(true); err != nil {
 			return err
 		}
-		b.table = newBenchTable(c, asJSON)
+		b.table = newBenchTable(c, b.json)
 		if other.binary == "" {
 			b.table.head()
-			return b.run(c.Context())
+			return b.runAll(c.Context(), b.workloads())
 		}
 		return other.run(c, b.table, deliveryBuilds)
 	}
@@ -124,14 +107,10 @@ func (b *federationBench) shorten(c *cobra.Command) {
 			*b.sizes()[name] = []int{n}
 		}
 	}
-	for name, set := range map[string]func(){
+	unless(c, map[string]func(){
 		"settle": func() { b.settle = time.Second },
 		"window": func() { b.window = time.Second },
-	} {
-		if !c.Flags().Changed(name) {
-			set()
-		}
-	}
+	})
 }
 
 // check refuses what cannot be measured.
@@ -146,40 +125,24 @@ func (b *federationBench) check() error {
 	if b.settle < 0 || b.window <= 0 || b.wait <= 0 {
 		return fmt.Errorf("--settle %v, --window %v and --wait %v: wanted 0 or more, and more than 0", b.settle, b.window, b.wait)
 	}
-	for _, name := range b.only {
-		if b.sizes()[name] == nil {
-			return fmt.Errorf("--only %s: wanted some of mesh, hub, dead, conversation", name)
-		}
-	}
-	return nil
+	return b.checkOnly(b.workloads())
 }
 
-func (b *federationBench) run(ctx context.Context) (err error) {
-	made, err := os.MkdirTemp(b.dir, "mlsfed-bench-")
-	if err != nil {
-		return fmt.Errorf("--dir: %w", err)
-	}
-	defer func() { err = errors.Join(err, os.RemoveAll(made)) }()
-	if b.dir, err = filepath.Abs(made); err != nil {
-		return fmt.Errorf("--dir: %w", err)
-	}
+// workloads runs each load in each of its sizes.
+func (b *federationBench) workloads() (list []workload) {
 	for _, load := range b.loads() {
-		if len(b.only) > 0 && !slices.Contains(b.only, load.name) {
-			continue
-		}
-		for _, n := range *b.sizes()[load.name] {
-			b.table.progress("%s of %d organizations", load.name, n)
-			dir := filepath.Join(b.dir, fmt.Sprintf("%s%d", load.name[:1], n))
-			err := load.run(ctx, dir, n)
-			if ctx.Err() != nil {
-				return errors.New("interrupted")
+		list = append(list, workload{load.name, func(ctx context.Context) error {
+			for _, n := range *b.sizes()[load.name] {
+				b.table.progress("%s of %d organizations", load.name, n)
+				dir := filepath.Join(b.dir, fmt.Sprintf("%s%d", load.name[:1], n))
+				if err := load.run(ctx, dir, n); err != nil {
+					return fmt.Errorf("%d organizations: %w", n, err)
+				}
 			}
-			if err != nil {
-				return fmt.Errorf("%s of %d: %w", load.name, n, err)
-			}
-		}
+			return nil
+		}})
 	}
-	return nil
+	return list
 }
 
 // row prints a figure.
