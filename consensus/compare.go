@@ -250,8 +250,14 @@ func (m *Manager) contradicted(c *conversation, reason Reason, why Refusal, from
 				m.quarantine(c, reason, err)
 				return
 			}
-			if m.announced(from) { // it compares, and tells its own devices: it may have been deceived itself
-				_, _ = m.askTestimony(ctx, from, c, question{Sequence: seq, Order: own, At: at})
+			for range 8 { // after a start, what other nodes understand is asked in the background
+				if m.announced(from) { // it compares, and tells its own devices: it may have been deceived itself
+					_, _ = m.askTestimony(ctx, from, c, question{Sequence: seq, Order: own, At: at})
+					break
+				}
+				if !pause(ctx, m.cfg.Timers.Call/8) {
+					return
+				}
 			}
 			same, other := m.poll(ctx, c, from, seq, own, at)
 			delete(same, from.Organization())

@@ -22,7 +22,7 @@ func TestLongTwoFuturesAlarmDevices(t *testing.T) {
 		t.Skip("runs real nodes: set MLSFED_LONG to short or full")
 	}
 	c := newCluster(t, "a.example", "b.example", "c.example")
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	alice, bob, carol := device(t, c, "a.example", "alice", "phone"), device(t, c, "b.example", "bob", "phone"), device(t, c, "c.example", "carol", "phone")
 	id, err := alice.Create(ctx, client.CreateOptions{Name: "Lunch"})
@@ -106,18 +106,8 @@ func TestLongTwoFuturesAlarmDevices(t *testing.T) {
 	stop("a.example", "c.example")
 	move(saved, data)
 	start("b.example", "c.example")
-	bob = resume("b.example", "bob")
-	if err := bob.UpdateKeys(ctx, id); err != nil {
-		t.Fatal(err)
-	}
-	other := history(bob)
-	if one.Order == other.Order || one.Epoch != other.Epoch {
-		t.Fatalf("these are not two futures: %+v and %+v", one, other)
-	}
-	start("a.example")
-	alice = resume("a.example", "alice")
 	told := make(chan string, 64)
-	for who, d := range map[string]*client.Device{"alice": alice, "bob": bob} {
+	watch := func(who string, d *client.Device) { // from its start: an alarm may be there before the message
 		events := d.Subscribe(ctx)
 		go func() {
 			for e := range events {
@@ -127,6 +117,18 @@ func TestLongTwoFuturesAlarmDevices(t *testing.T) {
 			}
 		}()
 	}
+	bob = resume("b.example", "bob")
+	watch("bob", bob)
+	if err := bob.UpdateKeys(ctx, id); err != nil {
+		t.Fatal(err)
+	}
+	other := history(bob)
+	if one.Order == other.Order || one.Epoch != other.Epoch {
+		t.Fatalf("these are not two futures: %+v and %+v", one, other)
+	}
+	start("a.example")
+	alice = resume("a.example", "alice")
+	watch("alice", alice)
 	if _, err := bob.SendText(ctx, id, "one message"); err != nil {
 		t.Fatal(err)
 	}
