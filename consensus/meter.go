@@ -47,6 +47,7 @@ const (
 	meterSuspect  = 's' // campaigns against one leader of one conversation
 	meterComplain = 'x' // complaints of one organization about one leader
 	meterInvite   = 'v' // replicas of one conversation that one organization brings
+	meterReturn   = 'r' // questions whether the generation before lives
 	meterDoubt    = 'd' // comparisons of one conversation with one organization because of what it brought
 	meterDisowned = 'i' // invitations of one member that holds another conversation of the id
 	meterPoll     = 'p' // contradictions by one peer in one conversation that are looked into

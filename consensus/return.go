@@ -12,8 +12,9 @@ import (
 
 // A replica that gives way to a new generation follows one node's word, where nobody who knew better could be asked.
 // A genuine recovery proves itself at once: its log has what the replica before had applied. One that was invented has
-// nothing to show. So while the new replica is on probation, voters of the generation before who still speak in it are
-// counted. With this node they may be a majority: then that generation has lost nothing, and this node returns to it.
+// nothing to show. So while the new replica is on probation, voters of the generation before who still live in it are
+// counted: one that speaks in it, and the others, who are asked then. With this node, if it had a vote, they may be a
+// majority: then that generation has lost nothing, and this node returns to it.
 
 // heardBefore notes that a node speaks in the generation of the replica that was set aside.
 func (m *Manager) heardBefore(c *conversation, from wire.NodeID, generation uint64) {
@@ -22,17 +23,48 @@ func (m *Manager) heardBefore(c *conversation, from wire.NodeID, generation uint
 		return
 	}
 	rec, err := decodeRecord(a.Record)
-	if err != nil || !contains(rec.Voters, m.cfg.Node) || !contains(rec.Voters, from) || rec.Rejoin || rec.Fenced {
+	if err != nil || !contains(rec.Voters, from) || rec.Rejoin || rec.Fenced {
 		return
 	}
+	if !contains(rec.Voters, m.cfg.Node) && !contains(rec.Learners, m.cfg.Node) {
+		return
+	}
+	if m.livesBefore(c, a, rec, from) || !m.meter.take(meterKey{"", c.id, meterReturn}, 1, m.cfg.Timers.Call) {
+		return
+	}
+	m.spawn(func(ctx context.Context) { // the others have no reason to speak here, and are asked
+		defer m.caught(c, "return", nil)
+		others := without(without(rec.Voters, from), m.cfg.Node)
+		for _, w := range m.askAll(others, func(n wire.NodeID) witness {
+			if !m.announced(n) {
+				return witness{err: errUnreachable}
+			}
+			t, err := m.askTestimony(ctx, n, c, question{})
+			return witness{testimony: t, err: err}
+		}) {
+			if w.err == nil && !w.Out && w.Generation == generation {
+				m.livesBefore(c, a, rec, w.node)
+			}
+		}
+	})
+}
+
+// livesBefore counts a voter that lives in the generation before, and returns to it where a majority does.
+func (m *Manager) livesBefore(c *conversation, a *Aside, rec *record, voter wire.NodeID) (majority bool) {
 	c.mu.Lock()
 	if c.before == nil {
 		c.before = make(map[wire.NodeID]bool)
 	}
-	c.before[from] = true
-	alive := len(c.before) + 1
+	c.before[voter] = true
+	alive := len(c.before)
 	c.mu.Unlock()
-	if alive > len(rec.Voters)/2 && c.returning.CompareAndSwap(false, true) {
+	if contains(rec.Voters, m.cfg.Node) {
+		alive++
+	}
+	if alive <= len(rec.Voters)/2 {
+		return false
+	}
+	if c.returning.CompareAndSwap(false, true) {
 		if !m.spawn(func(ctx context.Context) {
 			defer c.returning.Store(false)
 			defer m.caught(c, "return", nil)
@@ -44,6 +76,7 @@ func (m *Manager) heardBefore(c *conversation, from wire.NodeID, generation uint
 			c.returning.Store(false)
 		}
 	}
+	return true
 }
 
 // returnTo replaces a replica that is on probation by the one that was set aside for it.

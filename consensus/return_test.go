@@ -9,11 +9,22 @@ import (
 // TestInventedGenerationIsLeft: a node that has just started is told by one voter, while nobody else can be asked,
 // that an operator's recovery began a new generation. It follows, finds that a majority lives in the generation
 // before, and returns to what it held. A node that does not come to a majority stays.
+//
+// A replica without a vote hears of its leader alone: it asks the other voters.
 func TestInventedGenerationIsLeft(t *testing.T) {
+	for _, part := range []string{"voter", "learner"} {
+		t.Run(part, func(t *testing.T) { inventedGeneration(t, part == "learner") })
+	}
+}
+
+func inventedGeneration(t *testing.T, learner bool) {
 	withScene(t, nil, func(s *scene) wire.NodeID {
-		evil, victim, third := s.voters[0], s.voters[1], s.leader
+		evil, victim, third, other := s.voters[0], s.voters[1], s.leader, s.learner
+		if learner {
+			victim, other = other, victim
+		}
 		s.stop(s.nodes[third])
-		s.stop(s.nodes[s.learner])
+		s.stop(s.nodes[other])
 		s.stop(s.nodes[victim])
 		s.start(s.nodes[victim])
 		if err := inviteAs(s.t, s.cluster, evil, victim, conv, 1, evil, victim); err != nil {
@@ -27,7 +38,7 @@ func TestInventedGenerationIsLeft(t *testing.T) {
 			return st.Generation
 		}
 		s.eventually("the invented generation is followed", func() bool { return generation() == 1 })
-		s.start(s.nodes[s.learner])
+		s.start(s.nodes[other])
 		if n := len(s.nodes[victim].m.Asides(conv)); n != 1 {
 			t.Fatalf("%d replicas are kept", n)
 		}
@@ -36,10 +47,10 @@ func TestInventedGenerationIsLeft(t *testing.T) {
 		if n := len(s.nodes[victim].m.Asides(conv)); n != 0 {
 			t.Errorf("%d replicas are still kept", n)
 		}
-		s.goesOn(victim, third, s.learner)
+		s.goesOn(victim, third, other)
 		s.stop(s.nodes[victim]) // what it held is there after a start, too
 		s.start(s.nodes[victim])
-		s.goesOn(third, victim, s.learner)
+		s.goesOn(third, victim, other)
 		return evil
 	})
 }
