@@ -62,6 +62,16 @@ func (s Size) String() string {
 	return strconv.FormatUint(uint64(s), 10)
 }
 
+// About is the size in its largest unit with one decimal, for people: "5.0 GiB".
+func (s Size) About() string {
+	for _, u := range units {
+		if u.size > 1 && uint64(s) >= u.size {
+			return fmt.Sprintf("%.1f %s", float64(s)/float64(u.size), u.name)
+		}
+	}
+	return fmt.Sprintf("%d B", uint64(s))
+}
+
 func (s *Size) parse(text string) error {
 	for _, u := range units {
 		digits, ok := strings.CutSuffix(text, u.name)

@@ -153,7 +153,7 @@ func (c *checker) peers(id *federation.Identity) {
 		return // the folder of peers is in that of the identity
 	}
 	_, list, err := admitted(c.cfg)
-	if !c.try("allow-list", err, "%d organizations are admitted", len(list)) {
+	if !c.try("allow-list", err, "organizations admitted: %d", len(list)) {
 		return
 	}
 	for _, p := range list {
@@ -215,11 +215,11 @@ func (c *checker) folders() {
 	case err != nil:
 		c.add("quota.reserve", Fault, "%v", err)
 	case free < reserve:
-		c.add("quota.reserve", Fault, "%d bytes are free, %d are to be kept in reserve: nothing is taken until there is room", free, reserve)
+		c.add("quota.reserve", Fault, "%s are free, %s are to be kept in reserve: nothing is taken until there is room", config.Size(free).About(), config.Size(reserve).About())
 	case free < reserve+minFree:
-		c.add("quota.reserve", Warning, "%d bytes are free, %d are to be kept in reserve: the disk is nearly full", free, reserve)
+		c.add("quota.reserve", Warning, "%s are free, %s are to be kept in reserve: the disk is nearly full", config.Size(free).About(), config.Size(reserve).About())
 	default:
-		c.add("quota.reserve", Good, "%d bytes are free, %d are kept in reserve", free, reserve)
+		c.add("quota.reserve", Good, "%s are free, %s are kept in reserve", config.Size(free).About(), config.Size(reserve).About())
 	}
 }
 

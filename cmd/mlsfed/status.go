@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/node"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -187,7 +188,7 @@ func storageRows(t *table, s *node.Storage) {
 	}
 	if s.Free < s.Reserve {
 		t.row()
-		t.row(fmt.Sprintf("The disk is full: %d bytes are free, %d are kept in reserve. Make room: until then nothing is taken.", s.Free, s.Reserve))
+		t.row(fmt.Sprintf("The disk is full: %s are free, %s are kept in reserve. Make room: until then nothing is taken.", config.Size(s.Free).About(), config.Size(s.Reserve).About()))
 	}
 	if len(s.Refused)+len(s.Limited) > 0 {
 		t.row()
