@@ -244,7 +244,7 @@ func TestTextsAreBounded(t *testing.T) {
 	}
 }
 
-// TestNotALog: what is not a log is neither continued nor followed elsewhere.
+// TestNotALog holds that Open refuses a file that is no log, and follows no symbolic link.
 func TestNotALog(t *testing.T) {
 	dir := t.TempDir()
 	if err := os.WriteFile(filepath.Join(dir, currentFile), []byte("hello\n"), 0o600); err != nil {

@@ -14,7 +14,7 @@ import (
 	"unicode/utf8"
 )
 
-// Act is what was done.
+// Act names an event that the log records.
 type Act string
 
 // The acts.
@@ -129,7 +129,7 @@ func cut(s string) string {
 	return s[:n]
 }
 
-// decode reads a line strictly: what it accepts has all that Append writes, and nothing else.
+// decode reads a line strictly: an accepted line has every field that Append writes, and no other.
 func decode(line []byte) (*Record, error) {
 	if len(line) > maxLine {
 		return nil, fmt.Errorf("a line of %d bytes, at most %d", len(line), maxLine)

@@ -145,7 +145,7 @@ func (t *thread) meetMembers() error {
 }
 
 // makeRoom removes the devices of removed accounts that keep users from being added: their organizations have revoked
-// them, and no device may have taken that in yet. What it cannot remove is refused when the users are added.
+// them, and no device may have processed the lists yet. Devices that it cannot remove make the addition fail.
 func (d *Device) makeRoom(ctx context.Context, id wire.ConversationID, list []addition) error {
 	crowded := make(map[wire.Domain]bool)
 	err := d.turn(ctx, func(u *unit) error {
@@ -172,7 +172,7 @@ func (d *Device) makeRoom(ctx context.Context, id wire.ConversationID, list []ad
 	})
 }
 
-// crowded finds the organizations of what is to be added under the name of a member of another account.
+// crowded finds the organizations of additions whose user name belongs to a member with another account.
 func (t *thread) crowded(list []addition, found map[wire.Domain]bool) error {
 	added := make(map[wire.UserID]wire.AccountID)
 	for _, a := range list {

@@ -180,7 +180,7 @@ func (t *thread) tidyAdmins(e *mlscore.Effects, by wire.UserID, before *mlscore.
 	return err
 }
 
-// tellAdmin tells the user who has become an admin. One who was chosen because no admin was left can promote another.
+// tellAdmin emits EventAdmin for each new admin. A successor, chosen because no admin was left, can promote another user.
 func (t *thread) tellAdmin(old, now *Rules, by wire.DeviceID) {
 	self := t.d.self.Device.User()
 	if old.Admin(self) || !now.Admin(self) {

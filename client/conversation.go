@@ -86,8 +86,8 @@ func (d *Device) thread(u *unit, id wire.ConversationID) (*thread, error) {
 	return t, err
 }
 
-// glance is thread for a pass over many conversations that changes no group: what it reads from the store does not
-// push out of memory what is in use.
+// glance returns a thread for a pass over many conversations that changes no group. The groups that it reads from the
+// store do not displace the open groups.
 func (d *Device) glance(u *unit, id wire.ConversationID, rec *conversationRecord) (t *thread, err error) {
 	t = &thread{d: d, u: u, id: id, rec: rec}
 	if !rec.hasGroup() {

@@ -42,7 +42,7 @@ const (
 	EventConnected             // Node
 	EventOffline               // Err, Retry: not connected; the next attempt
 	EventDelayed               // Conversation, Err, Retry: what waits to go out or to be fetched was refused for now, and is tried again
-	EventMissed                // Count: events that a slow subscriber has lost: read the state anew
+	EventMissed                // Count: events that a slow subscriber has lost: read the state again
 	EventMoved                 // Conversation, From, Epoch: From was closed by a ReInit and goes on as Conversation
 	// EventDeviceWaiting: Device, Number: a device of the same user is not known: see Device.ConfirmDevice. With
 	// Conversation and By, it is a member of that conversation already, added by By.

@@ -10,7 +10,7 @@ import (
 // openGroups are the groups in memory: at most a number of them, and of members of all together, since that is what a
 // group takes memory by. The least recently used leave first; the one that is used stays, however large. Every
 // change of a group is in the store at the end of the turn that made it, so that a group that leaves loses nothing.
-// Whoever has the turn owns it.
+// The holder of the turn owns it.
 type openGroups struct {
 	most, mostMembers int
 

@@ -7,8 +7,9 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// pace spreads the frames of a session, so that the node does not end it: a token bucket with what the node has told of
-// its own, which was full at the login. A quarter of the burst is left for pongs, which this package does not write, and for what was sent before.
+// pace spreads the frames of a session, so that the node does not end it. It is a token bucket with the limits that the
+// node has told; the node's own bucket was full at the login. A quarter of the burst stays free for pongs, which this
+// package does not write, and for earlier frames.
 // The goroutine that writes frames alone uses it.
 type pace struct {
 	burst time.Duration // that the bucket holds, as the time in which it fills

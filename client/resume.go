@@ -7,7 +7,7 @@ import (
 )
 
 // resume gives the lanes a look at what a restart left. A conversation for which the records show nothing to do is left
-// alone, so that a start costs what is due and not what there is: no group is opened for it.
+// alone and its group is not opened, so that the cost of a start depends on the due work alone.
 func (d *Device) resume(ctx context.Context) error {
 	return d.turn(ctx, func(u *unit) error {
 		busy, err := d.busy(u)

@@ -8,10 +8,11 @@ import (
 
 // A member gives itself new keys now and then, which is a commit: one that races with another one is lost, and
 // costs both. So the members' commits are spread: each draws the time of its next one from a period that grows with
-// the group, whoever was away at that time draws another one, and who has lost waits in proportion to the group.
+// the group. A member that was away at that time draws another one, and a member that lost a race waits in proportion to
+// the group.
 
 // KeySchedule decides when a member gives itself new keys. It has no clock and no source of randomness of its own:
-// jitter returns a random time from 0 to what it is given.
+// jitter returns a random time from 0 to its argument.
 type KeySchedule struct {
 	Age     time.Duration // between two key changes of a member, in a group of up to Commits members: see Timing.KeyAge
 	Commits int           // that all members together make within Age, in larger groups: see Limits.KeyCommits

@@ -9,8 +9,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestDeleteMessages: the oldest messages go, in more than one batch, with the index of those that cannot come again; paging,
-// what is unread, and what comes later go on with what is left.
+// TestDeleteMessages holds that the oldest messages are deleted in several batches, with the index of those that cannot
+// come again. Pages, unread counts and later messages work with the rest.
 func TestDeleteMessages(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()

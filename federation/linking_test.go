@@ -396,7 +396,7 @@ func TestIdleOrganizationsCostNothing(t *testing.T) {
 // short one has 80, more than twice the links that a node opened when they were bounded by places that were never freed.
 func TestLongManyLinks(t *testing.T) {
 	if os.Getenv("MLSFED_LONG") == "" {
-		t.Skip("set MLSFED_LONG")
+		t.Skip("links 80 or 130 organizations with each other: set MLSFED_LONG to short or full")
 	}
 	n := 80
 	if os.Getenv("MLSFED_LONG") == "full" {

@@ -13,6 +13,20 @@ import (
 	"github.com/mlsfed/mlsfed/client"
 )
 
+// benchRows runs a benchmark with --json and returns its rows.
+func benchRows(t *testing.T, args []string) []benchRow {
+	t.Helper()
+	var out, log bytes.Buffer
+	if code := run(t.Context(), newRoot(), args, &out, &log); code != 0 {
+		t.Fatalf("code %d: %s", code, log.String())
+	}
+	rows, err := decodeRows(&out)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return rows
+}
+
 // TestLongBenchDelivery runs the workloads at their smallest, without MLSFED_LONG only the first: every
 // figure is there, and no device reports a fault, which would end the run.
 func TestLongBenchDelivery(t *testing.T) {
@@ -27,16 +41,8 @@ func TestLongBenchDelivery(t *testing.T) {
 		want = append(want, strings.Fields(`room/rate room/p50 room/p99 room/processor
 			outage/node outage/all outage/rate outage/p50 outage/p99 outage/processor`)...)
 	}
-	var out, log bytes.Buffer
-	if code := run(t.Context(), newRoot(), args, &out, &log); code != 0 {
-		t.Fatalf("code %d: %s", code, log.String())
-	}
-	rows, err := decodeRows(&out)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var names []string
-	for _, r := range rows {
+	for _, r := range benchRows(t, args) {
 		names = append(names, r.Name)
 		load, _, _ := strings.Cut(r.Name, "/")
 		if want := map[string]int{"one-to-one": 1, "room": 6, "outage": 4}[load]; r.N != want {

@@ -57,16 +57,8 @@ func TestLongBenchDevice(t *testing.T) {
 	} else {
 		want = slices.Concat(want, strings.Fields("devices/added devices/send devices/send-a-device away/item away/memory"), keys)
 	}
-	var out, log bytes.Buffer
-	if code := run(t.Context(), newRoot(), args, &out, &log); code != 0 {
-		t.Fatalf("code %d: %s", code, log.String())
-	}
-	rows, err := decodeRows(&out)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var names []string
-	for _, r := range rows {
+	for _, r := range benchRows(t, args) {
 		names = append(names, r.Name)
 		if r.Unit == "" || r.N < 2 {
 			t.Errorf("%+v: want a size and a unit", r)
@@ -76,6 +68,7 @@ func TestLongBenchDevice(t *testing.T) {
 		t.Errorf("rows %v, want %v", names, want)
 	}
 	for _, args := range []string{"--conversations 0", "--devices 1", "--only weather", "--samples 0"} {
+		var out, log bytes.Buffer
 		if code := run(t.Context(), newRoot(), strings.Fields("bench device "+args), &out, &log); code != 2 {
 			t.Errorf("%s: code %d, wanted 2", args, code)
 		}

@@ -26,16 +26,8 @@ func TestLongBenchFederation(t *testing.T) {
 			strings.Fields(`dead/admit dead/start dead/live dead/idle-processor dead/idle-traffic dead/dials
 				conversation/add conversation/voters conversation/replicas conversation/commit`))
 	}
-	var out, log bytes.Buffer
-	if code := run(t.Context(), newRoot(), args, &out, &log); code != 0 {
-		t.Fatalf("code %d: %s", code, log.String())
-	}
-	rows, err := decodeRows(&out)
-	if err != nil {
-		t.Fatal(err)
-	}
 	var names []string
-	for _, r := range rows {
+	for _, r := range benchRows(t, args) {
 		names = append(names, r.Name)
 		if strings.HasSuffix(r.Name, "/lacking") && r.Value != 0 {
 			t.Errorf("%s of %d: %v", r.Name, r.N, r.Value)

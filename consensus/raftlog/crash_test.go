@@ -106,7 +106,7 @@ func TestLongKilledInMidWrite(t *testing.T) {
 	case "full":
 		killRepeatedly(t, 600)
 	default:
-		t.Skip("set MLSFED_LONG to short or full")
+		t.Skip("kills a process 60 or 600 times: set MLSFED_LONG to short or full")
 	}
 }
 
