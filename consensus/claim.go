@@ -165,6 +165,22 @@ func (m *Manager) takeTurn(ctx context.Context, c *conversation, from wire.NodeI
 		return false, m.refuse(from, c.id, RefusedClaim, wire.Errorf(wire.Busy, "invite",
 			"node %s holds another conversation %v by invitation of %s, until %s, or longer if others have claimed the id before: try again", m.cfg.Node, c.id, c.book.payer, over.UTC().Format(time.RFC3339)))
 	}
+	voters := m.voters(c)
+	_, alone, err := m.ownership(c)
+	if err != nil {
+		return false, err
+	}
+	quarantined := c.shut.Load() != nil
+	lightly := !quarantined && (!contains(voters, m.cfg.Node) || alone && len(voters) == 1) // nobody misses it
+	if !lightly && !quarantined && len(voters) > 2 {                                        // the others are to keep a majority
+		if err := m.mayInvite(from, c.id); err != nil {
+			return false, err
+		}
+		if err := m.giveBack(ctx, c, alone, now); err != nil { // not under the lock: it asks others
+			return false, err
+		}
+		return false, wire.Errorf(wire.Busy, "invite", "node %s gives up its vote in another conversation %v first: try again", m.cfg.Node, c.id)
+	}
 	m.claims.turn.Lock()
 	defer m.claims.turn.Unlock()
 	if held, err := m.held(c.id); err != nil || held != c {
@@ -173,28 +189,16 @@ func (m *Manager) takeTurn(ctx context.Context, c *conversation, from wire.NodeI
 	if err := m.mayInvite(from, c.id); err != nil {
 		return false, err
 	}
-	voters := m.voters(c)
 	m.log.Warn("replica gives way: no device here reads it, and another organization claims its id", "conversation", c.id, "inviter", c.book.payer, "by", from)
 	const why = "no device here reads it, and another organization claims the id"
-	_, alone, err := m.ownership(c)
-	if err != nil {
-		return false, err
-	}
-	quarantined := c.shut.Load() != nil
 	if quarantined {
 		if err := m.Release(c.id); err != nil {
 			return false, err
 		}
 	}
-	switch votes := contains(voters, m.cfg.Node); {
-	case !quarantined && (!votes || alone && len(voters) == 1):
+	if lightly {
 		err = m.removeUnread(c, why)
-	case len(voters) > 2 && !quarantined: // the others are to keep a majority
-		if err := m.giveBack(ctx, c, alone, now); err != nil {
-			return false, err
-		}
-		return false, wire.Errorf(wire.Busy, "invite", "node %s gives up its vote in another conversation %v first: try again", m.cfg.Node, c.id)
-	default:
+	} else {
 		m.makeRoomAside(c.id)
 		c.forgotten.Store(true)
 		err = m.moveAside(c, why, false, true)
