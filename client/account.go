@@ -5,49 +5,96 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// extensionAccount is listed in the capabilities of a leaf whose device knows accounts, and is used nowhere else.
+// extensionAccount is listed in the capabilities of a leaf whose device knows accounts. It is used nowhere else.
 //
-// Rights belong to an account, not to its name: an organization can give a name again. Rules name admins by their user
-// ids, and a user id in them stands for the account whose devices are members. So no device of another account is added
-// under the name of an admin who is a member, no leaf moves to another account, and the own devices of a user are those
-// of the own account. Once the last device of an admin is gone, succession takes the name off the rules. These rules hold
-// where all members list the extension. A certificate of an earlier release has no account: it can be of any.
+// Rights belong to an account, not to its name: an organization can give a name again. Rules name admins by their
+// user ids. A user id in them means the account whose devices are members. So no device of another account is added
+// under the name of an admin who is a member, no leaf moves to another account, and a user's own devices are those of
+// the user's own account. Once the last device of an admin is gone, succession takes the name off the rules. These
+// rules hold where all members list the extension. A certificate of an earlier release has no account: it matches any
+// account.
 const extensionAccount mlscore.ExtensionType = 0xf0a4
 
-// knowAccounts reports whether all members do.
+// knowAccounts reports whether all members list extensionAccount.
 func knowAccounts(p *mlscore.PublicState) bool {
 	return p != nil && p.AllSupport(extensionAccount)
 }
 
-// holderOf reads of which device and which account a credential is. It verifies nothing.
-func holderOf(c mlscore.Credential) (wire.DeviceID, wire.AccountID, error) {
+// holder is the device and the account that a certificate names.
+type holder struct {
+	device  DeviceID
+	account AccountID
+}
+
+// Bounds of the cache of holders. A full cache drops an arbitrary entry; a longer certificate is not cached.
+const (
+	maxHolders           = 1024
+	maxHolderCertificate = 4096 // bytes
+)
+
+// holders caches, for the whole process, which device and account each certificate names: each commit names the same
+// few members.
+var holders struct {
+	mu    sync.Mutex
+	known map[string]holder
+}
+
+// holderOf returns the device and the account that a credential names. It verifies nothing.
+func holderOf(c mlscore.Credential) (DeviceID, AccountID, error) {
+	if c.Type == mlscore.CredentialX509 && len(c.Certificates) > 0 {
+		holders.mu.Lock()
+		h, ok := holders.known[string(c.Certificates[0])]
+		holders.mu.Unlock()
+		if ok {
+			return h.device, h.account, nil
+		}
+	}
 	cert, err := certificateOf(c)
 	if err != nil {
-		return "", wire.AccountID{}, err
+		return "", AccountID{}, err
 	}
 	name, err := mlscore.DeviceURI(cert)
 	if err != nil {
-		return "", wire.AccountID{}, err
+		return "", AccountID{}, err
 	}
-	device, err := wire.ParseDeviceID(name.Identity)
-	return device, wire.AccountOf(cert), err
+	h := holder{account: wire.AccountOf(cert)}
+	if h.device, err = wire.ParseDeviceID(name.Identity); err == nil && len(cert.Raw) <= maxHolderCertificate {
+		h.remember(string(cert.Raw))
+	}
+	return h.device, h.account, err
 }
 
-// accountOf is the account of a credential; zero for one that names none.
-func accountOf(c mlscore.Credential) wire.AccountID {
+func (h holder) remember(certificate string) {
+	holders.mu.Lock()
+	defer holders.mu.Unlock()
+	if holders.known == nil {
+		holders.known = make(map[string]holder)
+	}
+	if len(holders.known) >= maxHolders {
+		for old := range holders.known {
+			delete(holders.known, old)
+			break
+		}
+	}
+	holders.known[certificate] = h
+}
+
+// accountOf returns the account of a credential, or zero if the credential names none.
+func accountOf(c mlscore.Credential) AccountID {
 	_, account, err := holderOf(c)
 	if err != nil {
-		return wire.AccountID{}
+		return AccountID{}
 	}
 	return account
 }
 
-// sameAccount refuses a leaf that moves to the certificate of another account.
+// sameAccount refuses a leaf that moves to a certificate of another account.
 func sameAccount(old, next mlscore.Credential) error {
 	if a, b := accountOf(old), accountOf(next); !a.Same(b) {
 		return fmt.Errorf("changes its account from %v to %v", a, b)
@@ -55,8 +102,8 @@ func sameAccount(old, next mlscore.Credential) error {
 	return nil
 }
 
-// sameAdmin refuses a device of another account than that of the members who have its user's name.
-func sameAdmin(members *mlscore.PublicState, u wire.UserID, account wire.AccountID) error {
+// sameAdmin refuses a device whose account differs from that of the members with the same user name.
+func sameAdmin(members *mlscore.PublicState, u UserID, account AccountID) error {
 	same := true
 	members.Members(func(m mlscore.Member) bool {
 		device, other, err := holderOf(m.Credential)
@@ -69,26 +116,26 @@ func sameAdmin(members *mlscore.PublicState, u wire.UserID, account wire.Account
 	return nil
 }
 
-// recordPerson is the letter of the records of who has had a name: user → personRecord.
+// recordPerson is the letter of the records of the accounts that have had a name: user → personRecord.
 const recordPerson = 'A'
 
-// personRecord holds the accounts that this device has seen under a name, the first one first.
+// personRecord holds the accounts that this device has seen under a name, oldest first.
 type personRecord struct {
-	Version  uint8            `cbor:"1,keyasint"`
-	Accounts []wire.AccountID `cbor:"2,keyasint"`
-	Dropped  uint32           `cbor:"3,keyasint,omitempty"` // accounts before those
+	Version  uint8       `cbor:"1,keyasint"`
+	Accounts []AccountID `cbor:"2,keyasint"`
+	Dropped  uint32      `cbor:"3,keyasint,omitempty"` // number of earlier accounts that were dropped
 }
 
-// maxPersons bounds the accounts that are remembered of one name. The first ones give way.
+// maxPersons bounds the accounts that are remembered for one name. The oldest ones are dropped.
 const maxPersons = 64
 
-// metAtJoin bounds the members of whom a device that joins makes a record, so that joining a large group stays cheap.
+// metAtJoin bounds the members that a joining device records, so that joining a large group stays cheap.
 const metAtJoin = 1024
 
-func personKey(u wire.UserID) []byte { return recordKey(recordPerson, []byte(u)) }
+func personKey(u UserID) []byte { return recordKey(recordPerson, []byte(u)) }
 
-// number is the place of an account among those of the name, from 1; 0 for one that is not known.
-func (r *personRecord) number(a wire.AccountID) int {
+// number returns the position of an account among those of the name, from 1, or 0 if the account is not known.
+func (r *personRecord) number(a AccountID) int {
 	i := slices.Index(r.Accounts, a)
 	if i < 0 {
 		return 0
@@ -96,10 +143,10 @@ func (r *personRecord) number(a wire.AccountID) int {
 	return int(r.Dropped) + i + 1
 }
 
-// person returns the number of an account among those that this device has seen under the name; 0 for a certificate
-// without an account, and for an account that was not seen yet.
-func (d *Device) person(u *unit, user wire.UserID, account wire.AccountID) (int, error) {
-	if account == (wire.AccountID{}) {
+// person returns the number of an account among those that this device has seen under the name. It returns 0 for a
+// certificate without an account, and for an account that this device has not seen yet.
+func (d *Device) person(u *unit, user UserID, account AccountID) (int, error) {
+	if account == (AccountID{}) {
 		return 0, nil
 	}
 	r := new(personRecord)
@@ -109,11 +156,11 @@ func (d *Device) person(u *unit, user wire.UserID, account wire.AccountID) (int,
 	return r.number(account), nil
 }
 
-// meet remembers whose a member is. A name that another account had before is told of: the user may take the one person
-// for the other.
-func (t *thread) meet(m mlscore.Member, by wire.DeviceID) error {
+// noteAccount records the account of a member. If another account had the name before, meet emits an event: the user
+// may confuse the two persons.
+func (t *conversation) noteAccount(m mlscore.Member, by DeviceID) error {
 	device, account, err := holderOf(m.Credential)
-	if err != nil || account == (wire.AccountID{}) {
+	if err != nil || account == (AccountID{}) {
 		return nil
 	}
 	key, r := personKey(device.User()), new(personRecord)
@@ -131,40 +178,40 @@ func (t *thread) meet(m mlscore.Member, by wire.DeviceID) error {
 	return t.u.putRecord(key, r)
 }
 
-// meetMembers is meet for those who are there when this device joins.
-func (t *thread) meetMembers() error {
+// meetMembers calls meet for the members that are present when this device joins.
+func (t *conversation) meetMembers() error {
 	if t.group.Public().Size() > metAtJoin {
 		return nil
 	}
 	var err error
 	t.group.Public().Members(func(m mlscore.Member) bool {
-		err = t.meet(m, "")
+		err = t.noteAccount(m, "")
 		return err == nil
 	})
 	return err
 }
 
-// makeRoom removes the devices of removed accounts that keep users from being added: their organizations have revoked
-// them, and no device may have processed the lists yet. Devices that it cannot remove make the addition fail.
-func (d *Device) makeRoom(ctx context.Context, id wire.ConversationID, list []addition) error {
-	crowded := make(map[wire.Domain]bool)
+// makeRoom removes devices of removed accounts that prevent users from being added: their organizations have revoked
+// them, and perhaps no device has processed the lists yet. If makeRoom cannot remove a device, the addition fails.
+func (d *Device) makeRoom(ctx context.Context, id ConversationID, list []addition) error {
+	taken := make(map[Domain]bool)
 	err := d.turn(ctx, func(u *unit) error {
-		t, err := d.usableThread(u, id)
+		t, err := d.usableConversation(u, id)
 		if err != nil {
 			return err
 		}
-		return t.crowded(list, crowded)
+		return t.organizationsOfNames(list, taken)
 	})
-	if err != nil || len(crowded) == 0 {
+	if err != nil || len(taken) == 0 {
 		return err
 	}
 	p := newTending(d)
-	p.fetch(ctx, slices.Sorted(maps.Keys(crowded)))
+	p.fetch(ctx, slices.Sorted(maps.Keys(taken)))
 	for _, err := range p.errs {
 		d.log.Info("revocation list is not here", "error", err)
 	}
 	return d.turn(ctx, func(u *unit) error {
-		t, err := d.usableThread(u, id)
+		t, err := d.usableConversation(u, id)
 		if err != nil || t.group == nil {
 			return err
 		}
@@ -172,9 +219,10 @@ func (d *Device) makeRoom(ctx context.Context, id wire.ConversationID, list []ad
 	})
 }
 
-// crowded finds the organizations of additions whose user name belongs to a member with another account.
-func (t *thread) crowded(list []addition, found map[wire.Domain]bool) error {
-	added := make(map[wire.UserID]wire.AccountID)
+// organizationsOfNames collects the organizations of additions whose user name belongs to a member with another
+// account.
+func (t *conversation) organizationsOfNames(list []addition, found map[Domain]bool) error {
+	added := make(map[UserID]AccountID)
 	for _, a := range list {
 		kp, err := mlscore.ParseKeyPackage(a.KeyPackage)
 		if err != nil {
@@ -193,16 +241,16 @@ func (t *thread) crowded(list []addition, found map[wire.Domain]bool) error {
 }
 
 // onePerson refuses to promote a name that belongs to two accounts, of members or of devices that are being added.
-func (t *thread) onePerson(users []wire.UserID) error {
+func (t *conversation) onePerson(users []UserID) error {
 	if len(users) == 0 {
 		return nil
 	}
-	seen := make(map[wire.UserID]wire.AccountID)
+	seen := make(map[UserID]AccountID)
 	var err error
 	look := func(m mlscore.Member) bool {
 		device, account, bad := holderOf(m.Credential)
 		u := device.User()
-		if bad != nil || account == (wire.AccountID{}) || !slices.Contains(users, u) {
+		if bad != nil || account == (AccountID{}) || !slices.Contains(users, u) {
 			return true
 		}
 		if other, ok := seen[u]; ok && other != account {

@@ -9,7 +9,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// giveAgain removes a user, as an operator does, and gives the name to somebody who enrols a device.
+// giveAgain removes a user, as an operator does, and gives the name to another person, who enrols a device.
 func (w *world) giveAgain(u wire.UserID, device string) *peer {
 	w.t.Helper()
 	w.mu.Lock()
@@ -36,8 +36,9 @@ func (p *peer) memberOf(id wire.ConversationID, device wire.DeviceID) (found Mem
 	return found
 }
 
-// TestNameGivenAgainInheritsNothing: the operator removes an admin's account and gives the name to another person, whom
-// a member adds before any device has taken in the revocation. With the same name of a device, and with another one.
+// TestNameGivenAgainInheritsNothing checks that a name that is given again brings no rights: the operator removes an
+// admin's account and gives the name to another person, whom a member adds before any device has taken in the
+// revocation. It uses the same name for the new device, and another one.
 func TestNameGivenAgainInheritsNothing(t *testing.T) {
 	for _, device := range []string{bobPhone, "mimi://b.example/d/bob/tablet"} {
 		t.Run(wire.DeviceID(device).Name(), func(t *testing.T) {
@@ -61,9 +62,9 @@ func TestNameGivenAgainInheritsNothing(t *testing.T) {
 			check(t, err)
 			hasTexts(t, c, id, "bob: from the first", "bob: from the second")
 			for _, p := range []*peer{a, c} {
-				told := p.events(EventPerson)
-				if len(told) != 1 || told[0].Device != again.id || told[0].By != c.id || told[0].Count != 2 {
-					t.Errorf("%s was told %+v", p.id, told)
+				reported := p.events(EventPerson)
+				if len(reported) != 1 || reported[0].Device != again.id || reported[0].By != c.id || reported[0].Count != 2 {
+					t.Errorf("%s got the events %+v", p.id, reported)
 				}
 				if m := p.memberOf(id, again.id); m.Person != 2 || m.Admin || m.Account == (wire.AccountID{}) {
 					t.Errorf("%s sees %+v", p.id, m)
@@ -81,8 +82,8 @@ func TestNameGivenAgainInheritsNothing(t *testing.T) {
 	}
 }
 
-// TestNoSecondAccountUnderAnAdminsName: where the revocation is not known, the add is refused, and a commit that makes it
-// nevertheless is not processed.
+// TestNoSecondAccountUnderAnAdminsName checks that the add is refused where the revocation is not known, and that a
+// commit that makes it nevertheless is not processed.
 func TestNoSecondAccountUnderAnAdminsName(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{Admins: []wire.UserID{bob}})
 	admins(t, id, []wire.UserID{a.id.User(), bob}, a, b, c)
@@ -96,8 +97,8 @@ func TestNoSecondAccountUnderAnAdminsName(t *testing.T) {
 	members(t, a, id, 3)
 	list, err := c.claim(t.Context(), id, bob, mlscore.MLS128X25519AES128Ed25519, 0)
 	check(t, err)
-	c.forgeChange(id, func(th *thread) (proposals []mlscore.Proposal) {
-		th.d.judge.loading = true // the forger's own judge refuses nothing
+	c.forgeChange(id, func(th *conversation) (proposals []mlscore.Proposal) {
+		th.d.policy.loading = true // the forger's own policy refuses nothing
 		for _, one := range list {
 			kp, err := mlscore.ParseKeyPackage(one.KeyPackage)
 			check(t, err)
@@ -107,7 +108,7 @@ func TestNoSecondAccountUnderAnAdminsName(t *testing.T) {
 		}
 		return proposals
 	})
-	check(t, c.turn(t.Context(), func(*unit) error { c.judge.loading = false; return nil }))
+	check(t, c.turn(t.Context(), func(*unit) error { c.policy.loading = false; return nil }))
 	check(t, a.UpdateKeys(t.Context(), id))
 	agree(t, id, a, b, c)
 	members(t, a, id, 3)
@@ -116,8 +117,8 @@ func TestNoSecondAccountUnderAnAdminsName(t *testing.T) {
 	}
 }
 
-// TestOwnDevicesAreThoseOfTheAccount: a plain member removes and adds devices of the own user, and not those of an
-// earlier owner of the name.
+// TestOwnDevicesAreThoseOfTheAccount checks that a plain member can remove and add devices of its own user, but not
+// those of an earlier owner of the name.
 func TestOwnDevicesAreThoseOfTheAccount(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{AdminsAdd: true})
 	w.mu.Lock()
@@ -135,7 +136,7 @@ func TestOwnDevicesAreThoseOfTheAccount(t *testing.T) {
 	}
 }
 
-// TestLeafStaysWithItsAccount: an organization certifies a member's key for another account.
+// TestLeafStaysWithItsAccount checks a leaf whose organization certifies the member's key for another account.
 func TestLeafStaysWithItsAccount(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	was := a.memberOf(id, b.id).Account
@@ -147,7 +148,7 @@ func TestLeafStaysWithItsAccount(t *testing.T) {
 	account.chain = chain
 	w.mu.Unlock()
 	check(t, err)
-	b.lanes.kick(laneUpkeep)
+	b.queues.kick(queueUpkeep)
 	eventually(t, func() error {
 		if len(a.events(EventPoison)) == 0 || len(c.events(EventPoison)) == 0 {
 			return errors.New("the commit was processed, or is to come")
@@ -160,7 +161,8 @@ func TestLeafStaysWithItsAccount(t *testing.T) {
 	}
 }
 
-// TestAccountComesWithARenewal: a certificate of an earlier release has no account; the next one of the device has.
+// TestAccountComesWithARenewal checks that a certificate of an earlier release has no account, and the device's next
+// certificate has one.
 func TestAccountComesWithARenewal(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	w.orgs["b.example"].given[bob] = noAccount
@@ -180,7 +182,7 @@ func TestAccountComesWithARenewal(t *testing.T) {
 	account.chain = chain
 	w.mu.Unlock()
 	check(t, err)
-	b.lanes.kick(laneUpkeep)
+	b.queues.kick(queueUpkeep)
 	eventually(t, func() error {
 		if m := a.memberOf(id, b.id); m.Account == (wire.AccountID{}) || !m.Admin {
 			return fmt.Errorf("after: %+v", m)
@@ -190,7 +192,8 @@ func TestAccountComesWithARenewal(t *testing.T) {
 	agree(t, id, a, b)
 }
 
-// TestEarlierReleaseAmongMembers: its device judges by names, so others do so too: no commit divides them.
+// TestEarlierReleaseAmongMembers checks that no commit divides the members when one has an earlier release: its
+// device judges by names, so the others do so too.
 func TestEarlierReleaseAmongMembers(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example", "c.example")
 	w.extensions = map[wire.DeviceID][]mlscore.ExtensionType{carolPhone: {extensionRules, extensionAddress, extensionSuccession}}
@@ -211,24 +214,26 @@ func TestEarlierReleaseAmongMembers(t *testing.T) {
 	}
 }
 
-// TestSuccessorIsTold: the organization removes the account of the last admin.
-func TestSuccessorIsTold(t *testing.T) {
+// TestSuccessorIsReported checks the event of the successor when the organization removes the account of the last
+// admin.
+func TestSuccessorIsReported(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	w.mu.Lock()
 	check(t, w.revoke(w.orgs["a.example"], a.id))
 	w.mu.Unlock()
-	c.lanes.kick(laneUpkeep)
+	c.queues.kick(queueUpkeep)
 	admins(t, id, []wire.UserID{bob}, b, c)
 	eventually(t, func() error {
-		if told := b.events(EventAdmin); len(told) != 1 || told[0].Conversation != id || told[0].Err == nil {
-			return fmt.Errorf("told %+v", told)
+		if reported := b.events(EventAdmin); len(reported) != 1 || reported[0].Conversation != id || reported[0].Err == nil {
+			return fmt.Errorf("events %+v", reported)
 		}
 		return nil
 	})
+	check(t, b.AnswerAdmin(t.Context(), id, true))
 	check(t, b.ChangeRules(t.Context(), id, RulesChange{Promote: []wire.UserID{carol}}))
 	eventually(t, func() error {
-		if told := c.events(EventAdmin); len(told) != 1 || told[0].Err != nil || told[0].By != b.id {
-			return fmt.Errorf("told %+v", told)
+		if reported := c.events(EventAdmin); len(reported) != 1 || reported[0].Err != nil || reported[0].By != b.id {
+			return fmt.Errorf("events %+v", reported)
 		}
 		return nil
 	})

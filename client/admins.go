@@ -8,20 +8,21 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// extensionSuccession is listed in the capabilities of a leaf whose device knows succession, and is used nowhere else.
+// extensionSuccession is listed in the capabilities of a leaf whose device knows succession. It is used nowhere else.
 //
-// Succession: a commit that removes a user's last device takes the user off the admins; one that adds an admin who had
-// no device takes the user off too, unless an admin commits it. If no member is an admin then, the user of the leftmost
-// leaf becomes one. Where all members know that, every committer makes that change of the rules, and a commit without it
-// counts as one that cannot be processed. Where some do not, only admins make it: older devices let nobody else.
+// Succession: a commit that removes a user's last device also removes the user from the admins. A commit that adds an
+// admin who had no device removes that user from the admins too, unless an admin commits it. If no member is an admin
+// then, the user of the leftmost leaf becomes one. Where all members know succession, every committer makes that
+// change of the rules, and a commit without the change counts as one that cannot be processed. Where some members do
+// not know it, only admins make the change: older devices refuse it from anybody else.
 const extensionSuccession mlscore.ExtensionType = 0xf0a3
 
-// knowSuccession reports whether all members do.
+// knowSuccession reports whether all members list extensionSuccession.
 func knowSuccession(p *mlscore.PublicState) bool {
 	return p != nil && p.AllSupport(extensionSuccession)
 }
 
-// turnover is what a commit does to the users of a conversation.
+// turnover describes how a commit changes the users of a conversation.
 type turnover struct {
 	added, removed []mlscore.Member
 	byAdmin        bool
@@ -30,28 +31,28 @@ type turnover struct {
 func turnoverOf(e *mlscore.Effects, after *mlscore.PublicState) *turnover {
 	v := &turnover{added: e.Added, removed: e.Removed}
 	if e.External {
-		if m, ok := after.Member(e.Committer); ok { // who returned is not among Added
+		if m, ok := after.Member(e.Committer); ok { // a committer who returned is not among Added
 			v.added = append(slices.Clone(v.added), m)
 		}
 	}
 	return v
 }
 
-// admins is who has to be an admin after a commit, where rules holds who would be one without succession. before is the
-// epoch that the commit ends.
-func (v *turnover) admins(rules []wire.UserID, before *mlscore.PublicState) []wire.UserID {
+// admins returns the users that must be admins after a commit, where rules lists the admins without succession.
+// before is the epoch that the commit ends.
+func (v *turnover) admins(rules []UserID, before *mlscore.PublicState) []UserID {
 	moved := func(list []mlscore.Member) bool {
 		return slices.ContainsFunc(list, func(m mlscore.Member) bool { return slices.Contains(rules, userOf(m)) })
 	}
 	if !moved(v.removed) && (v.byAdmin || !moved(v.added)) {
-		return rules // nearly always, and without a pass over the members
+		return rules // the usual case, which needs no pass over the members
 	}
 	gone := make(map[mlscore.LeafIndex]bool)
 	for _, m := range v.removed {
 		gone[m.Leaf] = true
 	}
-	was, here := make(map[wire.UserID]bool), make(map[wire.UserID]bool)
-	var first wire.UserID // the user of the leftmost leaf that stays
+	was, here := make(map[UserID]bool), make(map[UserID]bool)
+	var first UserID // the user of the leftmost leaf that stays
 	before.Members(func(m mlscore.Member) bool {
 		was[userOf(m)] = true
 		if !gone[m.Leaf] {
@@ -65,19 +66,19 @@ func (v *turnover) admins(rules []wire.UserID, before *mlscore.PublicState) []wi
 	for _, m := range v.added {
 		here[userOf(m)] = true
 	}
-	drops := func(u wire.UserID) bool {
+	drops := func(u UserID) bool {
 		return was[u] && !here[u] || !was[u] && here[u] && !v.byAdmin
 	}
 	next := slices.DeleteFunc(slices.Clone(rules), drops)
-	if first != "" && !slices.ContainsFunc(next, func(u wire.UserID) bool { return here[u] }) {
+	if first != "" && !slices.ContainsFunc(next, func(u UserID) bool { return here[u] }) {
 		next = append(next, first)
 		slices.Sort(next)
 	}
 	return next
 }
 
-// userOf is whose a member is; "" for a leaf that the group has not validated.
-func userOf(m mlscore.Member) wire.UserID {
+// userOf returns the user of a member, or "" for a leaf that the group has not validated.
+func userOf(m mlscore.Member) UserID {
 	device, err := deviceOf(m.Credential)
 	if err != nil {
 		return ""
@@ -85,10 +86,10 @@ func userOf(m mlscore.Member) wire.UserID {
 	return device.User()
 }
 
-// succession adds the needed change of the rules to a change, or reports that none is needed.
-func (t *thread) succession(c *change) (*change, error) {
+// succession adds the change of the rules that succession needs to c, or reports that none is needed.
+func (t *conversation) succession(c *change) (*change, error) {
 	if t.rec.State == StateFounding || c.founding != nil {
-		return c, nil // a successor has the rules and the members of before
+		return c, nil // a successor takes over the rules and the members of before
 	}
 	rules, err := t.rules()
 	if err != nil {
@@ -126,8 +127,8 @@ func (t *thread) succession(c *change) (*change, error) {
 	return &more, nil
 }
 
-// checkSuccession refuses a commit that leaves others as admins than succession does.
-func (t *thread) checkSuccession(e *mlscore.Effects, after *mlscore.PublicState) error {
+// checkSuccession refuses a commit that leaves other admins than succession requires.
+func (t *conversation) checkSuccession(e *mlscore.Effects, after *mlscore.PublicState) error {
 	before := t.group.Public()
 	if t.rec.State == StateFounding || e.ReInit != nil || !knowSuccession(before) {
 		return nil
@@ -143,7 +144,7 @@ func (t *thread) checkSuccession(e *mlscore.Effects, after *mlscore.PublicState)
 	committer, ok := before.Member(e.Committer)
 	v := turnoverOf(e, after)
 	v.byAdmin = ok && !e.External && old.Admin(userOf(committer))
-	wanted := old.Admins // what another member may change there is succession alone
+	wanted := old.Admins // a member who is no admin may change the admins only by succession
 	if v.byAdmin {
 		wanted = now.Admins
 	}
@@ -153,8 +154,9 @@ func (t *thread) checkSuccession(e *mlscore.Effects, after *mlscore.PublicState)
 	return nil
 }
 
-// tidyAdmins has an admin's device change the rules as succession would have, after a commit by a device that did not.
-func (t *thread) tidyAdmins(e *mlscore.Effects, by wire.UserID, before *mlscore.PublicState) error {
+// tidyAdmins makes an admin's device change the rules as succession requires, after a commit by a device that did
+// not.
+func (t *conversation) tidyAdmins(e *mlscore.Effects, by UserID, before *mlscore.PublicState) error {
 	now, err := t.rules()
 	if err != nil {
 		return err
@@ -166,7 +168,7 @@ func (t *thread) tidyAdmins(e *mlscore.Effects, by wire.UserID, before *mlscore.
 	if !slices.Contains(next, self) || !now.Admin(self) {
 		return nil
 	}
-	gone := slices.DeleteFunc(slices.Clone(now.Admins), func(u wire.UserID) bool { return slices.Contains(next, u) })
+	gone := slices.DeleteFunc(slices.Clone(now.Admins), func(u UserID) bool { return slices.Contains(next, u) })
 	if len(gone) == 0 {
 		return nil
 	}
@@ -180,22 +182,27 @@ func (t *thread) tidyAdmins(e *mlscore.Effects, by wire.UserID, before *mlscore.
 	return err
 }
 
-// tellAdmin emits EventAdmin for each new admin. A successor, chosen because no admin was left, can promote another user.
-func (t *thread) tellAdmin(old, now *Rules, by wire.DeviceID) {
+// reportAdmin emits EventAdmin when this device's user becomes an admin, and keeps an offer until the user answers it.
+func (t *conversation) reportAdmin(old, now *Rules, by DeviceID) {
 	self := t.d.self.Device.User()
-	if old.Admin(self) || !now.Admin(self) {
+	switch {
+	case !now.Admin(self), old.Admin(self) && by.User() == self: // given up, or answered on another device of this user
+		t.u.delete(t.offerKey())
+		return
+	case old.Admin(self):
 		return
 	}
 	e := Event{Type: EventAdmin, By: by}
-	if !old.Admin(by.User()) {
-		e.Err = errors.New("the last admin is gone, and the first of the others is you: to hand this on, promote another member")
+	if isOffer(old, now, self, by) {
+		t.u.put(t.offerKey(), []byte{1})
+		e.Err = errors.New("no admin is left, and you are offered to be the next one: answer yes or no")
 	}
 	t.event(e)
 }
 
-// lastAdmin refuses what would leave a conversation without an admin who chose a successor: none of those who go is
-// the last one, unless nobody stays.
-func (t *thread) lastAdmin(goes func(wire.DeviceID) bool) error {
+// lastAdmin refuses a removal after which members stay but no admin does: the last admin has to promote another
+// member first.
+func (t *conversation) lastAdmin(goes func(DeviceID) bool) error {
 	rules, err := t.rules()
 	if err != nil || len(rules.Admins) == 0 {
 		return err

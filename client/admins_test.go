@@ -24,7 +24,8 @@ func admins(t testing.TB, id wire.ConversationID, want []wire.UserID, peers ...*
 	}
 }
 
-// TestRemovedAdminIsNoneWhenAddedAgain: a plain member adds her, and she may not remove the one who removed her.
+// TestRemovedAdminIsNoneWhenAddedAgain checks that an admin whom a plain member adds again may not remove the member
+// who removed her.
 func TestRemovedAdminIsNoneWhenAddedAgain(t *testing.T) {
 	_, id, a, b, c := trio(t, CreateOptions{})
 	ctx, alice := t.Context(), a.id.User()
@@ -41,7 +42,8 @@ func TestRemovedAdminIsNoneWhenAddedAgain(t *testing.T) {
 	}
 }
 
-// TestAdminWhoLeavesIsNoneAnyMore: a plain member's device commits it.
+// TestAdminWhoLeavesIsNoneAnyMore checks that an admin who leaves loses the role, when a plain member's device
+// commits the leave.
 func TestAdminWhoLeavesIsNoneAnyMore(t *testing.T) {
 	_, id, a, b, c := trio(t, CreateOptions{})
 	ctx := t.Context()
@@ -66,7 +68,8 @@ func TestAdminWhoLeavesIsNoneAnyMore(t *testing.T) {
 	}
 }
 
-// TestLastAdminIsSucceeded: an organization ends the account of the last admin; and no member removes that admin.
+// TestLastAdminIsSucceeded checks that the last admin is succeeded when an organization ends the admin's account, and
+// that no member removes that admin.
 func TestLastAdminIsSucceeded(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{MembersRemove: true})
 	if code := wire.CodeOf(c.Remove(t.Context(), id, a.id.User())); code != wire.Invalid {
@@ -76,7 +79,7 @@ func TestLastAdminIsSucceeded(t *testing.T) {
 	check(t, w.revoke(w.orgs["a.example"], a.id))
 	w.mu.Unlock()
 	eventually(t, func() error {
-		c.lanes.kick(laneUpkeep)
+		c.queues.kick(queueUpkeep)
 		members, err := c.Members(t.Context(), id)
 		if err == nil && len(members) != 2 {
 			err = fmt.Errorf("%d members", len(members))
@@ -87,7 +90,8 @@ func TestLastAdminIsSucceeded(t *testing.T) {
 	admins(t, id, []wire.UserID{bob}, b, c) // the leftmost leaf
 }
 
-// TestAdminNamedBeforehandIsOneWhenAnAdminAdds, and not when another member does.
+// TestAdminNamedBeforehandIsOneWhenAnAdminAdds checks that a user named as admin beforehand becomes one when an admin
+// adds the user, and not when another member does.
 func TestAdminNamedBeforehandIsOneWhenAnAdminAdds(t *testing.T) {
 	for by, want := range map[string][]wire.UserID{"admin": {"mimi://a.example/u/alice", bob}, "member": {"mimi://a.example/u/alice"}} {
 		w := newWorld(t, "a.example", "b.example", "c.example")
@@ -103,8 +107,8 @@ func TestAdminNamedBeforehandIsOneWhenAnAdminAdds(t *testing.T) {
 	}
 }
 
-// TestSuccessionWithAnEarlierRelease: a device that does not know succession lets admins alone change the rules. So an
-// admin's device does it, in the commit or after it.
+// TestSuccessionWithAnEarlierRelease checks succession with a device that does not know it, and that lets only admins
+// change the rules: an admin's device makes the change, in the commit or after it.
 func TestSuccessionWithAnEarlierRelease(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example", "c.example")
 	w.extensions = map[wire.DeviceID][]mlscore.ExtensionType{carolPhone: {extensionRules, extensionAddress}}
@@ -121,7 +125,7 @@ func TestSuccessionWithAnEarlierRelease(t *testing.T) {
 	check(t, a.ChangeRules(ctx, id, RulesChange{Promote: []wire.UserID{bob}}))
 	agree(t, id, a, b, c)
 	a.stop()
-	check(t, b.Leave(ctx, id)) // carol's device commits it
+	check(t, b.Leave(ctx, id)) // carol's device commits the leave
 	inState(t, b, id, StateLeft)
 	a.start()
 	admins(t, id, []wire.UserID{alice}, a, c)
@@ -133,16 +137,17 @@ func TestSuccessionWithAnEarlierRelease(t *testing.T) {
 	}
 }
 
-// TestCommitAgainstSuccessionIsNotProcessed: it keeps a removed admin, or takes more from the rules than it may.
+// TestCommitAgainstSuccessionIsNotProcessed checks a commit that keeps a removed admin, and one that takes more from
+// the rules than it may.
 func TestCommitAgainstSuccessionIsNotProcessed(t *testing.T) {
-	leafOf := func(t *thread, u wire.UserID) (leaf mlscore.LeafIndex) {
+	leafOf := func(t *conversation, u wire.UserID) (leaf mlscore.LeafIndex) {
 		t.group.Public().Members(func(m mlscore.Member) bool {
 			leaf = m.Leaf
 			return userOf(m) != u
 		})
 		return leaf
 	}
-	rules := func(t *thread, change func(*Rules)) mlscore.Proposal {
+	rules := func(t *conversation, change func(*Rules)) mlscore.Proposal {
 		r, err := t.rules()
 		check(t.d.opts.Transport.(*endpoint).w.t, err)
 		change(r)
@@ -150,14 +155,14 @@ func TestCommitAgainstSuccessionIsNotProcessed(t *testing.T) {
 		check(t.d.opts.Transport.(*endpoint).w.t, err)
 		return mlscore.ExtensionsProposal(t.group.Public().Context().Extensions.With(x))
 	}
-	for name, proposals := range map[string]func(*thread) []mlscore.Proposal{
-		"keeps the removed admin": func(t *thread) []mlscore.Proposal {
+	for name, proposals := range map[string]func(*conversation) []mlscore.Proposal{
+		"keeps the removed admin": func(t *conversation) []mlscore.Proposal {
 			return []mlscore.Proposal{mlscore.RemoveProposal(leafOf(t, bob))}
 		},
-		"takes another admin off": func(t *thread) []mlscore.Proposal {
+		"takes another admin off": func(t *conversation) []mlscore.Proposal {
 			return []mlscore.Proposal{rules(t, func(r *Rules) { r.Admins = []wire.UserID{bob} })}
 		},
-		"promotes itself": func(t *thread) []mlscore.Proposal {
+		"promotes itself": func(t *conversation) []mlscore.Proposal {
 			return []mlscore.Proposal{rules(t, func(r *Rules) { r.Admins = append(r.Admins, carol) })}
 		},
 	} {
@@ -168,7 +173,7 @@ func TestCommitAgainstSuccessionIsNotProcessed(t *testing.T) {
 			check(t, a.UpdateKeys(t.Context(), id))
 			follow := []*peer{a, b, c}
 			if name == "keeps the removed admin" {
-				follow = []*peer{a, c} // who is removed cannot read what else the commit does
+				follow = []*peer{a, c} // a removed device cannot read the rest of the commit
 			}
 			agree(t, id, follow[0], follow[1:]...)
 			admins(t, id, was, follow...)
@@ -180,18 +185,18 @@ func TestCommitAgainstSuccessionIsNotProcessed(t *testing.T) {
 	}
 }
 
-// forgeChange lets a member submit a commit as it is, without what succession adds.
-func (p *peer) forgeChange(id wire.ConversationID, proposals func(*thread) []mlscore.Proposal) {
+// forgeChange makes a member submit a commit as it is, without the changes that succession adds.
+func (p *peer) forgeChange(id wire.ConversationID, proposals func(*conversation) []mlscore.Proposal) {
 	p.t.Helper()
 	var env *wire.Envelope
 	check(p.t, p.turn(p.t.Context(), func(u *unit) error {
-		t, err := p.usableThread(u, id)
+		t, err := p.usableConversation(u, id)
 		if err != nil {
 			return err
 		}
-		t.look(nil)
+		t.setPolicy(nil)
 		c := &change{proposals: proposals(t)}
-		delivery, err := t.guess(c)
+		delivery, err := t.expectedChange(c)
 		if err != nil {
 			return err
 		}

@@ -6,11 +6,11 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A conversation that succeeds another has its history: messages up to Base stand under the other's id, with
-// the same numbers. Nothing is copied.
+// A conversation that succeeds another includes the history of the earlier one: messages up to Base stay under the id
+// of the earlier one, with the same numbers. Nothing is copied.
 
-// hidden reports whether people are not to see a conversation: it is one of two that go on as one.
-func (t *thread) hidden() bool {
+// hidden reports whether users must not see a conversation: it is one of two that continue as one.
+func (t *conversation) hidden() bool {
 	r := t.rec
 	switch r.State {
 	case StateFounding, StateMoved, StateHeld:
@@ -25,19 +25,19 @@ func (t *thread) hidden() bool {
 	return false
 }
 
-// postableThread is usableThread for a caller who sends: what is sent while a conversation moves waits.
-func (d *Device) postableThread(u *unit, id wire.ConversationID) (*thread, error) {
-	t, err := d.knownThread(u, id)
+// postableConversation is usableConversation for a caller that sends: messages sent while a conversation moves wait.
+func (d *Device) postableConversation(u *unit, id ConversationID) (*conversation, error) {
+	t, err := d.knownConversation(u, id)
 	if err == nil && t.rec.State == StateMoving {
 		return t, nil
 	}
-	return d.usableThread(u, id)
+	return d.usableConversation(u, id)
 }
 
-// home is the conversation that a message of this one is shown in.
-func (t *thread) home() (*thread, error) {
+// shownIn returns the conversation in which a message of this one is shown.
+func (t *conversation) shownIn() (*conversation, error) {
 	for t.rec.State == StateMoved {
-		next, err := t.d.thread(t.u, wire.ConversationID(t.rec.Line.Successor))
+		next, err := t.d.findConversation(t.u, wire.ConversationID(t.rec.Line.Successor))
 		if err != nil || next == nil {
 			return t, err
 		}
@@ -46,8 +46,8 @@ func (t *thread) home() (*thread, error) {
 	return t, nil
 }
 
-// before gives the conversation that a record's succeeds, "" if it succeeds none.
-func (t *thread) before(r *conversationRecord) (wire.ConversationID, *conversationRecord, error) {
+// predecessor returns the conversation that the record's conversation succeeds, or "" if it succeeds none.
+func (t *conversation) predecessor(r *conversationRecord) (ConversationID, *conversationRecord, error) {
 	if len(r.Line.From) == 0 {
 		return "", nil, nil
 	}
@@ -59,12 +59,12 @@ func (t *thread) before(r *conversationRecord) (wire.ConversationID, *conversati
 	return wire.ConversationID(r.Line.From), old, nil
 }
 
-// messageAt reads message n of the history and says where it stands; nil if there is none.
-func (t *thread) messageAt(n uint64) (*messageRecord, []byte, error) {
+// messageAt reads message n of the history and returns the key of its record; nil if there is no such message.
+func (t *conversation) messageAt(n uint64) (*messageRecord, []byte, error) {
 	id, r := t.id, t.rec
 	for n < r.Line.Base {
 		var err error
-		if id, r, err = t.before(r); err != nil || r == nil {
+		if id, r, err = t.predecessor(r); err != nil || r == nil {
 			return nil, nil, err
 		}
 	}
@@ -76,27 +76,27 @@ func (t *thread) messageAt(n uint64) (*messageRecord, []byte, error) {
 	return rec, key, nil
 }
 
-// findMessage finds the number of a message by who sent it and its id.
-func (t *thread) findMessage(sender wire.DeviceID, m MessageID) (n uint64, found bool, err error) {
+// findMessage finds the number of a message by its sender and its id.
+func (t *conversation) findMessage(sender DeviceID, m MessageID) (n uint64, found bool, err error) {
 	id, r := t.id, t.rec
 	for r != nil {
 		at, ok, err := t.u.Get(messageIDKey(id, sender, m))
 		if err != nil || ok {
 			return parseNumber(at), ok, err
 		}
-		if id, r, err = t.before(r); err != nil {
+		if id, r, err = t.predecessor(r); err != nil {
 			return 0, false, err
 		}
 	}
 	return 0, false, nil
 }
 
-// lineage lists a conversation and those that it succeeds, the newest first.
-func (d *Device) lineage(ctx context.Context, id wire.ConversationID) (ids []wire.ConversationID, err error) {
+// lineage lists a conversation and those that it succeeds, newest first.
+func (d *Device) lineage(ctx context.Context, id ConversationID) (ids []ConversationID, err error) {
 	err = d.turn(ctx, func(u *unit) error {
-		t, err := d.knownThread(u, id)
+		t, err := d.knownConversation(u, id)
 		if wire.CodeOf(err) == wire.UnknownConversation {
-			ids = []wire.ConversationID{id} // the node says so
+			ids = []ConversationID{id} // unknown here: the node reports the error
 			return nil
 		}
 		if err != nil {
@@ -105,7 +105,7 @@ func (d *Device) lineage(ctx context.Context, id wire.ConversationID) (ids []wir
 		at, r := t.id, t.rec
 		for r != nil && err == nil {
 			ids = append(ids, at)
-			at, r, err = t.before(r)
+			at, r, err = t.predecessor(r)
 		}
 		return err
 	})

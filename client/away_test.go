@@ -23,7 +23,7 @@ func goOn(t *testing.T, p *peer, id wire.ConversationID, count int) (texts []str
 	return texts
 }
 
-// whole waits until a device has all texts in their order, and fails if it was told of a gap.
+// whole waits until a device has all texts in their order, and fails if the device reported a gap.
 func whole(t *testing.T, p *peer, id wire.ConversationID, texts []string) {
 	t.Helper()
 	eventually(t, func() error {
@@ -43,8 +43,9 @@ func whole(t *testing.T, p *peer, id wire.ConversationID, texts []string) {
 	}
 }
 
-// TestAddedWhileAway: a device that was added by a Welcome in a blob, and comes back when the log has long forgotten the
-// entry after it, follows by what its mailbox has kept. While the Welcome cannot be fetched, it says so.
+// TestAddedWhileAway checks a device that was added by a Welcome in a blob, and comes back when the log has long
+// forgotten the entry after it: it follows with the items in its mailbox. While the Welcome cannot be fetched, the
+// device reports that.
 func TestAddedWhileAway(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	w.limits.Inline, w.limits.Receipts, w.keep = 1000, -1, 4
@@ -72,7 +73,7 @@ func TestAddedWhileAway(t *testing.T) {
 	}
 }
 
-// TestWelcomeThatIsGone: a device whose Welcome nobody has any more does not wait without end.
+// TestWelcomeThatIsGone checks that a device whose Welcome nobody has any more stops waiting.
 func TestWelcomeThatIsGone(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	w.limits.Inline = 1000
@@ -92,8 +93,8 @@ func TestWelcomeThatIsGone(t *testing.T) {
 	}
 }
 
-// TestAwayForManyCommits: a device that was away for more commits than the log keeps follows by its mailbox, also if it wants
-// to commit at once, and so learns of the newest entry before it has the next one.
+// TestAwayForManyCommits checks a device that was away for more commits than the log keeps: it follows with its
+// mailbox, also if it wants to commit at once, and so learns of the newest entry before it has the next one.
 func TestAwayForManyCommits(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	w.limits.Receipts, w.keep = -1, 4
@@ -117,8 +118,8 @@ func TestAwayForManyCommits(t *testing.T) {
 	}
 	w.mu.Unlock()
 	b.restart()
-	check(t, b.turn(t.Context(), func(u *unit) error { // as it learns by an answer, before anything is pushed
-		c, err := b.thread(u, id)
+	check(t, b.turn(t.Context(), func(u *unit) error { // as an answer would report it, before anything is pushed
+		c, err := b.findConversation(u, id)
 		if err != nil {
 			return err
 		}
@@ -126,7 +127,7 @@ func TestAwayForManyCommits(t *testing.T) {
 		return c.save()
 	}))
 	<-asked
-	<-asked // the first was answered
+	<-asked // the first request was answered
 	w.mu.Lock()
 	clear(w.faults.mute)
 	w.faults.before = nil

@@ -7,7 +7,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// signal lets some wait for what others do.
+// signal lets goroutines wait for an action of others.
 type signal struct {
 	mu   sync.Mutex
 	next chan struct{} // closed by give; nil while nobody waits
@@ -31,10 +31,10 @@ func (s *signal) give() {
 	}
 }
 
-// CatchUp waits until the device has taken in all that its organization had for it when the call began: the
-// streams of all its conversations, with what was missing between, and the conversations to which it was
-// added. What comes later may be there too. Run must be running; without a connection it waits for one, for as
-// long as Timing.Call (ErrOffline), and then for as long as ctx allows.
+// CatchUp waits until the device has taken in all items that its organization had for it when the call began: the
+// streams of all its conversations with their missing parts, and the conversations to which the device was added.
+// Later items may have been taken in too. Run must be running. Without a connection CatchUp waits for one for as long
+// as Timing.Call (ErrOffline), and then for as long as ctx allows.
 func (d *Device) CatchUp(ctx context.Context) error {
 	var a wire.ConversationsAnswer
 	if err := d.call(ctx, wire.MethodConversations, nil, &a); err != nil {
@@ -64,7 +64,7 @@ func (d *Device) CatchUp(ctx context.Context) error {
 	}
 }
 
-// reached reports whether a stream was taken in up to where it ended, and its conversation follows.
+// reached reports whether a stream was taken in up to its end at that time, and whether its conversation follows.
 func (d *Device) reached(u *unit, s *wire.ConversationState) (bool, error) {
 	if s.Acknowledged < s.End {
 		at, ok, err := u.Get(recordKey(recordCursor, s.Token[:], idPart(s.Conversation)))
@@ -75,7 +75,7 @@ func (d *Device) reached(u *unit, s *wire.ConversationState) (bool, error) {
 	rec := new(conversationRecord)
 	known, err := u.getRecord(conversationKey(s.Conversation), rec)
 	if err != nil || !known {
-		return err == nil, err // nothing in it was for this device
+		return err == nil, err // no item of the stream was for this device
 	}
 	if rec.State == StateHeld {
 		return true, nil

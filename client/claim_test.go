@@ -11,8 +11,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestAddWaitsForTheRate: who adds more users than it may claim at once waits for the rate, says so, and loses nothing of what
-// it has claimed before.
+// TestAddWaitsForTheRate checks that a device that adds more users than it may claim at once waits for the rate,
+// reports that, and keeps its earlier claims.
 func TestAddWaitsForTheRate(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example", "c.example")
 	a, b, c := w.peer(alicePhone).ready(), w.peer(bobPhone).ready(), w.peer(carolPhone).ready()
@@ -40,8 +40,9 @@ func TestAddWaitsForTheRate(t *testing.T) {
 	}
 }
 
-// TestOwnDevicesAreClaimedAlone: a device adds another one of its user to many conversations with one KeyPackage each, and
-// takes none of its other devices; last resorts are left for when the device brings no others.
+// TestOwnDevicesAreClaimedAlone checks that a device adds another device of its user to many conversations with one
+// KeyPackage each, and takes no KeyPackages of its other devices. Last resorts are taken only once the device uploads
+// no others.
 func TestOwnDevicesAreClaimedAlone(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	w.features = wire.NewFeatures(wire.FeatureClaimOwn)
@@ -93,8 +94,8 @@ func TestOwnDevicesAreClaimedAlone(t *testing.T) {
 	}
 }
 
-// TestAddInSeveralCommits: users whose KeyPackages do not fit one commit are added by several, each claimed when its commit is
-// about to be made; an error says how many are in.
+// TestAddInSeveralCommits checks that users whose KeyPackages do not fit one commit are added by several. The
+// KeyPackages of each commit are claimed just before it is made, and an error says how many users were added.
 func TestAddInSeveralCommits(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example", "c.example")
 	w.limits.AddBytes = 1

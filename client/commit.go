@@ -9,16 +9,18 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// statement is the authenticated_data of a Commit: what its maker claims, for members to compare.
+// statement is the authenticated_data of a Commit: claims of the committer that members compare with what they know.
 type statement struct {
-	Binding wire.Hash           `cbor:"1,keyasint"` // wire.CommitBundle.Binding
-	Last    wire.SequenceNumber `cbor:"2,keyasint"` // the last entry that the committer had taken in
-	Order   wire.Hash           `cbor:"3,keyasint"` // the order hash up to it
-	// Evidence are revocation lists, which prove that who is removed was revoked.
+	Binding wire.Hash      `cbor:"1,keyasint"` // wire.CommitBundle.Binding
+	Last    SequenceNumber `cbor:"2,keyasint"` // the last entry that the committer had taken in
+	Order   wire.Hash      `cbor:"3,keyasint"` // the order hash up to it
+	// Evidence holds revocation lists, which prove that the removed devices were revoked.
 	Evidence [][]byte `cbor:"4,keyasint,omitempty"`
+	// Readers is the node's answer about the delivery list, as the committer reports it: see readers_report.go.
+	Readers *readersReport `cbor:"5,keyasint,omitempty"`
 }
 
-// Check refuses more evidence than a commit may carry.
+// Check refuses more evidence than a commit may carry, and an invalid report.
 func (s *statement) Check() error {
 	size := 0
 	for _, e := range s.Evidence {
@@ -27,12 +29,15 @@ func (s *statement) Check() error {
 	if size > MaxEvidence {
 		return wire.Errorf(wire.TooLarge, "commit", "revocation lists of %d bytes, at most %d", size, MaxEvidence)
 	}
+	if s.Readers != nil {
+		return s.Readers.Check()
+	}
 	return nil
 }
 
 const maxStatement = MaxEvidence + 4096
 
-// deliveryChange is what a commit changes in the delivery list: each member's leaf names its address.
+// deliveryChange returns the change of the delivery list that a commit makes: each member's leaf names its address.
 func deliveryChange(e *mlscore.Effects, after *mlscore.PublicState) (wire.DeliveryChange, error) {
 	added := slices.Clone(e.Added)
 	if e.External {
@@ -78,14 +83,14 @@ func equalChange(a, b wire.DeliveryChange) bool {
 	return slices.Equal(a.Add, b.Add) && slices.Equal(a.Remove, b.Remove)
 }
 
-// guess is the change that a commit will probably make: which of the waiting proposals it takes is known
-// only when it is made, and its authenticated_data has to be known before.
-func (t *thread) guess(c *change) (wire.DeliveryChange, error) {
+// expectedChange returns the change that a commit will probably make. Only the finished commit shows which of the
+// waiting proposals it includes, but its authenticated_data must be known before.
+func (t *conversation) expectedChange(c *change) (wire.DeliveryChange, error) {
 	return changeOf(t.comingAndGoing(c))
 }
 
-// comingAndGoing are the members whom a change and the waiting proposals add and remove.
-func (t *thread) comingAndGoing(c *change) (added, removed []mlscore.Member) {
+// comingAndGoing returns the members that a change and the waiting proposals add and remove.
+func (t *conversation) comingAndGoing(c *change) (added, removed []mlscore.Member) {
 	var list []mlscore.Proposal
 	for _, p := range t.group.Public().Pending() {
 		list = append(list, p.Proposal)
@@ -104,17 +109,17 @@ func (t *thread) comingAndGoing(c *change) (added, removed []mlscore.Member) {
 	return added, removed
 }
 
-// commit makes a commit, whose statement names the change of the delivery list that it makes.
-func (t *thread) commit(c *change) (*mlscore.Commit, wire.DeliveryChange, error) {
+// commit makes a commit whose statement names the change of the delivery list that the commit makes.
+func (t *conversation) commit(c *change) (*mlscore.Commit, wire.DeliveryChange, error) {
 	revoked, err := t.d.evidence(c.evidence)
 	if err != nil {
 		return nil, wire.DeliveryChange{}, err
 	}
-	t.look(revoked)
+	t.setPolicy(revoked)
 	if c, err = t.succession(c); err != nil {
 		return nil, wire.DeliveryChange{}, err
 	}
-	delivery, err := t.guess(c)
+	delivery, err := t.expectedChange(c)
 	if err != nil {
 		return nil, delivery, err
 	}
@@ -135,34 +140,46 @@ func (t *thread) commit(c *change) (*mlscore.Commit, wire.DeliveryChange, error)
 	return nil, delivery, wire.Errorf(wire.Internal, "commit", "the proposals of a commit for %v do not settle", t.id)
 }
 
-func (t *thread) commitOnce(c *change, delivery wire.DeliveryChange) (*mlscore.Commit, error) {
+func (t *conversation) commitOnce(c *change, delivery wire.DeliveryChange) (*mlscore.Commit, error) {
 	said, err := t.statement(c, delivery)
 	if err != nil {
 		return nil, err
 	}
+	reported, err := t.readersExtension()
+	if err != nil {
+		return nil, err
+	}
+	room, err := t.roomExtension()
+	if err != nil {
+		return nil, err
+	}
+	reported = append(reported, room...)
 	return t.group.Commit(mlscore.CommitOptions{
 		Proposals: c.proposals, Leaf: c.leaf, AuthenticatedData: said,
 		GroupInfo:   mlscore.GroupInfoOptions{External: t.public()},
-		WelcomeInfo: mlscore.GroupInfoOptions{Tree: true},
+		WelcomeInfo: mlscore.GroupInfoOptions{Tree: true, Extensions: reported},
 	})
 }
 
-func (t *thread) statement(c *change, delivery wire.DeliveryChange) ([]byte, error) {
+func (t *conversation) statement(c *change, delivery wire.DeliveryChange) ([]byte, error) {
 	binding, err := (&wire.CommitBundle{Delivery: delivery}).Binding()
 	if err != nil {
 		return nil, err
 	}
 	s := &statement{Binding: binding, Last: t.rec.Position.Last, Order: t.rec.Position.Order, Evidence: c.evidence}
+	if s.Readers, err = t.reportReaders(); err != nil {
+		return nil, err
+	}
 	if err := s.Check(); err != nil {
 		return nil, err
 	}
 	return wire.Encode(s)
 }
 
-func (t *thread) public() bool { return wire.Handshakes(t.rec.Policy) == wire.HandshakesPublic }
+func (t *conversation) public() bool { return wire.Handshakes(t.rec.Policy) == wire.HandshakesPublic }
 
-// submit stores a commit for c as the envelope that goes out, with the group's state, in this turn.
-func (t *thread) submit(c *change, opNumber uint64) error {
+// orderEnvelope stores a commit for c as the pending envelope, together with the group's state, in this turn.
+func (t *conversation) orderEnvelope(c *change, opNumber uint64) error {
 	made, delivery, err := t.commit(c)
 	if err != nil {
 		return err
@@ -185,14 +202,17 @@ func (t *thread) submit(c *change, opNumber uint64) error {
 	if err := t.publish(pending, bundle, made); err != nil {
 		return err
 	}
+	if err := t.moveRest(pending, bundle, made.Staged.Public()); err != nil {
+		return err
+	}
 	e := t.envelope(wire.KindCommit)
 	e.Commit = bundle
 	return t.sendOut(e, pending)
 }
 
-// publish adds what an external join needs. Only with public handshakes can there be one: servers take no
-// PublicMessage otherwise, and the tree would tell them who takes part.
-func (t *thread) publish(p *pendingRecord, b *wire.CommitBundle, made *mlscore.Commit) error {
+// publish adds the data that an external join needs. External joins are possible only with public handshakes:
+// otherwise servers accept no PublicMessage, and the tree would reveal the members to them.
+func (t *conversation) publish(p *pendingRecord, b *wire.CommitBundle, made *mlscore.Commit) error {
 	if !t.public() {
 		return nil
 	}
@@ -207,8 +227,8 @@ func (t *thread) publish(p *pendingRecord, b *wire.CommitBundle, made *mlscore.C
 	return err
 }
 
-// payload puts content into the entry, or beside it if it is large. nil stays nil.
-func (t *thread) payload(p *pendingRecord, content []byte) (*wire.Payload, error) {
+// payload puts content into the entry, or into a separate blob if the content is large. nil stays nil.
+func (t *conversation) payload(p *pendingRecord, content []byte) (*wire.Payload, error) {
 	switch {
 	case len(content) == 0:
 		return nil, nil
@@ -217,26 +237,32 @@ func (t *thread) payload(p *pendingRecord, content []byte) (*wire.Payload, error
 	case len(content) > wire.MaxBlob:
 		return nil, wire.Errorf(wire.TooLarge, "commit", "Welcome or tree of %d bytes, at most %d", len(content), wire.MaxBlob)
 	}
-	ref := wire.BlobRef{Hash: sha256.Sum256(content), Size: uint64(len(content))}
-	t.u.put(t.blobKey(ref), content)
-	p.Blobs = append(p.Blobs, ref)
+	ref := t.addBlob(p, content)
 	return &wire.Payload{Blob: &ref}, nil
 }
 
-func (t *thread) blobKey(ref wire.BlobRef) []byte {
+// addBlob stores content to be uploaded as a blob before the submission that names it.
+func (t *conversation) addBlob(p *pendingRecord, content []byte) wire.BlobRef {
+	ref := wire.BlobRef{Hash: sha256.Sum256(content), Size: uint64(len(content))}
+	t.u.put(t.blobKey(ref), content)
+	p.Blobs = append(p.Blobs, ref)
+	return ref
+}
+
+func (t *conversation) blobKey(ref wire.BlobRef) []byte {
 	return recordKey(recordBlob, idPart(t.id), ref.Hash[:])
 }
 
-// envelope begins a submission for the present epoch.
-func (t *thread) envelope(kind wire.Kind) *wire.Envelope {
+// envelope starts a submission for the present epoch.
+func (t *conversation) envelope(kind wire.Kind) *wire.Envelope {
 	return &wire.Envelope{
 		Version: wire.EnvelopeVersion, Conversation: t.id, Kind: kind,
 		Epoch: wire.Epoch(t.group.Epoch()), Parent: t.rec.Position.Parent,
 	}
 }
 
-// sendOut names and signs an envelope, and stores it as the one that goes out.
-func (t *thread) sendOut(e *wire.Envelope, p *pendingRecord) (err error) {
+// sendOut gives an envelope its id, signs it, and stores it as the pending envelope.
+func (t *conversation) sendOut(e *wire.Envelope, p *pendingRecord) (err error) {
 	if e.Submission, err = t.d.newSubmission(); err != nil {
 		return err
 	}
@@ -260,10 +286,10 @@ func (t *thread) sendOut(e *wire.Envelope, p *pendingRecord) (err error) {
 	return t.u.putRecord(t.pendingKey(), p)
 }
 
-func (t *thread) pendingKey() []byte { return recordKey(recordPending, idPart(t.id)) }
+func (t *conversation) pendingKey() []byte { return recordKey(recordPending, idPart(t.id)) }
 
-// pending is the envelope that goes out, nil if there is none.
-func (t *thread) pending() (*pendingRecord, *wire.Envelope, error) {
+// pending returns the envelope that is being submitted, or nil if there is none.
+func (t *conversation) pending() (*pendingRecord, *wire.Envelope, error) {
 	p := new(pendingRecord)
 	ok, err := t.u.getRecord(t.pendingKey(), p)
 	if err != nil || !ok {
@@ -273,8 +299,11 @@ func (t *thread) pending() (*pendingRecord, *wire.Envelope, error) {
 	return p, e, wire.Decode(p.Envelope, maxRecord, e)
 }
 
-// dropPending forgets the envelope that goes out, and the own commit in it.
-func (t *thread) dropPending() error {
+// dropPending forgets the pending envelope and the own commit in it, except for its id.
+func (t *conversation) dropPending() error {
+	if err := t.noteDropped(); err != nil {
+		return err
+	}
 	t.u.delete(t.pendingKey())
 	t.u.deleteAll(recordKey(recordBlob, idPart(t.id)))
 	if t.group == nil {

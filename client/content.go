@@ -7,7 +7,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Bounds of a content. The whole fits a message of wire.MaxMessage with room for MLS around it.
+// Bounds of a content. The whole content fits a message of wire.MaxMessage with room for the MLS framing.
 const (
 	MaxText     = 192 << 10 // bytes of Text and Body together
 	MaxReceipts = 1024      // messages that one receipt names
@@ -17,19 +17,19 @@ const (
 // maxContent is the largest encoded content, in bytes.
 const maxContent = MaxText + 32<<10
 
-// MessageID names a message for replies and receipts: 16 random bytes of its sender's choice.
+// MessageID identifies a message for replies and receipts: 16 random bytes that the sender chose.
 type MessageID [16]byte
 
-// String is the id in hexadecimal.
+// String returns the id in hexadecimal.
 func (m MessageID) String() string { return hex.EncodeToString(m[:]) }
 
 // IsZero reports whether no id is set.
 func (m MessageID) IsZero() bool { return m == MessageID{} }
 
-// ContentType says what a message holds.
+// ContentType says what kind of content a message holds.
 type ContentType uint8
 
-// The types of content. One that is not known is kept and shown as such.
+// The types of content. A content of an unknown type is kept and shown as unknown.
 const (
 	ContentText    ContentType = 1 // Text
 	ContentBytes   ContentType = 2 // Body, for applications
@@ -37,28 +37,29 @@ const (
 	ContentReceipt ContentType = 4 // Refs: messages that have reached a device
 )
 
-// Content is what an application message holds, encrypted.
+// Content is the plaintext of an application message.
 type Content struct {
 	Type ContentType `cbor:"1,keyasint"`
 	Text string      `cbor:"2,keyasint,omitempty"`
 	Body []byte      `cbor:"3,keyasint,omitempty"`
 	File *File       `cbor:"4,keyasint,omitempty"`
-	// Refs are the messages that a receipt is about; of another type, the one that it answers.
+	// Refs names the messages that a receipt confirms. In a content of another type it names the message that this
+	// one answers.
 	Refs []MessageID `cbor:"5,keyasint,omitempty"`
 	Time wire.Time   `cbor:"6,keyasint"` // the sender's clock
 	ID   MessageID   `cbor:"7,keyasint"`
 }
 
-// File is where to find a file and how to open it. The key is as secret as the message.
+// File says where a file is stored and how to decrypt it. The key is as secret as the message.
 type File struct {
 	Name         string       `cbor:"1,keyasint"`
 	Size         uint64       `cbor:"2,keyasint"` // bytes, before encryption
-	Key          []byte       `cbor:"3,keyasint"` // AES-256-GCM, for this file alone
-	Blob         wire.BlobRef `cbor:"4,keyasint"` // what was uploaded
-	Organization wire.Domain  `cbor:"5,keyasint"` // where
+	Key          []byte       `cbor:"3,keyasint"` // an AES-256-GCM key for this file alone
+	Blob         wire.BlobRef `cbor:"4,keyasint"` // the uploaded blob
+	Organization Domain       `cbor:"5,keyasint"` // the organization that stores the blob
 }
 
-// EncodeContent writes a content in the one encoding that DecodeContent accepts.
+// EncodeContent encodes a content in the one form that DecodeContent accepts.
 func EncodeContent(c *Content) ([]byte, error) {
 	if err := c.Check(); err != nil {
 		return nil, err
@@ -70,13 +71,13 @@ func EncodeContent(c *Content) ([]byte, error) {
 	return b, err
 }
 
-// DecodeContent reads a content that a member sent.
+// DecodeContent decodes a content from a member.
 func DecodeContent(b []byte) (*Content, error) {
 	c := new(Content)
 	return c, wire.Decode(b, maxContent, c)
 }
 
-// Check refuses a content over its bounds, or whose fields do not belong to its type.
+// Check refuses a content that exceeds its bounds or has fields that do not belong to its type.
 func (c *Content) Check() error {
 	if c.ID.IsZero() || c.Type == 0 {
 		return wire.Errorf(wire.Malformed, "content", "without an id or a type")
@@ -99,7 +100,7 @@ func (c *Content) Check() error {
 	return nil
 }
 
-// Check refuses a file that cannot be one.
+// Check refuses a file description that cannot be valid.
 func (f *File) Check() error {
 	if f.Name == "" || len(f.Name) > maxFileName || !utf8.ValidString(f.Name) {
 		return wire.Errorf(wire.Malformed, "content", "file name of %d bytes, wanted 1 to %d of UTF-8", len(f.Name), maxFileName)

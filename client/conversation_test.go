@@ -26,7 +26,7 @@ func trio(t *testing.T, o CreateOptions) (w *world, id wire.ConversationID, a, b
 	return w, id, a, b, c
 }
 
-// hasTexts waits until a device's history is what is wanted.
+// hasTexts waits until a device's history is want.
 func hasTexts(t testing.TB, p *peer, id wire.ConversationID, want ...string) {
 	t.Helper()
 	eventually(t, func() error {
@@ -166,7 +166,7 @@ func TestLeavingIsCommittedByOthers(t *testing.T) {
 		}
 		return err
 	})
-	check(t, a.Leave(t.Context(), id)) // alone: it is closed
+	check(t, a.Leave(t.Context(), id)) // the only member: leaving closes the conversation
 	inState(t, a, id, StateLeft)
 }
 
@@ -220,7 +220,7 @@ func TestMessagesAheadOfTheirCommitAreHeld(t *testing.T) {
 func TestMissingEntriesAreFetched(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	w.mu.Lock()
-	w.faults.lag["b.example"] = true // and stays so
+	w.faults.lag["b.example"] = true // and the lag stays
 	w.mu.Unlock()
 	check(t, a.UpdateKeys(t.Context(), id))
 	_, err := a.SendText(t.Context(), id, "Hello")
@@ -245,11 +245,11 @@ func TestWhoWasAwayCatchesUp(t *testing.T) {
 	agree(t, id, a, b, c)
 }
 
-func TestMessagesOfAnEndedEpochAreProtectedAnew(t *testing.T) {
+func TestMessagesOfAnEndedEpochAreProtectedAgain(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	a.stop()
 	a.open()
-	for i := range 3 { // without a connection
+	for i := range 3 { // while there is no connection
 		_, err := a.SendText(t.Context(), id, fmt.Sprint(i))
 		check(t, err)
 	}
@@ -269,7 +269,7 @@ func TestMessagesOfAnEndedEpochAreProtectedAnew(t *testing.T) {
 	})
 }
 
-func TestReceiptsTellOfDelivery(t *testing.T) {
+func TestReceiptsReportDelivery(t *testing.T) {
 	_, id, a, b, c := trio(t, CreateOptions{})
 	m, err := a.SendText(t.Context(), id, "Hello")
 	check(t, err)
@@ -344,7 +344,7 @@ func TestSecondDeviceIsAddedByTheFirst(t *testing.T) {
 	code, _, err := b.InviteDevice(t.Context(), 0)
 	check(t, err)
 	laptop := w.enrolled(t, "mimi://b.example/d/bob/laptop", code)
-	eventually(t, func() error { // the first device looks again now and then
+	eventually(t, func() error { // the first device checks from time to time
 		_, err := laptop.Conversation(t.Context(), id)
 		return err
 	})
@@ -377,7 +377,7 @@ func TestRevokedDeviceIsRemovedByMembersWhoAreNoAdmins(t *testing.T) {
 	check(t, w.revoke(w.orgs["c.example"], c.id))
 	w.mu.Unlock()
 	eventually(t, func() error {
-		b.lanes.kick(laneUpkeep)
+		b.queues.kick(queueUpkeep)
 		members, err := b.Members(t.Context(), id)
 		if err == nil && len(members) != 2 {
 			err = fmt.Errorf("%d members", len(members))
@@ -391,7 +391,8 @@ func TestRevokedDeviceIsRemovedByMembersWhoAreNoAdmins(t *testing.T) {
 	}
 }
 
-// A renewed certificate goes into the leaves of all conversations, and into the next KeyPackages.
+// TestRenewedCertificateReachesTheMembers checks that a renewed certificate goes into the leaves of all
+// conversations, and into the next KeyPackages.
 func TestRenewedCertificateReachesTheMembers(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	w.mu.Lock()
@@ -404,7 +405,7 @@ func TestRenewedCertificateReachesTheMembers(t *testing.T) {
 	w.mu.Unlock()
 	cert, err := x509.ParseCertificate(chain[0])
 	check(t, err)
-	b.lanes.kick(laneUpkeep)
+	b.queues.kick(queueUpkeep)
 	for _, p := range []*peer{a, b, c} {
 		eventually(t, func() error {
 			members, err := p.Members(t.Context(), id)
@@ -417,7 +418,8 @@ func TestRenewedCertificateReachesTheMembers(t *testing.T) {
 	agree(t, id, a, b, c)
 }
 
-// A device that leaves, or that somebody removes, is not added again by the user's other one; by people it is.
+// TestDeviceThatLeftStaysOut checks that the user's other device does not add a device again that left, or that
+// somebody removed; people can add it.
 func TestDeviceThatLeftStaysOut(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	w.timing = func(q *Timing) { q.Upkeep = 10 * time.Millisecond }
@@ -428,7 +430,7 @@ func TestDeviceThatLeftStaysOut(t *testing.T) {
 	check(t, err)
 	check(t, a.Add(t.Context(), id, bob))
 	agree(t, id, a, b, laptop)
-	// stays waits until bob's phone has looked at its devices several times, and wants so many members then.
+	// stays waits until bob's phone has checked its devices several times, and then expects this number of members.
 	stays := func(members int) {
 		t.Helper()
 		w.mu.Lock()

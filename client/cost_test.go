@@ -13,8 +13,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// costOf counts the requests that f makes, of all devices together, and the pushes; upkeep and receipts are left
-// out.
+// costOf counts the requests of all devices during f, and the pushes; it excludes upkeep and receipts.
 func costOf(t *testing.T, w *world, name string, f func() error) map[wire.Method]cost {
 	t.Helper()
 	w.mu.Lock()
@@ -25,7 +24,7 @@ func costOf(t *testing.T, w *world, name string, f func() error) map[wire.Method
 	defer w.mu.Unlock()
 	costs := w.costs
 	w.costs = nil
-	for _, m := range []wire.Method{wire.MethodOrganizations, wire.MethodRenew, wire.MethodCount, wire.MethodUpload, wire.MethodDevices, wire.MethodRevocations, wire.MethodFeatures, wire.MethodConversations} {
+	for _, m := range []wire.Method{wire.MethodOrganizations, wire.MethodOrganizationsPage, wire.MethodRevocationsPage, wire.MethodRenew, wire.MethodCount, wire.MethodUpload, wire.MethodDevices, wire.MethodRevocations, wire.MethodFeatures, wire.MethodConversations} {
 		delete(costs, m)
 	}
 	for _, m := range slices.Sorted(maps.Keys(costs)) {
@@ -35,8 +34,7 @@ func costOf(t *testing.T, w *world, name string, f func() error) map[wire.Method
 	return costs
 }
 
-// counted waits until requests that have been answered are counted: what they did can be known to the device
-// before, by a push.
+// counted waits until answered requests are counted: a push can show their effects to the device earlier.
 func (w *world) counted(t *testing.T, want map[wire.Method]int) {
 	t.Helper()
 	eventually(t, func() error {
@@ -51,11 +49,12 @@ func (w *world) counted(t *testing.T, want map[wire.Method]int) {
 	})
 }
 
-// Adding a user with three devices is one claim and one commit; the rest is in docs/client.md.
+// TestCostsOfOperations checks that adding a user with three devices costs one claim and one commit;
+// docs/spec/client.md has the rest.
 func TestCostsOfOperations(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	w.limits.Receipts = -1
-	w.timing = func(q *Timing) { q.Grace, q.Upkeep = time.Minute, time.Hour } // pushes come, however slow the machine
+	w.timing = func(q *Timing) { q.Grace, q.Upkeep = time.Minute, time.Hour } // pushes come, even on a slow machine
 	a := w.peer(alicePhone).ready()
 	var bobs []*peer
 	for i := range 3 {
@@ -134,7 +133,8 @@ func TestCostsOfOperations(t *testing.T) {
 	wanted("file of 1 MiB, fetched", map[wire.Method]int{wire.MethodDownload: 11}, func() error {
 		return bobs[0].SaveFile(ctx, id, file, io.Discard, 0)
 	})
-	// One of three: another member commits what it proposes, beside its own request. One alone: several can race.
+	// One of three devices leaves: its own request, and the commit by another member. The other two are stopped:
+	// otherwise several members could race for the commit.
 	bobs[0].stop()
 	bobs[1].stop()
 	wanted("leave", map[wire.Method]int{wire.MethodUpdate: 2}, func() error {
@@ -145,7 +145,7 @@ func TestCostsOfOperations(t *testing.T) {
 		return nil
 	})
 	bobs[2].stop()
-	eventually(t, func() error { // it would send its commit again after the restart
+	eventually(t, func() error { // the device would send its commit again after the restart
 		if len(a.events(EventRemoved)) == 0 {
 			return errors.New("the commit that a made for the leave is not taken in")
 		}
@@ -158,7 +158,7 @@ func TestCostsOfOperations(t *testing.T) {
 	})
 	tablet := &peer{t: t, w: w, id: "mimi://a.example/d/alice/tablet", disk: &disk{MemoryStore: newMemory(), left: -1}}
 	tablet.open()
-	a.stop() // it would hear of the other one before that has KeyPackages
+	a.stop() // the device would hear of the other one before that has KeyPackages
 	check(t, tablet.Enrol(ctx, Enrolment{Device: tablet.id, Code: code}))
 	tablet.run()
 	t.Cleanup(tablet.stop)

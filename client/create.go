@@ -8,47 +8,48 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// CreateOptions shape a conversation. The zero value is a good one: private handshakes, the creator is
-// its admin, and every member may add users.
+// CreateOptions configures a new conversation. The zero value is a good default: private handshakes, the creator is
+// the admin, and every member may add users.
 type CreateOptions struct {
 	Name          string
-	Admins        []wire.UserID // beside the creator
-	AdminsAdd     bool          // only admins add users
-	MembersRemove bool          // every member may remove users
+	Admins        []UserID // in addition to the creator
+	AdminsAdd     bool     // only admins add users
+	MembersRemove bool     // every member may remove users
 	MembersRename bool
 	// PublicHandshakes lets servers read who takes part, and validate every change (RFC 9420 §6).
 	PublicHandshakes bool
-	Padding          PaddingMode // of this device's messages
-	// Suite is the group's cipher suite, one with the signature scheme of the device's key. By default the device's.
-	Suite   mlscore.CipherSuite
-	Voters  uint8       // wire.Policy
-	Witness wire.Domain // wire.Policy; "" for the one that the organization proposes: see ProposedPolicy
-	// NoWitness creates it without one, whatever the organization proposes.
+	Padding          PaddingMode // for the messages of this device
+	// Suite is the cipher suite of the group; it must have the signature scheme of the device's key. The default is
+	// the suite of the device.
+	Suite   CipherSuite
+	Voters  uint8  // Policy
+	Witness Domain // Policy; "" for the witness that the organization proposes: see ProposedPolicy
+	// NoWitness creates the conversation without a witness, even if the organization proposes one.
 	NoWitness bool
 }
 
-// Create founds a conversation with this device in it, and returns once its organization has ordered it.
-// If ctx ends before, it goes on being created. Other devices of the user are added soon. Its name becomes the user's
-// own name too, if no other conversation has it; wire.Invalid if it looks like an id. wire.NotAdmitted for a Witness that
-// the organization has not admitted.
-func (d *Device) Create(ctx context.Context, o CreateOptions) (wire.ConversationID, error) {
+// Create founds a conversation with this device in it, and returns once its organization has ordered it. If ctx ends
+// earlier, the creation continues. Other devices of the user are added soon. The conversation's name becomes the
+// user's own name too, if no other conversation has it; Create returns [Invalid] if the name looks like an id.
+// Create returns [NotAdmitted] for a Witness that the organization has not admitted.
+func (d *Device) Create(ctx context.Context, o CreateOptions) (ConversationID, error) {
 	if err := CheckName(o.Name); err != nil {
 		return "", err
 	}
 	if err := d.checkWitness(ctx, o.Witness); err != nil {
 		return "", err
 	}
-	id, token, err := d.newConversation(ctx)
+	id, token, err := d.chooseConversation(ctx)
 	if err != nil {
 		return "", err
 	}
-	if o.Witness, err = witness(o.Witness, o.NoWitness, func() (wire.Policy, error) { return d.ProposedPolicy(ctx) }); err != nil {
+	if o.Witness, err = witness(o.Witness, o.NoWitness, func() (Policy, error) { return d.ProposedPolicy(ctx) }); err != nil {
 		return "", err
 	}
 	var outcome <-chan error
 	var op operation
 	err = d.turn(ctx, func(u *unit) error {
-		n, err := d.found(u, id, token, o)
+		n, err := d.startFounding(u, id, token, o)
 		op = operation{id, n}
 		if err == nil {
 			outcome = d.waiters.add(op)
@@ -61,12 +62,12 @@ func (d *Device) Create(ctx context.Context, o CreateOptions) (wire.Conversation
 	if err := d.await(ctx, op, outcome); err != nil {
 		return id, err
 	}
-	d.lanes.kick(upkeepOf(id)) // adds the user's other devices
+	d.queues.kick(upkeepOf(id)) // adds the user's other devices
 	return id, nil
 }
 
-// newConversation chooses an id, and an address in it that the node knows.
-func (d *Device) newConversation(ctx context.Context) (id wire.ConversationID, token wire.Token, err error) {
+// chooseConversation chooses an id, and creates an address in the conversation that the node knows.
+func (d *Device) chooseConversation(ctx context.Context) (id ConversationID, token wire.Token, err error) {
 	if token, err = d.newToken(); err != nil {
 		return "", token, err
 	}
@@ -78,13 +79,13 @@ func (d *Device) newConversation(ctx context.Context) (id wire.ConversationID, t
 	return wire.ConversationID(raw[:]), token, err
 }
 
-// found makes the group and the create that goes out.
-func (d *Device) found(u *unit, id wire.ConversationID, token wire.Token, o CreateOptions) (uint64, error) {
+// startFounding creates the group and the create that is submitted.
+func (d *Device) startFounding(u *unit, id ConversationID, token wire.Token, o CreateOptions) (uint64, error) {
 	self, err := d.enrolled()
 	if err != nil {
 		return 0, err
 	}
-	t, err := d.newThread(u, id, token, o)
+	t, err := d.newConversation(u, id, token, o)
 	if err != nil {
 		return 0, err
 	}
@@ -112,9 +113,9 @@ func (d *Device) found(u *unit, id wire.ConversationID, token wire.Token, o Crea
 	return t.sendCreate(o, nil)
 }
 
-// newThread is a conversation that is about to be created here.
-func (d *Device) newThread(u *unit, id wire.ConversationID, token wire.Token, o CreateOptions) (*thread, error) {
-	t := &thread{d: d, u: u, id: id, rec: &conversationRecord{
+// newConversation returns a conversation that is about to be created here.
+func (d *Device) newConversation(u *unit, id ConversationID, token wire.Token, o CreateOptions) (*conversation, error) {
+	t := &conversation{d: d, u: u, id: id, rec: &conversationRecord{
 		Version: recordVersion, State: StateCreating, Token: token, Policy: uint8(wire.HandshakesPrivate),
 		Keys: keyAge{Since: d.now()}, Padding: o.Padding, Title: o.Name, Line: lineage{Suite: uint16(o.Suite)},
 	}}
@@ -129,8 +130,8 @@ func (d *Device) newThread(u *unit, id wire.ConversationID, token wire.Token, o 
 	return t, err
 }
 
-// create makes the group.
-func (t *thread) create(x mlscore.Extensions) error {
+// create creates the group.
+func (t *conversation) create(x mlscore.Extensions) error {
 	self, err := t.identity()
 	if err != nil {
 		return err
@@ -144,9 +145,9 @@ func (t *thread) create(x mlscore.Extensions) error {
 	return err
 }
 
-// sendCreate sends the create out, with the addresses of others who are to be in the conversation from its
-// first commit on.
-func (t *thread) sendCreate(o CreateOptions, others []wire.Address) (uint64, error) {
+// sendCreate submits the create, with the addresses of other devices that are in the conversation from its first
+// commit on.
+func (t *conversation) sendCreate(o CreateOptions, others []wire.Address) (uint64, error) {
 	key, err := submissionKey(t.group)
 	if err != nil {
 		return 0, err
@@ -155,7 +156,7 @@ func (t *thread) sendCreate(o CreateOptions, others []wire.Address) (uint64, err
 	slices.SortFunc(delivery, wire.Address.Compare)
 	e := t.envelope(wire.KindCreate)
 	e.Create = &wire.Create{
-		Policy:   wire.Policy{Handshakes: wire.Handshakes(t.rec.Policy), Voters: o.Voters, Witness: o.Witness},
+		Policy:   Policy{Handshakes: wire.Handshakes(t.rec.Policy), Voters: o.Voters, Witness: o.Witness},
 		Key:      publicKey(key),
 		Delivery: slices.Compact(delivery),
 	}

@@ -17,27 +17,30 @@ const (
 	MaxCursorName = 64 // bytes of UTF-8
 )
 
-// cursorRecord is how far a consumer has read.
+// cursorRecord is the position up to which a consumer has read.
 type cursorRecord struct {
 	Version uint8  `cbor:"1,keyasint"`
 	Name    string `cbor:"2,keyasint"`
-	Next    uint64 `cbor:"3,keyasint,omitempty"` // the number of the first message that it has not handled
+	Next    uint64 `cbor:"3,keyasint,omitempty"` // the number of the first message that the consumer has not handled
 }
 
-func consumerKey(id wire.ConversationID, name string) []byte {
+func consumerKey(id ConversationID, name string) []byte {
 	sum := sha256.Sum256([]byte(name))
 	return recordKey(recordConsumer, idPart(id), sum[:16])
 }
 
 // MarkRead sets a conversation's count of unread messages to zero.
-func (d *Device) MarkRead(ctx context.Context, id wire.ConversationID) error {
+func (d *Device) MarkRead(ctx context.Context, id ConversationID) error {
 	return d.MarkReadTo(ctx, id, ^uint64(0))
 }
 
-// MarkReadTo counts the messages with numbers below next as read. Those that were read before stay so.
-func (d *Device) MarkReadTo(ctx context.Context, id wire.ConversationID, next uint64) error {
+// MarkReadTo counts the messages with numbers below next as read. Messages that were read before stay read.
+func (d *Device) MarkReadTo(ctx context.Context, id ConversationID, next uint64) error {
 	return d.turn(ctx, func(u *unit) error {
-		t, err := d.knownThread(u, id)
+		t, err := d.knownConversation(u, id)
+		if err == nil {
+			err = t.beginEnds(next)
+		}
 		if err != nil || t.rec.Counters.Unread == 0 {
 			return err
 		}
@@ -61,16 +64,16 @@ func (d *Device) MarkReadTo(ctx context.Context, id wire.ConversationID, next ui
 }
 
 // isReceived reports whether message n is one that counts as unread until it is read.
-func (t *thread) isReceived(n uint64) (bool, error) {
+func (t *conversation) isReceived(n uint64) (bool, error) {
 	rec, _, err := t.messageAt(n)
 	return err == nil && rec != nil && rec.Status == StatusReceived, err
 }
 
-// FirstUnread is the number of the first message that was not read, or of the next message to come.
-func (d *Device) FirstUnread(ctx context.Context, id wire.ConversationID) (uint64, error) {
+// FirstUnread returns the number of the first unread message, or of the next message to come.
+func (d *Device) FirstUnread(ctx context.Context, id ConversationID) (uint64, error) {
 	var first uint64
 	err := d.turn(ctx, func(u *unit) error {
-		t, err := d.knownThread(u, id)
+		t, err := d.knownConversation(u, id)
 		if err != nil {
 			return err
 		}
@@ -92,12 +95,12 @@ func (d *Device) FirstUnread(ctx context.Context, id wire.ConversationID) (uint6
 	return first, err
 }
 
-// Cursor is the number of the first message that a consumer has not handled: 0 for a name that was never moved. A
-// cursor is durable, belongs to this device, and goes on in a conversation that succeeds another.
-func (d *Device) Cursor(ctx context.Context, id wire.ConversationID, name string) (uint64, error) {
+// Cursor returns the number of the first message that a consumer has not handled: 0 for a name that was never moved.
+// A cursor is durable, belongs to this device, and continues in a conversation that succeeds another.
+func (d *Device) Cursor(ctx context.Context, id ConversationID, name string) (uint64, error) {
 	var next uint64
 	err := d.turn(ctx, func(u *unit) error {
-		t, err := d.knownThread(u, id)
+		t, err := d.knownConversation(u, id)
 		if err == nil {
 			next, _, err = t.cursor(name)
 		}
@@ -106,8 +109,8 @@ func (d *Device) Cursor(ctx context.Context, id wire.ConversationID, name string
 	return next, err
 }
 
-// cursor also reports whether there is one of that name.
-func (t *thread) cursor(name string) (next uint64, found bool, err error) {
+// cursor also reports whether a cursor with that name exists.
+func (t *conversation) cursor(name string) (next uint64, found bool, err error) {
 	id, r := t.id, t.rec
 	for r != nil {
 		c := new(cursorRecord)
@@ -115,21 +118,21 @@ func (t *thread) cursor(name string) (next uint64, found bool, err error) {
 		if err != nil || ok {
 			return c.Next, ok, err
 		}
-		if id, r, err = t.before(r); err != nil {
+		if id, r, err = t.predecessor(r); err != nil {
 			return 0, false, err
 		}
 	}
 	return 0, false, nil
 }
 
-// SetCursor moves a consumer's cursor, also backwards. wire.Invalid: the name is empty, over MaxCursorName bytes or no
-// UTF-8. wire.Quota: the conversation has MaxCursors already.
-func (d *Device) SetCursor(ctx context.Context, id wire.ConversationID, name string, next uint64) error {
+// SetCursor moves a consumer's cursor, also backwards. It returns [Invalid] if the name is empty, longer than
+// MaxCursorName bytes or not UTF-8, and [Quota] if the conversation already has MaxCursors.
+func (d *Device) SetCursor(ctx context.Context, id ConversationID, name string, next uint64) error {
 	if name == "" || len(name) > MaxCursorName || !utf8.ValidString(name) {
 		return wire.Errorf(wire.Invalid, "cursor", "a name of %d bytes, wanted 1 to %d of UTF-8", len(name), MaxCursorName)
 	}
 	return d.turn(ctx, func(u *unit) error {
-		t, err := d.knownThread(u, id)
+		t, err := d.knownConversation(u, id)
 		if err != nil {
 			return err
 		}
@@ -151,13 +154,14 @@ func (d *Device) SetCursor(ctx context.Context, id wire.ConversationID, name str
 }
 
 // Each calls handle with each message of a conversation in order, from a consumer's cursor on, and moves the cursor
-// after each call that returns nil. It waits for messages that are to come until ctx ends, and returns the first error
-// of handle, whose message comes again the next time. So each message is handled once, unless the process dies between
-// handle and the move: a consumer for which that matters keeps the ids of the last messages, or does what it does
-// under Message.ID. Messages of this device are among them: see Message.Sender. Of several calls with one cursor, each
-// message goes to one; handle must not call Each or EachSoFar with the same cursor, which would wait for itself.
-func (d *Device) Each(ctx context.Context, id wire.ConversationID, cursor string, handle func(context.Context, *Message) error) error {
-	events := d.Subscribe(ctx) // before the history is read, so that nothing falls between
+// after each call that returns nil. It waits for further messages until ctx ends. If handle fails, Each returns its
+// error, and the same message comes again the next time. So each message is handled once, unless the process dies
+// between handle and the move. A consumer for which that matters remembers the ids of the last messages, or makes its
+// action idempotent under Message.ID. Messages of this device are included: see Message.Sender. If several calls use
+// one cursor, each message goes to one of them. handle must not call Each or EachSoFar with the same cursor: that
+// call would wait for itself.
+func (d *Device) Each(ctx context.Context, id ConversationID, cursor string, handle func(context.Context, *Message) error) error {
+	events := d.Subscribe(ctx) // before reading the history, so that no message is missed
 	if err := d.EachSoFar(ctx, id, cursor, handle); err != nil {
 		return err
 	}
@@ -172,14 +176,14 @@ func (d *Device) Each(ctx context.Context, id wire.ConversationID, cursor string
 	return context.Cause(ctx)
 }
 
-// consumer is a cursor at which calls handle messages, or wait to do so.
+// consumer is a cursor at which calls handle messages, or wait to handle them.
 type consumer struct {
-	turn  chan struct{} // holds a value while one of them handles messages
+	turn  chan struct{} // holds a value while a call handles messages
 	calls int           // guarded by Device.mu
 }
 
-// consume waits until no other call handles messages at a cursor; done lets the next one in.
-func (d *Device) consume(ctx context.Context, id wire.ConversationID, cursor string) (done func(), err error) {
+// consume waits until no other call handles messages at a cursor; done admits the next call.
+func (d *Device) consume(ctx context.Context, id ConversationID, cursor string) (done func(), err error) {
 	key := string(consumerKey(id, cursor))
 	d.mu.Lock()
 	c := d.consumers[key]
@@ -205,8 +209,8 @@ func (d *Device) consume(ctx context.Context, id wire.ConversationID, cursor str
 	}
 }
 
-// EachSoFar is Each without waiting: it returns nil after the last message that is there.
-func (d *Device) EachSoFar(ctx context.Context, id wire.ConversationID, cursor string, handle func(context.Context, *Message) error) error {
+// EachSoFar is Each without waiting: it returns nil after the last message that is stored.
+func (d *Device) EachSoFar(ctx context.Context, id ConversationID, cursor string, handle func(context.Context, *Message) error) error {
 	done, err := d.consume(ctx, id, cursor)
 	if err != nil {
 		return err
@@ -224,7 +228,7 @@ func (d *Device) EachSoFar(ctx context.Context, id wire.ConversationID, cursor s
 				return err
 			}
 			next = m.Number + 1
-			// A message that was handled is noted even if ctx has ended meanwhile: else it comes twice.
+			// The cursor moves even if ctx has ended meanwhile: otherwise a handled message would come twice.
 			if err = d.SetCursor(context.WithoutCancel(ctx), id, cursor, next); err != nil {
 				return err
 			}

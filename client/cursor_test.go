@@ -11,7 +11,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestReadPosition: what is marked counts as read, and nothing else; own messages never count.
+// TestReadPosition checks that only marked messages count as read, and that own messages never count as unread.
 func TestReadPosition(t *testing.T) {
 	_, id, a, b, _ := trio(t, CreateOptions{})
 	ctx := t.Context()
@@ -44,7 +44,8 @@ func TestReadPosition(t *testing.T) {
 	}
 }
 
-// TestEachHandlesOnce: over an error, a restart and a migration, a consumer gets each message once, in order.
+// TestEachHandlesOnce checks that a consumer gets each message once, in order, over an error, a restart and a
+// migration.
 func TestEachHandlesOnce(t *testing.T) {
 	_, id, a, b, c := trio(t, CreateOptions{})
 	for _, p := range []*peer{a, b, c} {
@@ -115,7 +116,7 @@ func TestEachHandlesOnce(t *testing.T) {
 	}
 }
 
-// TestOneCursorHasOneConsumerAtATime: of two calls with one cursor, each message goes to one.
+// TestOneCursorHasOneConsumerAtATime checks that each message goes to one of two calls with one cursor.
 func TestOneCursorHasOneConsumerAtATime(t *testing.T) {
 	_, id, a, _, _ := trio(t, CreateOptions{})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -159,7 +160,7 @@ func TestOneCursorHasOneConsumerAtATime(t *testing.T) {
 	}
 }
 
-// TestCursorsAreBounded tries both bounds on either side.
+// TestCursorsAreBounded checks both bounds on either side.
 func TestCursorsAreBounded(t *testing.T) {
 	_, id, a, _, _ := trio(t, CreateOptions{})
 	for name, code := range map[string]wire.Code{

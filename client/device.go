@@ -20,60 +20,72 @@ import (
 // Device is one device of a user: its keys, its conversations and its connection. It is safe for
 // concurrent use.
 type Device struct {
-	opts  Options
-	log   *slog.Logger
-	roots atomic.Pointer[rootSet]
-	hub   hub
-	lanes lanes
-	link  link
-	wrote signal // after each turn that has written something
+	opts   Options
+	log    *slog.Logger
+	roots  atomic.Pointer[rootSet]
+	pinned atomic.Pointer[wire.Hash] // the list of organizations that was taken in last since the start
+	hub    hub
+	queues workQueues
+	link   link
+	wrote  signal // given after each turn that has written something
+	// durable counts the turns after which all writes were on the disk.
+	durable atomic.Uint64
 
-	hurry   chan struct{} // holds one: the pause before the next attempt to connect is to end
-	hurried time.Time     // when it did; belongs to Run
+	interruptPause chan struct{} // holds one value: the pause before the next attempt to connect shall end
+	interrupted    time.Time     // when it last ended early; belongs to Run
 
-	// turns holds one value while nobody has the turn. What follows belongs to who has it.
+	// turns holds one value while nobody has the turn. The fields below belong to the holder of the turn.
 	turns  chan struct{}
 	store  *turnStore
-	judge  *judge
+	policy *rulesPolicy
 	client *mlscore.Client
 	groups *openGroups
-	self   *deviceRecord   // nil before it is enrolled
-	asked  map[string]bool // devices of the user's that he was told of
-	// laterSums counts what waits of a later membership, in those conversations where that was counted.
-	laterSums map[wire.ConversationID]*laterSum
-	later     map[wire.ConversationID]bool // those for which something of a later membership waits; nil before it was read
+	self   *deviceRecord   // nil before the device is enrolled
+	asked  map[string]bool // devices of this user about which the user was asked
+	// laterSums counts the items that wait for a later membership, for the conversations in which they were counted.
+	laterSums map[ConversationID]*laterSum
+	resting   map[ConversationID]bool // the first waiting item is a commit whose content is being fetched
+	later     map[ConversationID]bool // with items for a later membership; nil until it is read
 
 	waiters waiters
-	alarms  alarms
+	alarms  alarms // from the node
+	reports alarms // from members, about delivery lists
+	rests   rests
 	readers checkedReaders
-	// compared: the streams were compared with the node's in this process.
+	repeats repeats
+	// unread has the ends of the streams with items that were unread at the first connection: see readsFirst. The turn
+	// guards it.
+	unread map[wire.Token]uint64
+	// olderIn is the turn that has found that the store is an older copy.
+	olderIn *unit
+	// compared is set once the streams were compared with the node's in this process.
 	compared atomic.Bool
 
 	mu        sync.Mutex
 	jitterRNG *rand.Rand
 	running   bool
-	consumers map[string]*consumer                // by the cursor's key
-	receipts  map[wire.ConversationID][]MessageID // to be sent; lost by a crash, which receipts may be
+	consumers map[string]*consumer           // keyed by the cursor's key
+	receipts  map[ConversationID][]MessageID // receipts to be sent; a crash may lose them
 }
 
-// ErrNotEnrolled: the device has no certificate yet. See Device.Enrol.
+// ErrNotEnrolled means that the device has no certificate yet. See Device.Enrol.
 var ErrNotEnrolled = errors.New("the device is not enrolled")
 
-// Open opens the device that is in a store, or one that is yet to be enrolled. It starts nothing, and
-// leaves the store to its owner to be closed, after Run has returned.
+// Open opens the device in a store, or prepares a device that is not enrolled yet. It starts nothing. The store's
+// owner closes the store after Run has returned.
 func Open(opts Options) (*Device, error) {
 	opts, err := opts.orDefault()
 	if err != nil {
 		return nil, err
 	}
 	d := &Device{
-		opts: opts, log: opts.Log, turns: make(chan struct{}, 1), hurry: make(chan struct{}, 1), store: &turnStore{}, judge: &judge{},
-		groups: newOpenGroups(&opts.Limits), asked: make(map[string]bool), receipts: make(map[wire.ConversationID][]MessageID),
+		opts: opts, log: opts.Log, turns: make(chan struct{}, 1), interruptPause: make(chan struct{}, 1), store: &turnStore{}, policy: &rulesPolicy{},
+		groups: newOpenGroups(&opts.Limits), asked: make(map[string]bool), resting: make(map[ConversationID]bool), receipts: make(map[ConversationID][]MessageID),
 		consumers: make(map[string]*consumer),
 	}
 	d.turns <- struct{}{}
 	d.link.init(opts)
-	d.lanes.init(d)
+	d.queues.init(d)
 	d.waiters.init()
 	var seed [16]byte
 	if _, err := io.ReadFull(opts.Rand, seed[:]); err != nil {
@@ -81,7 +93,7 @@ func Open(opts Options) (*Device, error) {
 	}
 	d.jitterRNG = rand.New(rand.NewPCG(binary.BigEndian.Uint64(seed[:8]), binary.BigEndian.Uint64(seed[8:])))
 	d.client, err = mlscore.NewClient(mlscore.Config{
-		Auth: d.authenticator(), Policy: d.judge, Store: d.store, Now: opts.Clock.Now, Rand: opts.Rand,
+		Auth: d.authenticator(), Policy: d.policy, Store: d.store, Now: opts.Clock.Now, Rand: opts.Rand,
 		Extensions:  opts.extensions,
 		Credentials: []mlscore.CredentialType{mlscore.CredentialX509},
 		MaxLifetime: maxLifetime, MaxLifetimeReceived: maxLifetime, Intake: mlscore.Intake{Strict: true},
@@ -111,8 +123,8 @@ func (d *Device) loadSelf(u *unit) error {
 	return err
 }
 
-// turn gives f the state for itself, and makes what it wrote durable when it returns nil. After an
-// error nothing was written, and what is in memory of groups is read anew.
+// turn gives f exclusive use of the state. If f returns nil, turn makes its writes durable. After an error nothing
+// was written, and the groups in memory are read from the store again.
 func (d *Device) turn(ctx context.Context, f func(*unit) error) error {
 	select {
 	case <-d.turns:
@@ -131,8 +143,11 @@ func (d *Device) turn(ctx context.Context, f func(*unit) error) error {
 		d.forget()
 	}
 	if err == nil {
-		for _, after := range u.after { // in the order of turns, so that events are
+		for _, after := range u.after { // in the order of turns, so that events are in order too
 			after()
+		}
+		if (len(u.writes) > 0 || u.settle) && !u.relaxed {
+			d.durable.Add(1)
 		}
 		if len(u.writes) > 0 {
 			d.wrote.give()
@@ -142,7 +157,7 @@ func (d *Device) turn(ctx context.Context, f func(*unit) error) error {
 	return err
 }
 
-// forget drops what memory holds and the store may not.
+// forget drops state in memory that the store may not have.
 func (d *Device) forget() {
 	d.groups.forget()
 	d.self, d.later, d.laterSums = nil, nil, nil
@@ -152,9 +167,9 @@ func (d *Device) forget() {
 	}
 }
 
-// ID is the device's name; "" before it is enrolled.
-func (d *Device) ID(ctx context.Context) (wire.DeviceID, error) {
-	var id wire.DeviceID
+// ID returns the device's name, or "" before the device is enrolled.
+func (d *Device) ID(ctx context.Context) (DeviceID, error) {
+	var id DeviceID
 	err := d.turn(ctx, func(*unit) error {
 		self, err := d.enrolled()
 		if err == nil {
@@ -165,8 +180,8 @@ func (d *Device) ID(ctx context.Context) (wire.DeviceID, error) {
 	return id, err
 }
 
-// CertificateEnds is when the device's certificate ends. Run renews it long before, while the device is online now and
-// then. ErrNotEnrolled before there is one.
+// CertificateEnds returns when the device's certificate ends. Run renews the certificate long before, if the device
+// is online now and then. CertificateEnds returns ErrNotEnrolled while there is no certificate.
 func (d *Device) CertificateEnds(ctx context.Context) (time.Time, error) {
 	var ends time.Time
 	err := d.turn(ctx, func(*unit) error {
@@ -179,7 +194,7 @@ func (d *Device) CertificateEnds(ctx context.Context) (time.Time, error) {
 	return ends, err
 }
 
-// enrolled is the device's record. The caller has the turn.
+// enrolled returns the device's record. The caller has the turn.
 func (d *Device) enrolled() (*deviceRecord, error) {
 	if d.self == nil || len(d.self.Chain) == 0 {
 		return nil, ErrNotEnrolled
@@ -195,10 +210,10 @@ func (r *deviceRecord) identity() mlscore.Identity {
 	}
 }
 
-// suites are those in whose conversations this device can be, its own first.
-func (r *deviceRecord) suites(others []mlscore.CipherSuite) []mlscore.CipherSuite {
+// suites returns the cipher suites of the conversations that this device can join, its own suite first.
+func (r *deviceRecord) suites(others []CipherSuite) []CipherSuite {
 	own := mlscore.CipherSuite(r.Suite)
-	list := []mlscore.CipherSuite{own}
+	list := []CipherSuite{own}
 	for _, s := range others {
 		if s.SignsLike(own) && !slices.Contains(list, s) {
 			list = append(list, s)
@@ -207,8 +222,9 @@ func (r *deviceRecord) suites(others []mlscore.CipherSuite) []mlscore.CipherSuit
 	return list
 }
 
-// identityIn is the device's in groups of a suite; wire.Invalid if its key is of another signature scheme.
-func (r *deviceRecord) identityIn(s mlscore.CipherSuite) (mlscore.Identity, error) {
+// identityIn returns the device's identity in groups of a suite, or [Invalid] if its key has another signature
+// scheme.
+func (r *deviceRecord) identityIn(s CipherSuite) (mlscore.Identity, error) {
 	id := r.identity()
 	if !s.SignsLike(id.CipherSuite) {
 		return id, wire.Errorf(wire.Invalid, "cipher suite", "%v signs otherwise than %v, for which this device has its key and certificate: enrol another device for it", s, id.CipherSuite)
@@ -217,8 +233,8 @@ func (r *deviceRecord) identityIn(s mlscore.CipherSuite) (mlscore.Identity, erro
 	return id, nil
 }
 
-// suite is the conversation's.
-func (t *thread) suite() mlscore.CipherSuite {
+// suite returns the cipher suite of the conversation.
+func (t *conversation) suite() CipherSuite {
 	switch {
 	case t.group != nil:
 		return t.group.Public().CipherSuite()
@@ -228,8 +244,8 @@ func (t *thread) suite() mlscore.CipherSuite {
 	return mlscore.CipherSuite(t.rec.Line.Suite)
 }
 
-// identity is this device's in the conversation.
-func (t *thread) identity() (mlscore.Identity, error) { return t.d.self.identityIn(t.suite()) }
+// identity returns this device's identity in the conversation.
+func (t *conversation) identity() (mlscore.Identity, error) { return t.d.self.identityIn(t.suite()) }
 
 func (d *Device) saveSelf(u *unit, r *deviceRecord) error {
 	if err := u.putRecord(recordKey(recordDevice), r); err != nil {
@@ -246,7 +262,7 @@ func (d *Device) emit(e Event) {
 	d.hub.publish(e)
 }
 
-// jitter is a random time in (0, most].
+// jitter returns a random duration in (0, most].
 func (d *Device) jitter(most time.Duration) time.Duration {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -262,7 +278,7 @@ func (d *Device) newToken() (t wire.Token, err error) { return t, d.random(t[:])
 
 func (d *Device) newSubmission() (s wire.SubmissionID, err error) { return s, d.random(s[:]) }
 
-// wait lets some time pass, and reports whether ctx is still alive.
+// wait waits for a duration, and reports whether ctx is still alive.
 func (d *Device) wait(ctx context.Context, t time.Duration) bool {
 	select {
 	case <-ctx.Done():

@@ -12,26 +12,27 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// addMissing adds the user's devices that this device knows to the conversations in which they are missing.
-func (d *Device) addMissing(ctx context.Context, user wire.UserID, missing []wire.ConversationID, devices []wire.DeviceInfo) error {
+// addMissing adds the known devices of a user to the conversations that lack them.
+func (d *Device) addMissing(ctx context.Context, user UserID, missing []ConversationID, devices []wire.DeviceInfo) error {
 	if len(missing) == 0 {
 		return nil
 	}
-	if !d.wait(ctx, d.jitter(d.opts.Timing.Proposals)) { // another device of the user's may be faster
+	if !d.wait(ctx, d.jitter(d.opts.Timing.Proposals)) { // another device of this user may be faster
 		return ctx.Err()
 	}
 	if err := d.addToEach(ctx, user, missing, devices); err != nil {
 		return err
 	}
-	return d.lookAgain(devices)
+	return d.scheduleRecheck(devices)
 }
 
-// addAtOnce is to how many conversations a device adds others of its user at once: a claim and its commit mostly wait for
-// disks and other nodes.
+// addAtOnce is the number of conversations to which a device adds other devices of its user concurrently: a claim and
+// its commit mostly wait for disks and other nodes.
 const addAtOnce = 8
 
-// addToEach adds devices to conversations, several at once. It returns the first error, when all that was begun has ended.
-func (d *Device) addToEach(ctx context.Context, user wire.UserID, missing []wire.ConversationID, devices []wire.DeviceInfo) error {
+// addToEach adds devices to conversations, several conversations at once. It returns the first error after all
+// started work has ended.
+func (d *Device) addToEach(ctx context.Context, user UserID, missing []ConversationID, devices []wire.DeviceInfo) error {
 	var wg sync.WaitGroup
 	var next atomic.Int64
 	failures := make([]error, min(addAtOnce, len(missing)))
@@ -52,8 +53,8 @@ func (d *Device) addToEach(ctx context.Context, user wire.UserID, missing []wire
 	return errors.Join(failures...)
 }
 
-// addable are those of the user's devices that can be added: this one, those that are known, and while a code
-// of this device is open, those that may have enrolled with it. The user is told of the others.
+// addable returns those of the user's devices that can be added: this device, the known devices, and, while a code of
+// this device is open, the devices that may have enrolled with it. It asks the user about the other devices.
 func (d *Device) addable(u *unit, devices []wire.DeviceInfo) ([]wire.DeviceInfo, error) {
 	if err := d.beginSiblings(u); err != nil {
 		return nil, err
@@ -66,7 +67,7 @@ func (d *Device) addable(u *unit, devices []wire.DeviceInfo) ([]wire.DeviceInfo,
 	if err != nil {
 		return nil, err
 	}
-	if len(open) > 0 { // who was asked about has shown no proof, and will not: the proof is older than the device
+	if len(open) > 0 { // an asked device has shown no proof and never will: the proof is older than the device
 		waiting = slices.DeleteFunc(waiting, func(v wire.DeviceInfo) bool { return !d.asked[string(siblingKey(v.Key))] })
 	}
 	for _, v := range waiting {
@@ -77,10 +78,11 @@ func (d *Device) addable(u *unit, devices []wire.DeviceInfo) ([]wire.DeviceInfo,
 	}), nil
 }
 
-// absent are those of the user's devices that are to be added to a conversation: who went, or was removed, since
-// it was enrolled, stays out until somebody adds it; others are being added already.
-func (t *thread) absent(devices []wire.DeviceInfo) (list []wire.DeviceID, err error) {
-	coming := make(map[wire.DeviceID]bool)
+// missingDevices returns the devices of the user that are to be added to a conversation. A device that left or was
+// removed since it was enrolled stays out until somebody adds it. Devices that are being added already are not
+// included.
+func (t *conversation) missingDevices(devices []wire.DeviceInfo) (list []DeviceID, err error) {
+	coming := make(map[DeviceID]bool)
 	err = t.eachOperation(func(_ uint64, op *operationRecord) error {
 		for _, a := range op.Add {
 			coming[a.Device] = true
@@ -105,12 +107,12 @@ func (t *thread) absent(devices []wire.DeviceInfo) (list []wire.DeviceID, err er
 	return list, nil
 }
 
-func (t *thread) departedKey(device wire.DeviceID) []byte {
+func (t *conversation) departedKey(device DeviceID) []byte {
 	return recordKey(recordDeparted, idPart(t.id), []byte(device))
 }
 
-// noteDeparted remembers that a device of the user's is out, or that it is in again.
-func (t *thread) noteDeparted(device wire.DeviceID, out bool) {
+// noteDeparted records that a device of this user is out of the conversation, or that it is in again.
+func (t *conversation) noteDeparted(device DeviceID, out bool) {
 	switch {
 	case device.User() != t.d.self.Device.User():
 	case out:
@@ -120,9 +122,9 @@ func (t *thread) noteDeparted(device wire.DeviceID, out bool) {
 	}
 }
 
-// lookAgain has a new device looked for again, that may not have had KeyPackages yet: after as long as it
-// is enrolled, so that there are few attempts, and none after half an hour.
-func (d *Device) lookAgain(devices []wire.DeviceInfo) error {
+// scheduleRecheck schedules another look at a new device that may not have had KeyPackages yet. The delay equals the
+// time since the enrolment, so there are few attempts, and none after half an hour.
+func (d *Device) scheduleRecheck(devices []wire.DeviceInfo) error {
 	youngest := 30 * time.Minute
 	for _, v := range devices {
 		youngest = min(youngest, max(time.Second, d.opts.Clock.Now().Sub(v.Enrolled.Std())))
@@ -133,16 +135,16 @@ func (d *Device) lookAgain(devices []wire.DeviceInfo) error {
 	return later(youngest)
 }
 
-func (d *Device) addOwn(ctx context.Context, id wire.ConversationID, user wire.UserID, devices []wire.DeviceInfo) error {
-	var absent []wire.DeviceID
-	var suite mlscore.CipherSuite
+func (d *Device) addOwn(ctx context.Context, id ConversationID, user UserID, devices []wire.DeviceInfo) error {
+	var absent []DeviceID
+	var suite CipherSuite
 	err := d.turn(ctx, func(u *unit) error {
-		t, err := d.thread(u, id)
+		t, err := d.findConversation(u, id)
 		if err != nil || t == nil || t.rec.State != StateActive {
 			return err
 		}
 		suite = t.suite()
-		absent, err = t.absent(devices)
+		absent, err = t.missingDevices(devices)
 		return err
 	})
 	if err != nil || len(absent) == 0 {
@@ -157,10 +159,10 @@ func (d *Device) addOwn(ctx context.Context, id wire.ConversationID, user wire.U
 		return nil // none has a KeyPackage yet
 	}
 	return d.turn(ctx, func(u *unit) error {
-		if list, err = d.known(u, list); err != nil || len(list) == 0 {
+		if list, err = d.knownAdditions(u, list); err != nil || len(list) == 0 {
 			return err
 		}
-		t, err := d.thread(u, id)
+		t, err := d.findConversation(u, id)
 		if err != nil || t == nil || t.rec.State != StateActive {
 			return err
 		}
@@ -168,10 +170,10 @@ func (d *Device) addOwn(ctx context.Context, id wire.ConversationID, user wire.U
 	})
 }
 
-// known leaves of what was claimed of the user's devices those that this device knows. The user is told of
-// the others. What counts is the key in the KeyPackage: the organization chooses which it hands out under a
-// device's name.
-func (d *Device) known(u *unit, list []addition) ([]addition, error) {
+// knownAdditions keeps, of the claimed KeyPackages of the user's devices, those of the devices that this device knows.
+// It asks the user about the other devices. The key in the KeyPackage decides: the organization chooses which
+// KeyPackage it hands out under a device's name.
+func (d *Device) knownAdditions(u *unit, list []addition) ([]addition, error) {
 	if err := d.beginSiblings(u); err != nil {
 		return nil, err
 	}
@@ -201,10 +203,10 @@ func (d *Device) Devices(ctx context.Context) ([]wire.DeviceInfo, error) {
 	return a.Devices, err
 }
 
-// InviteDevice makes a code by which another device of the same user enrols, once, within a time; zero
-// seconds are ten minutes. This device then adds the other one to its conversations without a question, and
-// the other one knows this device: the code carries a secret that the node does not get. Whoever has the code
-// can use it, so it goes to the other device alone. A build without confirmations does not take such a code.
+// InviteDevice creates a code with which another device of the same user can enrol, once, within the given time; zero
+// seconds means ten minutes. This device then adds the other device to its conversations without a question, and the
+// other device knows this one: the code carries a secret that the node does not get. Anyone who has the code can use
+// it, so give it to the other device only. A build without confirmations does not accept such a code.
 func (d *Device) InviteDevice(ctx context.Context, seconds uint32) (code string, ends wire.Time, err error) {
 	var a wire.InviteAnswer
 	if err = d.call(ctx, wire.MethodInvite, &wire.InviteRequest{Seconds: seconds}, &a); err != nil {
@@ -218,9 +220,9 @@ func (d *Device) InviteDevice(ctx context.Context, seconds uint32) (code string,
 	return a.Code + "~" + carried, a.Ends, err
 }
 
-// Revoke ends another device of the same user: its certificate is revoked at once, and it is removed
-// from conversations by whoever is online.
-func (d *Device) Revoke(ctx context.Context, device wire.DeviceID) error {
+// Revoke ends another device of the same user: its certificate is revoked at once, and a member that is online
+// removes the device from conversations.
+func (d *Device) Revoke(ctx context.Context, device DeviceID) error {
 	devices, err := d.Devices(ctx)
 	if err != nil {
 		return err
@@ -236,6 +238,6 @@ func (d *Device) Revoke(ctx context.Context, device wire.DeviceID) error {
 		}
 		return nil
 	})
-	d.lanes.kick(laneUpkeep)
+	d.queues.kick(queueUpkeep)
 	return err
 }

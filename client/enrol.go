@@ -11,24 +11,24 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Enrolment says how a device enrols. Exactly one of Code and Token is set.
+// Enrolment configures how a device enrols. Exactly one of Code and Token is set.
 type Enrolment struct {
-	Device wire.DeviceID
-	Code   string // of an invitation, as the operator or another device of the user made it
-	Token  string // an OpenID Connect ID token, whose nonce is that of TokenNonce or of Key; or what Login has returned
-	// Key is one that was made before the user was known; nil: the device makes one.
+	Device DeviceID
+	Code   string // the code of an invitation that the operator or another device of the user made
+	Token  string // an OpenID Connect ID token with the nonce of TokenNonce or of Key; or the result of Login
+	// Key is a key that was made before the user was known; nil: the device makes one.
 	Key *DeviceKey
-	// Root is the SHA-256 of the root that the organization must have; zero for any that the Transport
+	// Root is the SHA-256 of the root that the organization must have; zero accepts any root that the Transport
 	// trusts. See Invitation.
 	Root wire.Hash
 }
 
-// Enrol makes the device one of a user's: it makes a key, which is on disk before it is sent, and gets a
-// certificate over it. A repetition after a lost answer does no harm. wire.Exists if the device is
-// enrolled already, wire.Denied for a bad code or a certificate that is not what was asked for.
+// Enrol enrols the device for a user: it makes a key, which is on disk before it is sent, and gets a certificate over
+// it. Repeating Enrol after a lost answer is safe. Enrol returns [Exists] if the device is enrolled already, and
+// [Denied] for a bad code or a certificate that differs from the request.
 //
-// When it returns, others can add the device: it has brought its first KeyPackages. Should that fail, the
-// device is enrolled all the same, and Run brings them.
+// When Enrol returns, others can add the device: it has uploaded its first KeyPackages. If that upload fails, the
+// device is enrolled all the same, and Run uploads them.
 func (d *Device) Enrol(ctx context.Context, e Enrolment) error {
 	code, carried, err := splitCode(e.Code)
 	if err != nil {
@@ -69,10 +69,10 @@ func (d *Device) Enrol(ctx context.Context, e Enrolment) error {
 	return nil
 }
 
-// TokenNonce is the nonce that an ID token must have to enrol this device: ask the issuer for a token with it.
-// It is the SHA-256, in base64url, of the device's public key, which TokenNonce makes and stores if need be.
-// So a token that leaks enrols no other key. Errors are those of Enrol.
-func (d *Device) TokenNonce(ctx context.Context, id wire.DeviceID) (string, error) {
+// TokenNonce returns the nonce that an ID token must have to enrol this device: ask the issuer for a token with it.
+// The nonce is the SHA-256, in base64url, of the device's public key, which TokenNonce makes and stores if need be.
+// So a leaked token enrols no other key. Its errors are those of Enrol.
+func (d *Device) TokenNonce(ctx context.Context, id DeviceID) (string, error) {
 	var nonce string
 	err := d.turn(ctx, func(u *unit) error {
 		self, err := d.newSelf(u, id, nil)
@@ -85,8 +85,8 @@ func (d *Device) TokenNonce(ctx context.Context, id wire.DeviceID) (string, erro
 	return nonce, err
 }
 
-// newSelf makes the device's key, takes the given one, or finds the one of an earlier attempt.
-func (d *Device) newSelf(u *unit, id wire.DeviceID, given *DeviceKey) (*deviceRecord, error) {
+// newSelf makes the device's key, takes the given one, or finds the key of an earlier attempt.
+func (d *Device) newSelf(u *unit, id DeviceID, given *DeviceKey) (*deviceRecord, error) {
 	if err := id.Check(); err != nil {
 		return nil, wire.Errorf(wire.Malformed, "enrol", "%v", err)
 	}
@@ -112,7 +112,7 @@ func (d *Device) newSelf(u *unit, id wire.DeviceID, given *DeviceKey) (*deviceRe
 	return r, d.saveSelf(u, r)
 }
 
-// take keeps a certificate chain, and pins its root as that of the own organization.
+// take stores a certificate chain, and pins its root as the root of the own organization.
 func (d *Device) take(u *unit, chain [][]byte, want wire.Hash) error {
 	next := *d.self
 	leaf, root, err := d.checkChain(&next, chain)
@@ -133,7 +133,7 @@ func (d *Device) take(u *unit, chain [][]byte, want wire.Hash) error {
 	return d.saveSelf(u, &next)
 }
 
-// checkChain reads a chain whose first certificate must be this device's, and whose last its organization's.
+// checkChain reads a chain. The first certificate must be this device's, and the last one its organization's.
 func (d *Device) checkChain(self *deviceRecord, chain [][]byte) (leaf, root *x509.Certificate, err error) {
 	if len(chain) < 2 || len(chain) > mlscore.MaxCertificates {
 		return nil, nil, wire.Errorf(wire.Denied, "certificate", "chain of %d, wanted the device's and its organization's", len(chain))

@@ -9,9 +9,9 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// takePush takes one item of a stream in, or passes it over if it was taken in before. An error is the
-// store's.
-func (d *Device) takePush(u *unit, p *wire.Push) error {
+// takePush takes in one item of a stream, or skips it if it was taken in before. large reports an entry whose commit
+// travels in a blob. An error comes from the store.
+func (d *Device) takePush(u *unit, p *wire.Push, large bool) error {
 	key := cursorKey(p)
 	at, ok, err := u.Get(key)
 	if err != nil || ok && parseNumber(at) >= p.Sequence {
@@ -22,24 +22,25 @@ func (d *Device) takePush(u *unit, p *wire.Push) error {
 	if p.Conversation == nil {
 		return d.takeInbox(u, p)
 	}
-	t, err := d.thread(u, *p.Conversation)
+	d.noteRead(u, p)
+	t, err := d.findConversation(u, *p.Conversation)
 	if err != nil {
 		return err
 	}
 	if t != nil {
-		if waits, err := t.putOff(p); err != nil || waits {
+		if waits, err := t.deferItem(p, large); err != nil || waits {
 			return err
 		}
 	} else if first {
-		if err := d.lookForLost(u, p); err != nil {
+		if err := d.checkFirstItem(u, p); err != nil {
 			return err
 		}
 	}
 	return d.takeItem(u, t, p)
 }
 
-// takeItem takes one item of a conversation's stream in. t is nil where this device knows no such conversation.
-func (d *Device) takeItem(u *unit, t *thread, p *wire.Push) error {
+// takeItem takes in one item of a conversation's stream. t is nil if this device does not know the conversation.
+func (d *Device) takeItem(u *unit, t *conversation, p *wire.Push) error {
 	if t != nil {
 		t.foreign = p.Token != t.rec.Token
 	}
@@ -80,8 +81,8 @@ func (d *Device) takeItem(u *unit, t *thread, p *wire.Push) error {
 	return d.refuseForeign(u, p)
 }
 
-// refuseForeign gives up the address of a stream that is of no conversation of this device: nothing in it adds
-// the device to one.
+// refuseForeign gives up the address of a stream that belongs to no conversation of this device: nothing in the
+// stream adds the device to one.
 func (d *Device) refuseForeign(u *unit, p *wire.Push) error {
 	_, known, err := u.Get(conversationKey(*p.Conversation))
 	if err == nil && !known {
@@ -97,11 +98,12 @@ func cursorKey(p *wire.Push) []byte {
 	return recordKey(recordCursor, p.Token[:], idPart(*p.Conversation))
 }
 
-// mostItems is more than a node stores of a stream: a larger gap is no count of items. A restored node moves its streams on.
+// mostItems is more than a node stores in a stream. A larger gap is not a number of expired items: a restored node
+// moves its streams forward.
 const mostItems = 1 << 24
 
-// takeGap is told that items expired. Entries among them can still be in the log; messages are lost.
-func (d *Device) takeGap(u *unit, t *thread, p *wire.Push) error {
+// takeGap handles a push that reports expired items. Entries among them can still be in the log; messages are lost.
+func (d *Device) takeGap(u *unit, t *conversation, p *wire.Push) error {
 	err := fmt.Errorf("items %d to %d expired at the node before this device read them", p.GapFrom, p.Sequence)
 	if p.Sequence-p.GapFrom > mostItems {
 		err = fmt.Errorf("items from %d on are missing: the node has expired them, or was restored from a backup", p.GapFrom)
@@ -114,9 +116,9 @@ func (d *Device) takeGap(u *unit, t *thread, p *wire.Push) error {
 	return t.save()
 }
 
-// takeEntry takes the next entry of the log in. An error is the store's; fresh says that the
-// organizations' roots have been asked for since the entry was made.
-func (t *thread) takeEntry(c *wire.Committed, fresh bool) error {
+// takeEntry takes in the next entry of the log. fresh means that the organizations' roots have been requested since
+// the entry was made. An error comes from the store.
+func (t *conversation) takeEntry(c *wire.Committed, fresh bool) error {
 	at := &t.rec.Position
 	switch {
 	case t.group == nil:
@@ -137,19 +139,26 @@ func (t *thread) takeEntry(c *wire.Committed, fresh bool) error {
 		t.alarm("", wire.Errorf(wire.Malformed, "entry", "entry %d cannot be read: %v", c.Sequence, err))
 		e = &wire.Entry{}
 	}
+	if ref, err := t.lacksRest(c, e); err != nil {
+		return err
+	} else if ref != nil { // the queue fetches both, unless the item comes again once its blob is here
+		t.setBehind(c.Sequence, fresh)
+		t.rec.Behind.Since = 0
+		return t.save()
+	}
 	again, err := t.enact(c, e, fresh)
 	if err != nil {
 		return err
 	}
-	if again { // judged anew when the roots are fresh
+	if again { // processed again when the roots are fresh
 		t.setBehind(c.Sequence, true)
 		return t.save()
 	}
-	return t.advance(c)
+	return t.advance(c, e)
 }
 
 // advance counts an entry that was taken in.
-func (t *thread) advance(c *wire.Committed) error {
+func (t *conversation) advance(c *wire.Committed, e *wire.Entry) error {
 	at := &t.rec.Position
 	at.Last, at.Order = c.Sequence, wire.NextOrder(at.Order, c.Entry)
 	t.rec.Line.Unknown = 0
@@ -164,6 +173,9 @@ func (t *thread) advance(c *wire.Committed) error {
 		for old := &t.rec.Counters.Oldest; *old <= at.Last-kept; *old++ {
 			t.u.delete(t.orderKey(*old))
 		}
+	}
+	if e.Envelope != nil && e.Envelope.Commit != nil && e.Envelope.Commit.Rest != nil {
+		t.d.rests.drop(e.Envelope.Commit.Rest.Hash)
 	}
 	if t.rec.Behind.Until > 0 && t.rec.Behind.Until <= at.Last {
 		t.rec.Behind = behind{}
@@ -180,13 +192,13 @@ func (t *thread) advance(c *wire.Committed) error {
 	return t.releaseHeld()
 }
 
-func (t *thread) orderKey(n wire.SequenceNumber) []byte {
+func (t *conversation) orderKey(n SequenceNumber) []byte {
 	return recordKey(recordOrder, idPart(t.id), number(uint64(n)))
 }
 
-// compareOrder holds what somebody says of an entry against what this device has seen. Entries from
-// before it joined, or too long ago, cannot be compared.
-func (t *thread) compareOrder(n wire.SequenceNumber, order wire.Hash, by wire.DeviceID, who string) error {
+// compareOrder compares what a member or node claims about an entry with what this device has seen. Entries from
+// before this device joined, and entries that are too old, cannot be compared.
+func (t *conversation) compareOrder(n SequenceNumber, order wire.Hash, by DeviceID, who string) error {
 	have, ok, err := t.u.Get(t.orderKey(n))
 	if err != nil || !ok || wire.Hash(have) == order {
 		return err
@@ -195,13 +207,13 @@ func (t *thread) compareOrder(n wire.SequenceNumber, order wire.Hash, by wire.De
 	return nil
 }
 
-func (t *thread) alarm(by wire.DeviceID, err error) {
+func (t *conversation) alarm(by DeviceID, err error) {
 	t.d.log.Error("divergence", "conversation", t.id, "error", err)
 	t.event(Event{Type: EventDivergence, By: by, Err: err})
 }
 
-// enact does what an entry says. again asks for the entry once more, with fresh roots.
-func (t *thread) enact(c *wire.Committed, e *wire.Entry, fresh bool) (again bool, err error) {
+// enact applies an entry. again requests the entry once more, with fresh roots.
+func (t *conversation) enact(c *wire.Committed, e *wire.Entry, fresh bool) (again bool, err error) {
 	env := e.Envelope
 	if env == nil || env.Conversation != t.id {
 		return false, nil
@@ -218,9 +230,9 @@ func (t *thread) enact(c *wire.Committed, e *wire.Entry, fresh bool) (again bool
 		return t.committed(c, env, fresh)
 	case wire.KindClose:
 		if env.Parent != t.rec.Position.Parent {
-			return false, nil // of another head
+			return false, nil // the envelope was made for another head
 		}
-		if err := t.settle(env.Submission, nil); err != nil {
+		if err := t.endOperation(env.Submission, nil); err != nil {
 			return false, err
 		}
 		if t.rec.State == StateFounding {
@@ -232,7 +244,7 @@ func (t *thread) enact(c *wire.Committed, e *wire.Entry, fresh bool) (again bool
 }
 
 // created takes in the entry that orders this device's own create.
-func (t *thread) created(c *wire.Committed, env *wire.Envelope) error {
+func (t *conversation) created(c *wire.Committed, env *wire.Envelope) error {
 	if t.rec.State != StateCreating {
 		return nil
 	}
@@ -247,15 +259,15 @@ func (t *thread) created(c *wire.Committed, env *wire.Envelope) error {
 	if len(t.rec.Line.From) > 0 {
 		t.rec.State = StateFounding
 		t.kick(handshakes(wire.ConversationID(t.rec.Line.From)))
-		return t.settle(env.Submission, nil)
+		return t.endOperation(env.Submission, nil)
 	}
 	t.event(Event{Type: EventCreated})
 	t.kick(messages(t.id))
-	return t.settle(env.Submission, nil)
+	return t.endOperation(env.Submission, nil)
 }
 
-// settle ends the operation whose envelope has been ordered.
-func (t *thread) settle(id wire.SubmissionID, outcome error) error {
+// endOperation ends the operation whose envelope has been ordered.
+func (t *conversation) endOperation(id wire.SubmissionID, outcome error) error {
 	p, own, err := t.pending()
 	if err != nil || p == nil || own.Submission != id {
 		return err
@@ -275,13 +287,13 @@ func (t *thread) settle(id wire.SubmissionID, outcome error) error {
 	return err
 }
 
-// proposed lets a proposal wait for a commit. One that cannot be processed is passed over: a commit that
+// proposed stores a proposal to wait for a commit. A proposal that cannot be processed is skipped: a commit that
 // refers to it cannot be processed either.
-func (t *thread) proposed(env *wire.Envelope) error {
+func (t *conversation) proposed(env *wire.Envelope) error {
 	if env.Parent != t.rec.Position.Parent {
 		return nil
 	}
-	t.look(nil)
+	t.setPolicy(nil)
 	_, err := t.group.Process(env.Proposal)
 	switch {
 	case isStore(err):
@@ -293,21 +305,21 @@ func (t *thread) proposed(env *wire.Envelope) error {
 	if p, own, err := t.pending(); err != nil {
 		return err
 	} else if p != nil && own.Submission == env.Submission {
-		t.rec.State = StateLeaving // a leave is all that this device proposes
-		return t.settle(env.Submission, nil)
+		t.rec.State = StateLeaving // this device proposes nothing but a leave
+		return t.endOperation(env.Submission, nil)
 	}
 	if t.rec.Waiting == 0 {
-		t.rec.Waiting = t.d.now() + wire.Time(t.crowd(t.d.opts.Timing.Proposals).Milliseconds())
+		t.rec.Waiting = t.d.now() + wire.Time(t.groupDelay(t.d.opts.Timing.Proposals).Milliseconds())
 	}
 	t.kick(handshakes(t.id))
 	return nil
 }
 
-// committed takes a commit in. The first child of the present epoch, in the order of the log, that this
-// device can process is the next epoch; what belongs to other branches is passed over.
-func (t *thread) committed(c *wire.Committed, env *wire.Envelope, fresh bool) (again bool, err error) {
+// committed takes in a commit. The first child of the present epoch, in log order, that this device can process
+// becomes the next epoch. Envelopes of other branches are skipped.
+func (t *conversation) committed(c *wire.Committed, env *wire.Envelope, fresh bool) (again bool, err error) {
 	if env.Parent != t.rec.Position.Parent {
-		return false, t.besides(env)
+		return false, t.noteOtherBranch(env)
 	}
 	if t.rec.State == StateFounding {
 		if moving, err := t.succeeds(); err != nil || !moving {
@@ -318,18 +330,27 @@ func (t *thread) committed(c *wire.Committed, env *wire.Envelope, fresh bool) (a
 	if isStore(why) {
 		return false, why
 	}
+	if errors.Is(why, mlscore.ErrOwnUnknown) || errors.Is(why, mlscore.ErrOwnMessage) {
+		if lost, err := t.lostCommit(c.Sequence, env.Submission, why); lost || err != nil {
+			return false, err
+		}
+	}
 	if why != nil {
 		if !fresh {
 			return true, nil
 		}
 		return false, t.poisoned(c.Sequence, env, why)
 	}
-	return false, t.enter(c, env, staged)
+	return false, t.enterEpoch(c, env, staged)
 }
 
-// inspect processes a commit and checks all that a member can check of it.
-func (t *thread) inspect(env *wire.Envelope) (*mlscore.StagedCommit, error) {
-	h, err := mlscore.Peek(env.Commit.Commit)
+// inspect processes a commit and makes all checks that a member can make.
+func (t *conversation) inspect(env *wire.Envelope) (*mlscore.StagedCommit, error) {
+	h, err := peekCommit(env.Commit)
+	if err != nil {
+		return nil, err
+	}
+	message, err := t.wholeCommit(env.Commit)
 	if err != nil {
 		return nil, err
 	}
@@ -341,8 +362,8 @@ func (t *thread) inspect(env *wire.Envelope) (*mlscore.StagedCommit, error) {
 	if err != nil {
 		return nil, err
 	}
-	t.look(revoked)
-	r, err := t.group.Process(env.Commit.Commit)
+	t.setPolicy(revoked)
+	r, err := t.group.Process(message)
 	if err != nil {
 		return nil, err
 	}
@@ -353,11 +374,14 @@ func (t *thread) inspect(env *wire.Envelope) (*mlscore.StagedCommit, error) {
 		return nil, err
 	}
 	by := t.committer(r.Commit.Effects())
+	if err := t.takeReport(said.Readers, by); err != nil {
+		return nil, err
+	}
 	return r.Commit, t.compareOrder(said.Last, said.Order, by, string(by))
 }
 
-// committer names who made a commit.
-func (t *thread) committer(e *mlscore.Effects) wire.DeviceID {
+// committer returns the device that made a commit.
+func (t *conversation) committer(e *mlscore.Effects) DeviceID {
 	m, ok := t.group.Public().Member(e.Committer)
 	if e.External && len(e.Removed) > 0 {
 		m, ok = e.Removed[0], true
@@ -372,8 +396,8 @@ func (t *thread) committer(e *mlscore.Effects) wire.DeviceID {
 	return device
 }
 
-// checkBundle holds what stands around a Commit against what it does.
-func (t *thread) checkBundle(env *wire.Envelope, said *statement, s *mlscore.StagedCommit) error {
+// checkBundle compares the data around a Commit with the effects of the Commit.
+func (t *conversation) checkBundle(env *wire.Envelope, said *statement, s *mlscore.StagedCommit) error {
 	binding, err := env.Commit.Binding()
 	if err != nil {
 		return err
@@ -389,14 +413,14 @@ func (t *thread) checkBundle(env *wire.Envelope, said *statement, s *mlscore.Sta
 		return wire.Errorf(wire.Invalid, "commit", "somebody who was no member joins by himself")
 	}
 	if s.RemovesSelf() {
-		return nil // nothing more can be seen
+		return nil // no further check is possible
 	}
 	after := s.Public()
 	delivery, err := deliveryChange(e, after)
 	if err != nil {
 		return err
 	}
-	if t.rec.State != StateFounding && !equalChange(delivery, env.Commit.Delivery) { // the create has a successor's
+	if t.rec.State != StateFounding && !equalChange(delivery, env.Commit.Delivery) { // set by a successor's create
 		return wire.Errorf(wire.Forged, "commit", "the change of the delivery list is not that of the members")
 	}
 	key, err := submissionKey(s)
@@ -409,12 +433,12 @@ func (t *thread) checkBundle(env *wire.Envelope, said *statement, s *mlscore.Sta
 	return errors.Join(t.checkCommitter(e, after), t.checkSuccession(e, after))
 }
 
-// checkCommitter refuses a committer who moves to another mailbox address or account: its leaf is new, and no
-// proposal that the judge has seen.
-func (t *thread) checkCommitter(e *mlscore.Effects, after *mlscore.PublicState) error {
+// checkCommitter refuses a committer who moves to another mailbox address or account: the committer's new leaf is no
+// proposal, so the policy has not seen it.
+func (t *conversation) checkCommitter(e *mlscore.Effects, after *mlscore.PublicState) error {
 	old, ok := t.group.Public().Member(e.Committer)
 	if e.External {
-		old, ok = e.Removed[0], true // checkBundle has counted them
+		old, ok = e.Removed[0], true // checkBundle has counted the removed members
 	}
 	now, okNow := after.Member(e.Committer)
 	if !ok || !okNow {
@@ -426,14 +450,14 @@ func (t *thread) checkCommitter(e *mlscore.Effects, after *mlscore.PublicState) 
 		}
 	}
 	if e.External {
-		return nil // it comes under a fresh address
+		return nil // the committer comes under a fresh address
 	}
 	return sameToken(old.Extensions, now.Extensions)
 }
 
-// poisoned notes a commit that won its epoch and that this device cannot process: it stays where it is
-// until another child of the epoch comes, and makes one itself if none does.
-func (t *thread) poisoned(at wire.SequenceNumber, env *wire.Envelope, why error) error {
+// poisoned records a commit that won its epoch and that this device cannot process. The device stays in its epoch
+// until another child of the epoch comes, and makes one itself if none comes.
+func (t *conversation) poisoned(at SequenceNumber, env *wire.Envelope, why error) error {
 	t.event(Event{Type: EventPoison, Epoch: env.Epoch, Err: why})
 	t.d.log.Warn("commit cannot be processed", "conversation", t.id, "entry", at, "error", why)
 	p, own, err := t.pending()
@@ -446,16 +470,21 @@ func (t *thread) poisoned(at wire.SequenceNumber, env *wire.Envelope, why error)
 		}
 	}
 	if t.rec.Failed.At == 0 {
-		t.rec.Failed = failed{At: at, Contest: t.d.now() + wire.Time(min(t.crowd(t.d.opts.Timing.Contest), maxContest).Milliseconds())}
+		t.rec.Failed = failed{At: at, Contest: t.d.now() + wire.Time(min(t.groupDelay(t.d.opts.Timing.Contest), maxContest).Milliseconds())}
 	}
 	return nil
+}
+
+// longestContest is how long a member waits at most before it contests a commit.
+func (t *conversation) longestContest() time.Duration {
+	return min(t.longestDelay(t.d.opts.Timing.Contest), maxContest)
 }
 
 // maxContest bounds how long a member waits for others to contest a commit.
 const maxContest = time.Minute
 
-// enter makes the epoch of a commit the present one.
-func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedCommit) error {
+// enterEpoch makes the epoch of a commit the present epoch.
+func (t *conversation) enterEpoch(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedCommit) error {
 	e, by := s.Effects(), t.committer(s.Effects())
 	old, err := t.rules()
 	if err != nil {
@@ -464,7 +493,7 @@ func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedC
 	out, public := s.RemovesSelf(), t.group.Public()
 	founding := t.rec.State == StateFounding
 	if !founding {
-		if err := t.tellMembers(e, by); err != nil {
+		if err := t.reportMembers(e, by); err != nil {
 			return err
 		}
 	}
@@ -475,14 +504,14 @@ func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedC
 		if err := t.leave(by); err != nil || env.Commit.Welcome == nil || t.addressLeaves(env) {
 			return err
 		}
-		return t.keepEntry(c) // it adds this device again: useInvitation joins by it
+		return t.keepEntry(c) // the entry adds this device again: useInvitation joins with it
 	}
 	before := t.rec.Position.Parent
 	t.rec.Position.Parent, t.rec.Failed, t.rec.Waiting = c.Sequence, failed{}, 0
 	if founding {
 		return t.founded(env)
 	}
-	if err := t.entered(before, by, s.Own(), env.Commit.Contest); err != nil {
+	if err := t.noteEpoch(before, by, s.Own(), env.Commit.Contest); err != nil {
 		return err
 	}
 	epoch := wire.Epoch(t.group.Epoch())
@@ -494,7 +523,9 @@ func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedC
 		if now, err := t.rules(); err == nil && !(now.renames(old) && now.Name == old.Name) {
 			t.rec.Title = now.Name
 			t.event(Event{Type: EventRules, By: by, Epoch: epoch})
-			t.tellAdmin(old, now, by)
+			t.reportAdmin(old, now, by)
+		} else if err == nil && by.User() == t.d.self.Device.User() {
+			t.u.delete(t.offerKey()) // the user has accepted the offer
 		}
 	}
 	if s.Own() {
@@ -503,7 +534,7 @@ func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedC
 		if err := t.renewed(); err != nil {
 			return err
 		}
-		return t.settle(env.Submission, nil)
+		return t.endOperation(env.Submission, nil)
 	}
 	if err := t.tidyAdmins(e, by.User(), public); err != nil {
 		return err
@@ -512,10 +543,10 @@ func (t *thread) enter(c *wire.Committed, env *wire.Envelope, s *mlscore.StagedC
 	if err := t.overtaken(); err != nil || t.rec.State != StateLeaving {
 		return err
 	}
-	return t.enqueueOwn(&operationRecord{Kind: opLeave}) // whoever committed had not seen the proposal
+	return t.enqueueOwn(&operationRecord{Kind: opLeave}) // the committer had not seen the proposal
 }
 
-func (t *thread) tellMembers(e *mlscore.Effects, by wire.DeviceID) error {
+func (t *conversation) reportMembers(e *mlscore.Effects, by DeviceID) error {
 	for _, list := range []struct {
 		what    EventType
 		members []mlscore.Member
@@ -523,28 +554,30 @@ func (t *thread) tellMembers(e *mlscore.Effects, by wire.DeviceID) error {
 		for _, m := range list.members {
 			if device, err := deviceOf(m.Credential); err == nil {
 				t.noteDeparted(device, list.what == EventRemoved)
-				t.u.delete(againKey(t.id, device))
+				if err := t.doneAgain(device); err != nil {
+					return err
+				}
 				t.event(Event{Type: list.what, Device: device, By: by, Epoch: wire.Epoch(e.Epoch)})
 			}
 		}
 	}
 	for _, m := range e.Added {
-		if err := errors.Join(t.askAbout(m, by), t.meet(m, by)); err != nil {
+		if err := errors.Join(t.askAbout(m, by), t.noteAccount(m, by)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// leave ends a conversation for this device. Its history stays.
-func (t *thread) leave(by wire.DeviceID) error {
+// leave ends the conversation for this device. The history stays.
+func (t *conversation) leave(by DeviceID) error {
 	why := wire.Errorf(wire.Closed, "conversation", "this device is no longer in %v", t.id)
 	t.rec.State, t.rec.Behind, t.rec.Failed, t.rec.Waiting = StateLeft, behind{}, failed{}, 0
 	t.event(Event{Type: EventLeft, By: by})
-	t.kick(handshakes(t.id)) // a later membership may wait
+	t.kick(handshakes(t.id)) // items of a later membership may wait
 	t.u.delete(t.pendingKey())
 	t.u.deleteAll(recordKey(recordBlob, idPart(t.id)))
-	if t.group.Active() { // a close: the group knows nothing of it
+	if t.group.Active() { // a close: the group did not process it
 		if err := t.group.Erase(); err != nil {
 			return err
 		}

@@ -9,9 +9,10 @@ import (
 	"testing"
 )
 
-// eventTable is the table of docs/embedding.md: of each type, the fields that are always set, and those that may be.
+// eventTable is the table of docs/use/embedding.md: for each type, the fields that are always set, and those that may
+// be set.
 var eventTable = sync.OnceValues(func() (map[EventType][2][]string, error) {
-	raw, err := os.ReadFile("../docs/embedding.md")
+	raw, err := os.ReadFile("../docs/use/embedding.md")
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +42,7 @@ var eventTable = sync.OnceValues(func() (map[EventType][2][]string, error) {
 	return table, nil
 })
 
-// eventConstant is the name of a type's constant.
+// eventConstant returns the name of a type's constant.
 func eventConstant(t EventType) string {
 	if t == EventAgain {
 		return "EventAgain"
@@ -54,8 +55,8 @@ func eventConstant(t EventType) string {
 	return b.String()
 }
 
-// checkFields complains of an event with other fields than the document says. Every test of the package that runs a
-// device calls it.
+// checkFields fails the test if an event has other fields than the document says. Every test of the package that runs
+// a device calls it.
 func checkFields(t testing.TB, e Event) {
 	t.Helper()
 	table, err := eventTable()
@@ -65,7 +66,7 @@ func checkFields(t testing.TB, e Event) {
 	}
 	fields, ok := table[e.Type]
 	if !ok {
-		t.Errorf("docs/embedding.md has no row for %s", eventConstant(e.Type))
+		t.Errorf("docs/use/embedding.md has no row for %s", eventConstant(e.Type))
 		return
 	}
 	v := reflect.ValueOf(e)
@@ -81,11 +82,11 @@ func checkFields(t testing.TB, e Event) {
 		if slices.Contains(fields[1], name) || set == slices.Contains(fields[0], name) {
 			continue
 		}
-		t.Errorf("%s: %s is set: %v; docs/embedding.md says otherwise: %+v", eventConstant(e.Type), name, set, e)
+		t.Errorf("%s: %s is set: %v; docs/use/embedding.md says otherwise: %+v", eventConstant(e.Type), name, set, e)
 	}
 }
 
-// TestEveryEventIsDocumented: each type has a row, with names of fields alone.
+// TestEveryEventIsDocumented checks that each type has a row that contains only names of fields.
 func TestEveryEventIsDocumented(t *testing.T) {
 	table, err := eventTable()
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Opening a device: a folder with its store, a key for it, and the node that an invitation names.
+// Opening a device: a folder with its store, a key for the store, and the node that an invitation names.
 func ExampleOpen() {
 	folder, err := os.MkdirTemp("", "device")
 	if err != nil {
@@ -101,7 +101,8 @@ func ExampleDevice_Add() {
 	// bob has joined
 }
 
-// Reading what came while a program did not run: once the device has caught up, it is all in the history.
+// Reading the messages that came while a program did not run: once the device has caught up, all of them are in the
+// history.
 func ExampleDevice_CatchUp() {
 	world := client.NewExampleWorld()
 	defer world.Close()
@@ -133,7 +134,7 @@ func ExampleDevice_CatchUp() {
 	// At noon.
 }
 
-// Receiving: a loop over events. What an event tells is in the store already.
+// Receiving: a loop over events. The store already contains the data of an event.
 func ExampleDevice_Subscribe() {
 	world := client.NewExampleWorld()
 	defer world.Close()
@@ -141,7 +142,7 @@ func ExampleDevice_Subscribe() {
 	ctx := context.Background()
 	id := world.Conversation()
 
-	events := bob.Subscribe(ctx) // before what it is to hear of
+	events := bob.Subscribe(ctx) // before the messages that it has to receive
 	if _, err := alice.SendText(ctx, id, "Soup?"); err != nil {
 		fmt.Println(err)
 		return
@@ -160,7 +161,7 @@ func ExampleDevice_Subscribe() {
 	// Output: mimi://a.example/d/alice/phone: Soup?
 }
 
-// Sending and receiving. What Send has taken goes out, whatever happens to the process or the network.
+// Sending and receiving. A message that Send has taken is sent even if the process ends or the network fails.
 func ExampleDevice_Send() {
 	world := client.NewExampleWorld()
 	defer world.Close()
@@ -190,7 +191,7 @@ func ExampleDevice_Send() {
 	// 1 found
 }
 
-// Sending a file: it is encrypted here, and travels as a blob beside the message.
+// Sending a file: it is encrypted here, and travels as a blob that the message names.
 func ExampleDevice_SendFile() {
 	world := client.NewExampleWorld()
 	defer world.Close()

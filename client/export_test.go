@@ -10,14 +10,14 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// ExampleWorld is two devices of two organizations, with servers in memory, for the examples.
+// ExampleWorld contains two devices of two organizations, with servers in memory, for the examples.
 type ExampleWorld struct {
 	tb         *exampleTB
 	Alice, Bob *Device
 	a, b       *peer
 }
 
-// exampleTB is a testing.TB for what runs outside of a test.
+// exampleTB is a testing.TB for code that runs outside a test.
 type exampleTB struct {
 	testing.TB
 	mu       sync.Mutex
@@ -35,7 +35,7 @@ func (t *exampleTB) Cleanup(f func()) {
 	t.cleanups = append(t.cleanups, f)
 }
 
-// NewExampleWorld makes one.
+// NewExampleWorld creates an ExampleWorld.
 func NewExampleWorld() *ExampleWorld {
 	tb := &exampleTB{}
 	w := newWorld(tb, "a.example", "b.example")
@@ -43,14 +43,14 @@ func NewExampleWorld() *ExampleWorld {
 	return &ExampleWorld{tb: tb, Alice: a.Device, Bob: b.Device, a: a, b: b}
 }
 
-// Close ends it.
+// Close stops the world.
 func (w *ExampleWorld) Close() {
 	for i := len(w.tb.cleanups) - 1; i >= 0; i-- {
 		w.tb.cleanups[i]()
 	}
 }
 
-// Conversation makes one of the two.
+// Conversation creates a conversation of the two devices.
 func (w *ExampleWorld) Conversation() wire.ConversationID {
 	id, err := w.Alice.Create(context.Background(), CreateOptions{})
 	check(w.tb, err)
@@ -70,7 +70,7 @@ func (w *ExampleWorld) Sent(id wire.ConversationID) {
 	})
 }
 
-// Wait waits until Bob has met an event.
+// Wait waits until Bob's device has emitted an event.
 func (w *ExampleWorld) Wait(t EventType) {
 	for len(w.b.events(t)) == 0 {
 		time.Sleep(time.Millisecond)

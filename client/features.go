@@ -9,11 +9,11 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// features is what this build of the device announces to its node.
+// features is the set of features that this build of the device announces to its node.
 var features = wire.NewFeatures(wire.FeatureAlarm)
 
-// announce tells the node what the device understands, and notes what the node does. A node of the first
-// release does not know the method: its set stays empty.
+// announce sends the device's features to the node, and stores the node's. A node of the first release does not know
+// the method: its set stays empty.
 func (d *Device) announce(ctx context.Context, s *session) {
 	defer close(s.announced)
 	body, err := wire.Encode(&wire.FeaturesRequest{Features: features})
@@ -29,11 +29,14 @@ func (d *Device) announce(ctx context.Context, s *session) {
 	switch {
 	case err == nil:
 		s.features.Store(&answer.Features)
+		d.rests.learn(s.has(wire.FeatureRules3))
 		if s.has(wire.FeatureDelivery) {
-			d.lanes.kick(laneUpkeep) // delivery lists are to be compared
+			d.queues.kick(queueUpkeep) // delivery lists have to be compared
 		}
 		d.learnLimits(ctx, s)
-	case !errors.Is(err, wire.Version) && !errors.Is(err, errSessionEnded) && ctx.Err() == nil:
+	case errors.Is(err, wire.Version):
+		d.rests.learn(false)
+	case !errors.Is(err, errSessionEnded) && ctx.Err() == nil:
 		d.log.Warn("features not announced", "node", s.node, "error", err)
 	}
 }
@@ -45,7 +48,7 @@ func (s *session) has(f wire.Feature) bool {
 }
 
 // supports reports whether the node of the present session has announced f. It waits for the announcement; without a
-// session it waits for one.
+// session it waits for a session.
 func (d *Device) supports(ctx context.Context, f wire.Feature) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, d.opts.Timing.Call)
 	defer cancel()
@@ -65,28 +68,35 @@ func (d *Device) supports(ctx context.Context, f wire.Feature) (bool, error) {
 	}
 }
 
-// takeAlarm reports an alarm of the node. An alarm that this device has reported already is passed over.
+// takeAlarm reports an alarm of the node. It skips an alarm that this device has reported already.
 func (d *Device) takeAlarm(a *wire.Alarm) {
-	known := fmt.Sprintf("%s %s %d", a.Conversation, a.Reason, a.Time)
-	d.alarms.mu.Lock()
-	defer d.alarms.mu.Unlock()
-	if d.alarms.told[known] || len(d.alarms.told) >= maxTold {
+	if !d.alarms.first(fmt.Sprintf("%s %s %d", a.Conversation, a.Reason, a.Time)) {
 		return
 	}
-	if d.alarms.told == nil {
-		d.alarms.told = make(map[string]bool)
-	}
-	d.alarms.told[known] = true
 	err := fmt.Errorf("the node reports %s: %s", a.Reason, a.Text)
 	d.log.Error("divergence", "conversation", a.Conversation, "error", err)
 	d.emit(Event{Type: EventDivergence, Conversation: a.Conversation, Err: err})
 }
 
-// maxTold bounds the alarms that one run of a device reports.
-const maxTold = 4096
+// maxReported bounds the alarms that one run of a device reports.
+const maxReported = 4096
 
-// alarms are those that this run of the device has reported.
+// alarms is the set of alarms that this run of the device has reported.
 type alarms struct {
-	mu   sync.Mutex // guards told
-	told map[string]bool
+	mu       sync.Mutex // guards the map
+	reported map[string]bool
+}
+
+// first reports whether an alarm is new in this run of the device, and records it.
+func (a *alarms) first(what string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.reported[what] || len(a.reported) >= maxReported {
+		return false
+	}
+	if a.reported == nil {
+		a.reported = make(map[string]bool)
+	}
+	a.reported[what] = true
+	return true
 }

@@ -11,20 +11,20 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// uploadRecord lets an upload go on after a restart: the same file goes up under the same key.
+// uploadRecord lets an upload continue after a restart: the same file is uploaded under the same key.
 type uploadRecord struct {
 	Version uint8 `cbor:"1,keyasint"`
 	File    File  `cbor:"2,keyasint"`
 }
 
-// pieceSize is how much of a blob one request carries, in bytes: a whole number of chunks, and well under
-// the smallest frame that a node allows.
+// pieceSize is the number of bytes of a blob that one request carries: a whole number of chunks, and well below the
+// smallest frame size that a node allows.
 const pieceSize = 3 * (chunkSize + tagSize)
 
-// SendFile encrypts a file, hands it to the organization in pieces, and sends a message that tells the
-// members where it is and how to open it. A broken upload goes on where it stopped, also in a later call
-// with the same file. Size is at most MaxFileSize bytes. The file must not change meanwhile.
-func (d *Device) SendFile(ctx context.Context, id wire.ConversationID, name string, file io.ReaderAt, size int64, caption string) (MessageID, error) {
+// SendFile encrypts a file, uploads it to the organization in pieces, and sends a message that gives the members its
+// location and key. An interrupted upload continues where it stopped, also in a later call with the same file. Size
+// is at most MaxFileSize bytes. The file must not change meanwhile.
+func (d *Device) SendFile(ctx context.Context, id ConversationID, name string, file io.ReaderAt, size int64, caption string) (MessageID, error) {
 	if size < 0 || size > MaxFileSize {
 		return MessageID{}, wire.Errorf(wire.TooLarge, "file", "%d bytes, at most %d", size, int64(MaxFileSize))
 	}
@@ -66,8 +66,8 @@ func (d *Device) SendFile(ctx context.Context, id wire.ConversationID, name stri
 	return m, d.turn(ctx, func(u *unit) error { u.delete(key); return nil })
 }
 
-// prepareFile finds the key of an upload that was begun, or makes one, and knows the blob afterwards.
-func (d *Device) prepareFile(ctx context.Context, id wire.ConversationID, name string, file io.ReaderAt, size uint64) ([]byte, *File, error) {
+// prepareFile finds the key of an upload that was begun, or makes one, and computes the name of the blob.
+func (d *Device) prepareFile(ctx context.Context, id ConversationID, name string, file io.ReaderAt, size uint64) ([]byte, *File, error) {
 	h := sha256.New()
 	h.Write(idPart(id))
 	h.Write([]byte(name + "\x00"))
@@ -77,7 +77,7 @@ func (d *Device) prepareFile(ctx context.Context, id wire.ConversationID, name s
 	key := recordKey(recordUpload, h.Sum(nil))
 	r := new(uploadRecord)
 	known := false
-	var org wire.Domain
+	var org Domain
 	err := d.turn(ctx, func(u *unit) error {
 		var err error
 		org = d.self.Device.Organization()
@@ -100,7 +100,7 @@ func (d *Device) prepareFile(ctx context.Context, id wire.ConversationID, name s
 	return key, &r.File, d.turn(ctx, func(u *unit) error { return u.putRecord(key, r) })
 }
 
-// sealedRef names the blob that a file becomes.
+// sealedRef returns the reference of the blob that a file becomes.
 func sealedRef(key []byte, file io.ReaderAt, size uint64) (wire.BlobRef, error) {
 	ref := wire.BlobRef{Size: sealedSize(size)}
 	s, err := newSealer(key, size)
@@ -119,8 +119,9 @@ func sealedRef(key []byte, file io.ReaderAt, size uint64) (wire.BlobRef, error) 
 	return ref, nil
 }
 
-// putBlob hands a blob in, from where the node has it. read fills p with what stands at an offset.
-func (d *Device) putBlob(ctx context.Context, id wire.ConversationID, ref wire.BlobRef, read func(p []byte, offset uint64) error) error {
+// putBlob uploads a blob, continuing from the part that the node already has. read fills p with the bytes at an
+// offset.
+func (d *Device) putBlob(ctx context.Context, id ConversationID, ref wire.BlobRef, read func(p []byte, offset uint64) error) error {
 	r := &wire.PutBlobRequest{Conversation: id, Blob: ref}
 	stalled := 0
 	for {
@@ -145,12 +146,13 @@ func (d *Device) putBlob(ctx context.Context, id wire.ConversationID, ref wire.B
 	}
 }
 
-// SaveFile fetches a file and writes what stands in it from an offset on: 0 for all, or how much an earlier attempt has
-// written. Each chunk is verified before it is written, and the last one only when the whole has the hash that the
-// message names: who has the key could otherwise give each recipient another content. If w is an io.ReaderAt, what the
-// earlier attempt has written is read from it and belongs to the whole; otherwise it is fetched again, and the caller
-// answers for what it kept. wire.Forged: nothing that was written is to be used.
-func (d *Device) SaveFile(ctx context.Context, id wire.ConversationID, f *File, w io.Writer, from uint64) error {
+// SaveFile fetches a file and writes its content from an offset on: 0 for the whole file, or the length that an
+// earlier attempt has written. It verifies each chunk before it writes it. It writes the last chunk only when the
+// whole blob has the hash that the message names: otherwise somebody with the key could give each recipient another
+// content. If w is an io.ReaderAt, SaveFile reads the part that the earlier attempt has written from w, and includes
+// it in the hash. Otherwise SaveFile fetches that part again, and the caller is responsible for the part that it
+// kept. After wire.Forged nothing that was written may be used.
+func (d *Device) SaveFile(ctx context.Context, id ConversationID, f *File, w io.Writer, from uint64) error {
 	if err := f.Check(); err != nil {
 		return err
 	}
@@ -206,7 +208,7 @@ func (d *Device) SaveFile(ctx context.Context, id wire.ConversationID, f *File, 
 	return nil
 }
 
-// resealed hashes what chunks of an earlier attempt were sealed as: their nonces are their places.
+// resealed hashes the sealed form of the chunks of an earlier attempt: the nonce of a chunk is its position.
 func resealed(s *sealer, kept io.ReaderAt, n uint64, whole hash.Hash) (uint64, error) {
 	for i := range n {
 		sealed, err := s.seal(kept, i)
@@ -218,8 +220,8 @@ func resealed(s *sealer, kept io.ReaderAt, n uint64, whole hash.Hash) (uint64, e
 	return n, nil
 }
 
-// openBlob begins to read a blob of a conversation, or of one that it has succeeded.
-func (d *Device) openBlob(ctx context.Context, id wire.ConversationID, q wire.DownloadRequest) (*pieces, error) {
+// openBlob starts reading a blob of a conversation, or of one that the conversation has succeeded.
+func (d *Device) openBlob(ctx context.Context, id ConversationID, q wire.DownloadRequest) (*pieces, error) {
 	ids, err := d.lineage(ctx, id)
 	if err != nil {
 		return nil, err
@@ -239,7 +241,7 @@ func (d *Device) openBlob(ctx context.Context, id wire.ConversationID, q wire.Do
 // pieces reads a blob, request by request.
 type pieces struct {
 	d       *Device
-	ctx     context.Context // of the one call that reads
+	ctx     context.Context // the context of the one call that reads
 	request wire.DownloadRequest
 	rest    []byte
 }
@@ -255,7 +257,7 @@ func (p *pieces) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// fill fetches the next piece; io.EOF after the last one.
+// fill fetches the next piece; it returns io.EOF after the last one.
 func (p *pieces) fill() error {
 	if p.request.Offset >= p.request.Blob.Size {
 		return io.EOF
@@ -273,7 +275,7 @@ func (p *pieces) fill() error {
 }
 
 // download fetches a whole blob and checks its hash.
-func (d *Device) download(ctx context.Context, id wire.ConversationID, org wire.Domain, ref wire.BlobRef) ([]byte, error) {
+func (d *Device) download(ctx context.Context, id ConversationID, org Domain, ref wire.BlobRef) ([]byte, error) {
 	if ref.Size > wire.MaxBlob {
 		return nil, wire.Errorf(wire.TooLarge, "download", "blob of %d bytes, at most %d", ref.Size, wire.MaxBlob)
 	}

@@ -10,23 +10,24 @@ import (
 	"os"
 	"path/filepath"
 
+	"github.com/mlsfed/mlsfed/internal/private"
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/mlscore/boltstore"
-	"github.com/mlsfed/mlsfed/private"
 )
 
-// storeFile is the name of the store in a device's folder.
+// storeFile is the name of the store in the folder of a device.
 const storeFile = "device.db"
 
-// storeOptions let a device with a long history begin at once. What it computes from a store that turns out to be damaged
-// is never written, and so never sent.
+// storeOptions lets a device with a long history start at once. Results that it computes from a store that turns out
+// to be damaged are never written, and so never sent.
 var storeOptions = boltstore.Options{VerifyLater: true}
 
-// OpenStore opens, or makes, the store of a device in a folder, not a file: the folder is made if need be, is the device's
-// alone, and is locked while the store is open. The store is encrypted under a key of
-// boltstore.KeySize random bytes, from the keyring of the operating system or from KeyFile. The caller
-// closes it after Run has returned. A folder that others have access to is narrowed to its owner, or refused. The errors to expect are those of boltstore.Open.
-func OpenStore(folder string, key mlscore.Secret) (*boltstore.Store, error) {
+// OpenStore opens or creates the store of a device in a folder (not a file). The folder is created if needed, belongs
+// to the device alone, and is locked while the store is open. The store is encrypted under a key of boltstore.KeySize
+// random bytes, from the keyring of the operating system or from KeyFile. The caller closes the store after Run has
+// returned. If others have access to the folder, OpenStore restricts it to its owner or returns an error. The other
+// errors are those of boltstore.Open.
+func OpenStore(folder string, key Secret) (*boltstore.Store, error) {
 	if _, err := private.MakeFolder(folder); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
@@ -34,7 +35,7 @@ func OpenStore(folder string, key mlscore.Secret) (*boltstore.Store, error) {
 }
 
 // OpenStoreWithPassphrase is OpenStore with a passphrase that a person remembers.
-func OpenStoreWithPassphrase(folder string, passphrase mlscore.Secret) (*boltstore.Store, error) {
+func OpenStoreWithPassphrase(folder string, passphrase Secret) (*boltstore.Store, error) {
 	if _, err := private.MakeFolder(folder); err != nil {
 		return nil, fmt.Errorf("open store: %w", err)
 	}
@@ -42,7 +43,7 @@ func OpenStoreWithPassphrase(folder string, passphrase mlscore.Secret) (*boltsto
 }
 
 // NewStoreKey makes a key for OpenStore.
-func NewStoreKey() mlscore.Secret {
+func NewStoreKey() Secret {
 	b := make([]byte, boltstore.KeySize)
 	_, _ = rand.Read(b) // cannot fail: crypto/rand ends the process
 	key := mlscore.NewSecret(b)
@@ -50,11 +51,11 @@ func NewStoreKey() mlscore.Secret {
 	return key
 }
 
-// KeyFile reads a store's key from a file, or makes both. It protects against whoever gets the folder
-// without the file. A file that others can read is narrowed to its owner, or refused.
-func KeyFile(path string) (mlscore.Secret, error) {
+// KeyFile reads a store's key from a file, or creates both. The key protects against an attacker who gets the folder
+// without the file. If others can read the file, KeyFile restricts it to its owner or returns an error.
+func KeyFile(path string) (Secret, error) {
 	if _, err := private.Narrow(path); err != nil {
-		return mlscore.Secret{}, fmt.Errorf("key file: %w", err)
+		return Secret{}, fmt.Errorf("key file: %w", err)
 	}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -62,17 +63,17 @@ func KeyFile(path string) (mlscore.Secret, error) {
 		return key, writeKey(path, key)
 	}
 	if err != nil {
-		return mlscore.Secret{}, fmt.Errorf("key file: %w", err)
+		return Secret{}, fmt.Errorf("key file: %w", err)
 	}
 	defer clear(b)
 	if len(b) != boltstore.KeySize {
-		return mlscore.Secret{}, fmt.Errorf("key file %s: %d bytes, wanted %d", path, len(b), boltstore.KeySize)
+		return Secret{}, fmt.Errorf("key file %s: %d bytes, wanted %d", path, len(b), boltstore.KeySize)
 	}
 	return mlscore.NewSecret(b), nil
 }
 
-// writeKey makes the file whole or not at all, readable by its owner only.
-func writeKey(path string, key mlscore.Secret) error {
+// writeKey writes the file whole or not at all, readable by its owner only.
+func writeKey(path string, key Secret) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("key file: %w", err)
 	}

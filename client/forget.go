@@ -6,19 +6,21 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// forgottenKinds are the records of a conversation that Forget deletes, beside conversationRecord itself.
+// forgottenKinds are the records of a conversation that Forget deletes, in addition to conversationRecord.
 var forgottenKinds = []byte{
 	recordOrder, recordPending, recordBlob, recordOperation, recordMessage, recordMessageID, recordOutgoing, recordHeld,
 	recordWelcome, recordSighting, recordAccepted, recordDelivered, recordPresence, recordFounding, recordRequest,
-	recordOwnName, recordConsumer, recordLater, recordStale, recordTended, recordAgain, recordKeys, recordTrim,
+	recordOwnName, recordConsumer, recordLater, recordStale, recordTended, recordAgain, recordKeys, recordDropped, recordTrim, recordAdminOffer, recordAsked,
+	recordState, recordLink, recordWaits, recordContents, recordUnindexed, recordEnding, recordRoom,
 }
 
-// Forget deletes what this device holds of a conversation that it has left, or cannot follow any further: keys, the
-// history, files' keys, cursors, with what it has of those that the conversation succeeds. Somebody can add the device
-// again, and then it begins from the start. wire.Invalid where the device is still in it: see Leave.
-func (d *Device) Forget(ctx context.Context, id wire.ConversationID) error {
+// Forget deletes the data that this device holds of a conversation that it has left, or cannot follow any further:
+// keys, the history, file keys and cursors, including those of the conversations that it succeeds. If somebody adds
+// the device again, it starts without history. Forget returns [Invalid] if the device is still in the
+// conversation: see Leave.
+func (d *Device) Forget(ctx context.Context, id ConversationID) error {
 	return d.turn(ctx, func(u *unit) error {
-		t, err := d.knownThread(u, id)
+		t, err := d.knownConversation(u, id)
 		if err != nil {
 			return err
 		}
@@ -27,7 +29,7 @@ func (d *Device) Forget(ctx context.Context, id wire.ConversationID) error {
 		}
 		at, r := t.id, t.rec
 		for r != nil {
-			old := &thread{d: d, u: u, id: at, rec: r}
+			old := &conversation{d: d, u: u, id: at, rec: r}
 			if err := old.eraseGroup(); err != nil {
 				return err
 			}
@@ -36,7 +38,7 @@ func (d *Device) Forget(ctx context.Context, id wire.ConversationID) error {
 			}
 			u.delete(conversationKey(at))
 			old.noneLater()
-			if at, r, err = t.before(r); err != nil {
+			if at, r, err = t.predecessor(r); err != nil {
 				return err
 			}
 		}

@@ -8,8 +8,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestForgottenConversationLeavesNothing: no record of it stays but how far its streams were read, and that the device
-// went; a device that is added again begins from the start.
+// TestForgottenConversationLeavesNothing checks that only two records stay: the positions up to which its streams
+// were read, and that the device left. A device that is added again starts without history.
 func TestForgottenConversationLeavesNothing(t *testing.T) {
 	_, id, a, b, c := trio(t, CreateOptions{Name: "Lunch"})
 	for _, p := range []*peer{a, b, c} {

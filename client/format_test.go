@@ -138,8 +138,8 @@ func FuzzInvitation(f *testing.F) {
 	})
 }
 
-// FuzzStatement decodes what a committer claims, rules, and what the sender of a message has seen; the
-// first byte chooses.
+// FuzzStatement decodes four formats: claims of a committer, rules, the sighting in a message, and a node's answer
+// about a delivery list. The first byte selects the format.
 func FuzzStatement(f *testing.F) {
 	s, err := wire.Encode(&statement{Binding: wire.Hash{1}, Last: 3, Evidence: [][]byte{{1}}})
 	if err != nil {
@@ -156,11 +156,20 @@ func FuzzStatement(f *testing.F) {
 	}
 	f.Add(append([]byte{1}, r...))
 	f.Add(append([]byte{2}, g...))
+	report := &readersReport{List: wire.DeliveryHead{Parent: 1, Addresses: 2}, Members: wire.DeliveryHead{Parent: 1, Addresses: 1}}
+	if g, err = wire.Encode(report); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(append([]byte{3}, g...))
+	if s, err = wire.Encode(&statement{Last: 3, Readers: report}); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(append([]byte{0}, s...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if len(b) == 0 {
 			return
 		}
-		v := []any{new(statement), new(Rules), new(sighting)}[b[0]%3]
+		v := []any{new(statement), new(Rules), new(sighting), new(readersReport)}[b[0]%4]
 		if b = b[1:]; wire.Decode(b, maxStatement, v) != nil {
 			return
 		}

@@ -11,59 +11,66 @@ import (
 // Bounds of one page of the history.
 const (
 	MaxPage    = 500   // messages
-	MaxSearch  = 10000 // messages that one page looks through
+	MaxSearch  = 10000 // messages that one page searches
 	maxPattern = 1024  // bytes of Query.Search
 )
 
-// Message is one of the local history.
+// Message is a message of the local history.
 type Message struct {
-	Conversation wire.ConversationID
-	Number       uint64 // in the history of this device, from 0, without holes
+	Conversation ConversationID
+	Number       uint64 // position in the history of this device, from 0, without holes
 	ID           MessageID
-	Sender       wire.DeviceID
-	Person       int       // the sender's number among the persons with that name, as Member.Person; 1 if nothing else is known
+	Sender       DeviceID
+	Person       int       // the sender's number among the persons with that name, as in Member.Person, or 1
 	Time         time.Time // the sender's clock, as it claims
-	Stored       time.Time // when the organization stored it; of an own one, when it was made
-	Epoch        wire.Epoch
+	Stored       time.Time // when the organization stored it; for an own message, when it was made
+	Epoch        Epoch
 	Content      Content
 	Status       Status
-	Delivered    int    // devices that have sent a receipt
-	Error        string // of StatusRefused, and of StatusAccepted where some members will not get it
+	Delivered    int    // number of devices that have sent a receipt
+	Error        string // for StatusRefused, and for StatusAccepted if some members will not get the message
+	Details
 }
 
-func (r *messageRecord) message(id wire.ConversationID, n uint64) (*Message, error) {
-	c, err := DecodeContent(r.Content)
-	if err != nil {
-		return nil, err
+// decode returns a message as it was sent. An erased message has no content.
+func (r *messageRecord) decode(id ConversationID, n uint64) (*Message, *parsed, error) {
+	m := &Message{
+		Conversation: id, Number: n, ID: r.ID, Sender: r.Sender, Person: max(1, int(r.Person)), Time: r.Stored.Std(), Stored: r.Stored.Std(), Epoch: r.Epoch,
+		Status: r.Status, Delivered: int(r.Delivered), Error: r.Error,
 	}
-	return &Message{
-		Conversation: id, Number: n, ID: r.ID, Sender: r.Sender, Person: max(1, int(r.Person)), Time: c.Time.Std(), Stored: r.Stored.Std(), Epoch: r.Epoch,
-		Content: *c, Status: r.Status, Delivered: int(r.Delivered), Error: r.Error,
-	}, nil
+	if len(r.Content) == 0 {
+		return m, nil, nil
+	}
+	p, err := parseContent(r.Content)
+	if err != nil {
+		return nil, nil, err
+	}
+	m.Time, m.Content = p.shown.Time.Std(), *p.shown
+	return m, p, nil
 }
 
 // Query asks for a page of the history. The zero Query asks for the newest messages.
 type Query struct {
-	// Before asks for messages with smaller numbers; 0 for the newest. After asks for those from a number
-	// on instead, if Forward is set.
+	// Before selects messages with smaller numbers; 0 selects the newest. If Forward is set, After selects messages
+	// from a number on instead.
 	Before  uint64
 	After   uint64
 	Forward bool
 	Limit   int // 0 for 50, at most MaxPage
-	// Search keeps messages whose text or file name holds it, without regard to case.
+	// Search keeps messages whose present text or file name contains it, ignoring case.
 	Search string
 }
 
-// Page is what a Query found, oldest first.
+// Page is the result of a Query, oldest message first.
 type Page struct {
 	Messages []Message
-	// Next continues: the Before, or with Forward the After, of the next page. More says whether there is one.
+	// Next is the Before, or with Forward the After, of the next page. More reports whether there is a next page.
 	Next uint64
 	More bool
 }
 
-// History gives a page of a conversation's messages, also of one that this device has left.
-func (d *Device) History(ctx context.Context, id wire.ConversationID, q Query) (*Page, error) {
+// History returns a page of a conversation's messages, also for a conversation that this device has left.
+func (d *Device) History(ctx context.Context, id ConversationID, q Query) (*Page, error) {
 	if q.Limit == 0 {
 		q.Limit = 50
 	}
@@ -72,7 +79,7 @@ func (d *Device) History(ctx context.Context, id wire.ConversationID, q Query) (
 	}
 	page := &Page{}
 	return page, d.turn(ctx, func(u *unit) error {
-		t, err := d.knownThread(u, id)
+		t, err := d.knownConversation(u, id)
 		if err != nil {
 			return err
 		}
@@ -83,14 +90,14 @@ func (d *Device) History(ctx context.Context, id wire.ConversationID, q Query) (
 	})
 }
 
-func (t *thread) forward(q Query, page *Page) error {
-	from, err := t.begins()
+func (t *conversation) forward(q Query, page *Page) error {
+	from, err := t.firstKept()
 	if err != nil {
 		return err
 	}
 	n := max(q.After, from)
 	for looked := 0; n < t.rec.Counters.Message && len(page.Messages) < q.Limit && looked < MaxSearch; looked++ {
-		if err := t.match(q, n, page); err != nil {
+		if err := t.addIfMatches(q, n, page); err != nil {
 			return err
 		}
 		n++
@@ -99,8 +106,8 @@ func (t *thread) forward(q Query, page *Page) error {
 	return nil
 }
 
-func (t *thread) backward(q Query, page *Page) error {
-	from, err := t.begins()
+func (t *conversation) backward(q Query, page *Page) error {
+	from, err := t.firstKept()
 	if err != nil {
 		return err
 	}
@@ -110,7 +117,7 @@ func (t *thread) backward(q Query, page *Page) error {
 	}
 	for looked := 0; n > from && len(page.Messages) < q.Limit && looked < MaxSearch; looked++ {
 		n--
-		if err := t.match(q, n, page); err != nil {
+		if err := t.addIfMatches(q, n, page); err != nil {
 			return err
 		}
 	}
@@ -121,13 +128,13 @@ func (t *thread) backward(q Query, page *Page) error {
 	return nil
 }
 
-// match adds message n to a page if it holds what is searched for.
-func (t *thread) match(q Query, n uint64, page *Page) error {
+// addIfMatches adds message n to a page if it matches the search.
+func (t *conversation) addIfMatches(q Query, n uint64, page *Page) error {
 	rec, _, err := t.messageAt(n)
 	if err != nil || rec == nil {
 		return err
 	}
-	m, err := rec.message(t.id, n)
+	m, err := t.shown(rec, n)
 	if err != nil {
 		return err
 	}

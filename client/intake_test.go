@@ -9,12 +9,12 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore"
 )
 
-// TestIntake: what mlscore takes in from other implementations, a device of the network refuses as before:
-// by its own settings, which all devices and nodes share.
+// TestIntake checks that a device refuses inputs that mlscore accepts from other implementations: it uses settings
+// that all devices and nodes of the network share.
 func TestIntake(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
-	check(t, a.refreshRoots(t.Context())) // it does so by itself, some time after it has connected
+	check(t, a.refreshRoots(t.Context())) // the device also does so by itself, some time after it has connected
 	fresh := func(o mlscore.KeyPackageOptions) (kp *mlscore.KeyPackage, err error) {
 		err = b.turn(t.Context(), func(*unit) (err error) {
 			kp, err = b.client.NewKeyPackage(b.self.identity(), o)
@@ -54,7 +54,7 @@ func TestIntake(t *testing.T) {
 			if err := a.client.VerifyKeyPackage(kp); err != nil {
 				t.Fatal(err)
 			}
-			c.change(kp.LeafNode) // what is refused comes before the signature
+			c.change(kp.LeafNode) // refused before the signature is checked
 			if err := a.client.VerifyKeyPackage(kp); !errors.Is(err, c.kind) || !strings.Contains(err.Error(), c.say) {
 				t.Errorf("%v, want %v with %q", err, c.kind, c.say)
 			}

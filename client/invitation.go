@@ -11,33 +11,34 @@ import (
 // maxInvitation bounds the text of an invitation, in bytes.
 const maxInvitation = 1024
 
-// Invitation is what a person gets to enrol a device: where, as whom, and by which code.
+// Invitation is the data with which a person enrols a device: the server, the user's name and the code.
 //
 //	mlsfed://n1.a.example:8443/CODE?domain=a.example&user=alice&root=9f86d0…
 type Invitation struct {
-	Host   string      // host or host:port of a node
-	Code   string      // works once; empty where it names a server alone
-	Domain wire.Domain // the organization
-	User   string      // the name of the user
-	// Root is the SHA-256 of the organization's root certificate, DER. With it the node's TLS chain must
-	// end in that root; without it, in one of the system's.
+	Host   string // host or host:port of a node
+	Code   string // works once; empty if the invitation names only a server
+	Domain Domain // the organization
+	User   string // the name of the user
+	// Root is the SHA-256 of the organization's root certificate, DER. If Root is set, the node's TLS chain must end
+	// in that root; otherwise it must end in one of the system's roots.
 	Root wire.Hash
 }
 
 // Pinned reports whether the invitation names a root.
 func (i Invitation) Pinned() bool { return i.Root != wire.Hash{} }
 
-// Server is the invitation without its code, which has been used: where the device connects, for later starts.
+// Server returns the invitation without its code, which has been used: the server to which the device connects at
+// later starts.
 func (i Invitation) Server() Invitation {
 	i.Code = ""
 	return i
 }
 
-// UserID is the user of the invitation.
-func (i Invitation) UserID() (wire.UserID, error) { return wire.NewUserID(i.Domain, i.User) }
+// UserID returns the user of the invitation.
+func (i Invitation) UserID() (UserID, error) { return wire.NewUserID(i.Domain, i.User) }
 
-// DeviceID names a device of the invitation's user.
-func (i Invitation) DeviceID(device string) (wire.DeviceID, error) {
+// DeviceID returns the id of a device of the invitation's user.
+func (i Invitation) DeviceID(device string) (DeviceID, error) {
 	user, err := i.UserID()
 	if err != nil {
 		return "", err
@@ -45,7 +46,7 @@ func (i Invitation) DeviceID(device string) (wire.DeviceID, error) {
 	return wire.NewDeviceID(user, device)
 }
 
-// String writes what ParseInvitation reads.
+// String returns the text that ParseInvitation reads.
 func (i Invitation) String() string {
 	u := url.URL{Scheme: "mlsfed", Host: i.Host, Path: "/" + i.Code}
 	q := "domain=" + url.QueryEscape(string(i.Domain)) + "&user=" + url.QueryEscape(i.User)
@@ -56,8 +57,8 @@ func (i Invitation) String() string {
 	return u.String()
 }
 
-// ParseInvitation reads what String or Compact has written. Spaces around it, as pasted text has them, do no harm. What is
-// wrong with it is wire.Malformed or wire.TooLarge.
+// ParseInvitation reads the output of String or Compact. It ignores surrounding spaces, which pasted text often has.
+// It returns [Malformed] or [TooLarge] for an invalid invitation.
 func ParseInvitation(s string) (Invitation, error) {
 	s = strings.TrimSpace(s)
 	if len(s) > maxInvitation {

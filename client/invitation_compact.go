@@ -9,31 +9,32 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// compactScheme begins a compact invitation. All of its characters, and those of base32, are in the alphanumeric mode of
-// QR codes, in which a character takes 5.5 bits.
+// compactScheme begins a compact invitation. All characters of the scheme and of base32 are in the alphanumeric mode
+// of QR codes, in which a character takes 5.5 bits.
 const compactScheme = "MLSFED:"
 
-// The first byte of a compact invitation says what its code is: one of an operator, or one to which another device has
-// added something.
+// The first byte of a compact invitation gives the kind of its code: a code of an operator, or one to which another
+// device has added data.
 const (
 	compactPlain   = 1
 	compactCarries = 2
 )
 
-// Sizes of the parts of a code, in bytes: what the node gets, and what another device has put into it.
+// Sizes of the parts of a code, in bytes: the part for the node, and the part that another device has added.
 const (
 	codeSize    = 16
 	carriedSize = offerSize + sha256.Size
 )
 
-// compactDomain stands for the domain in the host of a compact invitation; no host holds this character.
+// compactDomain replaces the domain in the host of a compact invitation; no host contains this character.
 const compactDomain = "~"
 
 // base32 without padding, as codes are written.
 var compactEncoding = base32.StdEncoding.WithPadding(base32.NoPadding)
 
-// Compact writes the invitation in fewer and simpler characters than String, for a QR code; ParseInvitation reads it too.
-// It reports false for an invitation without a root, or with a code that is not written as nodes write them.
+// Compact returns the invitation in fewer and simpler characters than String, for a QR code; ParseInvitation reads it
+// too. It returns false for an invitation without a root, or with a code in another notation than the one that nodes
+// use.
 //
 //	MLSFED: and in base32: 1, or 2 for a code that carries something of another device; each after its length in a
 //	byte: host with ~ for the domain, domain, user; root, 32 bytes; code, 16 bytes; what it carries, 48 bytes
@@ -63,12 +64,12 @@ func (i Invitation) Compact() (string, bool) {
 	}
 	s := compactScheme + compactEncoding.EncodeToString(b)
 	if back, err := parseCompact(s); err != nil || back != i {
-		return "", false // it was written in another way, as without dashes
+		return "", false // the code has another notation, for example no dashes
 	}
 	return s, true
 }
 
-// parseCompact reads what Compact writes.
+// parseCompact parses the output of Compact.
 func parseCompact(s string) (Invitation, error) {
 	b, err := compactEncoding.DecodeString(s[len(compactScheme):])
 	if err != nil || compactEncoding.EncodeToString(b) != s[len(compactScheme):] {
@@ -98,14 +99,14 @@ func parseCompact(s string) (Invitation, error) {
 	if b = b[codeSize:]; len(b) > 0 {
 		i.Code += "~" + base64.RawURLEncoding.EncodeToString(b)
 	}
-	// The rules of the long form hold for each part.
+	// The rules of the long form apply to each part.
 	if back, err := ParseInvitation(i.String()); err != nil || back != i {
 		return Invitation{}, badInvitation("a part of it is not as it must be")
 	}
 	return i, nil
 }
 
-// inFours divides a code as nodes write it.
+// inFours groups a code in fours, as nodes write it.
 func inFours(s string) string {
 	var parts []string
 	for len(s) > 4 {

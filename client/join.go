@@ -9,10 +9,10 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-func (t *thread) welcomeKey() []byte { return recordKey(recordWelcome, idPart(t.id)) }
+func (t *conversation) welcomeKey() []byte { return recordKey(recordWelcome, idPart(t.id)) }
 
-// takeOutside takes in an entry of a conversation that this device is not in, or not yet.
-func (t *thread) takeOutside(c *wire.Committed) error {
+// takeOutside takes in an entry of a conversation that this device has not joined, or has not joined yet.
+func (t *conversation) takeOutside(c *wire.Committed) error {
 	switch t.rec.State {
 	case StateJoining:
 		if took, err := t.takeFounding(c); took || err != nil {
@@ -28,9 +28,9 @@ func (t *thread) takeOutside(c *wire.Committed) error {
 	return t.d.takeInvitation(t.u, t.id, t, c)
 }
 
-// takeInvitation looks whether an entry adds this device, and begins to join. t is nil where it has not
-// been in the conversation before.
-func (d *Device) takeInvitation(u *unit, id wire.ConversationID, t *thread, c *wire.Committed) error {
+// takeInvitation checks whether an entry adds this device, and starts to join. t is nil if the device has not been in
+// the conversation before.
+func (d *Device) takeInvitation(u *unit, id ConversationID, t *conversation, c *wire.Committed) error {
 	e, err := c.Open()
 	if err != nil || e.Envelope == nil || e.Envelope.Kind != wire.KindCommit || e.Envelope.Conversation != id {
 		return nil
@@ -47,8 +47,8 @@ func (d *Device) takeInvitation(u *unit, id wire.ConversationID, t *thread, c *w
 	if err != nil || !ok {
 		return err
 	}
-	if _, err := mlscore.Peek(env.Commit.Commit); err != nil {
-		return nil // a Commit that is none adds nobody
+	if _, err := peekCommit(env.Commit); err != nil {
+		return nil // an undecodable Commit adds nobody
 	}
 	if !d.welcomes(u, env) {
 		d.log.Info("a Welcome for none of this device's KeyPackages is dropped", "conversation", id)
@@ -57,16 +57,16 @@ func (d *Device) takeInvitation(u *unit, id wire.ConversationID, t *thread, c *w
 	}
 	ask := d.opts.Admit != nil && (t == nil || t.rec.State == StateLeft && t.rec.Token != token)
 	if t == nil {
-		t = &thread{d: d, u: u, id: id}
+		t = &conversation{d: d, u: u, id: id}
 	}
 	if err := t.beginJoin(c, env, token); err != nil {
 		return err
 	}
-	if ask { // the lane looks at the group, and has somebody decide
+	if ask { // the queue inspects the group, and asks the user to decide
 		return u.putRecord(t.requestKey(), &requestRecord{Version: recordVersion, Since: d.now()})
 	}
 	if env.Commit.Welcome.Blob != nil || env.Commit.Tree != nil && env.Commit.Tree.Blob != nil {
-		return nil // the lane fetches them
+		return nil // the queue fetches them
 	}
 	var tree []byte
 	if env.Commit.Tree != nil {
@@ -80,8 +80,8 @@ func (d *Device) takeInvitation(u *unit, id wire.ConversationID, t *thread, c *w
 	return why
 }
 
-// welcomes reports whether a commit's Welcome names a KeyPackage of this device. One that has to be fetched is
-// looked at when it is there.
+// welcomes reports whether the Welcome of a commit names a KeyPackage of this device. A Welcome that must be fetched
+// is checked once it is here.
 func (d *Device) welcomes(u *unit, env *wire.Envelope) bool {
 	if env.Commit.Welcome.Blob != nil {
 		return true
@@ -92,25 +92,25 @@ func (d *Device) welcomes(u *unit, env *wire.Envelope) bool {
 	}
 	return slices.ContainsFunc(h.NewMembers, func(ref []byte) bool {
 		ok, err := u.getRecord(keyPackageKey(ref), new(keyPackageRecord))
-		return ok || err != nil // an error shows again
+		return ok || err != nil // an error will show up again
 	})
 }
 
-// staysAt reports whether an entry removes this device and adds it again under the address that it has, that
-// of its last resort: the delivery list does not change then.
-func (t *thread) staysAt(c *wire.Committed, env *wire.Envelope) (bool, error) {
+// staysAt reports whether an entry removes this device and adds it again under its present address, the one of its
+// last resort: the delivery list does not change then.
+func (t *conversation) staysAt(c *wire.Committed, env *wire.Envelope) (bool, error) {
 	if t.addressLeaves(env) {
 		return false, nil
 	}
 	if t.rec.State == StateLeft && t.rec.Position.Last == c.Sequence {
-		return true, nil // it has just been removed with this entry
+		return true, nil // this entry has just removed the device
 	}
 	if env.Commit.Welcome.Blob != nil {
 		return false, nil
 	}
 	h, err := mlscore.Peek(env.Commit.Welcome.Inline)
 	if err != nil {
-		return false, nil // a Welcome that is none adds nobody
+		return false, nil // an undecodable Welcome adds nobody
 	}
 	for _, ref := range h.NewMembers {
 		r := new(keyPackageRecord)
@@ -122,14 +122,14 @@ func (t *thread) staysAt(c *wire.Committed, env *wire.Envelope) (bool, error) {
 }
 
 // addressLeaves reports whether a commit takes this device's address off the delivery list.
-func (t *thread) addressLeaves(env *wire.Envelope) bool {
+func (t *conversation) addressLeaves(env *wire.Envelope) bool {
 	own := wire.Address{Organization: t.d.self.Device.Organization(), Token: t.rec.Token}
 	return slices.Contains(env.Commit.Delivery.Remove, own)
 }
 
-// keepInvitation keeps an entry ahead of those that this device has taken in, if it adds the device: it
-// was removed in between, does not know it yet, and will not be given the entry again.
-func (t *thread) keepInvitation(c *wire.Committed) error {
+// keepInvitation keeps an entry ahead of those that this device has taken in, if the entry adds the device: the
+// device was removed in between, does not know it yet, and will not get the entry again.
+func (t *conversation) keepInvitation(c *wire.Committed) error {
 	e, err := c.Open()
 	if err != nil || e.Envelope == nil || e.Envelope.Kind != wire.KindCommit {
 		return nil
@@ -140,8 +140,8 @@ func (t *thread) keepInvitation(c *wire.Committed) error {
 	return t.keepEntry(c)
 }
 
-// keepEntry keeps an entry to be joined by.
-func (t *thread) keepEntry(c *wire.Committed) error {
+// keepEntry keeps an entry with which the device will join.
+func (t *conversation) keepEntry(c *wire.Committed) error {
 	raw, err := wire.Encode(c)
 	if err != nil {
 		return err
@@ -149,15 +149,15 @@ func (t *thread) keepEntry(c *wire.Committed) error {
 	return t.u.putRecord(t.welcomeKey(), &welcomeRecord{Version: recordVersion, Entry: raw, Time: t.d.now()})
 }
 
-// useInvitation joins by what keepInvitation kept, once this device knows of its removal.
-func (t *thread) useInvitation() error {
+// useInvitation joins with the entry that keepInvitation kept, once this device knows of its removal.
+func (t *conversation) useInvitation() error {
 	w := new(welcomeRecord)
 	ok, err := t.u.getRecord(t.welcomeKey(), w)
 	if err != nil {
 		return err
 	}
 	if !ok {
-		return nil // messages that are held stay: the entry that adds this device again may be about to come
+		return nil // held messages stay: the entry that adds this device again may be about to come
 	}
 	c := new(wire.Committed)
 	if err := wire.Decode(w.Entry, maxRecord, c); err != nil {
@@ -166,7 +166,7 @@ func (t *thread) useInvitation() error {
 	return t.d.takeInvitation(t.u, t.id, t, c)
 }
 
-// ownToken finds an address of this device among those that are added.
+// ownToken finds an address of this device among the added addresses.
 func (d *Device) ownToken(u *unit, added []wire.Address) (token wire.Token, found bool, err error) {
 	if d.self == nil {
 		return token, false, nil
@@ -192,13 +192,13 @@ func (d *Device) ownToken(u *unit, added []wire.Address) (token wire.Token, foun
 	return token, found, err
 }
 
-// beginJoin notes that this device was added with an entry. What it had of the group before is gone: it
-// was removed from it, or could not follow it.
-func (t *thread) beginJoin(c *wire.Committed, env *wire.Envelope, token wire.Token) error {
+// beginJoin records that an entry adds this device. The earlier state of the group is erased: the device was removed
+// from the group, or could not follow it.
+func (t *conversation) beginJoin(c *wire.Committed, env *wire.Envelope, token wire.Token) error {
 	old := t.rec
-	h, err := mlscore.Peek(env.Commit.Commit)
+	h, err := peekCommit(env.Commit)
 	if err != nil {
-		return nil // a Commit that is none adds nobody
+		return nil // an undecodable Commit adds nobody
 	}
 	t.rec = &conversationRecord{
 		Version: recordVersion, State: StateJoining, Token: token, Policy: uint8(wire.HandshakesPrivate),
@@ -213,6 +213,7 @@ func (t *thread) beginJoin(c *wire.Committed, env *wire.Envelope, token wire.Tok
 		if err := t.eraseGroup(); err != nil {
 			return err
 		}
+		t.u.delete(t.staleKey()) // the device gets new keys
 	} else if t.rec.Number, err = t.d.nextNumber(t.u); err != nil {
 		return err
 	}
@@ -230,8 +231,8 @@ func (t *thread) beginJoin(c *wire.Committed, env *wire.Envelope, token wire.Tok
 	return t.save()
 }
 
-// eraseGroup removes what is left of the group's state.
-func (t *thread) eraseGroup() error {
+// eraseGroup deletes the remaining state of the group.
+func (t *conversation) eraseGroup() error {
 	t.d.groups.drop(t.id)
 	ids, err := t.d.client.Groups()
 	if err != nil || !slices.ContainsFunc(ids, func(g []byte) bool { return string(g) == string(t.id) }) {
@@ -244,7 +245,7 @@ func (t *thread) eraseGroup() error {
 	return g.Erase()
 }
 
-// nextNumber numbers a new conversation.
+// nextNumber returns the number for a new conversation.
 func (d *Device) nextNumber(u *unit) (uint64, error) {
 	self, err := d.enrolled()
 	if err != nil {
@@ -255,14 +256,25 @@ func (d *Device) nextNumber(u *unit) (uint64, error) {
 	return next.Number, d.saveSelf(u, &next)
 }
 
-// join enters the group by a Welcome. On an error that is not the store's nothing has changed.
-func (t *thread) join(c *wire.Committed, env *wire.Envelope, welcome, tree []byte) error {
+// join enters the group with a Welcome. After an error that does not come from the store nothing has changed.
+func (t *conversation) join(c *wire.Committed, env *wire.Envelope, welcome, tree []byte) error {
 	h, err := mlscore.Peek(welcome)
 	if err != nil {
 		return err
 	}
-	g, err := t.d.client.Join(welcome, mlscore.JoinOptions{GroupOptions: t.options(), Tree: tree})
+	w, err := t.d.client.OpenWelcome(welcome, mlscore.JoinOptions{GroupOptions: t.options(), Tree: tree})
 	if err != nil {
+		return err
+	}
+	report, by, err := reportOfWelcome(w)
+	if err != nil {
+		w.Drop()
+		return err
+	}
+	extensions := w.Extensions()
+	g, err := w.Join()
+	if err != nil {
+		w.Drop()
 		return err
 	}
 	if err := t.checkJoined(g, env); err != nil {
@@ -281,16 +293,20 @@ func (t *thread) join(c *wire.Committed, env *wire.Envelope, welcome, tree []byt
 	t.u.delete(t.welcomeKey())
 	t.u.delete(t.requestKey())
 	t.u.put(t.orderKey(c.Sequence), c.Order[:])
+	t.takeRoom(extensions)
+	if err := t.takeReport(report, by); err != nil {
+		return err
+	}
 	return t.joined()
 }
 
-// options are how this device sends in the group.
-func (t *thread) options() mlscore.GroupOptions {
+// options returns the options with which this device sends in the group.
+func (t *conversation) options() mlscore.GroupOptions {
 	return mlscore.GroupOptions{PublicHandshakes: t.public(), Padding: t.rec.Padding.padding()}
 }
 
-// joined begins following the group.
-func (t *thread) joined() error {
+// joined starts following the group.
+func (t *conversation) joined() error {
 	rules, err := t.rules()
 	if err != nil {
 		return err
@@ -299,6 +315,10 @@ func (t *thread) joined() error {
 	t.rec.State, t.rec.Joined, t.rec.Why, t.rec.Title = StateActive, epoch, "", rules.Name
 	t.rec.Keys = keyAge{Since: t.d.now()}
 	t.rec.Line.Suite = uint16(t.suite())
+	t.u.delete(t.askedKey())
+	if !rules.Admin(t.d.self.Device.User()) {
+		t.u.delete(t.offerKey()) // from an earlier membership
+	}
 	t.event(Event{Type: EventJoined, Epoch: epoch})
 	t.u.then(func() { t.d.lookAtReaders(t.id) })
 	t.group.Public().Members(func(m mlscore.Member) bool {
@@ -321,8 +341,8 @@ func (t *thread) joined() error {
 	return t.releaseHeld()
 }
 
-// checkJoined holds a group that was joined against the entry around the Welcome.
-func (t *thread) checkJoined(g *mlscore.Group, env *wire.Envelope) error {
+// checkJoined compares a joined group with the entry that carries the Welcome.
+func (t *conversation) checkJoined(g *mlscore.Group, env *wire.Envelope) error {
 	if string(g.GroupID()) != string(t.id) || wire.Epoch(g.Epoch()) != env.Epoch+1 {
 		return wire.Errorf(wire.Forged, "join", "the Welcome is for epoch %d of %x, its entry for the one after %d of %v", g.Epoch(), g.GroupID(), env.Epoch, t.id)
 	}
@@ -347,9 +367,9 @@ func (t *thread) checkJoined(g *mlscore.Group, env *wire.Envelope) error {
 	return err
 }
 
-// joinLate fetches what a join needs beside its entry, and joins with fresh roots. If that fails too,
-// the conversation is broken for this device.
-func (d *Device) joinLate(ctx context.Context, id wire.ConversationID, w *welcomeRecord) error {
+// joinLate fetches the content that a join needs in addition to its entry, and joins with fresh roots. If that fails
+// too, the conversation is broken for this device.
+func (d *Device) joinLate(ctx context.Context, id ConversationID, w *welcomeRecord) error {
 	c := new(wire.Committed)
 	if err := wire.Decode(w.Entry, maxRecord, c); err != nil {
 		return err
@@ -374,7 +394,7 @@ func (d *Device) joinLate(ctx context.Context, id wire.ConversationID, w *welcom
 	}
 	var why error
 	err = d.turn(ctx, func(u *unit) error {
-		t, err := d.thread(u, id)
+		t, err := d.findConversation(u, id)
 		if err != nil || t == nil || t.rec.State != StateJoining {
 			return err
 		}
@@ -385,7 +405,7 @@ func (d *Device) joinLate(ctx context.Context, id wire.ConversationID, w *welcom
 		return err
 	}
 	return d.turn(ctx, func(u *unit) error {
-		t, err := d.thread(u, id)
+		t, err := d.findConversation(u, id)
 		if err != nil || t == nil || t.rec.State != StateJoining {
 			return err
 		}
@@ -394,14 +414,15 @@ func (d *Device) joinLate(ctx context.Context, id wire.ConversationID, w *welcom
 	})
 }
 
-// joinWaits notes why a join has to wait. Content that nobody has any more is not waited for longer than Timing.Unknown.
-func (d *Device) joinWaits(ctx context.Context, id wire.ConversationID, w *welcomeRecord, why error) error {
+// joinWaits records why a join has to wait. If nobody has the content any more, the join waits no longer than
+// Timing.Unknown.
+func (d *Device) joinWaits(ctx context.Context, id ConversationID, w *welcomeRecord, why error) error {
 	if errors.Is(why, ErrOffline) || ctx.Err() != nil {
 		return why
 	}
 	gone := wire.CodeOf(why) == wire.BlobMissing && d.now()-w.Time >= wire.Time(d.opts.Timing.Unknown.Milliseconds())
 	err := d.turn(ctx, func(u *unit) error {
-		t, err := d.thread(u, id)
+		t, err := d.findConversation(u, id)
 		if err != nil || t == nil || t.rec.State != StateJoining {
 			return err
 		}
@@ -421,8 +442,8 @@ func (d *Device) joinWaits(ctx context.Context, id wire.ConversationID, w *welco
 	return why
 }
 
-// fetchPayload is the content of a payload, nil for none.
-func (d *Device) fetchPayload(ctx context.Context, id wire.ConversationID, p *wire.Payload) ([]byte, error) {
+// fetchPayload returns the content of a payload, or nil if there is no payload.
+func (d *Device) fetchPayload(ctx context.Context, id ConversationID, p *wire.Payload) ([]byte, error) {
 	if p == nil {
 		return nil, nil
 	}

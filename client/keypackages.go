@@ -10,20 +10,20 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// uploadBatch is how many KeyPackages go up with one request: their frames stay small.
+// uploadBatch is the number of KeyPackages in one upload request, which keeps the frames small.
 const uploadBatch = 25
 
 func hashOf(b []byte) wire.Hash { return sha256.Sum256(b) }
 
 func keyPackageKey(ref []byte) []byte { return recordKey(recordKeyPackage, ref) }
 
-// topUp fills the directory's pool of this device's KeyPackages, and replaces the last resort when half
-// of its life is over.
+// topUp fills the directory's pool of this device's KeyPackages, and replaces the last resort after half of its
+// lifetime.
 func (d *Device) topUp(ctx context.Context) error {
 	if err := d.discardStale(ctx); err != nil {
 		return err
 	}
-	if err := d.upload(ctx); err != nil { // what an earlier attempt made
+	if err := d.upload(ctx); err != nil { // KeyPackages of an earlier attempt
 		return err
 	}
 	var a wire.CountAnswer
@@ -56,7 +56,7 @@ func (d *Device) topUp(ctx context.Context) error {
 	return d.upload(ctx)
 }
 
-// topUpSuite makes what one suite lacks.
+// topUpSuite makes the KeyPackages that one suite lacks.
 func (d *Device) topUpSuite(u *unit, have wire.KeyPackageCount, want int) error {
 	suite := mlscore.CipherSuite(have.Suite)
 	half := wire.Time(d.opts.Timing.KeyPackage.Milliseconds()) / 2
@@ -78,7 +78,7 @@ func (d *Device) topUpSuite(u *unit, have wire.KeyPackageCount, want int) error 
 	return nil
 }
 
-// lastResortOf is when the last resort of a suite was made, 0 for never.
+// lastResortOf returns when the last resort of a suite was made, or 0 if never.
 func (r *deviceRecord) lastResortOf(suite uint16) wire.Time {
 	if suite == r.Suite {
 		return r.LastResort
@@ -100,14 +100,14 @@ func (r *deviceRecord) noteLastResort(suite uint16, at wire.Time) {
 	r.Others = append(r.Others, lastResort{Suite: suite, Made: at})
 }
 
-// newKeyPackage makes a KeyPackage with a mailbox address of its own, to be uploaded.
-func (d *Device) newKeyPackage(u *unit, suite mlscore.CipherSuite, lastResort bool) error {
+// newKeyPackage makes a KeyPackage with its own mailbox address, to be uploaded.
+func (d *Device) newKeyPackage(u *unit, suite CipherSuite, lastResort bool) error {
 	token, err := d.newToken()
 	if err != nil {
 		return err
 	}
 	life := d.opts.Timing.KeyPackage
-	if lastResort { // it answers for a device that is away, for as long as its certificate does
+	if lastResort { // the last resort serves while the device is away, for as long as its certificate is valid
 		life = max(life, maxLifetime-time.Hour)
 	}
 	life = min(life, d.self.Ends.Std().Sub(d.opts.Clock.Now())-time.Second)
@@ -141,8 +141,8 @@ func (d *Device) newKeyPackage(u *unit, suite mlscore.CipherSuite, lastResort bo
 	})
 }
 
-// dropExpired forgets KeyPackages that ended a month ago: nobody adds this device with them any more,
-// and who has, did long ago.
+// dropExpired forgets KeyPackages that expired a month ago: nobody adds this device with them any more, and any
+// commit that used one is long past.
 func (d *Device) dropExpired(u *unit) error {
 	prefix := recordKey(recordKeyPackage)
 	limit := d.now() - wire.Time((30 * 24 * time.Hour).Milliseconds())
@@ -167,7 +167,8 @@ func (d *Device) dropExpired(u *unit) error {
 	return err
 }
 
-// usedKeyPackage forgets a KeyPackage that was used, unless it is a last resort. Others' are not known.
+// usedKeyPackage forgets a used KeyPackage, unless it is a last resort. KeyPackages of other devices are unknown
+// here.
 func (d *Device) usedKeyPackage(u *unit, ref []byte) error {
 	r := new(keyPackageRecord)
 	ok, err := u.getRecord(keyPackageKey(ref), r)
@@ -178,7 +179,7 @@ func (d *Device) usedKeyPackage(u *unit, ref []byte) error {
 	return nil
 }
 
-// upload hands the directory what it does not have yet.
+// upload uploads the KeyPackages that the directory does not have yet.
 func (d *Device) upload(ctx context.Context) error {
 	for {
 		refs, request, err := d.notUploaded(ctx)
@@ -190,7 +191,7 @@ func (d *Device) upload(ctx context.Context) error {
 			if code != wire.Denied && code != wire.Invalid && code != wire.Quota {
 				return err
 			}
-			// They are of an older certificate, or too many: others are made.
+			// The certificate of these KeyPackages is older, or there are too many: new ones are made.
 			d.log.Warn("KeyPackages were refused", "count", len(refs), "error", err)
 			return d.markUploaded(ctx, refs, true)
 		}

@@ -9,11 +9,11 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A device that was removed and added again while it was away has a stream for each membership, each under an address of
-// its own. The memberships follow each other in the log, so what comes under a later address waits here until the one
-// before has ended. Only then is there a group in which it can be read.
+// A device that was removed and added again while it was away has one stream for each membership, each under its own
+// address. The memberships follow each other in the log. So items under a later address wait here until the
+// membership before has ended. Only then the device has a group in which it can read them.
 
-// recordLater is the letter of what waits: conversation, token, sequence → wire.Push.
+// recordLater is the letter of waiting items: conversation, token, sequence → wire.Push.
 const recordLater = 'z'
 
 // Bounds on the records that are handled at once, and on the addresses with waiting records.
@@ -22,14 +22,14 @@ const (
 	maxMemberships = 64 // of one conversation
 )
 
-func laterKey(id wire.ConversationID, parts ...[]byte) []byte {
+func laterKey(id ConversationID, parts ...[]byte) []byte {
 	return append(recordKey(recordLater, idPart(id)), recordKey(0, parts...)[2:]...)
 }
 
-// waitsLater reports whether anything waits for a membership in a conversation, without reading the store each time.
-func (d *Device) waitsLater(u *unit, id wire.ConversationID) (bool, error) {
+// waitsLater reports whether any item waits for a membership in a conversation, without reading the store each time.
+func (d *Device) waitsLater(u *unit, id ConversationID) (bool, error) {
 	if d.later == nil {
-		later := make(map[wire.ConversationID]bool)
+		later := make(map[ConversationID]bool)
 		prefix := recordKey(recordLater)
 		err := u.Scan(prefix, func(key, _ []byte) error {
 			n := int(key[len(prefix)])
@@ -44,8 +44,9 @@ func (d *Device) waitsLater(u *unit, id wire.ConversationID) (bool, error) {
 	return d.later[id], nil
 }
 
-// putOff keeps an item for a later membership, and reports whether it has to wait.
-func (t *thread) putOff(p *wire.Push) (bool, error) {
+// deferItem keeps an item for a later membership, or until the commit before it is here, and reports whether the item
+// has to wait.
+func (t *conversation) deferItem(p *wire.Push, large bool) (bool, error) {
 	waits, err := t.d.waitsLater(t.u, t.id)
 	if err != nil {
 		return false, err
@@ -60,8 +61,14 @@ func (t *thread) putOff(p *wire.Push) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	begins := !waits && !joining && t.beginsLater(p, others)
-	if !waits && !begins && !joining {
+	var rest *wire.BlobRef
+	if large && !waits && !joining {
+		if rest, err = t.pushLacksRest(p); err != nil {
+			return false, err
+		}
+	}
+	begins := !waits && !joining && rest == nil && t.beginsLater(p, others)
+	if !waits && !begins && !joining && rest == nil {
 		return false, nil
 	}
 	use, err := t.laterUse()
@@ -70,7 +77,7 @@ func (t *thread) putOff(p *wire.Push) (bool, error) {
 	}
 	l := t.d.opts.Limits
 	most, bytes := l.Held, l.HeldBytes
-	if t.rec.State == StateJoining || t.rec.State == StateHeld {
+	if rest != nil || t.rec.State == StateJoining || t.rec.State == StateHeld || t.d.resting[t.id] {
 		most, bytes = joiningItems*most, joiningItems*bytes
 	}
 	switch {
@@ -81,23 +88,27 @@ func (t *thread) putOff(p *wire.Push) (bool, error) {
 		return true, t.markLost(p)
 	}
 	t.d.later[t.id] = true
+	if rest != nil {
+		t.d.resting[t.id] = true
+	}
 	t.kick(handshakes(t.id))
 	use.add(p)
 	return true, t.u.putRecord(laterKey(t.id, p.Token[:], number(p.Sequence)), p)
 }
 
-// joiningItems is by how much the limits of what waits are larger while a device joins, or its user decides: what comes
-// then is all that it gets of the time before, since the log keeps few entries.
+// joiningItems is the factor by which the limits for waiting items are larger while a device joins, its user decides,
+// or a large commit is fetched. The device gets only these items for the time before, since the log keeps few
+// entries.
 const joiningItems = 8
 
-// waitsToJoin reports whether an item comes before this device has entered the conversation that it was added to.
-func (t *thread) waitsToJoin(p *wire.Push) (bool, error) {
+// waitsToJoin reports whether an item comes before this device has entered the conversation to which it was added.
+func (t *conversation) waitsToJoin(p *wire.Push) (bool, error) {
 	switch t.rec.State {
 	case StateJoining:
 	case StateHeld:
 		if c := new(wire.Committed); p.Kind == wire.ItemEntry && wire.Decode(p.Payload, wire.MaxSessionFrame, c) == nil {
 			if e, err := c.Open(); err == nil && e.Envelope != nil && e.Envelope.Commit != nil && e.Envelope.Conversation == t.id && t.addressLeaves(e.Envelope) {
-				return false, nil // it is removed again: nothing has to be decided
+				return false, nil // the device is removed again: nobody has to decide
 			}
 		}
 	default:
@@ -110,7 +121,7 @@ func (t *thread) waitsToJoin(p *wire.Push) (bool, error) {
 	return known, err
 }
 
-// laterSum is what waits in a conversation: the addresses, the items and their bytes.
+// laterSum counts the waiting items of a conversation: the addresses, the items and their bytes.
 type laterSum struct {
 	tokens      map[wire.Token]bool
 	count, size int
@@ -122,10 +133,11 @@ func (s *laterSum) add(p *wire.Push) {
 	s.size += len(p.Payload)
 }
 
-// lostMark is the place, behind all items of an address, where it stands that some did not fit: from GapFrom on.
+// lostMark is a key behind all items of an address. Its record says that some items did not fit: those from GapFrom
+// on.
 const lostMark = ^uint64(0)
 
-func (t *thread) markLost(p *wire.Push) error {
+func (t *conversation) markLost(p *wire.Push) error {
 	key := laterKey(t.id, p.Token[:], number(lostMark))
 	if _, ok, err := t.u.Get(key); err != nil || ok {
 		return err
@@ -137,9 +149,9 @@ func (t *thread) markLost(p *wire.Push) error {
 	return t.u.putRecord(key, mark)
 }
 
-// takeLost says that items of the present membership are lost, and fetches the entries among them: up to the one that
-// begins the next membership, since the one that ends this one can be among them.
-func (t *thread) takeLost(p *wire.Push) error {
+// takeLost records that items of the present membership are lost, and fetches the entries among them. It fetches up
+// to the entry that begins the next membership, since the entry that ends the present one can be lost too.
+func (t *conversation) takeLost(p *wire.Push) error {
 	t.event(Event{Type: EventGap, Err: fmt.Errorf("items from %d on, of a time when this device was added again, did not fit into what it keeps: messages among them are lost", p.GapFrom)})
 	until := t.rec.Position.Last + 1
 	next, _, err := t.firstLater(laterKey(t.id))
@@ -153,15 +165,15 @@ func (t *thread) takeLost(p *wire.Push) error {
 	return t.save()
 }
 
-// hasLater reports whether something waits under an address.
-func (t *thread) hasLater(token wire.Token) (bool, error) {
+// hasLater reports whether an item waits under an address.
+func (t *conversation) hasLater(token wire.Token) (bool, error) {
 	p, _, err := t.firstLater(laterKey(t.id, token[:]))
 	return p != nil, err
 }
 
-// beginsLater reports whether an item adds this device under another address after a membership that goes on here, or
-// that waits.
-func (t *thread) beginsLater(p *wire.Push, waits bool) bool {
+// beginsLater reports whether an item adds this device under another address after a membership that continues here,
+// or that waits.
+func (t *conversation) beginsLater(p *wire.Push, waits bool) bool {
 	switch t.rec.State {
 	case StateActive, StateLeaving, StateJoining:
 	case StateLeft, StateBroken:
@@ -182,7 +194,7 @@ func (t *thread) beginsLater(p *wire.Push, waits bool) bool {
 }
 
 // adds reports whether an entry adds an address of this device.
-func (t *thread) adds(c *wire.Committed, token wire.Token) bool {
+func (t *conversation) adds(c *wire.Committed, token wire.Token) bool {
 	e, err := c.Open()
 	if err != nil || e.Envelope == nil || e.Envelope.Kind != wire.KindCommit || e.Envelope.Conversation != t.id {
 		return false
@@ -191,13 +203,13 @@ func (t *thread) adds(c *wire.Committed, token wire.Token) bool {
 	if !slices.Contains(e.Envelope.Commit.Delivery.Add, own) {
 		return false
 	}
-	_, known, err := t.d.ownToken(t.u, []wire.Address{own}) // of a KeyPackage: a node does not choose it
+	_, known, err := t.d.ownToken(t.u, []wire.Address{own}) // the address of a KeyPackage: a node does not choose it
 	return known && err == nil
 }
 
-// firstLater is the first item below a prefix of keys; nil for none. Below the conversation it is that of the earliest
-// membership: the streams of one conversation count their items together.
-func (t *thread) firstLater(prefix []byte) (first *wire.Push, key []byte, err error) {
+// firstLater returns the first item below a prefix of keys, or nil if there is none. For the prefix of a conversation
+// that is an item of the earliest membership: the streams of one conversation number their items together.
+func (t *conversation) firstLater(prefix []byte) (first *wire.Push, key []byte, err error) {
 	whole := len(prefix) == len(laterKey(t.id))
 	err = t.u.Scan(prefix, func(at, value []byte) error {
 		p := new(wire.Push)
@@ -218,8 +230,9 @@ func (t *thread) firstLater(prefix []byte) (first *wire.Push, key []byte, err er
 	return first, key, err
 }
 
-// laterUse is what waits. It is counted once and kept up to date, since a device that joins late takes thousands of items.
-func (t *thread) laterUse() (*laterSum, error) {
+// laterUse returns the sum of the waiting items. It is counted once and then kept up to date, since a device that
+// joins late takes thousands of items.
+func (t *conversation) laterUse() (*laterSum, error) {
 	if s := t.d.laterSums[t.id]; s != nil {
 		return s, nil
 	}
@@ -236,23 +249,24 @@ func (t *thread) laterUse() (*laterSum, error) {
 		return nil, err
 	}
 	if t.d.laterSums == nil {
-		t.d.laterSums = make(map[wire.ConversationID]*laterSum)
+		t.d.laterSums = make(map[ConversationID]*laterSum)
 	}
 	t.d.laterSums[t.id] = s
 	return s, nil
 }
 
-// deleteLater deletes one item that waits.
-func (t *thread) deleteLater(key []byte, p *wire.Push) {
+// deleteLater deletes one waiting item.
+func (t *conversation) deleteLater(key []byte, p *wire.Push) {
 	t.u.delete(key)
+	t.taken()
 	if s := t.d.laterSums[t.id]; s != nil {
 		s.count--
 		s.size -= len(p.Payload)
 	}
 }
 
-// someLater are the first items under an address.
-func (t *thread) someLater(token wire.Token, most int) (list []*wire.Push, keys [][]byte, err error) {
+// someLater returns the first items under an address.
+func (t *conversation) someLater(token wire.Token, most int) (list []*wire.Push, keys [][]byte, err error) {
 	err = t.u.Scan(laterKey(t.id, token[:]), func(key, value []byte) error {
 		p := new(wire.Push)
 		if err := wire.Decode(value, maxRecord, p); err != nil {
@@ -270,8 +284,8 @@ func (t *thread) someLater(token wire.Token, most int) (list []*wire.Push, keys 
 	return list, keys, err
 }
 
-// nextLater takes up what waits, if it is its turn. The step says to look again.
-func (t *thread) nextLater() (*step, error) {
+// nextLater takes up the waiting items if it is their turn. The returned step requests another look.
+func (t *conversation) nextLater() (*step, error) {
 	if waits, err := t.d.waitsLater(t.u, t.id); err != nil || !waits {
 		return nil, err
 	}
@@ -287,8 +301,19 @@ func (t *thread) nextLater() (*step, error) {
 	if err != nil {
 		return nil, err
 	}
+	delete(t.d.resting, t.id)
 	for i, p := range list {
 		if t.group == nil {
+			break
+		}
+		rest, err := t.pushLacksRest(p)
+		if err != nil {
+			return nil, err
+		}
+		if rest != nil {
+			if t.d.resting[t.id] = true; done == 0 {
+				return &step{rest: rest}, nil
+			}
 			break
 		}
 		t.deleteLater(keys[i], p)
@@ -315,25 +340,27 @@ func (t *thread) nextLater() (*step, error) {
 	if next.Kind != wire.ItemEntry || wire.Decode(next.Payload, wire.MaxSessionFrame, c) != nil || c.Sequence <= t.rec.Position.Last {
 		return &step{again: true}, t.dropLater(next)
 	}
-	return nil, nil // the rest of the present membership is to come
+	return nil, nil // the rest of the present membership has not come yet
 }
 
-// noneLater notes that nothing waits.
-func (t *thread) noneLater() {
+// noneLater records that no item waits.
+func (t *conversation) noneLater() {
 	delete(t.d.later, t.id)
 	delete(t.d.laterSums, t.id)
 }
 
 // dropLater gives up a membership that cannot be entered.
-func (t *thread) dropLater(p *wire.Push) error {
+func (t *conversation) dropLater(p *wire.Push) error {
 	t.u.deleteAll(laterKey(t.id, p.Token[:]))
+	t.taken()
 	delete(t.d.laterSums, t.id)
-	t.event(Event{Type: EventGap, Err: fmt.Errorf("this device was added again with item %d, and cannot enter there: what came then is lost", p.Sequence)})
+	t.event(Event{Type: EventGap, Err: fmt.Errorf("device was added again with item %d and cannot enter there: what came then is lost", p.Sequence)})
 	return nil
 }
 
-// beginLater enters the earliest membership that waits. Where it cannot be entered, what waits for it is lost.
-func (t *thread) beginLater() (*step, error) {
+// beginLater enters the earliest waiting membership. If the device cannot enter it, the items that wait for it are
+// lost.
+func (t *conversation) beginLater() (*step, error) {
 	p, key, err := t.firstLater(laterKey(t.id))
 	if err != nil || p == nil {
 		if err == nil {
@@ -357,8 +384,8 @@ func (t *thread) beginLater() (*step, error) {
 	return &step{again: true}, nil
 }
 
-// tooLate says, once, that messages of an earlier membership came when this device had entered a later one.
-func (t *thread) tooLate() error {
+// tooLate reports once that messages of an earlier membership came after this device had entered a later one.
+func (t *conversation) tooLate() error {
 	if key := "earlier " + string(t.id); !t.d.asked[key] {
 		t.event(Event{Type: EventGap, Err: errors.New("messages of a time before this device was added again cannot be read any more")})
 		t.u.then(func() { t.d.remember(key) })
@@ -366,15 +393,16 @@ func (t *thread) tooLate() error {
 	return nil
 }
 
-// leaveToStream takes from an answer what follows the entry that removes this device: later memberships come with their
-// streams. It takes that entry too while the device's stream has something left to give: the messages before it can be
-// read only as long as the device is a member. A search for a fresh judgment is about an entry that the stream gave.
-func (d *Device) leaveToStream(ctx context.Context, id wire.ConversationID, a *wire.EntriesAnswer, fresh bool) error {
+// leaveToStream drops from an answer the entries after the one that removes this device: later memberships come with
+// their streams. It drops that entry too while the device's stream has items left, since the device can read the
+// messages before the entry only while it is a member. A search for a fresh judgment concerns an entry from the
+// stream.
+func (d *Device) leaveToStream(ctx context.Context, id ConversationID, a *wire.EntriesAnswer, fresh bool) error {
 	at := -1
 	var token wire.Token
 	var read uint64
 	err := d.turn(ctx, func(u *unit) error {
-		t, err := d.thread(u, id)
+		t, err := d.findConversation(u, id)
 		if err != nil || t == nil || t.group == nil {
 			return err
 		}

@@ -8,12 +8,12 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestEachMembershipIsRead: a device that was removed and added again twice while it was away reads what was for it
-// in each membership, or meets a gap.
+// TestEachMembershipIsRead checks that a device that was removed and added again twice while it was away reads its
+// items of each membership, or gets a gap.
 func TestEachMembershipIsRead(t *testing.T) {
 	for _, c := range []struct {
 		name             string
-		knows            bool // it was in the conversation before it was away
+		knows            bool // the device was in the conversation before it was away
 		large, held      int
 		disorder, mayGap bool
 		perMembership    int

@@ -47,7 +47,7 @@ func TestLimitOfOperations(t *testing.T) {
 		}
 	}
 	a.run()
-	eventually(t, func() error { // what was taken goes on without its caller
+	eventually(t, func() error { // a change that was taken continues without its caller
 		c, err := a.Conversation(t.Context(), id)
 		if err == nil && c.Rules.Name != "1" {
 			err = fmt.Errorf("named %q", c.Rules.Name)
@@ -102,7 +102,8 @@ func TestLimitOfHeldMessages(t *testing.T) {
 	}
 }
 
-// With every other commit lost, a change is given up after so many attempts, and its caller is told.
+// TestLimitOfAttempts checks that a change is given up after Limits.Attempts lost commits, and that its caller gets
+// an error, when another commit always wins.
 func TestLimitOfAttempts(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	w.limits.Attempts = 2
@@ -111,7 +112,7 @@ func TestLimitOfAttempts(t *testing.T) {
 	check(t, err)
 	check(t, a.Add(t.Context(), id, bob))
 	agree(t, id, a, b)
-	// Each time alice's commit is about to be ordered, bob's is faster.
+	// Whenever alice's commit is about to be ordered, bob's is faster.
 	var races atomic.Int32
 	w.mu.Lock()
 	w.faults.before = func(by wire.DeviceID, m wire.Method) {
@@ -129,20 +130,21 @@ func TestLimitOfAttempts(t *testing.T) {
 	if n := races.Load(); n != 2 {
 		t.Errorf("given up after %d attempts, wanted 2", n)
 	}
-	eventually(t, func() error { // events come when they do
+	eventually(t, func() error { // events arrive at any time
 		if n := len(a.events(EventLost)); n != 2 {
-			return fmt.Errorf("told of %d lost commits, wanted 2", n)
+			return fmt.Errorf("%d lost commits reported, wanted 2", n)
 		}
 		return nil
 	})
 	w.mu.Lock()
 	w.faults.before = nil
 	w.mu.Unlock()
-	check(t, a.Rename(t.Context(), id, "y")) // one less, and it is made
+	check(t, a.Rename(t.Context(), id, "y")) // one fewer lost commit, and the change is made
 	agree(t, id, a, b)
 }
 
-// A Welcome over Limits.Inline travels as a blob, and is fetched by who joins.
+// TestLargeWelcomesTravelAsBlobs checks that a Welcome over Limits.Inline travels as a blob, and that the joining
+// device fetches it.
 func TestLargeWelcomesTravelAsBlobs(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	w.limits.Inline = 1000
@@ -161,7 +163,7 @@ func TestLargeWelcomesTravelAsBlobs(t *testing.T) {
 	}
 }
 
-func TestSlowSubscriberIsTold(t *testing.T) {
+func TestSlowSubscriberGetsAGap(t *testing.T) {
 	var h hub
 	s := h.add()
 	for range eventBuffer + 5 {
@@ -179,14 +181,15 @@ func TestSlowSubscriberIsTold(t *testing.T) {
 	}
 }
 
-// A device whose KeyPackages have run out is restored by its last resort, twice: the address is the same then.
+// TestRestoreByTheLastResort checks that a device whose KeyPackages have run out is restored by its last resort,
+// twice: its address stays the same.
 func TestRestoreByTheLastResort(t *testing.T) {
 	_, id, a, b, c := trio(t, CreateOptions{})
 	_ = c
 	drain := func() {
 		b.w.mu.Lock()
 		defer b.w.mu.Unlock()
-		b.w.orgs["b.example"].devices[b.id].packages = nil
+		clear(b.w.orgs["b.example"].devices[b.id].packages)
 	}
 	for range 3 {
 		drain()

@@ -10,12 +10,12 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// link is the present session, for those who wait for one.
+// link holds the present session for the goroutines that wait for one.
 type link struct {
 	mu      sync.Mutex
 	session *session      // nil while there is none
 	changed chan struct{} // closed when session changes
-	most    int           // requests under way
+	most    int           // limit of requests under way
 }
 
 func (l *link) init(o Options) {
@@ -37,7 +37,7 @@ func (l *link) get() (*session, <-chan struct{}) {
 	return l.session, l.changed
 }
 
-// wait gives the session, once there is one other than old.
+// wait returns the session, once there is one other than old.
 func (l *link) wait(ctx context.Context, old *session) (*session, error) {
 	for {
 		s, changed := l.get()
@@ -52,13 +52,13 @@ func (l *link) wait(ctx context.Context, old *session) (*session, error) {
 	}
 }
 
-// errSessionEnded: the connection was lost before the answer came.
+// errSessionEnded means that the connection was lost before the answer came.
 var errSessionEnded = errors.New("the session ended before the answer came")
 
 // session is one connection after the login.
 type session struct {
 	conn    Conn
-	node    wire.NodeID
+	node    NodeID
 	frame   int           // bytes of the largest frame
 	out     chan written  // frames for the writer
 	slots   chan struct{} // one for each request that may be under way
@@ -66,10 +66,14 @@ type session struct {
 	endOnce sync.Once
 	pushes  chan *wire.Push
 	alarm   func(*wire.Alarm)
+	held    heldAcks
 
-	features  atomic.Pointer[wire.Features] // that the node has announced; nil for none
-	announced chan struct{}                 // closed when features is known, or will not be
-	pace      atomic.Pointer[pace]          // of frames; nil while the node has not told its limits
+	withheld []wire.Ack    // of items that wait to be taken in; used by the receiver only
+	recheck  chan struct{} // of size 1: items that waited were taken in
+
+	features  atomic.Pointer[wire.Features] // announced by the node; nil for none
+	announced chan struct{}                 // closed when features is known, or will not become known
+	pace      atomic.Pointer[pace]          // rate of frames; nil while the node has not sent its limits
 
 	mu      sync.Mutex
 	err     error
@@ -81,12 +85,12 @@ func newSession(conn Conn, s *wire.Session, most int) *session {
 	window := min(int(s.Window), 1<<16)
 	return &session{
 		conn: conn, node: s.Node, frame: int(s.MaxFrame), out: make(chan written, 16), ended: make(chan struct{}),
-		slots: make(chan struct{}, min(most, int(s.Requests))), pushes: make(chan *wire.Push, window),
+		slots: make(chan struct{}, min(most, int(s.Requests))), pushes: make(chan *wire.Push, window), recheck: make(chan struct{}, 1),
 		answers: make(map[uint64]chan *wire.Frame), announced: make(chan struct{}),
 	}
 }
 
-// end makes everybody who waits for the session give up.
+// end ends all waits for the session with err.
 func (s *session) end(err error) {
 	s.endOnce.Do(func() {
 		s.mu.Lock()
@@ -102,13 +106,13 @@ func (s *session) why() error {
 	return s.err
 }
 
-// written is a frame for the writer. An Ack is free: the node does not count one that makes room for more pushes.
+// written is a frame for the writer. An Ack is free: the node does not count an Ack that makes room for more pushes.
 type written struct {
 	frame []byte
 	free  bool
 }
 
-// send hands a frame to the writer.
+// send passes a frame to the writer.
 func (s *session) send(ctx context.Context, f *wire.Frame) error {
 	b, err := wire.Encode(f)
 	if err != nil {
@@ -167,29 +171,29 @@ func (s *session) forget(id uint64) {
 	delete(s.answers, id)
 }
 
-// opened is the body of an answer, or the error in it.
+// opened returns the body of an answer, or the error in it.
 func opened(f *wire.Frame) ([]byte, error) {
 	if f.Type == wire.FrameAnswer {
 		return f.Body, nil
 	}
-	e := new(wire.Error)
+	e := new(Error)
 	if err := wire.Decode(f.Body, wire.MaxError, e); err != nil {
 		return nil, err
 	}
 	return nil, e
 }
 
-// parting is why the node ends a session: the error that it has told, and the close code that follows.
+// parting returns why the node ends a session: the error that it has sent, and the close code that follows.
 func parting(ctx context.Context, conn Conn, f *wire.Frame) error {
-	_, told := opened(f)
+	_, reported := opened(f)
 	var closed *CloseError
 	if _, err := conn.Read(ctx); errors.As(err, &closed) {
-		return fmt.Errorf("%w: %w", closed, told)
+		return fmt.Errorf("%w: %w", closed, reported)
 	}
-	return told
+	return reported
 }
 
-// answer gives a frame to whoever asked. One that nobody waits for any more is dropped.
+// answer passes a frame to the goroutine that waits for it. A frame that nobody waits for any more is dropped.
 func (s *session) answer(f *wire.Frame) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -199,7 +203,7 @@ func (s *session) answer(f *wire.Frame) {
 	}
 }
 
-// write sends what others hand over until the session ends.
+// write sends queued frames until the session ends.
 func (s *session) write(ctx context.Context) {
 	for {
 		select {
@@ -273,8 +277,8 @@ func readFrame(ctx context.Context, c Conn) (*wire.Frame, error) {
 	return f, wire.Decode(b, wire.MaxSessionFrame, f)
 }
 
-// call makes a request, on the next session if the present one ends before the answer, for as long as
-// Timing.Call. Every request can be repeated. in and out may be nil.
+// call sends a request and waits for the answer, for as long as Timing.Call. If the session ends before the answer,
+// call repeats the request on the next session. Every request can be repeated. in and out may be nil.
 func (d *Device) call(ctx context.Context, method wire.Method, in, out any) error {
 	var body []byte
 	if in != nil {

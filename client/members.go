@@ -13,19 +13,91 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Add adds all devices of users to a conversation, with one claim for each user and one commit, or several where
-// one would not fit an entry of the log: then KeyPackages are claimed for one commit at a time, and an error says how many
-// users are in. It returns once the last commit is taken in. Devices that are members already stay as they are. wire.NotFound
-// for an unknown user; wire.Exists if an admin here is an earlier owner of the name; wire.NoneLeft if no device of one has a KeyPackage left, and none brings one within
-// Timing.Claim: one of them has to be online for that.
-func (d *Device) Add(ctx context.Context, id wire.ConversationID, users ...wire.UserID) error {
+// Add adds all devices of users to a conversation, with one claim for each user. It makes one commit, or several if
+// one would not fit an entry of the log: then it claims KeyPackages for one commit at a time, and an error says how
+// many users were added. Add returns once the last commit is taken in. If an earlier call whose context ended is
+// still adding a user, Add does not claim for that user again, and waits for the earlier commit. Devices that are
+// already members stay as they are. Add returns [NotFound] for an unknown user, and [Exists] if an admin here
+// is an earlier owner of the name. It returns [NoneLeft] if no device of a user has a KeyPackage left and none
+// uploads one within Timing.Claim: one of the devices has to be online for that.
+func (d *Device) Add(ctx context.Context, id ConversationID, users ...UserID) error {
 	_, suite, err := d.mayAct(ctx, id)
+	if err != nil {
+		return err
+	}
+	waits, users, err := d.beingAdded(ctx, id, users)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for o, outcome := range waits {
+			d.waiters.drop(o, outcome)
+		}
+	}()
+	if len(users) > 0 || len(waits) == 0 {
+		if err := d.addUsers(ctx, id, suite, users); err != nil {
+			return err
+		}
+	}
+	for o, outcome := range waits {
+		if err := d.await(ctx, o, outcome); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// beingAdded finds the users whom an earlier call is adding: a call that gave up while it waited for the nodes. It
+// returns the waiting operations and the other users.
+func (d *Device) beingAdded(ctx context.Context, id ConversationID, users []UserID) (waits map[operation]<-chan error, others []UserID, err error) {
+	waits = make(map[operation]<-chan error)
+	err = d.turn(ctx, func(u *unit) error {
+		t, err := d.usableConversation(u, id)
+		if err != nil {
+			return err
+		}
+		by := make(map[UserID]uint64)
+		err = t.eachOperation(func(n uint64, op *operationRecord) error {
+			for _, a := range op.Add {
+				if op.Kind == opAdd {
+					by[a.Device.User()] = n
+				}
+			}
+			if op.Kind != opAdd { // other operations remove the device and add it again
+				for _, u := range op.Users {
+					delete(by, u)
+				}
+				for _, v := range op.Devices {
+					delete(by, v.User())
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, user := range users {
+			n, ok := by[user]
+			if !ok {
+				others = append(others, user)
+			} else if o := (operation{t.id, n}); waits[o] == nil {
+				waits[o] = d.waiters.add(o)
+			}
+		}
+		return nil
+	})
+	return waits, others, err
+}
+
+// addUsers claims and adds, in as many commits as the limits require.
+func (d *Device) addUsers(ctx context.Context, id ConversationID, suite CipherSuite, users []UserID) error {
+	most, err := d.addBytes(ctx, id)
 	if err != nil {
 		return err
 	}
 	op, size, in := &operationRecord{Kind: opAdd}, 0, 0
 	for at, user := range users {
-		if size >= d.opts.Limits.AddBytes { // the next user's may still fit: the limit leaves room
+		if size >= most { // the next user's KeyPackages may still fit: the limit leaves room
 			if err := d.addClaimed(ctx, id, op); err != nil {
 				return partly(in, len(users), err)
 			}
@@ -33,7 +105,7 @@ func (d *Device) Add(ctx context.Context, id wire.ConversationID, users ...wire.
 		}
 		list, err := d.claim(ctx, id, user, suite, d.opts.Timing.Claim)
 		if err == nil {
-			list, err = d.knownOf(ctx, user, list)
+			list, err = d.knownOwnAdditions(ctx, user, list)
 		}
 		if err != nil {
 			return partly(in, len(users), err)
@@ -46,15 +118,31 @@ func (d *Device) Add(ctx context.Context, id wire.ConversationID, users ...wire.
 	return partly(in, len(users), d.addClaimed(ctx, id, op))
 }
 
+// maxGrowthFactor is the factor by which one commit may add more bytes of KeyPackages if the commit travels in a blob.
+const maxGrowthFactor = 8
+
+// addBytes returns how many bytes of KeyPackages go into one commit.
+func (d *Device) addBytes(ctx context.Context, id ConversationID) (most int, err error) {
+	most = d.opts.Limits.AddBytes
+	err = d.turn(ctx, func(u *unit) error {
+		t, err := d.usableConversation(u, id)
+		if err == nil && t.mayRest(nil) == "" {
+			most *= maxGrowthFactor
+		}
+		return err
+	})
+	return most, err
+}
+
 // addClaimed makes one commit of Add.
-func (d *Device) addClaimed(ctx context.Context, id wire.ConversationID, op *operationRecord) error {
+func (d *Device) addClaimed(ctx context.Context, id ConversationID, op *operationRecord) error {
 	if err := d.makeRoom(ctx, id, op.Add); err != nil {
 		return err
 	}
 	return d.perform(ctx, id, op)
 }
 
-// partly says of an error how many users were added before it.
+// partly adds to an error how many users were added before it.
 func partly(in, all int, err error) error {
 	if err == nil || in == 0 {
 		return err
@@ -62,13 +150,13 @@ func partly(in, all int, err error) error {
 	return fmt.Errorf("%d of %d users were added: %w", in, all, err)
 }
 
-// knownOf leaves of this user's own devices those that this device knows, and of others' all.
-func (d *Device) knownOf(ctx context.Context, user wire.UserID, list []addition) ([]addition, error) {
+// knownOwnAdditions keeps, of this user's own devices, those that this device knows, and all devices of other users.
+func (d *Device) knownOwnAdditions(ctx context.Context, user UserID, list []addition) ([]addition, error) {
 	err := d.turn(ctx, func(u *unit) (err error) {
 		if self, err := d.enrolled(); err != nil || self.Device.User() != user {
 			return err
 		}
-		if list, err = d.known(u, list); err == nil && len(list) == 0 {
+		if list, err = d.knownAdditions(u, list); err == nil && len(list) == 0 {
 			err = wire.Errorf(wire.Invalid, "add", "no device of %s that can be added is known here: confirm it first", user)
 		}
 		return err
@@ -76,13 +164,13 @@ func (d *Device) knownOf(ctx context.Context, user wire.UserID, list []addition)
 	return list, err
 }
 
-// sameKeys leaves of what was claimed what bears the signature key that the device has as a member: an
-// organization can hand out another key under its name. A device that is no member is left out if strangers
-// is false.
-func (d *Device) sameKeys(ctx context.Context, id wire.ConversationID, list []addition, strangers bool) ([]addition, error) {
+// sameKeys keeps the claimed KeyPackages whose signature key is the one that the device has as a member: an
+// organization can hand out another key under a device's name. If strangers is false, devices that are no members are
+// left out.
+func (d *Device) sameKeys(ctx context.Context, id ConversationID, list []addition, strangers bool) ([]addition, error) {
 	var kept []addition
 	err := d.turn(ctx, func(u *unit) error {
-		t, err := d.usableThread(u, id)
+		t, err := d.usableConversation(u, id)
 		if err != nil {
 			return err
 		}
@@ -102,12 +190,12 @@ func (d *Device) sameKeys(ctx context.Context, id wire.ConversationID, list []ad
 	return kept, err
 }
 
-// mayAct refuses before anything is claimed. It returns the conversation that is meant, which may have
-// succeeded the one that is named, and its cipher suite.
-func (d *Device) mayAct(ctx context.Context, id wire.ConversationID) (now wire.ConversationID, suite mlscore.CipherSuite, err error) {
+// mayAct refuses a change before anything is claimed. It returns the current conversation, which may have succeeded
+// the named one, and its cipher suite.
+func (d *Device) mayAct(ctx context.Context, id ConversationID) (now ConversationID, suite CipherSuite, err error) {
 	d.Reconnect()
 	err = d.turn(ctx, func(u *unit) error {
-		t, err := d.usableThread(u, id)
+		t, err := d.usableConversation(u, id)
 		if err == nil {
 			now, suite = t.id, t.suite()
 		}
@@ -116,12 +204,12 @@ func (d *Device) mayAct(ctx context.Context, id wire.ConversationID) (now wire.C
 	return now, suite, err
 }
 
-// claim takes one KeyPackage of a suite of each device of a user, and checks that each is of that user, still
-// valid and with the address that was named. A user who has none, who may have enrolled a moment ago, is asked
-// again for as long as patience. Who claims faster than the node allows waits for it, as long as ctx does, and
-// EventDelayed reports that for the conversation: what was claimed before is not lost. devices are those of the own user that
-// are asked for, none for all.
-func (d *Device) claim(ctx context.Context, id wire.ConversationID, user wire.UserID, suite mlscore.CipherSuite, patience time.Duration, devices ...wire.DeviceID) ([]addition, error) {
+// claim takes one KeyPackage of a suite for each device of a user. It checks that each KeyPackage belongs to that
+// user, is still valid and has the address that was named. If the user has no KeyPackage, perhaps because the
+// enrolment is only moments ago, claim repeats the request for the duration patience. A device that claims faster
+// than the node allows waits, as long as ctx allows, and EventDelayed reports the wait for the conversation: earlier
+// claims are not lost. devices selects devices of the own user; empty selects all.
+func (d *Device) claim(ctx context.Context, id ConversationID, user UserID, suite CipherSuite, patience time.Duration, devices ...DeviceID) ([]addition, error) {
 	if err := user.Check(); err != nil {
 		return nil, wire.Errorf(wire.Malformed, "add", "%v", err)
 	}
@@ -147,14 +235,14 @@ func (d *Device) claim(ctx context.Context, id wire.ConversationID, user wire.Us
 		if err := d.checkClaimed(user, suite, &m); err != nil {
 			return nil, err
 		}
-		if len(devices) == 0 || slices.Contains(devices, m.Device) { // an earlier node answers for all
+		if len(devices) == 0 || slices.Contains(devices, m.Device) { // an earlier node answers for all devices
 			list = append(list, addition{Device: m.Device, Token: m.Address.Token, KeyPackage: m.Message})
 		}
 	}
 	return list, nil
 }
 
-func (d *Device) askKeyMaterial(ctx context.Context, id wire.ConversationID, r *wire.KeyMaterialRequest, patience time.Duration) (*wire.KeyMaterialAnswer, error) {
+func (d *Device) askKeyMaterial(ctx context.Context, id ConversationID, r *wire.KeyMaterialRequest, patience time.Duration) (*wire.KeyMaterialAnswer, error) {
 	begun := d.opts.Clock.Now()
 	busy := 0
 	for attempt := 0; ; attempt++ {
@@ -164,7 +252,7 @@ func (d *Device) askKeyMaterial(ctx context.Context, id wire.ConversationID, r *
 		if err == nil && len(a.Devices) > 0 && !spared {
 			return a, nil
 		}
-		if refused := new(wire.Error); wire.CodeOf(err) == wire.Busy && errors.As(err, &refused) {
+		if refused := new(Error); wire.CodeOf(err) == wire.Busy && errors.As(err, &refused) {
 			busy++
 			pause := d.backoff(busy)
 			d.emit(Event{Type: EventDelayed, Conversation: id, Err: refused, Retry: pause})
@@ -178,7 +266,7 @@ func (d *Device) askKeyMaterial(ctx context.Context, id wire.ConversationID, r *
 		}
 		pause := d.opts.Timing.RetryFirst << min(attempt, 3)
 		limit := patience
-		if spared { // a last resort takes its device into few conversations: a device that is online brings others
+		if spared { // last resorts add a device to few conversations: a device that is online uploads other KeyPackages
 			limit = d.opts.Timing.Claim
 		}
 		if d.opts.Clock.Now().Sub(begun)+pause > limit {
@@ -190,13 +278,13 @@ func (d *Device) askKeyMaterial(ctx context.Context, id wire.ConversationID, r *
 		if !d.wait(ctx, pause) {
 			return nil, ctx.Err()
 		}
-		if r.ID, err = d.newSubmission(); err != nil { // the same one would get the same answer
+		if r.ID, err = d.newSubmission(); err != nil { // the same id would get the same answer
 			return nil, err
 		}
 	}
 }
 
-func (d *Device) checkClaimed(user wire.UserID, suite mlscore.CipherSuite, m *wire.KeyMaterial) error {
+func (d *Device) checkClaimed(user UserID, suite CipherSuite, m *wire.KeyMaterial) error {
 	refuse := func(format string, args ...any) error {
 		return wire.Errorf(wire.Forged, "add", "KeyPackage of %s: "+format, append([]any{m.Device}, args...)...)
 	}
@@ -224,20 +312,20 @@ func (d *Device) checkClaimed(user wire.UserID, suite mlscore.CipherSuite, m *wi
 	return nil
 }
 
-// Remove removes all devices of users from a conversation. It returns once the commit is taken in. Users
-// who are no members are passed over. To go oneself there is Leave.
-func (d *Device) Remove(ctx context.Context, id wire.ConversationID, users ...wire.UserID) error {
+// Remove removes all devices of users from a conversation. It returns once the commit is taken in. It ignores users
+// who are no members. To remove itself, a device uses Leave.
+func (d *Device) Remove(ctx context.Context, id ConversationID, users ...UserID) error {
 	return d.perform(ctx, id, &operationRecord{Kind: opRemove, Users: users})
 }
 
 // RemoveDevices is Remove for single devices.
-func (d *Device) RemoveDevices(ctx context.Context, id wire.ConversationID, devices ...wire.DeviceID) error {
+func (d *Device) RemoveDevices(ctx context.Context, id ConversationID, devices ...DeviceID) error {
 	return d.perform(ctx, id, &operationRecord{Kind: opRemove, Devices: devices})
 }
 
-// Restore removes a device and adds it again with one commit: for one that says that a conversation is
-// broken for it. It reads nothing of what came in between.
-func (d *Device) Restore(ctx context.Context, id wire.ConversationID, device wire.DeviceID) error {
+// Restore removes a device and adds it again with one commit, for a device that reports a conversation as broken. The
+// device cannot read what was sent in between.
+func (d *Device) Restore(ctx context.Context, id ConversationID, device DeviceID) error {
 	_, suite, err := d.mayAct(ctx, id)
 	if err != nil {
 		return err
@@ -256,23 +344,23 @@ func (d *Device) Restore(ctx context.Context, id wire.ConversationID, device wir
 	if len(list) == 0 {
 		return wire.Errorf(wire.Invalid, "restore", "%s shows another key than as a member: it was enrolled again, so remove it, and add the user", device)
 	}
-	if list, err = d.knownOf(ctx, device.User(), list); err != nil {
+	if list, err = d.knownOwnAdditions(ctx, device.User(), list); err != nil {
 		return err
 	}
-	return d.perform(ctx, id, &operationRecord{Kind: opRemove, Devices: []wire.DeviceID{device}, Add: list})
+	return d.perform(ctx, id, &operationRecord{Kind: opRemove, Devices: []DeviceID{device}, Add: list})
 }
 
-// Leave asks to be removed from a conversation, as this device: others of the user's stay, and do not add it
-// again. It returns once the request is ordered; another member's device commits it, by itself, and EventLeft
-// tells when. Who is alone closes the conversation. wire.Invalid: the last device of the last admin stays until
-// ChangeRules has promoted another member.
-func (d *Device) Leave(ctx context.Context, id wire.ConversationID) error {
+// Leave asks the other members to remove this device from a conversation. Other devices of the user stay, and do not
+// add this device again. Leave returns once the request is ordered. Another member's device commits it automatically,
+// and EventLeft reports that. If this device is the only member, it closes the conversation. Leave returns
+// [Invalid] for the last device of the last admin, until ChangeRules has promoted another member.
+func (d *Device) Leave(ctx context.Context, id ConversationID) error {
 	err := d.turn(ctx, func(u *unit) error {
-		t, err := d.usableThread(u, id)
+		t, err := d.usableConversation(u, id)
 		if err != nil {
 			return err
 		}
-		return t.lastAdmin(func(v wire.DeviceID) bool { return v == d.self.Device })
+		return t.lastAdmin(func(v DeviceID) bool { return v == d.self.Device })
 	})
 	if err != nil {
 		return err
@@ -281,9 +369,9 @@ func (d *Device) Leave(ctx context.Context, id wire.ConversationID) error {
 }
 
 // Close ends a conversation for everybody, if this device's user is an admin.
-func (d *Device) Close(ctx context.Context, id wire.ConversationID) error {
+func (d *Device) Close(ctx context.Context, id ConversationID) error {
 	err := d.turn(ctx, func(u *unit) error {
-		t, err := d.usableThread(u, id)
+		t, err := d.usableConversation(u, id)
 		if err != nil {
 			return err
 		}
@@ -300,13 +388,13 @@ func (d *Device) Close(ctx context.Context, id wire.ConversationID) error {
 }
 
 // Rename changes a conversation's name.
-func (d *Device) Rename(ctx context.Context, id wire.ConversationID, name string) error {
+func (d *Device) Rename(ctx context.Context, id ConversationID, name string) error {
 	return d.ChangeRules(ctx, id, RulesChange{Name: &name})
 }
 
-// ChangeRules changes the name, the admins or what members may do. It fails with wire.Invalid where somebody who
-// is no member would become an admin, or no member would be one any more, or where the name looks like an id.
-func (d *Device) ChangeRules(ctx context.Context, id wire.ConversationID, c RulesChange) error {
+// ChangeRules changes the name, the admins or the rights of members. It returns [Invalid] if a user who is no
+// member would become an admin, if no member would be an admin any more, or if the name looks like an id.
+func (d *Device) ChangeRules(ctx context.Context, id ConversationID, c RulesChange) error {
 	if c.Name != nil {
 		if err := CheckName(*c.Name); err != nil {
 			return err
@@ -315,18 +403,18 @@ func (d *Device) ChangeRules(ctx context.Context, id wire.ConversationID, c Rule
 	return d.perform(ctx, id, &operationRecord{Kind: opRules, Rules: &c})
 }
 
-// UpdateKeys gives this device new keys in a conversation, and commits what others have proposed. It
-// happens by itself now and then: see Timing.KeyAge.
-func (d *Device) UpdateKeys(ctx context.Context, id wire.ConversationID) error {
+// UpdateKeys gives this device new keys in a conversation, and commits waiting proposals of others. A device also
+// does so by itself from time to time: see Timing.KeyAge.
+func (d *Device) UpdateKeys(ctx context.Context, id ConversationID) error {
 	return d.perform(ctx, id, &operationRecord{Kind: opCommit})
 }
 
-// Conversations lists all of this device, the newest first.
+// Conversations lists all conversations of this device, newest first.
 func (d *Device) Conversations(ctx context.Context) ([]Conversation, error) {
 	var list []Conversation
 	err := d.turn(ctx, func(u *unit) error {
-		return eachRecord(u, func(id wire.ConversationID, rec *conversationRecord) error {
-			t, err := d.glance(u, id, rec)
+		return eachRecord(u, func(id ConversationID, rec *conversationRecord) error {
+			t, err := d.peekConversation(u, id, rec)
 			if err != nil || t.hidden() {
 				return err
 			}
@@ -343,28 +431,28 @@ func (d *Device) Conversations(ctx context.Context) ([]Conversation, error) {
 
 // Member is a device in a conversation.
 type Member struct {
-	Device       wire.DeviceID
-	User         wire.UserID
-	Account      wire.AccountID // of the user; zero in certificates of earlier releases
-	Organization wire.Domain
-	// Person is the number of the user among the persons whom this device has met under the name: 2 and more for one
-	// whose organization has given the name of a removed account again. 0 if the account is not known.
+	Device       DeviceID
+	User         UserID
+	Account      AccountID // the user's account; zero in certificates of earlier releases
+	Organization Domain
+	// Person is the number of the user among the persons whom this device has met under the name: 2 or more if the
+	// organization has given the name of a removed account to another person. It is 0 if the account is not known.
 	Person  int
 	Admin   bool
 	Self    bool
 	Leaving bool      // its removal waits for a commit
-	Ends    time.Time // of its certificate
+	Ends    time.Time // when its certificate ends
 	Expired bool
-	// SafetyNumber is equal on both devices exactly if each sees the key that the other has: two people
-	// compare it. Empty for the own device.
+	// SafetyNumber is equal on both devices exactly if each sees the key that the other has: two people compare it.
+	// It is empty for the own device.
 	SafetyNumber string
 }
 
 // Members lists the devices of a conversation by name.
-func (d *Device) Members(ctx context.Context, id wire.ConversationID) ([]Member, error) {
+func (d *Device) Members(ctx context.Context, id ConversationID) ([]Member, error) {
 	var list []Member
 	err := d.turn(ctx, func(u *unit) error {
-		t, err := d.knownThread(u, id)
+		t, err := d.knownConversation(u, id)
 		if err != nil || t.group == nil {
 			return err
 		}
@@ -414,12 +502,12 @@ func (d *Device) describeMember(m, self mlscore.Member) (Member, error) {
 	return one, err
 }
 
-// ConversationNumber is a number that two members can compare: equal exactly if they share the present
-// epoch, with all its members.
-func (d *Device) ConversationNumber(ctx context.Context, id wire.ConversationID) (string, error) {
+// ConversationNumber returns a number that two members can compare: it is equal exactly if they share the present
+// epoch with all its members.
+func (d *Device) ConversationNumber(ctx context.Context, id ConversationID) (string, error) {
 	var n string
 	err := d.turn(ctx, func(u *unit) error {
-		t, err := d.usableThread(u, id)
+		t, err := d.usableConversation(u, id)
 		if err != nil {
 			return err
 		}

@@ -9,30 +9,30 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// MigrateOptions shape the conversation that succeeds another one. Name, rules and members are the same.
+// MigrateOptions configures the conversation that succeeds another one. Name, rules and members stay the same.
 type MigrateOptions struct {
-	// Suite is the cipher suite to go to, one with the signature scheme of the members' keys.
-	Suite   mlscore.CipherSuite
-	Voters  uint8       // wire.Policy; 0 for those of the conversation
-	Witness wire.Domain // wire.Policy; "" for that of the conversation
-	// NoWitness leaves the conversation's witness behind.
+	// Suite is the new cipher suite; it must have the signature scheme of the members' keys.
+	Suite   CipherSuite
+	Voters  uint8  // Policy; 0 keeps the number of the conversation
+	Witness Domain // Policy; "" keeps the witness of the conversation
+	// NoWitness drops the conversation's witness.
 	NoWitness bool
 }
 
-// migrateAttempts is how often Migrate begins again when members came or went meanwhile.
+// migrateAttempts is how often Migrate tries again when members came or left meanwhile.
 const migrateAttempts = 3
 
-// foundedMark stands in for the number of an operation: Migrate waits for the successor by it.
+// foundedMark takes the place of an operation's number: with it Migrate waits for the successor.
 const foundedMark = ^uint64(0)
 
-// Migrate moves a conversation to another cipher suite: its group is closed by a ReInit (RFC 9420 §11.2), and
-// goes on as another conversation with the same members, rules and history. It returns that one's id once
-// this device is in it; the old id still names it in calls to this device. Only admins may.
+// Migrate moves a conversation to another cipher suite: a ReInit (RFC 9420 §11.2) closes its group, and the
+// conversation continues as another one with the same members, rules and history. Migrate returns the new id once
+// this device is in the new conversation; calls to this device still accept the old id. Only admins may migrate.
 //
-// Nothing is closed before every device of the members has given a KeyPackage of the suite:
-// wire.NoneLeft names those that have none. If ctx ends first, the migration goes on. What is sent meanwhile
-// arrives, but a sender's last messages of the old conversation may come behind its first of the new one.
-func (d *Device) Migrate(ctx context.Context, id wire.ConversationID, o MigrateOptions) (wire.ConversationID, error) {
+// No group is closed before every device of the members has given a KeyPackage of the suite: [NoneLeft] names the
+// devices that have none. If ctx ends first, the migration continues. Messages that are sent meanwhile arrive, but a
+// sender's last messages of the old conversation may come after its first message of the new one.
+func (d *Device) Migrate(ctx context.Context, id ConversationID, o MigrateOptions) (ConversationID, error) {
 	if err := d.carryOver(ctx, id, &o); err != nil {
 		return "", err
 	}
@@ -44,8 +44,8 @@ func (d *Device) Migrate(ctx context.Context, id wire.ConversationID, o MigrateO
 	}
 }
 
-func (d *Device) migrateOnce(ctx context.Context, id wire.ConversationID, o MigrateOptions) (wire.ConversationID, error) {
-	var members []wire.DeviceID
+func (d *Device) migrateOnce(ctx context.Context, id ConversationID, o MigrateOptions) (ConversationID, error) {
+	var members []DeviceID
 	err := d.turn(ctx, func(u *unit) error {
 		t, err := d.migratable(u, id, o)
 		if err != nil {
@@ -70,7 +70,7 @@ func (d *Device) migrateOnce(ctx context.Context, id wire.ConversationID, o Migr
 			return "", wire.Errorf(wire.Invalid, "migrate", "%s shows another key than as a member: it was enrolled again, so remove it first", a.Device)
 		}
 	}
-	next, token, err := d.newConversation(ctx)
+	next, token, err := d.chooseConversation(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -94,16 +94,16 @@ func (d *Device) migrateOnce(ctx context.Context, id wire.ConversationID, o Migr
 	if err != nil {
 		return "", err
 	}
-	defer d.waiters.drop(operation{next, foundedMark})
+	defer d.waiters.drop(operation{next, foundedMark}, founded)
 	if err := d.await(ctx, op, closed); err != nil {
 		return "", err
 	}
 	return next, d.await(ctx, operation{next, foundedMark}, founded)
 }
 
-// migratable is the conversation, if this device may migrate it.
-func (d *Device) migratable(u *unit, id wire.ConversationID, o MigrateOptions) (*thread, error) {
-	t, err := d.usableThread(u, id)
+// migratable returns the conversation if this device may migrate it.
+func (d *Device) migratable(u *unit, id ConversationID, o MigrateOptions) (*conversation, error) {
+	t, err := d.usableConversation(u, id)
 	if err != nil {
 		return nil, err
 	}
@@ -131,10 +131,10 @@ func (d *Device) migratable(u *unit, id wire.ConversationID, o MigrateOptions) (
 	})
 }
 
-// otherDevices are the members but this one.
-func (t *thread) otherDevices() (list []wire.DeviceID, err error) {
+// otherDevices returns the members other than this device.
+func (t *conversation) otherDevices() (list []DeviceID, err error) {
 	t.group.Public().Members(func(m mlscore.Member) bool {
-		var device wire.DeviceID
+		var device DeviceID
 		if device, err = deviceOf(m.Credential); err != nil {
 			return false
 		}
@@ -146,10 +146,10 @@ func (t *thread) otherDevices() (list []wire.DeviceID, err error) {
 	return list, err
 }
 
-// claimAll takes a KeyPackage of a suite for each of some devices. wire.NoneLeft names all that have none.
-func (d *Device) claimAll(ctx context.Context, id wire.ConversationID, devices []wire.DeviceID, suite mlscore.CipherSuite) ([]addition, error) {
-	asked := make(map[wire.UserID]bool)
-	have := make(map[wire.DeviceID]addition)
+// claimAll takes a KeyPackage of a suite for each device. [NoneLeft] names all devices that have none.
+func (d *Device) claimAll(ctx context.Context, id ConversationID, devices []DeviceID, suite CipherSuite) ([]addition, error) {
+	asked := make(map[UserID]bool)
+	have := make(map[DeviceID]addition)
 	for _, device := range devices {
 		if asked[device.User()] {
 			continue
@@ -179,13 +179,13 @@ func (d *Device) claimAll(ctx context.Context, id wire.ConversationID, devices [
 	return list, nil
 }
 
-// prepare makes the successor, with this device alone in it, and its create, whose delivery list has all
-// members: so their organizations have a replica, and their devices a stream, before anything is closed.
-func (t *thread) prepare(id wire.ConversationID, token wire.Token, list []addition, o MigrateOptions) error {
+// prepare creates the successor, with this device alone in it, and its create, whose delivery list has all members.
+// So their organizations have a replica, and their devices a stream, before the old group is closed.
+func (t *conversation) prepare(id ConversationID, token wire.Token, list []addition, o MigrateOptions) error {
 	shape := CreateOptions{
 		Name: t.rec.Title, PublicHandshakes: t.public(), Padding: t.rec.Padding, Voters: o.Voters, Witness: o.Witness, Suite: o.Suite,
 	}
-	next, err := t.d.newThread(t.u, id, token, shape)
+	next, err := t.d.newConversation(t.u, id, token, shape)
 	if err != nil {
 		return err
 	}
@@ -202,21 +202,21 @@ func (t *thread) prepare(id wire.ConversationID, token wire.Token, list []additi
 }
 
 // successorWaits reports whether the successor is still being created.
-func (t *thread) successorWaits(op *operationRecord) (bool, error) {
-	next, err := t.d.thread(t.u, wire.ConversationID(op.Next))
+func (t *conversation) successorWaits(op *operationRecord) (bool, error) {
+	next, err := t.d.findConversation(t.u, wire.ConversationID(op.Next))
 	return next != nil && next.rec.State == StateCreating, err
 }
 
-// beginReInit closes the group, and founds its successor with the same entry.
-func (t *thread) beginReInit(op *operationRecord, n uint64) error {
-	next, err := t.d.thread(t.u, wire.ConversationID(op.Next))
+// beginReInit closes the group, and founds its successor in the same entry.
+func (t *conversation) beginReInit(op *operationRecord, n uint64) error {
+	next, err := t.d.findConversation(t.u, wire.ConversationID(op.Next))
 	if err != nil {
 		return err
 	}
 	if next == nil || next.rec.State != StateFounding {
 		return wire.Errorf(wire.Unavailable, "migrate", "the successor of %v could not be created: try again", t.id)
 	}
-	if len(t.group.Public().Pending()) > 0 { // a ReInit stands alone in its commit (RFC 9420 §12.2)
+	if len(t.group.Public().Pending()) > 0 { // a ReInit must be the only proposal of its commit (RFC 9420 §12.2)
 		return t.begin(&operationRecord{Kind: opCommit}, 0, false)
 	}
 	members, err := t.otherDevices()
@@ -234,22 +234,22 @@ func (t *thread) beginReInit(op *operationRecord, n uint64) error {
 	closing := mlscore.ReInitProposal(mlscore.ReInit{
 		GroupID: op.Next, Version: mlscore.MLS10, CipherSuite: next.suite(), Extensions: context.Extensions,
 	})
-	return t.submit(&change{
+	return t.orderEnvelope(&change{
 		proposals: []mlscore.Proposal{closing},
 		founding:  func(s *mlscore.StagedCommit) ([]byte, error) { return next.found(s, op.Add) },
 	}, n)
 }
 
-// founding is what goes out with a ReInit, in the place of a Welcome: the first commit of the successor,
-// as the envelope that any member may submit, the same bytes for all, and the blobs that it names.
+// founding is sent with a ReInit instead of a Welcome. It holds the first commit of the successor, as an envelope
+// that any member may submit with the same bytes, and the blobs that the envelope names.
 type founding struct {
 	Envelope []byte   `cbor:"1,keyasint"`
 	Blobs    [][]byte `cbor:"2,keyasint,omitempty"`
 }
 
-// found makes the first commit of a successor, which waits until the ReInit has been ordered.
-func (t *thread) found(closing *mlscore.StagedCommit, list []addition) ([]byte, error) {
-	if err := t.dropPending(); err != nil { // of a ReInit that lost its epoch
+// startFounding makes the first commit of a successor, which waits until the ReInit has been ordered.
+func (t *conversation) found(closing *mlscore.StagedCommit, list []addition) ([]byte, error) {
+	if err := t.dropPending(); err != nil { // from a ReInit that lost its epoch
 		return nil, err
 	}
 	var proposals []mlscore.Proposal
@@ -264,7 +264,7 @@ func (t *thread) found(closing *mlscore.StagedCommit, list []addition) ([]byte, 
 	if err != nil {
 		return nil, err
 	}
-	t.look(nil)
+	t.setPolicy(nil)
 	made, err := t.group.CommitSuccessor(closing, mlscore.CommitOptions{
 		Proposals: proposals, AuthenticatedData: said,
 		GroupInfo: mlscore.GroupInfoOptions{External: t.public()}, WelcomeInfo: mlscore.GroupInfoOptions{Tree: true},
@@ -291,8 +291,12 @@ func (t *thread) found(closing *mlscore.StagedCommit, list []addition) ([]byte, 
 	return wire.Encode(f)
 }
 
-// bundle is the envelope of a founding. Its delivery list is that of the create.
-func (t *thread) bundle(made *mlscore.Commit, p *pendingRecord) (*wire.Envelope, error) {
+// wholeFounding is the factor by which a founding inside its entry may be larger than another commit: a founding
+// cannot be made again if the servers of the successor refuse to take it as a blob.
+const wholeFounding = 3
+
+// bundle returns the envelope of a founding. Its delivery list is that of the create.
+func (t *conversation) bundle(made *mlscore.Commit, p *pendingRecord) (*wire.Envelope, error) {
 	key, err := submissionKey(made.Staged)
 	if err != nil {
 		return nil, err
@@ -301,20 +305,25 @@ func (t *thread) bundle(made *mlscore.Commit, p *pendingRecord) (*wire.Envelope,
 	if b.Welcome, err = t.payload(p, made.Welcome); err != nil {
 		return nil, err
 	}
+	if len(b.Commit) > wholeFounding*t.d.opts.Limits.Inline {
+		if err := t.moveRest(p, b, made.Staged.Public()); err != nil {
+			return nil, err
+		}
+	}
 	e := t.envelope(wire.KindCommit)
 	e.Commit = b
 	return e, t.publish(p, b, made)
 }
 
-// succeeds reports whether the conversation that this one is to succeed has been closed in its favour.
-func (t *thread) succeeds() (bool, error) {
-	from, err := t.d.thread(t.u, wire.ConversationID(t.rec.Line.From))
+// succeeds reports whether the old conversation has been closed in favour of this one.
+func (t *conversation) succeeds() (bool, error) {
+	from, err := t.d.findConversation(t.u, wire.ConversationID(t.rec.Line.From))
 	return from != nil && from.rec.State == StateMoving && string(from.rec.Line.Successor) == string(t.id), err
 }
 
-// nextOfFounder decides what a founder does in the successor: it sends the founding once the old group is
-// closed, and closes the successor if that will not be. wait is to do nothing yet.
-func (t *thread) nextOfFounder() (s *step, wait bool, err error) {
+// nextOfFounder decides the founder's next step in the successor: it sends the founding once the old group is closed,
+// or closes the successor if that cannot happen any more. wait means that no step is due yet.
+func (t *conversation) nextOfFounder() (s *step, wait bool, err error) {
 	if moving, err := t.succeeds(); err != nil || moving {
 		return nil, false, err
 	}
@@ -322,7 +331,7 @@ func (t *thread) nextOfFounder() (s *step, wait bool, err error) {
 	if err != nil || p != nil && e.Kind == wire.KindClose {
 		return nil, false, err
 	}
-	from, err := t.d.thread(t.u, wire.ConversationID(t.rec.Line.From))
+	from, err := t.d.findConversation(t.u, wire.ConversationID(t.rec.Line.From))
 	if err != nil {
 		return nil, false, err
 	}
@@ -343,16 +352,16 @@ func (t *thread) nextOfFounder() (s *step, wait bool, err error) {
 }
 
 // founded takes in the entry of the own founding.
-func (t *thread) founded(env *wire.Envelope) error {
+func (t *conversation) founded(env *wire.Envelope) error {
 	t.rec.State, t.rec.Joined, t.rec.Keys = StateActive, wire.Epoch(t.group.Epoch()), keyAge{Since: t.d.now()}
-	if err := t.settle(env.Submission, nil); err != nil {
+	if err := t.endOperation(env.Submission, nil); err != nil {
 		return err
 	}
 	return t.takeOver()
 }
 
-// forget leaves nothing of a successor that came to nothing but a record that hides it.
-func (t *thread) forget() error {
+// forget deletes a failed successor except for a record that hides it.
+func (t *conversation) forget() error {
 	t.u.delete(t.pendingKey())
 	t.u.deleteAll(recordKey(recordBlob, idPart(t.id)))
 	if err := t.eraseGroup(); err != nil {

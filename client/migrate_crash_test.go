@@ -9,9 +9,9 @@ import (
 	"time"
 )
 
-// TestMigrateCrashAtEveryWrite lets the founder, or another member, die at its n-th write from the begin of a
-// migration on, before or after the write was made, and come back. The conversation is never lost and never
-// in two: all end in one epoch of one group, of the old suite or of the new one, with all that was sent.
+// TestMigrateCrashAtEveryWrite kills the founder, or another member, at its n-th write from the start of a migration
+// on, before or after the write was made, and restarts it. It checks that the conversation is never lost and never
+// split: all devices end in one epoch of one group, of the old suite or of the new one, with all sent messages.
 func TestMigrateCrashAtEveryWrite(t *testing.T) {
 	step := 5
 	if os.Getenv("MLSFED_LONG") != "" {
@@ -96,7 +96,7 @@ func migrateAndCrash(t *testing.T, who, n int, after bool) (crashed bool) {
 			if all == nil {
 				all = got
 			}
-			if !slices.Equal(got, all) { // what the write before the crash has saved counts as sent
+			if !slices.Equal(got, all) { // messages that the write before the crash has saved count as sent
 				return fmt.Errorf("alice has %q, bob %q", all, got)
 			}
 		}

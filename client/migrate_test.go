@@ -30,7 +30,7 @@ func (p *peer) movable() *peer {
 	return p
 }
 
-// inSuite waits until devices are in one epoch of a conversation of a suite, each under the old id.
+// inSuite waits until devices are in one epoch of a conversation with a suite, each under the old id.
 func inSuite(t testing.TB, id wire.ConversationID, suite mlscore.CipherSuite, list ...*peer) {
 	t.Helper()
 	agree(t, id, list[0], list[1:]...)
@@ -45,8 +45,9 @@ func inSuite(t testing.TB, id wire.ConversationID, suite mlscore.CipherSuite, li
 	}
 }
 
-// TestMigrate: a conversation goes to a hybrid suite, with its members, name, rules and history, and goes on
-// under its old name. What is sent meanwhile arrives, once. The old conversation is closed in the end.
+// TestMigrate checks that a conversation moves to a hybrid suite with its members, name, rules and history, and
+// continues under its old name. Messages that are sent meanwhile arrive once. The old conversation is closed in the
+// end.
 func TestMigrate(t *testing.T) {
 	for _, public := range []bool{false, true} {
 		t.Run(fmt.Sprintf("public %v", public), func(t *testing.T) {
@@ -100,7 +101,7 @@ func TestMigrate(t *testing.T) {
 					t.Errorf("%s sees %+v", p.id, v)
 				}
 				if len(p.events(EventMoved)) != 1 || len(p.events(EventDivergence)) > 0 || len(p.events(EventPoison)) > 0 {
-					t.Errorf("%s was told %v", p.id, p.seen)
+					t.Errorf("%s got the events %v", p.id, p.seen)
 				}
 			}
 			eventually(t, func() error {
@@ -138,14 +139,15 @@ func TestMigrate(t *testing.T) {
 	}
 }
 
-// TestMigrateFilesAndReceipts: files of before can be had afterwards, and receipts find their messages.
+// TestMigrateFilesAndReceipts checks that earlier files are available afterwards, and that receipts find their
+// messages.
 func TestMigrateFilesAndReceipts(t *testing.T) {
 	_, id, a, b, c := trio(t, CreateOptions{})
 	for _, p := range []*peer{a, b, c} {
 		p.movable()
 	}
 	ctx := t.Context()
-	c.stop() // it reads, and says so, after the migration
+	c.stop() // it reads, and sends receipts, after the migration
 	content := bytes.Repeat([]byte("file "), 50000)
 	_, err := a.SendFile(ctx, id, "f", bytes.NewReader(content), int64(len(content)), "see")
 	check(t, err)
@@ -171,7 +173,7 @@ func TestMigrateFilesAndReceipts(t *testing.T) {
 	})
 }
 
-// TestMigrateRefusals: nothing is closed where a device cannot follow, or somebody may not ask.
+// TestMigrateRefusals checks that nothing is closed if a device cannot follow, or if a user may not migrate.
 func TestMigrateRefusals(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	for _, p := range []*peer{a, b, c} {
@@ -203,8 +205,8 @@ func TestMigrateRefusals(t *testing.T) {
 	check(t, b.UpdateKeys(ctx, id))
 }
 
-// TestMigrateWithoutItsFounder: the founder vanishes when the ReInit has been ordered, for good. The others
-// found the successor without him, once.
+// TestMigrateWithoutItsFounder checks that the other members found the successor, once, if the founder disappears for
+// good after the ReInit has been ordered.
 func TestMigrateWithoutItsFounder(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	for _, p := range []*peer{a, b, c} {
@@ -213,7 +215,7 @@ func TestMigrateWithoutItsFounder(t *testing.T) {
 	ctx := t.Context()
 	entries := make(map[wire.ConversationID]int)
 	w.mu.Lock()
-	w.faults.refuse = func(wire.Method) *wire.Error { // alice dies with the answer to her ReInit
+	w.faults.refuse = func(wire.Method) *wire.Error { // alice's process dies with the answer to her ReInit
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		if len(w.convs[id].log) == 3 {
@@ -249,7 +251,8 @@ func TestMigrateWithoutItsFounder(t *testing.T) {
 	}
 }
 
-// FuzzFounding reads what an admin let come with a ReInit: it has one encoding, and all that it names is in it.
+// FuzzFounding decodes the founding that an admin sends with a ReInit: it has one encoding, and it contains all blobs
+// that it names.
 func FuzzFounding(f *testing.F) {
 	blob := []byte("welcome")
 	e := &wire.Envelope{Version: wire.EnvelopeVersion, Conversation: "conversation-one", Submission: wire.SubmissionID{1}, Kind: wire.KindCommit, Parent: 1,

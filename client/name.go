@@ -12,19 +12,19 @@ import (
 // recordOwnName is the letter of the records that hold the user's own names: conversation → nameRecord.
 const recordOwnName = 'N'
 
-// nameRecord is the user's own name of a conversation. An empty Name hides that of a conversation which this one
-// succeeds.
+// nameRecord is the user's own name for a conversation. An empty Name hides the name of the conversation that this
+// one succeeds.
 type nameRecord struct {
 	Version uint8  `cbor:"1,keyasint"`
 	Name    string `cbor:"2,keyasint,omitempty"`
 }
 
-// minIDDigits is the number of hexadecimal digits from which on a name looks like the beginning of an id: as many as
-// commands print.
+// minIDDigits is the number of hexadecimal digits from which a name looks like the beginning of an id: commands print
+// that many.
 const minIDDigits = 8
 
 // LooksLikeID reports whether a conversation's name could be taken for the beginning of an id: it has at least 8
-// characters that can be seen, and all of them are hexadecimal digits.
+// visible characters, and all of them are hexadecimal digits.
 func LooksLikeID(name string) bool {
 	digits := 0
 	for _, r := range name {
@@ -39,8 +39,8 @@ func LooksLikeID(name string) bool {
 	return digits >= minIDDigits
 }
 
-// CheckName refuses a name for a conversation that is longer than MaxName, no UTF-8 (wire.Malformed), or looks like an
-// id (wire.Invalid). Other members' devices may let such a name in: see LooksLikeID.
+// CheckName refuses a name for a conversation that is longer than MaxName, not UTF-8 ([Malformed]), or looks like
+// an id ([Invalid]). Other members' devices may still use such a name: see LooksLikeID.
 func CheckName(name string) error {
 	if len(name) > MaxName || !utf8.ValidString(name) {
 		return wire.Errorf(wire.Malformed, "name", "the name has %d bytes, wanted at most %d of UTF-8", len(name), MaxName)
@@ -51,10 +51,10 @@ func CheckName(name string) error {
 	return nil
 }
 
-func ownNameKey(id wire.ConversationID) []byte { return recordKey(recordOwnName, idPart(id)) }
+func ownNameKey(id ConversationID) []byte { return recordKey(recordOwnName, idPart(id)) }
 
-// ownName is the user's own name of a conversation, or of the one that it succeeds; "" for none.
-func (t *thread) ownName() (string, error) {
+// ownName returns the user's own name for a conversation, or for the one that it succeeds; "" for none.
+func (t *conversation) ownName() (string, error) {
 	id, r := t.id, t.rec
 	for r != nil {
 		n := new(nameRecord)
@@ -62,21 +62,21 @@ func (t *thread) ownName() (string, error) {
 		if err != nil || ok {
 			return n.Name, err
 		}
-		if id, r, err = t.before(r); err != nil {
+		if id, r, err = t.predecessor(r); err != nil {
 			return "", err
 		}
 	}
 	return "", nil
 }
 
-// SetOwnName gives a conversation a name that only this device knows; "" takes it away. Two conversations of a device
-// never have the same own name, and case does not distinguish them: wire.Exists says so.
-func (d *Device) SetOwnName(ctx context.Context, id wire.ConversationID, name string) error {
+// SetOwnName gives a conversation a name that only this device knows; "" removes it. Two conversations of a device
+// never have the same own name, ignoring case: SetOwnName returns [Exists] then.
+func (d *Device) SetOwnName(ctx context.Context, id ConversationID, name string) error {
 	if err := CheckName(name); err != nil {
 		return err
 	}
 	return d.turn(ctx, func(u *unit) error {
-		t, err := d.knownThread(u, id)
+		t, err := d.knownConversation(u, id)
 		if err != nil {
 			return err
 		}
@@ -84,7 +84,7 @@ func (d *Device) SetOwnName(ctx context.Context, id wire.ConversationID, name st
 	})
 }
 
-func (t *thread) setOwnName(name string) error {
+func (t *conversation) setOwnName(name string) error {
 	if name != "" {
 		other, err := t.d.named(t.u, name)
 		if err != nil {
@@ -97,8 +97,8 @@ func (t *thread) setOwnName(name string) error {
 	return t.u.putRecord(ownNameKey(t.id), &nameRecord{Version: recordVersion, Name: name})
 }
 
-// named finds the conversation to which the user gave a name; "" if there is none.
-func (d *Device) named(u *unit, name string) (found wire.ConversationID, err error) {
+// named finds the conversation that the user gave a name; "" if there is none.
+func (d *Device) named(u *unit, name string) (found ConversationID, err error) {
 	prefix := recordKey(recordOwnName)
 	err = u.Scan(prefix, func(key, value []byte) error {
 		n := new(nameRecord)
@@ -113,15 +113,15 @@ func (d *Device) named(u *unit, name string) (found wire.ConversationID, err err
 	if err != nil || found == "" {
 		return "", err
 	}
-	t, err := d.thread(u, found)
+	t, err := d.findConversation(u, found)
 	if err != nil || t == nil {
 		return "", err
 	}
-	if t, err = t.home(); err != nil {
+	if t, err = t.shownIn(); err != nil {
 		return "", err
 	}
 	if now, err := t.ownName(); err != nil || !strings.EqualFold(now, name) {
-		return "", err // its successor has another one
+		return "", err // the successor has another name
 	}
 	return t.id, nil
 }

@@ -20,7 +20,7 @@ func TestNamesThatLookLikeIDs(t *testing.T) {
 	}
 }
 
-// TestOwnNames: they belong to this device, one to each conversation, and outlive a migration.
+// TestOwnNames checks that own names belong to this device, one to each conversation, and survive a migration.
 func TestOwnNames(t *testing.T) {
 	_, id, a, b, c := trio(t, CreateOptions{Name: "Lunch"})
 	for _, p := range []*peer{a, b, c} {

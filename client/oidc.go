@@ -10,16 +10,16 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// DeviceKey is a signature key for a device whose user is not known yet: a login service says who it is. It is in
-// memory alone until Enrol stores it.
+// DeviceKey is a signature key for a device whose user is not known yet: a login service will report the user. The
+// key is only in memory until Enrol stores it.
 type DeviceKey struct {
-	suite  mlscore.CipherSuite
-	key    mlscore.Secret
+	suite  CipherSuite
+	key    Secret
 	public []byte
 }
 
-// NewDeviceKey makes a key for the cipher suite of Options, 0 for its default.
-func NewDeviceKey(suite mlscore.CipherSuite) (*DeviceKey, error) {
+// NewDeviceKey makes a key for the cipher suite of Options; 0 selects the default.
+func NewDeviceKey(suite CipherSuite) (*DeviceKey, error) {
 	if suite == 0 {
 		suite = mlscore.MLS128X25519AES128Ed25519
 	}
@@ -27,32 +27,33 @@ func NewDeviceKey(suite mlscore.CipherSuite) (*DeviceKey, error) {
 	return &DeviceKey{suite, key, public}, err
 }
 
-// Public is the public key, as MLS encodes it.
+// Public returns the public key in the encoding of MLS.
 func (k *DeviceKey) Public() []byte { return k.public }
 
-// Nonce is the nonce that an ID token must have to enrol a device with the key: see TokenNonce.
+// Nonce returns the nonce that an ID token must have to enrol a device with the key: see TokenNonce.
 func (k *DeviceKey) Nonce() string {
 	h := hashOf(k.public)
 	return base64.RawURLEncoding.EncodeToString(h[:])
 }
 
-// LoginTransport is a Transport that can also ask a node for the organization's login service. What WebSocket returns is
-// one.
+// LoginTransport is a Transport that can also ask a node for the organization's login service. WebSocket returns a
+// LoginTransport.
 type LoginTransport interface {
 	Transport
-	// Issuer asks what /v1/issuer answers. wire.NotFound if the organization has no login service.
+	// Issuer requests /v1/issuer. It returns [NotFound] if the organization has no login service.
 	Issuer(ctx context.Context) (*wire.Issuer, error)
 	// BeginFlow posts a request to /v1/flow.
 	BeginFlow(ctx context.Context, r *wire.FlowRequest) (*wire.FlowAnswer, error)
-	// PollFlow posts one to /v1/flow/poll.
+	// PollFlow posts a request to /v1/flow/poll.
 	PollFlow(ctx context.Context, r *wire.FlowPoll) (*wire.FlowState, error)
 }
 
-// Login logs a user in without a browser on this machine: the node runs the device authorization grant (RFC 8628) for the
-// key, so that no token passes through this process. show is called once, with the address and the code for the user, who
-// must type it in only if this device shows it. Login returns when the user has agreed: who the user is, and what to
-// put into Enrolment.Token, with the same key. Errors: wire.Denied if the user or the service refuses, wire.Busy.
-func Login(ctx context.Context, t LoginTransport, k *DeviceKey, show func(*wire.FlowAnswer)) (wire.UserID, string, error) {
+// Login logs a user in without a browser on this machine: the node runs the device authorization grant (RFC 8628) for
+// the key, so no token passes through this process. Login calls show once, with the address and the code for the
+// user. The user must type the code in only if this device shows it. Login returns once the user has agreed: the
+// user, and the value for Enrolment.Token, with the same key. It returns [Denied] if the user or the service
+// refuses, or [Busy].
+func Login(ctx context.Context, t LoginTransport, k *DeviceKey, show func(*wire.FlowAnswer)) (UserID, string, error) {
 	flow, err := t.BeginFlow(ctx, &wire.FlowRequest{Key: k.public})
 	if err != nil {
 		return "", "", err
@@ -68,7 +69,7 @@ func Login(ctx context.Context, t LoginTransport, k *DeviceKey, show func(*wire.
 		case <-timer.C:
 		}
 		state, err := t.PollFlow(ctx, &wire.FlowPoll{Flow: flow.Flow})
-		var refused *wire.Error
+		var refused *Error
 		switch {
 		case err == nil && state.User != "":
 			return state.User, wire.FlowToken(flow.Flow), nil

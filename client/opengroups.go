@@ -4,34 +4,33 @@ import (
 	"container/list"
 
 	"github.com/mlsfed/mlsfed/mlscore"
-	"github.com/mlsfed/mlsfed/wire"
 )
 
-// openGroups are the groups in memory: at most a number of them, and of members of all together, since that is what a
-// group takes memory by. The least recently used leave first; the one that is used stays, however large. Every
-// change of a group is in the store at the end of the turn that made it, so that a group that leaves loses nothing.
-// The holder of the turn owns it.
+// openGroups holds the groups in memory. It bounds their number and the sum of their members, since a group uses
+// memory in proportion to its members. It drops the least recently used groups first; the group in use stays even if
+// it is larger than the bound. Every change of a group is in the store at the end of the turn that made it, so
+// dropping a group loses nothing. The holder of the turn owns openGroups.
 type openGroups struct {
 	most, mostMembers int
 
 	members int
-	byID    map[wire.ConversationID]*list.Element // of openGroup
-	order   *list.List                            // the most recently used first
-	used    map[wire.ConversationID]bool          // in this turn
+	byID    map[ConversationID]*list.Element // values are openGroup
+	order   *list.List                       // most recently used first
+	used    map[ConversationID]bool          // used in this turn
 }
 
 type openGroup struct {
-	id      wire.ConversationID
+	id      ConversationID
 	group   *mlscore.Group
-	members int // when it was opened
+	members int // number of members when the group was opened
 }
 
 func newOpenGroups(l *Limits) *openGroups {
-	return &openGroups{most: l.Groups, mostMembers: l.GroupMembers, byID: make(map[wire.ConversationID]*list.Element), order: list.New(), used: make(map[wire.ConversationID]bool)}
+	return &openGroups{most: l.Groups, mostMembers: l.GroupMembers, byID: make(map[ConversationID]*list.Element), order: list.New(), used: make(map[ConversationID]bool)}
 }
 
-// get returns a group that is open, nil for another one.
-func (o *openGroups) get(id wire.ConversationID) *mlscore.Group {
+// get returns an open group, or nil if the group is not open.
+func (o *openGroups) get(id ConversationID) *mlscore.Group {
 	e := o.byID[id]
 	if e == nil {
 		return nil
@@ -41,8 +40,8 @@ func (o *openGroups) get(id wire.ConversationID) *mlscore.Group {
 	return e.Value.(*openGroup).group
 }
 
-// keep adds a group, or replaces the one of the same id.
-func (o *openGroups) keep(id wire.ConversationID, g *mlscore.Group, members int) {
+// keep adds a group, or replaces the group with the same id.
+func (o *openGroups) keep(id ConversationID, g *mlscore.Group, members int) {
 	o.used[id] = true
 	o.drop(id)
 	for o.order.Len() > 0 && (o.order.Len() >= o.most || o.members+members > o.mostMembers) {
@@ -52,7 +51,7 @@ func (o *openGroups) keep(id wire.ConversationID, g *mlscore.Group, members int)
 	o.members += members
 }
 
-func (o *openGroups) drop(id wire.ConversationID) {
+func (o *openGroups) drop(id ConversationID) {
 	if e := o.byID[id]; e != nil {
 		o.members -= e.Value.(*openGroup).members
 		o.order.Remove(e)
@@ -60,10 +59,11 @@ func (o *openGroups) drop(id wire.ConversationID) {
 	}
 }
 
-// begin begins a turn.
+// begin starts a turn.
 func (o *openGroups) begin() { clear(o.used) }
 
-// forget drops the groups that the present turn has used: memory and store may differ in them. Others have not changed.
+// forget drops the groups that the present turn has used: memory and store may differ for them. The other groups have
+// not changed.
 func (o *openGroups) forget() {
 	for id := range o.used {
 		o.drop(id)

@@ -8,8 +8,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestLeastRecentlyUsedGroupLeaves: one group more than the limit costs one group, the one used longest ago, and a
-// turn that fails costs those that it used.
+// TestLeastRecentlyUsedGroupLeaves checks that one group over the limit drops one group, the least recently used, and
+// that a failed turn drops the groups that it used.
 func TestLeastRecentlyUsedGroupLeaves(t *testing.T) {
 	o := newOpenGroups(&Limits{Groups: 3, GroupMembers: 100})
 	id := func(n int) wire.ConversationID { return wire.ConversationID(fmt.Sprint(n)) }
@@ -37,7 +37,7 @@ func TestLeastRecentlyUsedGroupLeaves(t *testing.T) {
 	}
 	o.begin()
 	o.get(id(2))
-	o.keep(id(4), new(mlscore.Group), 2) // in the place of 0
+	o.keep(id(4), new(mlscore.Group), 2) // replaces group 0
 	o.forget()
 	if got := fmt.Sprint(open()); got != "[3]" {
 		t.Errorf("open are %v after a turn that failed, wanted 3 alone", got)
@@ -50,7 +50,7 @@ func TestLeastRecentlyUsedGroupLeaves(t *testing.T) {
 	if got := fmt.Sprint(open()); got != "[0 1 3]" {
 		t.Errorf("open are %v, wanted 0, 1 and 3 with 100 members", got)
 	}
-	o.keep(id(1), first, 9) // it has grown: one too many
+	o.keep(id(1), first, 9) // the group has grown: one member too many
 	if got := fmt.Sprint(open()); got != "[0 1]" {
 		t.Errorf("open are %v, wanted 0 and 1", got)
 	}

@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"slices"
 
@@ -8,16 +9,16 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// opKind says what an operation does to a group.
+// opKind is the kind of change that an operation makes to a group.
 type opKind uint8
 
 const (
-	opCommit  opKind = iota + 1 // commits what waits, and gives this device new keys
+	opCommit  opKind = iota + 1 // commits the waiting proposals, and gives this device new keys
 	opAdd                       // Add
 	opRemove                    // Users, Devices
 	opRules                     // Rules
-	opLeave                     // proposes the own removal
-	opRevoked                   // removes Devices that Evidence proves to be revoked
+	opLeave                     // proposes the removal of this device
+	opRevoked                   // removes the Devices that Evidence proves to be revoked
 	opClose                     // ends the conversation
 	opCreate                    // waits for the create
 	opRenew                     // puts the new certificate into the own leaf
@@ -25,20 +26,21 @@ const (
 	opReInit                    // closes the group in favour of Next, with the KeyPackages in Add
 )
 
-// opReason says why a device makes an opCommit by itself.
+// opReason is why a device makes an opCommit by itself.
 type opReason uint8
 
 const (
-	reasonKeys      opReason = iota + 1 // new keys: one that loses waits for another time
-	reasonProposals                     // what others have proposed: nothing is left to do when somebody else has committed it
+	reasonKeys      opReason = iota + 1 // new keys: an operation that loses waits for another time
+	reasonProposals                     // proposals of others: pointless once another member has committed them
+	reasonAnswer                        // of opRules: an accepted offer, which the user's other devices learn from the commit
 )
 
-func operationKey(id wire.ConversationID, n uint64) []byte {
+func operationKey(id ConversationID, n uint64) []byte {
 	return recordKey(recordOperation, idPart(id), number(n))
 }
 
 // enqueue stores an operation and returns its number.
-func (t *thread) enqueue(op *operationRecord) (uint64, error) {
+func (t *conversation) enqueue(op *operationRecord) (uint64, error) {
 	waiting := 0
 	err := t.u.Scan(recordKey(recordOperation, idPart(t.id)), func(_, _ []byte) error { waiting++; return nil })
 	if err != nil {
@@ -57,8 +59,8 @@ func (t *thread) enqueue(op *operationRecord) (uint64, error) {
 	return n, t.save()
 }
 
-// enqueueOwn stores an operation that the device makes by itself, unless one of its kind waits.
-func (t *thread) enqueueOwn(op *operationRecord) error {
+// enqueueOwn stores an operation that the device makes by itself, unless one of the same kind waits.
+func (t *conversation) enqueueOwn(op *operationRecord) error {
 	found := false
 	err := t.eachOperation(func(_ uint64, have *operationRecord) error {
 		found = found || have.Kind == op.Kind
@@ -72,7 +74,7 @@ func (t *thread) enqueueOwn(op *operationRecord) error {
 	return err
 }
 
-func (t *thread) eachOperation(visit func(uint64, *operationRecord) error) error {
+func (t *conversation) eachOperation(visit func(uint64, *operationRecord) error) error {
 	prefix := recordKey(recordOperation, idPart(t.id))
 	return t.u.Scan(prefix, func(key, value []byte) error {
 		op := new(operationRecord)
@@ -86,8 +88,8 @@ func (t *thread) eachOperation(visit func(uint64, *operationRecord) error) error
 // errStop ends a scan early.
 var errStop = wire.Errorf(wire.Internal, "scan", "stopped")
 
-// firstOperation is the next one, nil if there is none.
-func (t *thread) firstOperation() (n uint64, op *operationRecord, err error) {
+// firstOperation returns the next operation, or nil if there is none.
+func (t *conversation) firstOperation() (n uint64, op *operationRecord, err error) {
 	err = t.eachOperation(func(at uint64, have *operationRecord) error {
 		n, op = at, have
 		return errStop
@@ -98,12 +100,12 @@ func (t *thread) firstOperation() (n uint64, op *operationRecord, err error) {
 	return n, op, err
 }
 
-// finish ends an operation and tells whoever waits for it. One that nobody waits for, and that was asked
-// for, is told by an event when it has failed.
-func (t *thread) finish(n uint64, op *operationRecord, outcome error) {
+// finish ends an operation and reports the outcome to the waiting calls. If a requested operation failed and no call
+// waits for it, an event reports the failure.
+func (t *conversation) finish(n uint64, op *operationRecord, outcome error) {
 	t.u.delete(operationKey(t.id, n))
 	if op.Kind == opReInit {
-		t.kick(handshakes(wire.ConversationID(op.Next))) // which is given up if this has failed
+		t.kick(handshakes(wire.ConversationID(op.Next))) // the successor, given up if this has failed
 	}
 	t.u.then(func() {
 		waited := t.d.waiters.done(operation{t.id, n}, outcome)
@@ -113,24 +115,65 @@ func (t *thread) finish(n uint64, op *operationRecord, outcome error) {
 	})
 }
 
-// failOperations ends all that wait.
-func (t *thread) failOperations(why error) error {
+// failOperations ends all waiting operations.
+func (t *conversation) failOperations(why error) error {
 	return t.eachOperation(func(n uint64, op *operationRecord) error {
 		t.finish(n, op, why)
 		return nil
 	})
 }
 
-// perform stores an operation and waits for its outcome. If ctx ends first, the operation goes on.
-func (d *Device) perform(ctx context.Context, id wire.ConversationID, op *operationRecord) error {
+// queued finds the last operation in the queue if it requests the same change: a call that gave up has left it, and a
+// repeated call waits for its outcome.
+func (t *conversation) queued(op *operationRecord) (n uint64, found bool, err error) {
+	err = t.eachOperation(func(at uint64, have *operationRecord) error {
+		if have.Own {
+			return nil
+		}
+		same, err := op.same(have)
+		n, found = at, same
+		return err
+	})
+	return n, found, err
+}
+
+// same reports whether two requested operations are the same change. Operations for new keys are never the same,
+// since each call wants its own keys.
+func (op *operationRecord) same(have *operationRecord) (bool, error) {
+	switch {
+	case op.Kind != have.Kind || len(op.Add)+len(have.Add) > 0:
+		return false, nil
+	case op.Kind == opLeave || op.Kind == opClose:
+		return true, nil
+	case op.Kind == opRemove:
+		return slices.Equal(op.Users, have.Users) && slices.Equal(op.Devices, have.Devices), nil
+	case op.Kind != opRules:
+		return false, nil
+	}
+	a, err := wire.Encode(op.Rules)
+	if err != nil {
+		return false, err
+	}
+	b, err := wire.Encode(have.Rules)
+	return bytes.Equal(a, b), err
+}
+
+// perform stores an operation and waits for its outcome. If ctx ends first, the operation continues.
+func (d *Device) perform(ctx context.Context, id ConversationID, op *operationRecord) error {
 	var outcome <-chan error
 	var o operation
 	err := d.turn(ctx, func(u *unit) error {
-		t, err := d.usableThread(u, id)
+		t, err := d.usableConversation(u, id)
 		if err != nil {
 			return err
 		}
-		n, err := t.enqueue(op)
+		if err := t.mustAnswer(op); err != nil {
+			return err
+		}
+		n, waits, err := t.queued(op)
+		if err == nil && !waits {
+			n, err = t.enqueue(op)
+		}
 		if err != nil {
 			return err
 		}
@@ -149,23 +192,23 @@ func (d *Device) await(ctx context.Context, o operation, outcome <-chan error) e
 	case err := <-outcome:
 		return err
 	case <-ctx.Done():
-		d.waiters.drop(o)
+		d.waiters.drop(o, outcome)
 		return ctx.Err()
 	}
 }
 
-// change is what an operation comes to in the present epoch.
+// change is what an operation does in the present epoch.
 type change struct {
 	proposals []mlscore.Proposal
 	leaf      mlscore.LeafUpdate
 	evidence  [][]byte
-	pointless bool // there is nothing left to do
-	// founding makes what goes out with a ReInit in the place of a Welcome.
+	pointless bool // nothing is left to do
+	// founding makes the founding, which is sent with a ReInit instead of a Welcome.
 	founding func(*mlscore.StagedCommit) ([]byte, error)
 }
 
-// resolve says what an operation comes to in the present epoch.
-func (t *thread) resolve(op *operationRecord) (*change, error) {
+// resolve computes the change that an operation makes in the present epoch.
+func (t *conversation) resolve(op *operationRecord) (*change, error) {
 	switch op.Kind {
 	case opCommit:
 		return &change{pointless: op.Reason == reasonProposals && len(t.group.Public().Pending()) == 0}, nil
@@ -182,7 +225,7 @@ func (t *thread) resolve(op *operationRecord) (*change, error) {
 	return nil, wire.Errorf(wire.Internal, "change", "operation of kind %d makes no commit", op.Kind)
 }
 
-func (t *thread) resolveAdd(op *operationRecord) (*change, error) {
+func (t *conversation) resolveAdd(op *operationRecord) (*change, error) {
 	c := &change{}
 	rules, err := t.rules()
 	if err != nil {
@@ -200,7 +243,7 @@ func (t *thread) resolveAdd(op *operationRecord) (*change, error) {
 			}
 			continue
 		}
-		if rules.Admin(a.Device.User()) { // where not all members know accounts, nobody else refuses it
+		if rules.Admin(a.Device.User()) { // where not all members know accounts, no other check refuses it
 			if err := sameAdmin(t.group.Public(), a.Device.User(), accountOf(kp.LeafNode.Credential)); err != nil {
 				return nil, err
 			}
@@ -211,16 +254,15 @@ func (t *thread) resolveAdd(op *operationRecord) (*change, error) {
 	return c, nil
 }
 
-// resolveRemove finds the leaves of Users and Devices, and brings back the devices in Add, which are to
-// be put in anew.
-func (t *thread) resolveRemove(op *operationRecord) (*change, error) {
+// resolveRemove finds the leaves of Users and Devices, and the devices in Add, which are to be added again.
+func (t *conversation) resolveRemove(op *operationRecord) (*change, error) {
 	c := &change{evidence: op.Evidence}
 	rules, err := t.rules()
 	if err != nil {
 		return nil, err
 	}
-	if op.Kind == opRemove && len(op.Add) == 0 && rules.MembersRemove { // else nobody but an admin removes, who stays
-		if err := t.lastAdmin(func(v wire.DeviceID) bool {
+	if op.Kind == opRemove && len(op.Add) == 0 && rules.MembersRemove { // otherwise an admin removes, and stays
+		if err := t.lastAdmin(func(v DeviceID) bool {
 			return slices.Contains(op.Devices, v) || slices.Contains(op.Users, v.User())
 		}); err != nil {
 			return nil, err
@@ -251,8 +293,8 @@ func (t *thread) resolveRemove(op *operationRecord) (*change, error) {
 	return c, nil
 }
 
-// proposedRemovals are the leaves whose removal waits for a commit: a commit takes each once.
-func (t *thread) proposedRemovals() map[mlscore.LeafIndex]bool {
+// proposedRemovals returns the leaves whose removal waits for a commit: a commit may remove each leaf once.
+func (t *conversation) proposedRemovals() map[mlscore.LeafIndex]bool {
 	leaves := make(map[mlscore.LeafIndex]bool)
 	for _, p := range t.group.Public().Pending() {
 		if p.Type == mlscore.ProposalRemove {
@@ -262,7 +304,7 @@ func (t *thread) proposedRemovals() map[mlscore.LeafIndex]bool {
 	return leaves
 }
 
-func (t *thread) resolveRules(op *operationRecord) (*change, error) {
+func (t *conversation) resolveRules(op *operationRecord) (*change, error) {
 	old, err := t.rules()
 	if err != nil {
 		return nil, err
@@ -275,19 +317,19 @@ func (t *thread) resolveRules(op *operationRecord) (*change, error) {
 	if err != nil {
 		return nil, err
 	}
-	if old.renames(next) && old.Name == next.Name {
+	if old.renames(next) && old.Name == next.Name && op.Reason != reasonAnswer {
 		return &change{pointless: true}, nil
 	}
 	extensions := t.group.Public().Context().Extensions.With(x)
 	return &change{proposals: []mlscore.Proposal{mlscore.ExtensionsProposal(extensions)}}, nil
 }
 
-// checkAdmins refuses a change that promotes who is no member, or that leaves no member who is an admin.
-func (t *thread) checkAdmins(c *RulesChange, next *Rules) error {
+// checkAdmins refuses a change that promotes a user outside of the conversation, or that leaves no member as admin.
+func (t *conversation) checkAdmins(c *RulesChange, next *Rules) error {
 	if len(c.Promote) == 0 && len(c.Demote) == 0 {
 		return nil
 	}
-	here := make(map[wire.UserID]bool)
+	here := make(map[UserID]bool)
 	t.group.Public().Members(func(m mlscore.Member) bool {
 		if device, err := deviceOf(m.Credential); err == nil {
 			here[device.User()] = true
@@ -302,7 +344,7 @@ func (t *thread) checkAdmins(c *RulesChange, next *Rules) error {
 	if err := t.onePerson(c.Promote); err != nil {
 		return err
 	}
-	if len(c.Demote) > 0 && !slices.ContainsFunc(next.Admins, func(u wire.UserID) bool { return here[u] }) {
+	if len(c.Demote) > 0 && !slices.ContainsFunc(next.Admins, func(u UserID) bool { return here[u] }) {
 		return wire.Errorf(wire.Invalid, "rules", "no member would be an admin any more: promote another one first")
 	}
 	return nil

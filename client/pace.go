@@ -4,37 +4,30 @@ import (
 	"context"
 	"time"
 
+	"github.com/mlsfed/mlsfed/internal/tokenbucket"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// pace spreads the frames of a session, so that the node does not end it. It is a token bucket with the limits that the
-// node has told; the node's own bucket was full at the login. A quarter of the burst stays free for pongs, which this
-// package does not write, and for earlier frames.
-// The goroutine that writes frames alone uses it.
+// pace limits the rate of frames of a session, so that the node does not end the session. It is a token bucket with
+// the limits that the node has announced; the node's own bucket was full at the login. A quarter of the burst is
+// reserved for pongs, which this package does not write, and for earlier frames. Only the goroutine that writes
+// frames uses pace.
 type pace struct {
-	burst time.Duration // that the bucket holds, as the time in which it fills
-	every time.Duration // a frame; 0: no limit
-	full  time.Time     // when the bucket will be
+	rate   tokenbucket.Rate // Every is 0 without a limit
+	bucket tokenbucket.Bucket
 }
 
 func newPace(a *wire.LimitsAnswer) *pace {
-	every := a.FrameEvery()
-	return &pace{burst: time.Duration(min(a.FrameBurst, maxBurst)*3/4) * every, every: every}
+	return &pace{rate: tokenbucket.Rate{Burst: max(1, int(min(a.FrameBurst, maxBurst)*3/4)), Every: a.FrameEvery()}}
 }
 
-// maxBurst bounds what a node may say of its burst, in frames: a longer one is as good as none.
+// maxBurst bounds the burst that a node may announce, in frames: a longer one is cut to maxBurst.
 const maxBurst = 1 << 20
 
-// take pays for a frame, and returns for how long to wait before it is sent.
-func (p *pace) take(now time.Time) time.Duration {
-	if p.full.Before(now) {
-		p.full = now
-	}
-	p.full = p.full.Add(p.every)
-	return max(0, p.full.Sub(now)-max(p.burst, p.every))
-}
+// take takes the token of a frame, and returns how long to wait before sending it.
+func (p *pace) take(now time.Time) time.Duration { return p.bucket.Take(p.rate, now, 1) }
 
-// wait waits until the next frame may be sent, if the node has told its limits.
+// wait waits until the next frame may be sent, if the node has announced its limits.
 func (s *session) wait(ctx context.Context) {
 	p := s.pace.Load()
 	if p == nil {
@@ -53,7 +46,8 @@ func (s *session) wait(ctx context.Context) {
 	}
 }
 
-// learnLimits asks the node what it lets this session do. A node of an earlier build does not say, and is not asked.
+// learnLimits asks the node for the limits of this session. A node of an earlier build does not announce limits, and
+// is not asked.
 func (d *Device) learnLimits(ctx context.Context, s *session) {
 	if !s.has(wire.FeatureLimits) {
 		return

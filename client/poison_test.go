@@ -14,12 +14,12 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// forge lets a member submit a commit for the present epoch that a test has tampered with.
+// forge makes a member submit a commit for the present epoch that the test has tampered with.
 func (p *peer) forge(id wire.ConversationID, tamper func(*wire.Envelope)) *wire.Receipt {
 	p.t.Helper()
 	var env *wire.Envelope
 	err := p.turn(context.Background(), func(u *unit) error {
-		t, err := p.usableThread(u, id)
+		t, err := p.usableConversation(u, id)
 		if err != nil {
 			return err
 		}
@@ -58,8 +58,8 @@ func (p *peer) forge(id wire.ConversationID, tamper func(*wire.Envelope)) *wire.
 	return r
 }
 
-// A member wins an epoch with a commit that nobody can process: the others go on, and so does whatever
-// they were about to do.
+// TestPoisonCommitBricksNothing checks a member that wins an epoch with a commit that nobody can process: the others
+// continue, and so do their pending changes.
 func TestPoisonCommitBricksNothing(t *testing.T) {
 	for name, tamper := range map[string]func(*wire.Envelope){
 		"broken ciphertext": func(e *wire.Envelope) { e.Commit.Commit[len(e.Commit.Commit)-1]++ },
@@ -83,7 +83,7 @@ func TestPoisonCommitBricksNothing(t *testing.T) {
 			for _, p := range []*peer{a, b, c} {
 				eventually(t, func() error {
 					if len(p.events(EventPoison)) == 0 {
-						return fmt.Errorf("%s was not told", p.id)
+						return fmt.Errorf("%s got no event", p.id)
 					}
 					return nil
 				})
@@ -92,8 +92,8 @@ func TestPoisonCommitBricksNothing(t *testing.T) {
 	}
 }
 
-// Whatever the length of a chain of commits that nobody else can process: members contest the first of them by
-// themselves, also when they have been away meanwhile, and go on in one epoch.
+// TestChainOfPoisonBricksNothing checks chains of several lengths of commits that nobody else can process: members
+// contest the first commit automatically, also after they were away, and continue in one epoch.
 func TestChainOfPoisonBricksNothing(t *testing.T) {
 	for name, length := range map[string]int{"two": 2, "three": 3, "forty": 40} {
 		t.Run(name, func(t *testing.T) {
@@ -138,7 +138,7 @@ func TestChainOfPoisonBricksNothing(t *testing.T) {
 func (p *peer) emptyCommit(id wire.ConversationID) (message []byte) {
 	p.t.Helper()
 	err := p.turn(context.Background(), func(u *unit) error {
-		t, err := p.usableThread(u, id)
+		t, err := p.usableConversation(u, id)
 		if err != nil {
 			return err
 		}
@@ -155,7 +155,7 @@ func (p *peer) emptyCommit(id wire.ConversationID) (message []byte) {
 	return message
 }
 
-// atEpoch writes another epoch into the visible head of a PrivateMessage (RFC 9420 §6.3).
+// atEpoch writes another epoch into the visible header of a PrivateMessage (RFC 9420 §6.3).
 func atEpoch(t *testing.T, message []byte, epoch wire.Epoch) []byte {
 	t.Helper()
 	h, err := mlscore.Peek(message)
@@ -166,7 +166,8 @@ func atEpoch(t *testing.T, message []byte, epoch wire.Epoch) []byte {
 	return message
 }
 
-// A device that cannot process a confirmed commit says so, and does not ask for ever.
+// TestRefusedContestIsSaid checks that a device that cannot process a confirmed commit reports that, and stops
+// requesting entries.
 func TestRefusedContestIsSaid(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	w.mu.Lock()
@@ -183,7 +184,7 @@ func TestRefusedContestIsSaid(t *testing.T) {
 	}
 }
 
-// After a contest, a member of another organization shows that it follows.
+// TestContestIsConfirmed checks that after a contest a member of another organization shows that it follows.
 func TestContestIsConfirmed(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	c.forge(id, func(e *wire.Envelope) { e.Commit.Key[3]++ })
@@ -207,7 +208,8 @@ func TestContestIsConfirmed(t *testing.T) {
 	agree(t, id, a, b, c)
 }
 
-// Without anything to do, members contest a poisoned epoch by themselves.
+// TestPoisonedEpochIsContestedByItself checks that members contest a poisoned epoch automatically, without any other
+// change.
 func TestPoisonedEpochIsContestedByItself(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	r := c.forge(id, func(e *wire.Envelope) { e.Commit.Key[3]++ })
@@ -226,7 +228,8 @@ func TestPoisonedEpochIsContestedByItself(t *testing.T) {
 	}
 }
 
-// A member that is removed contests its removal: the others are not disturbed, and read nothing of it.
+// TestRemovedMemberGainsNothingByContesting checks a removed member that contests its removal: it does not disturb
+// the others, and reads none of their messages.
 func TestRemovedMemberGainsNothingByContesting(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	old := c.disk.Clone()
@@ -239,12 +242,12 @@ func TestRemovedMemberGainsNothingByContesting(t *testing.T) {
 	ctx := t.Context()
 	var env *wire.Envelope
 	check(t, c.turn(ctx, func(u *unit) error {
-		th, err := c.usableThread(u, id)
+		th, err := c.usableConversation(u, id)
 		if err != nil {
 			return err
 		}
 		th.rec.Failed.At = th.rec.Position.Last + 1
-		if err := th.submit(&change{}, ^uint64(0)); err != nil {
+		if err := th.orderEnvelope(&change{}, ^uint64(0)); err != nil {
 			return err
 		}
 		_, env, err = th.pending()
@@ -259,8 +262,9 @@ func TestRemovedMemberGainsNothingByContesting(t *testing.T) {
 	hasTexts(t, b, id, "alice: without carol")
 	agree(t, id, a, b)
 	var m *wire.Message
+	c.compared.Store(true) // a stopped device encrypts nothing before it has compared its streams
 	check(t, c.turn(ctx, func(u *unit) error {
-		th, err := c.usableThread(u, id)
+		th, err := c.usableConversation(u, id)
 		if err != nil {
 			return err
 		}
@@ -287,7 +291,7 @@ func TestRemovedMemberGainsNothingByContesting(t *testing.T) {
 	inState(t, c, id, StateLeft)
 }
 
-// mustMessage is the newest message of a conversation.
+// mustMessage returns the newest message of a conversation.
 func mustMessage(t *testing.T, w *world, id wire.ConversationID) []byte {
 	t.Helper()
 	w.mu.Lock()
@@ -311,21 +315,21 @@ func TestAnotherRootIsAnAlarmAndNotBelieved(t *testing.T) {
 	fresh := w.addOrg("d.example")
 	w.mu.Unlock()
 	dave := w.peer("mimi://d.example/d/dave/phone").ready()
-	a.lanes.kick(laneUpkeep)
+	a.queues.kick(queueUpkeep)
 	eventually(t, func() error {
-		if n := len(a.events(EventPinned)); n < 3 { // its own at the enrolment
+		if n := len(a.events(EventPinned)); n < 3 { // its own organization at the enrolment
 			return fmt.Errorf("%d pinned", n)
 		}
 		return nil
 	})
-	check(t, a.Add(t.Context(), id, dave.id.User())) // bob meets the organization with the commit
+	check(t, a.Add(t.Context(), id, dave.id.User())) // bob first sees the organization with the commit
 	agree(t, id, a, b, dave)
 	w.mu.Lock()
 	old := w.orgs["d.example"]
 	changed := w.addOrg("d.example")
 	changed.devices, changed.tokens = old.devices, old.tokens
 	w.mu.Unlock()
-	a.lanes.kick(laneUpkeep)
+	a.queues.kick(queueUpkeep)
 	eventually(t, func() error {
 		if len(a.events(EventTrust)) != 1 {
 			return fmt.Errorf("%d alarms", len(a.events(EventTrust)))
@@ -349,11 +353,12 @@ func TestAnotherRootIsAnAlarmAndNotBelieved(t *testing.T) {
 	agree(t, id, a, b, dave)
 }
 
-// A device whose own state is damaged says so, and follows again when a member restores it.
+// TestBrokenDeviceIsRestored checks that a device whose own state is damaged reports that, and follows again when a
+// member restores it.
 func TestBrokenDeviceIsRestored(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	check(t, b.turn(t.Context(), func(u *unit) error {
-		th, err := b.usableThread(u, id)
+		th, err := b.usableConversation(u, id)
 		if err != nil {
 			return err
 		}
@@ -371,18 +376,18 @@ func TestBrokenDeviceIsRestored(t *testing.T) {
 	_ = w
 }
 
-// Rules of mlscore that the judge adds to, one by one.
-func TestJudgeRefuses(t *testing.T) {
+// TestPolicyRefuses checks individually the rules that the policy adds to those of mlscore.
+func TestPolicyRefuses(t *testing.T) {
 	_, id, a, b, _ := trio(t, CreateOptions{})
 	refused := func(by *peer, why string, c *change) {
 		t.Helper()
 		err := by.turn(t.Context(), func(u *unit) error {
-			th, err := by.usableThread(u, id)
+			th, err := by.usableConversation(u, id)
 			if err != nil {
 				return err
 			}
 			_, _, err = th.commit(c)
-			return cmp.Or(err, errCrash) // nothing is kept
+			return cmp.Or(err, errCrash) // keep nothing
 		})
 		if !strings.Contains(err.Error(), why) {
 			t.Errorf("refused for %v, wanted %q", err, why)
@@ -393,7 +398,7 @@ func TestJudgeRefuses(t *testing.T) {
 		check(t, err)
 		var all mlscore.Extensions
 		check(t, a.turn(t.Context(), func(u *unit) error {
-			th, err := a.usableThread(u, id)
+			th, err := a.usableConversation(u, id)
 			if err == nil {
 				all = th.group.Public().Context().Extensions.With(x)
 			}

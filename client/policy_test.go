@@ -6,7 +6,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestWitnessMustBeAdmitted: one that is not would have no vote, and nobody would notice.
+// TestWitnessMustBeAdmitted checks that a witness that is not admitted is refused: it would have no vote, and nobody
+// would notice.
 func TestWitnessMustBeAdmitted(t *testing.T) {
 	w := newWorld(t, "a.example", "w.example")
 	a := w.peer(alicePhone).ready()

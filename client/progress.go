@@ -10,18 +10,18 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// DeliveryState says how far an own message has come at one organization.
+// DeliveryState is the progress of an own message at one organization.
 type DeliveryState uint8
 
 // The states.
 const (
 	DeliveryUnknown DeliveryState = 0 // this device is offline, or its node is of an earlier release
-	DeliveryDone    DeliveryState = 1 // the organization has it on disk, for its devices
-	DeliveryWaiting DeliveryState = 2 // it waits at this device's own organization
-	DeliveryRefused DeliveryState = 3 // the organization will not get it
+	DeliveryDone    DeliveryState = 1 // the organization has the message on disk, for its devices
+	DeliveryWaiting DeliveryState = 2 // the message waits at this device's own organization
+	DeliveryRefused DeliveryState = 3 // the organization will not get the message
 )
 
-// String is the state's name.
+// String returns the name of the state.
 func (s DeliveryState) String() string {
 	names := [...]string{"unknown", "delivered", "waiting", "refused"}
 	if int(s) < len(names) {
@@ -30,43 +30,43 @@ func (s DeliveryState) String() string {
 	return "unknown"
 }
 
-// Delivery is how far something has come at one organization.
+// Delivery is the progress of a message, or of a conversation's queue, at one organization.
 type Delivery struct {
-	Organization wire.Domain
+	Organization Domain
 	State        DeliveryState
-	Since        time.Time // of DeliveryWaiting: when the oldest message that waits for the organization was accepted
-	// Err is why: of DeliveryRefused, and of DeliveryWaiting after a failed attempt. Its code is wire.NotAdmitted where
-	// the own organization does not talk to that one.
+	Since        time.Time // for DeliveryWaiting: when the oldest message that waits for the organization was accepted
+	// Err is the reason of DeliveryRefused, and of DeliveryWaiting after a failed attempt. Its code is
+	// [NotAdmitted] if the own organization does not talk to the other one.
 	Err error
 }
 
-// Progress is how far the own messages of a conversation have come at the other organizations.
+// Progress is the progress of the own messages of a conversation at the other organizations.
 type Progress struct {
-	// Waiting are the organizations for which anything waits, of any device of the own organization, by name.
+	// Waiting lists the organizations for which items wait, from any device of the own organization, sorted by name.
 	Waiting []Delivery
-	// Messages are the organizations of the other members, by name, for each own message that was accepted.
+	// Messages lists, for each accepted own message, the organizations of the other members, sorted by name.
 	Messages map[uint64][]Delivery
 }
 
-// Progress describes own messages of a conversation, as History gives them; others are passed over. It asks the node
-// once, and does not wait for a connection: without one, or with a node of an earlier release, all but refusals is
-// DeliveryUnknown. Of messages that were sent before a member's organization joined it says that the organization has
-// them.
-func (d *Device) Progress(ctx context.Context, id wire.ConversationID, messages []Message) (*Progress, error) {
-	lanes, known, err := d.waitingLanes(ctx, id)
+// Progress describes own messages of a conversation, in the form that History returns; it ignores other messages. It
+// asks the node once, and does not wait for a connection: without one, or with a node of an earlier release, all
+// states except refusals are DeliveryUnknown. For messages that were sent before a member's organization joined,
+// Progress reports that the organization has them.
+func (d *Device) Progress(ctx context.Context, id ConversationID, messages []Message) (*Progress, error) {
+	waiting, known, err := d.waitingByOrganization(ctx, id)
 	if err != nil {
 		return nil, err
 	}
 	p := &Progress{Messages: make(map[uint64][]Delivery)}
-	for i := range lanes {
-		p.Waiting = append(p.Waiting, waitingFor(&lanes[i]))
+	for i := range waiting {
+		p.Waiting = append(p.Waiting, waitingFor(&waiting[i]))
 	}
 	return p, d.turn(ctx, func(u *unit) error {
-		t, err := d.knownThread(u, id)
+		t, err := d.knownConversation(u, id)
 		if err != nil {
 			return err
 		}
-		first, err := t.firstWaiting(lanes)
+		first, err := t.firstWaiting(waiting)
 		if err != nil {
 			return err
 		}
@@ -81,24 +81,24 @@ func (d *Device) Progress(ctx context.Context, id wire.ConversationID, messages 
 				return err
 			}
 			if rec != nil {
-				p.Messages[m.Number] = deliveries(rec, m.Number, orgs, lanes, first, known)
+				p.Messages[m.Number] = deliveries(rec, m.Number, orgs, waiting, first, known)
 			}
 		}
 		return nil
 	})
 }
 
-// waitingLanes asks the node what waits. known is false where it cannot be asked.
-func (d *Device) waitingLanes(ctx context.Context, id wire.ConversationID) (lanes []wire.WaitingLane, known bool, err error) {
+// waitingByOrganization asks the node which items wait. knownAdditions is false if the node cannot be asked.
+func (d *Device) waitingByOrganization(ctx context.Context, id ConversationID) (waiting []wire.WaitingLane, known bool, err error) {
 	if s, _ := d.link.get(); s == nil {
 		return nil, false, nil
 	}
 	if ok, err := d.supports(ctx, wire.FeatureWaiting); err != nil || !ok {
 		return nil, false, ctx.Err()
 	}
-	var now wire.ConversationID
+	var now ConversationID
 	err = d.turn(ctx, func(u *unit) error {
-		t, err := d.knownThread(u, id)
+		t, err := d.knownConversation(u, id)
 		if err == nil {
 			now = t.id
 		}
@@ -110,7 +110,7 @@ func (d *Device) waitingLanes(ctx context.Context, id wire.ConversationID) (lane
 	var a wire.WaitingAnswer
 	err = d.call(ctx, wire.MethodWaiting, &wire.WaitingRequest{Conversation: now}, &a)
 	if code := wire.CodeOf(err); code == wire.UnknownConversation || code == wire.NotReplica {
-		return nil, false, nil // this device is out of it
+		return nil, false, nil // this device is out of the conversation
 	}
 	return a.Lanes, err == nil, err
 }
@@ -127,10 +127,10 @@ func waitingFor(l *wire.WaitingLane) Delivery {
 	return v
 }
 
-// firstWaiting is, for each lane, the number of the first own message in it that the node has named.
-func (t *thread) firstWaiting(lanes []wire.WaitingLane) (map[wire.Domain]uint64, error) {
-	first := make(map[wire.Domain]uint64)
-	if len(lanes) == 0 {
+// firstWaiting returns, for each organization, the number of the first own message in it that the node has named.
+func (t *conversation) firstWaiting(waiting []wire.WaitingLane) (map[Domain]uint64, error) {
+	first := make(map[Domain]uint64)
+	if len(waiting) == 0 {
 		return first, nil
 	}
 	return first, t.u.Scan(recordKey(recordAccepted, idPart(t.id)), func(_, value []byte) error {
@@ -140,22 +140,22 @@ func (t *thread) firstWaiting(lanes []wire.WaitingLane) (map[wire.Domain]uint64,
 		}
 		copy(sent[:], value)
 		n := binary.BigEndian.Uint64(value[len(sent):])
-		for i := range lanes {
-			if have, ok := first[lanes[i].Organization]; slices.Contains(lanes[i].First, sent) && (!ok || n < have) {
-				first[lanes[i].Organization] = n
+		for i := range waiting {
+			if have, ok := first[waiting[i].Organization]; slices.Contains(waiting[i].First, sent) && (!ok || n < have) {
+				first[waiting[i].Organization] = n
 			}
 		}
 		return nil
 	})
 }
 
-// otherOrganizations are those of the other members, by name.
-func (t *thread) otherOrganizations() (list []wire.Domain) {
+// otherOrganizations returns the organizations of the other members, sorted by name.
+func (t *conversation) otherOrganizations() (list []Domain) {
 	if t.group == nil {
 		return nil
 	}
 	own := t.d.self.Device.Organization()
-	seen := make(map[wire.Domain]bool)
+	seen := make(map[Domain]bool)
 	t.group.Public().Members(func(m mlscore.Member) bool {
 		if device, err := deviceOf(m.Credential); err == nil && device.Organization() != own {
 			seen[device.Organization()] = true
@@ -169,9 +169,9 @@ func (t *thread) otherOrganizations() (list []wire.Domain) {
 	return list
 }
 
-// deliveries is how far one message has come. What waits is handed over in order: after the first own message that waits,
-// all wait.
-func deliveries(rec *messageRecord, n uint64, orgs []wire.Domain, lanes []wire.WaitingLane, first map[wire.Domain]uint64, known bool) []Delivery {
+// deliveries returns the progress of one message. Waiting messages are handed over in order: after the first own
+// message that waits, all own messages wait.
+func deliveries(rec *messageRecord, n uint64, orgs []Domain, waiting []wire.WaitingLane, first map[Domain]uint64, known bool) []Delivery {
 	orgs = slices.Clone(orgs)
 	for _, r := range rec.Refusals {
 		if !slices.Contains(orgs, r.Organization) {
@@ -184,9 +184,9 @@ func deliveries(rec *messageRecord, n uint64, orgs []wire.Domain, lanes []wire.W
 		if !known {
 			v.State = DeliveryUnknown
 		}
-		at := slices.IndexFunc(lanes, func(l wire.WaitingLane) bool { return l.Organization == org })
+		at := slices.IndexFunc(waiting, func(l wire.WaitingLane) bool { return l.Organization == org })
 		if at >= 0 {
-			l := &lanes[at]
+			l := &waiting[at]
 			from, named := first[org]
 			if named && n >= from || !named && l.Items > uint64(len(l.First)) && rec.Stored > l.Last {
 				v = waitingFor(l)

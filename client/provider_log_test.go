@@ -1,12 +1,10 @@
 package client
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/big"
 	"slices"
 	"time"
 
@@ -14,12 +12,12 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// conv is one conversation's log, judged as docs/consensus.md says.
+// conv is the log of one conversation, checked by the rules of docs/spec/consensus.md.
 type conv struct {
 	id     wire.ConversationID
 	policy wire.Policy
 	closed bool
-	// confirmed says that no ended epoch can be contested.
+	// confirmed means that no ended epoch can be contested.
 	confirmed bool
 	order     wire.Hash
 	log       []wire.Committed
@@ -33,7 +31,7 @@ type logHead struct {
 	epoch    wire.Epoch
 	key      wire.SubmissionKey
 	delivery []wire.Address
-	before   []wire.Address // the parent's
+	before   []wire.Address // the delivery list of the parent
 	info     *wire.Payload
 	tree     *wire.Payload
 	parent   *logPoint
@@ -62,7 +60,7 @@ func (c *conv) headAt(seq wire.SequenceNumber) *logHead {
 	return nil
 }
 
-// ended finds an epoch that can be contested, with those before it.
+// ended returns an epoch that can be contested, with those before it.
 func (c *conv) ended(seq wire.SequenceNumber) []logStep {
 	for _, h := range c.heads {
 		for i, s := range h.trail {
@@ -74,7 +72,7 @@ func (c *conv) ended(seq wire.SequenceNumber) []logStep {
 	return nil
 }
 
-// submit judges an envelope and orders it. The caller holds the mutex.
+// orderEnvelope judges an envelope and orders it. The caller holds the mutex.
 func (w *world) submit(env *wire.Envelope) (*wire.Receipt, error) {
 	c := w.convs[env.Conversation]
 	if env.Kind == wire.KindCreate {
@@ -153,7 +151,7 @@ func (w *world) submitTo(c *conv, env *wire.Envelope) (*wire.Receipt, error) {
 }
 
 func (w *world) commit(c *conv, head *logHead, point *logPoint, env *wire.Envelope) (*wire.Receipt, error) {
-	h, err := mlscore.Peek(env.Commit.Commit)
+	h, err := peekCommit(env.Commit)
 	want := mlscore.WireFormatPrivateMessage
 	if c.policy.Handshakes == wire.HandshakesPublic {
 		want = mlscore.WireFormatPublicMessage
@@ -161,8 +159,11 @@ func (w *world) commit(c *conv, head *logHead, point *logPoint, env *wire.Envelo
 	if err != nil || h.WireFormat != want || wire.Epoch(h.Epoch) != env.Epoch || h.ContentType != mlscore.ContentCommit {
 		return nil, wire.Errorf(wire.Invalid, "submit", "message: %v", err)
 	}
+	if w.noRest && env.Commit.Rest != nil {
+		return nil, wire.Errorf(wire.Version, "submit", "rules of another level")
+	}
 	for _, ref := range env.Blobs() {
-		if uint64(len(w.blobs[ref.Hash])) != ref.Size {
+		if uint64(len(w.blobs[ref.Hash])) != ref.Size && !w.anyBlob {
 			return nil, wire.Errorf(wire.BlobMissing, "submit", "%v", ref)
 		}
 	}
@@ -294,7 +295,7 @@ func (w *world) catchUp(d wire.Domain) {
 	w.orgs[d].lagging, w.orgs[d].joining = nil, false
 }
 
-// message takes an application message and hands it to the streams of all organizations.
+// message accepts an application message and passes it to the streams of all organizations.
 func (w *world) message(m *wire.Message) error {
 	c := w.convs[m.Conversation]
 	if c == nil {
@@ -333,7 +334,7 @@ func (w *world) message(m *wire.Message) error {
 			s.append(item{kind: wire.ItemMessage, id: m.ID, payload: payload})
 			w.pumpAll(s, o)
 		}
-		if o.joining { // a reader who joins with an entry must not miss a message that overtook it
+		if o.joining { // a reader that joins with an entry must not miss a message that overtook the entry
 			o.lagging = append(o.lagging, put)
 			continue
 		}
@@ -347,7 +348,7 @@ func decodeInto[T any](body []byte) (*T, error) {
 	return v, wire.Decode(body, wire.MaxSessionFrame, v)
 }
 
-// handle does a request.
+// handle executes a request.
 func (w *world) handle(a *account, m wire.Method, body []byte) (any, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -501,7 +502,7 @@ func (w *world) handleRest(o *org, a *account, m wire.Method, body []byte) (any,
 		for _, h := range w.convs[r.Conversation].heads {
 			list := h.delivery
 			if w.delivered != nil {
-				list = w.delivered(r.Conversation, list)
+				list = w.delivered(a.id.Organization(), r.Conversation, list)
 			}
 			head, err := wire.DeliveryHeadOf(h.seq, list)
 			if err != nil {
@@ -521,11 +522,10 @@ func (w *world) handleRest(o *org, a *account, m wire.Method, body []byte) (any,
 		if err != nil {
 			return nil, err
 		}
-		of := w.orgs[r.Domain]
-		list, err := x509.CreateRevocationList(rand.Reader, &x509.RevocationList{
-			Number: big.NewInt(of.serial), ThisUpdate: time.Now(), NextUpdate: time.Now().Add(time.Hour), RevokedCertificateEntries: of.revoked,
-		}, of.root, of.key)
+		list, err := w.orgs[r.Domain].revocations()
 		return &wire.RevocationsAnswer{List: list}, err
+	case wire.MethodOrganizationsPage, wire.MethodRevocationsPage:
+		return w.page(m, body)
 	case wire.MethodPutBlob:
 		r, err := decodeInto[wire.PutBlobRequest](body)
 		if err != nil {

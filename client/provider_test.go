@@ -23,43 +23,47 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// world is the servers of all organizations in one place, with the rules of docs/consensus.md and the
-// streams of package mailbox, kept small: one state under one mutex, and faults on demand.
+// world implements the servers of all organizations in one place, with the rules of docs/spec/consensus.md and the
+// streams of package mailbox, in a small form: one state under one mutex, and faults on demand.
 type world struct {
 	t          testing.TB
 	wg         sync.WaitGroup
-	limits     Limits        // of the devices
-	timing     func(*Timing) // changes theirs; may be nil
+	limits     Limits        // limits of the devices
+	timing     func(*Timing) // changes the Timing of the devices; may be nil
 	admit      map[wire.DeviceID]func(JoinRequest) Decision
-	extensions map[wire.DeviceID][]mlscore.ExtensionType // that leaves of a device list; all for others
-	clocks     map[wire.DeviceID]Clock                   // of devices whose clock is wrong
+	extensions map[wire.DeviceID][]mlscore.ExtensionType // per device, extensions of its leaves; default: all
+	clocks     map[wire.DeviceID]Clock                   // for devices whose clock is wrong
 
 	mu     sync.Mutex
 	orgs   map[wire.Domain]*org
 	convs  map[wire.ConversationID]*conv
 	blobs  map[wire.Hash][]byte
-	keep   int // entries of a log that are answered, the newest; 0 for all
+	keep   int // number of newest entries of a log that the world returns; 0 for all
 	dice   *mrand.Rand
 	faults faults
 	costs  map[wire.Method]cost
 
-	features  wire.Features                                            // that the nodes announce
-	delivered func(wire.ConversationID, []wire.Address) []wire.Address // what they say of a delivery list; nil for the truth
+	lists     map[wire.Domain]revocationList                                        // lists that were returned in pages
+	newer     bool                                                                  // each page belongs to a newer list
+	anyBlob   bool                                                                  // entries may name missing blobs
+	noRest    bool                                                                  // commits in blobs are refused
+	features  wire.Features                                                         // features that the nodes announce
+	delivered func(wire.Domain, wire.ConversationID, []wire.Address) []wire.Address // the list that nodes report; nil: the true one
 }
 
-// cost is what requests of one method came to.
+// cost is the sum over the requests of one method.
 type cost struct{ requests, sent, answered int }
 
-// faults are what the world does wrong on purpose.
+// faults are the deliberate faults of the world.
 type faults struct {
-	dropAnswers float64                               // the request is done, and the connection breaks before the answer
-	dropBefore  float64                               // the connection breaks before the request is done
+	dropAnswers float64                               // execute the request, then break the connection
+	dropBefore  float64                               // break the connection before the request is executed
 	disorder    bool                                  // memberships of one device are pushed in any order
 	mute        map[wire.DeviceID]bool                // nothing is pushed to the device
-	lag         map[wire.Domain]bool                  // entries are kept from an organization's streams, messages are not
-	refuse      func(m wire.Method) *wire.Error       // after the request was done
-	deny        func(m wire.Method) *wire.Error       // before it is
-	before      func(by wire.DeviceID, m wire.Method) // called before a request is done; others may make some meanwhile
+	lag         map[wire.Domain]bool                  // withhold entries, not messages, from an organization's streams
+	refuse      func(m wire.Method) *wire.Error       // after the request was executed
+	deny        func(m wire.Method) *wire.Error       // before the request is executed
+	before      func(by wire.DeviceID, m wire.Method) // called before a request is executed; may make requests
 }
 
 type org struct {
@@ -71,7 +75,7 @@ type org struct {
 	tokens  map[wire.Token]wire.DeviceID
 	revoked []x509.RevocationListEntry
 	serial  int64
-	life    time.Duration        // of a certificate
+	life    time.Duration        // lifetime of a certificate
 	given   map[wire.UserID]byte // how often a name was given again
 	lagging []func()
 	joining bool // an entry that lags adds a device
@@ -127,7 +131,7 @@ func (w *world) addOrg(d wire.Domain) *org {
 	return o
 }
 
-// account is the present one of a name.
+// account returns the present account of a name.
 func (o *org) account(u wire.UserID) wire.AccountID {
 	h := sha256.Sum256([]byte(u))
 	a := wire.AccountID(h[:16])
@@ -138,10 +142,10 @@ func (o *org) account(u wire.UserID) wire.AccountID {
 	return a
 }
 
-// noAccount makes an organization certify a user as earlier releases do.
+// noAccount makes an organization certify a user without an account, as earlier releases do.
 const noAccount = 255
 
-// certify makes a device's chain.
+// certify makes a device's certificate chain.
 func (o *org) certify(id wire.DeviceID, key []byte) ([][]byte, error) {
 	uri, err := url.Parse(string(id))
 	if err != nil {
@@ -259,7 +263,7 @@ func (e *endpoint) Dial(context.Context) (Conn, error) {
 type serverSession struct {
 	pipe    *pipe
 	account *account
-	wake    chan struct{} // there may be something to push
+	wake    chan struct{} // set if there may be items to push
 	sent    map[string]uint64
 }
 
@@ -403,8 +407,8 @@ func (w *world) count(f *wire.Frame, answer any) {
 	}
 }
 
-// pushed stands for pushes among the methods whose costs are counted: pushes, bytes of acknowledgements, and
-// bytes of pushes.
+// pushed represents pushes among the methods whose costs are counted: pushes, bytes of acknowledgements, and bytes of
+// pushes.
 const pushed wire.Method = "push"
 
 func (w *world) countPush(p *wire.Push) {
@@ -439,7 +443,7 @@ func (w *world) pump(a *account) {
 	}
 }
 
-// push sends what a device has not had in this session, within its window.
+// push sends the items that a device has not received in this session, within its window.
 func (w *world) push(s *serverSession) {
 	for {
 		select {
@@ -476,7 +480,7 @@ func (w *world) nextPush(s *serverSession) *wire.Push {
 			continue
 		}
 		tokens := slices.Collect(maps.Keys(st.readers))
-		if !w.faults.disorder { // as nodes do it: one membership after the other
+		if !w.faults.disorder { // as nodes do: one membership after the other
 			slices.SortFunc(tokens, func(a, b wire.Token) int {
 				return cmp.Compare(st.readers[a].until-1, st.readers[b].until-1)
 			})
@@ -530,7 +534,7 @@ func (w *world) acknowledge(s *serverSession, body []byte) {
 	w.pump(s.account)
 }
 
-// stream is what an organization keeps of a conversation, or for a device.
+// stream holds the items of a conversation, or for a device, at an organization.
 type stream struct {
 	items   []item
 	ids     map[wire.SubmissionID]bool

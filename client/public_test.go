@@ -30,7 +30,7 @@ func TestRejoinIsTheUsersWord(t *testing.T) {
 				t.Errorf("rejoins what is not broken: %v", err)
 			}
 			check(t, b.turn(t.Context(), func(u *unit) error {
-				th, err := b.usableThread(u, id)
+				th, err := b.usableConversation(u, id)
 				if err != nil {
 					return err
 				}

@@ -8,8 +8,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// FuzzPush lets a node push what it likes: nothing of it may stop a device, or be taken for its store's
-// fault. The first byte chooses the kind.
+// FuzzPush lets a node push arbitrary items: none of them may stop a device, or count as a failure of its store. The
+// first byte selects the kind.
 func FuzzPush(f *testing.F) {
 	w := newWorld(f, "a.example", "b.example")
 	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
@@ -39,11 +39,11 @@ func FuzzPush(f *testing.F) {
 	notice, err := wire.Encode(&wire.Notice{Type: wire.NoticeKeyPackages, Suite: 1, Left: 2})
 	check(f, err)
 	f.Add(append([]byte{byte(wire.ItemNotice) - 1}, notice...))
-	a.stop() // what runs beside the fuzzing would look like coverage
+	a.stop() // background work during fuzzing would look like coverage
 	rollback := errors.New("rolled back")
 	var token wire.Token
 	check(f, b.turn(ctx, func(u *unit) error {
-		t, err := b.knownThread(u, id)
+		t, err := b.knownConversation(u, id)
 		if err == nil {
 			token = t.rec.Token
 		}
@@ -58,7 +58,7 @@ func FuzzPush(f *testing.F) {
 			p.Conversation = &id
 		}
 		err := b.turn(ctx, func(u *unit) error {
-			if err := b.takePush(u, p); err != nil {
+			if err := b.takePush(u, p, false); err != nil {
 				return err
 			}
 			return rollback

@@ -11,37 +11,38 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A commit's change of the delivery list is held against its change of the group. What the list began with is
-// not: a founder can put an address into the create that no member has, and who joins later never sees it. So
-// each member compares the whole list with the members' addresses, once for each conversation and run, and when
-// it has joined.
+// A device compares each commit's change of the delivery list with its change of the group. That does not cover the
+// initial list: a founder can put an address into the create that no member has, and a member that joins later never
+// sees it. So each member compares the whole list with the members' addresses, once for each conversation and run,
+// and when it has joined. It reports its node's answer to the other members: see readers_report.go.
 
-// checkedReaders are the conversations whose lists have been compared in this run.
+// checkedReaders holds the conversations whose lists have been compared in this run.
 type checkedReaders struct {
 	mu   sync.Mutex // guards done
-	done map[wire.ConversationID]bool
+	done map[ConversationID]bool
 }
 
-// readers is what a conversation's delivery list has to be.
+// readers is the delivery list that a conversation must have.
 type readers struct {
-	id   wire.ConversationID
+	id   ConversationID
 	want wire.DeliveryHead
 }
 
-// lookAtReaders has a conversation's delivery list compared soon, where the node can tell it.
-func (d *Device) lookAtReaders(id wire.ConversationID) {
+// lookAtReaders schedules a comparison of a conversation's delivery list, if the node supports it.
+func (d *Device) lookAtReaders(id ConversationID) {
 	d.readers.forget(id)
 	if s, _ := d.link.get(); s != nil && s.has(wire.FeatureDelivery) {
-		d.lanes.kick(upkeepOf(id))
+		d.queues.kick(upkeepOf(id))
 	}
 }
 
-// maxReaders is how many conversations are compared in one round of upkeep: each opens a group and costs a request.
+// maxReaders is the number of conversations that one round of upkeep compares: each opens a group and costs a
+// request.
 const maxReaders = 16
 
-// tendReaders compares the delivery lists of conversations that this run has not compared, those that were not
-// compared for the longest time first. With only, it looks at that conversation alone.
-func (d *Device) tendReaders(ctx context.Context, only wire.ConversationID) error {
+// tendReaders compares the delivery lists of conversations that this run has not compared, in the order of their last
+// comparison. If only is set, it compares that conversation alone.
+func (d *Device) tendReaders(ctx context.Context, only ConversationID) error {
 	if s, _ := d.link.get(); s == nil || !s.has(wire.FeatureDelivery) {
 		return nil
 	}
@@ -52,8 +53,8 @@ func (d *Device) tendReaders(ctx context.Context, only wire.ConversationID) erro
 			if err != nil {
 				return err
 			}
-			var t *thread
-			if t, err = d.glance(u, c.id, c.rec); err != nil {
+			var t *conversation
+			if t, err = d.peekConversation(u, c.id, c.rec); err != nil {
 				return err
 			}
 			var head wire.DeliveryHead
@@ -71,10 +72,10 @@ func (d *Device) tendReaders(ctx context.Context, only wire.ConversationID) erro
 	return err
 }
 
-// dueReaders are the conversations to be compared next.
-func (d *Device) dueReaders(u *unit, only wire.ConversationID) ([]tended, error) {
+// dueReaders returns the conversations to be compared next.
+func (d *Device) dueReaders(u *unit, only ConversationID) ([]tended, error) {
 	var due []tended
-	err := someRecords(u, only, func(id wire.ConversationID, rec *conversationRecord) error {
+	err := someRecords(u, only, func(id ConversationID, rec *conversationRecord) error {
 		if rec.State == StateActive && !d.readers.has(id) {
 			due = append(due, tended{id: id, rec: rec})
 		}
@@ -92,20 +93,20 @@ func (d *Device) dueReaders(u *unit, only wire.ConversationID) ([]tended, error)
 	return due[:maxReaders], nil
 }
 
-// comparedReaders notes that a conversation's delivery list was compared.
-func (d *Device) comparedReaders(ctx context.Context, id wire.ConversationID) error {
+// comparedReaders records that a conversation's delivery list was compared, and the result.
+func (d *Device) comparedReaders(ctx context.Context, id ConversationID, r *readersReport) error {
 	d.readers.add(id)
 	return d.turn(ctx, func(u *unit) error {
 		know := tendedRecord{Version: recordVersion}
 		if _, err := u.getRecord(tendedKey(id), &know); err != nil {
 			return err
 		}
-		know.Compared = d.now()
+		know.Compared, know.Readers = d.now(), r
 		return u.putRecord(tendedKey(id), &know)
 	})
 }
 
-// compareReaders asks for one list. One of another epoch is compared at the next round.
+// compareReaders requests one list. A list of another epoch is compared in the next round.
 func (d *Device) compareReaders(ctx context.Context, r *readers) error {
 	var a wire.DeliveryAnswer
 	if err := d.call(ctx, wire.MethodDelivery, &wire.DeliveryRequest{Conversation: r.id}, &a); err != nil {
@@ -115,11 +116,12 @@ func (d *Device) compareReaders(ctx context.Context, r *readers) error {
 		if h.Parent != r.want.Parent {
 			continue
 		}
-		if err := d.comparedReaders(ctx, r.id); err != nil {
+		report := &readersReport{List: h, Members: r.want}
+		if err := d.comparedReaders(ctx, r.id, report); err != nil {
 			return err
 		}
-		if h != r.want {
-			err := fmt.Errorf("it is delivered to %d addresses, and its members have %d: its founder or a server added a reader in silence, or left a member out", h.Addresses, r.want.Addresses)
+		if report.contradicts() {
+			err := fmt.Errorf("the conversation is delivered to %d addresses, and its members have %d: its founder or a server added a reader and did not say so, or left a member out", h.Addresses, r.want.Addresses)
 			d.log.Error("divergence", "conversation", r.id, "error", err)
 			d.emit(Event{Type: EventDivergence, Conversation: r.id, Err: err})
 		}
@@ -127,8 +129,8 @@ func (d *Device) compareReaders(ctx context.Context, r *readers) error {
 	return nil
 }
 
-// readers describes the delivery list that the members make.
-func (t *thread) readers() (wire.DeliveryHead, error) {
+// readers returns the delivery list that follows from the members.
+func (t *conversation) readers() (wire.DeliveryHead, error) {
 	var members []mlscore.Member
 	t.group.Public().Members(func(m mlscore.Member) bool { members = append(members, m); return true })
 	list, err := addresses(members)
@@ -138,23 +140,23 @@ func (t *thread) readers() (wire.DeliveryHead, error) {
 	return wire.DeliveryHeadOf(t.rec.Position.Parent, list)
 }
 
-func (c *checkedReaders) has(id wire.ConversationID) bool {
+func (c *checkedReaders) has(id ConversationID) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.done[id]
 }
 
-func (c *checkedReaders) add(id wire.ConversationID) {
+func (c *checkedReaders) add(id ConversationID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.done == nil {
-		c.done = make(map[wire.ConversationID]bool)
+		c.done = make(map[ConversationID]bool)
 	}
 	c.done[id] = true
 }
 
-// forget has a conversation compared again.
-func (c *checkedReaders) forget(id wire.ConversationID) {
+// forget schedules another comparison of a conversation.
+func (c *checkedReaders) forget(id ConversationID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.done, id)

@@ -12,9 +12,9 @@ import (
 // maxDelivered bounds the devices that are counted for one message.
 const maxDelivered = 1024
 
-// owe notes that a receipt for a message is to be sent, with others that come soon. In a large
-// conversation nobody sends any: each message would cost as many as there are members.
-func (t *thread) owe(id MessageID) {
+// scheduleReceipt records that a receipt for a message is to be sent, together with others that come soon. In a large
+// conversation devices send no receipts: each message would cost as many receipts as there are members.
+func (t *conversation) scheduleReceipt(id MessageID) {
 	most := t.d.opts.Limits.Receipts
 	if t.group.Public().Size() > most {
 		return
@@ -29,28 +29,29 @@ func (t *thread) owe(id MessageID) {
 		}
 		t.d.receipts[conversation] = append(list, id)
 		if len(list) == 0 {
-			t.d.lanes.kick(laneReceipts)
+			t.d.queues.kick(queueReceipts)
 		}
 	})
 }
 
-// receiptBatch is for how many conversations one turn makes receipts at most.
+// receiptBatch bounds the conversations for which one turn makes receipts.
 const receiptBatch = 32
 
-// workReceipts sends one receipt in each conversation for all that came there within Timing.Receipts, in one turn for several
-// of them. Receipts that a crash overtakes are lost: the sender then sees a message as accepted, and not as delivered.
+// workReceipts sends one receipt in each conversation for all messages that came there within Timing.Receipts, in one
+// turn for several conversations. A crash loses unsent receipts: the sender then sees a message as accepted, and not
+// as delivered.
 func (d *Device) workReceipts(ctx context.Context) error {
 	if !d.wait(ctx, d.opts.Timing.Receipts) {
 		return ctx.Err()
 	}
-	for batch := range slices.Chunk(d.owing(), receiptBatch) {
-		owed := make(map[wire.ConversationID][]MessageID, len(batch))
+	for batch := range slices.Chunk(d.conversationsWithReceipts(), receiptBatch) {
+		owed := make(map[ConversationID][]MessageID, len(batch))
 		for _, id := range batch {
-			owed[id] = d.owed(id)
+			owed[id] = d.receiptsDue(id)
 		}
 		err := d.turn(ctx, func(u *unit) error {
 			for _, id := range batch {
-				if err := d.acknowledge(u, id, owed[id]); err != nil {
+				if err := d.receipt(u, id, owed[id]); err != nil {
 					return err
 				}
 			}
@@ -62,8 +63,8 @@ func (d *Device) workReceipts(ctx context.Context) error {
 		if err == nil {
 			continue
 		}
-		for _, id := range batch { // one of them stands in the way of the others
-			err := d.turn(ctx, func(u *unit) error { return d.acknowledge(u, id, owed[id]) })
+		for _, id := range batch { // one of them blocks the others
+			err := d.turn(ctx, func(u *unit) error { return d.receipt(u, id, owed[id]) })
 			if isStore(err) || ctx.Err() != nil {
 				return err
 			}
@@ -75,8 +76,8 @@ func (d *Device) workReceipts(ctx context.Context) error {
 	return nil
 }
 
-// acknowledge queues a receipt for messages of a conversation.
-func (d *Device) acknowledge(u *unit, id wire.ConversationID, list []MessageID) error {
+// receipt queues a receipt for messages of a conversation.
+func (d *Device) receipt(u *unit, id ConversationID, list []MessageID) error {
 	if len(list) == 0 {
 		return nil
 	}
@@ -88,31 +89,32 @@ func (d *Device) acknowledge(u *unit, id wire.ConversationID, list []MessageID) 
 	if err != nil {
 		return err
 	}
-	t, err := d.thread(u, id)
+	t, err := d.findConversation(u, id)
 	if err == nil && t != nil {
-		t, err = t.home()
+		t, err = t.shownIn()
 	}
 	if err != nil || t == nil || t.rec.State != StateActive && t.rec.State != StateMoving {
 		return err
 	}
 	err = t.queue(body, 0)
 	if wire.CodeOf(err) == wire.Quota {
-		return nil // what people write goes first
+		return nil // messages that people write go first
 	}
 	if err != nil {
 		return err
 	}
+	u.put(messageIDKey(t.id, d.self.Device, c.ID), number(noPlace)) // see hasSent
 	return t.save()
 }
 
-// owing are the conversations in which receipts are to be sent.
-func (d *Device) owing() []wire.ConversationID {
+// conversationsWithReceipts returns the conversations in which receipts are to be sent.
+func (d *Device) conversationsWithReceipts() []ConversationID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return slices.Sorted(maps.Keys(d.receipts))
 }
 
-func (d *Device) owed(id wire.ConversationID) []MessageID {
+func (d *Device) receiptsDue(id ConversationID) []MessageID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	list := d.receipts[id]
@@ -120,16 +122,17 @@ func (d *Device) owed(id wire.ConversationID) []MessageID {
 	return list
 }
 
-// deliveredKey marks that a device has received an own message, which is stored under a key of its own.
-func deliveredKey(message []byte, device wire.DeviceID) []byte {
+// deliveredKey returns the key of the mark that a device has received an own message. message is the key under which
+// the message is stored.
+func deliveredKey(message []byte, device DeviceID) []byte {
 	who := sha256.Sum256([]byte(device))
 	return recordKey(recordDelivered, message[len(recordKey(recordMessage)):], who[:16])
 }
 
-// noteReceipt counts a device that has received own messages. Each device counts once for a message, however
-// often it says so; this device does not count for its own messages, nor does a device that is no member now:
-// a message counts at most as many devices as were members while it was on its way.
-func (t *thread) noteReceipt(sender wire.DeviceID, c *Content) error {
+// noteReceipt counts a device that has received own messages. Each device counts once for a message, even if it sends
+// several receipts. This device does not count for its own messages, and neither does a device that is no longer a
+// member. So a message counts at most as many devices as were members while it was on its way.
+func (t *conversation) noteReceipt(sender DeviceID, c *Content) error {
 	if sender == t.d.self.Device || !t.isMember(sender) {
 		return nil
 	}
@@ -146,9 +149,9 @@ func (t *thread) noteReceipt(sender wire.DeviceID, c *Content) error {
 	return nil
 }
 
-// isMember reports whether a device is in the group whose messages come here: that of the successor, for a
-// conversation that has moved.
-func (t *thread) isMember(device wire.DeviceID) bool {
+// isMember reports whether a device is in the group whose messages come here. For a conversation that has moved, that
+// is the group of the successor.
+func (t *conversation) isMember(device DeviceID) bool {
 	if t.group == nil {
 		return false
 	}
@@ -156,10 +159,10 @@ func (t *thread) isMember(device wire.DeviceID) bool {
 	return ok
 }
 
-func (t *thread) noteDelivered(sender wire.DeviceID, id MessageID) error {
+func (t *conversation) noteDelivered(sender DeviceID, id MessageID) error {
 	n, ok, err := t.findMessage(t.d.self.Device, id)
 	if err != nil || !ok {
-		return err // about somebody else's message
+		return err // about a message of another sender
 	}
 	rec, key, err := t.messageAt(n)
 	if err != nil || rec == nil {
@@ -170,14 +173,14 @@ func (t *thread) noteDelivered(sender wire.DeviceID, id MessageID) error {
 		return err
 	}
 	if int(rec.Delivered) >= maxDelivered {
-		return nil // receipts are for small conversations: more devices than that come and go
+		return nil // receipts are for small conversations: the count gets this large only if devices come and go
 	}
 	t.u.put(mark, []byte{1})
 	rec.Delivered++
 	if err := t.u.putRecord(key, rec); err != nil {
 		return err
 	}
-	m, err := rec.message(t.id, n)
+	m, err := t.shown(rec, n)
 	if err != nil {
 		return err
 	}

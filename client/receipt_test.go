@@ -7,7 +7,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// delivered waits until an own message was delivered to so many devices.
+// delivered waits until an own message was delivered to this number of devices.
 func delivered(t testing.TB, p *peer, id wire.ConversationID, m MessageID, want uint32) {
 	t.Helper()
 	eventually(t, func() error {
@@ -27,7 +27,7 @@ func delivered(t testing.TB, p *peer, id wire.ConversationID, m MessageID, want 
 	})
 }
 
-// TestReceiptsCountDevices: a message is delivered to as many devices as say so, however often they do.
+// TestReceiptsCountDevices checks that a message counts each device once that has sent receipts, even several.
 func TestReceiptsCountDevices(t *testing.T) {
 	_, id, a, b, c := trio(t, CreateOptions{})
 	m, err := a.SendText(t.Context(), id, "did you get it?")
@@ -37,11 +37,11 @@ func TestReceiptsCountDevices(t *testing.T) {
 	for i := range refs {
 		refs[i] = m
 	}
-	for range 3 { // each is a message of its own
+	for range 3 { // each receipt is a separate message
 		_, err = b.Send(t.Context(), id, Content{Type: ContentReceipt, Refs: refs})
 		check(t, err)
 	}
-	// Its own device does not count, nor does one that says it has messages of others.
+	// Its own device does not count, nor does a device that confirms messages of others.
 	_, err = a.Send(t.Context(), id, Content{Type: ContentReceipt, Refs: refs[:1]})
 	check(t, err)
 	foreign, err := c.SendText(t.Context(), id, "mine")
@@ -51,16 +51,16 @@ func TestReceiptsCountDevices(t *testing.T) {
 	check(t, err)
 	last, err := b.SendText(t.Context(), id, "after all receipts")
 	check(t, err)
-	delivered(t, b, id, last, 2) // alice has taken in what bob sent before
+	delivered(t, b, id, last, 2) // alice has taken in bob's earlier items
 	delivered(t, a, id, m, 2)
-	told(t, a, EventDelivered, 2)
+	reported(t, a, EventDelivered, 2)
 	if _, err := EncodeContent(&Content{ID: MessageID{1}, Type: ContentReceipt, Refs: make([]MessageID, MaxReceipts+1)}); wire.CodeOf(err) != wire.TooLarge {
 		t.Errorf("a receipt for %d messages: %v", MaxReceipts+1, err)
 	}
 }
 
-// TestReceiptsOfMembersAlone: neither a device that is no member nor the own one counts, at the rule itself,
-// and marks are bounded for each message.
+// TestReceiptsOfMembersAlone checks, at the rule itself, that neither a device that is no member nor the own device
+// counts, and that marks are bounded for each message.
 func TestReceiptsOfMembersAlone(t *testing.T) {
 	_, id, a, b, c := trio(t, CreateOptions{})
 	m, err := a.SendText(t.Context(), id, "x")
@@ -69,7 +69,7 @@ func TestReceiptsOfMembersAlone(t *testing.T) {
 	check(t, a.Remove(t.Context(), id, c.id.User()))
 	take := func(by wire.DeviceID) (n uint32) {
 		check(t, a.turn(t.Context(), func(u *unit) error {
-			th, err := a.usableThread(u, id)
+			th, err := a.usableConversation(u, id)
 			check(t, err)
 			u.deleteAll(recordKey(recordDelivered))
 			check(t, th.noteReceipt(by, &Content{Type: ContentReceipt, Refs: []MessageID{m, m}}))
@@ -87,11 +87,11 @@ func TestReceiptsOfMembersAlone(t *testing.T) {
 			t.Errorf("%s made it %d", by, n)
 		}
 	}
-	if n := take(b.id); n != 3 { // the marks were taken away
+	if n := take(b.id); n != 3 { // the marks were deleted
 		t.Errorf("a member made it %d", n)
 	}
 	check(t, a.turn(t.Context(), func(u *unit) error {
-		th, err := a.usableThread(u, id)
+		th, err := a.usableConversation(u, id)
 		check(t, err)
 		place, _, err := th.findMessage(a.id, m)
 		check(t, err)

@@ -10,7 +10,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore"
 )
 
-// plug is a transport that can be pulled out.
+// plug is a transport that can be disconnected.
 type plug struct {
 	Transport
 	in    atomic.Bool
@@ -25,9 +25,10 @@ func (p *plug) Dial(ctx context.Context) (Conn, error) {
 	return p.Transport.Dial(ctx)
 }
 
-// TestReconnectEndsThePause: pauses are an hour long here, so a device that connects has been hurried.
+// TestReconnectEndsThePause checks that Reconnect ends a pause. Pauses are an hour long here, so only a call to
+// Reconnect makes a device connect.
 func TestReconnectEndsThePause(t *testing.T) {
-	for name, hurry := range map[string]func(*testing.T, *Device){
+	for name, reconnectAtOnce := range map[string]func(*testing.T, *Device){
 		"by the app": func(_ *testing.T, d *Device) { d.Reconnect() },
 		"by a message": func(t *testing.T, d *Device) {
 			if _, err := d.SendText(t.Context(), "no conversation", "text"); err == nil {
@@ -49,7 +50,7 @@ func TestReconnectEndsThePause(t *testing.T) {
 			w.orgs["a.example"].codes["code"] = "mimi://a.example/u/alice"
 			w.mu.Unlock()
 			check(t, d.Enrol(t.Context(), Enrolment{Device: "mimi://a.example/d/alice/phone", Code: "code"}))
-			d.Reconnect() // while it does not run: forgotten, or it makes the first pause short
+			d.Reconnect() // while Run does not run: the call is forgotten, or it shortens the first pause
 			ctx, cancel := context.WithCancel(t.Context())
 			events := d.Subscribe(ctx)
 			ended := make(chan error, 1)
@@ -64,26 +65,26 @@ func TestReconnectEndsThePause(t *testing.T) {
 				t.Fatalf("no %s", want)
 			}
 			next(EventOffline)
-			if p.dials.Load() == 1 { // else the call before Run did this already
+			if p.dials.Load() == 1 { // otherwise the call before Run did this already
 				d.Reconnect()
 				next(EventOffline)
 			}
 			before := p.dials.Load()
-			for range 100 { // as somebody who types fast
+			for range 100 { // like a user who types fast
 				d.Reconnect()
 			}
 			p.in.Store(true)
 			if n := p.dials.Load(); n > before {
 				t.Errorf("%d attempts at once", n-before)
 			}
-			eventually(t, func() error { // it ends a pause once in a while only
-				hurry(t, d)
+			eventually(t, func() error { // it ends a pause only once in a while
+				reconnectAtOnce(t, d)
 				if s, _ := d.link.get(); s == nil {
 					return ErrOffline
 				}
 				return nil
 			})
-			d.Reconnect() // while connected: nothing
+			d.Reconnect() // while connected: no effect
 			cancel()
 			if err := <-ended; err != nil {
 				t.Error(err)

@@ -8,7 +8,8 @@ import (
 	"testing"
 )
 
-// TestRecordLettersAreUsedOnce: two kinds of records with one letter would read each other's.
+// TestRecordLettersAreUsedOnce checks that no two kinds of records have the same letter: they would read each other's
+// records.
 func TestRecordLettersAreUsedOnce(t *testing.T) {
 	files, err := filepath.Glob("*.go")
 	if err != nil {

@@ -8,14 +8,14 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// rejoinAttempts is how often Rejoin begins again when another commit was faster.
+// rejoinAttempts is how often Rejoin tries again when another commit was faster.
 const rejoinAttempts = 8
 
-// Rejoin enters a conversation again that is broken for this device, by an external commit (RFC 9420
-// §12.4.3.2). It undoes the security that the group had against whoever has the device's keys, so it is
-// for the user to decide and never done by itself. It works where handshakes are public: with private
-// ones, servers take no external commit, and another member uses Restore.
-func (d *Device) Rejoin(ctx context.Context, id wire.ConversationID) error {
+// Rejoin enters a conversation that is broken for this device again, by an external commit (RFC 9420 §12.4.3.2). It
+// gives up the security that the group had against somebody who has the device's keys, so only the user decides on
+// it; a device never rejoins by itself. Rejoin works where handshakes are public. With private handshakes servers
+// accept no external commit, and another member uses Restore.
+func (d *Device) Rejoin(ctx context.Context, id ConversationID) error {
 	for attempt := range rejoinAttempts {
 		err := d.rejoinOnce(ctx, id)
 		if wire.CodeOf(err) != wire.StaleEpoch || attempt == rejoinAttempts-1 {
@@ -28,9 +28,9 @@ func (d *Device) Rejoin(ctx context.Context, id wire.ConversationID) error {
 	return nil
 }
 
-func (d *Device) rejoinOnce(ctx context.Context, id wire.ConversationID) error {
+func (d *Device) rejoinOnce(ctx context.Context, id ConversationID) error {
 	err := d.turn(ctx, func(u *unit) error {
-		t, err := d.knownThread(u, id)
+		t, err := d.knownConversation(u, id)
 		if err != nil {
 			return err
 		}
@@ -63,7 +63,7 @@ func (d *Device) rejoinOnce(ctx context.Context, id wire.ConversationID) error {
 	var outcome <-chan error
 	var o operation
 	err = d.turn(ctx, func(u *unit) error {
-		t, err := d.knownThread(u, id)
+		t, err := d.knownConversation(u, id)
 		if err != nil {
 			return err
 		}
@@ -80,8 +80,8 @@ func (d *Device) rejoinOnce(ctx context.Context, id wire.ConversationID) error {
 	return d.await(ctx, o, outcome)
 }
 
-// headToJoin fetches what the node has of the newest epoch.
-func (d *Device) headToJoin(ctx context.Context, id wire.ConversationID) (h wire.GroupInfo, info, tree []byte, err error) {
+// headToJoin fetches the node's data about the newest epoch.
+func (d *Device) headToJoin(ctx context.Context, id ConversationID) (h wire.GroupInfo, info, tree []byte, err error) {
 	var a wire.GroupInfoAnswer
 	if err = d.call(ctx, wire.MethodGroupInfo, &wire.GroupInfoRequest{Conversation: id}, &a); err != nil {
 		return h, nil, nil, err
@@ -96,9 +96,9 @@ func (d *Device) headToJoin(ctx context.Context, id wire.ConversationID) (h wire
 	return h, info, tree, err
 }
 
-// rejoin makes the external commit, and stores the group that it leads to with the envelope. Until its
-// entry has come, nobody uses the group.
-func (t *thread) rejoin(h wire.GroupInfo, info, tree []byte, token wire.Token) (uint64, error) {
+// rejoin makes the external commit, and stores the resulting group with the envelope. Until the entry of the commit
+// comes, the group is not used.
+func (t *conversation) rejoin(h wire.GroupInfo, info, tree []byte, token wire.Token) (uint64, error) {
 	if t.rec.State != StateBroken {
 		return 0, wire.Errorf(wire.Invalid, "rejoin", "this device is %v in %v", t.rec.State, t.id)
 	}
@@ -137,7 +137,7 @@ func (t *thread) rejoin(h wire.GroupInfo, info, tree []byte, token wire.Token) (
 	return t.sendRejoin(h, x, g, token, delivery)
 }
 
-func (t *thread) sendRejoin(h wire.GroupInfo, x *mlscore.ExternalCommit, g *mlscore.Group, token wire.Token, delivery wire.DeliveryChange) (uint64, error) {
+func (t *conversation) sendRejoin(h wire.GroupInfo, x *mlscore.ExternalCommit, g *mlscore.Group, token wire.Token, delivery wire.DeliveryChange) (uint64, error) {
 	key, err := submissionKey(g)
 	if err != nil {
 		return 0, err
@@ -165,7 +165,7 @@ func (t *thread) sendRejoin(h wire.GroupInfo, x *mlscore.ExternalCommit, g *mlsc
 	if e.Submission, err = t.d.newSubmission(); err != nil {
 		return 0, err
 	}
-	// Not signed: the submission key of the epoch is not known here, and the message proves its sender.
+	// Not signed: this device does not know the submission key of the epoch, and the message proves its sender.
 	if p.Envelope, err = wire.Encode(e); err != nil {
 		return 0, err
 	}
@@ -173,7 +173,7 @@ func (t *thread) sendRejoin(h wire.GroupInfo, x *mlscore.ExternalCommit, g *mlsc
 }
 
 // rejoined takes in the entry of the own external commit.
-func (t *thread) rejoined(c *wire.Committed) error {
+func (t *conversation) rejoined(c *wire.Committed) error {
 	p, own, err := t.pending()
 	if err != nil || p == nil {
 		return err
@@ -190,14 +190,14 @@ func (t *thread) rejoined(c *wire.Committed) error {
 	t.u.deleteAll(recordKey(recordOrder, idPart(t.id)))
 	t.u.deleteAll(recordKey(recordSighting, idPart(t.id)))
 	t.u.put(t.orderKey(c.Sequence), c.Order[:])
-	if err := t.settle(own.Submission, nil); err != nil {
+	if err := t.endOperation(own.Submission, nil); err != nil {
 		return err
 	}
 	return t.joined()
 }
 
 // rejoinFailed forgets an external commit that was refused. The conversation stays broken.
-func (t *thread) rejoinFailed(why *wire.Error) error {
+func (t *conversation) rejoinFailed(why *Error) error {
 	if err := t.eraseGroup(); err != nil {
 		return err
 	}

@@ -10,22 +10,23 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Decision is what becomes of a conversation that somebody has added this device to.
+// Decision is the answer to a request: a conversation to which another user has added this device.
 type Decision uint8
 
 // The decisions.
 const (
-	Join   Decision = 0 // enter it
+	Join   Decision = 0 // enter the conversation
 	Hold   Decision = 1 // wait for Device.Accept or Device.Refuse
-	Refuse Decision = 2 // give up the address: nothing of the conversation comes any more
+	Refuse Decision = 2 // give up the address: no item of the conversation comes any more
 )
 
-// JoinRequest is a conversation that somebody has added this device to, and that it has not entered.
+// JoinRequest describes a conversation to which another user has added this device, and that the device has not
+// entered.
 type JoinRequest struct {
-	Conversation wire.ConversationID
+	Conversation ConversationID
 	Name         string
-	Users        []wire.UserID // members when the device was added; at most MaxRequestUsers, in order
-	Members      int           // devices
+	Users        []UserID // the members when the device was added; at most MaxRequestUsers, sorted
+	Members      int      // number of devices
 	Since        time.Time
 }
 
@@ -34,31 +35,31 @@ const MaxRequestUsers = 64
 
 const (
 	recordRequest = 'H' // conversation → requestRecord
-	recordRefusal = 'y' // token, conversation → 1: the node is to be told
+	recordRefusal = 'y' // token, conversation → 1: the node must be informed
 )
 
-// requestRecord is a conversation that is not entered before somebody decides.
+// requestRecord is a conversation that the device does not enter before the user decides.
 type requestRecord struct {
-	Version  uint8         `cbor:"1,keyasint"`
-	Since    wire.Time     `cbor:"2,keyasint"`
-	Accepted bool          `cbor:"3,keyasint,omitempty"`
-	Name     string        `cbor:"4,keyasint,omitempty"`
-	Users    []wire.UserID `cbor:"5,keyasint,omitempty"`
-	Members  uint32        `cbor:"6,keyasint,omitempty"`
+	Version  uint8     `cbor:"1,keyasint"`
+	Since    wire.Time `cbor:"2,keyasint"`
+	Accepted bool      `cbor:"3,keyasint,omitempty"`
+	Name     string    `cbor:"4,keyasint,omitempty"`
+	Users    []UserID  `cbor:"5,keyasint,omitempty"`
+	Members  uint32    `cbor:"6,keyasint,omitempty"`
 }
 
-func (r *requestRecord) request(id wire.ConversationID) JoinRequest {
+func (r *requestRecord) request(id ConversationID) JoinRequest {
 	return JoinRequest{Conversation: id, Name: r.Name, Users: slices.Clone(r.Users), Members: int(r.Members), Since: r.Since.Std()}
 }
 
-func (t *thread) requestKey() []byte { return recordKey(recordRequest, idPart(t.id)) }
+func (t *conversation) requestKey() []byte { return recordKey(recordRequest, idPart(t.id)) }
 
-// errLooked ends a turn that has only looked at a group: nothing of it is kept.
+// errLooked ends a turn that has only inspected a group: none of its changes are kept.
 var errLooked = errors.New("the group was only looked at")
 
-// admit decides on a conversation that this device was added to. It reports whether the device is to enter
-// it now. welcome and tree are what it enters by.
-func (d *Device) admit(ctx context.Context, id wire.ConversationID, c *wire.Committed, env *wire.Envelope, welcome, tree []byte) (bool, error) {
+// admit decides about a conversation to which this device was added. It reports whether the device enters it now.
+// welcome and tree are the data with which it enters.
+func (d *Device) admit(ctx context.Context, id ConversationID, c *wire.Committed, env *wire.Envelope, welcome, tree []byte) (bool, error) {
 	var r *requestRecord
 	ours := false
 	err := d.turn(ctx, func(u *unit) error {
@@ -76,9 +77,9 @@ func (d *Device) admit(ctx context.Context, id wire.ConversationID, c *wire.Comm
 	})
 	switch {
 	case err == nil:
-		return true, nil // nobody is to be asked
+		return true, nil // no decision is needed
 	case !errors.Is(err, errLooked):
-		return true, nil // join fails in the same way, and says so
+		return true, nil // join fails in the same way, and reports why
 	}
 	decision := Join
 	if !ours && d.opts.Admit != nil {
@@ -100,9 +101,9 @@ func (d *Device) admit(ctx context.Context, id wire.ConversationID, c *wire.Comm
 	})
 }
 
-// requested is a conversation that is being joined, and what is known of the request; nil for none.
-func (d *Device) requested(u *unit, id wire.ConversationID) (*thread, *requestRecord, error) {
-	t, err := d.thread(u, id)
+// requested returns a conversation that is being joined, and the known data of the request; nil for none.
+func (d *Device) requested(u *unit, id ConversationID) (*conversation, *requestRecord, error) {
+	t, err := d.findConversation(u, id)
 	if err != nil || t == nil || t.rec.State != StateJoining {
 		return nil, nil, err
 	}
@@ -114,15 +115,15 @@ func (d *Device) requested(u *unit, id wire.ConversationID) (*thread, *requestRe
 	return t, r, nil
 }
 
-// requestOf describes the group that was joined for a look. ours says that a device of the user's that this
-// one knows is in it: then the user is.
-func (t *thread) requestOf(have *requestRecord) (r *requestRecord, ours bool, err error) {
+// requestOf describes the group that was joined for inspection. ours means that it contains another device of the
+// user that this device knows: then the user is in it.
+func (t *conversation) requestOf(have *requestRecord) (r *requestRecord, ours bool, err error) {
 	rules, err := t.rules()
 	if err != nil {
 		return nil, false, err
 	}
 	r = &requestRecord{Version: recordVersion, Since: have.Since, Name: rules.Name, Members: uint32(t.group.Public().Size())}
-	users := make(map[wire.UserID]bool)
+	users := make(map[UserID]bool)
 	t.group.Public().Members(func(m mlscore.Member) bool {
 		device, bad := deviceOf(m.Credential)
 		if bad != nil || m.Leaf == t.group.Self() {
@@ -130,7 +131,7 @@ func (t *thread) requestOf(have *requestRecord) (r *requestRecord, ours bool, er
 		}
 		if device.User() == t.d.self.Device.User() {
 			known := false
-			known, err = t.d.knows(t.u, m.SignatureKey)
+			known, err = t.d.isKnownKey(t.u, m.SignatureKey)
 			ours = ours || known
 		}
 		if len(users) < MaxRequestUsers {
@@ -145,10 +146,10 @@ func (t *thread) requestOf(have *requestRecord) (r *requestRecord, ours bool, er
 	return r, ours, err
 }
 
-// holdRequest keeps a conversation waiting, unless too many wait: then it is refused.
-func (t *thread) holdRequest(r *requestRecord) error {
+// holdRequest keeps a conversation waiting. If too many wait, it refuses the conversation.
+func (t *conversation) holdRequest(r *requestRecord) error {
 	n := 0
-	err := eachRecord(t.u, func(_ wire.ConversationID, rec *conversationRecord) error {
+	err := eachRecord(t.u, func(_ ConversationID, rec *conversationRecord) error {
 		if rec.State == StateHeld {
 			n++
 		}
@@ -170,9 +171,9 @@ func (t *thread) holdRequest(r *requestRecord) error {
 	return t.save()
 }
 
-// drop leaves nothing of a conversation that this device has never been in, and has the node forget it too.
-// One that it was in goes back to being left.
-func (t *thread) drop() error {
+// drop deletes a conversation that this device has never been in, and makes the node forget it too. A conversation
+// that the device was in before returns to the state of having been left.
+func (t *conversation) drop() error {
 	for _, key := range [][]byte{t.welcomeKey(), t.requestKey()} {
 		t.u.delete(key)
 	}
@@ -189,9 +190,9 @@ func (t *thread) drop() error {
 	return nil
 }
 
-// refuseAt has the node told that an address takes nothing of a conversation. A node that does not know how
-// goes on pushing: that is told once in this process.
-func (d *Device) refuseAt(u *unit, id wire.ConversationID, token wire.Token) {
+// refuseAt schedules a report to the node that an address refuses a conversation. A node that does not support the
+// report keeps pushing, so this process reports it only once.
+func (d *Device) refuseAt(u *unit, id ConversationID, token wire.Token) {
 	key := recordKey(recordRefusal, token[:], []byte(id))
 	if d.asked[string(key)] {
 		return
@@ -199,11 +200,11 @@ func (d *Device) refuseAt(u *unit, id wire.ConversationID, token wire.Token) {
 	u.put(key, []byte{1})
 	u.then(func() {
 		d.remember(string(key))
-		d.lanes.kick(laneUpkeep)
+		d.queues.kick(queueUpkeep)
 	})
 }
 
-// tendRefusals tells the node what this device has refused.
+// tendRefusals reports to the node which conversations this device has refused.
 func (d *Device) tendRefusals(ctx context.Context) error {
 	var keys [][]byte
 	prefix := recordKey(recordRefusal)
@@ -224,7 +225,7 @@ func (d *Device) tendRefusals(ctx context.Context) error {
 		case wire.Busy, wire.Unavailable, wire.Internal:
 			return err
 		}
-		var refused *wire.Error
+		var refused *Error
 		if err != nil && !errors.As(err, &refused) {
 			return err
 		}
@@ -235,9 +236,9 @@ func (d *Device) tendRefusals(ctx context.Context) error {
 	return nil
 }
 
-// takeHeld takes in an entry of a conversation that waits for the user's decision: how far it has come, and
-// that this device was removed from it.
-func (t *thread) takeHeld(c *wire.Committed) error {
+// takeHeld takes in an entry of a conversation that waits for the user's decision: it records how far the log has
+// come, and drops the conversation when the entry removes this device.
+func (t *conversation) takeHeld(c *wire.Committed) error {
 	if e, err := c.Open(); err == nil && e.Envelope != nil && e.Envelope.Commit != nil && e.Envelope.Conversation == t.id && t.addressLeaves(e.Envelope) {
 		return t.drop()
 	}
@@ -245,17 +246,17 @@ func (t *thread) takeHeld(c *wire.Committed) error {
 	return t.save()
 }
 
-// Held lists the conversations that wait for Accept or Refuse, the oldest first. There are at most
-// Limits.Strangers; what comes beyond is refused.
+// Held lists the conversations that wait for Accept or Refuse, oldest first. At most Limits.Strangers wait; the
+// device refuses further ones.
 func (d *Device) Held(ctx context.Context) ([]JoinRequest, error) {
 	var list []JoinRequest
 	err := d.turn(ctx, func(u *unit) error {
-		return eachRecord(u, func(id wire.ConversationID, rec *conversationRecord) error {
+		return eachRecord(u, func(id ConversationID, rec *conversationRecord) error {
 			if rec.State != StateHeld {
 				return nil
 			}
 			r := new(requestRecord)
-			_, err := u.getRecord((&thread{id: id}).requestKey(), r)
+			_, err := u.getRecord((&conversation{id: id}).requestKey(), r)
 			if err == nil {
 				list = append(list, r.request(id))
 			}
@@ -266,26 +267,26 @@ func (d *Device) Held(ctx context.Context) ([]JoinRequest, error) {
 	return list, err
 }
 
-// Accept enters a conversation that waits. EventJoined tells when it is entered; what was said meanwhile comes
-// as far as Limits.Held allows. wire.NotFound if none of that id waits.
-func (d *Device) Accept(ctx context.Context, id wire.ConversationID) error {
-	return d.decide(ctx, id, func(t *thread, r *requestRecord) error {
+// Accept enters a waiting conversation. EventJoined reports when the device has entered it. Messages that were sent
+// meanwhile arrive as far as Limits.Held allows. Accept returns [NotFound] if no conversation with that id waits.
+func (d *Device) Accept(ctx context.Context, id ConversationID) error {
+	return d.decide(ctx, id, func(t *conversation, r *requestRecord) error {
 		r.Accepted, t.rec.State = true, StateJoining
 		t.kick(handshakes(t.id))
 		return errors.Join(t.u.putRecord(t.requestKey(), r), t.save())
 	})
 }
 
-// RefuseRequest refuses a conversation that waits: nothing of it is kept here, and the node stores nothing of
-// it for this device any more. Its members see this device as one of them until somebody removes it.
-// wire.NotFound if none of that id waits.
-func (d *Device) RefuseRequest(ctx context.Context, id wire.ConversationID) error {
-	return d.decide(ctx, id, func(t *thread, _ *requestRecord) error { return t.drop() })
+// RefuseRequest refuses a waiting conversation: this device deletes its data, and the node stores nothing of it for
+// this device any more. Its members see this device as a member until somebody removes it. RefuseRequest returns
+// [NotFound] if no conversation with that id waits.
+func (d *Device) RefuseRequest(ctx context.Context, id ConversationID) error {
+	return d.decide(ctx, id, func(t *conversation, _ *requestRecord) error { return t.drop() })
 }
 
-func (d *Device) decide(ctx context.Context, id wire.ConversationID, do func(*thread, *requestRecord) error) error {
+func (d *Device) decide(ctx context.Context, id ConversationID, do func(*conversation, *requestRecord) error) error {
 	return d.turn(ctx, func(u *unit) error {
-		t, err := d.thread(u, id)
+		t, err := d.findConversation(u, id)
 		if err != nil {
 			return err
 		}

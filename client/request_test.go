@@ -11,7 +11,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// policy decides as a test says, and notes what it was asked.
+// policy returns the decision of a test, and records the requests.
 type policy struct {
 	mu    sync.Mutex
 	say   Decision
@@ -31,7 +31,7 @@ func (p *policy) requests() []JoinRequest {
 	return slices.Clone(p.asked)
 }
 
-// asking is a world in which bob's telephone asks what to do, and alice's.
+// asking is a world in which bob's phone and alice's ask for a decision.
 func asking(t *testing.T, say Decision) (w *world, a, b *peer, p *policy) {
 	t.Helper()
 	w = newWorld(t, "a.example", "b.example")
@@ -41,7 +41,7 @@ func asking(t *testing.T, say Decision) (w *world, a, b *peer, p *policy) {
 	return w, w.peer(alicePhone).ready(), w.peer(bobPhone).ready(), p
 }
 
-// held waits until a device has so many requests.
+// held waits until a device has this number of requests.
 func held(t testing.TB, p *peer, want int) (list []JoinRequest) {
 	t.Helper()
 	eventually(t, func() (err error) {
@@ -53,8 +53,8 @@ func held(t testing.TB, p *peer, want int) (list []JoinRequest) {
 	return list
 }
 
-// told waits until so many events of a type were told.
-func told(t testing.TB, p *peer, what EventType, want int) {
+// reported waits until this number of events of a type were emitted.
+func reported(t testing.TB, p *peer, what EventType, want int) {
 	t.Helper()
 	eventually(t, func() error {
 		if n := len(p.events(what)); n != want {
@@ -64,7 +64,7 @@ func told(t testing.TB, p *peer, what EventType, want int) {
 	})
 }
 
-// gone waits until the node serves a device nothing at the addresses that it was added under.
+// gone waits until the node serves no stream to a device at the addresses under which it was added.
 func (w *world) gone(t testing.TB, p *peer, id wire.ConversationID) {
 	t.Helper()
 	eventually(t, func() error {
@@ -82,7 +82,7 @@ func (w *world) gone(t testing.TB, p *peer, id wire.ConversationID) {
 	})
 }
 
-// TestHeldRequest: the user decides; what was said meanwhile is there afterwards.
+// TestHeldRequest checks that the user decides, and that messages sent meanwhile are there afterwards.
 func TestHeldRequest(t *testing.T) {
 	_, a, b, p := asking(t, Hold)
 	id, err := a.Create(t.Context(), CreateOptions{Name: "Lunch"})
@@ -92,7 +92,7 @@ func TestHeldRequest(t *testing.T) {
 	if r := list[0]; r.Conversation != id || r.Name != "Lunch" || r.Members != 2 || !slices.Equal(r.Users, []wire.UserID{"mimi://a.example/u/alice"}) {
 		t.Errorf("the request is %+v", r)
 	}
-	told(t, b, EventRequest, 1)
+	reported(t, b, EventRequest, 1)
 	if n := len(b.events(EventJoined)); n != 0 {
 		t.Error("it was joined")
 	}
@@ -128,7 +128,8 @@ func TestHeldRequest(t *testing.T) {
 	}
 }
 
-// TestRefusedRequest: by the policy, by the user, and since too many wait: nothing stays, here or at the node.
+// TestRefusedRequest checks refusals by the policy, by the user, and because too many requests wait: no data stays,
+// here or at the node.
 func TestRefusedRequest(t *testing.T) {
 	w, a, b, p := asking(t, Hold)
 	b.stop()
@@ -146,7 +147,7 @@ func TestRefusedRequest(t *testing.T) {
 	second := add() // at the bound
 	w.gone(t, b, second)
 	held(t, b, 1)
-	told(t, b, EventRefused, 1)
+	reported(t, b, EventRefused, 1)
 	check(t, b.RefuseRequest(t.Context(), first))
 	w.gone(t, b, first)
 	held(t, b, 0)
@@ -172,7 +173,7 @@ func TestRefusedRequest(t *testing.T) {
 	agree(t, fourth, a, b)
 }
 
-// TestRequestThatIsWithdrawn: who is removed while the request waits has nothing to decide.
+// TestRequestThatIsWithdrawn checks that a user who is removed while the request waits has nothing to decide.
 func TestRequestThatIsWithdrawn(t *testing.T) {
 	_, a, b, _ := asking(t, Hold)
 	id, err := a.Create(t.Context(), CreateOptions{})
@@ -183,7 +184,8 @@ func TestRequestThatIsWithdrawn(t *testing.T) {
 	held(t, b, 0)
 }
 
-// TestOwnDeviceIsNotAskedAbout: where a device of the user's is that this one knows, the user is.
+// TestOwnDeviceIsNotAskedAbout checks that no decision is needed if a known device of the same user is a member: the
+// user is in the conversation already.
 func TestOwnDeviceIsNotAskedAbout(t *testing.T) {
 	w, a, b, p := asking(t, Join)
 	id, err := a.Create(t.Context(), CreateOptions{})
@@ -206,7 +208,8 @@ func TestOwnDeviceIsNotAskedAbout(t *testing.T) {
 	}
 }
 
-// TestStreamOfNoConversationIsGivenUp: what adds this device to nothing is dropped, and its address too.
+// TestStreamOfNoConversationIsGivenUp checks that items that add this device to no conversation are dropped, and
+// their address too.
 func TestStreamOfNoConversationIsGivenUp(t *testing.T) {
 	w := newWorld(t, "a.example")
 	a := w.peer(alicePhone).ready()
@@ -221,7 +224,7 @@ func TestStreamOfNoConversationIsGivenUp(t *testing.T) {
 	}))
 	id := wire.ConversationID("0123456789abcdef")
 	push := &wire.Push{Conversation: &id, Token: token, Sequence: 1, Kind: wire.ItemMessage, Payload: []byte{1}}
-	check(t, a.turn(t.Context(), func(u *unit) error { return a.takePush(u, push) }))
+	check(t, a.turn(t.Context(), func(u *unit) error { return a.takePush(u, push, false) }))
 	eventually(t, func() error {
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -235,6 +238,6 @@ func TestStreamOfNoConversationIsGivenUp(t *testing.T) {
 			t.Error("the refusal is not remembered")
 		}
 		push.Sequence = 2
-		return a.takePush(u, push) // an old node goes on: nothing more is done
+		return a.takePush(u, push, false) // an old node keeps pushing: no further action
 	}))
 }

@@ -6,8 +6,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// resume gives the lanes a look at what a restart left. A conversation for which the records show nothing to do is left
-// alone and its group is not opened, so that the cost of a start depends on the due work alone.
+// resume makes the queues look at the work that a restart left. It does not open the group of a conversation whose
+// records show no work, so the cost of a start depends only on the due work.
 func (d *Device) resume(ctx context.Context) error {
 	return d.turn(ctx, func(u *unit) error {
 		busy, err := d.busy(u)
@@ -18,19 +18,20 @@ func (d *Device) resume(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return eachRecord(u, func(id wire.ConversationID, rec *conversationRecord) error {
+		u.then(func() { d.queues.kick(queueContents) })
+		return eachRecord(u, func(id ConversationID, rec *conversationRecord) error {
 			if busy[id] || d.hasWork(rec, keys[id]) {
-				u.then(func() { d.lanes.kick(handshakes(id)) })
+				u.then(func() { d.queues.kick(handshakes(id)) })
 			}
 			if rec.Counters.Outgoing != rec.Counters.Sending {
-				u.then(func() { d.lanes.kick(messages(id)) })
+				u.then(func() { d.queues.kick(messages(id)) })
 			}
 			return nil
 		})
 	})
 }
 
-// hasWork reports whether the record of a conversation and its schedule show work for its log. See thread.next.
+// hasWork reports whether the record of a conversation and its schedule show work for its log. See conversation.next.
 func (d *Device) hasWork(rec *conversationRecord, k *keysRecord) bool {
 	switch rec.State {
 	case StateActive:
@@ -43,10 +44,10 @@ func (d *Device) hasWork(rec *conversationRecord, k *keysRecord) bool {
 	return true
 }
 
-// busy are the conversations with records of work that waits: an envelope that goes out, changes of the group, items of
-// a later membership, and commits that show that this device follows.
-func (d *Device) busy(u *unit) (map[wire.ConversationID]bool, error) {
-	busy := make(map[wire.ConversationID]bool)
+// busy returns the conversations with records of waiting work: a pending envelope, changes of the group, items of a
+// later membership, and commits that show that this device follows.
+func (d *Device) busy(u *unit) (map[ConversationID]bool, error) {
+	busy := make(map[ConversationID]bool)
 	note := func(key []byte) { busy[wire.ConversationID(key[3:][:key[2]])] = true } // letters, length, id
 	for _, kind := range []byte{recordPending, recordOperation, recordLater} {
 		err := u.Scan(recordKey(kind), func(key, value []byte) error {

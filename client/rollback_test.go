@@ -9,7 +9,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// copyOf is what a disk holds now.
+// copyOf returns a copy of the present contents of a disk.
 func (d *disk) copyOf(t testing.TB) *mlscore.MemoryStore {
 	t.Helper()
 	d.mu.Lock()
@@ -24,8 +24,33 @@ func (d *disk) copyOf(t testing.TB) *mlscore.MemoryStore {
 	return to
 }
 
-// TestOlderCopyMakesNewKeys: what is sent after an older copy of the store was put back arrives everywhere, and the user
-// is told.
+// acknowledged waits until the node knows that a device has all of a conversation's stream.
+func acknowledged(p *peer, id wire.ConversationID) {
+	p.t.Helper()
+	eventually(p.t, func() error {
+		var token wire.Token
+		err := p.turn(p.t.Context(), func(u *unit) error {
+			t, err := p.findConversation(u, id)
+			if err == nil {
+				token = t.rec.Token
+			}
+			return err
+		})
+		if err != nil {
+			return err
+		}
+		p.w.mu.Lock()
+		defer p.w.mu.Unlock()
+		st := p.w.convs[id].streams[p.id.Organization()]
+		if r := st.readers[token]; r.acked < uint64(len(st.items)) {
+			return fmt.Errorf("%s has acknowledged %d of %d items", p.id, r.acked, len(st.items))
+		}
+		return nil
+	})
+}
+
+// TestOlderCopyMakesNewKeys checks that messages sent after an older copy of the store was restored arrive
+// everywhere, and that the user gets an event.
 func TestOlderCopyMakesNewKeys(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	ctx := t.Context()
@@ -41,6 +66,7 @@ func TestOlderCopyMakesNewKeys(t *testing.T) {
 	}
 	hasTexts(t, b, id, "alice: before", "alice: used 0", "alice: used 1", "alice: used 2")
 	hasTexts(t, c, id, "alice: before", "alice: used 0", "alice: used 1", "alice: used 2")
+	acknowledged(a, id)
 	a.stop()
 	a.disk.MemoryStore = old
 	a.start()
@@ -55,19 +81,20 @@ func TestOlderCopyMakesNewKeys(t *testing.T) {
 			t.Errorf("%v: %d times", what, got)
 		}
 	}
-	// It goes on as it was before, also after another start.
+	// The device continues as before, also after another start.
 	a.restart()
 	_, err = a.SendText(ctx, id, "later")
 	check(t, err)
 	hasTexts(t, b, id, "alice: before", "alice: used 0", "alice: used 1", "alice: used 2", "alice: after", "alice: later")
 	if got := len(a.events(EventRolledBack)); got != 1 {
-		t.Errorf("told %d times", got)
+		t.Errorf("%d events", got)
 	}
 	_ = w
 }
 
-// TestCopyFromBeforeAnyConversation: it holds no state of a group, and KeyPackages that were used since. The user is told
-// for each conversation, and others can add the device again: the directory gives out none of the KeyPackages that are lost.
+// TestCopyFromBeforeAnyConversation checks a copy that holds no state of a group, and KeyPackages that have been used
+// since. The user gets an event for each conversation, and others can add the device again: the directory hands out
+// none of the lost KeyPackages.
 func TestCopyFromBeforeAnyConversation(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	w.features = wire.NewFeatures(wire.FeatureDiscard)
@@ -84,7 +111,7 @@ func TestCopyFromBeforeAnyConversation(t *testing.T) {
 	check(t, err)
 	check(t, b.Add(ctx, added, a.id.User()))
 	agree(t, added, a, b)
-	for range 8 { // until the directory has none of the KeyPackages that the older copy has
+	for range 8 { // until the directory has none of the KeyPackages of the older copy
 		check(t, b.Restore(ctx, added, a.id))
 		agree(t, added, a, b)
 	}
@@ -97,19 +124,19 @@ func TestCopyFromBeforeAnyConversation(t *testing.T) {
 	a.stop()
 	a.disk.MemoryStore = old
 	a.start()
-	_, err = b.SendText(ctx, added, "unread") // what is not acknowledged shows that something is missing before it
+	_, err = b.SendText(ctx, added, "unread") // an unacknowledged item shows that items before it are missing
 	check(t, err)
 	eventually(t, func() error {
-		told := make(map[wire.ConversationID]int)
+		reported := make(map[wire.ConversationID]int)
 		for _, e := range a.events(EventGap) {
-			told[e.Conversation]++
+			reported[e.Conversation]++
 		}
-		if told[made] != 1 || told[added] != 1 || len(a.events(EventRolledBack)) != 1 {
-			return fmt.Errorf("told of gaps in %v, of an older copy %d times", told, len(a.events(EventRolledBack)))
+		if reported[made] != 1 || reported[added] != 1 || len(a.events(EventRolledBack)) != 1 {
+			return fmt.Errorf("gaps reported in %v, an older copy %d times", reported, len(a.events(EventRolledBack)))
 		}
 		return nil
 	})
-	eventually(t, func() error { // the directory has forgotten the KeyPackages of before
+	eventually(t, func() error { // the directory has forgotten the earlier KeyPackages
 		return a.turn(ctx, func(u *unit) error {
 			waits, err := u.getRecord(recordKey(recordStalePackages), new(staleRecord))
 			if waits {
@@ -133,8 +160,8 @@ func TestCopyFromBeforeAnyConversation(t *testing.T) {
 	})
 }
 
-// TestKeyUsedTwiceIsSaid: a device of an earlier build sends under used keys. A receiver that drops such a message
-// reports it.
+// TestKeyUsedTwiceIsSaid checks that a receiver that drops a message under a used key, from a device of an earlier
+// build, reports it.
 func TestKeyUsedTwiceIsSaid(t *testing.T) {
 	_, id, a, b, _ := trio(t, CreateOptions{})
 	ctx := t.Context()
@@ -158,4 +185,42 @@ func TestKeyUsedTwiceIsSaid(t *testing.T) {
 		}
 		return errors.New("bob says nothing")
 	})
+}
+
+// TestRepeatedCiphertextIsNoOlderCopy checks that a ciphertext which somebody delivers again, as another message, does
+// not accuse the device that made it.
+func TestRepeatedCiphertextIsNoOlderCopy(t *testing.T) {
+	w, id, a, b, _ := trio(t, CreateOptions{})
+	_, err := a.SendText(t.Context(), id, "once")
+	check(t, err)
+	hasTexts(t, b, id, "alice: once")
+	w.mu.Lock()
+	s, o := w.stream(w.convs[id], "b.example"), w.orgs["b.example"]
+	last := s.items[len(s.items)-1]
+	m := new(wire.Message)
+	check(t, wire.Decode(last.payload, wire.MaxSessionFrame, m))
+	m.ID[0] ^= 1
+	payload, err := wire.Encode(m)
+	check(t, err)
+	s.append(item{kind: wire.ItemMessage, id: m.ID, payload: payload})
+	w.pumpAll(s, o)
+	w.mu.Unlock()
+	_, err = a.SendText(t.Context(), id, "later")
+	check(t, err)
+	hasTexts(t, b, id, "alice: once", "alice: later")
+	if list := b.events(EventUnreadable); len(list) > 0 {
+		t.Errorf("bob gets %v", list[0].Err)
+	}
+}
+
+// TestRepeatsAreBounded checks that the oldest ciphertext is forgotten when one more than maxRepeats is remembered.
+func TestRepeatsAreBounded(t *testing.T) {
+	var r repeats
+	for i := range maxRepeats + 1 {
+		r.add(fmt.Append(nil, i))
+		r.add(fmt.Append(nil, i))
+	}
+	if r.has([]byte("0")) || !r.has([]byte("1")) || !r.has(fmt.Append(nil, maxRepeats)) || len(r.known) != maxRepeats {
+		t.Errorf("%d ciphertexts are remembered, the first of them: %v", len(r.known), r.has([]byte("0")))
+	}
 }

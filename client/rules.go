@@ -8,7 +8,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Extensions of this application, of the range for private use (RFC 9420 §17.3).
+// Extension types of this application, from the range for private use (RFC 9420 §17.3).
 const (
 	extensionRules   mlscore.ExtensionType = 0xf0a0 // in the GroupContext: Rules
 	extensionAddress mlscore.ExtensionType = 0xf0a2 // in a leaf: the token of its owner's mailbox address
@@ -21,16 +21,17 @@ const (
 	maxRules  = 64 << 10
 )
 
-// Rules are what the members of a conversation agree on, in its GroupContext. Every member checks every
-// commit against them; one that breaks them counts as one that cannot be processed.
+// Rules are the rules of a conversation, in its GroupContext. Every member checks every commit against them; a commit
+// that breaks them counts as one that cannot be processed.
 //
-// Admins may do everything. Everybody may remove devices of the own user and add them, and remove a
-// device of which the commit proves that its organization has revoked it.
+// Admins may do everything. Every member may add and remove devices of its own user, and remove a device if the
+// commit proves that the device's organization has revoked it.
 type Rules struct {
-	Version uint8         `cbor:"1,keyasint"`
-	Name    string        `cbor:"2,keyasint,omitempty"`
-	Admins  []wire.UserID `cbor:"3,keyasint,omitempty"` // ascending
-	// MembersAdd lets every member add users, MembersRemove remove them, MembersRename change the name.
+	Version uint8    `cbor:"1,keyasint"`
+	Name    string   `cbor:"2,keyasint,omitempty"`
+	Admins  []UserID `cbor:"3,keyasint,omitempty"` // ascending
+	// MembersAdd lets every member add users, MembersRemove lets every member remove them, MembersRename lets every
+	// member change the name.
 	MembersAdd    bool `cbor:"4,keyasint,omitempty"`
 	MembersRemove bool `cbor:"5,keyasint,omitempty"`
 	MembersRename bool `cbor:"6,keyasint,omitempty"`
@@ -39,7 +40,7 @@ type Rules struct {
 // rulesVersion is the version of Rules that this package writes.
 const rulesVersion = 1
 
-// Check refuses rules over their bounds.
+// Check refuses rules that exceed their bounds.
 func (r *Rules) Check() error {
 	if r.Version != rulesVersion {
 		return wire.Errorf(wire.Version, "rules", "version %d, this device knows %d", r.Version, rulesVersion)
@@ -59,7 +60,7 @@ func (r *Rules) Check() error {
 }
 
 // Admin reports whether a user is an admin.
-func (r *Rules) Admin(u wire.UserID) bool {
+func (r *Rules) Admin(u UserID) bool {
 	_, ok := slices.BinarySearch(r.Admins, u)
 	return ok
 }
@@ -82,14 +83,14 @@ func rulesOf(x mlscore.Extensions) (*Rules, error) {
 	return r, wire.Decode(b, maxRules, r)
 }
 
-// RulesChange is what is to become of the rules; nil and empty fields stay.
+// RulesChange is a change of the rules; nil and empty fields keep the old value.
 type RulesChange struct {
-	Name          *string       `cbor:"1,keyasint,omitempty"`
-	Promote       []wire.UserID `cbor:"2,keyasint,omitempty"`
-	Demote        []wire.UserID `cbor:"3,keyasint,omitempty"`
-	MembersAdd    *bool         `cbor:"4,keyasint,omitempty"`
-	MembersRemove *bool         `cbor:"5,keyasint,omitempty"`
-	MembersRename *bool         `cbor:"6,keyasint,omitempty"`
+	Name          *string  `cbor:"1,keyasint,omitempty"`
+	Promote       []UserID `cbor:"2,keyasint,omitempty"`
+	Demote        []UserID `cbor:"3,keyasint,omitempty"`
+	MembersAdd    *bool    `cbor:"4,keyasint,omitempty"`
+	MembersRemove *bool    `cbor:"5,keyasint,omitempty"`
+	MembersRename *bool    `cbor:"6,keyasint,omitempty"`
 }
 
 // apply returns the rules after the change.
@@ -102,7 +103,7 @@ func (c *RulesChange) apply(old *Rules) *Rules {
 	r.Admins = append(r.Admins, c.Promote...)
 	slices.Sort(r.Admins)
 	r.Admins = slices.Compact(r.Admins)
-	r.Admins = slices.DeleteFunc(r.Admins, func(u wire.UserID) bool { return slices.Contains(c.Demote, u) })
+	r.Admins = slices.DeleteFunc(r.Admins, func(u UserID) bool { return slices.Contains(c.Demote, u) })
 	for _, f := range []struct{ to, from *bool }{
 		{&r.MembersAdd, c.MembersAdd}, {&r.MembersRemove, c.MembersRemove}, {&r.MembersRename, c.MembersRename},
 	} {
@@ -113,7 +114,7 @@ func (c *RulesChange) apply(old *Rules) *Rules {
 	return &r
 }
 
-// renames reports whether two rules differ in nothing but the name.
+// renames reports whether two rules differ only in the name.
 func (r *Rules) renames(next *Rules) bool {
 	a, b := *r, *next
 	a.Name, b.Name = "", ""

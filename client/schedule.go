@@ -6,40 +6,43 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A member gives itself new keys now and then, which is a commit: one that races with another one is lost, and
-// costs both. So the members' commits are spread: each draws the time of its next one from a period that grows with
-// the group. A member that was away at that time draws another one, and a member that lost a race waits in proportion to
-// the group.
+// A member gives itself new keys from time to time, with a commit. A commit that races with another one is lost, and
+// costs both members. So the commits of the members are spread: each member draws the time of its next one from a
+// period that grows with the group. A member that was away at that time draws another time, and a member that lost a
+// race waits in proportion to the group's size.
 
-// KeySchedule decides when a member gives itself new keys. It has no clock and no source of randomness of its own:
-// jitter returns a random time from 0 to its argument.
+// KeySchedule decides when a member gives itself new keys. It has no clock and no source of randomness: jitter
+// returns a random time from 0 to its argument.
 type KeySchedule struct {
 	Age     time.Duration // between two key changes of a member, in a group of up to Commits members: see Timing.KeyAge
-	Commits int           // that all members together make within Age, in larger groups: see Limits.KeyCommits
+	Commits int           // key changes of all members together within Age, in larger groups: see Limits.KeyCommits
 }
 
 const (
-	// latePerMember is how much time each member of a group adds to the wait of one that was away, or has lost.
+	// latePerMember is the time that each member of a group adds to the wait of a member that was away, or that lost
+	// a race.
 	latePerMember = 10 * time.Second
-	// lateAfter is how long after its time a key change is late: rounds of upkeep come less often than that.
+	// lateAfter is how long after its time a key change counts as late. The default interval of upkeep rounds is
+	// shorter.
 	lateAfter = time.Hour
-	// maxDeferred bounds the waits: a device that is online for minutes at a time would never get to it else.
+	// maxDeferred bounds the number of waits: otherwise a device that is online for only minutes at a time would
+	// never change its keys.
 	maxDeferred = 3
 )
 
-// Period returns the mean time between two key changes of one member. It grows with the group, so that the group
-// never spends more than Commits epochs within Age on them.
+// Period returns the mean time between two key changes of one member. The period grows with the group, so that the
+// group never spends more than Commits epochs within Age on key changes.
 func (s KeySchedule) Period(members int) time.Duration {
 	return time.Duration(float64(s.Age) * max(1, float64(members)/float64(max(s.Commits, 1))))
 }
 
-// First returns the time from a key change to the next one: half a period to one and a half.
+// First returns the time from a key change to the next one: between half a period and one and a half periods.
 func (s KeySchedule) First(members int, jitter func(time.Duration) time.Duration) time.Duration {
 	p := s.Period(members)
 	return p/2 + jitter(p)
 }
 
-// Again returns how long a member waits whose key change is late, or has lost against another commit.
+// Again returns how long a member waits if its key change is late, or has lost against another commit.
 func (s KeySchedule) Again(members int, jitter func(time.Duration) time.Duration) time.Duration {
 	return jitter(min(s.Period(members)/8, time.Duration(members)*latePerMember))
 }
@@ -49,50 +52,50 @@ func (s KeySchedule) Defers(late time.Duration, deferred int) bool {
 	return late > lateAfter && deferred < maxDeferred
 }
 
-// recordKeys is the letter of the schedule of a member: conversation → keysRecord.
+// recordKeys is the letter of the records of a member's schedule: conversation → keysRecord.
 const recordKeys = 'S'
 
-// keysRecord is when this device gives itself new keys.
+// keysRecord records when this device will give itself new keys.
 type keysRecord struct {
 	Version  uint8     `cbor:"1,keyasint"`
-	Since    wire.Time `cbor:"2,keyasint,omitempty"` // keyAge.Since for which it was drawn: another one makes it void
+	Since    wire.Time `cbor:"2,keyasint,omitempty"` // keyAge.Since when it was drawn; another value makes it void
 	Due      wire.Time `cbor:"3,keyasint,omitempty"`
-	Deferred uint8     `cbor:"4,keyasint,omitempty"` // waits since it was due
+	Deferred uint8     `cbor:"4,keyasint,omitempty"` // number of waits since it was due
 }
 
-func keysKey(id wire.ConversationID) []byte { return recordKey(recordKeys, idPart(id)) }
+func keysKey(id ConversationID) []byte { return recordKey(recordKeys, idPart(id)) }
 
 func (d *Device) schedule() KeySchedule {
 	return KeySchedule{Age: d.opts.Timing.KeyAge, Commits: d.opts.Limits.KeyCommits}
 }
 
-// mayBeDue reports whether it is worth opening a group for a key change. k may be nil.
+// mayBeDue reports whether a group should be opened for a key change. k may be nil.
 func (d *Device) mayBeDue(rec *conversationRecord, k *keysRecord) bool {
 	if int(rec.Keys.Sent) >= d.opts.Timing.KeyMessages {
 		return true
 	}
 	if k == nil || k.Since != rec.Keys.Since {
-		return d.now()-rec.Keys.Since >= wire.Time(d.opts.Timing.KeyAge.Milliseconds()/2) // nothing is drawn yet
+		return d.now()-rec.Keys.Since >= wire.Time(d.opts.Timing.KeyAge.Milliseconds()/2) // no time is drawn yet
 	}
 	return d.now() >= k.Due
 }
 
-// scheduled are the schedules of all conversations.
-func scheduled(u *unit) (map[wire.ConversationID]*keysRecord, error) {
-	all := make(map[wire.ConversationID]*keysRecord)
+// scheduled returns the schedules of all conversations.
+func scheduled(u *unit) (map[ConversationID]*keysRecord, error) {
+	all := make(map[ConversationID]*keysRecord)
 	err := u.Scan(recordKey(recordKeys), func(key, value []byte) error {
 		k := new(keysRecord)
 		if err := wire.Decode(value, maxRecord, k); err != nil {
 			return err
 		}
-		all[wire.ConversationID(key[3:])] = k // behind the letters and the length of the id
+		all[wire.ConversationID(key[3:])] = k // after the letters and the length of the id
 		return nil
 	})
 	return all, err
 }
 
-// nextKeys makes the commit of a key change that is due. It reports whether anything was decided.
-func (t *thread) nextKeys() (bool, error) {
+// nextKeys makes the commit of a due key change. It reports whether it has decided anything.
+func (t *conversation) nextKeys() (bool, error) {
 	k := &keysRecord{Version: recordVersion}
 	if _, err := t.u.getRecord(keysKey(t.id), k); err != nil {
 		return false, err
@@ -113,7 +116,7 @@ func (t *thread) nextKeys() (bool, error) {
 			return true, t.deferKeys(k)
 		}
 	}
-	t.rec.Keys.Sent = 0 // once, should it fail
+	t.rec.Keys.Sent = 0 // once, even if it fails
 	if err := t.deferKeys(k); err != nil {
 		return false, err
 	}
@@ -123,16 +126,16 @@ func (t *thread) nextKeys() (bool, error) {
 	return true, t.enqueueOwn(&operationRecord{Kind: opCommit, Reason: reasonKeys})
 }
 
-// deferKeys puts a key change off.
-func (t *thread) deferKeys(k *keysRecord) error {
+// deferKeys postpones a key change.
+func (t *conversation) deferKeys(k *keysRecord) error {
 	again := t.d.schedule().Again(t.group.Public().Size(), t.d.jitter)
 	k.Due, k.Deferred = t.d.now()+wire.Time(again.Milliseconds())+1, min(k.Deferred+1, maxDeferred)
 	return t.u.putRecord(keysKey(t.id), k)
 }
 
-// lostKeys puts a key change off that has lost against another commit, and reports whether it did: it waits a few times,
-// then it is tried until it wins.
-func (t *thread) lostKeys() (bool, error) {
+// lostKeys postpones a key change that has lost against another commit, and reports whether it did: the change waits
+// a few times, then it is tried until it wins.
+func (t *conversation) lostKeys() (bool, error) {
 	k := new(keysRecord)
 	ok, err := t.u.getRecord(keysKey(t.id), k)
 	if err != nil || !ok || k.Deferred >= maxDeferred {
@@ -141,14 +144,19 @@ func (t *thread) lostKeys() (bool, error) {
 	return true, t.deferKeys(k)
 }
 
-// maxCrowd bounds what crowd adds to a time, however large the group.
-const maxCrowd = time.Hour
+// maxGroupDelay bounds the time that crowd adds, whatever the size of the group.
+const maxGroupDelay = time.Hour
 
-// crowd is a random time within which this member does what each member of the group could do as well: most, or more
-// where many would do it at once.
-func (t *thread) crowd(most time.Duration) time.Duration {
+// groupDelay returns a random delay for an action that each member of the group could do as well: up to most, or more
+// if many members would act at once.
+func (t *conversation) groupDelay(most time.Duration) time.Duration {
+	return t.d.jitter(t.longestDelay(most))
+}
+
+// longestDelay returns the longest delay that groupDelay returns.
+func (t *conversation) longestDelay(most time.Duration) time.Duration {
 	if n := t.group.Public().Size(); n > 4 {
-		most = max(most, min(most*time.Duration(n)/4, maxCrowd))
+		most = max(most, min(most*time.Duration(n)/4, maxGroupDelay))
 	}
-	return t.d.jitter(most)
+	return most
 }

@@ -5,7 +5,8 @@ import (
 	"time"
 )
 
-// TestKeySchedule: the period grows with the group from Commits members on, and the first change is never at the same time for all.
+// TestKeySchedule checks that the period grows with the group from Commits members on, and that the first changes of
+// the members are spread over one period.
 func TestKeySchedule(t *testing.T) {
 	s := KeySchedule{Age: 7 * 24 * time.Hour, Commits: 100}
 	least := func(time.Duration) time.Duration { return 0 }
@@ -26,19 +27,19 @@ func TestKeySchedule(t *testing.T) {
 	}
 }
 
-// TestLostKeyChangeWaits: a key change that loses against another commit waits in proportion to the group instead of racing, and
-// the waiting commit of proposals that somebody else has made is not made again.
+// TestLostKeyChangeWaits checks that a key change that loses against another commit waits in proportion to the group
+// instead of racing, and that a commit of waiting proposals is not repeated if another member has committed them.
 func TestLostKeyChangeWaits(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	w.mu.Lock()
 	w.faults.mute = nil
 	w.mu.Unlock()
 	check(t, b.turn(t.Context(), func(u *unit) error {
-		t, err := b.thread(u, id)
+		t, err := b.findConversation(u, id)
 		if err != nil {
 			return err
 		}
-		if _, err = t.nextKeys(); err != nil { // draws
+		if _, err = t.nextKeys(); err != nil { // draws the time
 			return err
 		}
 		n, err := t.enqueue(&operationRecord{Kind: opCommit, Own: true, Reason: reasonKeys})

@@ -9,23 +9,23 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A file is encrypted with AES-256-GCM under a key of its own, in chunks of 64 KiB. A chunk's nonce is
-// its number and whether it is the last, as in STREAM (Hoang, Reyhanitabar, Rogaway, Vizár 2015): chunks
-// cannot be dropped, moved or cut off, and each can be opened by itself. The key is fresh for each file,
-// so that nonces may begin at zero.
+// A file is encrypted with AES-256-GCM under its own key, in chunks of 64 KiB. The nonce of a chunk is its number and
+// whether it is the last one, as in STREAM (Hoang, Reyhanitabar, Rogaway, Vizár 2015): chunks cannot be dropped,
+// moved or cut off, and each can be opened independently. The key is fresh for each file, so nonces may begin at
+// zero.
 const (
 	fileKeySize = 32
 	chunkSize   = 64 << 10 // bytes before encryption
 	tagSize     = 16
 )
 
-// MaxFileSize is the largest file, in bytes.
+// MaxFileSize is the maximum size of a file, in bytes.
 const MaxFileSize = wire.MaxBlob / (chunkSize + tagSize) * chunkSize
 
-// chunks is the number of chunks of a file: an empty one has one, which is empty.
+// chunks returns the number of chunks of a file: an empty file has one empty chunk.
 func chunks(size uint64) uint64 { return max(1, (size+chunkSize-1)/chunkSize) }
 
-// sealedSize is the size of an encrypted file; 0 for one that is too large.
+// sealedSize returns the size of an encrypted file, or 0 for a file that is too large.
 func sealedSize(size uint64) uint64 {
 	if size > MaxFileSize {
 		return 0
@@ -36,7 +36,7 @@ func sealedSize(size uint64) uint64 {
 // sealer encrypts and decrypts the chunks of one file.
 type sealer struct {
 	aead cipher.AEAD
-	size uint64 // of the file
+	size uint64 // size of the file
 }
 
 func newSealer(key []byte, size uint64) (*sealer, error) {
@@ -60,7 +60,7 @@ func (s *sealer) nonce(n uint64) []byte {
 	return nonce
 }
 
-// length is the size of chunk n before encryption.
+// length returns the size of chunk n before encryption.
 func (s *sealer) length(n uint64) int {
 	return int(min(chunkSize, s.size-min(s.size, n*chunkSize)))
 }

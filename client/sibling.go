@@ -14,33 +14,33 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A sibling is another device of the same user. That the organization certifies a device says that the
-// organization wants it, not that the user does: an operator can enrol a device for anybody. So a device
-// adds a sibling to conversations only if it knows the sibling's signature key:
+// A sibling is another device of the same user. A certificate of the organization shows that the organization wants
+// the device, not that the user does: an operator can enrol a device for any user. So a device adds a sibling to
+// conversations only if it knows the sibling's signature key:
 //
 //   - the user has compared a number on both devices (ConfirmDevice), or
 //   - the sibling enrolled with a code that this device made (InviteDevice). The code carries a secret that
 //     the node does not get. The sibling proves by a MAC in its KeyPackages that it has the secret, and
 //     knows by a hash in the code the key of the device that invited it.
 //
-// A key is known, not a name: a device that is enrolled again under an old name is another one.
+// The device knows a key, not a name: a device that is enrolled again under an old name is a different one.
 
-// recordSibling and the others are kinds of records, as in records.go.
+// recordSibling and the others are letters of records, as in records.go.
 const (
 	recordSibling  = 't' // SHA-256 of a signature key → siblingRecord
-	recordSiblings = 'T' // nothing → siblingRecord: this device decides whom it knows
+	recordSiblings = 'T' // nothing → siblingRecord: this device decides which siblings it knows
 	recordOffer    = 'v' // SHA-256 of a secret → offerRecord
-	recordProof    = 'V' // nothing → offerRecord: the MAC that this device shows
+	recordProof    = 'V' // nothing → offerRecord: the MAC that this device presents
 )
 
-// siblingRecord is a device of the same user whose key is known.
+// siblingRecord is a device of the same user whose key this device knows.
 type siblingRecord struct {
-	Version uint8         `cbor:"1,keyasint"`
-	Device  wire.DeviceID `cbor:"2,keyasint,omitempty"`
-	Since   wire.Time     `cbor:"3,keyasint"`
+	Version uint8     `cbor:"1,keyasint"`
+	Device  DeviceID  `cbor:"2,keyasint,omitempty"`
+	Since   wire.Time `cbor:"3,keyasint"`
 }
 
-// offerRecord is a secret that a code carried, or the MAC that was made with it, until Ends.
+// offerRecord is a secret from a code, or the MAC that was made with the secret; valid until Ends.
 type offerRecord struct {
 	Version uint8     `cbor:"1,keyasint"`
 	Secret  []byte    `cbor:"2,keyasint"`
@@ -48,13 +48,13 @@ type offerRecord struct {
 }
 
 const (
-	// extensionProof stands in a KeyPackage: the MAC of a device that enrolled with another device's code.
+	// extensionProof is an extension of KeyPackages: the MAC of a device that enrolled with another device's code.
 	extensionProof mlscore.ExtensionType = 0xf0a8
 	// offerSize is the size of a secret, in bytes: 128 bits.
 	offerSize = 16
-	// maxOffers bounds the secrets that are kept at once. The oldest gives way.
+	// maxOffers bounds the secrets that are kept at once. The oldest is dropped.
 	maxOffers = 32
-	// offerLife is how long a secret is kept: the device that made it may be away when the other enrols.
+	// offerLife is how long a secret is kept: the device that made it may be away when the other device enrols.
 	offerLife = 30 * 24 * time.Hour
 )
 
@@ -63,8 +63,8 @@ func siblingKey(key []byte) []byte {
 	return recordKey(recordSibling, h[:])
 }
 
-// proofOf is the MAC of a device and its key under the secret of a code.
-func proofOf(secret []byte, device wire.DeviceID, key []byte) []byte {
+// proofOf returns the MAC of a device and its key under the secret of a code.
+func proofOf(secret []byte, device DeviceID, key []byte) []byte {
 	m := hmac.New(sha256.New, secret)
 	m.Write([]byte("mlsfed device proof 1\x00"))
 	m.Write([]byte(device))
@@ -73,30 +73,30 @@ func proofOf(secret []byte, device wire.DeviceID, key []byte) []byte {
 	return m.Sum(nil)
 }
 
-// knows reports whether a signature key is this device's, or a known sibling's.
-func (d *Device) knows(u *unit, key []byte) (bool, error) {
+// isKnownKey reports whether a signature key belongs to this device or to a known sibling.
+func (d *Device) isKnownKey(u *unit, key []byte) (bool, error) {
 	if bytes.Equal(key, d.self.Public) {
 		return true, nil
 	}
 	return u.getRecord(siblingKey(key), new(siblingRecord))
 }
 
-// know makes a sibling's key known.
-func (d *Device) know(u *unit, device wire.DeviceID, key []byte) error {
+// addKnownKey records a sibling's key as known.
+func (d *Device) addKnownKey(u *unit, device DeviceID, key []byte) error {
 	return u.putRecord(siblingKey(key), &siblingRecord{Version: recordVersion, Device: device, Since: d.now()})
 }
 
-// beginSiblings makes a device that was enrolled by a build without confirmations know those of its
-// siblings that are with it in a conversation now. Later ones have to be confirmed.
+// beginSiblings is for a device that was enrolled by a build without confirmations: the device will know those
+// siblings that share a conversation with it now. Later siblings have to be confirmed.
 func (d *Device) beginSiblings(u *unit) error {
 	ok, err := u.getRecord(recordKey(recordSiblings), new(siblingRecord))
 	if err != nil || ok {
 		return err
 	}
-	err = d.eachActive(u, func(t *thread) (err error) {
+	err = d.eachActive(u, func(t *conversation) (err error) {
 		t.group.Public().Members(func(m mlscore.Member) bool {
 			if device, bad := deviceOf(m.Credential); bad == nil && device.User() == d.self.Device.User() {
-				err = d.know(u, device, m.SignatureKey)
+				err = d.addKnownKey(u, device, m.SignatureKey)
 			}
 			return err == nil
 		})
@@ -108,12 +108,12 @@ func (d *Device) beginSiblings(u *unit) error {
 	return d.decideSiblings(u)
 }
 
-// decideSiblings notes that this device knows no sibling but those that it has a record of.
+// decideSiblings records that this device knows only the siblings for which it has a record.
 func (d *Device) decideSiblings(u *unit) error {
 	return u.putRecord(recordKey(recordSiblings), &siblingRecord{Version: recordVersion, Since: d.now()})
 }
 
-// offers are the secrets of open codes of this device.
+// offers returns the secrets of open codes of this device.
 func (d *Device) offers(u *unit) (map[string]*offerRecord, error) {
 	open := make(map[string]*offerRecord)
 	err := u.Scan(recordKey(recordOffer), func(key, value []byte) error {
@@ -131,7 +131,7 @@ func (d *Device) offers(u *unit) (map[string]*offerRecord, error) {
 	return open, err
 }
 
-// offer makes the secret of a code, and returns what the code carries: the secret and the SHA-256 of this
+// offer makes the secret of a code, and returns the data that the code carries: the secret and the SHA-256 of this
 // device's key.
 func (d *Device) offer(u *unit) (string, error) {
 	self, err := d.enrolled()
@@ -162,8 +162,8 @@ func (d *Device) offer(u *unit) (string, error) {
 	return base64.RawURLEncoding.EncodeToString(append(slices.Clone(secret), own[:]...)), err
 }
 
-// splitCode divides a code into what the node gets, and what another device has put into it; nil for a code
-// of an operator.
+// splitCode splits a code into the part for the node and the part that another device has added; the latter is nil
+// for a code of an operator.
 func splitCode(code string) (node string, carried []byte, err error) {
 	node, rest, ok := strings.Cut(code, "~")
 	if !ok {
@@ -176,7 +176,8 @@ func splitCode(code string) (node string, carried []byte, err error) {
 	return node, carried, nil
 }
 
-// accept keeps what a code carried: the proof that this device shows, and the key of the device that made it.
+// accept stores the data that a code carried: the proof that this device presents, and the key of the device that
+// made the code.
 func (d *Device) accept(u *unit, carried []byte) error {
 	if carried == nil {
 		return nil
@@ -189,7 +190,8 @@ func (d *Device) accept(u *unit, carried []byte) error {
 	return u.putRecord(recordKey(recordSibling, carried[offerSize:]), &siblingRecord{Version: recordVersion, Since: d.now()})
 }
 
-// proof is the extension of this device's KeyPackages, none for a device that nobody's code has enrolled.
+// proof returns the extension of this device's KeyPackages, or none if the device did not enrol with another device's
+// code.
 func (d *Device) proof(u *unit) (mlscore.Extensions, error) {
 	r := new(offerRecord)
 	ok, err := u.getRecord(recordKey(recordProof), r)
@@ -199,15 +201,15 @@ func (d *Device) proof(u *unit) (mlscore.Extensions, error) {
 	return mlscore.Extensions{{Type: extensionProof, Data: r.Secret}}, nil
 }
 
-// proves reports whether a KeyPackage, whose signature and name were checked, is of a known sibling or
-// proves that it enrolled with a code of this device. Each code makes one key known.
+// proves reports whether a KeyPackage, whose signature and name were checked, belongs to a known sibling or proves
+// that its device enrolled with a code of this device. Each code makes one key known.
 func (d *Device) proves(u *unit, a addition) (bool, error) {
 	kp, err := mlscore.ParseKeyPackage(a.KeyPackage)
 	if err != nil {
 		return false, err
 	}
 	key := kp.LeafNode.SignatureKey
-	if ok, err := d.knows(u, key); ok || err != nil {
+	if ok, err := d.isKnownKey(u, key); ok || err != nil {
 		return ok, err
 	}
 	shown, ok := kp.Extensions.Find(extensionProof)
@@ -222,16 +224,16 @@ func (d *Device) proves(u *unit, a addition) (bool, error) {
 		if hmac.Equal(proofOf(r.Secret, a.Device, key), shown) {
 			u.delete([]byte(at))
 			u.then(func() { d.emit(Event{Type: EventDevices, Device: a.Device}) })
-			return true, d.know(u, a.Device, key)
+			return true, d.addKnownKey(u, a.Device, key)
 		}
 	}
 	return false, nil
 }
 
-// waiting are the user's devices, as the node lists them, whose keys this device does not know.
+// waiting returns the user's devices, from the node's list, whose keys this device does not know.
 func (d *Device) waiting(u *unit, devices []wire.DeviceInfo) (list []wire.DeviceInfo, err error) {
 	for _, v := range devices {
-		known, err := d.knows(u, v.Key)
+		known, err := d.isKnownKey(u, v.Key)
 		if err != nil {
 			return nil, err
 		}
@@ -242,14 +244,14 @@ func (d *Device) waiting(u *unit, devices []wire.DeviceInfo) (list []wire.Device
 	return list, nil
 }
 
-// ask tells the user once, in this process, that a device waits for a confirmation.
-func (d *Device) ask(u *unit, device wire.DeviceID, key []byte, in wire.ConversationID, by wire.DeviceID) {
+// ask emits an event once in this process: a device waits for a confirmation.
+func (d *Device) ask(u *unit, device DeviceID, key []byte, in ConversationID, by DeviceID) {
 	at := string(siblingKey(key)) + string(in)
 	if d.asked[at] {
 		return
 	}
 	n := numberOf(devicePrint(d.self.Device, d.self.Public), devicePrint(device, key))
-	u.then(func() { // not in a turn that fails
+	u.then(func() { // not if the turn fails
 		if d.asked[at] {
 			return
 		}
@@ -258,7 +260,7 @@ func (d *Device) ask(u *unit, device wire.DeviceID, key []byte, in wire.Conversa
 	})
 }
 
-// remember notes what is said or done once in a process. The caller has the turn.
+// remember records an event or action that happens once in a process. The caller has the turn.
 func (d *Device) remember(what string) {
 	if len(d.asked) >= maxAsked {
 		clear(d.asked)
@@ -266,17 +268,17 @@ func (d *Device) remember(what string) {
 	d.asked[what] = true
 }
 
-// maxAsked bounds what is remembered. A node that lists ever other devices makes it ask again.
+// maxAsked bounds the remembered actions. A node that lists ever new devices makes the device ask again.
 const maxAsked = 1024
 
-// askAbout tells the user of a member who is a device of his that this device does not know: the
-// organization has given it to somebody who added the user.
-func (t *thread) askAbout(m mlscore.Member, by wire.DeviceID) error {
+// askAbout emits an event about a member that is a device of this user and that this device does not know: the
+// organization has given the device's KeyPackage to somebody who added the user.
+func (t *conversation) askAbout(m mlscore.Member, by DeviceID) error {
 	device, err := deviceOf(m.Credential)
 	if err != nil || device.User() != t.d.self.Device.User() {
 		return nil
 	}
-	known, err := t.d.knows(t.u, m.SignatureKey)
+	known, err := t.d.isKnownKey(t.u, m.SignatureKey)
 	if err == nil && !known {
 		t.d.ask(t.u, device, m.SignatureKey, t.id, by)
 	}
@@ -285,16 +287,16 @@ func (t *thread) askAbout(m mlscore.Member, by wire.DeviceID) error {
 
 // OtherDevice is another device of the same user.
 type OtherDevice struct {
-	Device   wire.DeviceID
+	Device   DeviceID
 	Enrolled time.Time
 	// Number is equal on both devices exactly if each sees the key that the other has.
 	Number string
-	// Waits is set while this device adds the other one to no conversation: see ConfirmDevice.
+	// Waits is set while this device does not add the other one to conversations: see ConfirmDevice.
 	Waits bool
 }
 
-// OtherDevices lists the other devices of this device's user that the organization names. Those wait that
-// enrolled with a code of the operator, or of another device of the user, until they are confirmed here.
+// OtherDevices lists the other devices of this device's user that the organization names. Devices that enrolled with
+// a code of the operator, or of another device of the user, wait until they are confirmed here.
 func (d *Device) OtherDevices(ctx context.Context) ([]OtherDevice, error) {
 	devices, err := d.Devices(ctx)
 	if err != nil {
@@ -314,7 +316,7 @@ func (d *Device) OtherDevices(ctx context.Context) ([]OtherDevice, error) {
 			if v.ID == self.Device || v.ID.User() != self.Device.User() {
 				continue
 			}
-			known, err := d.knows(u, v.Key)
+			known, err := d.isKnownKey(u, v.Key)
 			if err != nil {
 				return err
 			}
@@ -325,12 +327,12 @@ func (d *Device) OtherDevices(ctx context.Context) ([]OtherDevice, error) {
 	return list, err
 }
 
-// ConfirmDevice makes a device of the same user known, so that this device adds it to conversations. number
-// is what the other device shows of this one (OtherDevice.Number), as the user has read it there; spaces
-// do not count. wire.Invalid if it is another one: then somebody else holds the key that the organization
-// names, and the device should be revoked. wire.NotFound if there is no such device. Confirming a device that is
-// known does no harm.
-func (d *Device) ConfirmDevice(ctx context.Context, device wire.DeviceID, number string) error {
+// ConfirmDevice makes a device of the same user known, so that this device adds it to conversations. number is the
+// number that the other device shows for this one (OtherDevice.Number), as the user has read it there; spaces do not
+// count. ConfirmDevice returns [Invalid] if the numbers differ: then somebody else holds the key that the
+// organization names, and the device should be revoked. It returns [NotFound] if there is no such device.
+// Confirming a known device does no harm.
+func (d *Device) ConfirmDevice(ctx context.Context, device DeviceID, number string) error {
 	devices, err := d.Devices(ctx)
 	if err != nil {
 		return err
@@ -352,10 +354,10 @@ func (d *Device) ConfirmDevice(ctx context.Context, device wire.DeviceID, number
 		if err := d.beginSiblings(u); err != nil {
 			return err
 		}
-		return d.know(u, device, devices[i].Key)
+		return d.addKnownKey(u, device, devices[i].Key)
 	})
 	if err == nil {
-		d.lanes.kick(laneUpkeep)
+		d.queues.kick(queueUpkeep)
 	}
 	return err
 }

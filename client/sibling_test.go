@@ -11,7 +11,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// confirm has each of a user's devices confirm the other, as a user does who compares the numbers.
+// confirm makes each of a user's devices confirm the other, like a user who compares the numbers.
 func confirm(t testing.TB, one, two *peer) {
 	t.Helper()
 	number := func(at, of *peer) (n string) {
@@ -53,7 +53,7 @@ func waits(t testing.TB, p *peer, about wire.DeviceID) Event {
 	return found
 }
 
-// upkeeps waits until a user's devices have looked at each other so many times from now.
+// upkeeps waits until a user's devices have checked each other this number of times from now on.
 func (w *world) upkeeps(t *testing.T, n int) {
 	t.Helper()
 	w.mu.Lock()
@@ -69,7 +69,8 @@ func members(t testing.TB, p *peer, id wire.ConversationID, want int) {
 	}
 }
 
-// TestGhostDeviceWaits: a device that the operator enrolls for a user reads nothing until the user says so.
+// TestGhostDeviceWaits checks that a device that the operator enrols for a user reads nothing until the user confirms
+// it.
 func TestGhostDeviceWaits(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	w.timing = func(q *Timing) { q.Upkeep = 10 * time.Millisecond }
@@ -78,14 +79,14 @@ func TestGhostDeviceWaits(t *testing.T) {
 	check(t, err)
 	check(t, a.Add(t.Context(), id, bob))
 	agree(t, id, a, b)
-	ghost := w.peer(aliceLaptop).ready() // with a code of the operator's
+	ghost := w.peer(aliceLaptop).ready() // with a code of the operator
 	e := waits(t, a, ghost.id)
 	if e.Number == "" || e.Conversation != "" {
 		t.Errorf("the event is %+v", e)
 	}
 	w.upkeeps(t, 10)
 	members(t, b, id, 2)
-	// The user's own devices do not take it in by another way either.
+	// The user's own devices do not add it in another way either.
 	if err := a.Add(t.Context(), id, a.id.User()); err != nil {
 		t.Errorf("adds its user, of whom no device is missing but the ghost: %v", err)
 	}
@@ -93,7 +94,7 @@ func TestGhostDeviceWaits(t *testing.T) {
 	second, err := ghost.Create(t.Context(), CreateOptions{})
 	check(t, err)
 	w.upkeeps(t, 10)
-	members(t, ghost, second, 1) // whom the ghost does not know it does not add: it is a device like others
+	members(t, ghost, second, 1) // the ghost does not add a device that it does not know, like any other device
 
 	for _, number := range []string{"", "12345", strings.Replace(e.Number, e.Number[:1], "x", 1)} {
 		if err := a.ConfirmDevice(t.Context(), ghost.id, number); wire.CodeOf(err) != wire.Invalid {
@@ -121,7 +122,8 @@ func TestGhostDeviceWaits(t *testing.T) {
 	}
 }
 
-// TestCodeOfADeviceNeedsNoQuestion: who enrols with a code that a device made proves it, and knows that device.
+// TestCodeOfADeviceNeedsNoQuestion checks that a device that enrols with a code of another device proves it, and
+// knows that device.
 func TestCodeOfADeviceNeedsNoQuestion(t *testing.T) {
 	w := newWorld(t, "a.example")
 	w.timing = func(q *Timing) { q.Upkeep = 10 * time.Millisecond }
@@ -134,7 +136,7 @@ func TestCodeOfADeviceNeedsNoQuestion(t *testing.T) {
 	laptop := w.enrolled(t, aliceLaptop, code)
 	agree(t, id, a, laptop)
 	waits(t, a, ghost.id)
-	second, err := laptop.Create(t.Context(), CreateOptions{}) // it knows who invited it
+	second, err := laptop.Create(t.Context(), CreateOptions{}) // the device knows its inviter
 	check(t, err)
 	agree(t, second, laptop, a)
 	waits(t, laptop, ghost.id)
@@ -158,7 +160,7 @@ func TestCodeOfADeviceNeedsNoQuestion(t *testing.T) {
 	}))
 }
 
-// enrolled is a device that enrols with a code, and runs.
+// enrolled starts a device that enrols with a code.
 func (w *world) enrolled(t testing.TB, id wire.DeviceID, code string) *peer {
 	t.Helper()
 	p := &peer{t: t, w: w, id: id, disk: &disk{MemoryStore: newMemory(), left: -1}}
@@ -169,7 +171,7 @@ func (w *world) enrolled(t testing.TB, id wire.DeviceID, code string) *peer {
 	return p
 }
 
-// TestNodeDoesNotGetTheSecret: what a device puts into its code goes from device to device alone.
+// TestNodeDoesNotGetTheSecret checks that the secret in a device's code goes only from device to device.
 func TestNodeDoesNotGetTheSecret(t *testing.T) {
 	w := newWorld(t, "a.example")
 	a := w.peer(alicePhone).ready()
@@ -199,7 +201,7 @@ func TestNodeDoesNotGetTheSecret(t *testing.T) {
 	}
 }
 
-// TestProofBelongsToOneKey: a MAC that somebody has seen serves no other key and no other name.
+// TestProofBelongsToOneKey checks that a MAC that somebody has seen is valid for no other key and no other name.
 func TestProofBelongsToOneKey(t *testing.T) {
 	w := newWorld(t, "a.example")
 	a := w.peer(alicePhone).ready()
@@ -253,7 +255,7 @@ func TestProofBelongsToOneKey(t *testing.T) {
 	}
 }
 
-// TestConfirmedNameWithAnotherKey: the organization enrolls another key under the name that was confirmed.
+// TestConfirmedNameWithAnotherKey checks an organization that enrols another key under the name that was confirmed.
 func TestConfirmedNameWithAnotherKey(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	w.timing = func(q *Timing) { q.Upkeep = 10 * time.Millisecond }
@@ -266,7 +268,7 @@ func TestConfirmedNameWithAnotherKey(t *testing.T) {
 	agree(t, id, a, b, laptop)
 	laptop.stop()
 	w.mu.Lock()
-	delete(w.orgs["a.example"].devices, laptop.id) // not revoked: nobody hears of it
+	delete(w.orgs["a.example"].devices, laptop.id) // not revoked, so no device hears of it
 	w.mu.Unlock()
 	ghost := w.peer(aliceLaptop).ready()
 	waits(t, a, ghost.id)
@@ -284,7 +286,7 @@ func TestConfirmedNameWithAnotherKey(t *testing.T) {
 	if _, err := ghost.Conversation(t.Context(), id); wire.CodeOf(err) != wire.UnknownConversation {
 		t.Errorf("the ghost is in: %v", err)
 	}
-	// Somebody else who adds the user cannot tell: the user's device says so.
+	// Another member that adds the user cannot notice: the user's device reports it.
 	check(t, b.Remove(t.Context(), id, a.id.User()))
 	inState(t, a, id, StateLeft)
 	check(t, b.Add(t.Context(), id, a.id.User()))
@@ -299,8 +301,8 @@ func TestConfirmedNameWithAnotherKey(t *testing.T) {
 	})
 }
 
-// TestOldSiblingsAreKnown: a device of a build without confirmations knows those that are with it in a
-// conversation when it is upgraded, and no later one.
+// TestOldSiblingsAreKnown checks that a device of a build without confirmations knows, when it is upgraded, the
+// devices that share a conversation with it, and no later one.
 func TestOldSiblingsAreKnown(t *testing.T) {
 	w := newWorld(t, "a.example")
 	w.timing = func(q *Timing) { q.Upkeep = 10 * time.Millisecond }
@@ -311,7 +313,7 @@ func TestOldSiblingsAreKnown(t *testing.T) {
 	agree(t, id, a, laptop)
 	a.stop()
 	a.start()
-	check(t, a.turn(t.Context(), func(u *unit) error { // as the old build left it
+	check(t, a.turn(t.Context(), func(u *unit) error { // as the old build left the store
 		u.deleteAll(recordKey(recordSibling))
 		u.delete(recordKey(recordSiblings))
 		return nil
@@ -325,7 +327,7 @@ func TestOldSiblingsAreKnown(t *testing.T) {
 	members(t, a, id, 2)
 }
 
-// TestOffersAreBounded: codes that nobody uses do not pile up.
+// TestOffersAreBounded checks that unused codes do not accumulate.
 func TestOffersAreBounded(t *testing.T) {
 	w := newWorld(t, "a.example")
 	a := w.peer(alicePhone).ready()

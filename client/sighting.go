@@ -6,13 +6,13 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// sighting is the authenticated_data of an application message (RFC 9420 §6.3.1): the last entry that its
-// sender had taken in, and the order hash up to it. A receiver compares it with its own log, so that two
-// histories of one conversation are noticed with the first message that crosses between them. Servers can
-// read it; they know both already.
+// sighting is the authenticated_data of an application message (RFC 9420 §6.3.1): the last entry that its sender had
+// taken in, and the order hash up to it. A receiver compares it with its own log, so that two different histories of
+// one conversation are noticed with the first message between them. Servers can read the sighting; they know both
+// values already.
 type sighting struct {
-	Last  wire.SequenceNumber `cbor:"1,keyasint"`
-	Order wire.Hash           `cbor:"2,keyasint"`
+	Last  SequenceNumber `cbor:"1,keyasint"`
+	Order wire.Hash      `cbor:"2,keyasint"`
 }
 
 // Check refuses a sighting of no entry.
@@ -25,21 +25,20 @@ func (s *sighting) Check() error {
 
 const (
 	maxSighting  = 64 // bytes
-	maxSightings = 64 // of entries to come, that wait in one conversation
+	maxSightings = 64 // sightings of future entries that wait in one conversation
 )
 
-// sighted encodes what this device has seen of the log.
-func (t *thread) sighted() ([]byte, error) {
+// sighted encodes the position of this device in the log.
+func (t *conversation) sighted() ([]byte, error) {
 	if t.rec.Position.Last == 0 {
 		return nil, nil
 	}
 	return wire.Encode(&sighting{Last: t.rec.Position.Last, Order: t.rec.Position.Order})
 }
 
-// compareSighting compares what the sender of a message has seen with what this device has seen. A
-// sighting of an entry to come waits for that entry. Devices of the first release send no sighting, and
-// unknown ones are passed over.
-func (t *thread) compareSighting(data []byte, by wire.DeviceID) error {
+// compareSighting compares the sighting in a message with this device's log. A sighting of a future entry waits for
+// that entry. Devices of the first release send no sighting, and unknown forms are ignored.
+func (t *conversation) compareSighting(data []byte, by DeviceID) error {
 	s := new(sighting)
 	if len(data) == 0 {
 		return nil
@@ -60,19 +59,18 @@ func (t *thread) compareSighting(data []byte, by wire.DeviceID) error {
 	return nil
 }
 
-// sightingKey finds a sighting that waits. Of one sender and entry the last one counts.
-func (t *thread) sightingKey(n wire.SequenceNumber, by wire.DeviceID) []byte {
+// sightingKey returns the key of a waiting sighting. For one sender and entry the last sighting counts.
+func (t *conversation) sightingKey(n SequenceNumber, by DeviceID) []byte {
 	return recordKey(recordSighting, idPart(t.id), number(uint64(n)), []byte(by))
 }
 
-// releaseSightings compares the sightings of the entry that was just taken in, and drops those of earlier
-// ones.
-func (t *thread) releaseSightings() error {
+// releaseSightings compares the sightings of the entry that was just taken in, and drops those of earlier entries.
+func (t *conversation) releaseSightings() error {
 	prefix := recordKey(recordSighting, idPart(t.id))
 	type found struct {
-		n     wire.SequenceNumber
+		n     SequenceNumber
 		order wire.Hash
-		by    wire.DeviceID
+		by    DeviceID
 	}
 	var due []found
 	err := t.u.Scan(prefix, func(key, value []byte) error {

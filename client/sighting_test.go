@@ -8,7 +8,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// forgery makes another entry of the newest one: the same content, said to be proposed by another node.
+// forgery makes a different entry from the newest one: the same content, with another node as proposer.
 func (w *world) forgery(t *testing.T, id wire.ConversationID) item {
 	t.Helper()
 	c := w.convs[id]
@@ -24,8 +24,8 @@ func (w *world) forgery(t *testing.T, id wire.ConversationID) item {
 	return item{kind: wire.ItemEntry, payload: payload}
 }
 
-// diverge has organization b show its devices another history than the others: the newest entry is another
-// one. It returns when bob's device has taken it in.
+// diverge makes organization b show its devices a different history: the newest entry differs. It returns when bob's
+// device has taken in that entry.
 func diverge(t *testing.T, w *world, id wire.ConversationID, a, b *peer) {
 	t.Helper()
 	w.mu.Lock()
@@ -70,8 +70,8 @@ func alarmed(t *testing.T, p *peer, by wire.DeviceID) {
 	}
 }
 
-// TestDivergenceIsAnAlarm holds that servers which show members different orders are noticed with the next
-// commit, and with the next application message (RFC 9420 §6.3.1, authenticated_data).
+// TestDivergenceIsAnAlarm checks that members notice servers that show them different orders, with the next commit
+// and with the next application message (RFC 9420 §6.3.1, authenticated_data).
 func TestDivergenceIsAnAlarm(t *testing.T) {
 	t.Run("commit", func(t *testing.T) {
 		w, id, a, b, _ := trio(t, CreateOptions{})
@@ -97,8 +97,8 @@ func TestDivergenceIsAnAlarm(t *testing.T) {
 	})
 }
 
-// TestSightingOfAnEntryToCome holds that a message whose sender has seen more of the log than its receiver
-// is compared when the receiver has got there.
+// TestSightingOfAnEntryToCome checks that the sighting in a message from a sender that has seen more of the log is
+// compared once the receiver has seen the same entry.
 func TestSightingOfAnEntryToCome(t *testing.T) {
 	for name, forge := range map[string]bool{"the same entry": false, "another entry": true} {
 		t.Run(name, func(t *testing.T) {
@@ -153,12 +153,12 @@ func TestSightingOfAnEntryToCome(t *testing.T) {
 	}
 }
 
-// TestSightingsAreBounded holds that a member cannot fill a device's store with sightings, and that what
-// it sends as authenticated data is never trusted.
+// TestSightingsAreBounded checks that a member cannot fill a device's store with sightings, and that authenticated
+// data is never trusted.
 func TestSightingsAreBounded(t *testing.T) {
 	_, id, _, b, _ := trio(t, CreateOptions{})
 	check(t, b.turn(context.Background(), func(u *unit) error {
-		th, err := b.thread(u, id)
+		th, err := b.findConversation(u, id)
 		if err != nil {
 			return err
 		}
@@ -185,19 +185,19 @@ func TestSightingsAreBounded(t *testing.T) {
 	}))
 }
 
-// TestAlarmOfTheNode holds that a device reports what its node has noticed, once.
+// TestAlarmOfTheNode checks that a device reports an alarm of its node once.
 func TestAlarmOfTheNode(t *testing.T) {
 	w, id, a, _, _ := trio(t, CreateOptions{})
 	alarm := &wire.Alarm{Conversation: id, Reason: "rewritten", Text: "n1.b.example sent another entry 7", Time: 3}
-	tell := func() {
+	announce := func() {
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		check(t, writeFrame(w.orgs["a.example"].devices[a.id].session.pipe, wire.FrameAlarm, 0, alarm))
 	}
-	tell()
-	tell()
+	announce()
+	announce()
 	alarm.Time++
-	tell()
+	announce()
 	eventually(t, func() error {
 		if n := len(a.events(EventDivergence)); n != 2 {
 			return fmt.Errorf("%d alarms", n)

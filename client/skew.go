@@ -7,14 +7,14 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Bounds of what a device does about a difference between its clock and its node's.
+// Bounds for the difference between a device's clock and its node's.
 const (
-	minSkew = time.Minute    // less is no difference
-	maxSkew = 24 * time.Hour // more is not taken over: a node could make ended certificates valid again
+	minSkew = time.Minute    // a smaller difference is ignored
+	maxSkew = 24 * time.Hour // a larger difference is not applied: a node could make expired certificates valid again
 )
 
-// nodeClock is the clock of a device, put right by what its node said last. A KeyPackage that is made by a clock ahead
-// is not valid yet for others, and one that is behind refuses theirs.
+// nodeClock is the clock of a device, corrected by the time that its node reported last. With a clock that is ahead,
+// a device makes KeyPackages that are not valid yet for others; with one that is behind, it refuses theirs.
 type nodeClock struct {
 	Clock
 	off atomic.Int64 // nanoseconds
@@ -23,7 +23,7 @@ type nodeClock struct {
 // Now implements Clock.
 func (c *nodeClock) Now() time.Time { return c.Clock.Now().Add(time.Duration(c.off.Load())) }
 
-// compareClock takes the node's time over where it differs by between minSkew and maxSkew, and tells the user.
+// compareClock applies the node's time if it differs by between minSkew and maxSkew, and emits an event.
 func (d *Device) compareClock(node wire.Time) {
 	c, ok := d.opts.Clock.(*nodeClock)
 	if !ok || node == 0 {

@@ -17,9 +17,10 @@ type shiftedClock struct {
 
 func (c shiftedClock) Now() time.Time { return time.Now().Add(c.by) }
 
-// TestDeviceWithAWrongClock: up to a day ahead or behind it can be added, adds others, and its user is told.
+// TestDeviceWithAWrongClock checks a device whose clock is up to a day ahead or behind: it can be added, adds others,
+// and its user gets an event.
 func TestDeviceWithAWrongClock(t *testing.T) {
-	for by, told := range map[time.Duration]string{
+	for by, reported := range map[time.Duration]string{
 		30 * time.Second: "", time.Hour: "1h0m0s ahead of", -time.Hour: "1h0m0s behind", 23 * time.Hour: "23h0m0s ahead of", -23 * time.Hour: "23h0m0s behind",
 	} {
 		t.Run(by.String(), func(t *testing.T) {
@@ -47,7 +48,7 @@ func TestDeviceWithAWrongClock(t *testing.T) {
 					t.Errorf("%s accuses somebody", p.id)
 				}
 			}
-			if told == "" {
+			if reported == "" {
 				if len(b.events(EventClock)) > 0 {
 					t.Error("half a minute is mentioned")
 				}
@@ -55,17 +56,17 @@ func TestDeviceWithAWrongClock(t *testing.T) {
 			}
 			eventually(t, func() error {
 				for _, e := range b.events(EventClock) {
-					if strings.Contains(e.Err.Error(), told) {
+					if strings.Contains(e.Err.Error(), reported) {
 						return nil
 					}
 				}
-				return errors.New("bob is not told")
+				return errors.New("bob gets no event")
 			})
 		})
 	}
 }
 
-// TestNodeDoesNotMoveTheClockFar: more than a day is mentioned, and not taken over.
+// TestNodeDoesNotMoveTheClockFar checks that a difference of more than a day is reported, and not applied.
 func TestNodeDoesNotMoveTheClockFar(t *testing.T) {
 	w := newWorld(t, "a.example")
 	a := w.peer(alicePhone).ready()

@@ -9,22 +9,33 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore"
 )
 
-// Store is where a device keeps what must survive: mlscore's records and this package's, beside each
-// other. Its Apply is one transaction. boltstore.Store is one for files; a browser brings its own.
+// Store holds all durable data of a device: the records of mlscore and of this package. Its Apply is one transaction.
+// boltstore.Store implements it with files; a browser provides its own.
 type Store = mlscore.Store
 
-// errNoTurn: mlscore wrote outside of a turn.
+// errNoTurn means that mlscore wrote outside a turn.
 var errNoTurn = errors.New("a write without a turn")
 
-// unit is all that one turn reads and writes: it stands before the store and looks to mlscore like one,
-// and hands everything on in one batch when the turn ends. So a group's new state, the message that goes
-// out and what the application sees of it become durable together or not at all.
+// unit is the read and write set of one turn. It wraps the store, implements mlscore.Store, and passes all writes on
+// in one batch when the turn ends. So a group's new state, the outgoing message and the data that the application
+// sees become durable together or not at all.
 type unit struct {
 	base   Store
 	writes []mlscore.Write
-	now    map[string][]byte // what this turn has written; nil where it has deleted
+	now    map[string][]byte // writes of this turn; nil for a deleted key
 	gone   [][]byte          // prefixes that this turn has deleted
-	after  []func()          // run once the batch is on disk
+	after  []func()          // run once the batch is on disk, or, if relaxed, written
+	// relaxed: a power failure may undo this turn. See mlscore.Batch.
+	relaxed bool
+	settle  bool // earlier turns that were relaxed have to reach the disk
+}
+
+// onlyCursors reports whether the turn has only skipped items of streams, such as own messages that come back. If a
+// power failure undoes the turn, these items come again.
+func (u *unit) onlyCursors() bool {
+	return len(u.after) == 0 && !slices.ContainsFunc(u.writes, func(w mlscore.Write) bool {
+		return w.Prefix || !bytes.HasPrefix(w.Key, recordKey(recordCursor))
+	})
 }
 
 func newUnit(base Store) *unit { return &unit{base: base, now: make(map[string][]byte)} }
@@ -93,7 +104,7 @@ func (u *unit) Scan(prefix []byte, visit func(key, value []byte) error) error {
 		}
 	}
 	slices.Sort(mine)
-	flush := func(before []byte) error { // what this turn has written before a key of the store
+	flush := func(before []byte) error { // writes of this turn that sort before a key of the store
 		for len(mine) > 0 && (before == nil || mine[0] < string(before)) {
 			k := mine[0]
 			mine = mine[1:]
@@ -105,12 +116,12 @@ func (u *unit) Scan(prefix []byte, visit func(key, value []byte) error) error {
 		}
 		return nil
 	}
-	var visited error // what visit returned, which is no error of the store's
+	var visited error // an error of visit, which is not the store's
 	err := u.base.Scan(prefix, func(key, value []byte) error {
 		if visited = flush(key); visited != nil {
 			return visited
 		}
-		if _, ok := u.now[string(key)]; !ok && !u.isGone(key) { // else flush gives it, or it is gone
+		if _, ok := u.now[string(key)]; !ok && !u.isGone(key) { // otherwise flush visits the key, or it is deleted
 			visited = visit(key, value)
 		}
 		return visited
@@ -129,10 +140,10 @@ func (u *unit) then(f func()) { u.after = append(u.after, f) }
 
 // commit makes the writes durable, and erases the copies.
 func (u *unit) commit() error {
-	if len(u.writes) == 0 {
+	if len(u.writes) == 0 && !u.settle {
 		return nil
 	}
-	err := u.base.Apply(mlscore.Batch{Writes: u.writes})
+	err := u.base.Apply(mlscore.Batch{Writes: u.writes, Relaxed: u.relaxed})
 	for _, w := range u.writes {
 		clear(w.Value)
 	}
@@ -142,19 +153,19 @@ func (u *unit) commit() error {
 	return nil
 }
 
-// storeError: the store does not take or give what it should. No message is to blame.
+// storeError means that the store failed. No message caused the error.
 type storeError struct{ err error }
 
 func (e *storeError) Error() string { return "the device's store: " + e.err.Error() }
 func (e *storeError) Unwrap() error { return e.err }
 
-// isStore reports whether an error is the store's.
+// isStore reports whether an error comes from the store.
 func isStore(err error) bool {
 	var e *storeError
 	return errors.As(err, &e) || errors.Is(err, mlscore.ErrStore) || errors.Is(err, errNoTurn)
 }
 
-// turnStore is the mlscore.Store of a device: the unit of whoever has the turn.
+// turnStore is the mlscore.Store of a device: the unit of the current turn.
 type turnStore struct{ unit *unit }
 
 func (t *turnStore) Apply(b mlscore.Batch) error {

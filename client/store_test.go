@@ -13,7 +13,8 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore"
 )
 
-// A turn sees what it has written as if it were in the store, and the store is the same afterwards.
+// TestUnitIsTheStoreAfterwards checks that a turn sees its writes as if they were in the store, and that the store is
+// the same afterwards.
 func TestUnitIsTheStoreAfterwards(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		key := rapid.StringOfN(rapid.SampledFrom([]rune("abc")), 1, 3, -1)

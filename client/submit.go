@@ -9,25 +9,27 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// step is what a conversation's handshake lane does next.
+// step is the next step of a conversation's handshake queue.
 type step struct {
 	join     *welcomeRecord
-	founding *wire.Payload // of the conversation that succeeds this one
+	rest     *wire.BlobRef // the blob of the next commit
+	founding *wire.Payload // the founding of the conversation that succeeds this one
+	ask      bool          // a member has to be asked to add this device again
 	fetch    bool
-	fresh    bool // ask for the organizations' roots before the entries
-	since    wire.SequenceNumber
+	fresh    bool // request the organizations' roots before the entries
+	since    SequenceNumber
 	pending  *pendingRecord
 	envelope *wire.Envelope
 	wait     time.Duration
-	again    bool // something was decided: look again
+	again    bool // something was decided: call next again
 }
 
-// workHandshakes does what a conversation's log needs, one thing after the other, until nothing is left.
-func (d *Device) workHandshakes(ctx context.Context, id wire.ConversationID) error {
+// workHandshakes does the work of a conversation's log, one step at a time, until no work is left.
+func (d *Device) workHandshakes(ctx context.Context, id ConversationID) error {
 	for ctx.Err() == nil {
 		var s *step
 		err := d.turn(ctx, func(u *unit) error {
-			t, err := d.thread(u, id)
+			t, err := d.findConversation(u, id)
 			if err == nil && t != nil {
 				s, err = t.next()
 			}
@@ -40,8 +42,12 @@ func (d *Device) workHandshakes(ctx context.Context, id wire.ConversationID) err
 			return nil
 		case s.join != nil:
 			err = d.joinLate(ctx, id, s.join)
+		case s.rest != nil:
+			err = d.bringRest(ctx, id, *s.rest)
 		case s.founding != nil:
 			err = d.takeFoundingOf(ctx, id, s.founding)
+		case s.ask:
+			err = d.askByItself(ctx, id)
 		case s.fetch:
 			err = d.fetch(ctx, id, s)
 		case s.pending != nil:
@@ -56,8 +62,8 @@ func (d *Device) workHandshakes(ctx context.Context, id wire.ConversationID) err
 	return ctx.Err()
 }
 
-// next decides what to do. nil is nothing.
-func (t *thread) next() (*step, error) {
+// next decides the next step; nil means that there is none.
+func (t *conversation) next() (*step, error) {
 	if s, err := t.nextLater(); err != nil || s != nil {
 		return s, err
 	}
@@ -80,11 +86,13 @@ func (t *thread) next() (*step, error) {
 		return t.nextOfMoving()
 	case StateMoved:
 		return t.nextOfMoved()
+	case StateBroken:
+		return t.nextOfBroken()
 	case StateCreating, StateActive, StateLeaving:
 	case StateRejoining:
 		p, e, err := t.pending()
 		if err != nil || p == nil || p.Accepted > 0 {
-			return nil, err // its entry comes as the first of the new address
+			return nil, err // the entry comes as the first item of the new address
 		}
 		return &step{pending: p, envelope: e}, nil
 	default:
@@ -106,8 +114,8 @@ func (t *thread) next() (*step, error) {
 	return t.nextChange()
 }
 
-// nextOfPending submits what is not yet accepted, and waits for what is.
-func (t *thread) nextOfPending(p *pendingRecord, e *wire.Envelope) (*step, error) {
+// nextOfPending submits a pending envelope that is not accepted yet, and waits for the entry of an accepted one.
+func (t *conversation) nextOfPending(p *pendingRecord, e *wire.Envelope) (*step, error) {
 	if p.Accepted > 0 {
 		t.setBehind(p.Accepted, false)
 		return &step{again: true}, t.save()
@@ -118,8 +126,8 @@ func (t *thread) nextOfPending(p *pendingRecord, e *wire.Envelope) (*step, error
 	return &step{pending: p, envelope: e}, nil
 }
 
-// catchUp fetches entries that are known to be missing, after giving them the time to come by themselves.
-func (t *thread) catchUp() *step {
+// catchUp fetches missing entries, after giving them time to arrive as pushes.
+func (t *conversation) catchUp() *step {
 	b := t.rec.Behind
 	if b.Until == 0 {
 		return nil
@@ -131,8 +139,8 @@ func (t *thread) catchUp() *step {
 	return &step{fetch: true, fresh: b.Fresh, since: t.rec.Position.Last}
 }
 
-// setBehind notes that entries up to one are missing. The caller saves.
-func (t *thread) setBehind(until wire.SequenceNumber, fresh bool) {
+// setBehind records that entries up to until are missing. The caller saves.
+func (t *conversation) setBehind(until SequenceNumber, fresh bool) {
 	b := &t.rec.Behind
 	if until <= t.rec.Position.Last {
 		return
@@ -146,10 +154,13 @@ func (t *thread) setBehind(until wire.SequenceNumber, fresh bool) {
 }
 
 // nextChange makes the next commit, if one is wanted.
-func (t *thread) nextChange() (*step, error) {
+func (t *conversation) nextChange() (*step, error) {
 	if f := t.rec.Failed; f.At > 0 {
 		if wait := f.Contest - t.d.now(); wait > 0 {
 			return &step{wait: time.Duration(wait) * time.Millisecond}, nil
+		}
+		if lost, err := t.ownLost(); lost || err != nil {
+			return nil, err
 		}
 	}
 	n, op, err := t.firstOperation()
@@ -173,8 +184,8 @@ func (t *thread) nextChange() (*step, error) {
 	return t.nextHousekeeping()
 }
 
-// nextHousekeeping commits what others have proposed and renews keys.
-func (t *thread) nextHousekeeping() (*step, error) {
+// nextHousekeeping commits proposals of others and renews keys.
+func (t *conversation) nextHousekeeping() (*step, error) {
 	if t.rec.State == StateLeaving {
 		return nil, nil
 	}
@@ -200,9 +211,9 @@ func (t *thread) nextHousekeeping() (*step, error) {
 	return nil, nil
 }
 
-// start makes what an operation comes to into the envelope that goes out. One that cannot be made has
-// failed; that is the operation's error, not the turn's.
-func (t *thread) start(n uint64, op *operationRecord) error {
+// start turns an operation into the pending envelope. If that is impossible, the operation fails with the error; the
+// turn does not.
+func (t *conversation) start(n uint64, op *operationRecord) error {
 	err := t.begin(op, n, true)
 	if err == nil || isStore(err) {
 		return err
@@ -214,10 +225,10 @@ func (t *thread) start(n uint64, op *operationRecord) error {
 	return nil
 }
 
-func (t *thread) begin(op *operationRecord, n uint64, known bool) error {
+func (t *conversation) begin(op *operationRecord, n uint64, known bool) error {
 	number := n
 	if !known {
-		number = ^uint64(0) // plus one is none
+		number = ^uint64(0) // plus one gives zero: none
 	}
 	switch op.Kind {
 	case opLeave:
@@ -235,15 +246,15 @@ func (t *thread) begin(op *operationRecord, n uint64, known bool) error {
 		t.finish(n, op, nil)
 		return nil
 	}
-	return t.submit(c, number)
+	return t.orderEnvelope(c, number)
 }
 
-// beginLeave proposes the own removal, or closes a conversation in which nobody else is.
-func (t *thread) beginLeave(op *operationRecord, n uint64) error {
+// beginLeave proposes the removal of this device, or closes a conversation that has no other member.
+func (t *conversation) beginLeave(op *operationRecord, n uint64) error {
 	if t.group.Public().Size() == 1 {
 		return t.sendOut(t.envelope(wire.KindClose), &pendingRecord{Version: recordVersion, Operation: n + 1})
 	}
-	t.look(nil)
+	t.setPolicy(nil)
 	msg, err := t.group.ProposeLeave(mlscore.ProposeOptions{})
 	if err != nil {
 		return err
@@ -253,19 +264,19 @@ func (t *thread) beginLeave(op *operationRecord, n uint64) error {
 	return t.sendOut(e, &pendingRecord{Version: recordVersion, Operation: n + 1})
 }
 
-// submitPending sends the envelope that goes out, and takes the answer in.
-func (d *Device) submitPending(ctx context.Context, id wire.ConversationID, s *step) error {
+// submitPending sends the pending envelope, and takes in the answer.
+func (d *Device) submitPending(ctx context.Context, id ConversationID, s *step) error {
 	err := d.uploadBlobs(ctx, id, s.pending.Blobs)
 	var receipt wire.Receipt
 	if err == nil {
 		err = d.call(ctx, wire.MethodUpdate, s.envelope, &receipt)
 	}
-	var refused *wire.Error
+	var refused *Error
 	if err != nil && !errors.As(err, &refused) {
 		return err
 	}
 	return d.turn(ctx, func(u *unit) error {
-		t, turnErr := d.thread(u, id)
+		t, turnErr := d.findConversation(u, id)
 		if turnErr != nil || t == nil {
 			return turnErr
 		}
@@ -287,13 +298,17 @@ func (d *Device) submitPending(ctx context.Context, id wire.ConversationID, s *s
 	})
 }
 
-// refused acts on an error that the node answered a submission with. What it returns makes the lane try
-// again later.
-func (t *thread) refused(p *pendingRecord, e *wire.Envelope, err *wire.Error) error {
+// refused handles an error in the node's answer to a submission. An error that it returns makes the queue try again
+// later.
+func (t *conversation) refused(p *pendingRecord, e *wire.Envelope, err *Error) error {
 	if t.rec.State == StateMoved && (err.Code == wire.UnknownConversation || err.Code == wire.NotReplica || err.Code == wire.StaleEpoch) {
 		return t.closedOld()
 	}
 	switch err.Code {
+	case wire.Version, wire.Malformed:
+		if e.Commit != nil && e.Commit.Rest != nil && t.rec.State != StateFounding && t.rec.State != StateJoining {
+			return t.restRefusedBy(err)
+		}
 	case wire.StaleEpoch:
 		if t.rec.State == StateRejoining {
 			return t.rejoinFailed(err)
@@ -319,7 +334,7 @@ func (t *thread) refused(p *pendingRecord, e *wire.Envelope, err *wire.Error) er
 	if p.Operation == 0 {
 		t.event(Event{Type: EventFailed, Err: err})
 		if t.rec.Failed.At > 0 {
-			return t.breakOff(err) // not even a contest is taken
+			return t.breakOff(err) // the servers refuse even a contest
 		}
 		return nil
 	}
@@ -331,9 +346,9 @@ func (t *thread) refused(p *pendingRecord, e *wire.Envelope, err *wire.Error) er
 	return getErr
 }
 
-// stale takes in that another commit has won the epoch. With the entries up to the winner taken in, the
+// stale handles the answer that another commit has won the epoch. Once the entries up to the winner are taken in, the
 // own commit is overtaken (see overtaken), and made again.
-func (t *thread) stale(p *pendingRecord, e *wire.Envelope, err *wire.Error) error {
+func (t *conversation) stale(p *pendingRecord, e *wire.Envelope, err *Error) error {
 	until := t.rec.Position.Last + 1
 	if s := err.Stale; s != nil {
 		if last := t.rec.Position.Last; s.Head <= last && (s.Winner == nil || s.Winner.Sequence <= last) {
@@ -349,17 +364,17 @@ func (t *thread) stale(p *pendingRecord, e *wire.Envelope, err *wire.Error) erro
 		}
 	}
 	t.setBehind(until, false)
-	t.rec.Behind.Since = 0 // they are there: no need to wait
+	t.rec.Behind.Since = 0 // the entries exist: no need to wait
 	return t.save()
 }
 
-// refusals is how often a contest is refused, with nothing new in the log, before it is given up.
+// refusals is how often a contest is refused, without new entries in the log, before the device gives it up.
 const refusals = 8
 
-// contestRefused acts on a refusal that names no entry which is unknown here. For a contest it says that the
-// epochs that followed are confirmed, or too old: either a commit that this device can process has come, and
-// its entry is fetched, or none will.
-func (t *thread) contestRefused(p *pendingRecord, e *wire.Envelope, err *wire.Error) error {
+// contestRefused handles a refusal that names no entry that is unknown here. For a contest the refusal means that the
+// epochs that followed are confirmed, or too old: either a commit that this device can process has come, and its
+// entry is fetched, or none will come.
+func (t *conversation) contestRefused(p *pendingRecord, e *wire.Envelope, err *Error) error {
 	if last := t.rec.Position.Last; p.Refused != last {
 		p.Refused, p.Refusals = last, 0
 	}
@@ -373,8 +388,8 @@ func (t *thread) contestRefused(p *pendingRecord, e *wire.Envelope, err *wire.Er
 	return t.save()
 }
 
-// overtaken puts the operation of a commit that lost back into the queue, or gives it up.
-func (t *thread) overtaken() error {
+// overtaken puts the operation of a lost commit back into the queue, or gives it up.
+func (t *conversation) overtaken() error {
 	p, e, err := t.pending()
 	if err != nil || p == nil {
 		return err
@@ -410,8 +425,8 @@ func (t *thread) overtaken() error {
 	return t.u.putRecord(operationKey(t.id, n), op)
 }
 
-// uploadBlobs hands in what stands beside an entry.
-func (d *Device) uploadBlobs(ctx context.Context, id wire.ConversationID, refs []wire.BlobRef) error {
+// uploadBlobs uploads the blobs that an entry names.
+func (d *Device) uploadBlobs(ctx context.Context, id ConversationID, refs []wire.BlobRef) error {
 	for _, ref := range refs {
 		var content []byte
 		err := d.turn(ctx, func(u *unit) error {
@@ -433,8 +448,8 @@ func (d *Device) uploadBlobs(ctx context.Context, id wire.ConversationID, refs [
 	return nil
 }
 
-// fetch asks for entries that are missing, and takes them in.
-func (d *Device) fetch(ctx context.Context, id wire.ConversationID, s *step) error {
+// fetch requests missing entries, and takes them in.
+func (d *Device) fetch(ctx context.Context, id ConversationID, s *step) error {
 	if s.fresh {
 		if err := d.refreshRoots(ctx); err != nil {
 			return err
@@ -445,6 +460,9 @@ func (d *Device) fetch(ctx context.Context, id wire.ConversationID, s *step) err
 	if err == nil {
 		err = d.leaveToStream(ctx, id, &a, s.fresh)
 	}
+	if err == nil {
+		err = d.bringRests(ctx, id, &a)
+	}
 	if err != nil {
 		return err
 	}
@@ -452,11 +470,11 @@ func (d *Device) fetch(ctx context.Context, id wire.ConversationID, s *step) err
 		if comes, err := d.streamGives(ctx, id); err != nil {
 			return err
 		} else if comes {
-			return later(d.backoff(1)) // the mailbox keeps what the log does not
+			return later(d.backoff(1)) // the mailbox keeps items that the log does not
 		}
 	}
 	return d.turn(ctx, func(u *unit) error {
-		t, err := d.thread(u, id)
+		t, err := d.findConversation(u, id)
 		if err != nil || t == nil {
 			return err
 		}
@@ -464,14 +482,14 @@ func (d *Device) fetch(ctx context.Context, id wire.ConversationID, s *step) err
 	})
 }
 
-// streamGives reports whether the stream of a conversation has something that this device has not taken in: the log keeps
-// few entries, the mailbox those that a device has not read.
-func (d *Device) streamGives(ctx context.Context, id wire.ConversationID) (bool, error) {
+// streamGives reports whether the stream of a conversation has items that this device has not taken in: the log keeps
+// few entries, while the mailbox keeps all items that a device has not read.
+func (d *Device) streamGives(ctx context.Context, id ConversationID) (bool, error) {
 	var token wire.Token
 	var read uint64
 	waits := false
 	err := d.turn(ctx, func(u *unit) error {
-		t, err := d.thread(u, id)
+		t, err := d.findConversation(u, id)
 		if err != nil || t == nil {
 			return err
 		}
@@ -503,9 +521,9 @@ func (d *Device) streamGives(ctx context.Context, id wire.ConversationID) (bool,
 	return false, nil
 }
 
-// takeFetched takes in what the node answered. That it has no more entries than are known here ends the
-// search, unless one is known to exist.
-func (t *thread) takeFetched(a *wire.EntriesAnswer, s *step) error {
+// takeFetched takes in the node's answer. If the node has no more entries than are known here, the search ends,
+// unless a further entry is known to exist.
+func (t *conversation) takeFetched(a *wire.EntriesAnswer, s *step) error {
 	if a.Gap && t.rec.Position.Last == s.since && t.group != nil {
 		return t.breakOff(wire.Errorf(wire.NotFound, "entries", "the entries after %d are no longer kept, and without them the epochs cannot be followed", s.since))
 	}
@@ -525,7 +543,7 @@ func (t *thread) takeFetched(a *wire.EntriesAnswer, s *step) error {
 			return err
 		}
 		if pending != nil && pending.Accepted > t.rec.Position.Last {
-			return later(t.d.backoff(1)) // this node's replica is behind the one that answered
+			return later(t.d.backoff(1)) // this node's replica is behind the one that named the entry
 		}
 		t.rec.Behind = behind{}
 	}

@@ -31,25 +31,25 @@ func (a *author) mayReInit(group mlscore.GroupContext, r *mlscore.ReInit) error 
 	return nil
 }
 
-// reinitialized takes in that a ReInit has closed the group. What founds the successor came with it.
-func (t *thread) reinitialized(env *wire.Envelope, r *mlscore.ReInit, own bool) error {
+// reinitialized takes in a ReInit that has closed the group. The data to found the successor came with it.
+func (t *conversation) reinitialized(env *wire.Envelope, r *mlscore.ReInit, own bool) error {
 	t.rec.Line.Leaving = t.rec.State == StateLeaving
 	t.rec.State, t.rec.Line.Successor = StateMoving, bytes.Clone(r.GroupID)
 	t.kick(handshakes(t.id))
 	t.kick(handshakes(wire.ConversationID(t.rec.Line.Successor)))
 	if own {
-		return t.settle(env.Submission, nil)
+		return t.endOperation(env.Submission, nil)
 	}
 	if err := t.overtaken(); err != nil {
 		return err
 	}
-	next, err := t.d.thread(t.u, wire.ConversationID(t.rec.Line.Successor))
+	next, err := t.d.findConversation(t.u, wire.ConversationID(t.rec.Line.Successor))
 	if err != nil {
 		return err
 	}
 	switch {
 	case next == nil:
-		next = &thread{d: t.d, u: t.u, id: wire.ConversationID(t.rec.Line.Successor), rec: &conversationRecord{Version: recordVersion, State: StateJoining}}
+		next = &conversation{d: t.d, u: t.u, id: wire.ConversationID(t.rec.Line.Successor), rec: &conversationRecord{Version: recordVersion, State: StateJoining}}
 		if next.rec.Number, err = t.d.nextNumber(t.u); err != nil {
 			return err
 		}
@@ -63,16 +63,16 @@ func (t *thread) reinitialized(env *wire.Envelope, r *mlscore.ReInit, own bool) 
 	return t.u.putRecord(t.foundingKey(), env.Commit.Welcome)
 }
 
-func (t *thread) foundingKey() []byte { return recordKey(recordFounding, idPart(t.id)) }
+func (t *conversation) foundingKey() []byte { return recordKey(recordFounding, idPart(t.id)) }
 
-// expectFounding notes a conversation whose create names this device: a commit that adds it is to follow, and
-// the ReInit that tells what it succeeds stands in another stream, which may be behind this one.
-func (d *Device) expectFounding(u *unit, id wire.ConversationID, c *wire.Committed) (bool, error) {
+// expectFounding records a conversation whose create names this device: a commit that adds it will follow. The ReInit
+// that names the old conversation is in another stream, which may be behind this one.
+func (d *Device) expectFounding(u *unit, id ConversationID, c *wire.Committed) (bool, error) {
 	e, err := c.Open()
 	if err != nil || e.Envelope == nil || e.Envelope.Create == nil || e.Envelope.Conversation != id {
 		return false, nil
 	}
-	t := &thread{d: d, u: u, id: id, rec: &conversationRecord{Version: recordVersion, State: StateJoining}}
+	t := &conversation{d: d, u: u, id: id, rec: &conversationRecord{Version: recordVersion, State: StateJoining}}
 	ok, err := t.expect(c, e.Envelope.Create)
 	if err != nil || !ok {
 		return false, err
@@ -83,8 +83,8 @@ func (d *Device) expectFounding(u *unit, id wire.ConversationID, c *wire.Committ
 	return true, t.save()
 }
 
-// expect notes what a create says. The caller saves.
-func (t *thread) expect(c *wire.Committed, create *wire.Create) (bool, error) {
+// expect records the contents of a create. The caller saves.
+func (t *conversation) expect(c *wire.Committed, create *wire.Create) (bool, error) {
 	token, ok, err := t.d.ownToken(t.u, create.Delivery)
 	if err != nil || !ok {
 		return false, err
@@ -98,11 +98,11 @@ func (t *thread) expect(c *wire.Committed, create *wire.Create) (bool, error) {
 	return true, nil
 }
 
-// takeFounding takes in the first entries of a conversation that succeeds another: the create, and the commit
-// by which this device joins.
-func (t *thread) takeFounding(c *wire.Committed) (took bool, err error) {
+// takeFounding takes in the first entries of a conversation that succeeds another: the create, and the commit with
+// which this device joins.
+func (t *conversation) takeFounding(c *wire.Committed) (took bool, err error) {
 	if len(t.rec.Line.From) == 0 && len(t.rec.Line.Expected) == 0 {
-		return false, nil // it was added in the usual way
+		return false, nil // the device was added in the usual way
 	}
 	if _, known, err := t.u.Get(t.welcomeKey()); err != nil || known {
 		return false, err
@@ -138,9 +138,9 @@ func (t *thread) takeFounding(c *wire.Committed) (took bool, err error) {
 	return true, t.save()
 }
 
-// checkExpected holds the delivery list of the create against the members of the group: a founding changes
-// nothing of it.
-func (t *thread) checkExpected(g *mlscore.Group) error {
+// checkExpected compares the delivery list of the create with the members of the group: a founding does not change
+// the list.
+func (t *conversation) checkExpected(g *mlscore.Group) error {
 	if len(t.rec.Line.Expected) == 0 {
 		return nil
 	}
@@ -160,9 +160,9 @@ func (t *thread) checkExpected(g *mlscore.Group) error {
 	return nil
 }
 
-// nextOfFounding decides what a member does until the founding has been ordered: its founder submits it, and
-// if he does not, another member does.
-func (t *thread) nextOfFounding() (*step, error) {
+// nextOfFounding decides a member's next step until the founding has been ordered: the founder submits it, and if the
+// founder does not, another member does.
+func (t *conversation) nextOfFounding() (*step, error) {
 	p, e, err := t.pending()
 	if err != nil || p == nil || p.Accepted > 0 {
 		return nil, err // its entry comes
@@ -173,8 +173,8 @@ func (t *thread) nextOfFounding() (*step, error) {
 	return &step{pending: p, envelope: e}, nil
 }
 
-// nextOfMoving fetches what founds the successor.
-func (t *thread) nextOfMoving() (*step, error) {
+// nextOfMoving fetches the founding of the successor.
+func (t *conversation) nextOfMoving() (*step, error) {
 	p := new(wire.Payload)
 	ok, err := t.u.getRecord(t.foundingKey(), p)
 	if err != nil || !ok {
@@ -184,13 +184,13 @@ func (t *thread) nextOfMoving() (*step, error) {
 }
 
 // takeFoundingOf keeps the founding of a conversation's successor, to be submitted if its founder does not.
-func (d *Device) takeFoundingOf(ctx context.Context, id wire.ConversationID, p *wire.Payload) error {
+func (d *Device) takeFoundingOf(ctx context.Context, id ConversationID, p *wire.Payload) error {
 	raw, err := d.fetchPayload(ctx, id, p)
 	if err != nil {
 		return err
 	}
 	return d.turn(ctx, func(u *unit) error {
-		t, err := d.thread(u, id)
+		t, err := d.findConversation(u, id)
 		if err != nil || t == nil || t.rec.State != StateMoving {
 			return err
 		}
@@ -210,7 +210,7 @@ func (d *Device) takeFoundingOf(ctx context.Context, id wire.ConversationID, p *
 	})
 }
 
-// open reads the envelope, and checks that what it names beside itself is here.
+// open decodes the envelope, and checks that the blobs that it names are here.
 func (f *founding) open() (*wire.Envelope, error) {
 	e := new(wire.Envelope)
 	if err := wire.Decode(f.Envelope, wire.MaxEntry, e); err != nil {
@@ -224,13 +224,13 @@ func (f *founding) open() (*wire.Envelope, error) {
 	return e, nil
 }
 
-func (t *thread) keepFounding(f *founding, e *wire.Envelope) error {
-	next, err := t.d.thread(t.u, wire.ConversationID(t.rec.Line.Successor))
+func (t *conversation) keepFounding(f *founding, e *wire.Envelope) error {
+	next, err := t.d.findConversation(t.u, wire.ConversationID(t.rec.Line.Successor))
 	if err != nil || next == nil || next.rec.State != StateJoining {
 		return err
 	}
 	if _, known, err := t.u.Get(next.welcomeKey()); err != nil || known {
-		return err // it has been ordered
+		return err // the founding has been ordered
 	}
 	wait := t.d.opts.Timing.Founding
 	p := &pendingRecord{
@@ -243,10 +243,10 @@ func (t *thread) keepFounding(f *founding, e *wire.Envelope) error {
 	return t.u.putRecord(next.pendingKey(), p)
 }
 
-// takeOver makes this conversation the one that goes on: it takes the history and what was still to be sent.
-// The caller saves.
-func (t *thread) takeOver() error {
-	old, err := t.d.thread(t.u, wire.ConversationID(t.rec.Line.From))
+// takeOver makes this conversation the one that continues: it takes the history and the messages that wait to be
+// sent. The caller saves.
+func (t *conversation) takeOver() error {
+	old, err := t.d.findConversation(t.u, wire.ConversationID(t.rec.Line.From))
 	if err != nil || old == nil || old.rec.State != StateMoving {
 		return err
 	}
@@ -286,23 +286,23 @@ func (t *thread) takeOver() error {
 	return t.enqueueOwn(&operationRecord{Kind: opLeave})
 }
 
-// afterReInit takes in an entry of a group that has ended: nothing counts any more but the close.
-func (t *thread) afterReInit(env *wire.Envelope) error {
+// afterReInit takes in an entry of a group that has ended: only a close still has an effect.
+func (t *conversation) afterReInit(env *wire.Envelope) error {
 	if env.Kind != wire.KindClose {
 		return nil
 	}
 	return t.closedOld()
 }
 
-// closedOld notes that a conversation that was migrated is closed on the servers.
-func (t *thread) closedOld() error {
+// closedOld records that a migrated conversation is closed on the servers.
+func (t *conversation) closedOld() error {
 	t.rec.Line.Closed = true
 	t.u.delete(t.pendingKey())
 	return t.save()
 }
 
 // nextOfMoved closes the old conversation on the servers, after the time that its last messages may need.
-func (t *thread) nextOfMoved() (*step, error) {
+func (t *conversation) nextOfMoved() (*step, error) {
 	if t.rec.Line.Closed || t.group == nil {
 		return nil, nil
 	}

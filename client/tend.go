@@ -14,35 +14,37 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Upkeep of conversations is one pass over their records. It opens a group only where something can have changed
-// since the last pass that left nothing to do: the conversation itself, the user's devices, or what an
-// organization of its members has revoked.
+// Upkeep of conversations is one pass over their records. It opens a group only if something may have changed since
+// the last pass that left no work: the conversation itself, the user's devices, or the revocations of a member's
+// organization.
 
-// recordTended is the letter of what the last pass knew: conversation → tendedRecord.
+// recordTended is the letter of the records of the last pass: conversation → tendedRecord.
 const recordTended = 'P'
 
-// tendedRecord is what upkeep knows of a conversation without opening its group.
+// tendedRecord is the data about a conversation that upkeep knows without opening its group.
 type tendedRecord struct {
-	Version uint8               `cbor:"1,keyasint"`
-	Last    wire.SequenceNumber `cbor:"2,keyasint,omitempty"` // the entry up to which the record is true
-	// Organizations are those of the members.
-	Organizations []wire.Domain `cbor:"3,keyasint,omitempty"`
-	// Clean is the digest of what is looked for (see tending.digest) with which nothing was left to do; zero for never.
+	Version uint8          `cbor:"1,keyasint"`
+	Last    SequenceNumber `cbor:"2,keyasint,omitempty"` // the entry up to which the record is valid
+	// Organizations are the organizations of the members.
+	Organizations []Domain `cbor:"3,keyasint,omitempty"`
+	// Clean is the digest of the inputs (see tending.digest) with which no work was left; zero for never.
 	Clean wire.Hash `cbor:"4,keyasint,omitempty"`
-	// Compared is when the delivery list was last held against the members; 0 for never.
+	// Compared is when the delivery list was last compared with the members; 0 for never.
 	Compared wire.Time `cbor:"5,keyasint,omitempty"`
+	// Readers is the result of that comparison.
+	Readers *readersReport `cbor:"6,keyasint,omitempty"`
 }
 
-func (t *thread) tendedKey() []byte { return tendedKey(t.id) }
+func (t *conversation) tendedKey() []byte { return tendedKey(t.id) }
 
-func tendedKey(id wire.ConversationID) []byte { return recordKey(recordTended, idPart(id)) }
+func tendedKey(id ConversationID) []byte { return recordKey(recordTended, idPart(id)) }
 
-// tendBatch is how many groups one turn of upkeep opens at most: others get the turn in between.
+// tendBatch bounds the groups that one turn of upkeep opens: other work gets the turn in between.
 const tendBatch = 32
 
 // tended is a conversation in a pass.
 type tended struct {
-	id   wire.ConversationID
+	id   ConversationID
 	rec  *conversationRecord
 	know tendedRecord
 }
@@ -51,23 +53,23 @@ type tended struct {
 type tending struct {
 	d       *Device
 	list    []tended
-	user    wire.UserID
-	devices []wire.DeviceInfo // of the user, those that can be added
+	user    UserID
+	devices []wire.DeviceInfo // devices of the user that can be added
 	asked   bool              // devices is known
-	serials map[wire.Domain]map[string]bool
-	lists   map[wire.Domain][]byte // revocation lists, DER
-	failed  map[wire.Domain]bool   // lists that could not be had
-	missing []wire.ConversationID  // in which devices of the user are missing
+	serials map[Domain]map[string]bool
+	lists   map[Domain][]byte // revocation lists, DER
+	failed  map[Domain]bool   // lists that could not be fetched
+	missing []ConversationID  // conversations in which devices of the user are missing
 	errs    []error
 }
 
 func newTending(d *Device) *tending {
-	return &tending{d: d, serials: make(map[wire.Domain]map[string]bool), lists: make(map[wire.Domain][]byte), failed: make(map[wire.Domain]bool)}
+	return &tending{d: d, serials: make(map[Domain]map[string]bool), lists: make(map[Domain][]byte), failed: make(map[Domain]bool)}
 }
 
-// tendConversations does what conversations need: it adds the user's devices that this device knows, and removes members
-// whose certificates their organizations have revoked. With only, it looks at that conversation alone.
-func (d *Device) tendConversations(ctx context.Context, only wire.ConversationID) error {
+// tendConversations adds the user's known devices to conversations, and removes members whose certificates their
+// organizations have revoked. If only is set, it handles that conversation alone.
+func (d *Device) tendConversations(ctx context.Context, only ConversationID) error {
 	p := newTending(d)
 	devices, err := d.Devices(ctx)
 	if errors.Is(err, ErrOffline) {
@@ -96,9 +98,9 @@ func (d *Device) tendConversations(ctx context.Context, only wire.ConversationID
 	return errors.Join(p.errs...)
 }
 
-// survey reads the records of all conversations, and does what needs no group.
-func (p *tending) survey(u *unit, only wire.ConversationID) error {
-	know := make(map[wire.ConversationID]tendedRecord)
+// survey reads the records of all conversations, and does the work that needs no group.
+func (p *tending) survey(u *unit, only ConversationID) error {
+	know := make(map[ConversationID]tendedRecord)
 	prefix := recordKey(recordTended)
 	if only != "" {
 		prefix = tendedKey(only)
@@ -108,7 +110,7 @@ func (p *tending) survey(u *unit, only wire.ConversationID) error {
 		if err := wire.Decode(value, maxRecord, &r); err != nil {
 			return err
 		}
-		know[wire.ConversationID(key[3:])] = r // behind the letters and the length of the id
+		know[wire.ConversationID(key[3:])] = r // after the letters and the length of the id
 		return nil
 	})
 	if err != nil {
@@ -118,12 +120,12 @@ func (p *tending) survey(u *unit, only wire.ConversationID) error {
 	if err != nil {
 		return err
 	}
-	return someRecords(u, only, func(id wire.ConversationID, rec *conversationRecord) error {
+	return someRecords(u, only, func(id ConversationID, rec *conversationRecord) error {
 		switch rec.State {
 		case StateActive:
 			p.list = append(p.list, tended{id, rec, know[id]})
 			if p.d.mayBeDue(rec, keys[id]) {
-				u.then(func() { p.d.lanes.kick(handshakes(id)) })
+				u.then(func() { p.d.queues.kick(handshakes(id)) })
 			}
 		case StateMoved:
 			return p.d.tendMoved(u, id, rec)
@@ -132,9 +134,9 @@ func (p *tending) survey(u *unit, only wire.ConversationID) error {
 	})
 }
 
-// look opens the groups of conversations that something has changed for.
+// setPolicy opens the groups of conversations for which something has changed.
 func (p *tending) look(ctx context.Context) error {
-	for _, c := range p.list { // what is known already
+	for _, c := range p.list { // data that is known already
 		if c.know.Last == c.rec.Position.Last {
 			p.fetch(ctx, c.know.Organizations)
 		}
@@ -144,7 +146,7 @@ func (p *tending) look(ctx context.Context) error {
 		return complete && c.know.Last == c.rec.Position.Last && c.know.Clean == want
 	})
 	for batch := range slices.Chunk(due, tendBatch) {
-		organizations := make(map[wire.Domain]bool)
+		organizations := make(map[Domain]bool)
 		err := p.d.turn(ctx, func(u *unit) error {
 			for i := range batch {
 				if err := p.members(u, &batch[i], organizations); err != nil {
@@ -172,8 +174,8 @@ func (p *tending) look(ctx context.Context) error {
 	return ctx.Err()
 }
 
-// members notes of which organizations the members of a conversation are.
-func (p *tending) members(u *unit, c *tended, all map[wire.Domain]bool) error {
+// members collects the organizations of the members of a conversation.
+func (p *tending) members(u *unit, c *tended, all map[Domain]bool) error {
 	t, err := p.active(u, c)
 	if err != nil || t == nil {
 		return err
@@ -185,12 +187,12 @@ func (p *tending) members(u *unit, c *tended, all map[wire.Domain]bool) error {
 	return nil
 }
 
-// noteOrganizations notes of which organizations the members are, if that is not known up to the present entry.
-func (t *thread) noteOrganizations(know *tendedRecord) {
+// noteOrganizations records the organizations of the members, unless they are known up to the present entry.
+func (t *conversation) noteOrganizations(know *tendedRecord) {
 	if know.Last == t.rec.Position.Last && len(know.Organizations) > 0 {
 		return
 	}
-	found := make(map[wire.Domain]bool)
+	found := make(map[Domain]bool)
 	t.group.Public().Members(func(m mlscore.Member) bool {
 		if device, err := deviceOf(m.Credential); err == nil {
 			found[device.Organization()] = true
@@ -200,18 +202,18 @@ func (t *thread) noteOrganizations(know *tendedRecord) {
 	know.Last, know.Organizations = t.rec.Position.Last, slices.Sorted(maps.Keys(found))
 }
 
-// active opens a conversation again, nil if it is no longer active.
-func (p *tending) active(u *unit, c *tended) (*thread, error) {
+// active opens a conversation again, or returns nil if it is no longer active.
+func (p *tending) active(u *unit, c *tended) (*conversation, error) {
 	rec := new(conversationRecord)
 	ok, err := u.getRecord(conversationKey(c.id), rec)
 	if err != nil || !ok || rec.State != StateActive {
 		return nil, err
 	}
 	c.rec = rec
-	return p.d.glance(u, c.id, rec)
+	return p.d.peekConversation(u, c.id, rec)
 }
 
-// one does what one conversation needs, and notes when that is nothing.
+// one does the work of one conversation, and records when there is none.
 func (p *tending) one(u *unit, c *tended) error {
 	t, err := p.active(u, c)
 	if err != nil || t == nil {
@@ -220,7 +222,7 @@ func (p *tending) one(u *unit, c *tended) error {
 	t.noteOrganizations(&c.know) // an entry may have come meanwhile
 	clean := true
 	if p.asked {
-		absent, err := t.absent(p.devices)
+		absent, err := t.missingDevices(p.devices)
 		if err != nil {
 			return err
 		}
@@ -229,7 +231,7 @@ func (p *tending) one(u *unit, c *tended) error {
 			clean = false
 		}
 	}
-	lists := make(map[wire.Domain][]byte)
+	lists := make(map[Domain][]byte)
 	for _, org := range c.know.Organizations {
 		if der := p.lists[org]; der != nil {
 			lists[org] = der
@@ -238,7 +240,7 @@ func (p *tending) one(u *unit, c *tended) error {
 	if err := t.removeRevoked(lists, p.serials); err != nil {
 		return err
 	}
-	err = t.eachOperation(func(uint64, *operationRecord) error { // one that fails is looked for again
+	err = t.eachOperation(func(uint64, *operationRecord) error { // check again after a failed operation
 		clean = false
 		return errStop
 	})
@@ -256,16 +258,15 @@ func (p *tending) one(u *unit, c *tended) error {
 	return u.putRecord(t.tendedKey(), &now)
 }
 
-// fetch asks for revocation lists that this pass does not have.
-func (p *tending) fetch(ctx context.Context, organizations []wire.Domain) {
+// fetch requests revocation lists that this pass does not have.
+func (p *tending) fetch(ctx context.Context, organizations []Domain) {
 	for _, org := range organizations {
 		if p.lists[org] != nil || p.failed[org] {
 			continue
 		}
-		var a wire.RevocationsAnswer
-		err := p.d.call(ctx, wire.MethodRevocations, &wire.RevocationsRequest{Domain: org}, &a)
+		list, err := p.d.revocations(ctx, org)
 		if err == nil {
-			err = p.parse(org, a.List)
+			err = p.parse(org, list)
 		}
 		if err != nil {
 			p.failed[org] = true
@@ -274,8 +275,8 @@ func (p *tending) fetch(ctx context.Context, organizations []wire.Domain) {
 	}
 }
 
-// parse takes a revocation list in.
-func (p *tending) parse(org wire.Domain, der []byte) error {
+// parse takes in a revocation list.
+func (p *tending) parse(org Domain, der []byte) error {
 	list, err := x509.ParseRevocationList(der)
 	if err != nil {
 		return fmt.Errorf("revocation list of %s: %w", org, err)
@@ -288,9 +289,10 @@ func (p *tending) parse(org wire.Domain, der []byte) error {
 	return nil
 }
 
-// digest stands for what is looked for in a conversation of some organizations: the user's devices, and the
-// certificates that are revoked. A list that was only signed again is the same. complete: all of it is known.
-func (p *tending) digest(organizations []wire.Domain) (sum wire.Hash, complete bool) {
+// digest returns a hash of the inputs of upkeep for a conversation of some organizations: the user's devices, and the
+// revoked certificates. A list that was only signed again does not change it. complete means that all inputs are
+// known.
+func (p *tending) digest(organizations []Domain) (sum wire.Hash, complete bool) {
 	complete = p.asked
 	h := sha256.New()
 	for _, v := range p.devices {
@@ -307,16 +309,15 @@ func (p *tending) digest(organizations []wire.Domain) (sum wire.Hash, complete b
 	return sum, complete
 }
 
-// keepOld is how long the keys of a group that was migrated are kept for messages that come late: as long as
-// servers keep what has not been read.
+// keepOld is how long the keys of a migrated group are kept for late messages: as long as servers keep unread items.
 const keepOld = 30 * 24 * time.Hour
 
 // tendMoved erases the group of a conversation that was migrated long ago.
-func (d *Device) tendMoved(u *unit, id wire.ConversationID, rec *conversationRecord) error {
+func (d *Device) tendMoved(u *unit, id ConversationID, rec *conversationRecord) error {
 	if rec.Line.Erased || d.now()-rec.Line.CloseAt < wire.Time(keepOld.Milliseconds()) {
 		return nil
 	}
-	t, err := d.glance(u, id, rec)
+	t, err := d.peekConversation(u, id, rec)
 	if err != nil {
 		return err
 	}

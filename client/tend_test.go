@@ -1,6 +1,7 @@
 package client
 
 import (
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -8,7 +9,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// forgetGroups takes all groups out of a device's memory.
+// forgetGroups drops all groups from a device's memory.
 func (p *peer) forgetGroups() {
 	check(p.t, p.turn(p.t.Context(), func(*unit) error {
 		p.groups = newOpenGroups(&p.opts.Limits)
@@ -16,8 +17,8 @@ func (p *peer) forgetGroups() {
 	}))
 }
 
-// TestUpkeepOpensNoGroupWithoutReason: a round of upkeep that has nothing to do reads no group, and an entry or a
-// certificate that was revoked makes it look again.
+// TestUpkeepOpensNoGroupWithoutReason checks that a round of upkeep without work reads no group, and that an entry or
+// a revoked certificate makes it check again.
 func TestUpkeepOpensNoGroupWithoutReason(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	clean := func() error {
@@ -48,8 +49,8 @@ func TestUpkeepOpensNoGroupWithoutReason(t *testing.T) {
 	})
 }
 
-// TestUpkeepLooksWhereAnEntryCame: an entry that comes between the two looks of a round does not hide that a device of the
-// user's is missing.
+// TestUpkeepLooksWhereAnEntryCame checks that an entry between the two checks of a round does not hide a missing
+// device of the user.
 func TestUpkeepLooksWhereAnEntryCame(t *testing.T) {
 	_, id, a, _, _ := trio(t, CreateOptions{})
 	p := &tending{d: a.Device, asked: true, serials: make(map[wire.Domain]map[string]bool), lists: make(map[wire.Domain][]byte), failed: make(map[wire.Domain]bool)}
@@ -67,14 +68,19 @@ func TestUpkeepLooksWhereAnEntryCame(t *testing.T) {
 	}
 }
 
-// TestResumeLeavesIdleConversationsAlone: a start opens no group of a conversation for which nothing waits.
+// TestResumeLeavesIdleConversationsAlone checks that a start opens no group of a conversation without waiting work.
 func TestResumeLeavesIdleConversationsAlone(t *testing.T) {
 	_, id, a, b, c := trio(t, CreateOptions{})
-	eventually(t, func() error { // what was under way has ended
+	eventually(t, func() error { // work under way has ended
 		return b.turn(t.Context(), func(u *unit) error {
 			busy, err := b.busy(u)
 			if err == nil && len(busy) > 0 {
 				err = fmt.Errorf("%d conversations have work", len(busy))
+			}
+			b.queues.mu.Lock()
+			defer b.queues.mu.Unlock()
+			if err == nil && b.queues.busy[handshakes(id)] != nil {
+				err = errors.New("the queue of handshakes is at work")
 			}
 			return err
 		})
@@ -82,11 +88,11 @@ func TestResumeLeavesIdleConversationsAlone(t *testing.T) {
 	before := b.disk.groups.Load()
 	b.forgetGroups()
 	check(t, b.resume(t.Context()))
-	b.lanes.mu.Lock()
-	busy := b.lanes.busy[handshakes(id)] != nil
-	b.lanes.mu.Unlock()
+	b.queues.mu.Lock()
+	busy := b.queues.busy[handshakes(id)] != nil
+	b.queues.mu.Unlock()
 	if n := b.disk.groups.Load() - before; n > 0 || busy {
-		t.Errorf("resume reads %d records of groups, its lane is at work: %v", n, busy)
+		t.Errorf("resume reads %d records of groups, its queue is at work: %v", n, busy)
 	}
 	_, err := a.SendText(t.Context(), id, "one")
 	check(t, err)

@@ -8,10 +8,10 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Conn is one session's connection: it carries the binary messages of a WebSocket. Read is called by one
-// goroutine, Write by one at a time. Close makes both return.
+// Conn is the connection of one session: it carries the binary messages of a WebSocket. One goroutine calls Read;
+// Write is called by one goroutine at a time. Close makes both return.
 type Conn interface {
-	// Read returns the next message. An end that the node gave a reason for is a *CloseError.
+	// Read returns the next message. If the node gave a reason for ending the session, the error is a *CloseError.
 	Read(ctx context.Context) ([]byte, error)
 	Write(ctx context.Context, frame []byte) error
 	Close() error
@@ -21,7 +21,7 @@ type Conn interface {
 type Transport interface {
 	// Dial opens the connection of a session.
 	Dial(ctx context.Context) (Conn, error)
-	// Enrol posts a request to /v1/enrol. A refusal is a *wire.Error.
+	// Enrol posts a request to /v1/enrol. A refusal is a *Error.
 	Enrol(ctx context.Context, r *wire.EnrolRequest) (*wire.ChainAnswer, error)
 }
 
@@ -31,12 +31,12 @@ type CloseError struct {
 	Text string
 }
 
-// Error names the code and the node's words.
+// Error contains the code and the node's text.
 func (e *CloseError) Error() string {
 	return fmt.Sprintf("session ended by the node (%d): %s", e.Code, wire.Line(e.Text))
 }
 
-// final says whether connecting again is of no use until somebody does something.
+// final reports whether connecting again cannot succeed until somebody acts.
 func (e *CloseError) final() bool {
 	switch e.Code {
 	case wire.CloseLogin, wire.CloseRevoked, wire.CloseSubprotocol:
@@ -45,6 +45,5 @@ func (e *CloseError) final() bool {
 	return false
 }
 
-// ErrOffline is the cause when an operation needs the node and its context ended before there was a
-// connection.
+// ErrOffline is the cause if an operation needs the node and its context ended before there was a connection.
 var ErrOffline = errors.New("not connected to the organization's node")

@@ -9,8 +9,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestDeleteMessages holds that the oldest messages are deleted in several batches, with the index of those that cannot
-// come again. Pages, unread counts and later messages work with the rest.
+// TestDeleteMessages checks that the oldest messages are deleted in several batches, together with the index of those
+// that cannot come again. Pages, unread counts and later messages work with the remaining ones.
 func TestDeleteMessages(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
@@ -37,7 +37,7 @@ func TestDeleteMessages(t *testing.T) {
 	})
 	cut := time.Now()
 	check(t, b.turn(t.Context(), func(u *unit) error { // as if they had been stored in other months
-		c, err := b.thread(u, id)
+		c, err := b.findConversation(u, id)
 		if err != nil {
 			return err
 		}

@@ -3,33 +3,35 @@ package client
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// maxAccepted is how many of a conversation's own messages are known by the ids under which the organization
-// accepted them: it may still give them up.
+// maxAccepted bounds the own messages of a conversation that are remembered by the ids under which the organization
+// accepted them: the organization may still give them up.
 const maxAccepted = 4096
 
-// maxRefusals bounds the organizations that are remembered for one message.
+// maxRefusals bounds the organizations that are recorded for one message.
 const maxRefusals = 256
 
-func acceptedKey(id wire.ConversationID, n uint64) []byte {
+func acceptedKey(id ConversationID, n uint64) []byte {
 	return recordKey(recordAccepted, idPart(id), number(n))
 }
 
-// noteAccepted remembers an own message that the organization has accepted. n is its number in the history.
-func (t *thread) noteAccepted(o *outgoing, n uint64) {
+// noteAccepted records an own message that the organization has accepted. n is its number in the history.
+func (t *conversation) noteAccepted(o *outgoing, n uint64) {
 	t.u.put(acceptedKey(t.id, o.number), append(o.wire.ID[:], number(n)...))
 	if o.number >= maxAccepted {
 		t.u.delete(acceptedKey(t.id, o.number-maxAccepted))
 	}
 }
 
-// takeUndelivered is told of messages that another organization will not get. Those of other devices of the
-// organization are not known here.
-func (t *thread) takeUndelivered(v *wire.Undelivered) error {
+// takeUndelivered handles a report of messages that another organization will not get. Messages of other devices of
+// the organization are unknown here.
+func (t *conversation) takeUndelivered(v *wire.Undelivered) error {
 	var mine []uint64
 	err := t.u.Scan(recordKey(recordAccepted, idPart(t.id)), func(_, value []byte) error {
 		for i := range v.IDs {
@@ -47,8 +49,9 @@ func (t *thread) takeUndelivered(v *wire.Undelivered) error {
 	return err
 }
 
-// undelivered tells the user of a message that some members will not get. It stays accepted: others have it.
-func (t *thread) undelivered(n uint64, v *wire.Undelivered) error {
+// undelivered records a message that some members will not get, and emits an event. The message stays accepted: other
+// members have it.
+func (t *conversation) undelivered(n uint64, v *wire.Undelivered) error {
 	rec, key, err := t.messageAt(n)
 	if err != nil || rec == nil {
 		return err
@@ -59,14 +62,34 @@ func (t *thread) undelivered(n uint64, v *wire.Undelivered) error {
 	why := lossError(v.Organization, v.Reason)
 	rec.Error = shorten(why.Error())
 	event := Event{Type: EventUndelivered, Err: why}
-	if event.Message, err = rec.message(t.id, n); err != nil {
+	if event.Message, err = t.shown(rec, n); err != nil {
 		return err
 	}
 	t.event(event)
 	return t.u.putRecord(key, rec)
 }
 
-func lossError(org wire.Domain, l wire.Loss) *wire.Error {
+// ErrLate is wrapped by the error of an EventGap for a message that came after this device was removed from the
+// conversation.
+var ErrLate = errors.New("came too late to be read")
+
+// takeMissed handles the report of a message that came after this device was removed.
+func (d *Device) takeMissed(u *unit, payload []byte) error {
+	m := new(wire.Missed)
+	if err := wire.Decode(payload, wire.MaxSessionFrame, m); err != nil {
+		d.log.Warn("notice passed over", "error", err)
+		return nil
+	}
+	what := "a message of %s"
+	if m.More {
+		what = "a message of %s, and perhaps more,"
+	}
+	err := fmt.Errorf(what+" was on its way when this device was removed, and %w", m.Organization, ErrLate)
+	u.then(func() { d.emit(Event{Type: EventGap, Conversation: m.Conversation, Err: err}) })
+	return nil
+}
+
+func lossError(org Domain, l wire.Loss) *Error {
 	return wire.Errorf(lossCode(l), "deliver", "members of %s will not get the message (%v): send it again when their organization can be reached", org, l)
 }
 

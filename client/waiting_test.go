@@ -12,7 +12,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// refuse lets the world refuse a method until it is called again with no code.
+// refuse makes the world refuse a method, until it is called again with no code.
 func (w *world) refuse(method wire.Method, code wire.Code) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -75,7 +75,7 @@ func TestCatchUp(t *testing.T) {
 	b.run()
 }
 
-// CatchUp waits for entries that are missing between those that came.
+// TestCatchUpWaitsForWhatIsMissing checks that CatchUp waits for entries that are missing between those that came.
 func TestCatchUpWaitsForWhatIsMissing(t *testing.T) {
 	w, id, a, b, _ := trio(t, CreateOptions{})
 	w.refuse(wire.MethodEntries, wire.Unavailable)
@@ -90,41 +90,43 @@ func TestCatchUpWaitsForWhatIsMissing(t *testing.T) {
 	check(t, b.CatchUp(t.Context()))
 }
 
-// What is refused for now is told with the reason, and goes on when it can.
-func TestRefusedForNowIsTold(t *testing.T) {
+// TestRefusedForNowIsReported checks that work that is refused for now is reported with the reason, and continues when
+// it can.
+func TestRefusedForNowIsReported(t *testing.T) {
 	for _, code := range []wire.Code{wire.NoQuorum, wire.Unavailable} {
 		t.Run(string(code), func(t *testing.T) {
 			w, id, a, b, _ := trio(t, CreateOptions{})
 			w.refuse(wire.MethodUpdate, code)
 			done := make(chan error, 1)
 			go func() { done <- a.Rename(context.Background(), id, "Later") }()
-			told := func(p *peer) {
+			reported := func(p *peer) {
 				t.Helper()
 				eventually(t, func() error {
 					list := p.events(EventDelayed)
 					if len(list) == 0 {
-						return errors.New("not told")
+						return errors.New("no event")
 					}
 					if e := list[0]; e.Conversation != id || wire.CodeOf(e.Err) != code || e.Retry <= 0 {
-						t.Fatalf("told of %v in %v, again after %v", e.Err, e.Conversation, e.Retry)
+						t.Fatalf("the event has %v in %v, again after %v", e.Err, e.Conversation, e.Retry)
 					}
 					return nil
 				})
 			}
-			told(a)
+			reported(a)
 			w.refuse(wire.MethodUpdate, "")
 			check(t, <-done)
 			w.refuse(wire.MethodSubmit, code)
 			_, err := b.SendText(t.Context(), id, "x")
 			check(t, err)
-			told(b)
+			reported(b)
 			w.refuse(wire.MethodSubmit, "")
 			hasTexts(t, a, id, "bob: x")
 		})
 	}
 }
 
-// A node that does not know a conversation may come to know it again. Not for ever: then the user is told.
+// TestConversationThatTheNodeDoesNotKnow checks that a device waits for a node that may come to know a conversation
+// again, but not without end: then the user gets an event.
 func TestConversationThatTheNodeDoesNotKnow(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	w.timing = func(q *Timing) { q.Unknown = 300 * time.Millisecond }
@@ -140,7 +142,7 @@ func TestConversationThatTheNodeDoesNotKnow(t *testing.T) {
 	hide()
 	eventually(t, func() error {
 		if len(b.events(EventDelayed)) == 0 {
-			return errors.New("not told")
+			return errors.New("no event")
 		}
 		return nil
 	})
@@ -148,23 +150,24 @@ func TestConversationThatTheNodeDoesNotKnow(t *testing.T) {
 	check(t, a.UpdateKeys(t.Context(), id))
 	agree(t, id, a, b)
 	check(t, b.turn(t.Context(), func(u *unit) error {
-		th, err := b.knownThread(u, id)
+		th, err := b.knownConversation(u, id)
 		if err == nil && th.rec.Line.Unknown != 0 {
-			t.Error("it is still counted as unknown")
+			t.Error("the conversation is still counted as unknown")
 		}
 		return err
 	}))
 	hide()
 	inState(t, b, id, StateBroken)
 	if list := b.events(EventBroken); len(list) != 1 || wire.CodeOf(list[0].Err) != wire.UnknownConversation {
-		t.Errorf("told %v", list)
+		t.Errorf("events %v", list)
 	}
 	w.refuse(wire.MethodEntries, "")
 	check(t, a.Restore(t.Context(), id, b.id))
 	agree(t, id, a, b)
 }
 
-// Who has just enrolled can be added: KeyPackages are there when Enrol returns, without Run.
+// TestEnrolBringsKeyPackages checks that a device that has just enrolled can be added: its KeyPackages are uploaded
+// when Enrol returns, without Run.
 func TestEnrolBringsKeyPackages(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	a := w.peer(alicePhone).ready()
@@ -182,7 +185,7 @@ func TestEnrolBringsKeyPackages(t *testing.T) {
 	agree(t, id, a, b)
 }
 
-// A user without KeyPackages is waited for, for a time.
+// TestAddWaitsForKeyPackages checks that Add waits for a user without KeyPackages for a limited time.
 func TestAddWaitsForKeyPackages(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
@@ -213,7 +216,8 @@ func TestAddWaitsForKeyPackages(t *testing.T) {
 	agree(t, id, a, b)
 }
 
-// A root that is accepted takes effect at once: the device's new certificate comes with it.
+// TestAcceptedRootTakesEffectAtOnce checks that an accepted root takes effect at once: the device's new certificate
+// comes with it.
 func TestAcceptedRootTakesEffectAtOnce(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	w.timing = func(q *Timing) { q.Upkeep = time.Hour }
@@ -245,7 +249,7 @@ func TestAcceptedRootTakesEffectAtOnce(t *testing.T) {
 		t.Error("a certificate of a root that nobody has accepted is believed")
 	}
 	for _, p := range []*peer{b, c} { // the others first: they have to process the commit
-		p.lanes.kick(laneUpkeep)
+		p.queues.kick(queueUpkeep)
 		eventually(t, func() error {
 			if len(p.events(EventTrust)) == 0 {
 				return errors.New("no alarm")
@@ -264,8 +268,9 @@ func TestAcceptedRootTakesEffectAtOnce(t *testing.T) {
 	agree(t, id, a, b, c)
 }
 
-// A commit that could not be processed for a root that is not believed is judged anew when it is.
-func TestAcceptedRootHasCommitsJudgedAnew(t *testing.T) {
+// TestAcceptedRootHasCommitsProcessedAgain checks that a commit that could not be processed because of an untrusted
+// root is processed again once the root is trusted.
+func TestAcceptedRootHasCommitsProcessedAgain(t *testing.T) {
 	w, id, a, b, c := trio(t, CreateOptions{})
 	a.stop()
 	w.timing = func(q *Timing) { q.Contest, q.Upkeep = time.Hour, time.Hour }
@@ -279,7 +284,7 @@ func TestAcceptedRootHasCommitsJudgedAnew(t *testing.T) {
 	b.stop()
 	c.stop()
 	fresh()
-	a.lanes.kick(laneUpkeep) // alice pins the first root, bob and carol the second
+	a.queues.kick(queueUpkeep) // alice pins the first root, bob and carol the second
 	eventually(t, func() error {
 		list, err := a.Organizations(t.Context())
 		if err == nil && len(list) != 4 {
@@ -304,14 +309,14 @@ func TestAcceptedRootHasCommitsJudgedAnew(t *testing.T) {
 	agree(t, id, a, b, c, dave)
 }
 
-// A device that comes back may hear of commits before it is given the messages of the epochs that they ended:
-// the log is asked for what is missing, the stream waits for its turn. However many commits there were, the
-// messages are read.
+// TestMessagesOfEpochsThatEndedLongAgo checks a device that comes back and hears of commits before it gets the
+// messages of the epochs that they ended. It requests missing entries from the log, while the stream waits for its
+// turn. The messages are read, even after many commits.
 func TestMessagesOfEpochsThatEndedLongAgo(t *testing.T) {
 	for name, test := range map[string]struct {
 		kept time.Duration
 		most int
-		want int // of 20 messages, one an epoch
+		want int // of 20 messages, one in each epoch
 	}{
 		"kept for a time": {0, 0, 20},
 		"no more than so": {0, 8, 8},
@@ -339,8 +344,14 @@ func TestMessagesOfEpochsThatEndedLongAgo(t *testing.T) {
 			check(t, err)
 			w.mute(bobPhone, true)
 			b.restart()
-			_, err = b.SendText(t.Context(), id, "What have I missed?") // is refused as stale: bob asks for the entries
-			check(t, err)
+			check(t, b.turn(t.Context(), func(u *unit) error { // as an answer would report it: bob requests the entries
+				c, err := b.findConversation(u, id)
+				if err != nil {
+					return err
+				}
+				c.setBehind(now.Sequence, false)
+				return c.save()
+			}))
 			eventually(t, func() error {
 				v, err := b.Conversation(t.Context(), id)
 				if err == nil && v.Epoch != now.Epoch {
@@ -359,9 +370,9 @@ func TestMessagesOfEpochsThatEndedLongAgo(t *testing.T) {
 			if !slices.Equal(got, want[20-test.want:]) {
 				t.Errorf("bob has %q, wanted the last %d of 20", got, test.want)
 			}
-			eventually(t, func() error { // he is told of the others
+			eventually(t, func() error { // an event reports each of the other messages
 				if lost := len(b.events(EventUnreadable)); lost != 20-test.want {
-					return fmt.Errorf("bob was told of %d messages that cannot be read, wanted %d", lost, 20-test.want)
+					return fmt.Errorf("%d messages that cannot be read reported to bob, wanted %d", lost, 20-test.want)
 				}
 				return nil
 			})
@@ -369,7 +380,7 @@ func TestMessagesOfEpochsThatEndedLongAgo(t *testing.T) {
 	}
 }
 
-// nothingOut says whether all messages of a device are with its node.
+// nothingOut returns an error unless the node has all messages of a device.
 func nothingOut(p *peer, id wire.ConversationID) error {
 	v, err := p.Conversation(context.Background(), id)
 	if err == nil && v.Outgoing > 0 {
@@ -378,7 +389,7 @@ func nothingOut(p *peer, id wire.ConversationID) error {
 	return err
 }
 
-// mute lets a device have no pushes, or again.
+// mute stops or resumes the pushes to a device.
 func (w *world) mute(id wire.DeviceID, on bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -388,10 +399,10 @@ func (w *world) mute(id wire.DeviceID, on bool) {
 	}
 }
 
-// misses lets a device know of an entry that it does not have.
+// misses makes a device know of an entry that it does not have.
 func misses(p *peer, id wire.ConversationID) error {
 	return p.turn(context.Background(), func(u *unit) error {
-		th, err := p.usableThread(u, id)
+		th, err := p.usableConversation(u, id)
 		if err != nil {
 			return err
 		}

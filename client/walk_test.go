@@ -14,9 +14,9 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestRandomWalks lets devices of three organizations create, add, remove, race, talk, crash and go
-// offline, while connections break, answers get lost and entries lag. In the end all members agree, and
-// have every message once and in its sender's order. MLSFED_SEED=n walks one path alone.
+// TestRandomWalks lets devices of three organizations create, add, remove, race, talk, crash and go offline, while
+// connections break, answers get lost and entries lag. In the end all members agree, and have every message once and
+// in its sender's order. MLSFED_SEED=n repeats one walk alone.
 func TestRandomWalks(t *testing.T) {
 	seeds := 6
 	switch os.Getenv("MLSFED_LONG") {
@@ -46,8 +46,8 @@ type walk struct {
 	work  sync.WaitGroup
 
 	mu    sync.Mutex
-	sent  map[string][]string // by sender: the texts that Send took
-	maybe map[string]bool     // the process died while it was sent
+	sent  map[string][]string // by sender: the texts that Send accepted
+	maybe map[string]bool     // the process died while sending the text
 	count int
 }
 
@@ -68,7 +68,7 @@ func newWalk(t *testing.T, seed uint64) *walk {
 func (k *walk) run(steps int) {
 	for range steps {
 		k.step()
-		time.Sleep(time.Duration(k.dice.IntN(10)) * time.Millisecond) // lets things overlap; nothing depends on it
+		time.Sleep(time.Duration(k.dice.IntN(10)) * time.Millisecond) // makes actions overlap; nothing depends on it
 	}
 	k.heal()
 	k.compare()
@@ -120,7 +120,7 @@ func (k *walk) trouble() {
 	}
 }
 
-// try does something that may fail: the walk goes on beside it.
+// try starts an action that may fail, and the walk continues meanwhile.
 func (k *walk) try(f func(context.Context) error) {
 	k.work.Go(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 200*time.Millisecond)
@@ -142,7 +142,7 @@ func (k *walk) send(p *peer) {
 	}
 }
 
-// crash lets a process die at one of its next writes, and starts another one.
+// crash makes a process die at one of its next writes, and starts another one.
 func (k *walk) crash(p *peer) {
 	p.disk.mu.Lock()
 	p.disk.left, p.disk.after = k.dice.IntN(4), k.dice.IntN(2) == 0
@@ -154,7 +154,7 @@ func (k *walk) crash(p *peer) {
 	p.restart()
 }
 
-// heal ends all troubles.
+// heal ends all faults.
 func (k *walk) heal() {
 	k.work.Wait()
 	k.w.mu.Lock()
@@ -219,12 +219,11 @@ func (k *walk) compare() {
 	}
 }
 
-// complete looks whether a member has every accepted message of the epochs since it joined, once and in
-// order.
+// complete checks that a member has every accepted message of the epochs since it joined, once and in order.
 func (k *walk) complete(p *peer) error {
 	var since wire.Epoch
 	err := p.turn(context.Background(), func(u *unit) error {
-		t, err := p.knownThread(u, k.id)
+		t, err := p.knownConversation(u, k.id)
 		if err == nil {
 			since = t.rec.Joined
 		}
@@ -269,7 +268,7 @@ func (k *walk) complete(p *peer) error {
 	return nil
 }
 
-// dump tells a device's history, and its organization's stream, for whoever looks into a failure.
+// dump formats a device's history and its organization's stream, to help find the cause of a failure.
 func (k *walk) dump(p *peer) string {
 	var b strings.Builder
 	for _, m := range p.all(k.id) {
@@ -297,7 +296,7 @@ func (k *walk) dump(p *peer) string {
 	return b.String()
 }
 
-// epochOf is the epoch in which a message was accepted, as far as its sender knows.
+// epochOf returns the epoch in which a message was accepted, as far as its sender knows.
 func (k *walk) epochOf(m Message) wire.Epoch { return m.Epoch }
 
 func (p *peer) all(id wire.ConversationID) []Message {

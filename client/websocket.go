@@ -29,7 +29,7 @@ const (
 	pathPoll    = "/v1/flow/poll"
 )
 
-// pingEvery is how often a connection is tried, so that one that is gone is noticed.
+// pingEvery is the interval of pings, so that a lost connection is noticed.
 const pingEvery = 30 * time.Second
 
 // webSocket is the Transport for sockets.
@@ -39,9 +39,9 @@ type webSocket struct {
 	http   *http.Client
 }
 
-// WebSocket reaches the node that an invitation names, over TLS 1.3. With a pinned root, the node's
-// chain must end in that one, which the node sends along; otherwise in a root of base, or of the system.
-// base may be nil.
+// WebSocket returns a Transport to the node that an invitation names, over TLS 1.3. With a pinned root, the node's
+// chain must end in that root, which the node sends along; otherwise it must end in a root of base, or of the system.
+// base may be nil; base.Time is the clock for the validity of certificates.
 func WebSocket(i Invitation, base *tls.Config) Transport {
 	config := &tls.Config{}
 	if base != nil {
@@ -58,12 +58,16 @@ func WebSocket(i Invitation, base *tls.Config) Transport {
 	}
 }
 
-// pin replaces the system's roots by the one with a certain hash, and the host's name by that of any node
-// of the organization: people reach nodes by addresses that no certificate names.
+// pin replaces the system's roots by the root with a given hash, and the check of the host's name by a check for any
+// node of the organization: people reach nodes by addresses that no certificate names.
 func pin(config *tls.Config, i Invitation) {
-	config.InsecureSkipVerify = true // VerifyConnection does it
+	now := config.Time
+	if now == nil {
+		now = time.Now
+	}
+	config.InsecureSkipVerify = true // VerifyConnection verifies the chain
 	config.VerifyConnection = func(s tls.ConnectionState) error {
-		return verifyPinned(s.PeerCertificates, i, time.Now())
+		return verifyPinned(s.PeerCertificates, i, now())
 	}
 }
 
@@ -134,7 +138,7 @@ func (w *webSocket) PollFlow(ctx context.Context, r *wire.FlowPoll) (*wire.FlowS
 	return s, w.ask(ctx, http.MethodPost, pathPoll, "log in", r, s)
 }
 
-// ask sends a request without a session. A refusal is a *wire.Error.
+// ask sends a request without a session. A refusal is a *Error.
 func (w *webSocket) ask(ctx context.Context, method, path, op string, q, answer any) error {
 	var body io.Reader = http.NoBody
 	if q != nil {
@@ -158,7 +162,7 @@ func (w *webSocket) ask(ctx context.Context, method, path, op string, q, answer 
 		return fmt.Errorf("%s at %s: %w", op, w.host, err)
 	}
 	if response.StatusCode != http.StatusOK {
-		refused := new(wire.Error)
+		refused := new(Error)
 		if err := wire.Decode(raw, wire.MaxError, refused); err != nil {
 			return fmt.Errorf("%s at %s: %s", op, w.host, response.Status)
 		}
@@ -182,7 +186,7 @@ func newWebSocketConn(c *websocket.Conn) *webSocketConn {
 	return w
 }
 
-// ping keeps the connection alive, and lets reading fail where it is gone.
+// ping keeps the connection alive, and makes Read fail if the connection is lost.
 func (w *webSocketConn) ping() {
 	defer close(w.done)
 	tick := time.NewTicker(pingEvery)
@@ -233,7 +237,7 @@ func (w *webSocketConn) Write(ctx context.Context, frame []byte) error {
 	return w.c.WriteMessage(websocket.BinaryMessage, frame)
 }
 
-// Close implements Conn. It says goodbye first, if that takes no time.
+// Close implements Conn. It first sends a close message, if that takes no time.
 func (w *webSocketConn) Close() error {
 	close(w.stop)
 	bye := websocket.FormatCloseMessage(websocket.CloseNormalClosure, "")

@@ -24,7 +24,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// node serves an organization of the world over TLS and WebSockets, with a certificate of its own root.
+// node serves an organization of the world over TLS and WebSockets, with a certificate under its own root.
 func (w *world) node(t testing.TB, d wire.Domain) (invitation Invitation) {
 	t.Helper()
 	w.mu.Lock()
@@ -113,7 +113,7 @@ func (w *world) serveSocket(rw http.ResponseWriter, r *http.Request, d wire.Doma
 	}
 }
 
-// The framing over a real socket, TLS with a pinned root, and a store in a file.
+// TestOverSocketsWithAFile checks the framing over a real socket, TLS with a pinned root, and a store in a file.
 func TestOverSocketsWithAFile(t *testing.T) {
 	w := newWorld(t, "a.example", "b.example")
 	b := w.peer(bobPhone).ready()

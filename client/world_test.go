@@ -1,11 +1,13 @@
 package client
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -28,14 +30,14 @@ type peer struct {
 	*Device
 	stopRun  context.CancelFunc
 	ended    chan struct{}
-	careless bool  // it does not compare its streams with the node's, as an earlier build
-	err      error // of Run
+	careless bool  // the device does not compare its streams with the node's, like an earlier build
+	err      error // the result of Run
 
 	mu   sync.Mutex
 	seen []Event
 }
 
-// quick are short times, since the tests' network is.
+// quick returns short durations, since the network of the tests is fast.
 func quick() Timing {
 	return Timing{
 		Call: 5 * time.Second, Dial: time.Second, RetryFirst: 5 * time.Millisecond, RetryLast: 50 * time.Millisecond, Race: 5 * time.Millisecond,
@@ -44,8 +46,8 @@ func quick() Timing {
 	}
 }
 
-// disk is a store that fails when a test wants it to: with the n-th write from now, before or after it
-// was made, and then for good, as for a process that has died.
+// disk is a store that fails at a chosen point: at the n-th write from now, before or after the write was made, and
+// then permanently, as for a process that has died.
 type disk struct {
 	*mlscore.MemoryStore
 	mu    sync.Mutex
@@ -53,6 +55,11 @@ type disk struct {
 	after bool
 	dead  bool
 
+	// cut means that the crash is a power failure, which undoes the relaxed batches at the end.
+	cut    bool
+	synced *mlscore.MemoryStore // the contents after a power failure; nil for all
+
+	waited atomic.Int64 // batches about messages that were not relaxed
 	groups atomic.Int64 // reads of records of groups
 }
 
@@ -74,7 +81,7 @@ func (d *disk) Apply(b mlscore.Batch) error {
 	if d.left == 0 {
 		d.dead = true
 		if d.after {
-			if err := d.MemoryStore.Apply(b); err != nil {
+			if err := d.write(b); err != nil {
 				return err
 			}
 		}
@@ -82,6 +89,21 @@ func (d *disk) Apply(b mlscore.Batch) error {
 	}
 	if d.left > 0 {
 		d.left--
+	}
+	return d.write(b)
+}
+
+func (d *disk) write(b mlscore.Batch) error {
+	switch {
+	case !b.Relaxed:
+		d.synced = nil
+		if slices.ContainsFunc(b.Writes, func(w mlscore.Write) bool {
+			return bytes.HasPrefix(w.Key, recordKey(recordMessage)) || bytes.HasPrefix(w.Key, recordKey(recordOutgoing))
+		}) {
+			d.waited.Add(1)
+		}
+	case d.cut && d.synced == nil:
+		d.synced = d.Clone()
 	}
 	return d.MemoryStore.Apply(b)
 }
@@ -150,7 +172,7 @@ func (p *peer) stop() {
 	<-p.ended
 }
 
-// restart ends the process and begins another one with the same disk.
+// restart ends the process and starts another one with the same disk.
 func (p *peer) restart() {
 	p.stop()
 	p.start()
@@ -160,6 +182,9 @@ func (p *peer) restart() {
 func (p *peer) start() {
 	p.disk.mu.Lock()
 	p.disk.dead, p.disk.left = false, -1
+	if p.disk.synced != nil {
+		p.disk.MemoryStore, p.disk.synced = p.disk.synced, nil
+	}
 	p.disk.mu.Unlock()
 	p.open()
 	p.run()
@@ -177,7 +202,7 @@ func (p *peer) events(t EventType) []Event {
 	return list
 }
 
-// eventually waits until f holds; what it says of why not is the test's failure.
+// eventually waits until f returns nil; otherwise the test fails with the last error of f.
 func eventually(t testing.TB, f func() error) {
 	t.Helper()
 	deadline := time.Now().Add(20 * time.Second)
@@ -220,7 +245,7 @@ func (p *peer) texts(id wire.ConversationID) []string {
 	return list
 }
 
-// inEpochOf waits until devices agree with the first one on the epoch, all secrets and the order.
+// agree waits until devices agree with the first one on the epoch, all secrets and the order.
 func agree(t testing.TB, id wire.ConversationID, first *peer, others ...*peer) {
 	t.Helper()
 	eventually(t, func() error {

@@ -7,130 +7,146 @@ import (
 	"strings"
 )
 
-// bound is the range of a number, duration or size. The bounds are written as the file writes values.
+// bound is the range of a number, duration or size. The bounds have the format of the file.
 type bound struct {
 	key, least, most string
-	// zero is what 0 means where least is above it; "" refuses 0.
+	// zero is the meaning of 0 if least is above 0; "" refuses 0.
 	zero string
 }
 
-// What 0 means.
+// The meaning of 0.
 const (
 	zeroDefault = "the default"
 	zeroNone    = "no limit"
 )
 
-// bounds has a row for each key that holds a number, a duration or a size; a test holds it against the structure.
+// bounds has a row for each key that holds a number, a duration or a size; a test compares it with the structure.
 var bounds = []bound{
-	{"gateway.max_frame", "1MiB", "64MiB", zeroDefault}, // an entry has to fit (wire.MaxEntry)
-	{"gateway.window", "1", "65536", zeroDefault},
-	{"gateway.requests", "1", "4096", zeroDefault},
-	{"gateway.sessions", "1", "10000000", zeroDefault},
-	{"gateway.sessions_per_address", "1", "10000000", zeroDefault},
-	{"gateway.connections_per_second", "0.1", "10000000", zeroDefault},
-	{"gateway.enrolments_per_minute", "1", "1000000000", zeroDefault},
-	{"gateway.frames_per_second", "1", "1000000", zeroDefault},
-	{"gateway.bytes_per_second", "64KiB", "64GiB", zeroDefault},
-	{"gateway.fragments", "1", "1048576", zeroDefault},
-	{"gateway.login_frames", "1", "1024", zeroDefault},
-	{"gateway.http_requests_per_second", "0.1", "10000000", zeroDefault},
-	{"gateway.login_timeout", "1s", "10m", zeroDefault},
-	{"gateway.ping", "1s", "1h", zeroDefault},
-	{"gateway.strangers.unproved", "4", "1048576", zeroDefault},
-	{"gateway.strangers.failures", "1", "1048576", zeroDefault},
-	{"gateway.strangers.failures_per_minute", "0.1", "1000000", zeroDefault},
-	{"gateway.strangers.shut_first", "10ms", "1h", zeroDefault},
-	{"gateway.strangers.shut_last", "10ms", "24h", zeroDefault},
-	{"gateway.strangers.slowed_per_second", "0.1", "100000", zeroDefault},
-	{"federation.call_timeout", "100ms", "10m", zeroDefault},
-	{"federation.calls_per_second", "1", "1000000", zeroDefault},
-	{"federation.bytes_per_second", "64KiB", "64GiB", zeroDefault},
-	{"federation.outbox_expire", "1s", "366d", zeroDefault},
-	{"federation.outbox_items", "1", "1000000000", zeroDefault},
-	{"federation.outbox_bytes", "1MiB", "65536GiB", zeroDefault},
-	{"federation.strangers.unproved", "4", "1048576", zeroDefault},
-	{"federation.strangers.failures", "1", "1048576", zeroDefault},
-	{"federation.strangers.failures_per_minute", "0.1", "1000000", zeroDefault},
-	{"federation.strangers.shut_first", "10ms", "1h", zeroDefault},
-	{"federation.strangers.shut_last", "10ms", "24h", zeroDefault},
-	{"federation.strangers.slowed_per_second", "0.1", "100000", zeroDefault},
-	{"consensus.sleep", "100ms", "24h", zeroDefault},
-	{"consensus.heartbeat", "10ms", "10m", zeroDefault}, // a shorter pulse leaves time for nothing else
-	{"consensus.election", "10ms", "10m", zeroDefault},
-	{"consensus.silence", "10ms", "10m", zeroDefault},
-	{"consensus.stall", "10ms", "10m", zeroDefault},
-	{"consensus.conversations", "1", "100000000", zeroNone},
-	{"consensus.conversations_per_organization", "1", "100000000", zeroNone},
-	{"consensus.submissions", "1", "1048576", zeroDefault},
-	{"consensus.farewell", "1s", "24h", zeroDefault},
-	{"consensus.ahead", "1s", "24h", zeroDefault},           // what one entry moves a log's clock by, at most
-	{"consensus.term_jump", "1", "4294967296", zeroDefault}, // terms that grow by more would end a conversation
-	{"consensus.claim", "10ms", "30d", zeroDefault},
-	{"consensus.wake", "10ms", "30d", zeroDefault},
-	{"consensus.wakes", "1", "1048576", zeroDefault},
-	{"consensus.invites", "1", "1048576", zeroDefault},
-	{"consensus.invite", "10ms", "30d", zeroDefault},
-	{"consensus.compare", "10ms", "30d", zeroDefault},
-	{"consensus.lost", "10ms", "30d", zeroDefault},
-	{"consensus.idle", "10ms", "30d", zeroDefault},
-	{"consensus.unowned", "1s", "30d", zeroDefault},
-	{"consensus.recent_bytes", "2MiB", "1GiB", zeroDefault}, // what a conversation keeps whose policy says nothing (consensus/machine)
-	{"consensus.recent_entries", "256", "1048576", zeroDefault},
-	{"consensus.organizations", "1", "256", zeroDefault}, // each holds a replica, and an entry names so many (wire.MaxReplicas)
-	{"consensus.memory", "1MiB", "1024GiB", zeroDefault},
-	{"mailbox.items", "1", "1000000000", zeroDefault},
-	{"mailbox.bytes", "1MiB", "65536GiB", zeroDefault},
-	{"mailbox.organization", "1MiB", "1048576GiB", zeroNone},
-	{"mailbox.age", "1s", "3660d", zeroDefault},
-	{"mailbox.past_epochs", "2", "65536", ""}, // about a hundred bytes each, of each conversation
-	{"directory.devices", "1", "4096", zeroDefault},
-	{"directory.certificate_life", "1h", "3660d", zeroDefault},
-	{"directory.renew_before", "1m", "3660d", zeroDefault},
-	{"directory.renew_after", "1m", "3660d", "never"},
-	{"directory.invitation_life", "1m", "366d", zeroDefault},
-	{"directory.key_packages", "1", "10000", zeroDefault},
-	{"directory.low_water", "1", "10000", zeroDefault},
+	{key: "postgres.connections", least: "4", most: "1000", zero: zeroDefault},  // two of them only write
+	{key: "gateway.max_frame", least: "1MiB", most: "64MiB", zero: zeroDefault}, // an entry has to fit (wire.MaxEntry)
+	{key: "gateway.window", least: "1", most: "65536", zero: zeroDefault},
+	{key: "gateway.requests", least: "1", most: "4096", zero: zeroDefault},
+	{key: "gateway.held_per_user", least: "1MiB", most: "1024GiB", zero: zeroDefault},
+	{key: "gateway.held_per_session", least: "1MiB", most: "64GiB", zero: zeroDefault},
+	{key: "gateway.overloads", least: "1", most: "1048576", zero: zeroDefault},
+	{key: "gateway.sessions", least: "1", most: "10000000", zero: zeroDefault},
+	{key: "gateway.sessions_per_device", least: "1", most: "1048576", zero: zeroDefault},
+	{key: "gateway.sessions_per_address", least: "1", most: "10000000", zero: zeroDefault},
+	{key: "gateway.connections_per_second", least: "0.1", most: "10000000", zero: zeroDefault},
+	{key: "gateway.enrolments_per_minute", least: "1", most: "1000000000", zero: zeroDefault},
+	{key: "gateway.frames_per_second", least: "1", most: "1000000", zero: zeroDefault},
+	{key: "gateway.bytes_per_second", least: "64KiB", most: "64GiB", zero: zeroDefault},
+	{key: "gateway.fragments", least: "1", most: "1048576", zero: zeroDefault},
+	{key: "gateway.login_frames", least: "1", most: "1024", zero: zeroDefault},
+	{key: "gateway.http_requests_per_second", least: "0.1", most: "10000000", zero: zeroDefault},
+	{key: "gateway.login_timeout", least: "1s", most: "10m", zero: zeroDefault},
+	{key: "gateway.ping", least: "1s", most: "1h", zero: zeroDefault},
+	{key: "gateway.strangers.unproved", least: "4", most: "1048576", zero: zeroDefault},
+	{key: "gateway.strangers.failures", least: "1", most: "1048576", zero: zeroDefault},
+	{key: "gateway.strangers.failures_per_minute", least: "0.1", most: "1000000", zero: zeroDefault},
+	{key: "gateway.strangers.shut_first", least: "10ms", most: "1h", zero: zeroDefault},
+	{key: "gateway.strangers.shut_last", least: "10ms", most: "24h", zero: zeroDefault},
+	{key: "gateway.strangers.slowed_per_second", least: "0.1", most: "100000", zero: zeroDefault},
+	{key: "federation.call_timeout", least: "100ms", most: "10m", zero: zeroDefault},
+	{key: "federation.calls_per_second", least: "1", most: "1000000", zero: zeroDefault},
+	{key: "federation.bytes_per_second", least: "64KiB", most: "64GiB", zero: zeroDefault},
+	{key: "federation.outbox_expire", least: "1s", most: "366d", zero: zeroDefault},
+	{key: "federation.outbox_items", least: "1", most: "1000000000", zero: zeroDefault},
+	{key: "federation.outbox_bytes", least: "1MiB", most: "65536GiB", zero: zeroDefault},
+	{key: "federation.outbox_shares", least: "1", most: "1048576", zero: zeroDefault}, // 1: one user may use the whole queue
+	{key: "federation.outbox_share_for", least: "1s", most: "366d", zero: zeroDefault},
+	{key: "federation.strangers.unproved", least: "4", most: "1048576", zero: zeroDefault},
+	{key: "federation.strangers.failures", least: "1", most: "1048576", zero: zeroDefault},
+	{key: "federation.strangers.failures_per_minute", least: "0.1", most: "1000000", zero: zeroDefault},
+	{key: "federation.strangers.shut_first", least: "10ms", most: "1h", zero: zeroDefault},
+	{key: "federation.strangers.shut_last", least: "10ms", most: "24h", zero: zeroDefault},
+	{key: "federation.strangers.slowed_per_second", least: "0.1", most: "100000", zero: zeroDefault},
+	{key: "consensus.sleep", least: "100ms", most: "24h", zero: zeroDefault},
+	{key: "consensus.heartbeat", least: "10ms", most: "10m", zero: zeroDefault}, // a shorter interval leaves no time for other work
+	{key: "consensus.election", least: "10ms", most: "10m", zero: zeroDefault},
+	{key: "consensus.silence", least: "10ms", most: "10m", zero: zeroDefault},
+	{key: "consensus.stall", least: "10ms", most: "10m", zero: zeroDefault},
+	{key: "consensus.conversations", least: "1", most: "100000000", zero: zeroNone},
+	{key: "consensus.conversations_per_organization", least: "1", most: "100000000", zero: zeroNone},
+	{key: "consensus.submissions", least: "1", most: "1048576", zero: zeroDefault},
+	{key: "consensus.farewell", least: "1s", most: "24h", zero: zeroDefault},
+	{key: "consensus.ahead", least: "1s", most: "24h", zero: zeroDefault},           // the most by which one entry moves a log's clock
+	{key: "consensus.term_jump", least: "1", most: "4294967296", zero: zeroDefault}, // a larger growth of terms would end a conversation
+	{key: "consensus.upsets", least: "1", most: "1048576", zero: zeroDefault},
+	{key: "consensus.upset", least: "10ms", most: "30d", zero: zeroDefault},
+	{key: "consensus.terms", least: "1", most: "1048576", zero: zeroDefault},
+	{key: "consensus.term", least: "10ms", most: "30d", zero: zeroDefault},
+	{key: "consensus.claim", least: "10ms", most: "30d", zero: zeroDefault},
+	{key: "consensus.wake", least: "10ms", most: "30d", zero: zeroDefault},
+	{key: "consensus.wakes", least: "1", most: "1048576", zero: zeroDefault},
+	{key: "consensus.invites", least: "1", most: "1048576", zero: zeroDefault},
+	{key: "consensus.invite", least: "10ms", most: "30d", zero: zeroDefault},
+	{key: "consensus.compare", least: "10ms", most: "30d", zero: zeroDefault},
+	{key: "consensus.lost", least: "10ms", most: "30d", zero: zeroDefault},
+	{key: "consensus.idle", least: "10ms", most: "30d", zero: zeroDefault},
+	{key: "consensus.unowned", least: "1s", most: "30d", zero: zeroDefault},
+	{key: "consensus.recent_bytes", least: "2MiB", most: "1GiB", zero: zeroDefault}, // kept without a value in the policy (consensus/machine)
+	{key: "consensus.recent_entries", least: "256", most: "1048576", zero: zeroDefault},
+	{key: "consensus.organizations", least: "1", most: "256", zero: zeroDefault}, // each holds a replica: wire.MaxReplicas in an entry
+	{key: "consensus.commit", least: "1MiB", most: "256MiB", zero: zeroDefault},  // an entry takes less; a blob has no more (wire.MaxBlob)
+	{key: "consensus.memory", least: "1MiB", most: "1024GiB", zero: zeroDefault},
+	{key: "mailbox.items", least: "1", most: "1000000000", zero: zeroDefault},
+	{key: "mailbox.bytes", least: "1MiB", most: "65536GiB", zero: zeroDefault},
+	{key: "mailbox.organization", least: "1MiB", most: "1048576GiB", zero: zeroNone},
+	{key: "mailbox.age", least: "1s", most: "3660d", zero: zeroDefault},
+	{key: "mailbox.past_epochs", least: "2", most: "65536"}, // about a hundred bytes each, of each conversation
+	{key: "directory.devices", least: "1", most: "4096", zero: zeroDefault},
+	{key: "directory.certificate_life", least: "1h", most: "3660d", zero: zeroDefault},
+	{key: "directory.renew_before", least: "1m", most: "3660d", zero: zeroDefault},
+	{key: "directory.renew_after", least: "1m", most: "3660d", zero: "never"},
+	{key: "directory.invitation_life", least: "1m", most: "366d", zero: zeroDefault},
+	{key: "directory.key_packages", least: "1", most: "10000", zero: zeroDefault},
+	{key: "directory.low_water", least: "1", most: "10000", zero: zeroDefault},
 	// The product of a burst and a pause is a time that a node can count.
-	{"directory.claim_burst", "1", "1048576", zeroDefault},
-	{"directory.claim_every", "1ms", "1h", zeroDefault},
-	{"directory.claim_pair_burst", "1", "1048576", zeroDefault},
-	{"directory.claim_pair_every", "1ms", "1h", zeroDefault},
-	{"directory.claim_user_burst", "1", "1048576", zeroDefault},
-	{"directory.claim_user_every", "1ms", "1h", zeroDefault},
-	{"directory.last_resort_burst", "1", "1048576", zeroDefault},
-	{"directory.last_resort_every", "1ms", "1h", zeroDefault},
-	{"files.file", "1KiB", "1024GiB", zeroDefault},
-	{"files.total", "1MiB", "1048576GiB", zeroDefault},
-	{"files.age", "1s", "3660d", zeroDefault},
-	{"clock.tolerance", "1s", "1h", zeroDefault},
-	{"clock.confirm", "1s", "30d", zeroDefault},
-	{"clock.downtime", "1s", "3660d", zeroDefault},
-	{"quota.uploads", "64KiB", "1048576GiB", zeroNone},
-	{"quota.device", "64KiB", "1048576GiB", zeroNone},
-	{"quota.user", "64KiB", "1048576GiB", zeroNone},
-	{"quota.memory", "4MiB", "65536GiB", zeroNone}, // at least twice consensus.recent_bytes, see validatePairs
-	{"quota.organization", "64KiB", "1048576GiB", zeroNone},
-	{"quota.reserve", "1MiB", "65536GiB", "none"},
-	{"quota.reserve_percent", "0", "90", ""},
-	{"quota.conversations_per_user", "1", "100000000", zeroNone},
-	{"oidc.flows", "1", "65536", zeroDefault},
-	{"audit.size", "4KiB", "64GiB", zeroDefault},
-	{"audit.files", "1", "1000000", "all"},
-	{"rates.conversations.burst", "1", "1048576", zeroNone},
-	{"rates.conversations.per_minute", "0.01", "60000000", zeroNone},
-	{"rates.codes.burst", "1", "1048576", zeroNone},
-	{"rates.codes.per_minute", "0.01", "60000000", zeroNone},
-	{"rates.handshakes.burst", "1", "1048576", zeroNone},
-	{"rates.handshakes.per_minute", "0.01", "60000000", zeroNone},
-	{"rates.conversation_handshakes.burst", "1", "1048576", zeroNone},
-	{"rates.conversation_handshakes.per_minute", "0.01", "60000000", zeroNone},
-	{"rates.organization_handshakes.burst", "1", "1048576", zeroNone},
-	{"rates.organization_handshakes.per_minute", "0.01", "60000000", zeroNone},
-	{"rates.invitations.burst", "1", "1048576", zeroNone},
-	{"rates.invitations.per_minute", "0.01", "60000000", zeroNone},
+	{key: "directory.claim_burst", least: "1", most: "1048576", zero: zeroDefault},
+	{key: "directory.claim_every", least: "1ms", most: "1h", zero: zeroDefault},
+	{key: "directory.claim_pair_burst", least: "1", most: "1048576", zero: zeroDefault},
+	{key: "directory.claim_pair_every", least: "1ms", most: "1h", zero: zeroDefault},
+	{key: "directory.claim_user_burst", least: "1", most: "1048576", zero: zeroDefault},
+	{key: "directory.claim_user_every", least: "1ms", most: "1h", zero: zeroDefault},
+	{key: "directory.address_burst", least: "1", most: "1048576", zero: zeroDefault},
+	{key: "directory.address_every", least: "1ms", most: "1h", zero: zeroDefault},
+	{key: "directory.last_resort_burst", least: "1", most: "1048576", zero: zeroDefault},
+	{key: "directory.last_resort_every", least: "1ms", most: "1h", zero: zeroDefault},
+	{key: "files.file", least: "1KiB", most: "1024GiB", zero: zeroDefault},
+	{key: "files.total", least: "1MiB", most: "1048576GiB", zero: zeroDefault},
+	{key: "files.age", least: "1s", most: "3660d", zero: zeroDefault},
+	{key: "clock.tolerance", least: "1s", most: "1h", zero: zeroDefault},
+	{key: "clock.confirm", least: "1s", most: "30d", zero: zeroDefault},
+	{key: "clock.downtime", least: "1s", most: "3660d", zero: zeroDefault},
+	{key: "quota.uploads", least: "64KiB", most: "1048576GiB", zero: zeroNone},
+	{key: "quota.device", least: "64KiB", most: "1048576GiB", zero: zeroNone},
+	{key: "quota.user", least: "64KiB", most: "1048576GiB", zero: zeroNone},
+	{key: "quota.memory", least: "4MiB", most: "65536GiB", zero: zeroNone}, // at least twice consensus.recent_bytes, see validatePairs
+	{key: "quota.organization", least: "64KiB", most: "1048576GiB", zero: zeroNone},
+	{key: "quota.reserve", least: "1MiB", most: "65536GiB", zero: "none"},
+	{key: "quota.reserve_percent", least: "0", most: "90"},
+	{key: "quota.conversations_per_user", least: "1", most: "100000000", zero: zeroNone},
+	{key: "oidc.flows", least: "1", most: "65536", zero: zeroDefault},
+	{key: "audit.size", least: "4KiB", most: "64GiB", zero: zeroDefault},
+	{key: "audit.files", least: "1", most: "1000000", zero: "all"},
+	{key: "rates.conversations.burst", least: "1", most: "1048576", zero: zeroNone},
+	{key: "rates.conversations.per_minute", least: "0.01", most: "60000000", zero: zeroNone},
+	{key: "rates.codes.burst", least: "1", most: "1048576", zero: zeroNone},
+	{key: "rates.codes.per_minute", least: "0.01", most: "60000000", zero: zeroNone},
+	{key: "rates.handshakes.burst", least: "1", most: "1048576", zero: zeroNone},
+	{key: "rates.handshakes.per_minute", least: "0.01", most: "60000000", zero: zeroNone},
+	{key: "rates.conversation_handshakes.burst", least: "1", most: "1048576", zero: zeroNone},
+	{key: "rates.conversation_handshakes.per_minute", least: "0.01", most: "60000000", zero: zeroNone},
+	{key: "rates.organization_handshakes.burst", least: "1", most: "1048576", zero: zeroNone},
+	{key: "rates.organization_handshakes.per_minute", least: "0.01", most: "60000000", zero: zeroNone},
+	{key: "rates.invitations.burst", least: "1", most: "1048576", zero: zeroNone},
+	{key: "rates.invitations.per_minute", least: "0.01", most: "60000000", zero: zeroNone},
+	{key: "rates.calls.burst", least: "1", most: "1048576", zero: zeroNone},
+	{key: "rates.calls.per_minute", least: "0.01", most: "60000000", zero: zeroNone},
 }
 
-// leaves calls do with every key that holds a value, as "section.key".
+// leaves calls do for every key with a value, as "section.key".
 func leaves(c *Config, do func(key string, value reflect.Value)) {
 	var walk func(path string, v reflect.Value)
 	walk = func(path string, v reflect.Value) {
@@ -172,8 +188,8 @@ func (c *Config) validateBounds(fault func(key, format string, args ...any)) {
 	})
 }
 
-// fillZeros sets each key that is 0 for the default to what the annotated example says: the parts of a node have
-// defaults of their own, for those who embed them.
+// fillZeros sets each key whose 0 means the default to the value of the annotated example: the parts of a node have
+// their own defaults, for programs that embed them.
 func (c *Config) fillZeros() {
 	zero := make(map[string]bool)
 	for _, b := range bounds {
@@ -188,7 +204,7 @@ func (c *Config) fillZeros() {
 	})
 }
 
-// number is a value as a number: of nanoseconds for a duration, of bytes for a size.
+// number returns a value as a number: of nanoseconds for a duration, of bytes for a size.
 func number(v reflect.Value) float64 {
 	switch {
 	case v.CanInt():
@@ -199,7 +215,7 @@ func number(v reflect.Value) float64 {
 	return v.Float()
 }
 
-// written is a value as the file writes it.
+// written returns a value in the format of the file.
 func written(v reflect.Value) string {
 	switch x := v.Interface().(type) {
 	case Duration:

@@ -3,11 +3,14 @@ package config
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"reflect"
 	"slices"
 	"strconv"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -21,7 +24,8 @@ func (c *Config) validateTogether(fault func(key, format string, args ...any)) {
 		fault("admin.socket", "a path of %d bytes, wanted at most %d: an operating system takes no longer one", len(c.Admin.Socket), maxSocket)
 	}
 	for key, address := range map[string]string{"gateway.public": c.Gateway.Public, "federation.advertise": c.Federation.Advertise} {
-		if host, _, err := net.SplitHostPort(address); err == nil && host == "" {
+		host, _, err := net.SplitHostPort(address)
+		if ip, _ := netip.ParseAddr(host); err == nil && (host == "" || ip.IsUnspecified()) {
 			fault(key, "%q names no host: others cannot connect to it; wanted one as n1.a.example:8443", address)
 		}
 	}
@@ -38,22 +42,24 @@ func (c *Config) validateTogether(fault func(key, format string, args ...any)) {
 	c.validateNames(fault)
 }
 
-// pair is two numbers of which one may not be below another, or has to be above it.
+// pair is two numbers of which one must not be below the other, or must be above it.
 type pair struct {
 	key, other string
 	above      bool
 }
 
-// pairs are those with which a node cannot work.
+// pairs lists the pairs whose violation keeps a node from working.
 var pairs = []pair{
 	{"consensus.election", "consensus.heartbeat", false},
 	{"directory.certificate_life", "directory.renew_before", true},
 	{"directory.key_packages", "directory.low_water", true},
 	{"quota.uploads", "files.file", false}, // a file has to fit
 	{"quota.user", "quota.device", false},
+	{"gateway.held_per_session", "gateway.max_frame", false}, // an answer has to fit
+	{"gateway.held_per_user", "gateway.max_frame", false},
 }
 
-// doubtful are those with which one of the two never takes effect.
+// doubtful lists the pairs in whose violation one of the two never takes effect.
 var doubtful = []pair{
 	{"gateway.strangers.shut_last", "gateway.strangers.shut_first", false},
 	{"federation.strangers.shut_last", "federation.strangers.shut_first", false},
@@ -63,7 +69,7 @@ var doubtful = []pair{
 	{"quota.device", "files.file", false},
 }
 
-// violated lists the pairs that contradict each other, with what was wanted. A 0 has no value to compare.
+// violated reports the pairs that contradict each other, with the expected relation. A 0 is not compared.
 func (c *Config) violated(list []pair, say func(key, text string)) {
 	values := make(map[string]reflect.Value)
 	leaves(c, func(key string, v reflect.Value) { values[key] = v })
@@ -89,7 +95,7 @@ func (c *Config) validatePairs(fault func(key, format string, args ...any)) {
 	for key, r := range map[string]Rate{
 		"rates.conversations": c.Rates.Conversations, "rates.codes": c.Rates.Codes, "rates.handshakes": c.Rates.Handshakes,
 		"rates.conversation_handshakes": c.Rates.ConversationHandshakes, "rates.organization_handshakes": c.Rates.OrganizationHandshakes,
-		"rates.invitations": c.Rates.Invitations,
+		"rates.invitations": c.Rates.Invitations, "rates.calls": c.Rates.Calls,
 	} {
 		if r.Burst > 0 && r.PerMinute == 0 {
 			fault(key, "burst %d and none a minute, wanted some a minute where there is a burst", r.Burst)
@@ -142,7 +148,7 @@ func (o *OIDC) validate(fault func(key, format string, args ...any)) {
 	case err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http":
 		fault("oidc.url", "%q is not the URL of an issuer: wanted one as https://login.a.example", o.URL)
 	case u.Scheme == "http" && !isLoopback(u.Hostname()):
-		fault("oidc.url", "%q is not https: whoever is between could enrol any device", o.URL)
+		fault("oidc.url", "%q is not https: an attacker on the network could enrol any device", o.URL)
 	}
 }
 
@@ -154,8 +160,8 @@ func isLoopback(host string) bool {
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
-// meet reports whether two addresses cannot both be listened on: they have one port, and one host or one that stands
-// for all. Port 0 is a free one.
+// meet reports whether a node cannot listen on both of two addresses: they have the same port, and the same host or a
+// host that means all. Port 0 is any free port.
 func meet(a, b string) bool {
 	hostA, portA, errA := net.SplitHostPort(a)
 	hostB, portB, errB := net.SplitHostPort(b)
@@ -170,8 +176,23 @@ func isAll(host string) bool {
 	return host == "" || ip != nil && ip.IsUnspecified()
 }
 
-// isPort reports whether a port is a number that TCP has.
+// isPort reports whether a port is a valid TCP port.
 func isPort(port string) bool {
 	_, err := strconv.ParseUint(port, 10, 16)
 	return err == nil
+}
+
+// isHost reports whether a node can listen on, or connect to, a host: an IP address, a name in ASCII, or none.
+func isHost(host string) bool {
+	if _, err := netip.ParseAddr(host); err == nil || host == "" {
+		return true
+	}
+	for _, r := range host {
+		if r >= utf8.RuneSelf || r != '.' && r != '-' && r != '_' && !unicode.IsLetter(r) && !unicode.IsDigit(r) {
+			return false
+		}
+	}
+	name := strings.TrimSuffix(host, ".")
+	last := name[strings.LastIndexByte(name, '.')+1:]
+	return strings.Trim(last, "0123456789") != "" // 256.1.1.1 is neither an address nor a name
 }

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// TestWhatCannotWorkIsRefused tries each bound on either side.
+// TestWhatCannotWorkIsRefused checks each bound on either side.
 func TestWhatCannotWorkIsRefused(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -25,6 +25,15 @@ func TestWhatCannotWorkIsRefused(t *testing.T) {
 		{"one port on two addresses", func(c *Config) { c.Gateway.Listen, c.Federation.Listen = "127.0.0.2:9000", "127.0.0.1:9000" }, ""},
 		{"free ports", func(c *Config) { c.Gateway.Listen, c.Federation.Listen = "127.0.0.1:0", "127.0.0.1:0" }, ""},
 		{"a public address without a host", func(c *Config) { c.Gateway.Public = ":8443" }, "gateway.public"},
+		{"all addresses as a public one", func(c *Config) { c.Gateway.Public = "0.0.0.0:8443" }, "gateway.public"},
+		{"all addresses as an advertised one", func(c *Config) { c.Federation.Advertise = "[::]:7443" }, "federation.advertise"},
+		{"all addresses to listen on", func(c *Config) { c.Gateway.Listen, c.Gateway.Public = "0.0.0.0:8443", "n1.a.example:8443" }, ""},
+		{"a host with a blank", func(c *Config) { c.Gateway.Listen = " 127.0.0.1:8443" }, "gateway.listen"},
+		{"a host of other letters", func(c *Config) { c.Gateway.Public = "bücher.example:8443" }, "gateway.public"},
+		{"numbers that are no address", func(c *Config) { c.Gateway.Listen = "256.1.1.1:8443" }, "gateway.listen"},
+		{"a host with a zone", func(c *Config) { c.Gateway.Listen = "[fe80::1%eth0]:8443" }, ""},
+		{"the name of a service", func(c *Config) { c.Gateway.Public = "node_a:8443" }, ""},
+		{"a name with its root", func(c *Config) { c.Gateway.Public = "n1.A.example.:8443" }, ""},
 		{"a URL", func(c *Config) { c.Gateway.Public = "https://n1.a.example:8443" }, "is a URL"},
 		{"a socket's path", func(c *Config) { c.Admin.Socket = strings.Repeat("s", maxSocket) }, ""},
 		{"a socket's path over it", func(c *Config) { c.Admin.Socket = strings.Repeat("s", maxSocket+1) }, "admin.socket"},
@@ -61,7 +70,7 @@ func TestWhatCannotWorkIsRefused(t *testing.T) {
 	}
 }
 
-// TestEveryNumberHasBounds tries each number, duration and size on either side of both of its bounds.
+// TestEveryNumberHasBounds checks each number, duration and size on either side of both of its bounds.
 func TestEveryNumberHasBounds(t *testing.T) {
 	by := make(map[string]bound)
 	for _, b := range bounds {
@@ -121,7 +130,7 @@ func setNumber(t *testing.T, c *Config, key string, value float64) {
 	})
 }
 
-// TestNotANumberIsRefused: every comparison with it is false.
+// TestNotANumberIsRefused checks that NaN is refused, although every comparison with it is false.
 func TestNotANumberIsRefused(t *testing.T) {
 	for _, key := range []string{"gateway.frames_per_second", "quota.reserve_percent"} {
 		c := Default()
@@ -133,7 +142,7 @@ func TestNotANumberIsRefused(t *testing.T) {
 	}
 }
 
-// TestPairs tries each pair in the wrong order and, where it may be, with one value twice.
+// TestPairs checks each pair in the wrong order and, if that is allowed, with equal values.
 func TestPairs(t *testing.T) {
 	for i, p := range slices.Concat(pairs, doubtful) {
 		c := Default()
@@ -151,13 +160,13 @@ func TestPairs(t *testing.T) {
 				text = err.Error()
 			}
 			if said := strings.Contains(text, p.key+": ") && strings.Contains(text, p.other+", "); said == good {
-				t.Errorf("%s of %v beside %s of %v: %q", p.key, value, p.other, other, text)
+				t.Errorf("%s of %v with %s of %v: %q", p.key, value, p.other, other, text)
 			}
 		}
 	}
 }
 
-// TestZeroIsTheDefault: a part of a node must not see the 0, since its own default may be another.
+// TestZeroIsTheDefault checks that a part of a node does not get the 0, since its own default may differ.
 func TestZeroIsTheDefault(t *testing.T) {
 	c, err := Parse("x", []byte("domain: a.example\nnode: n1.a.example\ngateway: {frames_per_second: 0, window: 0}\nclock: {confirm: 0s}\nquota: {user: 0}\n"), nil)
 	if err != nil {

@@ -27,16 +27,18 @@ var Example []byte
 // maxFile bounds a configuration file, in bytes.
 const maxFile = 1 << 20
 
-// Config is one node. The annotated example says what each key means.
+// Config is the configuration of one node. The annotated example describes each key.
 type Config struct {
 	Domain wire.Domain `yaml:"domain"`
 	Node   wire.NodeID `yaml:"node"`
-	// OrdersOnly makes it a node without devices.
+	// OrdersOnly makes the node one without devices.
 	OrdersOnly bool `yaml:"orders_only"`
 	// Data is a folder. Load makes it absolute: relative ones count from the file's folder.
 	Data string `yaml:"data"`
 	// Identity is the folder of keys, certificates and peers; Data's "identity" if empty.
 	Identity   string     `yaml:"identity"`
+	Storage    string     `yaml:"storage"` // pebble or postgres
+	Postgres   Postgres   `yaml:"postgres"`
 	Gateway    Gateway    `yaml:"gateway"`
 	Federation Federation `yaml:"federation"`
 	Admin      Admin      `yaml:"admin"`
@@ -53,7 +55,26 @@ type Config struct {
 	Audit      Audit      `yaml:"audit"`
 }
 
-// Gateway is where devices connect.
+// The values of Config.Storage.
+const (
+	StoragePebble   = "pebble"
+	StoragePostgres = "postgres"
+)
+
+// Postgres configures the database of a node whose storage is postgres.
+type Postgres struct {
+	URL         string `yaml:"url"`
+	Connections int    `yaml:"connections"`
+	Durability  string `yaml:"durability"` // local or quorum
+}
+
+// The values of Postgres.Durability.
+const (
+	DurabilityLocal  = "local"
+	DurabilityQuorum = "quorum"
+)
+
+// Gateway configures the listener for devices.
 type Gateway struct {
 	Listen          string    `yaml:"listen"`
 	Public          string    `yaml:"public"`
@@ -62,7 +83,11 @@ type Gateway struct {
 	MaxFrame        Size      `yaml:"max_frame"`
 	Window          int       `yaml:"window"`
 	Requests        int       `yaml:"requests"`
+	HeldPerUser     Size      `yaml:"held_per_user"`
+	HeldPerSession  Size      `yaml:"held_per_session"`
+	Overloads       int       `yaml:"overloads"`
 	Sessions        int       `yaml:"sessions"`
+	SessionsDevice  int       `yaml:"sessions_per_device"`
 	SessionsAddress int       `yaml:"sessions_per_address"`
 	ConnectPerSec   float64   `yaml:"connections_per_second"`
 	EnrolPerMinute  float64   `yaml:"enrolments_per_minute"`
@@ -76,7 +101,7 @@ type Gateway struct {
 	Strangers       Strangers `yaml:"strangers"`
 }
 
-// Strangers are those who have not proved who they are.
+// Strangers limits peers that have not proved their identity.
 type Strangers struct {
 	Unproved          int      `yaml:"unproved"`
 	Failures          int      `yaml:"failures"`
@@ -86,8 +111,7 @@ type Strangers struct {
 	SlowedPerSecond   float64  `yaml:"slowed_per_second"`
 }
 
-// TLS is where the gateway's certificate comes from: files, ACME, or, if neither is set, the
-// organization's own root.
+// TLS is the source of the gateway's certificate: files, ACME, or, if neither is set, the organization's own root.
 type TLS struct {
 	Certificate string   `yaml:"certificate"`
 	Key         string   `yaml:"key"`
@@ -95,7 +119,7 @@ type TLS struct {
 	Email       string   `yaml:"acme_email"`
 }
 
-// Federation is where other organizations' nodes connect.
+// Federation configures the links with other organizations' nodes.
 type Federation struct {
 	Listen         string    `yaml:"listen"`
 	Advertise      string    `yaml:"advertise"`
@@ -105,17 +129,19 @@ type Federation struct {
 	OutboxExpire   Duration  `yaml:"outbox_expire"`
 	OutboxItems    uint64    `yaml:"outbox_items"`
 	OutboxBytes    Size      `yaml:"outbox_bytes"`
+	OutboxShares   int       `yaml:"outbox_shares"`
+	OutboxShareFor Duration  `yaml:"outbox_share_for"`
 	AllowNetworks  []string  `yaml:"allow_networks"`
 	Strangers      Strangers `yaml:"strangers"`
 }
 
-// Admin is for the operator's own machines.
+// Admin configures the listener for the operator's own machines.
 type Admin struct {
 	Listen string `yaml:"listen"`
 	Socket string `yaml:"socket"`
 }
 
-// Consensus is the ordering of conversations.
+// Consensus configures the ordering of conversations.
 type Consensus struct {
 	Log             string   `yaml:"log"`
 	Sleep           Duration `yaml:"sleep"`
@@ -135,29 +161,34 @@ type Consensus struct {
 	Invites         int      `yaml:"invites"`
 	Invite          Duration `yaml:"invite"`
 	TermJump        uint64   `yaml:"term_jump"`
+	Upsets          int      `yaml:"upsets"`
+	Upset           Duration `yaml:"upset"`
+	Terms           int      `yaml:"terms"`
+	Term            Duration `yaml:"term"`
 	Compare         Duration `yaml:"compare"`
 	Lost            Duration `yaml:"lost"`
 	Idle            Duration `yaml:"idle"`
 	RecentBytes     Size     `yaml:"recent_bytes"`
 	RecentEntries   int      `yaml:"recent_entries"`
 	Organizations   int      `yaml:"organizations"`
+	Commit          Size     `yaml:"commit"`
 	Memory          Size     `yaml:"memory"`
 	// Witness is an organization that may vote without members, proposed for new conversations; "" for none.
 	Witness wire.Domain `yaml:"witness"`
 }
 
-// Mailbox is what waits for devices.
+// Mailbox configures what waits for devices.
 type Mailbox struct {
 	Items uint64 `yaml:"items"`
 	Bytes Size   `yaml:"bytes"`
-	// Organization bounds what one other organization has in all streams together.
+	// Organization bounds the bytes that one other organization has in all streams together.
 	Organization Size     `yaml:"organization"`
 	Age          Duration `yaml:"age"`
 	DropOldest   bool     `yaml:"drop_oldest"`
 	PastEpochs   uint64   `yaml:"past_epochs"`
 }
 
-// Directory is the organization's users.
+// Directory configures the organization's users.
 type Directory struct {
 	Devices         int      `yaml:"devices"`
 	CertificateLife Duration `yaml:"certificate_life"`
@@ -172,25 +203,27 @@ type Directory struct {
 	PairEvery       Duration `yaml:"claim_pair_every"`
 	UserBurst       int      `yaml:"claim_user_burst"`
 	UserEvery       Duration `yaml:"claim_user_every"`
+	AddressBurst    int      `yaml:"address_burst"`
+	AddressEvery    Duration `yaml:"address_every"`
 	LastResortBurst int      `yaml:"last_resort_burst"`
 	LastResortEvery Duration `yaml:"last_resort_every"`
 }
 
-// Files are the encrypted files that members share.
+// Files configures the encrypted files that members share.
 type Files struct {
 	File  Size     `yaml:"file"`
 	Total Size     `yaml:"total"`
 	Age   Duration `yaml:"age"`
 }
 
-// Clock is what a node makes of jumps of its machine's clock.
+// Clock configures how a node handles jumps of its machine's clock.
 type Clock struct {
 	Tolerance Duration `yaml:"tolerance"`
 	Confirm   Duration `yaml:"confirm"`
 	Downtime  Duration `yaml:"downtime"`
 }
 
-// Quota bounds what devices and other organizations have the node store. Sizes of 0: no limit.
+// Quota bounds what the node stores for devices and other organizations. A size of 0 is no limit.
 type Quota struct {
 	Uploads        Size    `yaml:"uploads"`
 	Device         Size    `yaml:"device"`
@@ -202,7 +235,7 @@ type Quota struct {
 	Conversations  int     `yaml:"conversations_per_user"`
 }
 
-// Rates bound how often devices and other organizations have something ordered.
+// Rates bounds how often devices and other organizations may request ordering.
 type Rates struct {
 	Conversations          Rate `yaml:"conversations"`
 	Codes                  Rate `yaml:"codes"`
@@ -210,9 +243,10 @@ type Rates struct {
 	ConversationHandshakes Rate `yaml:"conversation_handshakes"`
 	OrganizationHandshakes Rate `yaml:"organization_handshakes"`
 	Invitations            Rate `yaml:"invitations"`
+	Calls                  Rate `yaml:"calls"`
 }
 
-// Rate is Burst at once, and PerMinute after that. A burst of 0 is no limit.
+// Rate allows Burst at once, and PerMinute after that. A burst of 0 is no limit.
 type Rate struct {
 	Burst     int     `yaml:"burst"`
 	PerMinute float64 `yaml:"per_minute"`
@@ -224,17 +258,19 @@ type OIDC struct {
 	Audience string `yaml:"audience"`
 	Claim    string `yaml:"claim"`
 	BindKey  bool   `yaml:"bind_key"`
-	// Groups are those of which a user must be in one, by GroupClaim; none: all users of the issuer may enrol.
+	// Groups lists groups of which a user must be in at least one, by GroupClaim; without groups all users of the
+	// issuer may enrol.
 	Groups     []string `yaml:"groups"`
 	GroupClaim string   `yaml:"group_claim"`
 	Scopes     []string `yaml:"scopes"`
-	// DeviceFlow lets devices without a browser enrol. SecretFile is of the client, where the issuer wants one for that.
+	// DeviceFlow lets devices without a browser enrol. SecretFile holds the client's secret, if the issuer requires
+	// one for that.
 	DeviceFlow bool   `yaml:"device_flow"`
 	Flows      int    `yaml:"flows"`
 	SecretFile string `yaml:"secret_file"`
 }
 
-// SCIM lets an identity provider end users (RFC 7644); unused without a file.
+// SCIM lets an identity provider end the accounts of users (RFC 7644); unused without a file.
 type SCIM struct {
 	// TokenFile holds the bearer token of the provider: at least 32 characters.
 	TokenFile string `yaml:"token_file"`
@@ -248,13 +284,13 @@ type Audit struct {
 	Files int    `yaml:"files"` // 0: all
 }
 
-// Log says what the node writes to standard error.
+// Log configures what the node writes to standard error.
 type Log struct {
 	Level  string `yaml:"level"`
 	Format string `yaml:"format"`
 }
 
-// Default is what the example says, without a domain and a node.
+// Default returns the configuration of the example, without a domain and a node.
 func Default() *Config {
 	c := new(Config)
 	if err := decode(Example, c); err != nil {
@@ -273,7 +309,7 @@ func Load(path string, environment []string) (*Config, error) {
 	return Parse(path, raw, environment)
 }
 
-// Parse is Load for what a file holds, or will hold.
+// Parse is Load for the content of a file, which need not exist yet.
 func Parse(path string, raw []byte, environment []string) (*Config, error) {
 	c := Default()
 	if err := decode(raw, c); err != nil {
@@ -309,7 +345,7 @@ func read(path string) ([]byte, error) {
 	return raw, nil
 }
 
-// decode reads YAML into c and refuses keys that are not there.
+// decode reads YAML into c and refuses unknown keys.
 func decode(raw []byte, c *Config) error {
 	d := yaml.NewDecoder(bytes.NewReader(raw))
 	d.KnownFields(true)
@@ -322,10 +358,10 @@ func decode(raw []byte, c *Config) error {
 	return nil
 }
 
-// unknownKey is how the YAML library says that a key is none.
+// unknownKey matches the YAML library's error for an unknown key.
 var unknownKey = regexp.MustCompile(`field (\S+) not found in type \S+`)
 
-// plain puts what the YAML library says into the words of who writes the file.
+// plain replaces the errors of the YAML library by texts for the author of the file.
 func plain(err error) error {
 	var wrong *yaml.TypeError
 	if !errors.As(err, &wrong) {
@@ -362,7 +398,7 @@ func (c *Config) resolve(folder string) {
 	}
 }
 
-// Validate checks what the form does not. It returns all faults at once.
+// Validate checks what the format does not ensure. It returns all faults at once.
 func (c *Config) Validate() error {
 	var faults []error
 	fault := func(key, format string, args ...any) {
@@ -387,6 +423,18 @@ func (c *Config) Validate() error {
 	}
 	if t := c.Gateway.TLS; (t.Certificate == "") != (t.Key == "") || t.Certificate != "" && len(t.ACME) > 0 {
 		fault("gateway.tls", "wanted certificate and key, or acme_domains, or neither for a certificate of the organization's root")
+	}
+	switch c.Storage {
+	case StoragePebble:
+	case StoragePostgres:
+		if c.Postgres.URL == "" {
+			fault("postgres.url", "is empty, and storage is postgres: wanted the address of a database, as postgres://mlsfed@db.a.example/mlsfed")
+		}
+	default:
+		fault("storage", "%q, wanted pebble or postgres", c.Storage)
+	}
+	if d := c.Postgres.Durability; d != DurabilityLocal && d != DurabilityQuorum {
+		fault("postgres.durability", "%q, wanted local or quorum", d)
 	}
 	if c.Consensus.Log != "bolt" && c.Consensus.Log != "pebble" {
 		fault("consensus.log", "%q, wanted bolt or pebble", c.Consensus.Log)
@@ -422,7 +470,7 @@ func (c *Config) Validate() error {
 // maxNetworks bounds federation.allow_networks.
 const maxNetworks = 256
 
-// parseNetwork reads an IP network in CIDR notation, with no bits after its length.
+// parseNetwork parses an IP network in CIDR notation, whose bits after the prefix length are 0.
 func parseNetwork(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s)
 	if err != nil || p != p.Masked() || p.Addr().Is4In6() {
@@ -431,7 +479,7 @@ func parseNetwork(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// Networks are AllowNetworks; those that Validate refuses are left out.
+// Networks returns AllowNetworks without those that Validate refuses.
 func (f *Federation) Networks() (list []netip.Prefix) {
 	for _, s := range f.AllowNetworks {
 		if p, err := parseNetwork(s); err == nil {
@@ -441,7 +489,7 @@ func (f *Federation) Networks() (list []netip.Prefix) {
 	return list
 }
 
-// Warnings names settings that are valid and weaken the node.
+// Warnings returns the settings that are valid and weaken the node.
 func (c *Config) Warnings() []string {
 	var list []string
 	c.violated(doubtful, func(key, text string) { list = append(list, key+": "+text) })
@@ -449,7 +497,7 @@ func (c *Config) Warnings() []string {
 		list = append(list, "oidc.bind_key is false: an ID token that leaks before it is used enrols any key; set it to true once all clients name the nonce of their key")
 	}
 	if c.OIDC.URL != "" && c.OIDC.DeviceFlow {
-		list = append(list, "oidc.device_flow is true: who persuades a user to type in a code gets a device of that user enrolled; tell users to type in only codes of their own devices")
+		list = append(list, "oidc.device_flow is true: a person who persuades a user to type in a code gets a device of that user enrolled; ask users to type in only codes of their own devices")
 	}
 	for _, p := range c.Federation.Networks() {
 		if p.Bits() == 0 {
@@ -467,7 +515,7 @@ func checkAddress(fault func(key, format string, args ...any), key, address stri
 		fault(key, "%q is a URL, wanted an address without https://, as n1.a.example:8443", address)
 		return
 	}
-	if _, port, err := net.SplitHostPort(address); err != nil || port == "" {
+	if host, port, err := net.SplitHostPort(address); err != nil || port == "" || !isHost(host) {
 		fault(key, "%q is not an address: wanted host:port, as 127.0.0.1:8443 or :8443", address)
 	} else if !isPort(port) {
 		fault(key, "%q: the port is none, wanted 0 to 65535", address)

@@ -2,9 +2,11 @@ package config
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -91,6 +93,31 @@ func TestEnvironmentOverrides(t *testing.T) {
 	}
 }
 
+// TestVariablesOfOtherCommands: what 'read --exec' sets, and commands for people read, is no fault of a node's environment.
+func TestVariablesOfOtherCommands(t *testing.T) {
+	name := regexp.MustCompile(`"(MLSFED_[A-Z_]+)["=]`)
+	met := 0
+	err := filepath.WalkDir("../cmd/mlsfed", func(file string, _ fs.DirEntry, err error) error {
+		if err != nil || filepath.Ext(file) != ".go" || strings.HasSuffix(file, "_test.go") {
+			return err
+		}
+		text, err := os.ReadFile(file)
+		if err != nil {
+			return err
+		}
+		for _, m := range name.FindAllStringSubmatch(string(text), -1) {
+			met++
+			if _, err := Load(write(t, least), []string{m[1] + "=" + "x"}); err != nil {
+				t.Errorf("%s has %s: %v", file, m[1], err)
+			}
+		}
+		return nil
+	})
+	if err != nil || met < 5 {
+		t.Errorf("%d variables were found: %v", met, err)
+	}
+}
+
 func TestFaultsAreNamed(t *testing.T) {
 	cases := map[string]struct{ file, env, want string }{
 		"unknown key with its line":   {least + "gateway:\n  lisen: ':1'\n", "", "line 4: lisen is no key"},
@@ -157,7 +184,7 @@ func TestAllFaultsAtOnce(t *testing.T) {
 	}
 }
 
-// TestWarnings: what weakens the node is said, and the default is none of it.
+// TestWarnings checks that settings that weaken the node are reported, and that the default has none.
 func TestWarnings(t *testing.T) {
 	for file, want := range map[string]int{
 		least: 0,

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -13,7 +14,7 @@ import (
 	"time"
 )
 
-// spelled are the ways in which documents write a default.
+// spelled returns the ways in which documents write a default.
 func spelled(v reflect.Value) []string {
 	switch x := v.Interface().(type) {
 	case Size:
@@ -50,7 +51,7 @@ func spelled(v reflect.Value) []string {
 	return []string{v.String()}
 }
 
-// group writes 25001 as "25,001".
+// group formats 25001 as "25,001".
 func group(n int) string {
 	s := strconv.Itoa(n)
 	for i := len(s) - 3; i > 0; i -= 3 {
@@ -65,8 +66,8 @@ var (
 	keySet    = regexp.MustCompile("`([a-z_]+(?:\\.[a-z_]+)+)`[^.`]{0,20}, ([a-z0-9]+) by default")
 )
 
-// TestDocumentsHaveTheDefaults compares what the documents say of a key with what 'mlsfed init' writes: in tables with a
-// column "default", and in texts as "`key` (value".
+// TestDocumentsHaveTheDefaults compares the defaults in the documents with what 'mlsfed init' writes: in tables with
+// a column "default", and in texts as "`key` (value".
 func TestDocumentsHaveTheDefaults(t *testing.T) {
 	values := make(map[string]reflect.Value)
 	d := Default()
@@ -75,7 +76,13 @@ func TestDocumentsHaveTheDefaults(t *testing.T) {
 	for i := range rates.NumField() {
 		values["rates."+rates.Type().Field(i).Tag.Get("yaml")] = rates.Field(i)
 	}
-	files, err := filepath.Glob("../docs/*.md")
+	var files []string
+	err := filepath.WalkDir("../docs", func(path string, _ fs.DirEntry, err error) error {
+		if filepath.Ext(path) == ".md" {
+			files = append(files, path)
+		}
+		return err
+	})
 	if err != nil || len(files) == 0 {
 		t.Fatalf("documents %v, %v", files, err)
 	}

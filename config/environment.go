@@ -10,13 +10,14 @@ import (
 
 const prefix = "MLSFED_"
 
-// elsewhere are variables with the prefix that are not keys of the file.
+// elsewhere lists variables with the prefix that are not keys of the file.
 var elsewhere = []string{
 	"MLSFED_CONFIG", "MLSFED_LONG", "MLSFED_SEED", "MLSFED_LOG", "MLSFED_HOME", "MLSFED_PROFILE", "MLSFED_PASSPHRASE_FILE", "MLSFED_DEMO_FAULT",
+	"MLSFED_AGENT", "MLSFED_MESSAGE", "MLSFED_FROM", "MLSFED_CONVERSATION",
 }
 
-// override sets the keys that the environment names. A variable with the prefix that names none is an
-// error, as an unknown key is.
+// override sets the keys that the environment names. A variable with the prefix that names no key is an error, like
+// an unknown key.
 func override(c *Config, environment []string) error {
 	keys := variables(c)
 	for _, variable := range environment {
@@ -53,7 +54,7 @@ func variables(c *Config) map[string]reflect.Value {
 	return keys
 }
 
-// set reads the value as the file would have it; a list is separated by commas.
+// set parses the value in the format of the file; a list is separated by commas.
 func set(field reflect.Value, value string) error {
 	if field.Kind() == reflect.Slice {
 		field.Set(reflect.ValueOf(strings.FieldsFunc(value, func(r rune) bool { return r == ',' || r == ' ' })))

@@ -12,7 +12,7 @@ import (
 // Duration is a time.Duration as people write it: "90s", "10m", "720h", and "30d" for days.
 type Duration time.Duration
 
-// Std is d as the standard library has it.
+// Std returns d as a duration of the standard library.
 func (d Duration) Std() time.Duration { return time.Duration(d) }
 
 // UnmarshalYAML reads it.
@@ -52,7 +52,7 @@ func (s *Size) UnmarshalYAML(n *yaml.Node) error { return scalar(n, s.parse) }
 // MarshalYAML writes what UnmarshalYAML reads.
 func (s Size) MarshalYAML() (any, error) { return s.String(), nil }
 
-// String is the size in its largest whole unit.
+// String returns the size in its largest whole unit.
 func (s Size) String() string {
 	for _, u := range units {
 		if s != 0 && uint64(s)%u.size == 0 && u.size > 1 {
@@ -62,7 +62,7 @@ func (s Size) String() string {
 	return strconv.FormatUint(uint64(s), 10)
 }
 
-// About is the size in its largest unit with one decimal, for people: "5.0 GiB".
+// About returns the size in its largest unit with one decimal, for people: "5.0 GiB".
 func (s Size) About() string {
 	for _, u := range units {
 		if u.size > 1 && uint64(s) >= u.size {
@@ -88,7 +88,7 @@ func (s *Size) parse(text string) error {
 	return fmt.Errorf("%q is not a size: wanted one as 4096, \"64KiB\", \"1MiB\"", text)
 }
 
-// scalar hands a plain value to parse and adds the line to its error.
+// scalar calls parse with a plain value and adds the line to its error.
 func scalar(n *yaml.Node, parse func(string) error) error {
 	if n.Kind != yaml.ScalarNode {
 		return fmt.Errorf("line %d: wanted one value", n.Line)

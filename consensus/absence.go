@@ -7,8 +7,9 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// await waits until a connection to a node stands, for patience at most, and has it dialed meanwhile as often as it may
-// be. Whoever tries again only then has one failure for a long absence, whatever its own pauses after failures are.
+// await waits until there is a connection to a node, at most for patience, and meanwhile has the node dialed as often
+// as allowed. A caller that retries only after await sees one failure for a long absence, independent of the length
+// of its own pauses after failures.
 func (s *mesh) await(ctx context.Context, to wire.NodeID, patience time.Duration) bool {
 	end := time.NewTimer(patience)
 	defer end.Stop()
@@ -17,8 +18,8 @@ func (s *mesh) await(ctx context.Context, to wire.NodeID, patience time.Duration
 		if p == nil {
 			return false
 		}
-		up, wait, stands := p.waitFor()
-		if stands {
+		up, wait, connected := p.nextDial()
+		if connected {
 			return true
 		}
 		next := time.NewTimer(wait)
@@ -27,7 +28,7 @@ func (s *mesh) await(ctx context.Context, to wire.NodeID, patience time.Duration
 		case <-next.C:
 			select {
 			case p.wanted <- struct{}{}:
-			default: // it dials
+			default: // it is already dialing
 			}
 		case <-end.C:
 			next.Stop()
@@ -40,7 +41,7 @@ func (s *mesh) await(ctx context.Context, to wire.NodeID, patience time.Duration
 	}
 }
 
-// reached ends the pause before a node is dialed again: something has shown that it is back.
+// reached ends the pause before a node is dialed again: there is evidence that the node is back.
 func (s *mesh) reached(n wire.NodeID) {
 	p := s.existing(n)
 	if p == nil {
@@ -53,16 +54,17 @@ func (s *mesh) reached(n wire.NodeID) {
 	if waits {
 		select {
 		case p.wanted <- struct{}{}:
-		default: // it dials
+		default: // it is already dialing
 		}
 	}
 }
 
-// lookAgain is how often whoever waits for a connection looks whether one is to be dialed, where no pause says so.
-const lookAgain = 100 * time.Millisecond
+// dialCheckInterval is the interval at which a waiting caller checks whether to dial, if no pause determines it.
+const dialCheckInterval = 100 * time.Millisecond
 
-// waitFor returns what is closed when a connection stands, and how long to wait before it is dialed.
-func (p *peer) waitFor() (up <-chan struct{}, wait time.Duration, stands bool) {
+// nextDial reports whether there is a connection. If there is none, it returns a channel that is closed when there is
+// one, and the time to wait before dialing.
+func (p *peer) nextDial() (up <-chan struct{}, wait time.Duration, connected bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.conn != nil {
@@ -71,5 +73,5 @@ func (p *peer) waitFor() (up <-chan struct{}, wait time.Duration, stands bool) {
 	if p.up == nil {
 		p.up = make(chan struct{})
 	}
-	return p.up, max(time.Until(p.retry), lookAgain), false
+	return p.up, max(time.Until(p.retry), dialCheckInterval), false
 }

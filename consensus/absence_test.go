@@ -8,8 +8,9 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestBackAtOnceAfterAnAbsence: a follower that was away for minutes, while its leader went on, has what it missed at
-// once: by entries, and by a snapshot where the leader's log is shorter than its absence. All times are virtual.
+// TestBackAtOnceAfterAnAbsence checks that a follower which was away for minutes, while its leader went on, receives
+// the missed entries at once: by entries, and by a snapshot if the leader's log does not reach back to its absence.
+// All times are virtual.
 func TestBackAtOnceAfterAnAbsence(t *testing.T) {
 	for name, short := range map[string]uint64{"entries": 0, "a snapshot": 8} {
 		t.Run(name, func(t *testing.T) {

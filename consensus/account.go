@@ -10,27 +10,27 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Account is charged for what this node stores of conversations that other organizations brought. An empty
-// organization is the node's own, which has no limit. Charge comes before the bytes are written.
+// Account is charged for the data that this node stores of conversations which other organizations brought. An empty
+// organization is the node's own, which has no limit. Charge is called before the bytes are written.
 type Account interface {
 	Charge(org wire.Domain, what Stored, n uint64) error
-	// Adopt takes bytes into account that are on the disk already.
+	// Adopt charges bytes that are already on the disk.
 	Adopt(org wire.Domain, what Stored, n uint64)
 	Release(org wire.Domain, what Stored, n uint64)
-	// Room refuses what another node sends while the disk is too full for it.
+	// Room refuses data from another node while the disk is too full for it.
 	Room() error
 }
 
-// Stored is what bytes are stored as.
+// Stored is the kind of stored bytes.
 type Stored uint8
 
-// What an Account is charged for. Blobs are charged by the BlobStore.
+// The kinds of stored data that an Account is charged for. Blobs are charged by the BlobStore.
 const (
 	StoredLog Stored = iota
 	StoredSnapshot
 )
 
-// entryCost is what an entry of the log is charged for in addition to its size, in bytes.
+// entryCost is the number of bytes that an entry of the log is charged in addition to its size.
 const entryCost = 128
 
 // noAccount charges nobody.
@@ -41,7 +41,7 @@ func (noAccount) Adopt(wire.Domain, Stored, uint64)        {}
 func (noAccount) Release(wire.Domain, Stored, uint64)      {}
 func (noAccount) Room() error                              { return nil }
 
-// payer is the organization that is charged for what comes from a node: "" for the own one.
+// payer returns the organization that is charged for data from a node: "" for this node's organization.
 func (m *Manager) payer(org wire.Domain) wire.Domain {
 	if org == m.cfg.Node.Organization() {
 		return ""
@@ -49,24 +49,25 @@ func (m *Manager) payer(org wire.Domain) wire.Domain {
 	return org
 }
 
-// book is what one conversation is charged for. The organization that invited this node pays; for a
-// conversation that was founded here, nobody does.
+// book is the account of one conversation. The organization that invited this node pays; a conversation that was
+// founded here is not charged.
 type book struct {
 	account  Account
 	payer    wire.Domain
 	log      atomic.Uint64            // bytes of entries
 	snapshot atomic.Uint64            // bytes of the newest snapshot
-	arriving atomic.Pointer[arriving] // the snapshot that another node sends at the moment
+	arriving atomic.Pointer[arriving] // the snapshot that another node is sending
 }
 
-// arriving is a snapshot that another node sends: until it is installed, its sender pays.
+// arriving is a snapshot that another node sends: its sender pays until it is installed.
 type arriving struct {
 	index, term uint64
 	payer       wire.Domain
 }
 
-// sizePrefix is where the size of a conversation's log is written down, in eight bytes, when its record is.
-// After a crash it may lag behind by what was appended since; the next shortening of the log corrects it.
+// sizePrefix is the prefix of the key for the size of a conversation's log, in eight bytes. The size is written
+// together with the record. After a crash it may lack the entries appended since; the next truncation of the log
+// corrects it.
 const sizePrefix = "log size/"
 
 func sizeKey(id wire.ConversationID) []byte { return []byte(sizePrefix + string(id)) }
@@ -75,7 +76,7 @@ func (c *conversation) sizeChange() raftlog.MetaChange {
 	return raftlog.MetaChange{Key: sizeKey(c.id), Value: binary.BigEndian.AppendUint64(nil, c.book.log.Load())}
 }
 
-// adopt takes into account what is on the disk of a conversation when the node starts.
+// adopt charges the data of a conversation that is on the disk when the node starts.
 func (m *Manager) adopt(c *conversation, snapshot uint64) {
 	c.book.snapshot.Store(snapshot)
 	m.cfg.Account.Adopt(c.book.payer, StoredSnapshot, snapshot)
@@ -86,7 +87,7 @@ func (m *Manager) adopt(c *conversation, snapshot uint64) {
 	}
 }
 
-// close releases everything, since the conversation's data has been deleted.
+// close releases all charges, since the conversation's data has been deleted.
 func (b *book) close() {
 	b.account.Release(b.payer, StoredLog, b.log.Swap(0))
 	b.account.Release(b.payer, StoredSnapshot, b.snapshot.Swap(0))
@@ -99,7 +100,7 @@ func logCost(logs []*raft.Log) (n uint64) {
 	return n
 }
 
-// store charges entries and has them written. Entries that another node sends need room on the disk.
+// store charges entries and then writes them. Entries from another node need room on the disk.
 func (b *book) store(logs []*raft.Log, foreign bool, write func([]*raft.Log) error) error {
 	if b == nil {
 		return write(logs)
@@ -121,7 +122,7 @@ func (b *book) store(logs []*raft.Log, foreign bool, write func([]*raft.Log) err
 	return nil
 }
 
-// shortened corrects the size of a log of which entries were deleted, by what is left of it.
+// shortened corrects the size of a log after a deletion of entries, from the remaining entries.
 func (b *book) shortened(log *raftlog.GroupLog) {
 	if b == nil {
 		return
@@ -146,14 +147,14 @@ func (b *book) shortened(log *raftlog.GroupLog) {
 	}
 }
 
-// receiving says whose snapshot is being installed, until the returned function is called.
+// receiving records the sender of the snapshot that is being installed, until the returned function is called.
 func (b *book) receiving(index, term uint64, from wire.Domain) (end func()) {
 	in := &arriving{index, term, from}
 	b.arriving.Store(in)
 	return func() { b.arriving.CompareAndSwap(in, nil) }
 }
 
-// sink charges a snapshot that is being written: to its sender, or to who pays for the conversation.
+// sink charges a snapshot that is being written: to its sender, or to the payer of the conversation.
 func (b *book) sink(s raft.SnapshotSink, index, term uint64) raft.SnapshotSink {
 	if b == nil {
 		return s
@@ -174,7 +175,7 @@ type chargedSink struct {
 	over    bool
 }
 
-// Write charges and writes.
+// Write charges the bytes and writes them.
 func (s *chargedSink) Write(p []byte) (int, error) {
 	if s.foreign {
 		if err := s.book.account.Room(); err != nil {
@@ -188,7 +189,7 @@ func (s *chargedSink) Write(p []byte) (int, error) {
 	return s.SnapshotSink.Write(p)
 }
 
-// Close makes the snapshot the conversation's, in place of the one before.
+// Close makes the snapshot the conversation's, in place of the previous one.
 func (s *chargedSink) Close() error {
 	err := s.SnapshotSink.Close()
 	if s.over {
@@ -204,7 +205,7 @@ func (s *chargedSink) Close() error {
 	return nil
 }
 
-// Cancel releases what was charged.
+// Cancel releases the charge.
 func (s *chargedSink) Cancel() error {
 	err := s.SnapshotSink.Cancel()
 	if !s.over {

@@ -16,10 +16,10 @@ import (
 
 // memAccount is an account with a limit for each other organization.
 type memAccount struct {
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	of      map[wire.Domain][2]uint64
-	most    uint64 // of one other organization; 0: no limit
-	full    bool   // the disk is
+	most    uint64 // limit of one other organization; 0: no limit
+	full    bool   // the disk is full
 	refused int
 }
 
@@ -85,7 +85,7 @@ func (a *memAccount) refusals() int {
 	return a.refused
 }
 
-// logBytes is what a node's log holds of a conversation, as it is charged.
+// logBytes returns the size of a conversation in a node's log, as charged.
 func logBytes(t *testing.T, n *testNode, id wire.ConversationID) (total uint64) {
 	t.Helper()
 	c, err := n.m.find(id)
@@ -111,8 +111,9 @@ func logBytes(t *testing.T, n *testNode, id wire.ConversationID) (total uint64) 
 	return total
 }
 
-// TestLogsAndSnapshotsAreCharged: the organization that brought a conversation is charged for its log and
-// its snapshots, exactly, also after the log was shortened and after a restart; what the node founded is its own.
+// TestLogsAndSnapshotsAreCharged checks that the organization that brought a conversation is charged exactly for its
+// log and its snapshots, also after a truncation of the log and after a restart, and that conversations which the
+// node founded are charged to itself.
 func TestLogsAndSnapshotsAreCharged(t *testing.T) {
 	accounts := map[wire.NodeID]*memAccount{}
 	edit := func(cfg *Config) {
@@ -154,7 +155,7 @@ func TestLogsAndSnapshotsAreCharged(t *testing.T) {
 		time.Sleep(time.Second)
 		c.crash(b, false)
 		c.start(b)
-		for range 40 { // the log is shortened once more, and the account with it
+		for range 40 { // the log is truncated once more, and the account follows
 			p = c.commit(nodeA, p, wire.DeliveryChange{})
 		}
 		c.level(conv, nodeA, nodeB)
@@ -172,8 +173,8 @@ func TestLogsAndSnapshotsAreCharged(t *testing.T) {
 	})
 }
 
-// TestLogOverTheQuota: entries over an organization's quota are not stored; they come when there is room again.
-// So it is while the disk is full.
+// TestLogOverTheQuota checks that entries over an organization's quota are not stored, and that they arrive when
+// there is room again. The same holds while the disk is full.
 func TestLogOverTheQuota(t *testing.T) {
 	account := newMemAccount()
 	edit := func(cfg *Config) {
@@ -239,7 +240,8 @@ func TestLogCacheIsBounded(t *testing.T) {
 	}
 }
 
-// TestSleepersAreBoundedByBytes: states that are read while they sleep are kept up to a number of bytes.
+// TestSleepersAreBoundedByBytes checks that the cached states of sleeping conversations are kept up to a number of
+// bytes.
 func TestSleepersAreBoundedByBytes(t *testing.T) {
 	c := newSleeperCache[*machine.Machine](100 << 10)
 	put := func(n int, applied uint64) {
@@ -269,8 +271,8 @@ func TestSleepersAreBoundedByBytes(t *testing.T) {
 	}
 }
 
-// TestEntriesDoNotKeepTheirFrame: an entry that is kept keeps its own bytes, not the frame of up to 16 MiB
-// in which it came.
+// TestEntriesDoNotKeepTheirFrame checks that a kept entry keeps only its own bytes, not the frame of up to 16 MiB in
+// which it arrived.
 func TestEntriesDoNotKeepTheirFrame(t *testing.T) {
 	a := &raft.AppendEntriesRequest{Term: 1}
 	for i := range uint64(maxAppend) {
@@ -294,8 +296,8 @@ func TestEntriesDoNotKeepTheirFrame(t *testing.T) {
 	runtime.KeepAlive(got)
 }
 
-// TestLargeEntriesInMemory: three conversations with 40 entries of nearly a mebibyte each, awake and asleep, hold no
-// more of them in memory than the node's limits say.
+// TestLargeEntriesInMemory checks that three conversations with 40 entries of nearly a mebibyte each, awake and
+// asleep, hold no more of them in memory than the node's limits allow.
 func TestLargeEntriesInMemory(t *testing.T) {
 	const limit, sleepers = 4 << 20, 6 << 20
 	edit := func(cfg *Config) {
@@ -312,7 +314,7 @@ func TestLargeEntriesInMemory(t *testing.T) {
 			c.settled(id, 1, 1)
 			for range 40 {
 				e := p.Commit(c.id(), 900<<10, wire.DeliveryChange{})
-				r, err := c.nodes[nodeA].m.Submit(c.context(20*time.Second), e)
+				r, err := c.nodes[nodeA].m.Order(c.context(20*time.Second), e)
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -329,14 +331,14 @@ func TestLargeEntriesInMemory(t *testing.T) {
 				}
 				if l := conversation.awake(); l != nil {
 					awake++
-					l.fsm.read(func(s *machine.Machine) { states += s.Size() })
+					states += l.size()
 				}
 			}
 			n.m.asleep.mu.Lock()
 			cached = n.m.asleep.bytes
 			n.m.asleep.mu.Unlock()
 			t.Logf("%s: %d awake with %d KiB, %d KiB of sleepers", n.id, awake, states>>10, cached>>10)
-			if states > awake*(limit+(1<<20)) || cached > sleepers {
+			if states > awake*(3<<20) || cached > sleepers {
 				t.Errorf("%s holds %d bytes awake and %d asleep", n.id, states, cached)
 			}
 		}
@@ -354,8 +356,9 @@ func TestLargeEntriesInMemory(t *testing.T) {
 	})
 }
 
-// TestSnapshotOverTheQuota: a snapshot that another organization's node sends is charged to that organization
-// before it is stored. One over the quota, or for which the disk has no room, is refused and comes again.
+// TestSnapshotOverTheQuota checks that a snapshot from another organization's node is charged to that organization
+// before it is stored. A snapshot that exceeds the quota, or for which the disk has no room, is refused and sent
+// again.
 func TestSnapshotOverTheQuota(t *testing.T) {
 	for name, refuse := range map[string]func(*memAccount){
 		"quota": func(a *memAccount) { a.set(1, false) },
@@ -375,13 +378,13 @@ func TestSnapshotOverTheQuota(t *testing.T) {
 				c.level(conv, nodeA, nodeB)
 				b := c.nodes[nodeB]
 				c.stop(b)
-				for range 80 { // more than the log keeps behind a snapshot
+				for range 80 { // more than the log keeps before a snapshot
 					p = c.commit(nodeA, p, wire.DeliveryChange{})
 				}
 				before := account.bytes("a.example", StoredSnapshot)
 				refuse(account)
 				c.start(b)
-				// A node that starts adopts what is on its disk; only what comes is refused.
+				// A starting node adopts the data on its disk; it refuses only new data.
 				refused := account.refusals()
 				p = c.commit(nodeA, p, wire.DeliveryChange{})
 				c.eventually("a snapshot is refused", func() bool { return account.refusals() > refused })

@@ -8,8 +8,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestLeaderWaitsForItsState holds that a leader counts nothing as applied that its state machine has not applied yet:
-// it would order replicas by a state of before.
+// TestLeaderWaitsForItsState checks that a leader counts no entry as applied that its state machine has not applied
+// yet: otherwise it would order replicas from an old state.
 func TestLeaderWaitsForItsState(t *testing.T) {
 	withScene(t, nil, func(s *scene) wire.NodeID {
 		l := s.live(s.leader)

@@ -14,17 +14,17 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Nothing is deleted because one node says so. Where a replica has to give way (to a new generation of the
-// configuration, to a dismissal that its own log does not tell of, or to another claim to its id), its log and
-// its snapshot stay where they are, under the number of their group, and a record says what they belong to.
+// Nothing is deleted on the word of one node. A replica may have to give way: to a new generation of the
+// configuration, to a dismissal that its own log does not contain, or to another claim to its id. Its log and its
+// snapshot then stay on disk under the number of their group, and a record says what they belong to.
 //
-// A replica of a new generation is on probation then: it delivers nothing, until its log has the order hash
-// that the one before had applied last. Only then is the old one deleted. If it has another hash, the
-// conversation goes into quarantine, and both are kept for the operator.
+// A replica of a new generation is then on probation: it delivers nothing until its log has the order hash that the
+// previous replica applied last. Only then is the previous replica deleted. If the new replica has another hash, the
+// conversation goes into quarantine, and both replicas are kept for the operator.
 
 const asidePrefix = "aside/"
 
-// Aside is a replica that gave way to another one, and is kept.
+// Aside is a kept replica that gave way to another one.
 type Aside struct {
 	Group      uint32              `cbor:"1,keyasint"`
 	ID         wire.ConversationID `cbor:"2,keyasint"`
@@ -33,19 +33,19 @@ type Aside struct {
 	Order      wire.Hash           `cbor:"5,keyasint"`
 	Since      wire.Time           `cbor:"6,keyasint"`
 	Why        string              `cbor:"7,keyasint"`
-	Record     []byte              `cbor:"8,keyasint"`           // as it was
-	Probation  bool                `cbor:"9,keyasint,omitempty"` // the replica in its place has to continue it
+	Record     []byte              `cbor:"8,keyasint"`           // the record at that time
+	Probation  bool                `cbor:"9,keyasint,omitempty"` // the replacing replica has to continue this one
 	Expires    bool                `cbor:"10,keyasint,omitempty"`
-	Log        uint64              `cbor:"11,keyasint,omitempty"` // bytes of its log, as they are charged
+	Log        uint64              `cbor:"11,keyasint,omitempty"` // bytes of its log, as charged
 
-	payer    wire.Domain // is charged while it is kept
+	payer    wire.Domain // charged while the replica is kept
 	snapshot uint64      // bytes of its snapshot
 }
 
-// maxAsides is how many replicas of one conversation are kept besides the one that is served.
+// maxAsides is the number of replicas of one conversation that are kept in addition to the served one.
 const maxAsides = 4
 
-// asideLife is how long a replica is kept that several organizations have dismissed.
+// asideLife is the time for which a replica is kept that several organizations have dismissed.
 const asideLife = 30 * 24 * time.Hour
 
 const maxAsideRecord = maxRecordSize + 4096
@@ -55,7 +55,7 @@ func asideKey(group uint32, id wire.ConversationID) []byte {
 	return append(key, id...)
 }
 
-// loadAsides reads what is kept, and charges for it. The conversations stand already.
+// loadAsides reads the kept replicas and charges for them. The conversations are already loaded.
 func (m *Manager) loadAsides(used map[uint32]bool, snapshots map[uint32]uint64) error {
 	return m.cfg.Log.Meta().Scan([]byte(asidePrefix), func(key, value []byte) error {
 		a := new(Aside)
@@ -79,8 +79,8 @@ func (m *Manager) loadAsides(used map[uint32]bool, snapshots map[uint32]uint64) 
 	})
 }
 
-// Asides lists the replicas of a conversation that gave way and are kept.
-func (m *Manager) Asides(id wire.ConversationID) []Aside {
+// asidesOf lists the kept replicas of a conversation that gave way.
+func (m *Manager) asidesOf(id wire.ConversationID) []Aside {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	var list []Aside
@@ -90,8 +90,8 @@ func (m *Manager) Asides(id wire.ConversationID) []Aside {
 	return list
 }
 
-// AllAsides lists the replicas that gave way and are kept, of all conversations: those of one together, in the order in
-// which they gave way.
+// AllAsides lists the kept replicas that gave way, of all conversations. The replicas of one conversation are
+// together, in the order in which they gave way.
 func (m *Manager) AllAsides() []Aside {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -104,10 +104,10 @@ func (m *Manager) AllAsides() []Aside {
 	return list
 }
 
-// Bytes is what is kept takes on the disk, as far as it is charged.
+// Bytes returns the size of the kept replica on disk, as charged.
 func (a *Aside) Bytes() uint64 { return a.Log + a.snapshot }
 
-// Ends is when what is kept is deleted by itself, zero where only an operator does so.
+// Ends returns the time at which the kept replica is deleted automatically, or zero if only an operator deletes it.
 func (a *Aside) Ends() time.Time {
 	if !a.Expires {
 		return time.Time{}
@@ -115,7 +115,7 @@ func (a *Aside) Ends() time.Time {
 	return a.Since.Std().Add(asideLife)
 }
 
-// moveAside takes this replica out of the way and keeps what it holds.
+// moveAside takes this replica out of service and keeps its data.
 func (m *Manager) moveAside(c *conversation, why string, probation, expires bool) error {
 	m.mu.Lock()
 	kept := len(m.asides[c.id])
@@ -124,7 +124,7 @@ func (m *Manager) moveAside(c *conversation, why string, probation, expires bool
 		return wire.Errorf(wire.Quota, "invite", "node %s keeps %d replicas of %v already: its operator has to look at them", m.cfg.Node, kept, c.id)
 	}
 	a := &Aside{Group: c.group, ID: c.id, Since: wire.TimeOf(m.cfg.Now()), Why: why, Expires: expires}
-	if err := m.look(c, func(s *machine.Machine) { a.Sequence, a.Order = s.Sequence(), s.Order() }); err != nil {
+	if err := m.viewAny(c, func(s *machine.Machine) { a.Sequence, a.Order = s.Sequence(), s.Order() }); err != nil {
 		if !c.out.Load() {
 			return err
 		}
@@ -133,7 +133,7 @@ func (m *Manager) moveAside(c *conversation, why string, probation, expires bool
 	return m.retire(c, why, a)
 }
 
-// keepAside replaces the record by one that says what is kept, in one write.
+// keepAside replaces the record by one that describes the kept replica, in one write.
 func (m *Manager) keepAside(c *conversation, a *Aside) error {
 	rec, err := m.readRecord(c.id)
 	if err != nil {
@@ -157,8 +157,8 @@ func (m *Manager) keepAside(c *conversation, a *Aside) error {
 	return nil
 }
 
-// DropAside deletes what is kept of a replica that gave way: an operator's act. The one in its place has nothing to prove
-// then.
+// DropAside deletes a kept replica that gave way. It is for operators. The replacing replica then has nothing to
+// prove.
 func (m *Manager) DropAside(id wire.ConversationID, group uint32) error {
 	m.mu.Lock()
 	at := slices.IndexFunc(m.asides[id], func(a *Aside) bool { return a.Group == group })
@@ -191,7 +191,7 @@ func (m *Manager) DropAside(id wire.ConversationID, group uint32) error {
 	return nil
 }
 
-// prove looks, after each entry, whether the log has come to where the replica before it ended.
+// prove checks, after each entry, whether the log has reached the end of the previous replica.
 func (l *live) prove() {
 	a := l.c.probation.Load()
 	if a == nil {
@@ -201,7 +201,7 @@ func (l *live) prove() {
 	var err error
 	l.fsm.read(func(s *machine.Machine) {
 		if reached = s.Sequence() >= a.Sequence; reached {
-			proven, err = pastOf(s, a.Sequence, a.Order)
+			proven, err = hasPast(s, a.Sequence, a.Order)
 		}
 	})
 	switch {
@@ -212,8 +212,8 @@ func (l *live) prove() {
 	}
 }
 
-// endProbation deletes the replica before where the log is proven to continue it. Where others have said so,
-// because the entries that show it are no longer kept, it stays.
+// endProbation deletes the previous replica if the log is proven to continue it. If only other nodes have confirmed
+// that, because the entries that show it are no longer kept, the previous replica stays.
 func (m *Manager) endProbation(c *conversation, a *Aside, proven bool) {
 	m.pump.mark(c.id)
 	if !proven {
@@ -233,7 +233,7 @@ func (m *Manager) endProbation(c *conversation, a *Aside, proven bool) {
 	}
 }
 
-// sweepAsides deletes what several organizations have dismissed, after a while.
+// sweepAsides deletes replicas that several organizations have dismissed, after asideLife.
 func (m *Manager) sweepAsides(ctx context.Context) {
 	for pause(ctx, time.Hour) {
 		before := wire.TimeOf(m.cfg.Now().Add(-asideLife))
@@ -255,13 +255,13 @@ func (m *Manager) sweepAsides(ctx context.Context) {
 	}
 }
 
-// maxGenerations is how many recoveries a node may have missed.
+// maxGenerations is the number of recoveries that a node may have missed.
 const maxGenerations = 64
 
-// contradicts reports whether this replica knows better than a node that says that an operator's recovery began
-// a new generation: the generation before lives here, and this node was there to see it. It was there where
-// that node has spoken in the generation before since this one started, where an entry has been made since, or
-// where this node has been up for long.
+// contradicts reports whether this replica has better knowledge than a node which says that an operator's recovery
+// began a new generation: the previous generation is alive here, and this node was present to see it. This node was
+// present if the other node has sent frames in the previous generation since this one started, if an entry has been
+// made since, or if this node has been up for long.
 func (m *Manager) contradicts(c *conversation, who wire.NodeID, generation uint64) bool {
 	if c.generation() >= generation || c.out.Load() || c.refused("testify") != nil {
 		return false
@@ -273,40 +273,38 @@ func (m *Manager) contradicts(c *conversation, who wire.NodeID, generation uint6
 		return false
 	}
 	l := c.awake()
-	// What sleeps has fallen asleep in order. An election takes a moment, and a hostile voter can cause one.
+	// A sleeping conversation fell asleep in order. An election takes a moment, and a hostile voter can cause one.
 	return l == nil || l.leader() != "" || time.Since(time.Unix(0, c.led.Load())) < leaderless
 }
 
-// noteLeader remembers when this replica knew a leader.
+// noteLeader records when this replica knew a leader.
 func (c *conversation) noteLeader(known bool) {
 	if known {
 		c.led.Store(time.Now().UnixNano())
 	}
 }
 
-// leaderless is how long a conversation without a leader is still taken for one that lives.
+// leaderless is the time for which a conversation without a leader still counts as alive.
 const leaderless = 30 * time.Second
 
-// livedSince reports whether an entry was made after a moment.
-func (m *Manager) livedSince(c *conversation, since time.Time) (lived bool) {
-	if err := m.view(c, func(s *machine.Machine) {
-		last, _ := s.Entries(max(s.Sequence(), 1)-1, 1, 0)
-		if len(last) == 0 {
-			return
-		}
-		e, err := last[0].Open()
-		lived = err == nil && e.Time > wire.TimeOf(since)
-	}); err != nil {
+// livedSince reports whether an entry was made after since.
+func (m *Manager) livedSince(c *conversation, since time.Time) bool {
+	last, err := m.readKept(c, m.view, func(s *machine.Machine) machine.EntryRange {
+		kept, _ := s.Entries(max(s.Sequence(), 1)-1, 1, 0)
+		return kept
+	})
+	if err != nil || len(last) == 0 {
 		return false
 	}
-	return lived
+	e, err := last[0].Open()
+	return err == nil && e.Time > wire.TimeOf(since)
 }
 
 // mayFollow decides whether this replica gives way to a new generation.
 //
-// A recovery is for a conversation that has lost its majority, so a majority cannot be asked for its consent.
-// What can be asked is whether somebody contradicts. A replica that holds the only vote follows nobody: its
-// conversation has lost nothing while it is there.
+// A recovery is for a conversation that has lost its quorum, so a quorum cannot be asked for its consent. It is
+// possible only to ask whether a node contradicts. A replica that holds the only vote follows nobody: its
+// conversation has lost nothing while this replica exists.
 func (m *Manager) mayFollow(ctx context.Context, c *conversation, from wire.NodeID, generation uint64) error {
 	if !m.holds(ruleAside) {
 		return nil

@@ -7,8 +7,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestDroppedAsideEndsItsProbation: what gave way is listed, with the bytes that it takes, and an operator who drops it
-// has the replica in its place served.
+// TestDroppedAsideEndsItsProbation checks that a replica that gave way is listed with its size in bytes, and that the
+// replacing replica is served after an operator drops the listed one.
 func TestDroppedAsideEndsItsProbation(t *testing.T) {
 	withScene(t, nil, func(s *scene) wire.NodeID {
 		evil, victim := s.voters[0], s.voters[1]
@@ -42,7 +42,8 @@ func TestDroppedAsideEndsItsProbation(t *testing.T) {
 	})
 }
 
-// TestAsideOfSeveralEnds: what several organizations have dismissed says when it is deleted by itself.
+// TestAsideOfSeveralEnds checks that a replica which several organizations have dismissed shows the time of its
+// automatic deletion.
 func TestAsideOfSeveralEnds(t *testing.T) {
 	since := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 	a := Aside{Since: wire.TimeOf(since), Expires: true}

@@ -14,9 +14,9 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Blobs travel beside the log, on one stream between two nodes, one after the other. Before an entry that
-// names one is proposed, a majority of the voters has it on disk; a replica that lacks it fetches it when it is
-// asked for.
+// Blobs are transferred separately from the log, one after the other on one stream between two nodes. Before an entry
+// that names a blob is proposed, a majority of the voters has the blob on disk; a replica that lacks it fetches it on
+// request.
 //
 //	asking node                       answering node
 //	size (4), blobRequest    ──▶
@@ -24,13 +24,13 @@ import (
 //	content, for a put       ──▶
 //	                         ◀──      content, for a get; blobHave or an error after a put
 
-// BlobStore keeps content by its hash. Put verifies what it reads and is durable when it returns.
+// BlobStore keeps content by its hash. Put verifies the content that it reads; the blob is durable when Put returns.
 type BlobStore interface {
-	// owner is charged for it: an organization, a device, or "" for the node itself.
+	// owner is charged for the content: an organization, a device, or "" for the node itself.
 	Put(owner string, ref wire.BlobRef, content io.Reader) error
 	Get(ref wire.BlobRef) (io.ReadCloser, error)
 	Has(ref wire.BlobRef) (bool, error)
-	// Sweep deletes what keep refuses and was stored before a moment.
+	// Sweep deletes blobs that were stored before a time and for which keep returns false.
 	Sweep(before time.Time, keep func(wire.BlobRef) bool) error
 }
 
@@ -61,10 +61,10 @@ func (b *blobRequest) Check() error {
 	return b.Conversation.Check()
 }
 
-// blobLife is how long a blob may wait for the entry that names it.
+// blobLife is the time for which a blob may wait for the entry that names it.
 const blobLife = time.Hour
 
-// transferTime bounds one transfer: a quarter of a megabyte a second at least.
+// transferTime limits the time of one transfer: the rate is at least a quarter of a megabyte per second.
 func transferTime(size uint64) time.Duration {
 	return 10*time.Second + time.Duration(size/(256<<10))*time.Second
 }
@@ -80,8 +80,9 @@ func (m *Manager) PutBlob(owner string, ref wire.BlobRef, content io.Reader) err
 	return m.cfg.Blobs.Put(owner, ref, content)
 }
 
-// Blob opens content that a kept entry of the conversation names, or one of its heads, or that is held for devices that
-// join: wire.BlobMissing for what belongs to another conversation. Where this node lacks it, another replica is asked.
+// Blob opens content that a kept entry or a head of the conversation names, or that is held for devices that join. It
+// returns wire.BlobMissing for content that belongs to another conversation. If this node lacks the content, another
+// replica is asked.
 func (m *Manager) Blob(ctx context.Context, id wire.ConversationID, ref wire.BlobRef) (io.ReadCloser, error) {
 	c, err := m.find(id)
 	if err != nil {
@@ -98,7 +99,7 @@ func (m *Manager) Blob(ctx context.Context, id wire.ConversationID, ref wire.Blo
 	} else if have {
 		return m.cfg.Blobs.Get(ref)
 	}
-	if err := m.fetchBlob(ctx, c, c.book.payer, ref, m.members(c)); err != nil {
+	if err := m.bringBlob(ctx, c, ref); err != nil {
 		return nil, err
 	}
 	return m.cfg.Blobs.Get(ref)
@@ -117,9 +118,11 @@ func (m *Manager) members(c *conversation) []wire.NodeID {
 	return rec.members()
 }
 
-// fetchBlob gets content from the first of the nodes that has it. payer is charged for it.
-func (m *Manager) fetchBlob(ctx context.Context, c *conversation, payer wire.Domain, ref wire.BlobRef, from []wire.NodeID) error {
+// fetchBlob gets content from the first node that has it. payer is charged for it. If no node has it, lacking lists
+// the nodes that said so, and this node.
+func (m *Manager) fetchBlob(ctx context.Context, c *conversation, payer wire.Domain, ref wire.BlobRef, from []wire.NodeID) (lacking []wire.NodeID, err error) {
 	last := error(wire.Errorf(wire.BlobMissing, "blob", "%v is on no replica of %v that can be reached", ref, c.id))
+	lacking = []wire.NodeID{m.cfg.Node}
 	for _, n := range from {
 		if n == m.cfg.Node {
 			continue
@@ -128,16 +131,41 @@ func (m *Manager) fetchBlob(ctx context.Context, c *conversation, payer wire.Dom
 			return m.readBlob(conn, payer, ref)
 		})
 		if err == nil {
-			return nil
+			return nil, nil
 		}
 		last = err
+		if wire.CodeOf(err) == wire.BlobMissing {
+			lacking = append(lacking, n)
+		}
 		m.log.Debug("blob not fetched", "blob", ref, "peer", n, "error", err)
 	}
-	return last
+	return lacking, last
 }
 
-// placeBlobs sees to it that a majority of the voters holds what e names.
-// payer is charged for what is fetched: the organization that brings the submission.
+// bringBlob fetches content that the conversation names and this node lacks. wire.BlobMissing means that the content
+// is lost: a majority of the voters, which had it when it was named, say that they do not have it. wire.Unavailable
+// means that nodes which may have it cannot be reached.
+func (m *Manager) bringBlob(ctx context.Context, c *conversation, ref wire.BlobRef) error {
+	lacking, err := m.fetchBlob(ctx, c, c.book.payer, ref, m.members(c))
+	switch code := wire.CodeOf(err); {
+	case err == nil, code == wire.Quota, code == wire.NotAdmitted:
+		return err
+	}
+	voters := m.voters(c)
+	without := 0
+	for _, n := range voters {
+		if contains(lacking, n) {
+			without++
+		}
+	}
+	if 2*without > len(voters) {
+		return wire.Errorf(wire.BlobMissing, "blob", "%v is on no replica of %v: %d of %d voters do not have it", ref, c.id, without, len(voters))
+	}
+	return wire.Errorf(wire.Unavailable, "blob", "%v is on no replica of %v that can be reached: %v", ref, c.id, err)
+}
+
+// placeBlobs makes sure that a majority of the voters holds the blobs that e names. payer, the organization that
+// brings the submission, is charged for fetched blobs.
 func (m *Manager) placeBlobs(ctx context.Context, c *conversation, payer wire.Domain, e *wire.Envelope) error {
 	for _, ref := range e.Blobs() {
 		if m.cfg.Blobs == nil {
@@ -148,7 +176,7 @@ func (m *Manager) placeBlobs(ctx context.Context, c *conversation, payer wire.Do
 			return err
 		}
 		if !have {
-			if err := m.fetchBlob(ctx, c, payer, ref, m.members(c)); err != nil {
+			if _, err := m.fetchBlob(ctx, c, payer, ref, m.members(c)); err != nil {
 				if code := wire.CodeOf(err); code == wire.Quota || code == wire.Unavailable || code == wire.NotAdmitted {
 					return err
 				}
@@ -162,7 +190,7 @@ func (m *Manager) placeBlobs(ctx context.Context, c *conversation, payer wire.Do
 	return nil
 }
 
-// spreadBlob copies a blob that is here to as many voters as a majority needs.
+// spreadBlob copies a local blob to as many voters as a majority needs.
 func (m *Manager) spreadBlob(ctx context.Context, c *conversation, ref wire.BlobRef) error {
 	voters := m.voters(c)
 	have := 0
@@ -226,7 +254,7 @@ func readBlobAnswer(r io.Reader) (byte, error) {
 	return 0, e
 }
 
-// readSized reads four bytes of size and as much content, at most limit.
+// readSized reads a size of four bytes and as much content, at most limit.
 func readSized(r io.Reader, limit int) ([]byte, error) {
 	var size [4]byte
 	if _, err := io.ReadFull(r, size[:]); err != nil {
@@ -239,8 +267,8 @@ func readSized(r io.Reader, limit int) ([]byte, error) {
 	return readBody(r, int(n))
 }
 
-// serveBlobs answers the requests of another node's on one stream, one after the other, until that node ends
-// the stream or pauses for blobIdle. A node of an older build ends it after one.
+// serveBlobs answers the requests of another node on one stream, one after the other, until that node ends the stream
+// or pauses for blobIdle. A node of an older build ends it after one request.
 func (m *Manager) serveBlobs(from wire.NodeID, conn net.Conn) error {
 	for patience := m.cfg.Timers.Call; ; patience = blobIdle {
 		if err := conn.SetDeadline(time.Now().Add(patience)); err != nil {
@@ -262,14 +290,14 @@ func (m *Manager) serveBlobs(from wire.NodeID, conn net.Conn) error {
 // serveBlob answers one request. An error ends the stream.
 func (m *Manager) serveBlob(from wire.NodeID, conn net.Conn, b []byte) (err error) {
 	req := new(blobRequest)
-	defer func() { m.caughtAt(recover(), req.Conversation, "blob", &err) }()
+	defer func() { m.quarantineOnPanicAt(recover(), req.Conversation, "blob", &err) }()
 	if err := wire.Decode(b, 1024, req); err != nil {
 		return errors.Join(err, answerBlobError(conn, err))
 	}
 	if err := conn.SetDeadline(time.Now().Add(transferTime(req.Ref.Size))); err != nil {
 		return err
 	}
-	c, err := m.party(from, req.Conversation, roleOfBlob)
+	c, err := m.findWithRole(from, req.Conversation, roleOfBlob)
 	if err != nil {
 		return answerBlobError(conn, err)
 	}
@@ -295,8 +323,8 @@ func (m *Manager) serveBlob(from wire.NodeID, conn net.Conn, b []byte) (err erro
 	return answerBlobError(conn, wire.Errorf(wire.BlobMissing, "blob", "node %s does not have %v", m.cfg.Node, req.Ref))
 }
 
-// mayPlace refuses a blob for a conversation of which this node has no entry: no entry here can name it. A
-// voter that is asked to hold one has the conversation.
+// mayPlace refuses a blob for a conversation of which this node has no entry: no entry here can name it. A voter that
+// is asked to hold a blob has the conversation.
 func (m *Manager) mayPlace(c *conversation) error {
 	created := false
 	if err := m.view(c, func(s *machine.Machine) { created = s.Created() && !s.Closed() }); err != nil {
@@ -308,8 +336,8 @@ func (m *Manager) mayPlace(c *conversation) error {
 	return nil
 }
 
-// mustName refuses content that neither a kept entry nor a head of the conversation names, and that is not held for devices
-// that join it: a member of one conversation has no claim on what belongs to another.
+// mustName refuses content that neither a kept entry nor a head of the conversation names, and that is not held for
+// devices that join it: a member of one conversation has no claim to content of another.
 func (m *Manager) mustName(c *conversation, ref wire.BlobRef) error {
 	named := false
 	if err := m.view(c, func(s *machine.Machine) { named = s.Names(ref) }); err != nil {
@@ -321,7 +349,7 @@ func (m *Manager) mustName(c *conversation, ref wire.BlobRef) error {
 	return nil
 }
 
-// sendBlob hands content out that the conversation names, or a submission that is under way here.
+// sendBlob sends content that the conversation names, or that a submission in progress here names.
 func (m *Manager) sendBlob(conn net.Conn, c *conversation, ref wire.BlobRef) error {
 	if !m.offered(c.id, ref) {
 		if err := m.mustName(c, ref); err != nil {
@@ -340,7 +368,7 @@ func (m *Manager) sendBlob(conn net.Conn, c *conversation, ref wire.BlobRef) err
 	return err
 }
 
-// offered reports whether a submission that names ref is under way here: the leader may fetch it.
+// offered reports whether a submission in progress here names ref: the leader may then fetch it.
 func (m *Manager) offered(id wire.ConversationID, ref wire.BlobRef) bool {
 	_, ok := m.offers.Load(offer{id, ref})
 	return ok
@@ -362,8 +390,8 @@ func (m *Manager) takeBlob(conn net.Conn, payer wire.Domain, ref wire.BlobRef) e
 	return err
 }
 
-// readBlob stores content that comes over a stream, and reads all of it: another may have stored it meanwhile.
-// payer is charged for it.
+// readBlob stores content from a stream. It reads all of the content, even if another request has stored it
+// meanwhile. payer is charged for it.
 func (m *Manager) readBlob(conn net.Conn, payer wire.Domain, ref wire.BlobRef) error {
 	content := io.LimitReader(conn, int64(ref.Size))
 	if err := m.cfg.Blobs.Put(string(payer), ref, content); err != nil {
@@ -373,7 +401,7 @@ func (m *Manager) readBlob(conn net.Conn, payer wire.Domain, ref wire.BlobRef) e
 	return err
 }
 
-// answerBlobError refuses a request. The stream can serve another one afterwards.
+// answerBlobError refuses a request. The stream can serve another request afterwards.
 func answerBlobError(conn net.Conn, cause error) error {
 	b, err := wire.Encode(wire.AsError("blob", cause))
 	if err != nil {
@@ -383,7 +411,7 @@ func answerBlobError(conn net.Conn, cause error) error {
 	return err
 }
 
-// sweepBlobs deletes what no conversation names, now and then.
+// sweepBlobs deletes, at intervals, blobs that no conversation names.
 func (m *Manager) sweepBlobs(ctx context.Context) {
 	if m.cfg.Blobs == nil {
 		return
@@ -395,12 +423,12 @@ func (m *Manager) sweepBlobs(ctx context.Context) {
 	}
 }
 
-// sweepBlobsOnce keeps everything when a conversation cannot be read: what it names is not known. One in
-// quarantine keeps what it names where its state can be read; another one must not keep the blobs of all.
+// sweepBlobsOnce deletes nothing if a conversation cannot be read, because its blobs are not known. A conversation in
+// quarantine keeps its blobs if its state can be read; if not, it does not keep the blobs of all other conversations.
 func (m *Manager) sweepBlobsOnce(now time.Time) error {
 	named := make(map[wire.BlobRef]bool)
 	for _, c := range m.list() {
-		if err := m.look(c, func(s *machine.Machine) {
+		if err := m.viewAny(c, func(s *machine.Machine) {
 			for _, ref := range s.Blobs() {
 				named[ref] = true
 			}

@@ -42,7 +42,7 @@ func TestBlobs(t *testing.T) {
 			e.Commit.Welcome = &wire.Payload{Blob: &ref}
 			return author.Sign(e, p.Opener)
 		}
-		if _, err := c.nodes[nodeC].m.Submit(c.context(5*time.Second), with(ref)); wire.CodeOf(err) != wire.BlobMissing {
+		if _, err := c.nodes[nodeC].m.Order(c.context(5*time.Second), with(ref)); wire.CodeOf(err) != wire.BlobMissing {
 			t.Fatalf("an entry that names what nobody has: %v", err)
 		}
 		if err := c.nodes[nodeC].m.PutBlob("", ref, bytes.NewReader(content[1:])); err == nil {
@@ -52,7 +52,7 @@ func TestBlobs(t *testing.T) {
 			t.Fatal(err)
 		}
 		e := with(ref)
-		r, err := c.nodes[nodeC].m.Submit(c.context(20*time.Second), e)
+		r, err := c.nodes[nodeC].m.Order(c.context(20*time.Second), e)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -69,7 +69,7 @@ func TestBlobs(t *testing.T) {
 			t.Fatalf("accepted, and on %d of 3 voters", holders)
 		}
 		c.level(conv, three...)
-		// A replica that lacks it fetches it from another, which is asked to name it in its log.
+		// A replica that lacks the blob fetches it from another one, which checks that its log names the blob.
 		gone := blob.Ref{Hash: ref.Hash, Size: ref.Size}
 		if err := stores[nodeB].(blob.Wire).Store.Delete(gone); err != nil {
 			t.Fatal(err)
@@ -84,7 +84,7 @@ func TestBlobs(t *testing.T) {
 			}
 			got.Close()
 		}
-		// A member gets only what its conversation names; who is none gets nothing.
+		// A member gets only blobs that its conversation names; a node that is no member gets nothing.
 		secret := []byte("of another conversation")
 		other := wire.BlobRef{Hash: sha256.Sum256(secret), Size: uint64(len(secret))}
 		if err := c.nodes[nodeA].m.PutBlob("", other, bytes.NewReader(secret)); err != nil {
@@ -100,7 +100,7 @@ func TestBlobs(t *testing.T) {
 				t.Fatalf("operation %d of an outsider: %v", op, err)
 			}
 		}
-		// What nothing names goes after a while; what is named stays.
+		// A blob that nothing names is deleted after a while; a named blob stays.
 		if err := c.nodes[nodeA].m.sweepBlobsOnce(time.Now().Add(2 * blobLife)); err != nil {
 			t.Fatal(err)
 		}
@@ -124,14 +124,14 @@ func TestBlobNeedsAMajority(t *testing.T) {
 		c.stop(c.nodes[nodeC])
 		e := p.Commit(c.id(), 16, wire.DeliveryChange{})
 		e.Commit.Tree = &wire.Payload{Blob: &ref}
-		if _, err := c.nodes[nodeA].m.Submit(c.context(8*time.Second), author.Sign(e, p.Opener)); wire.CodeOf(err) != wire.NoQuorum {
+		if _, err := c.nodes[nodeA].m.Order(c.context(8*time.Second), author.Sign(e, p.Opener)); wire.CodeOf(err) != wire.NoQuorum {
 			t.Fatalf("without a majority: %v", err)
 		}
 	})
 }
 
-// TestHeldBlobs: a node serves a blob that the log no longer names to whoever it holds it for, and to other replicas; a node
-// that does not hold it serves it to nobody.
+// TestHeldBlobs checks that a node serves a blob that the log no longer names to the devices for which it holds the
+// blob, and to other replicas, and that a node which does not hold the blob serves it to nobody.
 func TestHeldBlobs(t *testing.T) {
 	stores := map[wire.NodeID]BlobStore{}
 	var held sync.Map // offer and node → true
@@ -152,10 +152,10 @@ func TestHeldBlobs(t *testing.T) {
 		c.settled(conv, 3, 0)
 		content := bytes.Repeat([]byte("welcome "), 1000)
 		ref := wire.BlobRef{Hash: sha256.Sum256(content), Size: uint64(len(content))}
-		submit := func(e *wire.Envelope) {
+		order := func(e *wire.Envelope) {
 			t.Helper()
 			e = author.Sign(e, p.Opener)
-			r, err := c.nodes[nodeA].m.Submit(c.context(20*time.Second), e)
+			r, err := c.nodes[nodeA].m.Order(c.context(20*time.Second), e)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -166,9 +166,9 @@ func TestHeldBlobs(t *testing.T) {
 		}
 		first := p.Commit(c.id(), 16, wire.DeliveryChange{})
 		first.Commit.Welcome = &wire.Payload{Blob: &ref}
-		submit(first)
-		for range 4 { // the log forgets it
-			submit(p.Commit(c.id(), 16, wire.DeliveryChange{}))
+		order(first)
+		for range 4 { // the log drops the entry with the blob
+			order(p.Commit(c.id(), 16, wire.DeliveryChange{}))
 		}
 		c.level(conv, three...)
 		read := func(n wire.NodeID) error {
@@ -192,7 +192,7 @@ func TestHeldBlobs(t *testing.T) {
 		if err := stores[nodeB].(blob.Wire).Store.Delete(gone); err != nil && !errors.Is(err, blob.ErrNotFound) {
 			t.Fatal(err)
 		}
-		for _, n := range three { // B has it from another one that holds it
+		for _, n := range three { // B gets the blob from another replica that holds it
 			if err := read(n); err != nil {
 				t.Errorf("%s holds it: %v", n, err)
 			}

@@ -13,25 +13,25 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// blobIdle is how long a stream for blobs is kept that nothing is asked on.
+// blobIdle is the time for which a stream for blobs is kept without requests.
 const blobIdle = time.Minute
 
 // blobStreams holds at most one stream for blobs to each node. Requests for one node wait for each other.
 type blobStreams struct {
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	by    map[wire.NodeID]*blobStream
 	ended bool // no stream is kept any longer
 }
 
-// blobStream is the stream to one node. Who holds turn uses it.
+// blobStream is the stream to one node. The holder of turn uses it.
 type blobStream struct {
-	turn chan struct{} // holds one
+	turn chan struct{} // capacity one
 	conn net.Conn      // nil while there is none
 	used int           // requests that wait or are served; guarded by blobStreams.mu
 	idle *time.Timer   // closes conn; nil while it is in use
 }
 
-// take waits for the turn on a node's stream. The caller gives it back.
+// take waits for the turn on a node's stream. The caller returns the turn with give.
 func (b *blobStreams) take(ctx context.Context, n wire.NodeID) (*blobStream, error) {
 	b.mu.Lock()
 	if b.by == nil {
@@ -61,7 +61,7 @@ func (b *blobStreams) take(ctx context.Context, n wire.NodeID) (*blobStream, err
 	return s, nil
 }
 
-// give ends a turn. keep says that the stream is at the start of a request.
+// proposeEntry ends a turn. keep reports that the stream is at the start of a request.
 func (b *blobStreams) give(n wire.NodeID, s *blobStream, keep bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -73,7 +73,7 @@ func (b *blobStreams) give(n wire.NodeID, s *blobStream, keep bool) {
 	b.leave(n, s)
 }
 
-// leave is called with mu held. Of a node that nothing is asked, only an open stream is remembered.
+// leave is called with mu held. If a node has no requests, only an open stream is remembered.
 func (b *blobStreams) leave(n wire.NodeID, s *blobStream) {
 	if s.used--; s.used > 0 {
 		return
@@ -83,7 +83,7 @@ func (b *blobStreams) leave(n wire.NodeID, s *blobStream) {
 		return
 	}
 	conn := s.conn
-	s.idle = time.AfterFunc(blobIdle/2, func() { // well before the other side ends it
+	s.idle = time.AfterFunc(blobIdle/2, func() { // well before the other node closes it
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if s.used == 0 && s.conn == conn {
@@ -94,7 +94,7 @@ func (b *blobStreams) leave(n wire.NodeID, s *blobStream) {
 	})
 }
 
-// close closes all streams: the Manager ends.
+// close closes all streams when the Manager ends.
 func (b *blobStreams) close() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -111,9 +111,9 @@ func (b *blobStreams) close() {
 	}
 }
 
-// withBlobStream makes one request and hands the stream on after the first answer. then reads, or writes, all
-// that belongs to the request. A node that does not answer within Timers.Call is given up: only the content
-// has the time of a transfer.
+// withBlobStream sends one request and passes the stream on after the first answer. then reads, or writes, all data
+// of the request. withBlobStream gives up a node that does not answer within Timers.Call: the longer time of a
+// transfer is only for the content.
 func (m *Manager) withBlobStream(ctx context.Context, to wire.NodeID, req *blobRequest, then func(net.Conn, byte) error) error {
 	ctx, cancel := context.WithTimeout(ctx, transferTime(req.Ref.Size))
 	defer cancel()
@@ -147,8 +147,8 @@ func (m *Manager) withBlobStream(ctx context.Context, to wire.NodeID, req *blobR
 	return err
 }
 
-// askBlob sends a question and reads the first answer. A stream of before that the other side has ended is
-// replaced: a node of an older build ends it after each request.
+// askBlob sends a question and reads the first answer. If the other node has closed an existing stream, askBlob opens
+// a new one: a node of an older build closes it after each request.
 func (m *Manager) askBlob(ctx context.Context, to wire.NodeID, s *blobStream, question []byte) (byte, error) {
 	if s.conn != nil {
 		answer, err := m.questionBlob(ctx, s.conn, question)

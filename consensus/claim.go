@@ -9,23 +9,24 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Whoever knows a conversation's id can invite a node to another conversation under it, before the one that is meant
-// comes. Servers cannot tell the two apart by what is in them: a member can copy the create, and sign what follows with
-// the epoch's key. What they can tell is whom a conversation is for. So a replica belongs to its id where a device here
-// reads it. One that no device here reads holds the id for Timers.Claim only, and gives way then: to the organizations
-// that have claimed the id, in turn. Whichever of them has a device's address in its log keeps it.
+// A party that knows a conversation's id can invite a node to another conversation under that id, before the intended
+// conversation arrives. Servers cannot distinguish the two by content: a member can copy the create, and sign what
+// follows with the epoch's key. Servers can decide by the devices that read the conversation. So a replica owns its
+// id if a device here reads it. A replica that no device here reads holds the id for Timers.Claim only. After that it
+// gives way to the organizations that have claimed the id, in turn. The first of them with a device's address in its
+// log keeps the id.
 //
-// An organization that has an address of a device here, and puts it into a conversation under the id of another one,
-// keeps that id for as long as the device stays there. Two other organizations together take it, as long as nothing
-// was delivered here.
+// An organization that knows an address of a device here, and adds that address to a conversation under the id of
+// another conversation, keeps the id for as long as the device stays there. Two other organizations together take the
+// id, as long as nothing was delivered here.
 
-// maxClaimants bounds how many organizations wait for one id, and maxClaimed for how many ids some do.
+// maxClaimants limits how many organizations wait for one id; maxClaimed limits the ids with waiting organizations.
 const (
 	maxClaimants = 16
 	maxClaimed   = 4096
 )
 
-// claims are the organizations that wait for an id which a replica of another conversation has here.
+// claims holds the organizations that wait for an id which a replica of another conversation occupies here.
 type claims struct {
 	turn    sync.Mutex // held while a replica gives way
 	mu      sync.Mutex // guards waiting
@@ -34,10 +35,10 @@ type claims struct {
 
 type claimant struct {
 	org   wire.Domain
-	heard time.Time // last: one that does not repeat its claim waits no longer
+	heard time.Time // time of the last claim: an organization that does not repeat its claim stops waiting
 }
 
-// next notes a claim and reports whether it is first among those that were repeated since a moment.
+// next records a claim and reports whether it is the first of the claims that were repeated after since.
 func (q *claims) next(id wire.ConversationID, org wire.Domain, now, since time.Time) bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -65,14 +66,14 @@ func (q *claims) next(id wire.ConversationID, org wire.Domain, now, since time.T
 			}
 		}
 		if len(q.waiting) >= maxClaimed {
-			return list[0].org == org // it waits no longer than it asks
+			return list[0].org == org // a claim that is first is not recorded for longer than the request
 		}
 	}
 	q.waiting[id] = list
 	return list[0].org == org
 }
 
-// served ends an organization's turn: it comes last if it claims the id once more.
+// served ends an organization's turn: the organization goes to the end of the list if it claims the id again.
 func (q *claims) served(id wire.ConversationID, org wire.Domain) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
@@ -84,7 +85,8 @@ func (q *claims) served(id wire.ConversationID, org wire.Domain) {
 	q.waiting[id] = list
 }
 
-// unread reports whether no device here reads a replica that another organization brought, as far as can be told.
+// unread reports whether another organization brought the replica and, as far as this node knows, no device here
+// reads it.
 func (m *Manager) unread(c *conversation) bool {
 	if c.book.payer == "" || c.probation.Load() != nil {
 		return false
@@ -99,37 +101,37 @@ func (m *Manager) unread(c *conversation) bool {
 	return true
 }
 
-// mayBeOther reports whether an invitation by a node that has a part in the replica here may be to another conversation:
-// the replica is one that nobody here reads, and that node contradicts it.
-func (m *Manager) mayBeOther(ctx context.Context, c *conversation, from wire.NodeID) bool {
+// mayBeOtherConversation reports whether an invitation by a node that has a part in the replica here may be to another
+// conversation: no device here reads the replica, and the inviting node contradicts it.
+func (m *Manager) mayBeOtherConversation(ctx context.Context, c *conversation, from wire.NodeID) bool {
 	return m.unread(c) && (c.shut.Load() != nil || m.meter.take(meterKey{from, "", meterAsk}, askBurst, askRefill) && m.contradictedBy(ctx, c, from))
 }
 
-// contradictedBy reports whether a node says that its order hash is another one than this replica's. A node that
-// cannot be asked, or is of the first release, contradicts nothing.
+// contradictedBy reports whether a node answers with an order hash that differs from this replica's. A node that
+// cannot be asked, or that runs the first release, contradicts nothing.
 func (m *Manager) contradictedBy(ctx context.Context, c *conversation, n wire.NodeID) bool {
 	seq, own, err := m.orderOf(c)
 	if err != nil || seq == 0 || !m.announced(n) {
 		return false
 	}
 	t, err := m.askTestimony(ctx, n, c, question{Sequence: seq, Order: own})
-	return err == nil && !t.Out && t.Sequence > 0 && differ(m.orderHere(c, t.Sequence), t.Order)
+	return err == nil && !t.Out && t.Sequence > 0 && differ(m.localOrder(c, t.Sequence), t.Order)
 }
 
-// otherClaim decides between the replica that is here and an invitation to another conversation of the same id. It
-// returns true where the one that was here has gone.
-func (m *Manager) otherClaim(ctx context.Context, c *conversation, rec *record, from wire.NodeID, in *invitation) (gone bool, err error) {
+// resolveClaim decides between the replica that is here and an invitation to another conversation with the same id. It
+// returns true if the local replica was removed.
+func (m *Manager) resolveClaim(ctx context.Context, c *conversation, rec *record, from wire.NodeID, in *invitation) (gone bool, err error) {
 	org := from.Organization()
 	if org == rec.Inviter || in.Generation > maxGenerations {
-		return false, nil // entitled refuses it
+		return false, nil // entitled refuses the invitation
 	}
 	if !m.meter.take(meterKey{from, "", meterAsk}, askBurst, askRefill) {
 		return false, m.refuse(from, c.id, RefusedRate, wire.Errorf(wire.Busy, "invite", "too many claims by %s: try again later", from))
 	}
 	if m.unread(c) {
-		return m.takeTurn(ctx, c, from)
+		return m.yieldToClaim(ctx, c, from)
 	}
-	if !m.weak(c, rec) {
+	if !m.isUnsupported(c, rec) {
 		return false, nil
 	}
 	behind := make(map[wire.Domain]bool)
@@ -143,7 +145,7 @@ func (m *Manager) otherClaim(ctx context.Context, c *conversation, rec *record, 
 			confirmed[a.node.Organization()] = true
 		}
 	}
-	delete(confirmed, rec.Inviter) // it stands behind the other one
+	delete(confirmed, rec.Inviter) // the inviter supports the other conversation
 	if len(confirmed) < 2 || len(confirmed) <= len(behind)/2 {
 		return false, m.refuse(from, c.id, RefusedClaim, wire.Errorf(wire.NotReplica, "invite",
 			"node %s holds another conversation %v by invitation of %s, and %d of %d organizations confirm this one", m.cfg.Node, c.id, rec.Inviter, len(confirmed), len(behind)))
@@ -151,16 +153,17 @@ func (m *Manager) otherClaim(ctx context.Context, c *conversation, rec *record, 
 	if err := m.mayInvite(from, c.id); err != nil {
 		return false, err
 	}
-	m.log.Warn("replica gives way: one organization alone stood behind it, several others claim its id", "conversation", c.id, "inviter", rec.Inviter, "by", from)
+	m.log.Warn("replica gives way: only one organization supports it, and several others claim its id", "conversation", c.id, "inviter", rec.Inviter, "by", from)
 	return true, m.moveAside(c, "several other organizations claim the id", false, false)
 }
 
-// takeTurn has a replica that no device here reads give way to a claim, when its time is over and the claim is next.
-func (m *Manager) takeTurn(ctx context.Context, c *conversation, from wire.NodeID) (gone bool, err error) {
+// yieldToClaim makes a replica that no device here reads give way to a claim, if the replica's time is over and the
+// claim is next.
+func (m *Manager) yieldToClaim(ctx context.Context, c *conversation, from wire.NodeID) (gone bool, err error) {
 	now := m.cfg.Now()
 	c.unowned.CompareAndSwap(0, now.UnixNano())
 	over := time.Unix(0, c.unowned.Load()).Add(m.cfg.Timers.Claim)
-	next := m.claims.next(c.id, from.Organization(), now, now.Add(-m.cfg.Timers.Greet-m.cfg.Timers.Claim))
+	next := m.claims.next(c.id, from.Organization(), now, now.Add(-m.cfg.Timers.Exchange-m.cfg.Timers.Claim))
 	if !next || now.Before(over) {
 		return false, m.refuse(from, c.id, RefusedClaim, wire.Errorf(wire.Busy, "invite",
 			"node %s holds another conversation %v by invitation of %s, until %s, or longer if others have claimed the id before: try again", m.cfg.Node, c.id, c.book.payer, over.UTC().Format(time.RFC3339)))
@@ -171,12 +174,12 @@ func (m *Manager) takeTurn(ctx context.Context, c *conversation, from wire.NodeI
 		return false, err
 	}
 	quarantined := c.shut.Load() != nil
-	lightly := !quarantined && (!contains(voters, m.cfg.Node) || alone && len(voters) == 1) // nobody misses it
-	if !lightly && !quarantined && len(voters) > 2 {                                        // the others are to keep a majority
+	lightly := !quarantined && (!contains(voters, m.cfg.Node) || alone && len(voters) == 1) // no other voter depends on this replica
+	if !lightly && !quarantined && len(voters) > 2 {                                        // the other voters must keep a quorum
 		if err := m.mayInvite(from, c.id); err != nil {
 			return false, err
 		}
-		if err := m.giveBack(ctx, c, alone, now); err != nil { // not under the lock: it asks others
+		if err := m.giveBack(ctx, c, alone, now); err != nil { // without the lock: giveBack sends requests to other nodes
 			return false, err
 		}
 		return false, wire.Errorf(wire.Busy, "invite", "node %s gives up its vote in another conversation %v first: try again", m.cfg.Node, c.id)
@@ -199,7 +202,7 @@ func (m *Manager) takeTurn(ctx context.Context, c *conversation, from wire.NodeI
 	if lightly {
 		err = m.removeUnread(c, why)
 	} else {
-		m.makeRoomAside(c.id)
+		m.dropOldestAside(c.id)
 		c.forgotten.Store(true)
 		err = m.moveAside(c, why, false, true)
 	}
@@ -210,9 +213,10 @@ func (m *Manager) takeTurn(ctx context.Context, c *conversation, from wire.NodeI
 	return true, nil
 }
 
-// makeRoomAside drops the oldest replica that is kept of an id for a while only, where no more can be kept.
-func (m *Manager) makeRoomAside(id wire.ConversationID) {
-	list := m.Asides(id)
+// dropOldestAside drops the oldest replica that is kept for a limited time under an id, if the limit of kept replicas
+// is reached.
+func (m *Manager) dropOldestAside(id wire.ConversationID) {
+	list := m.asidesOf(id)
 	if len(list) < maxAsides {
 		return
 	}
@@ -232,9 +236,10 @@ func (m *Manager) removeUnread(c *conversation, why string) error {
 	return m.remove(c, why)
 }
 
-// disowned hears a member say that this leader has no part in what it holds: its replica has given way to another
-// organization's claim meanwhile. It is invited again, now and then.
-func (l *live) disowned(n wire.NodeID) {
+// handleDisowned handles a member's answer that this leader has no part in the member's replica: in the meantime the
+// member's replica of this conversation gave way to another organization's claim. The leader invites the member again
+// from time to time.
+func (l *live) handleDisowned(n wire.NodeID) {
 	if !l.leads() || !l.configured(n) || !l.m.meter.take(meterKey{n, l.c.id, meterDisowned}, 1, l.m.cfg.Timers.Repair) {
 		return
 	}
@@ -246,8 +251,8 @@ func (l *live) disowned(n wire.NodeID) {
 	})
 }
 
-// weak reports whether nothing but its inviter's organization stands behind a replica.
-func (m *Manager) weak(c *conversation, rec *record) bool {
+// isUnsupported reports whether a replica has no support except from its inviter's organization.
+func (m *Manager) isUnsupported(c *conversation, rec *record) bool {
 	if rec.Inviter == "" || rec.Inviter == m.cfg.Node.Organization() || c.probation.Load() != nil {
 		return false
 	}
@@ -268,7 +273,7 @@ func (m *Manager) weak(c *conversation, rec *record) bool {
 	return true
 }
 
-// askHeld asks whether a node holds a replica of a conversation; an error stands for none.
+// askHeld asks whether a node holds a replica of a conversation; an error means none.
 func (m *Manager) askHeld(ctx context.Context, n wire.NodeID, id wire.ConversationID, generation uint64) witness {
 	if n == m.cfg.Node {
 		return witness{err: errUnreachable}

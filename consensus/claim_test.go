@@ -15,8 +15,8 @@ const (
 	nodeE2 wire.NodeID = "n2.evil.example"
 )
 
-// claimed runs a test in which c.example's only device has the address 7, and a replica that nobody reads is given back
-// late.
+// claimed runs a test in which c.example's only device has the address 7, and in which a replica without readers is
+// given back late.
 func claimed(t *testing.T, nodes []wire.NodeID, run func(c *cluster, welcome wire.DeliveryChange)) {
 	t.Helper()
 	o := &owners{of: make(map[wire.NodeID][]wire.Token)}
@@ -49,14 +49,15 @@ func (c *cluster) delivered(p author.Place, at ...wire.NodeID) {
 	c.level(conv, append(at, nodeC)...)
 }
 
-// TestIDTakenFirstByOne holds that nobody keeps an organization out of a conversation by taking its id first, where
-// one honest organization alone claims it too: whatever part the taker gives to the node, and whatever its log says.
+// TestIDTakenFirstByOne checks that no organization can keep another one out of a conversation by taking its id
+// first, if one honest organization alone claims the id too. This holds whatever part the taker gives to the node,
+// and whatever its log says.
 func TestIDTakenFirstByOne(t *testing.T) {
 	take := func(c *cluster, orgs ...wire.Domain) { c.found(nodeE, conv, wire.Policy{}, orgs...) }
 	for name, test := range map[string]struct {
-		nodes []wire.NodeID // of the taker
+		nodes []wire.NodeID // of the organization that takes the id
 		take  func(c *cluster)
-		aside int // replicas that are kept
+		aside int // number of kept replicas
 	}{
 		"with nothing": {[]wire.NodeID{nodeE}, func(c *cluster) {
 			if err := inviteAs(c.t, c, nodeE, nodeC, conv, 0, nodeE); err != nil {
@@ -93,7 +94,7 @@ func TestIDTakenFirstByOne(t *testing.T) {
 			if err != nil {
 				c.t.Fatal(err)
 			}
-			rec.Voters = []wire.NodeID{nodeC, nodeE} // as it is while the votes are being given
+			rec.Voters = []wire.NodeID{nodeC, nodeE} // the state while the votes are being given
 			if err := c.nodes[nodeC].m.writeRecord(cv.id, rec); err != nil {
 				c.t.Fatal(err)
 			}
@@ -117,7 +118,7 @@ func TestIDTakenFirstByOne(t *testing.T) {
 				}
 				p = c.commit(nodeA, p, welcome)
 				c.delivered(p, nodeA)
-				if kept := c.nodes[nodeC].m.Asides(conv); len(kept) != test.aside {
+				if kept := c.nodes[nodeC].m.asidesOf(conv); len(kept) != test.aside {
 					t.Errorf("kept: %+v", kept)
 				}
 				c.stop(c.nodes[nodeC])
@@ -130,11 +131,12 @@ func TestIDTakenFirstByOne(t *testing.T) {
 	}
 }
 
-// TestClaimHasItsTime holds Timers.Claim at its edge, and that a replica which a device here reads gives way to nobody.
+// TestClaimHasItsTime checks Timers.Claim at its edge, and that a replica which a device here reads gives way to
+// nobody.
 func TestClaimHasItsTime(t *testing.T) {
 	claimed(t, []wire.NodeID{nodeA, nodeC, nodeE}, func(c *cluster, welcome wire.DeliveryChange) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example")
-		c.asleep(conv, nodeA) // so that nodeA invites nobody by itself
+		c.asleep(conv, nodeA) // a sleeping nodeA sends no invitations
 		if err := inviteAs(t, c, nodeE, nodeC, conv, 0, nodeE); err != nil {
 			t.Fatal(err)
 		}
@@ -164,7 +166,7 @@ func TestClaimHasItsTime(t *testing.T) {
 	})
 }
 
-// TestClaimsTakeTurns holds that organizations which claim an id without end do not keep another one from its turn.
+// TestClaimsTakeTurns checks that organizations which claim an id without end do not deprive another one of its turn.
 func TestClaimsTakeTurns(t *testing.T) {
 	takers := []wire.NodeID{nodeE, "n1.evil2.example", "n1.evil3.example"}
 	claimed(t, append([]wire.NodeID{nodeA, nodeC}, takers...), func(c *cluster, welcome wire.DeliveryChange) {
@@ -192,8 +194,8 @@ func TestClaimsTakeTurns(t *testing.T) {
 	})
 }
 
-// TestGivenBackToOneIsOpenToOthers holds that a conversation which was given back is declined to the organization that
-// had brought it, and to no other.
+// TestGivenBackToOneIsOpenToOthers checks that a conversation which was given back is declined only to the
+// organization that had brought it.
 func TestGivenBackToOneIsOpenToOthers(t *testing.T) {
 	o := &owners{of: make(map[wire.NodeID][]wire.Token)}
 	o.set(nodeA, token("a.example", 1))
@@ -219,7 +221,7 @@ func TestGivenBackToOneIsOpenToOthers(t *testing.T) {
 	})
 }
 
-// TestClaimsAreBounded holds the bounds of what is remembered of claims, and the meter of what one node may claim.
+// TestClaimsAreBounded checks the limits of the remembered claims, and the meter of the claims by one node.
 func TestClaimsAreBounded(t *testing.T) {
 	var q claims
 	now := time.Unix(1000, 0)
@@ -267,8 +269,8 @@ func TestClaimsAreBounded(t *testing.T) {
 	})
 }
 
-// TestLostTurnComesBack holds that an organization whose replica gave way, since none of its addresses was a device's,
-// invites the node again when one is.
+// TestLostTurnComesBack checks that an organization whose replica gave way, because none of its addresses belonged to
+// a device, invites the node again when one does.
 func TestLostTurnComesBack(t *testing.T) {
 	claimed(t, []wire.NodeID{nodeA, nodeC, nodeE}, func(c *cluster, welcome wire.DeliveryChange) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "c.example") // with an invented address

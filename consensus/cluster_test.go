@@ -21,7 +21,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// memSnapshots keeps snapshots in memory. Like the files, a snapshot counts from its Close on.
+// memSnapshots keeps snapshots in memory. As with files, a snapshot takes effect at its Close.
 type memSnapshots struct {
 	mu sync.Mutex // guards by
 	by map[uint32]*memSnapshot
@@ -72,11 +72,11 @@ func (s memStore) List() ([]*raft.SnapshotMeta, error) {
 	return nil, nil
 }
 
-func (s memStore) Open(string) (*raft.SnapshotMeta, io.ReadCloser, error) {
+func (s memStore) Open(id string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	s.all.mu.Lock()
 	defer s.all.mu.Unlock()
 	snap := s.all.by[s.group]
-	if snap == nil {
+	if snap == nil || snap.meta.ID != id {
 		return nil, nil, errors.New("no snapshot")
 	}
 	meta := snap.meta
@@ -102,9 +102,9 @@ func (s *memSink) Close() error {
 
 // memConsumer stores deliveries with their positions, and survives its node's crashes.
 type memConsumer struct {
-	mu   sync.Mutex // guards what follows
+	mu   sync.Mutex // guards the fields below
 	got  map[wire.ConversationID][]Delivery
-	fail int // so many times Consume fails
+	fail int // number of calls for which Consume fails
 }
 
 func newMemConsumer() *memConsumer {
@@ -131,7 +131,7 @@ func (c *memConsumer) Consume(_ context.Context, d Delivery) error {
 	return nil
 }
 
-// Reads implements Forgetter. Who reads is what Config.Owns says.
+// Reads implements Forgetter. Config.Owns determines the readers.
 func (c *memConsumer) Reads(context.Context, wire.ConversationID) (bool, error) { return false, nil }
 
 // Forget implements Forgetter.
@@ -152,20 +152,29 @@ func (c *memConsumer) sequences(id wire.ConversationID) []wire.SequenceNumber {
 	return list
 }
 
-// memRoster is the organizations' nodes.
+// memRoster lists the organizations' nodes.
 type memRoster struct {
-	mu  sync.Mutex // guards what follows
+	mu  sync.Mutex // guards the fields below
 	by  map[wire.Domain][]wire.NodeID
 	old map[wire.NodeID]bool // nodes of the first release: they announce nothing
+
+	second map[wire.NodeID]bool // nodes that know the rules up to level 2
 }
 
-func (r *memRoster) Announced(n wire.NodeID, _ wire.Feature) bool {
+func (r *memRoster) Announced(n wire.NodeID, f wire.Feature) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return !r.old[n]
+	return !r.old[n] && !(r.second[n] && f == wire.FeatureRules3)
 }
 
-// downgrade makes n a node of the first release in the eyes of the others, or of this release again.
+// secondRelease makes n a node that knows the rules up to level 2 only, or a node of this release again.
+func (r *memRoster) secondRelease(n wire.NodeID, old bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.second[n] = old
+}
+
+// downgrade makes n appear as a node of the first release to the others, or as a node of this release again.
 func (r *memRoster) downgrade(n wire.NodeID, old bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -194,7 +203,7 @@ type testNode struct {
 	disk     *raftlog.Disk
 	snaps    *memSnapshots
 	consumer *memConsumer
-	stand    atomic.Pointer[chan struct{}] // until it is closed, the disk ends no write
+	stalled  atomic.Pointer[chan struct{}] // until the channel is closed, no write to the disk ends
 	m        *Manager
 	log      *raftlog.Log
 	cancel   context.CancelFunc
@@ -212,18 +221,18 @@ type cluster struct {
 }
 
 func newCluster(t testing.TB, seed uint64, edit func(*Config), names ...wire.NodeID) *cluster {
-	c := &cluster{t: t, f: newFabric(seed), roster: &memRoster{by: make(map[wire.Domain][]wire.NodeID), old: make(map[wire.NodeID]bool)}, nodes: make(map[wire.NodeID]*testNode), edit: edit}
+	c := &cluster{t: t, f: newFabric(seed), roster: &memRoster{by: make(map[wire.Domain][]wire.NodeID), old: make(map[wire.NodeID]bool), second: make(map[wire.NodeID]bool)}, nodes: make(map[wire.NodeID]*testNode), edit: edit}
 	for _, n := range names {
 		c.add(n)
 	}
 	return c
 }
 
-// add makes a node and starts it.
+// add creates a node and starts it.
 func (c *cluster) add(n wire.NodeID) *testNode {
 	node := &testNode{id: n, disk: raftlog.NewDisk(), snaps: newMemSnapshots(), consumer: newMemConsumer()}
 	node.disk.Sync = func(int) error {
-		if goOn := node.stand.Load(); goOn != nil {
+		if goOn := node.stalled.Load(); goOn != nil {
 			<-*goOn
 		}
 		return nil
@@ -236,7 +245,7 @@ func (c *cluster) add(n wire.NodeID) *testNode {
 
 func (c *cluster) config(node *testNode) Config {
 	cfg := Config{Node: node.id, Log: node.log, Link: fabricLink{c.f, node.id}, Roster: c.roster, Consumer: node.consumer, snapshots: node.snaps,
-		Timers: Timers{Coalesce: 10 * time.Millisecond, Repair: time.Second, Flush: 500 * time.Millisecond, Farewell: 5 * time.Second, Greet: 15 * time.Second},
+		Timers: Timers{Coalesce: 10 * time.Millisecond, Repair: time.Second, Flush: 500 * time.Millisecond, Farewell: 5 * time.Second, Exchange: 15 * time.Second},
 		Limits: Limits{Trailing: 8, SnapshotAfter: 16, RecentEntries: 4096, RecentBytes: 64 << 20}}
 	if os.Getenv("MLSFED_LOG") != "" {
 		cfg.Logger = slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})).With("node", node.id)
@@ -273,7 +282,7 @@ func (c *cluster) start(node *testNode) {
 	c.f.join(node.id, node.m)
 }
 
-// stop ends a node in order; crash pulls its plug: what was not synced is lost.
+// stop stops a node in order; crash simulates a power failure: unsynced data is lost.
 func (c *cluster) stop(node *testNode) {
 	if node.m == nil {
 		return
@@ -311,7 +320,7 @@ func (c *cluster) context(d time.Duration) context.Context {
 	return ctx
 }
 
-// found creates a conversation on a node, with an address of each organization.
+// foundConversation creates a conversation on a node, with one address of each organization.
 func (c *cluster) found(at wire.NodeID, id wire.ConversationID, policy wire.Policy, orgs ...wire.Domain) author.Place {
 	c.t.Helper()
 	e := author.Create(id, c.id(), policy, author.Addresses(1, orgs...))
@@ -325,14 +334,14 @@ func (c *cluster) found(at wire.NodeID, id wire.ConversationID, policy wire.Poli
 func (c *cluster) commit(at wire.NodeID, p author.Place, change wire.DeliveryChange) author.Place {
 	c.t.Helper()
 	e := p.Commit(c.id(), 64, change)
-	r, err := c.nodes[at].m.Submit(c.context(20*time.Second), e)
+	r, err := c.nodes[at].m.Order(c.context(20*time.Second), e)
 	if err != nil {
 		c.t.Fatalf("commit of epoch %d on %s: %v", p.Epoch, at, err)
 	}
 	return author.After(e, r)
 }
 
-// eventually polls until f holds, for a minute at most.
+// eventually polls until f returns true, for at most a minute.
 func (c *cluster) eventually(what string, f func() bool) {
 	c.t.Helper()
 	for range 6000 {
@@ -352,7 +361,7 @@ func (c *cluster) eventually(what string, f func() bool) {
 	c.t.Fatalf("never: %s", what)
 }
 
-// settled waits until the conversation has so many voters and learners.
+// settled waits until the conversation has the given numbers of voters and learners.
 func (c *cluster) settled(id wire.ConversationID, voters, learners int) {
 	c.t.Helper()
 	c.eventually(fmt.Sprintf("%d voters and %d learners", voters, learners), func() bool {

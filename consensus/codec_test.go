@@ -63,7 +63,8 @@ func TestRaftMessagesRoundTrip(t *testing.T) {
 	}
 }
 
-// TestAppendsThatWouldHarmRaft: Raft trusts its peers; these would make it panic or leave a gap.
+// TestAppendsThatWouldHarmRaft checks that requests are refused which would make Raft panic or leave a gap: Raft
+// trusts its peers.
 func TestAppendsThatWouldHarmRaft(t *testing.T) {
 	entry := func(change func(*raft.Log)) *raft.AppendEntriesRequest {
 		l := &raft.Log{Index: 8, Term: 3, Type: raft.LogCommand}
@@ -81,7 +82,7 @@ func TestAppendsThatWouldHarmRaft(t *testing.T) {
 		"term ahead":                   entry(func(l *raft.Log) { l.Term = 4 }),
 		"term zero":                    entry(func(l *raft.Log) { l.Term = 0 }),
 		"unknown type":                 entry(func(l *raft.Log) { l.Type = 77 }),
-		"the stand-in":                 entry(func(l *raft.Log) { l.Type = standIn }),
+		"the snapshot's end":           entry(func(l *raft.Log) { l.Type = snapshotEnd }),
 		"broken configuration":         entry(func(l *raft.Log) { l.Type, l.Data = raft.LogConfiguration, []byte{0xc1, 0xff} }),
 		"extensions":                   entry(func(l *raft.Log) { l.Extensions = []byte("x") }),
 		"a type of old":                entry(func(l *raft.Log) { l.Type = raft.LogAddPeerDeprecated }),
@@ -111,7 +112,7 @@ func TestAppendsThatWouldHarmRaft(t *testing.T) {
 	}
 }
 
-// manyServers are voters with names of their own.
+// manyServers returns voters with different names.
 func manyServers(n int) []raft.Server {
 	list := make([]raft.Server, n)
 	for i := range list {
@@ -121,7 +122,8 @@ func manyServers(n int) []raft.Server {
 	return list
 }
 
-// TestSnapshotRequestsThatWouldHarmRaft: numbers that contradict each other, and configurations that nobody makes.
+// TestSnapshotRequestsThatWouldHarmRaft checks that requests with contradictory numbers, or with configurations that
+// nobody makes, are refused.
 func TestSnapshotRequestsThatWouldHarmRaft(t *testing.T) {
 	good := snapshotRequest{Conversation: conv, Term: 3, Index: 9, IndexTerm: 2, ConfigIndex: 4, Configuration: sampleConfiguration(), Size: 100}
 	if err := good.Check(); err != nil {
@@ -148,7 +150,7 @@ func TestSnapshotRequestsThatWouldHarmRaft(t *testing.T) {
 }
 
 func TestFrames(t *testing.T) {
-	f := &frame{kind: kindSubmit, number: 7, generation: 2, conversation: conv, payload: []byte("payload")}
+	f := &frame{kind: kindOrder, number: 7, generation: 2, conversation: conv, payload: []byte("payload")}
 	b := f.append(nil)
 	if len(b) != f.size() {
 		t.Fatalf("%d bytes, size says %d", len(b), f.size())
@@ -249,17 +251,17 @@ func FuzzSnapshotHeader(f *testing.F) {
 	})
 }
 
-// messages are what nodes say to each other and write down, in CBOR.
+// messages are the CBOR messages that nodes send to each other and store.
 func messages() []any {
 	return []any{
 		&record{Version: 1, Group: 3, Generation: 1, Applied: 9, Sequence: 4, Voters: three, Learners: []wire.NodeID{nodeD}, Leader: nodeA, Last: 9, LastTerm: 2},
 		&invitation{Generation: 1, Members: three},
-		&holdings{List: []holding{{ID: conv, Generation: 1, End: position{Term: 1, Last: 2}}}},
+		&stateSummary{List: []replicaSummary{{ID: conv, Generation: 1, End: position{Term: 1, Last: 2}}}},
 		&position{Term: 4, Last: 5},
 		&blobRequest{Op: blobGet, Conversation: conv, Ref: wire.BlobRef{Size: 3}},
 		&snapshotRequest{Conversation: conv, Term: 1, Index: 2, IndexTerm: 1, Configuration: sampleConfiguration(), Size: 10},
 		&recovery{Generation: 2, Act: wire.Recovery{Lost: three, Note: "fire"}},
-		&standing{End: position{Term: 4, Last: 5}, Committed: 3},
+		&logStatus{End: position{Term: 4, Last: 5}, Committed: 3},
 		&question{About: nodeB, Claim: 3, Sequence: 9, Order: wire.Hash{1}, Index: 12},
 		&testimony{Role: roleVoter, Generation: 1, Term: 2, Contradicts: true, Out: true, Sequence: 9, Order: wire.Hash{2}, Content: wire.Hash{3}, Covered: true},
 		&Aside{Group: 3, ID: conv, Generation: 1, Sequence: 9, Order: wire.Hash{1}, Since: 5, Why: "generation 2 began", Record: []byte{0xa0}, Probation: true, Expires: true, Log: 7},
@@ -269,8 +271,8 @@ func messages() []any {
 	}
 }
 
-// TestEveryMessageIsTried reads this package's source: each type that is encoded as CBOR is among messages, or inside
-// one of them.
+// TestEveryMessageIsTried reads this package's source and checks that each type that is encoded as CBOR is in
+// messages, or inside one of them.
 func TestEveryMessageIsTried(t *testing.T) {
 	tried := make(map[string]bool)
 	var enter func(reflect.Type)
@@ -364,7 +366,7 @@ func FuzzMessages(f *testing.F) {
 	})
 }
 
-// FuzzConfiguration gives whoever judges a configuration of Raft's what a leader may send as one.
+// FuzzConfiguration gives configurations that a leader may send to the functions that judge a Raft configuration.
 func FuzzConfiguration(f *testing.F) {
 	f.Add(sampleConfiguration())
 	f.Add([]byte{0x81, 0xa7, 'S', 'e', 'r', 'v', 'e', 'r', 's', 0xdd, 0xff, 0xff, 0xff, 0xff})
@@ -397,7 +399,7 @@ func FuzzConfiguration(f *testing.F) {
 	})
 }
 
-// FuzzSized reads what stands before the content of streams: sizes, and answers about blobs.
+// FuzzSized reads the data before the content of streams: sizes, and answers about blobs.
 func FuzzSized(f *testing.F) {
 	refusal, err := wire.Encode(wire.Errorf(wire.BlobMissing, "blob", "no"))
 	if err != nil {
@@ -417,8 +419,8 @@ func FuzzSized(f *testing.F) {
 	})
 }
 
-// TestInvitationIsChecked: what an invitation names is what a replica begins with; a node in it twice would be
-// counted as two voters.
+// TestInvitationIsChecked checks that invalid invitations are refused: a replica begins with the content of its
+// invitation, and a node that it names twice would count as two voters.
 func TestInvitationIsChecked(t *testing.T) {
 	many := make([]wire.NodeID, wire.MaxReplicas+1)
 	for i := range many {

@@ -14,39 +14,40 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Link opens byte streams to other nodes. Both ends must have proved who they are before a byte is
-// exchanged: the Manager believes the names.
+// Link opens byte streams to other nodes. Both ends must have proved their identity before a byte is exchanged: the
+// Manager relies on the names.
 type Link interface {
 	Dial(ctx context.Context, to wire.NodeID) (net.Conn, error)
 }
 
-// Roster knows which nodes an organization has, from the admitted organizations only. The order does
-// not matter. Placement asks it.
+// Roster lists the nodes of each organization, from the admitted organizations only. The order does not matter.
+// Placement uses it.
 type Roster interface {
-	// OrdersOnly reports whether a node holds replicas and no devices. Where an organization takes part, a
-	// node that is not such a one always holds a replica: entries reach devices from there.
+	// OrdersOnly reports whether a node holds replicas and no devices. If an organization takes part, each of its
+	// nodes that is not orders-only always holds a replica: devices receive entries from that replica.
 	OrdersOnly(wire.NodeID) bool
 	Nodes(org wire.Domain) []wire.NodeID
-	// Announced reports whether a node is known to understand a feature. It does not block: a node that
-	// has not been asked yet is asked in the background.
+	// Announced reports whether a node is known to understand a feature. It does not block: a node that has not been
+	// asked yet is asked in the background.
 	Announced(wire.NodeID, wire.Feature) bool
 }
 
 // Consumer stores committed entries. Its position makes delivery exactly-once: Consume must store the
 // entry and the position in one atomic write.
 type Consumer interface {
-	// Position is the last entry of the conversation that is stored, 0 for none.
+	// Position returns the last entry of the conversation that is stored, or 0 for none.
 	Position(wire.ConversationID) (wire.SequenceNumber, error)
 	// Consume stores the entry after Position. An error is retried.
 	Consume(context.Context, Delivery) error
 }
 
-// Forgetter is a Consumer that can forget a conversation. It is asked to where this node has given up a replica that no
-// device here reads: what comes under the same id may be another conversation, which begins at its first entry.
+// Forgetter is a Consumer that can forget a conversation. The Manager calls Forget after this node has given up a
+// replica that no device here reads: a conversation that arrives later under the same id may be another one, which
+// begins at its first entry.
 type Forgetter interface {
-	// Reads reports whether a device here reads a conversation, or has left it and not read up to its end yet.
+	// Reads reports whether a device here reads a conversation, or has left it and has not yet read to its end.
 	Reads(context.Context, wire.ConversationID) (bool, error)
-	// Forget drops what is stored of a conversation, with its position, unless somebody reads it.
+	// Forget drops everything stored for a conversation, including its position, unless a device reads it.
 	Forget(context.Context, wire.ConversationID) error
 }
 
@@ -54,111 +55,116 @@ type Forgetter interface {
 type Delivery struct {
 	Conversation wire.ConversationID
 	Committed    wire.Committed
-	// Missed is how many entries before this one are no longer kept anywhere here: the consumer was
-	// away for too long.
+	// Missed is the number of entries before this one that this node no longer keeps: the consumer was away for too
+	// long.
 	Missed uint64
 }
 
-// Admission limits how often other organizations cost this node something. What it refuses comes with
-// wire.Busy and may be tried again.
+// Admission is the admission control for other organizations: it limits how often they cost this node work. A refusal
+// has code wire.Busy, and the request may be retried.
 type Admission interface {
-	// Handshake is asked before a proposal or commit of another organization's node is looked at.
+	// Handshake is called before a proposal or commit from another organization's node is examined.
 	Handshake(org wire.Domain, id wire.ConversationID) error
-	// Replica is asked before an organization's invitation to a conversation is taken.
+	// Replica is called before an organization's invitation to a conversation is accepted.
 	Replica(org wire.Domain) error
 }
 
-// noAdmission limits nothing.
+// noAdmission has no limit.
 type noAdmission struct{}
 
 func (noAdmission) Handshake(wire.Domain, wire.ConversationID) error { return nil }
 func (noAdmission) Replica(wire.Domain) error                        { return nil }
 
-// Timers are the Manager's. Zero stands for the default, in brackets.
+// Timers are the Manager's timers. Zero means the default, which is in brackets.
 type Timers struct {
-	Heartbeat time.Duration // [2 s] a follower without word from its leader for this long campaigns; also the lease
-	Election  time.Duration // [2 s] a candidate tries again after this
-	Silence   time.Duration // [1 s, half of Heartbeat at most] a leader's node that a majority has not heard of for this long is replaced
-	Stall     time.Duration // [3 s] a write that the disk has not ended for this long: nothing of Raft's leaves the node until it has
-	Commit    time.Duration // [1 s] an idle leader repeats its commit index
-	Coalesce  time.Duration // [50 ms] heartbeats to one node wait this long for company
-	Sleep     time.Duration // [10 s] a conversation without entries for this long goes to sleep
-	Call      time.Duration // [2 s] a call to another node is given up
-	Absence   time.Duration // [10 s] a leader that waits for the connection to a node looks this often whether it still leads it
-	Flush     time.Duration // [1 s] how far each conversation has got is written down
-	Repair    time.Duration // [5 s] placement looks at its conversations again
-	Farewell  time.Duration // [60 s] a removed replica that cannot be reached is waited for
-	Snapshot  time.Duration // [30 s] logs are looked at for shortening
-	Greet     time.Duration // [10 min] every node is told again what this one holds
-	Ahead     time.Duration // [10 min] entries that bear a time so far ahead of this node's clock are refused
-	Idle      time.Duration // [10 min] what is kept for a node without a connection is dropped after this
-	Wake      time.Duration // [10 s] a peer may wake a conversation once more, after Limits.Wakes
-	Compare   time.Duration // [5 s] conversations that have got on are compared with another organization's replica
-	Lost      time.Duration // [1 h] a replica whose node has been up for this long contradicts a recovery of another one while its conversation lives
-	Claim     time.Duration // [1 min] a replica that no device here reads for this long gives way to another organization's claim to its id
-	Invite    time.Duration // [5 min] an organization may invite this node to a conversation once more, after Limits.Invites
-	Unowned   time.Duration // [10 min] a conversation of another organization's without a device here is given back
+	Heartbeat     time.Duration // [2 s] a follower that has not heard from its leader for this long campaigns; also the lease
+	Election      time.Duration // [2 s] a candidate tries again after this time
+	LeaderTimeout time.Duration // [1 s, half of Heartbeat at most] a leader is replaced if a majority has not heard from its node for this long
+	Stall         time.Duration // [3 s] if a disk write takes longer than this, no Raft message leaves the node until the write ends
+	Commit        time.Duration // [1 s] an idle leader repeats its commit index after this time
+	Coalesce      time.Duration // [50 ms] heartbeats to one node wait this long to be sent together
+	Sleep         time.Duration // [10 s] a conversation without entries for this long goes to sleep
+	Call          time.Duration // [2 s] time limit of a call to another node
+	Absence       time.Duration // [10 s] a leader that waits for the connection to a node checks at this interval whether it still leads
+	Flush         time.Duration // [1 s] interval at which the progress of each conversation is recorded
+	Repair        time.Duration // [5 s] interval at which placement examines its conversations
+	Farewell      time.Duration // [60 s] a leader waits this long for a removed replica that cannot be reached
+	Snapshot      time.Duration // [30 s] interval at which logs are examined for truncation
+	Exchange      time.Duration // [10 min] interval at which every node is sent the list of what this node holds
+	Ahead         time.Duration // [10 min] an entry is refused if its time is this far ahead of this node's clock
+	Idle          time.Duration // [10 min] state for a node without a connection is dropped after this time
+	Wake          time.Duration // [10 s] after Limits.Wakes wakes of a conversation, a peer may wake it again at this interval
+	Compare       time.Duration // [5 s] conversations with new entries are compared with another organization's replica at this interval
+	Lost          time.Duration // [1 h] a replica whose node has been up for this long contradicts a recovery of another replica while its conversation lives
+	Claim         time.Duration // [1 min] a replica that no device here reads for this long gives way to another organization's claim to its id
+	Invite        time.Duration // [5 min] after Limits.Invites invitations to a conversation, an organization may send another one at this interval
+	Upset         time.Duration // [2 min] after Limits.Upsets, a voter may end the leadership of another one again at this interval
+	Term          time.Duration // [1 s] after Limits.Terms, a voter may begin another term at this interval while nobody leads
+	Unowned       time.Duration // [10 min] another organization's conversation without a device here is given back after this time
 }
 
-// Limits are the Manager's. Zero stands for the default, in brackets.
+// Limits are the Manager's limits. Zero means the default, which is in brackets.
 type Limits struct {
 	Conversations   int    // [0: none] replicas on this node
-	PerOrganization int    // [10,000] replicas that nodes of one other organization invited this node to
-	Opening         int    // [64] conversations being woken at once
-	Inflight        int    // [1,024] submissions under way at once
-	Trailing        uint64 // [64] entries kept in the log behind a snapshot
-	SnapshotAfter   uint64 // [128] entries until the log is shortened
-	Wakes           int    // [32] wakes of one conversation that one peer may cause at once
-	Invites         int    // [8] invitations of one organization to one conversation that are taken at once
-	TermJump        uint64 // [1,024] terms by which one message may be ahead without being confirmed by other voters
-	RecentBytes     int    // [16 MiB] bytes of entries that a conversation's policy may keep
-	RecentEntries   int    // [1,024] entries that it may keep
-	Organizations   int    // [256, which is the most] organizations in one conversation: each needs a replica
+	PerOrganization int    // [10,000] replicas to which nodes of one other organization invited this node
+	Opening         int    // [64] conversations that are woken at the same time
+	Inflight        int    // [1,024] submissions in progress at the same time
+	Trailing        uint64 // [64] entries kept in the log before a snapshot
+	SnapshotAfter   uint64 // [128] entries after which the log is truncated
+	Wakes           int    // [32] wakes of one conversation that one peer may cause in a burst
+	Invites         int    // [8] invitations to one conversation that one organization may send in a burst
+	TermJump        uint64 // [1,024] terms by which one message may be ahead without confirmation by other voters
+	Upsets          int    // [4] leaderships and candidacies of others that one voter may end in a burst, in one conversation
+	Terms           int    // [16] terms that one voter may begin in a burst while nobody leads, in one conversation
+	RecentBytes     int    // [16 MiB] bytes of recent entries that a conversation's policy may keep
+	RecentEntries   int    // [1,024] recent entries that a conversation's policy may keep
+	Organizations   int    // [256, which is the maximum] organizations in one conversation: each needs a replica
+	Commit          int    // [32 MiB] bytes of a commit that is transferred separately from its entry
 	Awake           int    // [1 GiB] bytes of the states of awake conversations that one other organization brought
-	Sleepers        int    // [64 MiB] bytes of sleeping conversations' states in memory
-	SleepingHeads   int    // [64 MiB] bytes of their heads
+	Sleepers        int    // [64 MiB] bytes of the states of sleeping conversations in memory
+	SleepingHeads   int    // [64 MiB] bytes of the heads of sleeping conversations
 }
 
-// Config is what a Manager is made of. Node, Dir, Log and Link are needed.
+// Config configures a Manager. Node, Dir, Log and Link are required.
 type Config struct {
 	Node    wire.NodeID
-	Dir     string       // for snapshots
+	Dir     string       // directory of snapshots
 	Log     *raftlog.Log // the caller opens and closes it
 	Blobs   BlobStore    // nil: entries that name blobs are refused
-	Account Account      // nil: nobody is charged
-	// Holds reports whether this node keeps a blob of a conversation for devices that have yet to join, although the log
-	// no longer names it; nil: it keeps none.
+	Account Account      // nil: nothing is charged
+	// Holds reports whether this node keeps a blob of a conversation for devices that have yet to join, although the
+	// log no longer names the blob; nil: it keeps none.
 	Holds func(wire.ConversationID, wire.BlobRef) bool
-	// Admission limits what other organizations ask; nil: nothing does.
+	// Admission limits the requests of other organizations; nil: no limit.
 	Admission Admission
-	// Owns reports whether an address of this organization is a device's of this node in a conversation; nil:
-	// every one is.
+	// Owns reports whether an address of this organization belongs to a device of this node in a conversation; nil:
+	// every address does.
 	Owns     func(wire.ConversationID, wire.Token) (bool, error)
 	Link     Link
-	Roster   Roster   // nil: placement is off, and replicas stay as they are
+	Roster   Roster   // nil: placement is off, and the set of replicas does not change
 	Consumer Consumer // nil: nothing is delivered
 	Public   machine.PublicRules
 	Timers   Timers
 	Limits   Limits
-	// Restored says that Log and Dir come from a backup: replicas have forgotten what they acknowledged
-	// since. Those of conversations with other voters give up their data and are invited anew. Set once,
-	// at the first start; New writes down what follows from it.
+	// Restored says that Log and Dir come from a backup: the replicas may have acknowledged entries since, and have
+	// lost them. Replicas of conversations with other voters give up their data and are invited again. Set it once,
+	// at the first start; New records the consequences.
 	Restored bool
-	// Alarm hears of each conversation that goes into quarantine; it must not block. nil: nobody.
+	// Alarm is called for each conversation that goes into quarantine; it must not block. nil: not called.
 	Alarm func(wire.ConversationID, Quarantine)
-	// Suspect hears that a peer has sent, or says, what contradicts this node or breaks a rule, and that was not
-	// followed; the conversation goes on. It must not block. nil: nobody.
+	// Suspect is called when a peer has sent something that contradicts this node or breaks a rule, and this node did
+	// not follow it; the conversation continues. Suspect must not block. nil: not called.
 	Suspect func(id wire.ConversationID, why Refusal, peer wire.NodeID, err error)
 	Logger  *slog.Logger // nil: silent
-	// Refused counts submissions that were refused before any work was done for them, by their error's code.
-	// It must not block. May be nil.
+	// Refused counts submissions that were refused before any work was done for them, by the code of the error. It
+	// must not block. May be nil.
 	Refused func(wire.Code)
-	// Now is the clock for the time in entries; nil: time.Now.
+	// Now returns the time to write into entries; nil: time.Now.
 	Now func() time.Time
 
-	without   map[rule]bool          // tests: promises that are broken on purpose
-	snapshots snapshotFactory        // tests: where snapshots live; nil: files in Dir
-	tamper    func(*machine.Machine) // tests: break a state machine on purpose
+	without   map[rule]bool          // tests: rules that are broken on purpose
+	snapshots snapshotFactory        // tests: storage of snapshots; nil: files in Dir
+	tamper    func(*machine.Machine) // tests: breaks a state machine on purpose
 	tune      func(*raft.Config)     // tests
 }
 
@@ -186,8 +192,8 @@ func (c *Config) setDefaults() error {
 	return nil
 }
 
-// Defaults are what zero timers and limits stand for. They are those of the configuration that 'mlsfed init' writes: a
-// test compares them.
+// Defaults returns the values that replace zero timers and limits. They are the values of the configuration that
+// 'mlsfed init' writes: a test compares them.
 func Defaults() (Timers, Limits) {
 	var t Timers
 	var l Limits
@@ -203,25 +209,26 @@ func (t *Timers) setDefaults() {
 	}{
 		{&t.Heartbeat, 2 * time.Second}, {&t.Election, 2 * time.Second}, {&t.Stall, 3 * time.Second}, {&t.Commit, time.Second},
 		{&t.Coalesce, 50 * time.Millisecond}, {&t.Sleep, 10 * time.Second}, {&t.Call, 2 * time.Second}, {&t.Absence, 10 * time.Second},
-		{&t.Flush, time.Second}, {&t.Repair, 5 * time.Second}, {&t.Farewell, time.Minute}, {&t.Snapshot, 30 * time.Second}, {&t.Greet, 10 * time.Minute}, {&t.Ahead, 10 * time.Minute}, {&t.Idle, 10 * time.Minute},
+		{&t.Flush, time.Second}, {&t.Repair, 5 * time.Second}, {&t.Farewell, time.Minute}, {&t.Snapshot, 30 * time.Second}, {&t.Exchange, 10 * time.Minute}, {&t.Ahead, 10 * time.Minute}, {&t.Idle, 10 * time.Minute},
 		{&t.Wake, 10 * time.Second}, {&t.Lost, time.Hour}, {&t.Compare, 5 * time.Second},
 		{&t.Unowned, 10 * time.Minute}, {&t.Claim, time.Minute}, {&t.Invite, 5 * time.Minute},
+		{&t.Upset, 2 * time.Minute}, {&t.Term, time.Second},
 	} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
 	}
-	if t.Silence <= 0 {
-		t.Silence = min(time.Second, t.Heartbeat/2)
+	if t.LeaderTimeout <= 0 {
+		t.LeaderTimeout = min(time.Second, t.Heartbeat/2)
 	}
-	t.Election = max(t.Election, t.Heartbeat) // Raft's rule
+	t.Election = max(t.Election, t.Heartbeat) // required by Raft
 }
 
 func (l *Limits) setDefaults() {
 	for _, d := range []struct {
 		field *int
 		value int
-	}{{&l.RecentBytes, 16 << 20}, {&l.RecentEntries, 1024}, {&l.Organizations, wire.MaxReplicas}, {&l.Sleepers, 64 << 20}, {&l.SleepingHeads, 64 << 20}, {&l.Awake, 1 << 30}, {&l.PerOrganization, 10_000}, {&l.Opening, 64}, {&l.Inflight, 1024}, {&l.Wakes, 32}, {&l.Invites, 8}} {
+	}{{&l.RecentBytes, 16 << 20}, {&l.RecentEntries, 1024}, {&l.Organizations, wire.MaxReplicas}, {&l.Commit, 32 << 20}, {&l.Sleepers, 64 << 20}, {&l.SleepingHeads, 64 << 20}, {&l.Awake, 1 << 30}, {&l.PerOrganization, 10_000}, {&l.Opening, 64}, {&l.Inflight, 1024}, {&l.Wakes, 32}, {&l.Invites, 8}, {&l.Upsets, 4}, {&l.Terms, 16}} {
 		if *d.field <= 0 {
 			*d.field = d.value
 		}
@@ -238,7 +245,7 @@ func (l *Limits) setDefaults() {
 	}
 }
 
-// raftConfig is for one conversation.
+// raftConfig returns the configuration of Raft for one conversation.
 func (m *Manager) raftConfig(id wire.ConversationID) *raft.Config {
 	t := &m.cfg.Timers
 	c := &raft.Config{

@@ -12,7 +12,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// configurationOf is one of n nodes with names as long as there may be.
+// configurationOf returns a configuration of n nodes with names of the maximum length.
 func configurationOf(n int) []byte {
 	var c raft.Configuration
 	for i := range n {
@@ -22,8 +22,8 @@ func configurationOf(n int) []byte {
 	return raft.EncodeConfiguration(c)
 }
 
-// TestConfigurationsAreBounded tries the number of nodes at its edge, and holds that a configuration costs little more
-// than its bytes, whatever they are.
+// TestConfigurationsAreBounded checks the number of nodes at its edge, and that decoding a configuration allocates
+// little more than its bytes, whatever they are.
 func TestConfigurationsAreBounded(t *testing.T) {
 	for _, n := range []int{0, 1, 15, 16, 17, wire.MaxReplicas} {
 		if c, err := decodeConfiguration(configurationOf(n)); err != nil || len(c.Servers) != n {

@@ -4,18 +4,19 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/hashicorp/raft"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// What was applied stays. Raft believes its leader: entries that conflict with the leader's are deleted,
-// applied or not, and a snapshot replaces the state. In a genuine log neither touches what is committed. So
-// each request is compared with what this replica has applied before Raft sees it, and the log refuses
-// once more to delete or replace (guard.go), since the commit index may move in between.
+// Applied entries stay. Raft trusts its leader: entries that conflict with the leader's are deleted, applied or not,
+// and a snapshot replaces the state. In a genuine log neither affects committed entries. So each request is compared
+// with the entries that this replica has applied before Raft receives it. The log checks once more before it deletes
+// or replaces entries (guard.go), since the commit index may move in between.
 //
-// The comparison costs nothing on the way of a new entry: it begins behind the commit index.
+// The comparison costs nothing for a new entry: it covers only entries up to the commit index.
 
 var errRewrite = errors.New("would replace what was applied")
 
@@ -31,41 +32,70 @@ func (l *live) floor() uint64 {
 	return at
 }
 
-// examine judges a message of Raft's before Raft sees it.
-func (l *live) examine(from wire.NodeID, cmd any) error {
+// checkRPC validates a Raft message before Raft receives it.
+func (l *live) checkRPC(from wire.NodeID, cmd any) error {
 	switch q := cmd.(type) {
 	case *raft.AppendEntriesRequest:
-		if err := l.checkTerm(from, q.Term); err != nil || q.Term < l.term() {
-			return err // Raft answers with the later term, and does nothing
+		if q.Term < l.term() {
+			return nil // Raft answers with the later term, and does nothing
 		}
 		if l.m.holds(ruleApplied) {
 			if err := l.contradiction(q); err != nil {
-				return l.m.contradicted(l.c, ReasonRewritten, RefusedRewrite, from, fmt.Errorf("entries from %s: %w", from, err))
+				return l.m.handleContradiction(l.c, ReasonRewritten, RefusedRewrite, from, fmt.Errorf("entries from %s: %w", from, err))
 			}
 		}
-		return l.judge(from, q)
+		if err := l.checkTerm(from, q.Term); err != nil {
+			return err
+		}
+		if err := l.mayLead(from, q.Term); err != nil {
+			return err
+		}
+		return l.validateRequest(from, q)
 	case *raft.RequestVoteRequest:
-		return l.checkCandidate(from, q.Term)
+		if err := l.checkCandidate(from, q.Term); err != nil {
+			return err
+		}
+		return l.mayBeCandidate(from, q)
 	case *raft.RequestPreVoteRequest:
 		return l.checkCandidate(from, q.Term)
 	case *raft.TimeoutNowRequest:
-		// Raft begins a term of its own for it, with a vote or without.
-		if l.m.holds(ruleRoles) && !l.votes() {
+		// Raft begins a term of its own after such a message, with a vote or without.
+		if l.m.holds(ruleRoles) && !l.isVoter() {
 			return l.m.refuse(from, l.c.id, RefusedRole, wire.Errorf(wire.NotReplica, "raft", "this replica of %v has no vote, and begins no election", l.c.id))
+		}
+		// Only the leader gives its leadership away.
+		if leader := l.leader(); l.m.holds(ruleUnrest) && leader != from {
+			return l.m.refuse(from, l.c.id, RefusedRole, wire.Errorf(wire.NotReplica, "raft", "%s asks for an election in %v, which %q leads", from, l.c.id, leader))
 		}
 	}
 	return nil
 }
 
-// checkCandidate judges a request for a vote.
+// checkCandidate validates a request for a vote.
 func (l *live) checkCandidate(from wire.NodeID, term uint64) error {
-	if l.c.getsNoVote(from) {
-		return l.m.refuse(from, l.c.id, RefusedSilence, wire.Errorf(wire.Unavailable, "raft", "%s gets no vote here in %v for %v: it did not order what this node was shown", from, l.c.id, muteLife))
+	if l.c.voteDenied(from) && !l.needsLeader(from) {
+		return l.m.refuse(from, l.c.id, RefusedUnordered, wire.Errorf(wire.Unavailable, "raft", "%s gets no vote here in %v for %v: it did not order what this node was shown", from, l.c.id, muteLife))
 	}
 	return l.checkTerm(from, term)
 }
 
-// contradiction is where a request of the current leader differs from what is committed here.
+// noLeaderFor is after how many of Timers.Election without a leader a replica votes again for a node that did not order
+// what it was shown.
+const noLeaderFor = 4
+
+// needsLeader reports whether a node that was denied votes for not ordering something gets one all the same: nobody has
+// led here for some time, so that no other voter can win, for example since it lacks an entry. A leader that ignores
+// one organization is better than none.
+func (l *live) needsLeader(n wire.NodeID) bool {
+	denied, r := l.c.mutedUntil(n), l.r.Load()
+	if !denied.leads || r == nil || l.leader() != "" {
+		return false
+	}
+	patience := noLeaderFor * l.m.cfg.Timers.Election
+	return time.Since(denied.since) >= patience && time.Since(r.LastContact()) >= patience
+}
+
+// contradiction returns the first difference between a request of the current leader and the entries committed here.
 func (l *live) contradiction(a *raft.AppendEntriesRequest) error {
 	floor := l.floor()
 	if a.PrevLogEntry > 0 && a.PrevLogEntry <= floor {
@@ -81,7 +111,7 @@ func (l *live) contradiction(a *raft.AppendEntriesRequest) error {
 		switch err := l.store.GroupLog.GetLog(e.Index, &have); {
 		case err == nil && (have.Term != e.Term || have.Type != e.Type || !bytes.Equal(have.Data, e.Data)):
 			return fmt.Errorf("entry %d of term %d: %w", e.Index, e.Term, errRewrite)
-		case err != nil: // the snapshot covers it, or the disk fails, which Raft will find out
+		case err != nil: // the snapshot covers the entry, or the disk fails, which Raft will notice
 			if s := l.store.snap.Load(); s != nil && s.Index == e.Index && s.Term != e.Term {
 				return fmt.Errorf("entry %d of term %d, the snapshot ends with it in term %d: %w", e.Index, e.Term, s.Term, errRewrite)
 			}
@@ -90,8 +120,8 @@ func (l *live) contradiction(a *raft.AppendEntriesRequest) error {
 	return nil
 }
 
-// recentTerms remembers the terms of the last entries written, so that a request's previous entry is
-// compared without reading the disk.
+// recentTerms holds the terms of the last entries written, so that a request's previous entry is compared without
+// reading the disk.
 type recentTerms struct {
 	at [64]struct{ index, term uint64 }
 }
@@ -109,7 +139,7 @@ func (r *recentTerms) get(index uint64) (uint64, bool) {
 	return at.term, at.index == index && index > 0
 }
 
-// termAt is the term of an entry of this log, or of the one that the snapshot ends with.
+// termAt returns the term of an entry of this log, or of the last entry of the snapshot.
 func (g *guard) termAt(index uint64) (uint64, bool) {
 	g.termsMu.Lock()
 	term, ok := g.terms.get(index)
@@ -127,8 +157,8 @@ func (g *guard) termAt(index uint64) (uint64, bool) {
 	return 0, false
 }
 
-// keeps refuses writes of a running replica that would replace an entry at or behind the floor.
-func (g *guard) keeps(first uint64) error {
+// refuseRewrite refuses writes of a running replica that would replace an entry at or before the floor.
+func (g *guard) refuseRewrite(first uint64) error {
 	if g.floor == nil || !g.running.Load() {
 		return nil
 	}
@@ -141,9 +171,9 @@ func (g *guard) keeps(first uint64) error {
 	return err
 }
 
-// truncates tells the removal of a conflicting suffix from that of what a snapshot covers, which begins
-// where the log begins and ends with the snapshot at the latest.
-func (g *guard) truncates(first, last uint64) bool {
+// removesSuffix distinguishes the removal of a conflicting suffix from the removal of entries that a snapshot covers.
+// The latter begins at the start of the log and ends at the snapshot at the latest.
+func (g *guard) removesSuffix(first, last uint64) bool {
 	begin, err := g.FirstIndex()
 	s := g.snap.Load()
 	return err == nil && (first > begin || s == nil || last > s.Index)

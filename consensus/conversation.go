@@ -15,52 +15,56 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// conversation is this node's replica of one conversation. Asleep it is this struct and what is on
-// disk; awake it has a live.
+// conversation is this node's replica of one conversation. An asleep replica consists of this struct and the data on
+// disk; an awake replica also has a live.
 type conversation struct {
 	id    wire.ConversationID
 	group uint32
 	m     *Manager
 	gen   atomic.Uint64
-	led   atomic.Int64               // when this replica last knew a leader, nanoseconds since 1970; 0: not since the node started
-	out   atomic.Bool                // its records are lost: it waits for an invitation
-	shut  atomic.Pointer[Quarantine] // in quarantine, and why; nil where it is served
+	led   atomic.Int64               // when this replica last knew a leader, nanoseconds since 1970; 0: never since the node started
+	out   atomic.Bool                // the records are lost: the replica waits for an invitation
+	shut  atomic.Pointer[Quarantine] // the quarantine with its reason; nil if the conversation is served
 	book  book
 
-	passed atomic.Uint64 // the last entry that the consumer took since this node started, whether it stored it or not
+	checked checkedRange // signatures that this process has verified in this conversation's log
 
-	owned   atomic.Bool  // a device here has an address in it, as far as was looked; see unowned.go
-	unowned atomic.Int64 // since when none has, in nanoseconds since 1970; 0: not known
-	// forgotten: no device here reads it; the consumer forgets it when it goes.
+	passed atomic.Uint64 // the last entry that the consumer accepted since this node started, whether it stored the entry or not
+
+	owned   atomic.Bool  // a device here has an address in the conversation, as of the last check; see unowned.go
+	unowned atomic.Int64 // since when no device has one, nanoseconds since 1970; 0: not known
+	// forgotten: no device here reads the conversation; the consumer forgets it when the replica is removed.
 	forgotten atomic.Bool
-	waiting   atomic.Bool  // nodes that were too busy for a replica are invited again in a while
-	later     atomic.Int64 // after so many nanoseconds, the last time
+	waiting   atomic.Bool  // nodes that were too busy for a replica are invited again later
+	later     atomic.Int64 // the last pause before that, in nanoseconds
 
-	confirmed  atomic.Uint64 // terms up to here were confirmed by other voters
-	confirming atomic.Int64  // when they were asked last; nanoseconds since 1970
-	turn       atomic.Uint32 // whom to compare with next
-	rounds     atomic.Int32  // with how many more to compare
-	installing atomic.Bool   // a snapshot is being taken in
+	confirmed  atomic.Uint64      // terms up to this one were confirmed by other voters
+	confirming atomic.Int64       // when the voters were last asked, nanoseconds since 1970
+	turn       atomic.Uint32      // the next node to compare with
+	rounds     atomic.Int32       // number of further nodes to compare with
+	installing atomic.Bool        // a snapshot is being installed
+	refusals   submissionRefusals // refusals of submissions from this node
 
-	probation atomic.Pointer[Aside] // the replica before this one, which this one has to continue
-	returning atomic.Bool           // to that one
+	probation atomic.Pointer[Aside] // the previous replica, which this one has to continue
+	returning atomic.Bool           // to the previous replica
 
-	mu      sync.Mutex                // guards what follows; never held across I/O
+	mu      sync.Mutex                // guards the fields below; never held across I/O
 	live    *live                     // nil while asleep; set before Raft has started, so that frames can queue
-	change  chan struct{}             // not nil while it is being opened or closed; closed at the end
+	change  chan struct{}             // not nil while the replica is being opened or closed; closed at the end
 	gone    bool                      // removed from this node
-	vouched map[wire.NodeID]voucher   // what the known voters said of others
-	muted   map[wire.NodeID]muted     // who contradicted what is here, or does not order what is shown here
-	health  map[wire.NodeID]health    // what nodes that a leader takes out said of their replicas
-	past    map[wire.Hash]health      // entries that take nodes out, and whether others have them
-	seen    map[wire.NodeID]bool      // who has spoken here in this generation since the node started
-	before  map[wire.NodeID]bool      // who speaks in the generation of the replica that was set aside; see return.go
-	lost    map[wire.NodeID]time.Time // who said that it has lost its log, and when
+	vouched map[wire.NodeID]voucher   // statements of the known voters about other nodes
+	muted   map[wire.NodeID]muted     // nodes that contradicted this replica, or do not order what is shown here
+	unrest  map[wire.NodeID]unrest    // how often voters have begun terms
+	health  map[wire.NodeID]health    // statements about their replicas by nodes that a leader removes
+	past    map[wire.Hash]health      // entries that remove nodes, and whether others have them
+	seen    map[wire.NodeID]bool      // nodes that have sent a frame in this generation since the node started
+	before  map[wire.NodeID]bool      // nodes that send frames of the generation of the replica that was set aside; see return.go
+	lost    map[wire.NodeID]time.Time // nodes that reported the loss of their log, and when
 }
 
 func (c *conversation) generation() uint64 { return c.gen.Load() }
 
-// awake is the live replica, which may still be starting, or nil.
+// awake returns the live replica, which may still be starting, or nil.
 func (c *conversation) awake() *live {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -81,44 +85,50 @@ type live struct {
 	fsm   *fsm
 	trans *transport
 	store *guard
+	logs  *logCache // a cache in front of store
 	r     atomic.Pointer[raft.Raft]
-	kick  chan struct{} // holds one: something to look at
+	kick  chan struct{} // capacity one: run has something to check
 
 	ctx    context.Context
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 
-	used      atomic.Int64           // when an entry last came, or a submission; nanoseconds since 1970
+	used      atomic.Int64           // time of the last entry or submission, nanoseconds since 1970
 	rec       atomic.Pointer[record] // as it was when the replica was opened
-	inflight  atomic.Int32           // submissions under way: no sleep
+	inflight  atomic.Int32           // submissions in progress: no sleep
 	ready     atomic.Uint64          // the term in which this leader has applied an entry of its own
 	sleepers  sync.Map               // NodeID → time of the last wake frame to it
 	alone     atomic.Bool            // a peer said that it sleeps, and there is no leader
-	expelling atomic.Bool            // a member that lost its replica is being taken out
+	expelling atomic.Bool            // a member that lost its replica is being removed
 	deposing  atomic.Bool            // this node is about to replace a silent leader
 
-	resting atomic.Bool  // it falls asleep for want of memory
-	weight  atomic.Int64 // bytes that its state is accounted with; see memory.go
-	waiters sync.Map     // *byte, the first of an entry proposed here → *waiter, until it is applied or its term ends
-	steps   atomic.Int64 // changes of the configuration made
-	// voting is since when further learners wait for votes, and votingGot how many there were then; for run alone.
+	resting atomic.Bool  // the replica falls asleep because memory is short
+	weight  atomic.Int64 // bytes that are charged for its state; see memory.go
+	waiters sync.Map     // *byte, the first byte of an entry proposed here → *waiter, until the entry is applied or its term ends
+	steps   atomic.Int64 // number of changes of the configuration
+	// voting is the time since when further learners wait for votes; votingGot is their number at that time. Only run
+	// uses both.
 	voting    time.Time
 	votingGot int
-	asking    time.Time // since when nodes are asked which rules they know, and nobody was added; for run alone
+	asking    time.Time // since when nodes are asked which rules they know without a node being added; only run uses it
 
-	pending pendingConfigurations // guarded by judging
-	judging sync.Mutex            // held while a request of a leader's is judged
+	decoded decodedEntries    // entries of the leader that are not applied yet
+	proven  provenSubmissions // forwarded submissions
 
-	mu       sync.Mutex           // guards what follows
-	turned   chan struct{}        // closed and made anew when a role changes; see turns
-	joined   map[wire.NodeID]bool // by the record: who may speak before Raft knows a configuration
+	courted    candidacies           // the candidacies that this replica has seen
+	pending    pendingConfigurations // guarded by validating
+	validating sync.Mutex            // held while a request of a leader is validated
+
+	mu       sync.Mutex           // guards the fields below
+	turned   chan struct{}        // closed and replaced when a role changes; see turns
+	joined   map[wire.NodeID]bool // nodes of the record: they may send frames before Raft knows a configuration
 	missing  []wire.NodeID
-	giving   int                       // entries on their way into Raft
-	choosing chan struct{}             // closed when a change of replicas is chosen; nil while none is
-	departed map[wire.NodeID]time.Time // nodes on their way out, and since when
+	giving   int                       // number of entries on their way into Raft
+	choosing chan struct{}             // closed when a change of replicas has been chosen; nil if none is being chosen
+	departed map[wire.NodeID]time.Time // nodes that are leaving, and since when
 }
 
-// wake returns the live replica and opens it if it sleeps. It does not start an election.
+// wake returns the live replica and opens it if the conversation sleeps. It does not start an election.
 func (m *Manager) wake(ctx context.Context, c *conversation) (*live, bool, error) {
 	for {
 		if err := c.refused("wake"); err != nil {
@@ -153,7 +163,7 @@ func (m *Manager) wake(ctx context.Context, c *conversation) (*live, bool, error
 	}
 }
 
-// open starts the replica. c.change is set; it is closed and reset here.
+// open starts the replica. The caller has set c.change; open closes and resets it.
 func (m *Manager) open(ctx context.Context, c *conversation) (*live, error) {
 	l, err := m.prepare(ctx, c)
 	if err == nil {
@@ -173,7 +183,7 @@ func (m *Manager) open(ctx context.Context, c *conversation) (*live, error) {
 		if l != nil {
 			l.cancel()
 			l.trans.stop()
-			l.weighNothing()
+			l.releaseMemory()
 		}
 		m.damaged(c, err)
 		return nil, fmt.Errorf("wake %v: %w", c.id, err)
@@ -183,8 +193,8 @@ func (m *Manager) open(ctx context.Context, c *conversation) (*live, error) {
 }
 
 func (m *Manager) prepare(ctx context.Context, c *conversation) (_ *live, err error) {
-	defer m.caught(c, "open", &err)
-	if err := m.crowded(c); err != nil {
+	defer m.quarantineOnPanic(c, "open", &err)
+	if err := m.checkMemory(c); err != nil {
 		return nil, err
 	}
 	root := m.context()
@@ -201,7 +211,7 @@ func (m *Manager) prepare(ctx context.Context, c *conversation) (_ *live, err er
 	if err != nil {
 		return nil, err
 	}
-	if err := m.recall(c, rec); err != nil {
+	if err := m.advanceToConsumer(c, rec); err != nil {
 		m.damaged(c, err)
 		return nil, err
 	}
@@ -213,14 +223,15 @@ func (m *Manager) prepare(ctx context.Context, c *conversation) (_ *live, err er
 	l.ctx, l.cancel = context.WithCancel(root)
 	l.used.Store(time.Now().UnixNano())
 	l.fsm = m.newFSM(c.id)
-	l.fsm.panicked = func(what string, p any, err *error) { m.panicked(c, what, p, err) }
+	l.fsm.handlePanic = func(what string, p any, err *error) { m.handlePanic(c, what, p, err) }
 	l.trans = newTransport(l.ctx, m, c)
 	l.store = &guard{GroupLog: m.cfg.Log.Group(c.group), fail: l.fail, leads: l.leads, stalled: m.stalled, writing: make(chan struct{}, 1), book: &c.book}
-	l.store.crowded = l.makeRoom
+	l.store.checkMemory = l.makeRoom
+	l.logs = newLogCache(l.store)
 	if m.holds(ruleApplied) {
 		l.store.floor = l.floor
 		l.store.rewritten = func(err error) {
-			_ = m.contradicted(c, ReasonRewritten, RefusedRewrite, l.leader(), fmt.Errorf("leader %s: %w", l.leader(), err))
+			_ = m.handleContradiction(c, ReasonRewritten, RefusedRewrite, l.leader(), fmt.Errorf("leader %s: %w", l.leader(), err))
 		}
 	}
 	l.trans.store = l.store
@@ -228,11 +239,10 @@ func (m *Manager) prepare(ctx context.Context, c *conversation) (_ *live, err er
 	return l, nil
 }
 
-// start makes the Raft replica. What is committed is applied again from the snapshot on; those entries
-// are old, so nobody is told until Raft runs.
+// start makes the Raft replica. Raft applies the committed entries after the snapshot again; they are old, so no
+// events are sent for them until Raft runs.
 func (l *live) start() (err error) {
-	defer l.m.caught(l.c, "open", &err)
-	logs := newLogCache(l.store)
+	defer l.m.quarantineOnPanic(l.c, "open", &err)
 	if err := l.applyRecovery(); err != nil {
 		return err
 	}
@@ -243,51 +253,54 @@ func (l *live) start() (err error) {
 	if s := l.store.snap.Load(); s != nil {
 		l.fsm.setConfiguration(s.ConfigurationIndex, s.Configuration)
 	}
-	l.fsm.applied, l.fsm.verified, l.fsm.newest = l.applied, l.verified, l.store.snap.Load
+	l.fsm.applied, l.fsm.known, l.fsm.newest = l.applied, l.known, l.store.snap.Load
+	l.fsm.checked = &checkedBy{&l.c.checked, l.c.generation()}
+	l.fsm.checked.begin(0)
 	l.fsm.configured = l.configurationCommitted
+	l.fsm.useArchive(&entryArchive{l.logs, l.store.GroupLog, l.m.snaps.store(l.c.group)})
 	if err := l.bootstrap(l.rec.Load()); err != nil {
 		return err
 	}
-	r, err := newRaft(l.m.raftConfig(l.c.id), l.fsm, logs, l.store, snaps, l.trans)
+	r, err := newRaft(l.m.raftConfig(l.c.id), l.fsm, l.logs, l.store, snaps, l.trans)
 	if err != nil {
 		return err
 	}
 	l.r.Store(r)
 	l.watchRoles(r)
 	if !l.m.serve(l.c, "run", func(context.Context) { l.run() }) {
-		l.halt(r)
+		l.stopRaft(r)
 		return wire.Errorf(wire.Unavailable, "wake", "the node is stopping")
 	}
 	return nil
 }
 
-// configurationCommitted writes the record as soon as another configuration is known to be committed: after a
-// crash, the record says who may speak. It is called on Raft's goroutines.
+// configurationCommitted writes the record as soon as another configuration is known to be committed: after a crash,
+// the record determines which nodes may send frames. It runs on Raft's goroutines.
 func (l *live) configurationCommitted() {
 	l.m.dirty.mark(l.c.id)
 	r := l.r.Load()
 	if r == nil || l.rec.Load().ConfigIndex >= l.configIndex() {
-		return // it is being applied again
+		return // the entry is being applied again
 	}
 	if err := l.note(r, 0, l.leader()); err != nil {
 		l.m.log.Warn("configuration not written; it will be, with the next positions", "conversation", l.c.id, "error", err)
 	}
 }
 
-// halt stops Raft and waits for all its goroutines.
-func (l *live) halt(r *raft.Raft) {
+// stopRaft stops Raft and waits for all its goroutines.
+func (l *live) stopRaft(r *raft.Raft) {
 	l.cancel()
 	done := r.Shutdown()
-	l.trans.stop() // whatever waits for another node stops waiting
+	l.trans.stop() // code that waits for another node stops waiting
 	if err := done.Error(); err != nil {
 		l.m.log.Warn("replica did not shut down cleanly", "conversation", l.c.id, "error", err)
 	}
 	l.tasks.Wait()
 }
 
-// close puts the replica to sleep: Raft is shut down, and how far it got is written down. committed is
-// an index known to be committed, 0 for what Raft knows. It returns false when somebody else is at it,
-// or when unless holds.
+// close puts the replica to sleep: it shuts Raft down and records the progress. committed is an index known to be
+// committed, 0 for the one that Raft knows. close returns false if another goroutine opens or closes the replica, or
+// if unless returns true.
 func (l *live) close(committed uint64, unless func() bool) bool {
 	c := l.c
 	c.mu.Lock()
@@ -299,8 +312,8 @@ func (l *live) close(committed uint64, unless func() bool) bool {
 	c.mu.Unlock()
 	r := l.r.Load()
 	leader := l.leader()
-	l.halt(r)
-	l.weighNothing()
+	l.stopRaft(r)
+	l.releaseMemory()
 	if err := l.note(r, committed, leader); err != nil && !errors.Is(err, wire.UnknownConversation) {
 		l.m.log.Warn("conversation's position not written; it will be read again", "conversation", c.id, "error", err)
 	}
@@ -313,18 +326,18 @@ func (l *live) close(committed uint64, unless func() bool) bool {
 	return true
 }
 
-// note writes down how far the replica got.
+// note records the progress of the replica.
 func (l *live) note(r *raft.Raft, committed uint64, leader wire.NodeID) (err error) {
-	defer l.m.caught(l.c, "write down", &err)
+	defer l.m.quarantineOnPanic(l.c, "write down", &err)
 	rec, err := l.m.readRecord(l.c.id)
 	if err != nil {
 		return err
 	}
-	l.fill(rec, r, committed, leader)
+	l.fillRecord(rec, r, committed, leader)
 	return l.m.writeRecord(l.c.id, rec, l.c.sizeChange())
 }
 
-func (l *live) fill(rec *record, r *raft.Raft, committed uint64, leader wire.NodeID) {
+func (l *live) fillRecord(rec *record, r *raft.Raft, committed uint64, leader wire.NodeID) {
 	rec.Applied = max(rec.Applied, committed, r.CommitIndex())
 	rec.Last = r.LastIndex()
 	var last raft.Log
@@ -343,7 +356,7 @@ func (l *live) fill(rec *record, r *raft.Raft, committed uint64, leader wire.Nod
 	rec.Sequence = l.fsm.m.Sequence()
 	l.fsm.mu.RUnlock()
 	for index := at + 1; index <= rec.Applied; index++ { // committed, and not applied here yet
-		rec.Sequence++ // at most: some may be Raft's own
+		rec.Sequence++ // an upper limit: some entries may be Raft's own
 		var e raft.Log
 		if index <= rec.ConfigIndex || l.store.GroupLog.GetLog(index, &e) != nil || e.Type != raft.LogConfiguration {
 			continue
@@ -370,18 +383,18 @@ func splitServers(servers []raft.Server) (voters, learners []wire.NodeID) {
 	return voters, learners
 }
 
-// leader is the one that this replica knows, "" for none.
+// leader returns the leader that this replica knows, or "".
 func (l *live) leader() wire.NodeID {
 	r := l.r.Load()
 	if r == nil || r.State() == raft.Candidate {
-		return "" // a candidate may still name the one that it did not hear of for long
+		return "" // a candidate may still name a leader that has been silent for long
 	}
 	_, id := r.LeaderWithID()
 	return wire.NodeID(id)
 }
 
-// see notes that n has spoken here in this generation.
-func (c *conversation) see(n wire.NodeID) {
+// noteFrame records that n has sent a frame in this generation.
+func (c *conversation) noteFrame(n wire.NodeID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.seen == nil {
@@ -397,8 +410,8 @@ func (l *live) leads() bool {
 	return r != nil && r.State() == raft.Leader
 }
 
-// configured reports whether n has a part by Raft's latest configuration, by the log's last change of replicas,
-// or, before there is any, by the invitation.
+// checkConfigured reports whether n has a part according to Raft's latest configuration, the log's last change of
+// replicas, or, before there is such a change, the invitation.
 func (l *live) configured(n wire.NodeID) bool {
 	if r := l.r.Load(); r != nil {
 		servers := r.GetConfiguration().Configuration().Servers
@@ -434,12 +447,13 @@ func contains(list []wire.NodeID, n wire.NodeID) bool {
 	return false
 }
 
-// waiter is a submission that this node has given to Raft. Who waits is found by the bytes of the entry,
-// which nobody else has and nobody writes to.
+// waiter is a submission that this node has given to Raft. It is found by the address of the entry's bytes: no other
+// entry shares these bytes, and nobody writes to them.
 type waiter struct {
-	answer chan machine.Outcome // has room for the one answer
-	term   uint64               // of the leader that gave it
-	key    wire.SubmissionKey   // under which this node has verified the submission's signature
+	answer chan machine.Outcome       // capacity for the one answer
+	term   uint64                     // term of the leader that proposed the entry
+	key    wire.SubmissionKey         // the key with which this node has verified the submission's signature
+	entry  atomic.Pointer[wire.Entry] // the decoded bytes, once they are decoded
 }
 
 func (l *live) waiter(data []byte) *waiter {
@@ -452,15 +466,7 @@ func (l *live) waiter(data []byte) *waiter {
 	return nil
 }
 
-// verified says what is known of an entry that this node has judged before it proposed it.
-func (l *live) verified(data []byte) wire.SubmissionKey {
-	if w := l.waiter(data); w != nil {
-		return w.key
-	}
-	return wire.SubmissionKey{}
-}
-
-// applied hears of each entry, on Raft's goroutine.
+// applied is called for each entry, on Raft's goroutine.
 func (l *live) applied(data []byte, out machine.Outcome) {
 	if w := l.waiter(data); w != nil {
 		l.waiters.Delete(&data[0])
@@ -469,7 +475,7 @@ func (l *live) applied(data []byte, out machine.Outcome) {
 	if out.Committed == nil {
 		return
 	}
-	l.weigh()
+	l.chargeMemory()
 	l.prove()
 	if out.Committed.Sequence <= 1 { // the first entry, or a snapshot
 		l.checkPolicy()
@@ -478,7 +484,7 @@ func (l *live) applied(data []byte, out machine.Outcome) {
 	l.trans.nudgeAll()
 	l.m.pump.mark(l.c.id)
 	l.m.dirty.mark(l.c.id)
-	l.m.gotOn(l.c)
+	l.m.scheduleComparison(l.c)
 	l.c.owned.Store(false)
 	if out.Moved {
 		if namesReplicas(data) && out.Committed.Sequence > l.rec.Load().Sequence {
@@ -495,12 +501,12 @@ func (l *live) wakeLoop() {
 	}
 }
 
-// fail ends a replica whose storage failed: it goes to sleep, and its next use finds out whether the
-// storage is well again. Called on a goroutine of Raft's, which must not be waited for.
+// fail ends a replica whose storage failed: the replica goes to sleep, and its next use shows whether the storage
+// works again. fail runs on a goroutine of Raft, so it must not wait for that goroutine.
 func (l *live) fail(err error) {
 	l.m.log.Error("replica stopped: its storage failed", "conversation", l.c.id, "error", err)
 	l.m.serve(l.c, "close", func(context.Context) {
-		// A replica that fails while it starts is closed by open.
+		// open closes a replica that fails while it starts.
 		for l.r.Load() == nil && l.ctx.Err() == nil {
 			pause(l.ctx, 10*time.Millisecond)
 		}
@@ -510,11 +516,10 @@ func (l *live) fail(err error) {
 	})
 }
 
-// damaged takes a replica out of service whose records are damaged: the other replicas hold what it
-// lost. See repair.go.
+// damaged takes a replica with damaged records out of service: the other replicas hold what it lost. See repair.go.
 func (m *Manager) damaged(c *conversation, err error) {
 	if c.shut.Load() != nil {
-		return // nothing is deleted
+		return // no data is deleted
 	}
 	damage := m.snapshotDamage(c)
 	if errors.Is(damage, machine.ErrInvalid) {

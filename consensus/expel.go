@@ -8,20 +8,20 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A leader takes a node out that the log names where that node has lost its replica. Followers do not believe
-// the leader: they ask the node, or, of what lies in the past, other organizations.
+// A leader removes a node that the log names if that node has lost its replica. Followers do not rely on the leader:
+// they ask the node or, for a removal in the past, other organizations.
 
-// judgeRemoved asks about the node. It must not be called under the state's lock.
-func (l *live) judgeRemoved(n wire.NodeID, x expulsion) error {
+// validateRemoval asks about the node. It must not be called under the state's lock.
+func (l *live) validateRemoval(n wire.NodeID, x expulsion) error {
 	if x.fresh {
-		return l.judgeExpulsion(n)
+		return l.validateExpulsion(n)
 	}
-	return l.judgePast(n, x)
+	return l.validatePastRemoval(n, x)
 }
 
-// judgeExpulsion is for a node that the log names and a leader takes out: it must have lost its replica. It is
-// asked, and the leader sends the change again meanwhile.
-func (l *live) judgeExpulsion(n wire.NodeID) error {
+// validateExpulsion is for a node that the log names and a leader removes: the node must have lost its replica. The
+// node is asked, and the leader sends the change again meanwhile.
+func (l *live) validateExpulsion(n wire.NodeID) error {
 	healthy := fmt.Errorf("takes %s out, which the log names and which holds its replica", n)
 	if n == l.m.cfg.Node {
 		return healthy
@@ -36,11 +36,11 @@ func (l *live) judgeExpulsion(n wire.NodeID) error {
 	return &wire.Error{Code: wire.Busy, Op: "raft", Text: fmt.Sprintf("node %s is asked whether it lost its replica: send the change again", n)}
 }
 
-// judgePast is for a node that the log names and that, as the leader says, was taken out in the past: a replica
-// that catches up meets such entries, and cannot judge them by how the node is today. So other organizations
-// are asked whether their logs have the entry. Where there are none, the node itself is asked, as for a fresh
-// entry. Replicas of the first release cannot be asked; where nobody else can, the leader is believed.
-func (l *live) judgePast(n wire.NodeID, x expulsion) error {
+// validatePastRemoval is for a node that the log names and that, according to the leader, was removed in the past. A
+// replica that catches up meets such entries, and cannot validate them by the present state of the node. So other
+// organizations are asked whether their logs have the entry. If there are none, the node itself is asked, as for a
+// fresh entry. Replicas of the first release cannot be asked; if nobody else can, the leader is trusted.
+func (l *live) validatePastRemoval(n wire.NodeID, x expulsion) error {
 	m, c := l.m, l.c
 	var asked []wire.NodeID
 	others := false
@@ -56,12 +56,12 @@ func (l *live) judgePast(n wire.NodeID, x expulsion) error {
 	case len(asked) == 0 && others:
 		return nil
 	case len(asked) == 0 && n == m.cfg.Node && l.rec.Load().fresh():
-		return nil // it began again after that, with the word of its inviter alone
+		return nil // the node began again after that, with only its inviter's word
 	case len(asked) == 0:
-		return l.judgeExpulsion(n)
+		return l.validateExpulsion(n)
 	}
 	digest := entryDigest(x.entry)
-	if genuine, known := c.pastOf(digest); known && genuine {
+	if genuine, known := c.removalVerdict(digest); known && genuine {
 		return nil
 	} else if known {
 		return fmt.Errorf("takes %s out, which the log names, by an entry that no other organization has", n)
@@ -72,27 +72,27 @@ func (l *live) judgePast(n wire.NodeID, x expulsion) error {
 			t, err := m.askTestimony(ctx, w, c, question{Index: x.entry.Index})
 			return witness{testimony: t, err: err}
 		}) {
-			if a.err == nil && !a.Out && (a.Covered || a.Content != (wire.Hash{})) { // else it has not come so far
+			if a.err == nil && !a.Out && (a.Covered || a.Content != (wire.Hash{})) { // otherwise the replica has not reached the entry yet
 				answered = true
 				genuine = genuine || a.Covered || a.Content == digest
 			}
 		}
 		if answered {
-			c.notePast(digest, genuine)
+			c.noteRemovalVerdict(digest, genuine)
 		}
 	})
 	return &wire.Error{Code: wire.Busy, Op: "raft", Text: fmt.Sprintf("other organizations are asked whether %s was taken out: send the change again", n)}
 }
 
-// pastOf is what others have said of an entry, by its digest.
-func (c *conversation) pastOf(digest wire.Hash) (genuine, known bool) {
+// hasPast returns the answers of other nodes about an entry, by its digest.
+func (c *conversation) removalVerdict(digest wire.Hash) (genuine, known bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h, there := c.past[digest]
 	return h.ok, there && time.Since(h.at) < healthLife
 }
 
-func (c *conversation) notePast(digest wire.Hash, genuine bool) {
+func (c *conversation) noteRemovalVerdict(digest wire.Hash, genuine bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.past == nil || len(c.past) >= maxVouched {
@@ -101,23 +101,23 @@ func (c *conversation) notePast(digest wire.Hash, genuine bool) {
 	c.past[digest] = health{time.Now(), genuine}
 }
 
-// holdsReplica asks a node whether its replica is in service. One that does not answer is not.
+// holdsReplica asks a node whether its replica is in service. No answer means no.
 func (m *Manager) holdsReplica(ctx context.Context, c *conversation, n wire.NodeID) bool {
 	if m.announced(n) {
 		t, err := m.askTestimony(ctx, n, c, question{})
 		return err == nil && !t.Out && t.Generation == c.generation()
 	}
-	s, err := m.askStanding(ctx, n, c)
+	s, err := m.askLogStatus(ctx, n, c)
 	return err == nil && s.Committed > 0
 }
 
-// health is what a node said of its own replica.
+// health is a node's statement about its own replica.
 type health struct {
 	at time.Time
 	ok bool
 }
 
-// healthLife is how long it holds.
+// healthLife is the time for which a health is valid.
 const healthLife = 10 * time.Second
 
 func (c *conversation) healthOf(n wire.NodeID) (ok, known bool) {

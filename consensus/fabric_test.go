@@ -15,21 +15,21 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// fabric is a network in memory with faults: it carries byte streams between managers. On the streams
-// that carry frames it knows where frames end, and can lose, repeat, delay and so reorder them. Streams
-// for snapshots and blobs are in order, and break.
+// fabric is a network in memory with faults: it carries byte streams between managers. On the streams that carry
+// frames it knows where frames end, and can lose, repeat, delay and so reorder them. Streams for snapshots and blobs
+// stay in order, and break.
 type fabric struct {
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	rand    *rand.Rand
 	nodes   map[wire.NodeID]*Manager
 	conns   map[*fabricConn]bool
-	cut     map[[2]wire.NodeID]bool // both orders
-	delay   time.Duration           // at most, for each frame
+	cut     map[[2]wire.NodeID]bool // both directions
+	delay   time.Duration           // maximum delay of each frame
 	lose    float64
 	repeat  float64
-	carried int                                             // frames, and connections
-	most    int                                             // of them, after which nothing is carried any more; 0: no bound
-	mangle  func(from, to wire.NodeID, frame []byte) []byte // changes what a node sends; nil: nothing is changed
+	carried int                                             // number of frames and connections
+	most    int                                             // limit of carried, after which nothing is carried; 0: no limit
+	mangle  func(from, to wire.NodeID, frame []byte) []byte // changes the data that a node sends; nil: no change
 }
 
 func newFabric(seed uint64) *fabric {
@@ -71,12 +71,12 @@ func (f *fabric) pair(a, b wire.NodeID) (near, far *fabricConn) {
 	near, far = &fabricConn{f: f, from: a, to: b}, &fabricConn{f: f, from: b, to: a}
 	near.cond, far.cond = sync.NewCond(&near.mu), sync.NewCond(&far.mu)
 	near.peer, far.peer = far, near
-	far.opened = true // the greeting comes from near only
+	far.opened = true // only near sends the purpose
 	f.conns[near], f.conns[far] = true, true
 	return near, far
 }
 
-// setCut cuts or heals the way between two nodes. What is open stays open and swallows.
+// setCut cuts or heals the path between two nodes. Open connections stay open and lose all data.
 func (f *fabric) setCut(a, b wire.NodeID, cut bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -89,7 +89,7 @@ func (f *fabric) isCut(a, b wire.NodeID) bool {
 	return f.cut[[2]wire.NodeID{a, b}]
 }
 
-// join and leave plug a node in and out; leaving breaks its streams.
+// join and leave connect and disconnect a node; leaving breaks its streams.
 func (f *fabric) join(n wire.NodeID, m *Manager) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -117,7 +117,7 @@ func (f *fabric) setFaults(delay time.Duration, lose, repeat float64) {
 	f.delay, f.lose, f.repeat = delay, lose, repeat
 }
 
-// over reports whether more was carried than a history takes that ends. f.mu is held.
+// over reports whether the fabric carried more than any terminating history needs. The caller holds f.mu.
 func (f *fabric) over() bool { return f.most > 0 && f.carried > f.most }
 
 // fate draws the delays of the copies of one frame.
@@ -144,11 +144,11 @@ type fabricConn struct {
 	f        *fabric
 	from, to wire.NodeID
 	peer     *fabricConn
-	opened   bool // the greeting has passed
+	opened   bool // the purpose has been sent
 	frames   bool // it carries frames
 	pending  bytes.Buffer
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	cond     *sync.Cond
 	in       bytes.Buffer
 	closed   bool
@@ -196,7 +196,7 @@ func (c *fabricConn) Write(b []byte) (int, error) {
 	return n, nil
 }
 
-// carry delivers one frame, as often and as late as fate has it.
+// carry delivers one frame with the drawn number of copies and delays.
 func (c *fabricConn) carry(frame []byte) {
 	for _, d := range c.f.fate() {
 		if d == 0 {

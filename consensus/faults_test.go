@@ -15,7 +15,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// TestNoQuorum: the caller hears within its deadline, and who is missing.
+// TestNoQuorum checks that the caller gets an error within its deadline, with the names of the missing nodes.
 func TestNoQuorum(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
@@ -23,7 +23,7 @@ func TestNoQuorum(t *testing.T) {
 		c.stop(c.nodes[nodeB])
 		c.stop(c.nodes[nodeC])
 		start := time.Now()
-		_, err := c.nodes[nodeA].m.Submit(c.context(8*time.Second), p.Commit(c.id(), 16, wire.DeliveryChange{}))
+		_, err := c.nodes[nodeA].m.Order(c.context(8*time.Second), p.Commit(c.id(), 16, wire.DeliveryChange{}))
 		var e *wire.Error
 		if !errors.As(err, &e) || e.Code != wire.NoQuorum || len(e.Nodes) != 2 {
 			t.Fatalf("got %v", err)
@@ -37,7 +37,7 @@ func TestNoQuorum(t *testing.T) {
 	})
 }
 
-// TestMinorityNeverPromotesItself: cut off, one node refuses; the two others go on.
+// TestMinorityNeverPromotesItself checks that one isolated node refuses submissions while the two others continue.
 func TestMinorityNeverPromotesItself(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
@@ -51,7 +51,7 @@ func TestMinorityNeverPromotesItself(t *testing.T) {
 			}
 		}
 		late := p.Commit(c.id(), 16, wire.DeliveryChange{})
-		if _, err := c.nodes[lone].m.Submit(c.context(8*time.Second), late); wire.CodeOf(err) != wire.NoQuorum {
+		if _, err := c.nodes[lone].m.Order(c.context(8*time.Second), late); wire.CodeOf(err) != wire.NoQuorum {
 			t.Fatalf("a minority answered %v", err)
 		}
 		p = c.commit(others[0], p, wire.DeliveryChange{})
@@ -60,7 +60,7 @@ func TestMinorityNeverPromotesItself(t *testing.T) {
 		}
 		c.level(conv, three...)
 		var e *wire.Error
-		_, err := c.nodes[lone].m.Submit(c.context(20*time.Second), late)
+		_, err := c.nodes[lone].m.Order(c.context(20*time.Second), late)
 		if !errors.As(err, &e) || e.Code != wire.StaleEpoch || e.Stale.Winner == nil {
 			t.Fatalf("after the heal: %v", err)
 		}
@@ -68,14 +68,14 @@ func TestMinorityNeverPromotesItself(t *testing.T) {
 	})
 }
 
-// TestLeaderLostInMidSubmit: a retry answers with the first result, and the entry is there once.
-func TestLeaderLostInMidSubmit(t *testing.T) {
+// TestLeaderLostWhileOrdering checks that a retry gets the first result, and that the entry exists once.
+func TestLeaderLostWhileOrdering(t *testing.T) {
 	for _, after := range []time.Duration{0, time.Millisecond, 3 * time.Millisecond, 8 * time.Millisecond, 20 * time.Millisecond} {
 		simulate(t, nil, three, func(c *cluster) {
 			p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
 			c.settled(conv, 3, 0)
 			p = c.commit(nodeA, p, wire.DeliveryChange{})
-			c.level(conv, three...) // a voter takes votes from those alone of whose vote it knows that it is committed
+			c.level(conv, three...) // a voter accepts votes only from nodes whose vote it knows to be committed
 			c.f.setFaults(8*time.Millisecond, 0, 0)
 			lost := c.leader(conv)
 			at := nodeB
@@ -87,7 +87,7 @@ func TestLeaderLostInMidSubmit(t *testing.T) {
 			var first wire.Receipt
 			go func() {
 				var err error
-				first, err = c.nodes[at].m.Submit(c.context(25*time.Second), e)
+				first, err = c.nodes[at].m.Order(c.context(25*time.Second), e)
 				done <- err
 			}()
 			time.Sleep(after)
@@ -95,7 +95,7 @@ func TestLeaderLostInMidSubmit(t *testing.T) {
 			if err := <-done; err != nil {
 				t.Fatal(err)
 			}
-			again, err := c.nodes[at].m.Submit(c.context(25*time.Second), e)
+			again, err := c.nodes[at].m.Order(c.context(25*time.Second), e)
 			if err != nil || again != first {
 				t.Fatalf("the retry got %+v (%v), the first %+v", again, err, first)
 			}
@@ -115,7 +115,8 @@ func TestLeaderLostInMidSubmit(t *testing.T) {
 	}
 }
 
-// TestRacingCommits: on whichever nodes, one wins, and the other gets the winner's bundle.
+// TestRacingCommits checks that one commit wins, on whichever nodes the commits are submitted, and that the loser
+// gets the winner's bundle.
 func TestRacingCommits(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
@@ -130,7 +131,7 @@ func TestRacingCommits(t *testing.T) {
 			results := make(chan result, 2)
 			for at, e := range map[wire.NodeID]*wire.Envelope{nodeB: one, nodeC: two} {
 				go func() {
-					r, err := c.nodes[at].m.Submit(c.context(20*time.Second), e)
+					r, err := c.nodes[at].m.Order(c.context(20*time.Second), e)
 					results <- result{e, r, err}
 				}()
 			}
@@ -151,13 +152,13 @@ func TestRacingCommits(t *testing.T) {
 	})
 }
 
-// TestRefusals: what is wrong in itself is refused with its code, at every replica.
+// TestRefusals checks that an invalid submission is refused with its code, at every replica.
 func TestRefusals(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
 		c.settled(conv, 3, 0)
 		replayed := p.Propose(c.id(), 8)
-		first, err := c.nodes[nodeA].m.Submit(c.context(time.Second), replayed)
+		first, err := c.nodes[nodeA].m.Order(c.context(time.Second), replayed)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -178,26 +179,26 @@ func TestRefusals(t *testing.T) {
 				{"malformed", &wire.Envelope{Version: 1}, wire.Malformed},
 			} {
 				start := time.Now()
-				if _, err := c.nodes[at].m.Submit(c.context(20*time.Second), test.e); wire.CodeOf(err) != test.want {
+				if _, err := c.nodes[at].m.Order(c.context(20*time.Second), test.e); wire.CodeOf(err) != test.want {
 					t.Errorf("%s on %s: %v, wanted %v", test.what, name, err, test.want)
 				}
 				if time.Since(start) > 5*time.Second {
 					t.Errorf("%s on %s was tried again, though it can never succeed", test.what, name)
 				}
 			}
-			if again, err := c.nodes[at].m.Submit(c.context(20*time.Second), replayed); err != nil || again != first {
+			if again, err := c.nodes[at].m.Order(c.context(20*time.Second), replayed); err != nil || again != first {
 				t.Errorf("replayed on %s: %+v (%v), wanted the first answer %+v", name, again, err, first)
 			}
 		}
 		almost := p.Commit(c.id(), wire.MaxEntry-2000, wire.DeliveryChange{})
-		if _, err := c.nodes[nodeB].m.Submit(c.context(20*time.Second), almost); err != nil {
+		if _, err := c.nodes[nodeB].m.Order(c.context(20*time.Second), almost); err != nil {
 			t.Errorf("the largest entry: %v", err)
 		}
 		c.level(conv, three...)
 	})
 }
 
-// TestOutsider: a node without a part in a conversation gets nothing for it, awake or asleep.
+// TestOutsider checks that a node without a part in a conversation gets nothing for it, awake or asleep.
 func TestOutsider(t *testing.T) {
 	outsider := wire.NodeID("n1.x.example")
 	simulate(t, nil, append([]wire.NodeID{outsider}, three...), func(c *cluster) {
@@ -214,13 +215,13 @@ func TestOutsider(t *testing.T) {
 		}
 		attempt := func(state string) {
 			for kind, payload := range map[frameKind][]byte{
-				kindSubmit: envelope, kindWake: end, kindSleep: end, kindRejoin: nil,
+				kindOrder: envelope, kindWake: end, kindSleep: end, kindRejoin: nil,
 				kindVote: {0, 0, 0, 0, 0, 0, 0, 99, 0, 0, 0, 0, 0, 0, 0, 99, 0, 0, 0, 0, 0, 0, 0, 99, 1}, kindTimeoutNow: nil,
 				kindAppend: make([]byte, 33),
 			} {
 				_, err := x.mesh.ask(c.context(10*time.Second), nodeA, &frame{kind: kind, conversation: conv, payload: payload})
 				if kind == kindRejoin {
-					continue // it is out already: nothing to do, and nothing done
+					continue // the node is already out: nothing to do, and nothing done
 				}
 				if wire.CodeOf(err) != wire.NotReplica {
 					t.Errorf("%s, frame of kind %d: %v, wanted %v", state, kind, err, wire.NotReplica)
@@ -236,7 +237,7 @@ func TestOutsider(t *testing.T) {
 		if n := c.nodes[nodeA].m.Counts().Awake; n != 0 {
 			t.Error("the outsider woke the conversation")
 		}
-		if _, err := x.Submit(c.context(time.Second), p.Commit(c.id(), 8, wire.DeliveryChange{})); wire.CodeOf(err) != wire.UnknownConversation {
+		if _, err := x.Order(c.context(time.Second), p.Commit(c.id(), 8, wire.DeliveryChange{})); wire.CodeOf(err) != wire.UnknownConversation {
 			t.Errorf("submitting on a node that holds no replica: %v", err)
 		}
 		if s, err := c.nodes[nodeA].m.Status(conv); err != nil || len(s.Voters) != 3 {
@@ -245,7 +246,8 @@ func TestOutsider(t *testing.T) {
 	})
 }
 
-// TestQuota: of conversations in all, and of those that one organization invites this node to.
+// TestQuota checks the limit of all conversations, and of the conversations to which one organization invites this
+// node.
 func TestQuota(t *testing.T) {
 	edit := func(cfg *Config) {
 		if cfg.Node == nodeA {
@@ -272,7 +274,7 @@ func TestQuota(t *testing.T) {
 	})
 }
 
-// TestRefusedCreateLeavesNothing: what cannot become a conversation takes no place.
+// TestRefusedCreateLeavesNothing checks that a refused create occupies no place.
 func TestRefusedCreateLeavesNothing(t *testing.T) {
 	simulate(t, nil, three[:1], func(c *cluster) {
 		e := author.Create(conv, c.id(), wire.Policy{}, author.Addresses(1, "a.example"))
@@ -292,7 +294,7 @@ func TestRefusedCreateLeavesNothing(t *testing.T) {
 	})
 }
 
-// TestStoppedNode: a node that does not run says so.
+// TestStoppedNode checks that a node which does not run says so.
 func TestStoppedNode(t *testing.T) {
 	simulate(t, nil, three[:1], func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example")
@@ -300,7 +302,7 @@ func TestStoppedNode(t *testing.T) {
 		c.stop(c.nodes[nodeA])
 		ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 		defer cancel()
-		if _, err := m.Submit(ctx, p.Commit(c.id(), 8, wire.DeliveryChange{})); err == nil {
+		if _, err := m.Order(ctx, p.Commit(c.id(), 8, wire.DeliveryChange{})); err == nil {
 			t.Fatal("a stopped node took a submission")
 		}
 	})

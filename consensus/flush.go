@@ -5,8 +5,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Copy makes a copy of the log in an empty folder, for a backup, with the records of all conversations as
-// they are now: who starts from it must know who else holds replicas. See Config.Restored.
+// Copy makes a copy of the log in an empty folder, for a backup, with the current records of all conversations: a
+// node that starts from the copy must know which other nodes hold replicas. See Config.Restored.
 func (m *Manager) Copy(dir string) error {
 	m.flush()
 	return m.cfg.Log.Copy(dir)
@@ -15,7 +15,7 @@ func (m *Manager) Copy(dir string) error {
 // maxFlush is the number of records in one write.
 const maxFlush = 256
 
-// flush writes the records of the conversations that have got on since the last time.
+// flush writes the records of the conversations that have changed since the last call.
 func (m *Manager) flush() {
 	ids := m.dirty.take()
 	for len(ids) > 0 {
@@ -33,7 +33,7 @@ func (m *Manager) flushSome(ids []wire.ConversationID) {
 		if err != nil {
 			continue
 		}
-		// While it is held, nobody closes it and writes the same record.
+		// While the replica is in use, no other goroutine closes it and writes the same record.
 		l, release := c.use()
 		if l == nil {
 			continue
@@ -51,13 +51,13 @@ func (m *Manager) flushSome(ids []wire.ConversationID) {
 	}
 }
 
-// position is the record of a replica as it is now.
+// position returns the current record of a replica as a change for the log.
 func (l *live) position() (change raftlog.MetaChange, err error) {
-	defer l.m.caught(l.c, "write down", &err)
+	defer l.m.quarantineOnPanic(l.c, "write down", &err)
 	rec, err := l.m.readRecord(l.c.id)
 	if err != nil {
 		return change, err
 	}
-	l.fill(rec, l.r.Load(), 0, l.leader())
+	l.fillRecord(rec, l.r.Load(), 0, l.leader())
 	return recordChange(l.c.id, rec)
 }

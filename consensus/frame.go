@@ -10,38 +10,38 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// frameKind says what a frame between nodes carries.
+// frameKind is the kind of a frame between nodes.
 type frameKind uint8
 
 const (
-	kindAppend     frameKind = 1  // Raft's AppendEntries
-	kindVote       frameKind = 2  // Raft's RequestVote
-	kindPreVote    frameKind = 3  // Raft's RequestPreVote
-	kindTimeoutNow frameKind = 4  // Raft's TimeoutNow
-	kindReply      frameKind = 5  // the answer to the frame with the same number
-	kindBeats      frameKind = 6  // heartbeats of several conversations
-	kindWake       frameKind = 7  // open the conversation: an election follows
-	kindSleep      frameKind = 8  // shut down, if you hold what I hold
-	kindSubmit     frameKind = 9  // a submission for the leader
-	kindInvite     frameKind = 10 // hold a replica of this conversation
-	kindFarewell   frameKind = 11 // you are no longer in the configuration
-	kindHoldings   frameKind = 12 // what I hold of the conversations that we share
-	kindGone       frameKind = 13 // is this node still in the configuration?
-	kindRejoin     frameKind = 14 // I lost my log: take me out, and invite me anew
-	kindSilent     frameKind = 15 // have you not heard of this node lately?
-	kindTestify    frameKind = 16 // what do you know of this? Only to nodes that announced wire.FeatureTestify
-	kindComplain   frameKind = 17 // the leader does not order this. Only to nodes that announced wire.FeatureComplain
-	kindLast                 = kindComplain
+	kindAppend       frameKind = 1  // Raft's AppendEntries
+	kindVote         frameKind = 2  // Raft's RequestVote
+	kindPreVote      frameKind = 3  // Raft's RequestPreVote
+	kindTimeoutNow   frameKind = 4  // Raft's TimeoutNow
+	kindReply        frameKind = 5  // the answer to the frame with the same number
+	kindBeats        frameKind = 6  // heartbeats of several conversations
+	kindWake         frameKind = 7  // open the conversation: an election follows
+	kindSleep        frameKind = 8  // shut down, if you hold what I hold
+	kindOrder        frameKind = 9  // a submission for the leader
+	kindInvite       frameKind = 10 // hold a replica of this conversation
+	kindFarewell     frameKind = 11 // you are no longer in the configuration
+	kindSummary      frameKind = 12 // what I hold of the conversations that we share
+	kindGone         frameKind = 13 // is this node still in the configuration?
+	kindRejoin       frameKind = 14 // I lost my log: remove me, and invite me again
+	kindUnresponsive frameKind = 15 // have you not heard from this node lately?
+	kindTestify      frameKind = 16 // what do you know of this? Only to nodes that announced wire.FeatureTestify
+	kindComplain     frameKind = 17 // the leader does not order this. Only to nodes that announced wire.FeatureComplain
+	kindLast                   = kindComplain
 )
 
-// frame is what travels on the connection between two nodes:
+// frame is the unit of data on the connection between two nodes:
 //
-//	length      4 bytes, big-endian, of all that follows
+//	length      4 bytes, big-endian, of the rest of the frame
 //	kind        1
-//	number      8 bytes; ties a reply to its request, 0 where none is awaited
-//	generation  8 bytes; the sender's, of the conversation's configuration
+//	number      8 bytes; matches a reply to its request, 0 if no reply is expected
+//	generation  8 bytes; the sender's generation of the conversation's configuration
 //	size of id  1
-//	id          the conversation's; empty where the frame concerns several
+//	id          the conversation's; empty if the frame concerns several
 //	payload     the rest
 type frame struct {
 	kind         frameKind
@@ -67,7 +67,7 @@ func (f *frame) append(b []byte) []byte {
 
 var errFrame = errors.New("malformed frame")
 
-// readFrame reads one frame of at most limit bytes. The buffer grows with what arrives.
+// readFrame reads one frame of at most limit bytes. The buffer grows with the received data.
 func readFrame(r *bufio.Reader, limit int) (*frame, error) {
 	var head [4]byte
 	if _, err := io.ReadFull(r, head[:]); err != nil {
@@ -84,7 +84,7 @@ func readFrame(r *bufio.Reader, limit int) (*frame, error) {
 	return parseFrame(body)
 }
 
-// readBody allocates at most 64 KiB ahead of what has arrived.
+// readBody allocates at most 64 KiB ahead of the received data.
 func readBody(r io.Reader, n int) ([]byte, error) {
 	const step = 64 << 10
 	body := make([]byte, 0, min(n, step))

@@ -12,38 +12,38 @@ import (
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
 )
 
-// guard stands between Raft and its log, because Raft panics where a term cannot be written or a
-// committed entry cannot be read: one full disk or one flipped bit would end the whole node. Instead,
-// the conversation is reported as failed and the goroutine ends with its deferred calls, which Raft's
-// own shutdown then finds done. While Raft is being made, the error is returned.
+// guard is a layer between Raft and its log. Raft panics if a term cannot be written or a committed entry cannot be
+// read, so one full disk or one flipped bit would end the whole node. The guard instead reports the conversation as
+// failed and ends the goroutine with its deferred calls, which Raft's own shutdown then finds done. While Raft is
+// being constructed, the guard returns the error.
 //
-// It also answers for the entry that the newest snapshot ends with, where the log does not have it: a
-// follower that was given a snapshot and then entries of a leader that lost its office must be able to
-// compare what comes before them, or it refuses the new leader's entries for ever, snapshot after
-// snapshot. Only the term is known; the stand-in bears a mark, so that it is never sent on.
+// The guard also answers for the last entry of the newest snapshot if the log does not have that entry. A follower
+// that received a snapshot, and then entries from a leader that was deposed, must be able to compare the entry before
+// them. Otherwise it refuses the new leader's entries without end, snapshot after snapshot. Only the term of that
+// entry is known; the snapshot's end is marked, so that it is never sent.
 type guard struct {
 	*raftlog.GroupLog
-	running atomic.Bool // Raft has its goroutines
-	fail    func(error) // tells the conversation; does not block
-	leads   func() bool
-	stalled func() bool                       // a write has been under way for too long
-	snap    atomic.Pointer[raft.SnapshotMeta] // the newest
-	vote    *uint64                           // a vote's term that is not written yet; Raft's main goroutine alone votes
-	term    atomic.Pointer[uint64]            // the current term, while it is not written yet; see stable.go
-	writing chan struct{}                     // holds one: who writes the term
-	book    *book                             // is charged; nil for nobody
-	crowded func() error                      // refuses entries of other nodes for want of memory; nil: never
+	running     atomic.Bool // Raft has started its goroutines
+	fail        func(error) // reports the failure to the conversation; does not block
+	leads       func() bool
+	stalled     func() bool                       // whether a write has exceeded its time limit
+	snap        atomic.Pointer[raft.SnapshotMeta] // the newest snapshot
+	vote        *uint64                           // term of a vote that is not written yet; only Raft's main goroutine votes
+	term        atomic.Pointer[uint64]            // the current term while it is not written yet; see stable.go
+	writing     chan struct{}                     // capacity one: held by the writer of the term
+	book        *book                             // memory is charged to this account; nil: to none
+	checkMemory func() error                      // refuses entries of other nodes if memory is short; nil: never
 
-	floor     func() uint64 // up to here the log is committed; nil: not guarded
-	rewritten func(error)   // hears of an attempt to replace what is; does not block
+	floor     func() uint64 // the log is committed up to this index; nil: not guarded
+	rewritten func(error)   // called on an attempt to replace a committed entry; does not block
 	incoming  atomic.Pointer[incoming]
 
 	termsMu sync.Mutex // guards terms
 	terms   recentTerms
 }
 
-// standIn is the type of the entry that stands for a snapshot's last one.
-const standIn raft.LogType = 255
+// snapshotEnd is the type of the entry that represents the last entry of a snapshot.
+const snapshotEnd raft.LogType = 255
 
 // GetLog reads an entry.
 func (g *guard) GetLog(index uint64, l *raft.Log) error {
@@ -59,16 +59,17 @@ func (g *guard) GetLog(index uint64, l *raft.Log) error {
 		g.end(fmt.Errorf("read entry %d: it is missing between others", index))
 		return err
 	}
-	// A leader must not find it: that is how it knows that a follower needs the snapshot.
+	// A leader must not find the snapshot's end: a missing entry is how the leader learns that a follower needs the
+	// snapshot.
 	if s := g.snap.Load(); s != nil && s.Index == index && g.running.Load() && !g.leads() {
-		*l = raft.Log{Index: s.Index, Term: s.Term, Type: standIn}
+		*l = raft.Log{Index: s.Index, Term: s.Term, Type: snapshotEnd}
 		return nil
 	}
 	return err
 }
 
-// isHole reports whether an entry is missing that Raft would panic about: between entries of the log, behind
-// all that a snapshot covers.
+// isHole reports whether an entry is missing whose absence makes Raft panic: an entry between others of the log,
+// after everything that a snapshot covers.
 func (g *guard) isHole(index uint64) bool {
 	first, err := g.FirstIndex()
 	if err != nil || index < first || index <= g.newest() {
@@ -78,9 +79,9 @@ func (g *guard) isHole(index uint64) bool {
 	return err == nil && index < last
 }
 
-// align makes sense of a request that begins before this replica's snapshot, in entries that its log
-// does not have: those are committed, so every leader of this term has the same, and the request is as
-// good without them. Raft itself would refuse it for ever.
+// align adjusts a request that begins before this replica's snapshot, in entries that its log does not have. Those
+// entries are committed, so every leader of this term has the same ones, and the request means the same without them.
+// Without align, Raft would refuse the request each time.
 func (g *guard) align(a *raft.AppendEntriesRequest) {
 	s := g.snap.Load()
 	if s == nil || isBeat(a) || a.PrevLogEntry >= s.Index {
@@ -96,7 +97,7 @@ func (g *guard) align(a *raft.AppendEntriesRequest) {
 	a.PrevLogEntry, a.PrevLogTerm = s.Index, s.Term
 }
 
-// newest is the last entry in the newest snapshot, 0 without any.
+// newest returns the index of the last entry in the newest snapshot, or 0 without a snapshot.
 func (g *guard) newest() uint64 {
 	if s := g.snap.Load(); s != nil {
 		return s.Index
@@ -104,24 +105,23 @@ func (g *guard) newest() uint64 {
 	return 0
 }
 
-// isStandIn reports whether a request that is to be sent has the stand-in in it: its sender has just
-// lost its office.
-func isStandIn(a *raft.AppendEntriesRequest) bool {
+// holdsSnapshotEnd reports whether a request to be sent contains the snapshot's end: the sender was deposed a moment ago.
+func holdsSnapshotEnd(a *raft.AppendEntriesRequest) bool {
 	for _, l := range a.Entries {
-		if l.Type == standIn {
+		if l.Type == snapshotEnd {
 			return true
 		}
 	}
 	return false
 }
 
-// watchedSnapshots tells the guard of each snapshot that is finished.
+// watchedSnapshots reports each finished snapshot to the guard.
 type watchedSnapshots struct {
 	raft.SnapshotStore
 	g *guard
 }
 
-// watch returns the store to give to Raft.
+// watch returns the snapshot store to give to Raft.
 func (g *guard) watch(s raft.SnapshotStore) (raft.SnapshotStore, error) {
 	list, err := s.List()
 	if err != nil {
@@ -142,7 +142,10 @@ func (s watchedSnapshots) Create(v raft.SnapshotVersion, index, term uint64, c r
 	if err != nil {
 		return nil, err
 	}
-	w := &watchedSink{s.g.book.sink(sink, index, term), s.g, &raft.SnapshotMeta{Index: index, Term: term, Configuration: c, ConfigurationIndex: ci}, nil}
+	w := &watchedSink{
+		SnapshotSink: s.g.book.sink(sink, index, term), g: s.g,
+		meta: &raft.SnapshotMeta{ID: sink.ID(), Index: index, Term: term, Configuration: c, ConfigurationIndex: ci},
+	}
 	if in := s.g.incoming.Load(); in != nil && in.index == index && in.term == term {
 		w.check = in.check
 	}
@@ -153,7 +156,7 @@ type watchedSink struct {
 	raft.SnapshotSink
 	g     *guard
 	meta  *raft.SnapshotMeta
-	check func() error // for another node's: whether it still continues what is here; nil for an own one
+	check func() error // for another node's snapshot: whether it still continues the local log; nil for an own snapshot
 }
 
 // Close finishes the snapshot.
@@ -177,7 +180,7 @@ func (g *guard) end(err error) {
 	}
 }
 
-// newRaft makes a replica; a panic of Raft's on damaged or unwritable storage becomes an error.
+// newRaft constructs a replica; it converts a panic of Raft on damaged or unwritable storage into an error.
 func newRaft(c *raft.Config, fsm raft.FSM, logs raft.LogStore, stable raft.StableStore, snaps raft.SnapshotStore, t raft.Transport) (r *raft.Raft, err error) {
 	defer func() {
 		switch p := recover().(type) {

@@ -11,16 +11,16 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Heartbeats of many conversations to one node share a frame: the first waits Timers.Coalesce for
-// others. The answer carries each conversation's own term and success, which the receiver asks its
-// replica for; nothing is assumed. A conversation that sleeps there is not woken.
+// Heartbeats of many conversations to one node share a frame: the first heartbeat waits Timers.Coalesce for others.
+// The answer carries each conversation's own term and success, which the receiver asks its replica for; nothing is
+// assumed. A conversation that sleeps there is not woken.
 
-// beat is a heartbeat that waits for company or for its answer.
+// beat is a heartbeat that waits for others or for its answer.
 type beat struct {
 	id         wire.ConversationID
 	generation uint64
 	term       uint64
-	done       chan beatReply // holds one
+	done       chan beatReply // capacity one
 }
 
 type beatReply struct {
@@ -31,13 +31,16 @@ type beatReply struct {
 // maxBeats is the largest number of heartbeats in one frame.
 const maxBeats = 4096
 
-// heartbeat sends one and waits for its answer.
+// heartbeat sends one heartbeat and waits for its answer.
 func (t *transport) heartbeat(to wire.NodeID, term uint64, resp *raft.AppendEntriesResponse) error {
 	p := t.m.mesh.peer(to)
 	if p == nil {
 		return errUnreachable
 	}
 	if err := t.store.settle(); err != nil {
+		if errors.Is(err, errStalled) {
+			t.yield()
+		}
 		return err
 	}
 	b := &beat{id: t.conv.id, generation: t.conv.generation(), term: term, done: make(chan beatReply, 1)}
@@ -63,7 +66,7 @@ func (t *transport) heartbeat(to wire.NodeID, term uint64, resp *raft.AppendEntr
 			}
 			return r.err
 		}
-		// Raft does not look at the term in the answer to a heartbeat: that of the next entries counts.
+		// Raft ignores the term in the answer to a heartbeat; it uses the term in the next AppendEntries answer.
 		*resp = r.resp
 		resp.RPCHeader = header(to)
 		return nil
@@ -72,7 +75,7 @@ func (t *transport) heartbeat(to wire.NodeID, term uint64, resp *raft.AppendEntr
 	}
 }
 
-// pause waits and reports whether ctx still stands.
+// pause waits for d and reports whether ctx has not ended.
 func pause(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -84,7 +87,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// flushBeats sends what has gathered in one frame and shares the answers out.
+// flushBeats sends the collected heartbeats in one frame and distributes the answers.
 func (p *peer) flushBeats(ctx context.Context) {
 	p.mu.Lock()
 	beats := p.beats
@@ -131,11 +134,11 @@ func decodeBeats(payload []byte) ([]*beat, error) {
 	return beats, r.end()
 }
 
-// Answers to heartbeats: a byte that says what follows.
+// Answers to heartbeats: one byte gives the kind of the answer.
 const (
 	beatAnswered = 0 // the replica's answer
 	beatAsleep   = 1 // the conversation sleeps here
-	beatRefused  = 2 // not a member, unknown, or of another generation
+	beatRefused  = 2 // not a member, unknown, or another generation
 )
 
 func encodeBeatReplies(replies []beatReply) []byte {
@@ -195,8 +198,8 @@ func decodeBeatReplies(payload []byte, n int) ([]beatReply, error) {
 	return replies, nil
 }
 
-// receiveBeats answers a frame of heartbeats. Raft's fast path answers at once, but may wait for the
-// disk when the term is new: so it is not done on the read loop.
+// receiveBeats answers a frame of heartbeats. Raft's fast path answers at once, but may wait for the disk when the
+// term is new, so receiveBeats does not run on the read loop.
 func (m *Manager) receiveBeats(from wire.NodeID, f *frame) {
 	beats, err := decodeBeats(f.payload)
 	if err != nil {
@@ -213,12 +216,15 @@ func (m *Manager) receiveBeats(from wire.NodeID, f *frame) {
 }
 
 func (m *Manager) receiveBeat(from wire.NodeID, b *beat) (answered beatReply) {
-	defer m.caughtIn(b.id, "heartbeat", &answered.err)
+	defer m.quarantineOnPanicIn(b.id, "heartbeat", &answered.err)
 	live, err := m.admit(from, b.id, b.generation, roleOfBeat)
 	if err != nil {
 		return beatReply{err: err}
 	}
 	if err := live.checkTerm(from, b.term); err != nil {
+		return beatReply{err: err}
+	}
+	if err := live.mayLead(from, b.term); err != nil {
 		return beatReply{err: err}
 	}
 	fn := live.trans.beat.Load()

@@ -11,8 +11,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A history is what clients asked and were answered, with the times, as the checker wants it. Each
-// submission is one operation, however often it was tried.
+// A history holds the requests of the clients and their answers, with the times, in the form that the checker needs.
+// Each submission is one operation, independent of the number of tries.
 
 type operation struct {
 	client  int
@@ -21,7 +21,7 @@ type operation struct {
 	ret     time.Time
 	receipt wire.Receipt
 	code    wire.Code // "" for accepted
-	open    bool      // no answer: it may have been accepted, or may yet be
+	open    bool      // no answer: the submission may have been accepted, or may still be
 }
 
 type history struct {
@@ -42,7 +42,7 @@ type placed struct {
 	entry *wire.Entry
 }
 
-// final is the log that all replicas agree on in the end.
+// final is the log on which all replicas agree at the end.
 type final struct {
 	by   map[wire.SubmissionID]placed
 	list []placed
@@ -54,7 +54,7 @@ func readFinal(entries []wire.Committed) (*final, error) {
 	for i := range entries {
 		c := &entries[i]
 		if c.Sequence != wire.SequenceNumber(i+1) {
-			return nil, fmt.Errorf("entry %d stands at place %d", c.Sequence, i+1)
+			return nil, fmt.Errorf("entry %d is at place %d", c.Sequence, i+1)
 		}
 		if order = wire.NextOrder(order, c.Entry); order != c.Order {
 			return nil, fmt.Errorf("entry %d: the order hash does not chain", c.Sequence)
@@ -69,14 +69,14 @@ func readFinal(entries []wire.Committed) (*final, error) {
 			continue
 		}
 		if first, twice := f.by[e.Envelope.Submission]; twice {
-			return nil, fmt.Errorf("submission %v stands at %d and at %d", e.Envelope.Submission, first.seq, c.Sequence)
+			return nil, fmt.Errorf("submission %v is in the log at %d and at %d", e.Envelope.Submission, first.seq, c.Sequence)
 		}
 		f.by[e.Envelope.Submission] = p
 	}
 	return f, nil
 }
 
-// oneCommitAnEpoch looks at the log alone.
+// oneCommitAnEpoch checks the log only.
 func (f *final) oneCommitAnEpoch() error {
 	ended := make(map[wire.SequenceNumber]wire.SequenceNumber)
 	for _, p := range f.list {
@@ -92,24 +92,24 @@ func (f *final) oneCommitAnEpoch() error {
 	return nil
 }
 
-// nothingLost: every acceptance is in the log, at the place that was told.
+// nothingLost checks that every accepted submission is in the log, at the place in its receipt.
 func (h *history) nothingLost(f *final) error {
 	for _, op := range h.ops {
 		p, there := f.by[op.e.Submission]
 		switch {
 		case op.open || op.code != "" && !there:
 		case op.code != "":
-			return fmt.Errorf("submission %v was refused (%v) and stands at %d", op.e.Submission, op.code, p.seq)
+			return fmt.Errorf("submission %v was refused (%v) and is in the log at %d", op.e.Submission, op.code, p.seq)
 		case !there:
 			return fmt.Errorf("submission %v was accepted as entry %d and is lost", op.e.Submission, op.receipt.Sequence)
 		case p.seq != op.receipt.Sequence || p.order != op.receipt.Order:
-			return fmt.Errorf("submission %v was accepted as entry %d and stands at %d", op.e.Submission, op.receipt.Sequence, p.seq)
+			return fmt.Errorf("submission %v was accepted as entry %d and is in the log at %d", op.e.Submission, op.receipt.Sequence, p.seq)
 		}
 	}
 	return nil
 }
 
-// What the checker's model is: the entry that opened the current epoch, and the last entry.
+// The state of the checker's model: the entry that opened the current epoch, and the last entry.
 type modelState struct{ head, last wire.SequenceNumber }
 
 type modelInput struct {
@@ -122,7 +122,7 @@ type modelOutput struct {
 	seq  wire.SequenceNumber
 }
 
-// model says what one copy of the log without faults would answer.
+// model gives the answers of a single log without faults.
 func model(start wire.SequenceNumber) porcupine.Model {
 	return porcupine.Model{
 		Init: func() any { return modelState{start, start} },
@@ -143,9 +143,8 @@ func model(start wire.SequenceNumber) porcupine.Model {
 	}
 }
 
-// check asks porcupine whether the answers can be those of one log, each at one moment between its call
-// and its return. What got no answer returns at the end of time if the log has it, and never happened
-// if not.
+// check asks porcupine whether the answers can come from one log, each at one moment between its call and its return.
+// A submission without an answer returns at the end of time if the log has it, and otherwise never happened.
 func (h *history) check(f *final, start wire.SequenceNumber) error {
 	var ops []porcupine.Operation
 	for _, op := range h.ops {
@@ -159,7 +158,7 @@ func (h *history) check(f *final, start wire.SequenceNumber) error {
 			out, ret = modelOutput{seq: p.seq}, math.MaxInt64
 		}
 		if out.code != "" && out.code != wire.StaleEpoch {
-			continue // refused for itself: no order is in question
+			continue // refused because of its content: the order does not matter
 		}
 		ops = append(ops, porcupine.Operation{ClientId: op.client, Input: modelInput{op.e.Kind == wire.KindCommit, op.e.Parent},
 			Call: op.call.UnixNano(), Output: out, Return: ret})

@@ -6,7 +6,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// sendComplaint complains of the leader that a node follows, with a submission that is genuine and was never handed in,
+// sendComplaint complains about the leader that a node follows, with a genuine submission that was never handed in,
 // or with one that is not genuine.
 func (h *hostileHistory) sendComplaint(to wire.NodeID) {
 	p, ok := h.place(nodeM)
@@ -27,8 +27,8 @@ func (h *hostileHistory) sendComplaint(to wire.NodeID) {
 	_, _ = h.nodes[nodeM].m.mesh.ask(h.context(5*time.Second), to, &frame{kind: kindComplain, generation: st.Generation, conversation: conv, payload: payload})
 }
 
-// sendClaim invites a node to the conversation as if there were another one of its id, in the name of nodes of its own and
-// of others.
+// sendClaim invites a node to the conversation as if there were another one with the same id, in the name of nodes of
+// its own organization and of others.
 func (h *hostileHistory) sendClaim(to wire.NodeID) {
 	from := nodeM
 	if h.lies && h.dice.IntN(2) == 0 {

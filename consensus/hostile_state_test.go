@@ -15,7 +15,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// poison are states that contradict themselves, and made a node of an earlier build end or stand still.
+// poison lists states that contradict themselves, and that stopped or blocked a node of an earlier build.
 func poison(t testing.TB, id wire.ConversationID) map[string][]byte {
 	list := []wire.Address{author.Address("a.example", 1)}
 	private := wire.Policy{Handshakes: wire.HandshakesPrivate}
@@ -32,8 +32,9 @@ func poison(t testing.TB, id wire.ConversationID) map[string][]byte {
 	}
 }
 
-// TestStateThatNoMachineMakesIsNotTaken: an admitted organization invites a node to an invented conversation
-// and sends it states that contradict themselves. None is stored, the node serves on, and starts again.
+// TestStateThatNoMachineMakesIsNotTaken has an admitted organization invite a node to an invented conversation and
+// send it states that contradict themselves. It checks that none is stored, that the node continues to serve, and
+// that it starts again.
 func TestStateThatNoMachineMakesIsNotTaken(t *testing.T) {
 	simulate(t, nil, []wire.NodeID{nodeA, nodeM}, func(c *cluster) {
 		own := c.found(nodeA, conv, wire.Policy{}, "a.example")
@@ -71,7 +72,7 @@ func TestStateThatNoMachineMakesIsNotTaken(t *testing.T) {
 	})
 }
 
-// TestPoisonedDisk: a node whose disk has such a state already, from an earlier build, starts, puts that
+// TestPoisonedDisk checks that a node whose disk has such a state from an earlier build starts, puts that
 // conversation into quarantine and serves the others.
 func TestPoisonedDisk(t *testing.T) {
 	for name := range poison(t, "made up by mallory") {
@@ -107,7 +108,7 @@ func TestPoisonedDisk(t *testing.T) {
 						list := a.consumer.sequences(conv)
 						return len(list) > 0 && list[len(list)-1] >= own.Parent
 					})
-					_ = a.m.Wake(c.context(time.Second), id) // whoever looks at it finds out
+					_ = a.m.Wake(c.context(time.Second), id) // reading the state reveals the problem
 					c.eventually("it is in quarantine", func() bool {
 						s, err := a.m.Status(id)
 						return err == nil && s.Quarantine != nil && s.Quarantine.Reason == ReasonInvalidState
@@ -122,7 +123,7 @@ func TestPoisonedDisk(t *testing.T) {
 	}
 }
 
-// TestEntriesThatNoLeaderMakes: what a follower is asked to store is looked into before it acknowledges it.
+// TestEntriesThatNoLeaderMakes checks that a follower examines entries before it acknowledges them.
 func TestEntriesThatNoLeaderMakes(t *testing.T) {
 	simulate(t, nil, []wire.NodeID{nodeA, nodeM}, func(c *cluster) {
 		const id = wire.ConversationID("made up by mallory")
@@ -163,8 +164,8 @@ func TestEntriesThatNoLeaderMakes(t *testing.T) {
 	})
 }
 
-// TestLeaderWithAFastClock: what bears a time ahead of a majority's clocks is never committed, and the
-// conversation goes on under a leader whose clock is right.
+// TestLeaderWithAFastClock checks that an entry with a time ahead of a majority's clocks is never committed, and that
+// the conversation continues under a leader with a correct clock.
 func TestLeaderWithAFastClock(t *testing.T) {
 	simulate(t, func(cfg *Config) {
 		if cfg.Node == nodeA {
@@ -178,7 +179,7 @@ func TestLeaderWithAFastClock(t *testing.T) {
 		var receipt wire.Receipt
 		c.eventually("it is ordered", func() bool {
 			var err error
-			receipt, err = c.nodes[nodeC].m.Submit(c.context(20*time.Second), e)
+			receipt, err = c.nodes[nodeC].m.Order(c.context(20*time.Second), e)
 			if err != nil && !errors.Is(err, wire.NoQuorum) && !strings.Contains(err.Error(), "deadline") {
 				c.t.Fatal(err)
 			}

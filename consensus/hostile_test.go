@@ -14,11 +14,11 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A hostile peer's tools: everything is sent over the links of an admitted node, by hand.
+// The tools of a hostile peer send everything explicitly over the links of an admitted node.
 
 const nodeM wire.NodeID = "n1.mallory.example"
 
-// xHeader is the header of a state as package machine writes it, for states that no machine makes.
+// xHeader is the header of a state as package machine writes it, for states that no machine produces.
 type xHeader struct {
 	ID       wire.ConversationID `cbor:"1,keyasint"`
 	Created  bool                `cbor:"2,keyasint"`
@@ -49,7 +49,7 @@ type xHead struct {
 	Proposals uint32              `cbor:"11,keyasint"`
 }
 
-// forgeState makes a state without kept entries, whose checksum holds.
+// forgeState makes a state without kept entries and with a valid checksum.
 func forgeState(t testing.TB, h xHeader, heads ...xHead) []byte {
 	var out bytes.Buffer
 	out.WriteString("mlsfed state \x01")
@@ -71,7 +71,7 @@ func forgeState(t testing.TB, h xHeader, heads ...xHead) []byte {
 	return out.Bytes()
 }
 
-// plant opens a snapshot stream to a victim as an admitted node can, and installs a state.
+// plant opens a snapshot stream to a victim, as an admitted node can, and installs a state.
 func plant(t testing.TB, c *cluster, from, to wire.NodeID, id wire.ConversationID, gen, term, index uint64, voters []wire.NodeID, state []byte) error {
 	var cfg raft.Configuration
 	for _, v := range voters {
@@ -88,18 +88,11 @@ func plant(t testing.TB, c *cluster, from, to wire.NodeID, id wire.ConversationI
 	}
 	defer conn.Close()
 	head := append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
-	if _, err := io.Copy(conn, io.MultiReader(bytes.NewReader(head), bytes.NewReader(state))); err != nil {
-		return err
-	}
-	answer, err := readSized(conn, wire.MaxError)
-	if err != nil {
-		return err
-	}
-	_, err = openReply(answer)
+	_, err = exchangeSnapshot(conn, io.MultiReader(bytes.NewReader(head), bytes.NewReader(state)))
 	return err
 }
 
-// inviteAs has an admitted node invite another one to any conversation, with any members.
+// inviteAs makes an admitted node invite another one to any conversation, with any members.
 func inviteAs(t testing.TB, c *cluster, from, to wire.NodeID, id wire.ConversationID, gen uint64, members ...wire.NodeID) error {
 	payload, err := wire.Encode(&invitation{Generation: gen, Members: members})
 	if err != nil {

@@ -14,21 +14,20 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A snapshot that has been received (intake.go) is compared with what this replica has applied before Raft
-// hears of it. The state that
-// it brings must continue the own one: among the entries that it keeps is the last one applied here, with
-// the same order hash. Where they do not reach that far back, replicas of other organizations are asked
-// whether they have the same past.
+// A received snapshot (intake.go) is compared with the entries that this replica has applied before Raft receives it.
+// The state in the snapshot must continue the local one: its kept entries must include the last entry applied here,
+// with the same order hash. If they do not reach that far back, replicas of other organizations are asked whether
+// they have the same past.
 
 var errDiverged = errors.New("does not continue what was applied here")
 
 // incoming is a snapshot on its way into Raft.
 type incoming struct {
 	index, term uint64
-	check       func() error // called on Raft's goroutine when it is about to count
+	check       func() error // called on Raft's goroutine just before the snapshot takes effect
 }
 
-// installSnapshot hands a leader's snapshot to this replica.
+// installSnapshot gives a leader's snapshot to this replica.
 func (m *Manager) installSnapshot(ctx context.Context, from wire.NodeID, req *snapshotRequest, conn io.Reader) ([]byte, error) {
 	l, err := m.admit(from, req.Conversation, req.Generation, roleOfSnapshot)
 	if err != nil {
@@ -41,15 +40,20 @@ func (m *Manager) installSnapshot(ctx context.Context, from wire.NodeID, req *sn
 	if err := l.checkTerm(from, req.Term); err != nil {
 		return nil, err
 	}
-	if err := m.crowded(l.c); err != nil {
+	if err := m.checkMemory(l.c); err != nil {
 		return nil, err
 	}
 	if !l.c.installing.CompareAndSwap(false, true) {
 		return nil, wire.Errorf(wire.Busy, "snapshot", "another snapshot of %v is being taken in", l.c.id)
 	}
 	defer l.c.installing.Store(false)
-	// The sender pays for what is received aside, and for the snapshot until it is installed.
+	// The sender is charged for the received data, and for the snapshot until it is installed.
 	payer := m.payer(from.Organization())
+	end, ok := m.intake.begin(from.Organization(), max(req.Size, 1), int64(m.cfg.Limits.Awake/4))
+	if !ok {
+		return nil, m.refuse(from, l.c.id, RefusedRate, wire.Errorf(wire.Busy, "snapshot", "%s sends too many snapshots at once: send it again later", from.Organization()))
+	}
+	defer end()
 	if err := m.cfg.Account.Room(); err != nil {
 		return nil, err
 	}
@@ -60,17 +64,21 @@ func (m *Manager) installSnapshot(ctx context.Context, from wire.NodeID, req *sn
 	defer l.c.book.receiving(req.Index, req.IndexTerm, payer)()
 	in := &spool{}
 	if m.cfg.Dir != "" {
-		in.dir = filepath.Join(m.cfg.Dir, "snapshots") // what a crash leaves there is swept at the next start
+		in.dir = filepath.Join(m.cfg.Dir, "snapshots") // files that a crash leaves there are swept at the next start
 	}
 	defer in.drop()
 	state, err := l.receiveState(in, req, conn)
 	if err != nil {
 		return nil, m.refuse(from, l.c.id, RefusedSnapshot, wire.Errorf(wire.Malformed, "snapshot", "%v", err))
 	}
-	if err := l.judgeSnapshot(ctx, from, req, state); err != nil {
+	if err := l.validateSnapshot(ctx, from, req, state); err != nil {
 		return nil, err
 	}
-	// An older snapshot than what is here would take the state back. It says the same, so it is as good as installed.
+	if err := l.mayLead(from, req.Term); err != nil {
+		return nil, err
+	}
+	// A snapshot that ends before the local log would take the state back. It agrees with the local state, so it
+	// counts as installed.
 	if req.Index <= l.floor() {
 		return encodeVoteReply(max(req.Term, l.term()), req.Term >= l.term()), nil
 	}
@@ -81,10 +89,10 @@ func (m *Manager) installSnapshot(ctx context.Context, from wire.NodeID, req *sn
 	return l.installInto(from, req, state, content)
 }
 
-// judgeSnapshot compares an incoming state with what is here.
-func (l *live) judgeSnapshot(ctx context.Context, from wire.NodeID, req *snapshotRequest, state *machine.Machine) error {
+// validateSnapshot compares an incoming state with the local one.
+func (l *live) validateSnapshot(ctx context.Context, from wire.NodeID, req *snapshotRequest, state *machine.Machine) error {
 	if req.Index > l.floor() {
-		if err := l.judgeSnapshotConfiguration(from, req, state); err != nil {
+		if err := l.validateSnapshotConfiguration(from, req, state); err != nil {
 			return err
 		}
 	}
@@ -96,7 +104,7 @@ func (l *live) judgeSnapshot(ctx context.Context, from wire.NodeID, req *snapsho
 		return err
 	}
 	if err != nil {
-		return l.m.contradicted(l.c, ReasonDiverged, RefusedDivergence, from, fmt.Errorf("snapshot from %s: %w", from, err))
+		return l.m.handleContradiction(l.c, ReasonDiverged, RefusedDivergence, from, fmt.Errorf("snapshot from %s: %w", from, err))
 	}
 	if proven {
 		return nil
@@ -104,34 +112,34 @@ func (l *live) judgeSnapshot(ctx context.Context, from wire.NodeID, req *snapsho
 	return l.askForPast(ctx, from, state)
 }
 
-// continues compares a state, at an index of the log, with the one here. It is false where the state keeps
-// too few entries to prove it.
+// continues compares a state, at an index of the log, with the local one. proven is false if the state keeps too few
+// entries to prove it.
 func (l *live) continues(state *machine.Machine, index uint64) (proven bool, err error) {
 	var differs error
 	if err := l.m.view(l.c, func(own *machine.Machine) {
 		proven, differs = continues(own, state)
 		if differs != nil && own.Sequence() > state.Sequence() && index <= l.floor() && !contradicts(own, state) {
-			proven, differs = true, nil // an older state on the same way: nothing is taken from it
+			proven, differs = true, nil // an older state with the same history: nothing is taken from it
 		}
 	}); err != nil {
 		return false, err
 	}
 	if aside := l.c.probation.Load(); differs == nil && aside != nil && state.Sequence() >= aside.Sequence {
-		return pastOf(state, aside.Sequence, aside.Order)
+		return hasPast(state, aside.Sequence, aside.Order)
 	}
 	return proven, differs
 }
 
-// continues reports whether next has own's past, and whether the entries that it keeps prove that.
+// continues reports whether next has own's past, and whether the entries that next keeps prove it.
 func continues(own, next *machine.Machine) (bool, error) {
 	if own.Sequence() == 0 {
 		return false, nil
 	}
-	return pastOf(next, own.Sequence(), own.Order())
+	return hasPast(next, own.Sequence(), own.Order())
 }
 
-// pastOf reports whether a state has the order hash after entry seq.
-func pastOf(s *machine.Machine, seq wire.SequenceNumber, order wire.Hash) (bool, error) {
+// hasPast reports whether a state has the order hash after entry seq.
+func hasPast(s *machine.Machine, seq wire.SequenceNumber, order wire.Hash) (bool, error) {
 	at, got := orderAt(s, seq)
 	switch {
 	case at < seq:
@@ -148,10 +156,10 @@ func contradicts(own, older *machine.Machine) bool {
 	return older.Sequence() > 0 && differ(at, older.Order())
 }
 
-// askForPast asks replicas of other organizations than the sender's and this node's whether they have the
-// past of a state that does not prove it. One liar among them decides nothing: organizations are counted.
-// Where there is nobody of a third organization, or none that understands the question, the state is taken:
-// with one other organization, nobody else can be asked.
+// askForPast asks replicas of other organizations than the sender's and this node's whether they have the past of a
+// state that does not prove it. Organizations are counted, so one liar decides nothing. If no third organization has
+// a replica that understands the question, the state is accepted: with only one other organization, nobody else can
+// be asked.
 func (l *live) askForPast(ctx context.Context, from wire.NodeID, state *machine.Machine) error {
 	m, c := l.m, l.c
 	known, err := m.committed(c)
@@ -159,7 +167,7 @@ func (l *live) askForPast(ctx context.Context, from wire.NodeID, state *machine.
 		return err
 	}
 	all := append(append([]wire.NodeID{}, known.voters...), known.learners...)
-	if r, _ := state.Replicas(); r != nil { // a new replica knows nobody yet
+	if r, _ := state.Replicas(); r != nil { // a new replica knows no other nodes yet
 		all = append(append(all, r.Voters...), r.Learners...)
 	}
 	if l.fresh() {
@@ -202,10 +210,11 @@ func (l *live) askForPast(ctx context.Context, from wire.NodeID, state *machine.
 	return nil
 }
 
-// fresh reports whether this replica was invited and knows of nothing committed yet.
+// fresh reports whether this replica was invited and knows of no committed entry yet.
 func (l *live) fresh() bool { return l.rec.Load().fresh() && l.floor() == 0 }
 
-// installInto gives the content to Raft, which asks once more whether it still continues what is here.
+// installInto gives the content to Raft. Raft's goroutine checks once more whether the snapshot still continues the
+// local log.
 func (l *live) installInto(from wire.NodeID, req *snapshotRequest, state *machine.Machine, content io.Reader) ([]byte, error) {
 	if l.m.holds(ruleApplied) {
 		l.store.incoming.Store(&incoming{index: req.Index, term: req.IndexTerm, check: func() error { return l.stillContinues(req.Index, state) }})
@@ -236,15 +245,15 @@ func (l *live) installInto(from wire.NodeID, req *snapshotRequest, state *machin
 	}
 }
 
-// stillContinues is called on Raft's goroutine, which takes no entries meanwhile. What is committed before
-// is still being applied; it is waited for.
+// stillContinues runs on Raft's goroutine, which accepts no entries meanwhile. It waits for committed entries that
+// are still being applied.
 func (l *live) stillContinues(index uint64, state *machine.Machine) error {
 	floor := l.floor()
 	if index < floor {
 		return fmt.Errorf("snapshot of entry %d, the log is committed up to %d by now", index, floor)
 	}
 	if r := l.r.Load(); r != nil && r.CommitIndex() <= l.rec.Load().Applied {
-		return nil // nothing has been committed since the replica was opened, and what was before has been compared
+		return nil // nothing has been committed since the replica was opened, and earlier entries have been compared
 	}
 	last := l.lastApplicable(floor)
 	for end := time.Now().Add(l.m.cfg.Timers.Call); ; {
@@ -267,8 +276,8 @@ func (l *live) stillContinues(index uint64, state *machine.Machine) error {
 	}
 }
 
-// lastApplicable is the last entry at or before index that the state machine is told of: Raft keeps its own
-// to itself.
+// lastApplicable returns the index of the last entry at or before index that reaches the state machine: Raft does not
+// pass on its own entries.
 func (l *live) lastApplicable(index uint64) uint64 {
 	l.fsm.mu.RLock()
 	applied := l.fsm.index
@@ -276,7 +285,7 @@ func (l *live) lastApplicable(index uint64) uint64 {
 	for ; index > applied; index-- {
 		var e raft.Log
 		if err := l.store.GroupLog.GetLog(index, &e); err != nil {
-			return applied // the snapshot has it
+			return applied // the snapshot has the entry
 		}
 		if e.Type == raft.LogCommand || e.Type == raft.LogConfiguration {
 			return index

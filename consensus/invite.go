@@ -10,13 +10,13 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// How a node comes to hold a replica, and how it stops: invitations, dismissals, and what this node does
-// before it believes either.
+// This file adds and removes this node's replica: invitations, dismissals, and the checks before this node believes
+// either.
 
 // invitation asks a node to hold a replica.
 type invitation struct {
 	Generation uint64        `cbor:"1,keyasint"`
-	Members    []wire.NodeID `cbor:"2,keyasint"` // who may speak for the conversation
+	Members    []wire.NodeID `cbor:"2,keyasint"` // nodes that may speak for the conversation
 }
 
 func (i *invitation) Check() error {
@@ -43,8 +43,8 @@ func (l *live) invite(ctx context.Context, n wire.NodeID, have []wire.NodeID) er
 	return err
 }
 
-// receiveInvite takes a replica of a conversation, within the quota of the inviting organization. Where this
-// node holds one of an earlier generation, or lost its own, it begins again, if mayFollow lets it.
+// receiveInvite accepts a replica of a conversation, within the quota of the inviting organization. If this node
+// holds a replica of an earlier generation, or lost its own, it begins again if mayFollow allows it.
 func (m *Manager) receiveInvite(ctx context.Context, from wire.NodeID, f *frame) ([]byte, error) {
 	var in invitation
 	if err := wire.Decode(f.payload, 64<<10, &in); err != nil {
@@ -60,7 +60,7 @@ func (m *Manager) receiveInvite(ctx context.Context, from wire.NodeID, f *frame)
 	} else if err := m.mayInvite(from, f.conversation); err != nil {
 		return nil, err
 	}
-	c, err := m.hold(f.conversation, &record{Generation: in.Generation, Voters: in.Members, Learners: []wire.NodeID{m.cfg.Node},
+	c, err := m.reserveReplica(f.conversation, &record{Generation: in.Generation, Voters: in.Members, Learners: []wire.NodeID{m.cfg.Node},
 		Leader: from, Inviter: from.Organization()})
 	if err != nil {
 		return nil, err
@@ -69,8 +69,8 @@ func (m *Manager) receiveInvite(ctx context.Context, from wire.NodeID, f *frame)
 	return nil, err
 }
 
-// invitedAgain decides about an invitation to a conversation of which there is a replica here. It returns true
-// where that one stays.
+// invitedAgain decides about an invitation to a conversation of which a replica is here. It returns true if that
+// replica stays.
 func (m *Manager) invitedAgain(ctx context.Context, c *conversation, from wire.NodeID, in *invitation) (stays bool, err error) {
 	rec, err := m.readRecord(c.id)
 	if err != nil {
@@ -80,15 +80,15 @@ func (m *Manager) invitedAgain(ctx context.Context, c *conversation, from wire.N
 	if err != nil {
 		return false, err
 	}
-	if got == roleNone || m.mayBeOther(ctx, c, from) {
-		if gone, err := m.otherClaim(ctx, c, rec, from, in); gone || err != nil {
+	if got == roleNone || m.mayBeOtherConversation(ctx, c, from) {
+		if gone, err := m.resolveClaim(ctx, c, rec, from, in); gone || err != nil {
 			return false, err
 		}
 	}
 	if err := c.refused("invite"); err != nil {
 		return false, err
 	}
-	if err := m.entitled(from, c, roleLearner); err != nil {
+	if err := m.checkRole(from, c, roleLearner); err != nil {
 		return false, err
 	}
 	switch {
@@ -100,8 +100,8 @@ func (m *Manager) invitedAgain(ctx context.Context, c *conversation, from wire.N
 		}
 		_, _, err := m.wake(ctx, c)
 		return true, err
-	case in.Generation == rec.Generation: // what was here is gone already
-		if err := m.entitled(from, c, roleVoter); err != nil {
+	case in.Generation == rec.Generation: // the local replica is gone already
+		if err := m.checkRole(from, c, roleVoter); err != nil {
 			return false, err
 		}
 		return false, m.beginAgain(c)
@@ -115,7 +115,8 @@ func (m *Manager) invitedAgain(ctx context.Context, c *conversation, from wire.N
 	return false, m.moveAside(c, fmt.Sprintf("generation %d began", in.Generation), true, false)
 }
 
-// beginAgain removes a replica in whose place another one begins. One that was given back ends here.
+// beginAgain removes a replica that another one replaces. If the conversation was given back, beginAgain removes the
+// replica and returns the refusal of the invitation.
 func (m *Manager) beginAgain(c *conversation) error {
 	if err := m.declined.refuses(c.id, c.book.payer, m.cfg.Now()); err != nil {
 		return errors.Join(err, m.remove(c, "none of its addresses is a device's here"))
@@ -123,8 +124,8 @@ func (m *Manager) beginAgain(c *conversation) error {
 	return m.remove(c, "invited again")
 }
 
-// receiveFarewell hears that this node is not in the configuration any more. One node's word is not
-// enough to end the replica: the log must say so, or a majority of those that voted.
+// receiveFarewell handles a message that this node is no longer in the configuration. The word of one node is not
+// enough to end the replica: the log must say so, or a majority of the former voters.
 func (m *Manager) receiveFarewell(ctx context.Context, from wire.NodeID, f *frame) ([]byte, error) {
 	c, err := m.find(f.conversation)
 	if err != nil {
@@ -155,14 +156,14 @@ func (m *Manager) dismissedByLog(c *conversation) (byLog bool, err error) {
 	return byLog, err
 }
 
-// dismissal is why this node believes that it has no part any more.
+// dismissal is the reason why this node believes that it has no part any more.
 type dismissal struct {
-	byLog   bool // its own log says so: what it holds is deleted
-	agreed  bool // a majority of the known voters says so: what it holds is kept
-	several bool // of two other organizations at least: it is kept for a while only
+	byLog   bool // its own log says so: the data is deleted
+	agreed  bool // a majority of the known voters says so: the data is kept
+	several bool // voters of at least two other organizations say so: the data is kept for a limited time
 }
 
-// leave hands what is left to the consumer and ends the replica.
+// leave delivers the remaining entries to the consumer and ends the replica.
 func (m *Manager) leave(ctx context.Context, c *conversation, d dismissal) error {
 	if m.cfg.Consumer != nil {
 		for m.pump.serve(ctx, c.id) != nil {
@@ -199,7 +200,7 @@ func (m *Manager) dismissedByMajority(ctx context.Context, c *conversation) (d d
 	return d
 }
 
-// askWhetherGone is for a replica that has heard of no leader for long.
+// askWhetherGone is for a replica that has not heard from a leader for long.
 func (l *live) askWhetherGone() bool {
 	d := l.m.dismissedByMajority(l.ctx, l.c)
 	if !d.agreed {
@@ -215,22 +216,21 @@ func (l *live) askWhetherGone() bool {
 	})
 }
 
-// receiveGone answers whether a node is in the configuration, 1 or 0: the asking one, or the one that
-// it names.
+// receiveGone answers with 1 or 0 whether a node is in the configuration: the asking node, or the node that it names.
 func (m *Manager) receiveGone(_ context.Context, from wire.NodeID, f *frame) ([]byte, error) {
 	c, err := m.find(f.conversation)
 	if err != nil {
 		return nil, err
 	}
-	err = m.configured(from, c)
+	err = m.checkConfigured(from, c)
 	if about := wire.NodeID(f.payload); about != "" {
 		if err := about.Check(); err != nil {
 			return nil, wire.Errorf(wire.Malformed, "member", "%v", err)
 		}
-		if err := m.entitled(from, c, roleOfQuestion); err != nil {
+		if err := m.checkRole(from, c, roleOfQuestion); err != nil {
 			return nil, err
 		}
-		err = m.configured(about, c)
+		err = m.checkConfigured(about, c)
 	}
 	if wire.CodeOf(err) == wire.NotReplica {
 		return []byte{0}, nil
@@ -238,8 +238,8 @@ func (m *Manager) receiveGone(_ context.Context, from wire.NodeID, f *frame) ([]
 	return []byte{1}, err
 }
 
-// configured is what this node knows of another's part by the configuration alone.
-func (m *Manager) configured(n wire.NodeID, c *conversation) error {
+// checkConfigured checks another node's part by the configuration alone.
+func (m *Manager) checkConfigured(n wire.NodeID, c *conversation) error {
 	if l := c.awake(); l != nil {
 		if !l.configured(n) {
 			return notReplica(n, c.id)

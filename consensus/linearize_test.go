@@ -16,19 +16,20 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/mlsfed/mlsfed/consensus/internal/author"
+	"github.com/mlsfed/mlsfed/consensus/internal/fault"
 	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestLinearizable runs seeded histories in virtual time: clients on all nodes submit while nodes lose
-// sight of each other, crash with what they had not synced, restart, have slow disks and a network that
-// loses, repeats and reorders frames, organizations come and go, and everything falls asleep and wakes.
+// TestLinearizable runs seeded histories in virtual time. Clients on all nodes submit while nodes lose contact with
+// each other, crash and lose unsynced data, restart, and have slow disks and a network that loses, repeats and
+// reorders frames. Organizations join and leave, and everything falls asleep and wakes.
 //
 //	MLSFED_SEED=17    runs that seed alone
 //	MLSFED_LONG=full  runs 200 seeds instead of 12
 //
-// A seed fixes what is done to the nodes and what clients ask. It does not fix how the scheduler
-// interleaves goroutines: a failure may need several runs of its seed to come back.
+// A seed fixes the faults and the requests of clients. It does not fix how the scheduler interleaves goroutines: a
+// failure may need several runs of its seed to occur again.
 func TestLinearizable(t *testing.T) {
 	for _, seed := range seeds(t) {
 		t.Run(strconv.FormatUint(seed, 10), func(t *testing.T) {
@@ -39,10 +40,10 @@ func TestLinearizable(t *testing.T) {
 	}
 }
 
-// TestCheckerFindsAMissingEpochCheck breaks the state machine and wants the fault found.
+// TestCheckerFindsAMissingEpochCheck breaks the state machine and checks that the checker finds the fault.
 func TestCheckerFindsAMissingEpochCheck(t *testing.T) {
 	for seed := uint64(1); seed <= 10; seed++ {
-		err := runHistory(t, seed, func(m *machine.Machine) { m.DisableEpochCheck() })
+		err := runHistory(t, seed, func(m *machine.Machine) { fault.DisableEpochCheck(m) })
 		if err != nil {
 			t.Logf("seed %d: found: %v", seed, err)
 			return
@@ -75,7 +76,7 @@ const (
 	simRounds  = 12
 )
 
-// sim is one history under way.
+// sim is one history in progress.
 type sim struct {
 	*cluster
 	seed  uint64
@@ -84,9 +85,9 @@ type sim struct {
 	hist  map[wire.ConversationID]*history
 	start map[wire.ConversationID]wire.SequenceNumber
 
-	mu   sync.Mutex // guards what follows
+	mu   sync.Mutex // guards the fields below
 	rand *rand.Rand
-	up   map[wire.NodeID]*testNode // those that run
+	up   map[wire.NodeID]*testNode // nodes that run
 	lag  map[wire.NodeID]time.Duration
 	next uint64
 }
@@ -105,7 +106,7 @@ func runHistory(t *testing.T, seed uint64, tamper func(*machine.Machine)) (resul
 			rand: rand.New(rand.NewPCG(seed, 1)), up: map[wire.NodeID]*testNode{}, lag: map[wire.NodeID]time.Duration{}, next: 1000}
 		for _, n := range names {
 			node := s.add(n)
-			s.cluster.stop(node) // a disk is given its speed before it is used
+			s.cluster.stop(node) // set the disk's speed before the disk is used
 			node.disk.Sync = func(int) error { time.Sleep(s.diskLag(n)); return nil }
 			s.cluster.start(node)
 			s.up[n] = node
@@ -136,7 +137,7 @@ func (s *sim) submission() wire.SubmissionID {
 	return author.Submission(s.next)
 }
 
-// running is a random node that runs, or nil.
+// running returns a random node that runs, or nil.
 func (s *sim) running() *testNode {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -151,7 +152,7 @@ func (s *sim) running() *testNode {
 	return s.up[list[s.rand.IntN(len(list))]]
 }
 
-// play lets clients and faults at the nodes, then heals everything.
+// play runs clients and faults at the nodes, then heals everything.
 func (s *sim) play() {
 	for _, id := range s.convs {
 		s.hist[id] = &history{}
@@ -171,12 +172,12 @@ func (s *sim) play() {
 	s.heal()
 }
 
-// client submits for a while, now to this node, now to that.
+// client submits for a while, to changing nodes.
 func (s *sim) client(i int) {
 	for range simRounds {
 		time.Sleep(time.Duration(s.n(1200)) * time.Millisecond)
 		if s.n(12) == 0 {
-			time.Sleep(10 * time.Second) // long enough to fall asleep, if the others wait too
+			time.Sleep(10 * time.Second) // long enough to fall asleep, if the other clients wait too
 		}
 		id := s.convs[s.n(len(s.convs))]
 		node := s.running()
@@ -192,14 +193,14 @@ func (s *sim) client(i int) {
 		if op.e == nil {
 			continue
 		}
-		s.submit(m, id, op)
+		s.order(m, id, op)
 		if op.code == "" && !op.open && s.n(4) == 0 {
 			s.again(op, id)
 		}
 	}
 }
 
-// draw makes a submission for the epoch that a node shows, which may be an old one.
+// draw makes a submission for the epoch that a node reports, which may be an old one.
 func (s *sim) draw(m *Manager, id wire.ConversationID, h machine.Head) *wire.Envelope {
 	opener, ok := s.openerOf(m, id, h.Sequence)
 	if !ok {
@@ -221,7 +222,7 @@ func (s *sim) draw(m *Manager, id wire.ConversationID, h machine.Head) *wire.Env
 	return p.Commit(s.submission(), 64, change)
 }
 
-// openerOf is the submission that opened an epoch: its key signs in it.
+// openerOf returns the submission that opened an epoch: its key signs in the epoch.
 func (s *sim) openerOf(m *Manager, id wire.ConversationID, seq wire.SequenceNumber) (wire.SubmissionID, bool) {
 	entries, _, err := m.Entries(id, seq-1, 1, 1<<20)
 	if err != nil || len(entries) == 0 || entries[0].Sequence != seq {
@@ -234,19 +235,19 @@ func (s *sim) openerOf(m *Manager, id wire.ConversationID, seq wire.SequenceNumb
 	return e.Envelope.Submission, true
 }
 
-func (s *sim) submit(m *Manager, id wire.ConversationID, op *operation) {
+func (s *sim) order(m *Manager, id wire.ConversationID, op *operation) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(2+s.n(12))*time.Second)
 	defer cancel()
 	op.call = time.Now()
 	var err error
-	op.receipt, err = m.Submit(ctx, op.e)
+	op.receipt, err = m.Order(ctx, op.e)
 	op.ret = time.Now()
 	switch code := wire.CodeOf(err); code {
 	case "", wire.StaleEpoch, wire.Forged, wire.Invalid, wire.Quota:
 		op.code = code
 		var e *wire.Error
 		if errors.As(err, &e) && e.Stale != nil && e.Stale.OwnPast {
-			op.open, op.code = true, "" // the winner is this very submission, forgotten since
+			op.open, op.code = true, "" // the winner is this same submission, which has been forgotten since
 		}
 	default:
 		op.open = true
@@ -254,7 +255,7 @@ func (s *sim) submit(m *Manager, id wire.ConversationID, op *operation) {
 	s.hist[id].add(op)
 }
 
-// again submits what was accepted once more, elsewhere: the answer must be the first one.
+// again submits an accepted submission once more, on another node: the answer must be the first one.
 func (s *sim) again(op *operation, id wire.ConversationID) {
 	node := s.running()
 	if node == nil {
@@ -262,14 +263,14 @@ func (s *sim) again(op *operation, id wire.ConversationID) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 8*time.Second)
 	defer cancel()
-	r, err := node.m.Submit(ctx, op.e)
+	r, err := node.m.Order(ctx, op.e)
 	code := wire.CodeOf(err)
 	if err == nil && r != op.receipt || code == wire.StaleEpoch || code == wire.Forged || code == wire.SubmissionReused {
 		s.t.Errorf("seed %d: entry %d of %v, submitted again, was answered %+v, %v", s.seed, op.receipt.Sequence, id, r, err)
 	}
 }
 
-// nemesis does harm at random until done.
+// nemesis causes random faults until done.
 func (s *sim) nemesis(done chan struct{}) {
 	for {
 		select {
@@ -284,7 +285,7 @@ func (s *sim) nemesis(done chan struct{}) {
 				s.f.setCut(a, b, true)
 			}
 		case 2:
-			for _, n := range s.names { // one node alone
+			for _, n := range s.names { // only one node
 				if n != a {
 					s.f.setCut(a, n, true)
 				}
@@ -324,7 +325,8 @@ func (s *sim) crashOne(n wire.NodeID) {
 		s.revive(n)
 		return
 	}
-	// Clients may still use it: its Manager stays as it is, only its plug is pulled.
+	// Clients may still use the crashed node's Manager: the Manager stays as it is, only its network and disk are cut
+	// off.
 	s.f.leave(n)
 	node.disk.Crash(keep)
 	node.cancel()
@@ -391,7 +393,7 @@ func (s *sim) converge(id wire.ConversationID) ([]wire.Committed, error) {
 		}
 		node := s.nodes[s.names[try%3]]
 		heads, err := node.m.Heads(id)
-		if err != nil || len(heads) == 0 { // it sleeps, and does not know what was committed before it crashed
+		if err != nil || len(heads) == 0 { // the replica sleeps, and does not know which entries were committed before its crash
 			ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 			_ = node.m.Wake(ctx, id)
 			cancel()
@@ -406,13 +408,13 @@ func (s *sim) converge(id wire.ConversationID) ([]wire.Committed, error) {
 		p := author.Place{Conversation: id, Epoch: heads[0].Epoch, Parent: heads[0].Sequence, Opener: opener}
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 		op := &operation{client: simClients, e: p.Propose(s.submission(), 8), call: time.Now()}
-		op.receipt, err = node.m.Submit(ctx, op.e)
+		op.receipt, err = node.m.Order(ctx, op.e)
 		cancel()
 		op.ret = time.Now()
 		switch code := wire.CodeOf(err); {
 		case err == nil:
 			last = op.receipt.Sequence
-		case code == wire.StaleEpoch: // this node has not heard of the commit yet
+		case code == wire.StaleEpoch: // this node does not know of the commit yet
 			op.code = code
 			time.Sleep(time.Second)
 		default:
@@ -430,7 +432,7 @@ func (s *sim) converge(id wire.ConversationID) ([]wire.Committed, error) {
 	return nil, fmt.Errorf("the replicas did not come to one log with entry %d:\n%s", last, s.report(id))
 }
 
-// agreed is the log of all replicas of the first three organizations' nodes, if it is one.
+// agreed returns the common log of all replicas on the first three organizations' nodes, if they agree.
 func (s *sim) agreed(id wire.ConversationID, last wire.SequenceNumber) []wire.Committed {
 	var log []wire.Committed
 	for _, n := range s.names {
@@ -452,7 +454,7 @@ func (s *sim) agreed(id wire.ConversationID, last wire.SequenceNumber) []wire.Co
 	return log
 }
 
-// deliveredOnce: what the consumers have stored is in order, without a repetition, and the log's.
+// deliveredOnce checks that the entries in the consumers are in order, without a repetition, and equal to the log.
 func (s *sim) deliveredOnce(id wire.ConversationID, f *final) error {
 	for _, n := range s.names {
 		last := wire.SequenceNumber(0)

@@ -9,8 +9,9 @@ import (
 	"github.com/hashicorp/go-hclog"
 )
 
-// raftLogger hands what Raft says of one conversation to slog, all of it at DEBUG: what an operator should know is said
-// by this package, with the conversation, and once. Raft repeats itself for each peer that is away and each attempt.
+// raftLogger passes Raft's log messages of one conversation to slog, all of them at level DEBUG. This package itself
+// logs events for operators, once, with the conversation. Raft repeats its messages for each absent peer and each
+// attempt.
 type raftLogger struct {
 	out  *slog.Logger
 	name string

@@ -12,7 +12,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// collected is what several nodes have logged, a JSON object a line.
+// collected holds the log messages of several nodes, one JSON object per line.
 type collected struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -24,7 +24,8 @@ func (c *collected) Write(b []byte) (int, error) {
 	return c.text.Write(b)
 }
 
-// TestRaftSpeaksAtDebug: while voters are away Raft repeats itself. All of it is DEBUG, and names the conversation.
+// TestRaftSpeaksAtDebug checks that all messages of Raft are DEBUG and name the conversation: Raft repeats itself
+// while voters are away.
 func TestRaftSpeaksAtDebug(t *testing.T) {
 	lines := new(collected)
 	logged := func(c *Config) {
@@ -35,7 +36,7 @@ func TestRaftSpeaksAtDebug(t *testing.T) {
 		c.settled(conv, 3, 0)
 		c.stop(c.nodes[nodeB])
 		c.stop(c.nodes[nodeC])
-		_, err := c.nodes[nodeA].m.Submit(c.context(8*time.Second), p.Commit(c.id(), 16, wire.DeliveryChange{}))
+		_, err := c.nodes[nodeA].m.Order(c.context(8*time.Second), p.Commit(c.id(), 16, wire.DeliveryChange{}))
 		if wire.CodeOf(err) != wire.NoQuorum {
 			t.Fatalf("got %v", err)
 		}

@@ -6,15 +6,15 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// cacheBytes bounds the entries that a logCache keeps, in bytes. Raft's own cache is bounded by their number
-// only: with large entries, a few awake conversations would fill the memory.
+// cacheBytes limits the entries in a logCache, in bytes. Raft's own cache limits only their number: with large
+// entries, a few awake conversations would fill the memory.
 const cacheBytes = 1 << 20
 
 // logCache keeps the newest entries of one log in memory, from which a leader serves its followers.
 type logCache struct {
 	raft.LogStore
 
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	logs  [maxAppend]*raft.Log
 	bytes int
 }
@@ -23,20 +23,34 @@ func newLogCache(store raft.LogStore) *logCache { return &logCache{LogStore: sto
 
 // GetLog reads an entry.
 func (c *logCache) GetLog(index uint64, l *raft.Log) error {
-	c.mu.Lock()
-	have := c.logs[index%maxAppend]
-	c.mu.Unlock()
-	if have != nil && have.Index == index {
+	if have := c.held(index); have != nil {
 		*l = *have
 		return nil
 	}
 	return c.LogStore.GetLog(index, l)
 }
 
+// size returns the number of bytes of entries in memory.
+func (c *logCache) size() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.bytes
+}
+
+// held returns an entry in memory, or nil.
+func (c *logCache) held(index uint64) *raft.Log {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if have := c.logs[index%maxAppend]; have != nil && have.Index == index {
+		return have
+	}
+	return nil
+}
+
 // StoreLog stores an entry.
 func (c *logCache) StoreLog(l *raft.Log) error { return c.StoreLogs([]*raft.Log{l}) }
 
-// StoreLogs stores entries, and keeps those that fit.
+// StoreLogs stores entries, and keeps those that fit in memory.
 func (c *logCache) StoreLogs(logs []*raft.Log) error {
 	if err := c.LogStore.StoreLogs(logs); err != nil {
 		return err
@@ -62,7 +76,7 @@ func (c *logCache) put(l *raft.Log) {
 	c.bytes += size
 }
 
-// drop empties the place of an index.
+// drop removes the entry at an index from memory.
 func (c *logCache) drop(index uint64) {
 	if have := c.logs[index%maxAppend]; have != nil {
 		c.bytes -= len(have.Data) + len(have.Extensions)

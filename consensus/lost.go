@@ -8,16 +8,17 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A voter that has lost its log asks to be taken out, and whoever leads does it. Where no majority is left without such
-// voters, nobody can: an operator has to recover the conversation on another node. So a node remembers who has said that
-// it lost its log, and a restored node that held the only vote tells the learners. It is for operators to see and decides
-// nothing: a voter that claims it without reason has itself taken out at most.
+// A voter that has lost its log asks for its removal, and the leader removes it. If the voters without such a loss
+// are no majority, no leader can be elected: an operator has to recover the conversation on another node. So a node
+// records which voters have reported the loss of their logs, and a restored node that held the only vote reports its
+// loss to the learners. The record is for operators and decides nothing: the worst result of a false report is the
+// removal of the reporting voter itself.
 
-// lostEvery is after how many Timers.Repair a fenced voter tells the learners again; what was heard holds three times as
-// long.
+// lostEvery is the number of Timers.Repair after which a fenced voter notifies the learners again; a received report
+// is valid for three times as long.
 const lostEvery = 12
 
-// noteLost remembers that a member says that it has lost its log.
+// noteLost records a member's report that it has lost its log.
 func (m *Manager) noteLost(c *conversation, n wire.NodeID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -27,8 +28,8 @@ func (m *Manager) noteLost(c *conversation, n wire.NodeID) {
 	c.lost[n] = time.Now()
 }
 
-// lostVoters are the voters that have lost their logs, as far as this node has heard: itself, and those that said so in
-// the last minutes.
+// lostVoters returns the voters that have lost their logs, as far as this node knows: this node, and voters that
+// reported a loss in the last minutes.
 func (m *Manager) lostVoters(c *conversation, voters []wire.NodeID) (lost []wire.NodeID) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -46,13 +47,13 @@ func (m *Manager) lostVoters(c *conversation, voters []wire.NodeID) (lost []wire
 	return lost
 }
 
-// NeedsRecovery reports whether the conversation goes on only if an operator recovers it: it has no leader, and the
-// voters that have not lost their logs are no majority.
+// NeedsRecovery reports whether the conversation can continue only after an operator recovers it: it has no leader,
+// and the voters that have not lost their logs are no majority.
 func (s *Status) NeedsRecovery() bool {
 	return len(s.Lost) > 0 && 2*(len(s.Voters)-len(s.Lost)) <= len(s.Voters) && (s.Leader == "" || contains(s.Lost, s.Leader))
 }
 
-// NeedRecovery are the conversations of this node whose Status.NeedsRecovery is true.
+// NeedRecovery returns the conversations of this node whose Status.NeedsRecovery is true.
 func (m *Manager) NeedRecovery() (ids []wire.ConversationID) {
 	for _, c := range m.list() {
 		c.mu.Lock()
@@ -61,7 +62,7 @@ func (m *Manager) NeedRecovery() (ids []wire.ConversationID) {
 		if !heard && !c.out.Load() {
 			continue
 		}
-		if s, err := m.standing(c); err == nil && s.NeedsRecovery() {
+		if s, err := m.replicaStatus(c); err == nil && s.NeedsRecovery() {
 			ids = append(ids, c.id)
 		}
 	}
@@ -69,12 +70,13 @@ func (m *Manager) NeedRecovery() (ids []wire.ConversationID) {
 	return ids
 }
 
-// tellLost tells the learners of a conversation that this node held the only vote and was restored, until it is recovered.
-func (m *Manager) tellLost(ctx context.Context, c *conversation, learners []wire.NodeID) {
+// reportLoss notifies the learners of a conversation that this node held the only vote and was restored. It repeats
+// this until the conversation is recovered.
+func (m *Manager) reportLoss(ctx context.Context, c *conversation, learners []wire.NodeID) {
 	for c.out.Load() {
 		for _, n := range learners {
 			_, err := m.mesh.askFor(ctx, n, &frame{kind: kindRejoin, generation: c.generation(), conversation: c.id}, 3*m.cfg.Timers.Call)
-			m.log.Debug("the learner was told that the only voter was restored", "conversation", c.id, "peer", n, "error", err)
+			m.log.Debug("the loss at the only voter was reported to the learner", "conversation", c.id, "peer", n, "error", err)
 		}
 		if !pause(ctx, lostEvery*m.cfg.Timers.Repair) {
 			return

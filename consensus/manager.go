@@ -15,70 +15,76 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Manager holds this node's replicas. Its methods are safe for concurrent use; those that change or wake
-// a conversation work while Run does.
+// Manager holds this node's replicas. Its methods are safe for concurrent use; methods that change or wake a
+// conversation work only while Run runs.
 type Manager struct {
 	cfg      Config
 	log      *slog.Logger
 	mesh     *mesh
 	snaps    snapshotFactory
-	opening  chan struct{} // a place for each conversation that may be opened at once
-	inflight chan struct{} // a place for each submission under way
+	opening  chan struct{} // one place for each conversation that may be opened at once
+	waking   chan struct{} // one place for each conversation that this node wakes at the same time
+	wakers   sync.Map      // wire.Domain → chan struct{}, the part of waking for an organization's conversations
+	inflight chan struct{} // one place for each submission in progress
 	pump     *pump
-	leaders  *leaders
-	dirty    *idSet // conversations whose record is behind
-	compared *idSet // conversations that have got on since they were compared last
+	failures *failureDetector
+	dirty    *idSet // conversations whose record is out of date
+	compared *idSet // conversations with new entries since they were last compared
 	asleep   *sleeperCache[*machine.Machine]
 	heads    *sleeperCache[[]machine.Head]
 	stats    stats
 	refused  refusals
 	blobs    blobStreams
 	meter    meter
+	intake   intake    // of snapshots
 	began    time.Time // when New was called
-	offers   sync.Map  // of offer: blobs that submissions under way here name
+	offers   sync.Map  // of offer: blobs that submissions in progress here name
 	declined declined
 	claims   claims
 	memory   memory
+	exchange stateExchange
 
-	mu            sync.Mutex // guards what follows
+	mu            sync.Mutex // guards the fields below
 	conversations map[wire.ConversationID]*conversation
-	free          []uint32 // numbers of groups that were dropped
-	next          uint32   // never used number
+	free          []uint32 // numbers of dropped groups
+	next          uint32   // lowest number never used
 	invited       map[wire.Domain]int
 	asides        map[wire.ConversationID][]*Aside
-	ctx           context.Context // nil while Run does not
+	ctx           context.Context // nil while Run does not run
 	tasks         sync.WaitGroup
 }
 
 type stats struct {
 	wakes, sleeps, elections atomic.Int64
-	panics                   atomic.Int64 // of work that belongs to no conversation here
+	panics                   atomic.Int64 // in work that belongs to no conversation here
 	blobStreams              atomic.Int64 // opened to other nodes
 	quarantined              quarantineStats
 	givenBack, refused       atomic.Int64
-	crowded                  atomic.Int64 // wakes and entries refused for want of memory
+	memoryRefusals           atomic.Int64 // wakes and entries refused because memory is short
+	copies                   atomic.Int64 // copies of a state, to validate a change of replicas
 }
 
-// codeAsleep is between nodes only: the conversation sleeps here, and this frame does not wake it.
+// codeAsleep is used between nodes only: the conversation sleeps here, and this frame does not wake it.
 const codeAsleep wire.Code = "asleep"
 
-// codeSuperseded is between nodes only: the sender's generation of the configuration has been replaced.
+// codeSuperseded is used between nodes only: the sender's generation of the configuration has been replaced.
 const codeSuperseded wire.Code = "superseded"
 
-// codeNotLeader is between nodes only: ask the node in Error.Nodes.
+// codeNotLeader is used between nodes only: the sender should ask the node in Error.Nodes.
 const codeNotLeader wire.Code = "not_leader"
 
 func errAsleep() *wire.Error { return &wire.Error{Code: codeAsleep, Op: "raft"} }
 
-// New reads what this node holds and starts nothing.
+// New reads the stored replicas of this node and starts nothing.
 func New(cfg Config) (*Manager, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
 	m := &Manager{
 		cfg: cfg, log: cfg.Logger,
-		opening: make(chan struct{}, cfg.Limits.Opening), inflight: make(chan struct{}, cfg.Limits.Inflight),
-		dirty: newIDSet(), compared: newIDSet(), asleep: newSleeperCache[*machine.Machine](cfg.Limits.Sleepers), heads: newSleeperCache[[]machine.Head](cfg.Limits.SleepingHeads),
+		meter: newMeter(), opening: make(chan struct{}, cfg.Limits.Opening), inflight: make(chan struct{}, cfg.Limits.Inflight),
+		waking: make(chan struct{}, maxWaking),
+		dirty:  newIDSet(), compared: newIDSet(), asleep: newSleeperCache[*machine.Machine](cfg.Limits.Sleepers), heads: newSleeperCache[[]machine.Head](cfg.Limits.SleepingHeads),
 		memory:        memory{most: cfg.Limits.Awake},
 		conversations: make(map[wire.ConversationID]*conversation), invited: make(map[wire.Domain]int),
 		asides: make(map[wire.ConversationID][]*Aside),
@@ -92,8 +98,8 @@ func New(cfg Config) (*Manager, error) {
 		m.snaps = files
 	}
 	m.pump = newPump(m)
-	m.leaders = &leaders{m: m, by: make(map[wire.NodeID]map[*live]bool)}
-	m.mesh = &mesh{node: cfg.Node, link: cfg.Link, call: cfg.Timers.Call, log: cfg.Logger, deliver: m.receive, up: m.greet, idle: cfg.Timers.Idle,
+	m.failures = &failureDetector{m: m, followers: make(map[wire.NodeID]map[*live]bool)}
+	m.mesh = &mesh{node: cfg.Node, link: cfg.Link, call: cfg.Timers.Call, log: cfg.Logger, deliver: m.receive, up: m.exchangeState, idle: cfg.Timers.Idle,
 		peers: make(map[wire.NodeID]*peer)}
 	if cfg.Roster != nil {
 		m.mesh.known = m.knows
@@ -101,7 +107,7 @@ func New(cfg Config) (*Manager, error) {
 	return m, m.load()
 }
 
-// load makes a sleeping conversation of each record.
+// load creates a sleeping conversation from each record.
 func (m *Manager) load() error {
 	used := make(map[uint32]bool)
 	var forgotten []raftlog.MetaChange
@@ -115,7 +121,7 @@ func (m *Manager) load() error {
 		if err != nil {
 			return fmt.Errorf("conversation %v: %w", id, err)
 		}
-		if m.cfg.Restored && rec.forgets(m.cfg.Node) {
+		if m.cfg.Restored && rec.fenceIfOutdated(m.cfg.Node) {
 			change, err := recordChange(id, rec)
 			if err != nil {
 				return err
@@ -141,7 +147,8 @@ func (m *Manager) load() error {
 	return m.sweepGroups(used)
 }
 
-// sweepGroups drops groups that no record names: the node stopped between the two steps of a removal.
+// sweepGroups drops groups that no record names. Such a group exists if the node stopped between the two steps of a
+// removal.
 func (m *Manager) sweepGroups(used map[uint32]bool) error {
 	groups, err := m.cfg.Log.Groups()
 	if err != nil {
@@ -162,7 +169,7 @@ func (m *Manager) sweepGroups(used map[uint32]bool) error {
 	return nil
 }
 
-// add makes a conversation of a record. m.mu is held, or nobody else has m yet.
+// add creates a conversation from a record. The caller holds m.mu, or is the only user of m.
 func (m *Manager) add(id wire.ConversationID, rec *record) *conversation {
 	c := &conversation{id: id, group: rec.Group, m: m}
 	c.book.account, c.book.payer = m.cfg.Account, m.payer(rec.Inviter)
@@ -181,8 +188,8 @@ func (m *Manager) add(id wire.ConversationID, rec *record) *conversation {
 	return c
 }
 
-// Run serves until ctx ends, and returns when all conversations are shut down and all goroutines have
-// ended. It runs once.
+// Run serves until ctx ends, and returns when all conversations are shut down and all goroutines have ended. Call it
+// once.
 func (m *Manager) Run(ctx context.Context) error {
 	m.mu.Lock()
 	if m.ctx != nil {
@@ -201,7 +208,7 @@ func (m *Manager) Run(ctx context.Context) error {
 	loops.Go(func() { m.sweepAsides(ctx) })
 	loops.Go(func() { m.compareLoop(ctx) })
 	m.spawn(m.catchUp)
-	m.spawn(m.greetLoop)
+	m.spawn(m.exchangeLoop)
 	m.spawn(m.giveBackLoop)
 	m.resumeRejoins()
 	<-ctx.Done()
@@ -221,7 +228,7 @@ func (m *Manager) context() context.Context {
 	return m.ctx
 }
 
-// spawn runs fn on a goroutine that Run waits for; false when the node does not run.
+// spawn runs fn on a goroutine that Run waits for. It returns false if the node does not run.
 func (m *Manager) spawn(fn func(context.Context)) bool {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -230,13 +237,13 @@ func (m *Manager) spawn(fn func(context.Context)) bool {
 	}
 	ctx := m.ctx
 	m.tasks.Go(func() {
-		defer m.caughtIn("", "background work", nil)
+		defer m.quarantineOnPanicIn("", "background work", nil)
 		fn(ctx)
 	})
 	return true
 }
 
-// closeAll shuts every awake conversation down, many at once.
+// closeAll shuts every awake conversation down, many concurrently.
 func (m *Manager) closeAll() {
 	var all sync.WaitGroup
 	for _, c := range m.list() {
@@ -245,7 +252,7 @@ func (m *Manager) closeAll() {
 			continue
 		}
 		all.Go(func() {
-			defer m.caught(c, "close", nil)
+			defer m.quarantineOnPanic(c, "close", nil)
 			for l.r.Load() == nil && c.awake() == l {
 				if !c.settle() {
 					break
@@ -259,7 +266,7 @@ func (m *Manager) closeAll() {
 	all.Wait()
 }
 
-// settle waits until nobody opens or closes c; false when nobody does.
+// settle waits until no goroutine opens or closes c. It returns false if none did.
 func (c *conversation) settle() bool {
 	c.mu.Lock()
 	wait := c.change
@@ -281,7 +288,7 @@ func (m *Manager) list() []*conversation {
 	return list
 }
 
-// find finds a conversation that is served.
+// find returns a conversation that is served.
 func (m *Manager) find(id wire.ConversationID) (*conversation, error) {
 	c, err := m.held(id)
 	if err == nil {
@@ -293,8 +300,8 @@ func (m *Manager) find(id wire.ConversationID) (*conversation, error) {
 	return c, nil
 }
 
-// hold makes room for a new replica and writes its record. inviter is "" for our own.
-func (m *Manager) hold(id wire.ConversationID, rec *record) (*conversation, error) {
+// reserveReplica reserves room for a new replica and writes its record. inviter is "" for our own replicas.
+func (m *Manager) reserveReplica(id wire.ConversationID, rec *record) (*conversation, error) {
 	m.mu.Lock()
 	if c := m.conversations[id]; c != nil {
 		m.mu.Unlock()
@@ -311,7 +318,7 @@ func (m *Manager) hold(id wire.ConversationID, rec *record) (*conversation, erro
 		return nil, wire.Errorf(wire.Quota, "create", "node %s has no number left for another conversation", m.cfg.Node)
 	}
 	c := m.add(id, rec)
-	c.change = make(chan struct{}) // nobody uses it before its record is there
+	c.change = make(chan struct{}) // nobody uses the replica before its record is written
 	m.mu.Unlock()
 	err := m.writeRecord(id, rec)
 	c.mu.Lock()
@@ -326,7 +333,7 @@ func (m *Manager) hold(id wire.ConversationID, rec *record) (*conversation, erro
 	return c, nil
 }
 
-// quota is checked with m.mu held.
+// quota must be called with m.mu held.
 func (m *Manager) quota(inviter wire.Domain) error {
 	l := &m.cfg.Limits
 	if l.Conversations > 0 && len(m.conversations) >= l.Conversations {
@@ -339,14 +346,14 @@ func (m *Manager) quota(inviter wire.Domain) error {
 	return nil
 }
 
-// unlist forgets a conversation, and frees the number of its group unless what is under it is kept.
+// unlist removes a conversation from the list, and frees the number of its group unless the group's data is kept.
 func (m *Manager) unlist(c *conversation, inviter wire.Domain, free bool) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.unlistLocked(c, inviter, free)
 }
 
-// unlistLocked is unlist with m.mu held.
+// unlistLocked does the work of unlist with m.mu held.
 func (m *Manager) unlistLocked(c *conversation, inviter wire.Domain, free bool) {
 	if m.conversations[c.id] == c {
 		delete(m.conversations, c.id)
@@ -359,7 +366,7 @@ func (m *Manager) unlistLocked(c *conversation, inviter wire.Domain, free bool) 
 	}
 }
 
-// leave closes the replica for good, and reports whether this call did. What is in quarantine is kept.
+// leave closes the replica permanently, and reports whether this call did. A replica in quarantine is kept.
 func (c *conversation) leave() (bool, error) {
 	c.mu.Lock()
 	for c.change != nil {
@@ -381,18 +388,17 @@ func (c *conversation) leave() (bool, error) {
 	c.mu.Unlock()
 	if l != nil {
 		l.close(0, nil)
-		for l.inflight.Load() > 0 { // who still uses it might write the record again
+		for l.inflight.Load() > 0 { // a user of the replica might write the record again
 			time.Sleep(time.Millisecond)
 		}
 	}
 	return true, nil
 }
 
-// remove ends this node's part in a conversation and deletes what it holds of it.
+// remove ends this node's part in a conversation and deletes its data.
 func (m *Manager) remove(c *conversation, why string) error { return m.retire(c, why, nil) }
 
-// retire ends this node's part in a conversation. What it holds is kept where aside is not nil, and deleted
-// otherwise.
+// retire ends this node's part in a conversation. The data is kept if aside is not nil, and deleted otherwise.
 func (m *Manager) retire(c *conversation, why string, aside *Aside) error {
 	left, err := c.leave()
 	if !left {
@@ -403,14 +409,14 @@ func (m *Manager) retire(c *conversation, why string, aside *Aside) error {
 		inviter = rec.Inviter
 	}
 	m.log.Info("replica removed", "conversation", c.id, "why", why, "kept", aside != nil)
-	// The record goes first: what is left without one is swept when the node starts.
+	// The record goes first: data without a record is swept at the next start of the node.
 	if aside != nil {
 		err = m.keepAside(c, aside)
 	} else if err = m.cfg.Log.Meta().Apply(raftlog.MetaChange{Key: recordKey(c.id), Delete: true}, raftlog.MetaChange{Key: sizeKey(c.id), Delete: true}); err == nil {
 		err = errors.Join(m.cfg.Log.Drop(c.group), m.snaps.drop(c.group))
 	}
 	m.forgetAsleep(c.id)
-	if f, ok := m.cfg.Consumer.(Forgetter); ok && err == nil && c.forgotten.Load() { // before another one is delivered under its id
+	if f, ok := m.cfg.Consumer.(Forgetter); ok && err == nil && c.forgotten.Load() { // before another conversation is delivered under this id
 		err = f.Forget(m.context(), c.id)
 	}
 	if err != nil {
@@ -423,16 +429,17 @@ func (m *Manager) retire(c *conversation, why string, aside *Aside) error {
 	return nil
 }
 
-// Reached takes in that a node can be reached again: what waits for it is sent at once.
+// Reached reports to the Manager that a node is reachable again: frames that wait for the node are sent at once.
 func (m *Manager) Reached(n wire.NodeID) { m.mesh.reached(n) }
 
-// Accept serves a byte stream that another node has opened, until it ends. from must have been proved.
+// Accept serves a byte stream that another node has opened, until the stream ends. The caller must have verified
+// from.
 func (m *Manager) Accept(ctx context.Context, from wire.NodeID, conn net.Conn) error {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	defer conn.Close()
-	defer m.mesh.caught(from)
-	purpose, err := greeting(conn, m.cfg.Timers.Call)
+	defer m.mesh.recoverPanic(from)
+	purpose, err := readPurpose(conn, m.cfg.Timers.Call)
 	if err != nil {
 		return fmt.Errorf("stream from %s: %w", from, err)
 	}
@@ -440,7 +447,7 @@ func (m *Manager) Accept(ctx context.Context, from wire.NodeID, conn net.Conn) e
 	case streamFrames:
 		p := m.mesh.caller(from)
 		for p != nil && p.adopt(conn, false) == nil {
-			p = m.mesh.caller(from) // it was dropped in this moment
+			p = m.mesh.caller(from) // the peer was dropped at this moment
 		}
 		if p == nil {
 			return wire.Errorf(wire.Unavailable, "accept", "the node is not running")
@@ -448,14 +455,14 @@ func (m *Manager) Accept(ctx context.Context, from wire.NodeID, conn net.Conn) e
 		p.read(ctx, conn)
 		return nil
 	case streamSnapshot:
-		return m.receiveSnapshot(ctx, from, conn)
+		return m.receiveSnapshot(ctx, from, m.mesh.sent.stream(conn, purpose))
 	case streamBlob:
-		return m.serveBlobs(from, conn)
+		return m.serveBlobs(from, m.mesh.sent.stream(conn, purpose))
 	}
 	return wire.Errorf(wire.Malformed, "accept", "stream from %s for purpose %q", from, purpose)
 }
 
-// admit finds the awake replica that a message of Raft's is for, if its sender's role is at least need.
+// admit returns the awake replica for a Raft message, if its sender's role is at least need.
 func (m *Manager) admit(from wire.NodeID, id wire.ConversationID, generation uint64, need role) (*live, error) {
 	c, err := m.find(id)
 	if err != nil {
@@ -470,10 +477,10 @@ func (m *Manager) admit(from wire.NodeID, id wire.ConversationID, generation uin
 	if c.out.Load() {
 		return nil, m.outOfService("raft", c)
 	}
-	if err := m.entitled(from, c, need); err != nil {
+	if err := m.checkRole(from, c, need); err != nil {
 		return nil, err
 	}
-	c.see(from)
+	c.noteFrame(from)
 	if l := c.awake(); l != nil {
 		return l, nil
 	}
@@ -484,9 +491,9 @@ func notReplica(from wire.NodeID, id wire.ConversationID) *wire.Error {
 	return wire.Errorf(wire.NotReplica, "raft", "node %s has no part in conversation %v", from, id)
 }
 
-// receive takes a frame from another node, on its connection's read loop: it does not block.
+// receive accepts a frame from another node. It runs on the read loop of the connection, so it does not block.
 func (m *Manager) receive(from wire.NodeID, f *frame) {
-	defer m.caughtIn(f.conversation, "frame", nil)
+	defer m.quarantineOnPanicIn(f.conversation, "frame", nil)
 	switch f.kind {
 	case kindAppend, kindVote, kindPreVote, kindTimeoutNow:
 		l, err := m.admit(from, f.conversation, f.generation, leastRoles[f.kind])
@@ -504,12 +511,12 @@ func (m *Manager) receive(from wire.NodeID, f *frame) {
 	}
 }
 
-// receiveOther serves what may take time on a goroutine of its own.
+// receiveOther serves frames that may take time, on a goroutine of its own.
 func (m *Manager) receiveOther(from wire.NodeID, f *frame) {
 	handlers := map[frameKind]handler{
-		kindWake: m.receiveWake, kindSleep: m.receiveSleep, kindSubmit: m.receiveSubmit, kindInvite: m.receiveInvite,
-		kindFarewell: m.receiveFarewell, kindHoldings: m.receiveHoldings, kindGone: m.receiveGone, kindRejoin: m.receiveRejoin,
-		kindSilent: m.receiveSilent, kindTestify: m.receiveTestify, kindComplain: m.receiveComplaint,
+		kindWake: m.receiveWake, kindSleep: m.receiveSleep, kindOrder: m.receiveOrder, kindInvite: m.receiveInvite,
+		kindFarewell: m.receiveFarewell, kindSummary: m.receiveSummary, kindGone: m.receiveGone, kindRejoin: m.receiveRejoin,
+		kindUnresponsive: m.receiveUnresponsive, kindTestify: m.receiveTestify, kindComplain: m.receiveComplaint,
 	}
 	serve := handlers[f.kind]
 	if serve == nil {
@@ -527,9 +534,9 @@ func (m *Manager) receiveOther(from wire.NodeID, f *frame) {
 
 type handler func(context.Context, wire.NodeID, *frame) ([]byte, error)
 
-// handle calls a handler; a panic of its becomes the quarantine of the conversation that the frame is for.
+// handle calls a handler; a panic in the handler puts the frame's conversation into quarantine.
 func (m *Manager) handle(ctx context.Context, fn handler, from wire.NodeID, f *frame) (content []byte, err error) {
-	defer m.caughtIn(f.conversation, "frame", &err)
+	defer m.quarantineOnPanicIn(f.conversation, "frame", &err)
 	if err := m.allow(from, f); err != nil {
 		return nil, err
 	}

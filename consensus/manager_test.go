@@ -30,7 +30,7 @@ func simulate(t *testing.T, edit func(*Config), names []wire.NodeID, fn func(*cl
 
 var three = []wire.NodeID{nodeA, nodeB, nodeC}
 
-func TestSubmitOnEveryReplica(t *testing.T) {
+func TestOrderOnEveryReplica(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
 		c.settled(conv, 3, 0)
@@ -73,7 +73,8 @@ func TestSleepAndWake(t *testing.T) {
 	})
 }
 
-// TestSleepOnRequest: only the leader can, and only when all is level; reading goes on.
+// TestSleepOnRequest checks that only the leader can put a conversation to sleep, and only when all replicas are
+// level, and that reading still works.
 func TestSleepOnRequest(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
@@ -106,7 +107,8 @@ func TestSleepOnRequest(t *testing.T) {
 	})
 }
 
-// TestManyConversationsShareANode: each has its own order, and all sleep and wake on their own.
+// TestManyConversationsShareANode checks that each conversation has its own order, and that all sleep and wake
+// independently.
 func TestManyConversationsShareANode(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		const n = 40
@@ -123,7 +125,7 @@ func TestManyConversationsShareANode(t *testing.T) {
 			return c.nodes[nodeA].m.Counts().Awake+c.nodes[nodeB].m.Counts().Awake+c.nodes[nodeC].m.Counts().Awake == 0
 		})
 		c.commit(nodeB, places[7], wire.DeliveryChange{})
-		for _, node := range three { // a majority has committed; the third may still be opening
+		for _, node := range three { // a majority has committed; the third node may still be opening
 			c.eventually("one awake, the others asleep", func() bool {
 				got := c.nodes[node].m.Counts()
 				return got.Awake == 1 && got.Held == n

@@ -8,12 +8,13 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// An awake conversation's state is in memory, with the entries that its policy keeps: up to Limits.RecentBytes. Whoever
-// leads keeps it awake. So what the conversations that one other organization brought take together is bounded by
-// Limits.Awake: beyond it none of them is woken here, and one that would take entries falls asleep instead, so that the
-// others get on.
+// The state of an awake conversation is in memory, together with the newest entries of its log: those in logCache and
+// those in the state machine. Older entries that the policy keeps are on disk (archive.go). A conversation is awake as
+// long as its leader keeps it awake. So Limits.Awake limits the memory of all conversations that one other
+// organization brought. Beyond the limit, none of them is woken here, and a conversation that would accept entries
+// falls asleep instead, so that the others make progress.
 
-// memory is what awake conversations take, by the organization that brought them, in bytes.
+// memory counts the bytes that awake conversations take, by the organization that brought them.
 type memory struct {
 	most int
 	mu   sync.Mutex // guards by
@@ -40,8 +41,8 @@ func (s *memory) of(org wire.Domain) int {
 	return s.by[org]
 }
 
-// crowded refuses what would make the conversations of an organization take more memory.
-func (m *Manager) crowded(c *conversation) error {
+// checkMemory refuses an action that would make the conversations of an organization take more memory.
+func (m *Manager) checkMemory(c *conversation) error {
 	org := c.book.payer
 	if org == "" {
 		return nil
@@ -50,13 +51,14 @@ func (m *Manager) crowded(c *conversation) error {
 	if n < m.memory.most {
 		return nil
 	}
-	m.stats.crowded.Add(1)
+	m.stats.memoryRefusals.Add(1)
 	return wire.Errorf(wire.Busy, "wake", "the awake conversations that %s brought take %d bytes of memory on node %s, at most %d: try again when some sleep", org, n, m.cfg.Node, m.memory.most)
 }
 
-// makeRoom is crowded for a replica that is to take entries. Where it may not, it falls asleep: its leader wakes it again.
+// makeRoom calls checkMemory for a replica that is to accept entries. If checkMemory refuses, the replica falls asleep:
+// its leader wakes it again.
 func (l *live) makeRoom() error {
-	err := l.m.crowded(l.c)
+	err := l.m.checkMemory(l.c)
 	if err != nil && l.resting.CompareAndSwap(false, true) && !l.m.serve(l.c, "fall asleep", func(context.Context) {
 		if !l.close(0, nil) {
 			l.resting.Store(false)
@@ -67,17 +69,22 @@ func (l *live) makeRoom() error {
 	return err
 }
 
-// weigh accounts for the state of an awake replica.
-func (l *live) weigh() {
+// size returns the approximate memory of an awake replica, in bytes.
+func (l *live) size() (n int) {
+	l.fsm.read(func(s *machine.Machine) { n = s.Size() })
+	return n + l.logs.size()
+}
+
+// chargeMemory charges the memory of an awake replica's state.
+func (l *live) chargeMemory() {
 	if l.c.book.payer == "" {
 		return
 	}
-	var n int
-	l.fsm.read(func(s *machine.Machine) { n = s.Size() })
+	n := l.size()
 	l.m.memory.add(l.c.book.payer, n-int(l.weight.Swap(int64(n))))
 }
 
-// weighNothing ends the account of a replica that has been closed.
-func (l *live) weighNothing() {
+// releaseMemory ends the charge of a replica that has been closed.
+func (l *live) releaseMemory() {
 	l.m.memory.add(l.c.book.payer, -int(l.weight.Swap(0)))
 }

@@ -6,13 +6,12 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/consensus/internal/author"
-	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestAwakeConversationsAreBoundedByBytes: an organization that keeps conversations full of large entries awake has
-// another one's node keep so many bytes of them in memory, and no more. Conversations of others go on, and its own ones
-// catch up when some sleep.
+// TestAwakeConversationsAreBoundedByBytes checks that an organization which keeps conversations with large entries
+// awake makes another organization's node keep only a limited number of bytes in memory. Conversations of others
+// continue, and its own ones catch up when some of them sleep.
 func TestAwakeConversationsAreBoundedByBytes(t *testing.T) {
 	const limit, policy, entry = 6 << 20, 4 << 20, 900 << 10
 	simulate(t, func(cfg *Config) {
@@ -24,7 +23,7 @@ func TestAwakeConversationsAreBoundedByBytes(t *testing.T) {
 		states := func() (n int) {
 			for _, cv := range b.list() {
 				if l := cv.awake(); l != nil && cv.book.payer == "a.example" {
-					l.fsm.read(func(s *machine.Machine) { n += s.Size() })
+					n += l.size()
 				}
 			}
 			return n
@@ -37,26 +36,26 @@ func TestAwakeConversationsAreBoundedByBytes(t *testing.T) {
 			places[id] = c.found(nodeA, id, wire.Policy{RecentBytes: policy}, "a.example", "b.example")
 			c.settled(id, 1, 1)
 		}
-		for range 6 { // awake all the time
+		for range 6 { // the conversations stay awake all the time
 			for _, id := range ids {
 				e := places[id].Commit(c.id(), entry, wire.DeliveryChange{})
-				r, err := c.nodes[nodeA].m.Submit(c.context(20*time.Second), e)
+				r, err := c.nodes[nodeA].m.Order(c.context(20*time.Second), e)
 				if err != nil {
 					t.Fatal(err)
 				}
 				places[id] = author.After(e, r)
-				if n := states(); n > limit+len(ids)*(entry+64<<10) { // entries that were taken before it was full
+				if n := states(); n > limit+len(ids)*2*(entry+64<<10) { // entries that were accepted before memory was full
 					t.Fatalf("%d bytes are in memory, the limit is %d", n, limit)
 				}
 			}
 			time.Sleep(100 * time.Millisecond)
 		}
-		if b.Counts().Crowded == 0 {
+		if b.Counts().MemoryRefusals == 0 {
 			t.Error("nothing was refused")
 		}
 		other = c.commit(nodeC, other, wire.DeliveryChange{})
 		c.level("conversation-c", nodeB, nodeC)
-		for _, id := range ids { // they come in as others fall asleep
+		for _, id := range ids { // each catches up as others fall asleep
 			c.eventually(fmt.Sprint(id, " has caught up"), func() bool {
 				there, err := c.nodes[nodeA].m.Status(id)
 				here, err2 := b.Status(id)
@@ -69,8 +68,8 @@ func TestAwakeConversationsAreBoundedByBytes(t *testing.T) {
 	})
 }
 
-// TestMemoryAtItsEdge: with one byte left, a conversation is woken and takes entries; with none, not, and one of this
-// node's own always.
+// TestMemoryAtItsEdge checks that with one byte left a conversation is woken and accepts entries, that with none it
+// is not woken, and that a conversation of this node's own always is.
 func TestMemoryAtItsEdge(t *testing.T) {
 	simulate(t, func(cfg *Config) { cfg.Limits.Awake = 1 << 20 }, []wire.NodeID{nodeA, nodeB}, func(c *cluster) {
 		c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example")

@@ -16,10 +16,10 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// The mesh is this node's connections: one to each node that it shares a conversation with, for the
-// frames of all conversations. Streams for snapshots and blobs are opened beside it, one each.
+// The mesh is the set of this node's connections: one to each node that it shares a conversation with, for the frames
+// of all conversations. Each snapshot or blob transfer opens an additional stream of its own.
 
-// What a new stream is for: its first bytes.
+// The first byte of a new stream gives its purpose.
 const (
 	streamMagic    = "mlsfed consensus 1 "
 	streamFrames   = 'F'
@@ -27,7 +27,7 @@ const (
 	streamBlob     = 'B'
 )
 
-// Bounds of what waits for one node.
+// Limits of the queue for one node.
 const (
 	maxQueue      = 1024     // frames
 	maxQueueBytes = 64 << 20 // bytes
@@ -36,20 +36,21 @@ const (
 
 var errUnreachable = errors.New("node is unreachable")
 
-// mesh owns the peers. deliver is called for each frame on its connection's read loop and must not block.
+// mesh owns the peers. The read loop of a connection calls deliver for each frame; deliver must not block.
 type mesh struct {
 	node    wire.NodeID
 	link    Link
 	call    time.Duration
 	log     *slog.Logger
 	deliver func(from wire.NodeID, f *frame)
-	known   func(wire.NodeID) bool // whether an admitted organization has the node; nil: every name is a node
-	idle    time.Duration          // a peer without a connection and without work is dropped after this
-	up      func(wire.NodeID)      // a connection came up; called on a goroutine of its own
+	known   func(wire.NodeID) bool             // whether an admitted organization has the node; nil: all names are accepted
+	idle    time.Duration                      // a peer without a connection and without work is dropped after this time
+	up      func(context.Context, wire.NodeID) // called when a connection is established, on a goroutine of its own
+	sent    sent
 
 	mu    sync.Mutex // guards peers, ctx
 	peers map[wire.NodeID]*peer
-	ctx   context.Context // set by run; nil before it and after its end
+	ctx   context.Context // set by run; nil before run begins and after it ends
 	tasks sync.WaitGroup
 }
 
@@ -78,15 +79,15 @@ func (s *mesh) spawn(fn func(ctx context.Context)) bool {
 	}
 	ctx := s.ctx
 	s.tasks.Go(func() {
-		defer s.caught(s.node)
+		defer s.recoverPanic(s.node)
 		fn(ctx)
 	})
 	return true
 }
 
-// caught is deferred by what serves a connection or a frame: a panic ends that alone. Work for one
-// conversation has caught it before, where it was known to be the conversation's.
-func (s *mesh) caught(n wire.NodeID) {
+// recoverPanic is deferred by goroutines that serve a connection or a frame: a panic ends only that goroutine. Code
+// that works for one conversation recovers earlier, where the conversation is known.
+func (s *mesh) recoverPanic(n wire.NodeID) {
 	if p := recover(); p != nil {
 		s.log.Error("panic", "work", "connection", "peer", n, "panic", p, "stack", string(debug.Stack()))
 	}
@@ -98,25 +99,25 @@ type peer struct {
 	node  wire.NodeID
 	queue chan *frame
 	bytes atomic.Int64
-	heard atomic.Int64 // when the last frame came, nanoseconds since 1970
+	heard atomic.Int64 // when the last frame arrived, nanoseconds since 1970
 
-	mu      sync.Mutex // guards what follows
-	gone    bool       // its writer has ended: another peer stands for the node
-	conn    net.Conn   // the one to write to, nil while there is none
+	mu      sync.Mutex // guards the fields below
+	gone    bool       // the writer has ended: another peer object represents the node
+	conn    net.Conn   // the connection to write to; nil if there is none
 	dialed  bool       // conn was dialed by this node
 	pending map[uint64]*call
 	number  uint64
 	retry   time.Time // no dialing before this
 	failed  int
-	beats   []*beat       // heartbeats that wait for company
-	up      chan struct{} // closed when a connection stands; nil while nobody waits for one
+	beats   []*beat       // heartbeats that wait to be sent with others
+	up      chan struct{} // closed when a connection is established; nil while nobody waits for one
 
-	wanted chan struct{} // holds one: somebody waits for a connection
+	wanted chan struct{} // capacity one: a caller waits for a connection
 }
 
 // call is a request that awaits its reply.
 type call struct {
-	done chan reply // holds one
+	done chan reply // capacity one
 }
 
 type reply struct {
@@ -124,9 +125,9 @@ type reply struct {
 	err     error
 }
 
-// peer returns the node's peer and starts its writer when it is new; nil when the mesh has ended, and for a
-// name that no admitted organization gives to a node: others name them, and must not make this node keep
-// anything for them.
+// peer returns the node's peer, and starts its writer if the peer is new. It returns nil after the mesh has ended,
+// and for a name that no admitted organization gives to a node: other nodes choose such names, and must not make this
+// node keep state for them.
 func (s *mesh) peer(n wire.NodeID) *peer {
 	if p := s.existing(n); p != nil {
 		return p
@@ -143,7 +144,7 @@ func (s *mesh) existing(n wire.NodeID) *peer {
 	return s.peers[n]
 }
 
-// caller is peer for a node that has proved its name.
+// caller returns the peer of a node that has proved its name.
 func (s *mesh) caller(n wire.NodeID) *peer {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -157,7 +158,7 @@ func (s *mesh) caller(n wire.NodeID) *peer {
 	return p
 }
 
-// reachable reports whether a connection stands.
+// reachable reports whether a connection exists.
 func (s *mesh) reachable(n wire.NodeID) bool {
 	p := s.existing(n)
 	if p == nil {
@@ -168,7 +169,7 @@ func (s *mesh) reachable(n wire.NodeID) bool {
 	return p.conn != nil
 }
 
-// send queues a frame without waiting. What cannot be queued is lost, as on a network.
+// send queues a frame without waiting. A frame that cannot be queued is lost, as on a network.
 func (s *mesh) send(to wire.NodeID, f *frame) error {
 	p := s.peer(to)
 	if p == nil {
@@ -197,7 +198,7 @@ func (p *peer) send(f *frame) error {
 	}
 }
 
-// start sends a request and returns what awaits its reply, with the request's number.
+// start sends a request and returns the peer, the request's number and the call that receives the reply.
 func (s *mesh) start(to wire.NodeID, f *frame) (*peer, uint64, *call, error) {
 	p := s.peer(to)
 	if p == nil {
@@ -216,7 +217,7 @@ func (s *mesh) start(to wire.NodeID, f *frame) (*peer, uint64, *call, error) {
 	return p, f.number, c, nil
 }
 
-// ask sends a request and waits for the reply, for the time of one call at most.
+// ask sends a request and waits for the reply, at most for the time limit of one call.
 func (s *mesh) ask(ctx context.Context, to wire.NodeID, f *frame) ([]byte, error) {
 	return s.askFor(ctx, to, f, s.call)
 }
@@ -247,8 +248,8 @@ func (p *peer) forget(number uint64) {
 	delete(p.pending, number)
 }
 
-// suspect closes the connection when nothing at all came over it for as long as a call may take: a
-// path that swallows everything would otherwise stand until the system gives it up.
+// rejectChange closes the connection if no frame arrived over it for the time limit of a call. Otherwise a path that
+// drops all packets would keep the connection until the operating system closes it.
 func (p *peer) suspect(patience time.Duration) {
 	if time.Since(time.Unix(0, p.heard.Load())) < patience {
 		return
@@ -261,7 +262,7 @@ func (p *peer) suspect(patience time.Duration) {
 	}
 }
 
-// answer gives a reply to whoever waits for it. A late or a second one is dropped.
+// answer delivers a reply to the waiting call. A late reply or a second reply is dropped.
 func (p *peer) answer(f *frame) {
 	p.mu.Lock()
 	c := p.pending[f.number]
@@ -274,7 +275,7 @@ func (p *peer) answer(f *frame) {
 	c.done <- reply{payload, err}
 }
 
-// sealReply is the payload of a reply: 0 and the content, or 1 and an error.
+// sealReply returns the payload of a reply: 0 and the content, or 1 and an error.
 func sealReply(content []byte, err error) []byte {
 	if err == nil {
 		return append([]byte{0}, content...)
@@ -300,7 +301,7 @@ func openReply(b []byte) ([]byte, error) {
 	return nil, e
 }
 
-// write sends what is queued, and dials when there is no connection.
+// write sends queued frames, and dials if there is no connection.
 func (p *peer) write(ctx context.Context) {
 	var out *bufio.Writer
 	var at net.Conn
@@ -325,7 +326,7 @@ func (p *peer) write(ctx context.Context) {
 			p.bytes.Add(-int64(f.size()))
 			conn, err := p.connection(ctx)
 			if err != nil {
-				p.lose(f)
+				p.failCall(f)
 				continue
 			}
 			if conn != at {
@@ -334,7 +335,9 @@ func (p *peer) write(ctx context.Context) {
 			buf = f.append(buf[:0])
 			if err := p.put(conn, out, buf); err != nil {
 				p.dropConn(conn)
-				p.lose(f)
+				p.failCall(f)
+			} else {
+				p.mesh.sent.frames[f.kind].Add(uint64(len(buf)))
 			}
 			if cap(buf) > 1<<20 {
 				buf = make([]byte, 0, 4096)
@@ -343,8 +346,8 @@ func (p *peer) write(ctx context.Context) {
 	}
 }
 
-// retire drops a peer that has no connection and nothing to do. Who still has it finds that it is gone, as
-// if a frame had been lost.
+// retire drops a peer that has no connection and no work. A caller that still holds the peer sees it as gone, as if a
+// frame had been lost.
 func (p *peer) retire() bool {
 	s := p.mesh
 	s.mu.Lock()
@@ -369,13 +372,13 @@ func (p *peer) put(conn net.Conn, out *bufio.Writer, b []byte) error {
 		return err
 	}
 	if len(p.queue) > 0 {
-		return nil // more follows: one system call for all
+		return nil // more frames follow: one system call sends all
 	}
 	return out.Flush()
 }
 
-// lose fails the call that f was for.
-func (p *peer) lose(f *frame) {
+// failCall fails the call that sent f.
+func (p *peer) failCall(f *frame) {
 	if f.kind == kindReply || f.number == 0 {
 		return
 	}
@@ -388,7 +391,7 @@ func (p *peer) lose(f *frame) {
 	}
 }
 
-// connection is the one to write to; it dials when there is none, with a growing pause after failures.
+// connection returns the connection to write to; it dials if there is none, with a growing pause after failures.
 func (p *peer) connection(ctx context.Context) (net.Conn, error) {
 	p.mu.Lock()
 	conn, retry := p.conn, p.retry
@@ -410,14 +413,14 @@ func (p *peer) connection(ctx context.Context) (net.Conn, error) {
 		other := p.conn
 		p.mu.Unlock()
 		if other != nil {
-			return other, nil // it called us meanwhile
+			return other, nil // the other node connected in the meantime
 		}
 		return nil, err
 	}
 	return p.adopt(conn, true), nil
 }
 
-// open dials and says what the stream is for.
+// open dials a node and writes the purpose of the stream.
 func (s *mesh) open(ctx context.Context, to wire.NodeID, purpose byte) (net.Conn, error) {
 	conn, err := s.link.Dial(ctx, to)
 	if err != nil {
@@ -430,14 +433,13 @@ func (s *mesh) open(ctx context.Context, to wire.NodeID, purpose byte) (net.Conn
 		_, err = conn.Write(append([]byte(streamMagic), purpose))
 	}
 	if err != nil {
-		return nil, errors.Join(fmt.Errorf("greet %s: %w", to, err), conn.Close())
+		return nil, errors.Join(fmt.Errorf("write the purpose to %s: %w", to, err), conn.Close())
 	}
-	return conn, nil
+	return s.sent.stream(conn, purpose), nil
 }
 
-// adopt makes conn the peer's connection and returns the one to write to; nil for a peer that is gone. When
-// both nodes dialed at once, the connection that the node with the smaller name dialed stays: both decide
-// alike.
+// adopt makes conn the peer's connection and returns the connection to write to, or nil if the peer is gone. When
+// both nodes dial at the same time, both keep the connection that the node with the smaller name dialed.
 func (p *peer) adopt(conn net.Conn, dialed bool) net.Conn {
 	p.mu.Lock()
 	if p.gone {
@@ -468,12 +470,12 @@ func (p *peer) adopt(conn net.Conn, dialed bool) net.Conn {
 		p.mesh.spawn(func(ctx context.Context) { p.read(ctx, conn) })
 	}
 	if old == nil && p.mesh.up != nil {
-		p.mesh.spawn(func(context.Context) { p.mesh.up(p.node) })
+		p.mesh.spawn(func(ctx context.Context) { p.mesh.up(ctx, p.node) })
 	}
 	return use
 }
 
-// dropConn closes conn, or whatever there is for nil, and fails the calls under way.
+// dropConn closes conn, or the current connection if conn is nil, and fails the calls in progress.
 func (p *peer) dropConn(conn net.Conn) {
 	p.mu.Lock()
 	if conn == nil {
@@ -496,12 +498,12 @@ func (p *peer) dropConn(conn net.Conn) {
 	}
 }
 
-// read hands frames on until the connection ends.
+// read delivers frames until the connection ends.
 func (p *peer) read(ctx context.Context, conn net.Conn) {
 	stop := context.AfterFunc(ctx, func() { conn.Close() })
 	defer stop()
 	defer p.dropConn(conn)
-	defer p.mesh.caught(p.node)
+	defer p.mesh.recoverPanic(p.node)
 	in := bufio.NewReaderSize(conn, 64<<10)
 	for {
 		f, err := readFrame(in, maxPeerFrame)
@@ -520,17 +522,17 @@ func (p *peer) read(ctx context.Context, conn net.Conn) {
 	}
 }
 
-// greeting reads what a stream that another node opened is for.
-func greeting(conn net.Conn, patience time.Duration) (byte, error) {
+// readPurpose reads the purpose of a stream that another node opened.
+func readPurpose(conn net.Conn, patience time.Duration) (byte, error) {
 	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
 		return 0, err
 	}
 	var b [len(streamMagic) + 1]byte
 	if _, err := io.ReadFull(conn, b[:]); err != nil {
-		return 0, fmt.Errorf("read greeting: %w", err)
+		return 0, fmt.Errorf("read the purpose of a stream: %w", err)
 	}
 	if string(b[:len(streamMagic)]) != streamMagic {
-		return 0, wire.Errorf(wire.Version, "accept", "greeting of another protocol or version")
+		return 0, wire.Errorf(wire.Version, "accept", "purpose of a stream in another protocol or version")
 	}
 	return b[len(streamMagic)], conn.SetReadDeadline(time.Time{})
 }

@@ -8,17 +8,16 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Followers learn of a commit with the next AppendEntries only, which an idle leader sends after
-// Timers.Commit. The nudge tells them at once: a well-formed AppendEntries without entries, whose
-// previous entry is the last that this follower has acknowledged, and whose commit index does not go
-// beyond it.
+// Followers learn of a commit only with the next AppendEntries, which an idle leader sends after Timers.Commit. A
+// nudge informs them at once: it is a well-formed AppendEntries without entries, whose previous entry is the last one
+// that this follower has acknowledged, and whose commit index does not exceed it.
 
-// ack is what a follower holds as far as this leader knows.
+// ack is the state of a follower's log as this leader knows it.
 type ack struct {
-	term  uint64 // the leader's, when it was acknowledged
-	index uint64 // the last entry acknowledged
-	of    uint64 // its term
-	told  uint64 // the highest commit index sent
+	term       uint64 // the leader's term at the time of the acknowledgement
+	index      uint64 // the last acknowledged entry
+	indexTerm  uint64 // the term of that entry
+	sentCommit uint64 // the highest commit index sent
 }
 
 type acks struct {
@@ -26,7 +25,7 @@ type acks struct {
 	by map[wire.NodeID]ack
 }
 
-// note takes in a successful AppendEntries.
+// note records a successful AppendEntries.
 func (a *acks) note(from wire.NodeID, req *raft.AppendEntriesRequest) {
 	index, of := req.PrevLogEntry, req.PrevLogTerm
 	if n := len(req.Entries); n > 0 {
@@ -42,13 +41,13 @@ func (a *acks) note(from wire.NodeID, req *raft.AppendEntriesRequest) {
 		have = ack{term: req.Term}
 	}
 	if index >= have.index {
-		have.index, have.of = index, of
+		have.index, have.indexTerm = index, of
 	}
-	have.told = max(have.told, min(req.LeaderCommitIndex, index))
+	have.sentCommit = max(have.sentCommit, min(req.LeaderCommitIndex, index))
 	a.by[from] = have
 }
 
-// of is what is known of a follower in the given term.
+// get returns the known state of a follower in the given term.
 func (a *acks) get(n wire.NodeID, term uint64) (ack, bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -56,20 +55,21 @@ func (a *acks) get(n wire.NodeID, term uint64) (ack, bool) {
 	return have, ok && have.term == term
 }
 
-// tell records that commit is about to be sent to n; false if n has been told already.
-func (a *acks) tell(n wire.NodeID, term, commit uint64) bool {
+// markSent records that commit is about to be sent to n. It returns false if n has already received this commit index
+// or a higher one, or if nothing is known of n in this term.
+func (a *acks) markSent(n wire.NodeID, term, commit uint64) bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	have := a.by[n]
-	if have.term != term || have.told >= commit {
+	if have.term != term || have.sentCommit >= commit {
 		return false
 	}
-	have.told = commit
+	have.sentCommit = commit
 	a.by[n] = have
 	return true
 }
 
-// peers are those of which anything is known.
+// peers returns the followers with a known state.
 func (a *acks) peers() []wire.NodeID {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -87,7 +87,7 @@ func (t *transport) nudgeAll() {
 	}
 }
 
-// nudge tells one follower how far it may apply.
+// nudge informs one follower how far it may apply the log.
 func (t *transport) nudge(to wire.NodeID) {
 	r := t.conv.raft()
 	if r == nil || r.State() != raft.Leader {
@@ -100,11 +100,11 @@ func (t *transport) nudge(to wire.NodeID) {
 	}
 	commit := min(r.CommitIndex(), have.index)
 	// The commit index belongs to this term only if this node has led in it before and after reading it.
-	if commit == 0 || r.State() != raft.Leader || r.CurrentTerm() != term || !t.acks.tell(to, term, commit) {
+	if commit == 0 || r.State() != raft.Leader || r.CurrentTerm() != term || !t.acks.markSent(to, term, commit) {
 		return
 	}
-	a := &raft.AppendEntriesRequest{Term: term, PrevLogEntry: have.index, PrevLogTerm: have.of, LeaderCommitIndex: commit}
-	// Without a number: nobody waits for the answer, and a nudge that is lost is repeated by Raft.
+	a := &raft.AppendEntriesRequest{Term: term, PrevLogEntry: have.index, PrevLogTerm: have.indexTerm, LeaderCommitIndex: commit}
+	// The frame has no number: nobody waits for the answer, and Raft repeats the information if the nudge is lost.
 	if err := t.m.mesh.send(to, t.frame(kindAppend, encodeAppend(a))); err != nil {
 		t.m.log.Debug("nudge not sent", "peer", to, "error", err)
 	}

@@ -11,15 +11,15 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// order judges an entry, so that what is refused does not fill the log, and hands it to Raft. Nobody
-// changes e meanwhile. key is one under which the signature has been verified, zero for none.
+// order judges an entry, so that refused entries do not fill the log, and gives it to Raft. No other goroutine may
+// change e meanwhile. key is the key with which the signature has been verified, zero for none.
 func (l *live) order(ctx context.Context, e *wire.Entry, key wire.SubmissionKey) (wire.Receipt, error) {
 	r := l.r.Load()
 	if r == nil {
 		return wire.Receipt{}, fmt.Errorf("starting: %w", errAgain)
 	}
-	// A leader that has not yet applied an entry of its own term may lag behind what is committed: it
-	// cannot judge, and lets the log decide.
+	// A leader that has not yet applied an entry of its own term may lag behind the committed entries: it cannot
+	// judge, and leaves the decision to the state machine.
 	if term := r.CurrentTerm(); l.ready.Load() == term {
 		var receipt *wire.Receipt
 		var err error
@@ -34,15 +34,16 @@ func (l *live) order(ctx context.Context, e *wire.Entry, key wire.SubmissionKey)
 			return *receipt, nil
 		}
 	}
-	g, err := l.give(ctx, r, e, key)
+	g, err := l.proposeEntry(ctx, r, e, key)
 	if err != nil {
 		return wire.Receipt{}, err
 	}
 	return l.commit(ctx, r, g)
 }
 
-// mayAdd refuses a submission that brings more organizations into a conversation than can hold replicas of
-// it. Those that leave count until nothing can contest the commit that removes them: so long they hold one.
+// mayAdd refuses a submission that brings more organizations into a conversation than can hold replicas of it. An
+// organization that leaves counts until nothing can contest the commit that removes it: until then it holds a
+// replica.
 func (l *Limits) mayAdd(m *machine.Machine, e *wire.Envelope) error {
 	var add []wire.Address
 	switch {
@@ -73,15 +74,15 @@ func (l *Limits) mayAdd(m *machine.Machine, e *wire.Envelope) error {
 		len(orgs), l.Organizations)
 }
 
-// given is an entry that was handed to Raft.
-type given struct {
+// proposedEntry is an entry that Raft has received.
+type proposedEntry struct {
 	raw    []byte
 	waiter *waiter
 	turned <-chan struct{}
 }
 
-// give hands an entry to Raft, unless a change of replicas is being chosen: then it waits for that.
-func (l *live) give(ctx context.Context, r *raft.Raft, e *wire.Entry, key wire.SubmissionKey) (given, error) {
+// proposeEntry gives an entry to Raft. If a change of replicas is being chosen, it waits for that first.
+func (l *live) proposeEntry(ctx context.Context, r *raft.Raft, e *wire.Entry, key wire.SubmissionKey) (proposedEntry, error) {
 	for {
 		l.mu.Lock()
 		choosing := l.choosing
@@ -95,7 +96,7 @@ func (l *live) give(ctx context.Context, r *raft.Raft, e *wire.Entry, key wire.S
 		select {
 		case <-choosing:
 		case <-ctx.Done():
-			return given{}, fmt.Errorf("%w: %v", errAgain, ctx.Err())
+			return proposedEntry{}, fmt.Errorf("%w: %v", errAgain, ctx.Err())
 		}
 	}
 	defer func() {
@@ -103,23 +104,28 @@ func (l *live) give(ctx context.Context, r *raft.Raft, e *wire.Entry, key wire.S
 		l.giving--
 		l.mu.Unlock()
 	}()
-	return l.hand(r, e, key)
+	return l.enqueueEntry(r, e, key)
 }
 
-// hand is give for who may.
-func (l *live) hand(r *raft.Raft, e *wire.Entry, key wire.SubmissionKey) (given, error) {
+// enqueueEntry gives an entry to Raft without waiting; the caller must be allowed to.
+func (l *live) enqueueEntry(r *raft.Raft, e *wire.Entry, key wire.SubmissionKey) (proposedEntry, error) {
 	raw, err := wire.Encode(e)
 	if err != nil {
-		return given{}, err
+		return proposedEntry{}, err
 	}
-	g := given{raw, &waiter{make(chan machine.Outcome, 1), r.CurrentTerm(), key}, l.turns()}
-	l.waiters.Store(&raw[0], g.waiter)
+	w := &waiter{answer: make(chan machine.Outcome, 1), term: r.CurrentTerm(), key: key}
+	g := proposedEntry{raw, w, l.turns()}
+	l.waiters.Store(&raw[0], w)
 	r.Apply(raw, l.m.cfg.Timers.Call)
+	// The entry is decoded while the disks write it. e itself is not used: the state is to come from these bytes alone.
+	if decoded := new(wire.Entry); wire.Decode(raw, wire.MaxEntry, decoded) == nil {
+		w.entry.Store(decoded)
+	}
 	return g, nil
 }
 
-// settle keeps others from handing entries to Raft until release, and waits until what this leader has handed to it
-// is applied. It reports whether it is.
+// settle prevents others from giving entries to Raft until release, and waits until the entries that this leader has
+// given to Raft are applied. It reports whether they are.
 func (l *live) settle(r *raft.Raft) (settled bool, release func()) {
 	choosing := make(chan struct{})
 	for {
@@ -148,7 +154,7 @@ func (l *live) settle(r *raft.Raft) (settled bool, release func()) {
 		case !l.awaits(term):
 			return true, release
 		case time.Now().After(deadline):
-			// Raft does not answer who it has turned away, as while it hands leadership over.
+			// Raft does not answer requests that it rejects, for example during a leader transfer.
 			last := r.LastIndex()
 			return r.AppliedIndex() == last && l.appliedTo(last), release
 		case !pause(l.ctx, time.Millisecond):
@@ -157,8 +163,7 @@ func (l *live) settle(r *raft.Raft) (settled bool, release func()) {
 	}
 }
 
-// awaits reports whether something is on its way to be applied that was handed to Raft in this term, and forgets what
-// was in others.
+// awaits reports whether entries given to Raft in this term are not applied yet, and drops those of other terms.
 func (l *live) awaits(term uint64) bool {
 	l.mu.Lock()
 	open := l.giving > 0
@@ -174,21 +179,21 @@ func (l *live) awaits(term uint64) bool {
 	return open
 }
 
-// commit waits until Raft has committed and applied an entry. Where it returns errAgain, the fate of the
-// entry is open.
+// commit waits until Raft has committed and applied an entry. If it returns errAgain, the fate of the entry is
+// unknown.
 //
-// It does not wait for Raft's own future: what waits in Raft's channels when it shuts down is never
-// answered. The state machine answers instead, which is handed the very bytes that were given to Raft;
-// the end of leadership is heard of by itself.
-func (l *live) commit(ctx context.Context, r *raft.Raft, g given) (wire.Receipt, error) {
+// commit does not wait for Raft's own future: when Raft shuts down, it does not answer requests in its channels.
+// Instead the state machine answers; it receives exactly the bytes that were given to Raft. The end of leadership is
+// observed separately.
+func (l *live) commit(ctx context.Context, r *raft.Raft, g proposedEntry) (wire.Receipt, error) {
 	term, answer, turned := g.waiter.term, g.waiter.answer, g.turned
 	check := time.NewTicker(l.m.cfg.Timers.Call)
 	defer check.Stop()
 	for {
 		if r.State() != raft.Leader || r.CurrentTerm() != term {
 			select {
-			case out := <-answer: // it was the last thing before
-				return l.answered(out, 0)
+			case out := <-answer: // the entry was the last one applied before the end
+				return l.receiptOf(out, 0)
 			default:
 				l.waiters.Delete(&g.raw[0])
 				return wire.Receipt{}, fmt.Errorf("leadership was lost: %w", errAgain)
@@ -196,19 +201,19 @@ func (l *live) commit(ctx context.Context, r *raft.Raft, g given) (wire.Receipt,
 		}
 		select {
 		case out := <-answer:
-			return l.answered(out, term)
+			return l.receiptOf(out, term)
 		case <-turned:
 			turned = l.turns()
 		case <-check.C:
 		case <-l.ctx.Done():
 			return wire.Receipt{}, fmt.Errorf("replica is shutting down: %w", errAgain)
-		case <-ctx.Done(): // its waiter stays: it is still on its way
+		case <-ctx.Done(): // the waiter stays, because the entry is still on its way
 			return wire.Receipt{}, fmt.Errorf("%w: %v", errAgain, ctx.Err())
 		}
 	}
 }
 
-func (l *live) answered(out machine.Outcome, term uint64) (wire.Receipt, error) {
+func (l *live) receiptOf(out machine.Outcome, term uint64) (wire.Receipt, error) {
 	if term > 0 {
 		l.ready.Store(term)
 	}

@@ -10,10 +10,10 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// These hold the timers against hostile peers at their edges.
+// These tests check the timers against hostile peers at their edges.
 
-// TestWakeAtItsEdge: after Limits.Wakes at once, a peer without a vote may wake once more each Timers.Wake, and a voter
-// sixteen times as often.
+// TestWakeAtItsEdge checks that after Limits.Wakes wakes in a burst a peer without a vote may wake once more each
+// Timers.Wake, and a voter sixteen times as often.
 func TestWakeAtItsEdge(t *testing.T) {
 	withScene(t, func(cfg *Config) { cfg.Limits.Wakes, cfg.Timers.Wake = 3, 16*time.Second }, func(s *scene) wire.NodeID {
 		m := s.nodes[s.leader].m
@@ -49,8 +49,8 @@ func TestWakeAtItsEdge(t *testing.T) {
 	})
 }
 
-// TestLostAtItsEdge: a node contradicts a recovery by another one that it has not heard of, where nothing was ordered
-// since it started, when it has been up for Timers.Lost.
+// TestLostAtItsEdge checks that a node contradicts an unknown recovery by another node, if nothing was ordered since
+// the node started, only after it has been up for Timers.Lost.
 func TestLostAtItsEdge(t *testing.T) {
 	withScene(t, func(cfg *Config) { cfg.Timers.Lost = 10 * time.Minute }, func(s *scene) wire.NodeID {
 		s.asleep(conv, s.everybody()...)
@@ -76,12 +76,12 @@ func TestLostAtItsEdge(t *testing.T) {
 	})
 }
 
-// TestIdleAtItsEdge: what is kept for a node without a connection is dropped after Timers.Idle.
+// TestIdleAtItsEdge checks that the state for a node without a connection is dropped after Timers.Idle.
 func TestIdleAtItsEdge(t *testing.T) {
 	simulate(t, func(cfg *Config) { cfg.Timers.Idle = 5 * time.Minute }, []wire.NodeID{nodeA}, func(c *cluster) {
 		a := c.nodes[nodeA].m
 		c.roster.add("n1.gone.example")
-		a.tell("n1.gone.example", &frame{kind: kindBeats})
+		a.notify("n1.gone.example", &frame{kind: kindBeats})
 		synctest.Wait()
 		peers := func() int {
 			a.mesh.mu.Lock()
@@ -101,8 +101,8 @@ func TestIdleAtItsEdge(t *testing.T) {
 	})
 }
 
-// TestCompareAtItsEdge: a conversation that has got on is compared with another organization's replica after
-// Timers.Compare, and so many times more.
+// TestCompareAtItsEdge checks that a conversation with new entries is compared with another organization's replica
+// after Timers.Compare, and again the fixed number of times.
 func TestCompareAtItsEdge(t *testing.T) {
 	simulate(t, func(cfg *Config) { cfg.Timers.Compare, cfg.Timers.Sleep = 30*time.Second, time.Hour }, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
@@ -111,7 +111,7 @@ func TestCompareAtItsEdge(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for cv.rounds.Load() > 0 { // what came before
+		for cv.rounds.Load() > 0 { // comparisons from before
 			time.Sleep(10 * time.Millisecond)
 		}
 		time.Sleep(time.Second) // after a comparison
@@ -126,8 +126,8 @@ func TestCompareAtItsEdge(t *testing.T) {
 	})
 }
 
-// TestDoubtComparesAtOnce: where what an organization brings does not fit, its replicas are compared with before
-// Timers.Compare has passed, and once within that time.
+// TestDoubtComparesAtOnce checks that if an organization brings data that does not fit, its replicas are compared
+// with before Timers.Compare has passed, and once within that time.
 func TestDoubtComparesAtOnce(t *testing.T) {
 	withScene(t, func(cfg *Config) { cfg.Timers.Compare = time.Hour }, func(s *scene) wire.NodeID {
 		evil, victim := s.voters[0], s.voters[1]
@@ -154,7 +154,7 @@ func TestDoubtComparesAtOnce(t *testing.T) {
 		}
 		s.eventually("the victim has applied the other one", func() bool { return status().Sequence > seq })
 		s.f.setCut(victim, evil, true)
-		s.f.setCut(victim, s.learner, false) // who neither leads nor elects
+		s.f.setCut(victim, s.learner, false) // the learner neither leads nor elects
 		time.Sleep(time.Minute)
 		if n := s.refused(victim, RefusedDivergence); n != 0 {
 			t.Fatal("noticed without a comparison")
@@ -170,8 +170,8 @@ func TestDoubtComparesAtOnce(t *testing.T) {
 	})
 }
 
-// TestInviteAtItsEdge: one organization invites a node to one conversation Limits.Invites times at once, and then once each
-// Timers.Invite; to others, and by others, as before.
+// TestInviteAtItsEdge checks that one organization can invite a node to one conversation Limits.Invites times in a
+// burst, and then once each Timers.Invite; invitations to other conversations, and by others, are not affected.
 func TestInviteAtItsEdge(t *testing.T) {
 	simulate(t, func(cfg *Config) { cfg.Limits.Invites, cfg.Timers.Invite = 3, 5*time.Minute }, three, func(c *cluster) {
 		m := c.nodes[nodeB].m

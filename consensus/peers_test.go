@@ -17,8 +17,8 @@ func writers() int {
 	return strings.Count(string(b[:runtime.Stack(b, true)]), "(*peer).write(")
 }
 
-// TestInventedNamesCostNothing: a node that others only name gets neither a queue nor a goroutine; one that
-// is there and falls silent gives them back.
+// TestInventedNamesCostNothing checks that a node which others only name gets neither a queue nor a goroutine, and
+// that a real node that falls silent frees both.
 func TestInventedNamesCostNothing(t *testing.T) {
 	simulate(t, nil, []wire.NodeID{nodeA, nodeM}, func(c *cluster) {
 		a := c.nodes[nodeA].m
@@ -31,7 +31,7 @@ func TestInventedNamesCostNothing(t *testing.T) {
 				c.t.Fatal(err)
 			}
 		}
-		time.Sleep(time.Minute) // it looks for them, in vain
+		time.Sleep(time.Minute) // it searches for the nodes, in vain
 		synctest.Wait()
 		if n := len(a.mesh.peers); n != 1 {
 			c.t.Errorf("%d peers, one node is there", n)
@@ -39,12 +39,12 @@ func TestInventedNamesCostNothing(t *testing.T) {
 		if n := writers(); n > 2 {
 			c.t.Errorf("%d goroutines write to other nodes, two nodes are there", n)
 		}
-		a.tell("n1.invented0.example", &frame{kind: kindBeats})
+		a.notify("n1.invented0.example", &frame{kind: kindBeats})
 		if a.Refusals()[RefusedNode] == 0 {
 			c.t.Error("nothing is counted")
 		}
-		c.roster.add("n1.gone.example") // admitted, and out of reach
-		a.tell("n1.gone.example", &frame{kind: kindBeats})
+		c.roster.add("n1.gone.example") // admitted, and unreachable
+		a.notify("n1.gone.example", &frame{kind: kindBeats})
 		synctest.Wait()
 		if n := len(a.mesh.peers); n != 2 {
 			c.t.Errorf("%d peers, wanted one for the admitted node too", n)

@@ -9,23 +9,23 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// DefaultVoters is the largest number of voters where the policy names none.
+// DefaultVoters is the largest number of voters if the policy names none.
 const DefaultVoters = 5
 
-// placing is what the placement of a conversation's replicas depends on.
+// placing holds the input of the placement of a conversation's replicas.
 type placing struct {
 	id      wire.ConversationID
-	orgs    []wire.Domain        // that have members
+	orgs    []wire.Domain        // organizations with members
 	witness wire.Domain          // "" for none
-	voters  int                  // at most, odd
+	voters  int                  // the limit, an odd number
 	current map[wire.NodeID]bool // replicas; true for voters
 	nodesOf func(wire.Domain) []wire.NodeID
 
-	ordersOnly func(wire.NodeID) bool // nil: no node is such a one
+	ordersOnly func(wire.NodeID) bool // nil: no node is orders-only
 }
 
-// place chooses the replicas: an odd number of voters, spread over organizations and then over nodes;
-// a learner for each organization without a voter. What is there stays, where it can.
+// place chooses the replicas: an odd number of voters, spread over organizations and then over nodes, and a learner
+// for each organization without a voter. Existing replicas stay if possible.
 func place(p placing) (voters, learners []wire.NodeID) {
 	orgs := slices.Clone(p.orgs)
 	if p.witness != "" && len(orgs) <= 2 && !slices.Contains(orgs, p.witness) {
@@ -38,7 +38,7 @@ func place(p placing) (voters, learners []wire.NodeID) {
 		total += len(ranked[org])
 	}
 	slices.SortStableFunc(orgs, func(a, b wire.Domain) int {
-		return cmp.Compare(p.standing(ranked[a]), p.standing(ranked[b]))
+		return cmp.Compare(p.voterRank(ranked[a]), p.voterRank(ranked[b]))
 	})
 	limit := min(p.voters, total)
 	if limit%2 == 0 {
@@ -57,7 +57,7 @@ func place(p placing) (voters, learners []wire.NodeID) {
 			learners = append(learners, nodes[0])
 		}
 	}
-	if room := wire.MaxReplicas - len(voters); len(learners) > room { // which Limits.Organizations prevents
+	if room := wire.MaxReplicas - len(voters); len(learners) > room { // Limits.Organizations prevents this case
 		slices.SortStableFunc(learners, func(a, b wire.NodeID) int { return cmp.Compare(p.class(a), p.class(b)) })
 		learners = learners[:room]
 	}
@@ -66,12 +66,12 @@ func place(p placing) (voters, learners []wire.NodeID) {
 	return voters, learners
 }
 
-// rank orders an organization's nodes: those with devices first, since entries reach devices from a replica
-// on their node; then voters, learners and the others, spread by a hash so that one node does not get all
+// rank orders an organization's nodes: nodes with devices first, since entries reach devices from a replica on their
+// node; then voters, learners and the other nodes. A hash orders equal nodes, so that one node does not get all
 // conversations.
 func (p *placing) rank(org wire.Domain) []wire.NodeID {
 	nodes := slices.Clone(p.nodesOf(org))
-	if len(nodes) == 0 { // the roster does not know it now: what is there stays
+	if len(nodes) == 0 { // the roster does not know the organization now: existing replicas stay
 		for n := range p.current {
 			if n.Organization() == org {
 				nodes = append(nodes, n)
@@ -93,7 +93,7 @@ func (p *placing) rank(org wire.Domain) []wire.NodeID {
 	return nodes
 }
 
-// distance is how far a node is from devices.
+// distance returns the distance of a node from devices.
 func (p *placing) distance(n wire.NodeID) int {
 	if p.ordersOnly != nil && p.ordersOnly(n) {
 		return 1
@@ -112,8 +112,8 @@ func (p *placing) class(n wire.NodeID) int {
 	return 2
 }
 
-// standing is 0 for organizations with a voter, so that those are not displaced.
-func (p *placing) standing(ranked []wire.NodeID) int {
+// replicaStatus returns 0 for organizations with a voter, so that those are not displaced.
+func (p *placing) voterRank(ranked []wire.NodeID) int {
 	if len(ranked) == 0 {
 		return 3
 	}

@@ -8,31 +8,45 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// The right of a submission is proven before any work is done for it: before a blob is looked for, stored or
-// copied, a connection is opened, a conversation is woken or a log is written. A node proves it by the state
-// that it has, which is what all replicas had at one time. The first node that takes a submission does so, and
-// the leader does so again: neither takes the word of the other. A first node whose state does not reach the
-// submission asks one voter, and does nothing else for it.
+// A node proves that a submission is allowed before it does any work for it: before it searches for, stores or copies
+// a blob, opens a connection, wakes a conversation or writes to a log. The proof uses the node's own state, which all
+// replicas had at one time. The first node that receives a submission proves it, and the leader proves it again:
+// neither relies on the other. A first node whose state does not include the submission's predecessor asks one voter,
+// and does nothing else for the submission.
 
-// proof is what a node knows of a submission by its own state.
+// proof is the result of checking a submission against a node's own state.
 type proof struct {
-	from    wire.NodeID        // that brought it; "" for this node
-	key     wire.SubmissionKey // under which the signature has been verified, zero for none
-	done    bool               // the judgement was in favour
-	receipt *wire.Receipt      // the submission was accepted before: nothing is left to do
-	err     error              // why it is refused
+	from    wire.NodeID        // the node that brought the submission; "" for this node
+	key     wire.SubmissionKey // the key with which the signature has been verified, zero for none
+	done    bool               // the submission was judged to be allowed
+	receipt *wire.Receipt      // the submission was accepted before: no work is left
+	err     error              // the reason of a refusal
 }
 
-// judge is a judgement by one state. known is what was proven before.
+// judge judges a submission with one state. known holds earlier proofs.
 func (m *Manager) judge(s *machine.Machine, e *wire.Envelope, known proof) proof {
 	p := proof{from: known.from}
 	p.receipt, p.key, p.err = s.JudgeVerified(m.entryOf(s, e, p.from), known.key)
+	if _, needs := machine.NeedsLevel(p.err); needs {
+		p.err = nil // the leader raises the rules; a member has signed the submission
+	}
+	if p.err == nil && p.receipt == nil {
+		p.err = m.cfg.Limits.checkCommitSize(e)
+	}
 	p.done = p.err == nil
 	return p
 }
 
-// entryOf is the entry that a submission becomes. From level 2 of the rules on its proposer is the node that
-// brought it, "" for this one.
+// checkCommitSize refuses a commit that is larger than this node accepts.
+func (l *Limits) checkCommitSize(e *wire.Envelope) error {
+	if e.Commit == nil || e.Commit.Rest == nil || e.Commit.Rest.Size <= uint64(l.Commit) {
+		return nil
+	}
+	return wire.Errorf(wire.TooLarge, "submit", "a commit of %d bytes, at most %d (consensus.commit): each member that was added and has not committed yet makes every commit longer, until it changes its keys", e.Commit.Rest.Size, l.Commit)
+}
+
+// entryOf returns the entry of a submission. From level 2 of the rules on, its proposer is the node that brought it,
+// "" for this one.
 func (m *Manager) entryOf(s *machine.Machine, e *wire.Envelope, from wire.NodeID) *wire.Entry {
 	if from == "" || s.Level() < 2 {
 		from = m.cfg.Node
@@ -40,8 +54,8 @@ func (m *Manager) entryOf(s *machine.Machine, e *wire.Envelope, from wire.NodeID
 	return &wire.Entry{Version: wire.EntryVersion, Time: wire.TimeOf(m.cfg.Now()), Proposer: from, Envelope: e}
 }
 
-// proveNow judges a submission by this node's state. behind says that the state does not reach it: there is
-// no state yet, or the entry that the submission follows is not in it.
+// proveNow judges a submission with this node's state. behind reports that the state does not reach the submission:
+// there is no state yet, or the state does not contain the entry that the submission follows.
 func (m *Manager) proveNow(c *conversation, e *wire.Envelope, known proof) (p proof, behind bool, err error) {
 	if known.done {
 		return known, false, nil
@@ -62,8 +76,9 @@ func (m *Manager) proveNow(c *conversation, e *wire.Envelope, known proof) (p pr
 	return p, false, p.err
 }
 
-// prove is proveNow that waits for what the state does not reach. A conversation that sleeps is opened for it:
-// its log may hold more than its snapshot shows. It returns wire.Unavailable when ctx ends before.
+// prove does the work of proveNow, and waits if the state does not reach the submission. It opens a sleeping
+// conversation, whose log may hold more than its snapshot shows. It returns wire.Unavailable if ctx ends before the
+// state reaches the submission.
 func (m *Manager) prove(ctx context.Context, c *conversation, e *wire.Envelope, known proof) (proof, error) {
 	for wait, woken := time.Millisecond, false; ; wait = min(2*wait, 100*time.Millisecond) {
 		p, behind, err := m.proveNow(c, e, known)
@@ -86,8 +101,8 @@ func notArrived(n wire.NodeID, e *wire.Envelope) *wire.Error {
 	return wire.Errorf(wire.Unavailable, "submit", "entry %d of %v has not arrived on node %s: try again", e.Parent, e.Conversation, n)
 }
 
-// decides reports whether this node's judgement is the conversation's: it leads, and has applied what was
-// committed before.
+// decides reports whether this node's judgement is final for the conversation: the node leads, and has applied the
+// entries committed before.
 func (m *Manager) decides(c *conversation) bool {
 	l := c.awake()
 	if l == nil || !l.leads() {
@@ -104,12 +119,12 @@ func (m *Manager) unproven(err error) {
 	}
 }
 
-// Take is Submit for a submission that a node of another organization hands in, which holds no replica. It
-// neither waits for what this node does not know yet nor wakes a conversation for it. The submission is ordered
-// in the name of that node, and where this node leads alone: another leader would take it for one of a device
-// here, which is evidence that a member of this organization has processed the epoch.
+// Take submits a submission from a node of another organization that holds no replica. It neither waits for entries
+// that this node does not know yet nor wakes a conversation. The submission is ordered in the name of that node, and
+// only if this node leads. Another leader would take it for a submission of a device here, which is evidence that a
+// member of this organization has processed the epoch.
 func (m *Manager) Take(ctx context.Context, from wire.NodeID, e *wire.Envelope) (_ wire.Receipt, err error) {
-	defer m.caughtIn(e.Conversation, "submit", &err)
+	defer m.quarantineOnPanicIn(e.Conversation, "submit", &err)
 	if err := checkSize(e); err != nil {
 		return wire.Receipt{}, err
 	}
@@ -127,5 +142,5 @@ func (m *Manager) Take(ctx context.Context, from wire.NodeID, e *wire.Envelope) 
 	if p.receipt != nil {
 		return *p.receipt, nil
 	}
-	return m.submitTo(ctx, c, e, p, nil)
+	return m.orderIn(ctx, c, e, p, Caller{})
 }

@@ -32,7 +32,7 @@ func (l *counted) Dial(ctx context.Context, to wire.NodeID) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &countedConn{Conn: conn, l: l, to: to}, nil
+	return &tallied{Conn: conn, l: l, to: to}, nil
 }
 
 func (l *counted) blobs(to wire.NodeID) int {
@@ -41,14 +41,14 @@ func (l *counted) blobs(to wire.NodeID) int {
 	return l.by[streamTo{to, streamBlob}]
 }
 
-type countedConn struct {
+type tallied struct {
 	net.Conn
 	l    *counted
 	to   wire.NodeID
 	once sync.Once
 }
 
-func (c *countedConn) Write(b []byte) (int, error) {
+func (c *tallied) Write(b []byte) (int, error) {
 	c.once.Do(func() {
 		c.l.mu.Lock()
 		defer c.l.mu.Unlock()
@@ -57,7 +57,7 @@ func (c *countedConn) Write(b []byte) (int, error) {
 	return c.Conn.Write(b)
 }
 
-// watched is withBlobs with a count of the streams that each node opens, and of refusals by code.
+// watched returns withBlobs with a count of the streams that each node opens, and of refusals by code.
 type watched struct {
 	stores  map[wire.NodeID]BlobStore
 	links   map[wire.NodeID]*counted
@@ -94,8 +94,9 @@ func blobOf(content []byte) wire.BlobRef {
 	return wire.BlobRef{Hash: sha256.Sum256(content), Size: uint64(len(content))}
 }
 
-// TestSecBlobsBeforeSignature: who does not have the submission key has nothing stored, looked for or copied:
-// neither by the first node that takes the submission, nor by the leader when a member's node forwards it.
+// TestSecBlobsBeforeSignature checks that nothing is stored, searched for or copied for a submitter without the
+// submission key: neither by the first node that receives the submission, nor by the leader when a member's node
+// forwards it.
 func TestSecBlobsBeforeSignature(t *testing.T) {
 	var w watched
 	simulate(t, w.edit(t), three, func(c *cluster) {
@@ -108,7 +109,7 @@ func TestSecBlobsBeforeSignature(t *testing.T) {
 		forged.Signature = make([]byte, 64)
 		for _, at := range three {
 			lend := func() error { t.Errorf("%s stores a blob before the signature", at); return nil }
-			if _, err := c.nodes[at].m.SubmitWith(c.context(20*time.Second), forged, lend); wire.CodeOf(err) != wire.Forged {
+			if _, err := c.nodes[at].m.OrderWith(c.context(20*time.Second), forged, Caller{Lend: lend}); wire.CodeOf(err) != wire.Forged {
 				t.Errorf("at %s: %v", at, err)
 			}
 			if _, err := c.nodes[at].m.Take(c.context(20*time.Second), "n1.z.example", forged); wire.CodeOf(err) != wire.Forged {
@@ -127,7 +128,7 @@ func TestSecBlobsBeforeSignature(t *testing.T) {
 				if from == to {
 					continue
 				}
-				f := &frame{kind: kindSubmit, conversation: conv, payload: payload}
+				f := &frame{kind: kindOrder, conversation: conv, payload: payload}
 				if _, err := c.nodes[from].m.mesh.ask(c.context(20*time.Second), to, f); wire.CodeOf(err) != wire.Forged {
 					t.Errorf("forwarded by %s to %s: %v", from, to, err)
 				}
@@ -147,13 +148,13 @@ func TestSecBlobsBeforeSignature(t *testing.T) {
 	})
 }
 
-// TestSubmissionOfAStranger: a node without a part is refused before what it sends is decoded.
+// TestSubmissionOfAStranger checks that a node without a part is refused before its message is decoded.
 func TestSubmissionOfAStranger(t *testing.T) {
 	outsider := wire.NodeID("n1.x.example")
 	simulate(t, nil, append([]wire.NodeID{outsider}, three...), func(c *cluster) {
 		c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
 		c.settled(conv, 3, 0)
-		f := &frame{kind: kindSubmit, conversation: conv, payload: []byte("no envelope")}
+		f := &frame{kind: kindOrder, conversation: conv, payload: []byte("no envelope")}
 		if _, err := c.nodes[outsider].m.mesh.ask(c.context(5*time.Second), nodeA, f); wire.CodeOf(err) != wire.NotReplica {
 			t.Fatalf("the stranger is answered: %v", err)
 		}
@@ -163,7 +164,7 @@ func TestSubmissionOfAStranger(t *testing.T) {
 	})
 }
 
-// TestForgedWakesNobody: a conversation that sleeps goes on sleeping when somebody without the key submits.
+// TestForgedWakesNobody checks that a sleeping conversation stays asleep when somebody without the key submits.
 func TestForgedWakesNobody(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
@@ -184,10 +185,10 @@ func TestForgedWakesNobody(t *testing.T) {
 			t.Fatal(err)
 		}
 		for i, at := range three {
-			if _, err := c.nodes[at].m.Submit(c.context(20*time.Second), e); wire.CodeOf(err) != wire.Forged {
+			if _, err := c.nodes[at].m.Order(c.context(20*time.Second), e); wire.CodeOf(err) != wire.Forged {
 				t.Errorf("at %s: %v", at, err)
 			}
-			f := &frame{kind: kindSubmit, conversation: conv, payload: payload}
+			f := &frame{kind: kindOrder, conversation: conv, payload: payload}
 			if _, err := c.nodes[at].m.mesh.ask(c.context(20*time.Second), three[(i+1)%3], f); wire.CodeOf(err) != wire.Forged {
 				t.Errorf("forwarded by %s: %v", at, err)
 			}
@@ -199,8 +200,8 @@ func TestForgedWakesNobody(t *testing.T) {
 	})
 }
 
-// TestOneBlobStream: all questions about blobs to one node, and their content, share one stream, one after the
-// other, also of submissions made at once.
+// TestOneBlobStream checks that all questions about blobs to one node, and the content, share one stream, one after
+// the other, also for concurrent submissions.
 func TestOneBlobStream(t *testing.T) {
 	var w watched
 	simulate(t, w.edit(t), three, func(c *cluster) {
@@ -213,9 +214,9 @@ func TestOneBlobStream(t *testing.T) {
 			e := p.Commit(c.id(), 16, wire.DeliveryChange{})
 			e.Commit.Welcome = &wire.Payload{Blob: &ref}
 			author.Sign(e, p.Opener)
-			r, err := c.nodes[nodeC].m.SubmitWith(c.context(20*time.Second), e, func() error {
+			r, err := c.nodes[nodeC].m.OrderWith(c.context(20*time.Second), e, Caller{Lend: func() error {
 				return c.nodes[nodeC].m.PutBlob("", ref, bytes.NewReader(content))
-			})
+			}})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -250,7 +251,7 @@ func TestOneBlobStream(t *testing.T) {
 	})
 }
 
-// once is a link to a node of an older build: it ends each stream for blobs after one request.
+// once is a link to a node of an older build, which ends each stream for blobs after one request.
 type once struct {
 	net.Listener
 	dials int
@@ -262,7 +263,7 @@ func (l *once) serve() {
 		if err != nil {
 			return
 		}
-		if _, err := greeting(conn, time.Second); err == nil {
+		if _, err := readPurpose(conn, time.Second); err == nil {
 			if _, err := readSized(conn, 1024); err == nil {
 				_, _ = conn.Write([]byte{blobHave})
 			}
@@ -276,7 +277,8 @@ func (l *once) Dial(ctx context.Context, _ wire.NodeID) (net.Conn, error) {
 	return new(net.Dialer).DialContext(ctx, "tcp", l.Addr().String())
 }
 
-// TestBlobStreamOfAnOlderBuild: a stream that the other node ends after a request is opened again for the next.
+// TestBlobStreamOfAnOlderBuild checks that a stream which the other node ends after a request is opened again for the
+// next one.
 func TestBlobStreamOfAnOlderBuild(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -305,7 +307,7 @@ func TestBlobStreamOfAnOlderBuild(t *testing.T) {
 	}
 }
 
-// TestBlobWithoutAConversation: a node stores no blob for a conversation that somebody made up.
+// TestBlobWithoutAConversation checks that a node stores no blob for an invented conversation.
 func TestBlobWithoutAConversation(t *testing.T) {
 	var w watched
 	inventor := wire.NodeID("n1.x.example")

@@ -14,34 +14,33 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Quarantine ends a node's service of one conversation, and of no other: what came from other nodes
-// contradicts itself or what is here, or the code that works for it panicked. The replica is closed, no
-// frame and no submission is served, nothing is deleted, and what the consumer has stored can still be
-// read. The fact is on disk, in a record of its own, and holds until an operator releases the
-// conversation. The other replicas see a node that answers Unavailable, and go on without it.
+// Quarantine ends a node's service of one conversation, and of no other. The reason is that data from other nodes
+// contradicts itself or this replica, or that code working for the conversation panicked. The replica is closed, no
+// frame and no submission is served, nothing is deleted, and entries that the consumer has stored can still be read.
+// A record of its own on disk keeps the quarantine until an operator releases the conversation. The other replicas
+// see a node that answers Unavailable, and continue without it.
 
-// Reason says why a conversation is in quarantine. Numbers and names do not change: they are on disk and
-// in metrics.
+// Reason is the reason of a quarantine. Numbers and names do not change: they are on disk and in metrics.
 type Reason uint8
 
 // The reasons.
 const (
-	ReasonInvalidState Reason = 1 // a state that no state machine makes
-	ReasonRewritten    Reason = 2 // entries that were applied here would be replaced
-	ReasonDiverged     Reason = 3 // the log does not continue what was applied here
-	ReasonPanic        Reason = 4 // the code that works for the conversation panicked
+	ReasonInvalidState Reason = 1 // a state that no state machine produces
+	ReasonRewritten    Reason = 2 // applied entries would be replaced
+	ReasonDiverged     Reason = 3 // the log does not continue the applied entries
+	ReasonPanic        Reason = 4 // code that works for the conversation panicked
 
 	lastReason = ReasonPanic
 )
 
 var reasonNames = [...]string{ReasonInvalidState: "invalid_state", ReasonRewritten: "rewritten", ReasonDiverged: "diverged", ReasonPanic: "panic"}
 
-// Reasons are all reasons.
+// Reasons returns all reasons.
 func Reasons() []Reason {
 	return []Reason{ReasonInvalidState, ReasonRewritten, ReasonDiverged, ReasonPanic}
 }
 
-// String is the reason's name in metrics and in status.
+// String returns the reason's name in metrics and in status.
 func (r Reason) String() string {
 	if r >= 1 && r <= lastReason {
 		return reasonNames[r]
@@ -49,8 +48,8 @@ func (r Reason) String() string {
 	return fmt.Sprintf("reason_%d", uint8(r))
 }
 
-// Quarantine is what is written down of one. A build that does not know the reason still keeps the
-// conversation out of service.
+// Quarantine is the record of one quarantine. A build that does not know the reason still keeps the conversation out
+// of service.
 type Quarantine struct {
 	Reason Reason    `cbor:"1,keyasint"`
 	Detail string    `cbor:"2,keyasint"` // what happened, for the operator; up to 1,024 bytes
@@ -95,12 +94,12 @@ func (m *Manager) writeQuarantine(id wire.ConversationID, q *Quarantine) error {
 	return m.cfg.Log.Meta().Set(quarantineKey(id), b)
 }
 
-// closeQuarantined shuts the replica down where it is awake.
+// closeQuarantined shuts the replica down if it is awake.
 func (m *Manager) closeQuarantined(c *conversation) {
-	defer m.caught(c, "close", nil)
+	defer m.quarantineOnPanic(c, "close", nil)
 	for l := c.awake(); l != nil && c.shut.Load() != nil; l = c.awake() {
 		if c.settle() {
-			continue // it is being opened, or closed
+			continue // the replica is being opened or closed
 		}
 		if l.r.Load() == nil || !l.close(0, nil) {
 			pause(l.ctx, time.Millisecond)
@@ -108,7 +107,7 @@ func (m *Manager) closeQuarantined(c *conversation) {
 	}
 }
 
-// loadQuarantines reads what was written down. The conversations stand already.
+// loadQuarantines reads the records of quarantines. The conversations are already loaded.
 func (m *Manager) loadQuarantines() error {
 	return m.cfg.Log.Meta().Scan([]byte(quarantinePrefix), func(key, value []byte) error {
 		q := new(Quarantine)
@@ -123,7 +122,7 @@ func (m *Manager) loadQuarantines() error {
 	})
 }
 
-// Release ends a quarantine: an operator's act. What led to it may lead to it again.
+// Release ends a quarantine. It is for operators. The cause of the quarantine may lead to another one.
 func (m *Manager) Release(id wire.ConversationID) error {
 	c, err := m.held(id)
 	if err != nil {
@@ -148,8 +147,8 @@ func (m *Manager) Release(id wire.ConversationID) error {
 	return nil
 }
 
-// refused is the answer to whoever asks for a conversation in quarantine; nil for one that is served.
-// Its code is one that every build takes for a failure that may pass: nobody drops what he wants to bring.
+// refused returns the error for requests to a conversation in quarantine, or nil for a served one. Every build treats
+// its code as a failure that may pass, so no sender drops its data.
 func (c *conversation) refused(op string) error {
 	q := c.shut.Load()
 	if q == nil {
@@ -158,39 +157,41 @@ func (c *conversation) refused(op string) error {
 	return wire.Errorf(wire.Unavailable, op, "conversation %v is in quarantine on node %s (%s): its operator has to release it", c.id, c.m.cfg.Node, q.Reason)
 }
 
-// caught is deferred by whatever works for one conversation: a panic becomes its quarantine, and an error.
-func (m *Manager) caught(c *conversation, what string, err *error) {
+// recoverPanic is deferred by code that works for one conversation: it converts a panic into a quarantine of the
+// conversation, and an error.
+func (m *Manager) quarantineOnPanic(c *conversation, what string, err *error) {
 	p := recover()
 	if p == nil {
 		return
 	}
-	m.panicked(c, what, p, err)
+	m.handlePanic(c, what, p, err)
 }
 
-func (m *Manager) panicked(c *conversation, what string, p any, err *error) {
+func (m *Manager) handlePanic(c *conversation, what string, p any, err *error) {
 	m.log.Error("panic in the work for one conversation", "conversation", c.id, "work", what, "panic", p, "stack", string(debug.Stack()))
 	m.quarantine(c, ReasonPanic, fmt.Errorf("%s: panic: %v", what, p))
 	if err != nil {
 		*err = c.refused(what)
-		if *err == nil { // released in the same moment
+		if *err == nil { // released at the same moment
 			*err = wire.Errorf(wire.Internal, what, "panic: %v", p)
 		}
 	}
 }
 
-// caughtIn is caught where the conversation is known by its id, from a frame or a request, and may not be
-// here at all.
-func (m *Manager) caughtIn(id wire.ConversationID, what string, err *error) {
-	m.caughtAt(recover(), id, what, err)
+// quarantineOnPanicIn is the form of caught for code that knows the conversation by its id, from a frame or a request.
+// The conversation may not be on this node at all.
+func (m *Manager) quarantineOnPanicIn(id wire.ConversationID, what string, err *error) {
+	m.quarantineOnPanicAt(recover(), id, what, err)
 }
 
-// caughtAt is caughtIn where the id becomes known on the way; p is what recover returned.
-func (m *Manager) caughtAt(p any, id wire.ConversationID, what string, err *error) {
+// quarantineOnPanicAt is the form of quarantineOnPanicIn for code that learns the id during its work; p is the value
+// that recover returned.
+func (m *Manager) quarantineOnPanicAt(p any, id wire.ConversationID, what string, err *error) {
 	if p == nil {
 		return
 	}
 	if c, findErr := m.held(id); findErr == nil {
-		m.panicked(c, what, p, err)
+		m.handlePanic(c, what, p, err)
 		return
 	}
 	m.stats.panics.Add(1)
@@ -200,10 +201,10 @@ func (m *Manager) caughtAt(p any, id wire.ConversationID, what string, err *erro
 	}
 }
 
-// serve runs work for one conversation on a goroutine that Run waits for; false when the node does not run.
+// serve runs fn for one conversation on a goroutine that Run waits for. It returns false if the node does not run.
 func (m *Manager) serve(c *conversation, what string, fn func(context.Context)) bool {
 	return m.spawn(func(ctx context.Context) {
-		defer m.caught(c, what, nil)
+		defer m.quarantineOnPanic(c, what, nil)
 		fn(ctx)
 	})
 }
@@ -219,7 +220,7 @@ func (m *Manager) held(id wire.ConversationID) (*conversation, error) {
 	return c, nil
 }
 
-// served are the conversations that are not in quarantine.
+// served returns the conversations that are not in quarantine.
 func (m *Manager) served() []*conversation {
 	list := m.list()
 	served := list[:0]
@@ -231,7 +232,7 @@ func (m *Manager) served() []*conversation {
 	return served
 }
 
-// Quarantines counts the quarantines that began since the Manager was made, by reason.
+// Quarantines returns the number of quarantines since the Manager was created, by reason.
 func (m *Manager) Quarantines() map[Reason]int64 {
 	n := make(map[Reason]int64)
 	for _, r := range Reasons() {
@@ -242,13 +243,13 @@ func (m *Manager) Quarantines() map[Reason]int64 {
 
 type quarantineStats [lastReason + 1]atomic.Int64
 
-// each calls fn for every conversation that is served, until it returns false. A panic ends the service of
-// the conversation that it concerns, and not the round.
+// each calls fn for every conversation that is served, until fn returns false. A panic ends the service of that
+// conversation only; the round continues.
 func (m *Manager) each(what string, fn func(*conversation) bool) {
 	for _, c := range m.served() {
 		goOn := true
 		func() {
-			defer m.caught(c, what, nil)
+			defer m.quarantineOnPanic(c, what, nil)
 			goOn = fn(c)
 		}()
 		if !goOn {
@@ -257,7 +258,7 @@ func (m *Manager) each(what string, fn func(*conversation) bool) {
 	}
 }
 
-// delivered are entries of a conversation in quarantine that the consumer has stored.
+// delivered returns entries of a conversation in quarantine that the consumer has stored.
 func (m *Manager) delivered(c *conversation, since wire.SequenceNumber, count, bytes int) (entries []wire.Committed, gap bool, err error) {
 	if m.cfg.Consumer == nil {
 		return nil, false, c.refused("read")
@@ -266,7 +267,11 @@ func (m *Manager) delivered(c *conversation, since wire.SequenceNumber, count, b
 	if err != nil {
 		return nil, false, err
 	}
-	if err := m.look(c, func(s *machine.Machine) { entries, gap = s.Entries(since, count, bytes) }); err != nil {
+	entries, err = m.readKept(c, m.viewAny, func(s *machine.Machine) (kept machine.EntryRange) {
+		kept, gap = s.Entries(since, count, bytes)
+		return kept
+	})
+	if err != nil {
 		return nil, false, errors.Join(c.refused("read"), err)
 	}
 	for i := range entries {

@@ -15,18 +15,18 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// faultyConsumer panics, or fails, or stands still, at the entries of one conversation.
+// faultyConsumer panics, fails or blocks at the entries of one conversation.
 type faultyConsumer struct {
 	*memConsumer
-	at     wire.ConversationID
-	panics atomic.Bool
-	stands atomic.Pointer[chan struct{}]
+	at      wire.ConversationID
+	panics  atomic.Bool
+	blocked atomic.Pointer[chan struct{}]
 }
 
 func (c *faultyConsumer) Consume(ctx context.Context, d Delivery) error {
-	if stands := c.stands.Load(); stands != nil && strings.HasPrefix(string(d.Conversation), string(c.at)) {
+	if blocked := c.blocked.Load(); blocked != nil && strings.HasPrefix(string(d.Conversation), string(c.at)) {
 		select {
-		case <-*stands:
+		case <-*blocked:
 		case <-ctx.Done():
 			return ctx.Err()
 		}
@@ -38,7 +38,7 @@ func (c *faultyConsumer) Consume(ctx context.Context, d Delivery) error {
 	return c.memConsumer.Consume(ctx, d)
 }
 
-// alarms collects what a node is told.
+// alarms collects the alarms of a node.
 type alarms struct {
 	mu   sync.Mutex // guards list
 	list []Reason
@@ -56,8 +56,8 @@ func (a *alarms) got() []Reason {
 	return append([]Reason{}, a.list...)
 }
 
-// TestQuarantine: a panic in the work for one conversation ends this node's service of it, until an operator
-// releases it, and of nothing else. The others go on without it.
+// TestQuarantine checks that a panic in the work for one conversation ends this node's service of that conversation
+// only, until an operator releases it, and that the other replicas continue without it.
 func TestQuarantine(t *testing.T) {
 	const other = wire.ConversationID("another conversation")
 	heard := &alarms{}
@@ -93,7 +93,7 @@ func TestQuarantine(t *testing.T) {
 		if err != nil || len(entries) != stored {
 			t.Fatalf("%d of %d delivered entries can be read (%v)", len(entries), stored, err)
 		}
-		p = c.commit(nodeB, p, wire.DeliveryChange{}) // the others are a majority
+		p = c.commit(nodeB, p, wire.DeliveryChange{}) // the other nodes are a majority
 		q = c.commit(nodeA, q, wire.DeliveryChange{})
 		c.eventually("the other conversation is delivered", func() bool {
 			list := a.consumer.sequences(other)
@@ -124,7 +124,7 @@ func TestQuarantine(t *testing.T) {
 	})
 }
 
-// refusedEverywhere sees that nodeA serves nothing of conv.
+// refusedEverywhere checks that nodeA serves nothing of conv.
 func refusedEverywhere(t *testing.T, c *cluster, e *wire.Envelope) {
 	t.Helper()
 	a := c.nodes[nodeA].m
@@ -134,27 +134,27 @@ func refusedEverywhere(t *testing.T, c *cluster, e *wire.Envelope) {
 			t.Errorf("%s of a conversation in quarantine: %v", what, err)
 		}
 	}
-	c.eventually("a frame of another node reaches it", func() bool { // after a restart the other one pauses before it dials
+	c.eventually("a frame of another node reaches it", func() bool { // after a restart the other node pauses before it dials
 		_, err := c.nodes[nodeB].m.mesh.ask(context.Background(), nodeA, &frame{kind: kindWake, conversation: conv})
 		return !errors.Is(err, errUnreachable)
 	})
-	_, err := a.Submit(context.Background(), e)
+	_, err := a.Order(context.Background(), e)
 	refused("submission", err)
 	_, err = a.Heads(conv)
 	refused("heads", err)
 	refused("wake", a.Wake(context.Background(), conv))
 	refused("recovery", a.Recover(context.Background(), conv, "note"))
-	for _, kind := range []frameKind{kindAppend, kindVote, kindPreVote, kindTimeoutNow, kindWake, kindSleep, kindSubmit, kindInvite, kindFarewell, kindGone, kindRejoin, kindSilent} {
+	for _, kind := range []frameKind{kindAppend, kindVote, kindPreVote, kindTimeoutNow, kindWake, kindSleep, kindOrder, kindInvite, kindFarewell, kindGone, kindRejoin, kindUnresponsive} {
 		f := &frame{kind: kind, conversation: conv}
 		err = nil
 		switch kind {
 		case kindWake, kindSleep:
 			f.payload, err = wire.Encode(position{})
-		case kindSubmit:
+		case kindOrder:
 			f.payload, err = wire.Encode(e)
 		case kindInvite:
 			f.payload, err = wire.Encode(&invitation{Members: []wire.NodeID{nodeB}})
-		case kindSilent:
+		case kindUnresponsive:
 			f.payload = []byte(nodeC)
 		}
 		if err != nil {
@@ -171,16 +171,16 @@ func refusedEverywhere(t *testing.T, c *cluster, e *wire.Envelope) {
 	refused("snapshot", plant(t, c, nodeB, nodeA, conv, 0, 9, 9, three, forgeState(t, xHeader{ID: conv})))
 }
 
-// TestSlowConversationsHoldUpNoOther: deliveries that stand still for more conversations than there are
-// workers stop no other one, and not the node.
+// TestSlowConversationsHoldUpNoOther checks that blocked deliveries for more conversations than there are workers
+// stop no other conversation, and not the node.
 func TestSlowConversationsHoldUpNoOther(t *testing.T) {
 	slow := &faultyConsumer{at: "slowness"}
 	simulate(t, func(cfg *Config) {
 		slow.memConsumer = cfg.Consumer.(*memConsumer)
 		cfg.Consumer = slow
 	}, []wire.NodeID{nodeA}, func(c *cluster) {
-		stands := make(chan struct{})
-		slow.stands.Store(&stands)
+		blocked := make(chan struct{})
+		slow.blocked.Store(&blocked)
 		for i := range 3 * pumpWorkers {
 			c.found(nodeA, wire.ConversationID("slowness "+string(rune('a'+i))), wire.Policy{}, "a.example")
 		}
@@ -193,8 +193,8 @@ func TestSlowConversationsHoldUpNoOther(t *testing.T) {
 	})
 }
 
-// TestPanicInTheStateMachine: an entry at which the state machine panics is applied by nobody, and the
-// state before it is neither gone on with nor kept as a snapshot.
+// TestPanicInTheStateMachine checks that no replica applies an entry at which the state machine panics, and that the
+// state before it is neither used further nor stored as a snapshot.
 func TestPanicInTheStateMachine(t *testing.T) {
 	simulate(t, nil, []wire.NodeID{nodeA}, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example")
@@ -207,7 +207,7 @@ func TestPanicInTheStateMachine(t *testing.T) {
 		l.fsm.mu.Lock()
 		l.fsm.m = nil
 		l.fsm.mu.Unlock()
-		_, err = a.Submit(context.Background(), p.Commit(c.id(), 8, wire.DeliveryChange{}))
+		_, err = a.Order(context.Background(), p.Commit(c.id(), 8, wire.DeliveryChange{}))
 		if !errors.Is(err, wire.Unavailable) {
 			t.Fatalf("submission: %v", err)
 		}
@@ -218,14 +218,14 @@ func TestPanicInTheStateMachine(t *testing.T) {
 		if err := a.Release(conv); err != nil {
 			t.Fatal(err)
 		}
-		c.commit(nodeA, p, wire.DeliveryChange{}) // from what is on disk
+		c.commit(nodeA, p, wire.DeliveryChange{}) // from the data on disk
 	})
 }
 
-// TestBrokenStateIsNotKept: after a panic in Apply, Raft gets no snapshot.
+// TestBrokenStateIsNotKept checks that Raft gets no snapshot after a panic in Apply.
 func TestBrokenStateIsNotKept(t *testing.T) {
 	caught := 0
-	f := &fsm{id: conv, panicked: func(string, any, *error) { caught++ }}
+	f := &fsm{id: conv, handlePanic: func(string, any, *error) { caught++ }}
 	f.set(machine.New(conv, nil))
 	f.m = nil
 	f.Apply(raftCommand(t))

@@ -11,27 +11,27 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Reading does not wake: a sleeping conversation is read from its snapshot and its log, up to what is
-// known to be committed. After a crash that may be less than what others have seen, never more.
+// Reading does not wake: a sleeping conversation is read from its snapshot and its log, up to the last entry known to
+// be committed. After a crash that may be less than other nodes have seen, never more.
 
-// view calls fn with the conversation's state, which fn must not keep. A replica that has just been
-// opened hears only from its leader what is committed; until it has applied what was known before, it
+// view calls fn with the conversation's state, which fn must not keep. A replica that has just been opened learns
+// only from its leader which entries are committed; until it has applied the entries known to be committed before, it
 // is read as if it slept.
 func (m *Manager) view(c *conversation, fn func(*machine.Machine)) error {
 	if err := c.refused("read"); err != nil {
 		return err
 	}
-	return m.look(c, fn)
+	return m.viewAny(c, fn)
 }
 
-// look is view for a conversation that may be in quarantine.
-func (m *Manager) look(c *conversation, fn func(*machine.Machine)) error {
-	return m.lookAt(c, func(s *machine.Machine, _ uint64) { fn(s) })
+// viewAny does the work of view also for a conversation in quarantine.
+func (m *Manager) viewAny(c *conversation, fn func(*machine.Machine)) error {
+	return m.viewAnyAt(c, func(s *machine.Machine, _ uint64) { fn(s) })
 }
 
-// lookAt is look that tells up to which entry of Raft's log the state has applied.
-func (m *Manager) lookAt(c *conversation, fn func(s *machine.Machine, at uint64)) (err error) {
-	defer m.caught(c, "read", &err)
+// viewAnyAt does the work of look, and passes the index of Raft's log up to which the state has applied it.
+func (m *Manager) viewAnyAt(c *conversation, fn func(s *machine.Machine, at uint64)) (err error) {
+	defer m.quarantineOnPanic(c, "read", &err)
 	for {
 		l := c.awake()
 		if l.caughtUp() {
@@ -39,11 +39,11 @@ func (m *Manager) lookAt(c *conversation, fn func(s *machine.Machine, at uint64)
 			return nil
 		}
 		if (l == nil || l.r.Load() == nil) && c.settle() {
-			continue // it is being opened or closed
+			continue // the replica is being opened or closed
 		}
 		s, at, err := m.readAsleep(c)
 		if now := c.awake(); now != l || now.caughtUp() {
-			continue // it may know more, or have moved what was being read
+			continue // the replica may know more, or have moved the data that was read
 		}
 		if err != nil {
 			return err
@@ -53,9 +53,9 @@ func (m *Manager) lookAt(c *conversation, fn func(s *machine.Machine, at uint64)
 	}
 }
 
-// caughtUp reports whether an awake replica has applied what was known to be committed when it was
-// opened. An entry of Raft's own at the end of that is not counted: there the answer is false, though
-// both ways of reading see the same.
+// caughtUp reports whether an awake replica has applied the entries that were known to be committed when it was
+// opened. Entries of Raft's own at the end of these are not counted: in that case the answer is false, though both
+// ways of reading see the same state.
 func (l *live) caughtUp() bool {
 	if l == nil || l.r.Load() == nil {
 		return false
@@ -73,7 +73,7 @@ func (m *Manager) readAsleep(c *conversation) (s *machine.Machine, at uint64, er
 	if s, ok := m.asleep.get(c.id, rec.Applied); ok {
 		return s, rec.Applied, nil
 	}
-	f, _, err := m.replay(c, func(index uint64, _ *machine.Machine) bool { return index < rec.Applied })
+	f, _, err := m.replay(c, rec.Applied, func(index uint64, _ *machine.Machine) bool { return index < rec.Applied })
 	if err != nil {
 		m.damaged(c, err)
 		return nil, 0, fmt.Errorf("read %v: %w", c.id, err)
@@ -82,30 +82,37 @@ func (m *Manager) readAsleep(c *conversation) (s *machine.Machine, at uint64, er
 	return f.m, rec.Applied, nil
 }
 
-// replay makes a state of the newest snapshot and of the log, entry by entry while more says so of the last index
-// and the state. It returns that index.
-func (m *Manager) replay(c *conversation, more func(uint64, *machine.Machine) bool) (f *fsm, index uint64, err error) {
+// replay builds a state from the newest snapshot and from the log, entry by entry while more returns true for the
+// last index and the state. It returns that index. committed is the last index that is known to be committed: a leader
+// may still replace entries after it, so their signatures are verified now and again when they are applied.
+func (m *Manager) replay(c *conversation, committed uint64, more func(uint64, *machine.Machine) bool) (f *fsm, index uint64, err error) {
 	f = m.newFSM(c.id)
+	f.useArchive(&entryArchive{log: m.cfg.Log.Group(c.group), snaps: m.snaps.store(c.group)})
 	if index, err = m.restoreLatest(c, f); err != nil {
 		return nil, 0, err
 	}
 	log := m.cfg.Log.Group(c.group)
+	generation := c.generation()
+	c.checked.begin(generation, index)
 	for more(index, f.m) {
 		var e raft.Log
 		if err := log.GetLog(index+1, &e); err != nil {
 			return nil, 0, fmt.Errorf("entry %d: %w", index+1, err)
 		}
 		if e.Type == raft.LogCommand {
-			f.m.Apply(e.Data)
+			checked := e.Index <= committed && c.checked.has(generation, e.Index)
+			if out := f.m.ApplyLogged(e.Data, machine.Known{Checked: checked}, e.Index); e.Index <= committed {
+				c.checked.note(generation, e.Index, out)
+			}
 		}
 		index++
 	}
 	return f, index, nil
 }
 
-// recall brings a record up to what the consumer has stored. The record is written now and then, so that after a
-// crash it says less; what devices may have been given is not to be replaced.
-func (m *Manager) recall(c *conversation, rec *record) error {
+// advanceToConsumer advances a record to the position that the consumer has stored. The record is written only from
+// time to time, so after a crash it is behind; entries that devices may have received must not be replaced.
+func (m *Manager) advanceToConsumer(c *conversation, rec *record) error {
 	if m.cfg.Consumer == nil || !m.holds(ruleApplied) || rec.fresh() || rec.Rejoin {
 		return nil
 	}
@@ -117,15 +124,15 @@ func (m *Manager) recall(c *conversation, rec *record) error {
 	if err != nil || last <= rec.Applied {
 		return err
 	}
-	f, index, err := m.replay(c, func(index uint64, s *machine.Machine) bool { return index < last && s.Sequence() < at })
+	f, index, err := m.replay(c, rec.Applied, func(index uint64, s *machine.Machine) bool { return index < last && s.Sequence() < at })
 	if err != nil || f.m.Sequence() != at || index <= rec.Applied {
-		return err // a log that ends before that, as one that begins again
+		return err // a log that ends before the position, such as one that begins again
 	}
 	rec.Applied, rec.Sequence = index, at
 	return m.writeRecord(c.id, rec)
 }
 
-// restoreLatest fills f from the newest snapshot and returns its index, 0 where there is none.
+// restoreLatest fills f from the newest snapshot and returns its index, or 0 if there is none.
 func (m *Manager) restoreLatest(c *conversation, f *fsm) (uint64, error) {
 	snaps := m.snaps.store(c.group)
 	list, err := snaps.List()
@@ -137,12 +144,13 @@ func (m *Manager) restoreLatest(c *conversation, f *fsm) (uint64, error) {
 		return 0, err
 	}
 	defer content.Close()
+	f.stored = list[0].ID
 	return meta.Index, f.Restore(content)
 }
 
-// Entries returns the committed entries after since, at most count of them and bytes bytes but at least
-// one. gap says that the first ones after since are no longer kept. Of a conversation in quarantine, those
-// that the consumer has stored are returned, where they can still be read.
+// Entries returns the committed entries after since, at most count entries and bytes bytes, but at least one entry.
+// gap reports that the first entries after since are no longer kept. For a conversation in quarantine, Entries
+// returns entries that the consumer has stored, as far as they can still be read.
 func (m *Manager) Entries(id wire.ConversationID, since wire.SequenceNumber, count, bytes int) (entries []wire.Committed, gap bool, err error) {
 	c, err := m.held(id)
 	if err != nil {
@@ -151,13 +159,16 @@ func (m *Manager) Entries(id wire.ConversationID, since wire.SequenceNumber, cou
 	if c.shut.Load() != nil {
 		return m.delivered(c, since, count, bytes)
 	}
-	err = m.view(c, func(s *machine.Machine) { entries, gap = s.Entries(since, count, bytes) })
+	entries, err = m.readKept(c, m.view, func(s *machine.Machine) (kept machine.EntryRange) {
+		kept, gap = s.Entries(since, count, bytes)
+		return kept
+	})
 	return entries, gap, err
 }
 
-// Heads returns the epochs that can be committed to, with their submission keys and delivery lists; GroupInfos has
-// their Info and Tree. Each message asks for them, and a conversation that only chats sleeps: those of sleeping ones are
-// kept in memory.
+// Heads returns the epochs that can be committed to, with their submission keys and delivery lists; use GroupInfos
+// for their Info and Tree. Each message needs the heads, and a conversation with messages only may sleep, so the
+// heads of sleeping conversations are kept in memory.
 func (m *Manager) Heads(id wire.ConversationID) (heads []machine.Head, err error) {
 	c, err := m.find(id)
 	if err != nil {
@@ -166,11 +177,11 @@ func (m *Manager) Heads(id wire.ConversationID) (heads []machine.Head, err error
 	if heads, ok := m.headsAsleep(c); ok {
 		return heads, nil
 	}
-	err = m.view(c, func(s *machine.Machine) { heads, _ = slimHeads(s) })
+	err = m.view(c, func(s *machine.Machine) { heads, _ = s.SlimHeads() })
 	return heads, err
 }
 
-// GroupInfos is Heads with the Info and Tree of each.
+// GroupInfos returns the result of Heads, with the Info and Tree of each head.
 func (m *Manager) GroupInfos(id wire.ConversationID) (heads []machine.Head, err error) {
 	c, err := m.find(id)
 	if err != nil {
@@ -180,17 +191,8 @@ func (m *Manager) GroupInfos(id wire.ConversationID) (heads []machine.Head, err 
 	return heads, err
 }
 
-func slimHeads(s *machine.Machine) (heads []machine.Head, size int) {
-	heads = s.Heads()
-	for i := range heads {
-		var n int
-		heads[i], n = heads[i].Slim()
-		size += n
-	}
-	return heads, size
-}
-
-// headsAsleep returns the heads of a sleeping conversation, false for one that is awake or cannot be read.
+// headsAsleep returns the heads of a sleeping conversation. It returns false if the conversation is awake or cannot
+// be read.
 func (m *Manager) headsAsleep(c *conversation) (heads []machine.Head, ok bool) {
 	if c.awake() != nil || c.refused("read") != nil {
 		return nil, false
@@ -201,24 +203,24 @@ func (m *Manager) headsAsleep(c *conversation) (heads []machine.Head, ok bool) {
 	}
 	if heads, ok = m.heads.get(c.id, rec.Applied); !ok {
 		size := 0
-		if err := m.view(c, func(s *machine.Machine) { heads, size = slimHeads(s) }); err != nil {
+		if err := m.view(c, func(s *machine.Machine) { heads, size = s.SlimHeads() }); err != nil {
 			return nil, false
 		}
 		if now, err := m.readRecord(c.id); c.awake() != nil || err != nil || now.Applied != rec.Applied {
-			return nil, false // it may be newer than the record
+			return nil, false // the state may be newer than the record
 		}
 		m.heads.put(&sleeper[[]machine.Head]{c.id, rec.Applied, heads, size})
 	}
 	return heads, c.awake() == nil
 }
 
-// forgetAsleep drops what was read of a sleeping conversation.
+// forgetAsleep drops the cached data of a sleeping conversation.
 func (m *Manager) forgetAsleep(id wire.ConversationID) {
 	m.asleep.forget(id)
 	m.heads.forget(id)
 }
 
-// Policy is what the conversation was created with.
+// Policy returns the policy with which the conversation was created.
 func (m *Manager) Policy(id wire.ConversationID) (policy wire.Policy, err error) {
 	c, err := m.find(id)
 	if err != nil {
@@ -228,41 +230,14 @@ func (m *Manager) Policy(id wire.ConversationID) (policy wire.Policy, err error)
 	return policy, err
 }
 
-// Keys returns the submission keys under which an application message is taken: those of the current
-// epoch and of the one before, of each head.
-func (m *Manager) Keys(id wire.ConversationID) ([]wire.SubmissionKey, error) {
-	heads, err := m.Heads(id)
-	if err != nil {
-		return nil, err
-	}
-	var keys []wire.SubmissionKey
-	for _, h := range heads {
-		keys = append(keys, h.Key)
-		if !h.Previous.IsZero() {
-			keys = append(keys, h.Previous)
-		}
-	}
-	return keys, nil
-}
-
-// DeliveryList returns all addresses that the conversation is delivered to. It is not to be written to.
-func (m *Manager) DeliveryList(id wire.ConversationID) (list []wire.Address, err error) {
-	c, err := m.find(id)
-	if err != nil {
-		return nil, err
-	}
-	err = m.view(c, func(s *machine.Machine) { list = s.Delivery() })
-	return list, err
-}
-
-// Status is what an operator sees of a replica.
+// Status describes a replica for operators.
 type Status struct {
 	ID         wire.ConversationID
-	State      string // asleep, quarantine, lost (this node's log is, and it waits), or Raft's: Follower, Candidate, Leader
+	State      string // asleep, quarantine, lost (this node has lost its log, and waits), or Raft's: Follower, Candidate, Leader
 	Leader     wire.NodeID
 	Voters     []wire.NodeID
 	Learners   []wire.NodeID
-	Lost       []wire.NodeID // voters that have lost their logs, as far as this node has heard
+	Lost       []wire.NodeID // voters that have lost their logs, as far as this node knows
 	Generation uint64
 	Sequence   wire.SequenceNumber
 	Order      wire.Hash
@@ -281,9 +256,9 @@ func (m *Manager) Status(id wire.ConversationID) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	s, err := m.standing(c)
+	s, err := m.replicaStatus(c)
 	if err != nil || s.Quarantine != nil {
-		return s, err // what the state says of a conversation in quarantine may be what is wrong
+		return s, err // in quarantine, the state itself may be wrong
 	}
 	err = m.view(c, func(st *machine.Machine) {
 		s.Sequence, s.Order, s.Closed, s.Level = st.Sequence(), st.Order(), st.Closed(), st.Level()
@@ -297,8 +272,8 @@ func (m *Manager) Status(id wire.ConversationID) (Status, error) {
 	return s, err
 }
 
-// standing is the Status without what the state machine says.
-func (m *Manager) standing(c *conversation) (Status, error) {
+// replicaStatus returns the Status without the state machine's part.
+func (m *Manager) replicaStatus(c *conversation) (Status, error) {
 	s := Status{ID: c.id, State: "asleep", Generation: c.generation(), Quarantine: c.shut.Load()}
 	rec, err := m.readRecord(c.id)
 	if err != nil {
@@ -318,8 +293,8 @@ func (m *Manager) standing(c *conversation) (Status, error) {
 	return s, nil
 }
 
-// Digest is the digest of a conversation's whole state here: equal on replicas that have applied the same
-// entries. It encodes the state.
+// Digest returns the digest of a conversation's whole state here: it is equal on replicas that have applied the same
+// entries. Digest encodes the state.
 func (m *Manager) Digest(id wire.ConversationID) (digest wire.Hash, err error) {
 	c, err := m.find(id)
 	if err != nil {
@@ -332,7 +307,7 @@ func (m *Manager) Digest(id wire.ConversationID) (digest wire.Hash, err error) {
 	return image.Digest()
 }
 
-// Conversations lists the conversations that this node holds a replica of.
+// Conversations lists the conversations with a replica on this node.
 func (m *Manager) Conversations() []wire.ConversationID {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -343,20 +318,20 @@ func (m *Manager) Conversations() []wire.ConversationID {
 	return ids
 }
 
-// Counts are the Manager's numbers since it was made.
+// Counts holds the Manager's counters since it was created.
 type Counts struct {
 	Held, Awake, Quarantined int
 	Wakes, Sleeps, Elections int64
 	BlobStreams              int64 // opened to other nodes
 	GivenBack                int64 // conversations without a device here
-	RefusedPolicies          int64 // conversations whose policy keeps too much
-	Crowded                  int64 // wakes and entries refused, since an organization's awake conversations take too much memory
+	RefusedPolicies          int64 // conversations whose policy keeps more than the configuration allows
+	MemoryRefusals           int64 // wakes and entries refused because an organization's awake conversations take too much memory
 }
 
-// Counts counts.
+// Counts returns the current counters.
 func (m *Manager) Counts() Counts {
 	n := Counts{Wakes: m.stats.wakes.Load(), Sleeps: m.stats.sleeps.Load(), Elections: m.stats.elections.Load(),
-		GivenBack: m.stats.givenBack.Load(), RefusedPolicies: m.stats.refused.Load(), Crowded: m.stats.crowded.Load(), BlobStreams: m.stats.blobStreams.Load()}
+		GivenBack: m.stats.givenBack.Load(), RefusedPolicies: m.stats.refused.Load(), MemoryRefusals: m.stats.memoryRefusals.Load(), BlobStreams: m.stats.blobStreams.Load()}
 	for _, c := range m.list() {
 		n.Held++
 		if c.shut.Load() != nil {
@@ -369,8 +344,8 @@ func (m *Manager) Counts() Counts {
 	return n
 }
 
-// flushLoop writes down now and then how far the awake conversations have got: a lower bound of what is
-// committed, which makes them readable after a crash. Many share one write.
+// flushLoop records the progress of the awake conversations at intervals: a lower bound of the committed entries,
+// which makes them readable after a crash. Many records share one write.
 func (m *Manager) flushLoop(ctx context.Context) {
 	for pause(ctx, m.cfg.Timers.Flush) {
 		m.flush()

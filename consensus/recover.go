@@ -13,20 +13,20 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Recovery is for a conversation that has lost its majority for good. It is an operator's act on one
-// surviving node: this node's log becomes the conversation's, whatever the lost ones held beyond it,
-// and the configuration enters a new generation with this node as its only voter. An entry says so in
-// the log, for all to see. Nodes of the generation before have no say any more; they are invited anew.
+// Recovery is for a conversation that has lost its quorum permanently. An operator starts it on one surviving node:
+// this node's log becomes the conversation's log, and entries that only the lost nodes held are lost. The
+// configuration enters a new generation with this node as its only voter. An entry in the log records the recovery
+// for all to see. Nodes of the previous generation no longer take part; they are invited again.
 //
-// It must not be done while a majority lives elsewhere: two conversations would go on.
+// Recovery must not be done while a quorum lives elsewhere: two conversations would continue.
 
 const recoveryPrefix = "recovery/"
 
 func recoveryKey(id wire.ConversationID) []byte { return []byte(recoveryPrefix + string(id)) }
 
-// recovery is a forced recovery that is not in the log yet: it is finished after a crash.
+// recovery is a forced recovery that is not in the log yet: it is completed after a crash.
 type recovery struct {
-	Generation uint64        `cbor:"1,keyasint"` // the new one
+	Generation uint64        `cbor:"1,keyasint"` // the new generation
 	Act        wire.Recovery `cbor:"2,keyasint"`
 }
 
@@ -48,11 +48,11 @@ func (m *Manager) recoveryOf(id wire.ConversationID) *recovery {
 
 func (m *Manager) recovering(id wire.ConversationID) bool { return m.recoveryOf(id) != nil }
 
-// Recover forces this node's log to be the conversation's, with a note of the operator's for the log. It
-// is refused while a leader is known.
+// Recover makes this node's log the conversation's log, with the operator's note as an entry. Recover is refused
+// while a leader is known.
 func (m *Manager) Recover(ctx context.Context, id wire.ConversationID, note string) error {
 	if len(note) == 0 || len(note) > wire.MaxNote {
-		return wire.Errorf(wire.Malformed, "recover", "note of %d bytes, wanted 1 to %d: it stands in the log", len(note), wire.MaxNote)
+		return wire.Errorf(wire.Malformed, "recover", "note of %d bytes, wanted 1 to %d: the log keeps the note", len(note), wire.MaxNote)
 	}
 	c, err := m.find(id)
 	if err != nil {
@@ -99,7 +99,7 @@ func (m *Manager) Recover(ctx context.Context, id wire.ConversationID, note stri
 	return nil
 }
 
-// applyRecovery gives this replica its new configuration, before Raft starts on it. It can be repeated.
+// applyRecovery gives this replica its new configuration before Raft starts on it. It can be repeated.
 func (l *live) applyRecovery() error {
 	p := l.m.recoveryOf(l.c.id)
 	if p == nil || l.rec.Load().Generation >= p.Generation {
@@ -118,7 +118,7 @@ func (l *live) applyRecovery() error {
 	rec := *l.rec.Load()
 	rec.Generation, rec.Voters, rec.Learners, rec.Leader, rec.ConfigIndex = p.Generation, []wire.NodeID{l.m.cfg.Node}, nil, l.m.cfg.Node, 1
 	if list, err := l.m.snaps.store(l.c.group).List(); err == nil && len(list) > 0 {
-		rec.Applied = list[0].Index // all of it counts as committed from now on
+		rec.Applied = list[0].Index // the whole log counts as committed from now on
 	}
 	if err := l.m.writeRecord(l.c.id, &rec); err != nil {
 		return err
@@ -130,9 +130,9 @@ func (l *live) applyRecovery() error {
 	return nil
 }
 
-// mendedSnapshots gives the snapshot that a recovery begins with a genuine term. Nobody else has a part in the
-// new generation, so its terms begin wherever this node lets them. An attack on an earlier build may have left
-// a term that no election can follow; the snapshot gets the next index then, so that it is the newest.
+// mendedSnapshots gives a genuine term to the snapshot with which a recovery begins. No other node has a part in the
+// new generation, so this node may choose where its terms begin. An attack on an earlier build may have left a term
+// that no election can follow; in that case the snapshot gets the next index, so that it is the newest.
 type mendedSnapshots struct {
 	raft.SnapshotStore
 	term uint64
@@ -146,7 +146,7 @@ func (s mendedSnapshots) Create(v raft.SnapshotVersion, index, term uint64, c ra
 	return s.SnapshotStore.Create(v, index, term, c, ci, t)
 }
 
-// mendTerm resets a current term that no election can follow to that of the snapshot.
+// mendTerm resets a current term that no election can follow to the term of the snapshot.
 func (l *live) mendTerm(snaps raft.SnapshotStore) error {
 	if l.term() <= maxTerm {
 		return nil
@@ -159,7 +159,7 @@ func (l *live) mendTerm(snaps raft.SnapshotStore) error {
 	return l.store.SetUint64([]byte(currentTerm), list[0].Term)
 }
 
-// beginGeneration forgets what was known of the generation before.
+// beginGeneration drops the state of the previous generation.
 func (c *conversation) beginGeneration() {
 	c.confirmed.Store(0)
 	c.mu.Lock()
@@ -167,7 +167,7 @@ func (c *conversation) beginGeneration() {
 	c.seen, c.vouched, c.health, c.muted = nil, nil, nil, nil
 }
 
-// recordRecovery writes the operator's act into the log; then it is done.
+// recordRecovery writes the operator's recovery into the log, which completes it.
 func (l *live) recordRecovery(ctx context.Context, r *raft.Raft, p *recovery) bool {
 	recorded := false
 	l.fsm.read(func(m *machine.Machine) { recorded = m.Generation() >= p.Generation })
@@ -184,8 +184,9 @@ func (l *live) recordRecovery(ctx context.Context, r *raft.Raft, p *recovery) bo
 	return true
 }
 
-// noteRecovery raises an alarm where the log says that an operator has recovered the conversation, and none of
-// this node has: whoever leads a generation could say so. An entry that is applied again after a start is old.
+// noteRecovery raises an alarm if the log says that an operator has recovered the conversation, and no operator of
+// this node did: any leader of a generation could write such an entry. An entry that is applied again after a start
+// is old and raises no alarm.
 func (l *live) noteRecovery(out machine.Outcome) {
 	e, err := out.Committed.Open()
 	if err != nil || e.Replicas == nil || e.Replicas.Recovery == nil || e.Proposer == l.m.cfg.Node {

@@ -13,12 +13,11 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A replica whose records are damaged has forgotten what it may have acknowledged. It must not vote and
-// not be served. Where its own snapshot covers the damage, the damaged part of the log is cut off.
-// Otherwise its data is deleted, the others take it out of the configuration, and the leader invites it
-// anew, as a learner.
+// A replica with damaged records has lost entries that it may have acknowledged. It must not vote, and it must not
+// serve requests. If its own snapshot covers the damage, the damaged part of the log is cut off. Otherwise its data
+// is deleted, the other replicas remove it from the configuration, and the leader invites it again as a learner.
 
-// repairDamage begins the repair of c, once.
+// repairDamage starts the repair of c, once.
 func (m *Manager) repairDamage(c *conversation, cause error) {
 	m.log.Error("replica is damaged", "conversation", c.id, "error", cause)
 	m.serve(c, "repair", func(ctx context.Context) {
@@ -38,10 +37,10 @@ func (m *Manager) repairDamage(c *conversation, cause error) {
 	})
 }
 
-// snapshotDamage is what is wrong with the content of the newest snapshot; nil where the disk could not
+// snapshotDamage returns the damage in the content of the newest snapshot. It returns nil also if the disk could not
 // be read at all.
 func (m *Manager) snapshotDamage(c *conversation) (err error) {
-	defer m.caught(c, "read", &err)
+	defer m.quarantineOnPanic(c, "read", &err)
 	_, err = m.restoreLatest(c, m.newFSM(c.id))
 	if path := (*fs.PathError)(nil); errors.As(err, &path) {
 		return nil
@@ -49,7 +48,7 @@ func (m *Manager) snapshotDamage(c *conversation) (err error) {
 	return err
 }
 
-// cutDamage removes the damaged entries where the newest snapshot makes them superfluous.
+// cutDamage removes the damaged entries if the newest snapshot covers them.
 func (m *Manager) cutDamage(c *conversation) (bool, error) {
 	log := m.cfg.Log.Group(c.group)
 	var damage *raftlog.DamageError
@@ -69,7 +68,7 @@ func (m *Manager) cutDamage(c *conversation) (bool, error) {
 	return true, log.DeleteRange(first, last)
 }
 
-// giveUp deletes the replica's data, but not its record, and asks for a new one.
+// giveUp deletes the replica's data, but not its record, and asks the others for a new replica.
 func (m *Manager) giveUp(ctx context.Context, c *conversation) error {
 	rec, err := m.readRecord(c.id)
 	if err != nil {
@@ -77,16 +76,17 @@ func (m *Manager) giveUp(ctx context.Context, c *conversation) error {
 	}
 	others := rec.othersThan(m.cfg.Node)
 	if len(others) == 0 {
-		return fmt.Errorf("it is the only voter: restore the node's disk from a backup")
+		return fmt.Errorf("node %s is the only voter: restore the node's disk from a backup", m.cfg.Node)
 	}
 	if !rec.Rejoin {
 		rec.Rejoin, rec.Applied, rec.Sequence = true, 0, 0
-		if err := m.writeRecord(c.id, rec); err != nil { // first of all: no vote from here on
+		if err := m.writeRecord(c.id, rec); err != nil { // first: no vote from here on
 			return err
 		}
 		c.out.Store(true)
 	}
 	m.forgetAsleep(c.id)
+	c.checked.reset()
 	if err := errors.Join(m.cfg.Log.Drop(c.group), m.snaps.drop(c.group)); err != nil {
 		return err
 	}
@@ -94,16 +94,16 @@ func (m *Manager) giveUp(ctx context.Context, c *conversation) error {
 	return m.askToRejoin(ctx, c, others)
 }
 
-// outOfService is what a replica answers that must not speak for its conversation.
+// outOfService returns the error of a replica that must not answer for its conversation.
 func (m *Manager) outOfService(op string, c *conversation) error {
 	if rec, err := m.readRecord(c.id); err == nil && rec.Fenced {
 		return wire.Errorf(wire.Unavailable, op, "node %s was restored from a backup and held the only vote of %v: recover it on the node that knows most of it, one of %v or this one",
 			m.cfg.Node, c.id, rec.Learners)
 	}
-	return wire.Errorf(wire.Unavailable, op, "node %s lost its replica of %v and waits to be invited anew", m.cfg.Node, c.id)
+	return wire.Errorf(wire.Unavailable, op, "node %s lost its replica of %v and waits for a new invitation", m.cfg.Node, c.id)
 }
 
-// askToRejoin tells the others until the leader has heard it.
+// askToRejoin repeats its request to the other replicas until the leader has received it.
 func (m *Manager) askToRejoin(ctx context.Context, c *conversation, voters []wire.NodeID) error {
 	for c.out.Load() {
 		for _, n := range voters {
@@ -120,15 +120,15 @@ func (m *Manager) askToRejoin(ctx context.Context, c *conversation, voters []wir
 	return nil
 }
 
-// receiveRejoin takes a node that lost its log out of the configuration. When this returns without an
-// error, that is committed; placement invites the node again.
+// receiveRejoin removes a node that lost its log from the configuration. A nil error means that the removal is
+// committed; placement invites the node again.
 func (m *Manager) receiveRejoin(ctx context.Context, from wire.NodeID, f *frame) ([]byte, error) {
 	c, err := m.find(f.conversation)
 	if err != nil {
 		return nil, err
 	}
 	m.noteLost(c, from)
-	if s, err := m.standing(c); err == nil && s.NeedsRecovery() {
+	if s, err := m.replicaStatus(c); err == nil && s.NeedsRecovery() {
 		return nil, wire.Errorf(wire.NoQuorum, "rejoin", "no majority of the voters of %v has its log: an operator has to recover it", c.id)
 	}
 	var seen uint64
@@ -154,7 +154,7 @@ func (m *Manager) receiveRejoin(ctx context.Context, from wire.NodeID, f *frame)
 	if l.expelling.CompareAndSwap(false, true) {
 		defer l.expelling.Store(false)
 	} else {
-		seen = 0 // it is under way
+		seen = 0 // the removal is in progress
 	}
 	if !l.expel(from, seen) {
 		return nil, wire.Errorf(wire.Busy, "rejoin", "%v's configuration could not be changed: try again", c.id)
@@ -165,8 +165,9 @@ func (m *Manager) receiveRejoin(ctx context.Context, from wire.NodeID, f *frame)
 	return nil, nil
 }
 
-// expel takes a node that lost its log out of the configuration; placement invites it again. seen is the entry of the
-// configuration that the node was heard in: by a later one it may have a log again.
+// expel removes a node that lost its log from the configuration; placement invites it again. seen is the index of the
+// configuration in which the node reported its loss: by the time of a later configuration the node may have a log
+// again.
 func (l *live) expel(n wire.NodeID, seen uint64) bool {
 	r := l.r.Load()
 	if l.configIndex() != seen {
@@ -183,9 +184,9 @@ func (l *live) expel(n wire.NodeID, seen uint64) bool {
 	return true
 }
 
-// wiped hears a member say that it holds no replica: its disk was lost with the record of it. It cannot ask
-// to be taken out, so the leader does what it would ask for.
-func (l *live) wiped(n wire.NodeID) {
+// handleWiped handles a member's answer that it holds no replica: its disk was lost together with the record of the
+// replica. The member cannot ask for its removal, so the leader removes it.
+func (l *live) handleWiped(n wire.NodeID) {
 	r := l.r.Load()
 	if r == nil || !l.leads() || !l.configured(n) || !l.expelling.CompareAndSwap(false, true) {
 		return
@@ -193,7 +194,7 @@ func (l *live) wiped(n wire.NodeID) {
 	seen := l.configIndex()
 	started := l.m.serve(l.c, "expel", func(context.Context) {
 		defer l.expelling.Store(false)
-		l.m.log.Warn("member holds no replica any more: it is taken out, and invited anew", "conversation", l.c.id, "node", n)
+		l.m.log.Warn("member holds no replica any more: the member is removed and invited again", "conversation", l.c.id, "node", n)
 		l.expel(n, seen)
 	})
 	if !started {
@@ -201,14 +202,14 @@ func (l *live) wiped(n wire.NodeID) {
 	}
 }
 
-// resumeRejoins goes on with what was under way when the node stopped.
+// resumeRejoins continues the rejoins that were in progress when the node stopped.
 func (m *Manager) resumeRejoins() {
 	for _, c := range m.served() {
 		if c.out.Load() {
 			m.serve(c, "rejoin", func(ctx context.Context) {
 				if rec, err := m.readRecord(c.id); err == nil && rec.Fenced {
 					m.log.Error("replica is out of service", "conversation", c.id, "error", m.outOfService("restore", c))
-					m.tellLost(ctx, c, rec.Learners)
+					m.reportLoss(ctx, c, rec.Learners)
 					return
 				}
 				if err := m.giveUp(ctx, c); err != nil && ctx.Err() == nil {

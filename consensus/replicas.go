@@ -15,12 +15,12 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// The leader keeps its conversation's replicas as placement wants them. First an entry says so in the
-// log, for all to see; then Raft's configuration follows it, one change at a time: invite, add as a
-// learner, wait until it has caught up, make it a voter. Those that are to vote are invited before all others;
-// only when the new ones are in, the old ones are let go. A voter that cannot be reached is never added: a majority could depend on it at once.
+// The leader makes its conversation's replicas match the placement. First an entry in the log says so, for all to
+// see; then Raft's configuration follows it, one change at a time: invite, add as a learner, wait until it has caught
+// up, make it a voter. Future voters are invited before all others, and old replicas are removed only after the new
+// ones are in. A voter that cannot be reached is never added: a majority could depend on it at once.
 
-// reconcile takes the next step. It returns true while there is something to do that can be done.
+// reconcile takes the next step. It returns true while there is a step that can be taken.
 func (l *live) reconcile(ctx context.Context) bool {
 	r := l.r.Load()
 	var created bool
@@ -45,16 +45,17 @@ func (l *live) reconcile(ctx context.Context) bool {
 	return l.follow(ctx, r, want) || l.raiseRules(ctx, r)
 }
 
-// caughtUpAsLeader reports whether a leader has applied an entry of its own term. Before, it may lag behind what is
-// committed, and would order what others have to refuse.
+// caughtUpAsLeader reports whether a leader has applied an entry of its own term. Before that, it may lag behind the
+// committed entries, and would order changes that others must refuse.
 func (l *live) caughtUpAsLeader(r *raft.Raft) bool {
 	at := r.AppliedIndex()
 	term, known := l.store.termAt(at)
 	return known && term == r.CurrentTerm() && l.appliedTo(at)
 }
 
-// appliedTo reports whether the state machine has applied the log up to an entry. Raft counts entries as applied that
-// it has handed to the state machine's goroutine: a replica that has just been opened may be anywhere before that.
+// appliedTo reports whether the state machine has applied the log up to an index. Raft counts entries as applied that
+// it has handed to the state machine's goroutine: a replica that has just been opened may be at any index before
+// that.
 func (l *live) appliedTo(at uint64) bool {
 	l.fsm.mu.RLock()
 	applied := l.fsm.index
@@ -65,13 +66,13 @@ func (l *live) appliedTo(at uint64) bool {
 			return false
 		}
 	}
-	return true // entries of Raft's own alone are behind it
+	return true // only entries of Raft's own follow
 }
 
-// orderReplicas writes a change of replicas into the log. It is chosen when all that was handed to Raft before is
-// applied, and nothing comes between: others judge it by the state that the log makes of what is before it.
+// orderReplicas writes a change of replicas into the log. The change is chosen when all entries handed to Raft before
+// are applied, and no entry comes between: other replicas validate the change by the state of the log just before it.
 func (l *live) orderReplicas(ctx context.Context, r *raft.Raft) bool {
-	g, err := l.giveReplicas(r)
+	g, err := l.proposeReplicas(r)
 	if err == nil {
 		ctx, cancel := context.WithTimeout(ctx, l.m.cfg.Timers.Call)
 		defer cancel()
@@ -83,30 +84,30 @@ func (l *live) orderReplicas(ctx context.Context, r *raft.Raft) bool {
 	return err == nil
 }
 
-func (l *live) giveReplicas(r *raft.Raft) (given, error) {
+func (l *live) proposeReplicas(r *raft.Raft) (proposedEntry, error) {
 	settled, release := l.settle(r)
 	defer release()
 	if !settled {
-		return given{}, fmt.Errorf("what came before is not applied yet: %w", errAgain)
+		return proposedEntry{}, fmt.Errorf("what came before is not applied yet: %w", errAgain)
 	}
 	want := l.wanted(r)
 	if want == nil {
-		return given{}, errors.New("the roster names nobody any more")
+		return proposedEntry{}, errors.New("the roster names nobody any more")
 	}
 	e := &wire.Entry{Version: wire.EntryVersion, Time: wire.TimeOf(l.m.cfg.Now()), Proposer: l.m.cfg.Node, Replicas: want}
 	var err error
 	l.fsm.read(func(s *machine.Machine) {
 		if _, _, err = s.JudgeVerified(e, wire.SubmissionKey{}); err == nil {
-			err = l.judgeReplicas(s, want)
+			err = l.validateReplicas(s, want)
 		}
 	})
 	if err != nil {
-		return given{}, err
+		return proposedEntry{}, err
 	}
-	return l.hand(r, e, wire.SubmissionKey{})
+	return l.enqueueEntry(r, e, wire.SubmissionKey{})
 }
 
-// orderOwn orders an entry of this node's own, and reports whether it was accepted.
+// orderOwn orders an entry that this node creates, and reports whether it was accepted.
 func (l *live) orderOwn(ctx context.Context, what string, e *wire.Entry) bool {
 	e.Version, e.Time, e.Proposer = wire.EntryVersion, wire.TimeOf(l.m.cfg.Now()), l.m.cfg.Node
 	ctx, cancel := context.WithTimeout(ctx, l.m.cfg.Timers.Call)
@@ -118,44 +119,7 @@ func (l *live) orderOwn(ctx context.Context, what string, e *wire.Entry) bool {
 	return true
 }
 
-// raiseRules orders the next level of the rules when every replica, and every node that is to have one, has announced
-// it. It reports whether it did. A conversation of one organization keeps its level: what a level adds is about others,
-// and a node of another organization that is added later may be of an earlier release.
-func (l *live) raiseRules(ctx context.Context, r *raft.Raft) bool {
-	var level uint8
-	var now *wire.Replicas
-	orgs := 0
-	l.fsm.read(func(m *machine.Machine) {
-		level = m.Level()
-		if !m.Closed() {
-			now, _ = m.Replicas()
-		}
-		for _, s := range m.Spans() {
-			if s.Until == 0 {
-				orgs++
-			}
-		}
-	})
-	if level >= wire.LastLevel || now == nil || orgs < 2 {
-		return false
-	}
-	next := level + 1
-	ready := true
-	voters, learners := splitServers(r.GetConfiguration().Configuration().Servers)
-	nodes := append(voters, learners...)
-	if want := l.wanted(r); want != nil {
-		nodes = slices.Concat(nodes, want.Voters, want.Learners)
-	}
-	slices.Sort(nodes)
-	for _, n := range slices.Compact(nodes) {
-		if !l.m.cfg.Roster.Announced(n, wire.LevelFeature(next)) {
-			ready = false // the others are asked all the same: Announced asks in the background
-		}
-	}
-	return ready && l.orderOwn(ctx, "change of rules", &wire.Entry{Replicas: wire.RaiseLevel(now, next)})
-}
-
-// wanted is what placement says; nil without a roster.
+// wanted returns the replicas that placement chooses, or nil without a roster.
 func (l *live) wanted(r *raft.Raft) *wire.Replicas {
 	if l.m.cfg.Roster == nil {
 		return nil
@@ -192,7 +156,7 @@ func (l *live) wanted(r *raft.Raft) *wire.Replicas {
 // follow brings Raft's configuration one step closer to want.
 func (l *live) follow(ctx context.Context, r *raft.Raft, want *wire.Replicas) bool {
 	voters, learners := splitServers(r.GetConfiguration().Configuration().Servers)
-	// A new conversation has one voter, without which it stops: votes come before further learners.
+	// A new conversation has one voter, and stops without it: votes come before further learners.
 	if up := l.promotable(r, want, voters, learners); len(up) > 0 {
 		return l.change("make a voter", up[0], r, want, func(index uint64) raft.IndexFuture {
 			return r.AddVoter(raft.ServerID(up[0]), raft.ServerAddress(up[0]), index, l.m.cfg.Timers.Call)
@@ -201,14 +165,13 @@ func (l *live) follow(ctx context.Context, r *raft.Raft, want *wire.Replicas) bo
 	have := append(slices.Clone(voters), learners...)
 	catching := l.awaitsVotes(r, want, voters)
 	if catching && len(want.Learners) > 0 {
-		voting := &wire.Replicas{Voters: want.Voters}
-		l.admitNew(ctx, r, voting, have)
+		l.admitNew(ctx, r, want, have, want.Voters)
 		return true
 	}
-	if l.admitNew(ctx, r, want, have) {
+	if l.admitNew(ctx, r, want, have, want.Voters, want.Learners) {
 		return true
 	}
-	// Time may have passed while nodes were invited: nobody is let go by what was wanted before.
+	// Time may have passed while nodes were invited: no replica is removed because of an outdated placement.
 	if now := l.wanted(r); now == nil || !slices.Equal(now.Voters, want.Voters) || !slices.Equal(now.Learners, want.Learners) {
 		return true
 	}
@@ -222,7 +185,7 @@ func (l *live) follow(ctx context.Context, r *raft.Raft, want *wire.Replicas) bo
 			})
 		}
 	}
-	// With two votes of three, one node's loss stops the conversation: the third one is not left for later.
+	// With two of three votes, the loss of one node stops the conversation, so the third vote is not postponed.
 	return l.dismiss(r, want, voters, learners) || catching
 }
 
@@ -230,8 +193,8 @@ func without(list []wire.NodeID, n wire.NodeID) []wire.NodeID {
 	return slices.DeleteFunc(slices.Clone(list), func(have wire.NodeID) bool { return have == n })
 }
 
-// carries reports whether a majority of these voters keeps up: a configuration without one would be the
-// end of the conversation, so no change leads to it. Who is gone goes first.
+// carries reports whether a majority of these voters keeps up. A configuration without such a majority would end the
+// conversation, so no change leads to it. Unreachable voters are removed first.
 func (l *live) carries(r *raft.Raft, voters []wire.NodeID) bool {
 	up := 0
 	for _, n := range voters {
@@ -242,30 +205,30 @@ func (l *live) carries(r *raft.Raft, voters []wire.NodeID) bool {
 	return up > len(voters)/2
 }
 
-// invitesAtOnce bounds the invitations under way at once, and the changes of one step.
+// invitesAtOnce limits the concurrent invitations, and the changes of one step.
 const invitesAtOnce = 16
 
-// admitNew invites and adds nodes that lack a replica and can be reached: those that are to vote, and then
-// the others. It returns true when it has added some, and for a while when it may soon: a node that was not
-// asked before which rules it knows answers in the background.
-func (l *live) admitNew(ctx context.Context, r *raft.Raft, want *wire.Replicas, have []wire.NodeID) (changed bool) {
+// admitNew invites and adds nodes of the lists that lack a replica and can be reached, list by list; the lists are
+// parts of want. It returns true if it has added nodes, and for a limited time if it may soon add some: a node whose
+// supported rules are not known yet answers in the background.
+func (l *live) admitNew(ctx context.Context, r *raft.Raft, want *wire.Replicas, have []wire.NodeID, lists ...[]wire.NodeID) (changed bool) {
 	l.mu.Lock()
 	before := l.missing
 	l.mu.Unlock()
 	var missing []wire.NodeID
-	for _, list := range [][]wire.NodeID{want.Voters, want.Learners} {
+	for _, list := range lists {
 		var fresh, failed []wire.NodeID
 		for _, n := range list {
 			switch {
 			case contains(have, n):
-			case contains(before, n): // nodes that did not answer must not hold up the others
+			case contains(before, n): // nodes that did not answer must not delay the others
 				failed = append(failed, n)
 			default:
 				fresh = append(fresh, n)
 			}
 		}
 		for chunk := range slices.Chunk(append(fresh, failed...), invitesAtOnce) {
-			if changed { // the voters go on first
+			if changed { // the voters go first
 				missing = append(missing, intersect(chunk, before)...)
 				continue
 			}
@@ -301,7 +264,7 @@ func intersect(list, with []wire.NodeID) []wire.NodeID {
 	return slices.DeleteFunc(slices.Clone(list), func(n wire.NodeID) bool { return !contains(with, n) })
 }
 
-// inviteAll invites nodes at once, and returns those that hold a replica now and the others.
+// inviteAll invites nodes concurrently. It returns the nodes that now hold a replica, and the others.
 func (l *live) inviteAll(ctx context.Context, nodes, have []wire.NodeID) (invited, refused []wire.NodeID) {
 	errs := make([]error, len(nodes))
 	var all sync.WaitGroup
@@ -335,13 +298,13 @@ func (l *live) inviteAll(ctx context.Context, nodes, have []wire.NodeID) (invite
 	return invited, refused
 }
 
-// inviteLater has nodes invited again that were too busy, in a while: a conversation that sleeps would do so with the
-// next greeting only. The pauses double, up to Timers.Greet.
+// inviteLater schedules another invitation of nodes that were too busy: a sleeping conversation would otherwise
+// invite them only with the next exchange of state. The pauses double, up to Timers.Exchange.
 func (m *Manager) inviteLater(c *conversation) {
 	if c.waiting.Swap(true) {
 		return
 	}
-	wait := min(max(2*time.Duration(c.later.Load()), m.cfg.Timers.Claim), m.cfg.Timers.Greet)
+	wait := min(max(2*time.Duration(c.later.Load()), m.cfg.Timers.Claim), m.cfg.Timers.Exchange)
 	c.later.Store(int64(wait))
 	time.AfterFunc(wait, func() {
 		c.waiting.Store(false)
@@ -351,8 +314,8 @@ func (m *Manager) inviteLater(c *conversation) {
 	})
 }
 
-// doOrdered calls do, which begins a change of Raft's configuration, towards want if that is not nil, unless the log
-// orders something else by then.
+// doOrdered calls do, which begins a change of Raft's configuration towards want if want is not nil. It does not call
+// do if the log orders something else by then.
 func (l *live) doOrdered(r *raft.Raft, want *wire.Replicas, do func()) bool {
 	settled, release := l.settle(r)
 	defer release()
@@ -365,22 +328,23 @@ func (l *live) doOrdered(r *raft.Raft, want *wire.Replicas, do func()) bool {
 	return true
 }
 
-// change makes one change of Raft's configuration towards want, on top of the one that this leader knows, and waits
-// until it is applied. It does not wait for Raft's future, for the reason that commit gives.
+// change makes one change of Raft's configuration towards want, based on the one that this leader knows, and waits
+// until the change is applied. It does not wait for Raft's future; commit gives the reason.
 func (l *live) change(what string, n wire.NodeID, r *raft.Raft, want *wire.Replicas, do func(index uint64) raft.IndexFuture) bool {
 	term := r.CurrentTerm()
 	var index uint64
 	if !l.doOrdered(r, want, func() { index = l.configIndex(); do(index) }) {
 		return false
 	}
-	for deadline := time.Now().Add(l.m.cfg.Timers.Call); l.configIndex() == index; {
+	// Raft counts an entry as applied a moment after the state machine has applied it: the next change needs both.
+	for deadline := time.Now().Add(l.m.cfg.Timers.Call); l.configIndex() == index || !l.caughtUpAsLeader(r); {
 		if r.State() != raft.Leader || r.CurrentTerm() != term || time.Now().After(deadline) || !pause(l.ctx, 2*time.Millisecond) {
 			l.m.log.Debug("configuration not changed", "conversation", l.c.id, "change", what, "node", n)
 			return false
 		}
 	}
 	l.steps.Add(1)
-	l.m.meter.forget(meterKey{n, l.c.id, meterUnrest}) // its term may be that of its former part
+	l.m.meter.forget(meterKey{n, l.c.id, meterUnrest}) // the node's term may come from its former part
 	l.m.log.Info("configuration changed", "conversation", l.c.id, "change", what, "node", n)
 	l.m.dirty.mark(l.c.id)
 	return true
@@ -398,8 +362,8 @@ func (l *live) level(r *raft.Raft, n wire.NodeID) bool {
 	return ok && have.index+maxAppend >= r.LastIndex() && have.index >= r.CommitIndex()
 }
 
-// promotable are the learners that are to vote and have caught up, of which so many that the number of
-// voters is odd when all are in.
+// promotable returns learners that are to vote and have caught up. Their number is such that the number of voters is
+// odd when all are in.
 func (l *live) promotable(r *raft.Raft, want *wire.Replicas, voters, learners []wire.NodeID) []wire.NodeID {
 	var up []wire.NodeID
 	staying := 0
@@ -414,12 +378,12 @@ func (l *live) promotable(r *raft.Raft, want *wire.Replicas, voters, learners []
 		}
 	}
 	if (staying+len(up))%2 == 0 && len(up) > 0 && staying%2 == 1 {
-		up = up[:len(up)-1] // an even number tolerates no more, and needs one more
+		up = up[:len(up)-1] // an even number of voters tolerates no more failures, and needs one more vote
 	}
 	return up
 }
 
-// enough reports whether the voters that stay are a majority of those wanted: then others may go.
+// enough reports whether the remaining voters are a majority of the wanted ones: then others may be removed.
 func (l *live) enough(want *wire.Replicas, voters []wire.NodeID) bool {
 	staying := 0
 	for _, n := range want.Voters {
@@ -430,9 +394,9 @@ func (l *live) enough(want *wire.Replicas, voters []wire.NodeID) bool {
 	return staying > len(want.Voters)/2
 }
 
-// awaitsVotes reports whether nodes that are to vote are catching up. Further learners wait for them:
-// each change makes an entry that they have to catch up with, too. They are waited for until Timers.Call has
-// passed since one more of them had a copy or a vote.
+// awaitsVotes reports whether nodes that are to vote are catching up. Further learners wait for them, because each
+// change makes an entry that the catching-up nodes need too. The wait ends if for Timers.Call none of them has
+// received a copy or a vote.
 func (l *live) awaitsVotes(r *raft.Raft, want *wire.Replicas, voters []wire.NodeID) bool {
 	if !l.waits(r, want, voters) {
 		l.voting = time.Time{}
@@ -457,8 +421,8 @@ func (l *live) waits(r *raft.Raft, want *wire.Replicas, voters []wire.NodeID) bo
 	})
 }
 
-// dismiss removes the first replica that is not wanted any more: when it has all entries, so that it
-// has the one that removes its organization, or when it has been waited for long enough.
+// dismiss removes the first replica that is no longer wanted, after it has received all entries, including the one
+// that removes its organization, or after a time limit.
 func (l *live) dismiss(r *raft.Raft, want *wire.Replicas, voters, learners []wire.NodeID) bool {
 	have := append(slices.Clone(voters), learners...)
 	for _, n := range have {
@@ -480,7 +444,7 @@ func (l *live) dismiss(r *raft.Raft, want *wire.Replicas, voters, learners []wir
 		}
 		l.mu.Unlock()
 		ack, ok := l.trans.acks.get(n, r.CurrentTerm())
-		if arrived := ok && ack.told >= r.CommitIndex(); !arrived && time.Since(since) < l.m.cfg.Timers.Farewell {
+		if arrived := ok && ack.sentCommit >= r.CommitIndex(); !arrived && time.Since(since) < l.m.cfg.Timers.Farewell {
 			continue
 		}
 		if !l.change("remove", n, r, want, func(index uint64) raft.IndexFuture {
@@ -492,13 +456,13 @@ func (l *live) dismiss(r *raft.Raft, want *wire.Replicas, voters, learners []wir
 		l.mu.Lock()
 		delete(l.departed, n)
 		l.mu.Unlock()
-		l.m.tell(n, l.trans.frame(kindFarewell, nil))
+		l.m.notify(n, l.trans.frame(kindFarewell, nil))
 		return true
 	}
 	return l.leaving(have)
 }
 
-// leaving reports whether a replica is still waited for.
+// leaving reports whether the leader still waits for a removed replica.
 func (l *live) leaving(have []wire.NodeID) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -506,8 +470,8 @@ func (l *live) leaving(have []wire.NodeID) bool {
 	return len(l.departed) > 0
 }
 
-// mayInvite refuses a node that has not announced the level of this conversation's rules: it could not
-// read the state.
+// mayInvite refuses a node that has not announced the level of this conversation's rules: the node could not read the
+// state.
 func (l *live) mayInvite(n wire.NodeID) error {
 	var level uint8
 	l.fsm.read(func(m *machine.Machine) { level = m.Level() })
@@ -517,7 +481,7 @@ func (l *live) mayInvite(n wire.NodeID) error {
 	return nil
 }
 
-// forget drops what is known of a node that is no longer a replica.
+// forget drops the state of a node that is no longer a replica.
 func (a *acks) forget(n wire.NodeID) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

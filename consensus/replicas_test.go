@@ -59,7 +59,7 @@ func TestPlacement(t *testing.T) {
 	}
 }
 
-// TestPlacementRules holds place to what is promised, for any mixture of organizations and nodes.
+// TestPlacementRules checks the promises of place for any mixture of organizations and nodes.
 func TestPlacementRules(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		p := placing{id: wire.ConversationID(rapid.StringN(8, 20, -1).Draw(t, "id")), voters: rapid.SampledFrom([]int{1, 3, 5, 7, 9}).Draw(t, "max"),
@@ -100,7 +100,7 @@ func TestPlacementRules(t *testing.T) {
 				}
 			}
 		}
-		// What is chosen stays chosen.
+		// Chosen replicas stay chosen.
 		for _, n := range learners {
 			p.current[n] = false
 		}
@@ -131,7 +131,7 @@ func TestOrganizationComesAndGoes(t *testing.T) {
 			t.Fatalf("d was delivered %v, wanted to begin with entry %d, which added it", got, added)
 		}
 		if d := c.nodes[nodeD].consumer.got[conv][0]; d.Missed != 0 {
-			t.Fatalf("d is told that it missed %d entries", d.Missed)
+			t.Fatalf("d gets a report of %d missed entries", d.Missed)
 		}
 		p = c.commit(nodeD, p, wire.DeliveryChange{Remove: author.Addresses(1, "d.example")})
 		removed := p.Parent
@@ -144,10 +144,10 @@ func TestOrganizationComesAndGoes(t *testing.T) {
 		if groups, err := c.nodes[nodeD].log.Groups(); err != nil || len(groups) != 0 {
 			t.Fatalf("d keeps groups %v (%v)", groups, err)
 		}
-		if _, err := c.nodes[nodeD].m.Submit(c.context(time.Second), p.Commit(c.id(), 8, wire.DeliveryChange{})); wire.CodeOf(err) != wire.UnknownConversation {
+		if _, err := c.nodes[nodeD].m.Order(c.context(time.Second), p.Commit(c.id(), 8, wire.DeliveryChange{})); wire.CodeOf(err) != wire.UnknownConversation {
 			t.Fatalf("d still takes submissions: %v", err)
 		}
-		// It can come back.
+		// An organization can come back.
 		p = c.commit(nodeA, p, wire.DeliveryChange{Add: author.Addresses(2, "d.example")})
 		c.settled(conv, 3, 1)
 		p = c.commit(nodeD, p, wire.DeliveryChange{})
@@ -155,8 +155,8 @@ func TestOrganizationComesAndGoes(t *testing.T) {
 	})
 }
 
-// TestChangesOfReplicasUnderWay: an organization that leaves comes back while the leader orders that its replica goes.
-// The leader orders by all that is before its order, so nobody has a reason to refuse it.
+// TestChangesOfReplicasUnderWay has an organization that leaves come back while the leader orders the removal of its
+// replica. It checks that nobody refuses the order: the leader considers all entries before its order.
 func TestChangesOfReplicasUnderWay(t *testing.T) {
 	edit := func(cfg *Config) {
 		cfg.Suspect = func(_ wire.ConversationID, why Refusal, peer wire.NodeID, err error) {
@@ -172,7 +172,7 @@ func TestChangesOfReplicasUnderWay(t *testing.T) {
 			p = c.commit(nodeA, p, wire.DeliveryChange{Add: add})
 			time.Sleep(time.Duration(i%7) * 5 * time.Millisecond)
 			p = c.commit(nodeB, p, wire.DeliveryChange{Remove: gone})
-			p = c.commit(nodeA, p, wire.DeliveryChange{}) // another organization follows: the replica may go
+			p = c.commit(nodeA, p, wire.DeliveryChange{}) // another organization confirms: the replica may be removed
 		}
 		c.settled(conv, 3, 0)
 		for n, node := range c.nodes {
@@ -183,7 +183,8 @@ func TestChangesOfReplicasUnderWay(t *testing.T) {
 	})
 }
 
-// TestReplicasAreChosenWhenAllIsApplied: what was handed to Raft before is waited for, and what comes later waits.
+// TestReplicasAreChosenWhenAllIsApplied checks that the choice waits for entries handed to Raft before, and that
+// later entries wait.
 func TestReplicasAreChosenWhenAllIsApplied(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
@@ -195,7 +196,7 @@ func TestReplicasAreChosenWhenAllIsApplied(t *testing.T) {
 		l, release := cv.use()
 		defer release()
 		r, first := l.r.Load(), new(byte)
-		l.waiters.Store(first, &waiter{make(chan machine.Outcome, 1), r.CurrentTerm(), wire.SubmissionKey{}})
+		l.waiters.Store(first, &waiter{answer: make(chan machine.Outcome, 1), term: r.CurrentTerm()})
 		chosen := make(chan func(), 1)
 		go func() {
 			settled, end := l.settle(r)
@@ -224,7 +225,8 @@ func TestReplicasAreChosenWhenAllIsApplied(t *testing.T) {
 	})
 }
 
-// TestLeadersOrganizationLeaves: the leader hands over, and goes.
+// TestLeadersOrganizationLeaves checks that the leader transfers its leadership and leaves when its organization
+// does.
 func TestLeadersOrganizationLeaves(t *testing.T) {
 	simulate(t, nil, append(three, nodeD), func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example", "d.example")
@@ -249,13 +251,13 @@ func TestLeadersOrganizationLeaves(t *testing.T) {
 	})
 }
 
-// TestUnreachableNodeIsNotMadeVoter: it is given its replica when it comes.
+// TestUnreachableNodeIsNotMadeVoter checks that an unreachable node gets its replica only when it is back.
 func TestUnreachableNodeIsNotMadeVoter(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		c.stop(c.nodes[nodeC])
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
 		p = c.commit(nodeA, p, wire.DeliveryChange{})
-		c.settled(conv, 1, 1) // two voters would tolerate less than one
+		c.settled(conv, 1, 1) // two voters would tolerate fewer failures than one
 		c.eventually("a sleeps without c", func() bool { return c.nodes[nodeA].m.Counts().Awake == 0 })
 		c.start(c.nodes[nodeC])
 		p = c.commit(nodeB, p, wire.DeliveryChange{})
@@ -271,7 +273,7 @@ func TestMissedReplicaIsGivenWhenTheNodeComesUp(t *testing.T) {
 		c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
 		c.eventually("the others sleep", func() bool { return c.nodes[nodeA].m.Counts().Awake == 0 && c.nodes[nodeB].m.Counts().Held == 1 })
 		c.start(c.nodes[nodeC])
-		// Any contact will do: c shares no conversation with them, so nobody would call it for this one.
+		// Any contact is enough: c shares no conversation with them, so nobody would call it for this one.
 		if _, err := c.nodes[nodeC].m.mesh.ask(c.context(5*time.Second), nodeA, &frame{kind: kindGone, conversation: conv}); wire.CodeOf(err) == wire.Internal {
 			t.Fatal(err)
 		}
@@ -279,7 +281,7 @@ func TestMissedReplicaIsGivenWhenTheNodeComesUp(t *testing.T) {
 	})
 }
 
-// TestSleptThroughAChange: a node that was down while the others went on and fell asleep is brought to
+// TestSleptThroughAChange checks that a node which was down while the others continued and fell asleep is brought to
 // their state when it is back, without a submission.
 func TestSleptThroughAChange(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
@@ -287,18 +289,18 @@ func TestSleptThroughAChange(t *testing.T) {
 		c.settled(conv, 3, 0)
 		c.asleep(conv, three...)
 		c.crash(c.nodes[nodeC], false)
-		for range 30 { // more than the log keeps: a snapshot will be needed
+		for range 30 { // more than the log keeps, so a snapshot will be needed
 			p = c.commit(nodeA, p, wire.DeliveryChange{})
 		}
 		c.asleep(conv, nodeA, nodeB)
 		c.start(c.nodes[nodeC])
-		c.nodes[nodeC].m.mesh.peer(nodeA).send(&frame{kind: kindHoldings, payload: []byte{0x81, 0x80}})
+		c.nodes[nodeC].m.mesh.peer(nodeA).send(&frame{kind: kindSummary, payload: []byte{0x81, 0x80}})
 		c.level(conv, three...)
 		c.asleep(conv, three...)
 	})
 }
 
-// TestSnapshotOverItsOwnStream: a new replica gets what the log no longer holds.
+// TestSnapshotOverItsOwnStream checks that a new replica gets entries that the log no longer holds.
 func TestSnapshotOverItsOwnStream(t *testing.T) {
 	edit := func(cfg *Config) { cfg.Timers.Snapshot = 200 * time.Millisecond }
 	simulate(t, edit, append(three, nodeD), func(c *cluster) {
@@ -322,7 +324,7 @@ func TestSnapshotOverItsOwnStream(t *testing.T) {
 	})
 }
 
-// TestDamagedReplicaIsRepaired: a flipped bit is not served, and made good from the others.
+// TestDamagedReplicaIsRepaired checks that a flipped bit is not served, and is repaired from the other replicas.
 func TestDamagedReplicaIsRepaired(t *testing.T) {
 	for _, state := range []string{"asleep", "restarted", "snapshot"} {
 		t.Run(state, func(t *testing.T) {
@@ -355,7 +357,7 @@ func TestDamagedReplicaIsRepaired(t *testing.T) {
 				if state == "restarted" {
 					c.start(node)
 				}
-				node.m.asleep.forget(conv) // what was read before the damage is right, and in memory
+				node.m.asleep.forget(conv) // the data read before the damage is correct, and in memory
 				if _, _, err := node.m.Entries(conv, 0, 100, 1<<20); err == nil {
 					t.Fatal("damaged entries were served")
 				}
@@ -372,7 +374,8 @@ func TestDamagedReplicaIsRepaired(t *testing.T) {
 	}
 }
 
-// TestDamageBehindASnapshotIsCutOff: what the snapshot makes superfluous needs no help from others.
+// TestDamageBehindASnapshotIsCutOff checks that damaged entries which the snapshot covers are removed without help
+// from others.
 func TestDamageBehindASnapshotIsCutOff(t *testing.T) {
 	edit := func(cfg *Config) { cfg.Timers.Snapshot = 200 * time.Millisecond }
 	simulate(t, edit, three[:1], func(c *cluster) {
@@ -404,7 +407,7 @@ func TestDamageBehindASnapshotIsCutOff(t *testing.T) {
 	})
 }
 
-// TestRecover: an operator's act on the survivor, which all can see in the log.
+// TestRecover checks an operator's recovery on the surviving node, which all can see in the log.
 func TestRecover(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
@@ -412,12 +415,12 @@ func TestRecover(t *testing.T) {
 		p = c.commit(nodeA, p, wire.DeliveryChange{})
 		c.level(conv, three...)
 		if err := c.nodes[nodeA].m.Recover(c.context(10*time.Second), conv, "because"); wire.CodeOf(err) != wire.Invalid {
-			t.Fatalf("recovered beside a living leader: %v", err)
+			t.Fatalf("recovered although a leader is alive: %v", err)
 		}
 		c.stop(c.nodes[nodeB])
 		c.stop(c.nodes[nodeC])
 		a := c.nodes[nodeA].m
-		if _, err := a.Submit(c.context(8*time.Second), p.Commit(c.id(), 8, wire.DeliveryChange{})); wire.CodeOf(err) != wire.NoQuorum {
+		if _, err := a.Order(c.context(8*time.Second), p.Commit(c.id(), 8, wire.DeliveryChange{})); wire.CodeOf(err) != wire.NoQuorum {
 			t.Fatalf("before: %v", err)
 		}
 		if err := a.Recover(c.context(20*time.Second), conv, ""); wire.CodeOf(err) != wire.Malformed {
@@ -427,7 +430,7 @@ func TestRecover(t *testing.T) {
 			t.Fatal(err)
 		}
 		next := p.Commit(c.id(), 8, wire.DeliveryChange{})
-		r, err := a.Submit(c.context(20*time.Second), next)
+		r, err := a.Order(c.context(20*time.Second), next)
 		if wire.CodeOf(err) == wire.StaleEpoch {
 			t.Log("the submission from before came through: it was in the survivor's log")
 			heads, err := a.Heads(conv)
@@ -436,7 +439,7 @@ func TestRecover(t *testing.T) {
 			}
 			p = author.Place{Conversation: conv, Epoch: heads[0].Epoch, Parent: heads[0].Sequence, Opener: author.Submission(c.subs - 1)}
 			next = p.Commit(c.id(), 8, wire.DeliveryChange{})
-			if r, err = a.Submit(c.context(20*time.Second), next); err != nil {
+			if r, err = a.Order(c.context(20*time.Second), next); err != nil {
 				t.Fatal(err)
 			}
 		} else if err != nil {
@@ -453,7 +456,7 @@ func TestRecover(t *testing.T) {
 		if err != nil || !found {
 			t.Fatalf("the act is not in the log (%v)", err)
 		}
-		// The others come back with what they had: they have no say, and are invited anew.
+		// The other nodes come back with their old data: they have no say, and are invited again.
 		c.start(c.nodes[nodeB])
 		c.start(c.nodes[nodeC])
 		p = c.commit(nodeA, p, wire.DeliveryChange{})
@@ -468,7 +471,7 @@ func TestRecover(t *testing.T) {
 	})
 }
 
-// TestConsumerHearsEveryEntryOnce, whatever crashes.
+// TestConsumerHearsEveryEntryOnce checks that the consumer gets every entry once, whatever crashes.
 func TestConsumerHearsEveryEntryOnce(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
@@ -501,8 +504,8 @@ func TestConsumerHearsEveryEntryOnce(t *testing.T) {
 	})
 }
 
-// TestFullDiskEndsNoNode: a replica whose term cannot be written stops; the node goes on, and the
-// replica too when there is room.
+// TestFullDiskEndsNoNode checks that a replica whose term cannot be written stops, and that the node continues, and
+// the replica too when there is space.
 func TestFullDiskEndsNoNode(t *testing.T) {
 	full := make(chan bool, 1)
 	full <- false
@@ -524,10 +527,10 @@ func TestFullDiskEndsNoNode(t *testing.T) {
 		full <- true
 		p = c.commit(nodeA, p, wire.DeliveryChange{})
 		lead := c.leader(conv)
-		if lead != node { // an election, so that a term has to be written
+		if lead != node { // force an election, so that a term has to be written
 			c.crash(lead, false)
 			ctx, cancel := context.WithTimeout(context.Background(), 6*time.Second)
-			_, _ = c.nodes[nodeC].m.Submit(ctx, p.Commit(c.id(), 8, wire.DeliveryChange{}))
+			_, _ = c.nodes[nodeC].m.Order(ctx, p.Commit(c.id(), 8, wire.DeliveryChange{}))
 			cancel()
 			c.start(lead)
 		}
@@ -538,7 +541,7 @@ func TestFullDiskEndsNoNode(t *testing.T) {
 			if err != nil || len(heads) == 0 {
 				return false
 			}
-			_, err = c.nodes[nodeC].m.Submit(c.context(10*time.Second), p.Propose(c.id(), 8))
+			_, err = c.nodes[nodeC].m.Order(c.context(10*time.Second), p.Propose(c.id(), 8))
 			return err == nil || heads[0].Epoch > p.Epoch
 		})
 		c.level(conv, three...)

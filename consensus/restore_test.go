@@ -13,8 +13,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestRestoredNodeVotesForNothingItForgot: a node whose disk comes from a backup gives up its replicas,
-// is taken out of the configuration and invited anew. A conversation of its own alone goes on.
+// TestRestoredNodeVotesForNothingItForgot checks that a node whose disk comes from a backup gives up its replicas, is
+// removed from the configuration and is invited again. A conversation with this node as its only replica continues.
 func TestRestoredNodeVotesForNothingItForgot(t *testing.T) {
 	const alone wire.ConversationID = "conversation-alone"
 	restored := false
@@ -61,8 +61,8 @@ func TestRestoredNodeVotesForNothingItForgot(t *testing.T) {
 	}
 }
 
-// TestRestoredSoleVoterWaitsForTheOperator: the only voter comes from a backup, and a learner knows more. It
-// does not go on from its old log; when the learner is recovered, it follows.
+// TestRestoredSoleVoterWaitsForTheOperator checks that an only voter that comes from a backup, while a learner knows
+// more, does not continue from its old log; when the learner is recovered, the voter follows it.
 func TestRestoredSoleVoterWaitsForTheOperator(t *testing.T) {
 	two := []wire.NodeID{nodeA, nodeB}
 	restored := wire.NodeID("")
@@ -128,8 +128,8 @@ func TestRestoredSoleVoterWaitsForTheOperator(t *testing.T) {
 	}
 }
 
-// TestLostMajorityNeedsRecovery: it is said where no majority has its log, and not where one has, nor by nodes that are no
-// voters.
+// TestLostMajorityNeedsRecovery checks that NeedsRecovery is reported if no majority has its log, and not if one has,
+// nor by nodes that are no voters.
 func TestLostMajorityNeedsRecovery(t *testing.T) {
 	for _, c := range []struct {
 		voters, lost []wire.NodeID
@@ -152,9 +152,9 @@ func TestLostMajorityNeedsRecovery(t *testing.T) {
 	}
 }
 
-// TestWipedVoterIsInvitedAnew: a voter whose disk is empty cannot ask to be taken out; the leader hears it
-// say that it holds nothing, and sees to it.
-func TestWipedVoterIsInvitedAnew(t *testing.T) {
+// TestWipedVoterIsInvitedAgain checks that a voter with an empty disk, which cannot ask for its removal, is removed
+// and invited again by the leader after its answer that it holds nothing.
+func TestWipedVoterIsInvitedAgain(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
 		c.settled(conv, 3, 0)
@@ -174,8 +174,8 @@ func TestWipedVoterIsInvitedAnew(t *testing.T) {
 	})
 }
 
-// TestWhoIsGoneGoesFirst: where a voter is lost and its organization leaves, no step leads to voters without
-// a majority that is there.
+// TestWhoIsGoneGoesFirst checks that if a voter is lost and its organization leaves, no step leads to voters without
+// a reachable majority.
 func TestWhoIsGoneGoesFirst(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")

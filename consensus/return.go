@@ -10,13 +10,14 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A replica that gives way to a new generation follows one node's word, where nobody who knew better could be asked.
-// A genuine recovery proves itself at once: its log has what the replica before had applied. One that was invented has
-// nothing to show. So while the new replica is on probation, voters of the generation before who still live in it are
-// counted: one that speaks in it, and the others, who are asked then. With this node, if it had a vote, they may be a
-// majority: then that generation has lost nothing, and this node returns to it.
+// A replica that gives way to a new generation follows the word of one node, if no node with better knowledge could
+// be asked. A genuine recovery proves itself at once: its log contains the entries that the previous replica had
+// applied. An invented recovery has no such proof. So while the new replica is on probation, voters that still live
+// in the previous generation are counted: one that sends frames in it, and the others, which are then asked. Together
+// with this node, if it had a vote, they may be a majority. In that case the previous generation has lost nothing,
+// and this node returns to it.
 
-// heardBefore notes that a node speaks in the generation of the replica that was set aside.
+// heardBefore records that a node sends frames in the generation of the replica that was set aside.
 func (m *Manager) heardBefore(c *conversation, from wire.NodeID, generation uint64) {
 	a := c.probation.Load()
 	if a == nil || a.Generation != generation {
@@ -32,8 +33,8 @@ func (m *Manager) heardBefore(c *conversation, from wire.NodeID, generation uint
 	if m.livesBefore(c, a, rec, from) || !m.meter.take(meterKey{"", c.id, meterReturn}, 1, m.cfg.Timers.Call) {
 		return
 	}
-	m.spawn(func(ctx context.Context) { // the others have no reason to speak here, and are asked
-		defer m.caught(c, "return", nil)
+	m.spawn(func(ctx context.Context) { // the other voters have no reason to send frames here, so they are asked
+		defer m.quarantineOnPanic(c, "return", nil)
 		others := without(without(rec.Voters, from), m.cfg.Node)
 		for _, w := range m.askAll(others, func(n wire.NodeID) witness {
 			if !m.announced(n) {
@@ -49,7 +50,8 @@ func (m *Manager) heardBefore(c *conversation, from wire.NodeID, generation uint
 	})
 }
 
-// livesBefore counts a voter that lives in the generation before, and returns to it where a majority does.
+// livesBefore counts a voter that lives in the previous generation, and returns to that generation if a majority
+// does.
 func (m *Manager) livesBefore(c *conversation, a *Aside, rec *record, voter wire.NodeID) (majority bool) {
 	c.mu.Lock()
 	if c.before == nil {
@@ -67,7 +69,7 @@ func (m *Manager) livesBefore(c *conversation, a *Aside, rec *record, voter wire
 	if c.returning.CompareAndSwap(false, true) {
 		if !m.spawn(func(ctx context.Context) {
 			defer c.returning.Store(false)
-			defer m.caught(c, "return", nil)
+			defer m.quarantineOnPanic(c, "return", nil)
 			if err := m.returnTo(c, a, rec); err != nil {
 				m.log.Warn("this node does not return to the generation before; it is tried again", "conversation", c.id, "error", err)
 				pause(ctx, m.cfg.Timers.Call)
@@ -79,7 +81,7 @@ func (m *Manager) livesBefore(c *conversation, a *Aside, rec *record, voter wire
 	return true
 }
 
-// returnTo replaces a replica that is on probation by the one that was set aside for it.
+// returnTo replaces a replica that is on probation by the replica that was set aside for it.
 func (m *Manager) returnTo(c *conversation, a *Aside, old *record) error {
 	left, err := c.leave()
 	if !left {

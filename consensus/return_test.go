@@ -6,11 +6,11 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestInventedGenerationIsLeft: a node that has just started is told by one voter, while nobody else can be asked,
-// that an operator's recovery began a new generation. It follows, finds that a majority lives in the generation
-// before, and returns to what it held. A node that does not come to a majority stays.
+// TestInventedGenerationIsLeft has one voter claim, to a node that has just started and can ask nobody else, that an
+// operator's recovery began a new generation. The node follows, finds that a majority lives in the previous
+// generation, and returns to its previous replica. A node that finds no majority stays.
 //
-// A replica without a vote hears of its leader alone: it asks the other voters.
+// A replica without a vote has contact with its leader only: it asks the other voters.
 func TestInventedGenerationIsLeft(t *testing.T) {
 	for _, part := range []string{"voter", "learner"} {
 		t.Run(part, func(t *testing.T) { inventedGeneration(t, part == "learner") })
@@ -39,16 +39,16 @@ func inventedGeneration(t *testing.T, learner bool) {
 		}
 		s.eventually("the invented generation is followed", func() bool { return generation() == 1 })
 		s.start(s.nodes[other])
-		if n := len(s.nodes[victim].m.Asides(conv)); n != 1 {
+		if n := len(s.nodes[victim].m.asidesOf(conv)); n != 1 {
 			t.Fatalf("%d replicas are kept", n)
 		}
 		s.start(s.nodes[third])
 		s.eventually("the generation before is returned to", func() bool { return generation() == 0 })
-		if n := len(s.nodes[victim].m.Asides(conv)); n != 0 {
+		if n := len(s.nodes[victim].m.asidesOf(conv)); n != 0 {
 			t.Errorf("%d replicas are still kept", n)
 		}
 		s.goesOn(victim, third, other)
-		s.stop(s.nodes[victim]) // what it held is there after a start, too
+		s.stop(s.nodes[victim]) // the old replica survives a restart, too
 		s.start(s.nodes[victim])
 		s.goesOn(third, victim, other)
 		return evil

@@ -15,18 +15,18 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// scene is a conversation of four organizations with three voters and a learner, and what its log says.
+// scene is a conversation of four organizations with three voters and a learner, and the content of its log.
 type scene struct {
 	*cluster
 	p       author.Place
 	leader  wire.NodeID
-	voters  []wire.NodeID // without the leader
+	voters  []wire.NodeID // all voters except the leader
 	learner wire.NodeID
 	before  map[wire.SequenceNumber]wire.Hash
 }
 
-// withScene runs an attack in virtual time, and holds afterwards that no honest node's applied entries have
-// changed, and that honest nodes go on.
+// withScene runs an attack in virtual time. It then checks that no honest node's applied entries have changed, and
+// that honest nodes continue.
 func withScene(t *testing.T, edit func(*Config), attack func(*scene) (hostile wire.NodeID)) {
 	t.Helper()
 	simulate(t, func(cfg *Config) {
@@ -60,7 +60,7 @@ func withScene(t *testing.T, edit func(*Config), attack func(*scene) (hostile wi
 
 func (s *scene) everybody() []wire.NodeID { return append([]wire.NodeID{nodeM}, three...) }
 
-// look finds out who has which part.
+// viewAny determines the part of each node.
 func (s *scene) look() {
 	s.t.Helper()
 	s.eventually("leader", func() bool { return s.cluster.leader(conv) != nil })
@@ -72,7 +72,7 @@ func (s *scene) look() {
 	s.voters, s.learner = without(st.Voters, s.leader), st.Learners[0]
 }
 
-// orders are the order hashes of the entries that a node keeps, in quarantine or not.
+// orders returns the order hashes of the entries that a node keeps, in quarantine or not.
 func (s *scene) orders(n wire.NodeID) map[wire.SequenceNumber]wire.Hash {
 	s.t.Helper()
 	m := make(map[wire.SequenceNumber]wire.Hash)
@@ -80,10 +80,11 @@ func (s *scene) orders(n wire.NodeID) map[wire.SequenceNumber]wire.Hash {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	if err := s.nodes[n].m.look(c, func(st *machine.Machine) {
-		list, _ := st.Entries(0, 1000, 1<<30)
-		for _, e := range list {
-			m[e.Sequence] = e.Order
+	if err := s.nodes[n].m.viewAny(c, func(st *machine.Machine) {
+		for seq := range st.Sequence() {
+			if order, ok := st.OrderAt(seq + 1); ok {
+				m[seq+1] = order
+			}
 		}
 	}); err != nil {
 		s.t.Fatal(err)
@@ -100,7 +101,7 @@ func (s *scene) live(n wire.NodeID) *live {
 	return c.awake()
 }
 
-// goesOn holds that a commit is accepted and reaches nodes.
+// goesOn checks that a commit is accepted and reaches nodes.
 func (s *scene) goesOn(nodes ...wire.NodeID) {
 	s.t.Helper()
 	s.p = s.commit(nodes[0], s.p, wire.DeliveryChange{})
@@ -111,7 +112,7 @@ func (s *scene) refused(n wire.NodeID, why Refusal) int64 { return s.nodes[n].m.
 
 func (s *scene) honest(hostile wire.NodeID) []wire.NodeID { return without(s.everybody(), hostile) }
 
-// rewriting is a request that puts another commit in the place of the last accepted one.
+// rewriting returns a request that replaces the last accepted commit by another one.
 func (s *scene) rewriting(victim wire.NodeID) *raft.AppendEntriesRequest {
 	s.t.Helper()
 	l := s.live(victim)
@@ -129,8 +130,8 @@ func (s *scene) rewriting(victim wire.NodeID) *raft.AppendEntriesRequest {
 		Entries: []*raft.Log{{Index: last, Term: term, Type: raft.LogCommand, Data: e}}}
 }
 
-// TestLearnerRewritesNothing holds that entries of a node without a vote are refused, and that nobody is
-// harmed by them.
+// TestLearnerRewritesNothing checks that entries from a node without a vote are refused, and that nobody is harmed by
+// them.
 func TestLearnerRewritesNothing(t *testing.T) {
 	withScene(t, nil, func(s *scene) wire.NodeID {
 		for _, n := range s.honest(s.learner) {
@@ -146,8 +147,8 @@ func TestLearnerRewritesNothing(t *testing.T) {
 	})
 }
 
-// TestVoterRewritesNothing holds that entries of a voter which would replace applied ones are refused, with an alarm,
-// and that the others go on without its lead.
+// TestVoterRewritesNothing checks that entries from a voter which would replace applied ones are refused, with an
+// alarm, and that the others continue without its lead.
 func TestVoterRewritesNothing(t *testing.T) {
 	heard := make(chan Refusal, 64)
 	withScene(t, func(cfg *Config) {
@@ -172,7 +173,7 @@ func TestVoterRewritesNothing(t *testing.T) {
 	})
 }
 
-// TestContradictedAlone holds that a replica which nobody confirms goes into quarantine: with one other
+// TestContradictedAlone checks that a replica which nobody confirms goes into quarantine: with one other
 // organization, nobody else can be asked.
 func TestContradictedAlone(t *testing.T) {
 	alarms := make(chan Reason, 16)
@@ -193,8 +194,8 @@ func TestContradictedAlone(t *testing.T) {
 	})
 }
 
-// TestPreviousEntryContradicts holds that a request without entries, whose previous entry is another than the
-// one applied here, is no harmless one.
+// TestPreviousEntryContradicts checks that a request without entries, whose previous entry differs from the one
+// applied here, is not accepted as harmless.
 func TestPreviousEntryContradicts(t *testing.T) {
 	withScene(t, nil, func(s *scene) wire.NodeID {
 		evil, victim := s.voters[0], s.voters[1]
@@ -207,8 +208,8 @@ func TestPreviousEntryContradicts(t *testing.T) {
 	})
 }
 
-// TestLiarIsAloneWithItsLie holds that one node which says that its order hash is another one raises an alarm that
-// names it, and takes no conversation out of service.
+// TestLiarIsAloneWithItsLie checks that one node with a false order hash raises an alarm that names it, and takes no
+// conversation out of service.
 func TestLiarIsAloneWithItsLie(t *testing.T) {
 	heard := make(chan wire.NodeID, 64)
 	withScene(t, func(cfg *Config) {
@@ -234,7 +235,7 @@ func TestLiarIsAloneWithItsLie(t *testing.T) {
 	})
 }
 
-// TestLogKeepsWhatIsCommitted holds that the log itself refuses, should the commit index move between the
+// TestLogKeepsWhatIsCommitted checks that the log itself refuses, in case the commit index moves between the
 // judgement of a request and its execution.
 func TestLogKeepsWhatIsCommitted(t *testing.T) {
 	withScene(t, nil, func(s *scene) wire.NodeID {
@@ -255,14 +256,14 @@ func TestLogKeepsWhatIsCommitted(t *testing.T) {
 	})
 }
 
-// forged is a state that gives the victim's organization an own delivery list and the attacker's key.
+// forged is a state that gives the victim's organization a delivery list of its own and the attacker's key.
 func (s *scene) forged(victim wire.NodeID, seq wire.SequenceNumber) []byte {
 	return forgeState(s.t, xHeader{ID: conv, Created: true, Policy: wire.Policy{Handshakes: 1}, Sequence: seq, Spans: []machine.Span{{Organization: victim.Organization(), Since: 1}}},
 		xHead{Sequence: s.p.Parent, Epoch: s.p.Epoch, Key: author.Public(author.Submission(666)), Delivery: author.Addresses(9, victim.Organization())})
 }
 
-// TestNobodyPlantsAState holds that neither a learner nor a voter gives another replica a state that does not
-// continue its own, whatever term and index it bears.
+// TestNobodyPlantsAState checks that neither a learner nor a voter can give another replica a state that does not
+// continue its own, whatever term and index the state has.
 func TestNobodyPlantsAState(t *testing.T) {
 	for _, who := range []string{"learner", "voter"} {
 		t.Run(who, func(t *testing.T) {
@@ -290,7 +291,7 @@ func (l *live) sequence() (seq wire.SequenceNumber) {
 	return seq
 }
 
-// TestTermsGrowByBoundedJumps holds the bound at its edge, and that a term beyond it stops nobody.
+// TestTermsGrowByBoundedJumps checks the limit at its edge, and that a term beyond it stops nobody.
 func TestTermsGrowByBoundedJumps(t *testing.T) {
 	withScene(t, func(cfg *Config) { cfg.Limits.TermJump = 10 }, func(s *scene) wire.NodeID {
 		evil, victim := s.voters[0], s.voters[1]
@@ -329,7 +330,7 @@ func TestTermsGrowByBoundedJumps(t *testing.T) {
 	})
 }
 
-// TestLearnersAnswerStopsNobody holds that a learner which answers with a later term does not make leader after
+// TestLearnersAnswerStopsNobody checks that a learner which answers with a later term does not make leader after
 // leader step down.
 func TestLearnersAnswerStopsNobody(t *testing.T) {
 	withScene(t, nil, func(s *scene) wire.NodeID {
@@ -348,8 +349,8 @@ func TestLearnersAnswerStopsNobody(t *testing.T) {
 	})
 }
 
-// TestInvitationDeletesNothing holds that nobody makes a living conversation give way to a new generation, and
-// that commits go on.
+// TestInvitationDeletesNothing checks that nobody can make a living conversation give way to a new generation, and
+// that commits continue.
 func TestInvitationDeletesNothing(t *testing.T) {
 	for _, who := range []string{"learner", "voter", "leader"} {
 		t.Run(who, func(t *testing.T) {
@@ -365,7 +366,7 @@ func TestInvitationDeletesNothing(t *testing.T) {
 								t.Errorf("%s, %s follows generation %d", state, n, generation)
 							}
 						}
-						if len(s.nodes[n].m.Asides(conv)) != 0 || s.refused(n, RefusedGeneration) == 0 {
+						if len(s.nodes[n].m.asidesOf(conv)) != 0 || s.refused(n, RefusedGeneration) == 0 {
 							t.Errorf("%s, %s: %v", state, n, s.nodes[n].m.Refusals())
 						}
 					}
@@ -377,7 +378,7 @@ func TestInvitationDeletesNothing(t *testing.T) {
 	}
 }
 
-// TestForgedFarewell holds that a replica does not leave on one node's word.
+// TestForgedFarewell checks that a replica does not leave on the word of one node.
 func TestForgedFarewell(t *testing.T) {
 	withScene(t, nil, func(s *scene) wire.NodeID {
 		evil := s.voters[0]
@@ -392,8 +393,8 @@ func TestForgedFarewell(t *testing.T) {
 	})
 }
 
-// TestDismissedByAMajorityIsKept holds that what a replica held stays where its own log does not tell of its
-// dismissal, over a restart too, until the operator drops it.
+// TestDismissedByAMajorityIsKept checks that a replica's data stays if its own log does not contain its dismissal,
+// over a restart too, until the operator drops it.
 func TestDismissedByAMajorityIsKept(t *testing.T) {
 	withScene(t, nil, func(s *scene) wire.NodeID {
 		node := s.nodes[s.learner]
@@ -407,13 +408,13 @@ func TestDismissedByAMajorityIsKept(t *testing.T) {
 		}
 		s.stop(node)
 		s.start(node)
-		kept := node.m.Asides(conv)
+		kept := node.m.asidesOf(conv)
 		if len(kept) != 1 || kept[0].Sequence < at {
 			t.Fatalf("kept: %+v", kept)
 		}
 		s.eventually("it is invited again", func() bool { _, err := node.m.Status(conv); return err == nil })
 		s.goesOn(s.everybody()...)
-		if err := node.m.DropAside(conv, kept[0].Group); err != nil || len(node.m.Asides(conv)) != 0 {
+		if err := node.m.DropAside(conv, kept[0].Group); err != nil || len(node.m.asidesOf(conv)) != 0 {
 			t.Error(err)
 		}
 		if groups, err := node.log.Groups(); err != nil || len(groups) != 1 {
@@ -423,8 +424,8 @@ func TestDismissedByAMajorityIsKept(t *testing.T) {
 	})
 }
 
-// TestEveryKindHasALeastRole holds that no kind of frame is forgotten, and that what a leader sends is refused
-// from everybody without a vote: a learner, a node that was removed, and one that was never in.
+// TestEveryKindHasALeastRole checks that no kind of frame is missing, and that messages for leaders only are refused
+// from everybody without a vote: a learner, a node that was removed, and a node that was never a member.
 func TestEveryKindHasALeastRole(t *testing.T) {
 	for kind := frameKind(1); kind <= kindLast; kind++ {
 		if _, ok := leastRoles[kind]; !ok {
@@ -474,20 +475,20 @@ func TestEveryKindHasALeastRole(t *testing.T) {
 		if c.nodes[voter].m.Counts().Awake != 0 {
 			t.Error("it was woken")
 		}
-		// While it is being opened, its disk stands still.
+		// While the replica is being opened, its disk is stalled.
 		goOn := make(chan struct{})
-		c.nodes[voter].stand.Store(&goOn)
+		c.nodes[voter].stalled.Store(&goOn)
 		opened := make(chan struct{})
 		go func() {
 			defer close(opened)
 			_, _, _ = c.nodes[voter].m.wake(c.context(10*time.Second), c.nodes[voter].m.conversations[conv])
 		}()
 		attempt("learner, opening", learner)
-		c.nodes[voter].stand.Store(nil)
+		c.nodes[voter].stalled.Store(nil)
 		close(goOn)
 		<-opened
 		p = c.commit(voter, p, wire.DeliveryChange{Remove: author.Addresses(1, learner.Organization())})
-		for _, n := range three { // the removal holds when another organization follows it
+		for _, n := range three { // the removal is final when another organization follows it
 			if n != voter {
 				p = c.commit(n, p, wire.DeliveryChange{})
 			}
@@ -498,8 +499,8 @@ func TestEveryKindHasALeastRole(t *testing.T) {
 	})
 }
 
-// TestWakesAreMetered holds the number of wakes that a learner may cause, at its edge, and that a flood does
-// not keep a conversation awake.
+// TestWakesAreMetered checks the number of wakes that a learner may cause, at its edge, and that a flood of wakes
+// does not keep a conversation awake.
 func TestWakesAreMetered(t *testing.T) {
 	withScene(t, func(cfg *Config) { cfg.Limits.Wakes = 3 }, func(s *scene) wire.NodeID {
 		s.asleep(conv, s.everybody()...)
@@ -519,14 +520,14 @@ func TestWakesAreMetered(t *testing.T) {
 		if served != 3 || s.refused(victim, RefusedRate) != 17 {
 			t.Errorf("%d served, %d refused", served, s.refused(victim, RefusedRate))
 		}
-		// Lies about what the learner holds wake no more than that.
-		lies, err := wire.Encode(&holdings{List: []holding{{ID: conv, End: position{Term: 9, Last: 999}}}})
+		// Lies about the learner's replicas cause no more wakes than that.
+		lies, err := wire.Encode(&stateSummary{List: []replicaSummary{{ID: conv, End: position{Term: 9, Last: 999}}}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		wakes := s.nodes[victim].m.Counts().Wakes
 		for range 50 {
-			_, _ = s.nodes[s.learner].m.mesh.ask(s.context(10*time.Second), victim, &frame{kind: kindHoldings, payload: lies})
+			_, _ = s.nodes[s.learner].m.mesh.ask(s.context(10*time.Second), victim, &frame{kind: kindSummary, payload: lies})
 		}
 		if n := s.nodes[victim].m.Counts().Wakes; n > wakes+1 {
 			t.Errorf("lies woke it %d times", n-wakes)
@@ -537,7 +538,7 @@ func TestWakesAreMetered(t *testing.T) {
 	})
 }
 
-// asLeader sends entries as a voter that claims to lead.
+// asLeader sends entries as a voter that claims to lead. The victim has seen its candidacy.
 func (s *scene) asLeader(evil, victim wire.NodeID, committed bool, entries ...*raft.Log) error {
 	s.t.Helper()
 	l := s.live(victim)
@@ -549,6 +550,10 @@ func (s *scene) asLeader(evil, victim wire.NodeID, committed bool, entries ...*r
 	}
 	for i, e := range entries {
 		e.Index, e.Term = last+1+uint64(i), lead
+	}
+	kind, payload := encodeRPC(&raft.RequestVoteRequest{Term: lead, LeadershipTransfer: true})
+	if _, err := s.nodes[evil].m.mesh.ask(s.context(10*time.Second), victim, &frame{kind: kind, conversation: conv, payload: payload}); err != nil {
+		s.t.Fatal(err)
 	}
 	r, err := appendAs(s.t, s.cluster, evil, victim, conv, &raft.AppendEntriesRequest{Term: lead, PrevLogEntry: last, PrevLogTerm: term, LeaderCommitIndex: commit, Entries: entries})
 	if err == nil && !r.Success {
@@ -580,9 +585,9 @@ func (s *scene) order(r *wire.Replicas) *raft.Log {
 	return &raft.Log{Type: raft.LogCommand, Data: b}
 }
 
-// TestFollowersJudgeChangesOfReplicas holds what a leader may not order, and that each attempt is refused, counted,
-// reported, and followed by an election.
-func TestFollowersJudgeChangesOfReplicas(t *testing.T) {
+// TestFollowersValidateChangesOfReplicas checks which changes a leader may not order, and that each attempt is refused,
+// counted, reported, and followed by an election.
+func TestFollowersValidateChangesOfReplicas(t *testing.T) {
 	own := []wire.NodeID{"n1.mallory.example", "n2.mallory.example", "n3.mallory.example"}
 	for name, change := range map[string]func(s *scene, evil wire.NodeID) []*raft.Log{
 		"its own nodes at once": func(s *scene, evil wire.NodeID) []*raft.Log {
@@ -637,8 +642,8 @@ func TestFollowersJudgeChangesOfReplicas(t *testing.T) {
 	}
 }
 
-// TestOneMembersWordMakesNoLeader holds that a majority of the known voters has to vouch for a node, for its vote
-// and not for its part.
+// TestOneMembersWordMakesNoLeader checks that a majority of the known voters has to vouch for a node, and for its
+// vote instead of only its part.
 func TestOneMembersWordMakesNoLeader(t *testing.T) {
 	withScene(t, nil, func(s *scene) wire.NodeID {
 		victim := s.nodes[s.voters[0]].m
@@ -652,7 +657,7 @@ func TestOneMembersWordMakesNoLeader(t *testing.T) {
 		if got := victim.vouch(s.context(10*time.Second), cv, "n1.x.example", roleNone); got != roleNone {
 			t.Errorf("a stranger is vouched for: %v", got)
 		}
-		if got := victim.vouch(s.context(10*time.Second), cv, s.leader, roleNone); got != roleNone { // one of two others is asked: itself is not counted
+		if got := victim.vouch(s.context(10*time.Second), cv, s.leader, roleNone); got != roleNone { // one of two others is asked: the node itself is not counted
 			if got != roleVoter {
 				t.Errorf("a voter is vouched for as %v", got)
 			}
@@ -661,7 +666,7 @@ func TestOneMembersWordMakesNoLeader(t *testing.T) {
 	})
 }
 
-// TestDivergenceIsNoticed holds that replicas which were told two futures notice when they compare.
+// TestDivergenceIsNoticed checks that replicas which were shown two futures notice when they compare.
 func TestDivergenceIsNoticed(t *testing.T) {
 	withScene(t, nil, func(s *scene) wire.NodeID {
 		evil, victim := s.voters[0], s.voters[1]
@@ -691,7 +696,8 @@ func TestDivergenceIsNoticed(t *testing.T) {
 	})
 }
 
-// TestRecoverMendsATerm holds that a term which an earlier build took from an attacker does not outlive a recovery.
+// TestRecoverMendsATerm checks that a term which an earlier build accepted from an attacker does not survive a
+// recovery.
 func TestRecoverMendsATerm(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
@@ -722,8 +728,8 @@ func TestRecoverMendsATerm(t *testing.T) {
 	})
 }
 
-// TestIDTakenFirst holds that a replica which one stranger's invitation alone stands behind gives way to the
-// conversation that several organizations confirm.
+// TestIDTakenFirst checks that a replica which only one stranger's invitation supports gives way to the conversation
+// that several organizations confirm.
 func TestIDTakenFirst(t *testing.T) {
 	simulate(t, nil, append([]wire.NodeID{nodeM}, three...), func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "mallory.example")
@@ -734,14 +740,14 @@ func TestIDTakenFirst(t *testing.T) {
 		c.f.setCut(nodeM, nodeC, true)
 		p = c.commit(nodeA, p, wire.DeliveryChange{Add: author.Addresses(1, "c.example")})
 		c.eventually("c.example gets what is for it", func() bool { return slices.Contains(c.nodes[nodeC].consumer.sequences(conv), p.Parent) })
-		if kept := c.nodes[nodeC].m.Asides(conv); len(kept) != 1 {
+		if kept := c.nodes[nodeC].m.asidesOf(conv); len(kept) != 1 {
 			t.Errorf("kept: %+v", kept)
 		}
 		c.commit(nodeC, p, wire.DeliveryChange{})
 	})
 }
 
-// TestQuestionsRoundTrip holds the encoding of questions and answers between replicas.
+// TestQuestionsRoundTrip checks the encoding of questions and answers between replicas.
 func TestQuestionsRoundTrip(t *testing.T) {
 	q := question{About: nodeB, Claim: 3, Sequence: 9, Order: wire.Hash{1}}
 	b, err := wire.Encode(&q)

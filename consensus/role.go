@@ -6,44 +6,44 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// role is what a node may do in a conversation. A higher one includes the lower ones.
+// role is the role of a node in a conversation. A higher role includes the lower ones.
 type role uint8
 
 const (
 	roleNone    role = iota // no part in it
 	roleLearner             // holds a replica: may wake, submit and ask
-	roleVoter               // has a vote: may lead, and so may send whatever a leader or a candidate sends
+	roleVoter               // has a vote: may lead, and so may send any message of a leader or a candidate
 )
 
 // String names the role in errors.
 func (r role) String() string { return [...]string{"no part", "no vote", "a vote"}[r] }
 
-// leastRoles says for each kind of frame what the sender has to be. Every way in consults it: the
-// dispatcher for frames, and role-checked functions for heartbeats, snapshots and blobs, which travel in
-// other forms. A kind without an entry is refused.
+// leastRoles gives, for each kind of frame, the least role of its sender. Every entry point consults it: the
+// dispatcher for frames, and role-checked functions for heartbeats, snapshots and blobs, which use other forms. A
+// kind without an entry is refused.
 //
-// roleNone means that the frame is judged by what it concerns, and changes nothing on the sender's word.
+// roleNone means that the frame is validated by its subject, and changes nothing on the word of the sender.
 var leastRoles = map[frameKind]role{
-	kindAppend:     roleVoter,
-	kindVote:       roleVoter,
-	kindPreVote:    roleVoter,
-	kindTimeoutNow: roleVoter,
-	kindReply:      roleNone,    // goes to the call that awaits it
-	kindBeats:      roleNone,    // each heartbeat is checked: roleOfBeat
-	kindWake:       roleLearner, // metered
-	kindSleep:      roleVoter,
-	kindSubmit:     roleLearner,
-	kindInvite:     roleNone,    // receiveInvite
-	kindFarewell:   roleNone,    // makes this node ask the voters that it knows
-	kindHoldings:   roleNone,    // a question needs roleOfQuestion; of a list, each conversation is checked
-	kindGone:       roleNone,    // about the sender itself; about others needs roleOfQuestion
-	kindRejoin:     roleLearner, // concerns the sender alone
-	kindSilent:     roleLearner,
-	kindTestify:    roleLearner,
-	kindComplain:   roleLearner, // proven by what it shows
+	kindAppend:       roleVoter,
+	kindVote:         roleVoter,
+	kindPreVote:      roleVoter,
+	kindTimeoutNow:   roleVoter,
+	kindReply:        roleNone,    // delivered to the call that awaits it
+	kindBeats:        roleNone,    // each heartbeat is checked: roleOfBeat
+	kindWake:         roleLearner, // metered
+	kindSleep:        roleVoter,
+	kindOrder:        roleLearner,
+	kindInvite:       roleNone,    // receiveInvite
+	kindFarewell:     roleNone,    // makes this node ask the voters that it knows
+	kindSummary:      roleNone,    // a question needs roleOfQuestion; in a list, each conversation is checked
+	kindGone:         roleNone,    // about the sender itself; about others needs roleOfQuestion
+	kindRejoin:       roleLearner, // concerns the sender alone
+	kindUnresponsive: roleLearner,
+	kindTestify:      roleLearner,
+	kindComplain:     roleLearner, // proven by its content
 }
 
-// Roles for what is not a frame of its own.
+// Roles for messages that are not frames.
 const (
 	roleOfBeat     = roleVoter
 	roleOfSnapshot = roleVoter
@@ -51,7 +51,7 @@ const (
 	roleOfQuestion = roleLearner
 )
 
-// members are nodes with their parts in a conversation.
+// members lists the nodes with a part in a conversation.
 type members struct {
 	voters, learners []wire.NodeID
 }
@@ -66,8 +66,8 @@ func (s members) role(n wire.NodeID) role {
 	return roleNone
 }
 
-// committed is the newest configuration that this node knows to be committed. Raft's own
-// GetConfiguration is the latest one in the log, which whoever leads may have written a moment ago.
+// committed returns the newest configuration that this node knows to be committed. Raft's own GetConfiguration
+// returns the latest one in the log, which any leader may have written a moment ago.
 func (m *Manager) committed(c *conversation) (members, error) {
 	if l := c.awake(); l != nil {
 		return l.committed(), nil
@@ -93,8 +93,8 @@ func (l *live) committed() members {
 	return s
 }
 
-// committed is what a record says. A replica that was invited and has been sent nothing yet knows the
-// members by the inviter's word alone: it follows the inviter, and whom the members vouch for.
+// committed returns the configuration in a record. A replica that was invited and has received nothing yet knows the
+// members only from the inviter: it follows the inviter, and the nodes that the members vouch for.
 func (r *record) committed() members {
 	if r.ConfigIndex > 0 || r.Applied > 0 || r.Inviter == "" {
 		return members{r.Voters, r.Learners}
@@ -106,7 +106,7 @@ func (r *record) committed() members {
 	return s
 }
 
-// roleOf decides what a node may do in a conversation, whatever state the conversation is in.
+// roleOf determines the role of a node in a conversation, in any state of the conversation.
 func (m *Manager) roleOf(n wire.NodeID, c *conversation) (role, error) {
 	known, err := m.committed(c)
 	if err != nil {
@@ -117,9 +117,9 @@ func (m *Manager) roleOf(n wire.NodeID, c *conversation) (role, error) {
 		got = max(got, c.vouchedRole(n))
 	}
 	if l := c.awake(); got == roleNone && l != nil && l.configured(n) {
-		got = roleLearner // in the latest configuration, or ordered by the log, and not in force yet
+		got = roleLearner // named in the latest configuration or by the log, and not in force yet
 	}
-	if got < roleVoter && m.holds(ruleConfigurations) && c.awake().judgedVoter(n) {
+	if got < roleVoter && m.holds(ruleConfigurations) && c.awake().isAcceptedVoter(n) {
 		got = roleVoter
 	}
 	if got == roleVoter && c.isMuted(n) {
@@ -131,10 +131,10 @@ func (m *Manager) roleOf(n wire.NodeID, c *conversation) (role, error) {
 	return got, nil
 }
 
-// judgedVoter reports whether a node votes by the latest configuration in the log, committed or not. Raft elects by
-// that one, and this replica judged it before it took it: without it, voters that stored a change whose leader is lost
-// would refuse each other. See judge.go.
-func (l *live) judgedVoter(n wire.NodeID) bool {
+// isAcceptedVoter reports whether a node votes according to the latest configuration in the log, committed or not. Raft
+// elects by that configuration, and this replica validated it before accepting it. Without isAcceptedVoter, voters that
+// stored a change whose leader is lost would refuse each other. See validate.go.
+func (l *live) isAcceptedVoter(n wire.NodeID) bool {
 	if l == nil {
 		return false
 	}
@@ -146,9 +146,9 @@ func (l *live) judgedVoter(n wire.NodeID) bool {
 	return contains(voters, n)
 }
 
-// entitled reports an error where a node's role in a conversation is less than needed. The known voters are
-// asked about it then: it may have got a role that this replica has not heard of.
-func (m *Manager) entitled(from wire.NodeID, c *conversation, need role) error {
+// checkRole returns an error if a node's role in a conversation is lower than needed. In that case it also asks the
+// known voters: the node may have a new role that this replica does not know yet.
+func (m *Manager) checkRole(from wire.NodeID, c *conversation, need role) error {
 	if need == roleNone {
 		return nil
 	}
@@ -164,13 +164,13 @@ func (m *Manager) entitled(from wire.NodeID, c *conversation, need role) error {
 	return m.refuse(from, c.id, RefusedRole, err)
 }
 
-// party finds a conversation, awake or not, in which from has the role that is needed.
-func (m *Manager) party(from wire.NodeID, id wire.ConversationID, need role) (*conversation, error) {
+// findWithRole finds a conversation, awake or not, in which from has the role that is needed.
+func (m *Manager) findWithRole(from wire.NodeID, id wire.ConversationID, need role) (*conversation, error) {
 	c, err := m.find(id)
 	if err != nil {
 		return nil, err
 	}
-	return c, m.entitled(from, c, need)
+	return c, m.checkRole(from, c, need)
 }
 
 // allow checks a frame against leastRoles before its handler sees it.
@@ -182,11 +182,11 @@ func (m *Manager) allow(from wire.NodeID, f *frame) error {
 	if need == roleNone {
 		return nil
 	}
-	_, err := m.party(from, f.conversation, need)
+	_, err := m.findWithRole(from, f.conversation, need)
 	return err
 }
 
-// configurationOf copies what a snapshot or an entry says of the configuration.
+// setConfiguration copies the configuration from a snapshot or an entry.
 func (f *fsm) setConfiguration(index uint64, c raft.Configuration) {
 	f.mu.Lock()
 	f.configIndex, f.config = index, c.Clone()

@@ -12,14 +12,14 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Raft's calls in bytes. Numbers are big-endian; a variable part has its length in four bytes before
-// it. Every message has one encoding. The header that Raft wants in each message holds the sender's
-// name, which the connection has proved: it is set by the receiver and never sent.
+// The encoding of Raft's calls. Numbers are big-endian; a variable part is preceded by its length in four bytes.
+// Every message has exactly one encoding. The header that Raft requires in each message holds the sender's name,
+// which the connection has proved: the receiver sets it, and it is never sent.
 
 var errRPC = errors.New("malformed Raft message")
 
-// maxAppend is the largest number of entries in one AppendEntries: with entries of up to 1 MiB it also
-// bounds a frame.
+// maxAppend is the largest number of entries in one AppendEntries: with entries of up to 1 MiB it also limits the
+// size of a frame.
 const maxAppend = 16
 
 type rpcWriter struct{ b []byte }
@@ -67,7 +67,7 @@ func (r *rpcReader) u64() uint64 {
 	return 0
 }
 
-// bytes returns nil for an empty part, as Raft makes it.
+// bytes returns nil for an empty part, as Raft does.
 func (r *rpcReader) bytes() []byte {
 	v := r.take(4)
 	if v == nil {
@@ -121,7 +121,7 @@ func encodeAppend(a *raft.AppendEntriesRequest) []byte {
 	return w.b
 }
 
-// appendedAt is in nanoseconds since 1970, 0 for unknown.
+// appendedAt returns the time in nanoseconds since 1970, 0 for unknown.
 func appendedAt(l *raft.Log) int64 {
 	if l.AppendedAt.IsZero() {
 		return 0
@@ -141,7 +141,7 @@ func decodeAppend(b []byte) (*raft.AppendEntriesRequest, error) {
 		if ns := r.u64(); ns != 0 {
 			l.AppendedAt = time.Unix(0, int64(ns))
 		}
-		// Copies: an entry that is kept must not keep the whole frame.
+		// Copy the data: a kept entry must not keep the whole frame in memory.
 		l.Data, l.Extensions = bytes.Clone(r.bytes()), bytes.Clone(r.bytes())
 		a.Entries = append(a.Entries, l)
 	}
@@ -151,11 +151,11 @@ func decodeAppend(b []byte) (*raft.AppendEntriesRequest, error) {
 	return a, checkEntries(a)
 }
 
-// maxPlace bounds places in the log and terms: no sum of them overflows.
+// maxPlace limits log indexes and terms: no sum of them overflows.
 const maxPlace = 1 << 60
 
-// checkEntries holds the entries to what Raft takes for granted: ascending without a gap from the
-// previous one, of the types that Raft makes today, and configurations that can be decoded and are sound.
+// checkEntries checks what Raft assumes about entries: indexes ascend without a gap from the previous one, the types
+// are those that Raft produces today, and configurations can be decoded and are sound.
 func checkEntries(a *raft.AppendEntriesRequest) error {
 	if a.PrevLogEntry > maxPlace || a.LeaderCommitIndex > maxPlace || a.PrevLogTerm > a.Term {
 		return fmt.Errorf("%w: after entry %d of term %d, committed to %d in term %d", errRPC, a.PrevLogEntry, a.PrevLogTerm, a.LeaderCommitIndex, a.Term)
@@ -171,8 +171,8 @@ func checkEntries(a *raft.AppendEntriesRequest) error {
 	return nil
 }
 
-// checkContent refuses types that would make Raft panic, or that nobody makes any more, and content where
-// there is none.
+// checkContent refuses types that would make Raft panic or that are no longer produced, and content in entries that
+// must be empty.
 func checkContent(l *raft.Log) error {
 	if len(l.Extensions) > 0 || len(l.Data) > wire.MaxEntry {
 		return fmt.Errorf("%w: %d bytes with %d of extensions", errRPC, len(l.Data), len(l.Extensions))
@@ -195,8 +195,8 @@ func checkContent(l *raft.Log) error {
 	return fmt.Errorf("%w: type %d", errRPC, l.Type)
 }
 
-// checkConfiguration refuses a configuration that no leader makes: one without a voter, with a node twice,
-// or with one that has no name.
+// checkConfiguration refuses a configuration that no leader produces: one without a voter, with a node twice, or with
+// a node without a name.
 func checkConfiguration(c raft.Configuration) error {
 	if len(c.Servers) > wire.MaxReplicas {
 		return fmt.Errorf("%w: configuration of %d nodes, at most %d", errRPC, len(c.Servers), wire.MaxReplicas)
@@ -220,11 +220,11 @@ func checkConfiguration(c raft.Configuration) error {
 	return nil
 }
 
-// maxConfiguration bounds the encoding of a configuration, in bytes: MaxReplicas nodes with two names each.
+// maxConfiguration limits the encoding of a configuration, in bytes: MaxReplicas nodes with two names each.
 const maxConfiguration = wire.MaxReplicas * (2*wire.MaxDomain + 64)
 
-// checkServers refuses a configuration of more nodes than there may be before memory is allocated for them: Raft's
-// decoder allocates hundreds of bytes for one byte of an array. The encoding is a map with Servers alone.
+// checkServers refuses a configuration with too many nodes before memory is allocated for them: Raft's decoder
+// allocates hundreds of bytes for one byte of an array. The encoding is a map with the single key Servers.
 func checkServers(b []byte) error {
 	rest, ok := bytes.CutPrefix(b, []byte("\x81\xa7Servers"))
 	if !ok || len(b) > maxConfiguration || len(rest) == 0 {
@@ -232,7 +232,7 @@ func checkServers(b []byte) error {
 	}
 	n := uint64(0)
 	switch head := rest[0]; {
-	case head == 0xc0: // none
+	case head == 0xc0: // nil
 	case head&0xf0 == 0x90:
 		n = uint64(head & 0x0f)
 	case head == 0xdc && len(rest) >= 3:
@@ -248,7 +248,7 @@ func checkServers(b []byte) error {
 	return nil
 }
 
-// decodeConfiguration is Raft's, without its panic, and with a bound on what it allocates.
+// decodeConfiguration does the work of Raft's function, without its panic, and with a limit on its allocations.
 func decodeConfiguration(b []byte) (c raft.Configuration, err error) {
 	if err := checkServers(b); err != nil {
 		return c, err
@@ -305,7 +305,7 @@ func decodePreVote(b []byte) (*raft.RequestPreVoteRequest, error) {
 	return v, r.end()
 }
 
-// encodeVoteReply serves votes and pre-votes.
+// encodeVoteReply encodes replies to votes and pre-votes.
 func encodeVoteReply(term uint64, granted bool) []byte {
 	w := &rpcWriter{}
 	w.u64(term)
@@ -319,7 +319,7 @@ func decodeVoteReply(b []byte) (term uint64, granted bool, err error) {
 	return term, granted, r.end()
 }
 
-// encodeRPC is the payload of a request that Raft makes, with its kind.
+// encodeRPC returns the payload and the kind of a request that Raft makes.
 func encodeRPC(cmd any) (frameKind, []byte) {
 	switch c := cmd.(type) {
 	case *raft.AppendEntriesRequest:
@@ -332,7 +332,7 @@ func encodeRPC(cmd any) (frameKind, []byte) {
 	return kindTimeoutNow, nil
 }
 
-// decodeRPC is the inverse of encodeRPC, with the header that Raft expects.
+// decodeRPC is the inverse of encodeRPC; it adds the header that Raft expects.
 func decodeRPC(kind frameKind, payload []byte, from raft.RPCHeader) (any, error) {
 	switch kind {
 	case kindAppend:
@@ -365,7 +365,7 @@ func decodeRPC(kind frameKind, payload []byte, from raft.RPCHeader) (any, error)
 	return nil, fmt.Errorf("%w: kind %d", errRPC, kind)
 }
 
-// encodeRPCReply is the payload of Raft's answer.
+// encodeRPCReply returns the payload of Raft's answer.
 func encodeRPCReply(resp any) ([]byte, error) {
 	switch r := resp.(type) {
 	case *raft.AppendEntriesResponse:

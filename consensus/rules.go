@@ -8,31 +8,31 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Refusal says why something that another node sent was refused. The names are labels in metrics.
+// Refusal is the reason for the refusal of another node's message. The names are labels in metrics.
 type Refusal string
 
 // The reasons.
 const (
 	RefusedSnapshot      Refusal = "snapshot"      // a state that is invalid, or not proven
-	RefusedRole          Refusal = "role"          // the sender's role does not entitle it
+	RefusedRole          Refusal = "role"          // the sender's role does not permit it
 	RefusedRate          Refusal = "rate"          // too often
-	RefusedRewrite       Refusal = "rewrite"       // would replace what was applied
-	RefusedDivergence    Refusal = "divergence"    // does not continue what was applied
+	RefusedRewrite       Refusal = "rewrite"       // would replace applied entries
+	RefusedDivergence    Refusal = "divergence"    // does not continue the applied entries
 	RefusedTerm          Refusal = "term"          // a term too far ahead
 	RefusedGeneration    Refusal = "generation"    // a recovery that others contradict
 	RefusedFarewell      Refusal = "farewell"      // a dismissal that nobody confirms
 	RefusedConfiguration Refusal = "configuration" // a change of replicas that breaks a rule
-	RefusedClaim         Refusal = "claim"         // an invitation that another claim stands against
-	RefusedSilence       Refusal = "silence"       // a leader that does not order what others can see is to be ordered
-	RefusedEntry         Refusal = "entry"         // an entry that no leader makes
-	RefusedTime          Refusal = "time"          // a time ahead of the own clock
+	RefusedClaim         Refusal = "claim"         // an invitation that conflicts with another claim
+	RefusedUnordered     Refusal = "silence"       // a leader that does not order submissions which others have seen
+	RefusedEntry         Refusal = "entry"         // an entry that no leader produces
+	RefusedTime          Refusal = "time"          // a time ahead of this node's clock
 	RefusedNode          Refusal = "node"          // a node that no admitted organization has
 )
 
 var allRefusals = [...]Refusal{RefusedSnapshot, RefusedEntry, RefusedTime, RefusedNode,
-	RefusedRole, RefusedRate, RefusedRewrite, RefusedDivergence, RefusedTerm, RefusedGeneration, RefusedFarewell, RefusedConfiguration, RefusedClaim, RefusedSilence}
+	RefusedRole, RefusedRate, RefusedRewrite, RefusedDivergence, RefusedTerm, RefusedGeneration, RefusedFarewell, RefusedConfiguration, RefusedClaim, RefusedUnordered}
 
-// refusals counts what was refused and logs each reason once per conversation in an interval.
+// refusals counts refusals and logs each reason once per conversation in an interval.
 type refusals struct {
 	counts [len(allRefusals)]atomic.Int64
 
@@ -48,7 +48,7 @@ type refusedAt struct {
 // refusalPause is the interval in which a reason is logged once per conversation.
 const refusalPause = time.Minute
 
-// maxLogged bounds what is remembered of logged refusals.
+// maxLogged limits the number of remembered log messages.
 const maxLogged = 4096
 
 // refuse counts a refusal, logs it, and returns the error to answer with.
@@ -78,7 +78,7 @@ func (r *refusals) first(at refusedAt, now time.Time) bool {
 	return true
 }
 
-// Refusals counts what was refused to other nodes since the Manager was made, by reason.
+// Refusals returns the number of refusals to other nodes since the Manager was created, by reason.
 func (m *Manager) Refusals() map[Refusal]int64 {
 	n := make(map[Refusal]int64, len(allRefusals))
 	for i, why := range allRefusals {

@@ -7,7 +7,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// idSet is a set of conversations that something is to be done about.
+// idSet is a set of conversations that need some work.
 type idSet struct {
 	mu  sync.Mutex // guards ids
 	ids map[wire.ConversationID]struct{}
@@ -21,7 +21,7 @@ func (s *idSet) mark(id wire.ConversationID) {
 	s.ids[id] = struct{}{}
 }
 
-// take empties the set.
+// take returns the elements and empties the set.
 func (s *idSet) take() []wire.ConversationID {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -33,13 +33,13 @@ func (s *idSet) take() []wire.ConversationID {
 	return ids
 }
 
-// sleeperCache keeps what was read last of sleeping conversations, up to a number of bytes. A value in it is never
-// changed.
+// sleeperCache keeps the most recently read data of sleeping conversations, up to a number of bytes. A value in the
+// cache is never changed.
 type sleeperCache[T any] struct {
 	most int // bytes
 
-	mu    sync.Mutex // guards what follows
-	order *list.List // of *sleeper[T], the one used last in front
+	mu    sync.Mutex // guards the fields below
+	order *list.List // of *sleeper[T], the most recently used in front
 	by    map[wire.ConversationID]*list.Element
 	bytes int
 }
@@ -71,7 +71,7 @@ func (c *sleeperCache[T]) put(s *sleeper[T]) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if s.size > c.most/2 {
-		return // it would drive out all others
+		return // it would evict all others
 	}
 	c.by[s.id] = c.order.PushFront(s)
 	for c.bytes += s.size; c.bytes > c.most; {

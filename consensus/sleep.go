@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"context"
+	"fmt"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -9,17 +10,16 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Sleep and wake.
+// Sleep and wake (hibernation of idle Raft groups).
 //
-// A leader whose conversation has been idle for Timers.Sleep, and whose replicas all hold the same last
-// entry, shuts its replica down and then tells the others, which do the same. Heartbeats, entries and
-// pre-votes do not wake: only a submission does, or a member's wake frame, or the election that belongs
-// to it.
+// A leader whose conversation has been idle for Timers.Sleep, and whose replicas all hold the same last entry, shuts
+// its replica down and then notifies the others, which do the same. Heartbeats, entries and pre-votes do not wake a
+// conversation: only a submission does, or a member's wake frame, or the election that belongs to the wake frame.
 //
-// A wake is: tell the other replicas to open, open, campaign at once. It is done by the last leader,
-// to which submissions are forwarded, so that two nodes do not campaign against each other.
+// A wake has three steps: send the other replicas a request to open, open the own replica, campaign at once. The last
+// leader, to which submissions are forwarded, does it, so that two nodes do not campaign against each other.
 
-// position is where a replica's log ends.
+// position is the end of a replica's log.
 type position struct {
 	_    struct{} `cbor:",toarray"`
 	Term uint64
@@ -48,15 +48,16 @@ func (l *live) end() position {
 
 func (l *live) idle(now time.Time) time.Duration { return now.Sub(time.Unix(0, l.used.Load())) }
 
-// reconcileFirst is how soon the leader looks again after a step in changing the replicas; it doubles
-// with each step up to Timers.Repair. A new conversation must not wait for its copies.
+// reconcileFirst is the leader's first pause after a step in changing the replicas; the pause doubles with each step
+// up to Timers.Repair. A new conversation must not wait long for its copies.
 const reconcileFirst = 5 * time.Millisecond
 
-// run looks after an awake replica: it lets it sleep, and as a leader keeps its replicas in order.
+// run maintains an awake replica: it puts the replica to sleep when idle, and as a leader reconciles the set of
+// replicas.
 func (l *live) run() {
 	tick := time.NewTicker(min(l.m.cfg.Timers.Sleep/2, l.m.cfg.Timers.Repair))
 	defer tick.Stop()
-	soon := time.NewTimer(reconcileFirst) // while the replicas are being changed, step by step
+	soon := time.NewTimer(reconcileFirst) // short pauses while the replicas are being changed, step by step
 	defer soon.Stop()
 	wait := reconcileFirst
 	for {
@@ -77,36 +78,36 @@ func (l *live) run() {
 				if l.steps.Load() > made {
 					wait = reconcileFirst
 				}
-				soon.Reset(wait) // a step was taken, or somebody catches up: no sleep
+				soon.Reset(wait) // a step was taken, or a replica is catching up: no sleep
 				wait = min(2*wait, l.m.cfg.Timers.Repair)
 				continue
 			}
 			wait = reconcileFirst
 		}
-		if !kicked && l.idle(time.Now()) >= l.m.cfg.Timers.Sleep && l.inflight.Load() == 0 && l.rest() {
+		if !kicked && l.idle(time.Now()) >= l.m.cfg.Timers.Sleep && l.inflight.Load() == 0 && l.trySleep() {
 			return
 		}
 	}
 }
 
-// rest tries to put the conversation, or this replica of it, to sleep.
-func (l *live) rest() bool {
+// trySleep tries to put the conversation, or this replica of it, to sleep.
+func (l *live) trySleep() bool {
 	r := l.r.Load()
 	switch {
 	case r.State() == raft.Leader:
-		return l.restAsLeader(r)
+		return l.sleepAsLeader(r)
 	case l.leader() != "":
-		return false // the leader decides
+		return false // the decision is the leader's
 	case l.askWhetherGone():
 		return true
 	}
-	// Nobody tells a learner that the others sleep: it has no reason to address them.
-	return (l.alone.Load() || !l.votes()) && l.restAlone()
+	// The leader does not notify learners that the others sleep: it has no reason to address them.
+	return (l.alone.Load() || !l.isVoter()) && l.sleepAlone()
 }
 
-// restAsLeader shuts down first and then tells the others: so that none of them hears of a leader that
-// still lives and loses it. A replica that cannot be reached does not keep the rest awake for ever.
-func (l *live) restAsLeader(r *raft.Raft) bool {
+// sleepAsLeader shuts down first and then notifies the others, so that none of them loses contact with a leader that
+// still runs. An unreachable replica does not keep the others awake without limit.
+func (l *live) sleepAsLeader(r *raft.Raft) bool {
 	end, term := l.end(), r.CurrentTerm()
 	if r.CommitIndex() != end.Last || r.AppliedIndex() != end.Last {
 		return false
@@ -134,21 +135,21 @@ func (l *live) restAsLeader(r *raft.Raft) bool {
 	}
 	for _, n := range append(voters, learners...) {
 		if n != l.m.cfg.Node {
-			l.m.tell(n, l.trans.frame(kindSleep, payload))
+			l.m.notify(n, l.trans.frame(kindSleep, payload))
 		}
 	}
 	return true
 }
 
-// tell sends a frame that nobody answers.
-func (m *Manager) tell(to wire.NodeID, f *frame) {
+// markSent sends a frame that has no reply.
+func (m *Manager) notify(to wire.NodeID, f *frame) {
 	if err := m.mesh.send(to, f); err != nil {
 		m.log.Debug("frame not sent", "peer", to, "kind", f.kind, "error", err)
 	}
 }
 
-// receiveSleep follows the leader, if this replica ends where the leader's did. All up to there is
-// committed: the leader said so, and the logs are the same.
+// receiveSleep follows the leader into sleep, if this replica ends where the leader's did. All entries up to there
+// are committed: the leader said so, and the logs are equal.
 func (m *Manager) receiveSleep(_ context.Context, from wire.NodeID, f *frame) ([]byte, error) {
 	var end position
 	if err := wire.Decode(f.payload, 64, &end); err != nil {
@@ -159,7 +160,7 @@ func (m *Manager) receiveSleep(_ context.Context, from wire.NodeID, f *frame) ([
 		return nil, err
 	}
 	if l.end() != end || l.leader() != from {
-		return nil, nil // it will learn from the others what it lacks
+		return nil, nil // this replica will receive the missing entries from the others
 	}
 	if l.close(end.Last, func() bool { return l.inflight.Load() > 0 }) {
 		m.stats.sleeps.Add(1)
@@ -167,7 +168,7 @@ func (m *Manager) receiveSleep(_ context.Context, from wire.NodeID, f *frame) ([
 	return nil, nil
 }
 
-// refusedBy hears that a peer did not take a frame of Raft's.
+// refusedBy handles the error of a peer that did not accept a Raft frame.
 func (c *conversation) refusedBy(from wire.NodeID, e *wire.Error) {
 	l := c.awake()
 	if l == nil {
@@ -175,24 +176,25 @@ func (c *conversation) refusedBy(from wire.NodeID, e *wire.Error) {
 	}
 	switch e.Code {
 	case codeAsleep:
-		// A leader, or one that has a submission to place, wakes it; others find out whether to sleep too.
+		// A leader, or a replica with a submission in progress, wakes the peer; other replicas check whether to sleep
+		// too.
 		if l.leads() || l.inflight.Load() > 0 {
-			l.rouse(from)
+			l.sendWake(from)
 		} else if l.leader() == "" {
 			l.alone.Store(true)
 		}
 	case wire.UnknownConversation:
-		l.wiped(from)
+		l.handleWiped(from)
 	case wire.NotReplica:
-		l.disowned(from)
+		l.handleDisowned(from)
 		l.m.log.Debug("frame refused", "conversation", c.id, "peer", from, "error", e)
 	case codeSuperseded:
 		l.m.log.Debug("frame refused", "conversation", c.id, "peer", from, "error", e)
 	}
 }
 
-// rouse sends a wake frame, but not more often than a heartbeat.
-func (l *live) rouse(n wire.NodeID) {
+// sendWake sends a wake frame, at most once in a heartbeat interval.
+func (l *live) sendWake(n wire.NodeID) {
 	now := time.Now()
 	if last, ok := l.sleepers.Load(n); ok && now.Sub(last.(time.Time)) < l.m.cfg.Timers.Heartbeat/4 {
 		return
@@ -202,11 +204,11 @@ func (l *live) rouse(n wire.NodeID) {
 	if err != nil {
 		return
 	}
-	l.m.tell(n, l.trans.frame(kindWake, payload))
+	l.m.notify(n, l.trans.frame(kindWake, payload))
 }
 
-// wakeUp opens a sleeping conversation and begins an election, if this node may lead. The others open
-// meanwhile.
+// wakeUp opens a sleeping conversation and begins an election, if this node may lead. The other replicas open in the
+// meantime.
 func (m *Manager) wakeUp(ctx context.Context, c *conversation) (*live, error) {
 	rec, err := m.readRecord(c.id)
 	if err != nil {
@@ -216,26 +218,76 @@ func (m *Manager) wakeUp(ctx context.Context, c *conversation) (*live, error) {
 	if err != nil {
 		return nil, err
 	}
+	release, err := m.admitWaker(ctx, c)
+	if err != nil {
+		return nil, err
+	}
 	for _, n := range rec.members() {
 		if n != m.cfg.Node {
-			m.tell(n, &frame{kind: kindWake, generation: c.generation(), conversation: c.id, payload: payload})
+			m.notify(n, &frame{kind: kindWake, generation: c.generation(), conversation: c.id, payload: payload})
 		}
 	}
 	l, opened, err := m.wake(ctx, c)
 	if err != nil {
+		release()
 		return nil, err
 	}
-	if opened && contains(rec.Voters, m.cfg.Node) {
-		m.stand(l)
+	if !opened || !contains(rec.Voters, m.cfg.Node) {
+		release()
+		return l, nil
+	}
+	m.campaignIfElectable(l)
+	if !m.serve(c, "wake", func(ctx context.Context) {
+		defer release()
+		l.awaitLeader(ctx, m.cfg.Timers.LeaderTimeout/4)
+	}) {
+		release()
 	}
 	return l, nil
 }
 
-// stand begins an election at once, without a pre-vote, where this replica can win it: where a majority of the
-// voters is reached, and none of them ends later. A replica that comes back to a conversation which went on
-// without it would depose its leader otherwise, and not be elected; it waits to be found by that leader. Where
-// nobody stands, Raft's timers remain.
-func (m *Manager) stand(l *live) {
+// maxWaking is the number of conversations that this node wakes at the same time, from the first wake frame until
+// they have a leader. If many were woken at once, each would take longer than its replicas wait for a leader, and
+// their own elections would disturb the ones that the waker has begun.
+const maxWaking = 32
+
+// maxWakingOf is the part of maxWaking for the conversations to which one other organization invited this node. The
+// nodes of that organization can make this node wake them at any rate, and elect no leader.
+const maxWakingOf = maxWaking / 2
+
+// admitWaker waits for a place among the conversations that are being woken. The caller calls release when the
+// conversation has a leader, or takes too long.
+func (m *Manager) admitWaker(ctx context.Context, c *conversation) (release func(), err error) {
+	if c.awake() != nil {
+		return func() {}, nil
+	}
+	places := []chan struct{}{m.waking}
+	if org := c.book.payer; org != "" {
+		own, _ := m.wakers.LoadOrStore(org, make(chan struct{}, maxWakingOf))
+		places = []chan struct{}{own.(chan struct{}), m.waking} // a conversation that waits for its share takes no other place
+	}
+	for i, p := range places {
+		select {
+		case p <- struct{}{}:
+		case <-ctx.Done():
+			freePlaces(places[:i])
+			return nil, fmt.Errorf("%d others are being woken: %w: %v", cap(p), errAgain, ctx.Err())
+		}
+	}
+	return func() { freePlaces(places) }, nil
+}
+
+func freePlaces(places []chan struct{}) {
+	for _, p := range places {
+		<-p
+	}
+}
+
+// campaignIfElectable begins an election at once, without a pre-vote, if this replica can win it: a majority of the
+// voters is reachable, and none of them has a later last entry. Otherwise a replica that returns to a conversation
+// which went on without it would depose the leader and not be elected; such a replica waits until that leader contacts
+// it. If no replica campaigns, Raft's timers remain.
+func (m *Manager) campaignIfElectable(l *live) {
 	m.serve(l.c, "stand", func(ctx context.Context) {
 		for until := time.Now().Add(m.cfg.Timers.Heartbeat); l.leader() == "" && time.Now().Before(until); {
 			switch may, known := m.electable(ctx, l); {
@@ -246,40 +298,51 @@ func (m *Manager) stand(l *live) {
 			case known:
 				return
 			}
-			if !pause(l.ctx, m.cfg.Timers.Silence/8) {
+			if !pause(l.ctx, m.cfg.Timers.LeaderTimeout/8) {
 				return
 			}
 		}
 	})
 }
 
-// electable says whether this replica ends as late as a majority of the voters do, itself among them, or that
-// one ends later; nothing is known where too few answer.
+// electable reports whether this replica's log ends at least as late as the logs of a majority of the voters, itself
+// included. may is false if one of them ends later; known is false if too few voters answer.
 func (m *Manager) electable(ctx context.Context, l *live) (may, known bool) {
-	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timers.Silence/4)
+	ctx, cancel := context.WithTimeout(ctx, m.cfg.Timers.LeaderTimeout)
 	defer cancel()
 	mine, voters := l.end(), m.voters(l.c)
 	if len(voters) == 1 {
 		return true, true
 	}
-	answers := make(chan standing, len(voters))
+	type answer struct {
+		logStatus
+		err error
+	}
+	answers, asked := make(chan answer, len(voters)), 0
 	for _, n := range voters {
 		if n == m.cfg.Node {
 			continue
 		}
+		asked++
 		if !m.serve(l.c, "stand", func(context.Context) {
-			if s, err := m.askStanding(ctx, n, l.c); err == nil {
-				answers <- s
-			}
+			s, err := m.askLogStatus(ctx, n, l.c)
+			answers <- answer{s, err}
 		}) {
 			return false, false
 		}
 	}
-	for level := 1; level <= len(voters)/2; level++ {
+	for level, left := 1, asked; level <= len(voters)/2; left-- {
+		if left < len(voters)/2+1-level {
+			return false, false // too many could not be asked
+		}
 		select {
 		case s := <-answers:
-			if s.End.newer(mine) {
+			switch {
+			case s.err != nil:
+			case s.End.newer(mine):
 				return false, true
+			default:
+				level++
 			}
 		case <-ctx.Done():
 			return false, false
@@ -288,8 +351,8 @@ func (m *Manager) electable(ctx context.Context, l *live) (may, known bool) {
 	return true, true
 }
 
-// receiveWake opens the conversation here. If this replica's log is newer than the waker's, the waker
-// cannot be elected: this one campaigns.
+// receiveWake opens the conversation here. If this replica's log is newer than the waker's, the waker cannot be
+// elected, so this replica campaigns.
 func (m *Manager) receiveWake(ctx context.Context, from wire.NodeID, f *frame) ([]byte, error) {
 	var theirs position
 	if err := wire.Decode(f.payload, 64, &theirs); err != nil {
@@ -311,13 +374,13 @@ func (m *Manager) receiveWake(ctx context.Context, from wire.NodeID, f *frame) (
 	}
 	l.alone.Store(false)
 	l.used.Store(time.Now().UnixNano())
-	if opened && l.end().newer(theirs) && l.votes() {
-		m.stand(l)
+	if opened && l.end().newer(theirs) && l.isVoter() {
+		m.campaignIfElectable(l)
 	}
 	return nil, nil
 }
 
-func (l *live) votes() bool {
+func (l *live) isVoter() bool {
 	r := l.r.Load()
 	if r == nil {
 		return false
@@ -326,19 +389,19 @@ func (l *live) votes() bool {
 	return contains(voters, l.m.cfg.Node)
 }
 
-// wakeForVote opens the conversation for the election that a wake begins with, whose request may come
-// before the wake frame has been served. It is the only one of Raft's messages that wakes.
+// wakeForVote opens the conversation for the election that begins a wake: the vote request may arrive before the wake
+// frame has been served. A vote request is the only Raft message that wakes a conversation.
 func (m *Manager) wakeForVote(from wire.NodeID, f *frame) bool {
 	v, err := decodeVote(f.payload)
 	if err != nil || !v.LeadershipTransfer {
 		return false
 	}
-	c, err := m.party(from, f.conversation, leastRoles[kindVote])
+	c, err := m.findWithRole(from, f.conversation, leastRoles[kindVote])
 	if err != nil || m.mayWake(from, c) != nil {
 		return false
 	}
 	return m.mesh.spawn(func(ctx context.Context) {
-		defer m.caught(c, "wake", nil)
+		defer m.quarantineOnPanic(c, "wake", nil)
 		l, _, err := m.wake(ctx, c)
 		if err != nil {
 			m.mesh.reply(from, f, nil, err)
@@ -348,43 +411,61 @@ func (m *Manager) wakeForVote(from wire.NodeID, f *frame) bool {
 	})
 }
 
-// restAlone is for a replica whose peers sleep. If one of them ends elsewhere, or none of those that end
-// here knows all of it to be committed, all are woken and the difference is made up; otherwise this one
-// sleeps too.
-func (l *live) restAlone() bool {
+// sleepAlone is for a replica whose peers sleep. If one of them ends at another entry, or it is not known that the
+// whole log is committed, sleepAlone wakes all replicas to make up the difference. Otherwise this replica sleeps too.
+func (l *live) sleepAlone() bool {
 	mine := l.end()
-	if mine.Last == 0 { // it was invited, and has been sent nothing
+	if mine.Last == 0 { // the replica was invited, and has received nothing
 		return l.close(0, func() bool { return l.inflight.Load() > 0 })
 	}
-	same, committed := 0, l.r.Load().CommitIndex()
+	answers := make(map[wire.NodeID]logStatus)
 	for _, n := range l.peers() {
-		theirs, err := l.m.askStanding(l.ctx, n, l.c)
+		theirs, err := l.m.askLogStatus(l.ctx, n, l.c)
 		if err != nil {
 			continue
 		}
 		if theirs.End != mine {
-			return l.callAll()
+			return l.startRepair()
 		}
-		same, committed = same+1, max(committed, theirs.Committed)
+		answers[n] = theirs
 	}
+	same, committed := len(answers), max(l.r.Load().CommitIndex(), committedUpTo(l.m.voters(l.c), l.m.cfg.Node, answers))
 	switch {
 	case same == 0 && l.idle(time.Now()) < 3*l.m.cfg.Timers.Sleep:
 		return false
-	case same == 0: // nobody answers: who comes wakes it
+	case same == 0: // nobody answers: a node that comes back wakes this replica
 		return l.close(0, func() bool { return l.inflight.Load() > 0 })
 	case committed < mine.Last:
-		return l.callAll()
+		return l.startRepair()
 	}
 	return l.close(mine.Last, func() bool { return l.inflight.Load() > 0 })
 }
 
-// callAll has the conversation repaired: no rest.
-func (l *live) callAll() bool {
+// committedUpTo returns the index up to which the voters whose log ends where self's does know the log to be
+// committed, or 0 if those voters, self included, are no majority. The word of one node decides nothing: a replica
+// applies what it considers committed, and never replaces it.
+func committedUpTo(voters []wire.NodeID, self wire.NodeID, answers map[wire.NodeID]logStatus) (committed uint64) {
+	level := 0
+	for _, n := range voters {
+		theirs, ok := answers[n]
+		if ok || n == self {
+			level++
+		}
+		committed = max(committed, min(theirs.Committed, theirs.End.Last))
+	}
+	if level <= len(voters)/2 {
+		return 0
+	}
+	return committed
+}
+
+// startRepair starts the conversation's repair and reports that the replica cannot rest.
+func (l *live) startRepair() bool {
 	l.m.serve(l.c, "repair", func(ctx context.Context) { l.m.repair(ctx, l.c) })
 	return false
 }
 
-// peers are the other replicas in Raft's configuration.
+// peers returns the other replicas in Raft's configuration.
 func (l *live) peers() []wire.NodeID {
 	r := l.r.Load()
 	if r == nil {
@@ -399,41 +480,20 @@ func (l *live) peers() []wire.NodeID {
 	return list
 }
 
-// repair wakes the whole conversation, so that Raft brings all replicas to one state.
+// repair wakes the whole conversation, so that Raft brings all replicas to the same state.
 func (m *Manager) repair(ctx context.Context, c *conversation) {
 	if l := c.awake(); l != nil {
 		for _, n := range l.peers() {
-			l.rouse(n)
+			l.sendWake(n)
 		}
-		if l.votes() && l.leader() == "" {
-			m.stand(l)
+		if l.isVoter() && l.leader() == "" {
+			m.campaignIfElectable(l)
 		}
 		return
 	}
 	if _, err := m.wakeUp(ctx, c); err != nil && ctx.Err() == nil {
 		m.log.Warn("conversation not repaired; the next contact tries again", "conversation", c.id, "error", err)
 	}
-}
-
-// Sleep puts this node's replica of a conversation to sleep, if it leads and all replicas are level;
-// otherwise it says why not. Idle conversations do so by themselves.
-func (m *Manager) Sleep(id wire.ConversationID) error {
-	c, err := m.find(id)
-	if err != nil {
-		return err
-	}
-	l := c.awake()
-	if l == nil {
-		return nil
-	}
-	r := l.r.Load()
-	if r == nil || r.State() != raft.Leader {
-		return wire.Errorf(wire.Invalid, "sleep", "node %s does not lead %v, ask %s", m.cfg.Node, id, l.leader())
-	}
-	if l.inflight.Load() > 0 || !l.restAsLeader(r) {
-		return wire.Errorf(wire.Busy, "sleep", "%v has work under way, or its replicas are not level", id)
-	}
-	return nil
 }
 
 // Wake opens a conversation and waits until it has a leader.
@@ -455,6 +515,6 @@ func (m *Manager) Wake(ctx context.Context, id wire.ConversationID) error {
 		case ctx.Err() != nil:
 			return m.noQuorum("wake", c, ctx.Err())
 		}
-		c.settle() // it was closed under us
+		c.settle() // another goroutine closed the replica
 	}
 }

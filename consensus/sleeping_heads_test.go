@@ -9,15 +9,15 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestHeadsOfSleepers: the heads of a sleeping conversation are those that it had awake. They are read once, from then on
-// kept, and read again when it has slept since.
+// TestHeadsOfSleepers checks that the heads of a sleeping conversation are the ones that it had awake. They are read
+// once and then cached, and read again after the conversation has been awake.
 func TestHeadsOfSleepers(t *testing.T) {
 	simulate(t, nil, three, func(c *cluster) {
 		p := c.found(nodeA, conv, wire.Policy{}, "a.example", "b.example", "c.example")
 		c.settled(conv, 3, 0)
-		c.eventually("the rules are those of all three", func() bool { // they shape heads, and come with an entry of their own
+		c.eventually("the rules are those of all three", func() bool { // the rules affect heads, and come with an entry of their own
 			for _, n := range three {
-				if s, err := c.nodes[n].m.Status(conv); err != nil || s.Level < wire.LastLevel {
+				if s, err := c.nodes[n].m.Status(conv); err != nil || s.Level < wire.UsualLevel {
 					return false
 				}
 			}
@@ -66,7 +66,7 @@ func TestHeadsOfSleepers(t *testing.T) {
 }
 
 // BenchmarkHeadsOfSleepers reads the heads of many conversations with 100 commits each, in turn, as messages in
-// conversations that only chat do.
+// conversations without commits do.
 func BenchmarkHeadsOfSleepers(b *testing.B) {
 	for _, n := range []int{16, 200} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {

@@ -17,11 +17,11 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// snapshotFactory makes the snapshot store of a group, and forgets it.
+// snapshotFactory creates the snapshot store of a group, and deletes it.
 type snapshotFactory interface {
 	store(group uint32) raft.SnapshotStore
 	drop(group uint32) error
-	// sizes are the bytes on disk, by group.
+	// sizes returns the bytes on disk, by group.
 	sizes() (map[uint32]uint64, error)
 }
 
@@ -29,8 +29,8 @@ type snapshotFactory interface {
 //
 //	GROUP-INDEX-TERM.snap: magic, size of header (4 bytes), header in CBOR, CRC-32C of the header, content
 //
-// A file is written under another name, synced and renamed, so that what has the name is whole. The
-// content ends with its own checksum (package machine).
+// A file is written under another name, synced and renamed, so a file with the final name is complete. The content
+// ends with its own checksum (package machine).
 type fileSnapshots struct{ dir string }
 
 const snapshotFileMagic = "mlsfed snapshot \x01"
@@ -87,7 +87,7 @@ func (f *fileSnapshots) sizes() (map[uint32]uint64, error) {
 	return sizes, nil
 }
 
-// files are the snapshots of a group, newest first: their names have numbers of a fixed width.
+// files returns the snapshots of a group, newest first: their names have numbers of a fixed width.
 func (f *fileSnapshots) files(group uint32) []string {
 	names, err := filepath.Glob(filepath.Join(f.dir, fmt.Sprintf("%08x-*.snap", group)))
 	if err != nil {
@@ -105,7 +105,7 @@ type groupSnapshots struct {
 
 var _ raft.SnapshotStore = (*groupSnapshots)(nil)
 
-// Create begins a snapshot. It counts from Close on.
+// Create begins a snapshot, which takes effect when Close returns.
 func (g *groupSnapshots) Create(_ raft.SnapshotVersion, index, term uint64, c raft.Configuration, configIndex uint64, _ raft.Transport) (raft.SnapshotSink, error) {
 	name := fmt.Sprintf("%08x-%016x-%016x", g.group, index, term)
 	tmp, err := os.CreateTemp(g.all.dir, name+"-*.tmp")
@@ -120,7 +120,7 @@ func (g *groupSnapshots) Create(_ raft.SnapshotVersion, index, term uint64, c ra
 	return s, nil
 }
 
-// List returns what is there, newest first.
+// List returns the existing snapshots, newest first.
 func (g *groupSnapshots) List() ([]*raft.SnapshotMeta, error) {
 	var list []*raft.SnapshotMeta
 	for _, name := range g.all.files(g.group) {
@@ -153,7 +153,8 @@ func readSnapshot(name string) (*raft.SnapshotMeta, io.ReadCloser, error) {
 	return meta, file, nil
 }
 
-// readSnapshotMeta leaves file at the content, whose size is what the header leaves of the file's.
+// readSnapshotMeta reads the header and leaves file at the content. The size of the content is the size of the file
+// without the header.
 func readSnapshotMeta(file *os.File) (*raft.SnapshotMeta, error) {
 	head, err := readSnapshotHeader(file)
 	if err != nil {
@@ -200,7 +201,7 @@ func readSnapshotHeader(r io.Reader) (*snapshotHeader, error) {
 
 func castagnoli() *crc32.Table { return crc32.MakeTable(crc32.Castagnoli) }
 
-// fileSink is a snapshot being written.
+// fileSink is a snapshot that is being written.
 type fileSink struct {
 	g    *groupSnapshots
 	id   string
@@ -227,7 +228,7 @@ func (s *fileSink) writeHeader(w io.Writer) error {
 	return err
 }
 
-// Cancel removes what was written.
+// Cancel removes the written data.
 func (s *fileSink) Cancel() error {
 	if s.over {
 		return nil
@@ -236,7 +237,7 @@ func (s *fileSink) Cancel() error {
 	return errors.Join(s.file.Close(), os.Remove(s.file.Name()))
 }
 
-// Close makes the snapshot count: it is on disk when Close returns. Older ones of the group go.
+// Close makes the snapshot effective: it is on disk when Close returns. Older snapshots of the group are deleted.
 func (s *fileSink) Close() error {
 	if s.over {
 		return nil

@@ -2,6 +2,7 @@ package consensus
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/binary"
 	"fmt"
@@ -31,7 +32,7 @@ type snapshotRequest struct {
 	Size          int64               `cbor:"8,keyasint"`
 }
 
-// maxSnapshot bounds a snapshot: full delivery lists in all heads, and the most that a policy may keep.
+// maxSnapshot limits the size of a snapshot: full delivery lists in all heads, and the most that a policy may keep.
 const maxSnapshot = 512 << 20
 
 func (s *snapshotRequest) Check() error {
@@ -53,7 +54,7 @@ func (s *snapshotRequest) Check() error {
 
 // InstallSnapshot streams a snapshot to a follower.
 func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args *raft.InstallSnapshotRequest, resp *raft.InstallSnapshotResponse, data io.Reader) (err error) {
-	defer t.m.caught(t.conv, "snapshot", &err)
+	defer t.m.quarantineOnPanic(t.conv, "snapshot", &err)
 	req := &snapshotRequest{Conversation: t.conv.id, Generation: t.conv.generation(), Term: args.Term, Index: args.LastLogIndex,
 		IndexTerm: args.LastLogTerm, Configuration: args.Configuration, ConfigIndex: args.ConfigurationIndex, Size: args.Size}
 	b, err := wire.Encode(req)
@@ -79,16 +80,9 @@ func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args
 		return err
 	}
 	head := append(binary.BigEndian.AppendUint32(nil, uint32(len(b))), b...)
-	if _, err := io.Copy(conn, io.MultiReader(bytes.NewReader(head), data)); err != nil {
-		return fmt.Errorf("snapshot to %s: %w", id, err)
-	}
-	answer, err := readSized(conn, wire.MaxError)
+	content, err := exchangeSnapshot(conn, io.MultiReader(bytes.NewReader(head), data))
 	if err != nil {
 		return fmt.Errorf("snapshot to %s: %w", id, err)
-	}
-	content, err := openReply(answer)
-	if err != nil {
-		return err
 	}
 	resp.RPCHeader = header(wire.NodeID(id))
 	if resp.Term, resp.Success, err = decodeVoteReply(content); err != nil {
@@ -97,10 +91,30 @@ func (t *transport) InstallSnapshot(id raft.ServerID, _ raft.ServerAddress, args
 	return t.checkAnswer(wire.NodeID(id), args.Term, resp.Term)
 }
 
-// receiveSnapshot hands a leader's snapshot to this replica.
+// refusalTime bounds the wait for an answer after a write failed: the answer was sent before the stream was closed.
+const refusalTime = time.Second
+
+// exchangeSnapshot writes a snapshot to a stream and returns the receiver's answer. A receiver that refuses the
+// snapshot answers and closes the stream before it has read everything: the write fails, and the answer says why.
+func exchangeSnapshot(conn net.Conn, data io.Reader) ([]byte, error) {
+	_, written := io.Copy(conn, data)
+	if written != nil {
+		if err := conn.SetReadDeadline(time.Now().Add(refusalTime)); err != nil {
+			return nil, written
+		}
+	}
+	answer, err := readSized(conn, wire.MaxError)
+	if err != nil {
+		return nil, cmp.Or(written, err)
+	}
+	content, err := openReply(answer)
+	return content, cmp.Or(err, written)
+}
+
+// receiveSnapshot gives a leader's snapshot to this replica.
 func (m *Manager) receiveSnapshot(ctx context.Context, from wire.NodeID, conn net.Conn) (err error) {
 	req := new(snapshotRequest)
-	defer func() { m.caughtAt(recover(), req.Conversation, "snapshot", &err) }()
+	defer func() { m.quarantineOnPanicAt(recover(), req.Conversation, "snapshot", &err) }()
 	if err := conn.SetDeadline(time.Now().Add(m.cfg.Timers.Call)); err != nil {
 		return err
 	}

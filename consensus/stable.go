@@ -10,20 +10,20 @@ import (
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
 )
 
-// Raft writes its term and then, in two halves, its vote: three writes for one vote. A crash between the
-// halves would leave an old candidate's name with the new term, and Raft would repeat that vote without
-// looking at the candidate's log. Here both halves are one value under a key of their own.
+// Raft writes its term and then, in two halves, its vote: three writes for one vote. A crash between the halves would
+// leave an old candidate's name with the new term, and Raft would repeat that vote without checking the candidate's
+// log. Here both halves are one value under a key of their own.
 //
-// A new term is not written at once either: it waits for the vote that mostly follows, and both are
-// written with one sync. Nobody can tell, because the term is settled before anything else of this
-// replica is written and before anything leaves it: every request, every answer.
+// A new term is not written at once either: it waits for the vote that usually follows, and one sync writes both. The
+// delay cannot be observed: the term is settled before this replica writes anything else and before any request or
+// answer leaves the replica.
 
 var errStalled = errors.New("the disk does not end a write")
 
-// stalled says whether the disk stands still: a write has been under way for Timers.Stall.
+// stalled reports whether the disk is stalled: a write has taken longer than Timers.Stall.
 func (m *Manager) stalled() bool { return m.cfg.Log.Writing() > m.cfg.Timers.Stall }
 
-// Raft's stable keys, and ours.
+// The stable keys of Raft and of this package.
 const (
 	currentTerm   = "CurrentTerm"
 	voteTerm      = "LastVoteTerm"
@@ -31,7 +31,8 @@ const (
 	wholeVote     = "Vote" // term, eight bytes big-endian, and candidate
 )
 
-// SetUint64 stores a term; a new current term, and that of a vote, with what follows.
+// SetUint64 stores a term. A new current term, and the term of a vote, are written together with the value that
+// follows.
 func (g *guard) SetUint64(key []byte, v uint64) error {
 	switch {
 	case string(key) == voteTerm:
@@ -44,7 +45,7 @@ func (g *guard) SetUint64(key []byte, v uint64) error {
 	return g.GroupLog.SetUint64(key, v)
 }
 
-// Set stores a value, and a vote as a whole, with the term that waits.
+// Set stores a value. It stores a vote as a whole, with the term that waits.
 func (g *guard) Set(key, value []byte) error {
 	if string(key) != voteCandidate || g.vote == nil {
 		if err := g.settled(); err != nil {
@@ -61,9 +62,9 @@ func (g *guard) Set(key, value []byte) error {
 	return err
 }
 
-// settle makes sure that the current term is on disk, and that the disk still takes something: nothing of Raft's
-// leaves the replica otherwise. So a leader whose disk stands still falls silent, and is replaced. It may be
-// called on any goroutine.
+// settle makes sure that the current term is on disk, and that the disk still accepts writes: no Raft message leaves
+// the replica otherwise. So a leader with a stalled disk falls silent, and is replaced. settle may be called on any
+// goroutine.
 func (g *guard) settle() error {
 	if g.stalled() {
 		return errStalled
@@ -78,7 +79,7 @@ func (g *guard) settle() error {
 	return err
 }
 
-// settled is settle on a goroutine of Raft's, which ends when the disk fails.
+// settled calls settle on a goroutine of Raft, and ends that goroutine if the disk fails.
 func (g *guard) settled() error {
 	if g.term.Load() == nil {
 		return nil
@@ -90,9 +91,9 @@ func (g *guard) settled() error {
 	return err
 }
 
-// writeTerm writes the term that waits, if there is one, and more with it.
+// writeTerm writes the term that waits, if there is one, together with more.
 func (g *guard) writeTerm(more ...raftlog.StableValue) error {
-	g.writing <- struct{}{} // one after the other: a term must not be overtaken by the one before it
+	g.writing <- struct{}{} // one at a time: an older term must not be written after a newer one
 	defer func() { <-g.writing }()
 	term := g.term.Load()
 	if term != nil {
@@ -147,13 +148,13 @@ func (g *guard) StoreLogs(logs []*raft.Log) error {
 		return err
 	}
 	if len(logs) > 0 {
-		if err := g.keeps(logs[0].Index); err != nil {
+		if err := g.refuseRewrite(logs[0].Index); err != nil {
 			return err
 		}
 	}
 	foreign := !g.leads()
-	if foreign && g.crowded != nil {
-		if err := g.crowded(); err != nil {
+	if foreign && g.checkMemory != nil {
+		if err := g.checkMemory(); err != nil {
 			return err
 		}
 	}
@@ -171,8 +172,8 @@ func (g *guard) DeleteRange(first, last uint64) error {
 	if err := g.settled(); err != nil {
 		return err
 	}
-	if g.truncates(first, last) {
-		if err := g.keeps(first); err != nil {
+	if g.removesSuffix(first, last) {
+		if err := g.refuseRewrite(first); err != nil {
 			return err
 		}
 	}

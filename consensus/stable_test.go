@@ -9,7 +9,7 @@ import (
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
 )
 
-// openGuard is a running replica's guard over a simulated disk.
+// openGuard returns the guard of a running replica over a simulated disk.
 func openGuard(t *testing.T, disk *raftlog.Disk, failed *error) (*guard, *raftlog.Log) {
 	t.Helper()
 	log, err := raftlog.Open(raftlog.Config{Disk: disk})
@@ -21,7 +21,7 @@ func openGuard(t *testing.T, disk *raftlog.Disk, failed *error) (*guard, *raftlo
 	return g, log
 }
 
-// vote does what Raft does for a vote.
+// vote performs the writes of Raft for a vote.
 func vote(t *testing.T, g *guard, term uint64, candidate string) {
 	t.Helper()
 	if err := errors.Join(g.SetUint64([]byte(currentTerm), term), g.SetUint64([]byte(voteTerm), term), g.Set([]byte(voteCandidate), []byte(candidate))); err != nil {
@@ -29,7 +29,7 @@ func vote(t *testing.T, g *guard, term uint64, candidate string) {
 	}
 }
 
-// onDisk is what a replica would find after a crash at this point.
+// onDisk returns the data that a replica would find after a crash at this point.
 func onDisk(t *testing.T, disk *raftlog.Disk) (term, votedIn uint64, candidate string) {
 	t.Helper()
 	disk.Crash(false)
@@ -57,12 +57,12 @@ func TestVoteAndTermAreOneWrite(t *testing.T) {
 	if n := log.Stats().Transactions - before; n != 1 {
 		t.Fatalf("%d writes for a vote", n)
 	}
-	if term, in, whom := onDisk(t, disk); term != 5 || in != 5 || whom != "n1.b.example" {
-		t.Fatalf("term %d, vote in %d for %q", term, in, whom)
+	if term, in, targets := onDisk(t, disk); term != 5 || in != 5 || targets != "n1.b.example" {
+		t.Fatalf("term %d, vote in %d for %q", term, in, targets)
 	}
 }
 
-// TestTermIsSettledBeforeWhatFollows: a term waits for its vote, and is on disk before anything else.
+// TestTermIsSettledBeforeWhatFollows checks that a term waits for its vote, and is on disk before anything else.
 func TestTermIsSettledBeforeWhatFollows(t *testing.T) {
 	steps := map[string]func(*guard) error{
 		"nothing": nil,
@@ -97,14 +97,15 @@ func TestTermIsSettledBeforeWhatFollows(t *testing.T) {
 			if !ok {
 				want = 6
 			}
-			if term, in, whom := onDisk(t, disk); term != want || in != 5 || whom != "n1.b.example" {
-				t.Fatalf("term %d, vote in %d for %q; wanted term %d and the old vote", term, in, whom, want)
+			if term, in, targets := onDisk(t, disk); term != want || in != 5 || targets != "n1.b.example" {
+				t.Fatalf("term %d, vote in %d for %q; wanted term %d and the old vote", term, in, targets, want)
 			}
 		})
 	}
 }
 
-// TestTermThatCannotBeWrittenLetsNothingOut: the replica is reported as failed, and the term still waits.
+// TestTermThatCannotBeWrittenLetsNothingOut checks that the replica is reported as failed, and that the term still
+// waits.
 func TestTermThatCannotBeWrittenLetsNothingOut(t *testing.T) {
 	disk := raftlog.NewDisk()
 	full := true

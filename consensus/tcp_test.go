@@ -21,7 +21,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// tcpLink is loopback TCP. Each side says its name first: what mutual TLS proves elsewhere.
+// tcpLink is loopback TCP. Each side first sends its name, which mutual TLS proves in production.
 type tcpLink struct {
 	at wire.NodeID
 	mu *sync.Mutex // guards addresses
@@ -45,7 +45,7 @@ func (l tcpLink) Dial(ctx context.Context, to wire.NodeID) (net.Conn, error) {
 	return conn, nil
 }
 
-// named is a connection of which the name has been read.
+// named is a connection whose name has been read.
 type named struct {
 	net.Conn
 	in *bufio.Reader
@@ -53,13 +53,13 @@ type named struct {
 
 func (n named) Read(b []byte) (int, error) { return n.in.Read(b) }
 
-// tcpNode is a node on real sockets and real files.
+// tcpNode is a node with real sockets and real files.
 type tcpNode struct {
 	m    *Manager
 	stop func()
 }
 
-// tcpCluster starts nodes with a backend of the log.
+// tcpCluster starts nodes with one backend of the log.
 func tcpCluster(t testing.TB, backend string, edit func(*Config), names ...wire.NodeID) (map[wire.NodeID]*tcpNode, func(wire.NodeID)) {
 	link := tcpLink{mu: new(sync.Mutex), by: make(map[wire.NodeID]string)}
 	roster := &memRoster{by: make(map[wire.Domain][]wire.NodeID)}
@@ -148,7 +148,7 @@ func startTCP(t testing.TB, dir, backend string, link tcpLink, roster Roster, ed
 	}}
 }
 
-// TestOnRealSocketsAndFiles goes through a conversation's life on both backends of the log.
+// TestOnRealSocketsAndFiles tests the life of a conversation on both backends of the log.
 func TestOnRealSocketsAndFiles(t *testing.T) {
 	for _, backend := range []string{raftlog.BackendBolt, raftlog.BackendPebble} {
 		t.Run(backend, func(t *testing.T) {
@@ -229,7 +229,7 @@ func (b *tcpBench) commit(at wire.NodeID, p author.Place, size int) author.Place
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	e := p.Commit(b.id(), size, wire.DeliveryChange{})
-	r, err := b.nodes[at].m.Submit(ctx, e)
+	r, err := b.nodes[at].m.Order(ctx, e)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -259,8 +259,8 @@ func report(b *testing.B, name string, d []time.Duration) {
 	b.ReportMetric(float64(p99.Microseconds())/1000, name+"-p99-ms")
 }
 
-// BenchmarkOneConversation: commits one after the other, 4 KiB, three nodes, real files and sockets,
-// with how long after the leader's answer a follower has applied.
+// BenchmarkOneConversation measures commits one after the other, 4 KiB, three nodes, real files and sockets, and the
+// time between the leader's answer and the application on a follower.
 func BenchmarkOneConversation(b *testing.B) {
 	for _, backend := range []string{raftlog.BackendBolt, raftlog.BackendPebble} {
 		b.Run(backend, func(b *testing.B) {
@@ -276,7 +276,7 @@ func BenchmarkOneConversation(b *testing.B) {
 			for b.Loop() {
 				e := p.Commit(t.id(), 4096, wire.DeliveryChange{})
 				start := time.Now()
-				r, err := nodes[nodeA].m.Submit(context.Background(), e)
+				r, err := nodes[nodeA].m.Order(context.Background(), e)
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -299,7 +299,7 @@ func BenchmarkOneConversation(b *testing.B) {
 	}
 }
 
-// BenchmarkWake: asleep on all three nodes until the first commit.
+// BenchmarkWake measures the first commit in a conversation that is asleep on all three nodes.
 func BenchmarkWake(b *testing.B) {
 	for _, backend := range []string{raftlog.BackendBolt, raftlog.BackendPebble} {
 		b.Run(backend, func(b *testing.B) {
@@ -329,7 +329,7 @@ func BenchmarkWake(b *testing.B) {
 	}
 }
 
-// BenchmarkBusyConversations: all conversations at once, each with one commit under way.
+// BenchmarkBusyConversations measures all conversations at once, each with one commit in progress.
 func BenchmarkBusyConversations(b *testing.B) {
 	for _, backend := range []string{raftlog.BackendBolt, raftlog.BackendPebble} {
 		for _, n := range []int{10, 100} {
@@ -367,7 +367,7 @@ func BenchmarkBusyConversations(b *testing.B) {
 							}
 							i := <-work
 							e := places[i].Commit(id, 4096, wire.DeliveryChange{})
-							r, err := nodes[nodeA].m.Submit(context.Background(), e)
+							r, err := nodes[nodeA].m.Order(context.Background(), e)
 							if err != nil {
 								b.Error(err)
 								return
@@ -384,7 +384,7 @@ func BenchmarkBusyConversations(b *testing.B) {
 	}
 }
 
-// BenchmarkAsleep: what a sleeping conversation costs in memory.
+// BenchmarkAsleep measures the memory of a sleeping conversation.
 func BenchmarkAsleep(b *testing.B) {
 	nodes, _ := tcpCluster(b, raftlog.BackendBolt, func(cfg *Config) { cfg.Timers.Sleep = 300 * time.Millisecond }, nodeA)
 	t := &tcpBench{t: b, nodes: nodes}

@@ -8,30 +8,30 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Raft takes whatever term another node names, writes it down, and can be led only in that term or a later
-// one: a term near 2^64 would end a conversation. Here a term grows by a bounded jump. A term that is
-// further ahead may be genuine, where this replica was away for long; then other voters have it too, and
-// are asked. No term goes beyond maxTerm. A learner asks for each, since it takes part in no election.
+// Raft accepts any term that another node names, writes it down, and can be led only in that term or a later one: a
+// term near 2^64 would end a conversation. Here a term grows by a bounded jump. A larger jump may be genuine if this
+// replica was away for long; then other voters have the term too, and are asked. No term exceeds maxTerm. A learner
+// asks for each new term, since it takes part in no election.
 
-// maxTerm is a term that no genuine conversation reaches: elections every millisecond for thirty years.
+// maxTerm is a term that no genuine conversation reaches: one election per millisecond for thirty years.
 const maxTerm = 1 << 40
 
-// maxIndex bounds the place in the log that a snapshot may name.
+// maxIndex limits the log index that a snapshot may name.
 const maxIndex = 1 << 48
 
-// term is the current term of this replica.
+// term returns the current term of this replica.
 func (l *live) term() uint64 {
 	if r := l.r.Load(); r != nil {
 		return r.CurrentTerm()
 	}
 	term, err := l.store.GetUint64([]byte(currentTerm))
 	if err != nil {
-		return 0 // none is written yet
+		return 0 // no term is written yet
 	}
 	return term
 }
 
-// termOf is the term that a replica is in, awake or not.
+// termOf returns the current term of a replica, awake or not.
 func (m *Manager) termOf(c *conversation) uint64 {
 	if l := c.awake(); l != nil && l.r.Load() != nil {
 		return l.term()
@@ -48,7 +48,7 @@ func (l *live) checkTerm(from wire.NodeID, term uint64) error {
 	if term <= own || !m.holds(ruleTerms) {
 		return nil
 	}
-	jump, learner := m.cfg.Limits.TermJump, own > 0 && l.r.Load() != nil && !l.votes() && !l.rec.Load().fresh()
+	jump, learner := m.cfg.Limits.TermJump, own > 0 && l.r.Load() != nil && !l.isVoter() && !l.fresh()
 	if learner {
 		jump = 0
 	}
@@ -61,16 +61,16 @@ func (l *live) checkTerm(from wire.NodeID, term uint64) error {
 	err := wire.Errorf(wire.Unavailable, "raft",
 		"term %d of %v is more than %d ahead of term %d here, and not confirmed by other voters", term, c.id, jump, own)
 	if learner && term-own <= m.cfg.Limits.TermJump {
-		return err // the usual case after an election: the leader sends again
+		return err // usual after an election: the leader sends again
 	}
 	return m.refuse(from, c.id, RefusedTerm, err)
 }
 
-// confirmTerm asks the other voters which term they are in, not too often. Where there are no others, the
-// two nodes have nobody to ask: then only maxTerm bounds the term. A recovery resets it.
+// confirmTerm asks the other voters for their terms, at a limited rate. If there are no other voters, the two nodes
+// have nobody to ask: then only maxTerm limits the term. A recovery resets it.
 //
-// A learner asks in each new term, and takes no later one than a majority is in, with the sender for one: a voter
-// that names later terms to a learner alone would part it from the leader.
+// A learner asks in each new term. It accepts no later term than one that a majority, counting the sender, has
+// reached: a voter that names later terms to a learner alone would separate the learner from the leader.
 func (m *Manager) confirmTerm(c *conversation, from wire.NodeID, term uint64, learner bool) {
 	now := time.Now().UnixNano()
 	last := c.confirming.Load()
@@ -109,7 +109,7 @@ func (m *Manager) confirmTerm(c *conversation, from wire.NodeID, term uint64, le
 	})
 }
 
-// confirm notes that terms up to bound are genuine.
+// confirm records that terms up to bound are genuine.
 func (c *conversation) confirm(bound uint64) {
 	for {
 		have := c.confirmed.Load()
@@ -119,27 +119,29 @@ func (c *conversation) confirm(bound uint64) {
 	}
 }
 
-// askTerm asks a node for its term; one of the build before tells that of its last entry.
+// askTerm asks a node for its term; a node of the previous build answers with the term of its last entry.
 func (m *Manager) askTerm(ctx context.Context, n wire.NodeID, c *conversation) witness {
 	if m.announced(n) {
 		t, err := m.askTestimony(ctx, n, c, question{})
 		return witness{testimony: t, err: err}
 	}
-	s, err := m.askStanding(ctx, n, c)
+	s, err := m.askLogStatus(ctx, n, c)
 	return witness{testimony: testimony{Term: s.End.Term}, err: err}
 }
 
-// Steps down that a learner's answer may cause: one after each change of its part, and one more each unrestRefill.
+// Limits of the leader step-downs that a learner's answers may cause: one after each change of its part, and one more
+// each unrestRefill.
 const (
 	unrestBurst  = 1
 	unrestRefill = 10 * time.Minute
 )
 
-// checkAnswer judges the term in an answer to a request of this replica's that bore term sent. A leader steps
-// down where it hears of a later term, and a candidate takes it over.
+// checkAnswer validates the term in an answer to a request of this replica; sent is the term of the request. In Raft, a
+// leader steps down when it sees a later term, and a candidate adopts that term.
 //
-// A learner has no term of its own making. Its answer may name a later one where it was demoted while it was
-// cut off; then one election brings both together. More would let it keep the conversation without a leader.
+// A learner does not create terms itself. Its answer may name a later term if the learner was demoted while it was
+// cut off; one election then brings both to the same term. More elections would let it keep the conversation without
+// a leader.
 func (t *transport) checkAnswer(from wire.NodeID, sent, term uint64) error {
 	l := t.conv.awake()
 	if term <= sent || l == nil || l.trans != t {
@@ -148,7 +150,11 @@ func (t *transport) checkAnswer(from wire.NodeID, sent, term uint64) error {
 	if err := l.checkTerm(from, term); err != nil {
 		return err
 	}
-	if got, err := t.m.roleOf(from, t.conv); err != nil || got == roleVoter || !t.m.holds(ruleRoles) {
+	got, err := t.m.roleOf(from, t.conv)
+	if err == nil && got == roleVoter {
+		return l.mayRaise(from, term)
+	}
+	if err != nil || !t.m.holds(ruleRoles) {
 		return err
 	}
 	if t.m.meter.take(meterKey{from, t.conv.id, meterUnrest}, unrestBurst, unrestRefill) {

@@ -13,17 +13,17 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Questions go only to nodes that announced wire.FeatureTestify. The first release does not know the kind, and
-// its nodes are asked with older, narrower kinds.
+// Questions go only to nodes that announced wire.FeatureTestify. The first release does not know this kind of frame;
+// its nodes are asked with older kinds, which ask for less.
 
-// question is what one replica asks another about the conversation that both hold. Everything is optional.
+// question is a question from one replica to another about the conversation that both hold. All fields are optional.
 type question struct {
-	About    wire.NodeID         `cbor:"1,keyasint,omitempty"` // whose role?
+	About    wire.NodeID         `cbor:"1,keyasint,omitempty"` // the node whose role is asked for
 	Claim    uint64              `cbor:"2,keyasint,omitempty"` // About says that an operator's recovery began this generation
-	Sequence wire.SequenceNumber `cbor:"3,keyasint,omitempty"` // what is the order hash after this entry?
-	Order    wire.Hash           `cbor:"4,keyasint"`           // the asker's own there; zero: not told
-	Index    uint64              `cbor:"5,keyasint,omitempty"` // which entry does Raft's log have at this place?
-	At       uint64              `cbor:"6,keyasint,omitempty"` // the place of Raft's log up to which the asker has applied it; 0: not told
+	Sequence wire.SequenceNumber `cbor:"3,keyasint,omitempty"` // asks for the order hash after this entry
+	Order    wire.Hash           `cbor:"4,keyasint"`           // the asking replica's order hash there; zero: not given
+	Index    uint64              `cbor:"5,keyasint,omitempty"` // asks for the entry at this index of Raft's log
+	At       uint64              `cbor:"6,keyasint,omitempty"` // index of Raft's log up to which the asking replica has applied it; 0: not given
 }
 
 // Check refuses a question about no node.
@@ -37,18 +37,18 @@ func (q *question) Check() error {
 	return nil
 }
 
-// testimony answers a question. It is one node's word.
+// testimony answers a question. It is the claim of one node.
 type testimony struct {
-	Role        role                `cbor:"1,keyasint"`           // of question.About, by the committed configuration
+	Role        role                `cbor:"1,keyasint"`           // role of question.About in the committed configuration
 	Generation  uint64              `cbor:"2,keyasint"`           // of the configuration here
-	Term        uint64              `cbor:"3,keyasint"`           // Raft's, or that of the last entry where the conversation sleeps
-	Contradicts bool                `cbor:"4,keyasint,omitempty"` // the generation before question.Claim lives
-	Out         bool                `cbor:"5,keyasint,omitempty"` // this replica lost its log, and waits to be invited anew
-	Sequence    wire.SequenceNumber `cbor:"6,keyasint"`           // the entry that Order belongs to: question.Sequence, or the last one here
+	Term        uint64              `cbor:"3,keyasint"`           // Raft's term, or the term of the last entry if the conversation sleeps
+	Contradicts bool                `cbor:"4,keyasint,omitempty"` // the generation before question.Claim is alive
+	Out         bool                `cbor:"5,keyasint,omitempty"` // this replica lost its log, and waits for a new invitation
+	Sequence    wire.SequenceNumber `cbor:"6,keyasint"`           // the entry of Order: question.Sequence, or the last one here
 	Order       wire.Hash           `cbor:"7,keyasint"`           // zero: no longer kept
-	Content     wire.Hash           `cbor:"8,keyasint"`           // digest of the committed entry at question.Index; zero: not here
+	Content     wire.Hash           `cbor:"8,keyasint"`           // digest of the committed entry at question.Index; zero: the entry is not here
 	Covered     bool                `cbor:"9,keyasint,omitempty"` // a snapshot has replaced that entry here
-	// At is the place of Raft's log up to which this replica has applied it, where Sequence is its last entry; else 0.
+	// At is the index of Raft's log up to which this replica has applied it, if Sequence is its last entry; else 0.
 	At uint64 `cbor:"10,keyasint,omitempty"`
 }
 
@@ -60,7 +60,7 @@ func (t *testimony) Check() error {
 	return nil
 }
 
-// maxTestimony bounds both messages, in bytes.
+// maxTestimony limits the size of both messages, in bytes.
 const maxTestimony = 1024
 
 func (m *Manager) announced(n wire.NodeID) bool {
@@ -81,14 +81,14 @@ func (m *Manager) askTestimony(ctx context.Context, n wire.NodeID, c *conversati
 	return t, wire.Decode(b, maxTestimony, &t)
 }
 
-// witness is one node's answer, or why there is none.
+// witness is the answer of one node, or the reason for its absence.
 type witness struct {
 	node wire.NodeID
 	testimony
 	err error
 }
 
-// askAll asks several nodes at once, with what ask does for each, and returns when all have answered.
+// askAll asks several nodes at once by calling ask for each, and returns when all calls have returned.
 func (m *Manager) askAll(nodes []wire.NodeID, ask func(wire.NodeID) witness) []witness {
 	answers := make([]witness, len(nodes))
 	var all sync.WaitGroup
@@ -102,13 +102,13 @@ func (m *Manager) askAll(nodes []wire.NodeID, ask func(wire.NodeID) witness) []w
 	return answers
 }
 
-// receiveTestify answers another replica.
+// receiveTestify answers the question of another replica.
 func (m *Manager) receiveTestify(ctx context.Context, from wire.NodeID, f *frame) ([]byte, error) {
 	var q question
 	if err := wire.Decode(f.payload, maxTestimony, &q); err != nil {
 		return nil, err
 	}
-	c, err := m.party(from, f.conversation, roleOfQuestion)
+	c, err := m.findWithRole(from, f.conversation, roleOfQuestion)
 	if err != nil {
 		return nil, err
 	}
@@ -130,7 +130,7 @@ func (m *Manager) receiveTestify(ctx context.Context, from wire.NodeID, f *frame
 		}
 		var own wire.SequenceNumber
 		var at uint64
-		if err := m.lookAt(c, func(s *machine.Machine, applied uint64) {
+		if err := m.viewAnyAt(c, func(s *machine.Machine, applied uint64) {
 			t.Sequence, t.Order = orderAt(s, q.Sequence)
 			own, at = s.Sequence(), applied
 		}); err != nil {
@@ -139,16 +139,21 @@ func (m *Manager) receiveTestify(ctx context.Context, from wire.NodeID, f *frame
 		if t.Sequence == own {
 			t.At = at
 		}
-		if f.generation == c.generation() && q.At > 0 && (lacks(own, at, q.Sequence, q.At) || lacks(q.Sequence, q.At, own, at)) {
-			m.serve(c, "compare", func(ctx context.Context) { m.differs(ctx, c, from, differentCount(from, q.Sequence, q.At, own, at)) })
+		if f.generation == c.generation() && q.At > 0 && (isBehind(own, at, q.Sequence, q.At) || isBehind(q.Sequence, q.At, own, at)) {
+			m.serve(c, "compare", func(ctx context.Context) {
+				m.handleDifference(ctx, c, from, differentCount(from, q.Sequence, q.At, own, at))
+			})
 		} else if t.Sequence == q.Sequence && differ(q.Order, t.Order) {
-			m.serve(c, "compare", func(ctx context.Context) { m.differs(ctx, c, from, differentOrder(from, t.Sequence, q.Order, t.Order)) })
+			m.serve(c, "compare", func(ctx context.Context) {
+				m.handleDifference(ctx, c, from, differentOrder(from, t.Sequence, q.Order, t.Order))
+			})
 		}
 	}
 	return wire.Encode(&t)
 }
 
-// committedEntry is the digest of the entry at a place of Raft's log, where it is known to be committed here.
+// committedEntry returns the digest of the entry at an index of Raft's log, if this replica knows that the entry is
+// committed.
 func (m *Manager) committedEntry(c *conversation, index uint64) (digest wire.Hash, covered bool) {
 	if index > m.floorOf(c) {
 		return digest, false
@@ -160,7 +165,7 @@ func (m *Manager) committedEntry(c *conversation, index uint64) (digest wire.Has
 	return entryDigest(&e), false
 }
 
-// floorOf is the last entry of Raft's log that is known to be committed here, awake or not.
+// floorOf returns the index of the last entry of Raft's log that this replica, awake or not, knows to be committed.
 func (m *Manager) floorOf(c *conversation) uint64 {
 	if l := c.awake(); l != nil {
 		return l.floor()
@@ -171,7 +176,7 @@ func (m *Manager) floorOf(c *conversation) uint64 {
 	return 0
 }
 
-// entryDigest names an entry of Raft's log by its content.
+// entryDigest identifies an entry of Raft's log by its content.
 func entryDigest(e *raft.Log) wire.Hash {
 	h := sha256.New()
 	h.Write(binary.BigEndian.AppendUint64([]byte("mlsfed log entry 1\x00"), e.Term))
@@ -180,8 +185,8 @@ func entryDigest(e *raft.Log) wire.Hash {
 	return wire.Hash(h.Sum(nil))
 }
 
-// orderAt is the order hash after entry seq, or after the last entry where there are fewer. A zero hash
-// stands for one that is no longer kept.
+// orderAt returns the order hash after entry seq, or after the last entry if there are fewer. A zero hash means that
+// the hash is no longer kept.
 func orderAt(s *machine.Machine, seq wire.SequenceNumber) (wire.SequenceNumber, wire.Hash) {
 	if seq >= s.Sequence() {
 		return s.Sequence(), s.Order()
@@ -189,11 +194,8 @@ func orderAt(s *machine.Machine, seq wire.SequenceNumber) (wire.SequenceNumber, 
 	if seq == 0 {
 		return 0, wire.Hash{}
 	}
-	entries, gap := s.Entries(seq-1, 1, 0)
-	if gap || len(entries) == 0 {
-		return seq, wire.Hash{}
-	}
-	return seq, entries[0].Order
+	order, _ := s.OrderAt(seq)
+	return seq, order
 }
 
 // differ reports whether two order hashes after the same entry contradict each other.

@@ -12,8 +12,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// transport is one conversation's way to its other replicas: Raft's view of the mesh. Nodes are named,
-// not addressed: a server's ID and address are both its NodeID.
+// transport connects one conversation to its other replicas: it is Raft's view of the mesh. Nodes are named, not
+// addressed: a server's ID and address are both its NodeID.
 type transport struct {
 	m     *Manager
 	conv  *conversation
@@ -23,12 +23,14 @@ type transport struct {
 	ready func()                         // called when Raft is about to start its goroutines
 	acks  acks
 
+	yielded atomic.Int64 // when this leader last asked another voter to lead, in nanoseconds since 1970
+
 	ctx   context.Context // ends with the replica
 	stop  context.CancelFunc
 	tasks sync.WaitGroup
 }
 
-// Raft takes requests one by one; what arrives faster than this is refused, and sent again by the peer.
+// Raft accepts requests one at a time; requests beyond this queue are refused, and the peer sends them again.
 const rpcQueue = 64
 
 func newTransport(ctx context.Context, m *Manager, c *conversation) *transport {
@@ -65,12 +67,12 @@ func (t *transport) frame(kind frameKind, payload []byte) *frame {
 	return &frame{kind: kind, generation: t.conv.generation(), conversation: t.conv.id, payload: payload}
 }
 
-// header is what Raft wants to know of the sender of a message.
+// header returns the header that describes the sender of a message to Raft.
 func header(n wire.NodeID) raft.RPCHeader {
 	return raft.RPCHeader{ProtocolVersion: raft.ProtocolVersionMax, ID: []byte(n), Addr: []byte(n)}
 }
 
-// do makes one of Raft's calls.
+// do makes one Raft call.
 func (t *transport) do(to raft.ServerID, cmd any) ([]byte, error) {
 	if err := t.store.settle(); err != nil {
 		return nil, err
@@ -81,7 +83,7 @@ func (t *transport) do(to raft.ServerID, cmd any) ([]byte, error) {
 	return b, err
 }
 
-// noteRefusal hears from peers that sleep, or that know of a later generation.
+// noteRefusal handles the errors of peers that sleep, or that know a later generation.
 func (t *transport) noteRefusal(from wire.NodeID, err error) {
 	var e *wire.Error
 	if errors.As(err, &e) {
@@ -93,10 +95,10 @@ func isBeat(a *raft.AppendEntriesRequest) bool {
 	return a.PrevLogEntry == 0 && a.PrevLogTerm == 0 && len(a.Entries) == 0 && a.LeaderCommitIndex == 0
 }
 
-// AppendEntries sends entries and waits; a heartbeat waits for company first.
+// AppendEntries sends entries and waits for the answer; a heartbeat first waits to be sent with others.
 func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (err error) {
-	defer t.m.caught(t.conv, "append", &err)
-	if isStandIn(args) {
+	defer t.m.quarantineOnPanic(t.conv, "append", &err)
+	if holdsSnapshotEnd(args) {
 		return raft.ErrNotLeader
 	}
 	if isBeat(args) {
@@ -112,8 +114,9 @@ func (t *transport) AppendEntries(id raft.ServerID, _ raft.ServerAddress, args *
 	return t.appended(wire.NodeID(id), args, resp, b)
 }
 
-// awaitPeer waits until a node that is gone is back, for as long as this replica leads it in the term. Raft doubles its
-// pause with each failure, up to 10 s, and nothing ends it: so there is one failure for an absence, and not many.
+// awaitPeer waits until an absent node is back, as long as this replica leads it in the term. Raft doubles its pause
+// with each failure, up to 10 s, and nothing ends the pause early. With awaitPeer, an absence causes one failure
+// instead of many.
 func (t *transport) awaitPeer(n wire.NodeID, term uint64) bool {
 	for {
 		if t.m.mesh.await(t.ctx, n, t.m.cfg.Timers.Absence) {
@@ -129,7 +132,7 @@ func (t *transport) awaitPeer(n wire.NodeID, term uint64) bool {
 	}
 }
 
-// appended takes in the answer to an AppendEntries.
+// appended processes the answer to an AppendEntries.
 func (t *transport) appended(from wire.NodeID, args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse, b []byte) error {
 	got, err := decodeAppendReply(b)
 	if err != nil {
@@ -138,7 +141,7 @@ func (t *transport) appended(from wire.NodeID, args *raft.AppendEntriesRequest, 
 	if err := t.checkAnswer(from, args.Term, got.Term); err != nil {
 		return err
 	}
-	t.conv.see(from)
+	t.conv.noteFrame(from)
 	*resp = *got
 	resp.RPCHeader = header(from)
 	if resp.Success {
@@ -150,7 +153,7 @@ func (t *transport) appended(from wire.NodeID, args *raft.AppendEntriesRequest, 
 
 // RequestVote asks for a vote.
 func (t *transport) RequestVote(id raft.ServerID, _ raft.ServerAddress, args *raft.RequestVoteRequest, resp *raft.RequestVoteResponse) (err error) {
-	defer t.m.caught(t.conv, "vote", &err)
+	defer t.m.quarantineOnPanic(t.conv, "vote", &err)
 	b, err := t.do(id, args)
 	if err != nil {
 		return err
@@ -164,7 +167,7 @@ func (t *transport) RequestVote(id raft.ServerID, _ raft.ServerAddress, args *ra
 
 // RequestPreVote asks whether a vote would be granted.
 func (t *transport) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, args *raft.RequestPreVoteRequest, resp *raft.RequestPreVoteResponse) (err error) {
-	defer t.m.caught(t.conv, "vote", &err)
+	defer t.m.quarantineOnPanic(t.conv, "vote", &err)
 	b, err := t.do(id, args)
 	if err != nil {
 		return err
@@ -178,21 +181,24 @@ func (t *transport) RequestPreVote(id raft.ServerID, _ raft.ServerAddress, args 
 
 // TimeoutNow makes the target campaign.
 func (t *transport) TimeoutNow(id raft.ServerID, _ raft.ServerAddress, args *raft.TimeoutNowRequest, resp *raft.TimeoutNowResponse) error {
+	t.conv.pardon(wire.NodeID(id))
 	_, err := t.do(id, args)
 	return err
 }
 
-// receive hands a request of Raft's to this replica and answers it. It does not block: it is called on
-// a connection's read loop, and never waits for a disk.
+// receive passes a Raft request to this replica and answers it. It runs on a connection's read loop, so it does not
+// block and never waits for a disk.
 func (t *transport) receive(from wire.NodeID, f *frame) {
 	cmd, err := decodeRPC(f.kind, f.payload, header(from))
 	if err != nil {
 		t.m.mesh.reply(from, f, nil, wire.Errorf(wire.Malformed, "raft", "%v", err))
 		return
 	}
+	keep := func(*raft.Log, *wire.Entry) {}
 	if l := t.conv.awake(); l != nil && l.trans == t {
-		if err := l.examine(from, cmd); errors.Is(err, errNotYet) {
-			t.m.mesh.reply(from, f, encodeAppendReply(l.lacks()), nil)
+		keep = l.decoded.put
+		if err := l.checkRPC(from, cmd); errors.Is(err, errNotYet) {
+			t.m.mesh.reply(from, f, encodeAppendReply(l.missingEntriesReply()), nil)
 			return
 		} else if err != nil {
 			t.m.mesh.reply(from, f, nil, err)
@@ -200,7 +206,7 @@ func (t *transport) receive(from wire.NodeID, f *frame) {
 		}
 	}
 	if a, ok := cmd.(*raft.AppendEntriesRequest); ok {
-		if err := t.m.vetEntries(from, t.conv.id, a); err != nil {
+		if err := t.m.checkForeignEntries(from, t.conv.id, a, keep); err != nil {
 			t.m.mesh.reply(from, f, nil, err)
 			return
 		}
@@ -214,10 +220,10 @@ func (t *transport) receive(from wire.NodeID, f *frame) {
 		return
 	}
 	if f.number == 0 {
-		return // a nudge: nobody waits
+		return // a nudge: nobody waits for the answer
 	}
 	t.m.mesh.spawn(func(context.Context) {
-		defer t.m.caught(t.conv, "answer", nil)
+		defer t.m.quarantineOnPanic(t.conv, "answer", nil)
 		select {
 		case r := <-answer:
 			if err := t.store.settle(); err != nil {
@@ -232,13 +238,16 @@ func (t *transport) receive(from wire.NodeID, f *frame) {
 
 // campaign starts an election on this replica at once, without a pre-vote.
 func (t *transport) campaign() {
-	if l := t.conv.awake(); l != nil && l.trans == t && !l.votes() {
-		return // Raft would begin a term that nobody else is in
+	if l := t.conv.awake(); l != nil && l.trans == t && !l.isVoter() {
+		return // Raft would begin a term without any other replica in it
+	}
+	if l := t.conv.awake(); l != nil && l.trans == t {
+		l.courted.note(t.m.cfg.Node, l.term()+1)
 	}
 	answer := make(chan raft.RPCResponse, 1)
 	select {
 	case t.rpcs <- raft.RPC{Command: &raft.TimeoutNowRequest{RPCHeader: header(t.m.cfg.Node)}, RespChan: answer}:
-	default: // busy: somebody else is at work on it
+	default: // busy: another goroutine is already doing this
 	}
 }
 
@@ -270,7 +279,7 @@ func (t *transport) AppendEntriesPipeline(id raft.ServerID, _ raft.ServerAddress
 	return p, nil
 }
 
-// pipeline keeps AppendEntries under way, in order.
+// pipeline keeps several AppendEntries in progress, in order.
 type pipeline struct {
 	t      *transport
 	to     wire.NodeID
@@ -297,9 +306,9 @@ func (f *appendFuture) Start() time.Time                      { return f.start }
 func (f *appendFuture) Request() *raft.AppendEntriesRequest   { return f.args }
 func (f *appendFuture) Response() *raft.AppendEntriesResponse { return f.resp }
 
-// AppendEntries sends; it blocks while too much is under way.
+// AppendEntries sends a request; it blocks while too many are in progress.
 func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.AppendEntriesResponse) (raft.AppendFuture, error) {
-	if isStandIn(args) {
+	if holdsSnapshotEnd(args) {
 		return nil, raft.ErrNotLeader
 	}
 	if err := p.t.store.settle(); err != nil {
@@ -323,17 +332,16 @@ func (p *pipeline) AppendEntries(args *raft.AppendEntriesRequest, resp *raft.App
 
 func (p *pipeline) Consumer() <-chan raft.AppendFuture { return p.done }
 
-// Close ends the pipeline; what is under way is forgotten.
+// Close ends the pipeline; requests in progress are dropped.
 func (p *pipeline) Close() error {
 	p.once.Do(func() { close(p.stop) })
 	p.ended.Wait()
 	return nil
 }
 
-// collect waits for the answers in the order of the requests. Raft takes an answer without success for
-// the pipeline's end.
+// collect waits for the answers in the order of the requests. Raft ends the pipeline at an answer without success.
 func (p *pipeline) collect() {
-	defer p.t.m.caught(p.t.conv, "append", nil)
+	defer p.t.m.quarantineOnPanic(p.t.conv, "append", nil)
 	for {
 		select {
 		case <-p.stop:

@@ -9,24 +9,25 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Anybody can put invented addresses of an organization into a conversation's delivery list, and its node is
-// then invited to hold a replica. A conversation that another organization brought and in which no address
-// belongs to a device here is given back after Timers.Unowned. The log cannot be changed for it, since the
-// list is the members' own. What the node does depends on its part:
+// Anybody can put invented addresses of an organization into a conversation's delivery list, and the organization's
+// node is then invited to hold a replica. A conversation that another organization brought, and in which no address
+// belongs to a device here, is given back after Timers.Unowned. This node cannot change the log for that purpose,
+// since the list belongs to the members. The action depends on the node's part:
 //
-//   - the only voter, where no other organization takes part: the replica is deleted; nobody reads it;
+//   - the only voter, and no other organization takes part: the replica is deleted; nobody reads it;
 //   - a learner: the replica is deleted;
-//   - one of at least three voters: the replica gives up its vote and asks the others to take it out, as one
-//     does whose disk was lost (repair.go), so that the others keep a majority of those who are left;
-//   - one of two voters: it stays, since the other one could not order anything alone.
+//   - one of at least three voters: the replica gives up its vote and asks the others to remove it, as a replica
+//     does after the loss of its disk (repair.go), so that the others keep a majority of the remaining voters;
+//   - one of two voters: the replica stays, since the other voter could not order anything alone.
 //
-// For some time afterwards the node declines to be invited to the same conversation.
+// For some time afterwards the node declines invitations to the same conversation.
 
-// declines bounds of how many conversations the node remembers that it has given them back.
+// declines limits the number of conversations that the node remembers as given back.
 const declines = 1 << 14
 
-// declined are conversations that were given back, and until when an invitation to them is refused: by the
-// organization that had brought them. What another one brings under the same id may be another conversation.
+// declined holds the conversations that were given back, and until when the node refuses an invitation to them by the
+// organization that had brought them. A conversation that another organization brings under the same id may be
+// another one.
 type declined struct {
 	mu    sync.Mutex // guards until
 	until map[invitedBy]time.Time
@@ -53,13 +54,13 @@ func (d *declined) add(id wire.ConversationID, org wire.Domain, until, now time.
 			if len(d.until) < declines {
 				break
 			}
-			delete(d.until, k) // any: it may be given back once more
+			delete(d.until, k) // any of them: the conversation may be given back once more
 		}
 	}
 	d.until[invitedBy{id, org}] = until
 }
 
-// refuses is the refusal of an invitation to a conversation that was given back.
+// refuses returns the refusal of an invitation to a conversation that was given back.
 func (d *declined) refuses(id wire.ConversationID, org wire.Domain, now time.Time) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -87,14 +88,15 @@ func (m *Manager) mayInvite(from wire.NodeID, id wire.ConversationID) error {
 	if err := m.cfg.Account.Room(); err != nil {
 		return err
 	}
-	// A conversation in which this organization comes and goes may not spend what its inviter's others need.
+	// A conversation that this organization joins and leaves repeatedly must not use up the capacity that its
+	// inviter's other conversations need.
 	if l, t := &m.cfg.Limits, &m.cfg.Timers; !m.meter.take(meterKey{wire.NodeID(org), id, meterInvite}, l.Invites, t.Invite) {
 		return m.refuse(from, id, RefusedRate, wire.Errorf(wire.Busy, "invite", "%s invites this node to %v too often: %d times at once and once each %v are taken", org, id, l.Invites, t.Invite))
 	}
 	return m.cfg.Admission.Replica(org)
 }
 
-// giveBackLoop looks for conversations without a device here.
+// giveBackLoop searches for conversations without a device here.
 func (m *Manager) giveBackLoop(ctx context.Context) {
 	if m.cfg.Owns == nil {
 		return
@@ -104,16 +106,16 @@ func (m *Manager) giveBackLoop(ctx context.Context) {
 			if ctx.Err() != nil {
 				return
 			}
-			if err := m.lookForOwner(ctx, c); err != nil && ctx.Err() == nil {
+			if err := m.returnIfUnowned(ctx, c); err != nil && ctx.Err() == nil {
 				m.log.Debug("conversation not given back", "conversation", c.id, "error", err)
 			}
 		}
 	}
 }
 
-// lookForOwner gives one conversation back if it has been without a device here for long enough. One that was found to
-// have a device is looked at again when organizations or members have come or gone.
-func (m *Manager) lookForOwner(ctx context.Context, c *conversation) error {
+// returnIfUnowned gives one conversation back if it has been without a device here for long enough. A conversation with
+// a device is checked again after organizations or members have joined or left.
+func (m *Manager) returnIfUnowned(ctx context.Context, c *conversation) error {
 	if c.book.payer == "" || c.owned.Load() || c.out.Load() || c.shut.Load() != nil || c.probation.Load() != nil {
 		return nil
 	}
@@ -142,7 +144,7 @@ func (m *Manager) ownership(c *conversation) (owned, alone bool, err error) {
 	var tokens []wire.Token
 	self := m.cfg.Node.Organization()
 	alone = true
-	err = m.look(c, func(s *machine.Machine) {
+	err = m.viewAny(c, func(s *machine.Machine) {
 		owned = s.Created() && s.Policy().Witness == self
 		for _, a := range s.Delivery() {
 			if a.Organization == self {
@@ -163,13 +165,13 @@ func (m *Manager) ownership(c *conversation) (owned, alone bool, err error) {
 	return false, alone, nil
 }
 
-// giveBack ends this node's part in a conversation by the way that its part allows.
+// giveBack ends this node's part in a conversation in the way that depends on that part.
 func (m *Manager) giveBack(ctx context.Context, c *conversation, alone bool, now time.Time) error {
 	voters := m.voters(c)
 	votes := contains(voters, m.cfg.Node)
 	switch {
 	case votes && len(voters) == 1 && !alone:
-		return nil // its leader is here and will place others
+		return nil // the leader is on this node and will place other replicas
 	case votes && len(voters) == 2:
 		return nil
 	}
@@ -194,7 +196,7 @@ func (m *Manager) giveBack(ctx context.Context, c *conversation, alone bool, now
 	return m.removeUnread(c, "none of its addresses is a device's here, or its policy keeps too much")
 }
 
-// keepsTooMuch refuses a policy that has this node keep more than its configuration allows.
+// keepsTooMuch refuses a policy that makes this node keep more than its configuration allows.
 func (m *Manager) keepsTooMuch(p wire.Policy) error {
 	entries, bytes := machine.Keeps(p)
 	if l := &m.cfg.Limits; entries <= l.RecentEntries && bytes <= l.RecentBytes {
@@ -205,7 +207,7 @@ func (m *Manager) keepsTooMuch(p wire.Policy) error {
 		entries, bytes, m.cfg.Limits.RecentEntries, m.cfg.Limits.RecentBytes)
 }
 
-// checkPolicy gives a conversation back that another organization brought and whose policy keeps too much.
+// checkPolicy gives a conversation back if another organization brought it and its policy keeps too much.
 func (l *live) checkPolicy() {
 	if l.c.book.payer == "" {
 		return

@@ -11,7 +11,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// owners says which tokens belong to devices of a node.
+// owners lists the tokens that belong to devices of a node.
 type owners struct {
 	mu sync.Mutex // guards of
 	of map[wire.NodeID][]wire.Token
@@ -35,16 +35,16 @@ func (o *owners) edit(cfg *Config) {
 
 func token(org wire.Domain, n uint64) wire.Token { return author.Address(org, n).Token }
 
-// TestUnownedIsGivenBack: a replica of a conversation in which no device of the node has an address is given
-// back, whatever its part, and its place in the quota is free; the others order on.
+// TestUnownedIsGivenBack checks that a replica of a conversation in which no device of the node has an address is
+// given back, whatever its part, that its place in the quota is freed, and that the others still order.
 func TestUnownedIsGivenBack(t *testing.T) {
 	for _, test := range []struct {
 		name      string
 		nodes     []wire.NodeID
 		orgs      []wire.Domain
-		voters    int // before
+		voters    int // number before
 		learners  int
-		others    bool // somebody else is left
+		others    bool // other organizations remain
 		witnesses wire.Domain
 	}{
 		{name: "learner", nodes: []wire.NodeID{nodeA, nodeB}, orgs: []wire.Domain{"a.example", "b.example"}, voters: 1, learners: 1, others: true},
@@ -73,10 +73,11 @@ func TestUnownedIsGivenBack(t *testing.T) {
 					return
 				}
 				p = c.commit(nodeA, p, wire.DeliveryChange{})
-				// A member of b's comes: b is invited again when it takes invitations again, and stays.
+				// A member of b's organization joins: b is invited again when it accepts invitations again, and
+				// stays.
 				o.set(nodeB, token("b.example", 2))
 				c.commit(nodeA, p, wire.DeliveryChange{Add: []wire.Address{author.Address("b.example", 2)}})
-				time.Sleep(3 * 20 * time.Second) // virtual: until b takes invitations again
+				time.Sleep(3 * 20 * time.Second) // virtual: until b accepts invitations again
 				c.eventually("b holds a replica again", func() bool { return len(b.m.Conversations()) == 1 })
 				c.settled(conv, test.voters, test.learners)
 				looked := b.m.Counts().GivenBack
@@ -90,7 +91,7 @@ func TestUnownedIsGivenBack(t *testing.T) {
 	}
 }
 
-// TestWitnessKeepsItsReplica: a witness has no address, and stays.
+// TestWitnessKeepsItsReplica checks that a witness, which has no address, keeps its replica.
 func TestWitnessKeepsItsReplica(t *testing.T) {
 	o := &owners{of: make(map[wire.NodeID][]wire.Token)}
 	o.set(nodeA, token("a.example", 1))
@@ -105,7 +106,8 @@ func TestWitnessKeepsItsReplica(t *testing.T) {
 	})
 }
 
-// TestEmptyInvitationIsGivenBack: an invitation of which no entry ever comes does not hold a place for good.
+// TestEmptyInvitationIsGivenBack checks that an invitation that is never followed by an entry does not occupy a place
+// permanently.
 func TestEmptyInvitationIsGivenBack(t *testing.T) {
 	o := &owners{of: make(map[wire.NodeID][]wire.Token)}
 	simulate(t, o.edit, []wire.NodeID{nodeA, nodeB}, func(c *cluster) {
@@ -128,7 +130,8 @@ func TestEmptyInvitationIsGivenBack(t *testing.T) {
 	})
 }
 
-// TestPolicyOverTheLimitIsGivenBack: a node does not hold what keeps more than its configuration allows.
+// TestPolicyOverTheLimitIsGivenBack checks that a node does not hold a conversation that keeps more than the node's
+// configuration allows.
 func TestPolicyOverTheLimitIsGivenBack(t *testing.T) {
 	edit := func(cfg *Config) {
 		if cfg.Node == nodeB {
@@ -151,7 +154,7 @@ func TestPolicyOverTheLimitIsGivenBack(t *testing.T) {
 	})
 }
 
-// admission refuses after so many.
+// admission refuses after a number of requests.
 type admission struct{ handshakes, replicas atomic.Int64 }
 
 func (a *admission) Handshake(org wire.Domain, _ wire.ConversationID) error {
@@ -168,8 +171,8 @@ func (a *admission) Replica(org wire.Domain) error {
 	return nil
 }
 
-// TestAdmissionOfInvitations: an organization's invitations over its rate are refused and come again; those
-// of the own organization are not limited.
+// TestAdmissionOfInvitations checks that an organization's invitations over its rate are refused and repeated, and
+// that those of the node's own organization are not limited.
 func TestAdmissionOfInvitations(t *testing.T) {
 	a := new(admission)
 	a.replicas.Store(2)
@@ -197,8 +200,8 @@ func TestAdmissionOfInvitations(t *testing.T) {
 	})
 }
 
-// TestAdmissionOfHandshakes: a leader limits what another organization's node brings, and not its own
-// devices; what was refused for a while gets through later.
+// TestAdmissionOfHandshakes checks that a leader limits the submissions of another organization's node, but not those
+// of its own devices, and that a refused submission succeeds later.
 func TestAdmissionOfHandshakes(t *testing.T) {
 	a := new(admission)
 	edit := func(cfg *Config) {
@@ -211,10 +214,10 @@ func TestAdmissionOfHandshakes(t *testing.T) {
 		c.settled(conv, 1, 1)
 		p = c.commit(nodeA, p, wire.DeliveryChange{})
 		e := p.Commit(c.id(), 64, wire.DeliveryChange{})
-		if _, err := c.nodes[nodeB].m.Submit(c.context(2*time.Second), e); err == nil || a.handshakes.Load() >= 0 {
+		if _, err := c.nodes[nodeB].m.Order(c.context(2*time.Second), e); err == nil || a.handshakes.Load() >= 0 {
 			t.Fatalf("over the rate: %v", err)
 		}
-		p = c.commit(nodeA, p, wire.DeliveryChange{}) // the own organization's
+		p = c.commit(nodeA, p, wire.DeliveryChange{}) // from the leader's own organization
 		a.handshakes.Store(1000)
 		c.commit(nodeB, p, wire.DeliveryChange{})
 	})

@@ -8,7 +8,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// unread is a consumer that stores nothing, since nobody reads its conversations.
+// unread is a consumer that stores nothing, since no device reads its conversations.
 type unread struct {
 	mu    sync.Mutex // guards heard
 	heard []wire.SequenceNumber
@@ -23,8 +23,8 @@ func (u *unread) Consume(_ context.Context, d Delivery) error {
 	return nil
 }
 
-// TestUnreadEntriesAreHandedOverOnce: a conversation that nobody of the organization reads costs one call for each
-// entry, also where there are more of them than a batch holds.
+// TestUnreadEntriesAreHandedOverOnce checks that a conversation without readers in the organization costs one call
+// for each entry, also if it has more entries than a batch holds.
 func TestUnreadEntriesAreHandedOverOnce(t *testing.T) {
 	u := new(unread)
 	edit := func(cfg *Config) {

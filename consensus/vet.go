@@ -9,12 +9,12 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// What other nodes send for the log is looked into before Raft stores it. The state machine refuses alike
-// on all replicas, whenever an entry is applied; what depends on this node's clock, or on who sent it, is
-// refused here, before it is acknowledged: an entry that a majority refuses is never committed.
+// Entries from other nodes are examined before Raft stores them. The state machine refuses alike on all replicas,
+// whenever an entry is applied. A refusal that depends on this node's clock, or on the sender, happens here, before
+// the entry is acknowledged: an entry that a majority refuses is never committed.
 
-// vetEntries refuses entries that no genuine leader makes.
-func (m *Manager) vetEntries(from wire.NodeID, id wire.ConversationID, a *raft.AppendEntriesRequest) error {
+// checkForeignEntries refuses entries that no genuine leader produces. It calls keep with each decoded entry.
+func (m *Manager) checkForeignEntries(from wire.NodeID, id wire.ConversationID, a *raft.AppendEntriesRequest, keep func(*raft.Log, *wire.Entry)) error {
 	latest := m.latest()
 	for _, l := range a.Entries {
 		if l.Type != raft.LogCommand {
@@ -34,16 +34,17 @@ func (m *Manager) vetEntries(from wire.NodeID, id wire.ConversationID, a *raft.A
 		if err != nil {
 			return m.refuse(from, id, RefusedEntry, err)
 		}
+		keep(l, e)
 	}
 	return nil
 }
 
-// latest is the latest time that this node believes.
+// latest returns the latest time that this node accepts.
 func (m *Manager) latest() wire.Time { return wire.TimeOf(m.cfg.Now().Add(m.cfg.Timers.Ahead)) }
 
-// vetState refuses a state from another node that no log makes today: submissions that nobody has signed,
-// or a clock ahead of this node's.
-func (m *Manager) vetState(s *machine.Machine) error {
+// checkForeignState refuses a state from another node that no log produces today: unsigned submissions, or a clock
+// ahead of this node's.
+func (m *Manager) checkForeignState(s *machine.Machine) error {
 	if now := s.Now(); now > m.latest() {
 		return wire.Errorf(wire.Invalid, "snapshot", "the state is of %v, more than %v ahead of node %s: compare their clocks", now.Std().Format(time.RFC3339), m.cfg.Timers.Ahead, m.cfg.Node)
 	}

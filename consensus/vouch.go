@@ -9,31 +9,30 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A replica that slept through a change of the configuration may be addressed by a leader whose vote it
-// does not know of. It does not take that node's word, nor a single other one's: a majority of the voters
-// that it knows has to say that the node has a vote. The node itself and the one that is asked about are
-// not counted.
+// A replica that slept through a change of the configuration may receive messages from a leader of whose vote it does
+// not know. It trusts neither that node nor any other single node: a majority of the voters that it knows has to
+// confirm that the node has a vote. This node and the node in question are not counted.
 //
-// Where all known voters belong to one other organization, that organization can give its vote to another
-// node of its own while this replica is away, and nobody else can be asked. A node of that organization is
-// believed then, if the voter that was known does not answer, or says so.
+// If all known voters belong to one other organization, that organization can give its vote to another of its nodes
+// while this replica is away, and nobody else can be asked. A node of that organization is then trusted if the known
+// voter does not answer, or confirms it.
 
-// vouchLife is how long a voucher holds; the configuration itself arrives meanwhile.
+// vouchLife is the time for which a voucher is valid; the configuration itself arrives meanwhile.
 const vouchLife = 10 * time.Minute
 
-// askPause is how long a node that nobody vouched for is not asked about again.
+// askPause is the time for which a node that nobody vouched for is not asked about again.
 const askPause = time.Second
 
-// maxVouched bounds what is remembered of one conversation.
+// maxVouched limits the number of vouchers for one conversation.
 const maxVouched = 64
 
-// Questions to others that one peer may cause: so many at once, and one more each askRefill.
+// Limits of the questions to others that one peer may cause: a burst, and one more each askRefill.
 const (
 	askBurst  = 256
 	askRefill = time.Second
 )
 
-// voucher is what others said of a node.
+// voucher is the statement of other nodes about a node.
 type voucher struct {
 	until time.Time // not asked again before
 	role  role
@@ -48,7 +47,7 @@ func (c *conversation) vouchedRole(n wire.NodeID) role {
 	return roleNone
 }
 
-// note remembers a voucher; false where one is remembered already, or there is no room.
+// noteVoucher stores a voucher. It returns false if a voucher for the node exists already, or if there is no room.
 func (c *conversation) noteVoucher(n wire.NodeID, v voucher, again bool) bool {
 	now := time.Now()
 	c.mu.Lock()
@@ -69,7 +68,7 @@ func (c *conversation) noteVoucher(n wire.NodeID, v voucher, again bool) bool {
 	return true
 }
 
-// askAbout asks the known voters about a node whose role is too low for what it sent, not too often.
+// askAbout asks the known voters, at a limited rate, about a node whose role is too low for its message.
 func (m *Manager) askAbout(c *conversation, stranger wire.NodeID, known role) {
 	if !c.noteVoucher(stranger, voucher{until: time.Now().Add(askPause)}, false) ||
 		!m.meter.take(meterKey{stranger, "", meterAsk}, askBurst, askRefill) {
@@ -83,7 +82,7 @@ func (m *Manager) askAbout(c *conversation, stranger wire.NodeID, known role) {
 	})
 }
 
-// vouch is the role of a node by a majority of the known voters.
+// vouch returns the role of a node according to a majority of the known voters.
 func (m *Manager) vouch(ctx context.Context, c *conversation, stranger wire.NodeID, known role) role {
 	asked := m.othersToAsk(c, stranger)
 	if len(asked) == 0 {
@@ -94,11 +93,11 @@ func (m *Manager) vouch(ctx context.Context, c *conversation, stranger wire.Node
 	if !m.holds(ruleVouching) {
 		need = 1
 	}
-	votes, parts, silent := 0, 0, 0
+	votes, parts, unanswered := 0, 0, 0
 	for _, a := range answers {
 		switch {
 		case a.err != nil:
-			silent++
+			unanswered++
 		case a.Role == roleVoter:
 			votes++
 			parts++
@@ -107,7 +106,7 @@ func (m *Manager) vouch(ctx context.Context, c *conversation, stranger wire.Node
 		}
 	}
 	switch {
-	case votes >= need || votes+silent == len(asked) && m.onlyOrganization(asked) == stranger.Organization():
+	case votes >= need || votes+unanswered == len(asked) && m.onlyOrganization(asked) == stranger.Organization():
 		return roleVoter
 	case parts >= need:
 		return roleLearner
@@ -115,7 +114,7 @@ func (m *Manager) vouch(ctx context.Context, c *conversation, stranger wire.Node
 	return roleNone
 }
 
-// othersToAsk are the known voters without this node and the one in question.
+// othersToAsk returns the known voters except this node and the node in question.
 func (m *Manager) othersToAsk(c *conversation, about wire.NodeID) []wire.NodeID {
 	known, err := m.committed(c)
 	if err != nil {
@@ -123,9 +122,9 @@ func (m *Manager) othersToAsk(c *conversation, about wire.NodeID) []wire.NodeID 
 	}
 	voters := known.voters
 	if rec, err := m.readRecord(c.id); err == nil && rec.fresh() {
-		voters = rec.Voters // the inviter's word is all there is: all members that it named are asked
+		voters = rec.Voters // only the inviter's word is known: all members that it named are asked
 	}
-	if r := c.raft(); r != nil { // those of the latest configuration may have come into force meanwhile
+	if r := c.raft(); r != nil { // the voters of the latest configuration may have come into force meanwhile
 		latest, _ := splitServers(r.GetConfiguration().Configuration().Servers)
 		for _, n := range latest {
 			if !contains(voters, n) {
@@ -136,7 +135,8 @@ func (m *Manager) othersToAsk(c *conversation, about wire.NodeID) []wire.NodeID 
 	return slices.DeleteFunc(slices.Clone(voters), func(n wire.NodeID) bool { return n == m.cfg.Node || n == about })
 }
 
-// onlyOrganization is the one that all nodes belong to, "" where there are several, or this node's own.
+// onlyOrganization returns the organization of all nodes. It returns "" if there are several, or if it is this node's
+// own.
 func (m *Manager) onlyOrganization(nodes []wire.NodeID) wire.Domain {
 	org := nodes[0].Organization()
 	for _, n := range nodes {
@@ -147,8 +147,8 @@ func (m *Manager) onlyOrganization(nodes []wire.NodeID) wire.Domain {
 	return org
 }
 
-// askRole asks one node for another's role. A node of the build before can only say whether the other one has a
-// part. Where that much is known already, its answer proves nothing.
+// askRole asks one node for the role of another node. A node of the previous build can only answer whether the other
+// node has a part. If that much is known already, its answer proves nothing.
 func (m *Manager) askRole(ctx context.Context, n wire.NodeID, c *conversation, about wire.NodeID, known role) witness {
 	if m.announced(n) {
 		t, err := m.askTestimony(ctx, n, c, question{About: about})

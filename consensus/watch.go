@@ -10,42 +10,42 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// pump hands committed entries to the Consumer: of each conversation in order and one at a time, of
-// different ones side by side. Where it begins is what the consumer says it has stored; so nothing is
-// handed over twice, whatever crashes. Conversations that have something take turns, a batch each. Where
-// all workers are held up, others come, so that a slow conversation does not stop the rest.
+// pump delivers committed entries to the Consumer: those of one conversation in order and one at a time, those of
+// different conversations concurrently. It starts at the position that the consumer has stored, so no entry is
+// delivered twice, whatever crashes. Conversations with new entries take turns, one batch each. If all workers are
+// blocked, more workers are started, so that a slow conversation does not stop the others.
 type pump struct {
 	m    *Manager
-	kick chan struct{} // holds one: all workers are busy
+	kick chan struct{} // capacity one: all workers are busy
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	ctx     context.Context
-	queue   []wire.ConversationID // whose turn it is, in order
+	queue   []wire.ConversationID // conversations that wait for their turn, in order
 	due     map[wire.ConversationID]turn
 	workers int
-	turns   uint64 // taken so far
+	turns   uint64 // number of turns so far
 	ended   sync.WaitGroup
 }
 
-// turn is where a conversation stands that is due.
+// turn is the state of a conversation with entries to deliver.
 type turn uint8
 
 const (
 	turnQueued turn = iota
-	turnServed      // a worker has it
-	turnAgain       // a worker has it, and something came meanwhile
-	turnPaused      // it failed, and waits
+	turnServed      // a worker serves it
+	turnAgain       // a worker serves it, and new entries arrived meanwhile
+	turnPaused      // delivery failed, and the conversation waits
 )
 
-// pumpWorkers is the number of conversations that are handed over at once; maxPumpWorkers, where those do
-// not get on for pumpPatience.
+// pumpWorkers is the number of conversations that are delivered at the same time; maxPumpWorkers is the number if
+// those make no progress for pumpPatience.
 const (
 	pumpWorkers    = 4
 	maxPumpWorkers = 64
 	pumpPatience   = time.Second
 )
 
-// pumpStep is the number of entries read at once, and their bytes.
+// pumpStep is the number of entries read at once, and the limit of their bytes.
 const (
 	pumpStep      = 64
 	pumpStepBytes = 4 << 20
@@ -55,7 +55,7 @@ func newPump(m *Manager) *pump {
 	return &pump{m: m, kick: make(chan struct{}, 1), due: make(map[wire.ConversationID]turn)}
 }
 
-// mark says that a conversation may have something new. It does not block.
+// mark records that a conversation may have new entries. It does not block.
 func (p *pump) mark(id wire.ConversationID) {
 	if p.m.cfg.Consumer == nil {
 		return
@@ -78,7 +78,7 @@ func (p *pump) enqueue(id wire.ConversationID) {
 		return
 	}
 	if p.workers < pumpWorkers {
-		p.hire()
+		p.startWorker()
 		return
 	}
 	select {
@@ -87,8 +87,8 @@ func (p *pump) enqueue(id wire.ConversationID) {
 	}
 }
 
-// hire is called with p.mu held.
-func (p *pump) hire() {
+// startWorker is called with p.mu held.
+func (p *pump) startWorker() {
 	p.workers++
 	ctx := p.ctx
 	p.ended.Go(func() { p.work(ctx) })
@@ -101,7 +101,7 @@ func (p *pump) run(ctx context.Context) {
 	p.mu.Lock()
 	p.ctx = ctx
 	for range min(pumpWorkers, len(p.queue)) {
-		p.hire()
+		p.startWorker()
 	}
 	p.mu.Unlock()
 	p.markBehind()
@@ -118,7 +118,7 @@ func (p *pump) run(ctx context.Context) {
 	p.ended.Wait()
 }
 
-// watch hires while conversations wait and nobody gets on.
+// watch starts more workers while conversations wait and no delivery makes progress.
 func (p *pump) watch(ctx context.Context) {
 	for {
 		p.mu.Lock()
@@ -130,7 +130,7 @@ func (p *pump) watch(ctx context.Context) {
 		p.mu.Lock()
 		waiting := len(p.queue)
 		if waiting > 0 && p.turns == before && p.workers < maxPumpWorkers {
-			p.hire()
+			p.startWorker()
 		}
 		p.mu.Unlock()
 		if waiting == 0 {
@@ -139,7 +139,7 @@ func (p *pump) watch(ctx context.Context) {
 	}
 }
 
-// work serves conversations in turn, until none waits. One that fails is due again after a pause.
+// work serves conversations in turn, until none waits. A conversation whose delivery fails is retried after a pause.
 func (p *pump) work(ctx context.Context) {
 	for {
 		p.mu.Lock()
@@ -169,7 +169,7 @@ func (p *pump) work(ctx context.Context) {
 	}
 }
 
-// retry makes a conversation due again after a pause.
+// retry schedules a conversation again after a pause.
 func (p *pump) retry(id wire.ConversationID) {
 	p.mu.Lock()
 	p.due[id] = turnPaused
@@ -183,7 +183,7 @@ func (p *pump) retry(id wire.ConversationID) {
 	})
 }
 
-// markBehind finds what was committed while the consumer was not looking.
+// markBehind marks conversations with entries that were committed and not delivered.
 func (p *pump) markBehind() {
 	p.m.each("find what was not delivered", func(c *conversation) bool {
 		at, err := p.m.cfg.Consumer.Position(c.id)
@@ -198,7 +198,7 @@ func (p *pump) markBehind() {
 	})
 }
 
-// serve hands over all that is committed after the consumer's position.
+// serve delivers all entries that are committed after the consumer's position.
 func (p *pump) serve(ctx context.Context, id wire.ConversationID) error {
 	for {
 		if more, err := p.step(ctx, id); err != nil || !more {
@@ -207,8 +207,8 @@ func (p *pump) serve(ctx context.Context, id wire.ConversationID) error {
 	}
 }
 
-// step hands over one batch of what is committed after the consumer's position, and says whether more may
-// follow.
+// step delivers one batch of the entries that are committed after the consumer's position, and reports whether more
+// may follow.
 func (p *pump) step(ctx context.Context, id wire.ConversationID) (more bool, err error) {
 	c, err := p.m.find(id)
 	if err != nil {
@@ -217,12 +217,12 @@ func (p *pump) step(ctx context.Context, id wire.ConversationID) (more bool, err
 	if c.probation.Load() != nil {
 		return false, nil // marked again when it ends
 	}
-	defer p.m.caught(c, "deliver", &err)
+	defer p.m.quarantineOnPanic(c, "deliver", &err)
 	at, err := p.m.cfg.Consumer.Position(id)
 	if err != nil {
 		return false, fmt.Errorf("position: %w", err)
 	}
-	// A consumer stores nothing of a conversation that nobody here reads: its position stays where it was.
+	// A consumer stores nothing of a conversation that no device here reads: its position does not change.
 	batch, err := p.batch(ctx, c, max(at, wire.SequenceNumber(c.passed.Load())))
 	for i := range batch {
 		if err := p.m.cfg.Consumer.Consume(ctx, batch[i]); err != nil {
@@ -233,34 +233,36 @@ func (p *pump) step(ctx context.Context, id wire.ConversationID) (more bool, err
 	return len(batch) > 0, err
 }
 
-// batch reads the next entries for this node's organization. What was ordered before it took part is
-// not for it, and not missed.
+// batch reads the next entries for this node's organization. Entries that were ordered before the organization took
+// part are not for it, and do not count as missed.
 func (p *pump) batch(ctx context.Context, c *conversation, at wire.SequenceNumber) ([]Delivery, error) {
 	org := p.m.cfg.Node.Organization()
 	for ctx.Err() == nil {
-		var entries []wire.Committed
 		var batch []Delivery
-		err := p.m.view(c, func(s *machine.Machine) {
-			for _, span := range s.Spans() {
+		var spans []machine.Span
+		entries, err := p.m.readKept(c, p.m.view, func(s *machine.Machine) machine.EntryRange {
+			spans = s.Spans()
+			for _, span := range spans {
 				if span.Organization == org && span.Since > 0 {
 					at = max(at, span.Since-1)
 				}
 			}
-			entries, _ = s.Entries(at, pumpStep, pumpStepBytes)
-			for _, e := range entries {
-				if s.Delivers(org, e.Sequence) {
-					batch = append(batch, Delivery{Conversation: c.id, Committed: e})
-				}
-			}
+			kept, _ := s.Entries(at, pumpStep, pumpStepBytes)
+			return kept
 		})
 		if err != nil || len(entries) == 0 {
 			return nil, err
+		}
+		for _, e := range entries {
+			if machine.Delivers(spans, org, e.Sequence) {
+				batch = append(batch, Delivery{Conversation: c.id, Committed: e})
+			}
 		}
 		if len(batch) > 0 {
 			batch[0].Missed = uint64(entries[0].Sequence - at - 1)
 			return batch, nil
 		}
-		at = entries[len(entries)-1].Sequence // none of these is for us
+		at = entries[len(entries)-1].Sequence // none of these is for this organization
 	}
 	return nil, ctx.Err()
 }

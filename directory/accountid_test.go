@@ -2,12 +2,13 @@ package directory
 
 import (
 	"crypto/x509"
+	"errors"
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
+	"github.com/mlsfed/mlsfed/directory/recordstore"
 	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/store/pebblestore/pebbletest"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -35,14 +36,14 @@ func TestAccountIsOfAPersonNotOfAName(t *testing.T) {
 		t.Error("another device of the user has another account")
 	}
 	clock.advance(d.cfg.CertificateLife - time.Hour)
-	renewed, err := d.Renew(phone)
+	renewed, err := d.Renew(t.Context(), phone)
 	if err != nil || string(renewed[0]) == string(first.chain[0]) || accountIDOf(t, renewed) != account {
 		t.Errorf("a renewed certificate has another account, or is not new: %v", err)
 	}
 	if bob := enrol(t, d, "mimi://a.example/d/bob/phone", 1); accountIDOf(t, bob.chain) == account {
 		t.Error("two users have one account")
 	}
-	if err := d.RemoveUser(alice); err != nil {
+	if err := d.RemoveUser(t.Context(), alice); err != nil {
 		t.Fatal(err)
 	}
 	returned := accountIDOf(t, enrol(t, d, phone, 1).chain)
@@ -52,13 +53,19 @@ func TestAccountIsOfAPersonNotOfAName(t *testing.T) {
 
 	// An earlier release removes the user, and leaves the account's record.
 	clock.advance(time.Second)
-	if err := d.Revoke(phone); err != nil {
+	if err := d.Revoke(t.Context(), phone); err != nil {
 		t.Fatal(err)
 	}
 	if accountIDOf(t, enrol(t, d, phone, 1).chain) != returned {
 		t.Error("the account changed with a device")
 	}
-	if err := d.db.Delete(d.userKey(alice), pebble.Sync); err != nil {
+	if err := d.store.Update(t.Context(), alice, func(tx recordstore.Tx) error {
+		person, err := tx.Person(t.Context(), alice)
+		if err != nil {
+			return err
+		}
+		return errors.Join(tx.RemoveUser(t.Context(), alice), tx.Set(t.Context(), person))
+	}); err != nil {
 		t.Fatal(err)
 	}
 	if accountIDOf(t, enrol(t, d, laptop, 1).chain) == returned {
@@ -84,15 +91,16 @@ func TestAccountOfATokensUser(t *testing.T) {
 
 // TestOldUserGetsAnAccount: a user of an earlier release has none in the store.
 func TestOldUserGetsAnAccount(t *testing.T) {
-	clock := newClock()
-	d := open(t, Config{Clock: clock})
+	clock, disk := newClock(), pebbletest.Memory()
+	cfg := Config{Clock: clock, CA: ed25519CA(t)}
+	s := disk.Open(t)
+	d := on(t, s.Records(), cfg)
 	enrol(t, d, phone, 1)
-	if err := d.db.Delete(d.personKey(alice), pebble.Sync); err != nil {
-		t.Fatal(err)
-	}
+	d, s = withoutKind(t, disk, s, kindPerson, cfg)
+	defer s.Close()
 	account := accountIDOf(t, enrol(t, d, laptop, 1).chain)
 	clock.advance(d.cfg.CertificateLife - time.Hour)
-	renewed, err := d.Renew(phone)
+	renewed, err := d.Renew(t.Context(), phone)
 	if err != nil || accountIDOf(t, renewed) != account {
 		t.Errorf("the device of before has another account than the new one: %v", err)
 	}

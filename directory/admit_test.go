@@ -15,7 +15,7 @@ func TestAdmitAfterTheEnd(t *testing.T) {
 	d := open(t, Config{Clock: clock, CertificateLife: 90 * day, RenewBefore: 30 * day, RenewAfter: 20 * day})
 	e, other := enrol(t, d, phone, 1), enrol(t, d, laptop, 1)
 	input := []byte("a login")
-	admit := func(by *device) (wire.Time, error) { return d.Admit(phone, input, by.sign(t, input)) }
+	admit := func(by *device) (wire.Time, error) { return d.Admit(t.Context(), phone, input, by.sign(t, input)) }
 	first, err := admit(e)
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +33,7 @@ func TestAdmitAfterTheEnd(t *testing.T) {
 	if err != nil || ends.Std().Sub(clock.Now()) < 89*day {
 		t.Fatalf("after the end: a certificate until %v, %v", ends.Std(), err)
 	}
-	chain, err := d.Chain(phone)
+	chain, err := d.Chain(t.Context(), phone)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -45,7 +45,7 @@ func TestAdmitAfterTheEnd(t *testing.T) {
 	if _, err := admit(e); wire.CodeOf(err) != wire.Denied {
 		t.Errorf("too late: %v", err)
 	}
-	if err := d.Revoke(phone); err != nil {
+	if err := d.Revoke(t.Context(), phone); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := admit(e); wire.CodeOf(err) != wire.NotFound {

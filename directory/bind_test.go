@@ -5,7 +5,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mlsfed/mlsfed/directory/recordstore"
 	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/store/pebblestore/pebbletest"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -13,31 +15,31 @@ func nowhere(wire.DeviceID) (bool, error) { return false, nil }
 
 func wantReads(t *testing.T, d *Directory, id wire.ConversationID, token wire.Token, want bool) {
 	t.Helper()
-	if got, err := d.MayRead(id, token); got != want || err != nil {
+	if got, err := d.MayRead(t.Context(), id, token); got != want || err != nil {
 		t.Fatalf("%v may be read at %x: %v, %v; want %v", id, token, got, err, want)
 	}
 }
 
-// TestAddressIsForOneConversation: whoever knows an address puts its owner into one conversation with it.
+// TestAddressIsForOneConversation: an address adds its owner to one conversation only.
 func TestAddressIsForOneConversation(t *testing.T) {
 	d := open(t, Config{})
 	enrol(t, d, phone, 1)
 	token := wire.Token{0: 7, 15: 0xff} // the prefix of its records ends with 0xff
 	wantReads(t, d, "one", token, false)
-	_, err := d.Bind("one", token, nowhere)
+	_, err := d.Bind(t.Context(), "one", token, nowhere)
 	wantCode(t, err, wire.NotFound)
-	if err := d.Attach(phone, token); err != nil {
+	if err := d.Attach(t.Context(), phone, token); err != nil {
 		t.Fatal(err)
 	}
 	wantReads(t, d, "one", token, true)
 	wantReads(t, d, "two", token, true)
 	for range 2 {
-		if v, err := d.Bind("one", token, nowhere); v != phone || err != nil {
+		if v, err := d.Bind(t.Context(), "one", token, nowhere); v != phone || err != nil {
 			t.Fatalf("%s, %v", v, err)
 		}
 	}
 	for range 200 {
-		_, err = d.Bind("two", token, nowhere)
+		_, err = d.Bind(t.Context(), "two", token, nowhere)
 		wantCode(t, err, wire.Exists)
 	}
 	if n := d.Refusals().Addresses; n != 200 {
@@ -48,21 +50,21 @@ func TestAddressIsForOneConversation(t *testing.T) {
 
 	// An address of before there were records, under which the device reads something.
 	old := wire.Token{0: 8}
-	if err := d.Attach(phone, old); err != nil {
+	if err := d.Attach(t.Context(), phone, old); err != nil {
 		t.Fatal(err)
 	}
-	_, err = d.Bind("two", old, func(v wire.DeviceID) (bool, error) { return v == phone, nil })
+	_, err = d.Bind(t.Context(), "two", old, func(v wire.DeviceID) (bool, error) { return v == phone, nil })
 	wantCode(t, err, wire.Exists)
 
-	if err := d.Revoke(phone); err != nil {
+	if err := d.Revoke(t.Context(), phone); err != nil {
 		t.Fatal(err)
 	}
 	wantReads(t, d, "one", token, false)
 	if err := d.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.each(d.key(kindBound), func(key, _ []byte) (bool, error) { t.Errorf("%x is kept", key); return true, nil }); err != nil {
-		t.Fatal(err)
+	if n := stored(t, d, kindBound); n != 0 {
+		t.Errorf("%d uses of addresses are kept", n)
 	}
 }
 
@@ -71,13 +73,13 @@ func TestAddressRace(t *testing.T) {
 	d := open(t, Config{})
 	enrol(t, d, phone, 1)
 	token := wire.Token{1}
-	if err := d.Attach(phone, token); err != nil {
+	if err := d.Attach(t.Context(), phone, token); err != nil {
 		t.Fatal(err)
 	}
 	var all sync.WaitGroup
 	errs := make([]error, 16)
 	for i := range errs {
-		all.Go(func() { _, errs[i] = d.Bind(wire.ConversationID([]byte{byte(i)}), token, nowhere) })
+		all.Go(func() { _, errs[i] = d.Bind(t.Context(), wire.ConversationID([]byte{byte(i)}), token, nowhere) })
 	}
 	all.Wait()
 	won := 0
@@ -95,15 +97,17 @@ func TestAddressRace(t *testing.T) {
 
 // TestLastResortTakesConversationsAtARate: others may have been given it too, so it is for more than one.
 func TestLastResortTakesConversationsAtARate(t *testing.T) {
-	clock := newClock()
-	d := open(t, Config{Clock: clock, LastResortBurst: 2, LastResortEvery: time.Minute})
+	clock, disk := newClock(), pebbletest.Memory()
+	cfg := Config{Clock: clock, CA: ed25519CA(t), LastResortBurst: 2, LastResortEvery: time.Minute}
+	s := disk.Open(t)
+	d := on(t, s.Records(), cfg)
 	e := enrol(t, d, phone, 1)
 	up := e.uploads(t, d, 1, mlscore.KeyPackageOptions{LastResort: true, Lifetime: 10 * day})
 	upload(t, d, phone, up...)
 	token := up[0].Address
 	bind := func(id wire.ConversationID, want wire.Code) {
 		t.Helper()
-		_, err := d.Bind(id, token, nowhere)
+		_, err := d.Bind(t.Context(), id, token, nowhere)
 		if want == "" && err != nil || want != "" && wire.CodeOf(err) != want {
 			t.Fatalf("%s: %v, want %q", id, err, want)
 		}
@@ -133,9 +137,8 @@ func TestLastResortTakesConversationsAtARate(t *testing.T) {
 	up = e.uploads(t, d, 1, mlscore.KeyPackageOptions{LastResort: true})
 	upload(t, d, phone, up...)
 	token = up[0].Address
-	if err := d.db.Delete(d.sharedKey(token), nil); err != nil {
-		t.Fatal(err)
-	}
+	d, s = withoutKind(t, disk, s, kindShared, cfg)
+	defer s.Close()
 	wantReads(t, d, "six", token, true)
 	bind("six", "")
 	bind("seven", "")
@@ -148,28 +151,31 @@ func TestRefusedConversationStaysOut(t *testing.T) {
 	enrol(t, d, phone, 1)
 	enrol(t, d, laptop, 1)
 	token := wire.Token{1}
-	if err := d.Attach(phone, token); err != nil {
+	if err := d.Attach(t.Context(), phone, token); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := d.Bind("one", token, nowhere); err != nil {
+	if _, err := d.Bind(t.Context(), "one", token, nowhere); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, d.Refuse(laptop, "one", token), wire.NotFound)
+	wantCode(t, d.Refuse(t.Context(), laptop, "one", token), wire.NotFound)
 	wantReads(t, d, "one", token, true)
 	for range 2 {
-		if err := d.Refuse(phone, "one", token); err != nil {
+		if err := d.Refuse(t.Context(), phone, "one", token); err != nil {
 			t.Fatal(err)
 		}
 	}
 	wantReads(t, d, "one", token, false)
-	_, err := d.Bind("one", token, nowhere)
+	_, err := d.Bind(t.Context(), "one", token, nowhere)
 	wantCode(t, err, wire.Denied)
-	_, err = d.Bind("two", token, nowhere)
+	_, err = d.Bind(t.Context(), "two", token, nowhere)
 	wantCode(t, err, wire.Exists) // refusing does not give it to the next one
 	for n := 1; n < maxRefusals; n++ {
-		if err := d.db.Set(d.boundKey(token, wire.ConversationID([]byte{byte(n), byte(n >> 8), 1})), nil, nil); err != nil {
+		err := d.store.Note(t.Context(), alice, func(tx recordstore.Tx) error {
+			return tx.Set(t.Context(), &recordstore.Use{Token: token, Conversation: wire.ConversationID([]byte{byte(n), byte(n >> 8), 1})})
+		})
+		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	wantCode(t, d.Refuse(phone, "more", token), wire.Quota)
+	wantCode(t, d.Refuse(t.Context(), phone, "more", token), wire.Quota)
 }

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/x509"
@@ -12,10 +13,10 @@ import (
 	"net/url"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/mlsfed/mlsfed/directory/recordstore"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -23,8 +24,8 @@ import (
 const skew = time.Hour
 
 // issue makes a certificate over a device's key and notes it in the record. The caller holds the user's lock.
-func (d *Directory) issue(b *pebble.Batch, v wire.DeviceID, r *deviceRecord) error {
-	account, err := d.accountID(b, v.User())
+func (d *Directory) issue(ctx context.Context, tx recordstore.Tx, v wire.DeviceID, r *recordstore.Device) error {
+	account, err := d.accountID(ctx, tx, v.User())
 	if err != nil {
 		return err
 	}
@@ -68,12 +69,12 @@ func (d *Directory) issue(b *pebble.Batch, v wire.DeviceID, r *deviceRecord) err
 			kept = append(kept, i)
 		}
 	}
-	r.Issued = append(kept, issued{Serial: serial, NotAfter: r.NotAfter})
+	r.Issued = append(kept, recordstore.Issued{Serial: serial, NotAfter: r.NotAfter})
 	return nil
 }
 
 // sign makes a certificate. For a key that crypto/x509 can neither write nor check as a subject's, it is made
-// over a stand-in first, whose SubjectPublicKeyInfo is then replaced and which is signed again.
+// over a certificate with a zero key first, whose SubjectPublicKeyInfo is then replaced and which is signed again.
 func sign(random io.Reader, template *x509.Certificate, ca CA, pub crypto.PublicKey) ([]byte, error) {
 	key, raw := pub.(rawKey)
 	if !raw {
@@ -83,7 +84,7 @@ func sign(random io.Reader, template *x509.Certificate, ca CA, pub crypto.Public
 	if err != nil {
 		return nil, err
 	}
-	standIn, err := x509.ParseCertificate(der)
+	issued, err := x509.ParseCertificate(der)
 	if err != nil {
 		return nil, err
 	}
@@ -91,10 +92,10 @@ func sign(random io.Reader, template *x509.Certificate, ca CA, pub crypto.Public
 	if err != nil {
 		return nil, err
 	}
-	if bytes.Count(standIn.RawTBSCertificate, standIn.RawSubjectPublicKeyInfo) != 1 {
-		return nil, fmt.Errorf("the stand-in's key is not where it was expected")
+	if bytes.Count(issued.RawTBSCertificate, issued.RawSubjectPublicKeyInfo) != 1 {
+		return nil, fmt.Errorf("the zero key is not exactly once in the certificate to be signed again")
 	}
-	return resign(random, standIn, info, ca.Signer())
+	return resign(random, issued, info, ca.Signer())
 }
 
 // resign replaces the SubjectPublicKeyInfo of a certificate.
@@ -155,7 +156,7 @@ func assemble(c *x509.Certificate, tbs, signature []byte) ([]byte, error) {
 	outer := cryptobyte.String(c.Raw)
 	var inner, algorithm cryptobyte.String
 	if !outer.ReadASN1(&inner, asn1.SEQUENCE) || !inner.SkipASN1(asn1.SEQUENCE) || !inner.ReadASN1Element(&algorithm, asn1.SEQUENCE) {
-		return nil, fmt.Errorf("the stand-in certificate has another form than expected")
+		return nil, fmt.Errorf("the certificate to be signed again has another form than expected")
 	}
 	var b cryptobyte.Builder
 	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -167,8 +168,8 @@ func assemble(c *x509.Certificate, tbs, signature []byte) ([]byte, error) {
 }
 
 // Chain is a device's certificate and that of the authority, DER, as an MLS credential holds them.
-func (d *Directory) Chain(v wire.DeviceID) ([][]byte, error) {
-	r, err := d.device("chain", v)
+func (d *Directory) Chain(ctx context.Context, v wire.DeviceID) ([][]byte, error) {
+	r, err := d.device(ctx, d.store, "chain", v)
 	if err != nil {
 		return nil, err
 	}
@@ -177,20 +178,20 @@ func (d *Directory) Chain(v wire.DeviceID) ([][]byte, error) {
 
 // Renew replaces a device's certificate if it ends within RenewBefore, and returns the chain that is
 // valid now. The caller has made sure that it speaks to that device.
-func (d *Directory) Renew(v wire.DeviceID) (chain [][]byte, err error) {
+func (d *Directory) Renew(ctx context.Context, v wire.DeviceID) (chain [][]byte, err error) {
 	if err := d.checkDevice("renew", v); err != nil {
 		return nil, err
 	}
-	err = d.update(v.User(), func(b *pebble.Batch) error {
-		r, err := d.device("renew", v)
+	err = d.store.Update(ctx, v.User(), func(tx recordstore.Tx) error {
+		r, err := d.device(ctx, tx, "renew", v)
 		if err != nil {
 			return err
 		}
 		if r.NotAfter-d.now() < wire.Time(d.cfg.RenewBefore.Milliseconds()) {
-			if err := d.issue(b, v, r); err != nil {
+			if err := d.issue(ctx, tx, v, r); err != nil {
 				return err
 			}
-			if err := set(b, d.deviceKey(v), r); err != nil {
+			if err := tx.Set(ctx, r); err != nil {
 				return err
 			}
 		}
@@ -202,9 +203,10 @@ func (d *Directory) Renew(v wire.DeviceID) (chain [][]byte, err error) {
 
 // Admit verifies a device's signature over a login's input, and returns when its certificate ends. A device whose
 // certificate ended while it was away, at most Config.RenewAfter ago, gets another one over the same key: its record is
-// here, so that nobody has revoked it. wire.Denied for a signature of another key, and for one that was away for longer.
-func (d *Directory) Admit(v wire.DeviceID, input, signature []byte) (ends wire.Time, err error) {
-	r, err := d.device("login", v)
+// here, so that nobody has revoked it. wire.Denied for a signature of another key, and for one that was away for
+// longer.
+func (d *Directory) Admit(ctx context.Context, v wire.DeviceID, input, signature []byte) (ends wire.Time, err error) {
+	r, err := d.device(ctx, d.store, "login", v)
 	if err != nil {
 		return 0, err
 	}
@@ -218,10 +220,10 @@ func (d *Directory) Admit(v wire.DeviceID, input, signature []byte) (ends wire.T
 	if most := d.cfg.RenewAfter; late > wire.Time(most.Milliseconds()) {
 		return 0, wire.Errorf(wire.Denied, "login", "the certificate of %s ended on %s, more than %v ago: enrol it again, with a new invitation", v, r.NotAfter.Std().Format(time.DateOnly), most)
 	}
-	if _, err := d.Renew(v); err != nil {
+	if _, err := d.Renew(ctx, v); err != nil {
 		return 0, err
 	}
-	if r, err = d.device("login", v); err != nil {
+	if r, err = d.device(ctx, d.store, "login", v); err != nil {
 		return 0, err
 	}
 	return r.NotAfter, nil
@@ -229,7 +231,7 @@ func (d *Directory) Admit(v wire.DeviceID, input, signature []byte) (ends wire.T
 
 // certified checks a certificate that a device shows: issued by this authority, for this device, valid
 // now, not revoked.
-func (d *Directory) certified(v wire.DeviceID, der []byte) (*x509.Certificate, error) {
+func (d *Directory) certified(ctx context.Context, v wire.DeviceID, der []byte) (*x509.Certificate, error) {
 	deny := func(format string, args ...any) error {
 		return wire.Errorf(wire.Denied, "certificate", "of %s: "+format, append([]any{v}, args...)...)
 	}
@@ -246,7 +248,7 @@ func (d *Directory) certified(v wire.DeviceID, der []byte) (*x509.Certificate, e
 	if now := d.cfg.Clock.Now(); now.Before(c.NotBefore) || now.After(c.NotAfter) {
 		return nil, deny("valid from %s to %s: renew it", c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339))
 	}
-	revoked, err := d.get(d.key(kindRevoked, c.SerialNumber.Bytes()), new(revocationRecord))
+	revoked, err := d.store.Revoked(ctx, c.SerialNumber.Bytes())
 	if err != nil {
 		return nil, err
 	}

@@ -1,13 +1,12 @@
 package directory
 
 import (
-	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"slices"
 
-	"github.com/cockroachdb/pebble/v2"
-
+	"github.com/mlsfed/mlsfed/directory/recordstore"
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -25,13 +24,7 @@ type Claim struct {
 }
 
 // Claimed is one device's KeyPackage.
-type Claimed struct {
-	_          struct{} `cbor:",toarray"`
-	Device     wire.DeviceID
-	Address    wire.Token
-	Message    []byte // an MLSMessage
-	LastResort bool   // others may have been given it too
-}
+type Claimed = recordstore.Claimed
 
 // errNothingTaken ends a claim that was answered with last resorts and changes nothing on disk.
 var errNothingTaken = errors.New("nothing was taken")
@@ -45,7 +38,7 @@ var errNothingTaken = errors.New("nothing was taken")
 //
 // wire.NotFound for an unknown user, NoneLeft if no device has any, Busy for a user of this organization
 // over Config.ClaimBurst, SubmissionReused for an id that named another claim.
-func (d *Directory) ClaimKeyPackages(c Claim) ([]Claimed, error) {
+func (d *Directory) ClaimKeyPackages(ctx context.Context, c Claim) ([]Claimed, error) {
 	if err := d.checkUser("claim", c.User); err != nil {
 		return nil, err
 	}
@@ -54,8 +47,8 @@ func (d *Directory) ClaimKeyPackages(c Claim) ([]Claimed, error) {
 	}
 	var results []Claimed
 	var low []Low
-	err := d.update(c.User, func(b *pebble.Batch) (err error) {
-		results, low, err = d.claim(b, &c)
+	err := d.store.Update(ctx, c.User, func(tx recordstore.Tx) (err error) {
+		results, low, err = d.claim(ctx, tx, &c)
 		return err
 	})
 	if err != nil && !errors.Is(err, errNothingTaken) {
@@ -67,16 +60,15 @@ func (d *Directory) ClaimKeyPackages(c Claim) ([]Claimed, error) {
 	return results, nil
 }
 
-func (d *Directory) claim(b *pebble.Batch, c *Claim) ([]Claimed, []Low, error) {
+func (d *Directory) claim(ctx context.Context, tx recordstore.Tx, c *Claim) ([]Claimed, []Low, error) {
 	claimant := sha256.Sum256([]byte(c.Claimant)) // the key has one length for all names
-	key := d.key(kindClaim, claimant[:16], c.ID[:])
-	var earlier claimRecord
-	ok, err := d.get(key, &earlier)
+	by := recordstore.Claimant(claimant[:16])
+	earlier, err := tx.Claim(ctx, by, c.ID)
 	if err != nil {
 		return nil, nil, err
 	}
-	if ok {
-		if earlier.User != c.User || earlier.Suite != c.Suite {
+	if earlier != nil {
+		if earlier.User != c.User || earlier.Suite != uint16(c.Suite) {
 			return nil, nil, wire.Errorf(wire.SubmissionReused, "claim", "the id named a claim for %s: choose a fresh one", earlier.User)
 		}
 		return earlier.Results, nil, nil
@@ -87,19 +79,20 @@ func (d *Directory) claim(b *pebble.Batch, c *Claim) ([]Claimed, []Low, error) {
 			return nil, nil, err
 		}
 	}
-	if ok, err = d.get(d.userKey(c.User), new(userRecord)); err != nil {
+	user, err := tx.User(ctx, c.User)
+	if err != nil {
 		return nil, nil, err
 	}
-	if !ok {
+	if user == nil {
 		return nil, nil, wire.Errorf(wire.NotFound, "claim", "%s", c.User)
 	}
 	within := own
 	if !own {
-		if within, err = d.charge(b, claimant[:16], c.User); err != nil {
+		if within, err = d.charge(ctx, tx, by, c.User); err != nil {
 			return nil, nil, err
 		}
 	}
-	results, low, err := d.claimEach(b, c, !within)
+	results, low, err := d.claimEach(ctx, tx, c, !within)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -110,14 +103,12 @@ func (d *Directory) claim(b *pebble.Batch, c *Claim) ([]Claimed, []Low, error) {
 		d.counts.lastResorts.Add(1)
 		return results, nil, errNothingTaken
 	}
-	return results, low, set(b, key, &claimRecord{
-		Version: recordVersion, Time: d.count(), User: c.User, Suite: c.Suite, Results: results,
-	})
+	return results, low, tx.Set(ctx, &recordstore.Claim{By: by, ID: c.ID, Time: d.count(), User: c.User, Suite: uint16(c.Suite), Results: results})
 }
 
 // claimEach answers for each device of the user. With lastResorts alone, it takes nothing.
-func (d *Directory) claimEach(b *pebble.Batch, c *Claim, lastResorts bool) (results []Claimed, low []Low, err error) {
-	devices, err := d.Devices(c.User)
+func (d *Directory) claimEach(ctx context.Context, tx recordstore.Tx, c *Claim, lastResorts bool) (results []Claimed, low []Low, err error) {
+	devices, err := tx.Devices(ctx, c.User)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -125,52 +116,26 @@ func (d *Directory) claimEach(b *pebble.Batch, c *Claim, lastResorts bool) (resu
 		if _, asked := slices.BinarySearch(c.Devices, v); len(c.Devices) > 0 && !asked {
 			continue
 		}
-		var r *keyPackageRecord
+		var k *recordstore.KeyPackage
 		left := -1 // not counted
 		if !lastResorts {
-			if r, left, err = d.takeOne(b, v, c.Suite); err != nil {
+			if k, left, err = tx.Take(ctx, v, uint16(c.Suite), d.now(), d.cfg.LowWater); err != nil {
 				return nil, nil, err
 			}
 		}
-		last := r == nil
+		last := k == nil
 		if last {
-			if r, err = d.lastResort(v, c.Suite); err != nil {
+			if k, err = d.lastResort(ctx, tx, v, c.Suite); err != nil {
 				return nil, nil, err
 			}
 		}
-		if r == nil {
+		if k == nil {
 			continue
 		}
-		results = append(results, Claimed{Device: v, Address: r.Address, Message: r.Message, LastResort: last})
+		results = append(results, Claimed{Device: v, Address: k.Address, Message: k.Message, LastResort: last})
 		if left == d.cfg.LowWater-1 || left == 0 {
 			low = append(low, Low{v, c.Suite, left})
 		}
 	}
 	return results, low, nil
-}
-
-// takeOne takes the KeyPackage that expires first, and says how many are left, as far as LowWater. Its
-// reference is remembered until it expires, so that it cannot be uploaded again.
-func (d *Directory) takeOne(b *pebble.Batch, v wire.DeviceID, suite mlscore.CipherSuite) (taken *keyPackageRecord, left int, err error) {
-	pool, now := d.pool(v, suite), d.now()
-	err = d.each(pool, func(key, value []byte) (bool, error) {
-		if expiryIn(key, pool) <= now {
-			return true, nil
-		}
-		if taken != nil {
-			left++
-			return left < d.cfg.LowWater, nil
-		}
-		r := new(keyPackageRecord)
-		if err := wire.Decode(value, maxRecord, r); err != nil {
-			return false, err
-		}
-		taken = r
-		if err := b.Delete(bytes.Clone(key), nil); err != nil {
-			return false, err
-		}
-		used := d.key(kindUsed, bytes.Clone(key[len(pool)+8:]))
-		return true, set(b, used, &timeRecord{Version: recordVersion, Time: r.Expires})
-	})
-	return taken, left, err
 }

@@ -16,7 +16,7 @@ func TestClaimOfSomeDevices(t *testing.T) {
 	}
 	claim := func(n int, devices ...wire.DeviceID) []Claimed {
 		t.Helper()
-		got, err := d.ClaimKeyPackages(Claim{ID: claimID(n), Claimant: string(alice), User: alice, Suite: 1, Devices: devices})
+		got, err := d.ClaimKeyPackages(t.Context(), Claim{ID: claimID(n), Claimant: string(alice), User: alice, Suite: 1, Devices: devices})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -30,7 +30,7 @@ func TestClaimOfSomeDevices(t *testing.T) {
 	if got := claim(2); len(got) != 1 || got[0].Device != phone {
 		t.Errorf("what is left: %+v", got)
 	}
-	if _, err := d.ClaimKeyPackages(Claim{ID: claimID(3), Claimant: string(alice), User: alice, Suite: 1, Devices: []wire.DeviceID{laptop}}); wire.CodeOf(err) != wire.NoneLeft {
+	if _, err := d.ClaimKeyPackages(t.Context(), Claim{ID: claimID(3), Claimant: string(alice), User: alice, Suite: 1, Devices: []wire.DeviceID{laptop}}); wire.CodeOf(err) != wire.NoneLeft {
 		t.Errorf("a claim of a device without any: %v", err)
 	}
 }

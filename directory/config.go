@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
@@ -8,6 +9,7 @@ import (
 	"io"
 	"time"
 
+	"github.com/mlsfed/mlsfed/internal/clock"
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -19,26 +21,15 @@ type CA interface {
 	Signer() crypto.Signer
 }
 
-// Clock is where a directory has the time from.
-type Clock interface {
-	Now() time.Time
-	After(time.Duration) <-chan time.Time
-}
-
-type systemClock struct{}
-
-func (systemClock) Now() time.Time                         { return time.Now() }
-func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
-
 // Config is what a directory works with. Domain and CA must be set; other zero fields take defaults.
 type Config struct {
 	Domain wire.Domain
 	CA     CA
-	Clock  Clock // nil is the machine's
+	Clock  clock.Source // nil is the machine's
 	// Count is what invitations and claims age by: a clock that does not jump. nil: Clock.Now.
 	Count func() time.Time
 	Rand  io.Reader // nil is crypto/rand
-	// Low is told after a claim that a device has few KeyPackages left. It must not block. May be nil.
+	// Low is called after a claim that leaves a device with few KeyPackages. It must not block. May be nil.
 	Low func(Low)
 	// Report is given what Run could not do; it goes on. May be nil.
 	Report func(error)
@@ -63,6 +54,10 @@ type Config struct {
 	ClaimBurst   int           // claims that a user of this organization can make at once; 60
 	ClaimEvery   time.Duration // after which he can make one more; 1 second
 	MaxClaimants int           // whose rates are remembered at once; 65,536
+	// Records that a device makes of addresses: new addresses, and refusals of conversations that nobody has sent. They
+	// stay as long as the device is enrolled.
+	AddressBurst int           // at once; 20,000
+	AddressEvery time.Duration // after which there can be one more; 5 seconds
 	// Claims of KeyPackages that are used once. Beyond these a claim is answered with last resorts.
 	PairBurst int           // by one other organization, or one user here, from one user, at once; 10
 	PairEvery time.Duration // after which there can be one more; 10 minutes
@@ -84,14 +79,6 @@ type Low struct {
 
 const day = 24 * time.Hour
 
-func or[T comparable](v, otherwise T) T {
-	var zero T
-	if v == zero {
-		return otherwise
-	}
-	return v
-}
-
 func (c Config) withDefaults() (Config, error) {
 	if err := c.Domain.Check(); err != nil {
 		return c, fmt.Errorf("directory: %w", err)
@@ -100,7 +87,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("directory of %s: no certificate authority is given", c.Domain)
 	}
 	if c.Clock == nil {
-		c.Clock = systemClock{}
+		c.Clock = clock.System{}
 	}
 	if c.Count == nil {
 		c.Count = c.Clock.Now
@@ -122,28 +109,30 @@ func (c Config) withDefaults() (Config, error) {
 func Defaults() Config { return Config{}.withLimits() }
 
 func (c Config) withLimits() Config {
-	c.MaxDevices = or(c.MaxDevices, 32)
-	c.InvitationLife = or(c.InvitationLife, 7*day)
-	c.CertificateLife = or(c.CertificateLife, 90*day)
-	c.RenewBefore = or(c.RenewBefore, 30*day)
-	c.RenewAfter = or(c.RenewAfter, 90*day)
-	c.ListLife = or(c.ListLife, 7*day)
-	c.MaxTokens = or(c.MaxTokens, 64)
-	c.MaxKeyPackage = or(c.MaxKeyPackage, 32<<10)
-	c.MaxKeyPackages = or(c.MaxKeyPackages, 200)
-	c.MaxKeyPackageBytes = or(c.MaxKeyPackageBytes, 4<<20)
-	c.MaxLifetime = or(c.MaxLifetime, 100*day)
-	c.LowWater = or(c.LowWater, 20)
-	c.ClaimMemory = or(c.ClaimMemory, day)
-	c.ClaimBurst = or(c.ClaimBurst, 60)
-	c.ClaimEvery = or(c.ClaimEvery, time.Second)
-	c.MaxClaimants = or(c.MaxClaimants, 65536)
-	c.PairBurst = or(c.PairBurst, 10)
-	c.PairEvery = or(c.PairEvery, 10*time.Minute)
-	c.UserBurst = or(c.UserBurst, 30)
-	c.UserEvery = or(c.UserEvery, 2*time.Minute)
-	c.LastResortBurst = or(c.LastResortBurst, 32)
-	c.LastResortEvery = or(c.LastResortEvery, 10*time.Minute)
-	c.SweepInterval = or(c.SweepInterval, 10*time.Minute)
+	c.MaxDevices = cmp.Or(c.MaxDevices, 32)
+	c.InvitationLife = cmp.Or(c.InvitationLife, 7*day)
+	c.CertificateLife = cmp.Or(c.CertificateLife, 90*day)
+	c.RenewBefore = cmp.Or(c.RenewBefore, 30*day)
+	c.RenewAfter = cmp.Or(c.RenewAfter, 90*day)
+	c.ListLife = cmp.Or(c.ListLife, 7*day)
+	c.MaxTokens = cmp.Or(c.MaxTokens, 64)
+	c.MaxKeyPackage = cmp.Or(c.MaxKeyPackage, 32<<10)
+	c.MaxKeyPackages = cmp.Or(c.MaxKeyPackages, 200)
+	c.MaxKeyPackageBytes = cmp.Or(c.MaxKeyPackageBytes, 4<<20)
+	c.MaxLifetime = cmp.Or(c.MaxLifetime, 100*day)
+	c.LowWater = cmp.Or(c.LowWater, 20)
+	c.ClaimMemory = cmp.Or(c.ClaimMemory, day)
+	c.ClaimBurst = cmp.Or(c.ClaimBurst, 60)
+	c.ClaimEvery = cmp.Or(c.ClaimEvery, time.Second)
+	c.MaxClaimants = cmp.Or(c.MaxClaimants, 65536)
+	c.AddressBurst = cmp.Or(c.AddressBurst, 20_000)
+	c.AddressEvery = cmp.Or(c.AddressEvery, 5*time.Second)
+	c.PairBurst = cmp.Or(c.PairBurst, 10)
+	c.PairEvery = cmp.Or(c.PairEvery, 10*time.Minute)
+	c.UserBurst = cmp.Or(c.UserBurst, 30)
+	c.UserEvery = cmp.Or(c.UserEvery, 2*time.Minute)
+	c.LastResortBurst = cmp.Or(c.LastResortBurst, 32)
+	c.LastResortEvery = cmp.Or(c.LastResortEvery, 10*time.Minute)
+	c.SweepInterval = cmp.Or(c.SweepInterval, 10*time.Minute)
 	return c
 }

@@ -2,6 +2,7 @@ package directory
 
 import (
 	"bufio"
+	"context"
 	"crypto/ed25519"
 	"encoding/hex"
 	"fmt"
@@ -12,10 +13,11 @@ import (
 	"sync"
 	"testing"
 
-	"github.com/cockroachdb/pebble/v2"
 	"go.uber.org/goleak"
 
 	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/store/pebblestore"
+	"github.com/mlsfed/mlsfed/store/pebblestore/pebbletest"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -25,10 +27,10 @@ const (
 	crashClaim = 6 // claimants
 )
 
-// crashChild claims until nothing is left, beginning each claimant at the number that it is told, and
-// prints what it was given.
+// crashChild claims until nothing is left, beginning each claimant at the number in its arguments, and prints the
+// claims.
 func crashChild(dir string) error {
-	db, err := pebble.Open(filepath.Join(dir, "db"), &pebble.Options{Logger: quiet{}})
+	s, err := pebblestore.Open(filepath.Join(dir, "db"), pebblestore.Options{})
 	if err != nil {
 		return err
 	}
@@ -36,7 +38,7 @@ func crashChild(dir string) error {
 	if err != nil {
 		return err
 	}
-	d, err := New(db, []byte("d/"), Config{Domain: domain, CA: ca, PairBurst: 1 << 20, UserBurst: 1 << 20})
+	d, err := New(s.Records(), Config{Domain: domain, CA: ca, PairBurst: 1 << 20, UserBurst: 1 << 20})
 	if err != nil {
 		return err
 	}
@@ -48,7 +50,7 @@ func crashChild(dir string) error {
 		fmt.Sscan(os.Getenv(fmt.Sprintf("FROM%d", w)), &from)
 		all.Go(func() {
 			for n := from; ; n++ {
-				got, err := d.ClaimKeyPackages(Claim{ID: claimID(n), Claimant: fmt.Sprint(w), User: alice, Suite: 1})
+				got, err := d.ClaimKeyPackages(context.Background(), Claim{ID: claimID(n), Claimant: fmt.Sprint(w), User: alice, Suite: 1})
 				mu.Lock()
 				if err == nil {
 					fmt.Printf("%d %d %x\n", w, n, got[0].Message)
@@ -72,14 +74,11 @@ func TestKillWhileClaiming(t *testing.T) {
 	defer goleak.VerifyNone(t)
 	const packages = 400
 	dir := t.TempDir()
-	db, err := pebble.Open(filepath.Join(dir, "db"), &pebble.Options{Logger: quiet{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := on(t, db, Config{MaxKeyPackages: packages})
+	s := pebbletest.Folder(filepath.Join(dir, "db")).Open(t)
+	d := on(t, s.Records(), Config{MaxKeyPackages: packages})
 	e := enrol(t, d, phone, 1)
 	upload(t, d, phone, e.uploads(t, d, packages, mlscore.KeyPackageOptions{})...)
-	if err := db.Close(); err != nil {
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	answers := make(map[[2]int]string)

@@ -1,43 +1,36 @@
 package directory
 
 import (
-	"bytes"
 	"context"
-	"errors"
 	"fmt"
-	"hash/maphash"
 	"io"
-	"slices"
-	"strings"
-	"sync"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
+	"github.com/mlsfed/mlsfed/directory/recordstore"
+	"github.com/mlsfed/mlsfed/internal/tokenbucket"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
 // Directory is the users of one organization. It is safe for concurrent use.
 type Directory struct {
-	db       *pebble.DB
-	prefix   []byte
-	cfg      Config
-	seed     maphash.Seed
-	locks    [64]sync.Mutex // by user: of reading and changing that user's records
-	list     sync.Mutex     // of changing the revocation list; taken after a user's lock
-	rates    rates
-	subjects sync.Mutex // of binding users to subjects; taken before a user's lock
-	counts   tally
+	store  recordstore.Store
+	cfg    Config
+	rates  tokenbucket.Rates[string] // of claimants
+	made   tokenbucket.Rates[string] // of records of addresses, by device
+	counts tally
 }
 
-// New makes a directory on a database that its owner keeps open. All its keys begin with prefix.
-func New(db *pebble.DB, prefix []byte, cfg Config) (*Directory, error) {
+// New makes a directory on a store that its owner keeps open.
+func New(store recordstore.Store, cfg Config) (*Directory, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	d := &Directory{db: db, prefix: slices.Clone(prefix), cfg: cfg, seed: maphash.MakeSeed()}
-	d.rates = rates{burst: cfg.ClaimBurst, every: cfg.ClaimEvery, most: cfg.MaxClaimants, of: make(map[string]bucket)}
+	d := &Directory{store: store, cfg: cfg}
+	d.rates.Rate = tokenbucket.Rate{Burst: cfg.ClaimBurst, Every: cfg.ClaimEvery}
+	d.rates.Most, d.rates.Strict = cfg.MaxClaimants, true
+	d.made.Rate = tokenbucket.Rate{Burst: cfg.AddressBurst, Every: cfg.AddressEvery}
+	d.made.Most, d.made.Strict = 4*cfg.MaxClaimants, true
 	return d, nil
 }
 
@@ -72,85 +65,6 @@ func (d *Directory) random(n int) ([]byte, error) {
 	return b, nil
 }
 
-// get reads a record and says whether there is one.
-func (d *Directory) get(key []byte, record wire.Checker) (bool, error) {
-	v, closer, err := d.db.Get(key)
-	if errors.Is(err, pebble.ErrNotFound) {
-		return false, nil
-	}
-	if err != nil {
-		return false, err
-	}
-	err = wire.Decode(v, maxRecord, record)
-	if err := errors.Join(err, closer.Close()); err != nil {
-		return false, fmt.Errorf("record %q: %w", key, err)
-	}
-	return true, nil
-}
-
-func set(b *pebble.Batch, key []byte, record any) error {
-	v, err := wire.Encode(record)
-	if err != nil {
-		return err
-	}
-	return b.Set(key, v, nil)
-}
-
-// update makes one change of a user's records: do sees them unchanged by others and fills a batch. It
-// returns when the batch is on disk. Where do leaves the batch empty, since what was asked has been done
-// before, update waits for the disk nevertheless: the earlier change may still be on its way there.
-func (d *Directory) update(u wire.UserID, do func(*pebble.Batch) error) error {
-	b := d.db.NewBatch()
-	defer b.Close()
-	if err := d.stage(u, b, do); err != nil {
-		return err
-	}
-	return b.SyncWait()
-}
-
-// lock takes the lock of a user's records, and returns what gives it back.
-func (d *Directory) lock(u wire.UserID) (unlock func()) {
-	mu := &d.locks[maphash.String(d.seed, string(u))%uint64(len(d.locks))]
-	mu.Lock()
-	return mu.Unlock
-}
-
-func (d *Directory) stage(u wire.UserID, b *pebble.Batch, do func(*pebble.Batch) error) error {
-	defer d.lock(u)()
-	if err := do(b); err != nil {
-		return err
-	}
-	if b.Empty() {
-		if err := b.LogData(nil, nil); err != nil {
-			return err
-		}
-	}
-	return d.db.ApplyNoSyncWait(b, pebble.Sync)
-}
-
-// each calls do with the keys and values that begin with prefix, until do returns false.
-func (d *Directory) each(prefix []byte, do func(key, value []byte) (bool, error)) error {
-	it, err := d.db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: behind(prefix)})
-	if err != nil {
-		return err
-	}
-	defer it.Close()
-	for it.First(); it.Valid(); it.Next() {
-		if on, err := do(it.Key(), it.Value()); err != nil || !on {
-			return err
-		}
-	}
-	return it.Error()
-}
-
-// behind is the first key after all that begin with prefix, which begins with a byte below 0xff.
-func behind(prefix []byte) []byte {
-	b := bytes.TrimRight(prefix, "\xff")
-	b = slices.Clone(b)
-	b[len(b)-1]++
-	return b
-}
-
 // own refuses names of other organizations.
 func (d *Directory) own(op string, domain wire.Domain) error {
 	if domain != d.cfg.Domain {
@@ -181,38 +95,27 @@ type User struct {
 }
 
 // Users lists all users with their devices, by name.
-func (d *Directory) Users() ([]User, error) {
-	var users []User
-	err := d.each(d.key(kindUser), func(key, value []byte) (bool, error) {
-		var r userRecord
-		if err := wire.Decode(value, maxRecord, &r); err != nil {
-			return false, err
-		}
-		u, err := wire.NewUserID(d.cfg.Domain, string(key[len(d.prefix)+1:]))
-		users = append(users, User{ID: u, Created: r.Created})
-		return true, err
-	})
-	for i := range users {
-		if err == nil {
-			users[i].Devices, err = d.Devices(users[i].ID)
+func (d *Directory) Users(ctx context.Context) ([]User, error) {
+	list, err := d.store.Users(ctx, d.cfg.Domain)
+	if err != nil {
+		return nil, err
+	}
+	users := make([]User, len(list))
+	for i, u := range list {
+		users[i] = User{ID: u.ID, Created: u.Created}
+		if users[i].Devices, err = d.store.Devices(ctx, u.ID); err != nil {
+			return nil, err
 		}
 	}
-	return users, err
+	return users, nil
 }
 
 // Devices lists a user's devices, by name.
-func (d *Directory) Devices(u wire.UserID) ([]wire.DeviceID, error) {
+func (d *Directory) Devices(ctx context.Context, u wire.UserID) ([]wire.DeviceID, error) {
 	if err := d.checkUser("devices", u); err != nil {
 		return nil, err
 	}
-	var list []wire.DeviceID
-	prefix := d.key(kindDevice, u.Name()+"/")
-	err := d.each(prefix, func(key, _ []byte) (bool, error) {
-		v, err := wire.NewDeviceID(u, strings.TrimPrefix(string(key), string(prefix)))
-		list = append(list, v)
-		return true, err
-	})
-	return list, err
+	return d.store.Devices(ctx, u)
 }
 
 // Device is what others may know of a device.
@@ -225,25 +128,22 @@ type Device struct {
 }
 
 // Device finds a device that is enrolled and not revoked; wire.NotFound otherwise.
-func (d *Directory) Device(v wire.DeviceID) (Device, error) {
-	r, err := d.device("device", v)
+func (d *Directory) Device(ctx context.Context, v wire.DeviceID) (Device, error) {
+	r, err := d.device(ctx, d.store, "device", v)
 	if err != nil {
 		return Device{}, err
 	}
-	return Device{v, r.Key, r.Certificate, r.NotAfter, r.Enrolled}, nil
+	return Device{ID: v, Key: r.Key, Certificate: r.Certificate, NotAfter: r.NotAfter, Enrolled: r.Enrolled}, nil
 }
 
-func (d *Directory) device(op string, v wire.DeviceID) (*deviceRecord, error) {
+// device reads the record of a device that is enrolled; wire.NotFound otherwise.
+func (d *Directory) device(ctx context.Context, from recordstore.Reads, op string, v wire.DeviceID) (*recordstore.Device, error) {
 	if err := d.checkDevice(op, v); err != nil {
 		return nil, err
 	}
-	r := new(deviceRecord)
-	ok, err := d.get(d.deviceKey(v), r)
-	if err != nil {
-		return nil, err
+	r, err := from.Device(ctx, v)
+	if err == nil && r == nil {
+		err = wire.Errorf(wire.NotFound, op, "%s is not enrolled, or was revoked", v)
 	}
-	if !ok {
-		return nil, wire.Errorf(wire.NotFound, op, "%s is not enrolled, or was revoked", v)
-	}
-	return r, nil
+	return r, err
 }

@@ -18,11 +18,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/goleak"
 
+	"github.com/mlsfed/mlsfed/directory/recordstore"
 	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/store/pebblestore/pebbletest"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -107,27 +107,18 @@ func ed25519CA(t testing.TB) *testCA {
 	return newCA(t, ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
 }
 
-type quiet struct{}
-
-func (quiet) Infof(string, ...any)              {}
-func (quiet) Errorf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
-func (quiet) Fatalf(format string, args ...any) { panic(fmt.Sprintf(format, args...)) }
-
 func open(t testing.TB, cfg Config) *Directory {
 	t.Helper()
-	db, err := pebble.Open("db", &pebble.Options{FS: vfs.NewMem(), Logger: quiet{}})
-	if err != nil {
-		t.Fatal(err)
-	}
+	s := pebbletest.Memory().Open(t)
 	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
+		if err := s.Close(); err != nil {
 			t.Error(err)
 		}
 	})
-	return on(t, db, cfg)
+	return on(t, s.Records(), cfg)
 }
 
-func on(t testing.TB, db *pebble.DB, cfg Config) *Directory {
+func on(t testing.TB, store recordstore.Store, cfg Config) *Directory {
 	t.Helper()
 	cfg.Domain = domain
 	if cfg.CA == nil {
@@ -138,7 +129,7 @@ func on(t testing.TB, db *pebble.DB, cfg Config) *Directory {
 			*burst = 1_000_000
 		}
 	}
-	d, err := New(db, []byte("d/"), cfg)
+	d, err := New(store, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +186,7 @@ func (e *device) enrolment(t testing.TB) Enrolment {
 
 func invite(t testing.TB, d *Directory, u wire.UserID) string {
 	t.Helper()
-	code, err := d.Invite(u, day)
+	code, err := d.Invite(t.Context(), u, day)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -205,7 +196,7 @@ func invite(t testing.TB, d *Directory, u wire.UserID) string {
 func enrol(t testing.TB, d *Directory, v wire.DeviceID, suite mlscore.CipherSuite) *device {
 	t.Helper()
 	e := newDevice(t, v, suite)
-	chain, err := d.Enrol(invite(t, d, v.User()), e.enrolment(t))
+	chain, err := d.Enrol(t.Context(), invite(t, d, v.User()), e.enrolment(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,7 +242,7 @@ func (e *device) uploads(t testing.TB, d *Directory, n int, opts mlscore.KeyPack
 
 func upload(t testing.TB, d *Directory, v wire.DeviceID, list ...Upload) {
 	t.Helper()
-	if err := d.UploadKeyPackages(v, list...); err != nil {
+	if err := d.UploadKeyPackages(t.Context(), v, list...); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -296,7 +287,7 @@ func TestEnrolWithEachScheme(t *testing.T) {
 					t.Fatalf("names %v", c.URIs)
 				}
 				upload(t, d, phone, e.uploads(t, d, 1, mlscore.KeyPackageOptions{})...)
-				got, err := d.ClaimKeyPackages(claimOf(1, suite))
+				got, err := d.ClaimKeyPackages(t.Context(), claimOf(1, suite))
 				if err != nil || len(got) != 1 || got[0].Device != phone || got[0].LastResort {
 					t.Fatalf("%+v, %v", got, err)
 				}
@@ -330,14 +321,11 @@ func TestInvitationCodes(t *testing.T) {
 		wantCode(t, err, wire.Malformed)
 	}
 	// Nothing of the code itself is on disk.
-	if err := d.each(d.prefix, func(key, value []byte) (bool, error) {
+	everyRecord(t, d, func(kind byte, key, value []byte) {
 		if bytes.Contains(key, want) || bytes.Contains(value, want) || bytes.Contains(value, []byte(code)) {
-			t.Errorf("the code is stored under %q", key)
+			t.Errorf("the code is stored under %c%q", kind, key)
 		}
-		return true, nil
-	}); err != nil {
-		t.Fatal(err)
-	}
+	})
 }
 
 func TestInvitationIsUsedOnce(t *testing.T) {
@@ -345,29 +333,29 @@ func TestInvitationIsUsedOnce(t *testing.T) {
 	d := open(t, Config{Clock: clock})
 	code := invite(t, d, alice)
 	first, second := newDevice(t, phone, 1), newDevice(t, laptop, 1)
-	chain, err := d.Enrol(code, first.enrolment(t))
+	chain, err := d.Enrol(t.Context(), code, first.enrolment(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	again, err := d.Enrol(code, first.enrolment(t)) // the answer was lost
+	again, err := d.Enrol(t.Context(), code, first.enrolment(t)) // the answer was lost
 	if err != nil || !bytes.Equal(again[0], chain[0]) {
 		t.Fatalf("repeated: %v", err)
 	}
-	_, err = d.Enrol(code, second.enrolment(t))
+	_, err = d.Enrol(t.Context(), code, second.enrolment(t))
 	wantCode(t, err, wire.Denied)
-	_, err = d.Enrol(code, newDevice(t, phone, 1).enrolment(t)) // same name, another key
+	_, err = d.Enrol(t.Context(), code, newDevice(t, phone, 1).enrolment(t)) // same name, another key
 	wantCode(t, err, wire.Denied)
-	_, err = d.Enrol(invite(t, d, alice), newDevice(t, phone, 1).enrolment(t))
+	_, err = d.Enrol(t.Context(), invite(t, d, alice), newDevice(t, phone, 1).enrolment(t))
 	wantCode(t, err, wire.Exists)
 	// Expiry, at its edge.
 	code = invite(t, d, alice)
 	late := invite(t, d, alice)
 	clock.advance(day)
-	if _, err := d.Enrol(code, second.enrolment(t)); err != nil {
+	if _, err := d.Enrol(t.Context(), code, second.enrolment(t)); err != nil {
 		t.Fatalf("at its end: %v", err)
 	}
 	clock.advance(time.Millisecond)
-	_, err = d.Enrol(late, newDevice(t, "mimi://a.example/d/alice/third", 1).enrolment(t))
+	_, err = d.Enrol(t.Context(), late, newDevice(t, "mimi://a.example/d/alice/third", 1).enrolment(t))
 	wantCode(t, err, wire.Denied)
 }
 
@@ -381,7 +369,7 @@ func TestInvitationRace(t *testing.T) {
 	for n := range 20 {
 		e := newDevice(t, wire.DeviceID(fmt.Sprintf("mimi://a.example/d/alice/%d", n)), 1).enrolment(t)
 		all.Go(func() {
-			_, err := d.Enrol(code, e)
+			_, err := d.Enrol(t.Context(), code, e)
 			mu.Lock()
 			defer mu.Unlock()
 			if err == nil {
@@ -392,7 +380,7 @@ func TestInvitationRace(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if devices, err := d.Devices(alice); won != 1 || len(devices) != 1 || err != nil {
+	if devices, err := d.Devices(t.Context(), alice); won != 1 || len(devices) != 1 || err != nil {
 		t.Fatalf("%d won, devices %v, %v", won, devices, err)
 	}
 }
@@ -416,27 +404,27 @@ func TestEnrolRefusals(t *testing.T) {
 	} {
 		e := good.enrolment(t)
 		c.change(&e)
-		if _, err := d.Enrol(code, e); !errors.Is(err, c.code) {
+		if _, err := d.Enrol(t.Context(), code, e); !errors.Is(err, c.code) {
 			t.Errorf("%s: %v, want code %s", name, err, c.code)
 		}
 	}
-	_, err := d.Enrol(code, newDevice(t, "mimi://a.example/d/bob/phone", 1).enrolment(t))
+	_, err := d.Enrol(t.Context(), code, newDevice(t, "mimi://a.example/d/bob/phone", 1).enrolment(t))
 	wantCode(t, err, wire.Denied)
 	unknown := formatCode(make([]byte, codeSize))
-	_, err = d.Enrol(unknown, good.enrolment(t))
+	_, err = d.Enrol(t.Context(), unknown, good.enrolment(t))
 	wantCode(t, err, wire.Denied)
-	if _, err := d.Enrol(code, good.enrolment(t)); err != nil {
+	if _, err := d.Enrol(t.Context(), code, good.enrolment(t)); err != nil {
 		t.Fatalf("none of the refusals may have used the code: %v", err)
 	}
-	_, err = d.Enrol(invite(t, d, alice), newDevice(t, laptop, 1).enrolment(t))
+	_, err = d.Enrol(t.Context(), invite(t, d, alice), newDevice(t, laptop, 1).enrolment(t))
 	wantCode(t, err, wire.Quota)
 	for _, life := range []time.Duration{0, -1, 7*day + 1} {
-		_, err := d.Invite(alice, life)
+		_, err := d.Invite(t.Context(), alice, life)
 		wantCode(t, err, wire.Invalid)
 	}
-	_, err = d.Invite("mimi://b.example/u/alice", day)
+	_, err = d.Invite(t.Context(), "mimi://b.example/u/alice", day)
 	wantCode(t, err, wire.NotFound)
-	_, err = d.Device(laptop)
+	_, err = d.Device(t.Context(), laptop)
 	wantCode(t, err, wire.NotFound)
 }
 
@@ -447,12 +435,12 @@ func TestRenew(t *testing.T) {
 		v := wire.DeviceID(fmt.Sprintf("mimi://a.example/d/alice/%d", suite))
 		e := enrol(t, d, v, suite)
 		clock.advance(60 * day) // thirty days are left
-		chain, err := d.Renew(v)
+		chain, err := d.Renew(t.Context(), v)
 		if err != nil || !bytes.Equal(chain[0], e.chain[0]) {
 			t.Fatalf("renewed too early, or %v", err)
 		}
 		clock.advance(time.Second)
-		chain, err = d.Renew(v)
+		chain, err = d.Renew(t.Context(), v)
 		if err != nil || bytes.Equal(chain[0], e.chain[0]) {
 			t.Fatalf("not renewed, or %v", err)
 		}
@@ -463,18 +451,18 @@ func TestRenew(t *testing.T) {
 		upload(t, d, v, e.uploads(t, d, 1, mlscore.KeyPackageOptions{Lifetime: 10 * day})...) // the old one is still good
 		e.chain = chain
 		upload(t, d, v, e.uploads(t, d, 1, mlscore.KeyPackageOptions{})...)
-		now, err := d.Chain(v)
+		now, err := d.Chain(t.Context(), v)
 		if err != nil || !bytes.Equal(now[0], chain[0]) {
 			t.Fatal(err)
 		}
 	}
-	_, err := d.Renew(phone)
+	_, err := d.Renew(t.Context(), phone)
 	wantCode(t, err, wire.NotFound)
 }
 
 func list(t testing.TB, d *Directory) *x509.RevocationList {
 	t.Helper()
-	der, err := d.RevocationList()
+	der, err := d.RevocationList(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -500,32 +488,32 @@ func TestRevoke(t *testing.T) {
 	upload(t, d, phone, e.uploads(t, d, 2, mlscore.KeyPackageOptions{})...)
 	upload(t, d, phone, e.uploads(t, d, 1, mlscore.KeyPackageOptions{LastResort: true})...)
 	clock.advance(61 * day)
-	renewed, err := d.Renew(phone)
+	renewed, err := d.Renew(t.Context(), phone)
 	if err != nil {
 		t.Fatal(err)
 	}
 	again := e.uploads(t, d, 1, mlscore.KeyPackageOptions{Lifetime: day})
-	if err := d.Revoke(phone); err != nil {
+	if err := d.Revoke(t.Context(), phone); err != nil {
 		t.Fatal(err)
 	}
 	second := list(t, d)
 	if second.Number.Cmp(first.Number) <= 0 || len(second.RevokedCertificateEntries) != 2 { // both of its certificates
 		t.Fatalf("list %v after %v with %d entries", second.Number, first.Number, len(second.RevokedCertificateEntries))
 	}
-	wantCode(t, d.Revoke(phone), wire.NotFound)
-	wantCode(t, d.UploadKeyPackages(phone, again...), wire.NotFound)
-	_, err = d.Renew(phone)
+	wantCode(t, d.Revoke(t.Context(), phone), wire.NotFound)
+	wantCode(t, d.UploadKeyPackages(t.Context(), phone, again...), wire.NotFound)
+	_, err = d.Renew(t.Context(), phone)
 	wantCode(t, err, wire.NotFound)
-	_, err = d.ClaimKeyPackages(claimOf(1, 1))
+	_, err = d.ClaimKeyPackages(t.Context(), claimOf(1, 1))
 	wantCode(t, err, wire.NoneLeft)
 	// The name can be enrolled again; the revoked certificate stays revoked, with the same key even.
-	fresh, err := d.Enrol(invite(t, d, alice), e.enrolment(t))
+	fresh, err := d.Enrol(t.Context(), invite(t, d, alice), e.enrolment(t))
 	if err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, d.UploadKeyPackages(phone, again...), wire.Denied)
+	wantCode(t, d.UploadKeyPackages(t.Context(), phone, again...), wire.Denied)
 	e.chain = renewed
-	wantCode(t, d.UploadKeyPackages(phone, e.uploads(t, d, 1, mlscore.KeyPackageOptions{})...), wire.Denied)
+	wantCode(t, d.UploadKeyPackages(t.Context(), phone, e.uploads(t, d, 1, mlscore.KeyPackageOptions{})...), wire.Denied)
 	e.chain = fresh
 	upload(t, d, phone, e.uploads(t, d, 1, mlscore.KeyPackageOptions{})...)
 	// Entries leave the list when their certificates have ended, and numbers go on.
@@ -553,7 +541,7 @@ func TestManyRevocationsMakeOneList(t *testing.T) {
 	first := list(t, d)
 	for _, v := range []wire.DeviceID{phone, laptop} {
 		enrol(t, d, v, 1)
-		if err := d.Revoke(v); err != nil {
+		if err := d.Revoke(t.Context(), v); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -572,22 +560,22 @@ func TestRemoveUser(t *testing.T) {
 	enrol(t, d, laptop, 2)
 	enrol(t, d, "mimi://a.example/d/alicia/phone", 1)
 	open := invite(t, d, alice)
-	users, err := d.Users()
+	users, err := d.Users(t.Context())
 	if err != nil || len(users) != 2 || users[0].ID != alice || len(users[0].Devices) != 2 || len(users[1].Devices) != 1 {
 		t.Fatalf("%+v, %v", users, err)
 	}
-	if err := d.RemoveUser(alice); err != nil {
+	if err := d.RemoveUser(t.Context(), alice); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, d.RemoveUser(alice), wire.NotFound)
-	_, err = d.Enrol(open, newDevice(t, phone, 1).enrolment(t))
+	wantCode(t, d.RemoveUser(t.Context(), alice), wire.NotFound)
+	_, err = d.Enrol(t.Context(), open, newDevice(t, phone, 1).enrolment(t))
 	wantCode(t, err, wire.Denied)
 	if n := len(list(t, d).RevokedCertificateEntries); n != 2 {
 		t.Fatalf("%d revocations", n)
 	}
-	if users, err := d.Users(); err != nil || len(users) != 1 {
+	if users, err := d.Users(t.Context()); err != nil || len(users) != 1 {
 		t.Fatalf("%+v, %v", users, err)
 	}
-	_, err = d.ClaimKeyPackages(claimOf(1, 1))
+	_, err = d.ClaimKeyPackages(t.Context(), claimOf(1, 1))
 	wantCode(t, err, wire.NotFound)
 }

@@ -16,13 +16,13 @@ func TestDiscardedKeyPackagesAreNotClaimed(t *testing.T) {
 		upload(t, d, v, e.uploads(t, d, 1, mlscore.KeyPackageOptions{LastResort: true})...)
 	}
 	for range 2 { // a repetition does no harm
-		if err := d.DiscardKeyPackages(phone); err != nil {
+		if err := d.DiscardKeyPackages(t.Context(), phone); err != nil {
 			t.Fatal(err)
 		}
 	}
-	got, err := d.ClaimKeyPackages(claimOf(1, 1))
+	got, err := d.ClaimKeyPackages(t.Context(), claimOf(1, 1))
 	if err != nil || len(got) != 1 || got[0].Device != laptop {
 		t.Errorf("claimed %+v, %v", got, err)
 	}
-	wantCode(t, d.DiscardKeyPackages("mimi://a.example/d/alice/nobody"), wire.NotFound)
+	wantCode(t, d.DiscardKeyPackages(t.Context(), "mimi://a.example/d/alice/nobody"), wire.NotFound)
 }

@@ -8,6 +8,6 @@
 // on disk before it is answered.
 //
 // [New] starts nothing; [Directory.Run] removes what has expired. Changes of one user's records follow
-// one another; a lock is held while a change is put in line for the disk, and given back before the
-// disk has synced, so that concurrent changes share the sync.
+// one another. Package recordstore has the operations on the records, and the promises about what a crash may
+// lose; package directorytest checks an implementation against them.
 package directory

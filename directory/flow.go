@@ -25,9 +25,10 @@ type flow struct {
 	interval time.Duration
 	next     time.Time // no question to the issuer before
 	ends     time.Time
-	asking   bool     // a question is under way
-	token    *idToken // once the user has agreed
-	failed   error    // for good
+	polled   time.Time // when its device last asked about it, or began it
+	asking   bool      // a question is under way
+	token    *idToken  // once the user has agreed
+	failed   error     // for good
 }
 
 // Bounds of what an issuer says of a flow.
@@ -36,6 +37,9 @@ const (
 	maxInterval  = time.Minute
 	maxFlowLife  = 30 * time.Minute
 	maxFlowReply = 64 << 10 // bytes
+	// flowIdleTime is the time without a poll after which a flow gives way to new ones: a client with changed code could
+	// otherwise begin as many as there is room for, and leave them.
+	flowIdleTime = 2 * maxInterval
 )
 
 // BeginFlow has the issuer begin the device authorization grant for a key. wire.Busy if too many are under way.
@@ -57,7 +61,7 @@ func (t *Tokens) BeginFlow(ctx context.Context, key []byte) (*wire.FlowAnswer, e
 	}
 	failure, err := t.post(ctx, t.endpoint.DeviceAuthURL, url.Values{"scope": {strings.Join(t.issuer.Scopes, " ")}}, &reply)
 	if err == nil && failure != "" {
-		err = fmt.Errorf("it answers %.80q", failure)
+		err = fmt.Errorf("the answer is %.80q", failure)
 	}
 	if err == nil && (reply.DeviceCode == "" || reply.Expires <= 0) {
 		err = errors.New("its answer is not that of RFC 8628")
@@ -95,9 +99,16 @@ func (t *Tokens) place(key []byte) (id wire.Token, f *flow, err error) {
 		}
 	}
 	if len(t.flows) >= t.issuer.Flows {
+		for other, f := range t.flows {
+			if now.Sub(f.polled) > flowIdleTime {
+				delete(t.flows, other)
+			}
+		}
+	}
+	if len(t.flows) >= t.issuer.Flows {
 		return id, nil, wire.Errorf(wire.Busy, "flow", "%d logins are under way: come back later", len(t.flows))
 	}
-	f = &flow{key: sha256.Sum256(key), ends: now.Add(maxFlowLife)}
+	f = &flow{key: sha256.Sum256(key), ends: now.Add(maxFlowLife), polled: now}
 	t.flows[id] = f
 	return id, f, nil
 }
@@ -132,8 +143,9 @@ func (t *Tokens) due(id wire.Token) (f *flow, code string, err error) {
 	defer t.mu.Unlock()
 	f = t.flows[id]
 	if f == nil || t.now().After(f.ends) {
-		return nil, "", wire.Errorf(wire.Denied, "flow", "this login is not known, or has taken too long: begin anew")
+		return nil, "", wire.Errorf(wire.Denied, "flow", "this login is not known, or has taken too long: begin again")
 	}
+	f.polled = t.now()
 	if f.token != nil || f.failed != nil || f.asking || f.code == "" || t.now().Before(f.next) {
 		return f, "", nil
 	}
@@ -174,7 +186,7 @@ func (t *Tokens) askIssuer(ctx context.Context, f *flow, code string) outcome {
 	case failure == "slow_down":
 		return outcome{slower: true}
 	case failure == "access_denied", failure == "expired_token":
-		return outcome{failed: wire.Errorf(wire.Denied, "flow", "the login was refused, or took too long: begin anew")}
+		return outcome{failed: wire.Errorf(wire.Denied, "flow", "the login was refused, or took too long: begin again")}
 	case failure != "":
 		return outcome{failed: wire.Errorf(wire.Denied, "flow", "the issuer refuses the login: %.80q", failure)}
 	case reply.IDToken == "":
@@ -205,7 +217,7 @@ func (t *Tokens) post(ctx context.Context, to string, form url.Values, answer an
 	}
 	r, err := client.Do(q)
 	if err != nil {
-		return "", errors.New("it cannot be reached") // the error could hold the form
+		return "", errors.New("the provider cannot be reached") // the error could hold the form
 	}
 	defer r.Body.Close()
 	raw, err := io.ReadAll(io.LimitReader(r.Body, maxFlowReply))
@@ -222,7 +234,7 @@ func (t *Tokens) post(ctx context.Context, to string, form url.Values, answer an
 		Error string `json:"error"`
 	}
 	if json.Unmarshal(raw, &refused) != nil || refused.Error == "" {
-		return "", fmt.Errorf("it answers %s", r.Status)
+		return "", fmt.Errorf("the provider answers %s", r.Status)
 	}
 	return wire.Line(refused.Error), nil
 }
@@ -234,7 +246,7 @@ func (t *Tokens) ofFlow(id wire.Token, key []byte) (*idToken, error) {
 	f := t.flows[id]
 	sum := sha256.Sum256(key)
 	if f == nil || f.token == nil || t.now().After(f.ends) || subtle.ConstantTimeCompare(f.key[:], sum[:]) != 1 {
-		return nil, wire.Errorf(wire.Denied, "enrol", "this login is not done, has taken too long, or was begun for another key: begin anew")
+		return nil, wire.Errorf(wire.Denied, "enrol", "this login is not done, has taken too long, or was begun for another key: begin again")
 	}
 	return f.token, nil
 }

@@ -238,3 +238,49 @@ func TestFlowRefusals(t *testing.T) {
 		t.Error("an issuer without the endpoint is taken for flows")
 	}
 }
+
+// TestForgottenFlowsGiveWay checks that flows which nobody polls do not keep others from logging in, and that a flow
+// whose device polls stays.
+func TestForgottenFlowsGiveWay(t *testing.T) {
+	clock := newClock()
+	s := newScriptedIssuer(t)
+	tokens, err := NewTokens(t.Context(), Issuer{URL: s.URL, Audience: "mlsfed", Client: s.Client(), Flows: 3, Secret: "of the client"}, clock.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newDevice(t, phone, 1)
+	var flows []wire.Token
+	begin := func(want wire.Code) {
+		t.Helper()
+		a, err := tokens.BeginFlow(t.Context(), e.pub)
+		if wire.CodeOf(err) != want {
+			t.Fatalf("%v, wanted %q", err, want)
+		}
+		if err == nil {
+			flows = append(flows, a.Flow)
+		}
+	}
+	s.says(http.StatusBadRequest, `{"error":"authorization_pending"}`)
+	for range 3 {
+		begin("")
+	}
+	poll := func(id wire.Token) error {
+		_, _, err := tokens.PollFlow(t.Context(), id)
+		return err
+	}
+	clock.advance(flowIdleTime)
+	if err := poll(flows[0]); err != nil {
+		t.Fatal(err)
+	}
+	begin(wire.Busy)
+	clock.advance(time.Second)
+	begin("")
+	begin("")
+	begin(wire.Busy)
+	if err := poll(flows[0]); err != nil {
+		t.Errorf("a flow whose device polls: %v", err)
+	}
+	if err := poll(flows[1]); wire.CodeOf(err) != wire.Denied {
+		t.Errorf("a flow that nobody polled: %v", err)
+	}
+}

@@ -1,14 +1,15 @@
 package directory
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base32"
+	"slices"
 	"strings"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
+	"github.com/mlsfed/mlsfed/directory/recordstore"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -49,7 +50,7 @@ func hashCode(code []byte) wire.Hash {
 
 // Invite makes a code by which a user can enrol one device, once, within life. Only its hash is kept.
 // The user is made if there is none of that name.
-func (d *Directory) Invite(u wire.UserID, life time.Duration) (string, error) {
+func (d *Directory) Invite(ctx context.Context, u wire.UserID, life time.Duration) (string, error) {
 	if err := d.checkUser("invite", u); err != nil {
 		return "", err
 	}
@@ -60,43 +61,38 @@ func (d *Directory) Invite(u wire.UserID, life time.Duration) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	err = d.update(u, func(b *pebble.Batch) error {
-		if err := d.makeUser(b, u); err != nil {
+	err = d.store.Update(ctx, u, func(tx recordstore.Tx) error {
+		if err := d.makeUser(ctx, tx, u); err != nil {
 			return err
 		}
-		hash := hashCode(code)
-		return set(b, d.key(kindInvitation, hash[:16]), &invitationRecord{
-			Version: recordVersion, Hash: hash, User: u, Expires: after(d.count(), life),
-		})
+		return tx.Set(ctx, &recordstore.Invitation{Hash: hashCode(code), User: u, Expires: after(d.count(), life)})
 	})
 	return formatCode(code), err
 }
 
-func (d *Directory) makeUser(b *pebble.Batch, u wire.UserID) error {
-	if err := d.admits("user", u); err != nil {
+func (d *Directory) makeUser(ctx context.Context, tx recordstore.Tx, u wire.UserID) error {
+	if err := d.admits(ctx, tx, "user", u); err != nil {
 		return err
 	}
-	ok, err := d.get(d.userKey(u), new(userRecord))
-	if err != nil || ok {
+	known, err := tx.User(ctx, u)
+	if err != nil || known != nil {
 		return err
 	}
-	return set(b, d.userKey(u), &userRecord{Version: recordVersion, Created: d.now()})
+	return tx.Set(ctx, &recordstore.User{ID: u, Created: d.now()})
 }
 
-// invitation finds the record of a code. The look-up is by half of a hash, from which nothing of a code
-// can be learnt, and the whole is compared in constant time.
-func (d *Directory) invitation(code []byte) (*invitationRecord, []byte, error) {
+// invitation finds the record of a code. A store finds it by half of a hash, from which nothing of a code can be
+// learnt; the whole is compared in constant time.
+func (d *Directory) invitation(ctx context.Context, from recordstore.Reads, code []byte) (*recordstore.Invitation, error) {
 	hash := hashCode(code)
-	key := d.key(kindInvitation, hash[:16])
-	r := new(invitationRecord)
-	ok, err := d.get(key, r)
+	r, err := from.Invitation(ctx, hash)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	if !ok || subtle.ConstantTimeCompare(hash[:], r.Hash[:]) != 1 || r.Expires < d.count() {
-		return nil, nil, wire.Errorf(wire.Denied, "enrol", "the invitation is not known or has expired: ask for a new one")
+	if r == nil || subtle.ConstantTimeCompare(hash[:], r.Hash[:]) != 1 || r.Expires < d.count() {
+		return nil, wire.Errorf(wire.Denied, "enrol", "the invitation is not known or has expired: ask for a new one")
 	}
-	return r, key, nil
+	return r, nil
 }
 
 // Enrolment is a device that wants to be enrolled.
@@ -116,7 +112,7 @@ func (d *Directory) checkEnrolment(e *Enrolment) error {
 // Enrol enrols a device by an invitation and returns its certificate chain. A repetition with the same
 // device and key gets the same answer. wire.Denied for a bad code or proof, Exists for a name that is
 // taken, Quota for a user with too many devices.
-func (d *Directory) Enrol(code string, e Enrolment) (chain [][]byte, err error) {
+func (d *Directory) Enrol(ctx context.Context, code string, e Enrolment) (chain [][]byte, err error) {
 	secret, err := parseCode(code)
 	if err != nil {
 		return nil, err
@@ -124,8 +120,8 @@ func (d *Directory) Enrol(code string, e Enrolment) (chain [][]byte, err error) 
 	if err := d.checkEnrolment(&e); err != nil {
 		return nil, err
 	}
-	err = d.update(e.Device.User(), func(b *pebble.Batch) error {
-		inv, key, err := d.invitation(secret)
+	err = d.store.Update(ctx, e.Device.User(), func(tx recordstore.Tx) error {
+		inv, err := d.invitation(ctx, tx, secret)
 		if err != nil {
 			return err
 		}
@@ -133,54 +129,49 @@ func (d *Directory) Enrol(code string, e Enrolment) (chain [][]byte, err error) 
 			return wire.Errorf(wire.Denied, "enrol", "the invitation is for another user than %s", e.Device.User())
 		}
 		if inv.Used != "" {
-			chain, err = d.repeated(inv, &e)
+			chain, err = d.repeated(ctx, tx, inv, &e)
 			return err
 		}
 		inv.Used = e.Device
-		if err := set(b, key, inv); err != nil {
+		if err := tx.Set(ctx, inv); err != nil {
 			return err
 		}
-		chain, err = d.enrol(b, &e)
+		chain, err = d.enrol(ctx, tx, &e)
 		return err
 	})
 	return chain, err
 }
 
 // repeated answers an enrolment by a used invitation.
-func (d *Directory) repeated(inv *invitationRecord, e *Enrolment) ([][]byte, error) {
-	r := new(deviceRecord)
-	ok, err := d.get(d.deviceKey(e.Device), r)
+func (d *Directory) repeated(ctx context.Context, tx recordstore.Tx, inv *recordstore.Invitation, e *Enrolment) ([][]byte, error) {
+	r, err := tx.Device(ctx, e.Device)
 	if err != nil {
 		return nil, err
 	}
-	if !ok || inv.Used != e.Device || subtle.ConstantTimeCompare(r.Key, e.Key) != 1 {
+	if r == nil || inv.Used != e.Device || subtle.ConstantTimeCompare(r.Key, e.Key) != 1 {
 		return nil, wire.Errorf(wire.Denied, "enrol", "the invitation was used: ask for a new one")
 	}
 	return [][]byte{r.Certificate, d.cfg.CA.Certificate().Raw}, nil
 }
 
 // enrol stages a new device.
-func (d *Directory) enrol(b *pebble.Batch, e *Enrolment) ([][]byte, error) {
-	if err := d.admits("enrol", e.Device.User()); err != nil {
+func (d *Directory) enrol(ctx context.Context, tx recordstore.Tx, e *Enrolment) ([][]byte, error) {
+	if err := d.admits(ctx, tx, "enrol", e.Device.User()); err != nil {
 		return nil, err
 	}
-	devices, err := d.Devices(e.Device.User())
+	devices, err := tx.Devices(ctx, e.Device.User())
 	if err != nil {
 		return nil, err
 	}
 	if len(devices) >= d.cfg.MaxDevices {
 		return nil, wire.Errorf(wire.Quota, "enrol", "%s has %d devices: revoke one", e.Device.User(), len(devices))
 	}
-	ok, err := d.get(d.deviceKey(e.Device), new(deviceRecord))
-	if err != nil {
-		return nil, err
-	}
-	if ok {
+	if slices.Contains(devices, e.Device) {
 		return nil, wire.Errorf(wire.Exists, "enrol", "%s is enrolled: choose another name, or revoke it first", e.Device)
 	}
-	r := &deviceRecord{Version: recordVersion, Enrolled: d.now(), Key: e.Key}
-	if err := d.issue(b, e.Device, r); err != nil {
+	r := &recordstore.Device{ID: e.Device, Enrolled: d.now(), Key: e.Key}
+	if err := d.issue(ctx, tx, e.Device, r); err != nil {
 		return nil, err
 	}
-	return [][]byte{r.Certificate, d.cfg.CA.Certificate().Raw}, set(b, d.deviceKey(e.Device), r)
+	return [][]byte{r.Certificate, d.cfg.CA.Certificate().Raw}, tx.Set(ctx, r)
 }

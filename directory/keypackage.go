@@ -2,14 +2,14 @@ package directory
 
 import (
 	"bytes"
+	"context"
 	"crypto/subtle"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
+	"github.com/mlsfed/mlsfed/directory/recordstore"
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -23,9 +23,7 @@ type Upload struct {
 
 // checked is an Upload that was verified.
 type checked struct {
-	record     keyPackageRecord
-	suite      mlscore.CipherSuite
-	ref        []byte
+	record     recordstore.KeyPackage
 	lastResort bool
 }
 
@@ -33,8 +31,8 @@ type checked struct {
 // claimed, is passed over, so that a repetition does no harm. A last-resort KeyPackage replaces the one
 // before. The error is wire.TooLarge or Quota for what is over a limit, Malformed, Forged, Invalid or
 // Denied for a KeyPackage that others would have to refuse.
-func (d *Directory) UploadKeyPackages(v wire.DeviceID, uploads ...Upload) error {
-	device, err := d.device("upload", v)
+func (d *Directory) UploadKeyPackages(ctx context.Context, v wire.DeviceID, uploads ...Upload) error {
+	device, err := d.device(ctx, d.store, "upload", v)
 	if err != nil {
 		return err
 	}
@@ -43,24 +41,24 @@ func (d *Directory) UploadKeyPackages(v wire.DeviceID, uploads ...Upload) error 
 	}
 	list := make([]checked, len(uploads))
 	for i, u := range uploads {
-		if list[i], err = d.check(v, device, u); err != nil {
+		if list[i], err = d.check(ctx, v, device, u); err != nil {
 			return err
 		}
 	}
-	return d.update(v.User(), func(b *pebble.Batch) error {
-		now, err := d.device("upload", v)
+	return d.store.Update(ctx, v.User(), func(tx recordstore.Tx) error {
+		now, err := d.device(ctx, tx, "upload", v)
 		if err != nil {
 			return err
 		}
 		if !bytes.Equal(now.Key, device.Key) {
-			return wire.Errorf(wire.NotFound, "upload", "%s was enrolled anew meanwhile", v)
+			return wire.Errorf(wire.NotFound, "upload", "%s was enrolled again meanwhile", v)
 		}
-		return d.keep(b, v, now.Enrolled, list)
+		return d.keep(ctx, tx, v, now.Enrolled, list)
 	})
 }
 
 // check verifies one KeyPackage (RFC 9420 §10.1), and that it is this device's.
-func (d *Directory) check(v wire.DeviceID, device *deviceRecord, u Upload) (checked, error) {
+func (d *Directory) check(ctx context.Context, v wire.DeviceID, device *recordstore.Device, u Upload) (checked, error) {
 	refuse := func(code wire.Code, format string, args ...any) (checked, error) {
 		return checked{}, wire.Errorf(code, "upload", "KeyPackage of %s: "+format, append([]any{v}, args...)...)
 	}
@@ -71,7 +69,7 @@ func (d *Directory) check(v wire.DeviceID, device *deviceRecord, u Upload) (chec
 	if err != nil {
 		return refuse(wire.Malformed, "%v", err)
 	}
-	auth := &ownLeaf{directory: d, device: v, key: device.Key}
+	auth := &ownLeaf{ctx: ctx, directory: d, device: v, key: device.Key}
 	err = k.Verify(mlscore.KeyPackageRules{Auth: auth, Now: d.cfg.Clock.Now(), MaxLifetime: d.cfg.MaxLifetime, Intake: mlscore.Intake{Strict: true}})
 	if err != nil {
 		return refuse(codeOf(err), "%v", err)
@@ -85,10 +83,9 @@ func (d *Directory) check(v wire.DeviceID, device *deviceRecord, u Upload) (chec
 	if err != nil {
 		return refuse(wire.Invalid, "%v", err)
 	}
-	return checked{
-		record: keyPackageRecord{Version: recordVersion, Message: u.Message, Address: u.Address, Expires: wire.Time(ends) * 1000},
-		suite:  k.CipherSuite, ref: ref, lastResort: k.LastResort(),
-	}, nil
+	return checked{lastResort: k.LastResort(), record: recordstore.KeyPackage{
+		Device: v, Suite: uint16(k.CipherSuite), Ref: ref, Message: u.Message, Address: u.Address, Expires: wire.Time(ends) * 1000,
+	}}, nil
 }
 
 // codeOf is what a failed verification means to who uploaded.
@@ -107,6 +104,7 @@ func codeOf(err error) wire.Code {
 
 // ownLeaf is the mlscore.Authenticator of an upload: it accepts the leaf of one device.
 type ownLeaf struct {
+	ctx         context.Context // of the upload: the methods of mlscore.Authenticator have no parameter for one
 	directory   *Directory
 	device      wire.DeviceID
 	key         []byte
@@ -128,7 +126,7 @@ func (a *ownLeaf) ValidateCredential(c mlscore.Credential, key []byte, _ mlscore
 		}
 	}
 	var err error
-	a.certificate, err = a.directory.certified(a.device, c.Certificates[0])
+	a.certificate, err = a.directory.certified(a.ctx, a.device, c.Certificates[0])
 	return err
 }
 
@@ -141,78 +139,51 @@ func (a *ownLeaf) ValidSuccessor(_, _ mlscore.Credential) error {
 }
 
 // keep stages verified KeyPackages within the limits.
-func (d *Directory) keep(b *pebble.Batch, v wire.DeviceID, enrolled wire.Time, list []checked) error {
+func (d *Directory) keep(ctx context.Context, tx recordstore.Tx, v wire.DeviceID, enrolled wire.Time, list []checked) error {
 	type load struct{ count, size int }
-	loads := make(map[mlscore.CipherSuite]*load)
-	staged := make(map[string]bool)
+	loads := make(map[uint16]*load)
+	staged := make(map[string]bool) // the references of what this change adds
 	for i := range list {
-		k := &list[i]
-		if err := d.attach(b, k.record.Address, v, enrolled); err != nil {
+		k := &list[i].record
+		if err := d.attach(ctx, tx, k.Address, v, enrolled); err != nil {
 			return err
 		}
-		if k.lastResort {
-			if err := set(b, d.lastResortKey(v, k.suite), &k.record); err != nil {
+		if list[i].lastResort {
+			if err := tx.Set(ctx, &recordstore.LastResort{KeyPackage: *k}); err != nil {
 				return err
 			}
-			if err := d.share(b, &k.record); err != nil {
+			if err := d.share(ctx, tx, k); err != nil {
 				return err
 			}
 			continue
 		}
-		key := append(d.key(kindKeyPackage, v.User().Name()+"/"+v.Name()+"/", k.suite, k.record.Expires), k.ref...)
-		known, err := d.known(key, k.ref)
+		known, err := tx.Known(ctx, k)
 		if err != nil {
 			return err
 		}
-		if known || staged[string(key)] {
+		if known || staged[string(k.Ref)] {
 			continue
 		}
-		staged[string(key)] = true
-		l := loads[k.suite]
+		staged[string(k.Ref)] = true
+		l := loads[k.Suite]
 		if l == nil {
 			l = &load{}
-			if l.count, l.size, err = d.pooled(v, k.suite); err != nil {
+			if l.count, l.size, err = tx.Pool(ctx, v, k.Suite, d.now()); err != nil {
 				return err
 			}
-			loads[k.suite] = l
+			loads[k.Suite] = l
 		}
 		l.count++
-		l.size += len(k.record.Message)
+		l.size += len(k.Message)
 		if l.count > d.cfg.MaxKeyPackages || l.size > d.cfg.MaxKeyPackageBytes {
 			return wire.Errorf(wire.Quota, "upload", "%s would have %d KeyPackages of %v with %d bytes, at most %d and %d",
-				v, l.count, k.suite, l.size, d.cfg.MaxKeyPackages, d.cfg.MaxKeyPackageBytes)
+				v, l.count, mlscore.CipherSuite(k.Suite), l.size, d.cfg.MaxKeyPackages, d.cfg.MaxKeyPackageBytes)
 		}
-		if err := set(b, key, &k.record); err != nil {
+		if err := tx.Set(ctx, k); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-// known says whether a KeyPackage is in the pool, or was.
-func (d *Directory) known(key, ref []byte) (bool, error) {
-	here, err := d.get(key, new(keyPackageRecord))
-	if err != nil || here {
-		return here, err
-	}
-	return d.get(d.key(kindUsed, ref), new(timeRecord))
-}
-
-// pooled counts the KeyPackages of a pool that have not expired, and the bytes of all.
-func (d *Directory) pooled(v wire.DeviceID, suite mlscore.CipherSuite) (count, size int, err error) {
-	pool, now := d.pool(v, suite), d.now()
-	err = d.each(pool, func(key, value []byte) (bool, error) {
-		if expiryIn(key, pool) > now {
-			var r keyPackageRecord
-			if err := wire.Decode(value, maxRecord, &r); err != nil {
-				return false, err
-			}
-			count++
-			size += len(r.Message)
-		}
-		return true, nil
-	})
-	return count, size, err
 }
 
 // Count is what a device has of one suite.
@@ -223,17 +194,17 @@ type Count struct {
 }
 
 // CountKeyPackages says what a device has left, for each suite of which it has any.
-func (d *Directory) CountKeyPackages(v wire.DeviceID) ([]Count, error) {
-	if _, err := d.device("count", v); err != nil {
+func (d *Directory) CountKeyPackages(ctx context.Context, v wire.DeviceID) ([]Count, error) {
+	if _, err := d.device(ctx, d.store, "count", v); err != nil {
 		return nil, err
 	}
 	var counts []Count
 	for _, suite := range mlscore.SupportedSuites() {
-		left, _, err := d.pooled(v, suite)
+		left, _, err := d.store.Pool(ctx, v, uint16(suite), d.now())
 		if err != nil {
 			return nil, err
 		}
-		r, err := d.lastResort(v, suite)
+		r, err := d.lastResort(ctx, d.store, v, suite)
 		if err != nil {
 			return nil, err
 		}
@@ -245,33 +216,21 @@ func (d *Directory) CountKeyPackages(v wire.DeviceID) ([]Count, error) {
 }
 
 // lastResort is nil where there is none, or it has expired.
-func (d *Directory) lastResort(v wire.DeviceID, suite mlscore.CipherSuite) (*keyPackageRecord, error) {
-	r := new(keyPackageRecord)
-	ok, err := d.get(d.lastResortKey(v, suite), r)
-	if err != nil || !ok || r.Expires <= d.now() {
+func (d *Directory) lastResort(ctx context.Context, from recordstore.Reads, v wire.DeviceID, suite mlscore.CipherSuite) (*recordstore.KeyPackage, error) {
+	r, err := from.LastResort(ctx, v, uint16(suite))
+	if err != nil || r == nil || r.Expires <= d.now() {
 		return nil, err
 	}
-	return r, nil
+	return &r.KeyPackage, nil
 }
 
 // DiscardKeyPackages forgets all KeyPackages of a device, the last resort included: the device has lost their keys. Claims
 // that were answered stay. A repetition does no harm.
-func (d *Directory) DiscardKeyPackages(v wire.DeviceID) error {
-	return d.update(v.User(), func(b *pebble.Batch) error {
-		if _, err := d.device("discard", v); err != nil {
+func (d *Directory) DiscardKeyPackages(ctx context.Context, v wire.DeviceID) error {
+	return d.store.Update(ctx, v.User(), func(tx recordstore.Tx) error {
+		if _, err := d.device(ctx, tx, "discard", v); err != nil {
 			return err
 		}
-		return d.dropKeyPackages(b, v)
+		return tx.RemoveKeyPackages(ctx, v)
 	})
-}
-
-// dropKeyPackages stages that a device has no KeyPackages.
-func (d *Directory) dropKeyPackages(b *pebble.Batch, v wire.DeviceID) error {
-	for _, kind := range []byte{kindKeyPackage, kindLastResort} {
-		prefix := d.key(kind, v.User().Name()+"/"+v.Name()+"/")
-		if err := b.DeleteRange(prefix, behind(prefix), nil); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ import (
 
 func counts(t testing.TB, d *Directory, v wire.DeviceID) []Count {
 	t.Helper()
-	c, err := d.CountKeyPackages(v)
+	c, err := d.CountKeyPackages(t.Context(), v)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +37,7 @@ func TestUploadAndClaim(t *testing.T) {
 	if c := counts(t, d, phone); len(c) != 1 || c[0] != (Count{Suite: 1, Left: 2}) {
 		t.Fatalf("counts %+v", c)
 	}
-	got, err := d.ClaimKeyPackages(claimOf(1, 1))
+	got, err := d.ClaimKeyPackages(t.Context(), claimOf(1, 1))
 	if err != nil || len(got) != 2 || got[0].Device != laptop || got[1].Device != phone {
 		t.Fatalf("claimed %+v, %v", got, err)
 	}
@@ -44,23 +45,23 @@ func TestUploadAndClaim(t *testing.T) {
 		t.Fatal("no address")
 	}
 	// A repeated claim is the same one; its id for something else is refused; another's id is its own.
-	again, err := d.ClaimKeyPackages(claimOf(1, 1))
+	again, err := d.ClaimKeyPackages(t.Context(), claimOf(1, 1))
 	if err != nil || fmt.Sprint(again) != fmt.Sprint(got) {
 		t.Fatalf("repeated claim: %+v, %v", again, err)
 	}
-	_, err = d.ClaimKeyPackages(claimOf(1, 2))
+	_, err = d.ClaimKeyPackages(t.Context(), claimOf(1, 2))
 	wantCode(t, err, wire.SubmissionReused)
 	c := claimOf(1, 1)
 	c.Claimant = "c.example"
-	got, err = d.ClaimKeyPackages(c)
+	got, err = d.ClaimKeyPackages(t.Context(), c)
 	if err != nil || len(got) != 1 || got[0].Device != phone {
 		t.Fatalf("claimed %+v, %v", got, err)
 	}
 	upload(t, d, phone, own...) // claimed ones do not come back
-	_, err = d.ClaimKeyPackages(claimOf(2, 1))
+	_, err = d.ClaimKeyPackages(t.Context(), claimOf(2, 1))
 	wantCode(t, err, wire.NoneLeft)
 	for _, bad := range []Claim{{ID: claimID(3), User: alice, Suite: 1}, {Claimant: "x", User: alice, Suite: 1}, {ID: claimID(3), Claimant: "x", User: "alice", Suite: 1}} {
-		_, err := d.ClaimKeyPackages(bad)
+		_, err := d.ClaimKeyPackages(t.Context(), bad)
 		wantCode(t, err, wire.Malformed)
 	}
 }
@@ -75,30 +76,30 @@ func TestLastResort(t *testing.T) {
 		t.Fatalf("counts %+v", c)
 	}
 	for n := 1; n <= 3; n++ {
-		got, err := d.ClaimKeyPackages(claimOf(n, 1))
+		got, err := d.ClaimKeyPackages(t.Context(), claimOf(n, 1))
 		if err != nil || len(got) != 1 || got[0].LastResort != (n > 1) {
 			t.Fatalf("claim %d: %+v, %v", n, got, err)
 		}
 	}
 	clock.advance(40*day + time.Second)
-	_, err := d.ClaimKeyPackages(claimOf(4, 1))
+	_, err := d.ClaimKeyPackages(t.Context(), claimOf(4, 1))
 	wantCode(t, err, wire.NoneLeft)
 }
 
 func TestLowWater(t *testing.T) {
-	var told []Low
-	d := open(t, Config{LowWater: 3, Low: func(l Low) { told = append(told, l) }})
+	var reported []Low
+	d := open(t, Config{LowWater: 3, Low: func(l Low) { reported = append(reported, l) }})
 	e := enrol(t, d, phone, 1)
 	upload(t, d, phone, e.uploads(t, d, 5, mlscore.KeyPackageOptions{})...)
 	upload(t, d, phone, e.uploads(t, d, 1, mlscore.KeyPackageOptions{LastResort: true})...)
 	for n := range 6 {
-		if _, err := d.ClaimKeyPackages(claimOf(n, 1)); err != nil {
+		if _, err := d.ClaimKeyPackages(t.Context(), claimOf(n, 1)); err != nil {
 			t.Fatal(err)
 		}
 	}
 	// When it falls below the mark, and whenever there is none left.
-	if want := []Low{{phone, 1, 2}, {phone, 1, 0}, {phone, 1, 0}}; fmt.Sprint(told) != fmt.Sprint(want) {
-		t.Fatalf("told %v, want %v", told, want)
+	if want := []Low{{phone, 1, 2}, {phone, 1, 0}, {phone, 1, 0}}; fmt.Sprint(reported) != fmt.Sprint(want) {
+		t.Fatalf("got %v, want %v", reported, want)
 	}
 }
 
@@ -125,7 +126,7 @@ func TestUploadRefusals(t *testing.T) {
 		"lives too long":       {kp(e, mlscore.KeyPackageOptions{Lifetime: 61 * day}), wire.Invalid},
 		"basic credential":     {basicKeyPackage(t, d, e), wire.Denied},
 	} {
-		if err := d.UploadKeyPackages(phone, Upload{Message: c.message}); wire.CodeOf(err) != c.code {
+		if err := d.UploadKeyPackages(t.Context(), phone, Upload{Message: c.message}); wire.CodeOf(err) != c.code {
 			t.Errorf("%s: %v, want code %s", name, err, c.code)
 		}
 	}
@@ -134,13 +135,13 @@ func TestUploadRefusals(t *testing.T) {
 	}
 	upload(t, d, phone, e.uploads(t, d, 3, mlscore.KeyPackageOptions{})...) // at the limit
 	more := e.uploads(t, d, 2, mlscore.KeyPackageOptions{})
-	wantCode(t, d.UploadKeyPackages(phone, more[0]), wire.Quota)
-	upload(t, d, phone, e.uploads(t, d, 1, mlscore.KeyPackageOptions{LastResort: true})...) // beside it
-	wantCode(t, d.UploadKeyPackages(phone, e.uploads(t, d, 7, mlscore.KeyPackageOptions{})...), wire.Quota)
-	if _, err := d.ClaimKeyPackages(claimOf(1, 1)); err != nil {
+	wantCode(t, d.UploadKeyPackages(t.Context(), phone, more[0]), wire.Quota)
+	upload(t, d, phone, e.uploads(t, d, 1, mlscore.KeyPackageOptions{LastResort: true})...) // in addition
+	wantCode(t, d.UploadKeyPackages(t.Context(), phone, e.uploads(t, d, 7, mlscore.KeyPackageOptions{})...), wire.Quota)
+	if _, err := d.ClaimKeyPackages(t.Context(), claimOf(1, 1)); err != nil {
 		t.Fatal(err)
 	}
-	wantCode(t, d.UploadKeyPackages(phone, more...), wire.Quota) // all or none
+	wantCode(t, d.UploadKeyPackages(t.Context(), phone, more...), wire.Quota) // all or none
 	if c := counts(t, d, phone); c[0].Left != 2 {
 		t.Fatalf("counts %+v", c)
 	}
@@ -148,11 +149,11 @@ func TestUploadRefusals(t *testing.T) {
 	// Time.
 	old := kp(e, mlscore.KeyPackageOptions{Lifetime: day})
 	clock.advance(day + time.Second)
-	wantCode(t, d.UploadKeyPackages(phone, Upload{Message: old}), wire.Invalid)
+	wantCode(t, d.UploadKeyPackages(t.Context(), phone, Upload{Message: old}), wire.Invalid)
 	clock.advance(60 * day)
-	wantCode(t, d.UploadKeyPackages(phone, Upload{Message: kp(e, mlscore.KeyPackageOptions{Lifetime: 30 * day})}), wire.Invalid)
+	wantCode(t, d.UploadKeyPackages(t.Context(), phone, Upload{Message: kp(e, mlscore.KeyPackageOptions{Lifetime: 30 * day})}), wire.Invalid)
 	clock.advance(29 * day)
-	wantCode(t, d.UploadKeyPackages(phone, Upload{Message: kp(e, mlscore.KeyPackageOptions{Lifetime: time.Hour})}), wire.Denied)
+	wantCode(t, d.UploadKeyPackages(t.Context(), phone, Upload{Message: kp(e, mlscore.KeyPackageOptions{Lifetime: time.Hour})}), wire.Denied)
 }
 
 func basicKeyPackage(t *testing.T, d *Directory, e *device) []byte {
@@ -178,7 +179,7 @@ func TestKeyPackageBytesQuota(t *testing.T) {
 	list := e.uploads(t, d, 3, mlscore.KeyPackageOptions{})
 	d.cfg.MaxKeyPackageBytes = len(list[0].Message) + len(list[1].Message)
 	upload(t, d, phone, list[:2]...)
-	wantCode(t, d.UploadKeyPackages(phone, list[2]), wire.Quota)
+	wantCode(t, d.UploadKeyPackages(t.Context(), phone, list[2]), wire.Quota)
 }
 
 func TestSweepRemovesWhatExpired(t *testing.T) {
@@ -188,17 +189,16 @@ func TestSweepRemovesWhatExpired(t *testing.T) {
 	upload(t, d, phone, e.uploads(t, d, 3, mlscore.KeyPackageOptions{Lifetime: 10 * day})...)
 	upload(t, d, phone, e.uploads(t, d, 1, mlscore.KeyPackageOptions{Lifetime: 10 * day, LastResort: true})...)
 	upload(t, d, phone, e.uploads(t, d, 1, mlscore.KeyPackageOptions{Lifetime: 20 * day})...)
-	if _, err := d.ClaimKeyPackages(claimOf(1, 1)); err != nil {
+	if _, err := d.ClaimKeyPackages(t.Context(), claimOf(1, 1)); err != nil {
 		t.Fatal(err)
 	}
 	records := func() int {
 		n := 0
-		if err := d.each(d.prefix, func([]byte, []byte) (bool, error) { n++; return true, nil }); err != nil {
-			t.Fatal(err)
-		}
+		everyRecord(t, d, func(byte, []byte, []byte) { n++ })
 		return n
 	}
-	// user, account, device, invitation, 2+1+1 KeyPackages, mark and record of the claim, two buckets, five addresses, one of them shared
+	// user, account, device, invitation, 2+1+1 KeyPackages, mark and record of the claim, two buckets, five addresses,
+	// one of them shared
 	if n := records(); n != 18 {
 		t.Fatalf("%d records", n)
 	}
@@ -219,24 +219,13 @@ func TestSweepRemovesWhatExpired(t *testing.T) {
 func TestRunSweeps(t *testing.T) {
 	clock := newClock()
 	d := open(t, Config{Clock: clock})
-	code := invite(t, d, alice)
-	secret, err := parseCode(code)
-	if err != nil {
-		t.Fatal(err)
-	}
+	invite(t, d, alice)
 	clock.advance(2 * day)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- d.Run(ctx) }()
-	hash := hashCode(secret)
-	for {
-		there, err := d.get(d.key(kindInvitation, hash[:16]), new(invitationRecord))
-		if err != nil {
-			t.Fatal(err)
-		}
-		if !there {
-			break // comes by itself, or the test runs into its limit
-		}
+	for stored(t, d, kindInvitation) > 0 { // becomes 0 without a call, or the test runs into its limit
+		runtime.Gosched()
 	}
 	cancel()
 	if err := <-done; err != nil {
@@ -259,9 +248,9 @@ func TestClaimsAreExact(t *testing.T) {
 		all.Go(func() {
 			for n := range packages/claimants + 1 {
 				c := Claim{ID: claimID(n), Claimant: fmt.Sprint(w), User: alice, Suite: 1}
-				got, err := d.ClaimKeyPackages(c)
+				got, err := d.ClaimKeyPackages(t.Context(), c)
 				if err == nil && n%3 == 0 { // repeat some
-					again, err := d.ClaimKeyPackages(c)
+					again, err := d.ClaimKeyPackages(t.Context(), c)
 					if err != nil || string(again[0].Message) != string(got[0].Message) {
 						t.Errorf("repeated: %v", err)
 					}
@@ -290,7 +279,7 @@ func TestClaimsAreExact(t *testing.T) {
 	}
 }
 
-// TestClaimModel drives uploads, claims, repetitions, time and revocation of two devices beside a model.
+// TestClaimModel drives uploads, claims, repetitions, time and revocation of two devices, and compares with a model.
 func TestClaimModel(t *testing.T) {
 	rapid.Check(t, func(rt *rapid.T) {
 		clock := newClock()
@@ -313,9 +302,9 @@ func TestClaimModel(t *testing.T) {
 					}
 				}
 				m := devices[i].keyPackage(t, d, mlscore.KeyPackageOptions{Lifetime: life})
-				err := d.UploadKeyPackages(devices[i].id, Upload{Message: m})
+				err := d.UploadKeyPackages(t.Context(), devices[i].id, Upload{Message: m})
 				if (err == nil) != (alive < 4) || err != nil && wire.CodeOf(err) != wire.Quota {
-					rt.Fatalf("upload beside %d: %v", alive, err)
+					rt.Fatalf("upload during %d: %v", alive, err)
 				}
 				if err == nil {
 					pools[i][string(m)] = clock.Now().Add(life)
@@ -334,7 +323,7 @@ func TestClaimModel(t *testing.T) {
 			},
 			"claim": func(rt *rapid.T) {
 				n := rapid.IntRange(1, 30).Draw(rt, "id")
-				got, err := d.ClaimKeyPackages(claimOf(n, 1))
+				got, err := d.ClaimKeyPackages(t.Context(), claimOf(n, 1))
 				if before, ok := answers[n]; ok && err == nil && fmt.Sprint(got) == before {
 					return
 				}
@@ -382,33 +371,34 @@ func TestAddresses(t *testing.T) {
 	a, b := enrol(t, d, phone, 1), enrol(t, d, laptop, 1)
 	mine := a.uploads(t, d, 2, mlscore.KeyPackageOptions{})
 	upload(t, d, phone, mine...)
-	got, err := d.ClaimKeyPackages(claimOf(1, 1))
+	got, err := d.ClaimKeyPackages(t.Context(), claimOf(1, 1))
 	if err != nil {
 		t.Fatal(err)
 	}
 	at := got[0].Address
-	if v, err := d.DeviceAt(at); v != phone || err != nil { // though the KeyPackage is gone
+	if v, err := d.DeviceAt(t.Context(), at); v != phone || err != nil { // though the KeyPackage is gone
 		t.Fatalf("%s, %v", v, err)
 	}
 	theirs := b.uploads(t, d, 1, mlscore.KeyPackageOptions{})
 	theirs[0].Address = at
-	wantCode(t, d.UploadKeyPackages(laptop, theirs...), wire.Exists)
-	_, err = d.DeviceAt(wire.Token{9})
+	wantCode(t, d.UploadKeyPackages(t.Context(), laptop, theirs...), wire.Exists)
+	_, err = d.DeviceAt(t.Context(), wire.Token{9})
 	wantCode(t, err, wire.NotFound)
-	if err := d.Revoke(phone); err != nil {
+	if err := d.Revoke(t.Context(), phone); err != nil {
 		t.Fatal(err)
 	}
-	_, err = d.DeviceAt(at)
+	_, err = d.DeviceAt(t.Context(), at)
 	wantCode(t, err, wire.NotFound)
 	clock.advance(time.Second)
 	enrol(t, d, phone, 1) // another device of that name
-	_, err = d.DeviceAt(at)
+	_, err = d.DeviceAt(t.Context(), at)
 	wantCode(t, err, wire.NotFound)
 	if err := d.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	there, err := d.get(d.key(kindAddress, at[:]), new(addressRecord))
-	if there || err != nil {
-		t.Fatalf("the address is still stored, or %v", err)
-	}
+	everyRecord(t, d, func(kind byte, key, _ []byte) {
+		if kind == kindAddress && bytes.Equal(key, at[:]) {
+			t.Error("the address is still stored")
+		}
+	})
 }

@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -13,10 +14,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
 
+	"github.com/mlsfed/mlsfed/directory/recordstore"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -66,8 +67,8 @@ const maxToken = 16 << 10
 // NewTokens asks the issuer for its configuration. ctx bounds that alone; keys are fetched when a token
 // needs them.
 func NewTokens(ctx context.Context, issuer Issuer, now func() time.Time) (*Tokens, error) {
-	issuer.Claim = or(issuer.Claim, "preferred_username")
-	issuer.GroupClaim = or(issuer.GroupClaim, "groups")
+	issuer.Claim = cmp.Or(issuer.Claim, "preferred_username")
+	issuer.GroupClaim = cmp.Or(issuer.GroupClaim, "groups")
 	if len(issuer.Scopes) == 0 {
 		issuer.Scopes = []string{oidc.ScopeOpenID, "profile"}
 	}
@@ -109,8 +110,8 @@ type idToken struct {
 	hash wire.Hash
 }
 
-// verify reads a token that enrols a device with a key: an ID token with the key's nonce, or the name of a flow that was
-// begun for the key.
+// verify reads a token that enrols a device with a key: an ID token with the key's nonce, or the name of a flow that
+// was begun for the key.
 func (t *Tokens) verify(ctx context.Context, raw string, key []byte) (*idToken, error) {
 	if id, ok, err := wire.ParseFlowToken(raw); ok {
 		if err != nil {
@@ -179,8 +180,8 @@ func (t *Tokens) admits(claims map[string]any) bool {
 	return false
 }
 
-// claimTexts are the texts in a claim: itself, or a list. A name with dots is looked for as it is first, since names may
-// hold dots, and then as a path into objects.
+// claimTexts are the texts in a claim: itself, or a list. A name with dots is looked for as it is first, since names
+// may hold dots, and then as a path into objects.
 func claimTexts(claims map[string]any, name string) []string {
 	value, ok := claims[name]
 	if !ok {
@@ -222,34 +223,31 @@ func (d *Directory) EnrolByToken(ctx context.Context, t *Tokens, raw string, e E
 	if token.name != u.Name() {
 		return nil, wire.Errorf(wire.Denied, "enrol", "the token is for %q, not for %s", token.name, u)
 	}
-	d.subjects.Lock() // two users' enrolments bind one subject once
-	defer d.subjects.Unlock()
-	err = d.update(u, func(b *pebble.Batch) error {
-		repeated, err := d.useToken(b, token, &e)
+	err = d.store.UpdateSubject(ctx, u, func(tx recordstore.Tx) error {
+		repeated, err := d.useToken(ctx, tx, token, &e)
 		if err != nil {
 			return err
 		}
-		r := new(deviceRecord)
-		ok, err := d.get(d.deviceKey(e.Device), r)
+		r, err := tx.Device(ctx, e.Device)
 		if err != nil {
 			return err
 		}
-		same := ok && subtle.ConstantTimeCompare(r.Key, e.Key) == 1
+		same := r != nil && subtle.ConstantTimeCompare(r.Key, e.Key) == 1
 		if repeated && !same {
 			d.counts.tokensReused.Add(1)
 			return wire.Errorf(wire.Denied, "enrol", "the token was used: ask the issuer for a new one")
 		}
-		if err := d.bind(b, u, token); err != nil {
+		if err := d.bind(ctx, tx, u, token); err != nil {
 			return err
 		}
 		if same {
 			chain = [][]byte{r.Certificate, d.cfg.CA.Certificate().Raw}
 			return nil
 		}
-		if err := d.makeUser(b, u); err != nil {
+		if err := d.makeUser(ctx, tx, u); err != nil {
 			return err
 		}
-		chain, err = d.enrol(b, &e)
+		chain, err = d.enrol(ctx, tx, &e)
 		return err
 	})
 	return chain, err

@@ -103,7 +103,7 @@ func TestEnrolByToken(t *testing.T) {
 	bad.Proof[0] ^= 1
 	_, err = d.EnrolByToken(t.Context(), tokens, good, bad)
 	wantCode(t, err, wire.Denied)
-	if users, err := d.Users(); len(users) != 0 || err != nil {
+	if users, err := d.Users(t.Context()); len(users) != 0 || err != nil {
 		t.Fatalf("a refusal made users %v, %v", users, err)
 	}
 
@@ -118,7 +118,7 @@ func TestEnrolByToken(t *testing.T) {
 		e.chain = chain
 	}
 	upload(t, d, phone, e.uploads(t, d, 1, mlscore.KeyPackageOptions{})...)
-	if users, err := d.Users(); len(users) != 1 || users[0].ID != alice || err != nil {
+	if users, err := d.Users(t.Context()); len(users) != 1 || users[0].ID != alice || err != nil {
 		t.Fatalf("users %v, %v", users, err)
 	}
 }

@@ -1,12 +1,12 @@
 package directory
 
 import (
-	"sync"
+	"context"
 	"sync/atomic"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
+	"github.com/mlsfed/mlsfed/directory/recordstore"
+	"github.com/mlsfed/mlsfed/internal/tokenbucket"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -20,70 +20,40 @@ import (
 // The rates in memory limit how often a user of this organization claims at all, here or abroad. They are
 // keyed by users, whose number the organization decides.
 
-// bucketRecord is a GCRA token bucket: FullAt is when it will be full. A claim moves FullAt forward by the
-// price of one.
-type bucketRecord struct {
-	Version version   `cbor:"1,keyasint"`
-	FullAt  wire.Time `cbor:"2,keyasint"`
-}
-
-func (r *bucketRecord) Check() error { return r.Version.check("bucket") }
-
 // allowance is how many claims a bucket holds, and how long one takes to come back.
 type allowance struct {
 	burst int
 	every time.Duration
 }
 
-// take moves a bucket on by one claim, and reports whether the bucket held one.
-func (a allowance) take(r *bucketRecord, now wire.Time) bool {
-	price := max(wire.Time(a.every.Milliseconds()), 1)
-	most := wire.Time(a.burst) * price
-	// A bucket that is further ahead than one can be was written while the clock was wrong.
-	if r.FullAt < now || r.FullAt-now > most {
-		r.FullAt = now
-	}
-	if r.FullAt+price-now > most {
-		return false
-	}
-	r.FullAt += price
-	return true
+// take reports whether a bucket held one claim, and takes it out. fullAt is the time at which the bucket is full.
+func (a allowance) take(fullAt *wire.Time, now wire.Time) bool {
+	b := tokenbucket.FullAt(fullAt.Std())
+	// The record has milliseconds.
+	taken := b.TryTake(tokenbucket.Rate{Burst: a.burst, Every: max(a.every.Truncate(time.Millisecond), time.Millisecond)}, now.Std())
+	*fullAt = wire.TimeOf(b.FullAt())
+	return taken
 }
 
 // charge takes one claim out of the buckets of the claimant with the user, and of the user. It reports
 // whether both held one; otherwise it stages nothing.
-func (d *Directory) charge(b *pebble.Batch, claimant []byte, u wire.UserID) (bool, error) {
+func (d *Directory) charge(ctx context.Context, tx recordstore.Tx, by recordstore.Claimant, u wire.UserID) (bool, error) {
+	b, err := tx.Buckets(ctx, by, u)
+	if err != nil {
+		return false, err
+	}
 	now := d.count()
-	buckets := []struct {
-		key   []byte
-		limit allowance
-	}{
-		{d.key(kindPairBucket, u.Name()+"/", claimant), allowance{d.cfg.PairBurst, d.cfg.PairEvery}},
-		{d.key(kindUserBucket, u.Name()), allowance{d.cfg.UserBurst, d.cfg.UserEvery}},
+	if !(allowance{d.cfg.PairBurst, d.cfg.PairEvery}).take(&b.Pair, now) || !(allowance{d.cfg.UserBurst, d.cfg.UserEvery}).take(&b.All, now) {
+		return false, nil
 	}
-	records := make([]bucketRecord, len(buckets))
-	for i, k := range buckets {
-		if _, err := d.get(k.key, &records[i]); err != nil {
-			return false, err
-		}
-		if !k.limit.take(&records[i], now) {
-			return false, nil
-		}
-	}
-	for i, k := range buckets {
-		records[i].Version = recordVersion
-		if err := set(b, k.key, &records[i]); err != nil {
-			return false, err
-		}
-	}
-	return true, nil
+	return true, tx.Set(ctx, &b)
 }
 
 // MayClaim counts a claim by a user of this organization, for a user of any: wire.Busy beyond
 // Config.ClaimBurst. ClaimKeyPackages counts by itself; a claim that goes to another organization is
 // counted here before it leaves, so that one user cannot spend what the peer allows this organization.
 func (d *Directory) MayClaim(by wire.UserID) error {
-	if d.rates.take(string(by), d.cfg.Clock.Now()) {
+	if d.rates.Take(string(by), d.cfg.Clock.Now()) {
 		return nil
 	}
 	d.counts.claimsRefused.Add(1)
@@ -111,45 +81,4 @@ func (d *Directory) Refusals() Refusals {
 		Tokens: d.counts.tokensReused.Load(), Subjects: d.counts.subjectsRefused.Load(),
 		Addresses: d.counts.addressesRefused.Load(),
 	}
-}
-
-// rates is a token bucket for each claimant.
-type rates struct {
-	burst int
-	every time.Duration
-	most  int
-
-	mu sync.Mutex
-	of map[string]bucket
-}
-
-// bucket is a GCRA token bucket: fullAt is when it will be full; a claim moves fullAt forward by its price.
-type bucket struct{ fullAt time.Time }
-
-// take reports whether a claimant may claim now. A claimant who is not remembered has a full bucket. When
-// too many are remembered, full buckets are forgotten; if there is none, newcomers wait.
-func (r *rates) take(claimant string, now time.Time) bool {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	b, ok := r.of[claimant]
-	if !ok && len(r.of) >= r.most {
-		for name, b := range r.of {
-			if !b.fullAt.After(now) {
-				delete(r.of, name)
-			}
-		}
-		if len(r.of) >= r.most {
-			return false
-		}
-	}
-	window := time.Duration(r.burst) * r.every
-	// A bucket that is further ahead than one can be was filled while the clock was wrong.
-	if b.fullAt.Before(now) || b.fullAt.Sub(now) > window {
-		b.fullAt = now
-	}
-	if b.fullAt.Add(r.every).Sub(now) > window {
-		return false
-	}
-	r.of[claimant] = bucket{b.fullAt.Add(r.every)}
-	return true
 }

@@ -5,10 +5,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"github.com/mlsfed/mlsfed/mlscore"
+	"github.com/mlsfed/mlsfed/store/pebblestore/pebbletest"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -25,7 +23,7 @@ func (c *claimer) claim(who string) bool {
 	c.n++
 	k := claimOf(c.n, 1)
 	k.Claimant = who
-	got, err := c.d.ClaimKeyPackages(k)
+	got, err := c.d.ClaimKeyPackages(c.t.Context(), k)
 	if err != nil || len(got) != 1 {
 		c.t.Fatalf("%s was given %d KeyPackages: %v", who, len(got), err)
 	}
@@ -87,57 +85,49 @@ func TestClaimsBeyondTheRateWriteNothing(t *testing.T) {
 		c.claim(fmt.Sprintf("o%d.example", n))
 	}
 	for kind, want := range map[byte]int{kindClaim: 4, kindPairBucket: 4, kindUserBucket: 1, kindUsed: 4} {
-		n := 0
-		if err := d.each(d.key(kind), func(_, _ []byte) (bool, error) { n++; return true, nil }); err != nil || n != want {
-			t.Errorf("%d records %q, want %d; %v", n, kind, want, err)
+		if n := stored(t, d, kind); n != want {
+			t.Errorf("%d records %q, want %d", n, kind, want)
 		}
 	}
-	if _, err := d.ClaimKeyPackages(Claim{ID: claimID(1), Claimant: "x.example", User: "mimi://a.example/u/nobody", Suite: 1}); wire.CodeOf(err) != wire.NotFound {
+	if _, err := d.ClaimKeyPackages(t.Context(), Claim{ID: claimID(1), Claimant: "x.example", User: "mimi://a.example/u/nobody", Suite: 1}); wire.CodeOf(err) != wire.NotFound {
 		t.Errorf("a claim from nobody: %v", err)
 	}
 	k := claimOf(1, 1)
 	k.Claimant = "o0.example"
-	if got, err := d.ClaimKeyPackages(k); err != nil || got[0].LastResort { // c counts from 1
+	if got, err := d.ClaimKeyPackages(t.Context(), k); err != nil || got[0].LastResort { // c counts from 1
 		t.Errorf("a repetition was answered with %v, %v", got, err)
 	}
 }
 
 // TestBucketsSurviveARestart: who has spent a bucket does not get a full one by a restart.
 func TestBucketsSurviveARestart(t *testing.T) {
-	fs, clock := vfs.NewMem(), newClock()
+	disk, clock := pebbletest.Memory(), newClock()
 	cfg := Config{Clock: clock, CA: ed25519CA(t), PairBurst: 2, PairEvery: time.Hour}
-	db, err := pebble.Open("db", &pebble.Options{FS: fs, Logger: quiet{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	d := on(t, db, cfg)
+	s := disk.Open(t)
+	d := on(t, s.Records(), cfg)
 	pooled(t, d, 20)
 	(&claimer{t: t, d: d}).want("b.example", false, false, true)
-	if err := db.Close(); err != nil {
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if db, err = pebble.Open("db", &pebble.Options{FS: fs, Logger: quiet{}}); err != nil {
-		t.Fatal(err)
-	}
-	defer db.Close()
-	d = on(t, db, cfg)
+	s = disk.Open(t)
+	defer s.Close()
+	d = on(t, s.Records(), cfg)
 	c := &claimer{t: t, d: d, n: 10}
 	c.want("b.example", true)
 	clock.advance(2 * time.Hour)
 	if err := d.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	n := 0
-	if err := d.each(d.key(kindPairBucket), func(_, _ []byte) (bool, error) { n++; return true, nil }); err != nil || n != 1 {
-		t.Fatalf("a bucket that fills at this moment is gone: %d, %v", n, err)
+	if n := stored(t, d, kindPairBucket); n != 1 {
+		t.Fatalf("a bucket that fills at this moment is gone: %d", n)
 	}
 	clock.advance(time.Millisecond)
 	if err := d.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	n = 0
-	if err := d.each(d.key(kindPairBucket), func(_, _ []byte) (bool, error) { n++; return true, nil }); err != nil || n != 0 {
-		t.Fatalf("%d full buckets are kept; %v", n, err)
+	if n := stored(t, d, kindPairBucket); n != 0 {
+		t.Fatalf("%d full buckets are kept", n)
 	}
 	c.want("b.example", false, false, true)
 }
@@ -147,14 +137,14 @@ func TestBucketsAfterAWrongClock(t *testing.T) {
 	clock := newClock()
 	d := open(t, Config{Clock: clock})
 	now := wire.TimeOf(clock.Now())
-	r := bucketRecord{FullAt: now + wire.Time((10 * 365 * day).Milliseconds())}
+	fullAt := now + wire.Time((10 * 365 * day).Milliseconds())
 	a := allowance{2, time.Hour}
 	for i, want := range []bool{true, true, false} {
-		if got := a.take(&r, now); got != want {
+		if got := a.take(&fullAt, now); got != want {
 			t.Fatalf("claim %d from a bucket that was filled ten years ahead: %v", i, got)
 		}
 	}
-	if !d.rates.take("x", clock.Now().Add(10*365*day)) || !d.rates.take("x", clock.Now()) {
+	if !d.rates.Take("x", clock.Now().Add(10*365*day)) || !d.rates.Take("x", clock.Now()) {
 		t.Fatal("a user has to wait for a time that never was")
 	}
 }
@@ -183,7 +173,7 @@ func TestUsersClaimRate(t *testing.T) {
 		n++
 		k := claimOf(n, 1)
 		k.Claimant = who
-		_, err := d.ClaimKeyPackages(k)
+		_, err := d.ClaimKeyPackages(t.Context(), k)
 		return err
 	}
 	for range 3 {
@@ -193,7 +183,7 @@ func TestUsersClaimRate(t *testing.T) {
 	}
 	wantCode(t, claim(b), wire.Busy)
 	wantCode(t, d.MayClaim(b), wire.Busy) // the same bucket counts what goes to other organizations
-	if _, err := d.ClaimKeyPackages(Claim{ID: claimID(1), Claimant: b, User: alice, Suite: 1}); err != nil {
+	if _, err := d.ClaimKeyPackages(t.Context(), Claim{ID: claimID(1), Claimant: b, User: alice, Suite: 1}); err != nil {
 		t.Fatalf("a repetition costs nothing: %v", err)
 	}
 	if err := claim(c); err != nil { // has a bucket of its own
@@ -212,5 +202,51 @@ func TestUsersClaimRate(t *testing.T) {
 	}
 	if n := d.Refusals().Claims; n != 5 {
 		t.Fatalf("%d refusals were counted, want 5", n)
+	}
+}
+
+// TestDeviceMakesFewRecords checks that a device with changed code cannot fill the disk with addresses, by itself or
+// with KeyPackages that it takes back, nor with refusals of conversations that nobody has sent. A repetition costs
+// nothing, and other devices go on.
+func TestDeviceMakesFewRecords(t *testing.T) {
+	clock := newClock()
+	d := open(t, Config{Clock: clock, AddressBurst: 5, AddressEvery: time.Minute})
+	v, other := enrol(t, d, phone, 1), enrol(t, d, laptop, 2)
+	token := func(n byte) wire.Token { return wire.Token{1, n} }
+	for n := range byte(3) {
+		for range 2 {
+			if err := d.Attach(t.Context(), phone, token(n)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	upload(t, d, phone, v.uploads(t, d, 1, mlscore.KeyPackageOptions{})...)
+	if err := d.Refuse(t.Context(), phone, "conversation-one", token(0)); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.DiscardKeyPackages(t.Context(), phone); err != nil {
+		t.Fatal(err)
+	}
+	attempts := map[string]func() error{
+		"address": func() error { return d.Attach(t.Context(), phone, token(9)) },
+		"KeyPackage": func() error {
+			return d.UploadKeyPackages(t.Context(), phone, v.uploads(t, d, 1, mlscore.KeyPackageOptions{})...)
+		},
+		"refusal": func() error { return d.Refuse(t.Context(), phone, "conversation-two", token(0)) },
+	}
+	for name, try := range attempts {
+		if err := try(); wire.CodeOf(err) != wire.Busy {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if err := d.Refuse(t.Context(), phone, "conversation-one", token(0)); err != nil {
+		t.Errorf("a repetition: %v", err)
+	}
+	upload(t, d, laptop, other.uploads(t, d, 5, mlscore.KeyPackageOptions{})...)
+	for name, try := range attempts {
+		clock.advance(time.Minute)
+		if err := try(); err != nil {
+			t.Errorf("%s after a minute: %v", name, err)
+		}
 	}
 }

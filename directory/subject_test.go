@@ -39,7 +39,7 @@ func (l *login) trust(i *issuer, anyKey bool) *Tokens {
 	return tokens
 }
 
-// token is one for a subject that bears a name, and the key whose nonce it has, if any. id tells tokens apart.
+// token is one for a subject that bears a name, and the key whose nonce it has, if any. id distinguishes tokens.
 func (l *login) token(i *issuer, subject, name string, e *device, id int) string {
 	l.t.Helper()
 	claims := map[string]any{
@@ -99,30 +99,29 @@ func TestTokenEnrolsOneKey(t *testing.T) {
 		t.Errorf("%d tokens were counted as used before", n)
 	}
 	// Revoking the device does not give its token back, not even to the same key.
-	if err := l.d.Revoke(phone); err != nil {
+	if err := l.d.Revoke(l.t.Context(), phone); err != nil {
 		t.Fatal(err)
 	}
 	wantCode(t, l.enrol(token, e), wire.Denied)
 	wantCode(t, l.enrol(token, newDevice(t, phone, 1)), wire.Denied)
-	if err := l.d.RemoveUser(alice); err != nil {
+	if err := l.d.RemoveUser(l.t.Context(), alice); err != nil {
 		t.Fatal(err)
 	}
 	wantCode(t, l.enrol(token, e), wire.Denied)
-	if err := l.d.Sweep(t.Context()); err != nil {
+	if err := l.d.Sweep(l.t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	wantCode(t, l.enrol(token, e), wire.Denied)
 	if err := l.enrol(l.token(l.issuer, "1234", "alice", nil, 2), e); err != nil {
 		t.Fatalf("a new token: %v", err)
 	}
-	// What has expired by itself is not kept.
+	// Expired tokens are not kept.
 	l.clock.advance(time.Hour + time.Second)
-	if err := l.d.Sweep(t.Context()); err != nil {
+	if err := l.d.Sweep(l.t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	n := 0
-	if err := l.d.each(l.d.key(kindToken), func(_, _ []byte) (bool, error) { n++; return true, nil }); err != nil || n != 0 {
-		t.Fatalf("%d tokens are kept, %v", n, err)
+	if n := stored(t, l.d, kindToken); n != 0 {
+		t.Fatalf("%d tokens are kept", n)
 	}
 }
 
@@ -158,13 +157,13 @@ func TestUserIsOneSubject(t *testing.T) {
 		e[i] = newDevice(t, name, 1)
 	}
 	enrol(t, l.d, "mimi://a.example/d/alice/old", 1) // by an invitation: alice is no subject yet
-	if issuer, subject, err := l.d.Subject(alice); issuer != "" || subject != "" || err != nil {
+	if issuer, subject, err := l.d.Subject(l.t.Context(), alice); issuer != "" || subject != "" || err != nil {
 		t.Fatalf("bound to %q of %q, %v", subject, issuer, err)
 	}
 	if err := l.enrol(l.token(l.issuer, "1234", "alice", e[0], 1), e[0]); err != nil {
 		t.Fatal(err)
 	}
-	if issuer, subject, err := l.d.Subject(alice); issuer != l.issuer.URL || subject != "1234" || err != nil {
+	if issuer, subject, err := l.d.Subject(l.t.Context(), alice); issuer != l.issuer.URL || subject != "1234" || err != nil {
 		t.Fatalf("bound to %q of %q, %v", subject, issuer, err)
 	}
 	err := l.enrol(l.token(l.issuer, "9999", "alice", e[2], 2), e[2])
@@ -184,13 +183,13 @@ func TestUserIsOneSubject(t *testing.T) {
 	second := newIssuer(t)
 	t.Cleanup(second.Client().CloseIdleConnections)
 	other := l.trust(second, false)
-	_, err = l.d.EnrolByToken(t.Context(), other, l.token(second, "1234", "alice", e[2], 5), e[2].enrolment(t))
+	_, err = l.d.EnrolByToken(l.t.Context(), other, l.token(second, "1234", "alice", e[2], 5), e[2].enrolment(t))
 	wantCode(t, err, wire.Denied)
 
-	wantCode(t, l.d.Rebind("mimi://a.example/u/nobody", "", ""), wire.NotFound)
-	wantCode(t, l.d.Rebind(alice, l.issuer.URL, ""), wire.Malformed)
-	wantCode(t, l.d.Rebind(alice, l.issuer.URL, strings.Repeat("x", maxSubject+1)), wire.Malformed)
-	if err := l.d.Rebind(alice, l.issuer.URL, "9999"); err != nil {
+	wantCode(t, l.d.Rebind(l.t.Context(), "mimi://a.example/u/nobody", "", ""), wire.NotFound)
+	wantCode(t, l.d.Rebind(l.t.Context(), alice, l.issuer.URL, ""), wire.Malformed)
+	wantCode(t, l.d.Rebind(l.t.Context(), alice, l.issuer.URL, strings.Repeat("x", maxSubject+1)), wire.Malformed)
+	if err := l.d.Rebind(l.t.Context(), alice, l.issuer.URL, "9999"); err != nil {
 		t.Fatal(err)
 	}
 	if err := l.enrol(l.token(l.issuer, "9999", "alice", e[2], 6), e[2]); err != nil {
@@ -199,17 +198,17 @@ func TestUserIsOneSubject(t *testing.T) {
 	if err := l.enrol(l.token(l.issuer, "1234", "bob", e[3], 7), e[3]); err != nil {
 		t.Fatalf("the subject that alice was is free: %v", err)
 	}
-	wantCode(t, l.d.Rebind(alice, l.issuer.URL, "1234"), wire.Exists)
-	if err := l.d.Rebind(alice, "", ""); err != nil {
+	wantCode(t, l.d.Rebind(l.t.Context(), alice, l.issuer.URL, "1234"), wire.Exists)
+	if err := l.d.Rebind(l.t.Context(), alice, "", ""); err != nil {
 		t.Fatal(err)
 	}
-	if _, subject, err := l.d.Subject(alice); subject != "" || err != nil {
+	if _, subject, err := l.d.Subject(l.t.Context(), alice); subject != "" || err != nil {
 		t.Fatalf("bound to %q, %v", subject, err)
 	}
-	if err := l.d.RemoveUser("mimi://a.example/u/bob"); err != nil {
+	if err := l.d.RemoveUser(l.t.Context(), "mimi://a.example/u/bob"); err != nil {
 		t.Fatal(err)
 	}
-	if err := l.d.Rebind(alice, l.issuer.URL, "1234"); err != nil {
+	if err := l.d.Rebind(l.t.Context(), alice, l.issuer.URL, "1234"); err != nil {
 		t.Fatalf("the subject of a user who was removed: %v", err)
 	}
 }
@@ -223,7 +222,7 @@ func TestSubjectRace(t *testing.T) {
 		name := string(rune('a'+i)) + "lice"
 		e := newDevice(t, wire.DeviceID("mimi://a.example/d/"+name+"/phone"), 1)
 		token, enrolment := l.token(l.issuer, "1234", name, e, i), e.enrolment(t)
-		all.Go(func() { _, errs[i] = l.d.EnrolByToken(t.Context(), l.tokens, token, enrolment) })
+		all.Go(func() { _, errs[i] = l.d.EnrolByToken(l.t.Context(), l.tokens, token, enrolment) })
 	}
 	all.Wait()
 	won := 0
@@ -234,7 +233,7 @@ func TestSubjectRace(t *testing.T) {
 			wantCode(t, err, wire.Denied)
 		}
 	}
-	if users, err := l.d.Users(); won != 1 || len(users) != 1 || err != nil {
+	if users, err := l.d.Users(l.t.Context()); won != 1 || len(users) != 1 || err != nil {
 		t.Fatalf("%d won, users %v, %v", won, users, err)
 	}
 }
@@ -243,14 +242,14 @@ func TestSubjectRace(t *testing.T) {
 func TestInvitationOfARevokedDevice(t *testing.T) {
 	d := open(t, Config{})
 	code, e := invite(t, d, alice), newDevice(t, phone, 1)
-	if _, err := d.Enrol(code, e.enrolment(t)); err != nil {
+	if _, err := d.Enrol(t.Context(), code, e.enrolment(t)); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Revoke(phone); err != nil {
+	if err := d.Revoke(t.Context(), phone); err != nil {
 		t.Fatal(err)
 	}
-	_, err := d.Enrol(code, e.enrolment(t))
+	_, err := d.Enrol(t.Context(), code, e.enrolment(t))
 	wantCode(t, err, wire.Denied)
-	_, err = d.Enrol(code, newDevice(t, phone, 1).enrolment(t))
+	_, err = d.Enrol(t.Context(), code, newDevice(t, phone, 1).enrolment(t))
 	wantCode(t, err, wire.Denied)
 }

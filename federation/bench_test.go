@@ -14,9 +14,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/bloom"
-
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/federation/outbox"
+	"github.com/mlsfed/mlsfed/federation/outbox/lanestore"
+	"github.com/mlsfed/mlsfed/store/pebblestore/pebbletest"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -30,7 +31,7 @@ func unlimited(c *Config) {
 // TLS 1.3, which exchange the same bytes and look at nothing.
 func plainHTTP2(b *testing.B) (post func(body []byte) error) {
 	b.Helper()
-	id, err := LoadIdentity(organization(b, "plain.example"))
+	id, err := organization.LoadIdentity(newOrganization(b, "plain.example"))
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -40,7 +41,7 @@ func plainHTTP2(b *testing.B) (post func(body []byte) error) {
 	}
 	protocols := new(http.Protocols)
 	protocols.SetHTTP2(true)
-	server := &http.Server{Protocols: protocols, TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*id.current.Load()}},
+	server := &http.Server{Protocols: protocols, TLSConfig: &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{*id.TLSCertificate()}},
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			body := make([]byte, r.ContentLength)
 			if _, err := io.ReadFull(r.Body, body); err == nil {
@@ -131,15 +132,37 @@ func BenchmarkLanes(b *testing.B) {
 	}
 }
 
-// settleDB waits until the database has put in order what was written.
-func settleDB(b *testing.B, db *pebble.DB) {
+// linkFunc implements outbox.Link by a function.
+type linkFunc func(ctx context.Context, org wire.Domain, c wire.ConversationID, payloads [][]byte) ([]error, error)
+
+// Notify implements outbox.Link.
+func (f linkFunc) Notify(ctx context.Context, org wire.Domain, c wire.ConversationID, payloads [][]byte) ([]error, error) {
+	return f(ctx, org, c, payloads)
+}
+
+// runOutbox runs an outbox on a disk until the benchmark or stop ends it.
+func runOutbox(b *testing.B, disk *pebbletest.Disk, link outbox.Link) (o *outbox.Outbox, stop func()) {
 	b.Helper()
-	if err := db.Flush(); err != nil {
+	kept := disk.Open(b)
+	o, err := outbox.New(kept.Lanes(), outbox.Config{
+		Link: link, BatchItems: 512, MaxBytes: 1 << 40, RetryMin: time.Millisecond, RetryMax: 20 * time.Millisecond,
+	})
+	if err != nil {
 		b.Fatal(err)
 	}
-	for db.Metrics().Compact.NumInProgress > 0 {
-		time.Sleep(time.Millisecond)
-	}
+	stopStore := pebbletest.Start(b, kept)
+	ctx, cancel := context.WithCancel(context.Background())
+	ended := make(chan error, 1)
+	go func() { ended <- o.Run(ctx) }()
+	stop = sync.OnceFunc(func() {
+		cancel()
+		if err := <-ended; err != nil {
+			b.Error(err)
+		}
+		stopStore()
+	})
+	b.Cleanup(stop)
+	return o, stop
 }
 
 func benchmarkLanes(b *testing.B, size int) {
@@ -156,16 +179,7 @@ func benchmarkLanes(b *testing.B, size int) {
 		}}
 	})
 	post := plainHTTP2(b)
-	// As a node has it: room for a burst, and filters for the ids.
-	opts := &pebble.Options{Logger: quiet{}, MemTableSize: 16 << 20, MemTableStopWritesThreshold: 4, CacheSize: 64 << 20}
-	for i := range opts.Levels {
-		opts.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
-	}
-	db, err := pebble.Open(b.TempDir(), opts)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { db.Close() })
+	disk := pebbletest.Folder(b.TempDir())
 	content := make([]byte, size+256) // as ciphertext: nothing compresses it
 	if _, err := rand.Read(content); err != nil {
 		b.Fatal(err)
@@ -175,14 +189,18 @@ func benchmarkLanes(b *testing.B, size int) {
 	count := bytesATurn / size
 	for b.Loop() {
 		gate := make(chan struct{})
-		o := startOutbox(b, db, func(c *OutboxConfig, _ *receiver) {
-			c.Registerer, c.BatchItems, c.MaxBytes = nil, 512, 1<<40
-			c.Send = func(ctx context.Context, org wire.Domain, cv wire.ConversationID, items []Item) ([]error, error) {
-				<-gate
-				return a.Notify(ctx, org, cv, items)
-			}
-		})
-		items := make([]OutboxItem, 0, 256)
+		open := func() (*outbox.Outbox, func()) {
+			return runOutbox(b, disk, linkFunc(func(ctx context.Context, org wire.Domain, cv wire.ConversationID, payloads [][]byte) ([]error, error) {
+				select {
+				case <-gate:
+					return a.Notify(ctx, org, cv, payloads)
+				case <-ctx.Done():
+					return nil, ctx.Err()
+				}
+			}))
+		}
+		o, stop := open()
+		items := make([]lanestore.Item, 0, 256)
 		for i := range count {
 			m := wire.Message{Version: wire.MessageVersion, Conversation: crashLane(i * lanes / count), ID: subID(id), Content: content[id%256 : id%256+size], Signature: make([]byte, 64)}
 			id++
@@ -190,14 +208,15 @@ func benchmarkLanes(b *testing.B, size int) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			if items = append(items, OutboxItem{orgB, m.Conversation, m.ID, payload}); len(items) == cap(items) || i == count-1 {
+			if items = append(items, lanestore.Item{Organization: orgB, Conversation: m.Conversation, ID: m.ID, Payload: payload}); len(items) == cap(items) || i == count-1 {
 				if err := o.Put(b.Context(), items...); err != nil {
 					b.Fatal(err)
 				}
 				items = items[:0]
 			}
 		}
-		settleDB(b, db)
+		stop() // so that the items are read from the store
+		o, stop = open()
 		body := make([]byte, 480<<10)
 		before := taken.Load()
 		begin := time.Now()
@@ -209,7 +228,7 @@ func benchmarkLanes(b *testing.B, size int) {
 		if n := taken.Load() - before; n < int64(count) {
 			b.Fatalf("%d of %d messages arrived", n, count)
 		}
-		o.stop()
+		stop()
 		plain += workers(b, 8, bytesATurn/len(body), func(int) error { return post(body) })
 		each += workers(b, 8, count/16, func(int) error { return post(content[:size]) }) * 16
 		total += count

@@ -9,20 +9,20 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// budget is what one organization may make this node spend.
+// budget bounds the resources that one organization may make this node spend.
 type budget struct {
 	calls   *rate.Limiter
 	bytes   *rate.Limiter
 	frames  *rate.Limiter // of HTTP/2, with little in them
-	raw     *rate.Limiter // bytes of connections of calls, whatever they are for
+	raw     *rate.Limiter // bytes of connections of calls
 	packets *rate.Limiter
 	gossip  *rate.Limiter // bytes
-	answers *rate.Limiter // bytes of records that are sent, and of what asks for them
+	answers *rate.Limiter // bytes of records that are sent, and of requests for them
 	working chan struct{} // a place for each call being served
 	streams chan struct{} // a place for each exchange of state
 }
 
-// budgets are those of the admitted organizations, made when they are first needed.
+// budgets are the budgets of admitted organizations, made when they are first needed.
 type budgets struct {
 	limits Limits
 
@@ -62,7 +62,7 @@ func (s *budgets) keep(listed func(wire.Domain) bool) {
 	}
 }
 
-// call takes a call of so many bytes into account, or refuses it with wire.Busy.
+// call charges a call of size bytes, or refuses it with wire.Busy.
 func (b *budget) call(now time.Time, size int, from wire.NodeID) error {
 	if !b.calls.AllowN(now, 1) {
 		return wire.Errorf(wire.Busy, "call", "%s calls too often: slow down", from.Organization())
@@ -73,7 +73,7 @@ func (b *budget) call(now time.Time, size int, from wire.NodeID) error {
 	return nil
 }
 
-// packet reports whether a packet of gossip of so many bytes is within the budget.
+// packet reports whether a packet of gossip of size bytes is within the budget, and charges it.
 func (b *budget) packet(now time.Time, size int) bool {
 	return b.packets.AllowN(now, 1) && b.gossip.AllowN(now, size)
 }

@@ -16,11 +16,11 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// callIdle is how long a connection without calls is kept. Each costs a PING in Timers.KeepAlive: a node that
-// calls many others now and then must not keep connections to all of them.
+// callIdle is how long a connection without calls stays open. Each costs a PING in Timers.KeepAlive: a node with rare
+// calls to many others must not keep connections to all of them.
 const callIdle = 5 * time.Minute
 
-// callClient makes calls to other nodes: one HTTP/2 connection to each that was called of late.
+// callClient makes calls to other nodes: one HTTP/2 connection to each node that was called recently.
 type callClient struct {
 	f    *Federation
 	http *http.Transport
@@ -56,10 +56,10 @@ func newCallClient(f *Federation) *callClient {
 	return c
 }
 
-// Call asks one node: request is encoded as the body, nil as an empty one; the answer is decoded into
-// response, a pointer, unless that is nil. An error of the other node is a *wire.Error as it made it; a
-// node that cannot be reached, or does not answer within Timers.Call, is wire.Unavailable; one of an
-// organization that is not admitted here, or suspended, is wire.NotAdmitted. A ctx that ends is its own error.
+// Call calls one node. request is encoded as the body, nil as an empty one; the answer is decoded into response, a
+// pointer, unless that is nil. An error of the other node is returned as its *wire.Error. A node that cannot be
+// reached, or does not answer within Timers.Call, is wire.Unavailable; a node of an organization that is not admitted
+// here, or suspended, is wire.NotAdmitted. If ctx ends, its error is returned.
 func (f *Federation) Call(ctx context.Context, to wire.NodeID, method wire.Method, request, response any) error {
 	body, err := encodeRequest(request)
 	if err != nil {
@@ -89,7 +89,7 @@ func (c *callClient) call(ctx context.Context, to wire.NodeID, method wire.Metho
 	if len(body) > f.cfg.Limits.Request {
 		return wire.Errorf(wire.TooLarge, string(method), "a body of %d bytes, at most %d", len(body), f.cfg.Limits.Request)
 	}
-	if _, err := f.trust.root(to.Organization()); err != nil {
+	if _, err := f.verifier.Root(to.Organization()); err != nil {
 		return wire.Errorf(wire.NotAdmitted, string(method), "%s: %v", to, err)
 	}
 	inner, cancel := context.WithTimeout(ctx, f.cfg.Timers.Call)
@@ -149,8 +149,8 @@ func (c *callClient) exchange(r *http.Request) (answer []byte, isError bool, err
 	return answer, isError, err
 }
 
-// failure is the error of a call that brought no answer. The node is left alone for a while only if the
-// connection is at fault: one slow method must not keep off the others.
+// failure returns the error of a call without an answer. It opens the breaker of the node only if the connection is at
+// fault: one slow method must not stop the others.
 func (c *callClient) failure(ctx context.Context, to wire.NodeID, method wire.Method, err error) error {
 	if ctx.Err() != nil {
 		return ctx.Err()
@@ -163,13 +163,13 @@ func (c *callClient) failure(ctx context.Context, to wire.NodeID, method wire.Me
 		return wire.Errorf(wire.Unavailable, string(method), "%s did not answer within %v", to, c.f.cfg.Timers.Call)
 	}
 	unreachable := c.f.unreachable(to, err)
-	c.f.gates.shut(to, unreachable, c.f.cfg)
+	c.f.breakers.trip(to, unreachable, c.f.cfg)
 	return unreachable
 }
 
-// CallOrganization asks the organization's nodes in turn, the one that answered last first, until one
-// answers. Nodes that only order are not asked: what a call is for is on the others. What a node answers is
-// final, but wire.Unavailable and wire.Busy.
+// CallOrganization calls the organization's nodes in turn, first the one that last answered, until one answers. Nodes
+// that only order are not called, because they have no devices. An answer of a node is final, except wire.Unavailable
+// and wire.Busy.
 func (f *Federation) CallOrganization(ctx context.Context, org wire.Domain, method wire.Method, request, response any) error {
 	body, err := encodeRequest(request)
 	if err != nil {
@@ -181,7 +181,7 @@ func (f *Federation) CallOrganization(ctx context.Context, org wire.Domain, meth
 func (f *Federation) callAnyOf(ctx context.Context, org wire.Domain, method wire.Method, body []byte, response any) error {
 	nodes := f.byPreference(org)
 	if len(nodes) == 0 {
-		if _, err := f.trust.root(org); err != nil {
+		if _, err := f.verifier.Root(org); err != nil {
 			return wire.Errorf(wire.NotAdmitted, string(method), "%v", err)
 		}
 		return wire.Errorf(wire.Unavailable, string(method), "no node of %s is known: its bundle names no seed, and no record came", org)
@@ -200,8 +200,8 @@ func (f *Federation) callAnyOf(ctx context.Context, org wire.Domain, method wire
 	return err
 }
 
-// byPreference are an organization's nodes: the one that answered last, then those with a link, then
-// the others.
+// byPreference returns an organization's nodes: first the one that last answered, then those with a link, then the
+// others.
 func (f *Federation) byPreference(org wire.Domain) []wire.NodeID {
 	f.mu.Lock()
 	last := f.answered[org]
@@ -224,29 +224,29 @@ func (f *Federation) byPreference(org wire.Domain) []wire.NodeID {
 func (f *Federation) prefer(org wire.Domain, n wire.NodeID) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.trust.believes(org) {
+	if f.verifier.Admits(org) {
 		f.answered[org] = n
 	}
 }
 
-// Notify is a SendFunc: it hands over application messages with CallNotify. Payloads are encoded
-// wire.Messages of the conversation, and go out as they are: the other side checks them.
-func (f *Federation) Notify(ctx context.Context, org wire.Domain, conversation wire.ConversationID, items []Item) ([]error, error) {
-	results := make([]error, len(items))
-	var payloads [][]byte
-	var at []int // where in results each payload stands
-	for i, it := range items {
-		if err := cbor.Wellformed(it.Payload); err != nil {
+// Notify implements outbox.Link: it hands over application messages with CallNotify. Payloads are encoded wire.Messages
+// of the conversation. They are sent without being decoded: the other side checks them.
+func (f *Federation) Notify(ctx context.Context, org wire.Domain, conversation wire.ConversationID, payloads [][]byte) ([]error, error) {
+	results := make([]error, len(payloads))
+	var messages [][]byte
+	var at []int // the index of each message in results
+	for i, p := range payloads {
+		if err := cbor.Wellformed(p); err != nil {
 			results[i] = wire.Errorf(wire.Malformed, "notify", "%v", err)
 			continue
 		}
-		payloads, at = append(payloads, it.Payload), append(at, i)
+		messages, at = append(messages, p), append(at, i)
 	}
 	if len(at) == 0 {
 		return results, nil
 	}
 	var answer wire.NotifyAnswer
-	if err := f.callAnyOf(ctx, org, wire.CallNotify, notifyRequest(payloads), &answer); err != nil {
+	if err := f.callAnyOf(ctx, org, wire.CallNotify, notifyRequest(messages), &answer); err != nil {
 		return nil, err
 	}
 	if len(answer.Results) != len(at) {
@@ -260,8 +260,8 @@ func (f *Federation) Notify(ctx context.Context, org wire.Domain, conversation w
 	return results, nil
 }
 
-// notifyRequest is the encoding of a wire.NotifyRequest, made of encoded messages without decoding them:
-// a map with the key 1, and an array.
+// notifyRequest encodes a wire.NotifyRequest from encoded messages without decoding them: a map with the key 1, and an
+// array.
 func notifyRequest(messages [][]byte) []byte {
 	size := 7
 	for _, m := range messages {

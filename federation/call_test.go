@@ -11,6 +11,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mlsfed/mlsfed/federation/internal/federationtest"
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/federation/outbox"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -42,8 +45,8 @@ func TestErrorsCross(t *testing.T) {
 			if !reflect.DeepEqual(err, c.want) {
 				t.Fatalf("got %.300v, wanted %.300v", err, c.want)
 			}
-			if name == "of the node" && (strings.Contains(err.Error(), "secret") || !b.log.has("level=ERROR", "call failed", "secret")) {
-				t.Errorf("told %v; the node's log is to say it", err)
+			if name == "of the node" && (strings.Contains(err.Error(), "secret") || !b.log.Has("level=ERROR", "call failed", "secret")) {
+				t.Errorf("got %v; the node's log should have it", err)
 			}
 			if n := a.metric(t, "mlsfed_federation_calls_total", "method", "fail", "code", string(c.want.Code)); n != 1 {
 				t.Errorf("metric %v", n)
@@ -77,7 +80,7 @@ func TestCallDeadlines(t *testing.T) {
 			}
 		}
 	}
-	t.Run("the caller's patience", func(t *testing.T) {
+	t.Run("the caller's federationtest.Patience", func(t *testing.T) {
 		a, b := federate(t, waiting)
 		learns(func() {
 			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
@@ -115,8 +118,8 @@ func TestCallDeadlines(t *testing.T) {
 
 // TestCallNobody holds what a call to nobody says.
 func TestCallNobody(t *testing.T) {
-	a := start(t, organization(t, "a.example"))
-	b := start(t, organization(t, "b.example"))
+	a := start(t, newOrganization(t, "a.example"))
+	b := start(t, newOrganization(t, "b.example"))
 	if err := a.Call(t.Context(), "n1.b.example", "echo", nil, nil); !errors.Is(err, wire.NotAdmitted) || !strings.Contains(err.Error(), "not in the allow-list") {
 		t.Errorf("not admitted: %v", err)
 	}
@@ -132,7 +135,7 @@ func TestCallNobody(t *testing.T) {
 	}
 	a.admitSeed(t, b)
 	err := error(nil)
-	eventually(t, "it is said that the other side refuses", func() bool {
+	federationtest.Eventually(t, "it is said that the other side refuses", func() bool {
 		err = a.CallOrganization(t.Context(), "b.example", "echo", nil, nil)
 		return errors.Is(err, wire.Unavailable) && strings.Contains(err.Error(), "may not have admitted a.example")
 	})
@@ -142,10 +145,10 @@ func TestCallNobody(t *testing.T) {
 func TestCallOrganization(t *testing.T) {
 	a, b := federate(t, echoing)
 	dir := filepath.Join(t.TempDir(), "n2")
-	if err := InitNode(dir, b.id.Authority, InitOptions{Node: "n2.b.example"}); err != nil {
+	if err := organization.InitNode(dir, b.id.Authority, organization.InitOptions{Node: "n2.b.example"}); err != nil {
 		t.Fatal(err)
 	}
-	second := start(t, dir, echoing, func(c *Config) { c.Seeds = []Seed{{b.id.Node, b.Address()}} })
+	second := start(t, dir, echoing, func(c *Config) { c.seeds = []organization.Seed{{Node: b.id.Node, Address: b.Address()}} })
 	if err := second.peers.Add(a.bundle(t, true)); err != nil {
 		t.Fatal(err)
 	}
@@ -173,12 +176,12 @@ func TestCallOrganization(t *testing.T) {
 func TestOrdersOnly(t *testing.T) {
 	a, b := federate(t, echoing)
 	dir := filepath.Join(t.TempDir(), "n2")
-	if err := InitNode(dir, b.id.Authority, InitOptions{Node: "n2.b.example"}); err != nil {
+	if err := organization.InitNode(dir, b.id.Authority, organization.InitOptions{Node: "n2.b.example"}); err != nil {
 		t.Fatal(err)
 	}
 	asked := false
 	second := start(t, dir, func(c *Config) {
-		c.Seeds, c.OrdersOnly = []Seed{{b.id.Node, b.Address()}}, true
+		c.seeds, c.OrdersOnly = []organization.Seed{{Node: b.id.Node, Address: b.Address()}}, true
 		c.Handlers = map[wire.Method]Handler{"echo": func(context.Context, wire.NodeID, []byte) (any, error) {
 			asked = true
 			return &echo{}, nil
@@ -225,22 +228,20 @@ func TestNotify(t *testing.T) {
 			return answer, nil
 		}}
 	})
-	item := func(content string) Item {
+	message := func(content string) []byte {
 		m := wire.Message{Version: wire.MessageVersion, Conversation: conv, ID: subID(1), Content: []byte(content), Signature: make([]byte, 64)}
 		payload, err := wire.Encode(&m)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return Item{ID: m.ID, Payload: payload}
+		return payload
 	}
-	damaged := item("x")
-	damaged.Payload = damaged.Payload[1:]
-	other := item("x")
-	other.Payload = []byte{0xa0} // well-formed, and no message
-	if _, err := a.Notify(t.Context(), b.id.Domain, conv, []Item{item("good"), other}); !errors.Is(err, wire.Malformed) {
-		t.Errorf("with what is no message: %v", err)
+	damaged := message("x")[1:]
+	other := []byte{0xa0} // well-formed, and no message
+	if _, err := a.Notify(t.Context(), b.id.Domain, conv, [][]byte{message("good"), other}); !errors.Is(err, wire.Malformed) {
+		t.Errorf("with a payload that is no message: %v", err)
 	}
-	results, err := a.Notify(t.Context(), b.id.Domain, conv, []Item{item("good"), damaged, item("bad"), item("good")})
+	results, err := a.Notify(t.Context(), b.id.Domain, conv, [][]byte{message("good"), damaged, message("bad"), message("good")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -249,21 +250,8 @@ func TestNotify(t *testing.T) {
 			t.Errorf("item %d: %v, wanted %v", i, results[i], want)
 		}
 	}
-	if _, err := a.Notify(t.Context(), "c.example", conv, []Item{item("good")}); !Temporary(err) {
+	if _, err := a.Notify(t.Context(), "c.example", conv, [][]byte{message("good")}); !outbox.Temporary(err) {
 		t.Errorf("nobody there: %v", err)
-	}
-}
-
-// TestTemporary holds which failures pass by waiting.
-func TestTemporary(t *testing.T) {
-	for err, want := range map[error]bool{
-		errors.New("connection reset"): true, context.DeadlineExceeded: true,
-		wire.Busy: true, wire.Unavailable: true, wire.Internal: true, wire.Quota: true, wire.NoQuorum: true,
-		wire.Forged: false, wire.Malformed: false, wire.TooLarge: false, wire.Closed: false, wire.Invalid: false,
-	} {
-		if Temporary(err) != want || Temporary(fmt.Errorf("around: %w", err)) != want {
-			t.Errorf("%v: wanted %v", err, want)
-		}
 	}
 }
 
@@ -293,7 +281,7 @@ func TestStopping(t *testing.T) {
 	for name, edit := range map[string]func(*Config){
 		"no identity":             func(c *Config) { c.Identity = nil },
 		"no address to listen on": func(c *Config) { c.Listen = "" },
-		"seed of another":         func(c *Config) { c.Seeds = []Seed{{"n1.b.example", "127.0.0.1:9"}} },
+		"seed of another":         func(c *Config) { c.seeds = []organization.Seed{{Node: "n1.b.example", Address: "127.0.0.1:9"}} },
 	} {
 		cfg := cfg
 		edit(&cfg)

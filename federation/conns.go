@@ -3,21 +3,22 @@ package federation
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// The application protocols of a handshake.
+// Application protocols of the TLS handshake.
 const (
 	protoCalls  = "h2"
 	protoOrder  = "mlsfed-order/1"
 	protoGossip = "mlsfed-gossip/1"
-	// protoGossip2 has all of protoGossip, and the frames of the exchange of records (exchange.go).
+	// protoGossip2 is protoGossip with the frames of the exchange of records (exchange.go).
 	protoGossip2 = "mlsfed-gossip/2"
 )
 
-// conn is a connection below its TLS: closing it cuts everything above at once.
+// conn is a connection below its TLS. Closing it closes everything above at once.
 type conn struct {
 	net.Conn
 	home   *conns
@@ -27,19 +28,28 @@ type conn struct {
 	node  wire.NodeID
 	proto string
 	ends  time.Time // of the other side's certificate
-	root  string    // under which it was believed: its DER
+	root  string    // under which the certificate was verified: its DER
 	via   string    // the address that was dialed; "" if the other side dialed
 }
 
+// Write implements net.Conn.
+func (c *conn) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	c.home.sent.Add(uint64(n))
+	return n, err
+}
+
+// Close implements net.Conn.
 func (c *conn) Close() error {
 	err := c.Conn.Close()
 	c.home.drop(c)
 	return err
 }
 
-// conns are the connections whose other side has proved who it is.
+// conns are the authenticated connections.
 type conns struct {
-	max int // of one organization
+	max  int           // of one organization
+	sent atomic.Uint64 // bytes, with what TLS adds
 
 	mu    sync.Mutex // guards what follows
 	all   map[*conn]struct{}
@@ -51,8 +61,7 @@ func newConns(max int) *conns {
 	return &conns{max: max, all: make(map[*conn]struct{}), count: make(map[wire.Domain]int)}
 }
 
-// add takes a connection in, unless its organization has too many or it was closed. It is dropped when
-// it is closed.
+// add registers a connection, unless its organization has too many or the connection was closed. Close drops it.
 func (s *conns) add(c *conn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -68,7 +77,7 @@ func (s *conns) add(c *conn) bool {
 	return true
 }
 
-// expiring reports whether the certificate of a connection may have ended.
+// expiring reports whether the certificate of a connection may have expired.
 func (s *conns) expiring(now time.Time) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,7 +107,7 @@ func (s *conns) drop(c *conn) {
 	}
 }
 
-// cut closes those that why gives a reason for, and counts them by node and reason.
+// cut closes the connections for which why returns a reason, and counts them by node and reason.
 func (s *conns) cut(why func(*conn) string) map[cutting]int {
 	s.mu.Lock()
 	reasons := make(map[*conn]string)
@@ -114,12 +123,12 @@ func (s *conns) cut(why func(*conn) string) map[cutting]int {
 	sums := make(map[cutting]int)
 	for c, reason := range reasons {
 		c.Close()
-		sums[cutting{c.node, reason}]++
+		sums[cutting{node: c.node, reason: reason}]++
 	}
 	return sums
 }
 
-// cutting is a node whose connections were cut, and why.
+// cutting is a node whose connections were closed, and the reason.
 type cutting struct {
 	node   wire.NodeID
 	reason string

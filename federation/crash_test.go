@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"encoding/binary"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -17,8 +16,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/federation/outbox"
+	"github.com/mlsfed/mlsfed/federation/outbox/lanestore"
+	"github.com/mlsfed/mlsfed/mailbox"
+	"github.com/mlsfed/mlsfed/store/pebblestore"
+	"github.com/mlsfed/mlsfed/store/pebblestore/pebbletest"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -56,11 +59,11 @@ func childOfCrashTest() bool {
 
 // crashNode runs a federation and prints its address.
 func crashNode(dir string, edit func(*Config)) (*Federation, <-chan error, error) {
-	id, err := LoadIdentity(dir)
+	id, err := organization.LoadIdentity(dir)
 	if err != nil {
 		return nil, nil, err
 	}
-	peers, err := OpenPeers(filepath.Join(dir, "peers"))
+	peers, err := organization.OpenPeers(filepath.Join(dir, "peers"))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -84,33 +87,35 @@ func crashNode(dir string, edit func(*Config)) (*Federation, <-chan error, error
 	return f, l, nil
 }
 
-// crashSender goes on after what each lane is told to be accepted, and prints each message that is.
+// crashSender continues after the message that its arguments give for each lane, and prints each accepted message.
 func crashSender(dir string) error {
-	db, err := pebble.Open(filepath.Join(dir, "db"), &pebble.Options{Logger: quiet{}})
+	db, err := pebblestore.Open(filepath.Join(dir, "db"), pebblestore.Options{})
 	if err != nil {
 		return err
 	}
+	kept := db.Store(mailbox.Config{})
 	f, failed, err := crashNode(dir, func(*Config) {})
 	if err != nil {
 		return err
 	}
-	o, err := NewOutbox(db, []byte("o/"), OutboxConfig{Send: f.Notify, BatchItems: 64, Timeout: 5 * time.Second,
+	o, err := outbox.New(kept.Lanes(), outbox.Config{Link: f, BatchItems: 64, Timeout: 5 * time.Second,
 		RetryMin: 5 * time.Millisecond, RetryMax: 100 * time.Millisecond})
 	if err != nil {
 		return err
 	}
-	ended := make(chan error, 2)
+	ended := make(chan error, 3)
+	go func() { ended <- kept.Run(context.Background()) }()
 	go func() { ended <- o.Run(context.Background()) }()
 	go func() { ended <- <-failed }()
 	count, err := strconv.Atoi(os.Getenv(crashCount))
 	if err != nil {
 		return err
 	}
-	go func() { ended <- crashProduce(o, count) }()
+	go func() { ended <- crashProduce(o, kept.Lanes(), count) }()
 	return <-ended
 }
 
-func crashProduce(o *Outbox, count int) error {
+func crashProduce(o *outbox.Outbox, lanes lanestore.Store, count int) error {
 	var out sync.Mutex
 	var all sync.WaitGroup
 	failed := make(chan error, crashLanes)
@@ -137,7 +142,9 @@ func crashProduce(o *Outbox, count int) error {
 		return err
 	default:
 	}
-	<-o.loaded // what waited when this process began is among the lanes
+	if _, err := lanes.Append(context.Background()); err != nil { // waits until what waited when this process began is among the lanes
+		return err
+	}
 	for len(o.Lanes()) > 0 {
 		time.Sleep(10 * time.Millisecond)
 	}
@@ -145,7 +152,7 @@ func crashProduce(o *Outbox, count int) error {
 	select {}
 }
 
-func crashItem(l, n int) OutboxItem {
+func crashItem(l, n int) lanestore.Item {
 	id := wire.SubmissionID{1, byte(l)}
 	binary.BigEndian.PutUint32(id[12:], uint32(n))
 	m := wire.Message{Version: wire.MessageVersion, Conversation: crashLane(l), ID: id, Content: fmt.Appendf(nil, "%d %d", l, n),
@@ -154,38 +161,35 @@ func crashItem(l, n int) OutboxItem {
 	if err != nil {
 		panic(err)
 	}
-	return OutboxItem{Organization: orgB, Conversation: m.Conversation, ID: id, Payload: b}
+	return lanestore.Item{Organization: orgB, Conversation: m.Conversation, ID: id, Payload: b}
 }
 
 // crashStore is a receiver that keeps each message once, by its id, in the order of arrival, and answers
 // when it is on disk.
 type crashStore struct {
-	db    *pebble.DB
+	box   mailbox.Box
 	locks [crashLanes]sync.Mutex
-	next  [crashLanes]uint32
 }
 
+var crashReader = wire.Token{1}
+
 func crashReceiver(dir string) error {
-	db, err := pebble.Open(filepath.Join(dir, "db"), &pebble.Options{Logger: quiet{}})
+	db, err := pebblestore.Open(filepath.Join(dir, "db"), pebblestore.Options{})
 	if err != nil {
 		return err
 	}
-	s := &crashStore{db: db}
-	for l := range crashLanes {
-		s.next[l] = uint32(len(s.numbers(l)))
-	}
+	kept := db.Store(mailbox.Config{})
+	s := &crashStore{box: kept.Mailbox()}
 	_, failed, err := crashNode(dir, func(c *Config) {
 		c.Handlers = map[wire.Method]Handler{wire.CallNotify: s.notify}
 	})
 	if err != nil {
 		return err
 	}
-	return <-failed
-}
-
-// keys of the store: the n-th message of a lane, and an id.
-func (s *crashStore) at(l int, n uint32) []byte {
-	return binary.BigEndian.AppendUint32([]byte{'n', byte(l)}, n)
+	ended := make(chan error, 2)
+	go func() { ended <- kept.Run(context.Background()) }()
+	go func() { ended <- <-failed }()
+	return <-ended
 }
 
 func (s *crashStore) notify(_ context.Context, _ wire.NodeID, body []byte) (any, error) {
@@ -203,9 +207,7 @@ func (s *crashStore) notify(_ context.Context, _ wire.NodeID, body []byte) (any,
 	s.locks[l].Lock()
 	defer s.locks[l].Unlock()
 	answer := &wire.NotifyAnswer{Results: make([]*wire.Error, len(r.Messages))}
-	b := s.db.NewIndexedBatch()
-	defer b.Close()
-	next := s.next[l]
+	var puts []mailbox.Put
 	for i, m := range r.Messages {
 		if rand.IntN(500) == 0 { // one in a while has to wait, with all after it
 			for ; i < len(r.Messages); i++ {
@@ -213,43 +215,42 @@ func (s *crashStore) notify(_ context.Context, _ wire.NodeID, body []byte) (any,
 			}
 			break
 		}
-		_, closer, err := b.Get(append([]byte("i"), m.ID[:]...))
-		if err == nil {
-			closer.Close()
-			continue
-		}
-		if !errors.Is(err, pebble.ErrNotFound) {
-			return nil, err
-		}
-		if err := errors.Join(b.Set(append([]byte("i"), m.ID[:]...), nil, nil), b.Set(s.at(l, next), m.Content, nil)); err != nil {
-			return nil, err
-		}
-		next++
+		puts = append(puts, mailbox.Put{
+			Stream: mailbox.Conversation(m.Conversation), ID: m.ID, Kind: mailbox.KindMessage, Payload: m.Content, Join: []wire.Token{crashReader},
+		})
 	}
-	if err := b.Commit(pebble.Sync); err != nil {
+	results, err := s.box.Put(context.Background(), puts...)
+	if err != nil {
 		return nil, err
 	}
-	s.next[l] = next
-	fmt.Println("stored", l, next)
+	for _, result := range results {
+		if result.Err != nil {
+			return nil, result.Err
+		}
+		fmt.Println("stored", l, result.Sequence)
+	}
 	return answer, nil
 }
 
 // numbers are those of a lane's messages, in the order in which they were stored.
 func (s *crashStore) numbers(l int) []int {
-	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: []byte{'n', byte(l)}, UpperBound: []byte{'n', byte(l + 1)}})
-	if err != nil {
-		panic(err)
-	}
-	defer it.Close()
 	var list []int
-	for it.First(); it.Valid(); it.Next() {
-		var lane, n int
-		if c, _ := fmt.Sscan(string(it.Value()), &lane, &n); c != 2 || lane != l {
-			panic(fmt.Sprintf("lane %d has %q", l, it.Value()))
+	for after := uint64(0); ; after = uint64(len(list)) {
+		page, err := s.box.Read(context.Background(), mailbox.Conversation(crashLane(l)), crashReader, after, mailbox.Limit{})
+		if err != nil || page.Gap != nil {
+			panic(fmt.Sprintf("lane %d: gap %v, %v", l, page.Gap, err))
 		}
-		list = append(list, n)
+		for _, it := range page.Items {
+			var lane, n int
+			if c, _ := fmt.Sscan(string(it.Payload), &lane, &n); c != 2 || lane != l {
+				panic(fmt.Sprintf("lane %d has %q", l, it.Payload))
+			}
+			list = append(list, n)
+		}
+		if !page.More {
+			return list
+		}
 	}
-	return list
 }
 
 // crashRun is the parent's view of both children.
@@ -345,14 +346,14 @@ func crash(t *testing.T, count, killEvery int) {
 	for role, d := range map[string]wire.Domain{"sender": "a.example", "receiver": orgB} {
 		c.proxies[role] = newProxy(t, 0.02)
 		address := c.proxies[role].address()
-		c.dirs[role] = organization(t, d, func(o *InitOptions) { o.Address = address })
+		c.dirs[role] = newOrganization(t, d, func(o *organization.InitOptions) { o.Address = address })
 	}
 	for role, other := range map[string]string{"sender": "receiver", "receiver": "sender"} {
-		b, err := ReadBundle(filepath.Join(c.dirs[other], bundleFile))
+		b, err := organization.ReadBundle(filepath.Join(c.dirs[other], "bundle.json"))
 		if err != nil {
 			t.Fatal(err)
 		}
-		peers, err := OpenPeers(filepath.Join(c.dirs[role], "peers"))
+		peers, err := organization.OpenPeers(filepath.Join(c.dirs[role], "peers"))
 		if err == nil {
 			err = peers.Add(b)
 		}
@@ -385,9 +386,9 @@ func crash(t *testing.T, count, killEvery int) {
 
 func (c *crashRun) verify() {
 	c.t.Helper()
-	db := openDB(c.t, filepath.Join(c.dirs["receiver"], "db"), nil)
-	defer db.Close()
-	s := &crashStore{db: db}
+	kept := pebbletest.Folder(filepath.Join(c.dirs["receiver"], "db")).Open(c.t)
+	defer kept.Close()
+	s := &crashStore{box: kept.Mailbox()}
 	for l := range crashLanes {
 		got := s.numbers(l)
 		for i, n := range got {

@@ -133,7 +133,7 @@ func (f *Federation) askSome() { f.askOver(f.links.some(fanout)...) }
 // compare compares records with one other node now and then, until ctx ends.
 func (f *Federation) compare(ctx context.Context) error {
 	for {
-		pause := time.Duration(float64(f.cfg.Timers.PushPull) * (0.75 + f.cfg.Jitter()/2))
+		pause := time.Duration(float64(f.cfg.Timers.PushPull) * (0.75 + f.cfg.jitter()/2))
 		select {
 		case <-ctx.Done():
 			return nil
@@ -143,9 +143,9 @@ func (f *Federation) compare(ctx context.Context) error {
 	}
 }
 
-// answerAsk sends the records of the organizations in an ask about which the two sides differ, as far as
-// the organization's budget and the link's queue go. What is left out is sent after a later ask: the
-// answer begins at a random entry.
+// answerAsk sends the records of the organizations in an ask about which the two sides differ, as far as the
+// organization's budget and the link's queue go. Records that are left out are sent after a later request: an answer
+// begins at a random entry.
 func (f *Federation) answerAsk(l *link, payload []byte) error {
 	var a recordAsk
 	if err := wire.Decode(payload, f.cfg.Limits.Packet, &a); err != nil {
@@ -249,7 +249,7 @@ type rumours struct {
 
 type rumour struct {
 	k    *known
-	from wire.NodeID // the node that told it, "" for this one
+	from wire.NodeID // the node that sent it, "" for this one
 }
 
 // pass takes a rumour in. It reports whether to send it now, and whether the caller has to see to it
@@ -307,7 +307,7 @@ func (f *Federation) spread(k *known, from wire.NodeID) {
 				var list []rumour
 				list, more = f.rumours.take(time.Now(), pause)
 				for _, r := range list {
-					f.tell(r)
+					f.send(r)
 				}
 			}
 		})
@@ -316,11 +316,11 @@ func (f *Federation) spread(k *known, from wire.NodeID) {
 		}
 	}
 	if send {
-		f.tell(rumour{k, from})
+		f.send(rumour{k, from})
 	}
 }
 
-func (f *Federation) tell(r rumour) {
+func (f *Federation) send(r rumour) {
 	for _, l := range f.links.some(fanout, r.from, r.k.Node) {
 		l.send(frameRecord, r.k.raw)
 	}

@@ -12,6 +12,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mlsfed/mlsfed/federation/internal/federationtest"
+	"github.com/mlsfed/mlsfed/federation/organization"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -20,7 +22,7 @@ import (
 func peerOf(t *testing.T, a, b *node, protocol string) (*tls.Certificate, *tls.Conn, *bufio.Reader) {
 	t.Helper()
 	c := credential(t, b.id.Authority, "n9.b.example", time.Now(), nil)
-	conn, err := knock(t, a, c, func(cfg *tls.Config) { cfg.NextProtos = []string{protocol} })
+	conn, err := dialAs(t, a, c, func(cfg *tls.Config) { cfg.NextProtos = []string{protocol} })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -32,7 +34,7 @@ func peerOf(t *testing.T, a, b *node, protocol string) (*tls.Certificate, *tls.C
 // frameOf reads frames until one of the kind comes.
 func frameOf(t *testing.T, conn *tls.Conn, in *bufio.Reader, want byte) []byte {
 	t.Helper()
-	if err := conn.SetReadDeadline(time.Now().Add(patience)); err != nil {
+	if err := conn.SetReadDeadline(time.Now().Add(federationtest.Patience)); err != nil {
 		t.Fatal(err)
 	}
 	for {
@@ -124,12 +126,12 @@ func FuzzAsk(f *testing.F) {
 // sides differ, and no others.
 func TestAnswerHasWhatDiffers(t *testing.T) {
 	a, b := federate(t)
-	c := start(t, organization(t, "c.example"))
+	c := start(t, newOrganization(t, "c.example"))
 	a.admitSeed(t, c)
 	c.admit(t, a)
 	connected(t, a, c)
 	_, conn, in := peerOf(t, a, b, protoGossip2)
-	eventually(t, "n9 is known", func() bool { return a.records.get("n9.b.example") != nil })
+	federationtest.Eventually(t, "n9 is known", func() bool { return a.records.get("n9.b.example") != nil })
 	other, nobody := make([]byte, askEntry), shortOf("x.example")
 	copy(other, entryOf(a, c.id.Domain)[:askEntry/2])
 	for name, k := range map[string]struct {
@@ -152,7 +154,7 @@ func TestAnswerHasWhatDiffers(t *testing.T) {
 			t.Errorf("%s: records of %v, wanted %v", name, got, k.want)
 		}
 	}
-	// What the other side knows as well is not sent: the next answer is one to the next ask.
+	// Records that both sides have are not sent: the next answer belongs to the next request.
 	send(t, conn, frameAsk, encoded(t, sorted(entryOf(a, c.id.Domain))))
 	send(t, conn, frameAsk, encoded(t, sorted(other)))
 	var list recordList
@@ -173,12 +175,12 @@ func TestAnswersAreBounded(t *testing.T) {
 	for range most + 20 {
 		send(t, conn, frameAsk, encoded(t, sorted(differs)))
 	}
-	eventually(t, "it is counted", func() bool {
+	federationtest.Eventually(t, "it is counted", func() bool {
 		return a.metric(t, "mlsfed_federation_gossip_dropped_total", "reason", dropRate) > 0
 	})
 	k := forge(t, credential(t, b.id.Authority, "n8.b.example", time.Now(), nil), "127.0.0.1:9", time.Now(), nil, nil)
 	send(t, conn, frameRecord, k)
-	eventually(t, "the link goes on", func() bool { return a.records.get("n8.b.example") != nil })
+	federationtest.Eventually(t, "the link goes on", func() bool { return a.records.get("n8.b.example") != nil })
 	conn.SetReadDeadline(time.Now().Add(time.Millisecond)) // what came is here
 	answers := 0
 	for {
@@ -204,13 +206,13 @@ func TestStateCountsAsPackets(t *testing.T) {
 	})
 	_, conn, _ := peerOf(t, a, b, protoGossip2)
 	var list recordList
-	list.Version = recordVersion
+	list.Version = recordsVersion
 	for i := range 20 {
 		c := credential(t, b.id.Authority, wire.NodeID(fmt.Sprintf("m%d.b.example", i)), time.Now(), nil)
 		list.Records = append(list.Records, forge(t, c, "127.0.0.1:9", time.Now(), nil, nil))
 	}
 	send(t, conn, frameState, encoded(t, &list))
-	eventually(t, "it is counted", func() bool {
+	federationtest.Eventually(t, "it is counted", func() bool {
 		return a.metric(t, "mlsfed_federation_gossip_dropped_total", "reason", dropRate) > 0
 	})
 	if n := len(a.records.ofOrganization(b.id.Domain)); n > 12 {
@@ -236,7 +238,7 @@ func TestOlderRecordIsAnswered(t *testing.T) {
 func TestFirstReleaseLink(t *testing.T) {
 	a, b := federate(t)
 	_, conn, in := peerOf(t, a, b, protoGossip)
-	eventually(t, "the link is up", func() bool { return a.links.has("n9.b.example") })
+	federationtest.Eventually(t, "the link is up", func() bool { return a.links.has("n9.b.example") })
 	if !a.links.plain() || a.exchanges("n9.b.example") || !a.exchanges(b.id.Node) {
 		t.Error("the link counts as another kind")
 	}
@@ -244,7 +246,7 @@ func TestFirstReleaseLink(t *testing.T) {
 	if err := a.announce(); err != nil {
 		t.Fatal(err)
 	}
-	conn.SetReadDeadline(time.Now().Add(patience))
+	conn.SetReadDeadline(time.Now().Add(federationtest.Patience))
 	for {
 		kind, payload, err := readFrame(in, 64<<10, nil, func(bool) error { return nil })
 		if err != nil {
@@ -267,7 +269,7 @@ func TestFirstReleaseLink(t *testing.T) {
 			break
 		}
 	}
-	if !a.log.has("link down", "n9.b.example", "reason=malformed") {
+	if !a.log.Has("link down", "n9.b.example", "reason=malformed") {
 		t.Error("no log line")
 	}
 }
@@ -276,7 +278,7 @@ func TestFirstReleaseLink(t *testing.T) {
 // links are up, and has no seed.
 func TestDigestsFind(t *testing.T) {
 	a, b := federate(t)
-	c := start(t, organization(t, "c.example"))
+	c := start(t, newOrganization(t, "c.example"))
 	c.admitSeed(t, a)
 	c.admit(t, b)
 	a.admit(t, c)
@@ -291,7 +293,7 @@ func TestRumours(t *testing.T) {
 	var s rumours
 	now := time.Now()
 	of := func(number int) rumour {
-		return rumour{k: &known{Record: &Record{Node: "n1.b.example", Number: wire.Time(number)}}}
+		return rumour{k: &known{VerifiedRecord: &organization.VerifiedRecord{Record: &organization.Record{Node: "n1.b.example", Number: wire.Time(number)}}}}
 	}
 	if send, later := s.pass(of(1), now, time.Second); !send || !later {
 		t.Fatal("the first waits, or nobody looks after it")

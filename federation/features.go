@@ -9,16 +9,15 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// How long an answer about a node's features is believed, and what is pruned.
+// How long the answer about a node's features is valid, and how many answers are stored.
 const (
 	featuresLife  = 10 * time.Minute // without a link; with one, as long as the node's run lasts
-	featuresRetry = 5 * time.Second  // after a question that brought no answer
-	maxAnnounced  = 1 << 16          // nodes that are remembered
+	featuresRetry = 5 * time.Second  // after a question without an answer
+	maxAnnounced  = 1 << 16          // nodes
 )
 
-// announcements remembers what other nodes understand. A node is asked by a call when somebody wants to
-// know, and again after each of its restarts. A node of the first release has no such call: its set is
-// empty.
+// announcements stores the features of other nodes. A node is asked by a call when its features are first needed, and
+// again after each of its restarts. A node of the first release does not know the call: its set is empty.
 type announcements struct {
 	mu sync.Mutex // guards by
 	by map[wire.NodeID]*announcement
@@ -32,10 +31,10 @@ type announcement struct {
 	asking   bool
 }
 
-// Announced reports whether node n is known to understand feature. It does not block: a node that has not
-// been asked yet is asked in the background, and the report is false until it has answered.
+// Announced reports whether node n is known to understand a feature. It does not block: a node that has not been asked
+// yet is asked in the background, and Announced returns false until the node has answered.
 func (f *Federation) Announced(n wire.NodeID, feature wire.Feature) bool {
-	if _, err := f.trust.root(n.Organization()); err != nil {
+	if _, err := f.verifier.Root(n.Organization()); err != nil {
 		return false
 	}
 	var instance uint64
@@ -65,7 +64,7 @@ func (f *Federation) spawn(fn func(context.Context)) bool {
 	return true
 }
 
-// of returns the entry of n and makes it where there is none. s.mu is held.
+// of returns the entry of n, and makes it if there is none. The caller holds s.mu.
 func (s *announcements) of(n wire.NodeID) *announcement {
 	a := s.by[n]
 	if a != nil {

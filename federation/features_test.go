@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/mlsfed/mlsfed/federation/internal/federationtest"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -24,7 +25,7 @@ func TestAnnounced(t *testing.T) {
 		}}
 	})
 	connected(t, a, b)
-	eventually(t, "b's features", func() bool { return a.Announced(b.id.Node, feature) })
+	federationtest.Eventually(t, "b's features", func() bool { return a.Announced(b.id.Node, feature) })
 	if !a.Announced(b.id.Node, "more") || a.Announced(b.id.Node, "less") {
 		t.Error("another set than b's")
 	}
@@ -38,7 +39,7 @@ func TestAnnounced(t *testing.T) {
 	if err := b.Call(t.Context(), a.id.Node, wire.CallFeatures, nil, new(wire.FeaturesAnswer)); !errors.Is(err, wire.Malformed) {
 		t.Fatalf("a node without features answers %v", err)
 	}
-	eventually(t, "a's answer", func() bool {
+	federationtest.Eventually(t, "a's answer", func() bool {
 		b.Announced(a.id.Node, feature)
 		b.announcements.mu.Lock()
 		defer b.announcements.mu.Unlock()

@@ -1,6 +1,7 @@
 package federation
 
 import (
+	"cmp"
 	"context"
 	crand "crypto/rand"
 	"encoding/binary"
@@ -13,22 +14,23 @@ import (
 
 	"golang.org/x/time/rate"
 
-	"github.com/mlsfed/mlsfed/door"
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/internal/admission"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Federation is a node's part in the federation: its identity, its links, gossip, and calls. It is safe
-// for concurrent use.
+// Federation connects a node to the nodes of other organizations, and to those of its own: links, gossip and calls. It
+// is safe for concurrent use.
 type Federation struct {
 	cfg           Config
-	trust         *trust
+	verifier      *organization.Verifier
 	metrics       *metrics
 	lines         *lines
 	faults        *faults
 	budgets       *budgets
-	gates         *gates
+	breakers      *breakers
 	conns         *conns
-	door          *door.Door
+	admission     *admission.Controller
 	links         *links
 	state         *linkState
 	linking       *linking
@@ -39,14 +41,14 @@ type Federation struct {
 	askRate       *rate.Limiter // of asks over new links
 	calls         *callServer
 	caller        *callClient
-	ownSeeds      []Seed
+	ownSeeds      []organization.Seed
 	instance      uint64 // random, of this run
 
 	// The versions, plus 1, of the allow-list and the records that linking knows; keepLinks alone uses them.
 	sawPeers, sawNodes uint64
 
 	ready   chan struct{} // closed when Run listens
-	linkNow chan struct{} // holds one: look for links to open
+	linkNow chan struct{} // holds one: links may have to be opened
 	joinNow chan struct{} // holds one: a link is up
 	tasks   sync.WaitGroup
 
@@ -54,22 +56,22 @@ type Federation struct {
 	started   bool
 	ctx       context.Context             // of Run
 	stopping  bool                        // Run waits for its goroutines
-	address   string                      // that others are told
-	bound     string                      // that is listened on
+	address   string                      // in the node's record
+	bound     string                      // of the listener
 	own       []byte                      // this node's record
 	announced time.Time                   // when it was made
-	answered  map[wire.Domain]wire.NodeID // the node of each organization that answered last
-	warned    time.Time                   // when it was last said that the certificate ends soon
+	answered  map[wire.Domain]wire.NodeID // the node of each organization that last answered
+	warned    time.Time                   // the last warning that the certificate expires soon
 }
 
-// New makes a node's part in the federation. It starts nothing.
+// New makes a Federation. It starts nothing.
 func New(cfg Config) (*Federation, error) {
 	cfg, err := cfg.withDefaults()
 	if err != nil {
 		return nil, err
 	}
-	for _, s := range cfg.Seeds {
-		if err := s.check(cfg.Identity.Domain); err != nil {
+	for _, s := range cfg.seeds {
+		if err := s.Check(cfg.Identity.Domain); err != nil {
 			return nil, wire.Errorf(wire.Malformed, "federation", "%v", err)
 		}
 	}
@@ -80,21 +82,21 @@ func New(cfg Config) (*Federation, error) {
 	if _, err := crand.Read(instance[:]); err != nil {
 		return nil, fmt.Errorf("federation: %w", err)
 	}
-	t := &trust{cfg.Identity, cfg.Peers, cfg.Clock}
+	verifier := organization.NewVerifier(cfg.Identity, cfg.Peers, cfg.Clock.Now)
 	f := &Federation{
-		cfg: cfg, trust: t,
+		cfg: cfg, verifier: verifier,
 		lines:         newLines(cfg.Logger, cfg.Clock),
-		faults:        &faults{trust: t, by: make(map[wire.Domain]fault)},
+		faults:        &faults{own: cfg.Identity.Domain, peers: cfg.Peers, clock: cfg.Clock, by: make(map[wire.Domain]fault)},
 		budgets:       &budgets{limits: cfg.Limits, by: make(map[wire.Domain]*budget)},
-		gates:         &gates{by: make(map[wire.NodeID]*gate), moves: make(map[wire.NodeID]time.Time)},
+		breakers:      newBreakers(),
 		conns:         newConns(cfg.Limits.Connections),
-		door:          door.New(cfg.Limits.Door, cfg.Clock.Now, cfg.Logger),
+		admission:     admission.New(cfg.Limits.Admission, cfg.Clock.Now, cfg.Logger),
 		links:         &links{self: cfg.Identity.Node, by: make(map[wire.NodeID]*link)},
 		linking:       newLinking(cfg),
 		askRate:       rate.NewLimiter(rate.Every(cfg.Timers.PushPull), asksAtOnce),
 		announcements: &announcements{by: make(map[wire.NodeID]*announcement)},
-		records:       newRecords(t, cfg.Limits),
-		ownSeeds:      cfg.Seeds,
+		records:       newRecords(cfg, verifier),
+		ownSeeds:      cfg.seeds,
 		instance:      binary.BigEndian.Uint64(instance[:]),
 		ready:         make(chan struct{}), linkNow: make(chan struct{}, 1), joinNow: make(chan struct{}, 1),
 		answered: make(map[wire.Domain]wire.NodeID),
@@ -104,7 +106,7 @@ func New(cfg Config) (*Federation, error) {
 			f.ownSeeds = b.Seeds
 		}
 	}
-	f.state = newLinkState(t, f.links, f.lines, cfg.Linked)
+	f.state = newLinkState(verifier, f.links, f.lines, cfg.Linked)
 	f.gossip, f.calls, f.caller = newGossip(f), newCallServer(f), newCallClient(f)
 	f.metrics, err = newMetrics(f, cfg.Registerer)
 	return f, err
@@ -169,7 +171,7 @@ func (f *Federation) begin(ctx context.Context) error {
 	return nil
 }
 
-// context is Run's; one that has ended before Run.
+// context returns the context of Run; before Run, one that has ended.
 func (f *Federation) context() context.Context {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -181,10 +183,10 @@ func (f *Federation) context() context.Context {
 	return f.ctx
 }
 
-// listening makes the node's record for the address that it can be reached at.
+// listening makes the node's record for the address at which other nodes reach it.
 func (f *Federation) listening(at net.Addr) error {
-	address := or(f.cfg.Advertise, at.String())
-	if err := checkAddress(address); err != nil {
+	address := cmp.Or(f.cfg.Advertise, at.String())
+	if err := organization.CheckAddress(address); err != nil {
 		return wire.Errorf(wire.Invalid, "federation", "%v: set the address to advertise", err)
 	}
 	f.mu.Lock()
@@ -200,17 +202,17 @@ func (f *Federation) listening(at net.Addr) error {
 // Ready is closed when Run listens.
 func (f *Federation) Ready() <-chan struct{} { return f.ready }
 
-// Address is the "host:port" that the node's record names; "" before Ready.
+// Address returns the "host:port" in the node's record; "" before Ready.
 func (f *Federation) Address() string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.address
 }
 
-// Nodes are the known nodes of an admitted organization, or of the own one, by name: those with a record
-// that is believed, and those that a seed names. Of an organization that is not admitted there are none.
+// Nodes returns the known nodes of an admitted organization, or of the own one, by name: those with a valid record, and
+// those that a seed names. An organization that is not admitted has none.
 func (f *Federation) Nodes(org wire.Domain) []wire.NodeID {
-	if !f.trust.believes(org) {
+	if !f.verifier.Admits(org) {
 		return nil
 	}
 	var list []wire.NodeID
@@ -238,19 +240,19 @@ func (f *Federation) OrdersOnly(n wire.NodeID) bool {
 	return k != nil && k.OrdersOnly
 }
 
-func (f *Federation) seeds(org wire.Domain) []Seed {
+func (f *Federation) seeds(org wire.Domain) []organization.Seed {
 	if org == f.cfg.Identity.Domain {
 		return f.ownSeeds
 	}
-	p, _ := f.trust.peers.get(org)
+	p, _ := f.cfg.Peers.Get(org)
 	return p.Seeds
 }
 
-// admitted are the organizations that are believed, the own one first.
+// admitted returns the own organization and then the admitted ones.
 func (f *Federation) admitted() []wire.Domain {
 	list := []wire.Domain{f.cfg.Identity.Domain}
-	for _, p := range f.trust.peers.List() {
-		if p.State == Admitted && p.Domain != f.cfg.Identity.Domain {
+	for _, p := range f.cfg.Peers.List() {
+		if p.State == organization.Admitted && p.Domain != f.cfg.Identity.Domain {
 			list = append(list, p.Domain)
 		}
 	}

@@ -2,8 +2,11 @@ package federation
 
 import (
 	"errors"
+	"fmt"
+	"path/filepath"
 	"testing"
 
+	"github.com/mlsfed/mlsfed/federation/organization"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -12,7 +15,7 @@ import (
 func TestThreeOrganizations(t *testing.T) {
 	var nodes []*node
 	for _, d := range []wire.Domain{"a.example", "b.example", "c.example"} {
-		nodes = append(nodes, start(t, organization(t, d), echoing))
+		nodes = append(nodes, start(t, newOrganization(t, d), echoing))
 	}
 	a, b, c := nodes[0], nodes[1], nodes[2]
 	a.admit(t, b, c)
@@ -76,5 +79,33 @@ func TestDial(t *testing.T) {
 	}
 	if _, err := a.Dial(t.Context(), "n9.b.example"); !errors.Is(err, wire.Unavailable) {
 		t.Fatalf("dial of an unknown node: %v", err)
+	}
+}
+
+// TestSecondNode holds that an organization can have nodes in several places, of which one has the root
+// key, and that they find each other.
+func TestSecondNode(t *testing.T) {
+	first := start(t, newOrganization(t, "a.example"), echoing)
+	dir := filepath.Join(t.TempDir(), "n2")
+	if err := organization.InitNode(dir, first.id.Authority, organization.InitOptions{Node: "n2.a.example"}); err != nil {
+		t.Fatal(err)
+	}
+	if err := organization.InitNode(dir, first.id.Authority, organization.InitOptions{Node: "n2.a.example"}); !errors.Is(err, wire.Exists) {
+		t.Errorf("again: %v", err)
+	}
+	second := start(t, dir, echoing, func(c *Config) { c.seeds = []organization.Seed{{Node: first.id.Node, Address: first.Address()}} })
+	if second.id.Authority != nil {
+		t.Error("the second node has the root key")
+	}
+	connected(t, first, second)
+	if got := fmt.Sprint(first.Nodes("a.example")); got != "[n1.a.example n2.a.example]" {
+		t.Errorf("nodes %s", got)
+	}
+	if err := ask(t.Context(), first, second.id.Node, "hello"); err != nil {
+		t.Error(err)
+	}
+	s := first.Status()
+	if len(s.Peers) != 1 || !s.Peers[0].Own || len(s.Peers[0].Nodes) != 2 || !s.Peers[0].Nodes[1].Connected || !s.Peers[0].Nodes[1].Alive {
+		t.Errorf("status %+v", s)
 	}
 }

@@ -17,17 +17,18 @@ import (
 
 	"github.com/hashicorp/memberlist"
 
+	"github.com/mlsfed/mlsfed/federation/organization"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Why a packet of gossip was dropped.
+// Reasons for dropped packets of gossip.
 const (
 	dropRate      = "rate"       // over the organization's budget
 	dropQueue     = "queue_full" // more than this node can take, or the other side
 	dropMalformed = "malformed"
 )
 
-// gossip is memberlist and what it is joined to. Its callbacks only queue and look up: records are
+// gossip runs memberlist and implements its transport and delegate. The callbacks only queue and look up: records are
 // verified on a goroutine of this package.
 type gossip struct {
 	f       *Federation
@@ -87,7 +88,7 @@ func (g *gossip) config() *memberlist.Config {
 	return c
 }
 
-// logWriter takes memberlist's lines: all of them are about peers that come and go.
+// logWriter writes memberlist's lines, which are about peers that come and go, at the level of debugging.
 type logWriter struct{ log *slog.Logger }
 
 func (w logWriter) Write(b []byte) (int, error) {
@@ -95,21 +96,21 @@ func (w logWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// join exchanges state with nodes of the first release whose link stands and that memberlist does not take
-// to be alive. memberlist probes its members and exchanges the states of all of them, so that its cost
-// grows with their number; nodes that exchange records over their links are no members.
+// join exchanges state with nodes of the first release that have a link and that memberlist does not consider alive.
+// memberlist probes its members and exchanges the states of all of them, so that its cost grows with their number;
+// nodes that exchange records over their links are no members.
 func (g *gossip) join(ctx context.Context, m *memberlist.Memberlist) {
 	tick := time.NewTicker(g.f.cfg.Timers.Probe)
 	defer tick.Stop()
 	for {
 		var list []*link
-		if g.f.links.plain() {
-			list = g.f.links.all()
+		var alive map[wire.NodeID]bool
+		if g.f.links.plain() { // else there is nobody to join, and no link is looked at
+			list, alive = g.f.links.all(), g.alive()
 		}
-		alive := g.alive()
 		for _, l := range list {
 			if !l.exchanges && !alive[l.node] && ctx.Err() == nil {
-				if _, err := m.Join([]string{string(l.node) + "/" + net.JoinHostPort(standIn(l.node).String(), "1")}); err != nil {
+				if _, err := m.Join([]string{string(l.node) + "/" + net.JoinHostPort(memberAddress(l.node).String(), "1")}); err != nil {
 					g.f.cfg.Logger.Debug("no exchange of state", "node", l.node, "error", err)
 				}
 			}
@@ -142,7 +143,7 @@ func (g *gossip) alive() map[wire.NodeID]bool {
 	return set
 }
 
-// verify takes in the records that gossip has brought.
+// verify handles the records that memberlist has received.
 func (g *gossip) verify(ctx context.Context) {
 	for {
 		select {
@@ -153,7 +154,7 @@ func (g *gossip) verify(ctx context.Context) {
 		case b := <-g.states:
 			var l recordList
 			if err := wire.Decode(b, g.f.cfg.Limits.State, &l); err != nil {
-				g.f.dropRecord("", refuse(recordMalformed, "a list of records: %v", err))
+				g.f.dropRecord("", refuse(organization.ReasonMalformed, "a list of records: %v", err))
 				continue
 			}
 			for _, r := range l.Records {
@@ -163,9 +164,9 @@ func (g *gossip) verify(ctx context.Context) {
 	}
 }
 
-// standIn is what memberlist takes for a node's address. It never changes, so that memberlist sees no
-// conflict when a node moves; where the node really is is known from its record.
-func standIn(n wire.NodeID) net.IP {
+// memberAddress returns the address of a node for memberlist. It is made from the name and never changes, so that
+// memberlist sees no conflict when a node moves. The node's record has its real address.
+func memberAddress(n wire.NodeID) net.IP {
 	h := sha256.Sum256([]byte(n))
 	return append(net.IP{0xfd}, h[:15]...)
 }
@@ -220,20 +221,20 @@ func (g *gossip) MergeRemoteState(b []byte, _ bool) {
 	}
 }
 
-// NotifyAlive implements memberlist.AliveDelegate: only nodes with a record that is believed take part.
+// NotifyAlive implements memberlist.AliveDelegate: only nodes with a valid record take part.
 func (g *gossip) NotifyAlive(n *memberlist.Node) error {
 	id := wire.NodeID(n.Name)
 	switch {
 	case id == g.f.cfg.Identity.Node:
 		return nil
 	case g.f.records.get(id) == nil:
-		return errors.New("there is no record of it")
+		return errors.New("no record of the node is known")
 	case g.f.exchanges(id):
-		return errors.New("it exchanges records over its link")
-	case !n.Addr.Equal(standIn(id)) || n.Port != 1 || len(n.Meta) > 0:
-		return errors.New("it claims an address or metadata")
+		return errors.New("the node exchanges records over its link")
+	case !n.Addr.Equal(memberAddress(id)) || n.Port != 1 || len(n.Meta) > 0:
+		return errors.New("the message claims an address or metadata")
 	case !knownVersions([6]uint8{n.PMin, n.PMax, n.PCur, n.DMin, n.DMax, n.DCur}):
-		return errors.New("it claims other versions of the protocol")
+		return errors.New("the message claims other versions of the protocol")
 	}
 	return nil
 }
@@ -260,7 +261,7 @@ func (b *recordNews) Invalidates(other memberlist.Broadcast) bool {
 
 // FinalAdvertiseAddr implements memberlist.Transport.
 func (g *gossip) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
-	return standIn(g.f.cfg.Identity.Node), 1, nil
+	return memberAddress(g.f.cfg.Identity.Node), 1, nil
 }
 
 // PacketCh implements memberlist.Transport.
@@ -303,11 +304,11 @@ func (g *gossip) DialAddressTimeout(to memberlist.Address, timeout time.Duration
 		s.below.Close()
 		return nil, err
 	}
-	return &stateConn{session: s, f: g.f, closed: make(chan struct{})}, nil
+	return &stateConn{peerConn: s, f: g.f, closed: make(chan struct{})}, nil
 }
 
 // serveStream hands a stream that another node opened to memberlist, and waits until it has done.
-func (f *Federation) serveStream(ctx context.Context, s *session) {
+func (f *Federation) serveStream(ctx context.Context, s *peerConn) {
 	b := f.budgets.of(s.node.Organization())
 	select {
 	case b.streams <- struct{}{}:
@@ -316,7 +317,7 @@ func (f *Federation) serveStream(ctx context.Context, s *session) {
 		f.dropPacket(s.node, dropRate, nil)
 		return
 	}
-	c := &stateConn{session: s, f: f, closed: make(chan struct{})}
+	c := &stateConn{peerConn: s, f: f, closed: make(chan struct{})}
 	select {
 	case f.gossip.streams <- c:
 	case <-ctx.Done():
@@ -328,9 +329,9 @@ func (f *Federation) serveStream(ctx context.Context, s *session) {
 	}
 }
 
-// stateConn is a stream as memberlist sees it: what comes in is one message that was looked at as a whole.
+// stateConn is a stream for memberlist: its input is one message that was checked as a whole.
 type stateConn struct {
-	*session
+	*peerConn
 	f      *Federation
 	in     *bytes.Reader
 	once   sync.Once
@@ -340,7 +341,7 @@ type stateConn struct {
 // Read is called from one goroutine at a time.
 func (c *stateConn) Read(b []byte) (int, error) {
 	if c.in == nil {
-		message, err := readStream(c.session, c.f.cfg.Limits.State)
+		message, err := readStream(c.peerConn, c.f.cfg.Limits.State)
 		if err != nil {
 			var n net.Error
 			if !errors.As(err, &n) && !errors.Is(err, io.ErrUnexpectedEOF) {
@@ -359,7 +360,7 @@ func (c *stateConn) Close() error {
 	return c.below.Close()
 }
 
-// takePacket hands a packet to memberlist, if it is fit for that and memberlist keeps up.
+// takePacket checks a packet and hands it to memberlist, or drops it if memberlist does not keep up.
 func (f *Federation) takePacket(from wire.NodeID, b []byte) {
 	if len(b) > f.cfg.Limits.Packet {
 		f.dropPacket(from, dropMalformed, fmt.Errorf("a packet of %d bytes, at most %d", len(b), f.cfg.Limits.Packet))
@@ -369,7 +370,7 @@ func (f *Federation) takePacket(from wire.NodeID, b []byte) {
 		f.dropPacket(from, dropMalformed, err)
 		return
 	}
-	p := &memberlist.Packet{Buf: bytes.Clone(b), From: &net.TCPAddr{IP: standIn(from), Port: 1}, Timestamp: time.Now()}
+	p := &memberlist.Packet{Buf: bytes.Clone(b), From: &net.TCPAddr{IP: memberAddress(from), Port: 1}, Timestamp: time.Now()}
 	select {
 	case f.gossip.packets <- p:
 	default:

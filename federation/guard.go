@@ -10,9 +10,9 @@ import (
 	"github.com/hashicorp/memberlist"
 )
 
-// What memberlist is given is looked at first: it is made for peers that trust each other. It allocates
-// what a header announces, unpacks what is compressed without a bound, and indexes into versions without
-// looking at their length.
+// Input for memberlist is checked first: memberlist is made for peers that trust each other. It allocates what a
+// header announces, unpacks what is compressed without a bound, and indexes into versions without looking at their
+// length.
 
 // The types of memberlist's messages.
 const (
@@ -82,8 +82,8 @@ const (
 	maxErrorLen = 1024
 )
 
-// readStream reads one whole message of a stream, at most limit bytes, and returns it as memberlist will
-// read it. Whatever follows is left unread.
+// readStream reads one whole message of a stream, at most limit bytes, and returns it as memberlist will read it.
+// Bytes after it are left unread.
 func readStream(r io.Reader, limit int) ([]byte, error) {
 	p := &packed{in: bufio.NewReader(io.LimitReader(r, int64(limit)))}
 	kind, err := p.byte()

@@ -32,7 +32,7 @@ func packedState(edit func(*packing)) []byte {
 		text("Name")
 		text("n1.b.example")
 		text("Addr")
-		text(string(standIn("n1.b.example")))
+		text(string(memberAddress("n1.b.example")))
 		text("Port")
 		b.WriteByte(1)
 		text("Meta")
@@ -131,7 +131,7 @@ type lonely struct {
 }
 
 func (l *lonely) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
-	return standIn("n1.a.example"), 1, nil
+	return memberAddress("n1.a.example"), 1, nil
 }
 func (l *lonely) PacketCh() <-chan *memberlist.Packet                 { return l.packets }
 func (l *lonely) StreamCh() <-chan net.Conn                           { return l.streams }
@@ -145,19 +145,19 @@ func (l *lonely) DialAddressTimeout(memberlist.Address, time.Duration) (net.Conn
 	return nil, io.EOF
 }
 
-// told is a connection that has said one message.
-type told struct {
+// heard is a connection over which one message came.
+type heard struct {
 	net.Conn
 	in     *bytes.Reader
 	once   sync.Once
 	closed chan struct{}
 }
 
-func (c *told) Read(b []byte) (int, error)  { return c.in.Read(b) }
-func (c *told) Write(b []byte) (int, error) { return len(b), nil }
-func (c *told) SetDeadline(time.Time) error { return nil }
-func (c *told) RemoteAddr() net.Addr        { return &net.TCPAddr{} }
-func (c *told) Close() error                { c.once.Do(func() { close(c.closed) }); return nil }
+func (c *heard) Read(b []byte) (int, error)  { return c.in.Read(b) }
+func (c *heard) Write(b []byte) (int, error) { return len(b), nil }
+func (c *heard) SetDeadline(time.Time) error { return nil }
+func (c *heard) RemoteAddr() net.Addr        { return &net.TCPAddr{} }
+func (c *heard) Close() error                { c.once.Do(func() { close(c.closed) }); return nil }
 
 // FuzzGuard gives memberlist what the guard lets through: it must survive it.
 func FuzzGuard(f *testing.F) {
@@ -177,7 +177,7 @@ func FuzzGuard(f *testing.F) {
 	f.Add(append([]byte{mlAlive, 0x82, 0xa4}, "Node\xa2n2\xa3Vsn\xa1\x01"...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if checkPacket(b, 0) == nil {
-			l.packets <- &memberlist.Packet{Buf: bytes.Clone(b), From: &net.TCPAddr{IP: standIn("n1.b.example"), Port: 1}, Timestamp: time.Now()}
+			l.packets <- &memberlist.Packet{Buf: bytes.Clone(b), From: &net.TCPAddr{IP: memberAddress("n1.b.example"), Port: 1}, Timestamp: time.Now()}
 		}
 		message, err := readStream(bytes.NewReader(b), 64<<10)
 		if err != nil {
@@ -186,7 +186,7 @@ func FuzzGuard(f *testing.F) {
 		if !bytes.HasPrefix(b, message) {
 			t.Fatalf("%x became %x", b, message)
 		}
-		c := &told{in: bytes.NewReader(message), closed: make(chan struct{})}
+		c := &heard{in: bytes.NewReader(message), closed: make(chan struct{})}
 		l.streams <- c
 		<-c.closed
 	})

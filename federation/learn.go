@@ -5,11 +5,12 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/mlsfed/mlsfed/federation/organization"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// learn takes in a record that node from sent, "" for one that came by memberlist. It drops and counts
-// what is not believed, and passes on what is news. It returns the node's newer record if there is one.
+// learn handles a record that node from sent, "" for one that came by memberlist. It drops and counts a record that is
+// not accepted, and passes on one that is new. It returns the known record of the node if that is newer.
 func (f *Federation) learn(b []byte, from wire.NodeID) (newer *known) {
 	if f.records.has(b) {
 		return nil
@@ -20,9 +21,9 @@ func (f *Federation) learn(b []byte, from wire.NodeID) (newer *known) {
 		before = old.Address
 	}
 	k, err := f.records.add(b)
-	var r *refusal
+	var r *organization.Refusal
 	switch {
-	case errors.As(err, &r) && r.reason == recordReplayed && old != nil:
+	case errors.As(err, &r) && r.Reason == recordReplayed && old != nil:
 		newer = old
 		fallthrough
 	case err != nil:
@@ -32,14 +33,14 @@ func (f *Federation) learn(b []byte, from wire.NodeID) (newer *known) {
 		return nil
 	}
 	if k.Node == f.cfg.Identity.Node {
-		f.cfg.Logger.Warn("others hold a newer record of this node: it lost what it knew, its clock stood ahead once, or another node bears its name",
+		f.cfg.Logger.Warn("others hold a newer record of this node: its data was lost, its clock was ahead once, or another node has its name",
 			"number", k.Number, "address", k.Address)
-		return nil // watch contradicts it
+		return nil // contradict makes a newer one
 	}
 	f.cfg.Logger.Info("node record", "node", k.Node, "address", k.Address, "before", before)
 	f.spread(k, from)
 	if before != k.Address {
-		f.gates.moved(k.Node, f.cfg)
+		f.breakers.moved(k.Node, f.cfg)
 		f.report(f.conns.cut(func(c *conn) string {
 			if before != "" && c.node == k.Node && c.via == before {
 				return cutMoved
@@ -56,20 +57,20 @@ func (f *Federation) learn(b []byte, from wire.NodeID) (newer *known) {
 	return nil
 }
 
-// peekNode is the node that a record claims to be of, "" if it cannot be read.
+// peekNode returns the node that an unverified record names, "" if the record cannot be decoded.
 func peekNode(b []byte) wire.NodeID {
-	r := new(Record)
+	r := new(organization.Record)
 	if len(b) > 64<<10 || wire.Decode(b, len(b), r) != nil {
 		return ""
 	}
 	return r.Node
 }
 
-// contradictEvery is how often a node makes a newer record because others hold one that is newer than its
-// own. If two nodes bear one name, they do so in turns.
+// contradictEvery bounds how often a node makes a record because others hold one that is newer than its own. Two nodes
+// with the same name make records in turns.
 const contradictEvery = time.Second
 
-// contradict makes a record that is newer than the one that others hold, if it is not the own one.
+// contradict makes a record that is newer than the one that others hold, if theirs is not this node's last one.
 func (f *Federation) contradict() {
 	k := f.records.get(f.cfg.Identity.Node)
 	f.mu.Lock()
@@ -83,10 +84,10 @@ func (f *Federation) contradict() {
 	}
 }
 
-// announce makes this node's record anew, and tells all that have a link.
+// announce makes a new record of this node and sends it to all linked nodes.
 func (f *Federation) announce() error {
 	id := f.cfg.Identity
-	_, raw, err := id.sign(f.Address(), f.records.number(id.Node, f.cfg.Clock.Now()), f.cfg.OrdersOnly)
+	raw, err := id.SignRecord(f.Address(), f.records.number(id.Node, f.cfg.Clock.Now()), f.cfg.OrdersOnly)
 	if err != nil {
 		return err
 	}
@@ -110,25 +111,25 @@ func (f *Federation) announce() error {
 	return nil
 }
 
-// ownRecord is the record that this node made last, encoded.
+// ownRecord returns this node's last record, encoded.
 func (f *Federation) ownRecord() []byte {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.own
 }
 
-// dropRecord counts and logs a record that is not believed. One of an organization that is not admitted
-// here is no fault of who passed it on.
+// dropRecord counts and logs a record that is not accepted. The node that passed on a record of an organization that is
+// not admitted here is not at fault.
 func (f *Federation) dropRecord(n wire.NodeID, err error) {
-	reason := recordMalformed
-	var r *refusal
+	reason := organization.ReasonMalformed
+	var r *organization.Refusal
 	if errors.As(err, &r) {
-		reason = r.reason
+		reason = r.Reason
 	}
 	switch reason {
-	case notAdmitted, isSuspended:
+	case organization.ReasonNotAdmitted, organization.ReasonSuspended:
 		f.cfg.Logger.Debug("node record dropped", "node", n, "reason", reason, "error", err)
-	case recordReplayed: // as a rule from a node that has not heard of the newer one yet
+	case recordReplayed: // usually from a node that does not know the newer record yet
 		f.lines.write(slog.LevelInfo, "node record dropped", "node", n, "reason", reason, "error", err)
 	default:
 		f.lines.warn("node record dropped", "node", n, "reason", reason, "error", err)

@@ -7,11 +7,13 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mlsfed/mlsfed/federation/outbox"
 )
 
 // TestDocumentedLimits holds that the table of limits in the document has the defaults of the source.
 func TestDocumentedLimits(t *testing.T) {
-	raw, err := os.ReadFile("../docs/federation.md")
+	raw, err := os.ReadFile("../docs/spec/federation.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -20,7 +22,8 @@ func TestDocumentedLimits(t *testing.T) {
 		t.Fatal("there is no heading Limits")
 	}
 	text, _, _ = strings.Cut(text, "\n## ")
-	l, timers, outbox := Defaults()
+	l, timers := Defaults()
+	lanes := outbox.Defaults()
 	size := func(n int) string {
 		switch {
 		case n >= 1<<30 && n%(1<<30) == 0:
@@ -40,17 +43,18 @@ func TestDocumentedLimits(t *testing.T) {
 		"connections":                       fmt.Sprintf("%d of one organization", l.Connections),
 		"gossip of one organization":        fmt.Sprintf("%d packets and %s a second, %d exchanges of state at once", int(l.GossipPackets), size(int(l.GossipBytes)), l.GossipStreams),
 		"packet; exchange of state; record": size(l.Packet) + "; " + size(l.State) + "; " + size(l.Record),
-		"records that an organization gets as answers, and asks for them":           fmt.Sprintf("%s a second, %s at once", size(int(l.Answers)), size(l.AnswersBurst)),
-		"links to other organizations that a node opens; links being opened":        fmt.Sprintf("%d; %d", l.Links, l.Dialing),
-		"attempts to reach nodes that failed three times in a row":                  fmt.Sprintf("%d a second", second(l.Redials.Every)),
-		"nodes of one organization":                                                 fmt.Sprint(l.Nodes),
-		"outbox, of one organization":                                               fmt.Sprintf("%s items, %s, each for %d days", grouped(outbox.MaxItems), size(int(outbox.MaxBytes)), int(outbox.Expire/(24*time.Hour))),
-		"handshake; dialing; a frame or body that has begun":                        fmt.Sprintf("%d s; %d s; %d s", timers.Handshake/time.Second, timers.Dial/time.Second, timers.Stall/time.Second),
+		"records that an organization gets as answers, and asks for them":      fmt.Sprintf("%s a second, %s at once", size(int(l.Answers)), size(l.AnswersBurst)),
+		"links to other organizations that a node opens; links being opened":   fmt.Sprintf("%d; %d", l.Links, l.Dialing),
+		"attempts to reach nodes that failed three times in a row":             fmt.Sprintf("%d a second", second(l.Redials.Every)),
+		"nodes of one organization":                                            fmt.Sprint(l.Nodes),
+		"outbox, of one organization":                                          fmt.Sprintf("%s items, %s, each for %d days", grouped(lanes.MaxItems), size(int(lanes.MaxBytes)), int(lanes.Expire/(24*time.Hour))),
+		"outbox of an organization that is more than half full, for each user": fmt.Sprintf("one %dth of it at once, again after %d h", lanes.Shares, lanes.ShareFor/time.Hour),
+		"handshake; dialing; a frame or body that has begun":                   fmt.Sprintf("%d s; %d s; %d s", timers.Handshake/time.Second, timers.Dial/time.Second, timers.Stall/time.Second),
 		"silence on a link":                                                         fmt.Sprintf("%d s", 3*timers.KeepAlive/time.Second),
 		"a call without an answer":                                                  fmt.Sprintf("%d s", timers.Call/time.Second),
-		"connections that have not proved who they are":                             fmt.Sprintf("%d; a quarter", l.Door.Unproved),
-		"failed handshakes of one address (IPv6: /64)":                              fmt.Sprintf("%d at once, %d a minute", l.Door.Failures.Burst, int(time.Minute/l.Door.Failures.Every)),
-		"the same of an address that an admitted node has come from within an hour": fmt.Sprintf("%d connections at once, %d a second", l.Door.Slowed.Burst, second(l.Door.Slowed.Every)),
+		"connections that have not proved who they are":                             fmt.Sprintf("%d; a quarter", l.Admission.Unproved),
+		"failed handshakes of one address (IPv6: /64)":                              fmt.Sprintf("%d at once, %d a minute", l.Admission.Failures.Burst, int(time.Minute/l.Admission.Failures.Every)),
+		"the same of an address that an admitted node has come from within an hour": fmt.Sprintf("%d connections at once, %d a second", l.Admission.Slowed.Burst, second(l.Admission.Slowed.Every)),
 		"HTTP/2 frames of one organization that are no DATA of at least 1 KiB: PING, SETTINGS, RST_STREAM, empty DATA and the others": fmt.Sprintf("%s a second, %s at once", grouped(int(l.Frames)), grouped(l.FrameBurst)),
 	}
 	for line := range strings.Lines(text) {

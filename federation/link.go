@@ -32,6 +32,8 @@ const (
 	frameBeat   = 'B' // nothing: the side is there
 )
 
+const helloVersion = 1
+
 // hello opens a link on both sides.
 type hello struct {
 	Version  uint8  `cbor:"1,keyasint"`
@@ -41,15 +43,15 @@ type hello struct {
 
 // Check refuses another version.
 func (h *hello) Check() error {
-	if h.Version != recordVersion {
-		return wire.Errorf(wire.Version, "link", "version %d, this node knows %d", h.Version, recordVersion)
+	if h.Version != helloVersion {
+		return wire.Errorf(wire.Version, "link", "version %d, this node knows %d", h.Version, helloVersion)
 	}
 	return nil
 }
 
-// link is one end of it.
+// link is one end of a link.
 type link struct {
-	*session
+	*peerConn
 	dialed   bool
 	instance uint64
 	// exchanges says that the other side knows the frames of the exchange of records.
@@ -65,7 +67,7 @@ func (l *link) close() {
 	l.below.Close()
 }
 
-// send queues a frame, or drops it where too many wait.
+// send queues a frame, or drops it if too many wait.
 func (l *link) send(kind byte, payload []byte) bool {
 	select {
 	case l.out <- appendFrame(make([]byte, 0, 5+len(payload)), kind, payload):
@@ -80,8 +82,8 @@ func appendFrame(b []byte, kind byte, payload []byte) []byte {
 	return append(append(b, kind), payload...)
 }
 
-// readFrame reads a frame of at most limit bytes of payload into buf, and returns the buffer, which may
-// have grown. Each part must come within patience once the part before has.
+// readFrame reads a frame of at most limit bytes of payload into buf, and returns the payload, whose buffer may have
+// grown. deadline sets the time for the first byte and then for the rest.
 func readFrame(in *bufio.Reader, limit int, buf []byte, deadline func(begun bool) error) (kind byte, payload []byte, err error) {
 	var head [5]byte
 	if err := deadline(false); err != nil {
@@ -110,8 +112,8 @@ func readFrame(in *bufio.Reader, limit int, buf []byte, deadline func(begun bool
 	return head[4], buf, nil
 }
 
-// errStalled is a peer that stopped in the middle of a frame.
-var errStalled = errors.New("it stopped in the middle of a frame")
+// errStalled is the error for a peer that stopped in the middle of a frame.
+var errStalled = errors.New("the peer stopped in the middle of a frame")
 
 func stalled(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
@@ -120,7 +122,7 @@ func stalled(err error) error {
 	return err
 }
 
-// links are those that stand, one for each node.
+// links are the open links, one for each node.
 type links struct {
 	self wire.NodeID
 
@@ -172,9 +174,9 @@ func (s *links) all() []*link {
 	return list
 }
 
-// adopt makes l the node's link, or says that the one that stands is to stay. Where both sides dialed at
-// once, the connection that the node with the smaller name dialed stays: both decide alike. A node that
-// was started again has no use for its old link.
+// adopt makes l the node's link, or reports that the present link stays. If both sides dialed at once, the connection
+// that the node with the smaller name dialed stays: both sides come to the same decision. A node that was restarted has
+// lost its old link.
 func (s *links) adopt(l *link) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -232,7 +234,7 @@ func (f *Federation) openLink(ctx context.Context, to wire.NodeID) {
 }
 
 // serveGossip serves a gossip connection that another node opened.
-func (f *Federation) serveGossip(ctx context.Context, s *session) {
+func (f *Federation) serveGossip(ctx context.Context, s *peerConn) {
 	if err := f.greet(s); err != nil {
 		return
 	}
@@ -255,8 +257,8 @@ func (f *Federation) serveGossip(ctx context.Context, s *session) {
 }
 
 // runLink exchanges hellos, and then frames until the connection ends.
-func (f *Federation) runLink(ctx context.Context, s *session, dialed bool) {
-	l := &link{session: s, dialed: dialed, exchanges: s.below.proto == protoGossip2, out: make(chan []byte, f.cfg.Limits.Queue), gone: make(chan struct{})}
+func (f *Federation) runLink(ctx context.Context, s *peerConn, dialed bool) {
+	l := &link{peerConn: s, dialed: dialed, exchanges: s.below.proto == protoGossip2, out: make(chan []byte, f.cfg.Limits.Queue), gone: make(chan struct{})}
 	defer l.close()
 	in := bufio.NewReaderSize(s, linkBuffer)
 	record, err := f.greetLink(l, in)
@@ -269,7 +271,7 @@ func (f *Federation) runLink(ctx context.Context, s *session, dialed bool) {
 	if !adopted {
 		return
 	}
-	f.state.tell(s.node, nil, false)
+	f.state.report(s.node, nil, false)
 	f.linking.linked(s.node, f.links.count(), time.Now())
 	f.joined(l)
 	defer f.wake(f.linkNow)
@@ -284,14 +286,14 @@ func (f *Federation) runLink(ctx context.Context, s *session, dialed bool) {
 	ended := f.readLink(l, in)
 	f.faulty(s, ended)
 	f.links.drop(l)
-	f.state.tell(s.node, ended, ctx.Err() != nil)
+	f.state.report(s.node, ended, ctx.Err() != nil)
 	l.close()
 	<-written
 }
 
 // greetLink sends the own hello and reads the other's. It returns the other node's record.
 func (f *Federation) greetLink(l *link, in *bufio.Reader) (record []byte, err error) {
-	b, err := wire.Encode(&hello{recordVersion, f.instance, f.ownRecord()})
+	b, err := wire.Encode(&hello{Version: helloVersion, Instance: f.instance, Record: f.ownRecord()})
 	if err != nil {
 		return nil, err
 	}
@@ -316,7 +318,7 @@ func (f *Federation) greetLink(l *link, in *bufio.Reader) (record []byte, err er
 	return h.Record, l.SetDeadline(time.Time{})
 }
 
-// maxFrame is the largest payload of a frame: a hello has a record and a little beside it.
+// maxFrame is the largest payload of a frame: a hello has a record and a few fields more.
 func (f *Federation) maxFrame() int { return max(f.cfg.Limits.Packet, f.cfg.Limits.Record+64) }
 
 // linkBuffer is the size of a link's two buffers, in bytes: enough for a record. TLS has buffers of its
@@ -390,14 +392,15 @@ func (f *Federation) readLink(l *link, in *bufio.Reader) error {
 }
 
 // linkEnded logs the end of a connection for gossip that has not become a link, if it is the other side's fault.
-func (f *Federation) linkEnded(s *session, err error) {
+func (f *Federation) linkEnded(s *peerConn, err error) {
 	if reason := f.faulty(s, err); reason != "" {
 		f.lines.warn("link cut", "node", s.node, "reason", reason, "error", err)
 	}
 }
 
-// faulty counts and notes the end of a connection for gossip, and returns a reason, if it is the other side's fault.
-func (f *Federation) faulty(s *session, err error) (reason string) {
+// faulty counts and records the end of a connection for gossip if the other side is at fault. It returns the reason, or
+// "".
+func (f *Federation) faulty(s *peerConn, err error) (reason string) {
 	reason = cutReason(err)
 	if reason == "" {
 		return ""
@@ -407,25 +410,25 @@ func (f *Federation) faulty(s *session, err error) (reason string) {
 	return reason
 }
 
-// cutReason is why a connection was cut, "" if it has ended by itself.
+// cutReason returns why a connection was closed, "" if it has ended by itself.
 func cutReason(err error) string {
 	var e *wire.Error
 	switch {
 	case errors.Is(err, errStalled):
 		return cutStalled
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return cutSilent
+		return cutTimeout
 	case errors.As(err, &e):
 		return cutProtocol
 	}
 	return ""
 }
 
-// Why a connection was cut, besides the reasons for which one is refused.
+// Reasons for closed connections, in addition to those for refused ones.
 const (
 	cutStalled  = "stalled"
 	cutFrames   = "frames"
-	cutSilent   = "silent"
+	cutTimeout  = "silent"
 	cutProtocol = "malformed"
 	cutRemoved  = "removed"
 	cutMoved    = "moved" // the node is elsewhere now

@@ -10,14 +10,14 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// toldLinks collects what a federation tells of its links.
-type toldLinks struct {
+// linkReports collects the reports of a federation about its links.
+type linkReports struct {
 	mu   sync.Mutex
 	list []string
 	more chan struct{}
 }
 
-func (s *toldLinks) linked(n wire.NodeID, up bool, why string) {
+func (s *linkReports) linked(n wire.NodeID, up bool, why string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.list = append(s.list, fmt.Sprintf("%s %v %s", n, up, why))
@@ -27,7 +27,7 @@ func (s *toldLinks) linked(n wire.NodeID, up bool, why string) {
 	}
 }
 
-func (s *toldLinks) wait(t *testing.T, want ...string) {
+func (s *linkReports) wait(t *testing.T, want ...string) {
 	t.Helper()
 	for {
 		s.mu.Lock()
@@ -37,22 +37,24 @@ func (s *toldLinks) wait(t *testing.T, want ...string) {
 			return
 		}
 		if len(list) > len(want) {
-			t.Fatalf("told %q, wanted %q", list, want)
+			t.Fatalf("reported %q, wanted %q", list, want)
 		}
 		select {
 		case <-s.more:
 		case <-time.After(30 * time.Second):
-			t.Fatalf("told %q, wanted %q", list, want)
+			t.Fatalf("reported %q, wanted %q", list, want)
 		}
 	}
 }
 
-// TestLinksAreToldOnce: one line and one call when a link goes up, and one when it goes down, whoever opened it and
-// however many connections there were; none when this node stops.
-func TestLinksAreToldOnce(t *testing.T) {
-	s := &toldLinks{more: make(chan struct{}, 1)}
-	a := start(t, organization(t, "a.example"), echoing, func(c *Config) { c.Linked = s.linked })
-	b := start(t, organization(t, "b.example"), echoing)
+// TestLinkChangesAreReportedOnce: one line and one call when a link goes up, and one when it goes down, for both
+// openers and any number of connections; none when this node stops.
+func TestLinkChangesAreReportedOnce(t *testing.T) {
+	s := &linkReports{more: make(chan struct{}, 1)}
+	// Only a dials, since its record names an address at which nothing listens. When both sides dial at the same time,
+	// one of the two connections ends, and that is reported too.
+	a := start(t, newOrganization(t, "a.example"), echoing, func(c *Config) { c.Linked, c.Advertise = s.linked, "127.0.0.1:1" })
+	b := start(t, newOrganization(t, "b.example"), echoing)
 	a.admitSeed(t, b)
 	b.admit(t, a)
 	up, closed := "n1.b.example true ", "n1.b.example false closed"
@@ -93,7 +95,7 @@ func TestLinksAreToldOnce(t *testing.T) {
 	for _, line := range [][]string{
 		{"level=INFO", `msg="link up"`, "node=n1.b.example"}, {"level=WARN", `msg="link down"`, "node=n1.b.example", "reason=closed"}, {"level=WARN", `msg="link down"`, "reason=removed"},
 	} {
-		if !a.log.has(line...) {
+		if !a.log.Has(line...) {
 			t.Errorf("the log lacks %q", line)
 		}
 	}

@@ -7,7 +7,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/mlsfed/mlsfed/door"
+	"github.com/mlsfed/mlsfed/federation/internal/backoff"
+	"github.com/mlsfed/mlsfed/internal/tokenbucket"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -29,7 +30,7 @@ type linking struct {
 	limits  Limits
 	timers  Timers
 	jitter  func() float64
-	redials door.Bucket // of attempts to reach dead nodes
+	redials tokenbucket.Bucket // of attempts to reach dead nodes
 
 	mu      sync.Mutex // guards what follows, and redials
 	targets []*target  // in an order that differs from node to node
@@ -53,7 +54,7 @@ type target struct {
 }
 
 func newLinking(cfg Config) *linking {
-	return &linking{self: cfg.Identity.Node, limits: cfg.Limits, timers: cfg.Timers, jitter: cfg.Jitter, by: make(map[wire.NodeID]*target)}
+	return &linking{self: cfg.Identity.Node, limits: cfg.Limits, timers: cfg.Timers, jitter: cfg.jitter, by: make(map[wire.NodeID]*target)}
 }
 
 // wish is a node to which a link is wanted.
@@ -94,10 +95,10 @@ func (s *linking) set(wishes []wish) {
 	})
 }
 
-// next takes the nodes to which a link is to be opened now: those that have not failed first, then the
-// others, each kind in turns. shut returns for how long the gate of a node is shut, 0 if it is open.
-// The result's second part is when to look again if nothing happens before.
-func (s *linking) next(now time.Time, linked func(wire.NodeID) bool, links int, shut func(wire.NodeID) time.Duration) ([]wire.NodeID, time.Time) {
+// next returns the nodes to which a link is to be opened now: those that have not failed first, then the others, each
+// kind in turns. left returns for how long the breaker of a node stays open, 0 if it is not open. The second result is
+// when to look again if nothing happens before.
+func (s *linking) next(now time.Time, linked func(wire.NodeID) bool, links int, left func(wire.NodeID) time.Duration) ([]wire.NodeID, time.Time) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.looks++
@@ -113,29 +114,34 @@ func (s *linking) next(now time.Time, linked func(wire.NodeID) bool, links int, 
 		for i := range s.targets {
 			at := (begin + i) % len(s.targets)
 			t := s.targets[at]
-			if (t.failures > 0) != failed || t.busy || linked(t.node) || !t.own && links+s.opening >= s.limits.Links {
+			// Checks without cost come first: most of thousands of dead nodes are skipped in each pass.
+			if (t.failures > 0) != failed || t.busy || !t.own && links+s.opening >= s.limits.Links {
 				continue
 			}
 			if t.until.After(now) {
 				later(t.until)
 				continue
 			}
-			if left := shut(t.node); left > 0 {
-				later(now.Add(left))
+			dead := t.failures >= slowAfter
+			if dead && (blocked || !s.redials.Has(s.limits.Redials, now)) {
+				if !blocked { // the next look begins with this node
+					s.turn, blocked = at, true
+					later(now.Add(s.limits.Redials.Every))
+				}
+				continue
+			}
+			if linked(t.node) {
+				continue
+			}
+			if wait := left(t.node); wait > 0 {
+				later(now.Add(wait))
 				continue
 			}
 			if s.opening >= s.limits.Dialing {
 				s.turn = at
 				return list, again
 			}
-			if t.failures >= slowAfter {
-				if blocked || !s.redials.Has(s.limits.Redials, now) {
-					if !blocked { // the next look begins with this node
-						s.turn, blocked = at, true
-						later(now.Add(s.limits.Redials.Every))
-					}
-					continue
-				}
+			if dead {
 				s.redials.Take(s.limits.Redials, now, 1)
 			}
 			t.busy = true
@@ -163,7 +169,7 @@ func (s *linking) opened(n wire.NodeID, err error, now time.Time) {
 }
 
 func (s *linking) failed(t *target, now time.Time) {
-	t.until = now.Add(backoff(t.failures, s.timers.RetryMin, s.timers.LinkRest, s.jitter()))
+	t.until = now.Add(backoff.Pause(t.failures, s.timers.RetryMin, s.timers.LinkRest, s.jitter()))
 	t.failures++
 }
 
@@ -227,7 +233,7 @@ func (s *linking) counts() (dials, looks uint64) {
 
 // heard takes in that a node has proved itself by a connection, an answer or a new record.
 func (f *Federation) heard(n wire.NodeID) {
-	f.gates.open(n)
+	f.breakers.reset(n)
 	if f.linking.heard(n, time.Now()) {
 		f.wake(f.linkNow)
 	}
@@ -262,16 +268,16 @@ func (f *Federation) openLinks(ctx context.Context) time.Duration {
 	f.refreshTargets()
 	now, stored := time.Now(), f.cfg.Clock.Now()
 	list, again := f.linking.next(now, f.links.has, f.links.count(),
-		func(n wire.NodeID) time.Duration { return f.gates.left(n, stored) })
+		func(n wire.NodeID) time.Duration { return f.breakers.left(n, stored) })
 	for _, n := range list {
 		f.tasks.Go(func() { f.openLink(ctx, n) })
 	}
 	return again.Sub(now)
 }
 
-// refreshTargets makes the list of nodes anew if an organization or a record has changed.
+// refreshTargets makes the list of nodes again if an organization or a record has changed.
 func (f *Federation) refreshTargets() {
-	peers, nodes := f.trust.peers.version(), f.records.version()
+	peers, nodes := f.cfg.Peers.Version(), f.records.version()
 	if f.sawPeers == peers+1 && f.sawNodes == nodes+1 {
 		return
 	}
@@ -284,9 +290,9 @@ func (f *Federation) refreshTargets() {
 				nodes = append(nodes, s.Node)
 			}
 		}
-		p, _ := f.trust.peers.get(d)
+		p, _ := f.cfg.Peers.Get(d)
 		for _, n := range nodes {
-			wishes = append(wishes, wish{n, d == f.cfg.Identity.Domain, p.change})
+			wishes = append(wishes, wish{n, d == f.cfg.Identity.Domain, p.Changed})
 		}
 	}
 	f.linking.set(wishes)

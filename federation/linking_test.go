@@ -1,9 +1,14 @@
 package federation
 
 import (
+	"crypto/ed25519"
+	crand "crypto/rand"
+	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
@@ -11,24 +16,26 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mlsfed/mlsfed/federation/internal/federationtest"
+	"github.com/mlsfed/mlsfed/federation/organization"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// crowd starts n organizations, each with one node. All use one allow-list, which has a seed for each.
-func crowd(t testing.TB, n int, edit ...func(*Config)) []*node {
+// startMany starts n organizations, each with one node. All use one allow-list, which has a seed for each.
+func startMany(t testing.TB, n int, edit ...func(*Config)) []*node {
 	t.Helper()
-	shared, err := OpenPeers(filepath.Join(t.TempDir(), "peers"))
+	shared, err := organization.OpenPeers(filepath.Join(t.TempDir(), "peers"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	nodes := make([]*node, n)
 	for i := range nodes {
-		dir := organization(t, wire.Domain(fmt.Sprintf("o%03d.example", i)))
+		dir := newOrganization(t, wire.Domain(fmt.Sprintf("o%03d.example", i)))
 		nodes[i] = start(t, dir, append([]func(*Config){func(c *Config) {
 			c.Peers = shared
 			c.Logger = slog.New(slog.DiscardHandler)
 			c.Timers.Poll, c.Timers.PushPull = 250*time.Millisecond, time.Minute
-			c.Limits.Door.Unproved = 1024
+			c.Limits.Admission.Unproved = 1024
 		}}, edit...)...)
 		nodes[i].peers = shared
 	}
@@ -47,16 +54,16 @@ func TestLinksOfManyOrganizations(t *testing.T) {
 		if testing.Short() {
 			t.Skip("opens 2,145 links: not with -short, which the race detector's run has")
 		}
-		nodes := crowd(t, 66)
+		nodes := startMany(t, 66)
 		for _, n := range nodes {
-			within(t, 5*patience, fmt.Sprintf("%s has all links", n.id.Node), func() bool { return n.links.count() == len(nodes)-1 })
+			federationtest.Within(t, 5*federationtest.Patience, fmt.Sprintf("%s has all links", n.id.Node), func() bool { return n.links.count() == len(nodes)-1 })
 		}
 	})
 	t.Run("130 of one", func(t *testing.T) {
-		hub := start(t, organization(t, "hub.example"))
-		var bundles []*Bundle
+		hub := start(t, newOrganization(t, "hub.example"))
+		var bundles []*organization.Bundle
 		for i := range 130 {
-			leaf := start(t, organization(t, wire.Domain(fmt.Sprintf("o%03d.example", i))))
+			leaf := start(t, newOrganization(t, wire.Domain(fmt.Sprintf("o%03d.example", i))))
 			leaf.admit(t, hub)
 			bundles = append(bundles, leaf.bundle(t, true))
 		}
@@ -65,7 +72,7 @@ func TestLinksOfManyOrganizations(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		within(t, 5*patience, "the hub has all links", func() bool { return hub.links.count() == len(bundles) })
+		federationtest.Within(t, 5*federationtest.Patience, "the hub has all links", func() bool { return hub.links.count() == len(bundles) })
 	})
 }
 
@@ -105,8 +112,57 @@ func wishes(nodes ...wire.NodeID) (list []wish) {
 
 func testConfig(l Limits, t Timers) Config {
 	return Config{
-		Identity: &Identity{Node: "n1.a.example", Domain: "a.example"}, Limits: l.withDefaults(), Timers: t.withDefaults(),
-		Jitter: func() float64 { return 1 },
+		Identity: &organization.Identity{Node: "n1.a.example", Domain: "a.example"}, Limits: l.withDefaults(), Timers: t.withDefaults(),
+		jitter: func() float64 { return 1 },
+	}
+}
+
+// TestLooksPassOverTheDead holds that a look asks for the link and the breaker of few nodes, however many are dead:
+// each look would else take as long as thousands of look-ups.
+func TestLooksPassOverTheDead(t *testing.T) {
+	const n = 3000
+	s := newLinking(testConfig(Limits{}, Timers{}))
+	var others []wire.NodeID
+	for i := range n {
+		others = append(others, wire.NodeID(fmt.Sprintf("n1.o%04d.example", i)))
+	}
+	s.set(wishes(others...))
+	now, asked := time.Now(), 0
+	look := func() {
+		list, again := s.next(now, func(wire.NodeID) bool { asked++; return false }, 0, func(wire.NodeID) time.Duration { return 0 })
+		for _, d := range list {
+			s.opened(d, errors.New("dead"), now)
+		}
+		if again.After(now) {
+			now = again
+		}
+	}
+	dead := func() (count int) {
+		for _, o := range s.targets {
+			if o.failures >= slowAfter {
+				count++
+			}
+		}
+		return count
+	}
+	for range 20_000 {
+		if dead() == n {
+			break
+		}
+		look()
+	}
+	if dead() != n {
+		t.Fatalf("%d of %d nodes count as dead", dead(), n)
+	}
+	asked = 0
+	before, _ := s.counts()
+	const looks = 500
+	for range looks {
+		look()
+	}
+	after, _ := s.counts()
+	if dials := int(after - before); dials == 0 || asked > dials+2*looks {
+		t.Errorf("%d look-ups for %d attempts in %d looks", asked, dials, looks)
 	}
 }
 
@@ -314,21 +370,21 @@ func TestLinkingAnyOrder(t *testing.T) {
 // TestListChangeKeepsPauses holds that a change of the allow-list has no dead organization dialed again
 // but the one whose entry has changed.
 func TestListChangeKeepsPauses(t *testing.T) {
-	a := start(t, organization(t, "a.example"), func(c *Config) {
+	a := start(t, newOrganization(t, "a.example"), func(c *Config) {
 		c.Timers.RetryMin, c.Timers.RetryMax, c.Timers.LinkRest = time.Hour, time.Hour, time.Hour
 	})
-	b := start(t, organization(t, "b.example"))
+	b := start(t, newOrganization(t, "b.example"))
 	b.admit(t, a)
 	a.admitSeed(t, b)
-	eventually(t, "the first one has a link", func() bool { return a.links.has(b.id.Node) })
+	federationtest.Eventually(t, "the first one has a link", func() bool { return a.links.has(b.id.Node) })
 	const dead = 20
-	var bundles []*Bundle
+	var bundles []*organization.Bundle
 	for i := range dead {
-		id, err := LoadIdentity(organization(t, wire.Domain(fmt.Sprintf("d%02d.example", i))))
+		id, err := organization.LoadIdentity(newOrganization(t, wire.Domain(fmt.Sprintf("d%02d.example", i))))
 		if err != nil {
 			t.Fatal(err)
 		}
-		b, err := NewBundle(id.Domain, id.Root, Seed{id.Node, "127.0.0.1:1"})
+		b, err := organization.NewBundle(id.Domain, id.Root, organization.Seed{Node: id.Node, Address: "127.0.0.1:1"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -343,11 +399,11 @@ func TestListChangeKeepsPauses(t *testing.T) {
 		defer a.linking.mu.Unlock()
 		return a.linking.opening == 0
 	}
-	eventually(t, "each is dialed", func() bool { return dials() >= 1+dead && idle() })
-	c := start(t, organization(t, "c.example"))
+	federationtest.Eventually(t, "each is dialed", func() bool { return dials() >= 1+dead && idle() })
+	c := start(t, newOrganization(t, "c.example"))
 	c.admit(t, a)
 	a.admitSeed(t, c)
-	eventually(t, "the new one has a link", func() bool { return a.links.has(c.id.Node) })
+	federationtest.Eventually(t, "the new one has a link", func() bool { return a.links.has(c.id.Node) })
 	if n := dials(); n != dead+2 {
 		t.Errorf("%d attempts, wanted %d", n, dead+2)
 	}
@@ -355,30 +411,59 @@ func TestListChangeKeepsPauses(t *testing.T) {
 	if err := a.peers.Add(bundles[3]); err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the changed one is dialed", func() bool { return dials() == dead+3 && idle() })
+	federationtest.Eventually(t, "the changed one is dialed", func() bool { return dials() == dead+3 && idle() })
+}
+
+// writePeer puts an organization without seeds on an allow-list, as another process would, and does not wait for the
+// disk.
+func writePeer(t *testing.T, folder string, d wire.Domain) {
+	t.Helper()
+	public, private, err := ed25519.GenerateKey(crand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), DNSNames: []string{string(d)}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign, BasicConstraintsValid: true, IsCA: true,
+	}
+	der, err := x509.CreateCertificate(crand.Reader, template, template, public, private)
+	if err != nil {
+		t.Fatal(err)
+	}
+	root, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bundle, err := organization.NewBundle(d, root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content, err := json.Marshal(map[string]any{"state": organization.Admitted, "bundle": bundle})
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(folder, string(d)+".json")
+	if err := os.WriteFile(name+".new", content, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(name+".new", name); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // TestIdleOrganizationsCostNothing holds that an organization of which no node is known costs no
 // goroutine, no connection and no attempt.
 func TestIdleOrganizationsCostNothing(t *testing.T) {
-	a := start(t, organization(t, "a.example"))
+	a := start(t, newOrganization(t, "a.example"))
 	before := runtime.NumGoroutine()
-	id, err := LoadIdentity(organization(t, "d.example"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	a.peers.mu.Lock()
 	for i := range 1000 {
-		d := wire.Domain(fmt.Sprintf("d%03d.example", i))
-		a.peers.known[d] = Peer{Domain: d, State: Admitted, Root: id.Root}
-		a.peers.changes++
+		writePeer(t, a.peersFolder(), wire.Domain(fmt.Sprintf("d%03d.example", i)))
 	}
-	a.peers.mu.Unlock()
-	eventually(t, "the list is seen", func() bool { return a.log.has("allow-list changed", "admitted=1000") })
-	b := start(t, organization(t, "b.example"))
+	federationtest.Eventually(t, "the list is seen", func() bool { return a.log.Has("allow-list changed", "admitted=1000") })
+	b := start(t, newOrganization(t, "b.example"))
 	b.admit(t, a)
 	a.admitSeed(t, b)
-	eventually(t, "one more has a link", func() bool { return a.links.has(b.id.Node) })
+	federationtest.Eventually(t, "one more has a link", func() bool { return a.links.has(b.id.Node) })
 	if n, _ := a.linking.counts(); n > 3 {
 		t.Errorf("%d attempts", n)
 	}
@@ -392,8 +477,9 @@ func TestIdleOrganizationsCostNothing(t *testing.T) {
 	}
 }
 
-// TestLongManyLinks is TestLinksOfManyOrganizations for more organizations, all with each other: 130 in the full form. The
-// short one has 80, more than twice the links that a node opened when they were bounded by places that were never freed.
+// TestLongManyLinks is TestLinksOfManyOrganizations for more organizations, all with each other: 130 in the full form.
+// The short one has 80, more than twice the links that a node opened when they were bounded by places that were never
+// freed.
 func TestLongManyLinks(t *testing.T) {
 	if os.Getenv("MLSFED_LONG") == "" {
 		t.Skip("links 80 or 130 organizations with each other: set MLSFED_LONG to short or full")
@@ -402,7 +488,7 @@ func TestLongManyLinks(t *testing.T) {
 	if os.Getenv("MLSFED_LONG") == "full" {
 		n = 130
 	}
-	nodes := crowd(t, n)
+	nodes := startMany(t, n)
 	for _, n := range nodes {
 		for end := time.Now().Add(5 * time.Minute); n.links.count() < len(nodes)-1; time.Sleep(20 * time.Millisecond) {
 			if time.Now().After(end) {

@@ -11,24 +11,25 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mlsfed/mlsfed/door"
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/internal/admission"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// session is a connection whose other side has proved who it is.
-type session struct {
+// peerConn is an authenticated connection.
+type peerConn struct {
 	*tls.Conn
 	below *conn
 	node  wire.NodeID
 }
 
-// tcpKeepAlive finds out that the other machine is gone while nothing is sent.
+// tcpKeepAlive detects the loss of the other machine while nothing is sent.
 func tcpKeepAlive(t Timers) net.KeepAliveConfig {
 	return net.KeepAliveConfig{Enable: true, Idle: t.KeepAlive, Interval: t.KeepAlive, Count: 3}
 }
 
-// accept takes connections until the listener is closed. Who is refused at the door costs nothing further:
-// it is counted, and the door itself says in the log what it does with an address.
+// accept accepts connections until the listener is closed. A connection that admission control refuses costs nothing
+// further: a metric counts it, and admission control logs its decisions about an address.
 func (f *Federation) accept(ctx context.Context, l net.Listener) error {
 	for {
 		c, err := l.Accept()
@@ -44,23 +45,23 @@ func (f *Federation) accept(ctx context.Context, l net.Listener) error {
 			}
 			continue
 		}
-		visit, why := f.door.Open(door.AddressOf(c))
+		visit, why := f.admission.Open(admission.AddressOf(c))
 		if why != "" {
 			f.metrics.refused.WithLabelValues(string(why)).Inc()
-			door.Abort(c)
+			admission.Abort(c)
 			continue
 		}
-		f.tasks.Go(func() { f.welcome(ctx, c, visit) })
+		f.tasks.Go(func() { f.handleConnection(ctx, c, visit) })
 	}
 }
 
-// welcome makes the other side prove who it is, and serves what it came for.
-func (f *Federation) welcome(ctx context.Context, raw net.Conn, visit *door.Visit) {
+// handleConnection authenticates the other side and serves the connection.
+func (f *Federation) handleConnection(ctx context.Context, raw net.Conn, visit *admission.Connection) {
 	defer visit.Through()
 	below := &conn{Conn: raw, home: f.conns}
 	stop := context.AfterFunc(ctx, func() { below.Close() })
 	defer stop()
-	s, err := f.prove(ctx, below)
+	s, err := f.handshake(ctx, below)
 	if err == nil {
 		visit.Proved()
 		err = f.register(s, s.ConnectionState(), "")
@@ -75,39 +76,39 @@ func (f *Federation) welcome(ctx context.Context, raw net.Conn, visit *door.Visi
 		return
 	}
 	f.metrics.accepted.WithLabelValues(below.proto).Inc()
-	f.heard(s.node) // it can reach us: so it is up
+	f.heard(s.node) // the node can reach this one, so it is up
 	f.serve(ctx, s)
 }
 
-func nodeOf(s *session) wire.NodeID {
+func nodeOf(s *peerConn) wire.NodeID {
 	if s == nil {
 		return ""
 	}
 	return s.node
 }
 
-// prove is the handshake of the side that was dialed. With an error, the session has the name that the
-// other side claimed, if any.
-func (f *Federation) prove(ctx context.Context, below *conn) (*session, error) {
+// handshake is the handshake of the side that was dialed. With an error, the connection has the name that the other
+// side claimed, if any.
+func (f *Federation) handshake(ctx context.Context, below *conn) (*peerConn, error) {
 	ctx, cancel := context.WithTimeout(ctx, f.cfg.Timers.Handshake)
 	defer cancel()
 	if err := below.SetDeadline(time.Now().Add(f.cfg.Timers.Handshake)); err != nil {
 		return nil, err
 	}
 	old := false
-	s := &session{below: below}
+	s := &peerConn{below: below}
 	cfg := f.baseTLS()
 	cfg.NextProtos = []string{protoCalls, protoOrder, protoGossip2, protoGossip}
 	cfg.ClientAuth = tls.RequireAnyClientCert
 	cfg.SessionTicketsDisabled = true // each connection is verified whole
 	cfg.GetCertificate = func(h *tls.ClientHelloInfo) (*tls.Certificate, error) {
-		return f.cfg.Identity.current.Load(), nil
+		return f.cfg.Identity.TLSCertificate(), nil
 	}
 	cfg.VerifyConnection = func(state tls.ConnectionState) (err error) {
 		s.node, err = f.verifyPeer(state, x509.ExtKeyUsageClientAuth)
 		return err
 	}
-	// What the first message tells is looked at before anything is computed for it.
+	// The content of the first message is checked before anything is computed for it.
 	outer := &tls.Config{GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
 		old = !slices.Contains(h.SupportedVersions, tls.VersionTLS13)
 		if !old && !slices.ContainsFunc(h.SupportedProtos, func(p string) bool { return slices.Contains(cfg.NextProtos, p) }) {
@@ -122,13 +123,13 @@ func (f *Federation) prove(ctx context.Context, below *conn) (*session, error) {
 	return s, nil
 }
 
-// baseTLS is what both sides of a handshake have in common.
+// baseTLS returns the configuration that both sides of a handshake share.
 func (f *Federation) baseTLS() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS13, Time: f.cfg.Clock.Now}
 }
 
-// verifyPeer holds the other side's certificate against the allow-list. Intermediates that it sends are
-// not looked at: a root signs its nodes itself.
+// verifyPeer verifies the other side's certificate. Intermediate certificates are ignored, because a root signs its
+// nodes itself.
 func (f *Federation) verifyPeer(state tls.ConnectionState, usage x509.ExtKeyUsage) (wire.NodeID, error) {
 	if len(state.PeerCertificates) == 0 {
 		return "", refuse(noCertificate, "no certificate was sent")
@@ -136,16 +137,16 @@ func (f *Federation) verifyPeer(state tls.ConnectionState, usage x509.ExtKeyUsag
 	if state.NegotiatedProtocol == "" {
 		return "", refuse(noProtocol, "no application protocol was asked for")
 	}
-	return f.trust.node(state.PeerCertificates[0], usage)
+	return f.verifier.Node(state.PeerCertificates[0], usage)
 }
 
-// register makes the connection known, so that it can be cut. Its organization may have been removed
-// since its certificate was verified: from here on, the poll would see it.
-func (f *Federation) register(s *session, state tls.ConnectionState, via string) error {
+// register adds the connection to conns, so that it can be closed. It checks the organization again, which may have
+// been removed since the certificate was verified; later removals are noticed by watch.
+func (f *Federation) register(s *peerConn, state tls.ConnectionState, via string) error {
 	if err := s.below.SetDeadline(time.Time{}); err != nil {
 		return err
 	}
-	root, err := f.trust.root(s.node.Organization())
+	root, err := f.verifier.Root(s.node.Organization())
 	if err != nil {
 		return err
 	}
@@ -158,30 +159,30 @@ func (f *Federation) register(s *session, state tls.ConnectionState, via string)
 	if f.context().Err() != nil {
 		return wire.Errorf(wire.Unavailable, "federation", "the node is not running")
 	}
-	if reason := f.unbelieved(c); reason != "" {
-		return refuse(reason, "%s was removed meanwhile", s.node.Organization())
+	if reason := f.reasonToClose(c); reason != "" {
+		return refuse(reason, "%s was removed during the handshake", s.node.Organization())
 	}
 	return nil
 }
 
-// unbelieved is why a connection must be cut, "" if it need not.
-func (f *Federation) unbelieved(c *conn) string {
-	root, err := f.trust.root(c.node.Organization())
-	var r *refusal
+// reasonToClose returns why a connection must be closed, "" if it may stay open.
+func (f *Federation) reasonToClose(c *conn) string {
+	root, err := f.verifier.Root(c.node.Organization())
+	var r *organization.Refusal
 	switch {
 	case errors.As(err, &r):
-		return r.reason
+		return r.Reason
 	case string(root.Raw) != c.root:
-		return badChain
+		return organization.ReasonWrongOrganization
 	case !f.cfg.Clock.Now().Before(c.ends):
-		return isExpired
+		return organization.ReasonExpired
 	}
 	return ""
 }
 
 // handshakeRefusal gives the reason for a failed handshake.
 func handshakeRefusal(err error, oldVersion bool) error {
-	var r *refusal
+	var r *organization.Refusal
 	var n net.Error
 	switch {
 	case errors.As(err, &r):
@@ -198,20 +199,20 @@ func handshakeRefusal(err error, oldVersion bool) error {
 	return refuse(badHandshake, "%v", err)
 }
 
-// refused counts and logs a connection that was refused. Lines are bounded in rate: anyone can connect.
+// refused counts and logs a connection that was refused. The rate of log lines is bounded, because anyone can connect.
 func (f *Federation) refused(from net.Addr, node wire.NodeID, err error) {
 	reason := badHandshake
-	var r *refusal
+	var r *organization.Refusal
 	if errors.As(err, &r) {
-		reason = r.reason
+		reason = r.Reason
 	}
 	f.faults.note(node.Organization(), err)
 	f.lines.warn("connection refused", "from", from.String(), "node", node, "reason", reason, "error", err)
 	f.metrics.refused.WithLabelValues(reason).Inc()
 }
 
-// serve hands a session to what it is for, and closes it afterwards unless the server of calls has it.
-func (f *Federation) serve(ctx context.Context, s *session) {
+// serve serves a connection by its protocol, and closes it afterwards unless the server of calls has it.
+func (f *Federation) serve(ctx context.Context, s *peerConn) {
 	switch s.below.proto {
 	case protoCalls:
 		f.calls.serve(ctx, s)
@@ -224,11 +225,10 @@ func (f *Federation) serve(ctx context.Context, s *session) {
 	s.below.Close()
 }
 
-// greeting is the first byte of a stream from the side that was dialed: whoever dialed knows by it that
-// it was let in.
+// greeting is the first byte of a stream from the dialed side: it confirms to the dialing side that it was admitted.
 const greeting = 1
 
-func (f *Federation) greet(s *session) error {
+func (f *Federation) greet(s *peerConn) error {
 	if err := s.SetWriteDeadline(time.Now().Add(f.cfg.Timers.Handshake)); err != nil {
 		return err
 	}
@@ -238,7 +238,7 @@ func (f *Federation) greet(s *session) error {
 	return s.SetWriteDeadline(time.Time{})
 }
 
-func (f *Federation) serveOrder(ctx context.Context, s *session) {
+func (f *Federation) serveOrder(ctx context.Context, s *peerConn) {
 	if f.cfg.Ordering == nil {
 		f.refused(s.RemoteAddr(), s.node, refuse(noProtocol, "this node takes no part in ordering"))
 		return

@@ -1,14 +1,11 @@
 package federation
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"net"
-	"os"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -16,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/goleak"
 
+	"github.com/mlsfed/mlsfed/federation/internal/federationtest"
+	"github.com/mlsfed/mlsfed/federation/organization"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -26,78 +25,30 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// patience bounds every waiting in these tests; nothing is measured by it.
-const patience = 20 * time.Second
-
-// eventually waits until what holds.
-func eventually(t testing.TB, what string, holds func() bool) {
-	t.Helper()
-	within(t, patience, what, holds)
-}
-
-// within is eventually for what takes long where processors are few.
-func within(t testing.TB, d time.Duration, what string, holds func() bool) {
-	t.Helper()
-	for end := time.Now().Add(d); !holds(); {
-		if time.Now().After(end) {
-			t.Fatalf("waited %v in vain: %s", d, what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
-}
-
-// journal is a log that tests look into.
-type journal struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (j *journal) Write(b []byte) (int, error) {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-	if os.Getenv("MLSFED_LOG") != "" {
-		os.Stderr.Write(b)
-	}
-	return j.text.Write(b)
-}
-
-// has reports whether one line has all the parts.
-func (j *journal) has(parts ...string) bool {
-	j.mu.Lock()
-	defer j.mu.Unlock()
-lines:
-	for line := range strings.Lines(j.text.String()) {
-		for _, p := range parts {
-			if !strings.Contains(line, p) {
-				continue lines
-			}
-		}
-		return true
-	}
-	return false
-}
-
 // node is one federation under test.
 type node struct {
 	*Federation
 	dir     string
-	id      *Identity
-	peers   *Peers
-	log     *journal
+	id      *organization.Identity
+	peers   *organization.Peers
+	log     *federationtest.Journal
 	metrics *prometheus.Registry
 	end     func()
 	edit    []func(*Config)
 }
 
-// organization makes an identity and an empty allow-list in a folder.
-func organization(t testing.TB, d wire.Domain, edit ...func(*InitOptions)) string {
+// peersFolder is the folder of the node's allow-list.
+func (n *node) peersFolder() string { return filepath.Join(n.dir, "peers") }
+
+// newOrganization makes an identity and an empty allow-list in a folder.
+func newOrganization(t testing.TB, d wire.Domain, edit ...func(*organization.InitOptions)) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), string(d))
-	o := InitOptions{Domain: d}
+	o := organization.InitOptions{Domain: d}
 	for _, e := range edit {
 		e(&o)
 	}
-	if err := Init(dir, o); err != nil {
+	if err := organization.Init(dir, o); err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -114,15 +65,15 @@ func fast(c *Config) {
 // start runs the node in dir until the test or end ends it.
 func start(t testing.TB, dir string, edit ...func(*Config)) *node {
 	t.Helper()
-	id, err := LoadIdentity(dir)
+	id, err := organization.LoadIdentity(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	peers, err := OpenPeers(filepath.Join(dir, "peers"))
+	peers, err := organization.OpenPeers(filepath.Join(dir, "peers"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	n := &node{dir: dir, id: id, peers: peers, log: new(journal), metrics: prometheus.NewRegistry(), edit: edit}
+	n := &node{dir: dir, id: id, peers: peers, log: new(federationtest.Journal), metrics: prometheus.NewRegistry(), edit: edit}
 	cfg := Config{
 		Identity: id, Peers: peers, Listen: "127.0.0.1:0", Dir: dir, Registerer: n.metrics,
 		Logger: slog.New(slog.NewTextHandler(n.log, &slog.HandlerOptions{Level: slog.LevelDebug})).With("at", id.Node),
@@ -153,7 +104,7 @@ func start(t testing.TB, dir string, edit ...func(*Config)) *node {
 	return n
 }
 
-// again ends the node and starts it anew, with its files.
+// again ends the node and starts it again, with its files.
 func (n *node) again(t testing.TB) *node {
 	t.Helper()
 	n.end()
@@ -161,13 +112,13 @@ func (n *node) again(t testing.TB) *node {
 }
 
 // bundle is the node's organization, with the node as seed if it runs.
-func (n *node) bundle(t testing.TB, seed bool) *Bundle {
+func (n *node) bundle(t testing.TB, seed bool) *organization.Bundle {
 	t.Helper()
-	var seeds []Seed
+	var seeds []organization.Seed
 	if seed {
-		seeds = []Seed{{n.id.Node, n.Address()}}
+		seeds = []organization.Seed{{Node: n.id.Node, Address: n.Address()}}
 	}
-	b, err := NewBundle(n.id.Domain, n.id.Root, seeds...)
+	b, err := organization.NewBundle(n.id.Domain, n.id.Root, seeds...)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -195,7 +146,7 @@ func (n *node) admitSeed(t testing.TB, other *node) {
 // federate makes two organizations that know each other.
 func federate(t testing.TB, edit ...func(*Config)) (a, b *node) {
 	t.Helper()
-	a, b = start(t, organization(t, "a.example"), edit...), start(t, organization(t, "b.example"), edit...)
+	a, b = start(t, newOrganization(t, "a.example"), edit...), start(t, newOrganization(t, "b.example"), edit...)
 	a.admitSeed(t, b)
 	b.admit(t, a)
 	connected(t, a, b)
@@ -210,7 +161,7 @@ func connected(t testing.TB, nodes ...*node) {
 			if n == o {
 				continue
 			}
-			eventually(t, fmt.Sprintf("%s has a link to %s", n.id.Node, o.id.Node), func() bool {
+			federationtest.Eventually(t, fmt.Sprintf("%s has a link to %s", n.id.Node, o.id.Node), func() bool {
 				k := n.records.get(o.id.Node)
 				return n.links.get(o.id.Node) != nil && k != nil && k.Address == o.Address() && n.gossip.alive()[o.id.Node]
 			})
@@ -221,35 +172,16 @@ func connected(t testing.TB, nodes ...*node) {
 // metric is the value of a counter or gauge with these labels: pairs of name and value.
 func (n *node) metric(t testing.TB, name string, labels ...string) float64 {
 	t.Helper()
-	return metricOf(t, n.metrics, name, labels...)
+	return federationtest.Metric(t, n.metrics, name, labels...)
 }
 
-func metricOf(t testing.TB, r *prometheus.Registry, name string, labels ...string) float64 {
-	t.Helper()
-	families, err := r.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	sum := 0.0
-	for _, family := range families {
-		if family.GetName() != name {
-			continue
-		}
-	metrics:
-		for _, m := range family.GetMetric() {
-			for i := 0; i < len(labels); i += 2 {
-				found := false
-				for _, l := range m.GetLabel() {
-					found = found || l.GetName() == labels[i] && l.GetValue() == labels[i+1]
-				}
-				if !found {
-					continue metrics
-				}
-			}
-			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
-		}
-	}
-	return sum
+const (
+	orgB = wire.Domain("b.example")
+	conv = wire.ConversationID("conversation")
+)
+
+func subID(n int) wire.SubmissionID {
+	return wire.SubmissionID{1, byte(n), byte(n >> 8), byte(n >> 16), byte(n >> 24)}
 }
 
 // echo answers with what it was sent.

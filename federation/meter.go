@@ -11,7 +11,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Of a frame of HTTP/2 (RFC 9113 §4.1).
+// Sizes and types of frames of HTTP/2 (RFC 9113 §4.1).
 const (
 	h2Preface = 24 // bytes that the side that has dialed sends first
 	h2Header  = 9
@@ -30,7 +30,7 @@ const (
 // meter is a connection of calls that counts the frames of HTTP/2 before anything is done for them. HTTP/2 itself
 // bounds streams and headers, but neither PING, SETTINGS, RST_STREAM and empty DATA frames nor bytes of streams that
 // were refused. Frames with little in them are taken from the budget of the organization; over it, the connection is
-// cut. Over the budget of bytes, reading waits. What this node writes gives credit: each KiB of an answer may be
+// cut. Over the budget of bytes, reading waits. Bytes that this node writes give credit: each KiB of an answer may be
 // acknowledged with a WINDOW_UPDATE. One goroutine reads, others write.
 type meter struct {
 	net.Conn
@@ -38,14 +38,14 @@ type meter struct {
 	node   wire.NodeID
 	f      *Federation
 
-	skip   int            // bytes still to come that are no header
-	part   [h2Header]byte // of a header that has not come whole
+	skip   int            // bytes of the input before the next header
+	part   [h2Header]byte // of a header that is not complete
 	have   int            // bytes of part
 	credit atomic.Int64   // frames that are free
 	left   int            // bytes written that have given no credit yet; of writers, which HTTP/2 serializes
 }
 
-func newMeter(f *Federation, s *session, dialed bool) *meter {
+func newMeter(f *Federation, s *peerConn, dialed bool) *meter {
 	m := &meter{Conn: s.Conn, budget: f.budgets.of(s.node.Organization()), node: s.node, f: f}
 	if !dialed {
 		m.skip = h2Preface
@@ -66,7 +66,7 @@ func (m *meter) Read(b []byte) (int, error) {
 	return n, err
 }
 
-// wait is for the rate of bytes.
+// wait waits until the rate of bytes allows n more.
 func (m *meter) wait(n int) {
 	now := time.Now()
 	r := m.budget.raw.ReserveN(now, n)
@@ -119,7 +119,7 @@ func (m *meter) parse(b []byte) error {
 	return nil
 }
 
-// limiters of a meter for an organization.
+// meterLimits returns the limiters of an organization's meters.
 func meterLimits(l Limits) (frames, raw *rate.Limiter) {
 	// A call has its bytes twice: a call that its budget refuses is still read.
 	return rate.NewLimiter(rate.Limit(l.Frames), l.FrameBurst), rate.NewLimiter(rate.Limit(2*l.Bytes), max(l.ByteBurst, 1<<20))

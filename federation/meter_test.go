@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mlsfed/mlsfed/federation/internal/federationtest"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -33,7 +34,7 @@ const preface = "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 // pinged reads frames until the answer to a ping, and fails when the connection ends before.
 func pinged(c net.Conn, payload []byte) error {
-	_ = c.SetReadDeadline(time.Now().Add(patience))
+	_ = c.SetReadDeadline(time.Now().Add(federationtest.Patience))
 	for {
 		var head [h2Header]byte
 		if _, err := io.ReadFull(c, head[:]); err != nil {
@@ -62,11 +63,11 @@ func TestLimitOfFrames(t *testing.T) {
 		"unknown type":   h2Frame(0x20, 0, 0, nil),
 	} {
 		t.Run(name, func(t *testing.T) {
-			a, b := start(t, organization(t, "a.example"), few), start(t, organization(t, "b.example"))
+			a, b := start(t, newOrganization(t, "a.example"), few), start(t, newOrganization(t, "b.example"))
 			a.admit(t, b)
 			b.admitSeed(t, a)
-			var first, second *session
-			eventually(t, "b reaches a", func() bool {
+			var first, second *peerConn
+			federationtest.Eventually(t, "b reaches a", func() bool {
 				var err error
 				if first, err = b.dial(t.Context(), a.id.Node, protoCalls); err != nil {
 					return false
@@ -79,7 +80,7 @@ func TestLimitOfFrames(t *testing.T) {
 			half := append([]byte(preface), h2Frame(h2Settings, 0, 0, nil)...)
 			half = append(half, bytes.Repeat(frame, burst/2-2)...)
 			half = append(half, h2Frame(h2Ping, 0, 0, last)...)
-			for _, c := range []*session{first, second} { // half of the budget each
+			for _, c := range []*peerConn{first, second} { // half of the budget each
 				if _, err := c.Write(half); err != nil {
 					t.Fatal(err)
 				}
@@ -93,7 +94,7 @@ func TestLimitOfFrames(t *testing.T) {
 			if err := pinged(first, last); err == nil || errors.Is(err, context.DeadlineExceeded) {
 				t.Errorf("over the limit: %v", err)
 			}
-			eventually(t, "it is counted", func() bool { return a.metric(t, "mlsfed_federation_cut_total", "reason", cutFrames) == 1 })
+			federationtest.Eventually(t, "it is counted", func() bool { return a.metric(t, "mlsfed_federation_cut_total", "reason", cutFrames) == 1 })
 		})
 	}
 }
@@ -160,7 +161,7 @@ func TestBytesOfRefusedCallsWait(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	eventually(t, "it is counted", func() bool { return a.metric(t, "mlsfed_federation_reads_slowed_total") > 0 })
+	federationtest.Eventually(t, "it is counted", func() bool { return a.metric(t, "mlsfed_federation_reads_slowed_total") > 0 })
 }
 
 // FuzzMeterHTTP2: no bytes end the meter, and no cut changes what it takes.

@@ -8,23 +8,25 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/internal/clock"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// lines writes log lines that others can cause, each kind at a bounded rate. What is left out is counted,
-// and said with the next line of that kind.
+// lines writes log lines that others can cause, each kind at a bounded rate. Suppressed lines are counted, and the
+// next line of that kind has their number.
 type lines struct {
 	log   *slog.Logger
-	clock Clock
+	clock clock.Source
 
 	mu    sync.Mutex // guards kinds
 	kinds map[string]*lineKind
 }
 
-// lineKind is one text: they are constants of this package.
+// lineKind is one text, a constant of this package.
 type lineKind struct {
-	rate   *rate.Limiter
-	silent int
+	rate       *rate.Limiter
+	suppressed int
 }
 
 // Lines of one kind a second in the long run, and at once.
@@ -33,7 +35,7 @@ const (
 	lineBurst = 100
 )
 
-func newLines(log *slog.Logger, clock Clock) *lines {
+func newLines(log *slog.Logger, clock clock.Source) *lines {
 	return &lines{log: log, clock: clock, kinds: make(map[string]*lineKind)}
 }
 
@@ -47,21 +49,23 @@ func (l *lines) write(level slog.Level, text string, args ...any) {
 		l.kinds[text] = k
 	}
 	if !k.rate.AllowN(l.clock.Now(), 1) {
-		k.silent++
+		k.suppressed++
 		l.mu.Unlock()
 		return
 	}
-	if k.silent > 0 {
-		args = append(args, "left_out_before", k.silent)
-		k.silent = 0
+	if k.suppressed > 0 {
+		args = append(args, "left_out_before", k.suppressed)
+		k.suppressed = 0
 	}
 	l.mu.Unlock()
 	l.log.Log(context.Background(), level, text, args...)
 }
 
-// faults are the last failure of each organization in the list, for Status.
+// faults has the last failure of each organization in the allow-list, for Status.
 type faults struct {
-	trust *trust
+	own   wire.Domain
+	peers *organization.Peers
+	clock clock.Source
 
 	mu sync.Mutex // guards by
 	by map[wire.Domain]fault
@@ -73,12 +77,12 @@ type fault struct {
 }
 
 func (s *faults) note(d wire.Domain, err error) {
-	if _, listed := s.trust.peers.get(d); !listed && d != s.trust.own.Domain {
+	if _, listed := s.peers.Get(d); !listed && d != s.own {
 		return // anyone can claim a name
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.by[d] = fault{err.Error(), s.trust.clock.Now()}
+	s.by[d] = fault{text: err.Error(), at: s.clock.Now()}
 }
 
 func (s *faults) get(d wire.Domain) fault {
@@ -87,7 +91,7 @@ func (s *faults) get(d wire.Domain) fault {
 	return s.by[d]
 }
 
-// keep drops those of organizations that are not listed any more.
+// keep drops the failures of organizations that are no longer listed.
 func (s *faults) keep(listed func(wire.Domain) bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -9,15 +9,16 @@ import (
 	"net"
 	"time"
 
+	"github.com/mlsfed/mlsfed/federation/organization"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Probe connects to the node of an admitted organization at an address, lets both sides prove who they are, and
-// waits until the other side lets this node in. It opens no link and leaves nothing behind: it answers an operator's
-// question whether one could be opened. now judges certificates. An error says what is in the way.
-func Probe(ctx context.Context, id *Identity, peers *Peers, to wire.NodeID, address string, now func() time.Time) error {
-	trust := &trust{own: id, peers: peers, clock: clockFunc(now)}
-	if _, err := trust.root(to.Organization()); err != nil {
+// Probe connects to the node of an admitted organization at an address, authenticates both sides, and waits until the
+// other side admits this node. It opens no link and changes nothing: it reports to an operator whether a link could be
+// opened. now is the time for checking certificates. The error has the reason.
+func Probe(ctx context.Context, id *organization.Identity, peers *organization.Peers, to wire.NodeID, address string, now func() time.Time) error {
+	verifier := organization.NewVerifier(id, peers, now)
+	if _, err := verifier.Root(to.Organization()); err != nil {
 		return err
 	}
 	raw, err := new(net.Dialer).DialContext(ctx, "tcp", address)
@@ -29,17 +30,17 @@ func Probe(ctx context.Context, id *Identity, peers *Peers, to wire.NodeID, addr
 	defer stop()
 	conn := tls.Client(raw, &tls.Config{
 		MinVersion: tls.VersionTLS13, Time: now, NextProtos: []string{protoGossip2, protoGossip}, ServerName: string(to),
-		InsecureSkipVerify: true, // VerifyConnection does it: against the one root admitted for this name
+		InsecureSkipVerify: true, // VerifyConnection verifies, under the one root that is admitted for this name
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			return id.current.Load(), nil
+			return id.TLSCertificate(), nil
 		},
 		VerifyConnection: func(state tls.ConnectionState) error {
 			if len(state.PeerCertificates) == 0 {
 				return refuse(noCertificate, "no certificate was sent")
 			}
-			n, err := trust.node(state.PeerCertificates[0], x509.ExtKeyUsageServerAuth)
+			n, err := verifier.Node(state.PeerCertificates[0], x509.ExtKeyUsageServerAuth)
 			if err == nil && n != to {
-				err = refuse(badName, "%s answers at %s, where %s was expected", n, address, to)
+				err = refuse(organization.ReasonWrongName, "%s answers at %s, where %s was expected", n, address, to)
 			}
 			return err
 		},
@@ -65,12 +66,3 @@ func probeFault(to wire.NodeID, address string, err error) error {
 	}
 	return fmt.Errorf("%s at %s: %w", to, address, err)
 }
-
-// clockFunc is a clock that only tells the time.
-type clockFunc func() time.Time
-
-// Now implements Clock.
-func (f clockFunc) Now() time.Time { return f() }
-
-// After implements Clock.
-func (f clockFunc) After(d time.Duration) <-chan time.Time { return time.After(d) }

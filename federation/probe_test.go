@@ -12,7 +12,7 @@ import (
 
 // TestProbe asks nodes that let this one in, do not, are others, or are not there.
 func TestProbe(t *testing.T) {
-	a, b := start(t, organization(t, "a.example"), echoing), start(t, organization(t, "b.example"), echoing)
+	a, b := start(t, newOrganization(t, "a.example"), echoing), start(t, newOrganization(t, "b.example"), echoing)
 	probe := func(to wire.NodeID, address string) error {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 		defer cancel()

@@ -12,12 +12,32 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mlsfed/mlsfed/federation/internal/atomicfile"
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/internal/clock"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
+// Reasons for dropped records, in addition to those of an [organization.Verifier].
+const (
+	recordReplayed = "replayed" // older than the known one
+	recordTooMany  = "too_many" // nodes of its organization
+	recordFlood    = "flood"    // records arrived faster than they could be verified
+)
+
+// known is a verified record as it was received.
+type known struct {
+	*organization.VerifiedRecord
+	raw []byte
+	sum recordSum // of raw
+}
+
 // records are the verified records of nodes, the newest of each, the own one among them.
 type records struct {
-	trust    *trust
+	own      *organization.Identity
+	peers    *organization.Peers
+	verifier *organization.Verifier
+	clock    clock.Source
 	maxBytes int // of one
 	maxNodes int // of one organization
 
@@ -33,23 +53,25 @@ type records struct {
 // recordSum is the SHA-256 of an encoded record.
 type recordSum [sha256.Size]byte
 
-func newRecords(t *trust, l Limits) *records {
+func newRecords(cfg Config, v *organization.Verifier) *records {
 	return &records{
-		trust: t, maxBytes: l.Record, maxNodes: l.Nodes, by: make(map[wire.NodeID]*known),
+		own: cfg.Identity, peers: cfg.Peers, verifier: v, clock: cfg.Clock, maxBytes: cfg.Limits.Record, maxNodes: cfg.Limits.Nodes, by: make(map[wire.NodeID]*known),
 		of: make(map[wire.Domain][]*known), sums: make(map[recordSum]struct{}), orgs: make(map[shortSum]wire.Domain),
 	}
 }
 
-// add verifies a record and keeps it if it is news. It returns nil without an error for the one that is
-// known already.
+// add verifies a record and stores it if it is newer than the known one. It returns nil without an error for the record
+// that is known already.
 func (s *records) add(b []byte) (*known, error) {
 	if s.has(b) {
 		return nil, nil
 	}
-	k, err := s.trust.decodeRecord(slices.Clone(b), s.maxBytes)
+	raw := slices.Clone(b)
+	r, err := s.verifier.Record(raw, s.maxBytes)
 	if err != nil {
 		return nil, err
 	}
+	k := &known{VerifiedRecord: r, raw: raw, sum: sha256.Sum256(raw)}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	old := s.by[k.Node]
@@ -101,22 +123,21 @@ func (s *records) version() uint64 {
 	return s.news
 }
 
-// ofOrganization returns the records of an organization that are believed now, by node.
+// ofOrganization returns the valid records of an organization, by node.
 func (s *records) ofOrganization(d wire.Domain) []*known {
 	s.mu.Lock()
 	list := s.of[d]
 	s.mu.Unlock()
-	var believed []*known
+	var current []*known
 	for _, k := range list {
 		if s.valid(k) {
-			believed = append(believed, k)
+			current = append(current, k)
 		}
 	}
-	return believed
+	return current
 }
 
-// organization returns the organization that a short sum stands for, if a record of one of its nodes is
-// known.
+// organization returns the organization with a short sum, if a record of one of its nodes is known.
 func (s *records) organization(h shortSum) (wire.Domain, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -124,7 +145,7 @@ func (s *records) organization(h shortSum) (wire.Domain, bool) {
 	return d, ok
 }
 
-// has reports whether exactly these bytes are known, which spares their verification.
+// has reports whether exactly these bytes are known and need no verification.
 func (s *records) has(b []byte) bool {
 	sum := recordSum(sha256.Sum256(b))
 	s.mu.Lock()
@@ -133,7 +154,7 @@ func (s *records) has(b []byte) bool {
 	return ok
 }
 
-// get is a node's record, nil if there is none that is believed now.
+// get returns a node's record, nil if there is no valid one.
 func (s *records) get(n wire.NodeID) *known {
 	s.mu.Lock()
 	k := s.by[n]
@@ -144,16 +165,16 @@ func (s *records) get(n wire.NodeID) *known {
 	return k
 }
 
-// valid reports whether a record is believed now: its organization may have been removed since, and its
-// certificate ended.
+// valid reports whether a record is still accepted: its organization may have been removed since, or its certificate
+// may have expired.
 func (s *records) valid(k *known) bool {
-	root, err := s.trust.root(k.Node.Organization())
-	return err == nil && sameCertificate(root, k.root) && s.trust.clock.Now().Before(k.ends)
+	root, err := s.verifier.Root(k.Node.Organization())
+	return err == nil && sameCertificate(root, k.Root) && s.clock.Now().Before(k.Ends)
 }
 
 func sameCertificate(a, b *x509.Certificate) bool { return a == b || a.Equal(b) }
 
-// all are the records that are believed now, by node.
+// all returns the valid records, by node.
 func (s *records) all() []*known {
 	s.mu.Lock()
 	list := make([]*known, 0, len(s.by))
@@ -166,7 +187,7 @@ func (s *records) all() []*known {
 	return list
 }
 
-// number is the number of the own next record.
+// number returns the number of this node's next record.
 func (s *records) number(n wire.NodeID, now time.Time) wire.Time {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -177,19 +198,19 @@ func (s *records) number(n wire.NodeID, now time.Time) wire.Time {
 	return next
 }
 
-// forget drops the records of organizations that are not in the list any more, of nodes whose
-// certificates have ended, and of those that another root had signed.
+// forget drops the records of organizations that are no longer in the allow-list, of nodes whose certificates have
+// expired, and of nodes whose certificates another root has signed.
 func (s *records) forget() {
 	keep := make(map[wire.Domain]*x509.Certificate)
-	keep[s.trust.own.Domain] = s.trust.own.Root
-	for _, p := range s.trust.peers.List() {
+	keep[s.own.Domain] = s.own.Root
+	for _, p := range s.peers.List() {
 		keep[p.Domain] = p.Root
 	}
-	now := s.trust.clock.Now()
+	now := s.clock.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for n, k := range s.by {
-		if root := keep[n.Organization()]; root == nil || !sameCertificate(root, k.root) || !now.Before(k.ends) {
+		if root := keep[n.Organization()]; root == nil || !sameCertificate(root, k.Root) || !now.Before(k.Ends) {
 			s.drop(k)
 		}
 	}
@@ -198,6 +219,8 @@ func (s *records) forget() {
 // The file of known records: a version and the records as they were received.
 const recordsFile = "records.cbor"
 
+const recordsVersion = 1
+
 type recordList struct {
 	Version uint8    `cbor:"1,keyasint"`
 	Records [][]byte `cbor:"2,keyasint"`
@@ -205,15 +228,15 @@ type recordList struct {
 
 // Check refuses another version.
 func (l *recordList) Check() error {
-	if l.Version != recordVersion {
-		return wire.Errorf(wire.Version, "records", "version %d, this node knows %d", l.Version, recordVersion)
+	if l.Version != recordsVersion {
+		return wire.Errorf(wire.Version, "records", "version %d, this node knows %d", l.Version, recordsVersion)
 	}
 	return nil
 }
 
-// encodeRecords is a list as it is written to the file, and as gossip exchanges it.
+// encodeRecords encodes a list for the file and for gossip.
 func encodeRecords(list []*known) ([]byte, error) {
-	l := recordList{Version: recordVersion, Records: make([][]byte, 0, len(list))}
+	l := recordList{Version: recordsVersion, Records: make([][]byte, 0, len(list))}
 	for _, k := range list {
 		l.Records = append(l.Records, k.raw)
 	}
@@ -223,7 +246,7 @@ func encodeRecords(list []*known) ([]byte, error) {
 // maxRecords is the largest list that is read, in bytes.
 const maxRecords = 16 << 20
 
-// save writes what is known, if it has changed since it was written.
+// save writes the known records, if they have changed since they were written.
 func (s *records) save(dir string) error {
 	s.mu.Lock()
 	list := make([]*known, 0, len(s.by))
@@ -238,7 +261,7 @@ func (s *records) save(dir string) error {
 	}
 	b, err := encodeRecords(list)
 	if err == nil {
-		err = writeAtomic(filepath.Join(dir, recordsFile), b, 0o600)
+		err = atomicfile.Write(filepath.Join(dir, recordsFile), b, 0o600)
 	}
 	if err != nil {
 		s.mu.Lock()
@@ -249,12 +272,12 @@ func (s *records) save(dir string) error {
 	return nil
 }
 
-// load reads what was saved. Each record is verified again; what does not pass is left out.
+// load reads saved records. Each record is verified again; a record that is not accepted is left out.
 func (s *records) load(dir string) error {
 	if dir == "" {
 		return nil
 	}
-	b, err := readSmall(filepath.Join(dir, recordsFile), maxRecords)
+	b, err := atomicfile.Read(filepath.Join(dir, recordsFile), maxRecords)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
 	}
@@ -266,7 +289,7 @@ func (s *records) load(dir string) error {
 		return fmt.Errorf("load node records from %s: %w: remove it; seeds will do", filepath.Join(dir, recordsFile), err)
 	}
 	for _, raw := range l.Records {
-		_, _ = s.add(raw) // one that has ended meanwhile, or whose organization was removed
+		_, _ = s.add(raw) // the certificate may have expired, or the organization may have been removed
 	}
 	return nil
 }

@@ -11,19 +11,21 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mlsfed/mlsfed/federation/internal/federationtest"
+	"github.com/mlsfed/mlsfed/federation/organization"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestRecordsSurvive holds that a node which was started anew finds others without any seed.
+// TestRecordsSurvive holds that a restarted node finds others without any seed.
 func TestRecordsSurvive(t *testing.T) {
 	a, b := federate(t)
 	b = b.again(t) // b never had a seed, and a's list still names b's old address
 	connected(t, a, b)
 	a.end()
-	if err := os.Remove(filepath.Join(a.peers.dir, "b.example.json")); err != nil {
+	if err := os.Remove(filepath.Join(a.peersFolder(), "b.example.json")); err != nil {
 		t.Fatal(err)
 	}
-	p, err := OpenPeers(a.peers.dir)
+	p, err := organization.OpenPeers(a.peersFolder())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,20 +44,20 @@ func TestRecordsDamagedFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	a = start(t, a.dir, a.edit...)
-	if !a.log.has("starting without known node records") {
+	if !a.log.Has("starting without known node records") {
 		t.Error("no log line")
 	}
 	connected(t, a, b)
 }
 
-// TestOwnRecordLost holds that a node which lost what it knew, and whose clock stands before its own
-// latest record, is found nevertheless.
+// TestOwnRecordLost holds that a node is found although it lost its data and its clock is behind its own latest
+// record.
 func TestOwnRecordLost(t *testing.T) {
-	clock := newClock()
+	clock := federationtest.NewClock()
 	now := clock.Now()
-	init := func(o *InitOptions) { o.Now = now.Add(-24 * time.Hour) }
-	a := start(t, organization(t, "a.example", init), func(c *Config) { c.Clock = clock })
-	b := start(t, organization(t, "b.example", init), func(c *Config) { c.Clock = clock })
+	init := func(o *organization.InitOptions) { o.Now = now.Add(-24 * time.Hour) }
+	a := start(t, newOrganization(t, "a.example", init), func(c *Config) { c.Clock = clock })
+	b := start(t, newOrganization(t, "b.example", init), func(c *Config) { c.Clock = clock })
 	a.admitSeed(t, b)
 	b.admitSeed(t, a)
 	connected(t, a, b)
@@ -63,27 +65,32 @@ func TestOwnRecordLost(t *testing.T) {
 	if err := os.Remove(filepath.Join(b.dir, recordsFile)); err != nil {
 		t.Fatal(err)
 	}
-	before := newClock()
-	before.advance(-time.Hour)
+	before := federationtest.NewClock()
+	before.Advance(-time.Hour)
 	b = start(t, b.dir, func(c *Config) { c.Clock = before })
 	connected(t, a, b)
-	if !b.log.has("others hold a newer record of this node") {
+	if !b.log.Has("others hold a newer record of this node") {
 		t.Error("no log line")
 	}
 }
 
 // TestRecordsLimits holds the bounds on records at their edges.
 func TestRecordsLimits(t *testing.T) {
-	b := start(t, organization(t, "b.example"))
+	b := start(t, newOrganization(t, "b.example"))
 	c := credential(t, b.id.Authority, "n9.b.example", time.Now(), nil)
 	record := forge(t, c, "127.0.0.1:9", time.Now(), nil, nil)
-	for size, want := range map[int]string{len(record): "", len(record) - 1: recordOversized} {
-		s := newRecords(b.trust, Limits{Record: size, Nodes: 1})
+	limited := func(l Limits) Config {
+		cfg := b.cfg
+		cfg.Limits = l
+		return cfg
+	}
+	for size, want := range map[int]string{len(record): "", len(record) - 1: "oversized"} {
+		s := newRecords(limited(Limits{Record: size, Nodes: 1}), b.verifier)
 		if _, err := s.add(record); reasonOf(err) != want {
 			t.Errorf("limit %d: %v", size, err)
 		}
 	}
-	s := newRecords(b.trust, Limits{Record: 2 << 10, Nodes: 2})
+	s := newRecords(limited(Limits{Record: 2 << 10, Nodes: 2}), b.verifier)
 	for i, want := range []string{"", "", recordTooMany} {
 		n := wire.NodeID(fmt.Sprintf("n%d.b.example", i))
 		if _, err := s.add(forge(t, credential(t, b.id.Authority, n, time.Now(), nil), "127.0.0.1:9", time.Now(), nil, nil)); reasonOf(err) != want {
@@ -96,9 +103,9 @@ func TestRecordsLimits(t *testing.T) {
 }
 
 func reasonOf(err error) string {
-	var r *refusal
+	var r *organization.Refusal
 	if errors.As(err, &r) {
-		return r.reason
+		return r.Reason
 	}
 	return ""
 }
@@ -107,7 +114,7 @@ func reasonOf(err error) string {
 // node which was started again gets its new one.
 func TestAdopt(t *testing.T) {
 	fresh := func(n wire.NodeID, dialed bool, instance uint64) *link {
-		return &link{session: &session{below: &conn{Conn: nowhere{}, home: newConns(1)}, node: n}, dialed: dialed, instance: instance, gone: make(chan struct{})}
+		return &link{peerConn: &peerConn{below: &conn{Conn: nowhere{}, home: newConns(1)}, node: n}, dialed: dialed, instance: instance, gone: make(chan struct{})}
 	}
 	for _, first := range []bool{true, false} { // which of the two came first
 		a, b := &links{self: "n1.a.example", by: map[wire.NodeID]*link{}}, &links{self: "n1.b.example", by: map[wire.NodeID]*link{}}
@@ -166,36 +173,24 @@ func FuzzFrame(f *testing.F) {
 	})
 }
 
-func FuzzRecord(f *testing.F) {
-	dir := organization(f, "a.example")
-	id, err := LoadIdentity(dir)
+// FuzzRecordList decodes the hello of a link and lists of records.
+func FuzzRecordList(f *testing.F) {
+	id, err := organization.LoadIdentity(newOrganization(f, "a.example"))
 	if err != nil {
 		f.Fatal(err)
 	}
-	peers, err := OpenPeers(filepath.Join(dir, "peers"))
+	raw, err := id.SignRecord("127.0.0.1:9", wire.TimeOf(time.Now()), false)
 	if err != nil {
 		f.Fatal(err)
 	}
-	_, raw, err := id.sign("127.0.0.1:9", wire.TimeOf(time.Now()), false)
-	if err != nil {
-		f.Fatal(err)
-	}
-	h, err := wire.Encode(&hello{recordVersion, 5, raw})
-	if err != nil {
-		f.Fatal(err)
-	}
-	list, err := wire.Encode(&recordList{recordVersion, [][]byte{raw}})
-	if err != nil {
-		f.Fatal(err)
-	}
-	for _, b := range [][]byte{raw, h, list} {
+	for _, v := range []any{&hello{Version: helloVersion, Instance: 5, Record: raw}, &recordList{Version: recordsVersion, Records: [][]byte{raw}}} {
+		b, err := wire.Encode(v)
+		if err != nil {
+			f.Fatal(err)
+		}
 		f.Add(b)
 	}
-	s := &trust{id, peers, systemClock{}}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if k, err := s.decodeRecord(b, 2<<10); err == nil && !bytes.Equal(b, raw) {
-			t.Fatalf("a record that was never signed: %+v", k.Record)
-		}
 		for _, v := range []any{new(hello), new(recordList)} {
 			if wire.Decode(b, 64<<10, v) != nil {
 				continue

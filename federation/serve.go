@@ -15,7 +15,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// The HTTP of calls.
+// Paths and types of calls over HTTP.
 const (
 	callPath    = "/v1/"
 	contentType = "application/cbor"
@@ -29,7 +29,7 @@ const idleCalls = 10 * time.Minute
 type callServer struct {
 	f        *Federation
 	http     *http.Server
-	sessions *sessionListener
+	accepted *connListener
 
 	bodies sync.Pool // of *[]byte
 
@@ -39,7 +39,7 @@ type callServer struct {
 }
 
 func newCallServer(f *Federation) *callServer {
-	s := &callServer{f: f, sessions: newSessionListener()}
+	s := &callServer{f: f, accepted: newConnListener()}
 	s.bodies.New = func() any { return new([]byte) }
 	protocols := new(http.Protocols)
 	protocols.SetUnencryptedHTTP2(true) // over TLS of this package, which a meter covers
@@ -65,13 +65,13 @@ func newCallServer(f *Federation) *callServer {
 	return s
 }
 
-// callerKey is of the node that has proved itself on a connection, in the context of its calls.
+// callerKey is the key of the authenticated node in the context of its calls.
 type callerKey struct{}
 
 // run serves until ctx ends.
 func (s *callServer) run(ctx context.Context) error {
 	ended := make(chan error, 1)
-	go func() { ended <- s.http.Serve(s.sessions) }()
+	go func() { ended <- s.http.Serve(s.accepted) }()
 	<-ctx.Done()
 	err := s.http.Close()
 	if serveErr := <-ended; serveErr != nil && !errors.Is(serveErr, http.ErrServerClosed) {
@@ -80,27 +80,27 @@ func (s *callServer) run(ctx context.Context) error {
 	return err
 }
 
-// serve gives the session to the HTTP server, which closes it.
-func (s *callServer) serve(ctx context.Context, c *session) {
+// serve gives the connection to the HTTP server, which closes it.
+func (s *callServer) serve(ctx context.Context, c *peerConn) {
 	select {
-	case s.sessions.queue <- newMeter(s.f, c, false):
+	case s.accepted.queue <- newMeter(s.f, c, false):
 	case <-ctx.Done():
 		c.below.Close()
 	}
 }
 
-// sessionListener hands sessions to the HTTP server as if they had just been accepted.
-type sessionListener struct {
+// connListener hands authenticated connections to the HTTP server as if it had accepted them.
+type connListener struct {
 	queue  chan *meter
 	closed chan struct{}
 	once   sync.Once
 }
 
-func newSessionListener() *sessionListener {
-	return &sessionListener{queue: make(chan *meter), closed: make(chan struct{})}
+func newConnListener() *connListener {
+	return &connListener{queue: make(chan *meter), closed: make(chan struct{})}
 }
 
-func (l *sessionListener) Accept() (net.Conn, error) {
+func (l *connListener) Accept() (net.Conn, error) {
 	select {
 	case c := <-l.queue:
 		return c, nil
@@ -109,14 +109,14 @@ func (l *sessionListener) Accept() (net.Conn, error) {
 	}
 }
 
-func (l *sessionListener) Close() error {
+func (l *connListener) Close() error {
 	l.once.Do(func() { close(l.closed) })
 	return nil
 }
 
-func (l *sessionListener) Addr() net.Addr { return &net.TCPAddr{} }
+func (l *connListener) Addr() net.Addr { return &net.TCPAddr{} }
 
-// begin notes a call that wait will wait for, unless it is too late.
+// begin counts a call for wait, unless the server is stopping.
 func (s *callServer) begin() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,7 +127,7 @@ func (s *callServer) begin() bool {
 	return true
 }
 
-// wait lets no further call begin, and waits for those that have.
+// wait prevents further calls and waits for those under way.
 func (s *callServer) wait() {
 	s.mu.Lock()
 	s.stopped = true
@@ -143,8 +143,8 @@ func (s *callServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	defer s.serving.Done()
 	from, _ := r.Context().Value(callerKey{}).(wire.NodeID)
-	if !s.f.trust.believes(from.Organization()) {
-		http.Error(w, "", http.StatusForbidden) // removed a moment ago: the connection is about to be cut
+	if !s.f.verifier.Admits(from.Organization()) {
+		http.Error(w, "", http.StatusForbidden) // removed a moment ago: watch is about to close the connection
 		return
 	}
 	method, answer, err := s.call(r, from)
@@ -159,7 +159,7 @@ func (s *callServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	s.f.metrics.served.WithLabelValues(method, "ok").Inc()
 	w.Header().Set("Content-Type", contentType)
-	_, _ = w.Write(answer) // the other side may have gone
+	_, _ = w.Write(answer) // the other side may have closed the connection
 }
 
 func (s *callServer) fail(w http.ResponseWriter, e *wire.Error) {
@@ -173,7 +173,7 @@ func (s *callServer) fail(w http.ResponseWriter, e *wire.Error) {
 	_, _ = w.Write(b)
 }
 
-// httpStatus is for tools that see HTTP only; the code in the body is what counts.
+// httpStatus returns a status for tools that know only HTTP. Nodes use the code in the body.
 func httpStatus(c wire.Code) int {
 	switch c {
 	case wire.Busy, wire.Quota:
@@ -191,7 +191,7 @@ func httpStatus(c wire.Code) int {
 // unknownMethod is the label of calls that name none of the node's methods.
 const unknownMethod = "unknown"
 
-// call admits, reads and answers one call. The method that it returns is fit for a label.
+// call admits, reads and answers one call. It returns a method that is fit for a label.
 func (s *callServer) call(r *http.Request, from wire.NodeID) (method string, answer []byte, err error) {
 	name, ok := strings.CutPrefix(r.URL.Path, callPath)
 	handle := s.f.cfg.Handlers[wire.Method(name)]

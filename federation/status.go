@@ -3,54 +3,56 @@ package federation
 import (
 	"time"
 
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/federation/outbox"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Status is what an operator sees of a node's part in the federation.
+// Status describes the federation of a node for an operator.
 type Status struct {
 	Node            wire.NodeID  `json:"node"`
-	Address         string       `json:"address"` // that others are told
+	Address         string       `json:"address"` // in this node's record
 	CertificateEnds time.Time    `json:"certificate_ends,omitzero"`
 	RootEnds        time.Time    `json:"root_ends"`
 	Peers           []PeerStatus `json:"peers"` // the own organization first, then by domain
 }
 
-// PeerStatus is about one organization.
+// PeerStatus describes one organization.
 type PeerStatus struct {
-	Domain    wire.Domain  `json:"organization"`
-	Own       bool         `json:"own"`
-	State     State        `json:"state"`
-	RootEnds  time.Time    `json:"root_ends"`
-	Nodes     []NodeStatus `json:"nodes"`
-	Lanes     []LaneStatus `json:"lanes"`                // what waits for it
-	LastError string       `json:"last_error,omitempty"` // of the last refusal or failure that concerned it; "" for none
-	LastTime  time.Time    `json:"last_time,omitzero"`   // of LastError
+	Domain    wire.Domain         `json:"organization"`
+	Own       bool                `json:"own"`
+	State     organization.State  `json:"state"`
+	RootEnds  time.Time           `json:"root_ends"`
+	Nodes     []NodeStatus        `json:"nodes"`
+	Lanes     []outbox.LaneStatus `json:"lanes"`                // what waits for the organization
+	LastError string              `json:"last_error,omitempty"` // of the last refusal or failure of the organization; "" for none
+	LastTime  time.Time           `json:"last_time,omitzero"`   // of LastError
 }
 
-// NodeStatus is about one node.
+// NodeStatus describes one node.
 type NodeStatus struct {
 	Node            wire.NodeID `json:"node"`
 	Address         string      `json:"address"`                   // from its record, or a seed's
 	Recorded        time.Time   `json:"recorded,omitzero"`         // when its record was made; zero while only a seed is known
-	Connected       bool        `json:"connected"`                 // a gossip link stands
+	Connected       bool        `json:"connected"`                 // there is a gossip link
 	Since           time.Time   `json:"since,omitzero"`            // when the link went up or down, if this node has seen it
-	Alive           bool        `json:"alive"`                     // gossip takes it to be alive
+	Alive           bool        `json:"alive"`                     // according to gossip
 	CertificateEnds time.Time   `json:"certificate_ends,omitzero"` // zero while only a seed is known
 }
 
-// Status is a snapshot for an operator.
+// Status returns a snapshot for an operator.
 func (f *Federation) Status() Status {
 	id := f.cfg.Identity
 	s := Status{Node: id.Node, Address: f.Address(), CertificateEnds: id.Certificate().NotAfter, RootEnds: id.Root.NotAfter}
-	lanes := make(map[wire.Domain][]LaneStatus)
-	if f.cfg.Outbox != nil {
-		for _, l := range f.cfg.Outbox.Lanes() {
+	lanes := make(map[wire.Domain][]outbox.LaneStatus)
+	if f.cfg.Lanes != nil {
+		for _, l := range f.cfg.Lanes() {
 			lanes[l.Organization] = append(lanes[l.Organization], l)
 		}
 	}
 	alive := f.gossip.alive()
-	peers := []Peer{{Domain: id.Domain, State: Admitted, Root: id.Root, Seeds: f.ownSeeds}}
-	for _, p := range f.trust.peers.List() {
+	peers := []organization.Peer{{Domain: id.Domain, State: organization.Admitted, Root: id.Root, Seeds: f.ownSeeds}}
+	for _, p := range f.cfg.Peers.List() {
 		if p.Domain != id.Domain {
 			peers = append(peers, p)
 		}
@@ -65,13 +67,13 @@ func (f *Federation) Status() Status {
 	return s
 }
 
-// nodeStatus is about an organization's nodes: those with a record, and those that only a seed names.
-func (f *Federation) nodeStatus(p Peer, alive map[wire.NodeID]bool) []NodeStatus {
+// nodeStatus describes an organization's nodes: those with a record, and those that only a seed names.
+func (f *Federation) nodeStatus(p organization.Peer, alive map[wire.NodeID]bool) []NodeStatus {
 	var list []NodeStatus
 	known := make(map[wire.NodeID]bool)
 	for _, k := range f.records.ofOrganization(p.Domain) {
 		known[k.Node] = true
-		list = append(list, NodeStatus{Node: k.Node, Address: k.Address, Recorded: k.Number.Std(), CertificateEnds: k.ends})
+		list = append(list, NodeStatus{Node: k.Node, Address: k.Address, Recorded: k.Number.Std(), CertificateEnds: k.Ends})
 	}
 	for _, s := range p.Seeds {
 		if !known[s.Node] {

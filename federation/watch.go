@@ -4,28 +4,29 @@ import (
 	"context"
 	"time"
 
+	"github.com/mlsfed/mlsfed/federation/organization"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// warnEvery is how often it is said that the certificate ends soon.
+// warnEvery is the pause between two warnings that the certificate expires soon.
 const warnEvery = time.Hour
 
-// watch looks at the allow-list, at the certificates and at what has to be written down, until ctx ends.
+// watch checks the allow-list and the certificates, and saves records, until ctx ends.
 func (f *Federation) watch(ctx context.Context) error {
 	tick := time.NewTicker(f.cfg.Timers.Poll)
 	defer tick.Stop()
-	seen := f.trust.peers.version()
+	seen := f.cfg.Peers.Version()
 	saved := time.Now()
 	for {
-		if _, err := f.trust.peers.Refresh(); err != nil {
+		if _, err := f.cfg.Peers.Refresh(); err != nil {
 			f.cfg.Logger.Error("allow-list", "error", err)
 		}
-		now := f.trust.peers.version()
+		now := f.cfg.Peers.Version()
 		if now != seen {
 			f.peersChanged(seen)
 		}
 		if expiring := f.conns.expiring(f.cfg.Clock.Now()); expiring || now != seen {
-			f.report(f.conns.cut(f.unbelieved))
+			f.report(f.conns.cut(f.reasonToClose))
 		}
 		seen = now
 		f.tendCertificate()
@@ -44,24 +45,24 @@ func (f *Federation) watch(ctx context.Context) error {
 	}
 }
 
-// peersChanged drops what belongs to organizations that are not in the list any more, and ends the pauses
-// of those whose entry has changed since the version of the list that was seen last. The pauses of all
-// others go on: one new partner must not have all dead ones dialed.
+// peersChanged drops the state of organizations that are no longer in the allow-list. It ends the pauses of
+// organizations whose entry has changed since the version seen. All other pauses continue: one new organization must
+// not cause attempts to reach all dead ones.
 func (f *Federation) peersChanged(seen uint64) {
 	listed := func(d wire.Domain) bool {
-		_, ok := f.trust.peers.get(d)
+		_, ok := f.cfg.Peers.Get(d)
 		return ok || d == f.cfg.Identity.Domain
 	}
-	f.door.Forgive()
+	f.admission.Forgive()
 	f.cfg.Logger.Info("allow-list changed", "admitted", len(f.admitted())-1)
 	f.records.forget()
 	f.faults.keep(listed)
 	f.budgets.keep(listed)
 	changed := func(d wire.Domain) bool {
-		p, ok := f.trust.peers.get(d)
-		return d != f.cfg.Identity.Domain && (!ok || p.change > seen)
+		p, ok := f.cfg.Peers.Get(d)
+		return d != f.cfg.Identity.Domain && (!ok || p.Changed > seen)
 	}
-	f.gates.forgive(changed)
+	f.breakers.forgive(changed)
 	f.mu.Lock()
 	for d := range f.answered {
 		if !listed(d) {
@@ -73,10 +74,10 @@ func (f *Federation) peersChanged(seen uint64) {
 	f.askSome()
 }
 
-// report counts and logs the connections that were cut.
+// report counts and logs connections that were closed.
 func (f *Federation) report(cut map[cutting]int) {
 	for c, n := range cut {
-		if c.reason == notAdmitted {
+		if c.reason == organization.ReasonNotAdmitted {
 			c.reason = cutRemoved
 		}
 		f.cfg.Logger.Warn("connections cut", "node", c.node, "reason", c.reason, "connections", n)
@@ -84,8 +85,8 @@ func (f *Federation) report(cut map[cutting]int) {
 	}
 }
 
-// tendCertificate takes up a certificate that was renewed on disk, renews it here when a third of its
-// life is left, or warns where the root key is elsewhere.
+// tendCertificate loads a certificate that was renewed on disk, renews the certificate when a third of its life is
+// left, or warns if the root key is elsewhere.
 func (f *Federation) tendCertificate() {
 	id := f.cfg.Identity
 	changed, err := id.Reload()
@@ -124,7 +125,7 @@ func (f *Federation) renew(now time.Time, left time.Duration) bool {
 	return true
 }
 
-// warnSometimes warns about the certificate, once in a while, and counts each time.
+// warnSometimes warns about the certificate, at most once in warnEvery, and counts the warnings.
 func (f *Federation) warnSometimes(text string, err error) {
 	now := f.cfg.Clock.Now()
 	f.mu.Lock()

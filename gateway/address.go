@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/mlsfed/mlsfed/door"
+	"github.com/mlsfed/mlsfed/internal/admission"
 )
 
 // parseAddress reads "address:port".
@@ -27,7 +27,7 @@ func trusted(proxies []netip.Prefix, a netip.Addr) bool {
 func clientOf(r *http.Request, proxies []netip.Prefix) netip.Addr {
 	a := parseAddress(r.RemoteAddr)
 	if !trusted(proxies, a) {
-		return door.Network(a)
+		return admission.Network(a)
 	}
 	list := strings.Split(strings.Join(r.Header.Values("X-Forwarded-For"), ","), ",")
 	for _, s := range slices.Backward(list) {
@@ -39,5 +39,5 @@ func clientOf(r *http.Request, proxies []netip.Prefix) netip.Addr {
 			break
 		}
 	}
-	return door.Network(a)
+	return admission.Network(a)
 }

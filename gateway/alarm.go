@@ -2,8 +2,8 @@ package gateway
 
 import "github.com/mlsfed/mlsfed/wire"
 
-// Alarm tells a device that servers disagree about a conversation that it reads. Only sessions that have
-// announced wire.FeatureAlarm are told; others learn of it when they compare the order of the log.
+// Alarm reports to a device that servers disagree about a conversation that it reads. Only sessions that have
+// announced wire.FeatureAlarm receive the frame; other devices notice when they compare the order of the log.
 func (g *Gateway) Alarm(d wire.DeviceID, a *wire.Alarm) {
 	for _, s := range g.registry.list(d) {
 		if s.announced().Has(wire.FeatureAlarm) {
@@ -15,8 +15,8 @@ func (g *Gateway) Alarm(d wire.DeviceID, a *wire.Alarm) {
 // Online lists the devices that have a session.
 func (g *Gateway) Online() []wire.DeviceID { return g.registry.devices() }
 
-// standingAlarms tells a device that has just announced that it takes alarms of those that stand.
-func (s *session) standingAlarms() {
+// openAlarms sends the alarms that are still open to a device that has just announced wire.FeatureAlarm.
+func (s *session) openAlarms() {
 	if s.g.cfg.Alarms == nil || !s.announced().Has(wire.FeatureAlarm) {
 		return
 	}
@@ -32,11 +32,14 @@ func (s *session) alarm(a *wire.Alarm) {
 		s.g.cfg.Log.Error("alarm not sent", "device", s.device, "conversation", a.Conversation, "error", err)
 		return
 	}
+	var slow []*session
 	s.mu.Lock()
-	if len(s.out) < maxAlarms {
+	if len(s.out) < maxAlarms && !s.discarded {
+		slow = s.user.queue(s, len(frame), 0)
 		s.out = append(s.out, outgoing{frame: frame})
 	}
 	s.mu.Unlock()
+	discard(slow)
 	s.signal()
 }
 

@@ -10,14 +10,14 @@ import (
 // TestAlarm holds that a device which announced that it takes alarms gets those that stand and those that
 // come, and that others get no frame which they do not know.
 func TestAlarm(t *testing.T) {
-	standing := wire.Alarm{Conversation: "conversation-one", Reason: "rewritten", Text: "n1.b.example sent another entry 7", Time: 3}
+	current := wire.Alarm{Conversation: "conversation-one", Reason: "rewritten", Text: "n1.b.example sent another entry 7", Time: 3}
 	w := newWorld(t, echo, func(c *Config) {
 		c.Features = wire.NewFeatures(wire.FeatureAlarm)
 		c.Alarms = func(_ context.Context, d wire.DeviceID) []wire.Alarm {
 			if d != phone {
 				t.Errorf("asked for the alarms of %s", d)
 			}
-			return []wire.Alarm{standing}
+			return []wire.Alarm{current}
 		}
 	})
 	old, c := w.login(phone, true), w.login(phone, false)
@@ -26,7 +26,7 @@ func TestAlarm(t *testing.T) {
 		t.Fatal(err)
 	}
 	var got wire.Alarm
-	if c.body(wire.FrameAlarm, &got); got != standing {
+	if c.body(wire.FrameAlarm, &got); got != current {
 		t.Errorf("standing: %+v", got)
 	}
 	later := wire.Alarm{Conversation: "conversation-two", Reason: "diverged", Time: 4}

@@ -61,7 +61,7 @@ func BenchmarkPushes(b *testing.B) {
 		if read == put {
 			b.StopTimer()
 			for range 4096 {
-				w.mail.put("conversation-one", payload)
+				w.feeds.put("conversation-one", payload)
 				put++
 			}
 			b.StartTimer()

@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"fmt"
@@ -12,32 +13,23 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/mlsfed/mlsfed/door"
+	"github.com/mlsfed/mlsfed/internal/admission"
+	"github.com/mlsfed/mlsfed/internal/clock"
+	"github.com/mlsfed/mlsfed/internal/tokenbucket"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Clock is where a gateway has the time from.
-type Clock interface {
-	Now() time.Time
-	After(time.Duration) <-chan time.Time
-}
-
-type systemClock struct{}
-
-func (systemClock) Now() time.Time                         { return time.Now() }
-func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
-
 // Rate is a token bucket: Burst at once, and one more after each Every.
-type Rate = door.Rate
+type Rate = tokenbucket.Rate
 
-// Config is what a gateway works with. Node, Organization, Devices, Service and Mail must be set; other
+// Config is what a gateway works with. Node, Organization, Devices, Service and Feeds must be set; other
 // zero fields take the defaults that stand behind them.
 type Config struct {
 	Node         wire.NodeID
 	Organization wire.Organization // whose domain is in challenges; with its root certificate, DER
 	Devices      Devices
 	Service      Service
-	Mail         Mail
+	Feeds        Feeds
 
 	// Features are what the node announces to a device that asks.
 	Features wire.Features
@@ -50,14 +42,14 @@ type Config struct {
 	// WellKnown is what /.well-known/mlsfed answers, as JSON: where clients find this node. May be nil.
 	WellKnown func() any
 
-	Clock Clock            // nil is the machine's. It should not jump: rates and silence are measured by it
-	Day   func() time.Time // the time of day that devices are told; nil: Clock.Now
+	Clock clock.Source     // nil is the machine's. It should not jump: rates and silence are measured by it
+	Day   func() time.Time // the time of day that devices receive; nil: Clock.Now
 	Rand  io.Reader        // nil is crypto/rand; used by several goroutines
 	Log   *slog.Logger     // nil logs nothing
 
 	Registerer prometheus.Registerer // nil: nothing is measured
 	Gatherer   prometheus.Gatherer   // of /metrics on the admin handler; nil: there is none
-	// Ready tells /readyz why the node cannot serve, nil if it can. May be nil.
+	// Ready returns why the node cannot serve, for /readyz, or nil if it can. May be nil.
 	Ready func() error
 	// Notes are lines that /readyz of the admin handler adds while the node can serve: what needs the operator. May be
 	// nil.
@@ -81,6 +73,7 @@ type Config struct {
 	Window        int           // pushes that may be unacknowledged at once; 256
 	Requests      int           // requests that may be under way at once; 32
 	MaxHeld       int           // bytes of requests under way and of answers not yet sent, after which more are refused; 16 MiB
+	MaxHeldOfUser int           // bytes of requests under way and of unsent answers and pushes, of all sessions of a user; 128 MiB. See type backlog
 	PageItems     int           // pushes that are read from a stream at once; 64
 	PageBytes     int           // bytes of them; 256 KiB
 	LoginWait     time.Duration // from the challenge to the login; 10 seconds
@@ -88,7 +81,7 @@ type Config struct {
 	WriteWait     time.Duration // for a frame to be taken by the socket; 1 minute
 	FrameWait     time.Duration // for the rest of a frame that has begun; 1 minute
 	PingEvery     time.Duration // between pings; 45 seconds
-	SilenceWait   time.Duration // without a sign of the device, after which it is taken for gone; two and a half times PingEvery
+	IdleWait      time.Duration // without a sign of the device, after which it is taken for gone; two and a half times PingEvery
 	DrainWait     time.Duration // for requests under way when the gateway stops; 5 seconds
 	CloseWait     time.Duration // for the other side to close; 1 second
 	FrameRate     Rate          // of frames of a session; 800 at once, 200 a second. Over it, the session ends
@@ -108,35 +101,27 @@ type Config struct {
 	HeaderWait    time.Duration // for the headers of an HTTP request, and a TLS handshake; 10 seconds
 	MaxHeader     int           // bytes of them; 8 KiB
 	KeepAliveWait time.Duration // for the next HTTP request of a connection; 1 minute
-	// Door bounds what those cost who have not proved who they are: 4,096 at once; of one address 200 failures
+	// Admission bounds what those cost who have not proved who they are: 4,096 at once; of one address 200 failures
 	// at once and one a second, or, where a device has logged in within a day, 40 connections at once and 20 a
-	// second beyond them; the rest as door.Limits has it. A failure is what ends before it is an HTTP request,
+	// second beyond them; the rest as admission.Limits has it. A failure is what ends before it is an HTTP request,
 	// a session without a login, or an enrolment that is refused.
-	Door door.Limits
+	Admission admission.Limits
 }
 
-// Defaults are the limits of a Config that sets none. They are those of the configuration that 'mlsfed init' writes, and
-// those that docs/protocol.md lists: tests compare all three.
+// Defaults are the limits of a Config that sets none. They are those of the configuration that 'mlsfed init' writes,
+// and those that docs/spec/protocol.md lists: tests compare all three.
 func Defaults() Config { return Config{}.withDefaults() }
 
-// sessionLimits is what a device is told.
+// sessionLimits returns the limits that a device receives at its request.
 func (c *Config) sessionLimits() *wire.LimitsAnswer {
 	second := func(r Rate, each uint64) uint64 { return uint64(time.Second/max(r.Every, 1)) * each }
 	return &wire.LimitsAnswer{
 		FrameBurst: uint64(c.FrameRate.Burst), FrameMicros: uint64((c.FrameRate.Every + time.Microsecond - 1) / time.Microsecond),
 		ByteBurst: uint64(c.ByteRate.Burst) << 10, ByteRate: second(c.ByteRate, 1<<10),
 		Fragments: uint64(c.Fragments), Held: uint64(c.MaxHeld), Overloads: uint64(c.MaxOverloads), Sessions: uint64(c.MaxOfDevice),
-		Request: uint64(c.RequestWait.Milliseconds()), Ping: uint64(c.PingEvery.Milliseconds()), Silence: uint64(c.SilenceWait.Milliseconds()),
+		Request: uint64(c.RequestWait.Milliseconds()), Ping: uint64(c.PingEvery.Milliseconds()), Idle: uint64(c.IdleWait.Milliseconds()),
 		Content: wire.MaxMessage,
 	}
-}
-
-func or[T comparable](v, otherwise T) T {
-	var zero T
-	if v == zero {
-		return otherwise
-	}
-	return v
 }
 
 // check refuses a configuration with which nothing could be served.
@@ -147,15 +132,15 @@ func (c *Config) check() error {
 	if err := c.Organization.Domain.Check(); err != nil {
 		return fmt.Errorf("gateway of %s: %w", c.Node, err)
 	}
-	if c.Devices == nil || c.Service == nil || c.Mail == nil {
-		return fmt.Errorf("gateway of %s: Devices, Service and Mail must be given", c.Node)
+	if c.Devices == nil || c.Service == nil || c.Feeds == nil {
+		return fmt.Errorf("gateway of %s: Devices, Service and Feeds must be given", c.Node)
 	}
 	return nil
 }
 
 func (c Config) withDefaults() Config {
 	if c.Clock == nil {
-		c.Clock = systemClock{}
+		c.Clock = clock.System{}
 	}
 	if c.Day == nil {
 		c.Day = c.Clock.Now
@@ -172,45 +157,46 @@ func (c Config) withDefaults() Config {
 	if c.Version == nil {
 		c.Version = struct{}{}
 	}
-	c.MaxFrame = or(c.MaxFrame, wire.MaxSessionFrame)
-	c.MaxLogin = or(c.MaxLogin, 8<<10)
-	c.LoginFrames = or(c.LoginFrames, 16)
-	c.Fragments = or(c.Fragments, 1024)
-	c.Window = or(c.Window, 256)
-	c.Requests = or(c.Requests, 32)
-	c.MaxHeld = or(c.MaxHeld, 16<<20)
-	c.PageItems = or(c.PageItems, 64)
-	c.PageBytes = or(c.PageBytes, 256<<10)
-	c.LoginWait = or(c.LoginWait, 10*time.Second)
-	c.RequestWait = or(c.RequestWait, time.Minute)
-	c.WriteWait = or(c.WriteWait, time.Minute)
-	c.FrameWait = or(c.FrameWait, time.Minute)
-	c.PingEvery = or(c.PingEvery, 45*time.Second)
-	c.SilenceWait = or(c.SilenceWait, 5*c.PingEvery/2)
-	c.DrainWait = or(c.DrainWait, 5*time.Second)
-	c.CloseWait = or(c.CloseWait, time.Second)
+	c.MaxFrame = cmp.Or(c.MaxFrame, wire.MaxSessionFrame)
+	c.MaxLogin = cmp.Or(c.MaxLogin, 8<<10)
+	c.LoginFrames = cmp.Or(c.LoginFrames, 16)
+	c.Fragments = cmp.Or(c.Fragments, 1024)
+	c.Window = cmp.Or(c.Window, 256)
+	c.Requests = cmp.Or(c.Requests, 32)
+	c.MaxHeld = cmp.Or(c.MaxHeld, 16<<20)
+	c.MaxHeldOfUser = cmp.Or(c.MaxHeldOfUser, 128<<20)
+	c.PageItems = cmp.Or(c.PageItems, 64)
+	c.PageBytes = cmp.Or(c.PageBytes, 256<<10)
+	c.LoginWait = cmp.Or(c.LoginWait, 10*time.Second)
+	c.RequestWait = cmp.Or(c.RequestWait, time.Minute)
+	c.WriteWait = cmp.Or(c.WriteWait, time.Minute)
+	c.FrameWait = cmp.Or(c.FrameWait, time.Minute)
+	c.PingEvery = cmp.Or(c.PingEvery, 45*time.Second)
+	c.IdleWait = cmp.Or(c.IdleWait, 5*c.PingEvery/2)
+	c.DrainWait = cmp.Or(c.DrainWait, 5*time.Second)
+	c.CloseWait = cmp.Or(c.CloseWait, time.Second)
 	c.FrameRate = c.FrameRate.Or(800, time.Second/200)
 	c.ByteRate = c.ByteRate.Or(64<<10, time.Second/(16<<10))
-	c.MaxOverloads = or(c.MaxOverloads, 64)
-	c.MaxOfDevice = or(c.MaxOfDevice, 8)
-	c.MaxSessions = or(c.MaxSessions, 50_000)
-	c.MaxOfAddress = or(c.MaxOfAddress, 20_000)
-	c.MaxSockets = or(c.MaxSockets, c.MaxSessions+c.MaxSessions/4+1)
+	c.MaxOverloads = cmp.Or(c.MaxOverloads, 64)
+	c.MaxOfDevice = cmp.Or(c.MaxOfDevice, 8)
+	c.MaxSessions = cmp.Or(c.MaxSessions, 50_000)
+	c.MaxOfAddress = cmp.Or(c.MaxOfAddress, 20_000)
+	c.MaxSockets = cmp.Or(c.MaxSockets, c.MaxSessions+c.MaxSessions/4+1)
 	c.ConnectRate = c.ConnectRate.Or(500, time.Second/50)
 	c.LoginRate = c.LoginRate.Or(20, 10*time.Second)
-	c.LoginDelay = or(c.LoginDelay, 500*time.Millisecond)
+	c.LoginDelay = cmp.Or(c.LoginDelay, 500*time.Millisecond)
 	c.HTTPRate = c.HTTPRate.Or(500, time.Second/50)
 	c.EnrolRate = c.EnrolRate.Or(60, time.Second)
-	c.MaxEnrol = or(c.MaxEnrol, 64<<10)
-	c.MaxAddresses = or(c.MaxAddresses, 65_536)
-	c.HeaderWait = or(c.HeaderWait, 10*time.Second)
-	c.MaxHeader = or(c.MaxHeader, 8<<10)
-	c.KeepAliveWait = or(c.KeepAliveWait, time.Minute)
-	c.Door.Unproved = or(c.Door.Unproved, 4096)
-	c.Door.Failures = c.Door.Failures.Or(200, time.Second)
-	c.Door.Slowed = c.Door.Slowed.Or(40, time.Second/20)
-	c.Door.Known = or(c.Door.Known, 24*time.Hour)
-	c.Door.Addresses = or(c.Door.Addresses, c.MaxAddresses)
-	c.Door = c.Door.WithDefaults()
+	c.MaxEnrol = cmp.Or(c.MaxEnrol, 64<<10)
+	c.MaxAddresses = cmp.Or(c.MaxAddresses, 65_536)
+	c.HeaderWait = cmp.Or(c.HeaderWait, 10*time.Second)
+	c.MaxHeader = cmp.Or(c.MaxHeader, 8<<10)
+	c.KeepAliveWait = cmp.Or(c.KeepAliveWait, time.Minute)
+	c.Admission.Unproved = cmp.Or(c.Admission.Unproved, 4096)
+	c.Admission.Failures = c.Admission.Failures.Or(200, time.Second)
+	c.Admission.Slowed = c.Admission.Slowed.Or(40, time.Second/20)
+	c.Admission.Known = cmp.Or(c.Admission.Known, 24*time.Hour)
+	c.Admission.Addresses = cmp.Or(c.Admission.Addresses, c.MaxAddresses)
+	c.Admission = c.Admission.WithDefaults()
 	return c
 }

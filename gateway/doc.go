@@ -1,32 +1,30 @@
-// Package gateway is the side of a node that devices see: WebSocket sessions, and HTTP beside them.
-// docs/protocol.md describes both for somebody who writes a client.
+// Package gateway is the side of a node that devices see: WebSocket sessions and HTTP. docs/spec/protocol.md describes
+// both for somebody who writes a client.
 //
-// It knows nothing of conversations, mailboxes or the directory. Who may log in it asks [Devices], who
-// answers requests is [Service], what a device has to read comes from [Mail]: the node supplies them.
+// The package knows nothing of conversations, mailboxes or the directory. [Devices] decides on logins, [Service]
+// answers requests, and [Feeds] supplies what a device has to read. The node implements all three.
 //
 // # A session
 //
-// A device connects, signs a challenge of this connection alone, and is logged in. Then it sends
-// requests, which are answered as they are done, and, if it receives, is given what its streams hold: a
-// page at a time, never more than [Config.Window] pushes that it has not acknowledged. What it has
-// acknowledged is remembered by [Mail]; a session remembers only what it has pushed.
+// A device connects, signs a challenge that is valid for this connection alone, and is logged in. Its requests are
+// answered in the order in which they finish. A device that receives gets the items of its streams, a page at a time,
+// and never more than [Config.Window] unacknowledged pushes. [Feeds] remembers acknowledgements; a session remembers
+// only its pushes.
 //
-// Requests of one device that submit to one conversation (methods update and submitMessage) are served
-// one after the other in the order in which they came; all others at once.
+// Requests of one device that submit to one conversation (methods update and submitMessage) are served one after
+// another in order of arrival. All other requests are served concurrently.
 //
-// A session ends for one reason, which is counted, and which the device learns by a close code of its own.
+// A session ends for exactly one reason. A metric counts the reason, and a close code reports it to the device.
 //
 // # Goroutines and memory
 //
-// [New] starts none. [Gateway.Serve] owns all of them and returns when they have ended. A session has two:
-// one reads, one writes. A request under way has one more, and acknowledgements under way have one. An
-// idle session holds no frame and no write buffer: one without anything to do costs what two stacks, the
-// TLS connection and 1 KiB for reading take.
+// [New] starts no goroutine. [Gateway.Serve] owns all of them and returns when they have ended. A session has two:
+// one reads, one writes. Each request under way has one more, and all acknowledgements under way share one. An idle
+// session holds no frame and no write buffer: its cost is two stacks, the TLS connection and a read buffer of 1 KiB.
 //
 // # Bounds
 //
-// Nothing that a client sends waits without a bound: requests are counted, the answers of a session have
-// a place each, pushes are read only when they can be written, reading stops while acknowledgements
-// pile up. Each limit is a field of [Config]. Time that a socket is waited for is the machine's; all
-// else is measured by [Clock].
+// Every queue is bounded: requests are counted, each answer has a reserved place, pushes are read only when they can
+// be written, and reading stops while acknowledgements pile up. Each limit is a field of [Config]. Socket deadlines
+// use the machine's clock; all other times use Config.Clock.
 package gateway

@@ -7,12 +7,12 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestFeatures holds that a device learns what the node understands, and that the service is told what the
+// TestFeatures holds that a device learns the node's features, and that the service gets the features which the
 // device has announced in this session, and in no other.
 func TestFeatures(t *testing.T) {
-	told := make(chan wire.Features, 1)
+	reported := make(chan wire.Features, 1)
 	w := newWorld(t, func(_ context.Context, r Request) (any, error) {
-		told <- r.Features
+		reported <- r.Features
 		return nil, nil
 	}, func(c *Config) { c.Features = wire.NewFeatures("alarm") })
 	c := w.login(phone, true)
@@ -20,7 +20,7 @@ func TestFeatures(t *testing.T) {
 		if err := c.do(wire.MethodAddress, &wire.AddressRequest{Token: wire.Token{1}}, nil); err != nil {
 			t.Fatal(err)
 		}
-		return <-told
+		return <-reported
 	}
 	if f := ask(c); f != nil {
 		t.Errorf("before: %v", f)

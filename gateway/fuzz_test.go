@@ -12,12 +12,12 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/mlsfed/mlsfed/door"
+	"github.com/mlsfed/mlsfed/internal/admission"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// FuzzSessionFrames sends a device's socket what it will, before and after the login. Whatever comes, the
-// session ends with a code of ours or goes on, and another one is served.
+// FuzzSessionFrames sends a device's socket what it will, before and after the login. For any input the session ends
+// with a code of ours or goes on, and another session is served.
 func FuzzSessionFrames(f *testing.F) {
 	for _, frame := range sampleFrames(f) {
 		f.Add(true, encoded(f, &frame))
@@ -25,10 +25,10 @@ func FuzzSessionFrames(f *testing.F) {
 	}
 	w := newWorld(f, nil, func(c *Config) {
 		c.ConnectRate, c.LoginRate = Rate{Burst: 1 << 40, Every: 1}, Rate{Burst: 1 << 40, Every: 1}
-		c.Door.Failures, c.Door.Slowed = Rate{Burst: 1 << 40, Every: 1}, Rate{Burst: 1 << 40, Every: 1}
+		c.Admission.Failures, c.Admission.Slowed = Rate{Burst: 1 << 40, Every: 1}, Rate{Burst: 1 << 40, Every: 1}
 		c.LoginDelay = 1
 	})
-	w.mail.put(inbox, "notice")
+	w.feeds.put(inbox, "notice")
 	f.Fuzz(func(t *testing.T, login bool, b []byte) {
 		w := &world{Gateway: w.Gateway, t: t, url: w.url, roots: w.roots}
 		var c *device
@@ -65,10 +65,10 @@ func FuzzHandle(f *testing.F) {
 	for _, frame := range sampleFrames(f) {
 		f.Add(encoded(f, &frame))
 	}
-	mail := newLetters()
-	mail.put(inbox, "notice")
+	feeds := newLetters()
+	feeds.put(inbox, "notice")
 	g, err := New(Config{Node: "n1.a.example", Organization: wire.Organization{Domain: "a.example"},
-		Devices: newRegistered(), Service: serving(echo), Mail: mail})
+		Devices: newRegistered(), Service: serving(echo), Feeds: feeds})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -78,6 +78,7 @@ func FuzzHandle(f *testing.F) {
 			return
 		}
 		s := &session{g: g, device: phone, receive: true, wake: make(chan struct{}, 1)}
+		s.user = g.backlogs.join(s, 1<<30)
 		s.ctx, s.cancel = context.WithCancel(context.Background())
 		defer s.cancel()
 		s.acked = sync.NewCond(&s.mu)
@@ -99,7 +100,7 @@ func FuzzEnrol(f *testing.F) {
 	f.Add(encoded(f, enrolment(phone, "code-1")))
 	f.Add([]byte{})
 	g, err := New(Config{Node: "n1.a.example", Organization: wire.Organization{Domain: "a.example"},
-		Devices: newRegistered(), Service: serving(echo), Mail: newLetters(),
+		Devices: newRegistered(), Service: serving(echo), Feeds: newLetters(),
 		EnrolRate: Rate{Burst: 1 << 40, Every: 1}, HTTPRate: Rate{Burst: 1 << 40, Every: 1}})
 	if err != nil {
 		f.Fatal(err)
@@ -132,7 +133,7 @@ func FuzzClientAddress(f *testing.F) {
 	f.Fuzz(func(t *testing.T, remote, forwarded string) {
 		q := &http.Request{RemoteAddr: remote, Header: http.Header{"X-Forwarded-For": {forwarded}}}
 		got := clientOf(q, proxies)
-		if direct := parseAddress(remote); !trusted(proxies, direct) && got != door.Network(direct) {
+		if direct := parseAddress(remote); !trusted(proxies, direct) && got != admission.Network(direct) {
 			t.Fatalf("%s for %q counts as %s", remote, forwarded, got)
 		}
 	})

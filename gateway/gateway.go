@@ -4,7 +4,8 @@ import (
 	"net/netip"
 	"sync/atomic"
 
-	"github.com/mlsfed/mlsfed/door"
+	"github.com/mlsfed/mlsfed/internal/admission"
+	"github.com/mlsfed/mlsfed/internal/tokenbucket"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -15,14 +16,16 @@ type Gateway struct {
 	buffers buffers
 	writes  writeBuffers
 
+	acker           acker
 	registry        registry
+	backlogs        backlogs
 	sockets         atomic.Int64
-	door            *door.Door
-	connects        door.Rates[netip.Addr]
-	enrolments      door.Rates[netip.Addr]
-	requests        door.Rates[netip.Addr] // over HTTP
-	failedAddresses door.Rates[netip.Addr]
-	failedDevices   door.Rates[wire.DeviceID]
+	admission       *admission.Controller
+	connects        tokenbucket.Rates[netip.Addr]
+	enrolments      tokenbucket.Rates[netip.Addr]
+	requests        tokenbucket.Rates[netip.Addr] // over HTTP
+	failedAddresses tokenbucket.Rates[netip.Addr]
+	failedDevices   tokenbucket.Rates[wire.DeviceID]
 	stopping        atomic.Int64 // calls of Serve that let their sessions end
 }
 
@@ -36,7 +39,8 @@ func New(cfg Config) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gateway{cfg: cfg, metrics: m, door: door.New(cfg.Door, cfg.Clock.Now, cfg.Log)}
+	g := &Gateway{cfg: cfg, metrics: m, admission: admission.New(cfg.Admission, cfg.Clock.Now, cfg.Log)}
+	g.acker.g = g
 	g.connects.Rate, g.connects.Most = cfg.ConnectRate, cfg.MaxAddresses
 	g.requests.Rate, g.requests.Most = cfg.HTTPRate, cfg.MaxAddresses
 	g.enrolments.Rate, g.enrolments.Most = cfg.EnrolRate, cfg.MaxAddresses

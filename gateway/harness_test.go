@@ -102,7 +102,7 @@ type serving func(ctx context.Context, r Request) (any, error)
 
 func (f serving) Serve(ctx context.Context, r Request) (any, error) { return f(ctx, r) }
 
-// letters is Mail in memory: streams that all devices read.
+// letters implements Feeds in memory: streams that all devices read.
 type letters struct {
 	mu      sync.Mutex
 	streams map[Stream]*letterStream
@@ -176,7 +176,15 @@ func (m *letters) Open(_ context.Context, d wire.DeviceID) (Feed, error) {
 	return f, nil
 }
 
-func (m *letters) Acknowledge(_ context.Context, d wire.DeviceID, a wire.Ack) error {
+func (m *letters) Acknowledge(_ context.Context, list []Acknowledgement) []error {
+	errs := make([]error, len(list))
+	for i, a := range list {
+		errs[i] = m.acknowledge(a.Device, a.Ack)
+	}
+	return errs
+}
+
+func (m *letters) acknowledge(d wire.DeviceID, a wire.Ack) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.fail != nil {
@@ -209,7 +217,7 @@ type letterFeed struct {
 
 func (f *letterFeed) Ready() <-chan struct{} { return f.ready }
 
-func (f *letterFeed) Streams() []Stream {
+func (f *letterFeed) Streams(context.Context) []Stream {
 	f.m.mu.Lock()
 	defer f.m.mu.Unlock()
 	var names []Stream
@@ -256,7 +264,7 @@ type world struct {
 	*Gateway
 	t        testing.TB
 	devices  *registered
-	mail     *letters
+	feeds    *letters
 	registry *prometheus.Registry
 	url      string // of a session
 	base     string // of HTTP
@@ -280,12 +288,12 @@ func newWorld(t testing.TB, service serving, change ...func(*Config)) *world {
 	if service == nil {
 		service = echo
 	}
-	w := &world{t: t, devices: newRegistered(phone, laptop), mail: newLetters(), registry: prometheus.NewRegistry(), stopped: make(chan error, 1)}
+	w := &world{t: t, devices: newRegistered(phone, laptop), feeds: newLetters(), registry: prometheus.NewRegistry(), stopped: make(chan error, 1)}
 	pair, roots, pem := certificate(t)
 	w.roots, w.rootPEM = roots, pem
 	cfg := Config{
 		Node: "n1.a.example", Organization: wire.Organization{Domain: "a.example", Root: []byte("root certificate")},
-		Devices: w.devices, Service: service, Mail: w.mail,
+		Devices: w.devices, Service: service, Feeds: w.feeds,
 		Registerer: w.registry, Gatherer: w.registry, LoginDelay: time.Millisecond, CloseWait: 200 * time.Millisecond,
 	}
 	for _, c := range change {

@@ -88,15 +88,15 @@ func (g *Gateway) AdminHandler() http.Handler {
 	return mux
 }
 
-// health serves what monitors ask. Why the node is not ready is said as tell says it, and notes follow if it is; notes may
-// be nil.
-func (g *Gateway) health(mux *http.ServeMux, tell func(error) string, notes func() []string) {
+// health serves what monitors ask. reason returns why the node is not ready, nil if it is; notes, which may be nil,
+// follow if it is.
+func (g *Gateway) health(mux *http.ServeMux, reason func(error) string, notes func() []string) {
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { plain(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
 		if g.stopping.Load() > 0 {
 			plain(w, http.StatusServiceUnavailable, "stopping")
 		} else if err := g.cfg.Ready(); err != nil {
-			plain(w, http.StatusServiceUnavailable, tell(err))
+			plain(w, http.StatusServiceUnavailable, reason(err))
 		} else if notes != nil {
 			plain(w, http.StatusOK, strings.Join(append([]string{"ok"}, notes()...), "\n"))
 		} else {

@@ -243,7 +243,7 @@ func TestAdmin(t *testing.T) {
 	trouble = errors.New("the disk is full")
 	r, q := new(recorder), &http.Request{Method: "GET", URL: &url.URL{Path: "/readyz"}}
 	if w.AdminHandler().ServeHTTP(r, q); r.status != 503 || r.String() != "the disk is full\n" {
-		t.Errorf("the operator is told %d %q", r.status, r.String())
+		t.Errorf("the operator gets %d %q", r.status, r.String())
 	}
 }
 
@@ -305,7 +305,7 @@ func TestSubprotocol(t *testing.T) {
 		}
 		c := &device{t: t, conn: conn}
 		if why := c.wantClose(wire.CloseSubprotocol); why == nil || why.Code != wire.Version {
-			t.Errorf("%v: told %v", offered, why)
+			t.Errorf("%v: got %v", offered, why)
 		}
 		_ = conn.Close()
 	}
@@ -377,13 +377,13 @@ func TestServeFails(t *testing.T) {
 
 func TestNewRefuses(t *testing.T) {
 	good := Config{Node: "n1.a.example", Organization: wire.Organization{Domain: "a.example"},
-		Devices: newRegistered(), Service: serving(echo), Mail: newLetters()}
+		Devices: newRegistered(), Service: serving(echo), Feeds: newLetters()}
 	for name, change := range map[string]func(*Config){
 		"no node":         func(c *Config) { c.Node = "" },
 		"no organization": func(c *Config) { c.Organization.Domain = "" },
 		"no devices":      func(c *Config) { c.Devices = nil },
 		"no service":      func(c *Config) { c.Service = nil },
-		"no mail":         func(c *Config) { c.Mail = nil },
+		"no feeds":        func(c *Config) { c.Feeds = nil },
 	} {
 		c := good
 		change(&c)

@@ -63,8 +63,8 @@ func TestLongIdleSessions(t *testing.T) {
 	if perSession := each(heap, heapAfter); perSession > mostOfIdleSession {
 		t.Errorf("%.0f bytes a session, at most %d", perSession, mostOfIdleSession)
 	}
-	// What has been busy must shrink again: all get a push and acknowledge it.
-	w.mail.put(inbox, strings.Repeat("x", 8<<10))
+	// Sessions that were busy must shrink again: all get a push and acknowledge it.
+	w.feeds.put(inbox, strings.Repeat("x", 8<<10))
 	w.counted("frames_total", "in", float64(2*sessions))
 	busy, busyResident := memory(t)
 	t.Logf("after a push of 8 KiB to each: %.1f KiB each on heap and stacks, %.1f KiB resident", each(heap, busy)/1024, each(resident, busyResident)/1024)
@@ -74,7 +74,7 @@ func TestLongIdleSessions(t *testing.T) {
 	end()
 }
 
-// anyDevice lets in whoever signs with the key that belongs to the name.
+// anyDevice admits a device that signs with the key which belongs to its name.
 type anyDevice struct{ *registered }
 
 func (a anyDevice) key(d wire.DeviceID) {

@@ -63,10 +63,10 @@ func TestIssuerPaths(t *testing.T) {
 		t.Errorf("no issuer: %s, %v", r.Status, &refused)
 	}
 	s.issuer = &wire.Issuer{URL: "https://login.a.example", Client: "mlsfed", Scopes: []string{"openid"}, Claim: "name"}
-	var told wire.Issuer
+	var reported wire.Issuer
 	r, b = w.call("GET", "/v1/issuer", nil)
-	if decode(b, &told); r.StatusCode != 200 || told.URL != s.issuer.URL {
-		t.Errorf("%s, %+v", r.Status, told)
+	if decode(b, &reported); r.StatusCode != 200 || reported.URL != s.issuer.URL {
+		t.Errorf("%s, %+v", r.Status, reported)
 	}
 	var begun wire.FlowAnswer
 	r, b = w.call("POST", "/v1/flow", encoded(t, &wire.FlowRequest{Key: []byte("k")}))

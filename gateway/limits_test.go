@@ -16,6 +16,7 @@ import (
 
 	"github.com/gorilla/websocket"
 
+	"github.com/mlsfed/mlsfed/internal/clock"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -50,7 +51,7 @@ func TestLimitOfFrame(t *testing.T) {
 	c.body(wire.FrameError, nil) // its body is nonsense, but it was read
 	c.send(sized(c, limit+1))
 	if why := c.wantClose(wire.CloseTooLarge); why == nil || why.Code != wire.TooLarge {
-		t.Errorf("told %v", why)
+		t.Errorf("got %v", why)
 	}
 	w.counted("refused_total", overFrame, 1)
 }
@@ -72,7 +73,7 @@ func TestLimitOfLogin(t *testing.T) {
 func TestLimitOfLoginWait(t *testing.T) {
 	w := newWorld(t, nil, func(c *Config) { c.LoginWait = 20 * time.Millisecond })
 	if why := w.connect().wantClose(wire.CloseLoginSlow); why == nil || why.Text != "no login came within 20ms" {
-		t.Errorf("told %v", why)
+		t.Errorf("got %v", why)
 	}
 }
 
@@ -83,7 +84,7 @@ func TestLimitOfRequests(t *testing.T) {
 		func(c *Config) { c.Requests, c.MaxOverloads = most, 2 })
 	c := w.login(phone, false)
 	if c.session.Requests != most {
-		t.Fatalf("told of %d requests", c.session.Requests)
+		t.Fatalf("announced %d requests", c.session.Requests)
 	}
 	for range most {
 		c.ask(wire.MethodCount, nil)
@@ -142,9 +143,9 @@ func TestLimitOfOverloads(t *testing.T) {
 func TestLimitOfPage(t *testing.T) {
 	w := newWorld(t, nil, func(c *Config) { c.Window, c.PageItems, c.PageBytes = 5, 3, 77 })
 	asked := make(chan Limit, 100)
-	w.cfg.Mail = &askedMail{letters: w.mail, asked: asked}
+	w.cfg.Feeds = &askedFeeds{letters: w.feeds, asked: asked}
 	for range 9 {
-		w.mail.put("conversation-one", "x")
+		w.feeds.put("conversation-one", "x")
 	}
 	c := w.login(phone, true)
 	for range 5 {
@@ -155,8 +156,8 @@ func TestLimitOfPage(t *testing.T) {
 	}
 }
 
-// askedMail tells of the limits that a feed is read with.
-type askedMail struct {
+// askedFeeds records the limits that a feed is read with.
+type askedFeeds struct {
 	*letters
 	asked chan Limit
 }
@@ -166,7 +167,7 @@ type askedFeed struct {
 	asked chan Limit
 }
 
-func (m *askedMail) Open(ctx context.Context, d wire.DeviceID) (Feed, error) {
+func (m *askedFeeds) Open(ctx context.Context, d wire.DeviceID) (Feed, error) {
 	f, err := m.letters.Open(ctx, d)
 	return &askedFeed{f, m.asked}, err
 }
@@ -180,16 +181,16 @@ func TestLimitOfWriteWait(t *testing.T) {
 	w := newWorld(t, nil, func(c *Config) { c.WriteWait, c.Window = 50*time.Millisecond, 1<<20 })
 	big := strings.Repeat("x", 1<<20)
 	for range 24 {
-		w.mail.put("conversation-one", big)
+		w.feeds.put("conversation-one", big)
 	}
 	w.login(phone, true) // and does not read
 	w.counted("closes_total", "4004", 1)
 	eventually(t, "sessions", func() bool { return w.Sessions() == 0 })
 }
 
-// TestLimitOfSilence: a socket whose other side is gone without a word answers no ping.
-func TestLimitOfSilence(t *testing.T) {
-	w := newWorld(t, nil, func(c *Config) { c.PingEvery, c.SilenceWait = 10*time.Millisecond, 60*time.Millisecond })
+// TestLimitOfIdleSocket: a socket whose other side is gone without a word answers no ping.
+func TestLimitOfIdleSocket(t *testing.T) {
+	w := newWorld(t, nil, func(c *Config) { c.PingEvery, c.IdleWait = 10*time.Millisecond, 60*time.Millisecond })
 	gone := w.login(phone, true)
 	gone.conn.SetPingHandler(func(string) error { return nil })
 	here := w.login(laptop, true)
@@ -249,7 +250,7 @@ func TestLimitOfFrameRate(t *testing.T) {
 	t.Run("acks", func(t *testing.T) {
 		w := newWorld(t, nil, few)
 		for range 30 {
-			w.mail.put("conversation-one", "x")
+			w.feeds.put("conversation-one", "x")
 		}
 		c := w.login(phone, true)
 		for range 30 { // each makes room, and so is free
@@ -264,7 +265,7 @@ func TestLimitOfFrameRate(t *testing.T) {
 
 // slowClock notes what is waited for, and waits for none of it.
 type slowClock struct {
-	systemClock
+	clock.System
 	mu    sync.Mutex
 	asked []time.Duration
 }
@@ -348,7 +349,7 @@ func TestLimitOfLoginRate(t *testing.T) {
 	c.body(wire.FrameChallenge, &c.challenge)
 	c.sign(laptop, true)
 	if why := c.wantClose(wire.CloseFlood); why == nil || why.Code != wire.Busy {
-		t.Errorf("told %v", why)
+		t.Errorf("got %v", why)
 	}
 	w.counted("refused_total", overLoginsAddress, 1)
 	// The device was failed for too often: another address has one try, and its owner is let in.
@@ -371,7 +372,7 @@ func TestLimitOfSessions(t *testing.T) {
 		first := w.login(phone, true)
 		w.connect()
 		if why := w.socket().wantClose(wire.CloseTooMany); why == nil || why.Code != wire.Busy {
-			t.Errorf("%s: told %v", limit, why)
+			t.Errorf("%s: got %v", limit, why)
 		}
 		w.counted("refused_total", limit, 1)
 		if limit == overOfAddress {
@@ -430,11 +431,11 @@ func TestLimitOfConnectRate(t *testing.T) {
 func TestLimitOfHeaderWait(t *testing.T) {
 	w := newWorld(t, nil, func(c *Config) { c.HeaderWait = 30 * time.Millisecond })
 	address := strings.TrimPrefix(w.base, "https://")
-	silent, err := net.Dial("tcp", address)
+	unresponsive, err := net.Dial("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer silent.Close()
+	defer unresponsive.Close()
 	half, err := tls.Dial("tcp", address, &tls.Config{RootCAs: w.roots})
 	if err != nil {
 		t.Fatal(err)
@@ -443,7 +444,7 @@ func TestLimitOfHeaderWait(t *testing.T) {
 	if _, err := io.WriteString(half, "GET /healthz HTTP/1.1\r\nHost: "); err != nil {
 		t.Fatal(err)
 	}
-	for _, c := range []net.Conn{silent, half} {
+	for _, c := range []net.Conn{unresponsive, half} {
 		_ = c.SetReadDeadline(time.Now().Add(20 * time.Second))
 		if _, err := io.ReadAll(c); errors.Is(err, context.DeadlineExceeded) || isTimeout(err) {
 			t.Errorf("still open: %v", err)
@@ -488,7 +489,7 @@ func TestLimitOfKeepAlive(t *testing.T) {
 	}
 }
 
-// TestLimitOfCloseWait: a device that does not close, once told to, is not waited for.
+// TestLimitOfCloseWait: the gateway does not wait for a device that does not close when asked to.
 func TestLimitOfCloseWait(t *testing.T) {
 	w := newWorld(t, nil, func(c *Config) { c.CloseWait = 20 * time.Millisecond })
 	w.login(phone, true) // does not read
@@ -496,7 +497,8 @@ func TestLimitOfCloseWait(t *testing.T) {
 	w.counted("closes_total", "4007", 1)
 }
 
-// TestMembershipsComeInTheirOrder: a stream that goes on comes before later ones of its conversation, and behind others.
+// TestMembershipsComeInTheirOrder: a stream that goes on comes before later ones of its conversation, and behind
+// others.
 func TestMembershipsComeInTheirOrder(t *testing.T) {
 	first, second := Stream{Conversation: "conversation one", Token: wire.Token{2}}, Stream{Conversation: "conversation one", Token: wire.Token{1}}
 	other, third := Stream{Conversation: "another conversation"}, Stream{Conversation: "conversation one", Token: wire.Token{3}}

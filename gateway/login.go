@@ -80,8 +80,8 @@ func (s *session) mayLogin() error {
 	return closing(wire.CloseFlood, wire.Errorf(wire.Busy, "login", "too many logins have failed: come back later"))
 }
 
-// verify asks whether the login is good. A failure is answered after the same time whatever it was, and the
-// same is said of it, so that it does not tell which devices exist.
+// verify checks a login. Every failure is answered after the same time and with the same text, so that an answer does
+// not show which devices exist.
 func (s *session) verify(c *wire.Challenge, l *wire.Login) error {
 	cfg := &s.g.cfg
 	slow := cfg.Clock.After(cfg.LoginDelay)
@@ -110,22 +110,22 @@ func (s *session) verify(c *wire.Challenge, l *wire.Login) error {
 		"the device is not known here, was revoked, its certificate has ended, or the signature is not by its key"))
 }
 
-// blames says whether it is the client's fault that a login failed.
+// blames reports whether the client caused the failure of its login.
 func (s *session) blames(err error) bool {
 	var e *ended
 	if s.ctx.Err() != nil {
-		return false // it was ended from here
+		return false // the node ended the session
 	}
 	return !errors.As(err, &e) || e.code != wire.CloseInternal && e.code != wire.CloseTooMany
 }
 
-// refusal tells an answer about the client from a fault of the node.
+// refusal reports whether an error is an answer about the client, and not a fault of the node.
 func refusal(err error) bool {
 	var e *wire.Error
 	return errors.As(err, &e) && e.Code != wire.Internal && e.Code != wire.Unavailable
 }
 
-// admit makes the session the device's, and ends the one that received before it.
+// admit registers the session for its device, and ends the session that received before it.
 func (s *session) admit() error {
 	before, ok := s.g.registry.admit(s, s.g.cfg.MaxOfDevice)
 	if !ok {
@@ -135,6 +135,7 @@ func (s *session) admit() error {
 	if before != nil {
 		before.end(wire.CloseReplaced, nil)
 	}
+	s.user = s.g.backlogs.join(s, s.g.cfg.MaxHeldOfUser)
 	s.visit.Proved()
 	s.g.metrics.logins.WithLabelValues("accepted").Inc()
 	return nil

@@ -83,7 +83,7 @@ func (m *meter) parse(b []byte) error {
 	return nil
 }
 
-// headerSize is the length of a header of which a part is known, as far as it can be told.
+// headerSize returns the length of a header of which a part is known, as far as that part determines it.
 func headerSize(part []byte) int {
 	if len(part) < 2 {
 		return 2

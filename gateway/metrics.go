@@ -25,6 +25,7 @@ type metrics struct {
 	requests *prometheus.CounterVec   // method, code: "" for one that was answered
 	seconds  *prometheus.HistogramVec // method
 	refused  *prometheus.CounterVec   // limit: what was over it
+	panics   prometheus.Counter
 }
 
 // The values of the label limit, one for each bound that refuses something.
@@ -47,6 +48,8 @@ const (
 	overBytes         = "bytes"
 	overRequests      = "requests"
 	overHeld          = "request_bytes"
+	overHeldOfUser    = "request_bytes_of_user"
+	overUnsentOfUser  = "unsent_bytes_of_user"
 	overOrigin        = "origin"
 )
 
@@ -63,12 +66,14 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		requests: counter("requests_total", "Requests by method and the code of the error that answered them, none if they were served.", "method", "code"),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Namespace: "mlsfed", Subsystem: "gateway", Name: "request_seconds",
 			Help: "Time from the arrival of a request until it was served, by method.", Buckets: prometheus.ExponentialBuckets(0.0005, 2, 16)}, []string{"method"}),
-		refused: counter("refused_total", "What a limit has refused or slowed, by limit.", "limit"),
+		refused: counter("refused_total", "Requests, frames and connections that a limit has refused or slowed, by limit.", "limit"),
+		panics: prometheus.NewCounter(prometheus.CounterOpts{Namespace: "mlsfed", Subsystem: "gateway", Name: "panics_total",
+			Help: "Requests that ended by a fault of the node; the log has the place of each."}),
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.sessions, m.logins, m.frames, m.bytes, m.closes, m.requests, m.seconds, m.refused} {
+	for _, c := range []prometheus.Collector{m.sessions, m.logins, m.frames, m.bytes, m.closes, m.requests, m.seconds, m.refused, m.panics} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}

@@ -61,7 +61,7 @@ func TestDeliveryProperty(t *testing.T) {
 			switch rapid.IntRange(0, 5).Draw(rt, "what") {
 			case 0, 1, 2:
 				put[id]++
-				w.mail.put(id, "x")
+				w.feeds.put(id, "x")
 			case 3:
 				if n := len(open[id]); n > 0 {
 					acknowledge(id, rapid.IntRange(1, n).Draw(rt, "ack"))
@@ -92,7 +92,7 @@ func TestDeliveryProperty(t *testing.T) {
 		_ = c.conn.Close()
 		eventually(t, "sessions", func() bool { return w.Sessions() == 0 })
 		for i := range 3 { // not in the way of the next round
-			w.mail.drop(name(i))
+			w.feeds.drop(name(i))
 		}
 	})
 }

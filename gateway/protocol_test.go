@@ -23,9 +23,9 @@ import (
 )
 
 // update rewrites the examples of the document instead of comparing them.
-var update = flag.Bool("update", false, "rewrite the examples in docs/protocol.md")
+var update = flag.Bool("update", false, "rewrite the examples in docs/spec/protocol.md")
 
-const protocolFile = "../docs/protocol.md"
+const protocolFile = "../docs/spec/protocol.md"
 
 func protocol(t *testing.T) string {
 	t.Helper()
@@ -147,7 +147,7 @@ func structures(t *testing.T) map[string][]string {
 	t.Helper()
 	all := make(map[string][]string)
 	source := wireSource(t)
-	for _, name := range []string{"session.go", "request.go", "message.go", "envelope.go", "entry.go", "error.go", "feature.go", "alarm.go", "standing.go", "limits.go", "issuer.go"} {
+	for _, name := range []string{"session.go", "request.go", "message.go", "envelope.go", "entry.go", "error.go", "feature.go", "alarm.go", "standing.go", "limits.go", "issuer.go", "page.go"} {
 		for _, d := range source[name].Decls {
 			g, ok := d.(*ast.GenDecl)
 			if !ok || g.Tok != token.TYPE {
@@ -299,8 +299,8 @@ func TestProtocolTables(t *testing.T) {
 	}
 	exactly(t, "methods", table(t, "### Requests"), methods)
 	for _, m := range methods {
-		if _, known := bodyOf(wire.Method(m)); !known {
-			t.Errorf("method %s is not served", m)
+		if !wire.Method(m).Known() {
+			t.Errorf("method %s has no row in wire's table of methods", m)
 		}
 	}
 	for _, f := range constants(t, "Feature") {
@@ -337,11 +337,11 @@ func hasTest(t *testing.T, folder, name string) bool {
 var limitRows = map[string]string{
 	"MaxFrame": "frame", "MaxLogin": "login frame", "LoginFrames": "WebSocket frames until the login has come, pings and fragments too",
 	"Fragments": "WebSocket frames of one message", "HTTPRate": "HTTP requests of a client address, after the first of each connection", "Window": "pushes that are not acknowledged (`Window`)",
-	"Requests": "requests under way (`Requests`)", "MaxHeld": "bytes of requests under way, and of their answers", "PageItems": "pushes read from a stream in its turn",
+	"Requests": "requests under way (`Requests`)", "MaxHeld": "bytes of requests under way, and of their answers", "MaxHeldOfUser": "the same, and pages of pushes that are being sent, of all sessions of a user", "PageItems": "pushes read from a stream in its turn",
 	"PageBytes": "pushes read from a stream in its turn", "LoginWait": "time from challenge to login",
 	"RequestWait": "time for a request to be served", "WriteWait": "time for a frame to be taken by a device",
 	"FrameWait": "time for the rest of a frame that has begun", "PingEvery": "silence, pings unanswered; a ping comes each 45 s",
-	"SilenceWait": "silence, pings unanswered; a ping comes each 45 s", "DrainWait": "time for requests under way when the node stops",
+	"IdleWait": "silence, pings unanswered; a ping comes each 45 s", "DrainWait": "time for requests under way when the node stops",
 	"CloseWait": "time for a device to close after the node has", "FrameRate": "requests, pings, pongs, fragments of less than 1 KiB after a message's first, and acks that make no room",
 	"ByteRate": "bytes from a device, with the headers of WebSocket frames", "MaxOverloads": "requests over either in a row", "MaxOfDevice": "sessions of a device; one of them receives",
 	"MaxSessions": "sessions of a node", "MaxOfAddress": "sessions of a client address (IPv6: /64)", "MaxSockets": "connections of a node",
@@ -351,7 +351,7 @@ var limitRows = map[string]string{
 	"KeepAliveWait": "time for the next HTTP request of a connection",
 }
 
-// TestProtocolLimits holds that every limit of Config stands in the document with its default.
+// TestProtocolLimits holds that the document lists every limit of Config with its default.
 func TestProtocolLimits(t *testing.T) {
 	rows := make(map[string]string)
 	for _, r := range table(t, "## Limits") {

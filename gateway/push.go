@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"context"
 	"slices"
 	"time"
 
@@ -59,8 +60,8 @@ func newPump(feed Feed) *pump {
 }
 
 // look takes over which streams have news.
-func (p *pump) look() {
-	for _, name := range p.feed.Streams() {
+func (p *pump) look(ctx context.Context) {
+	for _, name := range p.feed.Streams(ctx) {
 		p.add(name)
 	}
 }
@@ -102,7 +103,7 @@ func (s *session) write(feed Feed) {
 	clock, every := s.g.cfg.Clock, s.g.cfg.PingEvery
 	p, tick := newPump(feed), clock.After(every)
 	if feed != nil {
-		p.look()
+		p.look(s.ctx)
 	}
 	for s.ctx.Err() == nil {
 		more, err := s.writeSome(p)
@@ -117,7 +118,7 @@ func (s *session) write(feed Feed) {
 		case <-s.ctx.Done():
 		case <-s.wake:
 		case <-p.ready:
-			p.look()
+			p.look(s.ctx)
 		case <-tick:
 			tick = clock.After(every)
 			s.ping(clock.Now())
@@ -139,6 +140,7 @@ func (s *session) writeSome(p *pump) (worked bool, err error) {
 		if err := s.send(frame); err != nil {
 			return true, err
 		}
+		s.user.sent(s, len(frame))
 	}
 	s.mu.Lock()
 	room := s.g.cfg.Window - s.window.size
@@ -202,8 +204,14 @@ func (s *session) writePage(p *pump, name Stream, room int) error {
 		s.forget(name)
 		return nil
 	default:
-		return s.fault("read mail", err)
+		return s.fault("read feed", err)
 	}
+	size := 0
+	for i := range page.Pushes {
+		size += len(page.Pushes[i].Payload)
+	}
+	discard(s.user.queue(s, size, 0))
+	defer s.user.sent(s, size)
 	for i := range page.Pushes {
 		if err := s.push(name, &page.Pushes[i]); err != nil {
 			return err
@@ -215,7 +223,7 @@ func (s *session) writePage(p *pump, name Stream, room int) error {
 	return nil
 }
 
-// push writes one push. It stands in the window before the device can acknowledge it.
+// push writes one push. The window has it before the device can acknowledge it.
 func (s *session) push(name Stream, push *wire.Push) error {
 	push.Conversation, push.Token = nil, name.Token
 	if name.Conversation != "" {
@@ -241,9 +249,9 @@ func (s *session) forget(name Stream) {
 
 // ping asks the device for a sign, and ends the session if there was none for long.
 func (s *session) ping(now time.Time) {
-	silent := now.Sub(time.UnixMilli(s.heard.Load()))
-	if silent >= s.g.cfg.SilenceWait {
-		s.end(wire.CloseSlow, wire.Errorf(wire.Unavailable, "session", "no sign of the device for %v", silent.Round(time.Second)))
+	unresponsive := now.Sub(time.UnixMilli(s.heard.Load()))
+	if unresponsive >= s.g.cfg.IdleWait {
+		s.end(wire.CloseSlow, wire.Errorf(wire.Unavailable, "session", "no sign of the device for %v", unresponsive.Round(time.Second)))
 		return
 	}
 	if err := s.conn.WriteControl(websocket.PingMessage, nil, time.Now().Add(s.g.cfg.WriteWait)); err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// python runs test/pyclient, which was written from docs/protocol.md.
+// python runs test/pyclient, which was written from docs/spec/protocol.md.
 type python struct {
 	t    *testing.T
 	args []string
@@ -144,10 +144,10 @@ func TestPythonClient(t *testing.T) {
 	}
 
 	for _, s := range []string{"one", "two", "three", "four"} {
-		w.mail.put(inbox, s)
+		w.feeds.put(inbox, s)
 	}
-	w.mail.put("conversation-one", "elsewhere")
-	w.mail.expire(inbox, 1)
+	w.feeds.put("conversation-one", "elsewhere")
+	w.feeds.expire(inbox, 1)
 	lines := p.mustRun(3, "read", "--items", "2")
 	if g, ok := lines[0]["gap"].([]any); !ok || len(g) != 2 || g[0] != 1.0 || g[1] != 1.0 {
 		t.Errorf("first %v, wanted a gap", lines[0])
@@ -155,7 +155,7 @@ func TestPythonClient(t *testing.T) {
 	if lines[1]["payload"] != hex.EncodeToString([]byte("two")) || lines[2]["sequence"] != 3.0 {
 		t.Errorf("read %v", lines)
 	}
-	eventually(t, "cursor", func() bool { return w.mail.cursor(inbox, tablet) == 3 })
+	eventually(t, "cursor", func() bool { return w.feeds.cursor(inbox, tablet) == 3 })
 	if again := p.mustRun(1, "read")[0]; again["sequence"] != 4.0 || again["kind"] != float64(wire.ItemMessage) {
 		t.Errorf("went on with %v", again)
 	}

@@ -75,7 +75,7 @@ func (s *session) readFrame(limit int, until time.Time) (*wire.Frame, error) {
 	return f, nil
 }
 
-// readError tells a breach of RFC 6455 from a connection that broke.
+// readError distinguishes a breach of RFC 6455 from a connection that broke.
 func readError(err error) error {
 	var e *ended
 	var closed *websocket.CloseError
@@ -85,7 +85,7 @@ func readError(err error) error {
 	return malformed(wire.Errorf(wire.Malformed, "frame", "%v", err))
 }
 
-// isNetwork tells what happened to the connection from what came over it.
+// isNetwork reports whether an error is a failure of the connection, and not of its content.
 func isNetwork(err error) bool {
 	var e net.Error
 	return errors.As(err, &e) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)

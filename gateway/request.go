@@ -3,15 +3,17 @@ package gateway
 import (
 	"context"
 	"errors"
+	"fmt"
+	"runtime/debug"
 	"time"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// answerRoom is what a frame needs beside the body of an answer, in bytes: no more than this.
+// answerRoom bounds the bytes that a frame needs in addition to the body of an answer.
 const answerRoom = 64
 
-// task is a request under way.
+// A task is a request under way.
 type task struct {
 	id     uint64
 	method wire.Method
@@ -21,7 +23,7 @@ type task struct {
 	err    error // of decoding: then it is not served
 }
 
-// request takes a request: it is served in a goroutine of its own, or in the one of its lane.
+// request takes a request and serves it in a goroutine of its own, or in that of its conversation.
 func (s *session) request(f *wire.Frame) error {
 	t := &task{id: f.ID, method: f.Method, label: labelOf(f.Method), came: s.g.cfg.Clock.Now()}
 	refuse, err := s.begin(t.id, len(f.Body))
@@ -32,26 +34,26 @@ func (s *session) request(f *wire.Frame) error {
 		s.answer(t, nil, refuse, false)
 		return nil
 	}
-	t.body, t.err = decodeBody(f.Method, f.Body)
-	if lane := laneOf(t.body); t.err == nil && lane != "" {
-		s.inLane(lane, t)
+	t.body, t.err = f.Method.DecodeRequest(f.Body)
+	if id := orderedIn(t.body); t.err == nil && id != "" {
+		s.serveInOrder(id, t)
 		return nil
 	}
 	s.work.Go(func() { s.serve(t) })
 	return nil
 }
 
-// labelOf is a method as the metrics have it: of those that are known there is a bounded number.
+// labelOf returns the metrics' label of a method: unknown methods share one, so that the number of labels is bounded.
 func labelOf(m wire.Method) string {
-	if _, known := bodyOf(m); !known {
+	if !m.Known() {
 		return "unknown"
 	}
 	return string(m)
 }
 
-// begin notes a request as under way, or says why it is refused.
+// begin registers a request as under way, or returns why the gateway refuses it.
 func (s *session) begin(id uint64, size int) (refuse *wire.Error, err error) {
-	cfg := &s.g.cfg
+	cfg, ofUser := &s.g.cfg, false
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, used := s.under[id]; used {
@@ -60,7 +62,7 @@ func (s *session) begin(id uint64, size int) (refuse *wire.Error, err error) {
 	switch {
 	case s.draining:
 		return wire.Errorf(wire.Unavailable, "request", "the node stops: connect again"), nil
-	case len(s.under) < cfg.Requests && s.held < cfg.MaxHeld:
+	case len(s.under) < cfg.Requests && s.held < cfg.MaxHeld && s.user.begin(s, size):
 		if s.under == nil {
 			s.under = make(map[uint64]int)
 		}
@@ -70,49 +72,55 @@ func (s *session) begin(id uint64, size int) (refuse *wire.Error, err error) {
 		return nil, nil
 	case s.held >= cfg.MaxHeld:
 		s.g.metrics.over(overHeld)
-	default:
+	case len(s.under) >= cfg.Requests:
 		s.g.metrics.over(overRequests)
+	default:
+		s.g.metrics.over(overHeldOfUser)
+		ofUser = true
 	}
 	if s.overloads++; s.overloads >= cfg.MaxOverloads {
 		return nil, closing(wire.CloseFlood, wire.Errorf(wire.Busy, "request", "%d requests in a row were more than may be under way", s.overloads))
 	}
+	if ofUser {
+		return wire.Errorf(wire.Busy, "request", "%d bytes are under way for the devices of %s: wait until they read", cfg.MaxHeldOfUser, s.user.user), nil
+	}
 	return wire.Errorf(wire.Busy, "request", "%d requests with %d bytes are under way: wait for one", len(s.under), s.held), nil
 }
 
-// inLane puts a request behind those of its conversation.
-func (s *session) inLane(lane wire.ConversationID, t *task) {
+// serveInOrder queues a request behind those of its conversation.
+func (s *session) serveInOrder(id wire.ConversationID, t *task) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	waiting, atWork := s.lanes[lane]
+	waiting, atWork := s.ordered[id]
 	if atWork {
-		s.lanes[lane] = append(waiting, t)
+		s.ordered[id] = append(waiting, t)
 		return
 	}
-	if s.lanes == nil {
-		s.lanes = make(map[wire.ConversationID][]*task)
+	if s.ordered == nil {
+		s.ordered = make(map[wire.ConversationID][]*task)
 	}
-	s.lanes[lane] = nil
+	s.ordered[id] = nil
 	s.work.Go(func() {
-		for t := t; t != nil; t = s.nextInLane(lane) {
+		for t := t; t != nil; t = s.nextInOrder(id) {
 			s.serve(t)
 		}
 	})
 }
 
-// nextInLane is the lane's next request; without one the lane is gone.
-func (s *session) nextInLane(lane wire.ConversationID) *task {
+// nextInOrder returns the next request of a conversation. It removes an empty queue and returns nil.
+func (s *session) nextInOrder(id wire.ConversationID) *task {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	waiting := s.lanes[lane]
+	waiting := s.ordered[id]
 	if len(waiting) == 0 {
-		delete(s.lanes, lane)
+		delete(s.ordered, id)
 		return nil
 	}
-	s.lanes[lane] = waiting[1:]
+	s.ordered[id] = waiting[1:]
 	return waiting[0]
 }
 
-// serve has a request served, and answers it.
+// serve has the service answer a request, and queues the answer.
 func (s *session) serve(t *task) {
 	if t.err != nil {
 		s.answer(t, nil, t.err, true)
@@ -121,7 +129,7 @@ func (s *session) serve(t *task) {
 	if q, ok := t.body.(*wire.FeaturesRequest); ok {
 		s.features.Store(&q.Features)
 		s.answer(t, &wire.FeaturesAnswer{Features: s.g.cfg.Features}, nil, true)
-		s.standingAlarms()
+		s.openAlarms()
 		return
 	}
 	if t.method == wire.MethodLimits {
@@ -130,13 +138,24 @@ func (s *session) serve(t *task) {
 	}
 	ctx, cancel := context.WithTimeout(s.ctx, s.g.cfg.RequestWait)
 	defer cancel()
-	answer, err := s.g.cfg.Service.Serve(ctx, Request{
-		Device: s.device, Method: t.method, Body: t.body, Room: s.g.cfg.MaxFrame - answerRoom, Features: s.announced(),
-	})
+	answer, err := s.ask(ctx, t)
 	if err != nil && ctx.Err() != nil && !isWire(err) {
 		err = wire.Errorf(wire.Unavailable, string(t.method), "not done within %v: ask again with the same id", s.g.cfg.RequestWait)
 	}
 	s.answer(t, answer, err, true)
+}
+
+// ask calls the service. A panic of the service fails the request alone: other devices go on.
+func (s *session) ask(ctx context.Context, t *task) (answer any, err error) {
+	defer func() {
+		if cause := recover(); cause != nil {
+			s.g.metrics.panics.Inc()
+			answer, err = nil, fmt.Errorf("panic: %v\n%s", cause, debug.Stack())
+		}
+	}()
+	return s.g.cfg.Service.Serve(ctx, Request{
+		Device: s.device, Method: t.method, Body: t.body, Room: s.g.cfg.MaxFrame - answerRoom, Features: s.announced(),
+	})
 }
 
 func isWire(err error) bool {
@@ -145,7 +164,7 @@ func isWire(err error) bool {
 	return errors.As(err, &e) || errors.As(err, &c)
 }
 
-// answer hands an answer to the writer. counted is false for a request that was never under way.
+// answer queues an answer for the writer. counted is false for a request that was refused before it was under way.
 func (s *session) answer(t *task, body any, failure error, counted bool) {
 	if failure != nil && !isWire(failure) {
 		s.g.cfg.Log.Error("a request failed", "method", t.label, "device", s.device, "error", failure)
@@ -164,13 +183,19 @@ func (s *session) answer(t *task, body any, failure error, counted bool) {
 	if counted {
 		o.id = t.id
 	}
+	size := 0 // of the request
 	s.mu.Lock()
 	if counted {
-		s.held += len(frame) - s.under[t.id]
+		size = s.under[t.id]
+		s.held += len(frame) - size
 		s.under[t.id] = len(frame)
 	}
-	s.out = append(s.out, o)
+	slow := s.user.queue(s, len(frame), size)
+	if !s.discarded {
+		s.out = append(s.out, o)
+	}
 	s.mu.Unlock()
+	discard(slow)
 	s.signal()
 }
 

@@ -11,7 +11,7 @@ import (
 	"sync"
 	"sync/atomic"
 
-	"github.com/mlsfed/mlsfed/door"
+	"github.com/mlsfed/mlsfed/internal/admission"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -180,23 +180,23 @@ func (l *guard) Accept() (net.Conn, error) {
 		visit, over := l.over(c)
 		if over != "" {
 			l.g.metrics.over(over)
-			door.Abort(c)
+			admission.Abort(c)
 			continue
 		}
 		return &socket{Conn: c, g: l.g, visit: visit}, nil
 	}
 }
 
-// over says which limit a connection is over, and counts it if none. One of a proxy stands for many clients:
-// the door knows nothing of it.
-func (l *guard) over(c net.Conn) (visit *door.Visit, limit string) {
+// over says which limit a connection is over, and counts it if none. A connection of a trusted proxy carries many
+// clients, so that admission control does not count it.
+func (l *guard) over(c net.Conn) (visit *admission.Connection, limit string) {
 	cfg := &l.g.cfg
 	if a := parseAddress(c.RemoteAddr().String()); !trusted(cfg.TrustedProxies, a) {
-		if !l.g.connects.Take(door.Network(a), cfg.Clock.Now()) {
+		if !l.g.connects.Take(admission.Network(a), cfg.Clock.Now()) {
 			return nil, overConnects
 		}
-		var why door.Reason
-		if visit, why = l.g.door.Open(door.Network(a)); why != "" {
+		var why admission.Reason
+		if visit, why = l.g.admission.Open(admission.Network(a)); why != "" {
 			return nil, string(why)
 		}
 	}
@@ -213,7 +213,7 @@ func (l *guard) over(c net.Conn) (visit *door.Visit, limit string) {
 type socket struct {
 	net.Conn
 	g     *Gateway
-	visit *door.Visit // nil for a proxy's
+	visit *admission.Connection // nil for a proxy's
 	asked atomic.Bool
 	first atomic.Bool // a request was admitted by the rate of connections
 	once  sync.Once
@@ -241,7 +241,7 @@ func withSocket(ctx context.Context, c net.Conn) context.Context {
 }
 
 // visitOf is the visit that a request belongs to, which has now come through; nil without one.
-func visitOf(ctx context.Context) *door.Visit {
+func visitOf(ctx context.Context) *admission.Connection {
 	s, ok := ctx.Value(socketKey{}).(*socket)
 	if !ok {
 		return nil

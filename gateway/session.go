@@ -11,7 +11,8 @@ import (
 
 	"github.com/gorilla/websocket"
 
-	"github.com/mlsfed/mlsfed/door"
+	"github.com/mlsfed/mlsfed/internal/admission"
+	"github.com/mlsfed/mlsfed/internal/tokenbucket"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -20,11 +21,11 @@ type session struct {
 	g       *Gateway
 	conn    *websocket.Conn
 	address netip.Addr // what limits count as the client
-	visit   *door.Visit
+	visit   *admission.Connection
 
 	ctx    context.Context // ends with the session
 	cancel context.CancelFunc
-	wake   chan struct{} // tells the writer to look again
+	wake   chan struct{} // wakes the writer
 	work   sync.WaitGroup
 	heard  atomic.Int64 // when the device gave a sign of life, in milliseconds since 1970
 
@@ -33,15 +34,17 @@ type session struct {
 	features atomic.Pointer[wire.Features] // that the device has announced; nil for none
 
 	// Of the login; not changed afterwards.
+	user    *backlog // nil until the session is admitted
 	device  wire.DeviceID
 	receive bool
 	ends    wire.Time
 
-	admitted, replaced bool // guarded by registry.mu
+	admitted, replaced bool  // guarded by registry.mu
+	share              share // guarded by user.mu
 
 	// Of the reader.
 	meter         *meter
-	frames, bytes door.Bucket
+	frames, bytes tokenbucket.Bucket
 	early         int  // WebSocket frames before the login has come
 	asked         bool // the login has come
 	fragments     int  // continuations of the message that is read
@@ -49,18 +52,20 @@ type session struct {
 
 	mu       sync.Mutex
 	reason   wire.CloseCode // 0 while it lives
-	why      *wire.Error    // told in a last frame; may be nil
+	why      *wire.Error    // sent in a last frame; may be nil
 	kill     *time.Timer    // closes the socket of a side that does not close
 	draining bool
 	under    map[uint64]int                  // requests under way, and the bytes of each or of its answer
 	held     int                             // the sum of these
-	lanes    map[wire.ConversationID][]*task // lanes at work, and what waits in them
+	ordered  map[wire.ConversationID][]*task // conversations with a request under way, and the requests that wait for it
 	out      []outgoing
-	pong     []byte // that waits for the writer; nil for none
-	window   window
-	acks     map[Stream]uint64 // acknowledged, but not yet handed on
-	acking   bool
-	acked    *sync.Cond // acks was taken, or the session has ended
+	// discarded: answers are dropped, because the session is closed to free memory.
+	discarded bool
+	pong      []byte // that waits for the writer; nil for none
+	window    window
+	acks      map[Stream]uint64 // acknowledged, but not yet handed on
+	acking    bool
+	acked     *sync.Cond // acks was taken, or the session has ended
 }
 
 // outgoing is a frame that waits for the writer.
@@ -176,6 +181,9 @@ func (s *session) run() {
 	}
 	s.work.Wait()
 	s.g.registry.unname(s)
+	if s.user != nil {
+		s.g.backlogs.leave(s)
+	}
 	if s.hasPlace {
 		s.g.registry.leave(s.address)
 	}
@@ -206,7 +214,7 @@ func (s *session) live() {
 	s.close()
 }
 
-// open tells the device that it is logged in, and opens its feed if it receives.
+// open sends the session frame, which confirms the login, and opens the device's feed if it receives.
 func (s *session) open() (Feed, error) {
 	cfg := &s.g.cfg
 	hello := wire.Session{
@@ -223,29 +231,33 @@ func (s *session) open() (Feed, error) {
 	if !s.receive {
 		return nil, nil
 	}
-	feed, err := cfg.Mail.Open(s.ctx, s.device)
+	feed, err := cfg.Feeds.Open(s.ctx, s.device)
 	if err != nil {
-		return nil, s.fault("open mail", err)
+		return nil, s.fault("open feed", err)
 	}
 	return feed, nil
 }
 
-// fault is how a session ends after an error of the node itself, which is logged here.
+// fault logs an error of the node itself, and returns the error that ends the session.
 func (s *session) fault(op string, err error) error {
 	if wire.CodeOf(err) == wire.Unavailable {
 		return closing(wire.CloseStopping, wire.AsError(op, err))
 	}
 	if s.ctx.Err() != nil {
-		return closing(closeLost, nil) // it has ended already, for another reason
+		return closing(closeLost, nil) // the session has ended already, for another reason
 	}
 	s.g.cfg.Log.Error("a session ends for a fault of the node", "operation", op, "device", s.device, "error", err)
 	return closing(wire.CloseInternal, wire.Errorf(wire.Internal, op, "the node failed; its log says more"))
 }
 
-// send writes one frame. Only the goroutine that writes calls it, or the reader before there is one.
+// send writes one frame. Only the writing goroutine calls send, or the reading one before the writer starts.
 func (s *session) send(frame []byte) error {
 	if len(frame) > s.g.cfg.MaxFrame {
 		return s.fault("write", wire.Errorf(wire.TooLarge, "write", "a frame of %d bytes, at most %d", len(frame), s.g.cfg.MaxFrame))
+	}
+	if s.user != nil {
+		s.user.writing(s)
+		defer s.user.wrote(s)
 	}
 	_ = s.conn.SetWriteDeadline(time.Now().Add(s.g.cfg.WriteWait))
 	if err := s.conn.WriteMessage(websocket.BinaryMessage, frame); err != nil {
@@ -255,11 +267,11 @@ func (s *session) send(frame []byte) error {
 	return nil
 }
 
-// close tells the other side why, and waits for a moment until it has closed too: a socket that is closed
-// with bytes unread takes the last frame with it.
+// close sends the reason to the other side and waits, up to Config.CloseWait, until it has closed too: closing a
+// socket that has unread bytes would discard the last frame.
 func (s *session) close() {
 	cfg := &s.g.cfg
-	<-s.ctx.Done() // whoever ends it is done with the deadlines
+	<-s.ctx.Done() // the side that ends the session has set its deadlines
 	s.mu.Lock()
 	code, why, kill := s.reason, s.why, s.kill
 	s.mu.Unlock()
@@ -277,7 +289,7 @@ func (s *session) close() {
 func (s *session) sayWhy(code wire.CloseCode, why *wire.Error, until time.Time) {
 	_ = s.conn.SetWriteDeadline(until)
 	for {
-		frame, ok := s.nextAnswer() // what is done is still told
+		frame, ok := s.nextAnswer() // finished answers are still sent
 		if !ok || s.conn.WriteMessage(websocket.BinaryMessage, frame) != nil {
 			break
 		}
@@ -292,7 +304,7 @@ func (s *session) sayWhy(code wire.CloseCode, why *wire.Error, until time.Time) 
 	_ = s.conn.WriteControl(websocket.CloseMessage, websocket.FormatCloseMessage(int(code), text), until)
 }
 
-// closeText says why a session ends where no error does.
+// closeText returns the text of a close code for a session that ends without an error.
 func closeText(code wire.CloseCode) string {
 	switch code {
 	case wire.CloseStopping:

@@ -12,7 +12,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-func TestSessionTellsItsBounds(t *testing.T) {
+func TestSessionAnnouncesItsBounds(t *testing.T) {
 	w := newWorld(t, nil)
 	c := w.login(phone, true)
 	want := wire.Session{Node: "n1.a.example", Time: c.session.Time, CertificateEnds: 4_000_000_000_000,
@@ -60,7 +60,7 @@ func TestLoginRefused(t *testing.T) {
 		c.send(wire.Frame{Type: wire.FrameLogin, Body: c.encode(&l)})
 		why := c.wantClose(wire.CloseLogin)
 		if why == nil || why.Code != wire.Denied || why.Text != "the device is not known here, was revoked, its certificate has ended, or the signature is not by its key" {
-			t.Errorf("%s: told %v", name, why)
+			t.Errorf("%s: got %v", name, why)
 		}
 	}
 	w.counted("logins_total", "refused", 4)
@@ -73,7 +73,7 @@ func TestLoginFault(t *testing.T) {
 	c := w.connect()
 	c.sign(phone, true)
 	if why := c.wantClose(wire.CloseInternal); why == nil || why.Code != wire.Internal || why.Text != "the node failed; its log says more" {
-		t.Errorf("told %v", why)
+		t.Errorf("got %v", why)
 	}
 }
 
@@ -88,7 +88,7 @@ func TestFrameOutOfPlace(t *testing.T) {
 		c := w.connect()
 		c.send(f)
 		if why := c.wantClose(wire.CloseMalformed); why == nil || why.Code != wire.Malformed {
-			t.Errorf("%s: told %v", name, why)
+			t.Errorf("%s: got %v", name, why)
 		}
 	}
 	after := map[string]wire.Frame{
@@ -101,7 +101,7 @@ func TestFrameOutOfPlace(t *testing.T) {
 		c := w.login(phone, true)
 		c.send(f)
 		if why := c.wantClose(wire.CloseMalformed); why == nil || why.Code != wire.Malformed {
-			t.Errorf("%s: told %v", name, why)
+			t.Errorf("%s: got %v", name, why)
 		}
 	}
 	c := w.login(phone, false)
@@ -132,7 +132,7 @@ func TestRequestAnswered(t *testing.T) {
 	w.counted("request_seconds", "renew", 1)
 }
 
-// TestRequestRefused holds what a device is told of requests that are not served; the session goes on.
+// TestRequestRefused holds the errors that answer requests which are not served; the session goes on.
 func TestRequestRefused(t *testing.T) {
 	w := newWorld(t, func(ctx context.Context, r Request) (any, error) {
 		switch r.Method {
@@ -145,6 +145,8 @@ func TestRequestRefused(t *testing.T) {
 			return nil, ctx.Err()
 		case wire.MethodConversations:
 			return &wire.RevocationsAnswer{List: make([]byte, wire.MaxSessionFrame)}, nil
+		case wire.MethodDiscard:
+			panic("a fault of the node")
 		}
 		return nil, nil
 	}, func(c *Config) { c.RequestWait = 50 * time.Millisecond })
@@ -163,6 +165,7 @@ func TestRequestRefused(t *testing.T) {
 		{wire.MethodRenew, nil, wire.Quota, "no more"},
 		{wire.MethodDevices, nil, wire.Unavailable, "not done within 50ms: ask again with the same id"},
 		{wire.MethodConversations, nil, wire.TooLarge, ""},
+		{wire.MethodDiscard, nil, wire.Internal, "the node failed; its log says more"},
 		{wire.MethodInvite, &wire.InviteRequest{}, "", ""},
 	} {
 		err := c.do(q.method, q.body, nil)
@@ -172,6 +175,7 @@ func TestRequestRefused(t *testing.T) {
 		}
 	}
 	w.counted("requests_total", "unknown", 1)
+	w.counted("panics_total", "", 1)
 }
 
 // TestRequestOrder holds that what submits to one conversation is served in the order in which it came,
@@ -179,8 +183,8 @@ func TestRequestRefused(t *testing.T) {
 func TestRequestOrder(t *testing.T) {
 	const n = 30
 	type served struct {
-		lane wire.ConversationID
-		id   byte
+		conversation wire.ConversationID
+		id           byte
 	}
 	var mu sync.Mutex
 	var order []served
@@ -206,8 +210,8 @@ func TestRequestOrder(t *testing.T) {
 	})
 	c := w.login(phone, false)
 	for i := range n {
-		lane := wire.ConversationID([]string{"conversation-one", "conversation-two"}[i%2])
-		c.ask(wire.MethodSubmit, &wire.Message{Version: 1, Conversation: lane, ID: wire.SubmissionID{byte(i + 1)}, Content: []byte("x"), Signature: make([]byte, 64)})
+		id := wire.ConversationID([]string{"conversation-one", "conversation-two"}[i%2])
+		c.ask(wire.MethodSubmit, &wire.Message{Version: 1, Conversation: id, ID: wire.SubmissionID{byte(i + 1)}, Content: []byte("x"), Signature: make([]byte, 64)})
 	}
 	if err := c.do(wire.MethodCount, nil, nil); err != nil { // not behind them
 		t.Fatal(err)
@@ -218,10 +222,10 @@ func TestRequestOrder(t *testing.T) {
 	}
 	last := make(map[wire.ConversationID]byte)
 	for _, s := range order {
-		if s.id <= last[s.lane] {
-			t.Errorf("%d in %s after %d", s.id, s.lane, last[s.lane])
+		if s.id <= last[s.conversation] {
+			t.Errorf("%d in %s after %d", s.id, s.conversation, last[s.conversation])
 		}
-		last[s.lane] = s.id
+		last[s.conversation] = s.id
 	}
 	if len(order) != n {
 		t.Errorf("served %d, wanted %d", len(order), n)
@@ -234,16 +238,16 @@ func TestRequestIDInUse(t *testing.T) {
 	c.send(wire.Frame{Type: wire.FrameRequest, ID: 5, Method: wire.MethodCount})
 	c.send(wire.Frame{Type: wire.FrameRequest, ID: 5, Method: wire.MethodDevices})
 	if why := c.wantClose(wire.CloseMalformed); why == nil || why.Text != "id 5 is in use" {
-		t.Errorf("told %v", why)
+		t.Errorf("got %v", why)
 	}
 }
 
 func TestPushesInOrder(t *testing.T) {
 	w := newWorld(t, nil, func(c *Config) { c.PageItems = 3 })
 	for i := range 10 {
-		w.mail.put("conversation-one", fmt.Sprint(i))
+		w.feeds.put("conversation-one", fmt.Sprint(i))
 	}
-	w.mail.put(inbox, "notice")
+	w.feeds.put(inbox, "notice")
 	c := w.login(phone, true)
 	next := make(map[string]uint64)
 	take := func(n int) {
@@ -260,8 +264,8 @@ func TestPushesInOrder(t *testing.T) {
 		}
 	}
 	take(11)
-	w.mail.put("conversation-one", "new")
-	w.mail.put("conversation-two", "new stream")
+	w.feeds.put("conversation-one", "new")
+	w.feeds.put("conversation-two", "new stream")
 	take(2)
 }
 
@@ -269,11 +273,11 @@ func TestWindow(t *testing.T) {
 	const window = 4
 	w := newWorld(t, nil, func(c *Config) { c.Window = window })
 	for i := range 11 {
-		w.mail.put("conversation-one", fmt.Sprint(i))
+		w.feeds.put("conversation-one", fmt.Sprint(i))
 	}
 	c := w.login(phone, true)
 	if c.session.Window != window {
-		t.Fatalf("told a window of %d", c.session.Window)
+		t.Fatalf("announced a window of %d", c.session.Window)
 	}
 	take := func(from, to uint64) {
 		t.Helper()
@@ -282,7 +286,7 @@ func TestWindow(t *testing.T) {
 				t.Fatalf("item %d, wanted %d", p.Sequence, n)
 			}
 		}
-		// What follows is the answer, not a push: the window is full, or the stream at its end.
+		// The next frame is the answer, not a push: the window is full, or the stream at its end.
 		if err := c.do(wire.MethodCount, nil, nil); err != nil {
 			t.Fatal(err)
 		}
@@ -297,22 +301,22 @@ func TestWindow(t *testing.T) {
 	take(6, 9)
 	c.ack("conversation-one", 9)
 	take(10, 11)
-	eventually(t, "cursor", func() bool { return w.mail.cursor("conversation-one", phone) == 9 })
+	eventually(t, "cursor", func() bool { return w.feeds.cursor("conversation-one", phone) == 9 })
 }
 
 // TestResume holds that a session begins where the device has acknowledged, not where the last one ended.
 func TestResume(t *testing.T) {
 	w := newWorld(t, nil)
-	w.mail.acks = make(chan wire.Ack, 1)
+	w.feeds.acks = make(chan wire.Ack, 1)
 	for i := range 5 {
-		w.mail.put("conversation-one", fmt.Sprint(i))
+		w.feeds.put("conversation-one", fmt.Sprint(i))
 	}
 	c := w.login(phone, true)
 	for range 5 {
 		c.push()
 	}
 	c.ack("conversation-one", 2)
-	<-w.mail.acks
+	<-w.feeds.acks
 	_ = c.conn.Close()
 	w.counted("closes_total", "1006", 1)
 	c = w.login(phone, true)
@@ -324,12 +328,12 @@ func TestResume(t *testing.T) {
 	}
 }
 
-func TestGapIsTold(t *testing.T) {
+func TestGapIsReported(t *testing.T) {
 	w := newWorld(t, nil)
 	for i := range 6 {
-		w.mail.put("conversation-one", fmt.Sprint(i))
+		w.feeds.put("conversation-one", fmt.Sprint(i))
 	}
-	w.mail.expire("conversation-one", 4)
+	w.feeds.expire("conversation-one", 4)
 	c := w.login(phone, true)
 	if p := c.push(); p.GapFrom != 1 || p.Sequence != 4 || p.Kind != 0 {
 		t.Errorf("got %+v, wanted a gap from 1 to 4", p)
@@ -342,11 +346,11 @@ func TestGapIsTold(t *testing.T) {
 // TestStreamLeft holds that a stream which the device has left disturbs nothing else.
 func TestStreamLeft(t *testing.T) {
 	w := newWorld(t, nil, func(c *Config) { c.Window = 1 })
-	w.mail.put("conversation-one", "a")
+	w.feeds.put("conversation-one", "a")
 	c := w.login(phone, true)
 	c.push() // the window is full
-	w.mail.drop("conversation-one")
-	w.mail.put("conversation-two", "b")
+	w.feeds.drop("conversation-one")
+	w.feeds.put("conversation-two", "b")
 	c.ack("conversation-one", 1) // passed over
 	if p := c.push(); *p.Conversation != "conversation-two" {
 		t.Errorf("got %+v", p)
@@ -355,16 +359,16 @@ func TestStreamLeft(t *testing.T) {
 
 func TestAckBeyondEnd(t *testing.T) {
 	w := newWorld(t, nil)
-	w.mail.put("conversation-one", "a")
+	w.feeds.put("conversation-one", "a")
 	c := w.login(phone, true)
 	c.push()
 	c.ack("conversation-one", 2)
 	if why := c.wantClose(wire.CloseMalformed); why == nil || why.Code != wire.Invalid {
-		t.Errorf("told %v", why)
+		t.Errorf("got %v", why)
 	}
 }
 
-func TestMailFault(t *testing.T) {
+func TestFeedFault(t *testing.T) {
 	for name, want := range map[string]struct {
 		err  error
 		code wire.CloseCode
@@ -373,10 +377,10 @@ func TestMailFault(t *testing.T) {
 		"stopping": {wire.Errorf(wire.Unavailable, "read", "the mailbox has stopped"), wire.CloseStopping},
 	} {
 		w := newWorld(t, nil)
-		w.mail.put("conversation-one", "a")
-		w.mail.fail = want.err
+		w.feeds.put("conversation-one", "a")
+		w.feeds.fail = want.err
 		if why := w.login(phone, true).wantClose(want.code); why == nil || why.Code == "" {
-			t.Errorf("%s: told %v", name, why)
+			t.Errorf("%s: got %v", name, why)
 		}
 	}
 }
@@ -387,7 +391,7 @@ func TestNewerSessionReplaces(t *testing.T) {
 	older := w.login(phone, true)
 	newer := w.login(phone, true)
 	older.wantClose(wire.CloseReplaced)
-	w.mail.put(inbox, "notice")
+	w.feeds.put(inbox, "notice")
 	if p := newer.push(); p.Sequence != 1 {
 		t.Errorf("got %+v", p)
 	}
@@ -465,7 +469,7 @@ func TestDeviceCloses(t *testing.T) {
 	c := w.login(phone, true)
 	closeNormally(c)
 	w.counted("closes_total", "1000", 1)
-	if w.Sessions() != 0 || len(w.mail.feeds) != 0 {
-		t.Errorf("%d sessions and %d feeds are left", w.Sessions(), len(w.mail.feeds))
+	if w.Sessions() != 0 || len(w.feeds.feeds) != 0 {
+		t.Errorf("%d sessions and %d feeds are left", w.Sessions(), len(w.feeds.feeds))
 	}
 }

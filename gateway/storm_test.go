@@ -38,7 +38,7 @@ func TestStorm(t *testing.T) {
 		})
 	}
 	for i := range 20 {
-		w.mail.put(fmt.Sprintf("conversation-%d", i%3), "x")
+		w.feeds.put(fmt.Sprintf("conversation-%d", i%3), "x")
 		w.Disconnect(name(rand.IntN(devices)))
 	}
 	all.Wait()
@@ -48,9 +48,9 @@ func TestStorm(t *testing.T) {
 	eventually(t, "sessions", func() bool { return w.Sessions() > 0 })
 	w.stop()
 	all.Wait()
-	if w.Sessions() != 0 || len(w.mail.feeds) != 0 || w.sockets.Load() != 0 || len(w.Gateway.registry.of) != 0 || w.Gateway.registry.places != 0 {
+	if w.Sessions() != 0 || len(w.feeds.feeds) != 0 || w.sockets.Load() != 0 || len(w.Gateway.registry.of) != 0 || w.Gateway.registry.places != 0 {
 		t.Errorf("left: %d sessions, %d feeds, %d sockets, %d names, %d places",
-			w.Sessions(), len(w.mail.feeds), w.sockets.Load(), len(w.Gateway.registry.of), w.Gateway.registry.places)
+			w.Sessions(), len(w.feeds.feeds), w.sockets.Load(), len(w.Gateway.registry.of), w.Gateway.registry.places)
 	}
 }
 

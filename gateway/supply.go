@@ -6,25 +6,24 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Devices knows who may log in.
+// Devices decides on logins and enrolments.
 type Devices interface {
-	// Login checks that signature is over input, by the key of a device that is enrolled, not revoked and
-	// whose certificate has not ended, and says when it ends. wire.NotFound or wire.Denied refuse; the
-	// client is not told which. Any other error is a fault of the node.
+	// Login checks that signature is over input, by the key of an enrolled device that is not revoked and whose
+	// certificate has not ended. It returns the end of the certificate. wire.NotFound or wire.Denied refuse the
+	// login; the client does not learn which. Any other error is a fault of the node.
 	Login(ctx context.Context, d wire.DeviceID, input, signature []byte) (certificateEnds wire.Time, err error)
 	// Enrol enrols a device. The request has passed its Check.
 	Enrol(ctx context.Context, r *wire.EnrolRequest) (*wire.ChainAnswer, error)
 }
 
-// Request is one that a device sent. It has logged in.
+// A Request was sent by a device that has logged in.
 type Request struct {
 	Device wire.DeviceID
 	Method wire.Method
-	// Body is what the method takes, decoded and checked: a pointer to the structure that stands behind
-	// the method's name in wire/request.go, as *wire.Envelope or *wire.EntriesRequest; nil where it takes
-	// nothing.
+	// Body is the request, decoded and checked: a pointer to the structure that wire's table of methods has for
+	// Method, such as *wire.Envelope; nil for a method that takes nothing.
 	Body any
-	// Room is how many bytes the encoded answer may have.
+	// Room is the largest size of the encoded answer, in bytes.
 	Room int
 	// Features are what the device has announced in this session.
 	Features wire.Features
@@ -38,46 +37,52 @@ type Service interface {
 	Serve(ctx context.Context, r Request) (answer any, err error)
 }
 
-// Mail is what devices have to read.
-type Mail interface {
-	// Open begins to read for a device. The gateway closes the feed. For a moment, when a newer session
-	// replaces an older one, a device may have two.
+// Feeds holds the items that devices have to read.
+type Feeds interface {
+	// Open returns a new feed for a device. The gateway closes it. A device has two feeds for a moment when a newer
+	// session replaces an older one.
 	Open(ctx context.Context, d wire.DeviceID) (Feed, error)
-	// Acknowledge takes an acknowledgement from a device. It must make sure that the stream is one which
-	// this device reads: wire.UnknownConversation otherwise, which is passed over, since the device may have
-	// left meanwhile. wire.Invalid for what is beyond the stream's end; that ends the session.
-	Acknowledge(ctx context.Context, d wire.DeviceID, a wire.Ack) error
+	// Acknowledge takes acknowledgements from devices, and returns an error or nil for each. It must check that the
+	// device reads the stream, and returns wire.UnknownConversation otherwise; the gateway ignores that error, since the
+	// device may have left meanwhile. wire.Invalid reports a sequence beyond the stream's end, and ends the session.
+	Acknowledge(ctx context.Context, list []Acknowledgement) []error
 }
 
-// Stream names a stream that a device reads, under an address of its. The zero value is its inbox.
+// An Acknowledgement is what a device has read of a stream.
+type Acknowledgement struct {
+	Device wire.DeviceID
+	wire.Ack
+}
+
+// A Stream names a stream that a device reads, and the token that the device reads it with. The zero value names the
+// device's inbox.
 type Stream struct {
 	Conversation wire.ConversationID
 	Token        wire.Token
 }
 
-// Feed is the streams of one device. One goroutine calls it, but for Close, which may come at any time,
-// once.
+// A Feed reads the streams of one device. One goroutine calls its methods; another one may call Close, once, at any
+// time.
 type Feed interface {
-	// Ready receives after Streams has something new to say. Several changes may be one signal. A new
+	// Ready receives a value when Streams has something new to return. Several changes may cause one signal. A new
 	// feed is ready.
 	Ready() <-chan struct{}
-	// Streams returns the streams that may have something to read, since it was last called: at first all
-	// that the device reads, then those with new items, and those that the device has joined meanwhile.
-	Streams() []Stream
-	// Read returns what follows a sequence number, or for 0 what follows the device's cursor, which the
-	// mailbox remembers. An item that was removed unread is told as a gap in its place. The pushes need not
-	// bear Conversation and Token: the gateway sets them. wire.UnknownConversation if the device does not
-	// read the stream any longer.
+	// Streams returns the streams that may have items to read since the last call: at first all that the device
+	// reads, later those with new items and those that the device has joined.
+	Streams(ctx context.Context) []Stream
+	// Read returns the items after a sequence number, or for 0 those after the device's cursor, which the mailbox
+	// remembers. A gap replaces an item that was removed unread. The gateway sets Conversation and Token of the
+	// pushes. The error is wire.UnknownConversation if the device does not read the stream any longer.
 	Read(ctx context.Context, s Stream, after uint64, limit Limit) (Page, error)
 	Close()
 }
 
-// Limit bounds a page: pushes, and bytes of payload. The first one is given even if it is larger.
+// A Limit bounds a page: its pushes, and their bytes of payload. The first push is returned even if it is larger.
 type Limit struct{ Items, Bytes int }
 
-// Page is what follows a place in a stream, in order of sequence.
+// A Page has the items after a place in a stream, in order of sequence.
 type Page struct {
 	Pushes []wire.Push
-	// More says that the stream goes on after the last of Pushes.
+	// More reports that the stream has items after the last of Pushes.
 	More bool
 }

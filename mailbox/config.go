@@ -1,33 +1,18 @@
 package mailbox
 
 import (
+	"cmp"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/bloom"
-
-	"github.com/mlsfed/mlsfed/batch"
+	"github.com/mlsfed/mlsfed/internal/clock"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Clock is where a mailbox has the time from.
-type Clock interface {
-	Now() time.Time
-	After(time.Duration) <-chan time.Time
-}
-
-type systemClock struct{}
-
-func (systemClock) Now() time.Time                         { return time.Now() }
-func (systemClock) After(d time.Duration) <-chan time.Time { return time.After(d) }
-
 // Config bounds a mailbox. A zero field takes its default.
 type Config struct {
-	// Clock is what items age by; nil is the machine's. It should not jump: an item's time is that of this clock.
-	Clock Clock
-	// Writer makes the batches, also those of others who use the database; its owner runs it, beside Run.
-	// Nil: the mailbox has one of its own.
-	Writer *batch.Writer
+	// Clock is the clock by which items age; nil is the machine's. It should not jump: an item's time is the time of
+	// this clock.
+	Clock clock.Source
 
 	// MaxItems and MaxBytes are the quota of a stream: items, and bytes of payload, that are kept because
 	// a reader has not acknowledged them. 100,000 and 1 GiB by default.
@@ -40,7 +25,7 @@ type Config struct {
 	// also where no reader has, instead of refusing the new item with wire.Quota.
 	DropOldest bool
 	// MaxItem is the longest payload in bytes; 1 MiB and 64 KiB by default, an entry of the largest size
-	// with what stands around it.
+	// with its framing.
 	MaxItem int
 	// MaxReaders bounds the readers of a stream; wire.MaxElements by default.
 	MaxReaders int
@@ -52,52 +37,46 @@ type Config struct {
 	// TrimEvery is how often acknowledged items are removed, ExpireEvery how often all streams are
 	// searched for old ones. One second and one hour by default.
 	TrimEvery, ExpireEvery time.Duration
-	// OpenStreams is how many streams nobody uses stay in memory; 4,096 by default.
+	// OpenStreams is how many unused streams stay in memory; 4,096 by default.
 	OpenStreams int
-	// Report is given what the sweeper could not do to a stream; it goes on with the others. May be nil.
+	// Report gets the error of a stream that the sweeper could not sweep; the sweeper continues with the others. May
+	// be nil.
 	Report func(error)
-	// Count counts what a quota did: OverQuota, OverShare and OverSender for each item refused, Expired for each item that
-	// made room before all readers had it. It must not block. May be nil.
+	// Count counts the effects of a quota: OverQuota, OverShare and OverSender for each item refused, Expired for
+	// each item that made room before all readers had it. It must not block. May be nil.
 	Count func(what string, n uint64)
 }
 
-// What Config.Count counts.
+// The events that Config.Count counts.
 const (
 	OverQuota = "quota" // refused: the stream is full
 	OverShare = "share" // refused: the sender's share of the stream is full
-	// OverSender: refused, since the sender has too much in all streams together.
+	// OverSender counts an item refused because the sender has too much in all streams together.
 	OverSender = "sender"
 	Expired    = "expired" // removed to make room, before all readers had it
 )
 
 const day = 24 * time.Hour
 
-func or[T comparable](v, otherwise T) T {
-	var zero T
-	if v == zero {
-		return otherwise
-	}
-	return v
-}
-
-// Defaults are the limits that zero fields stand for. They are those of the configuration that 'mlsfed init' writes: a
+// Defaults returns the limits that replace zero fields. They equal the configuration that 'mlsfed init' writes: a
 // test compares them.
-func Defaults() Config { return Config{}.withDefaults() }
+func Defaults() Config { return Config{}.WithDefaults() }
 
-func (c Config) withDefaults() Config {
+// WithDefaults returns the configuration with each zero field replaced by its default.
+func (c Config) WithDefaults() Config {
 	if c.Clock == nil {
-		c.Clock = systemClock{}
+		c.Clock = clock.System{}
 	}
-	c.MaxItems = or(c.MaxItems, 100_000)
-	c.MaxBytes = or(c.MaxBytes, 1<<30)
-	c.MaxSender = or(c.MaxSender, 16<<30)
-	c.MaxItem = or(c.MaxItem, wire.MaxEntry+64<<10)
-	c.MaxReaders = or(c.MaxReaders, wire.MaxElements)
-	c.MaxAge = or(c.MaxAge, 30*day)
-	c.DedupeWindow = or(c.DedupeWindow, 30*day)
-	c.TrimEvery = or(c.TrimEvery, time.Second)
-	c.ExpireEvery = or(c.ExpireEvery, time.Hour)
-	c.OpenStreams = or(c.OpenStreams, 4096)
+	c.MaxItems = cmp.Or(c.MaxItems, 100_000)
+	c.MaxBytes = cmp.Or(c.MaxBytes, 1<<30)
+	c.MaxSender = cmp.Or(c.MaxSender, 16<<30)
+	c.MaxItem = cmp.Or(c.MaxItem, wire.MaxEntry+64<<10)
+	c.MaxReaders = cmp.Or(c.MaxReaders, wire.MaxElements)
+	c.MaxAge = cmp.Or(c.MaxAge, 30*day)
+	c.DedupeWindow = cmp.Or(c.DedupeWindow, 30*day)
+	c.TrimEvery = cmp.Or(c.TrimEvery, time.Second)
+	c.ExpireEvery = cmp.Or(c.ExpireEvery, time.Hour)
+	c.OpenStreams = cmp.Or(c.OpenStreams, 4096)
 	if c.Report == nil {
 		c.Report = func(error) {}
 	}
@@ -107,18 +86,21 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
-// Tune sets what a mailbox wants of the database that it shares: filters, since nearly every append
-// looks up an id that is not there, and room for a burst.
-func Tune(o *pebble.Options) *pebble.Options {
-	if o == nil {
-		o = &pebble.Options{}
+// CheckPut refuses an item that no mailbox takes: one without a kind or an id, or over MaxItem or MaxReaders.
+func (c *Config) CheckPut(p *Put) error {
+	if p.Kind == 0 || p.ID == (ID{}) {
+		return wire.Errorf(wire.Malformed, "put", "item without a kind or an id")
 	}
-	for i := range o.Levels {
-		o.Levels[i].FilterPolicy = bloom.FilterPolicy(10)
+	if len(p.Payload) > c.MaxItem {
+		return wire.Errorf(wire.TooLarge, "put", "item of %d bytes, at most %d: send it as a blob", len(p.Payload), c.MaxItem)
 	}
-	o.CacheSize = 64 << 20 // of which the filters are the better part
-	o.MemTableSize = 16 << 20
-	o.MemTableStopWritesThreshold = 4
-	o.L0CompactionThreshold = 4
-	return o
+	return c.CheckReaders(len(p.Join), len(p.Leave))
+}
+
+// CheckReaders refuses a change of more than MaxReaders readers.
+func (c *Config) CheckReaders(join, leave int) error {
+	if join > c.MaxReaders || leave > c.MaxReaders {
+		return wire.Errorf(wire.TooLarge, "put", "%d readers join and %d leave, at most %d", join, leave, c.MaxReaders)
+	}
+	return nil
 }

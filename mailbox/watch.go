@@ -5,10 +5,10 @@ import (
 	"sync"
 )
 
-// Subscription is told which of its streams have new items. One of them serves all streams of a session.
+// Subscription reports which of its streams have new items. One subscription serves all streams of a session.
 type Subscription struct {
-	m *Mailbox
-	// C receives after Ready has something to say. Several changes may be one signal.
+	w *Watchers
+	// C receives when Ready has streams to return. Several changes may cause one signal.
 	C chan struct{}
 
 	mu    sync.Mutex
@@ -16,12 +16,12 @@ type Subscription struct {
 	on    map[Stream]bool // nil when closed
 }
 
-// Subscribe makes a subscription without streams. Close ends it.
-func (m *Mailbox) Subscribe() *Subscription {
-	return &Subscription{m: m, C: make(chan struct{}, 1), on: make(map[Stream]bool)}
+// Subscribe returns a subscription without streams. Close ends it.
+func (w *Watchers) Subscribe() *Subscription {
+	return &Subscription{w: w, C: make(chan struct{}, 1), on: make(map[Stream]bool)}
 }
 
-// Add watches a stream, and marks it ready at once: what came before is there to be read.
+// Add watches a stream, and marks it ready at once: earlier items are there to be read.
 func (s *Subscription) Add(name Stream) {
 	s.mu.Lock()
 	add := s.on != nil && !s.on[name]
@@ -32,13 +32,13 @@ func (s *Subscription) Add(name Stream) {
 	if !add {
 		return
 	}
-	s.m.watchers.add(name, s)
+	s.w.add(name, s)
 	s.wake(name)
 	s.mu.Lock()
 	gone := !s.on[name] // dropped or closed meanwhile
 	s.mu.Unlock()
 	if gone {
-		s.m.watchers.drop(name, s)
+		s.w.drop(name, s)
 	}
 }
 
@@ -48,7 +48,7 @@ func (s *Subscription) Drop(name Stream) {
 	delete(s.on, name)
 	delete(s.ready, name)
 	s.mu.Unlock()
-	s.m.watchers.drop(name, s)
+	s.w.drop(name, s)
 }
 
 // Close ends the subscription. C stays open and silent.
@@ -58,7 +58,7 @@ func (s *Subscription) Close() {
 	s.on, s.ready = nil, nil
 	s.mu.Unlock()
 	for name := range on {
-		s.m.watchers.drop(name, s)
+		s.w.drop(name, s)
 	}
 }
 
@@ -91,13 +91,21 @@ func (s *Subscription) wake(name Stream) {
 	}
 }
 
-// watchers is who watches which stream.
-type watchers struct {
-	mu sync.Mutex
-	of map[Stream]map[*Subscription]struct{}
+// Watchers wakes the subscriptions of streams, for an implementation of [Box]. It is safe for concurrent use.
+type Watchers struct {
+	signal chan struct{} // size 1: news is not empty
+
+	mu   sync.Mutex // guards what follows
+	of   map[Stream]map[*Subscription]struct{}
+	news map[Stream]bool // streams with many subscriptions that have changed
 }
 
-func (w *watchers) add(name Stream, s *Subscription) {
+// NewWatchers returns watchers without subscriptions. It starts nothing.
+func NewWatchers() *Watchers {
+	return &Watchers{signal: make(chan struct{}, 1), of: make(map[Stream]map[*Subscription]struct{})}
+}
+
+func (w *Watchers) add(name Stream, s *Subscription) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.of[name] == nil {
@@ -106,7 +114,7 @@ func (w *watchers) add(name Stream, s *Subscription) {
 	w.of[name][s] = struct{}{}
 }
 
-func (w *watchers) drop(name Stream, s *Subscription) {
+func (w *Watchers) drop(name Stream, s *Subscription) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	delete(w.of[name], s)
@@ -115,13 +123,7 @@ func (w *watchers) drop(name Stream, s *Subscription) {
 	}
 }
 
-func (w *watchers) count(name Stream) int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return len(w.of[name])
-}
-
-func (w *watchers) list(name Stream) []*Subscription {
+func (w *Watchers) list(name Stream) []*Subscription {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	list := make([]*Subscription, 0, len(w.of[name]))
@@ -131,60 +133,59 @@ func (w *watchers) list(name Stream) []*Subscription {
 	return list
 }
 
-// fewWatchers is how many subscribers of a stream are woken by who has appended to it, without the way
-// over another goroutine.
+// Watched returns the number of subscriptions of a stream.
+func (w *Watchers) Watched(name Stream) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return len(w.of[name])
+}
+
+// fewWatchers is how many subscriptions of a stream the appending goroutine itself wakes. More take too long to be
+// woken between two batches, so that another goroutine wakes them.
 const fewWatchers = 16
 
-// wake wakes who watches a stream.
-func (m *Mailbox) wake(name Stream) {
-	if m.watchers.count(name) > fewWatchers {
-		m.news.add(name)
+// Wake wakes the subscriptions of a stream. If there are many, Run wakes them later.
+func (w *Watchers) Wake(name Stream) {
+	if w.Watched(name) > fewWatchers {
+		w.later(name)
 		return
 	}
-	for _, s := range m.watchers.list(name) {
+	for _, s := range w.list(name) {
 		s.wake(name)
 	}
 }
 
-// news is the streams with many subscribers that were appended to. Waking them takes long, so it is not
-// done between two batches.
-type news struct {
-	signal chan struct{}
-	mu     sync.Mutex
-	set    map[Stream]bool
-}
-
-func (n *news) add(s Stream) {
-	n.mu.Lock()
-	if n.set == nil {
-		n.set = make(map[Stream]bool)
+func (w *Watchers) later(name Stream) {
+	w.mu.Lock()
+	if w.news == nil {
+		w.news = make(map[Stream]bool)
 	}
-	n.set[s] = true
-	n.mu.Unlock()
+	w.news[name] = true
+	w.mu.Unlock()
 	select {
-	case n.signal <- struct{}{}:
+	case w.signal <- struct{}{}:
 	default:
 	}
 }
 
-func (n *news) take() map[Stream]bool {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	set := n.set
-	n.set = nil
-	return set
+func (w *Watchers) take() map[Stream]bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	news := w.news
+	w.news = nil
+	return news
 }
 
-// notify wakes subscribers until ctx ends.
-func (m *Mailbox) notify(ctx context.Context) {
+// Run wakes the many subscriptions of a stream, until ctx ends.
+func (w *Watchers) Run(ctx context.Context) {
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-m.news.signal:
+		case <-w.signal:
 		}
-		for name := range m.news.take() {
-			for _, s := range m.watchers.list(name) {
+		for name := range w.take() {
+			for _, s := range w.list(name) {
 				s.wake(name)
 			}
 		}

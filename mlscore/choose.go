@@ -2,8 +2,8 @@ package mlscore
 
 import "slices"
 
-// picker chooses the proposals of a commit among those that wait: as many as make a valid list, with
-// the preferences of RFC 9420 §12.2. What it leaves out, it can explain.
+// picker chooses the proposals of a commit among those that wait: as many as make a valid list, with the preferences
+// of RFC 9420 §12.2. It reports an error for each proposal that it leaves out.
 type picker struct {
 	public    *PublicState
 	committer Sender
@@ -23,8 +23,8 @@ func (k *picker) skip(p *sentProposal, format string, args ...any) {
 	k.skipped = append(k.skipped, fail(ErrInvalid, "§12.2", "waiting proposal ("+p.Type.String()+" from "+p.sender.String()+")", format, args...))
 }
 
-// result is the list to commit. If what waits makes no valid list as a whole, it is tried piece by
-// piece.
+// result returns the list to commit. If the waiting proposals together make no valid list, result tries smaller parts
+// of them.
 func (k *picker) result() ([]sentProposal, []error, error) {
 	chosen := append(slices.Clone(k.list), k.prefer()...)
 	if _, err := k.public.planList(chosen, k.committer, 0); err == nil || len(chosen) == len(k.list) {
@@ -43,8 +43,9 @@ func (k *picker) result() ([]sentProposal, []error, error) {
 	return chosen, k.skipped, nil
 }
 
-// prefer leaves out what loses against another proposal: an Update against a Remove of the same leaf or
-// a later Update, a ReInit against anything, whatever the committer may not commit of itself.
+// prefer leaves out each proposal that loses against another one: an Update loses against a Remove of the same leaf
+// and against a later Update, a ReInit loses against any other proposal. It also leaves out the proposals about the
+// committer that the committer may not commit.
 func (k *picker) prefer() []sentProposal {
 	settled := map[LeafIndex]bool{} // leaves with a Remove
 	updates := map[LeafIndex]int{}  // the last Update of each leaf

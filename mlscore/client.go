@@ -1,6 +1,7 @@
 package mlscore
 
 import (
+	"cmp"
 	"crypto/rand"
 	"fmt"
 	"io"
@@ -8,13 +9,13 @@ import (
 	"time"
 )
 
-// Config is what a client works with. Auth, Store and Now must be set.
+// Config configures a Client. Auth, Store and Now must be set.
 type Config struct {
 	Auth   Authenticator
 	Policy Policy // may be nil
 	Store  Store
-	// Now is the time, for lifetimes. It is asked when a KeyPackage is made or about to be used;
-	// never when a message is processed, since members would then judge differently.
+	// Now returns the present time, for lifetimes. It is called when a KeyPackage is made or about to be used, and
+	// never to decide whether a message is valid, since members would then decide differently.
 	Now func() time.Time
 	// Rand is the source of all randomness; nil means crypto/rand.
 	Rand io.Reader
@@ -28,20 +29,20 @@ type Config struct {
 	// that refuses a leaf which the others accept is out of the group for good. Other implementations
 	// make lifetimes of 365 days and of 2^64-1 seconds, so that no value admits all of them.
 	MaxLifetimeReceived time.Duration
-	// Intake says which of the rules for makers hold for what others made, too.
+	// Intake selects which of the RFC's rules for makers this client applies to objects that others made.
 	Intake Intake
-	// Extensions, Proposals and Credentials are supported by the application beyond the defaults,
-	// and announced in the client's capabilities.
+	// Extensions, Proposals and Credentials are the types that the application supports in addition to the defaults.
+	// They are announced in the client's capabilities.
 	Extensions  []ExtensionType
 	Proposals   []ProposalType
 	Credentials []CredentialType // in addition to that of the client's own credential
-	// CipherSuites are announced in the client's capabilities, in addition to that of the leaf they
-	// stand in; nil means those of RFC 9420. They do not limit what the client can do.
+	// CipherSuites are announced in the client's capabilities, in addition to the cipher suite of the leaf that holds
+	// the capabilities; nil means those of RFC 9420. They do not limit what the client can do.
 	CipherSuites []CipherSuite
-	// GREASE says where the random code points of §13.5 are sent.
+	// GREASE selects where the random code points of §13.5 are sent.
 	GREASE GREASE
-	// PathlessProposals are the custom proposal types whose specification allows a commit without a path
-	// (§12.4). A commit of any other custom proposal has a path, whatever CommitOptions say.
+	// PathlessProposals are the custom proposal types whose specification allows a commit without a path (§12.4). A
+	// commit of any other custom proposal has a path, even with CommitOptions.OmitPath.
 	PathlessProposals []ProposalType
 	Limits            Limits
 }
@@ -60,29 +61,27 @@ const (
 	GREASENowhere
 )
 
-// Identity is a credential and the signature key that it speaks for.
+// Identity is a credential and the signature key pair that belongs to it.
 type Identity struct {
 	CipherSuite  CipherSuite
 	Credential   Credential
 	SignatureKey Secret
 }
 
-// GenerateSignatureKey makes a key pair for the signature scheme of a cipher suite. A nil source of
-// randomness means crypto/rand.
+// GenerateSignatureKey makes a key pair for the signature scheme of a cipher suite (RFC 9420 §5.1.2). A nil source of
+// randomness means crypto/rand. It returns ErrUnsupported for an unknown suite.
 func GenerateSignatureKey(random io.Reader, cs CipherSuite) (priv Secret, pub []byte, err error) {
 	s, err := suiteOf(cs)
 	if err != nil {
 		return Secret{}, nil, err
 	}
-	if random == nil {
-		random = rand.Reader
-	}
+	random = cmp.Or(random, rand.Reader)
 	return s.generateSignatureKey(random)
 }
 
-// NewIdentity makes an identity with a new signature key, for a credential that does not hold the key
-// itself, as that of a basic credential. A nil source of randomness means crypto/rand. The application
-// stores the identity: Group.Identity gives it back for a group.
+// NewIdentity makes an identity with a new signature key, for a credential that does not hold the key itself, such as
+// a basic credential. A nil source of randomness means crypto/rand. The application stores the identity:
+// Group.Identity returns it for a group.
 func NewIdentity(random io.Reader, cs CipherSuite, c Credential) (Identity, error) {
 	key, _, err := GenerateSignatureKey(random, cs)
 	return Identity{cs, c, key}, err
@@ -92,7 +91,9 @@ func NewIdentity(random io.Reader, cs CipherSuite, c Credential) (Identity, erro
 // concurrent use if its Config's members are; a Group is not.
 type Client struct{ cfg Config }
 
-// NewClient checks a Config and fills in its defaults.
+// NewClient checks a Config and fills in its defaults. It returns ErrMisuse if Auth, Store or Now is not set, if a
+// maximum lifetime is negative, or if a default type is listed among the types that the application supports (§7.2);
+// ErrUnsupported for an unknown cipher suite.
 func NewClient(cfg Config) (*Client, error) {
 	switch {
 	case cfg.Auth == nil:
@@ -116,9 +117,7 @@ func NewClient(cfg Config) (*Client, error) {
 	if cfg.CipherSuites == nil {
 		cfg.CipherSuites = CipherSuites()
 	}
-	if cfg.Rand == nil {
-		cfg.Rand = rand.Reader
-	}
+	cfg.Rand = cmp.Or(cfg.Rand, rand.Reader)
 	cfg.Limits = cfg.Limits.orDefault()
 	return &Client{cfg}, nil
 }
@@ -132,7 +131,7 @@ func checkAnnounced(object string, extensions []ExtensionType, proposals []Propo
 		}
 	}
 	for _, t := range proposals {
-		if t.isDefault() {
+		if !t.row().listed {
 			return fail(ErrMisuse, "§7.2", object, "default proposal type %v is announced: every client supports it", t)
 		}
 	}
@@ -148,11 +147,11 @@ func (c *Client) rules(s *suite) *rules {
 	return &rules{suite: s, auth: c.cfg.Auth, policy: c.cfg.Policy, maxLifetime: c.cfg.MaxLifetimeReceived, maxOwnLifetime: c.cfg.MaxLifetime, intake: c.cfg.Intake}
 }
 
-// suite finds the description of a cipher suite as this client takes it.
+// suite finds the description of a cipher suite under this client's Intake.
 func (c *Client) suite(id CipherSuite) (*suite, error) { return c.cfg.Intake.suite(id) }
 
-// capabilities announces what this client supports, or what it was given instead, in a leaf of a suite and
-// a type of credential.
+// capabilities returns the capabilities of a leaf with a suite and a type of credential: given, or by default those
+// that this client supports.
 func (c *Client) capabilities(s *suite, own CredentialType, given *Capabilities) (Capabilities, error) {
 	caps := Capabilities{
 		Versions:     []ProtocolVersion{MLS10},
@@ -191,8 +190,8 @@ func (c *Client) capabilities(s *suite, own CredentialType, given *Capabilities)
 	return caps, nil
 }
 
-// leafFor begins a leaf node for an identity: all but key, source and signature. caps is nil for what the
-// Config announces.
+// leafFor begins a leaf node for an identity: all but key, source and signature. If caps is nil, the leaf announces
+// the capabilities of the Config.
 func (c *Client) leafFor(s *suite, id Identity, extensions Extensions, caps *Capabilities) (LeafNode, error) {
 	pub, err := s.signaturePublicKey(id.SignatureKey.Bytes())
 	if err != nil {
@@ -216,7 +215,8 @@ func (c *Client) leafWith(s *suite, credential Credential, pub []byte, extension
 	return leaf, leaf.bindCredential(s)
 }
 
-// StorePSK keeps an external PSK under an id, until DeletePSK (§8.4).
+// StorePSK stores an external PSK under an id, until DeletePSK (§8.4). It replaces an earlier PSK of that id, copies the
+// secret, and returns ErrStore if the store refuses the write.
 func (c *Client) StorePSK(id []byte, psk Secret) error {
 	var b Batch
 	b.put(externalPSKKey(id), slices.Clone(psk.Bytes()))
@@ -224,7 +224,7 @@ func (c *Client) StorePSK(id []byte, psk Secret) error {
 	return applyBatch(c.cfg.Store, b)
 }
 
-// DeletePSK erases an external PSK.
+// DeletePSK erases an external PSK. An unknown id is no error.
 func (c *Client) DeletePSK(id []byte) error {
 	var b Batch
 	b.delete(externalPSKKey(id))
@@ -251,7 +251,7 @@ func (c *Client) psks(ids []PreSharedKeyID, closing *StagedCommit) ([]Secret, er
 	return list, nil
 }
 
-// storedPSK looks a PSK up. A resumption PSK is that of the newest group of its id that has such an epoch.
+// storedPSK looks a PSK up. A resumption PSK is looked up in the newest group of its id that has such an epoch.
 func (c *Client) storedPSK(id PreSharedKeyID) (v []byte, ok bool, err error) {
 	if id.Type != PSKResumption {
 		return c.cfg.Store.Get(externalPSKKey(id.ID))
@@ -267,7 +267,7 @@ func (c *Client) storedPSK(id PreSharedKeyID) (v []byte, ok bool, err error) {
 	return v, ok, err
 }
 
-// greaseExtension is an extension of a random reserved type with random content (§13.5).
+// greaseExtension returns an extension of a random reserved type with random content (§13.5).
 func (c *Client) greaseExtension() (Extension, error) {
 	var b [9]byte
 	if _, err := io.ReadFull(c.cfg.Rand, b[:]); err != nil {
@@ -276,5 +276,5 @@ func (c *Client) greaseExtension() (Extension, error) {
 	return Extension{ExtensionType(grease(b[0])), b[1 : 1+b[1]%8]}, nil
 }
 
-// grease is one of the reserved code points (§13.5).
+// grease returns one of the reserved code points (§13.5).
 func grease(b byte) uint16 { return uint16(b%15)<<12 | uint16(b%15)<<4 | 0x0a0a }

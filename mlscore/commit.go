@@ -2,32 +2,34 @@ package mlscore
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 )
 
-// CommitOptions shape a commit.
+// CommitOptions are the options of a commit.
 type CommitOptions struct {
-	// Proposals are committed by value, beside those that wait.
+	// Proposals are committed by value, in addition to the waiting proposals.
 	Proposals []Proposal
-	// OnlyThese leaves out the proposals that wait, whatever Refs says.
+	// OnlyThese leaves out the waiting proposals, even those that Refs names.
 	OnlyThese bool
-	// Refs names the waiting proposals to commit (see WaitingProposal). Each of them must be valid, or the
-	// commit fails: ErrMissing for one that does not wait. Nil means all that wait and are valid.
+	// Refs names the waiting proposals to commit (see WaitingProposal). Each of them must be valid, or the commit
+	// fails; a proposal that does not wait gives ErrMissing. Nil means all waiting proposals that are valid.
 	Refs [][]byte
 	// Leaf changes this member's leaf.
 	Leaf LeafUpdate
-	// OmitPath leaves out the path where the proposals allow it: cheaper, and no new keys (§12.4). Of
-	// custom proposals, those of Config.PathlessProposals allow it.
+	// OmitPath leaves out the path where the proposals allow it: the commit is cheaper, and this member gets no new
+	// keys (§12.4). Of custom proposals, those of Config.PathlessProposals allow it.
 	OmitPath          bool
 	AuthenticatedData []byte
-	// GroupInfo asks for a GroupInfo of the next epoch, which takes a signature, and shapes it. The zero
-	// value asks for none: Group.GroupInfo makes one of any shape once the commit is merged.
-	// WelcomeInfo shapes the one inside the Welcome.
+	// GroupInfo requests a GroupInfo of the next epoch, which costs a signature, and selects its content. The zero
+	// value requests none: Group.GroupInfo makes one with any content once the commit is merged. WelcomeInfo selects
+	// the content of the GroupInfo inside the Welcome. Without WelcomeInfo.Tree the Welcome has no ratchet tree: the
+	// joiners need it separately, in JoinOptions.Tree, from Commit.Staged.Public().Tree().
 	GroupInfo   GroupInfoOptions
 	WelcomeInfo GroupInfoOptions
 
-	usage   pskUsage      // of a resumption PSK that founds a group
-	closing *StagedCommit // whose resumption PSK that is, where its epoch has not begun
+	usage   ResumptionUsage // of a resumption PSK that founds a group
+	closing *StagedCommit   // whose resumption PSK that is, where its epoch has not begun
 }
 
 // Commit is a commit that has been made and waits to be accepted by the delivery service.
@@ -48,24 +50,24 @@ type StagedCommit struct {
 	message []byte
 	own     bool
 
-	// The key that a received commit was encrypted under is used up when the commit is merged.
+	// Merging a received commit consumes the key under which the commit was encrypted.
 	used           *ratchetName
 	usedGeneration uint32
 }
 
-// Effects says what the commit does.
+// Effects returns what the commit does.
 func (s *StagedCommit) Effects() *Effects { return s.effects }
 
-// Own says whether this client made the commit.
+// Own reports whether this client made the commit.
 func (s *StagedCommit) Own() bool { return s.own }
 
-// Message is the commit as it was sent or received.
+// Message returns the commit as it was sent or received.
 func (s *StagedCommit) Message() []byte { return slices.Clone(s.message) }
 
-// RemovesSelf says whether this member is out once the commit is merged.
+// RemovesSelf reports whether the commit removes this member.
 func (s *StagedCommit) RemovesSelf() bool { return s.removes }
 
-// Public is the public state of the epoch that begins; nil if the commit removes this member.
+// Public returns the public state of the epoch that begins; nil if the commit removes this member.
 func (s *StagedCommit) Public() *PublicState {
 	if s.next == nil {
 		return nil
@@ -73,7 +75,8 @@ func (s *StagedCommit) Public() *PublicState {
 	return s.next.public
 }
 
-// EpochAuthenticator is that of the epoch that begins (RFC 9420 §8.7); nil where Public is.
+// EpochAuthenticator returns the epoch authenticator of the epoch that begins (RFC 9420 §8.7); nil if Public returns
+// nil.
 func (s *StagedCommit) EpochAuthenticator() []byte {
 	if s.next == nil {
 		return nil
@@ -81,7 +84,7 @@ func (s *StagedCommit) EpochAuthenticator() []byte {
 	return slices.Clone(s.next.secrets.authenticator.Bytes())
 }
 
-// Export derives from the epoch that begins (§8.5).
+// Export derives a secret from the exporter of the epoch that begins (§8.5).
 func (s *StagedCommit) Export(label string, context []byte, length int) (Secret, error) {
 	if s.next == nil {
 		return Secret{}, fail(ErrGroupEnded, "§8.5", "export", "this member has no keys of the next epoch")
@@ -99,15 +102,19 @@ func (s *StagedCommit) abandon() {
 	}
 }
 
-// Commit commits the proposals that wait, and those in opts, and gives this member new keys (§12.4.1).
-// The group stays as it is until the commit is merged; a commit made before and not merged is
-// abandoned.
+// Commit commits the waiting proposals and those in opts, and gives this member new keys (§12.4.1). The group does
+// not change until the commit is merged. An earlier commit that was not merged is abandoned.
+//
+// A waiting proposal that cannot be committed is left out: see Commit.Skipped. Errors: ErrGroupEnded; ErrMisuse for an
+// incomplete proposal, an Update or an ExternalInit in opts.Proposals; ErrInvalid for a list of proposals that members
+// would refuse (§12.2), ErrPolicy if the Authenticator or the Policy refuses one; ErrMissing for a PSK that is not in the
+// store or a reference that does not wait; ErrStore.
 func (g *Group) Commit(opts CommitOptions) (*Commit, error) {
 	if err := g.active(); err != nil {
 		return nil, err
 	}
 	for _, p := range opts.Proposals {
-		if !p.complete() || p.Type == ProposalUpdate || p.Type == ProposalExternalInit {
+		if !p.complete() || p.Type.row().keyed {
 			return nil, fail(ErrMisuse, "§12.4", "commit", "a proposal of type %v cannot be committed by value", p.Type)
 		}
 	}
@@ -154,17 +161,17 @@ func (g *Group) Commit(opts CommitOptions) (*Commit, error) {
 // included (§7.3).
 func (g *Group) verifyOwnAdds(list []Proposal) error {
 	rules := g.public().rules.ownKeyPackageRules(g.client.cfg.Now())
-	errs := make([]error, len(list))
-	inParallel(len(list), func(i int) {
+	packages := make([]*KeyPackage, len(list))
+	for i := range list {
 		if list[i].Type == ProposalAdd {
-			errs[i] = list[i].Add.verify(g.suite, rules)
+			packages[i] = list[i].Add
 		}
-	})
-	return firstError(errs...)
+	}
+	return cmp.Or(verifyKeyPackages(g.suite, rules, packages)...)
 }
 
-// choose picks the proposals of a commit: all that wait and are valid, in preference to the rest of the
-// list only where they agree with it (§12.2, §12.4).
+// choose picks the proposals of a commit: the caller's list, and all waiting proposals that are valid together with
+// it (§12.2, §12.4).
 func (g *Group) choose(opts CommitOptions) (list []sentProposal, skipped []error, err error) {
 	self := member(g.state.self)
 	for _, p := range opts.Proposals {
@@ -192,16 +199,14 @@ func (g *Group) choose(opts CommitOptions) (list []sentProposal, skipped []error
 	return picker.result()
 }
 
-// checkWaiting applies the rules for committers that no receiver checks: a KeyPackage that somebody
-// proposed may have expired meanwhile (§7.3), and nobody may be able to found a ReInit's group (§11.2).
-func (g *Group) checkWaiting(p *sentProposal) (err error) {
-	switch {
-	case p.Type == ProposalAdd && p.Add.LeafNode.Source == SourceKeyPackage:
-		err = p.Add.LeafNode.Lifetime.verify(g.client.cfg.Now(), g.client.cfg.MaxLifetime)
-	case p.Type == ProposalReInit:
-		err = g.checkFoundable(p.ReInit)
+// checkWaiting applies the rules for committers that no receiver checks: a proposed KeyPackage may have expired
+// meanwhile (§7.3), and it may be impossible to found the group of a ReInit (§11.2).
+func (g *Group) checkWaiting(p *sentProposal) error {
+	check := p.Type.row().checkWaiting
+	if check == nil {
+		return nil
 	}
-	return within("waiting proposal ("+p.Type.String()+" from "+p.sender.String()+")", ErrInvalid, err)
+	return within("waiting proposal ("+p.Type.String()+" from "+p.sender.String()+")", ErrInvalid, check(g, &p.Proposal))
 }
 
 // committing is a commit in the making, by a member or by a joiner.
@@ -209,14 +214,14 @@ type committing struct {
 	client  *Client
 	suite   *suite
 	options GroupOptions
-	base    *memberState // secrets are nil for a joiner, but for init
+	base    *memberState // secrets are nil for a joiner, except init
 	sender  Sender
 	opts    CommitOptions
 
 	plan   *plan
 	leaf   LeafNode // the sender's next
 	signer Secret   // and its key
-	ready  *signer  // signer made ready
+	ready  *signer  // signer, prepared for use
 
 	staged *stagedCommit
 	path   *createdPath
@@ -231,7 +236,7 @@ func (w *committing) erase() {
 	eraseAll(w.joiner, w.member)
 }
 
-// build goes through §12.4.1 up to the next epoch's secrets.
+// build makes the steps of §12.4.1 up to the next epoch's secrets.
 func (w *committing) build() error {
 	w.staged = &stagedCommit{plan: w.plan, tree: w.plan.tree, leaf: LeafIndex(w.sender.Index)}
 	commit := &commitContent{}
@@ -254,15 +259,15 @@ func (w *committing) build() error {
 	return w.derive()
 }
 
-// customPath says whether a custom proposal may need a path (§12.4): all do but those whose specification
-// is known to this client. mls-rs refuses a commit of a custom proposal without a path.
+// customPath reports whether a custom proposal may need a path (§12.4): all do but those whose specification is known
+// to this client. mls-rs refuses a commit of a custom proposal without a path.
 func (w *committing) customPath() bool {
 	return slices.ContainsFunc(w.plan.list, func(p sentProposal) bool {
-		return !p.Type.isDefault() && !slices.Contains(w.client.cfg.PathlessProposals, p.Type)
+		return p.Type.row().path == pathUnknown && !slices.Contains(w.client.cfg.PathlessProposals, p.Type)
 	})
 }
 
-// changes says whether anything but the keys is to change.
+// changes reports whether anything but the keys is to change.
 func (u LeafUpdate) changes() bool {
 	return u.Identity != nil || u.Extensions != nil || u.Capabilities != nil
 }
@@ -295,7 +300,7 @@ func (w *committing) buildPath(commit *commitContent) (err error) {
 	return err
 }
 
-// signing makes the key of the next leaf ready, which is the old one unless the commit replaces it.
+// signing prepares the key of the next leaf for signing: the old key, unless the commit replaces it.
 func (w *committing) signing() (*signer, error) {
 	if w.signer.Equal(w.base.signer) {
 		return w.base.signing(w.suite)
@@ -394,7 +399,7 @@ func (c *Client) pskSecret(s *suite, ids []PreSharedKeyID) (Secret, error) {
 	return c.pskSecretWith(s, ids, nil)
 }
 
-// pskSecretWith is pskSecret where the resumption PSK of the epoch that closing leads to may be among them.
+// pskSecretWith is pskSecret for ids that may include the resumption PSK of the epoch that closing leads to.
 func (c *Client) pskSecretWith(s *suite, ids []PreSharedKeyID, closing *StagedCommit) (Secret, error) {
 	psks, err := c.psks(ids, closing)
 	if err != nil {
@@ -404,7 +409,7 @@ func (c *Client) pskSecretWith(s *suite, ids []PreSharedKeyID, closing *StagedCo
 	return s.pskSecret(ids, psks)
 }
 
-// outputs makes the GroupInfo of the next epoch, if it is asked for, and the Welcome.
+// outputs makes the GroupInfo of the next epoch, if it is requested, and the Welcome.
 func (w *committing) outputs() (info, welcome []byte, err error) {
 	if w.opts.GroupInfo.asks() {
 		g, err := w.client.groupInfo(w.suite, w.next, w.opts.GroupInfo)
@@ -480,8 +485,8 @@ func (g *Group) dispatch(w *committing) (*Commit, error) {
 	return out, nil
 }
 
-// Abandon gives up the own commit that waits, for one that the delivery service refused. Merging
-// somebody else's commit does the same.
+// Abandon discards this member's pending commit, after the delivery service refused it. Merging another member's
+// commit does the same. Without a pending commit nothing happens. It returns ErrStore if the store refuses the write.
 func (g *Group) Abandon() error {
 	if g.pending == nil {
 		return nil

@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// life is what happens in the crash tests, step after step.
+// life is the sequence of events in the crash tests.
 type life struct {
 	*hero
 	alice, bob *person
@@ -21,7 +21,7 @@ const (
 	nextGroup   = "next"
 )
 
-// crashLife lives the life with one write going wrong, and gives the number of writes.
+// crashLife runs the life with one failing write, and returns the number of writes.
 func crashLife(t *testing.T, public bool, at int, kind crashKind) int {
 	l := &life{
 		hero:    newHero(t, at, kind),
@@ -52,7 +52,7 @@ func (l *life) must(err error) {
 	}
 }
 
-// agree checks that all are in the same epoch, and that what hero has stored is too.
+// agree checks that all are in the same epoch, and that hero's stored state is in that epoch too.
 func (l *life) agree(people ...*person) {
 	l.t.Helper()
 	me := &person{group: l.group(), id: l.id}
@@ -64,7 +64,7 @@ func (l *life) agree(people ...*person) {
 	}
 }
 
-// take has hero process and merge a commit. After a crash it must know that the commit was merged.
+// take makes hero process and merge a commit. After a crash hero must know that the commit was merged.
 func (l *life) take(id, what string, msg []byte) {
 	l.t.Helper()
 	epoch := l.groups[id].Epoch()
@@ -84,7 +84,7 @@ func (l *life) take(id, what string, msg []byte) {
 	})
 }
 
-// hear has hero process a proposal or an application message. After a crash it is a replay.
+// hear makes hero process a proposal or an application message. After a crash the message is a replay.
 func (l *life) hear(what string, msg []byte) {
 	l.t.Helper()
 	l.do(what, func() error {
@@ -98,8 +98,8 @@ func (l *life) hear(what string, msg []byte) {
 	})
 }
 
-// commit has hero make a commit, which others take, and merge it. After a crash a commit without a
-// Welcome is found pending; one with a Welcome is made again, since the Welcome is gone.
+// commit makes hero make a commit, which others process, and merge it. After a crash a commit without a Welcome is
+// pending; a commit with a Welcome is made again, since the Welcome is lost.
 func (l *life) commit(opts CommitOptions, others ...*person) *Commit {
 	l.t.Helper()
 	var c *Commit
@@ -126,7 +126,7 @@ func (l *life) commit(opts CommitOptions, others ...*person) *Commit {
 	return c
 }
 
-// mergeOwn has hero merge its own commit as it comes back.
+// mergeOwn makes hero merge its own commit when the commit comes back.
 func (l *life) mergeOwn(msg []byte) {
 	l.t.Helper()
 	l.take(mainGroup, "merge of an own commit", msg)
@@ -135,7 +135,7 @@ func (l *life) mergeOwn(msg []byte) {
 	}
 }
 
-// entered notes a group that hero is in now, unless an error came with it.
+// entered records a group that hero is in now, unless there is an error.
 func (l *life) entered(id string, g *Group, err error) error {
 	l.t.Helper()
 	if (g == nil) != (err != nil) {
@@ -167,7 +167,7 @@ func (l *life) found() {
 	l.agree(l.alice, l.bob)
 }
 
-// say has somebody write to the group.
+// say makes a member send a message to the group.
 func (l *life) say(p *person, text string) []byte {
 	l.t.Helper()
 	msg, err := p.group.Protect([]byte(text), MessageOptions{DespiteProposals: true})
@@ -175,7 +175,7 @@ func (l *life) say(p *person, text string) []byte {
 	return msg
 }
 
-// write has hero write to the group, and the others read it.
+// write makes hero send a message to the group, and the others read it.
 func (l *life) write(text string, to ...*person) {
 	l.t.Helper()
 	msg := l.message("message", func() ([]byte, error) {
@@ -188,7 +188,7 @@ func (l *life) write(text string, to ...*person) {
 	}
 }
 
-// talk has messages skipped, out of order, and late.
+// talk sends messages that are skipped, out of order, and late.
 func (l *life) talk() {
 	var letters [][]byte
 	for n := range 4 {
@@ -205,7 +205,7 @@ func (l *life) talk() {
 	l.agree(l.alice, l.bob)
 }
 
-// update has hero's Update committed by somebody else, with another signature key.
+// update makes another member commit hero's Update with another signature key.
 func (l *life) update() {
 	key, _, err := GenerateSignatureKey(nil, 1)
 	l.must(err)
@@ -227,7 +227,7 @@ func (l *life) update() {
 	l.agree(l.alice, l.bob)
 }
 
-// race has proposals from two sides, and a commit of hero's that loses.
+// race makes proposals from two sides, and a commit by hero that loses.
 func (l *life) race() {
 	psk, err := l.group().ExternalPSK([]byte("psk"))
 	l.must(err)
@@ -257,7 +257,7 @@ func (l *life) race() {
 	l.agree(l.alice, l.bob)
 }
 
-// giveUp has a commit refused by the delivery service.
+// giveUp makes a commit that the delivery service refuses.
 func (l *life) giveUp() {
 	l.message("commit to be given up", func() ([]byte, error) {
 		c, err := l.group().Commit(CommitOptions{OmitPath: true})
@@ -274,7 +274,7 @@ func (l *life) giveUp() {
 	l.agree(l.alice, l.bob)
 }
 
-// rename has hero change its leaf by a commit, and write in the next epoch.
+// rename makes hero change its leaf by a commit, and send a message in the next epoch.
 func (l *life) rename() {
 	key, _, err := GenerateSignatureKey(nil, 1)
 	l.must(err)
@@ -285,7 +285,7 @@ func (l *life) rename() {
 	l.agree(l.alice, l.bob)
 }
 
-// joinSecond has hero join another group by a Welcome, with a PSK.
+// joinSecond makes hero join another group by a Welcome, with a PSK.
 func (l *life) joinSecond() {
 	var kp *KeyPackage
 	l.do("key package", func() (err error) {
@@ -320,7 +320,7 @@ func (l *life) sameEpoch(id string, other *Group) {
 	}
 }
 
-// derived has hero found a group from the main one, which alice and bob join.
+// derived makes hero found a group from the main one, which alice and bob join.
 func (l *life) derived(what, id string, found func(FoundOptions) (*Founding, error), members ...*person) {
 	l.t.Helper()
 	var welcome []byte
@@ -341,7 +341,7 @@ func (l *life) derived(what, id string, found func(FoundOptions) (*Founding, err
 	if string(welcome) != string(l.store.last()) {
 		l.t.Fatalf("%s: the store was not given the Welcome", what)
 	}
-	l.store.sent = l.store.sent[:len(l.store.sent)-1] // what is left are messages of groups
+	l.store.sent = l.store.sent[:len(l.store.sent)-1] // the remaining entries are messages of groups
 	if l.groups[id].Epoch() != 1 {
 		l.t.Fatalf("%s: the new group is at epoch %d", what, l.groups[id].Epoch())
 	}
@@ -352,15 +352,15 @@ func (l *life) derived(what, id string, found func(FoundOptions) (*Founding, err
 	}
 }
 
-// branch has hero found a subgroup with alice (RFC 9420 §11.3).
+// branch makes hero found a subgroup with alice (RFC 9420 §11.3).
 func (l *life) branch() {
 	l.derived("branch", subGroup, func(opts FoundOptions) (*Founding, error) {
 		return l.group().Branch([]byte(subGroup), opts)
 	}, l.alice)
 }
 
-// resync has hero come back by an external commit. If it crashes before it has entered the group, the
-// commit's secrets are gone: it comes back once more.
+// resync makes hero come back by an external commit. If hero crashes before it has entered the group, the commit's
+// secrets are lost, and hero comes back once more.
 func (l *life) resync() {
 	l.do("external commit", func() error {
 		info, err := l.alice.group.GroupInfo(GroupInfoOptions{Tree: true, External: true})
@@ -371,8 +371,8 @@ func (l *life) resync() {
 		l.bob.receive(l.t, x.Message)
 		g, err := x.Complete()
 		if err != nil && l.store.kind == writeRefused {
-			l.store.at = 0        // it has been told
-			g, err = x.Complete() // nothing has changed: the same commit can be completed still
+			l.store.at = 0        // the caller got the error
+			g, err = x.Complete() // nothing has changed: the same commit can still be completed
 		}
 		return l.entered(mainGroup, g, err)
 	}, func() bool { return l.group().Epoch() == l.alice.group.Epoch() })
@@ -380,7 +380,7 @@ func (l *life) resync() {
 	l.write("back", l.alice, l.bob)
 }
 
-// leaveSecond has hero removed from the second group.
+// leaveSecond removes hero from the second group.
 func (l *life) leaveSecond() {
 	g, err := l.alice.LoadGroup([]byte(secondGroup))
 	l.must(err)
@@ -399,7 +399,7 @@ func (l *life) leaveSecond() {
 	}
 }
 
-// reinit has the main group closed, and hero found its successor (§11.2).
+// reinit closes the main group, and hero founds its successor (§11.2).
 func (l *life) reinit() {
 	p := ReInitProposal(ReInit{GroupID: []byte(nextGroup), Version: MLS10, CipherSuite: 1})
 	c := l.alice.commit(l.t, CommitOptions{Proposals: []Proposal{p}}, []*person{l.bob})
@@ -412,7 +412,7 @@ func (l *life) reinit() {
 	}, l.alice, l.bob)
 }
 
-// tidy has hero delete what it no longer needs.
+// tidy makes hero delete the records that it no longer needs.
 func (l *life) tidy() {
 	l.do("erase", func() error {
 		if err := l.groups[mainGroup].Erase(); err != nil {

@@ -9,13 +9,13 @@ import (
 	"testing"
 )
 
-// crashKind is what happens at the write that goes wrong.
+// crashKind is the kind of failure of a write.
 type crashKind int
 
 const (
-	writeRefused crashKind = iota // nothing is stored, and the process lives on
+	writeRefused crashKind = iota // nothing is stored, and the process continues
 	diesBefore                    // nothing is stored, and the process ends
-	diesAfter                     // all is stored, and the process ends before it knows
+	diesAfter                     // everything is stored, and the process ends before Apply returns
 )
 
 func (k crashKind) String() string {
@@ -24,10 +24,10 @@ func (k crashKind) String() string {
 
 var errCrash = errors.New("the store is gone")
 
-// crashStore goes wrong at one write. It queues what is to be sent, as Batch.Output allows.
+// crashStore fails at one write. It queues the messages in Batch.Output.
 type crashStore struct {
 	*MemoryStore
-	at    int // the write that goes wrong, from 1; 0 for none
+	at    int // the number of the failing write, from 1; 0 for none
 	kind  crashKind
 	count int
 	sent  [][]byte
@@ -50,7 +50,7 @@ func (s *crashStore) Apply(b Batch) error {
 	return nil
 }
 
-// last is the message that was queued last.
+// last returns the message that was queued last.
 func (s *crashStore) last() []byte {
 	if len(s.sent) == 0 {
 		return nil
@@ -58,7 +58,7 @@ func (s *crashStore) last() []byte {
 	return s.sent[len(s.sent)-1]
 }
 
-// hero is the one whose store goes wrong, in a life with alice and bob.
+// hero is the client with the failing store, in a life with alice and bob.
 type hero struct {
 	t      *testing.T
 	cfg    Config
@@ -67,7 +67,7 @@ type hero struct {
 	id     Identity
 	groups map[string]*Group // by group id
 
-	senderData map[string]Secret // by group id and epoch, to look into what was sent
+	senderData map[string]Secret // by group id and epoch, to decrypt the sender data of sent messages
 	returned   [][]byte
 }
 
@@ -92,7 +92,7 @@ func newHero(t *testing.T, at int, kind crashKind) *hero {
 	return h
 }
 
-// restart is what comes after the end of the process: a new client, which has nothing but the store.
+// restart replaces the client after the end of the process: the new client has only the store.
 func (h *hero) restart() {
 	h.t.Helper()
 	h.store = &crashStore{MemoryStore: h.store.Clone(), sent: h.store.sent, count: h.store.count}
@@ -115,8 +115,8 @@ func (h *hero) restart() {
 	}
 }
 
-// do makes one operation, which may go wrong at its write. known says, after a crash, whether it turns
-// out to have happened; if it has not, the operation is made again, and must succeed.
+// do makes one operation, whose write may fail. After a crash, known reports whether the operation took effect; if
+// not, do makes the operation again, which must succeed.
 func (h *hero) do(what string, op func() error, known func() bool) {
 	h.t.Helper()
 	before, records, writes := h.describe(), h.records(), h.store.count
@@ -160,7 +160,7 @@ func (h *hero) do(what string, op func() error, known func() bool) {
 	h.note()
 }
 
-// again is for operations that are simply made again.
+// again is the known function of operations that can always be made again.
 func again() bool { return false }
 
 func (h *hero) records() map[string]string {
@@ -179,7 +179,7 @@ func (h *hero) describe() string {
 	return b.String()
 }
 
-// note remembers the sender data secrets of all epochs.
+// note records the sender data secrets of all epochs.
 func (h *hero) note() {
 	for id, g := range h.groups {
 		if !g.state.removed {
@@ -188,8 +188,8 @@ func (h *hero) note() {
 	}
 }
 
-// message makes an operation that has a message as its result: whatever happens, what the store took is
-// what goes out.
+// message makes an operation whose result is a message. In every case the message that the store took is the message
+// that is sent.
 func (h *hero) message(what string, make func() ([]byte, error)) []byte {
 	h.t.Helper()
 	var msg []byte
@@ -211,8 +211,8 @@ func (h *hero) message(what string, make func() ([]byte, error)) []byte {
 	return msg
 }
 
-// checkGenerations: no key encrypts two messages (RFC 9420 §9.1), over all that was stored to be sent
-// or returned.
+// checkGenerations checks that no key encrypts two messages (RFC 9420 §9.1), over all messages that were queued or
+// returned.
 func (h *hero) checkGenerations() {
 	h.t.Helper()
 	used := map[string][]byte{}
@@ -246,8 +246,7 @@ func (h *hero) checkGenerations() {
 	}
 }
 
-// TestCrashes lives one life of a group once for every write in it, with that write going wrong in each
-// way.
+// TestCrashes runs the life of a group once for every write in it and every kind of failure of that write.
 func TestCrashes(t *testing.T) {
 	for _, public := range []bool{false, true} {
 		t.Run(fmt.Sprintf("public=%v", public), func(t *testing.T) {
@@ -270,8 +269,8 @@ func TestCrashes(t *testing.T) {
 	}
 }
 
-// crashStep leaves writes out where time is short: with public handshakes, which differ little, every
-// third is tried unless MLSFED_LONG is set.
+// crashStep returns the step between the writes that are tried: with public handshakes, which differ little, every
+// third write, unless MLSFED_LONG is set.
 func crashStep(t *testing.T, public bool) int {
 	switch {
 	case longRun(t) != "":

@@ -23,13 +23,13 @@ type Credential struct {
 	Data         []byte   // any other type: its content, an opaque vector
 }
 
-// BasicCredential is a bare assertion of an identity, in the application's format.
+// BasicCredential returns a bare assertion of an identity, in the application's format.
 func BasicCredential(identity []byte) Credential {
 	return Credential{Type: CredentialBasic, Identity: identity}
 }
 
-// X509Credential is a chain of DER certificates, the end entity's first. Its key must be the
-// signature key of the leaf that carries it.
+// X509Credential returns a chain of DER certificates, the end entity's first. Its key must be the signature key of
+// the leaf that carries it.
 func X509Credential(chain ...[]byte) Credential {
 	return Credential{Type: CredentialX509, Certificates: chain}
 }
@@ -53,7 +53,7 @@ func (c Credential) encode(w *codec.Writer) {
 // equal compares encodings.
 func (c Credential) equal(o Credential) bool { return c.key() == o.key() }
 
-// key is the encoding.
+// key returns the encoding.
 func (c Credential) key() string {
 	var w codec.Writer
 	c.encode(&w)
@@ -73,7 +73,7 @@ func decodeCredential(r *codec.Reader) Credential {
 	return c
 }
 
-// CredentialUse says where a credential was met.
+// CredentialUse is the place at which a credential is validated.
 type CredentialUse uint8
 
 // The places of §5.3.1 at which a new credential is validated.
@@ -85,27 +85,27 @@ const (
 	UseExternalSender                          // in the external_senders extension
 )
 
-// Authenticator is the application's side of the Authentication Service (§5.3.1). It must answer
-// alike for all members of a group: a member whose Authenticator refuses what the others accept can
-// follow the group no further. It must not judge by the present time what others judged earlier. Its
-// methods are called from several goroutines at once. What they are given is part of a larger message:
-// one that keeps some of it copies that.
+// Authenticator is the application's side of the Authentication Service (§5.3.1). It must give the same answers for
+// all members of a group: a member whose Authenticator refuses a credential that the others accept can no longer
+// follow the group. Its answers must not depend on the present time, since other members validated the same
+// credential earlier. Its methods are called from several goroutines at once. The arguments are parts of a larger
+// message: a method that keeps a part of them must copy it.
 type Authenticator interface {
-	// ValidateCredential reports whether the credential legitimately speaks for signatureKey and for
-	// somebody who may be met at this place. An error refuses it.
+	// ValidateCredential checks that the credential belongs to signatureKey and that its owner may appear at this
+	// place. An error refuses the credential.
 	ValidateCredential(c Credential, signatureKey []byte, use CredentialUse) error
-	// Identity names the client that a credential represents: two members of one group never have
-	// equal identities, and a replaced credential must keep it unless ValidSuccessor says otherwise.
+	// Identity returns the name of the client that a credential represents: two members of one group never have equal
+	// identities, and a new credential of a member must keep the identity unless ValidSuccessor accepts the change.
 	// It must be a pure function of its arguments.
 	Identity(c Credential, signatureKey []byte) ([]byte, error)
 	// ValidSuccessor reports whether next may take the place of old in the same leaf (§5.3.1).
 	ValidSuccessor(old, next Credential) error
 }
 
-// TrustBasic is an Authenticator for basic credentials whose identities are vouched for elsewhere,
-// as in tests or where the delivery service authenticates. It takes equal identities for one client
-// and allows no change of identity. In groups where the devices of one user share an identity, as those
-// of OpenMLS may, it refuses a user's second device: see TrustBasicDevices.
+// TrustBasic is an Authenticator for basic credentials whose identities are verified elsewhere, as in tests or where
+// the delivery service authenticates. It treats equal identities as the same client and allows no change of identity.
+// In groups where the devices of one user share an identity, as those of OpenMLS may, TrustBasic refuses a user's
+// second device: see TrustBasicDevices.
 type TrustBasic struct{}
 
 // ValidateCredential accepts every basic credential.
@@ -116,10 +116,10 @@ func (TrustBasic) ValidateCredential(c Credential, _ []byte, _ CredentialUse) er
 	return nil
 }
 
-// Identity is the identity in the credential.
+// Identity returns the identity in the credential.
 func (TrustBasic) Identity(c Credential, _ []byte) ([]byte, error) { return c.Identity, nil }
 
-// ValidSuccessor demands an equal identity.
+// ValidSuccessor requires an equal identity.
 func (TrustBasic) ValidSuccessor(old, next Credential) error {
 	if !old.equal(next) {
 		return fmt.Errorf("%w: the identity changed", ErrPolicy)
@@ -127,15 +127,15 @@ func (TrustBasic) ValidSuccessor(old, next Credential) error {
 	return nil
 }
 
-// TrustBasicDevices is TrustBasic for groups in which several members, the devices of one user, have one
-// identity: a client is known by its identity and its signature key together. Use TrustBasic where an
-// identity is a device's own: it keeps a device from standing in a group twice, under another key.
+// TrustBasicDevices is TrustBasic for groups in which several members, the devices of one user, have one identity:
+// identity and signature key together name a client. Use TrustBasic where each device has its own identity:
+// TrustBasic prevents that a device is in a group twice, under different keys.
 //
-// A device that comes back by an external commit with Resync, after it changed its signature key, is not
-// found under its old one; it joins beside its old leaf, which another member removes.
+// A device that changed its signature key and then comes back by an external commit with Resync is not found under
+// its old key. It joins at a new leaf, and another member must remove the old leaf.
 type TrustBasicDevices struct{ TrustBasic }
 
-// Identity is the identity in the credential, behind its length, and the signature key.
+// Identity returns the length of the identity in the credential, the identity, and the signature key.
 func (TrustBasicDevices) Identity(c Credential, signatureKey []byte) ([]byte, error) {
 	return append(codec.AppendBytes(nil, c.Identity), signatureKey...), nil
 }

@@ -6,7 +6,7 @@ import (
 	"strings"
 )
 
-// describeGroup writes down everything that a group must be the same in after a restart.
+// describeGroup returns a text of all state of a group that must be the same after a restart.
 func describeGroup(g *Group) string {
 	var b strings.Builder
 	st := g.state
@@ -54,7 +54,7 @@ func describeState(b *strings.Builder, st *memberState) {
 	fmt.Fprintf(b, ", encryption %x\n%s\n", st.secrets.encryption.Bytes(), (&secretMachine{}).describe(st.messages))
 }
 
-// summarize writes down what a commit did, as every member must see it.
+// summarize returns a text of a commit's effects, which must be the same for every member.
 func summarize(e *Effects) string {
 	name := func(list []Member) string {
 		var s []string

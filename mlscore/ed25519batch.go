@@ -7,33 +7,33 @@ import (
 	"filippo.io/edwards25519"
 )
 
-// signedItem is a signature to be verified with others.
+// signedItem is a signature that is verified together with others.
 type signedItem struct{ pub, message, signature []byte }
 
-// batchVerifier is a signature scheme that verifies many signatures for less than their sum.
+// batchVerifier is a signature scheme that verifies many signatures together at a lower cost.
 type batchVerifier interface {
-	// verifyBatch reports that validate would accept all public keys, and that all signatures are
-	// good. If it does not, some may still be good.
+	// verifyBatch reports whether validate would accept all public keys and all signatures are good. If the result is
+	// false, some signatures may still be good.
 	verifyBatch([]signedItem) bool
 }
 
-// batchSize bounds the memory that a batch takes, some 0.6 kB a signature; the cost for each signature
-// falls little beyond it.
+// batchSize bounds the memory of a batch, about 0.6 kB per signature. Larger batches would hardly reduce the cost per
+// signature.
 const batchSize = 4096
 
-// leastBatch is not divided among processors: the cost for each signature of two halves would be half as
-// much again.
+// leastBatch is the largest batch that is not divided among processors: in two halves each signature would cost 50%
+// more.
 const leastBatch = 64
 
 // verifyBatch checks 8·Σ zᵢ(sᵢB − Rᵢ − kᵢAᵢ) = 0 with coefficients zᵢ of 128 bits that depend on all
 // signatures, so that nobody can choose signatures whose errors cancel out.
 //
-// This is the cofactored predicate: it also accepts signatures that miss by a point of small order,
-// which crypto/ed25519 refuses. Only a holder of the private key can make such a signature. It is used
-// for the leaves of a tree that is being joined and nowhere else: there it can let in a leaf that the
-// members refused one by one, which is not in their tree, so that the tree hash differs.
+// This is the cofactored predicate: it also accepts signatures whose equation fails only by a point of small order,
+// which crypto/ed25519 refuses. Only a holder of the private key can make such a signature. The predicate is used
+// only for the leaves of a tree that is being joined. There it can accept a leaf that the members refused
+// individually; such a leaf is not in the members' tree, so the tree hash differs.
 //
-// Decompressing a key is a fifth of what its signature costs, so that the key is validated here too.
+// Decompressing a key is a fifth of the cost of its signature, so the key is validated here too.
 func (ed25519Scheme) verifyBatch(items []signedItem) bool {
 	points := make([]edAffine, 2*len(items)+1) // Rᵢ, Aᵢ, and the base point
 	scalars := make([]edwards25519.Scalar, 2*len(items)+1)
@@ -77,8 +77,8 @@ func (ed25519Scheme) verifyBatch(items []signedItem) bool {
 	return multiScalar(scalars, points).smallOrder() // Σ zᵢRᵢ + zᵢkᵢAᵢ − zᵢsᵢB
 }
 
-// batchCoefficients gives numbers of 128 bits that depend on everything that is being verified: kᵢ is a
-// hash of Rᵢ, the key and the message.
+// batchCoefficients generates numbers of 128 bits that depend on all signatures, keys and messages of the batch: kᵢ
+// is a hash of Rᵢ, the key and the message.
 type batchCoefficients struct {
 	seed  [sha512.Size]byte
 	block [sha512.Size]byte // four coefficients
@@ -110,7 +110,7 @@ func (c *batchCoefficients) next(z *edwards25519.Scalar) {
 // scalarBits is the length of the order of the base point.
 const scalarBits = 253
 
-// fewPoints are so many that a table for each of them costs less than buckets for all.
+// fewPoints is the largest number of points for which a table for each point costs less than buckets for all points.
 const fewPoints = 200
 
 // multiScalar computes Σ scalars·points. It runs in variable time; everything here is public.
@@ -121,7 +121,7 @@ func multiScalar(scalars []edwards25519.Scalar, points []edAffine) *edPoint {
 	return multiScalarMany(scalars, points)
 }
 
-// multiScalarFew does it by Straus's method: with odd multiples of each point, and doublings for all together.
+// multiScalarFew is multiScalar by Straus's method: with odd multiples of each point, and common doublings.
 func multiScalarFew(scalars []edwards25519.Scalar, points []edAffine) *edPoint {
 	tables := make([][1 << (edKeyWidth - 2)]edCached, len(points))
 	digits := make([]edDigits, len(points))
@@ -146,11 +146,11 @@ func multiScalarFew(scalars []edwards25519.Scalar, points []edAffine) *edPoint {
 	return sum
 }
 
-// multiScalarMany does it by Pippenger's method: for each digit of the scalars the points are put into buckets
-// by that digit, and the buckets added up with their weights.
+// multiScalarMany is multiScalar by Pippenger's method: for each digit of the scalars the points are added into
+// buckets by that digit, and the buckets are added with their weights.
 func multiScalarMany(scalars []edwards25519.Scalar, points []edAffine) *edPoint {
 	width := digitWidth(len(points))
-	windows := scalarBits/width + 1 // one bit more than a scalar has, for the last carry
+	windows := scalarBits/width + 1 // one bit more than a scalar, for the last carry
 	digits := make([]int16, windows*len(scalars))
 	for i := range scalars {
 		signedDigits(digits[i:], len(scalars), scalars[i].Bytes(), width)
@@ -184,7 +184,7 @@ func multiScalarMany(scalars []edwards25519.Scalar, points []edAffine) *edPoint 
 	return sum
 }
 
-// digitWidth chooses how many bits a digit has: the wider, the fewer the digits, and the more the buckets.
+// digitWidth chooses the number of bits of a digit: wider digits are fewer, but need more buckets.
 func digitWidth(points int) int {
 	best, least := 0, 0
 	for width := 3; width <= 13; width++ {
@@ -195,7 +195,7 @@ func digitWidth(points int) int {
 	return best
 }
 
-// weighted is Σ (i+1)·buckets[i].
+// weighted returns Σ (i+1)·buckets[i].
 func weighted(buckets []edPoint, used []bool) *edPoint {
 	running, total := new(edPoint), new(edPoint)
 	running.identity()

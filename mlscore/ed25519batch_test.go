@@ -20,7 +20,8 @@ func signedItems(t testing.TB, n int) []signedItem {
 	return items
 }
 
-// TestBatchVerification: any number of good signatures passes, any one bad one fails the batch.
+// TestBatchVerification checks that a batch of any number of good signatures passes, and that one bad signature fails
+// it.
 func TestBatchVerification(t *testing.T) {
 	for _, n := range []int{1, 2, 3, 17, 64, 200, 1024} {
 		if raceDetector && n > 200 {
@@ -56,7 +57,7 @@ func TestBatchVerification(t *testing.T) {
 	}
 }
 
-// TestBatchValidatesKeys: a batch takes no key that validate refuses, even with signatures that fit.
+// TestBatchValidatesKeys checks that a batch refuses a key that validate refuses, even with a matching signature.
 func TestBatchValidatesKeys(t *testing.T) {
 	scheme := ed25519Scheme{}
 	identity := edwards25519.NewIdentityPoint().Bytes()
@@ -73,14 +74,14 @@ func TestBatchValidatesKeys(t *testing.T) {
 	} {
 		items := signedItems(t, 3)
 		items[1].pub = pub
-		items[1].signature = append(edwards25519.NewIdentityPoint().Bytes(), make([]byte, 32)...) // R and s of zero: fits any such key
+		items[1].signature = append(edwards25519.NewIdentityPoint().Bytes(), make([]byte, 32)...) // R and s of zero: matches any such key
 		if scheme.validate(pub) == nil || scheme.verifyBatch(items) {
 			t.Errorf("%s: accepted", name)
 		}
 	}
 }
 
-// TestBatchErrorsDoNotCancel: two signatures whose errors are opposite fail together.
+// TestBatchErrorsDoNotCancel checks that two signatures whose errors are opposite fail together.
 func TestBatchErrorsDoNotCancel(t *testing.T) {
 	items := signedItems(t, 2)
 	one := edwards25519.NewScalar()
@@ -104,13 +105,13 @@ func TestBatchErrorsDoNotCancel(t *testing.T) {
 	}
 }
 
-// smallOrderEd25519 says whether 8·p is the identity.
+// smallOrderEd25519 reports whether 8·p is the identity.
 func smallOrderEd25519(p *edwards25519.Point) bool {
 	var q edwards25519.Point
 	return q.MultByCofactor(p).Equal(edwards25519.NewIdentityPoint()) == 1
 }
 
-// TestMultiScalar compares with the sum of single products.
+// TestMultiScalar compares multiScalar with the sum of single products.
 func TestMultiScalar(t *testing.T) {
 	random := seeded("multi scalar")
 	for _, n := range []int{1, 5, 100, 300, 2100} {

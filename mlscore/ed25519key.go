@@ -8,8 +8,8 @@ import (
 	"filippo.io/edwards25519"
 )
 
-// ed25519Public is a public key made ready to verify: with multiples of its point, which the first
-// signature takes. A second signature by the same key then costs half of the first.
+// ed25519Public is a public key prepared for verification. The first verification computes multiples of its point; a
+// second verification with the same key then costs half of the first.
 type ed25519Public struct {
 	encoded [32]byte
 	point   edAffinePoint
@@ -17,8 +17,8 @@ type ed25519Public struct {
 	table   [edParts][1 << (edKeyWidth - 2)]edCached
 }
 
-// newEd25519Public reads a public key; nil if it is no point. It takes what crypto/ed25519 takes: keys of
-// small order, and encodings that are not reduced, are for validate to refuse.
+// newEd25519Public decodes a public key; it returns nil if the key is not a point. It accepts the same keys as
+// crypto/ed25519: validate refuses keys of small order and encodings that are not reduced.
 func newEd25519Public(encoded *[32]byte) *ed25519Public {
 	k := &ed25519Public{encoded: *encoded}
 	k.point.y = *encoded
@@ -30,7 +30,7 @@ func newEd25519Public(encoded *[32]byte) *ed25519Public {
 	return k
 }
 
-// multiples fills the table.
+// multiples computes the table.
 func (k *ed25519Public) multiples() {
 	p := k.point.extended()
 	for part := range k.table {
@@ -43,9 +43,20 @@ func (k *ed25519Public) multiples() {
 	}
 }
 
-// verify has the predicate of crypto/ed25519: the encoding of s·B − k·A is that of R, byte for byte, and s is
-// below the order. It is not cofactored.
+// verify applies the predicate of crypto/ed25519: the encoding of s·B − k·A equals R byte for byte, and s is below
+// the order. The predicate is not cofactored.
 func (k *ed25519Public) verify(message, signature []byte) bool {
+	var p edPoint
+	if !k.recompute(&p, message, signature) {
+		return false
+	}
+	r := p.encode()
+	return bytes.Equal(r[:], signature[:32])
+}
+
+// recompute sets p to s·B − k·A, whose encoding is R if the signature is good. It returns false for a signature of
+// another length, or with an s that is not below the order.
+func (k *ed25519Public) recompute(p *edPoint, message, signature []byte) bool {
 	if len(signature) != 64 {
 		return false
 	}
@@ -65,14 +76,13 @@ func (k *ed25519Public) verify(message, signature []byte) bool {
 	var ofKey, ofBase edDigits
 	sparseDigits(&ofKey, challenge.Bytes(), edKeyWidth)
 	sparseDigits(&ofBase, s.Bytes(), edBaseWidth)
-	r := k.difference(&ofKey, &ofBase).encode()
-	return bytes.Equal(r[:], signature[:32])
+	k.difference(p, &ofKey, &ofBase)
+	return true
 }
 
-// difference computes a multiple of the base point minus one of the key, all parts of the digits at once.
-func (k *ed25519Public) difference(ofKey, ofBase *edDigits) *edPoint {
+// difference sets p to a multiple of the base point minus a multiple of the key, for all parts of the digits at once.
+func (k *ed25519Public) difference(p *edPoint, ofKey, ofBase *edDigits) {
 	base := edBaseTable()
-	p := new(edPoint)
 	p.identity()
 	for at := edPartBits - 1; at >= 0; at-- {
 		p.double(true)
@@ -89,22 +99,20 @@ func (k *ed25519Public) difference(ofKey, ofBase *edDigits) *edPoint {
 			}
 		}
 	}
-	return p
 }
 
-// ed25519Keys are keys that verified lately: a member signs many messages, and each KeyPackage and each
-// commit has two signatures by one key. A key takes 8.3 kB.
+// ed25519Keys is a cache of recently used keys: a member signs many messages, and each KeyPackage and each commit has
+// two signatures by one key. A key takes 8.3 kB.
 var ed25519Keys = &ed25519Cache{most: 128}
 
-// ed25519Cache keeps up to twice as many keys as most says, those used last among them. It is safe for
-// concurrent use.
+// ed25519Cache keeps at most twice most keys, among them those used last. It is safe for concurrent use.
 type ed25519Cache struct {
 	most       int
 	mu         sync.Mutex
 	young, old map[[32]byte]*ed25519Public
 }
 
-// get finds a key, or reads it; nil if it is no point.
+// get returns a key from the cache, or decodes it; it returns nil if the key is not a point.
 func (c *ed25519Cache) get(encoded []byte) *ed25519Public {
 	if len(encoded) != 32 {
 		return nil
@@ -135,7 +143,7 @@ func (c *ed25519Cache) find(name [32]byte) *ed25519Public {
 	return k
 }
 
-// put takes a key in. When the young ones are many, they become the old ones, which are dropped.
+// put adds a key. When the young generation is full, it replaces the old generation, which is dropped.
 func (c *ed25519Cache) put(k *ed25519Public) {
 	if len(c.young) >= c.most || c.young == nil {
 		c.old, c.young = c.young, make(map[[32]byte]*ed25519Public, c.most)

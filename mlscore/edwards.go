@@ -7,13 +7,13 @@ import (
 )
 
 // The curve edwards25519 (RFC 8032 §5.1): −x² + y² = 1 + d·x²·y² over the field of 2²⁵⁵−19. The formulas are those of
-// Hisil, Wong, Carter and Dawson (2008). All of them hold for any two points, equal ones and those of small order
-// included. Nothing in this file depends on time being constant except where it says so.
+// Hisil, Wong, Carter and Dawson (2008). All of them hold for any two points, including equal points and points of
+// small order. The code of this file runs in variable time, except where a comment states constant time.
 
-// edPoint is a point in extended coordinates: x/z and y/z, with x·y = z·t.
+// edPoint is a point (x/z, y/z) in extended coordinates, with x·y = z·t.
 type edPoint struct{ x, y, z, t fp.Elt }
 
-// edCached is a point made ready to be added: y+x, y−x, 2d·t and 2z.
+// edCached is a point prepared for additions: y+x, y−x, 2d·t and 2z.
 type edCached struct{ sum, diff, t2d, z2 fp.Elt }
 
 // edAffine is an edCached with z = 1.
@@ -35,7 +35,7 @@ func edConstants() (d, d2, root fp.Elt, base edPoint) {
 	one, minus := number(1), fp.Elt{}
 	fp.Neg(&minus, &one)
 	fp.InvSqrt(&root, &minus, &one)
-	// The base point has y = 4/5, and the even one of the two x.
+	// The base point has y = 4/5 and the even x.
 	y, five := number(4), number(5)
 	fp.Inv(&five, &five)
 	fp.Mul(&y, &y, &five)
@@ -45,8 +45,8 @@ func edConstants() (d, d2, root fp.Elt, base edPoint) {
 	return d, d2, root, base
 }
 
-// edRecoverX computes x of a point from y. sign is the lowest bit of the x wanted. No error is made of x = 0
-// with a sign of 1.
+// edRecoverX computes x of a point from y. sign is the lowest bit of the result. x = 0 with a sign of 1 is not an
+// error.
 func edRecoverX(y, d *fp.Elt, sign byte) (x fp.Elt, ok bool) {
 	var u, v, one fp.Elt
 	fp.SetOne(&one)
@@ -67,7 +67,7 @@ func edSetSign(x *fp.Elt, sign byte) {
 	}
 }
 
-// edLanes are two elements on which the same is done: a processor overlaps the two computations.
+// edLanes are two elements to which the same operations are applied: a processor overlaps the two computations.
 type edLanes [2]fp.Elt
 
 func (l *edLanes) square(a *edLanes, times int) {
@@ -84,7 +84,7 @@ func (l *edLanes) multiply(a, b *edLanes) {
 	fp.Mul(&l[1], &a[1], &b[1])
 }
 
-// power sets l to the power 2²⁵²−3 of a, which is that of (p−5)/8.
+// power sets l to a raised to the power 2²⁵²−3 = (p−5)/8.
 func (l *edLanes) power(a *edLanes) {
 	var t, u, v edLanes
 	t.square(a, 1)
@@ -111,8 +111,8 @@ func (l *edLanes) power(a *edLanes) {
 	l.multiply(&t, a)
 }
 
-// edDecompress reads two encoded points with the predicate of crypto/ed25519: y may be 2²⁵⁵−19 or more, and the sign
-// of x = 0 does not count.
+// edDecompress decodes two points with the predicate of crypto/ed25519: y may be 2²⁵⁵−19 or more, and the sign of x =
+// 0 is ignored.
 func edDecompress(points *[2]edAffinePoint, a, b *[32]byte) bool {
 	var y, u, v, t, x edLanes
 	y[0], y[1] = *a, *b
@@ -155,7 +155,7 @@ func edDecompress(points *[2]edAffinePoint, a, b *[32]byte) bool {
 // edAffinePoint is a point in affine coordinates.
 type edAffinePoint struct{ x, y fp.Elt }
 
-// extended gives the point in extended coordinates.
+// extended returns the point in extended coordinates.
 func (a *edAffinePoint) extended() (p edPoint) {
 	p.x, p.y = a.x, a.y
 	fp.SetOne(&p.z)
@@ -163,7 +163,7 @@ func (a *edAffinePoint) extended() (p edPoint) {
 	return p
 }
 
-// ready makes the point ready to be added.
+// ready sets q to the point, prepared for additions.
 func (a *edAffinePoint) ready(q *edAffine) {
 	fp.Add(&q.sum, &a.y, &a.x)
 	fp.Sub(&q.diff, &a.y, &a.x)
@@ -171,7 +171,7 @@ func (a *edAffinePoint) ready(q *edAffine) {
 	fp.Mul(&q.t2d, &q.t2d, &edD2)
 }
 
-// smallOrderY are the y of the eight points of small order.
+// smallOrderY are the y coordinates of the eight points of small order.
 var smallOrderY = [...]fp.Elt{
 	{},
 	{1},
@@ -205,7 +205,7 @@ func (p *edPoint) identity() {
 	fp.SetOne(&p.z)
 }
 
-// double doubles p. Without t, the next operation must be a doubling, or the last.
+// double doubles p. If t is false, p.t is not computed: the next operation must be a doubling, or there must be none.
 func (p *edPoint) double(t bool) {
 	var a, b, c, e fp.Elt
 	fp.Sqr(&a, &p.x)
@@ -225,8 +225,8 @@ func (p *edPoint) double(t bool) {
 	}
 }
 
-// finishAdd ends an addition: a and b are the products of the differences and of the sums, c is that of
-// the t, d that of the z.
+// finishAdd finishes an addition: a and b are the products of the differences and of the sums, c is the product of
+// the t coordinates, d that of the z coordinates.
 func (p *edPoint) finishAdd(a, b, c, d *fp.Elt, t bool) {
 	fp.AddSub(b, a) // b+a, b−a
 	fp.AddSub(d, c) // d+c, d−c
@@ -288,7 +288,7 @@ func (p *edPoint) setAffine(q *edAffine, minus bool) {
 	p.z = fp.Elt{4}
 }
 
-// ready makes p ready to be added.
+// ready sets q to p, prepared for additions.
 func (p *edPoint) ready(q *edCached) {
 	fp.Add(&q.sum, &p.y, &p.x)
 	fp.Sub(&q.diff, &p.y, &p.x)
@@ -296,12 +296,18 @@ func (p *edPoint) ready(q *edCached) {
 	fp.Add(&q.z2, &p.z, &p.z)
 }
 
-// encode is the encoding of RFC 8032 §5.1.2.
+// encode returns the encoding of RFC 8032 §5.1.2.
 func (p *edPoint) encode() (b [32]byte) {
-	var inverse, x, y fp.Elt
+	var inverse fp.Elt
 	fp.Inv(&inverse, &p.z)
-	fp.Mul(&x, &p.x, &inverse)
-	fp.Mul(&y, &p.y, &inverse)
+	return p.encodeBy(&inverse)
+}
+
+// encodeBy is encode for a caller that knows the inverse of z.
+func (p *edPoint) encodeBy(inverse *fp.Elt) (b [32]byte) {
+	var x, y fp.Elt
+	fp.Mul(&x, &p.x, inverse)
+	fp.Mul(&y, &p.y, inverse)
 	fp.Modp(&x)
 	fp.Modp(&y)
 	b = y
@@ -318,7 +324,7 @@ func (p *edPoint) smallOrder() bool {
 	return fp.IsZero(&p.x) && fp.IsZero(&p.y)
 }
 
-// edOddMultiples makes the multiples 1, 3, 5 … of p ready to be added.
+// edOddMultiples sets table to the multiples 1, 3, 5 … of p, prepared for additions.
 func edOddMultiples(table []edCached, p *edPoint) {
 	twice := *p
 	twice.double(true)
@@ -333,30 +339,46 @@ func edOddMultiples(table []edCached, p *edPoint) {
 	}
 }
 
-// edToAffine makes many points ready to be added, with one inversion for all.
-func edToAffine(out []edAffine, points []edPoint) {
-	products := make([]fp.Elt, len(points)+1) // of all z before
-	fp.SetOne(&products[0])
+// edInverses inverts the z of many points with one common inversion. No z may be zero.
+func edInverses(points []edPoint) []fp.Elt {
+	out := make([]fp.Elt, len(points)+1) // at first the products of all z before
+	fp.SetOne(&out[0])
 	for i := range points {
-		fp.Mul(&products[i+1], &products[i], &points[i].z)
+		fp.Mul(&out[i+1], &out[i], &points[i].z)
 	}
-	var inverse, z fp.Elt
-	fp.Inv(&inverse, &products[len(points)])
+	var inverse fp.Elt
+	fp.Inv(&inverse, &out[len(points)])
 	for i := len(points) - 1; i >= 0; i-- {
-		fp.Mul(&z, &inverse, &products[i])
+		fp.Mul(&out[i], &inverse, &out[i])
 		fp.Mul(&inverse, &inverse, &points[i].z)
+	}
+	return out[:len(points)]
+}
+
+// edToAffine prepares many points for additions.
+func edToAffine(out []edAffine, points []edPoint) {
+	for i, inverse := range edInverses(points) {
 		var a edAffinePoint
-		fp.Mul(&a.x, &points[i].x, &z)
-		fp.Mul(&a.y, &points[i].y, &z)
+		fp.Mul(&a.x, &points[i].x, &inverse)
+		fp.Mul(&a.y, &points[i].y, &inverse)
 		a.ready(&out[i])
 	}
 }
 
-// edDigits are the digits of a scalar, least first: most are zero, the others odd.
+// edEncodeAll encodes many points.
+func edEncodeAll(points []edPoint) [][32]byte {
+	out := make([][32]byte, len(points))
+	for i, inverse := range edInverses(points) {
+		out[i] = points[i].encodeBy(&inverse)
+	}
+	return out
+}
+
+// edDigits are the digits of a scalar, least significant first: most digits are zero, the others are odd.
 type edDigits [256]int8
 
-// sparseDigits writes a little-endian scalar below 2²⁵³ in non-adjacent form: among width digits one after
-// another at most one is not zero, and it is below 2^(width−1).
+// sparseDigits writes a little-endian scalar below 2²⁵³ in non-adjacent form: of width consecutive digits at most one
+// is not zero, and its absolute value is below 2^(width−1).
 func sparseDigits(out *edDigits, le []byte, width int) {
 	var words [5]uint64
 	for k := range 4 {

@@ -6,6 +6,8 @@ import (
 	"crypto/sha512"
 	"encoding/hex"
 	"fmt"
+	mathrand "math/rand/v2"
+	"slices"
 	"testing"
 
 	"filippo.io/edwards25519"
@@ -14,7 +16,7 @@ import (
 )
 
 // TestEdwardsArithmetic compares points with those of filippo.io/edwards25519: sums, differences and doubles of
-// points at random, of small order, equal and opposite ones.
+// random points, points of small order, equal points and opposite points.
 func TestEdwardsArithmetic(t *testing.T) {
 	random := seeded("edwards")
 	var list [][]byte
@@ -68,7 +70,7 @@ func TestEdwardsArithmetic(t *testing.T) {
 	}
 }
 
-// samePoint compares a point with one of the other library, and its t with what it must be.
+// samePoint compares a point with one of the other library, and checks its t.
 func samePoint(t *testing.T, what string, got *edPoint, want *edwards25519.Point) {
 	t.Helper()
 	if b := got.encode(); !bytes.Equal(b[:], want.Bytes()) {
@@ -99,7 +101,7 @@ func smallOrderPoints(t testing.TB) (list [][]byte) {
 	return list
 }
 
-// TestSmallOrderPoints: the list of small orders is complete.
+// TestSmallOrderPoints checks that the list of small orders is complete.
 func TestSmallOrderPoints(t *testing.T) {
 	distinct := map[string]bool{}
 	for _, b := range smallOrderPoints(t) {
@@ -119,8 +121,8 @@ func TestSmallOrderPoints(t *testing.T) {
 	}
 }
 
-// TestDecompression: what is a point here is one for filippo.io/edwards25519, whose predicate is that of
-// crypto/ed25519, alone and as one of two.
+// TestDecompression checks that this package and filippo.io/edwards25519, which has the predicate of crypto/ed25519,
+// accept the same points, alone and as one of two.
 func TestDecompression(t *testing.T) {
 	random := seeded("decompression")
 	var list [][]byte
@@ -164,14 +166,14 @@ func TestDecompression(t *testing.T) {
 	}
 }
 
-// TestX25519Base compares public keys with those of circl, for keys at random and at the edges.
+// TestX25519Base compares public keys with those of circl, for random keys and edge cases.
 func TestX25519Base(t *testing.T) {
 	random := seeded("x25519 base")
 	list := [][]byte{make([]byte, 32), bytes.Repeat([]byte{0xff}, 32), bytes.Repeat([]byte{0x88}, 32), bytes.Repeat([]byte{0x77}, 32), bytes.Repeat([]byte{0x80, 0x7f}, 16)}
 	for range 500 {
 		list = append(list, drawn(t, random, 32))
 	}
-	for i := range 64 { // one digit after another at 8, where the carry begins
+	for i := range 64 { // each digit in turn at 8, where the carry begins
 		b := make([]byte, 32)
 		b[i/2] = 8 << (4 * (i % 2))
 		list = append(list, b)
@@ -202,9 +204,9 @@ var ed25519Cases = [12][3]string{
 	{"39a591f5321bbe07fd5a23dc2f39d025d74526615746727ceefd6e82ae65c06f", "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff", "a9d55260f765261eb9b84e106f665e00b867287a761990d7135963ee0a7d59dca5bb704786be79fc476f91d3f3f89b03984d8068dcf1bb7dfc6637b45450ac04"},
 }
 
-// TestPublishedEd25519Cases: small order, mixed order, s that is not reduced, encodings that are not reduced. One
-// by one they are judged as crypto/ed25519 does. A batch, of the leaves of a tree that is joined, takes those that
-// a multiplication by the cofactor makes equal, with a key that is valid.
+// TestPublishedEd25519Cases checks the published cases of small order, mixed order, and s or encodings that are not
+// reduced. A single verification gives the same result as crypto/ed25519. A batch, which verifies the leaves of a
+// joined tree, accepts a case with a valid key if multiplication by the cofactor makes both sides equal.
 func TestPublishedEd25519Cases(t *testing.T) {
 	for i, c := range ed25519Cases {
 		single := i <= 3 || i == 11
@@ -216,7 +218,7 @@ func TestPublishedEd25519Cases(t *testing.T) {
 		if std := ed25519.Verify(parts[1], parts[0], parts[2]); std != single {
 			t.Errorf("case %d: crypto/ed25519 accepts: %v", i, std)
 		}
-		for range 2 { // the second time the key is ready
+		for range 2 { // the second time the key is prepared
 			if got := (ed25519Scheme{}).verify(parts[1], parts[0], parts[2]); got != single {
 				t.Errorf("case %d: accepted: %v", i, got)
 			}
@@ -230,8 +232,8 @@ func TestPublishedEd25519Cases(t *testing.T) {
 	}
 }
 
-// TestEd25519LikeStandard: signatures made of edge cases get the verdict of crypto/ed25519: keys and R of small
-// order, of mixed order and not reduced, with s that fits, is zero, or is the order or more.
+// TestEd25519LikeStandard checks that signatures of edge cases give the same result as in crypto/ed25519: keys and R
+// of small order, of mixed order and not reduced, with an s that matches, is zero, or is at least the order.
 func TestEd25519LikeStandard(t *testing.T) {
 	order := must[[]byte](t)(hex.DecodeString("edd3f55c1a631258d69cf7a2def9de1400000000000000000000000000000010"))
 	var encodings [][]byte
@@ -258,6 +260,8 @@ func TestEd25519LikeStandard(t *testing.T) {
 	less := bytes.Clone(order)
 	less[0]--
 	scalars = append(scalars, less)
+	var items []signedItem
+	var verdicts []bool
 	accepted := 0
 	for _, pub := range encodings {
 		for _, r := range encodings {
@@ -268,6 +272,7 @@ func TestEd25519LikeStandard(t *testing.T) {
 					if want {
 						accepted++
 					}
+					items, verdicts = append(items, signedItem{pub, message, signature}), append(verdicts, want)
 					if got := (ed25519Scheme{}).verify(pub, message, signature); got != want {
 						t.Fatalf("key %x, message %q, signature %x: accepted %v, by crypto/ed25519 %v", pub, message, signature, got, want)
 					}
@@ -279,6 +284,19 @@ func TestEd25519LikeStandard(t *testing.T) {
 	if accepted < 10 {
 		t.Errorf("%d accepted: the cases do not reach far", accepted)
 	}
+	items, verdicts = append(items, signedItem{}, signedItem{pub: make([]byte, 32)}), append(verdicts, false, false)
+	rng := mathrand.New(mathrand.NewPCG(1, 2))
+	rng.Shuffle(len(items), func(i, j int) {
+		items[i], items[j] = items[j], items[i]
+		verdicts[i], verdicts[j] = verdicts[j], verdicts[i]
+	})
+	for from := 0; from < len(items); {
+		to := min(from+1+rng.IntN(40), len(items))
+		if got := (ed25519Scheme{}).verifyEach(items[from:to]); !slices.Equal(got, verdicts[from:to]) {
+			t.Fatalf("signatures %d to %d, verified together: %v, want %v", from, to, got, verdicts[from:to])
+		}
+		from = to
+	}
 	for _, n := range []int{0, 31, 33, 63, 65} {
 		if ed := (ed25519Scheme{}); ed.verify(make([]byte, n), nil, make([]byte, 64)) || ed.verify(item.pub, item.message, make([]byte, n)) {
 			t.Errorf("%d bytes of key or signature: accepted", n)
@@ -286,7 +304,7 @@ func TestEd25519LikeStandard(t *testing.T) {
 	}
 }
 
-// TestEd25519Cache: as many keys are kept as there may be, those used last among them.
+// TestEd25519Cache checks that the cache keeps the allowed number of keys, among them those used last.
 func TestEd25519Cache(t *testing.T) {
 	c := &ed25519Cache{most: 8}
 	items := signedItems(t, 40)

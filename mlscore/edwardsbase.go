@@ -7,20 +7,21 @@ import (
 	fp "github.com/cloudflare/circl/math/fp25519"
 )
 
-// edParts is how many parts a scalar is divided into, with a table for each: it takes an eighth of the doublings
-// that a single table takes.
+// edParts is the number of parts of a scalar, with a table for each part: the computation needs an eighth of the
+// doublings of a single table.
 const edParts = 8
 
 // edPartBits is the length of a part.
 const edPartBits = 256 / edParts
 
-// Widths of the digits of a scalar, which say how large tables are. The base point's are made once.
+// Widths of the digits of a scalar, which determine the size of tables. The tables of the base point are computed
+// once.
 const (
 	edKeyWidth  = 5 // 8 multiples of a point
 	edBaseWidth = 7 // 32
 )
 
-// edBaseTable are the odd multiples of the base point times 2^(edPartBits·i), for each part i.
+// edBaseTable contains the odd multiples of the base point times 2^(edPartBits·i), for each part i.
 var edBaseTable = sync.OnceValue(func() *[edParts][1 << (edBaseWidth - 2)]edAffine {
 	var out [edParts][1 << (edBaseWidth - 2)]edAffine
 	p := edBase
@@ -43,8 +44,8 @@ var edBaseTable = sync.OnceValue(func() *[edParts][1 << (edBaseWidth - 2)]edAffi
 	return &out
 })
 
-// edCombTable are, for each i below 32, the multiples 1 to 8 of the base point times 256^i, as words: sum,
-// diff and t2d of an edAffine.
+// edCombTable contains, for each i below 32, the multiples 1 to 8 of the base point times 256^i, as words: sum, diff
+// and t2d of an edAffine.
 var edCombTable = sync.OnceValue(func() *[32][8][12]uint64 {
 	var out [32][8][12]uint64
 	p := edBase
@@ -77,8 +78,8 @@ var edCombTable = sync.OnceValue(func() *[32][8][12]uint64 {
 })
 
 // x25519Base computes the public key of an X25519 private key (RFC 7748 §5): a multiple of the base point. It
-// multiplies on the birationally equivalent edwards25519, where multiples of the base point are known.
-// Its time does not depend on the key.
+// multiplies on the birationally equivalent edwards25519, for which there are tables of the base point. Its time does
+// not depend on the key.
 func x25519Base(private *[32]byte) (u [32]byte) {
 	var digits [64]int8 // in base 16, from −8 to 8
 	scalar := *private
@@ -124,7 +125,7 @@ func (q *edAffine) pick(table *[8][12]uint64, digit int8) {
 	negative := uint64(uint8(digit) >> 7)
 	size := uint64(uint8(digit^-int8(negative)) + uint8(negative))
 	var words [12]uint64
-	zero := (size - 1) >> 63 // 1 for none of the table
+	zero := (size - 1) >> 63 // 1 for the digit 0, which is not in the table
 	words[0], words[4] = zero, zero
 	for k := range table {
 		mask := -(((size ^ uint64(k+1)) - 1) >> 63)

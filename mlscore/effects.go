@@ -5,29 +5,29 @@ import (
 	"slices"
 )
 
-// Effects says what a handshake message did, for the application.
+// Effects reports to the application what a handshake message did.
 type Effects struct {
 	Kind              ContentType // proposal or commit
 	Sender            Sender
 	AuthenticatedData []byte
 
 	// Of a proposal:
-	Proposal *Proposal // it waits for a commit now
-	Ref      []byte    // names it: see WaitingProposal
+	Proposal *Proposal // the proposal, which now waits for a commit
+	Ref      []byte    // the reference of the proposal: see WaitingProposal
 
 	// Of a commit:
-	Epoch             uint64 // the one that begins
+	Epoch             uint64 // the epoch that begins
 	Committer         LeafIndex
 	External          bool       // the committer joined by this commit
 	Added             []Member   // by Add proposals, in their order
-	Removed           []Member   // as they were before
-	Updated           []Member   // by Update proposals, as they are now
+	Removed           []Member   // with their leaves before the commit
+	Updated           []Member   // by Update proposals, with their new leaves
 	Proposals         []Proposal // all that were committed, in their order
 	ExtensionsChanged bool       // the GroupContext has other extensions now
 	ReInit            *ReInit    // the group is closed in favour of this one
 }
 
-// MissingProposal is the cause when a commit refers to a proposal that was not received.
+// MissingProposal is the cause of an error about a commit that refers to a proposal that was not received.
 type MissingProposal struct {
 	Position int    // in the commit
 	Ref      []byte // ProposalRef (RFC 9420 §5.2)
@@ -36,7 +36,7 @@ type MissingProposal struct {
 // Error names the reference.
 func (m *MissingProposal) Error() string { return fmt.Sprintf("entry %d, %x", m.Position, m.Ref) }
 
-// effectsOfProposal describes the proposal that came last.
+// effectsOfProposal describes the last proposal that was received.
 func (p *PublicState) effectsOfProposal(ac *authenticatedContent) *Effects {
 	return &Effects{
 		Kind:              ContentProposal,

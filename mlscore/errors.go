@@ -29,8 +29,7 @@ var (
 	// ErrUnsupported: a version, cipher suite, extension, proposal or credential type that this
 	// client does not support.
 	ErrUnsupported = errors.New("unsupported")
-	// ErrMissing: something needed is not here: a referenced proposal, a PSK, the ratchet tree, a
-	// private key.
+	// ErrMissing: a needed object is absent: a referenced proposal, a PSK, the ratchet tree, a private key.
 	ErrMissing = errors.New("missing")
 	// ErrLimit: a configured limit would be exceeded.
 	ErrLimit = errors.New("over the limit")
@@ -44,16 +43,16 @@ var (
 	ErrMisuse = errors.New("misuse")
 )
 
-// Error says which rule was broken, by which object, and how.
+// Error reports which rule was broken, by which object, and how.
 type Error struct {
 	Kind   error  // one of the Err values above
-	Clause string // where RFC 9420 says so, like "§12.1.3"; empty where the rule is not the RFC's
-	Object string // what broke it, like "proposal 2 (remove)" or "leaf 7"
+	Clause string // clause of RFC 9420 that has the rule, like "§12.1.3"; empty for a rule that is not in the RFC
+	Object string // object that broke the rule, like "proposal 2 (remove)" or "leaf 7"
 	Detail string // how
-	Err    error  // the cause, if another error was
+	Err    error  // the cause, if the cause is another error
 }
 
-// Error gives one line: object, what is wrong, kind and clause.
+// Error returns one line: object, detail, kind and clause.
 func (e *Error) Error() string {
 	s := e.Detail
 	if e.Object != "" {
@@ -68,7 +67,7 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s [%v]", s, e.Kind)
 }
 
-// Unwrap gives the kind and the cause.
+// Unwrap returns the kind and the cause.
 func (e *Error) Unwrap() []error {
 	if e.Err == nil {
 		return []error{e.Kind}
@@ -81,14 +80,14 @@ func fail(kind error, clause, object, format string, args ...any) error {
 	return &Error{Kind: kind, Clause: clause, Object: object, Detail: fmt.Sprintf(format, args...)}
 }
 
-// because makes an Error of a cause that has a kind of its own: an error has one, so that of the cause
-// goes into the text alone.
+// because makes an Error of a cause that has a kind of its own. An error has only one kind, so the kind of the cause
+// appears only in the text.
 func because(cause, kind error, clause, object, format string, args ...any) error {
 	return &Error{Kind: kind, Clause: clause, Object: object, Detail: fmt.Sprintf(format, args...) + ": " + cause.Error()}
 }
 
-// within names the object in which err arose, keeping its kind and clause. An error that is not yet
-// an Error becomes one of the given kind.
+// within adds the object in which err arose, and keeps the kind and clause of err. An error that is not an Error
+// becomes an Error of the given kind.
 func within(object string, kind error, err error) error {
 	if err == nil {
 		return nil
@@ -105,7 +104,7 @@ func within(object string, kind error, err error) error {
 	return &Error{Kind: kind, Object: object, Detail: "failed", Err: err}
 }
 
-// malformed wraps an error met in decoding. One that names its rule already keeps kind and clause.
+// malformed wraps an error of decoding. An error that already names its rule keeps its kind and clause.
 func malformed(object string, err error) error {
 	if err == nil {
 		return nil

@@ -23,7 +23,7 @@ func Example_branch() {
 	sub := must(bob.Join(founding.Welcome, mlscore.JoinOptions{}))
 	fmt.Printf("%s: %d members\n", sub.GroupID(), sub.Public().Size())
 
-	// The old group goes on.
+	// The old group continues.
 	m := receive(b, must(a.Protect([]byte("to all"), mlscore.MessageOptions{}))).Application
 	fmt.Printf("%s: %s\n", b.GroupID(), m.Data)
 	// Output:

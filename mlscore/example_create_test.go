@@ -15,7 +15,7 @@ func Example_create() {
 	bobPackage := must(must(bob.NewKeyPackage(bobID, mlscore.KeyPackageOptions{})).Message())
 	carolPackage := must(must(carol.NewKeyPackage(carolID, mlscore.KeyPackageOptions{})).Message())
 
-	// Alice founds the group, checks what she was given, and adds both with one commit.
+	// Alice founds the group, verifies the KeyPackages, and adds both with one commit.
 	a := must(alice.CreateGroup(aliceID, []byte("breakfast"), mlscore.CreateOptions{}))
 	var adds []mlscore.Proposal
 	for _, message := range [][]byte{bobPackage, carolPackage} {

@@ -14,7 +14,7 @@ func Example_customExtension() {
 	bob, bobID := device("bob", supports)
 	eve, eveID := device("eve") // does not know the extension
 
-	// All members have to support the topic: the group requires it of newcomers.
+	// All members must support the topic: the group's required_capabilities demand it from new members.
 	required := mlscore.RequiredCapabilities{Extensions: []mlscore.ExtensionType{topic}}
 	a := must(alice.CreateGroup(aliceID, nil, mlscore.CreateOptions{
 		Extensions: mlscore.Extensions{required.Extension(), {Type: topic, Data: []byte("eggs")}},
@@ -22,7 +22,7 @@ func Example_customExtension() {
 	err := a.Public().CheckKeyPackage(must(eve.NewKeyPackage(eveID, mlscore.KeyPackageOptions{})), time.Now())
 	fmt.Println("eve can be added:", err == nil)
 
-	// An extension of bob's own leaf: it is in his capabilities by itself.
+	// An extension of bob's own leaf. His capabilities list it automatically.
 	keyPackage := must(bob.NewKeyPackage(bobID, mlscore.KeyPackageOptions{
 		LeafExtensions: mlscore.Extensions{{Type: color, Data: []byte("blue")}},
 	}))
@@ -31,7 +31,7 @@ func Example_customExtension() {
 	blue, _ := member.Extensions.Find(color)
 	fmt.Printf("bob likes %s\n", blue)
 
-	// A commit replaces the group's extensions, all of them.
+	// A commit replaces all of the group's extensions.
 	extensions := b.Public().Context().Extensions.With(mlscore.Extension{Type: topic, Data: []byte("toast")})
 	commit := must(b.Commit(mlscore.CommitOptions{Proposals: []mlscore.Proposal{mlscore.ExtensionsProposal(extensions)}}))
 	check(b.Merge(commit.Staged))

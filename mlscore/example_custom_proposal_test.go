@@ -10,7 +10,7 @@ func Example_customProposal() {
 	const vote mlscore.ProposalType = 0xf0b1 // of the range for private use
 	supports := func(c *mlscore.Config) {
 		c.Proposals = []mlscore.ProposalType{vote}
-		c.PathlessProposals = []mlscore.ProposalType{vote} // its specification asks for no path
+		c.PathlessProposals = []mlscore.ProposalType{vote} // its specification requires no path
 	}
 	alice, aliceID := device("alice", supports)
 	bob, bobID := device("bob", supports)

@@ -12,13 +12,13 @@ func Example_export() {
 	a := must(alice.CreateGroup(aliceID, nil, mlscore.CreateOptions{}))
 	b := must(bob.Join(add(a, must(bob.NewKeyPackage(bobID, mlscore.KeyPackageOptions{}))).Welcome, mlscore.JoinOptions{}))
 
-	// A secret of the application's own, for a call in this epoch: the label says what it is for.
+	// A secret for the application, for a call in this epoch. The label names its purpose.
 	callA := must(a.Export("example call", []byte("call 1"), 32))
 	callB := must(b.Export("example call", []byte("call 1"), 32))
 	fmt.Println("same secret:", callA.Equal(callB))
 	callA.Erase()
 
-	// What two people compare to be sure that they share the epoch.
+	// Two people compare the epoch authenticator to verify that they share the epoch.
 	fmt.Println("same epoch:", string(a.EpochAuthenticator()) == string(b.EpochAuthenticator()))
 
 	// The secret of the next epoch, before the commit is merged.

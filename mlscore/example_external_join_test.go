@@ -16,7 +16,7 @@ func Example_externalJoin() {
 
 	// Bob makes a commit that adds himself. Nothing is stored before it is accepted.
 	x := must(bob.ExternalJoin(bobID, info, mlscore.ExternalOptions{}))
-	receive(a, x.Message) // the delivery service has accepted it: all members take it in
+	receive(a, x.Message) // the delivery service has accepted the commit: all members process it
 	b := must(x.Complete())
 
 	fmt.Println("members:", a.Public().Size(), "same epoch:", string(a.EpochAuthenticator()) == string(b.EpochAuthenticator()))

@@ -9,7 +9,7 @@ import (
 func Example_externalSender() {
 	alice, aliceID := device("alice")
 	bob, bobID := device("bob")
-	// A server has a signature key of the group's suite, and is no client.
+	// A server has a signature key of the group's suite, but is not a client.
 	key, public, err := mlscore.GenerateSignatureKey(nil, aliceID.CipherSuite)
 	check(err)
 	server := mlscore.ExternalSender{SignatureKey: public, Credential: mlscore.BasicCredential([]byte("server"))}
@@ -26,14 +26,14 @@ func Example_externalSender() {
 	remove := must(mlscore.ProposeExternally(0, key, info.Context(), mlscore.RemoveProposal(b.Self())))
 	greet := must(mlscore.ProposeExternally(0, key, info.Context(), mlscore.ExtensionsProposal(nil)))
 
-	// Members take the proposals in, and one commits what it likes, by reference.
+	// Members process the proposals, and one member commits the chosen proposals by reference.
 	chosen := receive(a, remove).Proposal
 	unwanted := receive(a, greet).Proposal
 	receive(b, remove)
 	receive(b, greet)
 	fmt.Println("proposed by", chosen.Sender)
 	commit := must(a.Commit(mlscore.CommitOptions{Refs: [][]byte{chosen.Ref}}))
-	check(a.Drop(unwanted.Ref)) // no later commit of this epoch takes it either
+	check(a.Drop(unwanted.Ref)) // no later commit of this member in this epoch contains it
 	check(a.Merge(commit.Staged))
 	fmt.Println("bob is out:", receive(b, commit.Message).Commit.RemovesSelf())
 	// Output:

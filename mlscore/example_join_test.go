@@ -18,7 +18,7 @@ func Example_join() {
 	spam := must(alice.CreateGroup(aliceID, []byte("spam"), mlscore.CreateOptions{}))
 	unwanted := add(spam, lastResort).Welcome
 
-	// Bob looks at who invites him before he joins. Looking stores nothing and uses nothing up.
+	// Bob checks who invites him before he joins. OpenWelcome stores nothing and consumes no key.
 	for _, message := range [][]byte{unwanted, welcome} {
 		w := must(bob.OpenWelcome(message, mlscore.JoinOptions{}))
 		fmt.Printf("%s invites to %s, %d members\n", w.Signer().Credential.Identity, w.Public().GroupID(), w.Public().Size())

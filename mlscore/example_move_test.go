@@ -18,7 +18,7 @@ func Example_move() {
 	phone, _ := device("bob")
 	offer := must(phone.OfferImport(bobID.CipherSuite))
 
-	// The old device hands the group over, encrypted to the offer, and has it no more.
+	// The old device moves the group out, encrypted to the offer, and deletes its own copy.
 	moved := must(b.MoveOut(offer))
 	_, err := b.Protect([]byte("from the old one"), mlscore.MessageOptions{})
 	fmt.Println("gone from the old device:", errors.Is(err, mlscore.ErrGroupEnded))
@@ -26,7 +26,7 @@ func Example_move() {
 	_, err = phone.ImportGroup(moved)
 	fmt.Println("imported twice:", err == nil)
 
-	// KeyPackages that are published and not used move one by one, with their private keys.
+	// KeyPackages that are published and not used move individually, with their private keys.
 	ref := must(unused.Ref())
 	keyPackage, keys, err := bob.ExportKeyPackage(ref)
 	check(err)

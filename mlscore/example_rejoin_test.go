@@ -12,12 +12,12 @@ func Example_rejoin() {
 	a := must(alice.CreateGroup(aliceID, nil, mlscore.CreateOptions{}))
 	b := must(bob.Join(add(a, must(bob.NewKeyPackage(bobID, mlscore.KeyPackageOptions{}))).Welcome, mlscore.JoinOptions{}))
 
-	// Bob missed a commit that is lost.
+	// Bob missed a commit, which is lost.
 	commit := must(a.Commit(mlscore.CommitOptions{}))
 	check(a.Merge(commit.Staged))
 
-	// He takes a GroupInfo of the present epoch, and replaces his old leaf. With the resumption PSK of an epoch
-	// that he was in he shows that he was a member: somebody who stole his signature key alone cannot.
+	// He takes a GroupInfo of the present epoch, and replaces his old leaf. With the resumption PSK of an earlier
+	// epoch he proves that he was a member: an attacker who has only his signature key cannot.
 	info := must(a.GroupInfo(mlscore.GroupInfoOptions{Tree: true, External: true}))
 	x := must(bob.ExternalJoin(must(b.Identity()), info, mlscore.ExternalOptions{
 		Resync: true,

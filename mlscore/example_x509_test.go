@@ -40,7 +40,7 @@ func Example_x509() {
 		return mlscore.Identity{CipherSuite: suite, Credential: mlscore.X509Credential(certificate), SignatureKey: key}
 	}
 
-	// All members trust the authority for the names of its domain, and no other.
+	// All members trust only this authority for the names of its domain.
 	trust := &mlscore.X509Authenticator{Roots: func(domain string) *x509.CertPool {
 		if domain == "a.example" {
 			return roots
@@ -56,7 +56,7 @@ func Example_x509() {
 	m := receive(b, must(a.Protect([]byte("certified"), mlscore.MessageOptions{}))).Application
 	fmt.Printf("%s: %s\n", must(trust.Identity(m.Sender.Credential, nil)), m.Data)
 
-	// Whether a certificate is valid now is asked before its owner is added, never when a message comes.
+	// Check the expiry of a certificate before its owner is added, never when a message is processed.
 	fmt.Println("expired:", trust.Expired(m.Sender.Credential, time.Now()) != nil)
 	// Output:
 	// mimi://a.example/d/alice/phone: certified

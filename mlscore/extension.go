@@ -39,7 +39,7 @@ type Extension struct {
 // Extensions is a list in which no type occurs twice (§13.4).
 type Extensions []Extension
 
-// Find gives the data of the extension of type t.
+// Find returns the data of the extension of type t.
 func (x Extensions) Find(t ExtensionType) ([]byte, bool) {
 	for _, e := range x {
 		if e.Type == t {
@@ -49,7 +49,7 @@ func (x Extensions) Find(t ExtensionType) ([]byte, bool) {
 	return nil, false
 }
 
-// With gives a copy of the list in which e stands in place of any extension of its type.
+// With returns a copy of the list in which e replaces any extension of its type.
 func (x Extensions) With(e Extension) Extensions {
 	out := slices.Clone(x)
 	for i := range out {
@@ -61,7 +61,7 @@ func (x Extensions) With(e Extension) Extensions {
 	return append(out, e)
 }
 
-// Without gives a copy of the list that lacks type t.
+// Without returns a copy of the list that lacks type t.
 func (x Extensions) Without(t ExtensionType) Extensions {
 	return slices.DeleteFunc(slices.Clone(x), func(e Extension) bool { return e.Type == t })
 }
@@ -111,7 +111,7 @@ type RequiredCapabilities struct {
 	Credentials []CredentialType
 }
 
-// Extension encodes it.
+// Extension encodes c as an extension.
 func (c RequiredCapabilities) Extension() Extension {
 	var w codec.Writer
 	encodeCodes(&w, c.Extensions)
@@ -129,8 +129,8 @@ func parseRequiredCapabilities(data []byte) (c RequiredCapabilities, err error) 
 	return c, malformed("required_capabilities", r.Finish())
 }
 
-// RequiredCapabilities decodes the required_capabilities extension of a list; without one, nothing is
-// required. ErrMalformed if its data cannot be decoded.
+// RequiredCapabilities decodes the required_capabilities extension of a list; without the extension, nothing is
+// required. It returns ErrMalformed if the data cannot be decoded.
 func (x Extensions) RequiredCapabilities() (RequiredCapabilities, error) {
 	data, ok := x.Find(ExtensionRequiredCapabilities)
 	if !ok {
@@ -158,8 +158,8 @@ func ExternalSendersExtension(senders []ExternalSender) (Extension, error) {
 	return Extension{ExtensionExternalSenders, data}, malformed("external_senders", err)
 }
 
-// ExternalSenders decodes the external_senders extension of a list, which numbers its senders from 0;
-// without one there are none. ErrMalformed if its data cannot be decoded.
+// ExternalSenders decodes the external_senders extension of a list, which numbers its senders from 0; without the
+// extension, the result is empty. It returns ErrMalformed if the data cannot be decoded.
 func (x Extensions) ExternalSenders() ([]ExternalSender, error) {
 	data, ok := x.Find(ExtensionExternalSenders)
 	if !ok {
@@ -185,12 +185,12 @@ func decodeCodes[T ~uint16](r *codec.Reader) []T {
 	return codec.Uint16Vector[T](r, nil)
 }
 
-// isGREASE says whether a code point is one of those reserved by §13.5.
+// isGREASE reports whether a code point is one of those reserved by §13.5.
 func isGREASE(code uint16) bool {
 	return code&0x0f0f == 0x0a0a && code>>8 == code&0xff && code != 0xfafa
 }
 
-// equal compares lists, order included.
+// equal reports whether two lists are equal, order included.
 func (x Extensions) equal(o Extensions) bool {
 	return slices.EqualFunc(x, o, func(a, b Extension) bool {
 		return a.Type == b.Type && string(a.Data) == string(b.Data)

@@ -5,36 +5,26 @@ import (
 	"io"
 )
 
-// Fabrication is a group as large as wanted, made at once instead of commit by commit: for measuring,
-// and for tests of what is large. Its tree is fully populated and valid in every respect: all leaves
-// signed, all parents vouched for. Two members are real, at the first and the last leaf; for the others
-// nobody holds a private key.
-type Fabrication struct {
-	First, Last *Group
-}
-
-// Fabricate makes a group of n members, at least 2, with the clients and identities of its two real
-// ones. Everybody else is called "member i" and has a basic credential. It takes some 120 µs a member
-// with cipher suite 1.
-func Fabricate(n int, clients [2]*Client, ids [2]Identity, groupID []byte, opts GroupOptions) (*Fabrication, error) {
+// fabricate makes a group of n members, at least 2, at once instead of commit by commit: see mlsbench.Fabricate.
+func fabricate(n int, clients [2]*Client, ids [2]Identity, groupID []byte, opts GroupOptions) (first, last *Group, err error) {
 	if n < 2 || n > maxLeaves {
-		return nil, fail(ErrMisuse, "", "fabricated group", "%d members, from 2 to %d are possible", n, maxLeaves)
+		return nil, nil, fail(ErrMisuse, "", "fabricated group", "%d members, from 2 to %d are possible", n, maxLeaves)
 	}
 	s, err := suiteOf(ids[0].CipherSuite)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	f := &fabricator{
 		suite: s, n: n, clients: clients, ids: ids, groupID: groupID, rand: clients[0].cfg.Rand,
 		nodes: make([]fabricatedNode, 2*n-1),
 	}
 	if err := f.generate(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	f.hasher = s.kdf.get()
 	defer s.kdf.put(f.hasher)
 	if _, err := f.build(heightFor(n), 0, nil); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	return f.groups(opts)
 }
@@ -58,7 +48,7 @@ type fabricatedNode struct {
 	body string
 }
 
-// real is 0 or 1 for the leaf of a real member, and -1 for the others.
+// real returns 0 or 1 for the leaf of a real member, and -1 for the others.
 func (f *fabricator) real(i LeafIndex) int {
 	switch int(i) {
 	case 0:
@@ -73,7 +63,7 @@ func (f *fabricator) real(i LeafIndex) int {
 func (f *fabricator) generate() error {
 	last := LeafIndex(f.n - 1)
 	for at := range f.nodes {
-		n := NodeIndex(at)
+		n := nodeIndex(at)
 		priv, pub, err := f.suite.generateKeyPair(f.rand)
 		if err != nil {
 			return err
@@ -112,9 +102,8 @@ func (f *fabricator) newLeaf(i LeafIndex) (LeafNode, error) {
 	return LeafNode{SignatureKey: pub, Credential: credential, Capabilities: caps}, err
 }
 
-// build gives every parent below a node its parent hash and every leaf its signature, and returns the
-// node's tree hash. The left child vouches for its parent (RFC 9420 §7.9), so the right child must be
-// known first.
+// build sets the parent hash of every parent below a node and the signature of every leaf, and returns the node's
+// tree hash. The left child vouches for its parent (RFC 9420 §7.9), so the right child is built first.
 func (f *fabricator) build(level int, first LeafIndex, parentHash []byte) (string, error) {
 	at := nodeAt(first, level)
 	if int(first) >= f.n {
@@ -150,7 +139,7 @@ func (f *fabricator) buildLeaf(i LeafIndex, parentHash []byte) (string, error) {
 }
 
 // groups makes the two real members' views of the group, in one epoch.
-func (f *fabricator) groups(opts GroupOptions) (*Fabrication, error) {
+func (f *fabricator) groups(opts GroupOptions) (first, last *Group, err error) {
 	bodies := make([]string, len(f.nodes))
 	for i := range f.nodes {
 		bodies[i] = f.nodes[i].body
@@ -158,16 +147,15 @@ func (f *fabricator) groups(opts GroupOptions) (*Fabrication, error) {
 	f.nodes = nil
 	seed := make([]byte, f.suite.hashLen())
 	if _, err := io.ReadFull(f.rand, seed); err != nil {
-		return nil, fmt.Errorf("read randomness for an epoch secret: %w", err)
+		return nil, nil, fmt.Errorf("read randomness for an epoch secret: %w", err)
 	}
 	epoch := ownSecret(seed)
 	defer epoch.Erase()
-	var out Fabrication
-	for who, group := range [2]**Group{&out.First, &out.Last} {
+	for who, group := range [2]**Group{&first, &last} {
 		c := f.clients[who]
 		t, err := buildTree(f.suite, c.cfg.Auth, bodies)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		p := &PublicState{rules: c.rules(f.suite), limits: c.cfg.Limits, tree: t, context: GroupContext{
 			Version: MLS10, CipherSuite: f.suite.id, GroupID: f.groupID, Epoch: 1,
@@ -182,14 +170,14 @@ func (f *fabricator) groups(opts GroupOptions) (*Fabrication, error) {
 		g.enter(st)
 		var b Batch
 		if err := g.writeFounding(&b); err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		err = applyBatch(c.cfg.Store, b)
 		b.erase()
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		*group = g
 	}
-	return &out, nil
+	return first, last, nil
 }

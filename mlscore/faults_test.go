@@ -9,11 +9,11 @@ import (
 
 var errFault = errors.New("nothing can be read")
 
-// faults lets one reading go wrong: of randomness, or of the store.
+// faults makes one read fail: of randomness, or of the store.
 type faults struct {
 	*MemoryStore
 	at, count int
-	struck    bool // it has gone wrong in the operation under way
+	struck    bool // the read has failed in the present operation
 }
 
 func (f *faults) next() error {
@@ -45,7 +45,7 @@ func (f *faults) Scan(prefix []byte, visit func(key, value []byte) error) error 
 	return f.MemoryStore.Scan(prefix, visit)
 }
 
-// attempt makes an operation, which must say so if a reading went wrong in it, change nothing, and succeed
+// attempt makes an operation. If a read fails in it, the operation must return an error, change nothing, and succeed
 // the next time.
 func attempt[T any](t *testing.T, f *faults, what string, op func() (T, error)) T {
 	t.Helper()
@@ -69,8 +69,8 @@ func attempt[T any](t *testing.T, f *faults, what string, op func() (T, error)) 
 	return v
 }
 
-// TestFaults: a store that cannot be read, or a source of randomness that gives nothing, is an error of the
-// operation that needed it, whichever reading it is, and nothing has happened.
+// TestFaults checks that each failing read of the store or of randomness is an error of the operation that needed it,
+// and that the operation then changes nothing.
 func TestFaults(t *testing.T) {
 	for _, public := range []bool{false, true} {
 		for at, more := 1, true; more; at++ {
@@ -84,10 +84,10 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// faultyLife lets alice, whose readings may go wrong, do all that takes randomness or the store.
+// faultyLife makes alice, whose reads may fail, run all operations that need randomness or the store.
 func faultyLife(t *testing.T, f *faults, public bool) {
 	t.Helper()
-	// Only alice's operations are attempted: her keys are made before anything can go wrong.
+	// Only alice's operations are attempted: her keys are made before a read can fail.
 	alice := newPerson(t, "alice", labSuite)
 	cfg := alice.cfg
 	cfg.Store, cfg.Rand = f, f
@@ -150,7 +150,7 @@ func faultyLife(t *testing.T, f *faults, public bool) {
 		return alice.group.GroupInfo(GroupInfoOptions{Tree: true, External: true})
 	})
 
-	// What waits is stored too: a proposal, an Update, a commit.
+	// Waiting objects are stored too: a proposal, an Update, a commit.
 	attempt(t, f, "propose an Update", func() ([]byte, error) {
 		return alice.group.ProposeUpdate(LeafUpdate{}, ProposeOptions{})
 	})
@@ -169,7 +169,7 @@ func faultyLife(t *testing.T, f *faults, public bool) {
 	faultyJoins(t, f, alice, bob, options)
 }
 
-// faultyJoins has alice enter groups in all ways.
+// faultyJoins makes alice enter groups in all ways.
 func faultyJoins(t *testing.T, f *faults, alice, bob *person, options GroupOptions) {
 	t.Helper()
 	other := must[*Group](t)(bob.CreateGroup(bob.id, []byte("other"), CreateOptions{GroupOptions: options}))

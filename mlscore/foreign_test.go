@@ -27,7 +27,7 @@ func foreignCA(t *testing.T, name string, constraint string) (*x509.Certificate,
 	return c, priv
 }
 
-// sanURI puts a URI into a certificate as it stands: url.Parse would change it.
+// sanURI puts a URI into a certificate unchanged: url.Parse would change it.
 func sanURI(uris ...string) pkix.Extension {
 	var raw []asn1.RawValue
 	for _, u := range uris {
@@ -37,7 +37,8 @@ func sanURI(uris ...string) pkix.Extension {
 	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Value: b}
 }
 
-// TestDeviceNamesHaveOneSpelling: a certificate names a device in one way; every other spelling is refused.
+// TestDeviceNamesHaveOneSpelling checks that every spelling of a device's name in a certificate except one is
+// refused.
 func TestDeviceNamesHaveOneSpelling(t *testing.T) {
 	root, key := foreignCA(t, "a.example", "a.example")
 	evilRoot, evilKey := foreignCA(t, "mallory.example", "")
@@ -101,14 +102,14 @@ func TestDeviceNamesHaveOneSpelling(t *testing.T) {
 	c, _ = leaf(root, key, false, "mimi://a.example/d/alice/phone")
 	other, _, _ := ed25519.GenerateKey(rand.Reader)
 	t.Logf("another key than the certified one: %v", auth.ValidateCredential(c, other, 0))
-	// an intermediate that mallory made, below a device's certificate and with the domain's root beside it
+	// an intermediate that mallory made, below a device's certificate and together with the domain's root
 	mid, midKey := foreignCA(t, "a.example", "")
 	c, pub = leaf(mid, midKey, false, "mimi://a.example/d/alice/phone")
 	c.Certificates = append(c.Certificates, root.Raw)
 	t.Logf("attacker's own intermediate: %v", auth.ValidateCredential(c, pub, 0))
 }
 
-// TestForeignKeysRefused: keys that are no points, or are of small order, are refused.
+// TestForeignKeysRefused checks that keys that are not points, or are of small order, are refused.
 func TestForeignKeysRefused(t *testing.T) {
 	for cs := range map[CipherSuite]bool{1: true, 2: true, 3: true, 4: true, 5: true, 6: true, 7: true} {
 		s, err := suiteOf(cs)

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestSection11_2_FoundingIsWhole: founding a successor writes once, everything or nothing. One that is
-// refused, by the rules or by the store, leaves no group behind whose id would be taken.
+// TestSection11_2_FoundingIsWhole checks that founding a successor makes one write of everything or nothing. A
+// founding that the rules or the store refuse leaves no group whose id would be taken.
 func TestSection11_2_FoundingIsWhole(t *testing.T) {
 	store := &crashStore{MemoryStore: NewMemoryStore()}
 	alice := newPerson(t, "alice", 1, func(c *Config) { c.Store = store })

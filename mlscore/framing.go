@@ -1,6 +1,7 @@
 package mlscore
 
 import (
+	"encoding/binary"
 	"fmt"
 
 	"github.com/mlsfed/mlsfed/mlscore/codec"
@@ -18,7 +19,7 @@ const (
 	WireFormatKeyPackage     WireFormat = 5
 )
 
-// String is the registry's name.
+// String returns the registry's name.
 func (f WireFormat) String() string {
 	names := [...]string{"", "PublicMessage", "PrivateMessage", "Welcome", "GroupInfo", "KeyPackage"}
 	if f > 0 && int(f) < len(names) {
@@ -27,7 +28,7 @@ func (f WireFormat) String() string {
 	return fmt.Sprintf("wire format %#04x", uint16(f))
 }
 
-// ContentType says what a framed message carries (§6).
+// ContentType is the type of the content of a framed message (§6).
 type ContentType uint8
 
 // The content types of §6.
@@ -37,7 +38,7 @@ const (
 	ContentCommit      ContentType = 3
 )
 
-// String is the RFC's name.
+// String returns the RFC's name.
 func (c ContentType) String() string {
 	switch c {
 	case ContentApplication:
@@ -50,7 +51,7 @@ func (c ContentType) String() string {
 	return fmt.Sprintf("content type %d", c)
 }
 
-// SenderType says from where a message comes (§6).
+// SenderType is the type of the sender of a message (§6).
 type SenderType uint8
 
 // The sender types of §6.
@@ -61,14 +62,14 @@ const (
 	SenderNewMemberCommit   SenderType = 4
 )
 
-// Sender is who sent a message: for a member the leaf, for an external sender its place in the
+// Sender identifies the sender of a message: a member by its leaf, an external sender by its index in the
 // external_senders extension.
 type Sender struct {
 	Type  SenderType
 	Index uint32
 }
 
-// Leaf is the sender's leaf, if it is a member.
+// Leaf returns the sender's leaf, if the sender is a member.
 func (s Sender) Leaf() (LeafIndex, bool) { return LeafIndex(s.Index), s.Type == SenderMember }
 
 // String names the sender for errors and logs.
@@ -107,7 +108,7 @@ func decodeSender(r *codec.Reader) Sender {
 	return s
 }
 
-// framedContent is §6's FramedContent.
+// framedContent is FramedContent of §6.
 type framedContent struct {
 	groupID           []byte
 	epoch             uint64
@@ -121,16 +122,17 @@ type framedContent struct {
 	encoded []byte // the encoding, once known; no field changes after that
 }
 
-// marshal encodes once.
+// marshal encodes the content at the first call and returns the same bytes afterwards.
 func (c *framedContent) marshal() []byte {
 	if c.encoded == nil {
-		var w codec.Writer
+		const fixed = 32 // more than epoch, sender, kind and the headers of the vectors
+		w := codec.NewWriter(make([]byte, 0, max(fixed+len(c.groupID)+len(c.authenticatedData)+len(c.application), codec.FirstSize)))
 		w.Bytes(c.groupID)
 		w.Uint64(c.epoch)
-		c.sender.encode(&w)
+		c.sender.encode(w)
 		w.Bytes(c.authenticatedData)
 		w.Uint8(uint8(c.kind))
-		c.encodeBody(&w)
+		c.encodeBody(w)
 		c.encoded = w.Buffer()
 	}
 	return c.encoded
@@ -175,12 +177,17 @@ func decodeFramedContent(r *codec.Reader) *framedContent {
 	return c
 }
 
-// authenticatedContent is §6's AuthenticatedContent with FramedContentAuthData (§6.1) spelt out.
+// authenticatedContent is AuthenticatedContent of §6, with the fields of FramedContentAuthData (§6.1) in it.
 type authenticatedContent struct {
 	format          WireFormat
 	content         *framedContent
 	signature       []byte
 	confirmationTag []byte // of a commit
+}
+
+// authSize returns the most bytes that encodeAuth writes.
+func (a *authenticatedContent) authSize() int {
+	return 4 + len(a.signature) + 4 + len(a.confirmationTag)
 }
 
 func (a *authenticatedContent) encodeAuth(w *codec.Writer) {
@@ -213,22 +220,21 @@ func decodeAuthenticatedContent(r *codec.Reader) *authenticatedContent {
 	return a
 }
 
-// proposalRef is the hash by which a commit refers to this proposal (§5.2).
+// proposalRef returns the hash by which a commit refers to this proposal (§5.2).
 func (a *authenticatedContent) proposalRef(s *suite) []byte {
 	return s.refHash("MLS 1.0 Proposal Reference", a.marshal())
 }
 
-// tbs is FramedContentTBS (§6.1). context is the encoded GroupContext, signed by senders who know it.
-func (a *authenticatedContent) tbs(context []byte) []byte {
-	var w codec.Writer
-	w.Uint16(uint16(MLS10))
-	w.Uint16(uint16(a.format))
-	w.Fixed(a.content.marshal())
+// tbs returns the parts of FramedContentTBS (§6.1). context is the encoded GroupContext, which is signed by members and
+// by joiners.
+func (a *authenticatedContent) tbs(context []byte) [][]byte {
+	head := binary.BigEndian.AppendUint16(make([]byte, 0, 4), uint16(MLS10))
+	parts := [][]byte{binary.BigEndian.AppendUint16(head, uint16(a.format)), a.content.marshal()}
 	switch a.content.sender.Type {
 	case SenderMember, SenderNewMemberCommit:
-		w.Fixed(context)
+		parts = append(parts, context)
 	}
-	return w.Buffer()
+	return parts
 }
 
 func (a *authenticatedContent) sign(s *suite, key Secret, context []byte) error {
@@ -240,18 +246,18 @@ func (a *authenticatedContent) sign(s *suite, key Secret, context []byte) error 
 }
 
 func (a *authenticatedContent) signWith(k *signer, context []byte) (err error) {
-	a.signature, err = k.signWithLabel("FramedContentTBS", a.tbs(context))
+	a.signature, err = k.signWithLabel("FramedContentTBS", a.tbs(context)...)
 	return err
 }
 
 func (a *authenticatedContent) verify(s *suite, key, context []byte) error {
-	if !s.verifyWithLabel(key, "FramedContentTBS", a.tbs(context), a.signature) {
+	if !s.verifyParts(key, "FramedContentTBS", a.signature, a.tbs(context)...) {
 		return s.unverified(key, fail(ErrForged, "§6.1", fmt.Sprintf("%v from %v", a.content.kind, a.content.sender), "signature does not verify"))
 	}
 	return nil
 }
 
-// publicMessage is §6.2's PublicMessage.
+// publicMessage is PublicMessage of §6.2.
 type publicMessage struct {
 	authenticatedContent
 	membershipTag []byte // of a member
@@ -276,7 +282,7 @@ func decodePublicMessage(r *codec.Reader) *publicMessage {
 	return m
 }
 
-// privateMessage is §6.3's PrivateMessage.
+// privateMessage is PrivateMessage of §6.3.
 type privateMessage struct {
 	groupID             []byte
 	epoch               uint64
@@ -292,6 +298,12 @@ func (m *privateMessage) encodeHeader(w *codec.Writer) {
 	w.Uint8(uint8(m.kind))
 }
 
+// size returns the most bytes that encode writes.
+func (m *privateMessage) size() int {
+	const fixed = 32 // more than epoch, kind and the headers of the vectors
+	return fixed + len(m.groupID) + len(m.authenticatedData) + len(m.encryptedSenderData) + len(m.ciphertext)
+}
+
 func (m *privateMessage) encode(w *codec.Writer) {
 	m.encodeHeader(w)
 	w.Bytes(m.authenticatedData)
@@ -300,13 +312,19 @@ func (m *privateMessage) encode(w *codec.Writer) {
 }
 
 func decodePrivateMessage(r *codec.Reader) *privateMessage {
+	m := decodePrivateHead(r)
+	m.ciphertext = r.Bytes()
+	return m
+}
+
+// decodePrivateHead reads the fields before the ciphertext.
+func decodePrivateHead(r *codec.Reader) *privateMessage {
 	m := &privateMessage{groupID: r.Bytes(), epoch: r.Uint64(), kind: ContentType(r.Uint8())}
 	if m.kind < ContentApplication || m.kind > ContentCommit {
 		r.Fail(fail(ErrMalformed, "§6", "content", "type %d is not defined", m.kind))
 	}
 	m.authenticatedData = r.Bytes()
 	m.encryptedSenderData = r.Bytes()
-	m.ciphertext = r.Bytes()
 	return m
 }
 
@@ -322,10 +340,15 @@ type message struct {
 
 // encodeMessage frames body as an MLSMessage.
 func encodeMessage(format WireFormat, body func(*codec.Writer)) ([]byte, error) {
-	var w codec.Writer
+	return encodeSized(format, codec.FirstSize, body)
+}
+
+// encodeSized is encodeMessage for a body of about size bytes: a buffer of the right size is not copied.
+func encodeSized(format WireFormat, size int, body func(*codec.Writer)) ([]byte, error) {
+	w := codec.NewWriter(make([]byte, 0, 4+size))
 	w.Uint16(uint16(MLS10))
 	w.Uint16(uint16(format))
-	body(&w)
+	body(w)
 	b, err := w.Finish()
 	return b, malformed("message", err)
 }

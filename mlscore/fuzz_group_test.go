@@ -12,15 +12,15 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// fuzzScene is a moment in the life of a group: what bob has stored, all that the others have sent since,
-// and what an insider needs to send more.
+// fuzzScene is a moment in the life of a group: bob's stored state, all later messages of the others, and the state
+// that an insider needs to send more messages.
 type fuzzScene struct {
 	public   bool
-	bob      *person // his store is as it was at that moment
+	bob      *person // with his store of that moment
 	groupID  []byte
 	messages []fuzzMessage // in the order in which they were sent
 	lost     [][]byte      // commits for epochs in which others were accepted
-	final    []byte        // epoch authenticator after all of them
+	final    []byte        // epoch authenticator after all messages
 }
 
 // fuzzMessage is a message that the others processed.
@@ -30,10 +30,10 @@ type fuzzMessage struct {
 	past    bool   // of an epoch that had ended
 	body    []byte // the content, decrypted
 	tag     []byte // confirmation tag of a commit
-	insider *Group // a member of the epoch of the message, as the message's sender was afterwards
+	insider *Group // a member in the epoch of the message, with the sender's state after the message
 }
 
-// newFuzzScene lives through two commits, from bob's store on.
+// newFuzzScene runs a group through two commits after the moment of bob's store.
 func newFuzzScene(t testing.TB, public bool) *fuzzScene {
 	t.Helper()
 	cs := MLS128X25519AES128Ed25519
@@ -107,14 +107,14 @@ func newFuzzScene(t testing.TB, public bool) *fuzzScene {
 	return s
 }
 
-// withStore gives a client another store.
+// withStore returns a copy of a client with another store.
 func withStore(c *Client, store Store) *Client {
 	other := *c
 	other.cfg.Store = store
 	return &other
 }
 
-// open decrypts a message as a member, without using its key up.
+// open decrypts a message as a member, without consuming its key.
 func (f *fuzzMessage) open(t testing.TB, as *person, msg []byte) {
 	t.Helper()
 	m := must[*message](t)(parseMessage(msg, codec.DefaultLimits))
@@ -136,8 +136,8 @@ func (f *fuzzMessage) open(t testing.TB, as *person, msg []byte) {
 	f.kind, f.body, f.tag = ac.content.kind, bytes.Clone(w.Buffer()), bytes.Clone(ac.confirmationTag)
 }
 
-// forge makes a message with any body, signed and encrypted by a member who could: generations after the
-// last that it has sent with.
+// forge makes a message with any body, signed and encrypted by a member, a number of generations after the last one
+// that the member has used.
 func (f *fuzzMessage) forge(t testing.TB, kind ContentType, body, tag, padding []byte, after uint32, public bool) []byte {
 	t.Helper()
 	g := f.insider
@@ -183,7 +183,7 @@ func (f *fuzzMessage) forge(t testing.TB, kind ContentType, body, tag, padding [
 	return must[[]byte](t)(encodeMessage(WireFormatPrivateMessage, m.encode))
 }
 
-// fuzzProgram is what a fuzzer says to do, one byte after the other.
+// fuzzProgram is the fuzzer's input: instructions of one byte each.
 type fuzzProgram struct{ rest []byte }
 
 func (p *fuzzProgram) byte() byte {
@@ -195,7 +195,7 @@ func (p *fuzzProgram) byte() byte {
 	return b
 }
 
-// upTo gives a number below n.
+// upTo returns a number below n.
 func (p *fuzzProgram) upTo(n int) int {
 	if n <= 1 {
 		return 0
@@ -203,7 +203,7 @@ func (p *fuzzProgram) upTo(n int) int {
 	return int(binary.BigEndian.Uint16([]byte{p.byte(), p.byte()})) % n
 }
 
-// mutate changes bytes; others is spliced in.
+// mutate changes bytes, and may splice in bytes of other.
 func (p *fuzzProgram) mutate(b, other []byte) []byte {
 	b = bytes.Clone(b)
 	for range 1 + p.upTo(3) {
@@ -227,15 +227,15 @@ func (p *fuzzProgram) mutate(b, other []byte) []byte {
 	return b
 }
 
-// fuzzRun is bob, to whom all that happens.
+// fuzzRun is the run of a program with bob as the receiver.
 type fuzzRun struct {
 	testing.TB
 	scene *fuzzScene
 	store *MemoryStore
 	bob   *person
 	known string       // digest after the last step
-	done  map[int]bool // genuine messages that were taken
-	forge uint32       // generations that the insider has used beyond its own
+	done  map[int]bool // genuine messages that bob accepted
+	forge uint32       // generations that the insider has used in addition to its own
 	count map[string]int
 }
 
@@ -259,7 +259,7 @@ func (r *fuzzRun) load() {
 	r.known = r.digest()
 }
 
-// digest is all that bob knows, in memory and stored.
+// digest returns a digest of bob's state, in memory and in the store.
 func (r *fuzzRun) digest() string {
 	r.Helper()
 	h := sha256.New()
@@ -275,7 +275,7 @@ func (r *fuzzRun) digest() string {
 	return fmt.Sprintf("%s\nstore %x", describeGroup(r.bob.group), h.Sum(nil))
 }
 
-// process gives bob a message. What fails, and a commit that is not merged, must change nothing.
+// process passes bob a message. A message that fails, and a commit that is not merged, must change nothing.
 func (r *fuzzRun) process(msg []byte) (*Received, error) {
 	r.Helper()
 	mine := bytes.Clone(msg)
@@ -297,7 +297,7 @@ func (r *fuzzRun) process(msg []byte) (*Received, error) {
 	return got, err
 }
 
-// genuine gives bob the i-th message as it was sent.
+// genuine passes bob the i-th message unchanged.
 func (r *fuzzRun) genuine(i int) {
 	r.Helper()
 	m := r.scene.messages[i]
@@ -323,7 +323,7 @@ func (r *fuzzRun) genuine(i int) {
 	r.count["genuine, taken"]++
 }
 
-// step does what the program says next.
+// step executes the next instruction of the program.
 func (r *fuzzRun) step(p *fuzzProgram) {
 	r.Helper()
 	list := r.scene.messages
@@ -366,8 +366,8 @@ func (r *fuzzRun) step(p *fuzzProgram) {
 	}
 }
 
-// insider has a member send something like message i of the present epoch, or of a past one, with a body
-// that is nearly that of a message.
+// insider makes a member send a message like message i of the present epoch, or of a past one, with a body that is a
+// mutation of a message's body.
 func (r *fuzzRun) insider(p *fuzzProgram, i, j int) {
 	r.Helper()
 	list := r.scene.messages
@@ -389,7 +389,7 @@ func (r *fuzzRun) insider(p *fuzzProgram, i, j int) {
 		public = !public
 	}
 	r.forge++
-	const behind = 8 // generations with which the genuine messages that follow are sent
+	const behind = 8 // generations of the genuine messages that follow
 	msg := list[i].forge(r.TB, kind, body, tag, make([]byte, p.upTo(64)), behind+r.forge, public)
 	got, err := r.process(msg)
 	switch {
@@ -404,7 +404,7 @@ func (r *fuzzRun) insider(p *fuzzProgram, i, j int) {
 	}
 }
 
-// act has bob do something himself.
+// act makes bob run an operation.
 func (r *fuzzRun) act(p *fuzzProgram) {
 	r.Helper()
 	g := r.bob.group
@@ -427,7 +427,7 @@ func (r *fuzzRun) act(p *fuzzProgram) {
 	r.known = r.digest()
 }
 
-// finish gives bob all that is left, in order: he must arrive where the others are.
+// finish passes bob all remaining messages, in order: he must reach the state of the others.
 func (r *fuzzRun) finish() {
 	r.Helper()
 	for i, m := range r.scene.messages {
@@ -444,15 +444,15 @@ func (r *fuzzRun) finish() {
 	r.act(&fuzzProgram{[]byte{2}})
 }
 
-// FuzzGroup is a member to whom genuine messages come in any order, twice, or not at all; mutated ones, by
-// whoever carries them; and ones that a member has made with its own keys to do harm. Nothing makes it
-// panic, nothing that it refuses changes it, it takes nothing that no member has sent, and in the end the
-// genuine messages bring it to where the others are.
+// FuzzGroup passes a member genuine messages in any order, twice, or not at all, messages that an attacker on the
+// path has mutated, and hostile messages that a member has made with its own keys. It checks that no message causes a
+// panic, that refused messages change nothing, that the member accepts only messages that a member has sent, and that
+// in the end the genuine messages bring it to the state of the others.
 func FuzzGroup(f *testing.F) {
 	scenes := []*fuzzScene{newFuzzScene(f, false), newFuzzScene(f, true)}
 	f.Add([]byte{0})
 	f.Add([]byte{1})
-	for op := range byte(9) { // one of each kind for each message
+	for op := range byte(9) { // one instruction of each kind for each message
 		for i := range byte(len(scenes[0].messages)) {
 			f.Add([]byte{i & 1, 0, i, 0, i + 1, op, 0, 10, i, 3, 0, i, 0, 1, op, 0, 0, 0, 200, 1})
 		}
@@ -463,7 +463,7 @@ func FuzzGroup(f *testing.F) {
 	})
 }
 
-// TestLongHostileMessages runs FuzzGroup's programs at random, and holds that they reach what they are for.
+// TestLongHostileMessages runs random programs of FuzzGroup, and checks that they reach the intended cases.
 func TestLongHostileMessages(t *testing.T) {
 	runs := map[string]int{"": 120, "short": 1500, "full": 30_000}[longRun(t)]
 	for _, public := range []bool{false, true} {
@@ -485,8 +485,8 @@ func TestLongHostileMessages(t *testing.T) {
 	}
 }
 
-// FuzzStoredGroup loads a group of which a record was changed, and goes on with it: an error, or a group
-// that works or fails with errors.
+// FuzzStoredGroup loads a group with a changed record and uses it. The result must be an error, or a group that works
+// or returns errors.
 func FuzzStoredGroup(f *testing.F) {
 	scene := newFuzzScene(f, false)
 	original := &fuzzRun{TB: f, scene: scene, store: scene.bob.store.Clone(), done: map[int]bool{}, count: map[string]int{}}

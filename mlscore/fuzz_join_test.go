@@ -8,7 +8,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// joinScene is a Welcome for bob, opened, and all that its maker knew.
+// joinScene is a Welcome for bob, its content, and the state of its maker.
 type joinScene struct {
 	bob     *person // before he joins
 	maker   *Group  // in the epoch that bob enters
@@ -50,8 +50,8 @@ func newJoinScene(t testing.TB) *joinScene {
 	return s
 }
 
-// forgeInfo gives a GroupInfo that its maker has changed: bytes anywhere, or the tree, for which it then
-// states the hash; signed anew, or not.
+// forgeInfo returns a GroupInfo that its maker has changed: any bytes, or the tree with its hash in the context. The
+// GroupInfo is signed again or not.
 func (s *joinScene) forgeInfo(t testing.TB, p *fuzzProgram, info *groupInfo) []byte {
 	t.Helper()
 	g := *info
@@ -98,7 +98,7 @@ func (s *joinScene) forgeWelcome(t testing.TB, p *fuzzProgram) []byte {
 	return must[[]byte](t)(encodeMessage(WireFormatWelcome, out.encode))
 }
 
-// try joins in one of the ways in which one can. Where that fails, nothing may have been stored.
+// try joins in one of the possible ways. If the join fails, nothing may have been stored.
 func (s *joinScene) try(t testing.TB, p *fuzzProgram) (*Group, error) {
 	t.Helper()
 	store := s.bob.store.Clone()
@@ -141,8 +141,8 @@ func requireError(t testing.TB, err error) {
 	}
 }
 
-// FuzzJoin is a client that is given Welcomes and GroupInfos, mutated by whoever carries them, or made by a
-// member to do harm. It joins or not; if it does it can talk.
+// FuzzJoin passes a client Welcomes and GroupInfos that an attacker on the path has mutated, or that a hostile member
+// has made. If the client can join, it must be able to send.
 func FuzzJoin(f *testing.F) {
 	s := newJoinScene(f)
 	for how := range byte(5) {
@@ -163,7 +163,7 @@ func FuzzJoin(f *testing.F) {
 	})
 }
 
-// TestHostileWelcomes runs FuzzJoin's programs at random. The genuine Welcome works afterwards.
+// TestHostileWelcomes runs random programs of FuzzJoin, and checks that the genuine Welcome works afterwards.
 func TestHostileWelcomes(t *testing.T) {
 	s := newJoinScene(t)
 	random := seeded("welcomes")

@@ -9,8 +9,8 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// decoderSeeds gives encodings of everything, by the names of the decoders: those of a group of real
-// members, and the official vectors where they are.
+// decoderSeeds returns encodings for all decoders, by the names of the decoders: those of a group of real members,
+// and the official vectors if present.
 func decoderSeeds(t testing.TB) map[string][][]byte {
 	t.Helper()
 	seedsMade.Do(func() {
@@ -27,13 +27,13 @@ var (
 	seedsOfAll map[string][][]byte
 )
 
-// seedCollector takes messages and stores apart.
+// seedCollector collects the parts of messages and stores.
 type seedCollector struct {
 	testing.TB
 	seeds map[string][][]byte
 }
 
-// most is how many seeds there are of a kind: more teach a fuzzer nothing.
+// mostSeeds is the maximum number of seeds of a kind: more seeds do not help a fuzzer.
 const mostSeeds = 24
 
 func (c *seedCollector) add(name string, b []byte) {
@@ -54,7 +54,7 @@ func (c *seedCollector) encode(name string, encode func(*codec.Writer)) {
 	c.add(name, b)
 }
 
-// message takes a message and what is in it.
+// message collects a message and its parts.
 func (c *seedCollector) message(b []byte) {
 	c.Helper()
 	if b == nil {
@@ -144,7 +144,7 @@ func (c *seedCollector) extensions(x Extensions) {
 	}
 }
 
-// store takes all records of a store.
+// store collects all records of a store.
 func (c *seedCollector) store(m *MemoryStore) {
 	c.Helper()
 	names := map[byte]string{
@@ -160,7 +160,7 @@ func (c *seedCollector) store(m *MemoryStore) {
 			if name := names[kind]; name != "" {
 				c.add(name, value)
 			}
-			if kind == recordPast { // as it was before it had a time
+			if kind == recordPast { // in its form before it had a time
 				c.add("past", append([]byte{1}, value[1:len(value)-8]...))
 			}
 			if kind == recordTree && key[len(key)-1] == recordTree {
@@ -176,7 +176,7 @@ func (c *seedCollector) store(m *MemoryStore) {
 	}
 }
 
-// moved takes what a group is on its way to another store.
+// moved collects the encodings of a group that moves to another store.
 func (c *seedCollector) moved() {
 	c.Helper()
 	bob, next := newPerson(c, "bob", labSuite), newPerson(c, "bob", labSuite)
@@ -194,7 +194,7 @@ func (c *seedCollector) moved() {
 	c.add("moved group", must[[]byte](c)(bob.group.MoveOut(offer)))
 }
 
-// groups lives through groups of several kinds and collects on the way.
+// groups runs groups of several kinds and collects their encodings.
 func (c *seedCollector) groups() {
 	for _, cs := range []CipherSuite{MLS128X25519AES128Ed25519, MLS128P256AES128P256} {
 		publicLife(c, cs, func(p *PublicState, _ PublicConfig) {
@@ -238,7 +238,7 @@ func (c *seedCollector) groups() {
 	}
 }
 
-// group lives through one group.
+// group runs one group.
 func (c *seedCollector) group(cs CipherSuite, public bool) {
 	alice, bob, carol := newPerson(c, "alice", cs), newPerson(c, "bob", cs), newPerson(c, "carol", cs)
 	all := []*person{alice, bob, carol}
@@ -276,7 +276,7 @@ func (c *seedCollector) group(cs CipherSuite, public bool) {
 		late = must[[]byte](c)(alice.group.Protect([]byte("hello"), MessageOptions{AuthenticatedData: []byte("ad")}))
 	}
 	c.message(late)
-	bob.receive(c, late) // the ones before are skipped
+	bob.receive(c, late) // the messages before are skipped
 	commit(carol, CommitOptions{})
 	update := must[[]byte](c)(carol.group.ProposeUpdate(LeafUpdate{}, ProposeOptions{}))
 	c.message(update)

@@ -15,14 +15,14 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// A fuzzDecoder reads bytes and writes what it read. Whatever it accepts it must write as it was, and no
-// part of that may be accepted.
+// A fuzzDecoder decodes bytes and encodes the result again. For accepted bytes the encoding must be the same bytes,
+// and no proper prefix of them may be accepted.
 type fuzzDecoder struct {
 	name   string
 	recode func(b []byte) ([]byte, error)
 }
 
-// wireDecoder is for what is read from the middle of a message.
+// wireDecoder makes a decoder of an object inside a message.
 func wireDecoder[T any](name string, decode func(*codec.Reader) T, encode func(T, *codec.Writer)) fuzzDecoder {
 	return fuzzDecoder{name, func(b []byte) ([]byte, error) {
 		r := codec.NewReader(b, codec.DefaultLimits)
@@ -36,7 +36,7 @@ func wireDecoder[T any](name string, decode func(*codec.Reader) T, encode func(T
 	}}
 }
 
-// recordDecoder is for what is read as a whole.
+// recordDecoder makes a decoder of an object that is read as a whole.
 func recordDecoder[T any](name string, parse func([]byte) (T, error), marshal func(T) ([]byte, error)) fuzzDecoder {
 	return fuzzDecoder{name, func(b []byte) ([]byte, error) {
 		v, err := parse(b)
@@ -47,12 +47,12 @@ func recordDecoder[T any](name string, parse func([]byte) (T, error), marshal fu
 	}}
 }
 
-// infallible makes a marshal that cannot fail one that can.
+// infallible adds a nil error to the result of marshal.
 func infallible[T any](marshal func(T) []byte) func(T) ([]byte, error) {
 	return func(v T) ([]byte, error) { return marshal(v), nil }
 }
 
-// encodeAnyMessage encodes a message from its parts, not from the bytes that it was read from.
+// encodeAnyMessage encodes a message from its parts, not from its received bytes.
 func encodeAnyMessage(m *message) ([]byte, error) {
 	switch {
 	case m.public != nil:
@@ -74,7 +74,7 @@ func recodeAuthenticated(a *authenticatedContent) []byte {
 	return a.marshal()
 }
 
-// oneExtension makes a list of one, for parsers that look into a list.
+// oneExtension makes a list of one extension, for parsers of lists.
 func oneExtension(t ExtensionType, data []byte) Extensions { return Extensions{{t, data}} }
 
 var messageDecoder = recordDecoder("message",
@@ -84,7 +84,7 @@ var treeDecoder = recordDecoder("tree",
 	func(b []byte) (*ratchetTree, error) { return parseTree(suites[0], anyName{}, b, codec.DefaultLimits) },
 	(*ratchetTree).marshal)
 
-// anyName takes a credential's encoding for its identity.
+// anyName uses a credential's encoding as its identity.
 type anyName struct{ TrustBasic }
 
 func (anyName) Identity(c Credential, _ []byte) ([]byte, error) {
@@ -93,7 +93,7 @@ func (anyName) Identity(c Credential, _ []byte) ([]byte, error) {
 	return w.Finish()
 }
 
-// partDecoders read what stands inside messages.
+// partDecoders decode the parts of messages.
 var partDecoders = []fuzzDecoder{
 	wireDecoder("public message", decodePublicMessage, func(m *publicMessage, w *codec.Writer) {
 		m.content.encoded = nil
@@ -130,7 +130,7 @@ var partDecoders = []fuzzDecoder{
 		func(pub []byte) ([]byte, error) { return externalPubExtension(pub).Data, nil }),
 }
 
-// storedDecoders read the records of docs/state.md.
+// storedDecoders decode the records of docs/spec/state.md.
 var storedDecoders = []fuzzDecoder{
 	recordDecoder("head", parseHead, infallible((*headRecord).marshal)),
 	recordDecoder("tree record", parseTreeRecord, infallible((*treeRecord).marshal)),
@@ -160,12 +160,12 @@ var publicDecoder = recordDecoder("public state",
 	func(b []byte) (*PublicState, error) { return ParsePublicState(b, PublicConfig{Auth: anyName{}}) },
 	(*PublicState).MarshalBinary)
 
-// allDecoders are those of all targets.
+// allDecoders returns the decoders of all targets.
 func allDecoders() []fuzzDecoder {
 	return slices.Concat([]fuzzDecoder{messageDecoder, treeDecoder, publicDecoder}, partDecoders, storedDecoders)
 }
 
-// check gives a decoder bytes. It returns whether it accepts them.
+// check passes bytes to a decoder. It reports whether the decoder accepts them.
 func (d fuzzDecoder) check(t testing.TB, b []byte) bool {
 	t.Helper()
 	before := bytes.Clone(b)
@@ -191,7 +191,7 @@ func (d fuzzDecoder) check(t testing.TB, b []byte) bool {
 	return true
 }
 
-// allocated runs f and gives the bytes that it allocated, about.
+// allocated runs f and returns the approximate number of bytes that f allocated.
 func allocated(f func()) uint64 {
 	sample := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}}
 	metrics.Read(sample)
@@ -201,11 +201,11 @@ func allocated(f func()) uint64 {
 	return sample[0].Value.Uint64() - before
 }
 
-// tooMuch is more memory than a decoder may need for so many bytes of input. A ratchet tree takes the most:
-// a blank node of one byte becomes a node with its hash.
+// tooMuch returns a number of bytes that a decoder must not allocate for n bytes of input. A ratchet tree needs the
+// most memory: a blank node of one byte becomes a node with its hash.
 func tooMuch(n int) uint64 { return 4<<20 + 4096*uint64(n) }
 
-// fuzzDecoders makes a target of decoders: the first argument picks one of them.
+// fuzzDecoders fuzzes a list of decoders: the first argument selects one of them.
 func fuzzDecoders(f *testing.F, list ...fuzzDecoder) {
 	seeds := decoderSeeds(f)
 	for i, d := range list {
@@ -237,7 +237,7 @@ func FuzzStored(f *testing.F)      { fuzzDecoders(f, storedDecoders...) }
 func FuzzRatchetTree(f *testing.F) { fuzzDecoders(f, treeDecoder) }
 func FuzzPublicState(f *testing.F) { fuzzDecoders(f, publicDecoder) }
 
-// TestDecoders: every decoder reads what the others of this package write, and the vectors.
+// TestDecoders checks that every decoder decodes the encodings of this package, and the vectors.
 func TestDecoders(t *testing.T) {
 	seeds := decoderSeeds(t)
 	for _, d := range allDecoders() {
@@ -252,8 +252,8 @@ func TestDecoders(t *testing.T) {
 	}
 }
 
-// TestLyingLengths puts the longest length that there is at every place of every message: it is refused
-// before memory is taken for it.
+// TestLyingLengths writes the largest length at every place of every message, and checks that it is refused before
+// memory is allocated for it.
 func TestLyingLengths(t *testing.T) {
 	seeds := decoderSeeds(t)
 	var stats runtime.MemStats
@@ -279,8 +279,8 @@ func TestLyingLengths(t *testing.T) {
 	}
 }
 
-// TestSection12_4_3_3_TreeOfBlanks: a tree is refused when it has more nodes than a vector may have elements,
-// though its nodes are blank and cost a byte each.
+// TestSection12_4_3_3_TreeOfBlanks checks that a tree with more nodes than the limit of vector elements is refused,
+// although its nodes are blank and take one byte each.
 func TestSection12_4_3_3_TreeOfBlanks(t *testing.T) {
 	limits := codec.Limits{Count: 1000}
 	for _, n := range []int{1000, 1001} {
@@ -290,7 +290,7 @@ func TestSection12_4_3_3_TreeOfBlanks(t *testing.T) {
 	}
 }
 
-// FuzzPrivateContent reads whatever a member has encrypted: content, signature and padding.
+// FuzzPrivateContent decodes arbitrary content that a member has encrypted: content, signature and padding.
 func FuzzPrivateContent(f *testing.F) {
 	s := suites[0]
 	key := messageKey{0, NewSecret(make([]byte, s.keyLen())), NewSecret(make([]byte, s.nonceLen()))}

@@ -2,6 +2,7 @@ package mlscore
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"slices"
@@ -10,9 +11,9 @@ import (
 
 // Group is one member's view of a group (RFC 9420 §11, §12). It is not safe for concurrent use.
 //
-// What others send goes through Process, what is sent is made by Protect, Propose and Commit. A commit,
-// whether made here or received, is a StagedCommit first: the next epoch, beside the present one. Merge
-// makes it the present one; one that is not merged leaves no trace.
+// Process takes the messages of the others; Protect, Propose and Commit make this member's messages. A commit,
+// whether made here or received, is a StagedCommit at first: the next epoch, kept apart from the present one. Merge
+// makes it the present epoch; a commit that is not merged leaves no trace.
 type Group struct {
 	client  *Client
 	suite   *suite
@@ -25,12 +26,12 @@ type Group struct {
 	moved   bool                  // out of this store
 }
 
-// GroupOptions are a member's own choices; others need not share them.
+// GroupOptions are a member's own choices; other members may choose differently.
 type GroupOptions struct {
 	// PublicHandshakes sends proposals and commits as PublicMessages, which servers can read and
 	// follow; otherwise they are PrivateMessages (§6).
 	PublicHandshakes bool
-	// Padding is added to PrivateMessages.
+	// Padding selects the padding of PrivateMessages.
 	Padding Padding
 }
 
@@ -39,7 +40,7 @@ type memberState struct {
 	public          *PublicState
 	self            LeafIndex
 	signer          Secret
-	ready           *signer // signer made ready, once it has signed
+	ready           *signer // signer, prepared at its first use
 	keys            pathKeys
 	secrets         *epochSecrets // without the encryption secret, which messages holds
 	messages        *secretTree
@@ -48,7 +49,7 @@ type memberState struct {
 	entered         time.Time // by this member, and the epoch before ended then
 }
 
-// erase drops the secrets that an ended epoch no longer needs: all but what late messages do.
+// erase erases the secrets of an ended epoch, except those that late messages need.
 func (s *memberState) erase() {
 	s.secrets.erase()
 	s.keys.erase()
@@ -56,7 +57,7 @@ func (s *memberState) erase() {
 	s.ready = nil
 }
 
-// signing gives the signature key made ready, which costs about as much as to sign.
+// signing returns the signature key prepared for signing; the preparation costs about as much as one signature.
 func (s *memberState) signing(su *suite) (*signer, error) {
 	if s.ready == nil {
 		k, err := su.newSigner(s.signer.Bytes())
@@ -68,14 +69,14 @@ func (s *memberState) signing(su *suite) (*signer, error) {
 	return s.ready, nil
 }
 
-// succeeds takes over from the epoch before what serves this one too.
+// succeeds takes over those parts of the previous epoch that this epoch can use too.
 func (s *memberState) succeeds(old *memberState) {
 	if s.ready == nil && s.signer.Equal(old.signer) {
 		s.ready = old.ready
 	}
 }
 
-// pastEpoch is what late application messages of an ended epoch need (§15.3).
+// pastEpoch holds what late application messages of an ended epoch need (§15.3).
 type pastEpoch struct {
 	context    []byte // encoded
 	epoch      uint64
@@ -96,7 +97,7 @@ func (p *pastEpoch) erase() {
 	}
 }
 
-// ownUpdate holds the private keys of an Update that waits for somebody's commit.
+// ownUpdate holds the private keys of an own Update that waits for another member's commit.
 type ownUpdate struct {
 	leafKey Secret
 	signer  Secret
@@ -104,25 +105,25 @@ type ownUpdate struct {
 
 func (u *ownUpdate) erase() { eraseAll(u.leafKey, u.signer) }
 
-// public is the present public state.
+// public returns the public state of the present epoch.
 func (g *Group) public() *PublicState { return g.state.public }
 
-// Public is the present epoch's public state: members, context, tree, pending proposals.
+// Public returns the present epoch's public state: members, context, tree, pending proposals.
 func (g *Group) Public() *PublicState { return g.state.public }
 
-// GroupID is the group's name.
+// GroupID returns the group's name.
 func (g *Group) GroupID() []byte { return g.public().GroupID() }
 
-// Epoch is the present one.
+// Epoch returns the number of the present epoch.
 func (g *Group) Epoch() uint64 { return g.public().Epoch() }
 
-// Self is this member's leaf.
+// Self returns this member's leaf.
 func (g *Group) Self() LeafIndex { return g.state.self }
 
-// Active says whether messages can be sent: this member has not been removed, nor the group closed.
+// Active reports whether messages can be sent: this member has not been removed and the group has not been closed.
 func (g *Group) Active() bool { return !g.state.removed && g.public().reinit == nil }
 
-// Identity is this member's credential and a copy of its signature key, as the present epoch has them.
+// Identity returns this member's credential and a copy of its signature key, as of the present epoch. It returns
 // ErrGroupEnded if this member was removed.
 func (g *Group) Identity() (Identity, error) {
 	if err := g.usable(); err != nil {
@@ -135,7 +136,7 @@ func (g *Group) Identity() (Identity, error) {
 	return Identity{g.suite.id, leaf.Credential, g.state.signer.Clone()}, nil
 }
 
-// ReInit is what the group was closed in favour of, if it was.
+// ReInit returns the ReInit that closed the group; false if the group is not closed.
 func (g *Group) ReInit() (ReInit, bool) {
 	if g.public().reinit == nil {
 		return ReInit{}, false
@@ -143,17 +144,17 @@ func (g *Group) ReInit() (ReInit, bool) {
 	return *g.public().reinit, true
 }
 
-// SetOptions changes how this member sends from now on; the change is stored with the next commit that
-// is merged.
+// SetOptions sets how this member sends from now on; the change is stored with the next commit that is merged.
 func (g *Group) SetOptions(o GroupOptions) { g.options = o }
 
-// EpochAuthenticator is equal for two members exactly if they share the epoch's state (§8.7).
+// EpochAuthenticator returns the epoch authenticator, which is equal for two members exactly if they share the
+// epoch's state (§8.7).
 func (g *Group) EpochAuthenticator() []byte {
 	return slices.Clone(g.state.secrets.authenticator.Bytes())
 }
 
-// Export derives a secret of the application's own from the epoch (§8.5). The length is at most 255
-// times that of the suite's hash.
+// Export derives a secret for the application from the epoch (§8.5). length is at most 255 times the length of the
+// suite's hash.
 func (g *Group) Export(label string, context []byte, length int) (Secret, error) {
 	if err := g.usable(); err != nil {
 		return Secret{}, err
@@ -171,7 +172,7 @@ func (s *suite) exportBounded(exporter Secret, label string, context []byte, len
 	return s.export(exporter, label, context, length), nil
 }
 
-// usable refuses work in a group that this member is out of.
+// usable returns an error if this member was removed from the group.
 func (g *Group) usable() error {
 	if g.moved {
 		return fail(ErrGroupEnded, "", "group", "was moved to another store")
@@ -182,7 +183,7 @@ func (g *Group) usable() error {
 	return nil
 }
 
-// active refuses to send in a group that has ended.
+// active returns an error if the group has ended, so that nothing can be sent.
 func (g *Group) active() error {
 	if err := g.usable(); err != nil {
 		return err
@@ -193,15 +194,16 @@ func (g *Group) active() error {
 	return nil
 }
 
-// CreateOptions shape a new group.
+// CreateOptions are the options of a new group.
 type CreateOptions struct {
 	GroupOptions
 	Extensions     Extensions // of the GroupContext
 	LeafExtensions Extensions // of the creator's leaf
 }
 
-// CreateGroup founds a group with one member (§11). An empty id is replaced by a random one. An id of a
-// group that this client has is refused, that of a closed one included: see Group.Successor.
+// CreateGroup founds a group with one member (§11). An empty group id is replaced by a random one. The id of a group
+// that this client has is refused with ErrInvalid, even if that group is closed: see Group.Successor. Other errors:
+// ErrUnsupported for an unknown cipher suite, ErrInvalid for extensions that the creator does not support, ErrStore.
 func (c *Client) CreateGroup(id Identity, groupID []byte, opts CreateOptions) (*Group, error) {
 	if _, found, err := c.newest(groupID); err != nil {
 		return nil, err
@@ -211,7 +213,7 @@ func (c *Client) CreateGroup(id Identity, groupID []byte, opts CreateOptions) (*
 	return c.createGroup(id, groupID, opts)
 }
 
-// createGroup is CreateGroup for an id that may be that of the group which this one succeeds.
+// createGroup is CreateGroup for a group id that may be the id of the group that this one succeeds.
 func (c *Client) createGroup(id Identity, groupID []byte, opts CreateOptions) (*Group, error) {
 	s, err := c.suite(id.CipherSuite)
 	if err != nil {
@@ -260,7 +262,7 @@ func (c *Client) createGroup(id Identity, groupID []byte, opts CreateOptions) (*
 	return g, nil
 }
 
-// foundingState is the public state of epoch 0 (§11).
+// foundingState returns the public state of epoch 0 (§11).
 func (c *Client) foundingState(s *suite, leaf *LeafNode, groupID []byte, x Extensions) (*PublicState, error) {
 	body, err := leaf.marshal()
 	if err != nil {
@@ -285,14 +287,14 @@ func (c *Client) foundingState(s *suite, leaf *LeafNode, groupID []byte, x Exten
 	}
 	p.context = p.context.clone()
 	p.encoded = p.context.marshal()
-	if err := firstError(p.checkExtensions(x), p.checkMadeExtensions(x)); err != nil {
+	if err := cmp.Or(p.checkExtensions(x), p.checkMadeExtensions(x)); err != nil {
 		return nil, err
 	}
 	return p, checkMember(t, 0, x)
 }
 
-// unused refuses a group id that a group of this client has (§12.4.3, §12.4.3.1), unless that group was
-// closed in favour of one of the same id, and says where the new one is to be stored.
+// unused refuses a group id that a group of this client has (§12.4.3, §12.4.3.1), unless that group was closed in
+// favour of a group of the same id. It returns the place at which the new group is to be stored.
 func (c *Client) unused(groupID []byte) (place uint32, err error) {
 	place, used, err := c.placeFor(groupID)
 	if err == nil && used {
@@ -317,17 +319,18 @@ func (g *Group) enter(st *memberState) {
 	g.state = st
 }
 
-// GroupInfoOptions say what a GroupInfo holds beside the GroupContext.
+// GroupInfoOptions select what a GroupInfo holds in addition to the GroupContext.
 type GroupInfoOptions struct {
 	Tree       bool       // the ratchet tree
-	External   bool       // external_pub: whoever has it may join by an external commit
+	External   bool       // external_pub: its holders may join by an external commit
 	Extensions Extensions // others
 }
 
-// asks reports whether anything is asked for.
+// asks reports whether a GroupInfo is requested.
 func (o GroupInfoOptions) asks() bool { return o.Tree || o.External || o.Extensions != nil }
 
-// GroupInfo signs a statement of the present state, as an MLSMessage (§12.4.3).
+// GroupInfo returns a signed GroupInfo of the present epoch, as an MLSMessage (§12.4.3). It returns ErrGroupEnded if the
+// group has ended, ErrInvalid if opts.Extensions holds a type twice.
 func (g *Group) GroupInfo(opts GroupInfoOptions) ([]byte, error) {
 	if err := g.active(); err != nil {
 		return nil, err
@@ -373,21 +376,21 @@ func (c *Client) groupInfo(s *suite, st *memberState, opts GroupInfoOptions) (*g
 	return info, info.signWith(k)
 }
 
-// ByIdentity finds the leaf of a member whom the Authenticator knows by an identity.
+// ByIdentity returns the leaf of the member to whom the Authenticator gives an identity; false if there is none.
 func (g *Group) ByIdentity(identity []byte) (LeafIndex, bool) {
 	return g.public().tree.memberByIdentity(string(identity))
 }
 
-// Pending is the own commit that has been made and neither merged nor overtaken, if there is one.
+// Pending returns this member's commit that is neither merged nor overtaken, if there is one.
 func (g *Group) Pending() (*StagedCommit, bool) { return g.pending, g.pending != nil }
 
-// isOwnPending recognizes the own commit as it comes back from the delivery service.
+// isOwnPending reports whether msg is this member's pending commit, as it comes back from the delivery service.
 func (g *Group) isOwnPending(msg []byte) bool {
 	return g.pending != nil && bytes.Equal(g.pending.message, msg)
 }
 
-// Erase removes the group from the store, with all its secrets, resumption PSKs included. The groups of
-// the same id that it succeeded go with it (see Predecessor); its successor stays.
+// Erase deletes the group from the store, with all its secrets, resumption PSKs included. It also deletes the groups
+// of the same id that this group succeeded (see Predecessor); the successor of this group stays.
 func (g *Group) Erase() error {
 	var b Batch
 	id := g.public().context.GroupID

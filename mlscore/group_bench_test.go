@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// sizingStore adds up what the operations of a group write.
+// sizingStore counts the bytes that the operations of a group write.
 type sizingStore struct {
 	*MemoryStore
 	bytes   int // keys and values
@@ -28,7 +28,7 @@ func (s *sizingStore) Apply(b Batch) error {
 
 func (s *sizingStore) reset() { s.bytes, s.batches, s.largest = 0, 0, 0 }
 
-// largeGroup is a fabricated group of n members, of whom alice, the first, and bob, the last, are real.
+// largeGroup is a fabricated group of n members. Only alice, the first, and bob, the last, are real.
 type largeGroup struct {
 	tb         testing.TB
 	alice, bob *person
@@ -45,11 +45,11 @@ func newLargeGroup(tb testing.TB, n int) *largeGroup {
 		people[i] = newPerson(tb, name, 1, func(c *Config) { c.Store = g.stores[i] })
 	}
 	g.alice, g.bob = people[0], people[1]
-	f, err := Fabricate(n, [2]*Client{g.alice.Client, g.bob.Client}, [2]Identity{g.alice.id, g.bob.id}, []byte("large"), GroupOptions{})
+	var err error
+	g.alice.group, g.bob.group, err = fabricate(n, [2]*Client{g.alice.Client, g.bob.Client}, [2]Identity{g.alice.id, g.bob.id}, []byte("large"), GroupOptions{})
 	if err != nil {
 		tb.Fatal(err)
 	}
-	g.alice.group, g.bob.group = f.First, f.Last
 	g.stores[0].reset()
 	g.stores[1].reset()
 	return g
@@ -87,7 +87,7 @@ func benchSizes(b *testing.B, run func(b *testing.B, g *largeGroup)) {
 	}
 }
 
-// BenchmarkCommit makes a commit with a path and merges it: what a member's update costs it.
+// BenchmarkCommit makes a commit with a path and merges it: the cost of a member's own update.
 func BenchmarkCommit(b *testing.B) {
 	benchSizes(b, func(b *testing.B, g *largeGroup) {
 		wire := 0
@@ -115,7 +115,7 @@ func BenchmarkProcess(b *testing.B) {
 	})
 }
 
-// BenchmarkAdd adds a member and merges: the Welcome is made without the tree in it.
+// BenchmarkAdd adds a member and merges: the Welcome does not hold the tree.
 func BenchmarkAdd(b *testing.B) {
 	benchSizes(b, func(b *testing.B, g *largeGroup) {
 		for b.Loop() {
@@ -128,7 +128,7 @@ func BenchmarkAdd(b *testing.B) {
 	})
 }
 
-// BenchmarkBulkAdd makes one commit that adds a tenth as many members as there are, and gives it up.
+// BenchmarkBulkAdd makes one commit that adds a tenth of the number of members, and abandons it.
 func BenchmarkBulkAdd(b *testing.B) {
 	benchSizes(b, func(b *testing.B, g *largeGroup) {
 		adds := make([]Proposal, g.alice.group.Public().Size()/10)
@@ -151,7 +151,7 @@ func (g *largeGroup) newcomer(tb testing.TB) (*person, Proposal) {
 	return p, AddProposal(p.keyPackage(tb))
 }
 
-// BenchmarkJoin joins by a Welcome, with the tree beside it: the one thing that looks at every member.
+// BenchmarkJoin joins by a Welcome and a separate tree: the only operation that checks every member.
 func BenchmarkJoin(b *testing.B) {
 	benchSizes(b, func(b *testing.B, g *largeGroup) {
 		for b.Loop() {
@@ -171,7 +171,7 @@ func BenchmarkJoin(b *testing.B) {
 	})
 }
 
-// BenchmarkLoad opens a group from its store, as after a restart.
+// BenchmarkLoad loads a group from its store, as after a restart.
 func BenchmarkLoad(b *testing.B) {
 	benchSizes(b, func(b *testing.B, g *largeGroup) {
 		for b.Loop() {
@@ -214,27 +214,27 @@ func BenchmarkUnprotect(b *testing.B) {
 	})
 }
 
-// costs are what one operation takes of things that can be counted.
+// costs are the countable costs of one operation.
 type costs struct{ allocations, state float64 }
 
-// measure runs an operation a few times.
+// measure runs an operation several times.
 func measure(s *sizingStore, op func()) costs {
 	const runs = 8
-	op() // the first one opens ratchets and fills pools
+	op() // the first run opens ratchets and fills pools
 	s.reset()
 	allocations := testing.AllocsPerRun(runs, op)
-	return costs{allocations, float64(s.bytes) / (runs + 1)} // AllocsPerRun makes one run more
+	return costs{allocations, float64(s.bytes) / (runs + 1)} // AllocsPerRun makes one additional run
 }
 
-// TestCommitCostsLogN counts what commits and messages allocate and write in groups of 64 and of 4,096
-// members: with the path twice as long, at most so much more, and messages the same. A pass over all
-// members, or all of the tree written, would make it sixty times as much.
+// TestCommitCostsLogN counts what commits and messages allocate and write in groups of 64 and of 4,096 members: the
+// path is twice as long, so commits may take at most twice as much, and messages the same. A pass over all members,
+// or writing the whole tree, would take sixty times as much.
 func TestCommitCostsLogN(t *testing.T) {
 	small, large := newLargeGroup(t, 64), newLargeGroup(t, 4096)
 	levels := float64(bits.Len(4095)) / float64(bits.Len(63))
 	for _, op := range []struct {
 		name string
-		side int // whose store
+		side int // index of the store to measure
 		most float64
 		run  func(g *largeGroup)
 	}{
@@ -260,7 +260,7 @@ func TestCommitCostsLogN(t *testing.T) {
 	}
 }
 
-// TestProcessCostsLogN does the same for whoever receives: commits are made first, then processed.
+// TestProcessCostsLogN does the same for the receiver: commits are made first, then processed.
 func TestProcessCostsLogN(t *testing.T) {
 	var got [2]costs
 	for i, n := range []int{64, 4096} {

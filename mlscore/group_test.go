@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// testTime is the present in tests.
+// testTime is the present time in tests.
 var testTime = time.Date(2026, 11, 1, 12, 0, 0, 0, time.UTC)
 
 func testNow() time.Time { return testTime }
@@ -57,7 +57,7 @@ func (p *person) create(t testing.TB, opts CreateOptions) {
 	p.group = g
 }
 
-// commit makes a commit, merges it, and has the others process it and newcomers join.
+// commit makes a commit and merges it; the others process it and newcomers join.
 func (p *person) commit(t testing.TB, opts CommitOptions, others []*person, newcomers ...*person) *Commit {
 	t.Helper()
 	for _, n := range newcomers {
@@ -117,7 +117,7 @@ func forAllSuites(t *testing.T, f func(t *testing.T, cs CipherSuite)) {
 	}
 }
 
-// TestGroupOfThree is the life of a small group on every suite, with private and public handshakes.
+// TestGroupOfThree runs the life of a small group with every suite, with private and public handshakes.
 func TestGroupOfThree(t *testing.T) {
 	forAllSuites(t, func(t *testing.T, cs CipherSuite) {
 		for _, public := range []bool{false, true} {
@@ -179,7 +179,7 @@ func groupOfThree(t *testing.T, cs CipherSuite, public bool) {
 	}
 	bob.commit(t, CommitOptions{}, all)
 	agree(t, all...)
-	// Bob leaves: carol commits his proposal.
+	// Bob proposes to leave: carol commits his proposal.
 	leave, err := bob.group.ProposeLeave(ProposeOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -191,7 +191,7 @@ func groupOfThree(t *testing.T, cs CipherSuite, public bool) {
 	if bob.group.Active() {
 		t.Fatal("bob was removed and is active")
 	}
-	// Bob comes back by himself.
+	// Bob comes back by an external commit.
 	info, err := alice.group.GroupInfo(GroupInfoOptions{Tree: true, External: true})
 	if err != nil {
 		t.Fatal(err)

@@ -4,7 +4,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// groupInfo is §12.4.3's GroupInfo: a signed statement of a group's state.
+// groupInfo is GroupInfo of §12.4.3: a signed statement of a group's state.
 type groupInfo struct {
 	context         GroupContext
 	extensions      Extensions
@@ -54,7 +54,7 @@ func (g *groupInfo) signWith(k *signer) (err error) {
 	return err
 }
 
-// verify checks the signature by the member who the GroupInfo says signed it (§12.4.3.1).
+// verify checks the signature with the key of the member that the GroupInfo names as its signer (§12.4.3.1).
 func (g *groupInfo) verify(s *suite, tree *ratchetTree) error {
 	key := tree.signatureKey(g.signer)
 	if key == "" {
@@ -80,7 +80,7 @@ func (g *groupInfo) externalPub() ([]byte, error) {
 	return pub, nil
 }
 
-// treeFor picks the ratchet tree for a GroupInfo: the one given, or the extension.
+// treeFor returns the ratchet tree for a GroupInfo: outOfBand, or the content of the extension.
 func (g *groupInfo) treeFor(outOfBand []byte) ([]byte, error) {
 	if outOfBand != nil {
 		return outOfBand, nil
@@ -88,14 +88,16 @@ func (g *groupInfo) treeFor(outOfBand []byte) ([]byte, error) {
 	if data, ok := g.extensions.Find(ExtensionRatchetTree); ok {
 		return data, nil
 	}
-	return nil, fail(ErrMissing, "§12.4.3.3", "ratchet tree", "is neither in the GroupInfo nor given beside it")
+	return nil, fail(ErrMissing, "§12.4.3.3", "ratchet tree", "is neither in the GroupInfo nor given separately")
 }
 
-// GroupInfo is a group's state as a member signed it, opened for reading. It has not been verified:
-// that needs the ratchet tree and happens in what takes the GroupInfo.
+// GroupInfo is a group's state as a member signed it, decoded for reading. It is not verified: verification needs the
+// ratchet tree and happens in the operation that takes the GroupInfo.
 type GroupInfo struct{ g *groupInfo }
 
-// ParseGroupInfo reads an MLSMessage with a GroupInfo in it.
+// ParseGroupInfo reads an MLSMessage with a GroupInfo in it (§12.4.3). Errors: ErrMalformed; ErrUnsupported
+// for another protocol version; ErrLimit for a message over codec.DefaultLimits. The GroupInfo shares memory with the
+// message.
 func ParseGroupInfo(message []byte) (*GroupInfo, error) {
 	g, err := parseGroupInfo(message, codec.DefaultLimits)
 	if err != nil {
@@ -115,14 +117,14 @@ func parseGroupInfo(b []byte, limits codec.Limits) (*groupInfo, error) {
 	return m.groupInfo, nil
 }
 
-// Context is the GroupContext that is stated.
+// Context returns the GroupContext in the GroupInfo.
 func (g *GroupInfo) Context() GroupContext { return g.g.context }
 
-// Extensions are the GroupInfo's own, among them perhaps external_pub and ratchet_tree.
+// Extensions returns the extensions of the GroupInfo, which may include external_pub and ratchet_tree.
 func (g *GroupInfo) Extensions() Extensions { return g.g.extensions }
 
-// Signer is the leaf of the member who is said to have signed.
+// Signer returns the leaf of the member that the GroupInfo names as its signer.
 func (g *GroupInfo) Signer() LeafIndex { return g.g.signer }
 
-// ConfirmationTag is that of the commit that began the epoch.
+// ConfirmationTag returns the confirmation tag of the commit that began the epoch.
 func (g *GroupInfo) ConfirmationTag() []byte { return g.g.confirmationTag }

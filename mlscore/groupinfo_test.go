@@ -2,7 +2,7 @@ package mlscore
 
 import "testing"
 
-// TestGroupInfoOnRequest: a commit signs a GroupInfo only for who asks for one.
+// TestGroupInfoOnRequest checks that a commit signs a GroupInfo only if one is requested.
 func TestGroupInfoOnRequest(t *testing.T) {
 	alice, bob := newPerson(t, "alice", 1), newPerson(t, "bob", 1)
 	alice.create(t, CreateOptions{})

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// countingStore counts what a Scan reads.
+// countingStore counts the records that a Scan reads.
 type countingStore struct {
 	*MemoryStore
 	read int
@@ -18,7 +18,8 @@ func (c *countingStore) Scan(prefix []byte, visit func(key, value []byte) error)
 	})
 }
 
-// TestGroups: every group is listed until it ends, and listing reads nothing of the groups themselves.
+// TestGroups checks that every group is listed until it ends, and that listing reads no record of the groups
+// themselves.
 func TestGroups(t *testing.T) {
 	counting := &countingStore{MemoryStore: NewMemoryStore()}
 	alice := newPerson(t, "alice", MLS128X25519AES128Ed25519, func(c *Config) { c.Store = counting })
@@ -54,7 +55,7 @@ func TestGroups(t *testing.T) {
 	}
 	delete(groups, "c")
 	listed()
-	// Bob joins one, takes the lead and removes alice.
+	// Bob joins one group and removes alice from it.
 	alice.group = groups["a"]
 	alice.commit(t, CommitOptions{}, nil, bob)
 	c := bob.commit(t, CommitOptions{Proposals: []Proposal{RemoveProposal(alice.group.Self())}}, nil)

@@ -5,22 +5,22 @@ import (
 	"io"
 )
 
-// HPKE (RFC 9180) in base mode, single-shot: a context seals one plaintext, at sequence number 0,
-// and is gone. So there is no counter, none to share between goroutines, and the nonce of a key is
-// used once because each key comes from a fresh encapsulation.
+// HPKE (RFC 9180) in base mode, single-shot: a context seals one plaintext, at sequence number 0, and is then
+// dropped. There is therefore no counter to share between goroutines. The nonce of a key is used once because each
+// key comes from a fresh encapsulation.
 
-// hpkeVersion stands before every labelled input (RFC 9180 §4).
+// hpkeVersion precedes every labelled input (RFC 9180 §4).
 const hpkeVersion = "HPKE-v1"
 
-// hpkeID identifies who labels: a KEM, or a whole HPKE suite.
+// hpkeID is the suite_id in labelled inputs: it identifies a KEM, or a whole HPKE suite.
 type hpkeID [10]byte
 
-// kemIdentity is the suite_id of a KEM (RFC 9180 §4.1), 5 bytes.
+// kemIdentity returns the suite_id of a KEM (RFC 9180 §4.1), 5 bytes.
 func kemIdentity(id uint16) []byte {
 	return binary.BigEndian.AppendUint16([]byte("KEM"), id)
 }
 
-// hpkeIdentity is the suite_id of HPKE (RFC 9180 §5.1).
+// hpkeIdentity returns the suite_id of HPKE (RFC 9180 §5.1).
 func (s *suite) hpkeIdentity() (id hpkeID) {
 	copy(id[:], "HPKE")
 	binary.BigEndian.PutUint16(id[4:], s.kem.id())
@@ -29,7 +29,7 @@ func (s *suite) hpkeIdentity() (id hpkeID) {
 	return id
 }
 
-// labeledExtract is LabeledExtract (RFC 9180 §4) of the concatenated parts of ikm.
+// labeledExtract implements LabeledExtract (RFC 9180 §4) for the concatenated parts of ikm.
 func (k *kdf) labeledExtract(suiteID, salt []byte, label string, ikm ...[]byte) []byte {
 	h := k.get()
 	defer k.put(h)
@@ -42,7 +42,7 @@ func (k *kdf) labeledExtract(suiteID, salt []byte, label string, ikm ...[]byte) 
 	return h.finish(make([]byte, 0, k.size))
 }
 
-// labeledExpand is LabeledExpand (RFC 9180 §4) to n bytes.
+// labeledExpand implements LabeledExpand (RFC 9180 §4) with n bytes of output.
 func (k *kdf) labeledExpand(suiteID, prk []byte, label string, info []byte, n int) []byte {
 	h := k.get()
 	defer k.put(h)
@@ -51,8 +51,8 @@ func (k *kdf) labeledExpand(suiteID, prk []byte, label string, info []byte, n in
 	return h.expand(prk, h.buf, n)
 }
 
-// hpkeInfo is key_schedule_context (RFC 9180 §5.1): the info of HPKE, hashed. It is read-only and
-// serves any number of goroutines, with the suite that made it.
+// hpkeInfo is key_schedule_context (RFC 9180 §5.1): the info of HPKE, hashed. It is read-only: any number of
+// goroutines may use it, with the suite that made it.
 type hpkeInfo struct{ context []byte }
 
 // hashInfo makes an hpkeInfo of the concatenated parts of info.
@@ -64,7 +64,7 @@ func (s *suite) hashInfo(info ...[]byte) *hpkeInfo {
 	return &hpkeInfo{context}
 }
 
-// hpkeContext is what KeySchedule (RFC 9180 §5.1) makes of a shared secret.
+// hpkeContext is the result of KeySchedule (RFC 9180 §5.1) for a shared secret.
 type hpkeContext struct {
 	suite  *suite
 	id     hpkeID
@@ -72,7 +72,7 @@ type hpkeContext struct {
 	secret []byte
 }
 
-// schedule takes shared over and erases it.
+// schedule takes ownership of shared and erases it.
 func (s *suite) schedule(shared []byte, info *hpkeInfo) *hpkeContext {
 	c := &hpkeContext{suite: s, id: s.hpkeIdentity(), info: info}
 	c.secret = s.kdf.labeledExtract(c.id[:], shared, "secret")
@@ -84,20 +84,20 @@ func (c *hpkeContext) expand(label string, n int) []byte {
 	return c.suite.kdf.labeledExpand(c.id[:], c.secret, label, c.info.context, n)
 }
 
-// keys gives key and base_nonce, which is the nonce of sequence number 0.
+// keys returns key and base_nonce, which is the nonce of sequence number 0.
 func (c *hpkeContext) keys() (key, nonce []byte) {
 	return c.expand("key", c.suite.aead.keyLen), c.expand("base_nonce", c.suite.aead.nonceLen)
 }
 
-// export is Context.Export (RFC 9180 §5.3) to n bytes.
+// export implements Context.Export (RFC 9180 §5.3) with n bytes of output.
 func (c *hpkeContext) export(exporterContext string, n int) Secret {
 	exporter := c.expand("exp", c.suite.kdf.size)
 	defer clear(exporter)
 	return ownSecret(c.suite.kdf.labeledExpand(c.id[:], exporter, "sec", []byte(exporterContext), n))
 }
 
-// encryptTo is SealBase (RFC 9180 §6.1) with empty associated data, as MLS has it. It reads from
-// rand what one encapsulation takes, and is otherwise deterministic.
+// encryptTo implements SealBase (RFC 9180 §6.1) with empty associated data, as MLS uses it. It reads from rand the
+// bytes of one encapsulation, and is otherwise deterministic.
 func (s *suite) encryptTo(rand io.Reader, pub []byte, info *hpkeInfo, plaintext []byte) (kemOutput, ciphertext []byte, err error) {
 	shared, kemOutput, err := s.kem.encap(rand, pub)
 	if err != nil {
@@ -110,7 +110,7 @@ func (s *suite) encryptTo(rand io.Reader, pub []byte, info *hpkeInfo, plaintext 
 	return kemOutput, s.aeadSeal(key, nonce, nil, plaintext), nil
 }
 
-// decapFor decapsulates for a private key whose public key is known, unless pub is nil.
+// decapFor decapsulates with a private key. pub is its public key, or nil if it is not known.
 func (s *suite) decapFor(priv, pub, kemOutput []byte) ([]byte, error) {
 	if k, ok := s.kem.(*dhKEM); ok {
 		return k.decapFor(priv, pub, kemOutput)
@@ -118,12 +118,12 @@ func (s *suite) decapFor(priv, pub, kemOutput []byte) ([]byte, error) {
 	return s.kem.decap(priv, kemOutput)
 }
 
-// decryptFrom is OpenBase (RFC 9180 §6.1) with empty associated data. The plaintext is the caller's.
+// decryptFrom implements OpenBase (RFC 9180 §6.1) with empty associated data. The caller owns the plaintext.
 func (s *suite) decryptFrom(priv []byte, info *hpkeInfo, kemOutput, ciphertext []byte) ([]byte, error) {
 	return s.decryptFor(priv, nil, info, kemOutput, ciphertext)
 }
 
-// decryptFor is decryptFrom where the public key of priv is known, unless pub is nil.
+// decryptFor is decryptFrom with the public key of priv; pub is nil if it is not known.
 func (s *suite) decryptFor(priv, pub []byte, info *hpkeInfo, kemOutput, ciphertext []byte) ([]byte, error) {
 	shared, err := s.decapFor(priv, pub, kemOutput)
 	if err != nil {
@@ -140,9 +140,9 @@ func (s *suite) decryptFor(priv, pub []byte, info *hpkeInfo, kemOutput, cipherte
 	return plaintext, nil
 }
 
-// exportTo is SetupBaseS and Context.Export (RFC 9180 §5.1.1, §5.3), as external initialization
-// uses it (RFC 9420 §8.3): a KEM output for the holder of pub, and a secret of n bytes, at most
-// s.maxExpand, that both can compute.
+// exportTo implements SetupBaseS and Context.Export (RFC 9180 §5.1.1, §5.3), as external initialization uses them
+// (RFC 9420 §8.3). It returns a KEM output for the holder of pub, and a secret of n bytes, at most s.maxExpand, that
+// both can compute.
 func (s *suite) exportTo(rand io.Reader, pub, info []byte, exporterContext string, n int) (kemOutput []byte, secret Secret, err error) {
 	if err := s.exportable(n); err != nil {
 		return nil, Secret{}, err
@@ -156,12 +156,12 @@ func (s *suite) exportTo(rand io.Reader, pub, info []byte, exporterContext strin
 	return kemOutput, c.export(exporterContext, n), nil
 }
 
-// exportFrom is SetupBaseR and Context.Export: the other side of exportTo.
+// exportFrom implements SetupBaseR and Context.Export: the receiver's side of exportTo.
 func (s *suite) exportFrom(priv, kemOutput, info []byte, exporterContext string, n int) (Secret, error) {
 	return s.exportFor(priv, nil, kemOutput, info, exporterContext, n)
 }
 
-// exportFor is exportFrom where the public key of priv is known, unless pub is nil.
+// exportFor is exportFrom with the public key of priv; pub is nil if it is not known.
 func (s *suite) exportFor(priv, pub, kemOutput, info []byte, exporterContext string, n int) (Secret, error) {
 	if err := s.exportable(n); err != nil {
 		return Secret{}, err
@@ -182,8 +182,8 @@ func (s *suite) exportable(n int) error {
 	return nil
 }
 
-// deriveKeyPair is DeriveKeyPair (RFC 9180 §7.1.3). An X25519 or X448 private key comes out as it is
-// derived, not clamped: every use clamps it, and the published vectors have it so.
+// deriveKeyPair implements DeriveKeyPair (RFC 9180 §7.1.3). An X25519 or X448 private key is returned as derived, not
+// clamped: every use clamps it, and the published vectors contain unclamped keys.
 func (s *suite) deriveKeyPair(ikm []byte) (priv Secret, pub []byte, err error) {
 	if len(ikm) == 0 {
 		return Secret{}, nil, fail(ErrMisuse, "", "key pair", "to be derived from an erased secret")
@@ -195,7 +195,7 @@ func (s *suite) deriveKeyPair(ikm []byte) (priv Secret, pub []byte, err error) {
 	return ownSecret(key), pub, nil
 }
 
-// generateKeyPair makes an HPKE key pair from the next bytes of rand, and from nothing else.
+// generateKeyPair makes an HPKE key pair that depends only on the next bytes of rand.
 func (s *suite) generateKeyPair(rand io.Reader) (Secret, []byte, error) {
 	seed, err := readSeed(rand, s.kem.seedLen())
 	if err != nil {

@@ -175,8 +175,8 @@ func BenchmarkHPKEDeriveKeyPair(b *testing.B) {
 	}
 }
 
-// BenchmarkWelcome seals to one joiner of many, with the encrypted GroupInfo of a large group as
-// context: hashed for each, and hashed once.
+// BenchmarkWelcome seals to one of many joiners, with the encrypted GroupInfo of a large group as context: hashed for
+// each joiner, and hashed once.
 func BenchmarkWelcome(b *testing.B) {
 	s := suites[0]
 	r, _, pub := benchKeys(b, s)

@@ -16,8 +16,8 @@ import (
 	circl "github.com/cloudflare/circl/hpke"
 )
 
-// The parts of HPKE that the cipher suites use, to be combined freely: RFC 9180's vectors and the
-// other implementations have combinations that MLS has not.
+// The parts of HPKE that the cipher suites use, for free combination: RFC 9180's vectors and other implementations
+// have combinations that MLS does not have.
 var (
 	allKEMs  = []*dhKEM{kemP256, kemP384, kemP521, kemX25519, kemX448}
 	pqKEMs   = []kem{kemMLKEM768, kemMLKEM1024, kemMLKEM768P256, kemMLKEM1024P384, kemMLKEM768X25519}
@@ -25,8 +25,8 @@ var (
 	allAEADs = []*aead{aes128GCM, aes256GCM, chaCha20Poly1305}
 )
 
-// hpkeSuite finds a combination by its numbers; nil where we lack a part. An export-only suite
-// (RFC 9180 §7.3) has an AEAD without a cipher.
+// hpkeSuite returns a combination by its numbers; nil if this package lacks a part. An export-only suite (RFC 9180
+// §7.3) has an AEAD without a cipher.
 func hpkeSuite(kemID, kdfID, aeadID uint16) *suite {
 	s := &suite{name: fmt.Sprintf("kem %#04x kdf %d aead %#x", kemID, kdfID, aeadID)}
 	for _, k := range allKEMs {
@@ -55,7 +55,7 @@ func hpkeSuite(kemID, kdfID, aeadID uint16) *suite {
 	return s
 }
 
-// eachCombination runs a test for every KEM, KDF and AEAD that we have.
+// eachCombination runs a test for every combination of a KEM, a KDF and an AEAD of this package.
 func eachCombination(t *testing.T, kems []*dhKEM, run func(t *testing.T, s *suite)) {
 	for _, k := range kems {
 		for _, d := range allKDFs {
@@ -67,7 +67,7 @@ func eachCombination(t *testing.T, kems []*dhKEM, run func(t *testing.T, s *suit
 	}
 }
 
-// TestHPKEAgainstCircl compares outputs byte by byte: circl takes its randomness as we do.
+// TestHPKEAgainstCircl compares outputs byte by byte: circl draws its randomness in the same way as this package.
 func TestHPKEAgainstCircl(t *testing.T) {
 	eachCombination(t, allKEMs, func(t *testing.T, s *suite) {
 		other := circl.NewSuite(circl.KEM(s.kem.id()), circl.KDF(s.kdf.id), circl.AEAD(s.aead.id))
@@ -121,7 +121,7 @@ func TestHPKEAgainstCircl(t *testing.T) {
 	})
 }
 
-// stdParts are the standard library's counterparts; it has no X448.
+// stdParts returns the standard library's counterparts; the standard library has no X448.
 func stdParts(t testing.TB, s *suite) (hpke.KEM, hpke.KDF, hpke.AEAD) {
 	t.Helper()
 	kem, err := hpke.NewKEM(s.kem.id())
@@ -143,7 +143,7 @@ func stdParts(t testing.TB, s *suite) (hpke.KEM, hpke.KDF, hpke.AEAD) {
 }
 
 func TestHPKEAgainstStandardLibrary(t *testing.T) {
-	eachCombination(t, []*dhKEM{kemP256, kemP384, kemP521, kemX25519}, againstStandardLibrary) // it has no X448
+	eachCombination(t, []*dhKEM{kemP256, kemP384, kemP521, kemX25519}, againstStandardLibrary) // the standard library has no X448
 }
 
 func againstStandardLibrary(t *testing.T, s *suite) {
@@ -186,7 +186,7 @@ func againstStandardLibrary(t *testing.T, s *suite) {
 	}
 }
 
-// badKeys are byte strings that no public key validation may pass, or that ecdh would not take.
+// badKeys are byte strings that no public key validation may accept, or that ecdh refuses.
 func badKeys(s *suite, good []byte) map[string][]byte {
 	if _, ok := s.kem.(*dhKEM); !ok {
 		return badPQKeys(s, good)
@@ -223,7 +223,7 @@ func TestHPKEPublicKeysRefused(t *testing.T) { // RFC 9180 §7.1.4
 			errs := map[string]error{"validatePublicKey": s.validatePublicKey(bad)}
 			_, _, errs["encryptWithLabel"] = s.encryptWithLabel(r, bad, "label", nil, []byte("plaintext"))
 			_, _, errs["exportTo"] = s.exportTo(r, bad, nil, "context", 32)
-			if _, dh := s.kem.(*dhKEM); dh { // where a KEM output is a public key
+			if _, dh := s.kem.(*dhKEM); dh { // the KEM output is a public key
 				_, errs["decryptWithLabel"] = s.decryptWithLabel(priv.Bytes(), "label", nil, bad, make([]byte, 40))
 				_, errs["exportFrom"] = s.exportFrom(priv.Bytes(), bad, nil, "context", 32)
 			}
@@ -236,8 +236,8 @@ func TestHPKEPublicKeysRefused(t *testing.T) { // RFC 9180 §7.1.4
 	})
 }
 
-// TestSmallOrderKeys takes every point of the two lists through validation and agreement, and then
-// looks for points that the lists lack: whatever agree refuses, validate must refuse too.
+// TestSmallOrderKeys checks validation and agreement for every point of the two lists, and then looks for points that
+// the lists lack: validate must refuse every point that agree refuses.
 func TestSmallOrderKeys(t *testing.T) {
 	key25519, err := groupX25519{}.newPrivateKey(bytes.Repeat([]byte{0x42}, x25519.Size))
 	if err != nil {
@@ -317,7 +317,7 @@ func TestHPKEPrivateKeysRefused(t *testing.T) {
 	})
 }
 
-// constant is a source that always gives the same byte.
+// constant is a source that always returns the same byte.
 type constant byte
 
 func (c constant) Read(b []byte) (int, error) {
@@ -327,7 +327,7 @@ func (c constant) Read(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// TestNoCandidate has a group take no key at all: deriving one must end.
+// TestNoCandidate uses a group that refuses every key, and checks that deriving a key ends.
 func TestNoCandidate(t *testing.T) {
 	k := &dhKEM{0x0010, hkdfSHA256, refusing{}, 32, 0xff}
 	_, _, err := k.derive([]byte("ikm"))
@@ -336,7 +336,7 @@ func TestNoCandidate(t *testing.T) {
 	requireKind(t, err, ErrMisuse)
 }
 
-// refusing is a group without a private key.
+// refusing is a group that refuses every private key.
 type refusing struct{}
 
 func (refusing) newPrivateKey([]byte) (dhPrivateKey, error) { return nil, errors.New("refused") }
@@ -411,7 +411,7 @@ func TestEveryBitCounts(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		step := 1 + len(kemOutput)/200 // not each of a thousand bytes
+		step := 1 + len(kemOutput)/200 // skips some of a thousand bytes
 		for i := 0; i < len(kemOutput)+len(ciphertext); i += step {
 			both := append(bytes.Clone(kemOutput), ciphertext...)
 			both[i] ^= 1 << (i % 8)
@@ -427,8 +427,8 @@ func TestEveryBitCounts(t *testing.T) {
 	})
 }
 
-// TestSealConcurrently seals to many with one hpkeInfo, under the race detector in CI. No two seals
-// may share key and nonce, which would show as equal KEM outputs.
+// TestSealConcurrently seals to many recipients with one hpkeInfo, under the race detector in CI. No two seals may
+// have the same key and nonce; equal KEM outputs would show that.
 func TestSealConcurrently(t *testing.T) {
 	s := suites[0]
 	priv, pub, err := s.generateKeyPair(seeded("concurrent"))
@@ -489,7 +489,7 @@ func FuzzHPKEOpen(f *testing.F) {
 		if err == nil && len(plaintext)+s.tagLen() != len(ciphertext) {
 			t.Errorf("%d bytes opened to %d", len(ciphertext), len(plaintext))
 		}
-		// As a public key: what validation passes can be encrypted to, and what it refuses cannot.
+		// The KEM output as a public key: if validation accepts it, encryption must succeed, otherwise fail.
 		refused := s.validatePublicKey(kemOutput)
 		_, _, err = s.encryptWithLabel(seeded("seal"), kemOutput, "label", pubs[i], ciphertext)
 		if (refused == nil) != (err == nil) {
@@ -498,8 +498,8 @@ func FuzzHPKEOpen(f *testing.F) {
 	})
 }
 
-// TestDecapsulationWithKnownKey: the public key of a private key may be given, and changes nothing. Another one
-// gives another secret.
+// TestDecapsulationWithKnownKey checks that passing the public key of a private key changes nothing. Another public
+// key gives another secret.
 func TestDecapsulationWithKnownKey(t *testing.T) {
 	eachSuite(t, func(t *testing.T, s *suite) {
 		priv, pub, err := s.generateKeyPair(seeded("known key"))

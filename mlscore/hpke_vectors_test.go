@@ -28,23 +28,23 @@ type hpkeVector struct {
 	Enc    hexBytes
 	Shared hexBytes `json:"shared_secret"`
 
-	// of the RFC's own file
+	// in the RFC's own file
 	ScheduleContext hexBytes `json:"key_schedule_context"`
 	Key             hexBytes
 	BaseNonce       hexBytes                                `json:"base_nonce"`
-	Encryptions     []struct{ Aad, Ct, Nonce, Pt hexBytes } // one for each sequence number up to 256
+	Encryptions     []struct{ Aad, Ct, Nonce, Pt hexBytes } // one per sequence number up to 256
 	Exports         []struct {
 		Context hexBytes `json:"exporter_context"`
 		L       int
 		Value   hexBytes `json:"exported_value"`
 	}
 
-	// of the standard library's condensed file: SHAKE128 over a thousand outputs
+	// in the standard library's condensed file: SHAKE128 over a thousand outputs
 	AccEncryptions hexBytes `json:"encryptions_accumulated"`
 	AccExports     hexBytes `json:"exports_accumulated"`
 }
 
-// readHPKEVectors gives the base mode vectors of a JSON file.
+// readHPKEVectors returns the base mode vectors of a JSON file.
 func readHPKEVectors(t *testing.T, r io.Reader) []hpkeVector {
 	t.Helper()
 	var all, base []hpkeVector
@@ -62,7 +62,7 @@ func readHPKEVectors(t *testing.T, r io.Reader) []hpkeVector {
 	return base
 }
 
-// askGo runs the go command; a test that is run without one is skipped.
+// askGo runs the go command. It skips the test if there is no go command.
 func askGo(t *testing.T, args ...string) string {
 	t.Helper()
 	out, err := exec.Command("go", args...).Output()
@@ -72,7 +72,7 @@ func askGo(t *testing.T, args ...string) string {
 	return strings.TrimSpace(string(out))
 }
 
-// TestVectorsHPKEStandardLibrary takes RFC 9180's vectors from the Go installation that runs the test.
+// TestVectorsHPKEStandardLibrary checks RFC 9180's vectors from the Go installation that runs the test.
 func TestVectorsHPKEStandardLibrary(t *testing.T) {
 	path := filepath.Join(askGo(t, "env", "GOROOT"), "src", "crypto", "hpke", "testdata", "rfc9180.json")
 	f, err := os.Open(path)
@@ -88,8 +88,8 @@ func TestVectorsHPKEStandardLibrary(t *testing.T) {
 	}
 }
 
-// TestVectorsHPKEPostQuantum takes draft-ietf-hpke-pq's vectors from the same place. Those with a KDF or
-// KEM that no cipher suite has are left out.
+// TestVectorsHPKEPostQuantum checks draft-ietf-hpke-pq's vectors from the Go installation, except those with a KDF or
+// KEM that no cipher suite has.
 func TestVectorsHPKEPostQuantum(t *testing.T) {
 	path := filepath.Join(askGo(t, "env", "GOROOT"), "src", "crypto", "hpke", "testdata", "hpke-pq.json")
 	f, err := os.Open(path)
@@ -112,7 +112,7 @@ func TestVectorsHPKEPostQuantum(t *testing.T) {
 	}
 }
 
-// TestVectorsHPKEFull takes the RFC's whole file, which has X448 as well, from the module cache.
+// TestVectorsHPKEFull checks the RFC's whole file, which has X448 as well, from the module cache.
 func TestVectorsHPKEFull(t *testing.T) {
 	dir := askGo(t, "list", "-m", "-f", "{{.Dir}}", "github.com/cloudflare/circl")
 	files, err := filepath.Glob(filepath.Join(dir, "hpke", "testdata", "vectors_rfc9180_*.json.gz"))
@@ -171,8 +171,8 @@ func (v *hpkeVector) checkKEM(t *testing.T, s *suite) {
 	}
 }
 
-// checkSealing checks key and nonce by themselves, by the ciphertexts of all sequence numbers, which
-// the nonce is advanced to here, and by encryptTo and decryptFrom, which stop at number 0.
+// checkSealing checks key and nonce directly, with the ciphertexts of all sequence numbers, for which the test
+// advances the nonce, and with encryptTo and decryptFrom, which use only number 0.
 func (v *hpkeVector) checkSealing(t *testing.T, s *suite) {
 	shared, _, err := s.kem.encap(bytes.NewReader(v.IkmE), v.PkRm)
 	if err != nil {
@@ -210,7 +210,7 @@ func (v *hpkeVector) checkSealing(t *testing.T, s *suite) {
 	}
 }
 
-// nonceAt is ComputeNonce (RFC 9180 §5.2).
+// nonceAt implements ComputeNonce (RFC 9180 §5.2).
 func nonceAt(base []byte, i int) []byte {
 	nonce := bytes.Clone(base)
 	tail := nonce[len(nonce)-8:]
@@ -218,7 +218,7 @@ func nonceAt(base []byte, i int) []byte {
 	return nonce
 }
 
-// shortDraw reads a length octet and as many bytes, as the condensed vectors are made.
+// shortDraw reads a length octet and that many bytes, in the way in which the condensed vectors were made.
 func shortDraw(t *testing.T, r io.Reader) []byte { return drawn(t, r, int(drawn(t, r, 1)[0])) }
 
 func (v *hpkeVector) checkExports(t *testing.T, s *suite) {

@@ -5,25 +5,23 @@ import (
 	"crypto/elliptic"
 )
 
-// Intake says how a client takes in what others made, where RFC 9420 leaves a choice. The zero value is
-// what the RFC asks of a receiver, and nothing else: it suits groups with members of other
-// implementations. All members of a group must have the same Intake, and servers that follow the group
-// too: a member that refuses what the others accept is out of the group for good.
+// Intake selects how a client checks objects that others made, where RFC 9420 leaves a choice. The zero value applies
+// exactly the RFC's rules for receivers; it suits groups with members of other implementations. All members of a
+// group, and the servers that follow it, must have the same Intake: a member that refuses a commit that the others
+// accept is permanently out of the group.
 type Intake struct {
-	// Strict applies the RFC's rules for makers to what others made: capabilities list the protocol
-	// version and the leaf's own cipher suite and no default types (§7.2), a GroupContext holds no
-	// application_id, ratchet_tree or external_pub (§17.3), external senders have keys of the group's
-	// signature scheme (§12.1.8.1), and credentials are basic or x509 (§5.3). It suits groups whose
-	// members are all of one implementation.
+	// Strict applies the RFC's rules for makers to objects that others made: capabilities list the protocol version
+	// and the leaf's own cipher suite and no default types (§7.2), a GroupContext holds no application_id,
+	// ratchet_tree or external_pub (§17.3), external senders have keys of the group's signature scheme (§12.1.8.1),
+	// and credentials are basic or x509 (§5.3). It suits groups whose members are all of one implementation.
 	Strict bool
-	// CompressedKeys accepts signature keys of ECDSA suites that are compressed points, against §5.1.1.
-	// ts-mls makes them in suites 2, 5 and 7, and other libraries accept them. Keys are compared as
-	// points, and the Authenticator is given the uncompressed form. This client's own keys are
-	// uncompressed always.
+	// CompressedKeys accepts signature keys of ECDSA suites that are compressed points, against §5.1.1. ts-mls makes
+	// them in suites 2, 5 and 7, and other libraries accept them. Keys are compared as points, and the Authenticator
+	// is given the uncompressed form. This client's own keys are always uncompressed.
 	CompressedKeys bool
 }
 
-// compressedSuites are the suites with signature schemes that take compressed points.
+// compressedSuites are the suites, with signature schemes that accept compressed points.
 var compressedSuites = takingCompressed(suites)
 
 func takingCompressed(list []*suite) map[CipherSuite]*suite {
@@ -39,7 +37,7 @@ func takingCompressed(list []*suite) map[CipherSuite]*suite {
 	return out
 }
 
-// suite finds the description of a cipher suite; ErrUnsupported if there is none.
+// suite returns the description of a cipher suite; ErrUnsupported if there is none.
 func (in Intake) suite(id CipherSuite) (*suite, error) {
 	if s, ok := compressedSuites[id]; ok && in.CompressedKeys {
 		return s, nil
@@ -68,7 +66,7 @@ func (in Intake) checkLeaf(s *suite, l *LeafNode) error {
 		}
 	}
 	for _, t := range c.Proposals {
-		if t.isDefault() {
+		if !t.row().listed {
 			return fail(ErrInvalid, "§7.2", "capabilities", "default proposal type %v is listed", t)
 		}
 	}
@@ -83,13 +81,10 @@ func (in Intake) checkCredential(c Credential) error {
 	return nil
 }
 
-// checkProposal refuses a proposal with the leaf of such a credential as it arrives.
+// checkProposal applies checkCredential to the leaf in a received proposal.
 func (in Intake) checkProposal(p *Proposal) error {
-	switch p.Type {
-	case ProposalAdd:
-		return in.checkCredential(p.Add.LeafNode.Credential)
-	case ProposalUpdate:
-		return in.checkCredential(p.Update.Credential)
+	if leaf := p.Type.row().leaf; leaf != nil {
+		return in.checkCredential(leaf(p).Credential)
 	}
 	return nil
 }
@@ -103,8 +98,8 @@ func contains[T comparable](list []T, v T) bool {
 	return false
 }
 
-// canonicalKey is a signature key in a form that equal keys share: a compressed point becomes an
-// uncompressed one, where the suite takes compressed points.
+// canonicalKey returns a signature key in a form that equal keys share: a compressed point becomes an uncompressed
+// one, where the suite accepts compressed points.
 func (s *suite) canonicalKey(pub string) string {
 	if e, ok := s.signature.(*ecdsaScheme); !ok || !e.compressed {
 		return pub
@@ -112,7 +107,7 @@ func (s *suite) canonicalKey(pub string) string {
 	return string(s.authKey([]byte(pub)))
 }
 
-// authKey is the form of a signature key that an Authenticator is given.
+// authKey returns the form of a signature key that an Authenticator is given.
 func (s *suite) authKey(pub []byte) []byte {
 	e, ok := s.signature.(*ecdsaScheme)
 	if !ok || !e.compressed {
@@ -129,7 +124,7 @@ func (s *suite) authKey(pub []byte) []byte {
 	return b
 }
 
-// parse reads a public key, compressed if the scheme takes that.
+// parse decodes a public key, which may be compressed if the scheme accepts compressed points.
 func (e *ecdsaScheme) parse(pub []byte) (*ecdsa.PublicKey, error) {
 	if e.compressed && len(pub) == 1+e.size {
 		if x, y := elliptic.UnmarshalCompressed(e.curve, pub); x != nil {

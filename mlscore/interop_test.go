@@ -8,7 +8,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// TestSection12_4_3_1_JoinWithExternalPSK: the PSKs that a Welcome names are looked up by their ids.
+// TestSection12_4_3_1_JoinWithExternalPSK checks that the PSKs that a Welcome names are looked up by their ids.
 func TestSection12_4_3_1_JoinWithExternalPSK(t *testing.T) {
 	alice, bob := newPerson(t, "alice", 1), newPerson(t, "bob", 1)
 	alice.create(t, CreateOptions{})
@@ -26,7 +26,8 @@ func TestSection12_4_3_1_JoinWithExternalPSK(t *testing.T) {
 	agree(t, alice, bob)
 }
 
-// TestSection12_4_3_1_GroupSecretsOutliveTheirEncoding: the encoding is erased once it is read.
+// TestSection12_4_3_1_GroupSecretsOutliveTheirEncoding checks that GroupSecrets stay valid after their encoding is
+// erased.
 func TestSection12_4_3_1_GroupSecretsOutliveTheirEncoding(t *testing.T) {
 	ids := []PreSharedKeyID{
 		{Type: PSKExternal, ID: []byte("id"), Nonce: []byte("nonce")},
@@ -44,8 +45,8 @@ func TestSection12_4_3_1_GroupSecretsOutliveTheirEncoding(t *testing.T) {
 	}
 }
 
-// TestSection10_UnknownKeyPackageExtensionIsIgnored: what a KeyPackage holds for others must not stop
-// us, listed in its capabilities or not (§13.4, §13.5).
+// TestSection10_UnknownKeyPackageExtensionIsIgnored checks that an unknown extension of a KeyPackage is ignored,
+// listed in its capabilities or not (§13.4, §13.5).
 func TestSection10_UnknownKeyPackageExtensionIsIgnored(t *testing.T) {
 	alice, bob := newPerson(t, "alice", 1), newPerson(t, "bob", 1, func(c *Config) { c.GREASE = GREASENowhere })
 	alice.create(t, CreateOptions{})
@@ -82,7 +83,7 @@ func TestSection10_UnknownKeyPackageExtensionIsIgnored(t *testing.T) {
 	agree(t, alice, bob)
 }
 
-// TestSection7_4_PathSecretOfWrongLength: an insider's path secret that is no path secret is refused.
+// TestSection7_4_PathSecretOfWrongLength checks that a path secret of the wrong length from a member is refused.
 func TestSection7_4_PathSecretOfWrongLength(t *testing.T) {
 	for _, n := range []int{0, 1, 31, 33} {
 		alice, bob := newPerson(t, "alice", 1), newPerson(t, "bob", 1)
@@ -110,7 +111,7 @@ func TestSection7_4_PathSecretOfWrongLength(t *testing.T) {
 	}
 }
 
-// TestSection12_4_3_1_GroupSecretsOfWrongLength: the same in a Welcome.
+// TestSection12_4_3_1_GroupSecretsOfWrongLength checks that secrets of the wrong length in a Welcome are refused.
 func TestSection12_4_3_1_GroupSecretsOfWrongLength(t *testing.T) {
 	s := suites[0]
 	priv, pub, err := s.generateKeyPair(seeded("init key"))

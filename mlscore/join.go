@@ -7,16 +7,16 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// JoinOptions shape a join.
+// JoinOptions are the options of a join.
 type JoinOptions struct {
 	GroupOptions
-	// Tree is the ratchet tree, if the Welcome or the GroupInfo does not hold it.
+	// Tree is the ratchet tree, if the Welcome does not hold it: see CommitOptions.WelcomeInfo and PublicState.Tree.
 	Tree []byte
 }
 
-// Join enters a group by a Welcome that was made for one of this client's KeyPackages (RFC 9420
-// §12.4.3.1). The KeyPackage's keys are erased with it, unless it is a last resort. OpenWelcome looks
-// into the Welcome before.
+// Join enters a group by a Welcome that was made for one of this client's KeyPackages (RFC 9420 §12.4.3.1). Join
+// erases the KeyPackage's private keys, unless the KeyPackage is a last resort. To inspect a Welcome before joining,
+// use OpenWelcome.
 func (c *Client) Join(msg []byte, opts JoinOptions) (*Group, error) {
 	w, err := c.OpenWelcome(msg, opts)
 	if err != nil {
@@ -29,7 +29,7 @@ func (c *Client) Join(msg []byte, opts JoinOptions) (*Group, error) {
 	return g, err
 }
 
-// joining is a join in the making, step by step as §12.4.3.1 lists them.
+// joining is a join in progress, with one method for each group of steps in §12.4.3.1.
 type joining struct {
 	client  *Client
 	suite   *suite
@@ -128,8 +128,8 @@ func (j *joining) openState() error {
 	return j.findLeaf()
 }
 
-// succeeds reports whether the Welcome names a PSK of the group of the same id that the new one succeeds;
-// checkLineage says whether it does so rightly.
+// succeeds reports whether the Welcome names a PSK of a group of the same id that the new group succeeds;
+// checkLineage decides whether the new group is a valid successor.
 func (j *joining) succeeds() bool {
 	return slices.ContainsFunc(j.secrets.psks, func(id PreSharedKeyID) bool {
 		return id.Type == PSKResumption && id.Usage == UsageReInit && bytes.Equal(id.GroupID, j.info.context.GroupID)
@@ -177,27 +177,29 @@ func (j *joining) derive() error {
 	return nil
 }
 
-// ExternalOptions shape an external commit.
+// ExternalOptions are the options of an external commit.
 type ExternalOptions struct {
 	GroupOptions
 	// Tree is the ratchet tree, if the GroupInfo does not hold it.
 	Tree []byte
-	// Resync removes this client's earlier appearance in the same commit (§12.4.3.2), and lets it
-	// replace the state that this client has of the group; otherwise there must be none. It undoes the
-	// security that the group had against whoever has the client's signature key, so it is for the
-	// user to decide.
+	// Resync removes this client's earlier appearance in the same commit (§12.4.3.2), and replaces the state that
+	// this client has of the group. Without Resync the client must have no state of the group. Resync gives up the
+	// group's security against an attacker who has the client's signature key, so the user must decide about it.
 	Resync bool
-	// PSKs are to be injected, external ones and resumption PSKs with UsageApplication. One without a
-	// Nonce gets a new one.
+	// PSKs are the PSKs to inject: external PSKs and resumption PSKs with UsageApplication. A PSK without a Nonce
+	// gets a new nonce.
 	PSKs              []PreSharedKeyID
 	LeafExtensions    Extensions
 	AuthenticatedData []byte
 	GroupInfo         GroupInfoOptions // as in CommitOptions: the zero value asks for none
 }
 
-// ExternalJoin makes a commit by which this client adds itself to a group (§12.4.3.2). groupInfo is an
-// MLSMessage with an external_pub in it. The group is entered with Complete, once the delivery service
-// has accepted the commit; nothing is stored before.
+// ExternalJoin makes a commit by which this client adds itself to a group (§12.4.3.2). groupInfo is an MLSMessage
+// with an external_pub in it. The caller enters the group with Complete, once the delivery service has accepted the
+// commit. Nothing is stored before Complete. Errors: ErrMissing if the GroupInfo has no external_pub, if the ratchet tree
+// is neither in it nor in opts, or if a PSK is not in the store; ErrMisuse for an identity of another cipher suite;
+// ErrInvalid if the client has a group of that id and opts.Resync is not set; ErrMalformed, ErrForged, ErrInvalid and
+// ErrPolicy for a bad GroupInfo or tree.
 func (c *Client) ExternalJoin(id Identity, groupInfo []byte, opts ExternalOptions) (*ExternalCommit, error) {
 	info, err := parseGroupInfo(groupInfo, c.cfg.Limits.Codec)
 	if err != nil {
@@ -275,7 +277,7 @@ func (w *committing) external(id Identity, info *groupInfo, opts ExternalOptions
 	return w.build()
 }
 
-// earlierSelf finds the member that a returning client was.
+// earlierSelf returns the earlier leaf of a client that comes back.
 func (p *PublicState) earlierSelf(leaf *LeafNode) (LeafIndex, error) {
 	id, err := p.tree.identity(leaf)
 	if err != nil {
@@ -306,11 +308,16 @@ func (w *committing) finishExternal() (*ExternalCommit, error) {
 		return nil, err
 	}
 	g := &Group{client: w.client, suite: w.suite, options: w.options, updates: map[string]*ownUpdate{}, state: w.next}
-	return &ExternalCommit{msg, info, w.staged.effects(w.base.public, w.next.public, w.ac), g}, nil
+	return &ExternalCommit{
+		Message:   msg,
+		GroupInfo: info,
+		Effects:   w.staged.effects(w.base.public, w.next.public, w.ac),
+		group:     g,
+	}, nil
 }
 
-// Complete enters the group that an accepted external commit joined. An earlier state of the same group
-// is replaced.
+// Complete enters the group of an accepted external commit. It replaces an earlier state of the same group. Errors:
+// ErrStore, after which Complete can be tried again; ErrMisuse if it has been completed.
 func (x *ExternalCommit) Complete() (*Group, error) {
 	g := x.group
 	if g == nil {
@@ -332,8 +339,9 @@ func (x *ExternalCommit) Complete() (*Group, error) {
 	return g, nil
 }
 
-// ProposeSelf makes a proposal by which this client asks to be added, from outside of the group (§12.1.8):
-// an Add of a new KeyPackage, to be committed by a member.
+// ProposeSelf makes a proposal from outside of the group to add this client (§12.1.8): an Add of a new KeyPackage,
+// which a member must commit. The context is that of the present epoch: see GroupInfo.Context. It returns the message
+// and the KeyPackage, for which the Welcome will be. Its errors are those of NewKeyPackage.
 func (c *Client) ProposeSelf(id Identity, context GroupContext, opts KeyPackageOptions) ([]byte, *KeyPackage, error) {
 	kp, err := c.NewKeyPackage(id, opts)
 	if err != nil {
@@ -343,10 +351,9 @@ func (c *Client) ProposeSelf(id Identity, context GroupContext, opts KeyPackageO
 	return msg, kp, err
 }
 
-// ProposeExternally makes a proposal as the external sender that stands at index in the group's
-// external_senders (§12.1.8), for the epoch of a context: see GroupInfo.Context and PublicState.Context.
-// It needs no Client. ErrMisuse for a proposal without content, ErrMalformed for one of a type that no
-// external sender may make.
+// ProposeExternally makes a proposal as the external sender at index in the group's external_senders (§12.1.8), for
+// the epoch of context: see GroupInfo.Context and PublicState.Context. It needs no Client. It returns ErrMisuse for a
+// proposal without content, ErrMalformed for a type that no external sender may propose.
 func ProposeExternally(index uint32, signatureKey Secret, context GroupContext, p Proposal) ([]byte, error) {
 	if !p.complete() {
 		return nil, fail(ErrMisuse, "§12.1", "proposal", "of type %v has no content", p.Type)

@@ -8,8 +8,8 @@ import (
 	"github.com/cloudflare/circl/dh/x448"
 )
 
-// kem is a key encapsulation mechanism of HPKE (RFC 9180 §4). Private and public keys are in the
-// form of SerializePrivateKey and SerializePublicKey; an implementation keeps no state.
+// kem is a key encapsulation mechanism of HPKE (RFC 9180 §4). Private and public keys have the form of
+// SerializePrivateKey and SerializePublicKey. An implementation has no state.
 type kem interface {
 	id() uint16   // RFC 9180 §7.1
 	seedLen() int // bytes of randomness that make a key pair of full strength; enough for one encap
@@ -20,20 +20,20 @@ type kem interface {
 	decap(priv, enc []byte) (shared []byte, err error)
 }
 
-// dhGroup is a group in which Diffie-Hellman is done.
+// dhGroup is a group for Diffie-Hellman.
 type dhGroup interface {
 	newPrivateKey(b []byte) (dhPrivateKey, error)
 	validate(pub []byte) error
 }
 
-// dhPrivateKey is a private key made ready for use.
+// dhPrivateKey is a private key prepared for use.
 type dhPrivateKey interface {
 	publicKey() []byte
-	// agree gives the shared value; a public key that makes it all zero is refused.
+	// agree returns the shared value. It refuses a public key for which that value is all zero.
 	agree(pub []byte) ([]byte, error)
 }
 
-// dhKEM is DHKEM (RFC 9180 §4.1).
+// dhKEM implements DHKEM (RFC 9180 §4.1).
 type dhKEM struct {
 	kemID uint16
 	kdf   *kdf
@@ -43,11 +43,11 @@ type dhKEM struct {
 }
 
 var (
-	kemP256   = &dhKEM{0x0010, hkdfSHA256, nistGroup{ecdh.P256()}, 32, 0xff}
-	kemP384   = &dhKEM{0x0011, hkdfSHA384, nistGroup{ecdh.P384()}, 48, 0xff}
-	kemP521   = &dhKEM{0x0012, hkdfSHA512, nistGroup{ecdh.P521()}, 66, 0x01}
-	kemX25519 = &dhKEM{0x0020, hkdfSHA256, groupX25519{}, x25519.Size, 0}
-	kemX448   = &dhKEM{0x0021, hkdfSHA512, groupX448{}, x448.Size, 0}
+	kemP256   = &dhKEM{kemID: 0x0010, kdf: hkdfSHA256, group: nistGroup{ecdh.P256()}, nsk: 32, mask: 0xff}
+	kemP384   = &dhKEM{kemID: 0x0011, kdf: hkdfSHA384, group: nistGroup{ecdh.P384()}, nsk: 48, mask: 0xff}
+	kemP521   = &dhKEM{kemID: 0x0012, kdf: hkdfSHA512, group: nistGroup{ecdh.P521()}, nsk: 66, mask: 0x01}
+	kemX25519 = &dhKEM{kemID: 0x0020, kdf: hkdfSHA256, group: groupX25519{}, nsk: x25519.Size}
+	kemX448   = &dhKEM{kemID: 0x0021, kdf: hkdfSHA512, group: groupX448{}, nsk: x448.Size}
 )
 
 func (k *dhKEM) id() uint16                { return k.kemID }
@@ -62,8 +62,8 @@ func (k *dhKEM) derive(ikm []byte) (priv, pub []byte, err error) {
 	return priv, key.publicKey(), nil
 }
 
-// deriveKey is DeriveKeyPair (RFC 9180 §7.1.3). Of random candidates for a NIST curve, one in 2^32
-// or fewer is not a scalar; 255 in a row mean that the KDF is broken.
+// deriveKey implements DeriveKeyPair (RFC 9180 §7.1.3). Of random candidates for a NIST curve, at most one in 2^32 is
+// not a scalar; 255 such candidates in a row mean that the KDF is broken.
 func (k *dhKEM) deriveKey(ikm []byte) ([]byte, dhPrivateKey, error) {
 	id := kemIdentity(k.kemID)
 	prk := k.kdf.labeledExtract(id, nil, "dkp_prk", ikm)
@@ -91,8 +91,8 @@ func (k *dhKEM) publicKey(priv []byte) ([]byte, error) {
 	return key.publicKey(), nil
 }
 
-// encap is Encap (RFC 9180 §4.1). The ephemeral key is derived from Nsk bytes of rand, as in the
-// RFC's vectors, so that it depends on nothing but them.
+// encap implements Encap (RFC 9180 §4.1). The ephemeral key is derived from Nsk bytes of rand, as in the RFC's
+// vectors, and depends on nothing else.
 func (k *dhKEM) encap(rand io.Reader, pub []byte) (shared, enc []byte, err error) {
 	seed, err := readSeed(rand, k.nsk)
 	if err != nil {
@@ -112,11 +112,11 @@ func (k *dhKEM) encap(rand io.Reader, pub []byte) (shared, enc []byte, err error
 	return k.extractAndExpand(dh, enc, pub), enc, nil
 }
 
-// decap is Decap (RFC 9180 §4.1).
+// decap implements Decap (RFC 9180 §4.1).
 func (k *dhKEM) decap(priv, enc []byte) ([]byte, error) { return k.decapFor(priv, nil, enc) }
 
-// decapFor is decap where the public key of priv is known, unless pub is nil: computing it takes half as long as
-// the rest.
+// decapFor is decap with the public key of priv; pub is nil if it is not known. Computing the public key takes half
+// as long as the rest of decap.
 func (k *dhKEM) decapFor(priv, pub, enc []byte) ([]byte, error) {
 	key, err := k.group.newPrivateKey(priv)
 	if err != nil {
@@ -132,7 +132,7 @@ func (k *dhKEM) decapFor(priv, pub, enc []byte) ([]byte, error) {
 	return k.extractAndExpand(dh, enc, pub), nil
 }
 
-// extractAndExpand is ExtractAndExpand (RFC 9180 §4.1) with kem_context = enc || pub. It erases dh.
+// extractAndExpand implements ExtractAndExpand (RFC 9180 §4.1) with kem_context = enc || pub. It erases dh.
 func (k *dhKEM) extractAndExpand(dh, enc, pub []byte) []byte {
 	id := kemIdentity(k.kemID)
 	prk := k.kdf.labeledExtract(id, nil, "eae_prk", dh)
@@ -261,7 +261,7 @@ var smallOrderX25519 = [...][x25519.Size]byte{
 	near25519(0xee), // p+1
 }
 
-// near25519 is p = 2^255 - 19 with another lowest byte.
+// near25519 returns p = 2^255 - 19 with another lowest byte.
 func near25519(lowest byte) (u [x25519.Size]byte) {
 	for i := range u {
 		u[i] = 0xff
@@ -283,7 +283,7 @@ func (groupX448) newPrivateKey(b []byte) (dhPrivateKey, error) {
 	return &key, nil
 }
 
-// validate refuses points of small order for the reason that groupX25519 gives.
+// validate refuses points of small order, for the same reason as groupX25519.validate.
 func (groupX448) validate(pub []byte) error {
 	if err := keyLength(pub, x448.Size); err != nil {
 		return err
@@ -325,8 +325,7 @@ var smallOrderX448 = [...][x448.Size]byte{
 	near448(0x00, 0xff), // p+1
 }
 
-// near448 is p = 2^448 - 2^224 - 1 with another lower half, whose lowest byte is given, and another
-// byte at 2^224.
+// near448 returns p = 2^448 - 2^224 - 1 with two changes: the lowest byte of the lower half, and the byte at 2^224.
 func near448(lowest, middle byte) (u [x448.Size]byte) {
 	for i := range u {
 		u[i] = 0xff

@@ -12,37 +12,70 @@ import (
 	"github.com/cloudflare/circl/kem/mlkem/mlkem768"
 )
 
-// The KEMs of draft-ietf-hpke-pq: ML-KEM (FIPS 203) by itself, and beside a Diffie-Hellman group.
+// The KEMs of draft-ietf-hpke-pq: ML-KEM (FIPS 203) alone, and combined with a Diffie-Hellman group.
 var (
-	kemMLKEM768       = &mlKEM{0x0041, mlkem768.Scheme(), labeledSeed}
-	kemMLKEM1024      = &mlKEM{0x0042, mlkem1024.Scheme(), labeledSeed}
-	kemMLKEM768P256   = &hybridKEM{0x0050, "MLKEM768-P256", kemMLKEM768, nistGroup{ecdh.P256()}, 32, 4, labeledSeed}
-	kemMLKEM1024P384  = &hybridKEM{0x0051, "MLKEM1024-P384", kemMLKEM1024, nistGroup{ecdh.P384()}, 48, 1, labeledSeed}
-	kemMLKEM768X25519 = &hybridKEM{0x647a, `\.//^\`, kemMLKEM768, groupX25519{}, x25519.Size, 1, labeledSeed} // X-Wing
-	kemXWing06        = &hybridKEM{0x647a, `\.//^\`, kemMLKEM768, groupX25519{}, x25519.Size, 1, plainSeed}   // its key derivation is that of an older draft
+	kemMLKEM768     = &mlKEM{0x0041, mlkem768.Scheme(), labeledSeed}
+	kemMLKEM1024    = &mlKEM{0x0042, mlkem1024.Scheme(), labeledSeed}
+	kemMLKEM768P256 = &hybridKEM{
+		kemID:    0x0050,
+		label:    "MLKEM768-P256",
+		pq:       kemMLKEM768,
+		group:    nistGroup{ecdh.P256()},
+		scalar:   32,
+		attempts: 4,
+		seed:     labeledSeed,
+	}
+	kemMLKEM1024P384 = &hybridKEM{
+		kemID:    0x0051,
+		label:    "MLKEM1024-P384",
+		pq:       kemMLKEM1024,
+		group:    nistGroup{ecdh.P384()},
+		scalar:   48,
+		attempts: 1,
+		seed:     labeledSeed,
+	}
+	// X-Wing
+	kemMLKEM768X25519 = &hybridKEM{
+		kemID:    0x647a,
+		label:    `\.//^\`,
+		pq:       kemMLKEM768,
+		group:    groupX25519{},
+		scalar:   x25519.Size,
+		attempts: 1,
+		seed:     labeledSeed,
+	}
+	// X-Wing with the key derivation of an older draft
+	kemXWing06 = &hybridKEM{
+		kemID:    0x647a,
+		label:    `\.//^\`,
+		pq:       kemMLKEM768,
+		group:    groupX25519{},
+		scalar:   x25519.Size,
+		attempts: 1,
+		seed:     plainSeed,
+	}
 )
 
-// mlKEM is ML-KEM. A private key is the seed d || z of FIPS 203's key generation, 64 bytes, which also
-// settles that no private key can be malformed. Its lengths are checked here, since parts of circl
-// panic on another.
+// mlKEM implements ML-KEM. A private key is the seed d || z of FIPS 203's key generation, 64 bytes; therefore no
+// private key of that length is malformed. Lengths are checked here, since parts of circl panic on a wrong length.
 //
-// An enc that nobody made for the key opens to a shared secret that nobody else knows (implicit
-// rejection): that it was bad shows in the AEAD.
+// Decapsulation of an enc that was not made for the key returns a shared secret that nobody else knows (implicit
+// rejection): the AEAD then fails.
 type mlKEM struct {
 	kemID  uint16
 	scheme circlkem.Scheme
 	seed   seedDerivation
 }
 
-// seedDerivation gives the private key, a seed of n bytes, that DeriveKeyPair makes of ikm.
+// seedDerivation returns the private key, a seed of n bytes, that DeriveKeyPair derives from ikm.
 type seedDerivation func(kemID uint16, ikm []byte, n int) []byte
 
-// labeledSeed is the derivation of draft-ietf-hpke-pq.
+// labeledSeed implements the derivation of draft-ietf-hpke-pq.
 func labeledSeed(kemID uint16, ikm []byte, n int) []byte {
 	return labeledDerive(kemID, ikm, "DeriveKeyPair", n)
 }
 
-// plainSeed is the derivation of draft-connolly-cfrg-xwing-kem-06: SHAKE256 without labels.
+// plainSeed implements the derivation of draft-connolly-cfrg-xwing-kem-06: SHAKE256 without labels.
 func plainSeed(_ uint16, ikm []byte, n int) []byte {
 	x := sha3.NewSHAKE256()
 	_, _ = x.Write(ikm) // never fails, as Read does not
@@ -69,12 +102,12 @@ func (k *mlKEM) publicKey(priv []byte) ([]byte, error) {
 	return pub, within("public key", ErrMisuse, err)
 }
 
-// validate makes the encapsulation key check of FIPS 203 §7.2: the length, and that all coefficients are
-// below the modulus, so that a key has one encoding. Beyond it, the key without a secret is refused:
-// where all coefficients are zero, noise is all that hides what is encrypted, and it is too small.
+// validate makes the encapsulation key check of FIPS 203 §7.2: it checks the length, and that all coefficients are
+// below the modulus, so that a key has one encoding. In addition it refuses the key whose coefficients are all zero:
+// only noise, which is too small, would hide a plaintext under that key.
 //
-// circl checks a key as it expands it for use, which is most of the work of an encapsulation; a member validates
-// the keys of a whole tree and uses few of them.
+// validate does not use circl's check: circl checks a key when it expands the key for use, which is most of the work
+// of an encapsulation. A member validates the keys of a whole tree and uses few of them.
 func (k *mlKEM) validate(pub []byte) error {
 	if err := keyLength(pub, k.scheme.PublicKeySize()); err != nil {
 		return err
@@ -89,7 +122,7 @@ func (k *mlKEM) validate(pub []byte) error {
 	return nil
 }
 
-// reduced tells whether all coefficients, two in three bytes (FIPS 203 §4.2.1), are below the modulus.
+// reduced reports whether all coefficients, two in three bytes (FIPS 203 §4.2.1), are below the modulus.
 func reduced(b []byte) bool {
 	const modulus = 3329
 	for ; len(b) >= 3; b = b[3:] {
@@ -100,7 +133,7 @@ func reduced(b []byte) bool {
 	return true
 }
 
-// parse makes a key ready for use.
+// parse prepares a key for use.
 func (k *mlKEM) parse(pub []byte) (circlkem.PublicKey, error) {
 	if err := k.validate(pub); err != nil {
 		return nil, err
@@ -109,7 +142,7 @@ func (k *mlKEM) parse(pub []byte) (circlkem.PublicKey, error) {
 	return key, within("public key", ErrMalformed, err)
 }
 
-// mlKEMRho is the length of the seed that ends a public key, in bytes.
+// mlKEMRho is the length in bytes of the seed at the end of a public key.
 const mlKEMRho = 32
 
 // allZero is for public data: it is not constant-time.
@@ -157,16 +190,16 @@ func encLength(enc []byte, want int) error {
 	return nil
 }
 
-// hybridKEM is a KEM of draft-irtf-cfrg-concrete-hybrid-kems: ML-KEM and Diffie-Hellman, whose results
-// SHA3-256 combines so that either of them is enough to keep the secret. Keys and outputs are those of
-// ML-KEM followed by those of the group. A private key is a seed of 32 bytes.
+// hybridKEM implements a KEM of draft-irtf-cfrg-concrete-hybrid-kems: SHA3-256 combines the results of ML-KEM and of
+// Diffie-Hellman, so that the secret is safe while one of the two is safe. Keys and outputs are those of ML-KEM
+// followed by those of the group. A private key is a seed of 32 bytes.
 type hybridKEM struct {
 	kemID    uint16
 	label    string
 	pq       *mlKEM
 	group    dhGroup
 	scalar   int // bytes of a private key of the group
-	attempts int // how many candidates for one are drawn, of which the first nearly always is one
+	attempts int // number of candidates for such a key; the first candidate is nearly always valid
 	seed     seedDerivation
 }
 
@@ -175,7 +208,7 @@ const hybridSeed = 32
 
 func (k *hybridKEM) id() uint16 { return k.kemID }
 
-// seedLen is what encap needs, more than a key pair takes.
+// seedLen returns the number of bytes that encap needs, which is more than a key pair needs.
 func (k *hybridKEM) seedLen() int {
 	return k.pq.scheme.EncapsulationSeedSize() + k.attempts*k.scalar
 }
@@ -186,7 +219,7 @@ func (k *hybridKEM) derive(ikm []byte) (priv, pub []byte, err error) {
 	return priv, pub, err
 }
 
-// expand makes the two private keys of a seed.
+// expand derives the two private keys from a seed.
 func (k *hybridKEM) expand(priv []byte) (pq []byte, t dhPrivateKey, err error) {
 	if err := privateKeyLength(priv, hybridSeed); err != nil {
 		return nil, nil, err
@@ -200,8 +233,8 @@ func (k *hybridKEM) expand(priv []byte) (pq []byte, t dhPrivateKey, err error) {
 	return pq, t, err
 }
 
-// randomKey is RandomScalar: the first candidate that is a private key of the group. That none is has a
-// probability below 2^-128.
+// randomKey implements RandomScalar: it returns the first candidate that is a private key of the group. The
+// probability that no candidate is valid is below 2^-128.
 func (k *hybridKEM) randomKey(random io.Reader) (dhPrivateKey, error) {
 	for range k.attempts {
 		candidate, err := readSeed(random, k.scalar)
@@ -227,7 +260,8 @@ func (k *hybridKEM) publicKey(priv []byte) ([]byte, error) {
 	return append(pub, t.publicKey()...), err
 }
 
-// split parts a public key; one that is too short has an empty second part, which is no key.
+// split splits a public key into its two parts. The second part of a key that is too short is empty and therefore
+// invalid.
 func (k *hybridKEM) split(pub []byte) (pq, t []byte) {
 	n := min(k.pq.scheme.PublicKeySize(), len(pub))
 	return pub[:n:n], pub[n:]
@@ -241,7 +275,7 @@ func (k *hybridKEM) validate(pub []byte) error {
 	return k.group.validate(t)
 }
 
-// encap reads what ML-KEM takes of rand and then the ephemeral key, so that seedLen bytes are enough.
+// encap reads ML-KEM's randomness and then the ephemeral key from rand: seedLen bytes are enough.
 func (k *hybridKEM) encap(rand io.Reader, pub []byte) (shared, enc []byte, err error) {
 	pq, t := k.split(pub)
 	sharedPQ, enc, err := k.pq.encap(rand, pq)
@@ -291,7 +325,7 @@ func (k *hybridKEM) combine(sharedPQ, sharedT, encT, pubT []byte) []byte {
 	return h.Sum(nil)
 }
 
-// labeledDerive is LabeledDerive of draft-ietf-hpke-hpke with SHAKE256 and an empty context.
+// labeledDerive implements LabeledDerive of draft-ietf-hpke-hpke with SHAKE256 and an empty context.
 func labeledDerive(kemID uint16, ikm []byte, label string, n int) []byte {
 	var b []byte
 	b = append(append(b, hpkeVersion...), kemIdentity(kemID)...)

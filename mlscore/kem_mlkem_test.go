@@ -2,6 +2,7 @@ package mlscore
 
 import (
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"crypto/mlkem"
 	"crypto/mlkem/mlkemtest"
@@ -14,14 +15,14 @@ import (
 	"testing"
 )
 
-// eachPQKEM runs a test for each KEM of draft-ietf-hpke-pq that we have.
+// eachPQKEM runs a test for each KEM of draft-ietf-hpke-pq in this package.
 func eachPQKEM(t *testing.T, run func(t *testing.T, k kem)) {
 	for _, k := range pqKEMs {
 		t.Run(fmt.Sprintf("kem %#04x", k.id()), func(t *testing.T) { run(t, k) })
 	}
 }
 
-// pqParts gives what an ML-KEM or hybrid KEM is made of; group is nil for ML-KEM.
+// pqParts returns the parts of an ML-KEM or hybrid KEM; group is nil for ML-KEM.
 func pqParts(k kem) (pq *mlKEM, group dhGroup) {
 	if h, ok := k.(*hybridKEM); ok {
 		return h.pq, h.group
@@ -50,15 +51,15 @@ func TestPQKEMSizes(t *testing.T) { // draft-ietf-hpke-pq, the tables of identif
 	}
 }
 
-// TestPQHPKEAgainstStandardLibrary seals for crypto/hpke and opens what it sealed.
+// TestPQHPKEAgainstStandardLibrary seals for crypto/hpke and opens ciphertexts of crypto/hpke.
 func TestPQHPKEAgainstStandardLibrary(t *testing.T) {
 	for _, s := range pqSuites.all {
 		t.Run(s.name, func(t *testing.T) { againstStandardLibrary(t, s) })
 	}
 }
 
-// accumulated768 are the digests that the C2SP project publishes for ML-KEM-768: of the keys, ciphertexts
-// and shared secrets of so many runs, ciphertexts that are rejected among them.
+// accumulated768 are the digests that the C2SP project publishes for ML-KEM-768, by the number of runs: of the keys,
+// ciphertexts and shared secrets, rejected ciphertexts included.
 var accumulated768 = map[int]string{
 	100:   "1114b1b6699ed191734fa339376afa7e285c9e6acf6ff0177d346696ce564415",
 	10000: "8a518cc63da366322a8e7a818c7a0d63483cb3528d34a4cf42f35d5ad73f22fc",
@@ -97,7 +98,7 @@ func TestKnownAnswersMLKEM768(t *testing.T) { // FIPS 203
 	}
 }
 
-// TestMLKEMAgainstStandardLibrary compares byte by byte.
+// TestMLKEMAgainstStandardLibrary compares ML-KEM with the standard library byte by byte.
 func TestMLKEMAgainstStandardLibrary(t *testing.T) {
 	r := seeded("standard ML-KEM")
 	for range 20 {
@@ -108,7 +109,7 @@ func TestMLKEMAgainstStandardLibrary(t *testing.T) {
 		}
 		shared, enc, err := mlkemtest.Encapsulate768(key768.EncapsulationKey(), m)
 		rejected, rejectErr := key768.Decapsulate(noise[:1088])
-		if err := firstError(err, rejectErr); err != nil {
+		if err := cmp.Or(err, rejectErr); err != nil {
 			t.Fatal(err)
 		}
 		sameMLKEM(t, kemMLKEM768, seed, m, [5][]byte{key768.EncapsulationKey().Bytes(), shared, enc, noise[:1088], rejected})
@@ -118,15 +119,15 @@ func TestMLKEMAgainstStandardLibrary(t *testing.T) {
 		}
 		shared, enc, err = mlkemtest.Encapsulate1024(key1024.EncapsulationKey(), m)
 		rejected, rejectErr = key1024.Decapsulate(noise)
-		if err := firstError(err, rejectErr); err != nil {
+		if err := cmp.Or(err, rejectErr); err != nil {
 			t.Fatal(err)
 		}
 		sameMLKEM(t, kemMLKEM1024, seed, m, [5][]byte{key1024.EncapsulationKey().Bytes(), shared, enc, noise, rejected})
 	}
 }
 
-// sameMLKEM compares with a public key, a shared secret and its encapsulation, and noise with what it
-// decapsulates to.
+// sameMLKEM compares the results for a seed with a public key, a shared secret and its encapsulation, and the
+// decapsulation of noise.
 func sameMLKEM(t *testing.T, k *mlKEM, seed, m []byte, want [5][]byte) {
 	t.Helper()
 	pub, err := k.publicKey(seed)
@@ -234,7 +235,7 @@ func TestVectorsMLKEM(t *testing.T) { // FIPS 203
 	results = acvp(t, "kem/mlkem/testdata/ML-KEM-encapDecap-FIPS203", &encaps)
 	for _, g := range encaps {
 		k := kems[g.ParameterSet]
-		if k == nil || g.Function != "encapsulation" { // the others have private keys without their seeds
+		if k == nil || g.Function != "encapsulation" { // the other groups have private keys without their seeds
 			continue
 		}
 		for _, c := range g.Tests {
@@ -266,7 +267,7 @@ func setCoefficient(pub []byte, at, value int) []byte {
 	return pub
 }
 
-// badPQKeys are byte strings that no validation of public keys may pass.
+// badPQKeys are byte strings that no validation of public keys may accept.
 func badPQKeys(s *suite, good []byte) map[string][]byte {
 	pq, group := pqParts(s.kem)
 	n := pq.scheme.PublicKeySize()
@@ -303,7 +304,8 @@ func badPQKeys(s *suite, good []byte) map[string][]byte {
 	return bad
 }
 
-// TestReducedCoefficients: the largest coefficient that is reduced is taken, at every place, and circl agrees.
+// TestReducedCoefficients checks that the largest reduced coefficient is accepted, at every place, and that circl
+// agrees.
 func TestReducedCoefficients(t *testing.T) {
 	eachPQKEM(t, func(t *testing.T, k kem) {
 		pq, _ := pqParts(k)
@@ -328,8 +330,8 @@ func TestReducedCoefficients(t *testing.T) {
 	})
 }
 
-// TestKEMOutputsRefused: what has the wrong length, or no point of the group, is malformed; what else was
-// not made for the key is rejected implicitly, always with the same shared secret.
+// TestKEMOutputsRefused checks that a KEM output of the wrong length, or without a point of the group, is malformed.
+// Any other output that was not made for the key is rejected implicitly, always with the same shared secret.
 func TestKEMOutputsRefused(t *testing.T) {
 	eachPQKEM(t, func(t *testing.T, k kem) {
 		r := seeded("outputs")
@@ -371,7 +373,7 @@ func TestKEMOutputsRefused(t *testing.T) {
 	})
 }
 
-// TestHybridTakesBoth: the shared secret changes with either half of either key.
+// TestHybridTakesBoth checks that the shared secret changes with either half of either key.
 func TestHybridTakesBoth(t *testing.T) {
 	for _, k := range []*hybridKEM{kemMLKEM768P256, kemMLKEM1024P384, kemMLKEM768X25519} {
 		_, first, err := k.derive([]byte("first"))
@@ -394,7 +396,7 @@ func TestHybridTakesBoth(t *testing.T) {
 	}
 }
 
-// TestHybridWithoutCandidate has the group take no key: making one must end.
+// TestHybridWithoutCandidate uses a group that refuses every key, and checks that making a key ends.
 func TestHybridWithoutCandidate(t *testing.T) {
 	k := &hybridKEM{0x0050, "", kemMLKEM768, refusing{}, 32, 4, labeledSeed}
 	_, _, err := k.derive([]byte("ikm"))
@@ -405,12 +407,12 @@ func TestHybridWithoutCandidate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _, err = kemMLKEM768P256.encap(constant(0), pub) // zero is no scalar
+	_, _, err = kemMLKEM768P256.encap(constant(0), pub) // zero is not a scalar
 	requireKind(t, err, ErrMisuse)
 }
 
-// FuzzPQPublicKey: what validation passes can be encrypted to, what it refuses cannot, and no bytes make
-// either panic.
+// FuzzPQPublicKey checks that encryption succeeds exactly for the keys that validation accepts, and that no bytes
+// make either panic.
 func FuzzPQPublicKey(f *testing.F) {
 	for i, k := range pqKEMs {
 		_, pub, err := k.derive([]byte("fuzz"))
@@ -432,7 +434,7 @@ func FuzzPQPublicKey(f *testing.F) {
 	})
 }
 
-// FuzzPQDecap: no KEM output makes decapsulation panic, and no other than the right one gives the shared
+// FuzzPQDecap checks that no KEM output makes decapsulation panic, and that only the right one gives the shared
 // secret.
 func FuzzPQDecap(f *testing.F) {
 	privs, secrets, outputs := make([][]byte, len(pqKEMs)), make([][]byte, len(pqKEMs)), make([][]byte, len(pqKEMs))

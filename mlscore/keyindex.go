@@ -5,12 +5,12 @@ import (
 	"slices"
 )
 
-// keyIndex answers "does this key stand in the tree, and where" without a pass over the tree. It is a
-// persistent trie over a hash of the key: a change copies one bucket and the nodes above it, so that
-// every epoch can hold its own index and share the rest.
+// keyIndex finds the place of a key in the tree without a pass over the tree. It is a persistent trie over a hash of
+// the key: a change copies one bucket and the nodes above it, so that every epoch can hold its own index and share
+// the rest.
 //
-// An entry is 8 bytes: half a hash and the place where the key stands. Whether the key there really
-// is the one looked for, the caller decides by looking at it: find may report places of other keys.
+// An entry is 8 bytes: half a hash and the place of the key. find may report places of other keys: the caller must
+// compare the key at the place.
 type keyIndex struct {
 	seed maphash.Seed
 	root *indexNode
@@ -33,10 +33,10 @@ func (x keyIndex) entry(key string, place uint32) uint64 {
 	return maphash.String(x.seed, key)&^0xffffffff | uint64(place)
 }
 
-// slot gives the four bits of the hash that level depth of the trie goes by.
+// slot returns the four bits of the hash that select the child at level depth of the trie.
 func slot(entry uint64, depth int) int { return int(entry >> (60 - 4*depth) & 15) }
 
-// find calls match with the places where key may stand until match says yes.
+// find calls match with each possible place of key until match returns true.
 func (x keyIndex) find(key string, match func(place uint32) bool) bool {
 	e := x.entry(key, 0)
 	n := x.root
@@ -66,14 +66,14 @@ func (x keyIndex) remove(key string, place uint32) keyIndex {
 	return x
 }
 
-// fill returns an index of many entries at once, which it sorts and keeps.
+// fill returns an index of entries. It sorts entries and takes ownership of them.
 func (x keyIndex) fill(entries []uint64) keyIndex {
 	slices.Sort(entries)
 	x.root = buildIndex(entries, 0)
 	return x
 }
 
-// addAll returns an index that also holds entries, which it sorts.
+// addAll returns an index that also holds entries. It sorts entries.
 func (x keyIndex) addAll(entries []uint64) keyIndex {
 	slices.Sort(entries)
 	x.root = x.root.addAll(entries, 0)
@@ -100,8 +100,8 @@ func (n *indexNode) addAll(entries []uint64, depth int) *indexNode {
 	return &indexNode{kids: &kids}
 }
 
-// slotEnd is how many of sorted entries go by a number at a depth, those that go by a lower one being
-// gone.
+// slotEnd returns how many of the sorted entries have number as their slot at depth. entries must not begin with
+// entries of a lower slot.
 func slotEnd(entries []uint64, depth, number int) int {
 	end := 0
 	for end < len(entries) && slot(entries[end], depth) == number {
@@ -166,7 +166,7 @@ func (n *indexNode) remove(e uint64, depth int) *indexNode {
 	return &indexNode{entries: append(append(entries, n.entries[:i]...), n.entries[i+1:]...)}
 }
 
-// twice looks for two places whose keys have the same hash, and are the same key as far as same knows.
+// twice reports whether two places have keys with the same hash for which same returns true.
 func (x keyIndex) twice(same func(a, b uint32) bool) bool { return x.root.twice(same) }
 
 func (n *indexNode) twice(same func(a, b uint32) bool) bool {

@@ -8,8 +8,8 @@ import (
 	"pgregory.net/rapid"
 )
 
-// indexVersion is an index and what it must hold: a multiset, since a key may stand at one place once
-// and different keys may stand at the same.
+// indexVersion is an index with its expected content. The content is a multiset: an index holds a key at a place at
+// most once, but may hold different keys at the same place.
 type indexVersion struct {
 	root *indexNode
 	want []uint64
@@ -41,8 +41,8 @@ func (v indexVersion) check(t *rapid.T) {
 	}
 }
 
-// TestKeyIndexVersions adds and removes at random, each time from any earlier version, and compares all
-// versions with lists. The hashes collide in whole, in their first digits, and not at all.
+// TestKeyIndexVersions adds and removes random keys, each time from any earlier version, and compares all versions
+// with lists. The hashes collide completely, in their first digits, and not at all.
 func TestKeyIndexVersions(t *testing.T) {
 	prefixes := []uint64{0, 0xffffffff, 0x12345678, 0x12345679, 0x12345670, 0x12300000, 0x80000000}
 	hash := rapid.OneOf(rapid.SampledFrom(prefixes), rapid.Uint64Range(0, 1<<32-1))

@@ -8,7 +8,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// KeyPackage is what a client publishes so that others can add it while it is away (RFC 9420 §10).
+// KeyPackage is published by a client so that others can add the client while it is offline (RFC 9420 §10).
 type KeyPackage struct {
 	Version     ProtocolVersion
 	CipherSuite CipherSuite
@@ -42,7 +42,7 @@ func decodeKeyPackage(r *codec.Reader) *KeyPackage {
 	}
 }
 
-// marshal is the bare encoding, which KeyPackageRef hashes.
+// marshal returns the encoding without the MLSMessage header, which is the input of KeyPackageRef.
 func (k *KeyPackage) marshal() ([]byte, error) {
 	var w codec.Writer
 	k.encode(&w)
@@ -50,12 +50,14 @@ func (k *KeyPackage) marshal() ([]byte, error) {
 	return b, malformed("key package", err)
 }
 
-// Message encodes the KeyPackage as an MLSMessage, the form in which it travels.
+// Message encodes the KeyPackage as an MLSMessage, the form in which a KeyPackage is sent.
 func (k *KeyPackage) Message() ([]byte, error) {
 	return encodeMessage(WireFormatKeyPackage, k.encode)
 }
 
-// ParseKeyPackage reads an MLSMessage with a KeyPackage in it. It checks the form only: see Verify.
+// ParseKeyPackage decodes an MLSMessage with a KeyPackage in it (§10). It checks only the form: see Verify. Errors:
+// ErrMalformed; ErrUnsupported for another protocol version; ErrLimit for a message over codec.DefaultLimits. The
+// KeyPackage shares memory with the message.
 func ParseKeyPackage(message []byte) (*KeyPackage, error) {
 	m, err := parseMessage(message, codec.DefaultLimits)
 	if err != nil {
@@ -67,7 +69,7 @@ func ParseKeyPackage(message []byte) (*KeyPackage, error) {
 	return m.keyPackage, nil
 }
 
-// Ref is the KeyPackageRef by which a Welcome names its recipient (§5.2).
+// Ref returns the KeyPackageRef by which a Welcome names its recipient (§5.2).
 func (k *KeyPackage) Ref() ([]byte, error) {
 	s, err := suiteOf(k.CipherSuite)
 	if err != nil {
@@ -80,24 +82,26 @@ func (k *KeyPackage) Ref() ([]byte, error) {
 	return s.refHash("MLS 1.0 KeyPackage Reference", b), nil
 }
 
-// LastResort says whether the KeyPackage may be claimed more than once, when no other is left.
+// LastResort reports whether the KeyPackage may be claimed more than once, when no other is left.
 func (k *KeyPackage) LastResort() bool {
 	_, ok := k.Extensions.Find(ExtensionLastResort)
 	return ok
 }
 
-// KeyPackageRules is what Verify checks against beyond the RFC.
+// KeyPackageRules are the rules that Verify applies in addition to the RFC's.
 type KeyPackageRules struct {
 	Auth Authenticator
-	// Now is compared with the lifetime; the zero time leaves that out.
+	// Now is compared with the lifetime; the zero time skips the comparison.
 	Now time.Time
 	// MaxLifetime is the longest total lifetime accepted (§7.2); zero for no bound.
 	MaxLifetime time.Duration
 	Intake      Intake
 }
 
-// Verify checks a KeyPackage on its own (§10.1, §7.3): what a directory does before it stores one, and
-// a client before it adds its owner. A group adds its own rules when it is used there.
+// Verify checks a KeyPackage without a group (§10.1, §7.3). A directory calls it before it stores a KeyPackage, a
+// client before it adds the owner. A group applies its own rules when the KeyPackage is used there. Errors:
+// ErrUnsupported for an unknown cipher suite, ErrForged for a signature that does not verify, ErrInvalid for a breach of
+// another rule, its lifetime included, ErrPolicy if the Authenticator refuses the credential.
 func (k *KeyPackage) Verify(rules KeyPackageRules) error {
 	s, err := rules.Intake.suite(k.CipherSuite)
 	if err != nil {
@@ -107,6 +111,47 @@ func (k *KeyPackage) Verify(rules KeyPackageRules) error {
 }
 
 func (k *KeyPackage) verify(s *suite, rules KeyPackageRules) error {
+	signed := signedPackages(s, []*KeyPackage{k})
+	return k.verifySigned(s, rules, signed[0], signed[1])
+}
+
+// packagesTogether is the number of KeyPackages whose signatures are verified together.
+const packagesTogether = 16
+
+// verifyKeyPackages verifies KeyPackages on all processors. Each result is the same as that of verify for the
+// KeyPackage alone. An error has the index of its KeyPackage; a nil KeyPackage has no error.
+func verifyKeyPackages(s *suite, rules KeyPackageRules, list []*KeyPackage) []error {
+	errs := make([]error, len(list))
+	inParallel((len(list)+packagesTogether-1)/packagesTogether, func(chunk int) {
+		from := chunk * packagesTogether
+		some := list[from:min(from+packagesTogether, len(list))]
+		signed := signedPackages(s, some)
+		for i, k := range some {
+			if k != nil {
+				errs[from+i] = k.verifySigned(s, rules, signed[2*i], signed[2*i+1])
+			}
+		}
+	})
+	return errs
+}
+
+// signedPackages reports for each KeyPackage whether the signature of its leaf verifies, and whether the signature of
+// the KeyPackage verifies.
+func signedPackages(s *suite, list []*KeyPackage) []bool {
+	items := make([]signedItem, 2*len(list)) // no signature for a nil KeyPackage
+	for i, k := range list {
+		if k != nil {
+			var w codec.Writer
+			k.encodeTBS(&w)
+			items[2*i] = labelled(k.LeafNode.SignatureKey, "LeafNodeTBS", k.LeafNode.tbs(nil, 0), k.LeafNode.Signature)
+			items[2*i+1] = labelled(k.LeafNode.SignatureKey, "KeyPackageTBS", w.Buffer(), k.Signature)
+		}
+	}
+	return s.verifyEach(items)
+}
+
+// verifySigned makes the checks of verify. leafSigned and signed are the results of signedPackages.
+func (k *KeyPackage) verifySigned(s *suite, rules KeyPackageRules, leafSigned, signed bool) error {
 	const object = "key package"
 	if k.Version != MLS10 {
 		return fail(ErrUnsupported, "§10.1", object, "protocol version %d", k.Version)
@@ -126,18 +171,16 @@ func (k *KeyPackage) verify(s *suite, rules KeyPackageRules) error {
 	if err := k.LeafNode.verifyAlone(s, rules); err != nil {
 		return within(object, ErrInvalid, err)
 	}
-	if err := k.LeafNode.verifySignature(s, nil, 0); err != nil {
-		return within(object, ErrForged, err)
+	if !leafSigned {
+		return within(object, ErrForged, badLeafSignature())
 	}
-	var w codec.Writer
-	k.encodeTBS(&w)
-	if !s.verifyWithLabel(k.LeafNode.SignatureKey, "KeyPackageTBS", w.Buffer(), k.Signature) {
+	if !signed {
 		return fail(ErrForged, "§10.1", object, "signature does not verify")
 	}
 	return rules.validate(s, k.LeafNode, UseKeyPackage)
 }
 
-// validate asks the application about a leaf's credential.
+// validate asks the Authenticator about a leaf's credential.
 func (rules KeyPackageRules) validate(s *suite, l *LeafNode, use CredentialUse) error {
 	if err := rules.Auth.ValidateCredential(l.Credential, s.authKey(l.SignatureKey), use); err != nil {
 		return &Error{Kind: ErrPolicy, Clause: "§5.3.1", Object: "credential", Detail: "refused", Err: err}
@@ -179,7 +222,7 @@ func (l *LeafNode) verifyContent(s *suite, rules KeyPackageRules) error {
 	return nil
 }
 
-// verify checks a lifetime's length, and now if it is given (§7.2, §7.3).
+// verify checks a lifetime's length, and that the lifetime contains now unless now is zero (§7.2, §7.3).
 func (l Lifetime) verify(now time.Time, longest time.Duration) error {
 	if l.NotBefore > l.NotAfter {
 		return fail(ErrInvalid, "§7.2", "lifetime", "ends (%d) before it begins (%d)", l.NotAfter, l.NotBefore)
@@ -193,7 +236,7 @@ func (l Lifetime) verify(now time.Time, longest time.Duration) error {
 	return nil
 }
 
-// String gives both ends as times.
+// String formats both ends as times.
 func (l Lifetime) String() string {
 	const lastYear = 253402300799 // what RFC 3339 can write
 	at := func(s uint64) string {

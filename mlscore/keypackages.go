@@ -1,26 +1,27 @@
 package mlscore
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// KeyPackageOptions shape a KeyPackage.
+// KeyPackageOptions are the options of a KeyPackage.
 type KeyPackageOptions struct {
 	Lifetime       time.Duration // from NotBefore, or from now if that is zero; zero means 30 days
 	NotBefore      time.Time     // when the lifetime begins; zero means an hour ago, since clocks differ
 	LastResort     bool          // may be used more than once, when no other is left
 	Extensions     Extensions    // of the KeyPackage
 	LeafExtensions Extensions    // of the leaf node in it
-	// Capabilities are announced in place of what the Config announces; nil means the latter. What the
-	// KeyPackage itself needs is added: version, cipher suite, credential type, its own extensions. The
-	// member's later leaves announce the Config's again, unless LeafUpdate.Capabilities says otherwise.
+	// Capabilities are announced instead of the Config's capabilities; nil means the Config's. NewKeyPackage adds the
+	// entries that the KeyPackage itself needs: version, cipher suite, credential type, its own extensions. The
+	// member's later leaves announce the Config's capabilities again, unless LeafUpdate.Capabilities is set.
 	Capabilities *Capabilities
 }
 
-// keyPackageRecord is what a client keeps of a KeyPackage until it is used.
+// keyPackageRecord is the stored record of a KeyPackage until the KeyPackage is used.
 type keyPackageRecord struct {
 	keyPackage *KeyPackage
 	initKey    Secret
@@ -51,7 +52,9 @@ func parseKeyPackageRecord(b []byte) (*keyPackageRecord, error) {
 	return k, malformed("stored KeyPackage", r.Finish())
 }
 
-// NewKeyPackage makes a KeyPackage and stores its private keys (§10).
+// NewKeyPackage makes a KeyPackage and stores its private keys (§10). Errors: ErrUnsupported for an unknown cipher suite;
+// ErrMisuse for an identity without a valid key; ErrInvalid for a lifetime over Config.MaxLifetime or an extension twice;
+// ErrPolicy if the own Authenticator refuses the credential; ErrStore.
 func (c *Client) NewKeyPackage(id Identity, opts KeyPackageOptions) (*KeyPackage, error) {
 	s, err := c.suite(id.CipherSuite)
 	if err != nil {
@@ -71,9 +74,9 @@ type KeyPackageKeys struct {
 	Signature Secret
 }
 
-// ExportKeyPackage gives a KeyPackage that waits to be used, with copies of its private keys: for a device
-// that moves to another store. ErrMissing if it is not in the store. Both stores could join with the keys,
-// so the caller deletes one of the two: see DeleteKeyPackage.
+// ExportKeyPackage returns an unused KeyPackage with copies of its private keys, for a device that moves to another
+// store. It returns ErrMissing if the KeyPackage is not in the store. Both stores could join with the keys, so the
+// caller must delete one of the two copies: see DeleteKeyPackage.
 func (c *Client) ExportKeyPackage(ref []byte) (*KeyPackage, KeyPackageKeys, error) {
 	v, ok, err := c.cfg.Store.Get(keyPackageKey(ref))
 	if err != nil {
@@ -89,8 +92,8 @@ func (c *Client) ExportKeyPackage(ref []byte) (*KeyPackage, KeyPackageKeys, erro
 	return rec.keyPackage, KeyPackageKeys{rec.initKey, rec.leafKey, rec.signer}, nil
 }
 
-// ImportKeyPackage stores a KeyPackage that was made elsewhere, with copies of its private keys.
-// ErrMisuse if they are not those of the KeyPackage.
+// ImportKeyPackage stores a KeyPackage that was made with another store, with copies of its private keys. It returns
+// ErrMisuse if the keys do not belong to the KeyPackage.
 func (c *Client) ImportKeyPackage(kp *KeyPackage, keys KeyPackageKeys) error {
 	s, err := c.suite(kp.CipherSuite)
 	if err != nil {
@@ -102,9 +105,9 @@ func (c *Client) ImportKeyPackage(kp *KeyPackage, keys KeyPackageKeys) error {
 		pub  []byte
 		of   func([]byte) ([]byte, error)
 	}{
-		{"init_key", keys.Init, kp.InitKey, s.publicKeyOf},
-		{"encryption_key", keys.Leaf, kp.LeafNode.EncryptionKey, s.publicKeyOf},
-		{"signature_key", keys.Signature, kp.LeafNode.SignatureKey, s.signaturePublicKey},
+		{name: "init_key", priv: keys.Init, pub: kp.InitKey, of: s.publicKeyOf},
+		{name: "encryption_key", priv: keys.Leaf, pub: kp.LeafNode.EncryptionKey, of: s.publicKeyOf},
+		{name: "signature_key", priv: keys.Signature, pub: kp.LeafNode.SignatureKey, of: s.signaturePublicKey},
 	} {
 		pub, err := k.of(k.priv.Bytes())
 		if err != nil {
@@ -114,7 +117,12 @@ func (c *Client) ImportKeyPackage(kp *KeyPackage, keys KeyPackageKeys) error {
 			return fail(ErrMisuse, "§10", k.name, "the private key is not that of the KeyPackage")
 		}
 	}
-	return c.keep(&keyPackageRecord{kp, keys.Init.Clone(), keys.Leaf.Clone(), keys.Signature.Clone()})
+	return c.keep(&keyPackageRecord{
+		keyPackage: kp,
+		initKey:    keys.Init.Clone(),
+		leafKey:    keys.Leaf.Clone(),
+		signer:     keys.Signature.Clone(),
+	})
 }
 
 func (c *Client) keep(rec *keyPackageRecord) error {
@@ -129,9 +137,7 @@ func (c *Client) keep(rec *keyPackageRecord) error {
 }
 
 func (c *Client) newKeyPackage(s *suite, id Identity, opts KeyPackageOptions) (*keyPackageRecord, error) {
-	if opts.Lifetime == 0 {
-		opts.Lifetime = 30 * 24 * time.Hour
-	}
+	opts.Lifetime = cmp.Or(opts.Lifetime, 30*24*time.Hour)
 	leaf, err := c.leafFor(s, id, opts.LeafExtensions, opts.Capabilities)
 	if err != nil {
 		return nil, err
@@ -151,7 +157,7 @@ func (c *Client) newKeyPackage(s *suite, id Identity, opts KeyPackageOptions) (*
 			leaf.Capabilities.Extensions = append(leaf.Capabilities.Extensions, x.Type)
 		}
 	}
-	if err := firstError(opts.Extensions.checkUnique(), leaf.Extensions.checkUnique()); err != nil {
+	if err := cmp.Or(opts.Extensions.checkUnique(), leaf.Extensions.checkUnique()); err != nil {
 		return nil, err
 	}
 	rec := &keyPackageRecord{signer: id.SignatureKey.Clone()}
@@ -159,11 +165,11 @@ func (c *Client) newKeyPackage(s *suite, id Identity, opts KeyPackageOptions) (*
 		return nil, err
 	}
 	now := c.cfg.Now()
-	leaf.Source, leaf.Lifetime = SourceKeyPackage, LifetimeFrom(now, opts.Lifetime)
+	leaf.Source, leaf.Lifetime = SourceKeyPackage, lifetimeFrom(now, opts.Lifetime)
 	if !opts.NotBefore.IsZero() {
 		leaf.Lifetime = Lifetime{unixSeconds(opts.NotBefore), unixSeconds(opts.NotBefore.Add(opts.Lifetime))}
 		if opts.NotBefore.After(now) {
-			now = opts.NotBefore // it is to be valid then
+			now = opts.NotBefore // the KeyPackage must be valid from then on
 		}
 	}
 	if err := leaf.sign(s, id.SignatureKey, nil, 0); err != nil {
@@ -182,7 +188,8 @@ func (c *Client) newKeyPackage(s *suite, id Identity, opts KeyPackageOptions) (*
 	return rec, kp.verify(s, c.rules(s).ownKeyPackageRules(now))
 }
 
-// VerifyKeyPackage checks somebody's KeyPackage before it is used, its lifetime included (§10.1).
+// VerifyKeyPackage checks another client's KeyPackage before it is used, its lifetime included (§10.1): KeyPackage.Verify
+// with this client's Authenticator, Config.Now, Config.MaxLifetime and Config.Intake.
 func (c *Client) VerifyKeyPackage(kp *KeyPackage) error {
 	s, err := c.suite(kp.CipherSuite)
 	if err != nil {
@@ -191,7 +198,8 @@ func (c *Client) VerifyKeyPackage(kp *KeyPackage) error {
 	return kp.verify(s, c.rules(s).ownKeyPackageRules(c.cfg.Now()))
 }
 
-// DeleteKeyPackage erases the private keys of a KeyPackage, for one that expired or was withdrawn.
+// DeleteKeyPackage erases the private keys of a KeyPackage that expired or was withdrawn. An unknown ref is no error. It
+// returns ErrStore if the store refuses the write.
 func (c *Client) DeleteKeyPackage(ref []byte) error {
 	var b Batch
 	b.delete(keyPackageKey(ref))

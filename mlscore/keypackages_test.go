@@ -10,7 +10,8 @@ import (
 	"time"
 )
 
-// TestMoveKeyPackage10: a KeyPackage goes to another store with its private keys, and is joined with there.
+// TestMoveKeyPackage10 checks that a KeyPackage moves to another store with its private keys and can be used there to
+// join.
 func TestMoveKeyPackage10(t *testing.T) {
 	forAllSuites(t, func(t *testing.T, cs CipherSuite) {
 		alice, old, next := newPerson(t, "alice", cs), newPerson(t, "bob", cs), newPerson(t, "bob", cs)
@@ -52,7 +53,8 @@ func TestMoveKeyPackage10(t *testing.T) {
 	})
 }
 
-// TestGroupIdentity: a group gives the identity with which this member is in it, after a restart and a change of its key too.
+// TestGroupIdentity checks that Identity returns this member's identity in the group, also after a restart and a
+// change of its key.
 func TestGroupIdentity(t *testing.T) {
 	alice, bob := newPerson(t, "alice", labSuite), newPerson(t, "bob", labSuite)
 	alice.create(t, CreateOptions{})
@@ -81,7 +83,8 @@ func TestGroupIdentity(t *testing.T) {
 	}
 }
 
-// TestKeyPackageLifetime7_2: a KeyPackage can be made for later; the maximum counts from its begin.
+// TestKeyPackageLifetime7_2 checks that a KeyPackage can be made for later, and that the maximum lifetime counts from
+// its beginning.
 func TestKeyPackageLifetime7_2(t *testing.T) {
 	alice := newPerson(t, "alice", labSuite, func(c *Config) { c.MaxLifetime = 24 * time.Hour })
 	in := func(d time.Duration) time.Time { return testTime.Add(d) }
@@ -111,7 +114,8 @@ func TestKeyPackageLifetime7_2(t *testing.T) {
 	}
 }
 
-// TestKeyPackageCapabilities7_2: what a KeyPackage announces can be its own, and holds what it needs itself.
+// TestKeyPackageCapabilities7_2 checks that a KeyPackage can announce its own capabilities, which always include
+// those that it needs itself.
 func TestKeyPackageCapabilities7_2(t *testing.T) {
 	alice := newPerson(t, "alice", labSuite, func(c *Config) { c.Extensions, c.GREASE = []ExtensionType{0xf0a0}, GREASENowhere })
 	for name, bad := range map[string]Capabilities{
@@ -133,7 +137,7 @@ func TestKeyPackageCapabilities7_2(t *testing.T) {
 	if len(given.Versions)+len(given.Credentials)+len(given.Extensions) > 0 {
 		t.Errorf("the caller's own list changed: %+v", given)
 	}
-	// In a group: the next leaf announces the Config's, or what it is given.
+	// In a group the next leaf announces the Config's capabilities, or those of its LeafUpdate.
 	alice.create(t, CreateOptions{})
 	alice.commit(t, CommitOptions{Leaf: LeafUpdate{Capabilities: &given}}, nil)
 	if m, _ := alice.group.Public().Member(0); !slices.Equal(m.Capabilities.Proposals, given.Proposals) {
@@ -145,7 +149,8 @@ func TestKeyPackageCapabilities7_2(t *testing.T) {
 	}
 }
 
-// TestCheckKeyPackage10_1: a server and a member judge a KeyPackage against a group as its commit would be judged.
+// TestCheckKeyPackage10_1 checks that a server and a member accept or refuse a KeyPackage for a group in the same way
+// as a commit of it.
 func TestCheckKeyPackage10_1(t *testing.T) {
 	required := RequiredCapabilities{Proposals: []ProposalType{0xf0b0}}
 	l := newLab(t, true, labOptions{extensions: Extensions{required.Extension()}, config: func(name string, c *Config) {
@@ -189,7 +194,8 @@ func (p *person) keyPackageOf(t *testing.T) *KeyPackage {
 	return newPerson(t, string(p.id.Credential.Identity), p.id.CipherSuite, func(c *Config) { c.Proposals = []ProposalType{0xf0b0} }).keyPackage(t)
 }
 
-// TestKeyPackageFaults: a KeyPackage that cannot be read, stored or made random is an error.
+// TestKeyPackageFaults checks that a failure of the store or of randomness is an error when a KeyPackage is made or
+// read.
 func TestKeyPackageFaults(t *testing.T) {
 	store := &failingStore{MemoryStore: NewMemoryStore()}
 	alice := newPerson(t, "alice", labSuite, func(c *Config) { c.Store = store })
@@ -216,7 +222,7 @@ func TestKeyPackageFaults(t *testing.T) {
 		cfg := bob.cfg
 		cfg.GREASE, cfg.Rand = GREASEEverywhere, io.LimitReader(rand.Reader, n)
 		if _, err := must[*Client](t)(NewClient(cfg)).NewKeyPackage(bob.id, KeyPackageOptions{}); err == nil {
-			if n < 77 { // two keys and what GREASE takes
+			if n < 77 { // two keys and the randomness of GREASE
 				t.Errorf("a KeyPackage of %d random bytes", n)
 			}
 			return

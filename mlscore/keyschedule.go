@@ -4,7 +4,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// GroupContext is what all members of a group agree on in an epoch (RFC 9420 §8.1).
+// GroupContext is the state that all members of a group agree on in an epoch (RFC 9420 §8.1).
 type GroupContext struct {
 	Version                 ProtocolVersion
 	CipherSuite             CipherSuite
@@ -57,14 +57,15 @@ type epochSecrets struct {
 	init          Secret
 }
 
-// joinerSecret mixes the last epoch's init secret with a commit's (§8).
+// joinerSecret combines the last epoch's init secret with the commit secret (§8).
 func (s *suite) joinerSecret(init, commit Secret, context []byte) Secret {
 	extracted := s.extract(init.Bytes(), commit.Bytes())
 	defer extracted.Erase()
 	return s.expandWithLabel(extracted.Bytes(), "joiner", context, s.hashLen())
 }
 
-// memberSecret mixes the PSKs in: what welcome_secret and epoch_secret come from.
+// memberSecret combines the joiner secret with the PSK secret. welcome_secret and epoch_secret are derived from the
+// result.
 func (s *suite) memberSecret(joiner, psk Secret) Secret {
 	return s.extract(joiner.Bytes(), psk.Bytes())
 }
@@ -97,7 +98,7 @@ func (s *suite) deriveEpoch(epoch Secret) *epochSecrets {
 	}
 }
 
-// erase drops all of them.
+// erase erases all secrets of the epoch.
 func (e *epochSecrets) erase() {
 	if e != nil {
 		eraseAll(e.senderData, e.encryption, e.exporter, e.external, e.confirmation, e.membership,
@@ -105,7 +106,7 @@ func (e *epochSecrets) erase() {
 	}
 }
 
-// export is MLS-Exporter (§8.5).
+// export implements MLS-Exporter (§8.5).
 func (s *suite) export(exporter Secret, label string, context []byte, n int) Secret {
 	derived := s.deriveSecret(exporter.Bytes(), label)
 	defer derived.Erase()

@@ -7,12 +7,12 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// labelPrefix stands before every label of RFC 9420 but those of RefHash.
+// labelPrefix precedes every label of RFC 9420 except those of RefHash.
 const labelPrefix = "MLS 1.0 "
 
-// appendLabelled appends the struct that SignContent, EncryptContext and the tail of KDFLabel have
-// in common, opaque label<V> and the header of opaque content<V>; the content itself, n bytes, is
-// the caller's to append. n must not exceed codec.MaxLength.
+// appendLabelled appends the struct that SignContent, EncryptContext and the tail of KDFLabel have in common: opaque
+// label<V> and the header of opaque content<V>. The caller appends the content itself, n bytes. n must not exceed
+// codec.MaxLength.
 func appendLabelled(b []byte, label string, n int) []byte {
 	b = codec.AppendVarint(b, uint32(len(labelPrefix)+len(label)))
 	b = append(b, labelPrefix...)
@@ -20,17 +20,17 @@ func appendLabelled(b []byte, label string, n int) []byte {
 	return codec.AppendVarint(b, uint32(n))
 }
 
-// fits refuses content that no vector can carry.
-func fits(clause, object string, content []byte) error {
-	if len(content) > codec.MaxLength {
-		return fail(ErrLimit, clause, object, "%d bytes, a vector carries at most %d", len(content), codec.MaxLength)
+// fits refuses content of n bytes that no vector can carry.
+func fits(clause, object string, n int) error {
+	if n > codec.MaxLength {
+		return fail(ErrLimit, clause, object, "%d bytes, a vector carries at most %d", n, codec.MaxLength)
 	}
 	return nil
 }
 
-// expandWithLabel is ExpandWithLabel (RFC 9420 §8) to n bytes. It panics if n is over s.maxExpand,
-// which a caller checks where n comes from outside, if context is longer than a vector can be, and
-// if secret is empty: that is an erased Secret, and what would be derived from it is public.
+// expandWithLabel implements ExpandWithLabel (RFC 9420 §8) with n bytes of output. It panics if n is over s.maxExpand
+// (a caller checks an n that comes from outside), if context is longer than a vector can be, and if secret is empty:
+// an empty secret is an erased Secret, and anybody could compute the output.
 func (s *suite) expandWithLabel(secret []byte, label string, context []byte, n int) Secret {
 	if len(secret) == 0 {
 		panic("mlscore: deriving " + label + " from an erased secret")
@@ -43,19 +43,19 @@ func (s *suite) expandWithLabel(secret []byte, label string, context []byte, n i
 	return ownSecret(h.expand(secret, h.buf, n))
 }
 
-// deriveSecret is DeriveSecret (RFC 9420 §8).
+// deriveSecret implements DeriveSecret (RFC 9420 §8).
 func (s *suite) deriveSecret(secret []byte, label string) Secret {
 	return s.expandWithLabel(secret, label, nil, s.kdf.size)
 }
 
-// deriveTreeSecret is DeriveTreeSecret (RFC 9420 §9.1).
+// deriveTreeSecret implements DeriveTreeSecret (RFC 9420 §9.1).
 func (s *suite) deriveTreeSecret(secret []byte, label string, generation uint32, n int) Secret {
 	var context [4]byte
 	binary.BigEndian.PutUint32(context[:], generation)
 	return s.expandWithLabel(secret, label, context[:], n)
 }
 
-// refHash is RefHash (RFC 9420 §5.2). label is the whole label; no prefix is added.
+// refHash implements RefHash (RFC 9420 §5.2). label is the whole label; no prefix is added.
 func (s *suite) refHash(label string, value []byte) []byte {
 	h := s.kdf.get()
 	defer s.kdf.put(h)
@@ -65,19 +65,30 @@ func (s *suite) refHash(label string, value []byte) []byte {
 	return h.sum(make([]byte, 0, s.kdf.size), h.buf, value)
 }
 
-// signContent is the encoding of SignContent (RFC 9420 §5.1.2).
-func signContent(label string, content []byte) []byte {
-	b := make([]byte, 0, len(labelPrefix)+len(label)+len(content)+8)
-	return append(appendLabelled(b, label, len(content)), content...)
+// signContent returns the encoding of SignContent (RFC 9420 §5.1.2). The content is the concatenation of its parts.
+func signContent(label string, parts ...[]byte) []byte {
+	n := length(parts)
+	b := appendLabelled(make([]byte, 0, len(labelPrefix)+len(label)+n+8), label, n)
+	for _, part := range parts {
+		b = append(b, part...)
+	}
+	return b
 }
 
-// signer signs many times with one key, at half the cost or less of as many signWithLabel. It is
-// read-only and serves any number of goroutines. The key stands behind a pointer to an interface,
-// which no verb of fmt follows: a pointer to a struct or a slice is printed by a verb that does not
-// suit it, like %s.
+// length returns the number of bytes of all parts.
+func length(parts [][]byte) (n int) {
+	for _, part := range parts {
+		n += len(part)
+	}
+	return n
+}
+
+// signer signs many times with one key, at half the cost or less of as many calls of signWithLabel. It is read-only:
+// any number of goroutines may use it. The key is behind a pointer to an interface, which no verb of fmt follows: a
+// verb that does not suit the value, like %s, would print a pointer to a struct or a slice.
 type signer struct{ key *signingKey }
 
-// newSigner makes a signature private key ready. It copies priv; the copy cannot be erased.
+// newSigner prepares a signature private key for use. It copies priv; the copy cannot be erased.
 func (s *suite) newSigner(priv []byte) (*signer, error) {
 	key, err := s.signature.newSigningKey(priv)
 	if err != nil {
@@ -86,13 +97,13 @@ func (s *suite) newSigner(priv []byte) (*signer, error) {
 	return &signer{&key}, nil
 }
 
-// signWithLabel is SignWithLabel (RFC 9420 §5.1.2). The same key, label and content give the same
-// signature, whatever the scheme.
-func (k *signer) signWithLabel(label string, content []byte) ([]byte, error) {
-	if err := fits("§5.1.2", "content to sign", content); err != nil {
+// signWithLabel implements SignWithLabel (RFC 9420 §5.1.2) for content in parts. With every scheme, the same key, label
+// and content give the same signature.
+func (k *signer) signWithLabel(label string, parts ...[]byte) ([]byte, error) {
+	if err := fits("§5.1.2", "content to sign", length(parts)); err != nil {
 		return nil, err
 	}
-	return (*k.key).sign(signContent(label, content))
+	return (*k.key).sign(signContent(label, parts...))
 }
 
 // signWithLabel is signer.signWithLabel for one signature.
@@ -104,17 +115,31 @@ func (s *suite) signWithLabel(priv []byte, label string, content []byte) ([]byte
 	return k.signWithLabel(label, content)
 }
 
-// verifyWithLabel is VerifyWithLabel (RFC 9420 §5.1.2). A key or a signature that is not one does
-// not verify.
+// verifyWithLabel implements VerifyWithLabel (RFC 9420 §5.1.2). It returns false for an invalid key or a malformed
+// signature.
 func (s *suite) verifyWithLabel(pub []byte, label string, content, signature []byte) bool {
-	if len(content) > codec.MaxLength {
-		return false
-	}
-	return s.signature.verify(pub, signContent(label, content), signature)
+	return s.verifyParts(pub, label, signature, content)
 }
 
-// unverified says why a signature does not verify: because the key is none of the suite, or else for
-// the reason given. One fault in a key is one kind of error, whatever is verified with it first.
+// verifyParts is verifyWithLabel for content in parts.
+func (s *suite) verifyParts(pub []byte, label string, signature []byte, parts ...[]byte) bool {
+	if length(parts) > codec.MaxLength {
+		return false
+	}
+	return s.signature.verify(pub, signContent(label, parts...), signature)
+}
+
+// labelled returns a signature for verifyEach, which verifies it as verifyWithLabel does. For content that is too
+// long, the item has no key and therefore does not verify.
+func labelled(pub []byte, label string, content, signature []byte) signedItem {
+	if len(content) > codec.MaxLength {
+		return signedItem{}
+	}
+	return signedItem{pub, signContent(label, content), signature}
+}
+
+// unverified returns the reason why a signature does not verify: the key is invalid in the suite, or else reason. An
+// invalid key therefore gives the same kind of error in every place.
 func (s *suite) unverified(pub []byte, reason error) error {
 	if err := s.validateSignatureKey(pub); err != nil {
 		return within("signature_key", ErrInvalid, err)
@@ -122,30 +147,30 @@ func (s *suite) unverified(pub []byte, reason error) error {
 	return reason
 }
 
-// sealInfo hashes EncryptContext (RFC 9420 §5.1.3) into HPKE's key schedule context, once for any
-// number of encryptTo and decryptFrom. context must not exceed codec.MaxLength.
+// sealInfo hashes EncryptContext (RFC 9420 §5.1.3) into HPKE's key schedule context, once for any number of calls of
+// encryptTo and decryptFrom. context must not exceed codec.MaxLength.
 func (s *suite) sealInfo(label string, context []byte) *hpkeInfo {
 	var buf [64]byte
 	return s.hashInfo(appendLabelled(buf[:0], label, len(context)), context)
 }
 
-// encryptWithLabel is EncryptWithLabel (RFC 9420 §5.1.3), for one recipient. For several that share
-// label and context, see sealInfo.
+// encryptWithLabel implements EncryptWithLabel (RFC 9420 §5.1.3) for one recipient. For several recipients with the
+// same label and context, see sealInfo.
 func (s *suite) encryptWithLabel(rand io.Reader, pub []byte, label string, context, plaintext []byte) (kemOutput, ciphertext []byte, err error) {
-	if err := fits("§5.1.3", "encryption context", context); err != nil {
+	if err := fits("§5.1.3", "encryption context", len(context)); err != nil {
 		return nil, nil, err
 	}
 	return s.encryptTo(rand, pub, s.sealInfo(label, context), plaintext)
 }
 
-// decryptWithLabel is DecryptWithLabel (RFC 9420 §5.1.3).
+// decryptWithLabel implements DecryptWithLabel (RFC 9420 §5.1.3).
 func (s *suite) decryptWithLabel(priv []byte, label string, context, kemOutput, ciphertext []byte) ([]byte, error) {
 	return s.decryptLabelled(priv, nil, label, context, kemOutput, ciphertext)
 }
 
-// decryptLabelled is decryptWithLabel where the public key of priv is known, unless pub is nil.
+// decryptLabelled is decryptWithLabel with the public key of priv; pub is nil if it is not known.
 func (s *suite) decryptLabelled(priv, pub []byte, label string, context, kemOutput, ciphertext []byte) ([]byte, error) {
-	if err := fits("§5.1.3", "encryption context", context); err != nil {
+	if err := fits("§5.1.3", "encryption context", len(context)); err != nil {
 		return nil, err
 	}
 	return s.decryptFor(priv, pub, s.sealInfo(label, context), kemOutput, ciphertext)

@@ -7,7 +7,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// LeafNodeSource says how a leaf came into the tree (RFC 9420 §7.2).
+// LeafNodeSource is the way in which a leaf came into the tree (RFC 9420 §7.2).
 type LeafNodeSource uint8
 
 // The sources of §7.2.
@@ -17,7 +17,7 @@ const (
 	SourceCommit     LeafNodeSource = 3
 )
 
-// Capabilities lists what a client supports beyond the defaults (§7.2).
+// Capabilities lists the types that a client supports in addition to the defaults (§7.2).
 type Capabilities struct {
 	Versions     []ProtocolVersion
 	CipherSuites []CipherSuite
@@ -34,7 +34,7 @@ func (c Capabilities) encode(w *codec.Writer) {
 	encodeCodes(w, c.Credentials)
 }
 
-// decode reads capabilities into the lists that c has.
+// decode reads capabilities into the existing lists of c.
 func (c *Capabilities) decode(r *codec.Reader) {
 	c.Versions = codec.Uint16Vector(r, c.Versions)
 	c.CipherSuites = codec.Uint16Vector(r, c.CipherSuites)
@@ -45,27 +45,34 @@ func (c *Capabilities) decode(r *codec.Reader) {
 
 func (c Capabilities) clone() Capabilities {
 	return Capabilities{
-		slices.Clone(c.Versions), slices.Clone(c.CipherSuites), slices.Clone(c.Extensions), slices.Clone(c.Proposals), slices.Clone(c.Credentials),
+		Versions:     slices.Clone(c.Versions),
+		CipherSuites: slices.Clone(c.CipherSuites),
+		Extensions:   slices.Clone(c.Extensions),
+		Proposals:    slices.Clone(c.Proposals),
+		Credentials:  slices.Clone(c.Credentials),
 	}
 }
 
-// SupportsExtension: default types need no mention (§7.2), and GREASE is listed but never supported
-// (§13.5), or members would judge by which random values another one happened to list.
+// SupportsExtension reports whether the client supports an extension. Default types need not be listed (§7.2). A
+// GREASE type is listed but never supported (§13.5); otherwise the result would depend on the random values that a
+// member listed.
 func (c Capabilities) SupportsExtension(t ExtensionType) bool {
 	return c.listsExtension(t) && !isGREASE(uint16(t))
 }
 
-// listsExtension is what an extension of the leaf itself takes, GREASE included (§13.5).
+// listsExtension reports whether the capabilities allow an extension of the leaf itself, GREASE included (§13.5).
 func (c Capabilities) listsExtension(t ExtensionType) bool {
 	return t.isDefault() || slices.Contains(c.Extensions, t)
 }
 
-// SupportsProposal: default types need no mention (§7.2), and GREASE is never supported (§13.5).
+// SupportsProposal reports whether the client supports a proposal type. Default types need not be listed (§7.2), and
+// GREASE is never supported (§13.5).
 func (c Capabilities) SupportsProposal(t ProposalType) bool {
-	return t.isDefault() || slices.Contains(c.Proposals, t) && !isGREASE(uint16(t))
+	return !t.row().listed || slices.Contains(c.Proposals, t) && !isGREASE(uint16(t))
 }
 
-// SupportsCredential: there are no defaults, and GREASE is never supported (§13.5).
+// SupportsCredential reports whether the client supports a credential type. There are no default types, and GREASE is
+// never supported (§13.5).
 func (c Capabilities) SupportsCredential(t CredentialType) bool {
 	return slices.Contains(c.Credentials, t) && !isGREASE(uint16(t))
 }
@@ -96,21 +103,21 @@ type Lifetime struct {
 	NotAfter  uint64
 }
 
-// LifetimeFrom begins an hour before now, since clocks differ, and ends after d.
-func LifetimeFrom(now time.Time, d time.Duration) Lifetime {
+// lifetimeFrom returns a lifetime that begins an hour before now, since clocks differ, and ends d after now.
+func lifetimeFrom(now time.Time, d time.Duration) Lifetime {
 	return Lifetime{unixSeconds(now.Add(-time.Hour)), unixSeconds(now.Add(d))}
 }
 
-// unixSeconds is a time in a Lifetime, which has none before 1970.
+// unixSeconds returns a time in seconds of Unix time; a time before 1970 becomes 0.
 func unixSeconds(t time.Time) uint64 { return uint64(max(t.Unix(), 0)) }
 
-// Contains says whether t lies within.
+// Contains reports whether t is within the lifetime.
 func (l Lifetime) Contains(t time.Time) bool {
 	now := t.Unix()
 	return now >= 0 && l.NotBefore <= uint64(now) && uint64(now) <= l.NotAfter
 }
 
-// LeafNode is one client's appearance in a group (§7.2).
+// LeafNode is the leaf of one client in a group (§7.2).
 type LeafNode struct {
 	EncryptionKey []byte
 	SignatureKey  []byte
@@ -144,7 +151,7 @@ func (l *LeafNode) encode(w *codec.Writer) {
 	w.Bytes(l.Signature)
 }
 
-// marshal gives the encoding that the tree keeps.
+// marshal returns the encoding that the tree keeps.
 func (l *LeafNode) marshal() ([]byte, error) {
 	var w codec.Writer
 	l.encode(&w)
@@ -158,8 +165,8 @@ func decodeLeafNode(r *codec.Reader) *LeafNode {
 	return l
 }
 
-// decode reads a leaf node into l. Capabilities go into the lists that l has, so that many leaves can be
-// read into one, each until the next is; all else is new, or a part of what is read.
+// decode reads a leaf node into l. Capabilities are read into the existing lists of l, so that many leaves can be
+// read into one l; they are valid until the next decode. All other fields are new, or parts of the input.
 func (l *LeafNode) decode(r *codec.Reader) {
 	*l = LeafNode{
 		EncryptionKey: r.Bytes(),
@@ -182,14 +189,14 @@ func (l *LeafNode) decode(r *codec.Reader) {
 	l.Signature = r.Bytes()
 }
 
-// parseLeafNode reads what the tree keeps.
+// parseLeafNode decodes a leaf as the tree stores it.
 func parseLeafNode(body string) (*LeafNode, error) {
 	r := codec.NewReader([]byte(body), codec.DefaultLimits)
 	l := decodeLeafNode(r)
 	return l, malformed("leaf node", r.Finish())
 }
 
-// tbs is LeafNodeTBS (§7.2): bound to the group and the leaf unless it comes from a KeyPackage.
+// tbs returns LeafNodeTBS (§7.2), which includes group and leaf index unless the leaf comes from a KeyPackage.
 func (l *LeafNode) tbs(groupID []byte, index LeafIndex) []byte {
 	var w codec.Writer
 	l.encodeTBS(&w)
@@ -213,7 +220,7 @@ func (l *LeafNode) signWith(k *signer, groupID []byte, index LeafIndex) (err err
 	return err
 }
 
-// verifySignature is the second check of §7.3.
+// verifySignature makes the second check of §7.3.
 func (l *LeafNode) verifySignature(s *suite, groupID []byte, index LeafIndex) error {
 	if !s.verifyWithLabel(l.SignatureKey, "LeafNodeTBS", l.tbs(groupID, index), l.Signature) {
 		return badLeafSignature()

@@ -14,18 +14,18 @@ type Founding struct {
 	GroupInfo []byte
 }
 
-// FoundOptions shape the group that succeeds or branches off another.
+// FoundOptions are the options of a group that succeeds or branches off another.
 type FoundOptions struct {
 	CreateOptions
-	// Identity is this member's in the new group; by default the one in the old group, where the
-	// cipher suites agree.
+	// Identity is this member's identity in the new group. By default it is the identity in the old group, if both
+	// groups have the same cipher suite.
 	Identity *Identity
-	// KeyPackages are those of the other members.
+	// KeyPackages are the KeyPackages of the other members.
 	KeyPackages []*KeyPackage
-	// PSKs are injected in addition to the one that ties the groups together, as in ExternalOptions.
+	// PSKs are injected in addition to the resumption PSK that ties the groups together, as in ExternalOptions.
 	PSKs []PreSharedKeyID
-	// OmitPath leaves the path out of the first commit: cheaper, and this member's keys stay those of
-	// epoch 0, which nobody else was in.
+	// OmitPath leaves the path out of the first commit: the commit is cheaper, and this member keeps its keys of
+	// epoch 0, in which there was no other member.
 	OmitPath bool
 	// Leaf changes this member's leaf with the first commit.
 	Leaf        LeafUpdate
@@ -33,8 +33,10 @@ type FoundOptions struct {
 	GroupInfo   GroupInfoOptions
 }
 
-// Successor founds the group in favour of which this one was closed by a ReInit (RFC 9420 §11.2): with
-// its parameters and the same members, tied to it by a resumption PSK. Any member may; only one should.
+// Successor founds the group in favour of which this one was closed by a ReInit (RFC 9420 §11.2). The new group has
+// the parameters of the ReInit and the same members, and is tied to this group by a resumption PSK. Any member may
+// call Successor; only one member should. Errors: ErrMisuse if no ReInit has closed the group, ErrInvalid if
+// opts.KeyPackages are not those of the other members, ErrStore.
 func (g *Group) Successor(opts FoundOptions) (*Founding, error) {
 	r := g.public().reinit
 	if r == nil {
@@ -55,11 +57,11 @@ func (g *Group) Successor(opts FoundOptions) (*Founding, error) {
 	return f.store(g.client)
 }
 
-// CommitSuccessor makes the first commit of this group, which has one member and is in epoch 0, as the
-// successor of the one that closing closes by a ReInit: closing may be an own commit that has not been
-// accepted yet, so that both go out together, and whoever takes in the ReInit can join the successor. The
-// group must have the id, the cipher suite and the extensions that the ReInit names. opts.Proposals add
-// the other members; the resumption PSK is added here (§11.2).
+// CommitSuccessor makes the first commit of this group, as the successor of the group that closing closes by a
+// ReInit. This group must have one member, be in epoch 0, and have the id, the cipher suite and the extensions that
+// the ReInit names. closing may be an own commit that is not accepted yet, so that both commits are sent together,
+// and each member that processes the ReInit can join the successor. opts.Proposals must add the other members;
+// CommitSuccessor adds the resumption PSK (§11.2).
 func (g *Group) CommitSuccessor(closing *StagedCommit, opts CommitOptions) (*Commit, error) {
 	if closing == nil || closing.next == nil || closing.effects.ReInit == nil {
 		return nil, fail(ErrMisuse, "§11.2", "closing commit", "is none by a ReInit, or has been abandoned")
@@ -87,7 +89,7 @@ func (g *Group) CommitSuccessor(closing *StagedCommit, opts CommitOptions) (*Com
 	return c, nil
 }
 
-// begins reports whether a resumption PSK is that of the epoch that a commit leads to.
+// begins reports whether id names the resumption PSK of the epoch that the commit leads to.
 func (s *StagedCommit) begins(id PreSharedKeyID) bool {
 	if s == nil || s.next == nil || id.Type != PSKResumption {
 		return false
@@ -96,10 +98,10 @@ func (s *StagedCommit) begins(id PreSharedKeyID) bool {
 	return id.Epoch == c.Epoch && bytes.Equal(id.GroupID, c.GroupID)
 }
 
-// foundingUsage is what a resumption PSK may be used for in the first commit of a group that succeeds
-// another, as a server sees it, or its own maker after a restart: nobody else processes that commit, since
-// all others join by its Welcome (§11.2).
-func (p *PublicState) foundingUsage(by Sender) pskUsage {
+// foundingUsage returns the allowed usage of a resumption PSK in the first commit of a group that succeeds another.
+// Only a server, or the committer after a restart, processes that commit, since all others join by its Welcome
+// (§11.2).
+func (p *PublicState) foundingUsage(by Sender) ResumptionUsage {
 	if p.context.Epoch == 0 && p.Size() == 1 && by.Type == SenderMember {
 		return UsageReInit
 	}
@@ -107,7 +109,8 @@ func (p *PublicState) foundingUsage(by Sender) pskUsage {
 }
 
 // Branch founds a subgroup: a new group of some of this group's members with the same version and cipher
-// suite, tied to it by a resumption PSK (§11.3).
+// suite, tied to it by a resumption PSK (§11.3). Errors: ErrGroupEnded; ErrInvalid if a KeyPackage is not that of a member
+// of this group, or if the client has a group of that id; ErrStore.
 func (g *Group) Branch(groupID []byte, opts FoundOptions) (*Founding, error) {
 	if err := g.active(); err != nil {
 		return nil, err
@@ -124,14 +127,14 @@ func (g *Group) Branch(groupID []byte, opts FoundOptions) (*Founding, error) {
 	return f.store(g.client)
 }
 
-// unwritten is a Store as it is, which takes no writes.
+// unwritten is a Store that ignores writes.
 type unwritten struct{ Store }
 
-// Apply forgets the batch.
+// Apply ignores the batch.
 func (unwritten) Apply(Batch) error { return nil }
 
-// store writes the new group as it is after its first commit, all at once: half of a founding would be
-// a group that nobody else is in, under an id that is taken.
+// store writes the new group after its first commit, all at once. A founding that is stored only in part would leave
+// a group without other members, and its id could not be used again.
 func (f *Founding) store(c *Client) (*Founding, error) {
 	next := f.Group
 	next.client = c
@@ -152,7 +155,7 @@ func (f *Founding) store(c *Client) (*Founding, error) {
 	return f, nil
 }
 
-// found creates the new group and commits everybody into it, in memory.
+// found creates the new group and commits the additions of all members, in memory.
 func (g *Group) found(cs CipherSuite, groupID []byte, usage ResumptionUsage, opts FoundOptions) (*Founding, error) {
 	id := Identity{CipherSuite: cs}
 	switch leaf, ok := g.public().tree.leaf(g.state.self); {
@@ -233,7 +236,7 @@ func (g *Group) knows(l *LeafNode) error {
 	return nil
 }
 
-// sameMembers checks that everybody in this group is in the other one, and nobody else (§11.2).
+// sameMembers checks that both groups have the same members (§11.2).
 func (p *PublicState) sameMembers(other *PublicState) error {
 	if other.Size() != p.Size() {
 		return fail(ErrInvalid, "§11.2", "new group", "%d members, the old one has %d", other.Size(), p.Size())
@@ -264,7 +267,7 @@ func (p *PublicState) sameMembers(other *PublicState) error {
 	return nil
 }
 
-// absent gives the members whose identities are not in another group.
+// absent returns the members of p whose identities are not in other.
 func (p *PublicState) absent(other *PublicState) (gone map[LeafIndex]*LeafNode, err error) {
 	p.tree.eachLeaf(func(i LeafIndex, body string) bool {
 		var leaf *LeafNode
@@ -283,8 +286,8 @@ func (p *PublicState) absent(other *PublicState) (gone map[LeafIndex]*LeafNode, 
 	return gone, err
 }
 
-// checkLineage checks a group that is being joined against the one it claims to come from (§11.2, §11.3,
-// §12.4.3.1).
+// checkLineage checks a group that is being joined against the group that the Welcome names as its origin (§11.2,
+// §11.3, §12.4.3.1).
 func (j *joining) checkLineage() error {
 	for _, id := range j.secrets.psks {
 		if id.Type != PSKResumption || id.Usage == UsageApplication {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestCommitSuccessor: the successor's first commit is made together with the ReInit, before that has been
-// accepted, and survives a restart of its maker; a server follows both groups (RFC 9420 §11.2).
+// TestCommitSuccessor checks that the successor's first commit can be made together with the ReInit, before the
+// ReInit has been accepted, and survives a restart of its maker; a server follows both groups (RFC 9420 §11.2).
 func TestCommitSuccessor(t *testing.T) {
 	const to = MLS128MLKEM768X25519AES128Ed25519
 	for _, public := range []bool{false, true} {
@@ -69,7 +69,7 @@ func TestCommitSuccessor(t *testing.T) {
 	}
 }
 
-// TestCommitSuccessorRefuses what would not be the group that the ReInit describes.
+// TestCommitSuccessorRefuses checks that a group that differs from the ReInit's description is refused.
 func TestCommitSuccessorRefuses(t *testing.T) {
 	const to = MLS128MLKEM768X25519AES128Ed25519
 	alice, bob, carol := newPerson(t, "alice", 1), newPerson(t, "bob", 1), newPerson(t, "carol", 1)
@@ -97,7 +97,7 @@ func TestCommitSuccessorRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dave := func(cs CipherSuite, x ...Extension) *Group { // a client each: of one id a client has one group
+	dave := func(cs CipherSuite, x ...Extension) *Group { // a new client for each group: a client has at most one group of an id
 		p := newPerson(t, "dave", cs)
 		return must[*Group](t)(p.CreateGroup(p.id, []byte("next"), CreateOptions{Extensions: x}))
 	}

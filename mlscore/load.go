@@ -30,8 +30,8 @@ func storeError(object string, err error) error {
 	return &Error{Kind: ErrStore, Object: object, Detail: "cannot be read", Err: err}
 }
 
-// LoadGroup opens a group from the store, as it was after the last operation that returned. A commit
-// that waited is there again as Pending.
+// LoadGroup loads a group from the store, as it was after the last operation that returned. Pending returns the own
+// commit that waited.
 func (c *Client) LoadGroup(groupID []byte) (*Group, error) {
 	n, _, err := c.newest(groupID)
 	if err != nil {
@@ -40,9 +40,9 @@ func (c *Client) LoadGroup(groupID []byte) (*Group, error) {
 	return c.loadGroup(n)
 }
 
-// Predecessor opens the closed group of the same id that this one succeeded, where a ReInit kept the id
-// (§11.2): late messages of the old group are read there, for as long as in any other closed group.
-// ErrMissing if there is none, or if it was erased. LoadGroup opens the newest group of an id.
+// Predecessor loads the closed group of the same id that this one succeeded, if a ReInit kept the id (§11.2). Late
+// messages of the old group are processed there, for as long as in any other closed group. It returns ErrMissing if
+// there is no such group, or if it was erased. LoadGroup loads the newest group of an id.
 func (g *Group) Predecessor() (*Group, error) {
 	n := g.name()
 	if n.place == 0 {
@@ -70,8 +70,8 @@ type loader struct {
 	stored storedGroup
 }
 
-// storedGroup are the records of a group, read at once. What late messages of ended epochs need is read
-// when such a message comes.
+// storedGroup holds the records of a group, which are read at once. The records for late messages of ended epochs are
+// read when such a message arrives.
 type storedGroup struct {
 	tree      treeReading
 	nodes     []nodeRecord
@@ -84,7 +84,7 @@ type storedGroup struct {
 
 // nodeRecord is a node that changed since the tree was stored.
 type nodeRecord struct {
-	at   NodeIndex
+	at   nodeIndex
 	body string
 }
 
@@ -130,7 +130,7 @@ func (l *loader) read() error {
 	})
 }
 
-// take reads a record of some kind. rest is what follows the kind in its key.
+// take reads a record of a kind. rest is the part of its key after the kind.
 func (l *loader) take(kind byte, rest, value []byte) error {
 	r := &l.stored
 	if want, ok := restLength(kind, l.g.suite); ok && len(rest) != want {
@@ -140,7 +140,7 @@ func (l *loader) take(kind byte, rest, value []byte) error {
 	case recordTree:
 		return r.tree.take(rest, value)
 	case recordNode:
-		r.nodes = append(r.nodes, nodeRecord{NodeIndex(binary.BigEndian.Uint32(rest)), string(value)})
+		r.nodes = append(r.nodes, nodeRecord{nodeIndex(binary.BigEndian.Uint32(rest)), string(value)})
 	case recordTreeKey, recordRatchet, recordSkipped:
 		if binary.BigEndian.Uint64(rest) == l.head.context.Epoch {
 			return r.messages.take(kind, rest[8:], value)
@@ -174,7 +174,7 @@ func (l *loader) take(kind byte, rest, value []byte) error {
 	return nil
 }
 
-// restLength is the number of bytes after the kind in the key of a record of that kind; false if it varies.
+// restLength returns the number of bytes after the kind in the key of a record of that kind; false if it varies.
 func restLength(kind byte, s *suite) (int, bool) {
 	switch kind {
 	case recordNode, recordProposal:
@@ -193,7 +193,7 @@ func restLength(kind byte, s *suite) (int, bool) {
 	return 0, false
 }
 
-// loadPublic rebuilds the tree: the one of the time of joining, and the nodes that changed since.
+// loadPublic rebuilds the tree from the tree at the time of joining and the nodes that changed since then.
 func (l *loader) loadPublic() error {
 	t, err := l.tree()
 	if err != nil {
@@ -220,13 +220,13 @@ func (l *loader) loadPublic() error {
 	return nil
 }
 
-// tree puts the nodes that changed into the tree that is stored.
+// tree puts the changed nodes into the stored tree.
 func (l *loader) tree() (*ratchetTree, error) {
 	t, err := l.stored.tree.finish(l.g.suite.hashLen())
 	if err != nil {
 		return nil, err
 	}
-	changed := make([]NodeIndex, len(l.stored.nodes))
+	changed := make([]nodeIndex, len(l.stored.nodes))
 	for i, n := range l.stored.nodes {
 		changed[i] = n.at
 		if n.body != "" && n.at > 2*rootOf(l.head.height) {
@@ -248,12 +248,12 @@ func (l *loader) tree() (*ratchetTree, error) {
 	return restoreTree(l.g.suite, l.client.cfg.Auth, t, changed)
 }
 
-// take puts a stored record of this epoch into a secret tree. rest is what follows the epoch in its key.
+// take puts a stored record of this epoch into a secret tree. rest is the part of its key after the epoch.
 func (t *secretTree) take(kind byte, rest, value []byte) error {
 	switch kind {
 	case recordTreeKey:
 		secret := NewSecret(value)
-		t.nodes[NodeIndex(binary.BigEndian.Uint32(rest))] = secret
+		t.nodes[nodeIndex(binary.BigEndian.Uint32(rest))] = secret
 		return t.suite.checkStored("secret tree", secret)
 	case recordRatchet:
 		entry, err := parseRatchet(value)
@@ -279,8 +279,7 @@ func parseRatchetName(b []byte) ratchetName {
 	return ratchetName{LeafIndex(binary.BigEndian.Uint32(b)), ContentType(b[4]) != ContentApplication}
 }
 
-// openPast reads what a past epoch at a place in the list needs to read a late message, unless that has
-// been done.
+// openPast reads the records that the past epoch at index at needs for a late message, unless they have been read.
 func (g *Group) openPast(at int) (*pastEpoch, error) {
 	p := g.past[at]
 	if p.messages != nil {
@@ -297,7 +296,7 @@ func (g *Group) openPast(at int) (*pastEpoch, error) {
 	return p, nil
 }
 
-// storedMessages reads what is left of the message keys of a past epoch.
+// storedMessages reads the remaining message keys of a past epoch.
 func (c *Client) storedMessages(s *suite, group groupName, epoch uint64, height int) (*secretTree, error) {
 	t := newSecretTree(s, height, Secret{})
 	clear(t.nodes)
@@ -318,8 +317,8 @@ func (c *Client) storedMessages(s *suite, group groupName, epoch uint64, height 
 	return t, nil
 }
 
-// restorePast rebuilds the tree of a past epoch, and those of the epochs after it: each follows from the
-// next one.
+// restorePast rebuilds the tree of a past epoch and the trees of the epochs after it: each tree is computed from the
+// tree of the next epoch.
 func (g *Group) restorePast(at int) error {
 	from := at
 	for from >= 0 && g.past[from].tree == nil {

@@ -5,24 +5,24 @@ import (
 	"maps"
 )
 
-// memberIndex knows of all members together what a new leaf has to be compared with, so that no rule
-// needs a pass over the leaves: signature keys and identities, and how many members have which
-// capabilities and credential types.
+// memberIndex holds the data of all members that a new leaf is compared with, so that no rule needs a pass over the
+// leaves: signature keys, identities, and the number of members with each set of capabilities and each credential
+// type.
 type memberIndex struct {
 	suite      *suite
 	auth       Authenticator
 	signatures keyIndex // → LeafIndex
 	identities keyIndex // → LeafIndex
 
-	// A client announces few different sets of capabilities; members that announce the same share a
-	// class. The maps belong to the edit under way if owned, else to all trees that share them.
+	// A client announces few different sets of capabilities; members that announce the same share a class. If owned
+	// is set, the maps belong to the current edit, else to all trees that share them.
 	owned       bool
 	classes     map[string]*capabilityClass
 	credentials map[CredentialType]int
 }
 
-// capabilityClass counts the members whose capabilities are the same but for GREASE. Leaving GREASE
-// out changes no answer: it counts as unsupported, whoever lists it (§13.5).
+// capabilityClass counts the members whose capabilities are the same apart from GREASE. Leaving GREASE out changes no
+// result: GREASE is never supported, even if a member lists it (§13.5).
 type capabilityClass struct {
 	capabilities Capabilities
 	members      int
@@ -53,7 +53,7 @@ func (x *memberIndex) own() {
 	}
 }
 
-// addAll takes leaves in that stand nowhere yet.
+// addAll adds leaves that are not in the index.
 func (x *memberIndex) addAll(leaves []leafChange) error {
 	signatures := make([]uint64, len(leaves))
 	identities := make([]uint64, len(leaves))
@@ -82,7 +82,7 @@ func (x *memberIndex) remove(i LeafIndex, body string) error {
 	return nil
 }
 
-// count adds a leaf's capabilities and credential type to the totals, or takes them out.
+// count adds a leaf's capabilities and credential type to the totals, or subtracts them.
 func (x *memberIndex) count(leaf *LeafNode, by int) {
 	x.own()
 	var scratch [128]byte
@@ -109,7 +109,7 @@ func (x *memberIndex) identify(body string) (*LeafNode, string, error) {
 	return leaf, id, err
 }
 
-// identity asks the application whom a leaf represents.
+// identity asks the Authenticator for the identity of a leaf.
 func (x *memberIndex) identity(leaf *LeafNode) (string, error) {
 	id, err := x.identityBytes(leaf)
 	return string(id), err
@@ -132,7 +132,7 @@ func appendClass(b []byte, c Capabilities) []byte {
 	return appendCodes(b, c.Credentials)
 }
 
-// appendCodes appends code points behind their number of bytes, without GREASE.
+// appendCodes appends the length of code points in bytes and the code points, without GREASE.
 func appendCodes[T ~uint16](b []byte, codes []T) []byte {
 	start := len(b)
 	b = append(b, 0, 0, 0, 0)
@@ -145,7 +145,7 @@ func appendCodes[T ~uint16](b []byte, codes []T) []byte {
 	return b
 }
 
-// all says whether a condition holds for the capabilities of every member.
+// all reports whether a condition holds for the capabilities of every member.
 func (x *memberIndex) all(holds func(Capabilities) bool) bool {
 	for _, c := range x.classes {
 		if !holds(c.capabilities) {
@@ -155,7 +155,7 @@ func (x *memberIndex) all(holds func(Capabilities) bool) bool {
 	return true
 }
 
-// memberByIdentity finds the member whom the application knows by id.
+// memberByIdentity returns the member to whom the Authenticator gives the identity id.
 func (t *ratchetTree) memberByIdentity(id string) (at LeafIndex, found bool) {
 	found = t.indexed().people.identities.find(id, func(place uint32) bool {
 		leaf, ok := t.leaf(LeafIndex(place))
@@ -169,13 +169,13 @@ func (t *ratchetTree) memberByIdentity(id string) (at LeafIndex, found bool) {
 	return at, found
 }
 
-// noNode is no node of any tree.
-const noNode = ^NodeIndex(0)
+// noNode is not a node of any tree.
+const noNode = ^nodeIndex(0)
 
-// otherNode finds a node other than n with an encryption key.
-func (t *ratchetTree) otherNode(n NodeIndex, key []byte) (at NodeIndex, found bool) {
+// otherNode returns a node other than n that has the encryption key.
+func (t *ratchetTree) otherNode(n nodeIndex, key []byte) (at nodeIndex, found bool) {
 	found = t.indexed().keys.find(string(key), func(place uint32) bool {
-		if at = NodeIndex(place); at == n {
+		if at = nodeIndex(place); at == n {
 			return false
 		}
 		have := t.nodeAbove(at.firstLeaf(), at.level())
@@ -184,7 +184,7 @@ func (t *ratchetTree) otherNode(n NodeIndex, key []byte) (at NodeIndex, found bo
 	return at, found
 }
 
-// otherMember finds a leaf other than i that stands under key in an index and is like it.
+// otherMember returns a leaf other than i that an index holds under key and for which like returns true.
 func (t *ratchetTree) otherMember(x keyIndex, i LeafIndex, key string, like func(*LeafNode) bool) (at LeafIndex, found bool) {
 	found = x.find(key, func(place uint32) bool {
 		if at = LeafIndex(place); at == i {

@@ -29,8 +29,8 @@ func (x keyIndex) entries() []uint32 {
 	return list
 }
 
-// checkIndex compares a tree's indices with its nodes: each key is found at its place, and nothing else
-// is held.
+// checkIndex compares a tree's indices with its nodes: each key must be found at its place, and there may be no other
+// entries.
 func checkIndex(t testing.TB, tree *ratchetTree, bodies []string) {
 	t.Helper()
 	var nodes, leaves []uint32
@@ -53,7 +53,7 @@ func checkIndex(t testing.TB, tree *ratchetTree, bodies []string) {
 		checkHolds(t, tree.indexed().people.signatures, string(leaf.SignatureKey), i)
 		checkHolds(t, tree.indexed().people.identities, id, i)
 		if got, ok := tree.memberByIdentity(id); !ok || uint32(got) != i {
-			t.Fatalf("identity %q is found at leaf %d, %v; it stands at %d", id, got, ok, i)
+			t.Fatalf("identity %q is found at leaf %d, %v, want leaf %d", id, got, ok, i)
 		}
 		classes[string(appendClass(nil, leaf.Capabilities))]++
 		credentials[leaf.Credential.Type]++
@@ -96,21 +96,21 @@ func countClasses(x *memberIndex) map[string]int {
 	return count
 }
 
-// sameIndices compares indices that edits kept in step with those of a tree that was built at once.
+// sameIndices compares indices that edits have updated with those of a tree that was built at once.
 func sameIndices(t testing.TB, edited, built *ratchetTree) {
 	t.Helper()
 	if !slices.Equal(edited.indexed().keys.entries(), built.indexed().keys.entries()) ||
 		!slices.Equal(edited.indexed().people.signatures.entries(), built.indexed().people.signatures.entries()) ||
 		!slices.Equal(edited.indexed().people.identities.entries(), built.indexed().people.identities.entries()) {
-		t.Fatal("key indices differ from those of a tree that is built anew")
+		t.Fatal("key indices differ from those of a tree that is built again")
 	}
 	if !maps.Equal(countClasses(&edited.indexed().people), countClasses(&built.indexed().people)) ||
 		!maps.Equal(edited.indexed().people.credentials, built.indexed().people.credentials) {
-		t.Fatal("capability classes differ from those of a tree that is built anew")
+		t.Fatal("capability classes differ from those of a tree that is built again")
 	}
 }
 
-// namelessAuth accepts all credentials, and cannot tell whose that of nobody is.
+// namelessAuth accepts all credentials, but has no identity for the credential "nobody".
 type namelessAuth struct{ labAuth }
 
 func (a namelessAuth) Identity(c Credential, key []byte) ([]byte, error) {
@@ -120,14 +120,14 @@ func (a namelessAuth) Identity(c Credential, key []byte) ([]byte, error) {
 	return a.labAuth.Identity(c, key)
 }
 
-// TestNoIdentity: a credential that is valid and says not whose it is gets nobody into a group, and nobody
-// joins a group that holds one.
+// TestNoIdentity checks that a client with a valid credential without an identity cannot get into a group, and that
+// no client joins a group with such a member.
 func TestNoIdentity(t *testing.T) {
-	cannotTell := func(c *Config) { c.Auth = namelessAuth{} }
+	withoutNames := func(c *Config) { c.Auth = namelessAuth{} }
 	refused := want{kind: ErrPolicy, clause: "§5.3", say: "has no identity"}
 	l := newLab(t, false, labOptions{config: func(name string, c *Config) {
 		if name != "nobody" {
-			cannotTell(c)
+			withoutNames(c)
 		}
 	}})
 	alice := l.people[0]
@@ -136,7 +136,7 @@ func TestNoIdentity(t *testing.T) {
 	l.goesOn()
 
 	l = newLab(t, false, labOptions{names: []string{"alice", "nobody"}})
-	dave := newPerson(t, "dave", labSuite, cannotTell)
+	dave := newPerson(t, "dave", labSuite, withoutNames)
 	f := statement{by: l.people[0], added: dave.keyPackage(t)}
 	msg, info, _ := f.messages(t)
 	l.refuseJoin(dave, msg, JoinOptions{}, refused)

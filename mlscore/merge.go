@@ -1,9 +1,10 @@
 package mlscore
 
-// Merge enters the epoch of a staged commit. The commit must have been staged in the present epoch. An
-// own commit that waited, and proposals that were not committed, are gone then.
+// Merge enters the epoch of a staged commit (§12.4.2). The commit must have been staged in the present epoch, or Merge
+// returns ErrStale. Merge drops a pending own commit and the proposals that were not committed. After ErrStore, Merge
+// can be tried again.
 //
-// A commit that removes this member ends the group here: all of its state is deleted (§12.4.2).
+// A commit that removes this member ends the group for this client: Merge deletes all of the group's state (§12.4.2).
 func (g *Group) Merge(s *StagedCommit) error {
 	if err := g.usable(); err != nil {
 		return err
@@ -37,7 +38,7 @@ func (g *Group) Merge(s *StagedCommit) error {
 	return nil
 }
 
-// pendingGone drops the own commit that waited: it is merged, or overtaken.
+// pendingGone drops the pending own commit, which is merged or overtaken.
 func (g *Group) pendingGone(merged *StagedCommit) {
 	if g.pending != nil && g.pending != merged {
 		g.pending.abandon()
@@ -45,7 +46,7 @@ func (g *Group) pendingGone(merged *StagedCommit) {
 	g.pending = nil
 }
 
-// useMerged uses up the key under which the merged commit came.
+// useMerged consumes the key of the merged commit's message.
 func (g *Group) useMerged(s *StagedCommit) {
 	step, err := g.state.messages.peek(*s.used, s.usedGeneration, g.client.cfg.Limits.Ratchet)
 	if err == nil {
@@ -54,7 +55,7 @@ func (g *Group) useMerged(s *StagedCommit) {
 	}
 }
 
-// rotate makes next the present state and the present state a past one.
+// rotate makes next the present state and turns the present state into a past epoch.
 func (g *Group) rotate(next *memberState) {
 	old := g.state
 	next.succeeds(old)

@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestSection12_4_2_MergeOnlyWhatStands: a commit that was given up, overtaken or merged leads nowhere,
-// and leaves the group as it is.
-func TestSection12_4_2_MergeOnlyWhatStands(t *testing.T) {
+// TestSection12_4_2_MergePresentCommit checks that a commit that was abandoned, overtaken or merged cannot be
+// merged, and that the attempt does not change the group.
+func TestSection12_4_2_MergePresentCommit(t *testing.T) {
 	alice, bob := newPerson(t, "alice", 1), newPerson(t, "bob", 1)
 	alice.create(t, CreateOptions{})
 	alice.commit(t, CommitOptions{}, nil, bob)

@@ -2,13 +2,15 @@ package mlscore
 
 import (
 	"errors"
+	"fmt"
+	"strings"
 	"testing"
 )
 
-// noSuite is a cipher suite that nobody has.
+// noSuite is a cipher suite that does not exist.
 const noSuite = CipherSuite(0xff00)
 
-// refusal is a call that must be refused, and as what.
+// refusal is a call that must be refused, with the kind of its error.
 type refusal struct {
 	what string
 	kind error
@@ -24,10 +26,10 @@ func requireRefused(t *testing.T, list []refusal) {
 	}
 }
 
-// failure drops a value, so that calls with one can stand in a list.
+// failure drops a value, so that a list can contain calls that return a value and an error.
 func failure[T any](_ T, err error) error { return err }
 
-// TestMisuse: what a caller gives that no client can work with is refused before anything is done.
+// TestMisuse checks that unusable arguments of a caller are refused before anything is changed.
 func TestMisuse(t *testing.T) {
 	l := newLab(t, true, labOptions{})
 	alice := l.people[0]
@@ -57,7 +59,7 @@ func TestMisuse(t *testing.T) {
 		{"a maximum lifetime of others below zero", ErrMisuse, failure(NewClient(Config{Auth: labAuth{}, Store: NewMemoryStore(), Now: testNow, MaxLifetimeReceived: -1}))},
 		{"a server without an Authenticator", ErrMisuse, failure(NewPublicState(info, nil, PublicConfig{}))},
 		{"a signature key of an unknown suite", ErrUnsupported, keyErr},
-		{"primitives of an unknown suite", ErrUnsupported, failure(NewPrimitives(noSuite))},
+		{"primitives of an unknown suite", ErrUnsupported, failure(newPrimitives(noSuite))},
 		{"a KeyPackage of an unknown suite", ErrUnsupported, failure(alice.NewKeyPackage(unknown, KeyPackageOptions{}))},
 		{"a KeyPackage without a signature key", ErrMisuse, failure(alice.NewKeyPackage(keyless, KeyPackageOptions{}))},
 		{"the reference of a KeyPackage of an unknown suite", ErrUnsupported, failure(kp.Ref())},
@@ -77,11 +79,14 @@ func TestMisuse(t *testing.T) {
 		{"an Update to an identity of another suite", ErrMisuse, failure(g.ProposeUpdate(LeafUpdate{Identity: &elsewhere}, ProposeOptions{}))},
 		{"a GroupInfo that is none", ErrMalformed, failure(ParseGroupInfo([]byte("no")))},
 	})
+	if _, err := g.Propose(Proposal{Type: ProposalUpdate, Update: kp.LeafNode}, ProposeOptions{}); !strings.Contains(fmt.Sprint(err), "ProposeUpdate") {
+		t.Errorf("an Update without private keys: %v; want the name of the method that makes the keys", err)
+	}
 	before.requireSame(t, alice)
 	l.goesOn()
 }
 
-// TestOutOfGroup: whoever is out of a group makes nothing in it.
+// TestOutOfGroup checks that a removed member can make no message for the group.
 func TestOutOfGroup(t *testing.T) {
 	l := newLab(t, false, labOptions{})
 	alice, bob := l.people[0], l.people[1]
@@ -98,7 +103,7 @@ func TestOutOfGroup(t *testing.T) {
 	})
 }
 
-// TestTrustBasic accepts basic credentials alone, and no other in the place of one.
+// TestTrustBasic checks that TrustBasic accepts only basic credentials and no change of identity.
 func TestTrustBasic(t *testing.T) {
 	a, b := BasicCredential([]byte("a")), BasicCredential([]byte("b"))
 	requireRefused(t, []refusal{
@@ -112,7 +117,7 @@ func TestTrustBasic(t *testing.T) {
 	}
 }
 
-// TestExportBounds: HPKE exports up to 255 hashes, as HKDF does, and not one byte more.
+// TestExportBounds checks that HPKE exports up to 255 times the hash length, as HKDF does, and not one byte more.
 func TestExportBounds(t *testing.T) {
 	s := must[*suite](t)(suiteOf(labSuite))
 	for n, ok := range map[int]bool{-1: false, 0: true, s.maxExpand(): true, s.maxExpand() + 1: false} {

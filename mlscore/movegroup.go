@@ -8,19 +8,18 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// A group moves from one store to another in three steps: the new store offers to import one group
-// (OfferImport), the old one moves it out to that offer (MoveOut), the new one imports it (ImportGroup).
-// A copy in two stores would use message keys twice, so there never are two: moving out deletes the group
-// in the write that hands it over, and importing uses up the offer's private key. docs/state.md describes
-// the formats.
+// A group moves from one store to another in three steps: the new store offers to import one group (OfferImport), the
+// old one moves it out to that offer (MoveOut), the new one imports it (ImportGroup). Two copies would use message
+// keys twice, so there is never more than one copy: moving out deletes the group in the same write that outputs it,
+// and importing consumes the offer's private key. docs/spec/state.md describes the formats.
 
-// moveVersion begins an offer and a moved group.
+// moveVersion is the first field of an offer and of a moved group.
 const moveVersion = 1
 
-// moveTokenLen is the length of an offer's token, which nobody knows but the two devices.
+// moveTokenLen is the length of an offer's token, which only the two devices know.
 const moveTokenLen = 32
 
-// moveLabel sets the encryption of a moved group apart from what MLS encrypts (RFC 9420 §5.1.3).
+// moveLabel separates the encryption of a moved group from the encryptions of MLS (RFC 9420 §5.1.3).
 const moveLabel = "mlsfed moved group"
 
 func checkMoveVersion(r *codec.Reader) {
@@ -29,7 +28,7 @@ func checkMoveVersion(r *codec.Reader) {
 	}
 }
 
-// importOffer is where one group can be moved to.
+// importOffer is an offer to import one group.
 type importOffer struct {
 	suite CipherSuite
 	token []byte
@@ -55,11 +54,11 @@ func parseImportOffer(b []byte) (*importOffer, error) {
 	return o, malformed("import offer", r.Finish())
 }
 
-// OfferImport makes an offer to import one group of a cipher suite into this client's store, for
-// Group.MoveOut on another. It lasts until ImportGroup uses it or WithdrawImport ends it.
+// OfferImport makes an offer to import one group of a cipher suite into this client's store, for Group.MoveOut on
+// another client. The offer is valid until ImportGroup uses it or WithdrawImport ends it.
 //
-// The offer is a secret of the two devices, to be shown as a QR code or sent over a channel that they
-// authenticated: an attacker who sees it can make a group for this client to import.
+// The offer is a secret of the two devices. Show it as a QR code or send it over a channel that the devices
+// authenticated: an attacker who sees the offer can make a group for this client to import.
 func (c *Client) OfferImport(cs CipherSuite) ([]byte, error) {
 	s, err := c.suite(cs)
 	if err != nil {
@@ -85,7 +84,7 @@ func (c *Client) OfferImport(cs CipherSuite) ([]byte, error) {
 	return offer, nil
 }
 
-// WithdrawImport ends an offer that was not used.
+// WithdrawImport ends an unused offer.
 func (c *Client) WithdrawImport(offer []byte) error {
 	o, err := parseImportOffer(offer)
 	if err != nil {
@@ -100,12 +99,12 @@ func (c *Client) WithdrawImport(offer []byte) error {
 	return applyBatch(c.cfg.Store, b)
 }
 
-// offerRef names an offer in the store and in what is moved to it.
+// offerRef returns the name of an offer in the store and in a group that is moved to it.
 func (s *suite) offerRef(offer []byte) []byte { return s.refHash("mlsfed import offer", offer) }
 
 func offerKey(ref []byte) []byte { return append([]byte{'i'}, ref...) }
 
-// offerRecord is what a client keeps of an offer.
+// offerRecord is the stored record of an offer.
 type offerRecord struct {
 	offer []byte
 	priv  Secret
@@ -126,7 +125,7 @@ func parseOfferRecord(b []byte) (*offerRecord, error) {
 	return o, malformed("stored import offer", r.Finish())
 }
 
-// movedGroup is a group on its way, encrypted to an offer.
+// movedGroup is a group encrypted to an offer.
 type movedGroup struct {
 	suite  CipherSuite
 	ref    []byte // of the offer
@@ -178,7 +177,7 @@ func (m *movedRecords) marshal() ([]byte, error) {
 	return b, malformed("moved records", err)
 }
 
-// parseMovedRecords shares the memory of b.
+// parseMovedRecords decodes b. The result shares the memory of b.
 func parseMovedRecords(b []byte) (*movedRecords, error) {
 	r := codec.NewReader(b, ownLimits(b))
 	m := &movedRecords{id: r.Bytes(), newest: r.Uint32()}
@@ -192,14 +191,14 @@ func parseMovedRecords(b []byte) (*movedRecords, error) {
 	return m, malformed("moved records", r.Finish())
 }
 
-// MoveOut moves the group to the client that made an offer: it returns the whole state of the group,
-// encrypted to the offer, for ImportGroup there, and deletes the group here. With it go its resumption
-// PSKs, an own commit that waits, and the groups of the same id that it succeeded; external PSKs and
-// KeyPackages do not. What is returned is in the Batch.Output of the write that deletes the group: if it is
-// lost, the group can be entered again by an external commit only. No other Group of this id may be open.
+// MoveOut moves the group to the client that made an offer: it returns the whole state of the group, encrypted to the
+// offer, for ImportGroup there, and deletes the group here. The state includes resumption PSKs, a pending own commit,
+// and the groups of the same id that this group succeeded, but no external PSKs or KeyPackages. The result is also
+// the Batch.Output of the write that deletes the group: if the result is lost, only an external commit can enter the
+// group again. No other Group of this id may be open.
 //
-// ErrInvalid if the offer is for another cipher suite, ErrMisuse if the group has a successor of the same
-// id, ErrMalformed for what is no offer, ErrStore if the group is still here.
+// Errors: ErrInvalid if the offer is for another cipher suite, ErrMisuse if the group has a successor of the same id,
+// ErrMalformed if offer is not an offer, ErrStore if the store failed and the group was not moved.
 func (g *Group) MoveOut(offer []byte) ([]byte, error) {
 	if err := g.usable(); err != nil {
 		return nil, err
@@ -268,10 +267,10 @@ func (m *movedRecords) erase() {
 	}
 }
 
-// ImportGroup takes in a group that another client moved to an offer of this one, and uses the offer up:
-// a second import fails. The state is checked as one that is loaded. ErrNotForUs if the client has no such
-// offer, or has used it; ErrForged if the group was not encrypted to the offer by one who knows it;
-// ErrInvalid if the client has a group of that id; ErrUnsupported for a format that is not known.
+// ImportGroup imports a group that another client moved to an offer of this client, and consumes the offer: a second
+// import fails. The state is checked like a state that is loaded. Errors: ErrNotForUs if the client has no such
+// offer, or has used it; ErrForged if the group was encrypted by somebody who does not know the offer; ErrInvalid if
+// the client has a group of that id; ErrUnsupported for an unknown format.
 func (c *Client) ImportGroup(moved []byte) (*Group, error) {
 	m, err := parseMovedGroup(moved)
 	if err != nil {
@@ -305,7 +304,7 @@ func (c *Client) ImportGroup(moved []byte) (*Group, error) {
 	return c.importRecords(list, m.ref)
 }
 
-// importRecords stores a group, once it has been loaded from a store of its own.
+// importRecords stores a group, after loading it from a temporary store as a check.
 func (c *Client) importRecords(m *movedRecords, ref []byte) (*Group, error) {
 	if _, found, err := c.newest(m.id); err != nil {
 		return nil, err

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// moved moves bob's group to another store of his.
+// moved moves p's group to another store of p.
 func (p *person) moved(t *testing.T) *person {
 	t.Helper()
 	next := newPerson(t, string(p.id.Credential.Identity), p.id.CipherSuite, func(c *Config) { c.Extensions = p.cfg.Extensions })
@@ -18,7 +18,8 @@ func (p *person) moved(t *testing.T) *person {
 	return next
 }
 
-// TestMoveGroup: a group goes on in another store as if it had stayed, and cannot be used in the old one.
+// TestMoveGroup checks that a moved group works in the new store in the same way as before, and cannot be used in the
+// old one.
 func TestMoveGroup(t *testing.T) {
 	forAllSuites(t, func(t *testing.T, cs CipherSuite) {
 		alice, bob, carol := newPerson(t, "alice", cs), newPerson(t, "bob", cs), newPerson(t, "carol", cs)
@@ -67,7 +68,7 @@ func TestMoveGroup(t *testing.T) {
 		if s, ok := bob.group.Pending(); !ok || !bytes.Equal(s.Message(), own.Message) {
 			t.Error("the commit that waited is not there")
 		}
-		// Alice commits bob's Update: its private keys have come along.
+		// Alice commits bob's Update: its private keys have moved, too.
 		c := alice.commit(t, CommitOptions{}, []*person{bob, carol})
 		if len(c.Staged.Effects().Updated) != 1 {
 			t.Fatalf("updated %+v", c.Staged.Effects().Updated)
@@ -79,7 +80,7 @@ func TestMoveGroup(t *testing.T) {
 	})
 }
 
-// TestMoveGroupOnce: what was moved is imported once, where the offer was made, and nowhere else.
+// TestMoveGroupOnce checks that a moved group can be imported only once, and only into the store that made the offer.
 func TestMoveGroupOnce(t *testing.T) {
 	alice, bob := newPerson(t, "alice", labSuite), newPerson(t, "bob", labSuite)
 	alice.create(t, CreateOptions{})
@@ -105,7 +106,7 @@ func TestMoveGroupOnce(t *testing.T) {
 			t.Errorf("offer %s: %v, not %v", name, err, c.kind)
 		}
 	}
-	must[[]byte](t)(bob.group.Protect(nil, MessageOptions{})) // it is still here
+	must[[]byte](t)(bob.group.Protect(nil, MessageOptions{})) // the group is still in this store
 	moved := must[[]byte](t)(bob.group.MoveOut(offer))
 
 	if bytes.Contains(moved, alice.group.GroupID()) {
@@ -142,7 +143,7 @@ func TestMoveGroupOnce(t *testing.T) {
 	if _, err := next.ImportGroup(moved); !errors.Is(err, ErrNotForUs) {
 		t.Errorf("imported twice: %v", err)
 	}
-	// Not even once the group is gone: its keys have been used.
+	// A second import fails even after the group was erased: its keys have been used.
 	if err := next.group.Erase(); err != nil {
 		t.Fatal(err)
 	}
@@ -152,7 +153,7 @@ func TestMoveGroupOnce(t *testing.T) {
 	if err := next.WithdrawImport([]byte{moveVersion, 0}); !errors.Is(err, ErrMalformed) {
 		t.Errorf("withdrawing no offer: %v", err)
 	}
-	// An offer that is withdrawn takes nothing.
+	// A withdrawn offer cannot be used.
 	if err := next.WithdrawImport(unused); err != nil {
 		t.Fatal(err)
 	}
@@ -172,8 +173,8 @@ func TestMoveGroupOnce(t *testing.T) {
 	}
 }
 
-// TestMoveGroupForged: who knows the public key of an offer, but not its token, can have nothing imported;
-// who knows both can have nothing imported that does not load.
+// TestMoveGroupForged checks that an attacker who knows the public key of an offer, but not its token, cannot make
+// the client import anything; and that with both, the attacker cannot make it import a group that does not load.
 func TestMoveGroupForged(t *testing.T) {
 	mallory, bob := newPerson(t, "mallory", labSuite), newPerson(t, "bob", labSuite)
 	mallory.create(t, CreateOptions{})
@@ -211,7 +212,7 @@ func TestMoveGroupForged(t *testing.T) {
 		if err := send(offer, ref, &less); kind != recordPSK && kind != recordTreeKey && !errors.Is(err, ErrMalformed) && !errors.Is(err, ErrMissing) {
 			t.Errorf("without record %q: %v", kind, err)
 		}
-		if kind == recordPSK || kind == recordTreeKey { // it loads, and is bob's own loss
+		if kind == recordPSK || kind == recordTreeKey { // the group loads, and only bob is harmed
 			offer = must[[]byte](t)(bob.OfferImport(labSuite))
 			ref = mallory.group.suite.offerRef(offer)
 			if g, err := bob.LoadGroup(m.id); err == nil {
@@ -247,7 +248,7 @@ func TestMoveGroupForged(t *testing.T) {
 	}
 }
 
-// TestMoveGroupSameID: the groups of the same id that a group succeeded move with it, and none of them alone.
+// TestMoveGroupSameID checks that predecessors of the same id move together with a group, and cannot move alone.
 func TestMoveGroupSameID(t *testing.T) {
 	alice, bob := newPerson(t, "alice", labSuite), newPerson(t, "bob", labSuite)
 	alice.create(t, CreateOptions{})
@@ -274,7 +275,7 @@ func TestMoveGroupSameID(t *testing.T) {
 	}
 }
 
-// TestMoveGroupCrash: a store that fails leaves the group where it is.
+// TestMoveGroupCrash checks that the group stays in its store if the store fails.
 func TestMoveGroupCrash(t *testing.T) {
 	store := &failingStore{MemoryStore: NewMemoryStore()}
 	alice, bob := newPerson(t, "alice", labSuite, func(c *Config) { c.Store = store }), newPerson(t, "bob", labSuite)
@@ -293,23 +294,23 @@ func TestMoveGroupCrash(t *testing.T) {
 	agree(t, alice, bob)
 }
 
-// answerlessStore makes writes and reports that it did not, as after a failed fsync. It keeps what was to be sent.
+// answerlessStore makes writes but returns an error, as after a failed fsync. It keeps the Output.
 type answerlessStore struct {
 	*MemoryStore
-	silent bool
-	output []byte
+	failing bool
+	output  []byte
 }
 
 func (s *answerlessStore) Apply(b Batch) error {
-	if err := s.MemoryStore.Apply(b); err != nil || !s.silent {
+	if err := s.MemoryStore.Apply(b); err != nil || !s.failing {
 		return err
 	}
 	s.output = bytes.Clone(b.Output)
 	return errors.New("no answer")
 }
 
-// TestMoveGroupLostAnswer: if a write was made and its answer is lost, the group is in one store, or on its way
-// in the Output of the write, and never in two.
+// TestMoveGroupLostAnswer checks that if a write was made and its result is lost, the group is in exactly one place:
+// in one store, or in the Output of the write.
 func TestMoveGroupLostAnswer(t *testing.T) {
 	from, to := &answerlessStore{MemoryStore: NewMemoryStore()}, &answerlessStore{MemoryStore: NewMemoryStore()}
 	alice, bob := newPerson(t, "alice", labSuite, func(c *Config) { c.Store = from }), newPerson(t, "bob", labSuite)
@@ -317,7 +318,7 @@ func TestMoveGroupLostAnswer(t *testing.T) {
 	alice.commit(t, CommitOptions{}, nil, bob)
 	next := newPerson(t, "alice", labSuite, func(c *Config) { c.Store = to })
 	offer := must[[]byte](t)(next.OfferImport(labSuite))
-	from.silent, to.silent = true, true
+	from.failing, to.failing = true, true
 	if _, err := alice.group.MoveOut(offer); !errors.Is(err, ErrStore) {
 		t.Fatal(err)
 	}
@@ -330,13 +331,13 @@ func TestMoveGroupLostAnswer(t *testing.T) {
 	if _, err := next.ImportGroup(from.output); !errors.Is(err, ErrNotForUs) {
 		t.Errorf("imported twice: %v", err)
 	}
-	to.silent = false
+	to.failing = false
 	next.group = must[*Group](t)(next.LoadGroup(alice.group.GroupID()))
 	next.commit(t, CommitOptions{}, []*person{bob})
 	agree(t, next, bob)
 }
 
-// TestImportOfferDamaged: a stored offer that is damaged is an error of the import.
+// TestImportOfferDamaged checks that a damaged stored offer makes the import fail.
 func TestImportOfferDamaged(t *testing.T) {
 	alice, bob := newPerson(t, "alice", labSuite), newPerson(t, "bob", labSuite)
 	alice.create(t, CreateOptions{})

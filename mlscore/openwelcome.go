@@ -2,17 +2,17 @@ package mlscore
 
 import "slices"
 
-// StagedWelcome is a Welcome that has been opened and verified in full, before its group is entered.
-// Nothing is stored, and no key is used up: Join enters the group, Drop does not.
+// StagedWelcome is a Welcome that has been opened and verified in full, before its group is entered. Nothing is
+// stored, and no key is consumed. Join enters the group, Drop discards the Welcome.
 type StagedWelcome struct {
 	join  *joining
 	group *Group // nil once it is entered or dropped
 }
 
-// OpenWelcome opens a Welcome that was made for one of this client's KeyPackages (RFC 9420 §12.4.3.1).
-// Errors: ErrNotForUs if the client has none of its KeyPackages, ErrMissing if it lacks a PSK or the
-// ratchet tree, ErrPolicy if the Authenticator refuses a member, ErrInvalid if the client has a group of
-// that id, ErrMalformed, ErrForged and ErrInvalid for a bad Welcome.
+// OpenWelcome opens a Welcome that was made for one of this client's KeyPackages (RFC 9420 §12.4.3.1). Errors:
+// ErrNotForUs if the client has none of the KeyPackages in the Welcome, ErrMissing if the client lacks a PSK or the
+// ratchet tree, ErrPolicy if the Authenticator refuses a member, ErrInvalid if the client has a group of that id;
+// ErrMalformed, ErrForged and ErrInvalid for a bad Welcome.
 func (c *Client) OpenWelcome(msg []byte, opts JoinOptions) (*StagedWelcome, error) {
 	m, err := parseMessage(msg, c.cfg.Limits.Codec)
 	if err != nil {
@@ -37,30 +37,31 @@ func (c *Client) OpenWelcome(msg []byte, opts JoinOptions) (*StagedWelcome, erro
 	return &StagedWelcome{j, g}, nil
 }
 
-// Public is the group's public state: its id, extensions, members and tree.
+// Public returns the group's public state: its id, extensions, members and tree.
 func (w *StagedWelcome) Public() *PublicState { return w.join.public }
 
-// Self is the leaf that this client gets.
+// Self returns the leaf of this client in the group.
 func (w *StagedWelcome) Self() LeafIndex { return w.join.self }
 
-// Signer is the member who signed the GroupInfo in the Welcome, which is who made the commit.
+// Signer returns the member who signed the GroupInfo in the Welcome: the committer.
 func (w *StagedWelcome) Signer() Member {
 	m, _ := w.join.public.Member(w.join.info.signer)
 	return m
 }
 
-// KeyPackage is this client's KeyPackage that the Welcome was made for.
+// KeyPackage returns this client's KeyPackage that the Welcome was made for.
 func (w *StagedWelcome) KeyPackage() *KeyPackage { return w.join.record.keyPackage }
 
-// Extensions are those of the GroupInfo, among them perhaps external_pub and ratchet_tree.
+// Extensions returns the extensions of the GroupInfo, which may include external_pub and ratchet_tree.
 func (w *StagedWelcome) Extensions() Extensions { return slices.Clone(w.join.info.extensions) }
 
-// PSKs are the pre-shared keys that the Welcome took.
+// PSKs returns the ids of the pre-shared keys that the Welcome names.
 func (w *StagedWelcome) PSKs() []PreSharedKeyID { return slices.Clone(w.join.secrets.psks) }
 
-// Join enters the group and stores it, and erases the KeyPackage's keys, unless it is a last resort.
-// Errors: ErrStore, after which Join can be tried again; ErrMisuse after Join or Drop; ErrInvalid if the
-// client has entered a group of that id since, ErrStale if it has used or deleted the KeyPackage since.
+// Join enters the group and stores it, and erases the KeyPackage's keys, unless the KeyPackage is a last resort.
+// Errors: ErrStore, after which Join can be tried again; ErrMisuse after Join or Drop; ErrInvalid if the client has
+// entered a group of that id after OpenWelcome; ErrStale if the client has used or deleted the KeyPackage after
+// OpenWelcome.
 func (w *StagedWelcome) Join() (*Group, error) {
 	g := w.group
 	if g == nil {
@@ -84,7 +85,7 @@ func (w *StagedWelcome) Join() (*Group, error) {
 	return g, nil
 }
 
-// unchanged checks that the client can still join as it could when the Welcome was opened.
+// unchanged checks that the client can still join: group and KeyPackage are as they were when the Welcome was opened.
 func (j *joining) unchanged() error {
 	place, err := j.client.unused(j.info.context.GroupID)
 	if err != nil {
@@ -103,8 +104,8 @@ func (j *joining) unchanged() error {
 	return nil
 }
 
-// Drop gives the Welcome up and erases its secrets. The KeyPackage's keys stay in the store, so that the
-// Welcome can be opened again: see Client.DeleteKeyPackage.
+// Drop discards the Welcome and erases its secrets. The KeyPackage's keys stay in the store, so that the Welcome can
+// be opened again: see Client.DeleteKeyPackage.
 func (w *StagedWelcome) Drop() {
 	if w.group != nil {
 		w.group.forget()

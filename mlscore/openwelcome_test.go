@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// failingStore refuses writes on demand.
+// failingStore is a store that can be set to refuse writes.
 type failingStore struct {
 	*MemoryStore
 	fails bool
@@ -19,7 +19,7 @@ func (s *failingStore) Apply(b Batch) error {
 	return s.MemoryStore.Apply(b)
 }
 
-// welcomeOf founds a group of alice and the owner of a KeyPackage, and gives the Welcome.
+// welcomeOf founds a group of alice and the owner of a KeyPackage, and returns the Welcome.
 func welcomeOf(t *testing.T, alice, bob *person, kp *KeyPackage, opts CommitOptions) []byte {
 	t.Helper()
 	alice.create(t, CreateOptions{Extensions: Extensions{{0xf0a1, []byte("context")}}})
@@ -34,8 +34,8 @@ func welcomeOf(t *testing.T, alice, bob *person, kp *KeyPackage, opts CommitOpti
 
 func withExtension(c *Config) { c.Extensions = []ExtensionType{0xf0a1} }
 
-// TestOpenWelcome: all that a Welcome says can be read before it is joined, and a client that drops it has
-// nothing of the group.
+// TestOpenWelcome checks that the whole content of a Welcome can be read before joining, and that a client that drops
+// the Welcome has no state of the group.
 func TestOpenWelcome(t *testing.T) {
 	alice := newPerson(t, "alice", labSuite, withExtension)
 	store := &failingStore{MemoryStore: NewMemoryStore()}
@@ -80,7 +80,7 @@ func TestOpenWelcome(t *testing.T) {
 	if !sameRecords(before, store.MemoryStore) {
 		t.Error("looking into a Welcome changed the store")
 	}
-	// A store that fails leaves all as it was; the same Welcome can be tried again.
+	// A failing store changes nothing; the same Welcome can be tried again.
 	w := must[*StagedWelcome](t)(bob.OpenWelcome(bytes.Clone(welcome), JoinOptions{}))
 	again := must[*StagedWelcome](t)(bob.OpenWelcome(welcome, JoinOptions{}))
 	clear(welcome)
@@ -101,7 +101,8 @@ func TestOpenWelcome(t *testing.T) {
 	agree(t, alice, bob)
 }
 
-// TestOpenWelcomeStale: the KeyPackage of a Welcome that was opened may be used or deleted before the join.
+// TestOpenWelcomeStale checks that Join returns ErrStale if the KeyPackage was used after OpenWelcome, unless it is a
+// last resort.
 func TestOpenWelcomeStale(t *testing.T) {
 	alice, bob := newPerson(t, "alice", labSuite, withExtension), newPerson(t, "bob", labSuite, withExtension)
 	for name, last := range map[string]bool{"one use": false, "last resort": true} {

@@ -6,9 +6,8 @@ import (
 	"math/bits"
 )
 
-// Padding says how much zero padding a PrivateMessage's content gets (RFC 9420 §6.3.1), so that the
-// length of a ciphertext tells less about what is in it. It is a value: comparable, and its zero
-// value is NoPadding.
+// Padding is the amount of zero padding for the content of a PrivateMessage (RFC 9420 §6.3.1), so that the length of
+// a ciphertext reveals less about the content. Padding values are comparable; the zero value is NoPadding.
 type Padding struct {
 	mode     paddingMode
 	multiple int
@@ -22,12 +21,11 @@ const (
 	padPadme
 )
 
-// NoPadding adds nothing. A ciphertext tells the length of its content to the byte.
+// NoPadding adds no padding. A ciphertext reveals the exact length of its content.
 func NoPadding() Padding { return Padding{} }
 
-// PadToMultiple pads to the next multiple of n bytes: at most n-1 bytes are added, and a ciphertext
-// tells how many times n bytes there are, which for long content is nearly its length. With n of 1
-// or less it is NoPadding.
+// PadToMultiple pads to the next multiple of n bytes: at most n-1 bytes are added. A ciphertext reveals the multiple,
+// which for long content is nearly the length of the content. For n of 1 or less the result is NoPadding.
 func PadToMultiple(n int) Padding {
 	if n <= 1 {
 		return NoPadding()
@@ -35,14 +33,14 @@ func PadToMultiple(n int) Padding {
 	return Padding{padMultiple, n}
 }
 
-// Padme pads as in Nikitin et al., "Reducing Metadata Leakage from Encrypted Files and Communication
-// with PURBs" (2019), §4: a length is rounded up until, of its binary digits after the first, only as
-// many of the highest are kept as it takes to write its exponent. A ciphertext of up to L bytes then
-// tells O(log log L) bits of its length. At most 12% is added, and less to longer content: under 6.3%
-// from 256 bytes on, under 3.2% from 64 KiB. Content of up to 8 bytes is not padded at all.
+// Padme pads as in Nikitin et al., "Reducing Metadata Leakage from Encrypted Files and Communication with PURBs"
+// (2019), §4: a length is rounded up so that, after its first binary digit, it keeps only as many digits as the
+// exponent of the length has; all lower digits become zero. A ciphertext of up to L bytes then reveals O(log log L)
+// bits of its length. At most 12% is added, and less to longer content: under 6.3% from 256 bytes on, under 3.2% from
+// 64 KiB. Content of up to 8 bytes is not padded.
 func Padme() Padding { return Padding{mode: padPadme} }
 
-// String names the mode, as in an error or a log.
+// String returns the name of the mode, for errors and logs.
 func (p Padding) String() string {
 	switch p.mode {
 	case padMultiple:
@@ -53,8 +51,8 @@ func (p Padding) String() string {
 	return "none"
 }
 
-// padded gives the padded length of n bytes, at least n. Where it would overflow an int, and for a
-// negative n, it is n.
+// padded returns the padded length of n bytes, at least n. It returns n if the padded length would overflow an int,
+// and if n is negative.
 func (p Padding) padded(n int) int {
 	switch p.mode {
 	case padMultiple:
@@ -74,7 +72,7 @@ func (p Padding) padded(n int) int {
 	return n
 }
 
-// addTo adds unless that overflows.
+// addTo returns n + extra, or n if the sum overflows.
 func addTo(n, extra int) int {
 	if n > math.MaxInt-extra {
 		return n

@@ -30,7 +30,7 @@ func TestPaddingToMultiple(t *testing.T) {
 	}
 }
 
-// TestPadmeKnownLengths holds lengths computed by hand from the paper's definition.
+// TestPadmeKnownLengths compares with lengths that were computed by hand from the paper's definition.
 func TestPadmeKnownLengths(t *testing.T) {
 	for n, want := range map[int]int{
 		0: 0, 1: 1, 2: 2, 7: 7, 8: 8, 9: 10, 10: 10, 15: 16, 16: 16, 17: 18, 33: 36, 65: 72, 100: 104, 129: 144,
@@ -42,8 +42,8 @@ func TestPadmeKnownLengths(t *testing.T) {
 	}
 }
 
-// TestPadmeBounds checks what the documentation promises: the overhead, the number of lengths that
-// can be told apart, and that a padded length stays.
+// TestPadmeBounds checks the documented bounds: the overhead, the number of distinguishable lengths, and that padding
+// a padded length changes nothing.
 func TestPadmeBounds(t *testing.T) {
 	p := Padme()
 	previous := 0
@@ -67,8 +67,8 @@ func TestPadmeBounds(t *testing.T) {
 			t.Errorf("from %d bytes on up to %.2f%% are added, want at most %.2f%%", from, 100*worst[from], 100*limit)
 		}
 	}
-	if len(lengths) > 512 { // 9 bits tell any length up to a mebibyte apart, where 20 would without padding
-		t.Errorf("%d lengths up to 1 MiB can be told apart", len(lengths))
+	if len(lengths) > 512 { // 9 bits identify any padded length up to a mebibyte; without padding it takes 20
+		t.Errorf("%d different lengths up to 1 MiB", len(lengths))
 	}
 }
 

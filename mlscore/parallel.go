@@ -2,15 +2,16 @@ package mlscore
 
 import (
 	"bytes"
+	"cmp"
 	"io"
 	"runtime"
 	"sync"
 	"sync/atomic"
 )
 
-// inParallel calls work for every i below n, on as many goroutines as there are processors, and returns
-// when all calls have. work writes its result to a place of its own for i, so that the outcome does not
-// depend on who was first.
+// inParallel calls work for every i below n, on as many goroutines as there are processors, and returns when all
+// calls have returned. work writes its result to a separate place for each i, so that the outcome does not depend on
+// the order of the calls.
 func inParallel(n int, work func(i int)) {
 	workers := min(runtime.GOMAXPROCS(0), n)
 	if workers <= 1 {
@@ -41,7 +42,7 @@ type sealing struct {
 	plaintext []byte
 }
 
-// sealAll encrypts on all processors. Which randomness each encryption gets depends on its place alone.
+// sealAll encrypts on all processors. The randomness of each encryption depends only on its index in list.
 func (s *suite) sealAll(rand io.Reader, list []sealing) ([]hpkeCiphertext, error) {
 	size := s.kem.seedLen()
 	seeds, err := readSeed(rand, size*len(list))
@@ -56,5 +57,5 @@ func (s *suite) sealAll(rand io.Reader, list []sealing) ([]hpkeCiphertext, error
 		kem, ct, err := s.encryptTo(bytes.NewReader(seeds[i*size:(i+1)*size]), l.key, l.info, l.plaintext)
 		out[i], errs[i] = hpkeCiphertext{kem, ct}, within(l.name, ErrInvalid, err)
 	})
-	return out, firstError(errs...)
+	return out, cmp.Or(errs...)
 }

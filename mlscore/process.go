@@ -6,15 +6,19 @@ import (
 	"fmt"
 )
 
-// ErrOwnMessage: this member sent the message; its key was used up by sending. Proposals and commits of
-// one's own take effect where they are made.
+// ErrOwnMessage: this member sent the message; sending consumed its key. A member's own proposals and commits take
+// effect when they are made.
 var ErrOwnMessage = errors.New("own message")
 
-// Received is what came out of a message: one of its pointers is set.
+// ErrOwnUnknown: this member made the commit, but this state of the member did not: the Store was replaced by an older
+// copy. The keys of the commit's path are lost, so the member cannot follow the group any further.
+var ErrOwnUnknown = errors.New("own commit from a later state")
+
+// Received is the result of processing a message: one of its pointers is set.
 type Received struct {
 	Application *ApplicationMessage
-	Proposal    *Effects      // waits for a commit now
-	Commit      *StagedCommit // to be merged, or not
+	Proposal    *Effects      // a proposal, which now waits for a commit
+	Commit      *StagedCommit // a commit, which the caller may merge
 }
 
 // ApplicationMessage is a decrypted application message.
@@ -26,10 +30,16 @@ type ApplicationMessage struct {
 	AuthenticatedData []byte
 }
 
-// Process takes any message of the group in: an application message of this epoch or of a recent one,
-// a proposal, a commit. A commit changes nothing until it is merged. On an error nothing has changed,
-// and its kind says what to do: ErrFuture to hold the message, ErrStale and ErrReplay to drop it,
-// anything else that it is bad.
+// Process processes any message of the group: an application message of this epoch or of a recent one, a proposal, a
+// commit. A commit changes nothing until it is merged. After an error nothing has changed. For ErrFuture the caller
+// must hold the message, for ErrStale and ErrReplay drop it, for ErrOwnMessage ignore it, for ErrMissing fetch the
+// missing proposal (see MissingProposal) or PSK; ErrGroupEnded and ErrStore are about this member. Any other kind means
+// that the message is bad.
+//
+// A message of this very member whose key was not used here shows that the Store was replaced by an older copy. Process
+// verifies it as a message of any member. It returns an application message, with this member as the sender, and a
+// proposal; for a commit it returns ErrOwnUnknown. An application message of this member is no proof alone, and its key
+// stays unused: see UseOwn.
 func (g *Group) Process(msg []byte) (*Received, error) {
 	if err := g.usable(); err != nil {
 		return nil, err
@@ -37,7 +47,7 @@ func (g *Group) Process(msg []byte) (*Received, error) {
 	if g.isOwnPending(msg) {
 		return &Received{Commit: g.pending}, nil
 	}
-	msg = bytes.Clone(msg) // what is decoded shares its memory
+	msg = bytes.Clone(msg) // the decoded message shares its memory
 	m, err := parseMessage(msg, g.client.cfg.Limits.Codec)
 	if err != nil {
 		return nil, err
@@ -56,8 +66,11 @@ func (g *Group) processPublic(m *publicMessage, msg []byte) (*Received, error) {
 	if err := public.checkAddress(m.content.groupID, m.content.epoch); err != nil {
 		return nil, err
 	}
-	if m.content.sender == member(g.state.self) {
-		return nil, fail(ErrOwnMessage, "", m.content.kind.String(), "this member sent it")
+	own := m.content.sender == member(g.state.self)
+	if own && m.content.kind != ContentCommit {
+		if _, known := public.cached(m.proposalRef(g.suite)); known {
+			return nil, fail(ErrOwnMessage, "", m.content.kind.String(), "this member sent it")
+		}
 	}
 	ac, err := g.suite.openPublic(m, g.state.secrets.membership, public.encoded)
 	if err != nil {
@@ -66,7 +79,14 @@ func (g *Group) processPublic(m *publicMessage, msg []byte) (*Received, error) {
 	if err := public.verifySender(ac); err != nil {
 		return nil, err
 	}
+	if own && m.content.kind == ContentCommit {
+		return nil, ownUnknown()
+	}
 	return g.processHandshake(ac, nil, msg)
+}
+
+func ownUnknown() error {
+	return fail(ErrOwnUnknown, "", "commit", "this member made it, in a later state than this one")
 }
 
 func (g *Group) processPrivate(m *privateMessage, msg []byte) (*Received, error) {
@@ -91,7 +111,7 @@ func (g *Group) processPrivate(m *privateMessage, msg []byte) (*Received, error)
 	return nil, g.public().checkAddress(m.groupID, m.epoch)
 }
 
-// reading is what it takes to read a PrivateMessage of some epoch.
+// reading holds the data that is needed to read a PrivateMessage of an epoch.
 type reading struct {
 	suite      *suite
 	tree       *ratchetTree
@@ -102,20 +122,20 @@ type reading struct {
 	limits     Limits
 }
 
-// open decrypts a message and verifies its signature. The step that uses the key up is the caller's.
+// open decrypts a message and verifies its signature. The caller applies or discards the step that consumes the key.
 func (r *reading) open(m *privateMessage) (*authenticatedContent, *treeStep, error) {
 	d, err := r.suite.openSenderData(m, r.senderData)
 	if err != nil {
 		return nil, nil, err
-	}
-	if d.leaf == r.self {
-		return nil, nil, fail(ErrOwnMessage, "", m.kind.String(), "this member sent it")
 	}
 	key := r.tree.signatureKey(d.leaf)
 	if key == "" {
 		return nil, nil, fail(ErrForged, "§6.3.2", "private message", "sender %s is not a member", leafName(d.leaf))
 	}
 	step, err := r.messages.peek(ratchetFor(d.leaf, m.kind), d.generation, r.limits.Ratchet)
+	if d.leaf == r.self && errors.Is(err, ErrReplay) {
+		return nil, nil, fail(ErrOwnMessage, "", m.kind.String(), "this member sent it")
+	}
 	if err != nil {
 		return nil, nil, err
 	}
@@ -132,7 +152,15 @@ func (r *reading) open(m *privateMessage) (*authenticatedContent, *treeStep, err
 
 func (g *Group) processPresent(m *privateMessage, msg []byte) (*Received, error) {
 	st := g.state
-	r := reading{g.suite, st.public.tree, st.public.encoded, st.secrets.senderData, st.messages, st.self, g.client.cfg.Limits}
+	r := reading{
+		suite:      g.suite,
+		tree:       st.public.tree,
+		context:    st.public.encoded,
+		senderData: st.secrets.senderData,
+		messages:   st.messages,
+		self:       st.self,
+		limits:     g.client.cfg.Limits,
+	}
 	ac, step, err := r.open(m)
 	if err != nil {
 		return nil, err
@@ -140,13 +168,28 @@ func (g *Group) processPresent(m *privateMessage, msg []byte) (*Received, error)
 	if m.kind == ContentApplication {
 		return g.deliver(ac, step, st.public.tree, st.messages)
 	}
+	if m.kind == ContentCommit && ac.content.sender == member(st.self) {
+		step.discard()
+		if p := g.pending; p != nil && p.next != nil && bytes.Equal(p.next.confirmationTag, ac.confirmationTag) {
+			return &Received{Commit: p}, nil // another member has encrypted the pending commit a second time
+		}
+		return nil, ownUnknown()
+	}
 	return g.processHandshake(ac, step, msg)
 }
 
-// processLate reads an application message of an ended epoch, with the tree of that epoch: its sender's
-// leaf may be somebody else's by now.
+// processLate reads an application message of an ended epoch, with the tree of that epoch: the sender's leaf may
+// belong to another member now.
 func (g *Group) processLate(m *privateMessage, p *pastEpoch) (*Received, error) {
-	r := reading{g.suite, p.tree, p.context, p.senderData, p.messages, g.state.self, g.client.cfg.Limits}
+	r := reading{
+		suite:      g.suite,
+		tree:       p.tree,
+		context:    p.context,
+		senderData: p.senderData,
+		messages:   p.messages,
+		self:       g.state.self,
+		limits:     g.client.cfg.Limits,
+	}
 	ac, step, err := r.open(m)
 	if err != nil {
 		return nil, err
@@ -154,7 +197,7 @@ func (g *Group) processLate(m *privateMessage, p *pastEpoch) (*Received, error) 
 	return g.deliver(ac, step, p.tree, p.messages)
 }
 
-// deliver uses the key of an application message up and hands the content over.
+// deliver consumes the key of an application message and returns the content.
 func (g *Group) deliver(ac *authenticatedContent, step *treeStep, tree *ratchetTree, messages *secretTree) (*Received, error) {
 	leaf := LeafIndex(ac.content.sender.Index)
 	sender, ok := tree.leaf(leaf)
@@ -162,19 +205,41 @@ func (g *Group) deliver(ac *authenticatedContent, step *treeStep, tree *ratchetT
 		step.discard()
 		return nil, fail(ErrForged, "§6.3.2", leafName(leaf), "is not a member")
 	}
-	if err := g.useKey(messages, ac.content.epoch, step, nil); err != nil {
+	generation := step.key.generation
+	if leaf == g.state.self { // see UseOwn
+		step.discard()
+	} else if err := g.useKey(messages, ac.content.epoch, step, nil); err != nil {
 		return nil, err
 	}
 	return &Received{Application: &ApplicationMessage{
 		Sender:            memberOf(leaf, sender),
 		Epoch:             ac.content.epoch,
-		Generation:        step.key.generation,
+		Generation:        generation,
 		Data:              ac.content.application,
 		AuthenticatedData: bytes.Clone(ac.content.authenticatedData),
 	}}, nil
 }
 
-// useKey stores that a key is used, together with whatever more writes, and erases it.
+// UseOwn records that this member has sent an application message of the present epoch that Process has returned, so
+// that its key and the keys before it are not used again. The caller first looks whether it has sent the same data
+// before: every member knows the keys of all senders, and a signature covers no key. So another member can encrypt a
+// message of this member a second time, under a key that this member has not used yet. If such repeats used up keys,
+// they could carry this member's ratchet so far ahead that others refuse its messages.
+func (g *Group) UseOwn(m *ApplicationMessage) error {
+	if err := g.usable(); err != nil || m.Epoch != g.Epoch() || m.Sender.Leaf != g.state.self {
+		return err
+	}
+	step, err := g.state.messages.peek(ratchetFor(m.Sender.Leaf, ContentApplication), m.Generation, g.client.cfg.Limits.Ratchet)
+	if errors.Is(err, ErrReplay) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return g.useKey(g.state.messages, m.Epoch, step, nil)
+}
+
+// useKey stores that a key is used, together with the writes of more, and erases the key.
 func (g *Group) useKey(messages *secretTree, epoch uint64, step *treeStep, more func(*Batch)) error {
 	var b Batch
 	messages.writeStep(&b, g.name(), epoch, step)
@@ -192,7 +257,7 @@ func (g *Group) useKey(messages *secretTree, epoch uint64, step *treeStep, more 
 	return nil
 }
 
-// processHandshake takes a verified proposal or commit in. step is nil for a PublicMessage.
+// processHandshake processes a verified proposal or commit. step is nil for a PublicMessage.
 func (g *Group) processHandshake(ac *authenticatedContent, step *treeStep, msg []byte) (*Received, error) {
 	if g.public().reinit != nil {
 		if step != nil {
@@ -209,7 +274,7 @@ func (g *Group) processHandshake(ac *authenticatedContent, step *treeStep, msg [
 		staged.used, staged.usedGeneration = &name, step.key.generation
 	}
 	if step != nil {
-		step.discard() // taken again when the commit is merged, from what the ratchet is then
+		step.discard() // made again when the commit is merged, from the state of the ratchet at that time
 	}
 	if err != nil {
 		return nil, err
@@ -276,7 +341,7 @@ func containsUnsorted(list []LeafIndex, i LeafIndex) bool {
 	return false
 }
 
-// openPath finds this member's private keys in the next epoch, and the commit secret.
+// openPath returns this member's private keys in the next epoch, and the commit secret.
 func (g *Group) openPath(st *stagedCommit) (*memberState, Secret, error) {
 	next := &memberState{self: g.state.self, signer: g.state.signer.Clone()}
 	next.keys = g.state.keys.carryOver(g.public().tree, st.plan.tree, g.state.self)
@@ -302,7 +367,7 @@ func (g *Group) openPath(st *stagedCommit) (*memberState, Secret, error) {
 	return next, commit, nil
 }
 
-// takeUpdate puts in the keys of an own Update that the commit covers.
+// takeUpdate adopts the keys of an own Update that the commit covers.
 func (g *Group) takeUpdate(st *stagedCommit, next *memberState) error {
 	for at := range st.list {
 		p := &st.list[at]

@@ -20,20 +20,15 @@ const (
 	ProposalGroupContextExtensions ProposalType = 7
 )
 
-func (t ProposalType) isDefault() bool {
-	return t >= ProposalAdd && t <= ProposalGroupContextExtensions
-}
-
-// String is the registry's name.
+// String returns the registry's name.
 func (t ProposalType) String() string {
-	names := [...]string{"", "add", "update", "remove", "psk", "reinit", "external_init", "group_context_extensions"}
-	if t.isDefault() {
-		return names[t]
+	if name := t.row().name; name != "" {
+		return name
 	}
 	return fmt.Sprintf("custom %#04x", uint16(t))
 }
 
-// Proposal asks for one change of a group (§12.1). The field that belongs to Type is set.
+// Proposal is a request for one change of a group (§12.1). The field that belongs to Type is set.
 type Proposal struct {
 	Type         ProposalType
 	Add          *KeyPackage
@@ -62,24 +57,29 @@ func (p *ReInit) encode(w *codec.Writer) {
 }
 
 func decodeReInit(r *codec.Reader) *ReInit {
-	return &ReInit{r.Bytes(), ProtocolVersion(r.Uint16()), CipherSuite(r.Uint16()), decodeExtensions(r)}
+	return &ReInit{
+		GroupID:     r.Bytes(),
+		Version:     ProtocolVersion(r.Uint16()),
+		CipherSuite: CipherSuite(r.Uint16()),
+		Extensions:  decodeExtensions(r),
+	}
 }
 
-// AddProposal asks to add the client of a KeyPackage.
+// AddProposal returns a proposal to add the client of a KeyPackage.
 func AddProposal(kp *KeyPackage) Proposal { return Proposal{Type: ProposalAdd, Add: kp} }
 
-// RemoveProposal asks to remove the member at a leaf.
+// RemoveProposal returns a proposal to remove the member at a leaf.
 func RemoveProposal(leaf LeafIndex) Proposal { return Proposal{Type: ProposalRemove, Remove: leaf} }
 
-// ExtensionsProposal asks to replace all GroupContext extensions.
+// ExtensionsProposal returns a proposal to replace all GroupContext extensions.
 func ExtensionsProposal(x Extensions) Proposal {
 	return Proposal{Type: ProposalGroupContextExtensions, Extensions: x}
 }
 
-// ReInitProposal asks to close the group in favour of another.
+// ReInitProposal returns a proposal to close the group in favour of another.
 func ReInitProposal(p ReInit) Proposal { return Proposal{Type: ProposalReInit, ReInit: &p} }
 
-// CustomProposal carries content of the application's own. Every member must list the type in its
+// CustomProposal returns a proposal with content of the application. Every member must list the type in its
 // capabilities (§12.2).
 func CustomProposal(t ProposalType, content []byte) Proposal {
 	return Proposal{Type: t, Custom: content}
@@ -90,73 +90,29 @@ func (p *Proposal) encode(w *codec.Writer) {
 	p.encodeBody(w)
 }
 
-func (p *Proposal) encodeBody(w *codec.Writer) {
-	switch p.Type {
-	case ProposalAdd:
-		p.Add.encode(w)
-	case ProposalUpdate:
-		p.Update.encode(w)
-	case ProposalRemove:
-		w.Uint32(uint32(p.Remove))
-	case ProposalPSK:
-		p.PSK.encode(w)
-	case ProposalReInit:
-		p.ReInit.encode(w)
-	case ProposalExternalInit:
-		w.Bytes(p.ExternalInit)
-	case ProposalGroupContextExtensions:
-		p.Extensions.encode(w)
-	default:
-		w.Bytes(p.Custom)
-	}
-}
+func (p *Proposal) encodeBody(w *codec.Writer) { p.Type.row().encode(p, w) }
 
 func decodeProposal(r *codec.Reader) Proposal {
 	return decodeProposalBody(r, ProposalType(r.Uint16()))
 }
 
 func decodeProposalBody(r *codec.Reader, t ProposalType) Proposal {
-	p := Proposal{Type: t}
-	switch t {
-	case ProposalAdd:
-		p.Add = decodeKeyPackage(r)
-	case ProposalUpdate:
-		p.Update = decodeLeafNode(r)
-	case ProposalRemove:
-		p.Remove = LeafIndex(r.Uint32())
-	case ProposalPSK:
-		id := decodePSKID(r)
-		p.PSK = &id
-	case ProposalReInit:
-		p.ReInit = decodeReInit(r)
-	case ProposalExternalInit:
-		p.ExternalInit = r.Bytes()
-	case ProposalGroupContextExtensions:
-		p.Extensions = decodeExtensions(r)
-	case 0:
+	if t == 0 {
 		r.Fail(fail(ErrMalformed, "§17.4", "proposal", "type 0 is reserved"))
-	default:
-		p.Custom = r.Bytes()
+		return Proposal{}
 	}
+	p := t.row().decode(r)
+	p.Type = t
 	return p
 }
 
-// complete says whether the field that belongs to the type is set: for proposals that a caller made.
+// complete reports whether the field that belongs to the type is set. It is used for proposals that a caller made.
 func (p *Proposal) complete() bool {
-	switch p.Type {
-	case ProposalAdd:
-		return p.Add != nil
-	case ProposalUpdate:
-		return p.Update != nil
-	case ProposalPSK:
-		return p.PSK != nil
-	case ProposalReInit:
-		return p.ReInit != nil
-	}
-	return p.Type != 0
+	complete := p.Type.row().complete
+	return complete == nil || complete(p)
 }
 
-// proposalOrRef is an entry of a Commit (§12.4): a proposal, or the hash of one sent before.
+// proposalOrRef is an entry of a Commit (§12.4): a proposal, or the ProposalRef of a proposal that was sent before.
 type proposalOrRef struct {
 	proposal *Proposal
 	ref      []byte
@@ -212,7 +168,7 @@ func decodeCommit(r *codec.Reader) *commitContent {
 	return c
 }
 
-// hpkeCiphertext is §7.6's HPKECiphertext.
+// hpkeCiphertext is HPKECiphertext of §7.6.
 type hpkeCiphertext struct {
 	kemOutput  []byte
 	ciphertext []byte
@@ -227,7 +183,7 @@ func decodeHPKECiphertext(r *codec.Reader) hpkeCiphertext {
 	return hpkeCiphertext{r.Bytes(), r.Bytes()}
 }
 
-// updatePath is §7.6's UpdatePath.
+// updatePath is UpdatePath of §7.6.
 type updatePath struct {
 	leaf  *LeafNode
 	nodes []updatePathNode

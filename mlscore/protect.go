@@ -7,19 +7,23 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// membershipTag is the MAC of §6.2 over what is signed and the signature.
+// tag returns the membership tag of §6.2, the MAC over the signed content and the signature.
 func (m *publicMessage) tag(s *suite, key Secret, context []byte) []byte {
 	return s.mac(key.Bytes(), m.tbm(context))
 }
 
-// tbm is AuthenticatedContentTBM (§6.2).
+// tbm returns AuthenticatedContentTBM (§6.2).
 func (m *publicMessage) tbm(context []byte) []byte {
-	w := codec.NewWriter(m.tbs(context))
+	parts := m.tbs(context)
+	w := codec.NewWriter(make([]byte, 0, length(parts)+m.authSize()))
+	for _, part := range parts {
+		w.Fixed(part)
+	}
 	m.encodeAuth(w)
 	return w.Buffer()
 }
 
-// protectPublic frames content as a PublicMessage; a member's gets its membership tag.
+// protectPublic frames content as a PublicMessage. A member's message gets a membership tag.
 func (s *suite) protectPublic(ac *authenticatedContent, membership Secret, context []byte) ([]byte, error) {
 	if ac.content.kind == ContentApplication {
 		return nil, fail(ErrMisuse, "§6", "application message", "must be a PrivateMessage")
@@ -31,8 +35,7 @@ func (s *suite) protectPublic(ac *authenticatedContent, membership Secret, conte
 	return encodeMessage(WireFormatPublicMessage, m.encode)
 }
 
-// openPublic checks a PublicMessage's membership tag. The signature is left to the caller, who knows
-// the key.
+// openPublic checks a PublicMessage's membership tag. The caller, who knows the key, must verify the signature.
 func (s *suite) openPublic(m *publicMessage, membership Secret, context []byte) (*authenticatedContent, error) {
 	object := fmt.Sprintf("%v from %v", m.content.kind, m.content.sender)
 	if m.content.kind == ContentApplication {
@@ -44,7 +47,7 @@ func (s *suite) openPublic(m *publicMessage, membership Secret, context []byte) 
 	return &m.authenticatedContent, nil
 }
 
-// reuseGuard is a random value that keeps a nonce from repeating should state be lost (§6.3.1).
+// reuseGuard is a random value that prevents a nonce from repeating if state is lost (§6.3.1).
 type reuseGuard [4]byte
 
 // apply XORs the guard into the first bytes of a nonce.
@@ -66,21 +69,23 @@ func (s *suite) senderDataKey(secret Secret, ciphertext []byte) (key, nonce Secr
 // protectPrivate frames signed content as a PrivateMessage under one key of the sender's ratchet.
 func (s *suite) protectPrivate(rand io.Reader, ac *authenticatedContent, senderData Secret, key messageKey, padding Padding) ([]byte, error) {
 	c := ac.content
-	var plain codec.Writer
-	c.encodeBody(&plain)
-	ac.encodeAuth(&plain)
+	// The body is a part of the encoded content, so that the buffer is never moved: no copy of the plaintext is left.
+	plain := codec.NewWriter(make([]byte, 0, padding.padded(len(c.marshal())+ac.authSize())))
+	c.encodeBody(plain)
+	ac.encodeAuth(plain)
 	plaintext, err := plain.Finish()
 	if err != nil {
 		return nil, malformed("message", err)
 	}
-	defer clear(plaintext)
-	if padded := padding.padded(len(plaintext)); padded > len(plaintext) {
+	if padded := padding.padded(len(plaintext)); padded > cap(plaintext) {
 		long := make([]byte, padded)
 		copy(long, plaintext)
 		clear(plaintext)
 		plaintext = long
-		defer clear(long)
+	} else {
+		plaintext = plaintext[:padded] // what follows the content is still zero
 	}
+	defer clear(plaintext)
 	m := &privateMessage{groupID: c.groupID, epoch: c.epoch, kind: c.kind, authenticatedData: c.authenticatedData}
 	var guard reuseGuard
 	if _, err := io.ReadFull(rand, guard[:]); err != nil {
@@ -99,17 +104,17 @@ func (s *suite) protectPrivate(rand io.Reader, ac *authenticatedContent, senderD
 	dataKey, dataNonce := s.senderDataKey(senderData, m.ciphertext)
 	defer eraseAll(dataKey, dataNonce)
 	m.encryptedSenderData = s.aeadSeal(dataKey.Bytes(), dataNonce.Bytes(), aad.Buffer()[:headerLen], data.Buffer())
-	return encodeMessage(WireFormatPrivateMessage, m.encode)
+	return encodeSized(WireFormatPrivateMessage, m.size(), m.encode)
 }
 
-// senderData is §6.3.2's SenderData.
+// senderData is SenderData of §6.3.2.
 type senderData struct {
 	leaf       LeafIndex
 	generation uint32
 	guard      reuseGuard
 }
 
-// openSenderData decrypts who sent a PrivateMessage, and with which key.
+// openSenderData decrypts the sender data of a PrivateMessage: sender and key generation.
 func (s *suite) openSenderData(m *privateMessage, secret Secret) (d senderData, err error) {
 	var aad codec.Writer
 	m.encodeHeader(&aad)
@@ -126,8 +131,8 @@ func (s *suite) openSenderData(m *privateMessage, secret Secret) (d senderData, 
 	return d, malformed("sender data", r.Finish())
 }
 
-// openPrivate decrypts a PrivateMessage with the key that its sender data names. The signature is left
-// to the caller.
+// openPrivate decrypts a PrivateMessage with the key that its sender data names. The caller must verify the
+// signature.
 func (s *suite) openPrivate(m *privateMessage, d senderData, key messageKey, limits codec.Limits) (*authenticatedContent, error) {
 	var aad codec.Writer
 	m.encodeHeader(&aad)

@@ -1,6 +1,7 @@
 package mlscore
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/hex"
 	"fmt"
@@ -10,7 +11,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// PSKType tells external PSKs from resumption PSKs (RFC 9420 §8.4).
+// PSKType is the type of a PSK, external or resumption (RFC 9420 §8.4).
 type PSKType uint8
 
 // The types of §8.4.
@@ -19,7 +20,7 @@ const (
 	PSKResumption PSKType = 2
 )
 
-// ResumptionUsage says what a resumption PSK is used for (§8.4).
+// ResumptionUsage is the purpose for which a resumption PSK is used (§8.4).
 type ResumptionUsage uint8
 
 // The usages of §8.4.
@@ -29,7 +30,7 @@ const (
 	UsageBranch      ResumptionUsage = 3
 )
 
-// PreSharedKeyID names a PSK and the occasion of its use (§8.4).
+// PreSharedKeyID names a PSK and, by its nonce, one use of the PSK (§8.4).
 type PreSharedKeyID struct {
 	Type    PSKType
 	ID      []byte          // external
@@ -39,7 +40,7 @@ type PreSharedKeyID struct {
 	Nonce   []byte          // fresh for each use, as long as a hash
 }
 
-// String names the PSK without its nonce.
+// String returns the name of the PSK without its nonce.
 func (id PreSharedKeyID) String() string {
 	if id.Type == PSKExternal {
 		return "external psk " + hex.EncodeToString(id.ID)
@@ -47,18 +48,16 @@ func (id PreSharedKeyID) String() string {
 	return fmt.Sprintf("resumption psk of group %x, epoch %d", id.GroupID, id.Epoch)
 }
 
-// PSKProposal makes a proposal that injects a PSK in a group of a cipher suite (RFC 9420 §12.1.4): an
-// external one, or a resumption PSK with UsageApplication. One without a Nonce gets a new one. It needs no
-// Client: an external sender can make one too. A nil source of randomness means crypto/rand.
-// ErrUnsupported if the suite is not known.
+// PSKProposal makes a proposal that injects a PSK in a group of a cipher suite (RFC 9420 §12.1.4): an external PSK,
+// or a resumption PSK with UsageApplication. An id without a Nonce gets a new nonce. PSKProposal needs no Client: an
+// external sender can call it too. A nil source of randomness means crypto/rand. It returns ErrUnsupported if the
+// suite is not known.
 func PSKProposal(random io.Reader, cs CipherSuite, id PreSharedKeyID) (Proposal, error) {
 	s, err := suiteOf(cs)
 	if err != nil {
 		return Proposal{}, err
 	}
-	if random == nil {
-		random = rand.Reader
-	}
+	random = cmp.Or(random, rand.Reader)
 	return s.pskProposal(random, id)
 }
 
@@ -73,7 +72,7 @@ func (s *suite) pskProposal(random io.Reader, id PreSharedKeyID) (Proposal, erro
 	return Proposal{Type: ProposalPSK, PSK: &id}, nil
 }
 
-// clone copies what may share memory with a message.
+// clone copies the fields that may share memory with a message.
 func (id PreSharedKeyID) clone() PreSharedKeyID {
 	id.ID, id.GroupID, id.Nonce = slices.Clone(id.ID), slices.Clone(id.GroupID), slices.Clone(id.Nonce)
 	return id
@@ -110,7 +109,7 @@ func decodePSKID(r *codec.Reader) PreSharedKeyID {
 	return id
 }
 
-// pskSecret chains PSKs in their order (§8.4). Without any it is all zero.
+// pskSecret chains PSKs in their order (§8.4). Without PSKs the result is all zero.
 func (s *suite) pskSecret(ids []PreSharedKeyID, psks []Secret) (Secret, error) {
 	zero := make([]byte, s.hashLen())
 	secret := ownSecret(make([]byte, s.hashLen()))

@@ -5,7 +5,8 @@ import (
 	"testing"
 )
 
-// TestPSKProposal12_1_4: a nonce of the suite's length is made where there is none, for each use another one.
+// TestPSKProposal12_1_4 checks that PSKProposal makes a nonce of the suite's length if there is none, and a different
+// nonce for each use.
 func TestPSKProposal12_1_4(t *testing.T) {
 	forAllSuites(t, func(t *testing.T, cs CipherSuite) {
 		id := PreSharedKeyID{Type: PSKExternal, ID: []byte("id")}
@@ -24,8 +25,8 @@ func TestPSKProposal12_1_4(t *testing.T) {
 	}
 }
 
-// TestExternalCommitResumption12_4_3_2: who comes back by an external commit can show that it was a member,
-// by the resumption PSK of an earlier epoch; who was none cannot.
+// TestExternalCommitResumption12_4_3_2 checks that a client that comes back by an external commit can prove with the
+// resumption PSK of an earlier epoch that it was a member, and that another client cannot.
 func TestExternalCommitResumption12_4_3_2(t *testing.T) {
 	l := newLab(t, true, labOptions{})
 	alice, bob := l.who("alice"), l.who("bob")
@@ -41,7 +42,7 @@ func TestExternalCommitResumption12_4_3_2(t *testing.T) {
 	if e := x.Effects; len(e.Proposals) != 3 || e.Proposals[2].PSK == nil || e.Proposals[2].PSK.Epoch != psk.Epoch {
 		t.Errorf("the commit holds %+v", e.Proposals)
 	}
-	bob.group.state.removed = true // its old state is not used any more
+	bob.group.state.removed = true // bob's old state is not used any more
 	l.deliver(bob, x.Message)
 	bob.group = must[*Group](t)(x.Complete())
 	l.agree()
@@ -53,7 +54,8 @@ func TestExternalCommitResumption12_4_3_2(t *testing.T) {
 	}
 }
 
-// TestFoundOptions11_2: the first commit of a successor or a branch can lack a path, change the founder's leaf and inject further PSKs.
+// TestFoundOptions11_2 checks that the first commit of a successor or a branch can lack a path, change the founder's
+// leaf and inject further PSKs.
 func TestFoundOptions11_2(t *testing.T) {
 	for _, reinit := range []bool{false, true} {
 		alice, bob := newPerson(t, "alice", labSuite), newPerson(t, "bob", labSuite)

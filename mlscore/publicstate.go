@@ -9,11 +9,12 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// PublicState is what can be known of a group without its keys: who is in it, what they agreed on, and
-// which proposals wait for a commit. A server that sees a group's handshakes as PublicMessages follows
-// them with it and refuses what members would refuse, by the same code: a Group has one inside.
+// PublicState is the state of a group that is known without its keys: the members, the GroupContext, and the
+// proposals that wait for a commit. A server that sees a group's handshakes as PublicMessages follows the group with
+// a PublicState and refuses messages that members would refuse. Members use the same code: a Group contains a
+// PublicState.
 //
-// What it cannot check needs a key: membership tags, confirmation tags, and whether path secrets
+// A PublicState cannot check the parts that need a key: membership tags, confirmation tags, and whether path secrets
 // decrypt.
 //
 // A PublicState does not change. Process returns the next one.
@@ -32,10 +33,10 @@ type PublicState struct {
 type cachedProposal struct {
 	sentProposal
 	content []byte // the AuthenticatedContent that ref hashes
-	dropped bool   // this member does not commit it; others may
+	dropped bool   // this member does not commit the proposal; others may
 }
 
-// PublicConfig says by which rules a PublicState judges. They must be those of the members.
+// PublicConfig holds the rules of a PublicState. They must be the rules of the members.
 type PublicConfig struct {
 	Auth        Authenticator
 	Policy      Policy        // may be nil
@@ -46,7 +47,7 @@ type PublicConfig struct {
 	Limits Limits
 }
 
-// suite finds the description of a cipher suite that is followed.
+// suite returns the description of a cipher suite whose groups are followed.
 func (c PublicConfig) suite(id CipherSuite) (*suite, error) {
 	if c.Suites != nil && !slices.Contains(c.Suites, id) {
 		return nil, fail(ErrUnsupported, "§17.1", id.String(), "%#04x is not among the cipher suites that are followed", uint16(id))
@@ -58,8 +59,10 @@ func (c PublicConfig) rules(s *suite) *rules {
 	return &rules{suite: s, auth: c.Auth, policy: c.Policy, maxLifetime: c.MaxLifetime, maxOwnLifetime: c.MaxLifetime, intake: c.Intake}
 }
 
-// NewPublicState begins with a GroupInfo (an MLSMessage) and the ratchet tree, which may be nil if the
-// GroupInfo holds it. Both are validated in full, as by a member who joins (RFC 9420 §12.4.3.1).
+// NewPublicState makes a PublicState from a GroupInfo (an MLSMessage) and the ratchet tree, which may be nil if the
+// GroupInfo holds the tree. Both are validated in full, as a joining member does (RFC 9420 §12.4.3.1). Errors: ErrMissing
+// without a tree; ErrUnsupported for a cipher suite that is not in cfg.Suites; ErrMalformed, ErrForged, ErrInvalid and
+// ErrPolicy for a bad GroupInfo or tree; ErrLimit.
 func NewPublicState(groupInfo, tree []byte, cfg PublicConfig) (*PublicState, error) {
 	if cfg.Auth == nil {
 		return nil, fail(ErrMisuse, "", "PublicConfig", "Auth is missing")
@@ -107,22 +110,22 @@ func openPublicState(g *groupInfo, tree []byte, r *rules, limits Limits) (*Publi
 	return p, p.validateTree()
 }
 
-// clone copies everything that may share memory with a message.
+// clone copies all fields that may share memory with a message.
 func (c GroupContext) clone() GroupContext {
 	r := codec.NewReader(c.marshal(), codec.Limits{})
 	return decodeGroupContext(r)
 }
 
-// GroupID is the group's name.
+// GroupID returns the group's name.
 func (p *PublicState) GroupID() []byte { return slices.Clone(p.context.GroupID) }
 
-// Epoch is the current one.
+// Epoch returns the number of the current epoch.
 func (p *PublicState) Epoch() uint64 { return p.context.Epoch }
 
-// Context is the current GroupContext.
+// Context returns the current GroupContext.
 func (p *PublicState) Context() GroupContext { return p.context.clone() }
 
-// CipherSuite is the group's.
+// CipherSuite returns the group's cipher suite.
 func (p *PublicState) CipherSuite() CipherSuite { return p.context.CipherSuite }
 
 // Tree encodes the ratchet tree as joiners need it (§12.4.3.3).
@@ -148,13 +151,19 @@ type Member struct {
 }
 
 func memberOf(i LeafIndex, l *LeafNode) Member {
-	return Member{i, l.SignatureKey, l.Credential, l.Capabilities, l.Extensions}
+	return Member{
+		Leaf:         i,
+		SignatureKey: l.SignatureKey,
+		Credential:   l.Credential,
+		Capabilities: l.Capabilities,
+		Extensions:   l.Extensions,
+	}
 }
 
-// Size is the number of members.
+// Size returns the number of members.
 func (p *PublicState) Size() int { return p.tree.members() }
 
-// Member gives the member at a leaf.
+// Member returns the member at a leaf.
 func (p *PublicState) Member(i LeafIndex) (Member, bool) {
 	l, ok := p.tree.leaf(i)
 	if !ok {
@@ -163,7 +172,7 @@ func (p *PublicState) Member(i LeafIndex) (Member, bool) {
 	return memberOf(i, l), true
 }
 
-// Members visits all members from the left until visit says no.
+// Members visits all members from the left until visit returns false.
 func (p *PublicState) Members(visit func(Member) bool) {
 	p.tree.eachLeaf(func(i LeafIndex, body string) bool {
 		l, err := parseLeafNode(body)
@@ -171,7 +180,7 @@ func (p *PublicState) Members(visit func(Member) bool) {
 	})
 }
 
-// MemberByIdentity finds the member whom the Authenticator knows by an identity.
+// MemberByIdentity returns the member to whom the Authenticator gives an identity; false if there is none.
 func (p *PublicState) MemberByIdentity(identity []byte) (Member, bool) {
 	i, ok := p.tree.memberByIdentity(string(identity))
 	if !ok {
@@ -180,10 +189,10 @@ func (p *PublicState) MemberByIdentity(identity []byte) (Member, bool) {
 	return p.Member(i)
 }
 
-// CheckKeyPackage checks whether the present members could add a KeyPackage at a time, as a commit would
-// (RFC 9420 §10.1, §7.3, §12.1.1): signatures, lifetime, credential, the capabilities that the group asks
-// for, and that no member has its keys or represents the same client. The Policy, which judges by who
-// proposes and commits, is not asked. For the zero time the lifetime's ends are left out.
+// CheckKeyPackage checks that the present members could add a KeyPackage at the time now, with the checks of a commit
+// (RFC 9420 §10.1, §7.3, §12.1.1): signatures, lifetime, credential, the capabilities that the group requires, and
+// that no member has the same keys or is the same client. It does not call the Policy, which depends on proposer and
+// committer. If now is zero, now is not compared with the lifetime.
 func (p *PublicState) CheckKeyPackage(kp *KeyPackage, now time.Time) error {
 	if err := kp.verify(p.rules.suite, p.rules.ownKeyPackageRules(now)); err != nil {
 		return err
@@ -191,13 +200,14 @@ func (p *PublicState) CheckKeyPackage(kp *KeyPackage, now time.Time) error {
 	rules, with := *p.rules, *p
 	rules.policy = nil
 	with.rules = &rules
-	committer := Sender{Type: SenderMember, Index: ^uint32(0)} // nobody in particular
+	committer := Sender{Type: SenderMember, Index: ^uint32(0)} // not a member of the group
 	_, err := with.planList([]sentProposal{{Proposal: AddProposal(kp), sender: committer, checked: true}}, committer, 0)
 	return err
 }
 
-// Process follows one handshake message, a PublicMessage: it returns the next state and what happened.
-// On an error the state is as it was.
+// Process processes one handshake message, a PublicMessage: it returns the next state and the message's effects. p
+// does not change. Errors are those of Group.Process; ErrUnsupported for a message that is not a PublicMessage;
+// ErrGroupEnded after a ReInit.
 func (p *PublicState) Process(msg []byte) (*PublicState, *Effects, error) {
 	m, err := parseMessage(msg, p.limits.Codec)
 	if err != nil {
@@ -252,7 +262,7 @@ func (p *PublicState) checkAddress(groupID []byte, epoch uint64) error {
 	return nil
 }
 
-// verifySender finds the key for a sender and verifies the signature (§6.1).
+// verifySender verifies the signature with the key of the sender (§6.1).
 func (p *PublicState) verifySender(ac *authenticatedContent) error {
 	key, err := p.senderKey(ac)
 	if err != nil {
@@ -298,7 +308,7 @@ func (p *PublicState) senderKey(ac *authenticatedContent) ([]byte, error) {
 	}
 }
 
-// cache keeps a verified proposal for a commit to refer to (§12.1).
+// cache adds a verified proposal, which a commit can refer to (§12.1).
 func (p *PublicState) cache(ac *authenticatedContent) (*PublicState, error) {
 	ref := ac.proposalRef(p.rules.suite)
 	if _, known := p.cached(ref); known {
@@ -322,7 +332,7 @@ func (p *PublicState) cache(ac *authenticatedContent) (*PublicState, error) {
 	return &next, nil
 }
 
-// openCached reads a proposal back from the AuthenticatedContent that it came in.
+// openCached decodes a cached proposal from its AuthenticatedContent.
 func openCached(s *suite, content []byte) (*cachedProposal, error) {
 	r := codec.NewReader(content, codec.DefaultLimits)
 	ac := decodeAuthenticatedContent(r)
@@ -344,7 +354,7 @@ func (p *PublicState) cached(ref []byte) (*cachedProposal, bool) {
 	return nil, false
 }
 
-// stagedCommit is a commit that has passed every check that needs no key.
+// stagedCommit is a commit that has passed all checks that need no key.
 type stagedCommit struct {
 	*plan
 	leaf    LeafIndex // of the committer, in the new tree
@@ -377,7 +387,7 @@ func (p *PublicState) stage(ac *authenticatedContent) (*stagedCommit, error) {
 	return st, err
 }
 
-// provisional is the GroupContext of the next epoch but for the transcript (§12.4.1).
+// provisional returns the GroupContext of the next epoch, with the old transcript hash (§12.4.1).
 func (p *PublicState) provisional(st *stagedCommit) (GroupContext, error) {
 	c := p.context
 	if c.Epoch == 1<<64-1 {
@@ -410,7 +420,7 @@ func (p *PublicState) resolve(c *commitContent, committer Sender) ([]sentProposa
 	return list, nil
 }
 
-// stagePath validates a path's leaf and merges the path (§12.4.2).
+// stagePath validates the leaf of a path and merges the path (§12.4.2).
 func (p *PublicState) stagePath(st *stagedCommit, path *updatePath) error {
 	base := st.plan.tree
 	if path.leaf.Source != SourceCommit {
@@ -438,8 +448,8 @@ func (p *PublicState) stagePath(st *stagedCommit, path *updatePath) error {
 	return nil
 }
 
-// placeJoiner finds the leaf for an external committer: the leftmost blank one, in a tree that is
-// extended if it has none (§12.4.2).
+// placeJoiner chooses the leaf for an external committer: the leftmost blank leaf, in a tree that is extended if it
+// has no blank leaf (§12.4.2).
 func (p *PublicState) placeJoiner(st *stagedCommit) (*ratchetTree, error) {
 	e := st.plan.tree.edit()
 	places, err := e.places(1)
@@ -450,7 +460,7 @@ func (p *PublicState) placeJoiner(st *stagedCommit) (*ratchetTree, error) {
 	return e.finish(), nil
 }
 
-// checkJoiner checks the leaf of an external commit: whoever it removes must be an earlier appearance
+// checkJoiner checks the leaf of an external commit: a member that the commit removes must be an earlier appearance
 // of the same client (§12.2).
 func (p *PublicState) checkJoiner(st *stagedCommit, leaf *LeafNode) error {
 	if len(st.removed) > 0 {

@@ -7,12 +7,12 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// publicVersion begins an encoded PublicState, so that a later release can tell what it reads.
+// publicVersion is the first field of an encoded PublicState, so that later releases recognize the format.
 const publicVersion = 1
 
-// MarshalBinary encodes all of a PublicState but the rules that it judges by, for ParsePublicState: what a
-// server keeps of a group that it follows, or hands to a replica. Equal states have equal encodings.
-// docs/state.md describes the format.
+// MarshalBinary encodes a PublicState without its rules, for ParsePublicState. A server stores this encoding of a
+// group that it follows, or sends it to a replica. Equal states have equal encodings. docs/spec/state.md describes the
+// format.
 func (p *PublicState) MarshalBinary() ([]byte, error) {
 	tree, err := p.tree.marshal()
 	if err != nil {
@@ -36,17 +36,16 @@ func (p *PublicState) MarshalBinary() ([]byte, error) {
 	return b, malformed("public state", err)
 }
 
-// ParsePublicState opens what MarshalBinary made. It checks the form, and that the tree is the one that
-// the GroupContext names. It does not verify signatures, credentials and rules again: the bytes must come
-// from a place that is trusted as the own memory is. For what others say of a group, there is
-// NewPublicState.
+// ParsePublicState decodes the result of MarshalBinary. It checks the form, and that the tree has the tree hash in
+// the GroupContext. It does not verify signatures, credentials and rules again: the bytes must come from a place that
+// the caller trusts like its own memory. For a group state from others, use NewPublicState.
 func ParsePublicState(b []byte, cfg PublicConfig) (*PublicState, error) {
 	const object = "stored public state"
 	if cfg.Auth == nil {
 		return nil, fail(ErrMisuse, "", "PublicConfig", "Auth is missing")
 	}
 	limits := cfg.Limits.orDefault()
-	limits.Codec.Bytes = max(limits.Codec.Bytes, len(b)) // limits are for what others send
+	limits.Codec.Bytes = max(limits.Codec.Bytes, len(b)) // limits apply to messages of others
 	r := codec.NewReader(b, limits.Codec)
 	if v := r.Uint8(); r.Err() == nil && v != publicVersion {
 		return nil, fail(ErrUnsupported, "", object, "has version %d, this release reads %d", v, publicVersion)
@@ -81,7 +80,7 @@ func ParsePublicState(b []byte, cfg PublicConfig) (*PublicState, error) {
 	return p, nil
 }
 
-// restore puts the tree and the waiting proposals in.
+// restore sets the tree and the waiting proposals.
 func (p *PublicState) restore(tree []byte, proposals [][]byte, limits codec.Limits) (err error) {
 	s := p.rules.suite
 	if len(p.interim) != s.hashLen() {
@@ -99,14 +98,14 @@ func (p *PublicState) restore(tree []byte, proposals [][]byte, limits codec.Limi
 			return within(fmt.Sprintf("proposal %d", at), ErrMalformed, err)
 		}
 		if _, twice := p.cached(c.ref); twice {
-			return fail(ErrMalformed, "", fmt.Sprintf("proposal %d", at), "stands there twice")
+			return fail(ErrMalformed, "", fmt.Sprintf("proposal %d", at), "is in the list twice")
 		}
 		p.proposals = append(p.proposals, *c)
 	}
 	return nil
 }
 
-// clone copies what may share memory with a message.
+// clone copies the fields that may share memory with a message.
 func (p *ReInit) clone() *ReInit {
 	var w codec.Writer
 	p.encode(&w)

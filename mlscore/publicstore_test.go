@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// reopened marshals a state, opens it again, and checks that nothing has changed.
+// reopened marshals a state, parses it again, and checks that nothing has changed.
 func reopened(t testing.TB, p *PublicState, cfg PublicConfig) *PublicState {
 	t.Helper()
 	b, err := p.MarshalBinary()
@@ -18,7 +18,7 @@ func reopened(t testing.TB, p *PublicState, cfg PublicConfig) *PublicState {
 	if err != nil {
 		t.Fatal(err)
 	}
-	clear(mine) // nothing of it is shared
+	clear(mine) // the state must not share memory with the bytes
 	again, err := q.MarshalBinary()
 	if err != nil {
 		t.Fatal(err)
@@ -46,8 +46,8 @@ func reopened(t testing.TB, p *PublicState, cfg PublicConfig) *PublicState {
 	return q
 }
 
-// publicLife follows a group through everything that a PublicState holds, and opens the state anew before
-// every message. each is called with every state.
+// publicLife follows a group with every kind of content of a PublicState, and parses the marshalled state again
+// before every message. each is called with every state.
 func publicLife(t testing.TB, cs CipherSuite, each func(*PublicState, PublicConfig)) {
 	cfg := PublicConfig{Auth: TrustBasic{}}
 	open := GroupOptions{PublicHandshakes: true}
@@ -146,8 +146,8 @@ func TestPublicStateIsStored(t *testing.T) {
 	})
 }
 
-// TestStoredPublicStateDamage: no prefix opens, and no state whose tree or hashes are not those of its
-// context.
+// TestStoredPublicStateDamage checks that a prefix of a state is refused, and so is a state whose tree or hashes do
+// not match its context.
 func TestStoredPublicStateDamage(t *testing.T) {
 	var states [][]byte
 	var last *PublicState
@@ -211,7 +211,7 @@ func TestStoredPublicStateDamage(t *testing.T) {
 	}
 }
 
-// waitingTwice finds a state in which proposals wait and gives the first one twice.
+// waitingTwice finds a state with waiting proposals and returns the first proposal twice.
 func waitingTwice(t testing.TB, states [][]byte, cfg PublicConfig) []cachedProposal {
 	t.Helper()
 	for _, b := range states {
@@ -227,7 +227,7 @@ func waitingTwice(t testing.TB, states [][]byte, cfg PublicConfig) []cachedPropo
 	return nil
 }
 
-// commitContentBytes is the AuthenticatedContent of a commit.
+// commitContentBytes returns the AuthenticatedContent of a commit.
 func commitContentBytes(t testing.TB) []byte {
 	t.Helper()
 	alice := newPerson(t, "alice", 1)

@@ -2,6 +2,6 @@
 
 package mlscore
 
-// raceDetector says that the tests run with -race, which makes the curves P-384 and P-521 thirty times
-// slower: crypto/internal/fips140 has them in Go.
+// raceDetector is true if the tests run with -race, which makes the curves P-384 and P-521 thirty times slower:
+// crypto/internal/fips140 implements them in Go.
 const raceDetector = true

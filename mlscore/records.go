@@ -8,12 +8,12 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// pastRecord keeps of an ended epoch what late messages need.
+// pastRecord holds the data of an ended epoch that late messages need.
 type pastRecord struct {
 	context    []byte // encoded
 	height     int    // of the tree
 	senderData Secret
-	leaves     []leafChange // as they were where the epoch after has others
+	leaves     []leafChange // the leaves of this epoch that differ in the next epoch
 	ended      time.Time    // in seconds; zero in records of version 1, which do not have it
 }
 
@@ -56,10 +56,10 @@ func parsePastRecord(b []byte) (*pastRecord, error) {
 	return p, malformed("stored past epoch", r.Finish())
 }
 
-// pendingRecord keeps an own commit with the secrets of the epoch that it leads to. All that is public of
-// that epoch follows from the commit again.
+// pendingRecord holds an own commit with the secrets of the epoch that the commit leads to. The public state of that
+// epoch is computed again from the commit.
 type pendingRecord struct {
-	message    []byte // as it was sent
+	message    []byte // the message that was sent
 	content    []byte // AuthenticatedContent
 	head       []byte // headRecord of the next epoch
 	encryption Secret // root of its secret tree
@@ -111,7 +111,7 @@ func parseRatchet(b []byte) (*ratchet, error) {
 	return entry, malformed("stored ratchet", r.Finish())
 }
 
-// marshal leaves the generation to the record's key.
+// marshal encodes the key without its generation, which is in the record's key.
 func (k messageKey) marshal() []byte {
 	var w codec.Writer
 	w.Bytes(k.key.Bytes())
@@ -128,7 +128,7 @@ func (s *suite) parseMessageKey(generation uint32, b []byte) (messageKey, error)
 	return k, malformed("stored message key", r.Finish())
 }
 
-// ownLimits are those of a record of our own, however large it is.
+// ownLimits returns limits that allow a record of this client of any size.
 func ownLimits(b []byte) codec.Limits { return codec.Limits{Bytes: len(b), Count: len(b)} }
 
 // readHeight reads the height of a tree.
@@ -140,7 +140,7 @@ func readHeight(r *codec.Reader) int {
 	return height
 }
 
-// checkStored refuses a stored secret that has not the length of a hash: nothing can be derived from it.
+// checkStored refuses a stored secret that does not have the length of a hash: nothing can be derived from it.
 func (s *suite) checkStored(what string, secret Secret) error {
 	if secret.Len() != s.hashLen() {
 		return fail(ErrMalformed, "", what, "%d bytes, not %d", secret.Len(), s.hashLen())

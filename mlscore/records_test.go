@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// TestStoredRecordsAreChecked changes records of a stored group: what cannot be worked with is refused when
+// TestStoredRecordsAreChecked changes records of a stored group: a record that cannot be used must be refused when
 // the group is loaded.
 func TestStoredRecordsAreChecked(t *testing.T) {
 	alice, bob := newPerson(t, "alice", 1), newPerson(t, "bob", 1)
@@ -19,7 +19,7 @@ func TestStoredRecordsAreChecked(t *testing.T) {
 	for range 2 {
 		msg = must[[]byte](t)(bob.group.Protect([]byte("hello"), MessageOptions{}))
 	}
-	alice.receive(t, msg) // the first is skipped
+	alice.receive(t, msg) // the first message is skipped
 	must[*Commit](t)(alice.group.Commit(CommitOptions{}))
 	id := alice.group.GroupID()
 	record := func(kind byte) (key, value []byte) {
@@ -129,7 +129,7 @@ func TestStoredRecordsAreChecked(t *testing.T) {
 	}
 }
 
-// TestStoredKeyPackage: a record holds one KeyPackage, not more.
+// TestStoredKeyPackage checks that a record with more than one KeyPackage is refused.
 func TestStoredKeyPackage(t *testing.T) {
 	alice := newPerson(t, "alice", 1)
 	kp := alice.keyPackage(t)

@@ -5,9 +5,9 @@ import (
 	"testing"
 )
 
-// TestSection12_4_3_2_OnlyMemberResyncs: the only member of a group comes back by an external commit
-// that removes its earlier leaf. For a moment the tree has no member at all; whoever follows the group
-// cuts it down as the joiner does (§7.7).
+// TestSection12_4_3_2_OnlyMemberResyncs checks that the only member of a group can come back by an external commit
+// that removes its earlier leaf. Between the two steps the tree has no member; a server that follows the group
+// truncates the tree in the same way as the joiner (§7.7).
 func TestSection12_4_3_2_OnlyMemberResyncs(t *testing.T) {
 	alice, bob, carol := newPerson(t, "alice", 1), newPerson(t, "bob", 1), newPerson(t, "carol", 1)
 	alice.create(t, CreateOptions{GroupOptions: GroupOptions{PublicHandshakes: true}})
@@ -44,11 +44,11 @@ func TestSection12_4_3_2_OnlyMemberResyncs(t *testing.T) {
 		t.Fatalf("carol is at leaf %d of a tree of height %d", carol.group.Self(), carol.group.public().tree.height())
 	}
 	if !bytes.Equal(follower.encoded, carol.group.public().encoded) {
-		t.Fatal("whoever followed the group has another GroupContext than its member")
+		t.Fatal("a server that followed the group has another GroupContext than its member")
 	}
 	follow(carol.commit(t, CommitOptions{}, nil, alice).Message)
 	agree(t, alice, carol)
 	if !bytes.Equal(follower.encoded, alice.group.public().encoded) {
-		t.Fatal("whoever followed the group has another GroupContext than its members")
+		t.Fatal("a server that followed the group has another GroupContext than its members")
 	}
 }

@@ -1,20 +1,21 @@
 package mlscore
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
 )
 
-// Policy is what an application demands of proposals beyond RFC 9420 (§12.2: "an application may
-// extend the above procedure by additional rules"). All members, and servers that follow the group,
-// must answer alike, so it may depend on nothing but its argument.
+// Policy holds an application's rules for proposals in addition to those of RFC 9420 (§12.2: "an application may
+// extend the above procedure by additional rules"). All members, and servers that follow the group, must decide in
+// the same way, so the result may depend only on the argument.
 type Policy interface {
-	// AllowProposal refuses a proposal that is about to be committed by returning an error.
+	// AllowProposal returns an error to refuse a proposal that is about to be committed.
 	AllowProposal(ProposalContext) error
 }
 
-// ProposalContext is a proposal with all that a Policy may judge it by.
+// ProposalContext is a proposal with all data on which a Policy may base its decision.
 type ProposalContext struct {
 	Group         GroupContext // of the epoch in which it was made
 	Proposal      Proposal
@@ -24,22 +25,23 @@ type ProposalContext struct {
 	CommitterLeaf *LeafNode // nil in an external commit
 }
 
-// rules are what every participant of a group judges by, members and servers alike.
+// rules are the rules that members and servers apply to a group.
 type rules struct {
 	suite          *suite
 	auth           Authenticator
 	policy         Policy        // may be nil
-	maxLifetime    time.Duration // of what others made; zero for no bound
-	maxOwnLifetime time.Duration // of what this client makes, verifies, proposes or commits
+	maxLifetime    time.Duration // of leaves that others made; zero for no bound
+	maxOwnLifetime time.Duration // of KeyPackages that this client makes, verifies, proposes or commits
 	intake         Intake
 }
 
-// keyPackageRules are those for what others committed, or a tree holds: no time is looked at.
+// keyPackageRules returns the rules for leaves that others committed or that a tree holds: the present time is not
+// compared.
 func (r *rules) keyPackageRules() KeyPackageRules {
 	return KeyPackageRules{Auth: r.auth, MaxLifetime: r.maxLifetime, Intake: r.intake}
 }
 
-// ownKeyPackageRules are those for what this client is about to use, now.
+// ownKeyPackageRules returns the rules for KeyPackages that this client is about to use at the time now.
 func (r *rules) ownKeyPackageRules(now time.Time) KeyPackageRules {
 	return KeyPackageRules{Auth: r.auth, Now: now, MaxLifetime: r.maxOwnLifetime, Intake: r.intake}
 }
@@ -48,17 +50,18 @@ func (r *rules) ownKeyPackageRules(now time.Time) KeyPackageRules {
 type sentProposal struct {
 	Proposal
 	sender  Sender
-	ref     []byte // nil if it stands in the commit itself
+	ref     []byte // nil if the commit holds the proposal by value
 	checked bool   // an Add whose KeyPackage has been verified
 }
 
 func (p *sentProposal) name(at int) string { return fmt.Sprintf("proposal %d (%v)", at, p.Type) }
 
-// plan is what a list of proposals does to a group, before any path.
+// plan is the effect of a list of proposals on a group, before any path.
 type plan struct {
 	list       []sentProposal
 	committer  Sender
 	external   bool
+	founding   ResumptionUsage // the usage of resumption PSKs that belongs to the founding of a group by reinit or branch
 	extensions Extensions
 	tree       *ratchetTree
 	changed    []LeafIndex // new and updated leaves
@@ -72,12 +75,16 @@ type plan struct {
 	needsPath  bool
 }
 
-// pskUsage allows resumption PSKs for the one commit that founds a group by reinit or branch.
-type pskUsage = ResumptionUsage
-
-// planList checks a list of proposals and applies it (RFC 9420 §12.2, §12.3).
-func (s *PublicState) planList(list []sentProposal, committer Sender, founding pskUsage) (*plan, error) {
-	p := &plan{list: list, committer: committer, external: committer.Type == SenderNewMemberCommit, extensions: s.context.Extensions}
+// planList checks a list of proposals and applies it (RFC 9420 §12.2, §12.3). founding is 0 but in the first commit of a
+// group that is founded by reinit or branch.
+func (s *PublicState) planList(list []sentProposal, committer Sender, founding ResumptionUsage) (*plan, error) {
+	p := &plan{
+		list:       list,
+		committer:  committer,
+		external:   committer.Type == SenderNewMemberCommit,
+		founding:   founding,
+		extensions: s.context.Extensions,
+	}
 	if err := s.checkTypes(p); err != nil {
 		return nil, err
 	}
@@ -85,7 +92,7 @@ func (s *PublicState) planList(list []sentProposal, committer Sender, founding p
 		return nil, err
 	}
 	for at := range list {
-		if err := s.checkProposal(&list[at], p, founding); err != nil {
+		if err := s.checkProposal(&list[at], p); err != nil {
 			return nil, within(list[at].name(at), ErrInvalid, err)
 		}
 		if err := s.checkPolicy(&list[at], committer); err != nil {
@@ -100,30 +107,31 @@ func (s *PublicState) planList(list []sentProposal, committer Sender, founding p
 
 // verifyPackages verifies the KeyPackages of all Adds (§12.1.1), on all processors.
 func (s *PublicState) verifyPackages(list []sentProposal) error {
-	errs := make([]error, len(list))
-	inParallel(len(list), func(at int) {
+	packages := make([]*KeyPackage, len(list))
+	for at := range list {
 		if sp := &list[at]; sp.Type == ProposalAdd && !sp.checked {
-			err := sp.Add.verify(s.rules.suite, s.rules.keyPackageRules())
-			errs[at] = within(sp.name(at), ErrInvalid, err)
-			sp.checked = err == nil
+			packages[at] = sp.Add
 		}
-	})
-	return firstError(errs...)
+	}
+	errs := verifyKeyPackages(s.rules.suite, s.rules.keyPackageRules(), packages)
+	for at, k := range packages {
+		if k != nil {
+			errs[at] = within(list[at].name(at), ErrInvalid, errs[at])
+			list[at].checked = errs[at] == nil
+		}
+	}
+	return cmp.Or(errs...)
 }
 
-// checkTypes checks which types may stand together (§12.2) and whether a path is needed (§12.4).
+// checkTypes checks which types one list may contain (§12.2) and whether a path is needed (§12.4).
 func (s *PublicState) checkTypes(p *plan) error {
 	count := map[ProposalType]int{}
 	p.needsPath = len(p.list) == 0
 	for at := range p.list {
 		t := p.list[at].Type
 		count[t]++
-		switch t {
-		case ProposalAdd, ProposalPSK, ProposalReInit:
-		default: // what a custom type needs is not known, so that nothing is asked for
-			p.needsPath = p.needsPath || t.isDefault()
-		}
-		if p.external && t != ProposalExternalInit && t != ProposalRemove && t != ProposalPSK {
+		p.needsPath = p.needsPath || t.row().path == pathRequired
+		if p.external && !t.row().senders.has(SenderNewMemberCommit) {
 			return fail(ErrInvalid, "§12.2", p.list[at].name(at), "not allowed in an external commit")
 		}
 	}
@@ -134,71 +142,31 @@ func (s *PublicState) checkTypes(p *plan) error {
 		return fail(ErrInvalid, "§12.2", "external commit", "%d Remove proposals, at most one", count[ProposalRemove])
 	case !p.external && count[ProposalExternalInit] > 0:
 		return fail(ErrInvalid, "§12.2", "proposal list", "ExternalInit in a commit by a member")
-	case count[ProposalGroupContextExtensions] > 1:
-		return fail(ErrInvalid, "§12.2", "proposal list", "%d GroupContextExtensions proposals", count[ProposalGroupContextExtensions])
-	case count[ProposalReInit] > 0 && len(p.list) > 1:
-		return fail(ErrInvalid, "§12.2", "proposal list", "ReInit together with other proposals")
+	}
+	for at := range p.list {
+		t := p.list[at].Type
+		if t.row().once && count[t] > 1 {
+			return fail(ErrInvalid, "§12.2", "proposal list", "%d proposals of type %v, at most one", count[t], t)
+		}
+		if t.row().alone && len(p.list) > 1 {
+			return fail(ErrInvalid, "§12.2", "proposal list", "a proposal of type %v together with others", t)
+		}
 	}
 	return nil
 }
 
-// checkProposal checks one proposal of a list by itself (§12.1) and notes what it asks for.
-func (s *PublicState) checkProposal(sp *sentProposal, p *plan, founding pskUsage) error {
+// checkProposal checks one proposal of a list by itself (§12.1) and adds its change to the plan.
+func (s *PublicState) checkProposal(sp *sentProposal, p *plan) error {
 	if err := checkSenderType(sp.sender, sp.Type); err != nil {
 		return err
 	}
-	switch sp.Type {
-	case ProposalAdd:
-		p.packages = append(p.packages, sp.Add)
-	case ProposalUpdate:
-		leaf, _ := sp.sender.Leaf()
-		if sp.sender == p.committer {
-			return fail(ErrInvalid, "§12.2", "", "made by the committer itself")
-		}
-		p.updated = append(p.updated, leaf)
-		return s.checkUpdate(leaf, sp.Update)
-	case ProposalRemove:
-		if s.tree.leafBody(sp.Remove) == "" {
-			return fail(ErrInvalid, "§12.1.3", "", "%s is not a member", leafName(sp.Remove))
-		}
-		if sp.Remove == LeafIndex(p.committer.Index) && p.committer.Type == SenderMember {
-			return fail(ErrInvalid, "§12.2", "", "removes the committer, %s", leafName(sp.Remove))
-		}
-		p.removed = append(p.removed, sp.Remove)
-	case ProposalPSK:
-		p.psks = append(p.psks, *sp.PSK)
-		return s.checkPSK(sp.PSK, founding)
-	case ProposalReInit:
-		p.reinit = sp.ReInit
-		if sp.ReInit.Version < s.context.Version {
-			return fail(ErrInvalid, "§12.1.5", "", "version %d is below the group's %d", sp.ReInit.Version, s.context.Version)
-		}
-		return sp.ReInit.Extensions.checkUnique()
-	case ProposalExternalInit:
-		p.kemOutput = sp.ExternalInit
-	case ProposalGroupContextExtensions:
-		p.extensions = sp.Extensions
-		return s.checkExtensions(sp.Extensions)
-	}
-	return nil
+	return sp.Type.row().plan(s, sp, p)
 }
 
-// checkSenderType says who may send which proposals (§6.1, §12.1.8).
+// checkSenderType checks that a sender of this type may send a proposal of type t (§6.1, §12.1.8).
 func checkSenderType(from Sender, t ProposalType) error {
-	switch from.Type {
-	case SenderMember:
+	if t.row().senders.has(from.Type) {
 		return nil
-	case SenderNewMemberCommit:
-		return nil // checkTypes says what an external commit may hold
-	case SenderNewMemberProposal:
-		if t == ProposalAdd {
-			return nil
-		}
-	case SenderExternal:
-		switch t {
-		case ProposalAdd, ProposalRemove, ProposalPSK, ProposalReInit, ProposalGroupContextExtensions:
-			return nil
-		}
 	}
 	return fail(ErrMalformed, "§12.1.8", "", "type %v may not come from %v", t, from)
 }
@@ -228,8 +196,8 @@ func (s *PublicState) checkUpdate(i LeafIndex, next *LeafNode) error {
 	return s.checkReplacement(i, i, next, UseUpdate)
 }
 
-// checkReplacement makes the checks that an Update's leaf and a path's leaf share: next is to stand at
-// leaf i, after the leaf that stands at old (§7.3, §12.4.2).
+// checkReplacement makes the checks that apply to an Update's leaf and to a path's leaf: next becomes leaf i and
+// replaces the leaf at old (§7.3, §12.4.2).
 func (s *PublicState) checkReplacement(old, i LeafIndex, next *LeafNode, use CredentialUse) error {
 	before, ok := s.tree.leaf(old)
 	if !ok {
@@ -261,17 +229,6 @@ func (s *PublicState) checkNewLeaf(i LeafIndex, l *LeafNode) error {
 	return within(leafName(i), ErrForged, l.verifySignature(s.rules.suite, s.context.GroupID, i))
 }
 
-// checkPSK checks a PreSharedKey proposal (§12.1.4).
-func (s *PublicState) checkPSK(id *PreSharedKeyID, founding pskUsage) error {
-	if len(id.Nonce) != s.rules.suite.hashLen() {
-		return fail(ErrInvalid, "§12.1.4", id.String(), "nonce of %d bytes, not %d", len(id.Nonce), s.rules.suite.hashLen())
-	}
-	if id.Type == PSKResumption && id.Usage != UsageApplication && id.Usage != founding {
-		return fail(ErrInvalid, "§12.1.4", id.String(), "usage %d belongs to the founding of a group only", id.Usage)
-	}
-	return nil
-}
-
 // checkExtensions checks a new list of GroupContext extensions by itself (§12.1.7, §5.3.1).
 func (s *PublicState) checkExtensions(x Extensions) error {
 	if err := x.checkUnique(); err != nil {
@@ -301,8 +258,8 @@ func (s *PublicState) checkExtensions(x Extensions) error {
 	return nil
 }
 
-// checkSenderKey refuses a bad key of the suite's scheme (§5.1.1). A key of another scheme, which no key of
-// this one is as long as, is no fault of the group: its owner can sign nothing here.
+// checkSenderKey refuses a bad key of the suite's scheme (§5.1.1). A key of another scheme, which differs in length
+// from all keys of this scheme, is accepted: its owner can sign nothing here.
 func (s *suite) checkSenderKey(pub []byte) error {
 	if !slices.Contains(s.signature.keyLengths(), len(pub)) {
 		return nil
@@ -310,9 +267,9 @@ func (s *suite) checkSenderKey(pub []byte) error {
 	return s.validateSignatureKey(pub)
 }
 
-// checkMadeExtensions checks a list of GroupContext extensions that this client makes: no receiver's
-// rule refuses an extension in the wrong place (§17.3), or an external sender that can sign nothing
-// because its key is of another signature scheme (§12.1.8.1).
+// checkMadeExtensions checks a list of GroupContext extensions that this client makes. No receiver's rule refuses an
+// extension in the wrong place (§17.3), or an external sender that can sign nothing because its key belongs to
+// another signature scheme (§12.1.8.1).
 func (s *PublicState) checkMadeExtensions(x Extensions) error {
 	if err := checkPlaces(x); err != nil {
 		return err
@@ -330,8 +287,8 @@ func checkPlaces(x Extensions) error {
 	return nil
 }
 
-// checkExternalSenders checks that external senders can sign in a group of a suite, and that their
-// credentials are of types that an intake knows.
+// checkExternalSenders checks that external senders can sign in a group of a suite, and that an intake accepts the
+// types of their credentials.
 func (x Extensions) checkExternalSenders(s *suite, in Intake) error {
 	senders, err := x.ExternalSenders()
 	if err != nil {
@@ -369,21 +326,20 @@ func (s *PublicState) checkConflicts(p *plan) error {
 	return nil
 }
 
-// applyList changes the tree in the order of §12.3 and validates what comes out.
+// applyList changes the tree in the order of §12.3 and validates the result.
 func (s *PublicState) applyList(p *plan) error {
 	e := s.tree.edit()
 	var changes []leafChange
-	for _, sp := range p.list {
-		switch sp.Type {
-		case ProposalUpdate:
-			body, err := sp.Update.marshal()
-			if err != nil {
-				return err
-			}
-			changes = append(changes, leafChange{LeafIndex(sp.sender.Index), string(body)})
-		case ProposalRemove:
-			changes = append(changes, leafChange{sp.Remove, ""})
+	for at := range p.list {
+		change := p.list[at].Type.row().change
+		if change == nil {
+			continue
 		}
+		c, err := change(&p.list[at])
+		if err != nil {
+			return err
+		}
+		changes = append(changes, c)
 	}
 	if err := e.replace(changes); err != nil {
 		return err
@@ -405,12 +361,12 @@ func (s *PublicState) applyList(p *plan) error {
 	return s.checkAllMembers(p)
 }
 
-// checkCustom asks whether all who will process the commit support its custom proposals: not those
-// whom it adds or removes (§12.2).
+// checkCustom checks that all members who will process the commit support those of its proposals that capabilities
+// list. Members that the commit adds or removes do not count (§12.2).
 func checkCustom(p *plan, e *treeEdit) error {
 	for at := range p.list {
 		t := p.list[at].Type
-		if !t.isDefault() && !e.people.all(func(c Capabilities) bool { return c.SupportsProposal(t) }) {
+		if t.row().listed && !e.people.all(func(c Capabilities) bool { return c.SupportsProposal(t) }) {
 			return fail(ErrInvalid, "§12.2", p.list[at].name(at), "not supported by all members")
 		}
 	}
@@ -438,8 +394,8 @@ func (e *treeEdit) addMembers(p *plan) error {
 	return e.add(changes)
 }
 
-// checkMember checks a leaf against the rest of its tree: keys and identity are its own, and it and
-// the group support each other (§7.3, §13.4).
+// checkMember checks a leaf against the rest of its tree: keys and identity are unique, and leaf and group support
+// each other (§7.3, §13.4).
 func checkMember(t *ratchetTree, i LeafIndex, extensions Extensions) error {
 	l, ok := t.leaf(i)
 	if !ok {
@@ -472,18 +428,18 @@ func checkSupport(t *ratchetTree, i LeafIndex, l *LeafNode, extensions Extension
 	return nil
 }
 
-// checkUnique looks for another node with one of a leaf's keys, and another member with its identity
-// (§7.3, §12.2).
+// checkUnique checks that no other node has one of a leaf's keys, and that no other member has its identity (§7.3,
+// §12.2).
 func checkUnique(t *ratchetTree, i LeafIndex, l *LeafNode) error {
 	if at, found := t.otherNode(i.node(), l.EncryptionKey); found {
-		return fail(ErrInvalid, "§7.3", leafName(i), "encryption_key also stands at %s", nodeName(at))
+		return fail(ErrInvalid, "§7.3", leafName(i), "encryption_key is also used at %s", nodeName(at))
 	}
 	people := &t.indexed().people
 	key := t.suite.canonicalKey(string(l.SignatureKey))
 	if at, found := t.otherMember(people.signatures, i, key, func(o *LeafNode) bool {
 		return t.suite.canonicalKey(string(o.SignatureKey)) == key
 	}); found {
-		return fail(ErrInvalid, "§7.3", leafName(i), "signature_key also stands at %s", leafName(at))
+		return fail(ErrInvalid, "§7.3", leafName(i), "signature_key is also used at %s", leafName(at))
 	}
 	id, err := t.identity(l)
 	if err != nil {

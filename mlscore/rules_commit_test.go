@@ -7,18 +7,18 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// fiveNames make a tree in which leaf 0 has three parents above it.
+// fiveNames are the members of a tree in which leaf 0 has three parents above it.
 var fiveNames = both("alice", "bob", "carol", "dave", "erin")
 
-// commitCase is a commit of alice's with one thing wrong that is not its proposals.
+// commitCase is a commit by alice with one fault outside its proposals.
 type commitCase struct {
 	name  string
 	want  want
 	forge func(l *lab, f *forgery)
 }
 
-// run makes the commit once by itself and once with a Remove of erin: who is removed verifies all that
-// takes no keys of the next epoch (§12.4.2).
+// run makes the commit once alone and once with a Remove of erin: a removed member verifies everything that needs no
+// keys of the next epoch (§12.4.2).
 func (c commitCase) run(t *testing.T) {
 	bothWays(t, c.name, func(t *testing.T, public bool) {
 		l := newLab(t, public, labOptions{names: fiveNames})
@@ -34,7 +34,7 @@ func (c commitCase) run(t *testing.T) {
 	})
 }
 
-// TestRulesPathRequired: which commits need a path (§12.4).
+// TestRulesPathRequired checks which commits need a path (§12.4).
 func TestRulesPathRequired(t *testing.T) {
 	missing := want{kind: ErrInvalid, clause: "§12.4", say: "has no path"}
 	for _, c := range []struct {
@@ -57,7 +57,7 @@ func TestRulesPathRequired(t *testing.T) {
 			list := c.list(l)
 			f := (&forgery{by: l.people[0], noPath: true}).value(list...).reference()
 			l.refuse(l.people[0], f.message(t), missing)
-			// By the rules there is a path, wanted or not.
+			// The commit has a path if the rules require one, even with OmitPath.
 			done := l.commit(l.people[0], CommitOptions{Proposals: list, OmitPath: true})
 			if leaf, _ := done.Staged.Public().tree.leaf(0); leaf.Source != SourceCommit {
 				t.Fatal("the committer's leaf is not new")
@@ -95,19 +95,19 @@ func TestRulesPathRequired(t *testing.T) {
 				t.Fatalf("proposals %v: path %v", c.types, path)
 			}
 		}
-		// Of others none is asked for.
+		// Commits of others need no path.
 		l.takes(alice, (&forgery{by: alice, noPath: true}).value(CustomProposal(testProposal, nil)).message(t))
 	})
 }
 
-// TestRulesPath: the form of an UpdatePath, its keys and hashes (§7.4 to §7.6, §7.9.2, §12.4.2).
+// TestRulesPath checks the rules on the form of an UpdatePath, its keys and hashes (§7.4 to §7.6, §7.9.2, §12.4.2).
 func TestRulesPath(t *testing.T) {
 	count := want{kind: ErrInvalid, clause: "§7.6", say: "the filtered direct path has"}
 	ciphertexts := want{kind: ErrInvalid, clause: "§7.6", say: "the copath's resolution has"}
-	stands := func(where string) want {
-		return want{kind: ErrInvalid, clause: "§12.4.2", say: "is not new: it stands at " + where}
+	used := func(where string) want {
+		return want{kind: ErrInvalid, clause: "§12.4.2", say: "is not new: it is used at " + where}
 	}
-	twice := want{kind: ErrInvalid, clause: "§12.4.2", say: "stands in the path twice"}
+	twice := want{kind: ErrInvalid, clause: "§12.4.2", say: "is in the path twice"}
 	hash := want{kind: ErrForged, clause: "§7.9.2", say: "parent hash of leaf 0"}
 	length := want{kind: ErrInvalid, clause: "§7.4", say: "path secret", keyed: true}
 	sealed := want{kind: ErrForged, clause: "§7.6", say: "does not decrypt", keyed: true}
@@ -139,19 +139,19 @@ func TestRulesPath(t *testing.T) {
 		{"§12.4.2 a path node with the key of the path's leaf", twice, func(_ *lab, f *forgery) {
 			f.keys = func(keys [][]byte, leaf *LeafNode) { keys[0] = leaf.EncryptionKey }
 		}},
-		{"§12.4.2 a path key that another member's leaf has", stands("leaf 2"), func(l *lab, f *forgery) {
+		{"§12.4.2 a path key that another member's leaf has", used("leaf 2"), func(l *lab, f *forgery) {
 			f.keys = func(keys [][]byte, _ *LeafNode) { keys[0] = []byte(l.nodeKey(LeafIndex(2).node())) }
 		}},
-		{"§12.4.2 a path key that another parent has", stands("node 5"), func(l *lab, f *forgery) {
+		{"§12.4.2 a path key that another parent has", used("node 5"), func(l *lab, f *forgery) {
 			f.keys = func(keys [][]byte, _ *LeafNode) { keys[1] = []byte(l.nodeKey(5)) }
 		}},
-		{"§12.4.2 a path that keeps the key of a node", stands("node 1"), func(l *lab, f *forgery) {
+		{"§12.4.2 a path that keeps the key of a node", used("node 1"), func(l *lab, f *forgery) {
 			f.keys = func(keys [][]byte, _ *LeafNode) { keys[0] = []byte(l.nodeKey(1)) }
 		}},
-		{"§12.4.2 a path whose leaf takes the key of a parent that it replaces", stands("node 1"), func(l *lab, f *forgery) {
+		{"§12.4.2 a path whose leaf takes the key of a parent that it replaces", used("node 1"), func(l *lab, f *forgery) {
 			f.keys = func(_ [][]byte, leaf *LeafNode) { leaf.EncryptionKey = []byte(l.nodeKey(1)) }
 		}},
-		{"§12.4.2 a path whose leaf takes another member's key", stands("leaf 3"), func(l *lab, f *forgery) {
+		{"§12.4.2 a path whose leaf takes another member's key", used("leaf 3"), func(l *lab, f *forgery) {
 			f.keys = func(_ [][]byte, leaf *LeafNode) { leaf.EncryptionKey = []byte(l.nodeKey(LeafIndex(3).node())) }
 		}},
 		{"§7.9.2 the leaf's parent hash is not that of the path", hash, func(_ *lab, f *forgery) {
@@ -202,7 +202,7 @@ func TestRulesPath(t *testing.T) {
 		l.goesOn()
 	})
 	bothWays(t, "§7.6 leaves that the same commit adds are left out of the resolutions", func(t *testing.T, public bool) {
-		// Frank comes to leaf 5, below parents that have keys, gina and hal fill the tree, ida extends it.
+		// Frank joins at leaf 5, below parents that have keys; gina and hal fill the tree, ida extends it.
 		l := newLab(t, public, labOptions{names: fiveNames})
 		l.commit(l.people[0], CommitOptions{}, l.person("frank"))
 		l.commit(l.people[4], CommitOptions{}, l.person("gina"), l.person("hal"), l.person("ida"))
@@ -222,8 +222,8 @@ func TestRulesPath(t *testing.T) {
 	})
 }
 
-// nodeKey is the encryption key of a node in the members' tree.
-func (l *lab) nodeKey(n NodeIndex) string {
+// nodeKey returns the encryption key of a node in the members' tree.
+func (l *lab) nodeKey(n nodeIndex) string {
 	l.Helper()
 	node := l.people[0].group.public().tree.nodeAbove(n.firstLeaf(), n.level())
 	if node == nil || node.blank() {
@@ -250,7 +250,8 @@ func eachSecret(change func(*hpkeCiphertext)) func(*updatePath) {
 	}
 }
 
-// TestRulesConfirmation: the confirmation tag and the secrets that it covers (§6.1, §8.4, §12.4.2).
+// TestRulesConfirmation checks the rules on the confirmation tag and the secrets that it covers (§6.1, §8.4,
+// §12.4.2).
 func TestRulesConfirmation(t *testing.T) {
 	bad := want{kind: ErrForged, clause: "§12.4.2", say: "confirmation tag does not verify", keyed: true}
 	tag := func(change func([]byte) []byte) func(*lab, *forgery) {
@@ -296,14 +297,14 @@ func TestRulesConfirmation(t *testing.T) {
 		for _, id := range []string{"z", "a"} {
 			l.psk(id, dave)
 		}
-		// Dave has no resumption PSK of this group: he comes without it.
+		// Dave has no resumption PSK of this group: he is added without it.
 		l.commit(l.people[0], CommitOptions{Proposals: list})
 		l.commit(l.people[1], CommitOptions{Proposals: []Proposal{pskProposal(l.psk("z", l.people...)), pskProposal(l.psk("a", l.people...))}}, dave)
 		l.goesOn()
 	})
 }
 
-// TestRulesEpochs: epochs count, end and close (§12, §12.4.2, §14).
+// TestRulesEpochs checks that epochs count, end and close (§12, §12.4.2, §14).
 func TestRulesEpochs(t *testing.T) {
 	bothWays(t, "§12 there is no epoch after the last", func(t *testing.T, public bool) {
 		l := newLab(t, public, labOptions{})
@@ -353,7 +354,7 @@ func TestRulesEpochs(t *testing.T) {
 		received := bob.snapshot(t)
 		must[*Received](t)(bob.group.Process(c.Message))
 		received.requireSame(t, bob)
-		// Application messages of the present epoch go both ways meanwhile.
+		// Meanwhile application messages of the present epoch go in both directions.
 		msg := must[[]byte](t)(bob.group.Protect([]byte("still here"), MessageOptions{}))
 		if got := alice.receive(t, msg).Application; string(got.Data) != "still here" {
 			t.Fatalf("got %q", got.Data)
@@ -366,7 +367,7 @@ func TestRulesEpochs(t *testing.T) {
 	bothWays(t, "§12.4.2 a group that a ReInit has closed", func(t *testing.T, public bool) {
 		l := newLab(t, public, labOptions{})
 		alice, bob := l.people[0], l.people[1]
-		// Messages on their way when the group closes.
+		// Messages that are in transit when the group closes.
 		late := must[[]byte](t)(bob.group.Protect([]byte("late"), MessageOptions{}))
 		l.commit(alice, CommitOptions{Proposals: []Proposal{ReInitProposal(ReInit{GroupID: []byte("next"), Version: MLS10, CipherSuite: labSuite})}})
 		closed := want{kind: ErrGroupEnded, clause: "§12.4.2", say: "closed by a ReInit"}
@@ -426,7 +427,7 @@ func TestRulesEpochs(t *testing.T) {
 	})
 }
 
-// TestRulesOvertaken: what meets a member whose own commit is on its way.
+// TestRulesOvertaken checks what a member does with messages while its own commit is in transit.
 func TestRulesOvertaken(t *testing.T) {
 	both := func(t *testing.T, name string, run func(t *testing.T, l *lab, reload func(p *person))) {
 		bothWays(t, name, func(t *testing.T, public bool) {
@@ -520,8 +521,8 @@ func TestRulesOvertaken(t *testing.T) {
 	})
 }
 
-// TestRulesOwnLeaf: what a creator, a committer and who proposes an Update may put into their own leaves
-// and groups (§7.3, §11, §12.4.1).
+// TestRulesOwnLeaf checks what a creator, a committer and the sender of an Update may put into their own leaves and
+// groups (§7.3, §11, §12.4.1).
 func TestRulesOwnLeaf(t *testing.T) {
 	t.Run("§11 a group whose extensions its creator does not support", func(t *testing.T) {
 		l := newLab(t, false, labOptions{})
@@ -575,7 +576,7 @@ func TestRulesOwnLeaf(t *testing.T) {
 		}{
 			{LeafUpdate{Identity: &stranger}, want{kind: ErrPolicy, clause: "§5.3.1", say: "no valid successor"}},
 			{LeafUpdate{Identity: &refused}, want{kind: ErrPolicy, clause: "§5.3.1", say: "not welcome"}},
-			{LeafUpdate{Identity: &twin}, want{kind: ErrInvalid, clause: "§7.3", say: "signature_key also stands at leaf 1"}},
+			{LeafUpdate{Identity: &twin}, want{kind: ErrInvalid, clause: "§7.3", say: "signature_key is also used at leaf 1"}},
 			{LeafUpdate{Extensions: &Extensions{{otherExtension, nil}, {otherExtension, nil}}}, want{kind: ErrMalformed, clause: "§13.4", say: "occurs twice"}},
 		} {
 			_, err := alice.group.Commit(CommitOptions{Leaf: c.update})
@@ -597,8 +598,8 @@ func TestRulesOwnLeaf(t *testing.T) {
 	})
 }
 
-// TestRulesRotatedSignatureKey: a committer's new signature key signs the GroupInfo of the new epoch, the
-// old one the commit (§12.4.1, §12.4.3).
+// TestRulesRotatedSignatureKey checks that a committer's new signature key signs the GroupInfo of the new epoch, and
+// the old key signs the commit (§12.4.1, §12.4.3).
 func TestRulesRotatedSignatureKey(t *testing.T) {
 	bothWays(t, "§12.4.3 a GroupInfo is signed with the key in the new tree", func(t *testing.T, public bool) {
 		l := newLab(t, public, labOptions{})
@@ -625,7 +626,7 @@ func TestRulesRotatedSignatureKey(t *testing.T) {
 		dave.group = must[*Group](t)(dave.Join(c.Welcome, JoinOptions{GroupOptions: alice.group.options}))
 		l.people = append(l.people, dave)
 		l.agree()
-		// What the old key signs is refused now.
+		// A signature by the old key is refused now.
 		f := &forgery{by: alice}
 		l.refuse(alice, f.proposal(t, RemoveProposal(1), old), want{kind: ErrForged, clause: "§6.1", say: "signature does not verify"})
 		m := must[*message](t)(parseMessage(c.GroupInfo, codec.DefaultLimits)).groupInfo

@@ -32,7 +32,7 @@ func externalLab(t *testing.T, public bool) (*lab, []service) {
 	}), services
 }
 
-// TestRulesExternalProposal: proposals from outside of the group (§6.1, §12.1.8).
+// TestRulesExternalProposal checks the rules on proposals from outside of the group (§6.1, §12.1.8).
 func TestRulesExternalProposal(t *testing.T) {
 	as := func(s Sender) func(*framedContent) { return func(c *framedContent) { c.sender = s } }
 	forged := want{kind: ErrForged, clause: "§6.1", say: "signature does not verify"}
@@ -172,7 +172,7 @@ func TestRulesExternalProposal(t *testing.T) {
 	})
 }
 
-// externalCase is an external commit of dave's with one thing wrong.
+// externalCase is an external commit by dave with one fault.
 type externalCase struct {
 	name  string
 	want  want
@@ -180,7 +180,7 @@ type externalCase struct {
 	lab   labOptions
 }
 
-// TestRulesExternalCommit: commits of those who join by them (§12.2, §12.4.3.2).
+// TestRulesExternalCommit checks the rules on external commits (§12.2, §12.4.3.2).
 func TestRulesExternalCommit(t *testing.T) {
 	add := func(list ...Proposal) func(*lab, *forgery, *person) {
 		return func(_ *lab, f *forgery, _ *person) {
@@ -346,7 +346,7 @@ func TestRulesExternalCommit(t *testing.T) {
 	})
 	bothWays(t, "§12.2 the application forbids a resync", func(t *testing.T, public bool) {
 		l := newLab(t, public, labOptions{config: func(name string, c *Config) {
-			if name != "carol" { // who comes back is not asked
+			if name != "carol" { // the client that comes back does not check it
 				c.Policy = noRemoves{}
 			}
 		}})
@@ -358,7 +358,7 @@ func TestRulesExternalCommit(t *testing.T) {
 	})
 }
 
-// dropProposals forgets what waits, as the end of an epoch does.
+// dropProposals drops the waiting proposals, as the end of an epoch does.
 func (g *Group) dropProposals() { g.state.public = withoutProposals(g.state.public) }
 
 func withoutProposals(p *PublicState) *PublicState {
@@ -367,12 +367,12 @@ func withoutProposals(p *PublicState) *PublicState {
 	return &c
 }
 
-// TestRulesResync: a member comes back by an external commit that removes its earlier appearance (§12.2,
+// TestRulesResync checks that a member comes back by an external commit that removes its earlier appearance (§12.2,
 // §12.4.3.2).
 func TestRulesResync(t *testing.T) {
 	bothWays(t, "§12.4.3.2 a resync takes the leftmost leaf that is blank when the old one is", func(t *testing.T, public bool) {
 		for _, c := range []struct {
-			gone     []LeafIndex // beforehand
+			gone     []LeafIndex // leaves removed before
 			who      LeafIndex
 			expected LeafIndex
 		}{
@@ -415,7 +415,7 @@ func TestRulesResync(t *testing.T) {
 	bothWays(t, "§12.4.3.2 the earlier appearance is out of the group", func(t *testing.T, public bool) {
 		l := newLab(t, public, labOptions{})
 		carol := l.people[2]
-		lost := *carol // her other self, with the old state
+		lost := *carol // a copy of carol with the old state
 		lost.store = carol.store.Clone()
 		cfg := carol.cfg
 		cfg.Store = lost.store

@@ -7,40 +7,40 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// forgery makes a commit as a member makes it, with no rule checked and any step changed. Every step
-// that follows takes the change in: what is wrong is signed, hashed and tagged like what is right.
+// forgery makes a commit in the way of a member, without checking any rule and with any step changed. Later steps use
+// the changed value: a fault is signed, hashed and tagged like valid content.
 type forgery struct {
 	by       *person
 	list     []sentProposal
 	noPath   bool
 	noInit   bool      // an external commit without ExternalInit
-	identity *Identity // the committer's next
-	leafKey  *Secret   // that signs the committer's next leaf, if not its own
+	identity *Identity // the committer's next identity
+	leafKey  *Secret   // signs the committer's next leaf, instead of its own key
 
-	leaf    func(*LeafNode)                  // before it is signed
-	signed  func(*LeafNode)                  // after
+	leaf    func(*LeafNode)                  // before the leaf is signed
+	signed  func(*LeafNode)                  // after the leaf is signed
 	keys    func([][]byte, *LeafNode)        // public keys of the path, from the leaf upwards, and its leaf
-	secrets func(level int, s []byte) []byte // what is encrypted for a level
-	added   func([]LeafIndex) []LeafIndex    // whom the path leaves out
-	path    func(*updatePath)                // when it is encrypted
+	secrets func(level int, s []byte) []byte // the plaintext for a level
+	added   func([]LeafIndex) []LeafIndex    // the added leaves, which the path leaves out
+	path    func(*updatePath)                // after the path is encrypted
 
-	provisional func(*GroupContext) // that the path is encrypted in
+	provisional func(*GroupContext) // the context for encrypting the path
 	commit      func(*commitContent)
-	content     func(*framedContent)        // before it is signed
-	context     func(*GroupContext)         // of the epoch that is signed for
-	sign        func(*authenticatedContent) // when it is signed
-	tag         func(*authenticatedContent) // when it is tagged
-	public      func(*publicMessage)        // when it has its membership tag
+	content     func(*framedContent)        // before the content is signed
+	context     func(*GroupContext)         // the context that the signature covers
+	sign        func(*authenticatedContent) // after the signature
+	tag         func(*authenticatedContent) // after the confirmation tag
+	public      func(*publicMessage)        // after the membership tag
 	format      WireFormat                  // instead of the maker's
-	plain       func([]byte) []byte         // what is encrypted, in a PrivateMessage
+	plain       func([]byte) []byte         // the plaintext of a PrivateMessage
 	sender      func(*senderData)
 	data        func([]byte) []byte   // the sender data, encoded
-	private     func(*privateMessage) // when it is encrypted
+	private     func(*privateMessage) // after the encryption
 
 	generation *uint32 // instead of the next
 }
 
-// value makes proposals of the committer's own.
+// value adds proposals by value.
 func (f *forgery) value(list ...Proposal) *forgery {
 	for _, p := range list {
 		f.list = append(f.list, sentProposal{Proposal: p, sender: member(f.by.group.Self())})
@@ -48,7 +48,7 @@ func (f *forgery) value(list ...Proposal) *forgery {
 	return f
 }
 
-// reference adds all proposals that wait.
+// reference adds all waiting proposals by reference.
 func (f *forgery) reference() *forgery {
 	for _, c := range f.by.group.public().proposals {
 		f.list = append(f.list, c.sentProposal)
@@ -56,7 +56,7 @@ func (f *forgery) reference() *forgery {
 	return f
 }
 
-// forcePlan applies a list of proposals as far as that can be done, valid or not.
+// forcePlan applies a list of proposals as far as possible, even if it is invalid.
 func forcePlan(t testing.TB, s *PublicState, list []sentProposal, committer Sender) *plan {
 	t.Helper()
 	p := &plan{list: list, committer: committer, external: committer.Type == SenderNewMemberCommit, extensions: s.context.Extensions}
@@ -114,7 +114,7 @@ func (f *forgery) message(t testing.TB) []byte {
 	return f.protect(t, w.base, w.ac)
 }
 
-// committing goes as far as the next epoch.
+// committing makes the steps up to the next epoch.
 func (f *forgery) committing(t testing.TB) *committing {
 	t.Helper()
 	g := f.by.group
@@ -128,8 +128,7 @@ func (f *forgery) committing(t testing.TB) *committing {
 	return w
 }
 
-// external makes an external commit of somebody's from a GroupInfo, with an ExternalInit before the
-// list's proposals.
+// external makes an external commit by p from a GroupInfo, with an ExternalInit before the proposals of the list.
 func (f *forgery) external(t testing.TB, p *person, info []byte) []byte {
 	t.Helper()
 	g := must[*groupInfo](t)(parseGroupInfo(info, p.cfg.Limits.Codec))
@@ -161,7 +160,7 @@ func (f *forgery) external(t testing.TB, p *person, info []byte) []byte {
 	return f.protect(t, w.base, w.ac)
 }
 
-// build goes through the steps of committing.build.
+// build makes the steps of committing.build.
 func (f *forgery) build(t testing.TB, w *committing) {
 	t.Helper()
 	public := w.base.public
@@ -184,7 +183,7 @@ func (f *forgery) build(t testing.TB, w *committing) {
 		w.staged.tree = w.path.tree
 	}
 	w.staged.context = public.context
-	w.staged.context.Epoch++ // wraps around where provisional refuses
+	w.staged.context.Epoch++ // wraps around, where provisional returns an error
 	w.staged.context.TreeHash = w.staged.tree.hash()
 	w.staged.context.Extensions = w.plan.extensions
 	if !f.noPath {
@@ -289,7 +288,7 @@ func (f *forgery) createPath(t testing.TB, w *committing, tree *ratchetTree) *cr
 	return c
 }
 
-// seal is createdPath.seal with hooks. Where a key is none, nothing useful is encrypted to it.
+// seal is createdPath.seal with hooks. If a key is invalid, the ciphertext for it is arbitrary.
 func (f *forgery) seal(t testing.TB, w *committing) *updatePath {
 	t.Helper()
 	c, added := w.path, w.plan.added
@@ -323,7 +322,7 @@ func (f *forgery) seal(t testing.TB, w *committing) *updatePath {
 	return p
 }
 
-// protect frames signed content as its maker's handshakes are framed.
+// protect frames signed content in the form of the maker's handshakes.
 func (f *forgery) protect(t testing.TB, st *memberState, ac *authenticatedContent) []byte {
 	t.Helper()
 	s := f.by.group.suite
@@ -384,8 +383,8 @@ func (f *forgery) encrypt(t testing.TB, secret Secret, ac *authenticatedContent,
 	return must[[]byte](t)(encodeMessage(WireFormatPrivateMessage, m.encode))
 }
 
-// proposal makes a proposal message. The sender is the forger unless the content is changed, the key is
-// its own unless another is given.
+// proposal makes a proposal message. The sender is the forger unless the content hook changes it. The key is the
+// forger's unless another key is given.
 func (f *forgery) proposal(t testing.TB, p Proposal, key ...Secret) []byte {
 	t.Helper()
 	g := f.by.group

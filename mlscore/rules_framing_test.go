@@ -9,7 +9,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// allMessages gives one honest message of each wire format, and the newcomer whom the Welcome is for.
+// allMessages returns one honest message of each wire format, and the newcomer for whom the Welcome is.
 func allMessages(t *testing.T) (map[WireFormat][]byte, *lab, *person) {
 	t.Helper()
 	l := newLab(t, true, labOptions{})
@@ -29,11 +29,11 @@ func allMessages(t *testing.T) (map[WireFormat][]byte, *lab, *person) {
 	}, l, dave
 }
 
-// TestRulesEncoding: the presentation language, strictly (RFC 9420 §2.1).
+// TestRulesEncoding checks the strict rules of the presentation language (RFC 9420 §2.1).
 func TestRulesEncoding(t *testing.T) {
 	messages, l, _ := allMessages(t)
 	kp := messages[WireFormatKeyPackage]
-	const initKey = 8 // where the length of init_key stands: after two versions, format and suite
+	const initKey = 8 // offset of the length of init_key: after two versions, format and suite
 	if kp[initKey] != 32 {
 		t.Fatalf("init_key has length octet %#x", kp[initKey])
 	}
@@ -99,7 +99,7 @@ func TestRulesEncoding(t *testing.T) {
 	})
 }
 
-// TestRulesMessage: what an MLSMessage may be, and for whom (§6).
+// TestRulesMessage checks the allowed content of an MLSMessage and its recipients (§6).
 func TestRulesMessage(t *testing.T) {
 	messages, l, dave := allMessages(t)
 	alice, bob := l.people[0], l.people[1]
@@ -183,7 +183,7 @@ func (f *forgery) eachKind(t *testing.T, check func(msg []byte)) {
 	}
 }
 
-// TestRulesAddress: a message is of one group and epoch (§6, §12.1, §12.4.2).
+// TestRulesAddress checks that a message belongs to one group and epoch (§6, §12.1, §12.4.2).
 func TestRulesAddress(t *testing.T) {
 	for _, c := range []struct {
 		name    string
@@ -222,7 +222,7 @@ func TestRulesAddress(t *testing.T) {
 	})
 }
 
-// TestRulesSignature: the signature on a message (§6.1).
+// TestRulesSignature checks the rules on the signature of a message (§6.1).
 func TestRulesSignature(t *testing.T) {
 	bad := want{kind: ErrForged, clause: "§6.1", say: "signature does not verify"}
 	for _, c := range []struct {
@@ -259,7 +259,7 @@ func TestRulesSignature(t *testing.T) {
 		{"§6.1 signed with the label of another use", bad, func(l *lab, f *forgery) {
 			f.sign = func(ac *authenticatedContent) {
 				tbs := ac.tbs(f.by.group.public().encoded)
-				ac.signature = must[[]byte](l.TB)(f.by.group.suite.signWithLabel(f.by.group.state.signer.Bytes(), "GroupInfoTBS", tbs))
+				ac.signature = must[[]byte](l.TB)(f.by.group.suite.signWithLabel(f.by.group.state.signer.Bytes(), "GroupInfoTBS", slices.Concat(tbs...)))
 			}
 		}},
 		{"§6.1 the sender is a leaf that is blank", want{kind: ErrForged, say: "is not a member"}, func(l *lab, f *forgery) {
@@ -274,7 +274,7 @@ func TestRulesSignature(t *testing.T) {
 			f := &forgery{by: l.people[0]}
 			c.forge(l, f)
 			w := c.want
-			if w.clause == "" { // the same rule, of two clauses
+			if w.clause == "" { // the same rule, from two clauses
 				w.clause = map[bool]string{true: "§6.1", false: "§6.3.2"}[public]
 			}
 			f.eachKindFrom(t, func(msg []byte) { l.refuse(l.people[0], msg, w) })
@@ -302,7 +302,7 @@ func TestRulesSignature(t *testing.T) {
 	})
 }
 
-// eachKindFrom is eachKind, but that a sender who is nobody sends no commit: its path has no place.
+// eachKindFrom is eachKind without a commit if the sender does not exist: its path would have no place.
 func (f *forgery) eachKindFrom(t *testing.T, check func(msg []byte)) {
 	t.Helper()
 	if f.content == nil {
@@ -312,7 +312,7 @@ func (f *forgery) eachKindFrom(t *testing.T, check func(msg []byte)) {
 	check(f.proposal(t, RemoveProposal(2)))
 }
 
-// TestRulesMembershipTag: the tag on a PublicMessage (§6.2). A server has no key to check it.
+// TestRulesMembershipTag checks the rules on the tag of a PublicMessage (§6.2). A server has no key to check the tag.
 func TestRulesMembershipTag(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -345,7 +345,7 @@ func TestRulesMembershipTag(t *testing.T) {
 	})
 }
 
-// TestRulesPrivateMessage: padding, ciphertexts and sender data (§6.3).
+// TestRulesPrivateMessage checks the rules on padding, ciphertexts and sender data (§6.3).
 func TestRulesPrivateMessage(t *testing.T) {
 	sealed := want{kind: ErrForged, clause: "§6.3.1", say: "ciphertext does not decrypt", keyed: true}
 	data := want{kind: ErrForged, clause: "§6.3.2", say: "sender data does not decrypt", keyed: true}
@@ -367,7 +367,7 @@ func TestRulesPrivateMessage(t *testing.T) {
 		{"§6.3.1 an empty content", want{kind: ErrMalformed, say: "input ends early", keyed: true}, func(_ *lab, f *forgery) {
 			f.plain = func([]byte) []byte { return nil }
 		}},
-		{"§6.3.1 the ciphertext was changed", data, func(_ *lab, f *forgery) { // it is the sender data's key, too
+		{"§6.3.1 the ciphertext was changed", data, func(_ *lab, f *forgery) { // the key of the sender data depends on the ciphertext, too
 			f.private = func(m *privateMessage) { m.ciphertext[0] ^= 1 }
 		}},
 		{"§6.3.1 the end of the ciphertext was changed", sealed, func(_ *lab, f *forgery) {
@@ -383,7 +383,7 @@ func TestRulesPrivateMessage(t *testing.T) {
 			f.sender = func(d *senderData) { d.generation++ }
 		}},
 		{"§6.3.1 another member's key", sealed, func(_ *lab, f *forgery) {
-			f.sender = func(d *senderData) { d.leaf = 3 } // erin sits there
+			f.sender = func(d *senderData) { d.leaf = 3 } // leaf 3 is erin's
 		}},
 		{"§6.3.2 the sender data was changed", data, func(_ *lab, f *forgery) {
 			f.private = func(m *privateMessage) { m.encryptedSenderData = flip(m.encryptedSenderData) }
@@ -427,7 +427,7 @@ func TestRulesPrivateMessage(t *testing.T) {
 					t.Fatalf("got %q", got.Data)
 				}
 			}
-			// The forger's own ratchet has not moved: move it.
+			// The forger's own ratchet has not advanced: advance it.
 			if _, err := l.people[0].group.Protect(nil, MessageOptions{}); err != nil {
 				t.Fatal(err)
 			}

@@ -4,13 +4,14 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// takes demands that all members but the sender, and the server, accept a message.
+// takes checks that all members except the sender, and the server, accept a message.
 func (l *lab) takes(from *person, msg []byte) {
 	l.Helper()
 	for _, p := range l.others(from) {
@@ -25,7 +26,7 @@ func (l *lab) takes(from *person, msg []byte) {
 	}
 }
 
-// taken demands that a leaf with the change is accepted wherever it can stand.
+// taken checks that a leaf with the change is accepted in every place.
 func (f leafFault) taken(t *testing.T) {
 	run := func(name string, place func(t *testing.T, l *lab)) {
 		bothWays(t, name, func(t *testing.T, public bool) { place(t, newLab(t, public, f.lab)) })
@@ -105,7 +106,8 @@ func (f leafFault) takenKeyPackage(t *testing.T) {
 // opaqueType is a credential type for private use, which this library does not know.
 const opaqueType CredentialType = 0xf00f
 
-// TestRulesIntake: what RFC 9420 does not ask of a receiver, and what makers are known to send.
+// TestRulesIntake checks content that RFC 9420 does not require a receiver to refuse, and that implementations are
+// known to send.
 func TestRulesIntake(t *testing.T) {
 	capabilities := func(change func(*Capabilities)) func(*lab, *LeafNode, *Secret) {
 		return func(_ *lab, leaf *LeafNode, _ *Secret) { change(&leaf.Capabilities) }
@@ -205,7 +207,7 @@ func TestRulesIntake(t *testing.T) {
 		w.match(t, err)
 		_, err = alice.group.Propose(AddProposal(kp), ProposeOptions{})
 		w.match(t, err)
-		// bob proposes the same: alice leaves it out of her commit, and follows his.
+		// bob proposes the same: alice leaves the proposal out of her commit, and processes his commit of it.
 		l.deliver(bob, must[[]byte](t)(bob.group.Propose(AddProposal(kp), ProposeOptions{})))
 		if c := must[*Commit](t)(alice.group.Commit(CommitOptions{})); len(c.Skipped) != 1 {
 			t.Fatalf("skipped: %v", c.Skipped)
@@ -231,7 +233,7 @@ func TestRulesIntake(t *testing.T) {
 	t.Run("§8.4 a PSK nonce of any length in a Welcome", func(t *testing.T) { takesNonce(t, 48) })
 }
 
-// takesNonce joins by a Welcome whose GroupSecrets name a PSK with such a nonce.
+// takesNonce joins by a Welcome whose GroupSecrets name a PSK with a nonce of that size.
 func takesNonce(t *testing.T, size int) {
 	l := newLab(t, false, labOptions{})
 	dave := l.person("dave")
@@ -242,7 +244,7 @@ func takesNonce(t *testing.T, size int) {
 	must[*Group](t)(dave.Join(welcome, JoinOptions{}))
 }
 
-// TestRulesIntakeContext: extensions of a GroupContext that are out of place, or of no use.
+// TestRulesIntakeContext checks extensions of a GroupContext that are in the wrong place or useless.
 func TestRulesIntakeContext(t *testing.T) {
 	stranger := func(l *lab) []byte {
 		_, pub, err := GenerateSignatureKey(nil, MLS128P256AES128P256)
@@ -254,7 +256,7 @@ func TestRulesIntakeContext(t *testing.T) {
 	for _, c := range []struct {
 		name string
 		list func(l *lab) Extensions
-		own  want // what a maker is told
+		own  want // the error for a maker
 	}{
 		{
 			"§17.3 application_id, ratchet_tree and external_pub in a GroupContext",
@@ -315,7 +317,7 @@ func TestRulesIntakeContext(t *testing.T) {
 	})
 }
 
-// compressed is a public key of an ECDSA suite as a compressed point.
+// compressed returns a public key of an ECDSA suite as a compressed point.
 func compressed(t testing.TB, e *ecdsaScheme, pub []byte) []byte {
 	t.Helper()
 	key, err := e.parse(pub)
@@ -327,7 +329,7 @@ func compressed(t testing.TB, e *ecdsaScheme, pub []byte) []byte {
 	return append([]byte{2 + point[len(point)-1]&1}, half...)
 }
 
-// TestSection5_1_1_CompressedKeys: signature keys that are compressed points, by default and as an option.
+// TestSection5_1_1_CompressedKeys checks signature keys that are compressed points, by default and with the option.
 func TestSection5_1_1_CompressedKeys(t *testing.T) {
 	for _, cs := range []CipherSuite{MLS128P256AES128P256, MLS256P521AES256P521, MLS256P384AES256P384} {
 		t.Run(cs.String(), func(t *testing.T) { compressedKeys(t, cs) })
@@ -339,7 +341,7 @@ func compressedKeys(t *testing.T, cs CipherSuite) {
 	s := must[*suite](t)(suiteOf(cs))
 	refused := want{kind: ErrMalformed, clause: "§5.1.1", say: "signature"}
 	peer := newPerson(t, "peer", cs, taking)
-	// compress makes a KeyPackage of the peer's with its key as a compressed point.
+	// compress makes a KeyPackage of the peer with its key as a compressed point.
 	compress := func(key Secret) *KeyPackage {
 		id := peer.id
 		id.SignatureKey = key
@@ -360,7 +362,7 @@ func compressedKeys(t *testing.T, cs CipherSuite) {
 	if err := kp.Verify(KeyPackageRules{Auth: TrustBasic{}, Intake: Intake{CompressedKeys: true}}); err != nil {
 		t.Fatal(err)
 	}
-	// A group with such a member: by default nobody joins it, by the option everybody does.
+	// A group with such a member: by default a client refuses to join it, with the option it joins.
 	alice.create(t, CreateOptions{})
 	alice.commit(t, CommitOptions{Proposals: []Proposal{AddProposal(kp)}}, nil, bob)
 	if got, _ := alice.group.public().Member(1); len(got.SignatureKey) != 1+s.signature.(*ecdsaScheme).size {
@@ -372,19 +374,19 @@ func compressedKeys(t *testing.T, cs CipherSuite) {
 	_, err = NewPublicState(c.GroupInfo, nil, PublicConfig{Auth: TrustBasic{}})
 	refused.match(t, err)
 	must[*PublicState](t)(NewPublicState(c.GroupInfo, nil, PublicConfig{Auth: TrustBasic{}, Intake: Intake{CompressedKeys: true}}))
-	// One key in two forms is one key (§7.3).
+	// One key in two forms counts as one key (§7.3).
 	twice := newPerson(t, "twice", cs, taking)
 	twice.id.SignatureKey = peer.id.SignatureKey
 	_, err = alice.group.Commit(CommitOptions{Proposals: []Proposal{AddProposal(twice.keyPackage(t))}, OnlyThese: true})
-	want{kind: ErrInvalid, clause: "§7.3", say: "signature_key also stands at leaf 1"}.match(t, err)
-	// The group is loaded with it.
+	want{kind: ErrInvalid, clause: "§7.3", say: "signature_key is also used at leaf 1"}.match(t, err)
+	// The group with such a key can be loaded.
 	again := must[*Group](t)(bob.LoadGroup(bob.group.GroupID()))
 	if !bytes.Equal(again.EpochAuthenticator(), bob.group.EpochAuthenticator()) {
 		t.Fatal("the loaded group is another")
 	}
 }
 
-// TestTrustBasicDevices: two devices of one identity are two clients, and one key is one client.
+// TestTrustBasicDevices checks that two devices of one identity are two clients, and that one key is one client.
 func TestTrustBasicDevices(t *testing.T) {
 	devices := func(c *Config) { c.Auth = TrustBasicDevices{} }
 	alice, phone, laptop := newPerson(t, "alice", labSuite, devices), newPerson(t, "bob", labSuite, devices), newPerson(t, "bob", labSuite, devices)
@@ -394,14 +396,47 @@ func TestTrustBasicDevices(t *testing.T) {
 		t.Fatal("one of two devices was not added")
 	}
 	_, err := alice.group.Commit(CommitOptions{Proposals: []Proposal{AddProposal(phone.keyPackage(t))}})
-	want{kind: ErrInvalid, clause: "§7.3", say: "signature_key also stands at"}.match(t, err)
-	// By identity alone the second is refused.
+	want{kind: ErrInvalid, clause: "§7.3", say: "signature_key is also used at"}.match(t, err)
+	// TrustBasic refuses the second device, since it compares only identities.
 	one := newPerson(t, "alice", labSuite)
 	one.create(t, CreateOptions{})
 	_, err = one.group.Commit(CommitOptions{Proposals: []Proposal{AddProposal(phone.keyPackage(t)), AddProposal(laptop.keyPackage(t))}})
 	want{kind: ErrInvalid, clause: "§12.2", say: "represents the same client"}.match(t, err)
-	// Nobody takes another identity, and nobody takes a credential for basic that is none.
+	// A change of the identity is refused, and so is a credential that is not basic.
 	if (TrustBasicDevices{}).ValidSuccessor(alice.id.Credential, phone.id.Credential) == nil {
 		t.Fatal("the identity may change")
 	}
+}
+
+// TestRulesWeakKeys checks that keys under which anybody can sign are refused where a signature is verified before
+// the leaf is checked, and where there is no leaf (§5.1.1).
+func TestRulesWeakKeys(t *testing.T) {
+	weak := append([]byte{1}, make([]byte, 31)...) // the neutral point
+	small := want{kind: ErrInvalid, clause: "§5.1.1", say: "small order"}
+	bothWays(t, "§5.1.1 the leaf of an external commit", func(t *testing.T, public bool) {
+		l := newLab(t, public, labOptions{})
+		dave := l.person("dave")
+		info := must[[]byte](t)(l.people[0].group.GroupInfo(GroupInfoOptions{Tree: true, External: true}))
+		f := &forgery{by: l.people[0], leaf: func(leaf *LeafNode) { leaf.SignatureKey = weak }}
+		l.refuse(dave, f.external(t, dave, info), small)
+		l.joinExternally(dave, ExternalOptions{})
+	})
+	bothWays(t, "§5.1.1 an external sender", func(t *testing.T, public bool) {
+		l := newLab(t, public, labOptions{})
+		x := Extensions{must[Extension](t)(ExternalSendersExtension([]ExternalSender{{weak, BasicCredential([]byte("service"))}}))}
+		l.refuse(l.people[0], (&forgery{by: l.people[0]}).value(ExtensionsProposal(x)).message(t), small)
+		l.goesOn()
+	})
+	bothWays(t, "§5.3 an Update with a credential of another type, where others are held to the rules for makers", func(t *testing.T, public bool) {
+		l := newLab(t, public, strict)
+		bob := l.people[1]
+		p := l.update(bob)
+		p.Update.Credential = Credential{Type: 0xf005, Data: []byte("bob")}
+		p.Update.Capabilities.Credentials = append(slices.Clone(p.Update.Capabilities.Credentials), 0xf005)
+		if err := p.Update.sign(bob.group.suite, bob.group.state.signer, bob.group.GroupID(), bob.group.Self()); err != nil {
+			t.Fatal(err)
+		}
+		l.refuse(bob, (&forgery{by: bob}).proposal(t, p), want{kind: ErrUnsupported, clause: "§5.3", say: "type 0xf005"})
+		l.goesOn()
+	})
 }

@@ -5,17 +5,17 @@ import (
 	"testing"
 )
 
-// joinCase is a Welcome with one thing wrong, and the GroupInfo beside it.
+// joinCase is a Welcome with one fault, and the GroupInfo of the same epoch.
 type joinCase struct {
 	name  string
-	want  want // of Join
+	want  want // result of Join
 	forge func(l *lab, f *statement)
-	info  *want // of a joiner by external commit and of a server; nil for the same, no kind for nothing
+	info  *want // result for a joiner by external commit and for a server; nil for the same result, no kind for no error
 	lab   labOptions
-	path  bool // the commit that adds has a path
+	path  bool // the commit with the Add has a path
 }
 
-// run has alice add frank. Where trees have parents, the group has five members.
+// run makes alice add frank. For trees with parents the group has five members.
 func (c joinCase) run(t *testing.T) {
 	t.Run(c.name, func(t *testing.T) {
 		if c.lab.names == nil {
@@ -28,7 +28,7 @@ func (c joinCase) run(t *testing.T) {
 		f.withPath = f.withPath || c.path
 		msg, info, tree := f.messages(t)
 		opts := JoinOptions{}
-		if f.beside {
+		if f.separate {
 			opts.Tree = tree
 		}
 		l.refuseJoin(frank, msg, opts, c.want)
@@ -44,7 +44,7 @@ func (c joinCase) run(t *testing.T) {
 	})
 }
 
-// TestRulesWelcome: what a Welcome says to its receiver alone (§12.4.3.1).
+// TestRulesWelcome checks the parts of a Welcome that only its receiver sees (§12.4.3.1).
 func TestRulesWelcome(t *testing.T) {
 	sealed := want{kind: ErrForged, clause: "§12.4.3.1", say: "group secrets do not decrypt"}
 	info := want{kind: ErrForged, clause: "§12.4.3.1", say: "GroupInfo does not decrypt"}
@@ -151,7 +151,7 @@ func TestRulesWelcome(t *testing.T) {
 			f.info = func(g *groupInfo) { g.confirmationTag = g.confirmationTag[:31] }
 		}},
 	} {
-		c.info = nothing // the GroupInfo by itself is as good as any, or read by other rules
+		c.info = nothing // the GroupInfo alone is valid, or checked by other rules
 		forge := c.forge
 		c.forge = func(l *lab, f *statement) { forge(l, f); f.honest = f.psks == nil }
 		c.run(t)
@@ -211,7 +211,7 @@ func TestRulesWelcome(t *testing.T) {
 	})
 }
 
-// TestRulesGroupInfo: a GroupInfo, in a Welcome and beside it (§12.4.3).
+// TestRulesGroupInfo checks the rules on a GroupInfo, in a Welcome and outside of one (§12.4.3).
 func TestRulesGroupInfo(t *testing.T) {
 	misplaced := want{kind: ErrInvalid, clause: "§13.4", say: "does not belong in a GroupContext"}
 	signature := want{kind: ErrForged, clause: "§12.4.3.1", say: "does not verify"}
@@ -250,8 +250,8 @@ func TestRulesGroupInfo(t *testing.T) {
 		{name: "§12.4.3.1 the tree hash is another", want: hash, forge: func(_ *lab, f *statement) {
 			f.context = func(c *GroupContext) { c.TreeHash = flip(c.TreeHash) }
 		}},
-		{name: "§12.4.3.3 the tree given beside is another", want: hash, forge: func(l *lab, f *statement) {
-			f.outside, f.beside = true, true
+		{name: "§12.4.3.3 the tree given separately is another", want: hash, forge: func(l *lab, f *statement) {
+			f.outside, f.separate = true, true
 			f.tree = func([]byte) []byte { return must[[]byte](l.TB)(l.people[0].group.public().tree.marshal()) }
 		}},
 		{name: "§12.4.3.3 there is no tree", want: want{kind: ErrMissing, clause: "§12.4.3.3", say: "neither in the GroupInfo nor given"}, forge: func(_ *lab, f *statement) {
@@ -294,7 +294,7 @@ func TestRulesGroupInfo(t *testing.T) {
 		c.forge = func(l *lab, f *statement) { forge(l, f); f.honest = true }
 		c.run(t)
 	}
-	t.Run("§12.4.3.3 the tree is given beside the Welcome", func(t *testing.T) {
+	t.Run("§12.4.3.3 the tree is given separately from the Welcome", func(t *testing.T) {
 		l := newLab(t, false, labOptions{})
 		dave := l.person("dave")
 		f := statement{by: l.people[0], added: dave.keyPackage(t), outside: true}
@@ -316,11 +316,11 @@ func parentFields(body string) (key, hash string, unmerged []LeafIndex) {
 }
 
 // changeParent rewrites a parent node.
-func changeParent(b []string, n NodeIndex, change func(key, hash string, unmerged []LeafIndex) string) {
+func changeParent(b []string, n nodeIndex, change func(key, hash string, unmerged []LeafIndex) string) {
 	b[n] = change(parentFields(b[n]))
 }
 
-// TestRulesTree: the ratchet tree that a joiner is given (§7.1, §7.9.2, §12.4.3.1, §12.4.3.3).
+// TestRulesTree checks the rules on the ratchet tree for a joiner (§7.1, §7.9.2, §12.4.3.1, §12.4.3.3).
 //
 //	              7
 //	      3               11
@@ -334,7 +334,7 @@ func TestRulesTree(t *testing.T) {
 	}
 	unmerged := func(say string) want { return want{kind: ErrInvalid, clause: "§12.4.3.1", say: say} }
 	order := want{kind: ErrMalformed, clause: "§7.1", say: "the list must ascend"}
-	list := func(n NodeIndex, leaves ...LeafIndex) func(*lab, *statement) {
+	list := func(n nodeIndex, leaves ...LeafIndex) func(*lab, *statement) {
 		return func(_ *lab, f *statement) {
 			f.bodies = func(b []string) []string {
 				changeParent(b, n, func(key, hash string, _ []LeafIndex) string { return parentBody([]byte(key), []byte(hash), leaves) })
@@ -370,7 +370,7 @@ func TestRulesTree(t *testing.T) {
 			return b
 		})},
 		{name: "§12.4.3.1 an unmerged leaf that is blank", want: unmerged("unmerged leaf 6 is blank"), forge: list(7, 5, 6)},
-		{name: "§12.4.3.1 an unmerged leaf that is blank, beside a member", want: unmerged("unmerged leaf 1 is blank"), forge: bodies(func(b []string) []string {
+		{name: "§12.4.3.1 an unmerged leaf that is blank, next to a member", want: unmerged("unmerged leaf 1 is blank"), forge: bodies(func(b []string) []string {
 			changeParent(b, 1, func(key, hash string, _ []LeafIndex) string {
 				return parentBody([]byte(key), []byte(hash), []LeafIndex{1})
 			})
@@ -399,13 +399,13 @@ func TestRulesTree(t *testing.T) {
 		})},
 		{name: "§7.9.2 a parent that nobody's path set", want: hash("node 9"), forge: bodies(func(b []string) []string {
 			b[9] = parentBody(flip([]byte(firstVector(b[7]))), nil, []LeafIndex{5})
-			b[7] = "" // or it would vouch for nothing any more
+			b[7] = "" // otherwise the node would vouch for no parent any more
 			return b
 		})},
 		{name: "§7.9.2 an unmerged leaf that is left out of a list", want: hash("node 7"), forge: list(7)},
 		{name: "§7.9.2 a member who is listed as unmerged but was there", want: hash("node 7"), forge: func(_ *lab, f *statement) {
 			f.bodies = func(b []string) []string {
-				for _, n := range []NodeIndex{1, 3, 7} {
+				for _, n := range []nodeIndex{1, 3, 7} {
 					changeParent(b, n, func(key, hash string, u []LeafIndex) string {
 						return parentBody([]byte(key), []byte(hash), mergeLeaves(u, []leafChange{{index: 0}, {index: 1}}))
 					})
@@ -434,18 +434,18 @@ func TestRulesTree(t *testing.T) {
 		{name: "§7.9.2 a key in a subtree without members", want: want{kind: ErrInvalid, clause: "§7.9.2", say: "node 13: key in a subtree without members"}, forge: bodies(func(b []string) []string {
 			b = append(b, "", "", "")
 			b[13] = parentBody(flip([]byte(firstVector(b[7]))), nil, nil)
-			return append(b, "", "", b[8]) // some leaf further to the right
+			return append(b, "", "", b[8]) // a leaf further to the right
 		})},
-		{name: "§12.4.3.1 two parents with one key", path: true, want: key("also stands at node"), forge: func(_ *lab, f *statement) {
+		{name: "§12.4.3.1 two parents with one key", path: true, want: key("is also used at node"), forge: func(_ *lab, f *statement) {
 			f.forged.keys = func(keys [][]byte, _ *LeafNode) { keys[2] = keys[0] }
 		}},
-		{name: "§12.4.3.1 a parent with the key of a leaf", path: true, want: key("also stands at leaf 2"), forge: func(l *lab, f *statement) {
+		{name: "§12.4.3.1 a parent with the key of a leaf", path: true, want: key("is also used at leaf 2"), forge: func(l *lab, f *statement) {
 			f.forged.keys = func(keys [][]byte, _ *LeafNode) { keys[2] = []byte(l.nodeKey(4)) }
 		}},
-		{name: "§12.4.3.1 two parents below the root with one key", path: true, want: key("key of node 3 also stands at node 1"), forge: func(_ *lab, f *statement) {
+		{name: "§12.4.3.1 two parents below the root with one key", path: true, want: key("key of node 3 is also used at node 1"), forge: func(_ *lab, f *statement) {
 			f.forged.keys = func(keys [][]byte, _ *LeafNode) { keys[1] = keys[0] }
 		}},
-		{name: "§12.4.3.1 a parent on the right with the key of a leaf on the left", path: true, want: key("key of node 9 also stands at leaf 2"), forge: func(l *lab, f *statement) {
+		{name: "§12.4.3.1 a parent on the right with the key of a leaf on the left", path: true, want: key("key of node 9 is also used at leaf 2"), forge: func(l *lab, f *statement) {
 			f.by = l.people[4]
 			f.forged.keys = func(keys [][]byte, _ *LeafNode) { keys[0] = []byte(l.nodeKey(4)) }
 		}},
@@ -459,7 +459,7 @@ func TestRulesTree(t *testing.T) {
 	}
 }
 
-// resignErin signs erin's leaf, the last that committed a path, for another group or place.
+// resignErin signs the leaf of erin, who committed the last path, for another group or place.
 func (l *lab) resignErin(b []string, groupID []byte, i LeafIndex) []string {
 	l.Helper()
 	leaf := must[*LeafNode](l.TB)(parseLeafNode(b[8]))
@@ -470,7 +470,7 @@ func (l *lab) resignErin(b []string, groupID []byte, i LeafIndex) []string {
 	return b
 }
 
-// swapTypes gives node 1 of an encoded tree the type of a leaf.
+// swapTypes changes the type of node 1 of an encoded tree to leaf.
 func swapTypes(b []byte) []byte {
 	at := bytes.Index(b, append([]byte{1, nodeTypeParent}, 32))
 	b = bytes.Clone(b)
@@ -478,10 +478,10 @@ func swapTypes(b []byte) []byte {
 	return b
 }
 
-// TestRulesTreeShapes: trees that are rare and right: a joiner takes them.
+// TestRulesTreeShapes checks that a joiner accepts trees that are rare and valid.
 func TestRulesTreeShapes(t *testing.T) {
-	// takes has a server and a newcomer read the group's state, and the newcomer come by an external
-	// commit, which all follow.
+	// takes makes a server and a newcomer read the group's state; the newcomer joins by an external commit, which all
+	// process.
 	takes := func(t *testing.T, l *lab) {
 		t.Helper()
 		by := l.others(nil)[0]
@@ -496,7 +496,7 @@ func TestRulesTreeShapes(t *testing.T) {
 		p.group = must[*Group](t)(x.Complete())
 		l.people = append(l.people, p)
 		l.agree()
-		// And somebody by a Welcome, with a path and without.
+		// Another client joins by a Welcome, with a path and without one.
 		l.commit(p, CommitOptions{}, l.person("second"))
 		l.commit(p, CommitOptions{OmitPath: true}, l.person("third"))
 		l.goesOn()

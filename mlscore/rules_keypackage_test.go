@@ -7,13 +7,13 @@ import (
 	"time"
 )
 
-// keyPackageFault is one thing wrong with a KeyPackage beside its leaf.
+// keyPackageFault is one fault of a KeyPackage outside its leaf.
 type keyPackageFault struct {
 	name   string
 	want   want
-	change func(l *lab, kp *KeyPackage, key *Secret) // before it is signed with key
-	signed func(kp *KeyPackage)                      // after
-	alone  *want                                     // what Verify says without a group, if something else; nil kind for nothing
+	change func(l *lab, kp *KeyPackage, key *Secret) // before the KeyPackage is signed with key
+	signed func(kp *KeyPackage)                      // after it is signed
+	alone  *want                                     // result of Verify without a group, if different; nil kind for no error
 }
 
 func (f keyPackageFault) make(l *lab, p *person) *KeyPackage {
@@ -29,7 +29,7 @@ func (f keyPackageFault) make(l *lab, p *person) *KeyPackage {
 	return kp
 }
 
-// TestRulesKeyPackage: the checks on a KeyPackage (§10, §10.1), before it is used and in an Add.
+// TestRulesKeyPackage tests the checks on a KeyPackage (§10, §10.1), before it is used and in an Add.
 func TestRulesKeyPackage(t *testing.T) {
 	for _, f := range []keyPackageFault{
 		{
@@ -164,10 +164,11 @@ func addByReference(t *testing.T, public bool, f keyPackageFault) {
 	l.goesOn()
 }
 
-// TestRulesLifetime: who sends a KeyPackage checks that it is in force, who receives it does not (§7.3).
+// TestRulesLifetime checks that the sender of an Add checks whether a KeyPackage is valid now, and the receiver does
+// not (§7.3).
 func TestRulesLifetime(t *testing.T) {
 	expired := want{kind: ErrInvalid, clause: "§7.3", say: "is outside of"}
-	begin := testTime.Add(-time.Hour) // where a KeyPackage's lifetime begins
+	begin := testTime.Add(-time.Hour) // the beginning of a KeyPackage's lifetime
 	clock := testTime
 	var options labOptions
 	options.config = func(_ string, c *Config) { c.Now = func() time.Time { return clock } }
@@ -198,7 +199,7 @@ func TestRulesLifetime(t *testing.T) {
 				expired.match(t, err)
 				before.requireSame(t, alice)
 			})
-			// Proposed in time, it is not committed out of time.
+			// A KeyPackage that was proposed in time is not committed after it expired.
 			l.deliver(bob, must[[]byte](t)(bob.group.Propose(AddProposal(kp), ProposeOptions{})))
 			at(t, c.now, func() {
 				done := l.commit(alice, CommitOptions{})
@@ -250,7 +251,7 @@ func TestRulesLifetime(t *testing.T) {
 	t.Run("§7.2 the longest lifetime that is accepted", func(t *testing.T) {
 		l := newLab(t, false, bounded)
 		dave := l.person("dave")
-		longest := labLifetime - time.Hour // which it begins earlier
+		longest := labLifetime - time.Hour // a lifetime begins an hour before now
 		kp := must[*KeyPackage](t)(dave.NewKeyPackage(dave.id, KeyPackageOptions{Lifetime: longest}))
 		if err := l.people[0].VerifyKeyPackage(kp); err != nil {
 			t.Fatal(err)
@@ -260,7 +261,8 @@ func TestRulesLifetime(t *testing.T) {
 	})
 }
 
-// TestRulesUnknownValues: what a client does not know and need not know is ignored (§7.2, §13.4, §13.5).
+// TestRulesUnknownValues checks that values that a client does not know and need not know are ignored (§7.2, §13.4,
+// §13.5).
 func TestRulesUnknownValues(t *testing.T) {
 	bothWays(t, "§13.4 unknown capabilities and extensions of a newcomer are ignored", func(t *testing.T, public bool) {
 		l := newLab(t, public, labOptions{})
@@ -311,7 +313,7 @@ func TestRulesUnknownValues(t *testing.T) {
 			}
 		}
 	})
-	t.Run("§13.5 a credential type of GREASE is supported by nobody, whoever lists it", func(t *testing.T) {
+	t.Run("§13.5 a credential type of GREASE is supported by nobody, even if listed", func(t *testing.T) {
 		c := Capabilities{Credentials: both(CredentialBasic, CredentialType(0x0a0a))}
 		if c.SupportsCredential(0x0a0a) || !c.SupportsCredential(CredentialBasic) || c.SupportsCredential(CredentialX509) {
 			t.Error("of basic and 0x0a0a, basic alone is supported")

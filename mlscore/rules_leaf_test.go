@@ -16,14 +16,14 @@ const (
 	otherProposal  ProposalType  = 0xf004
 )
 
-// leafFault is one thing wrong with a leaf node, wherever it stands.
+// leafFault is one fault of a leaf node, in any place.
 type leafFault struct {
 	name   string // begins with the clause
 	want   want
 	lab    labOptions
-	change func(l *lab, leaf *LeafNode, key *Secret) // before it is signed with key
-	signed func(leaf *LeafNode)                      // after
-	only   []string                                  // the places where it can be; all if nil
+	change func(l *lab, leaf *LeafNode, key *Secret) // before the leaf is signed with key
+	signed func(leaf *LeafNode)                      // after it is signed
+	only   []string                                  // the places where the fault can occur; all if nil
 }
 
 // The places where a member meets a leaf node.
@@ -50,7 +50,7 @@ func (f leafFault) run(t *testing.T) {
 	})
 }
 
-// apply makes the leaf wrong, signs it and makes it wrong after that.
+// apply makes the changes before the signature, signs the leaf and makes the changes after the signature.
 func (f leafFault) apply(l *lab, leaf *LeafNode, key Secret, i LeafIndex) {
 	l.Helper()
 	if f.change != nil {
@@ -65,7 +65,7 @@ func (f leafFault) apply(l *lab, leaf *LeafNode, key Secret, i LeafIndex) {
 	}
 }
 
-// badKeyPackage makes a KeyPackage of somebody's with a fault in its leaf.
+// badKeyPackage makes a KeyPackage of p with a fault in its leaf.
 func (f leafFault) badKeyPackage(l *lab, p *person) *KeyPackage {
 	l.Helper()
 	kp := p.keyPackage(l.TB)
@@ -103,7 +103,7 @@ func faultInKeyPackage(t *testing.T, _ bool, f leafFault) {
 	}
 }
 
-// faultInAdd commits an Add of a bad leaf, and tries to do so by the rules.
+// faultInAdd commits an Add of a bad leaf, and also tries it through the API.
 func faultInAdd(t *testing.T, public bool, f leafFault) {
 	l := newLab(t, public, f.lab)
 	alice, dave := l.people[0], l.person("dave")
@@ -134,7 +134,7 @@ func faultInUpdate(t *testing.T, public bool, f leafFault) {
 	l.deliver(bob, proposal)
 	forged := &forgery{by: alice}
 	l.refuseAs([]*person{carol}, forged.reference().message(t), f.want)
-	// Whoever commits honestly leaves the proposal out and says why.
+	// An honest committer leaves the proposal out and reports the reason.
 	c := l.commit(alice, CommitOptions{})
 	if len(c.Skipped) != 1 {
 		t.Fatalf("skipped: %v", c.Skipped)
@@ -156,7 +156,7 @@ func faultInPath(t *testing.T, public bool, f leafFault) {
 	l.goesOn()
 }
 
-// faultInExternal has somebody join by an external commit with a bad leaf.
+// faultInExternal makes a client join by an external commit with a bad leaf.
 func faultInExternal(t *testing.T, public bool, f leafFault) {
 	l := newLab(t, public, f.lab)
 	alice, dave := l.people[0], l.person("dave")
@@ -187,7 +187,7 @@ func (l *lab) joinExternally(p *person, opts ExternalOptions) *ExternalCommit {
 	return x
 }
 
-// faultInTree has newcomers join a group in which leaf 0 is bad.
+// faultInTree makes newcomers join a group in which leaf 0 is bad.
 func faultInTree(t *testing.T, _ bool, f leafFault) {
 	o := f.lab
 	o.flat = true
@@ -212,7 +212,7 @@ func without[T comparable](list []T, v T) []T {
 
 func both[T any](list ...T) []T { return list }
 
-// TestRulesLeafNode: the checks on a leaf node, wherever it stands.
+// TestRulesLeafNode tests the checks on a leaf node in every place.
 func TestRulesLeafNode(t *testing.T) {
 	inGroup := both("Add", "Update", "path", "external", "joined tree")
 	required := labOptions{
@@ -236,7 +236,7 @@ func TestRulesLeafNode(t *testing.T) {
 			name:   "§7.3 signed with another key than signature_key",
 			want:   want{kind: ErrForged, clause: "§7.3", say: "signature does not verify"},
 			change: func(l *lab, _ *LeafNode, key *Secret) { *key = l.person("stranger").id.SignatureKey },
-			only:   both("Update", "path", "joined tree"), // elsewhere another signature would be wrong too
+			only:   both("Update", "path", "joined tree"), // in other places another signature would be wrong too
 		},
 		{
 			name:   "§5.1.1 encryption_key is no key of the suite",
@@ -252,7 +252,7 @@ func TestRulesLeafNode(t *testing.T) {
 			name:   "§5.1.1 signature_key is no key of the suite",
 			want:   want{kind: ErrMalformed, clause: "§5.1.1", say: "signature_key"},
 			change: func(_ *lab, leaf *LeafNode, _ *Secret) { leaf.SignatureKey = append(leaf.SignatureKey, 0) },
-			only:   both("KeyPackage", "Add", "Update", "path", "joined tree"), // an external commit is signed with it
+			only:   both("KeyPackage", "Add", "Update", "path", "joined tree"), // an external commit is signed with the same key
 		},
 		{
 			name: "§5.3 an x509 credential certifies another key",
@@ -269,7 +269,7 @@ func TestRulesLeafNode(t *testing.T) {
 				leaf.Credential = X509Credential()
 				leaf.Capabilities.Credentials = append(leaf.Capabilities.Credentials, CredentialX509)
 			},
-			only: both("KeyPackage"), // elsewhere the Authenticator, which knows no such thing, comes first
+			only: both("KeyPackage"), // in other places the Authenticator, which does not know the type, refuses first
 		},
 		{
 			name: "§5.3.1 the application refuses the credential",
@@ -351,7 +351,7 @@ func TestRulesLeafNode(t *testing.T) {
 		},
 		{
 			name: "§7.3 signature_key is another member's",
-			want: want{kind: ErrInvalid, clause: "§7.3", say: "signature_key also stands at leaf 2"},
+			want: want{kind: ErrInvalid, clause: "§7.3", say: "signature_key is also used at leaf 2"},
 			change: func(l *lab, leaf *LeafNode, key *Secret) {
 				*key = l.who("carol").id.SignatureKey
 				leaf.SignatureKey = must[[]byte](l.TB)(l.people[0].group.suite.signaturePublicKey(key.Bytes()))
@@ -360,12 +360,12 @@ func TestRulesLeafNode(t *testing.T) {
 		},
 		{
 			name: "§7.3 encryption_key is another member's",
-			want: want{kind: ErrInvalid, clause: "§7.3", say: "encryption_key also stands at leaf"},
+			want: want{kind: ErrInvalid, clause: "§7.3", say: "encryption_key is also used at leaf"},
 			change: func(l *lab, leaf *LeafNode, _ *Secret) {
 				carol, _ := l.people[0].group.public().tree.leaf(2)
 				leaf.EncryptionKey = carol.EncryptionKey
 			},
-			only: both("Add", "Update", "joined tree"), // in a path §12.4.2 comes first
+			only: both("Add", "Update", "joined tree"), // in a path the rule of §12.4.2 applies first
 		},
 		{
 			name: "§12.2 the same client as another member",
@@ -373,7 +373,7 @@ func TestRulesLeafNode(t *testing.T) {
 			change: func(_ *lab, leaf *LeafNode, _ *Secret) {
 				leaf.Credential = BasicCredential([]byte("carol"))
 			},
-			only: both("Add", "external", "joined tree"), // elsewhere it is no successor
+			only: both("Add", "external", "joined tree"), // in other places the credential is not a successor
 		},
 		{
 			name: "§7.3 a credential type that not all members support",
@@ -451,7 +451,7 @@ func TestRulesLeafNode(t *testing.T) {
 			name: "§7.3 an Update's leaf has source key_package",
 			want: want{kind: ErrInvalid, clause: "§7.3", say: "leaf node source is 1, not update"},
 			change: func(_ *lab, leaf *LeafNode, _ *Secret) {
-				leaf.Source, leaf.Lifetime = SourceKeyPackage, LifetimeFrom(testTime, time.Hour)
+				leaf.Source, leaf.Lifetime = SourceKeyPackage, lifetimeFrom(testTime, time.Hour)
 			},
 			only: both("Update"),
 		},
@@ -471,7 +471,7 @@ func TestRulesLeafNode(t *testing.T) {
 			name: "§7.3 a path's leaf has source key_package",
 			want: want{kind: ErrInvalid, clause: "§7.3", say: "leaf node source is 1, not commit"},
 			change: func(_ *lab, leaf *LeafNode, _ *Secret) {
-				leaf.Source, leaf.Lifetime = SourceKeyPackage, LifetimeFrom(testTime, time.Hour)
+				leaf.Source, leaf.Lifetime = SourceKeyPackage, lifetimeFrom(testTime, time.Hour)
 			},
 			only: both("path", "external"),
 		},

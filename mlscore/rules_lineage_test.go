@@ -5,11 +5,11 @@ import (
 	"testing"
 )
 
-// lineageLab has a group that bob is about to be taken from into another one, which alice has created and
-// not yet filled: its commit to epoch 1 is made by the statement of each test.
+// lineageLab has an old group with bob and a new group that alice has created: the statement of each test makes the
+// commit to epoch 1, which adds the others.
 type lineageLab struct {
 	*lab
-	old   PreSharedKeyID // the resumption PSK that ties the two
+	old   PreSharedKeyID // the resumption PSK that ties the two groups
 	alice *person        // in the new group
 	kps   map[string]*KeyPackage
 	all   statement // adds bob and carol
@@ -32,7 +32,8 @@ func newLineageLab(t *testing.T, usage ResumptionUsage, r *ReInit) *lineageLab {
 	return l
 }
 
-// commitAnyway commits a proposal without the rules for makers, as another implementation may; all merge it.
+// commitAnyway commits a proposal without the rules for makers, as another implementation may; all members merge the
+// commit.
 func (l *lab) commitAnyway(by *person, p Proposal) {
 	l.Helper()
 	g := by.group
@@ -55,7 +56,7 @@ func (l *lab) commitAnyway(by *person, p Proposal) {
 	l.agree()
 }
 
-// found has alice create another new group.
+// found makes alice create another new group.
 func (l *lineageLab) found(groupID string, cs CipherSuite, x Extensions) {
 	l.Helper()
 	alice := *l.people[0]
@@ -69,7 +70,7 @@ func nextReInit() *ReInit {
 	return &ReInit{GroupID: []byte("next"), Version: MLS10, CipherSuite: labSuite, Extensions: nextExtensions}
 }
 
-// TestRulesLineage: a Welcome into a group that comes from another one (§11.2, §11.3, §12.4.3.1).
+// TestRulesLineage checks the rules on a Welcome into a group that comes from another one (§11.2, §11.3, §12.4.3.1).
 func TestRulesLineage(t *testing.T) {
 	other := want{kind: ErrInvalid, clause: "§11.2", say: "is not of the group that the ReInit describes"}
 	epoch := want{kind: ErrInvalid, clause: "§12.4.3.1", say: "epoch 2 of a group by reinit or branch, not 1"}
@@ -81,7 +82,7 @@ func TestRulesLineage(t *testing.T) {
 		usage  ResumptionUsage
 		reinit *ReInit
 		forge  func(l *lineageLab, f *statement)
-		final  bool // the honest Welcome would be refused too
+		final  bool // the honest Welcome is refused, too
 	}{
 		{"§11.2 a successor in another epoch than 1", epoch, UsageReInit, nextReInit(), func(_ *lineageLab, f *statement) {
 			f.context = func(c *GroupContext) { c.Epoch = 2 }
@@ -171,7 +172,7 @@ func TestRulesLineage(t *testing.T) {
 	})
 }
 
-// TestRulesFounding: making a group that comes from another one (§11.2, §11.3).
+// TestRulesFounding checks the rules on founding a group that comes from another one (§11.2, §11.3).
 func TestRulesFounding(t *testing.T) {
 	packages := func(t *testing.T, people ...*person) (list []*KeyPackage) {
 		for _, p := range people {
@@ -247,7 +248,7 @@ func TestRulesFounding(t *testing.T) {
 	})
 }
 
-// TestRulesResumption: how long resumption PSKs are kept (§8.6).
+// TestRulesResumption checks how long resumption PSKs are kept (§8.6).
 func TestRulesResumption(t *testing.T) {
 	bothWays(t, "§8.6 the resumption PSKs of as many epochs as are configured", func(t *testing.T, public bool) {
 		l := newLab(t, public, labOptions{config: func(_ string, c *Config) { c.Limits.Resumption = 3 }})

@@ -13,10 +13,10 @@ type listCase struct {
 	name string
 	want want
 	lab  labOptions
-	// list gives the proposals that alice commits by value. Others may have sent some before: all that
-	// wait are committed by reference.
+	// list returns the proposals that alice commits by value. Others may have sent proposals before: all waiting
+	// proposals are committed by reference.
 	list func(l *lab) []Proposal
-	// api is what alice is told when she tries the same by the rules; nil for the same as the others.
+	// api is the error that alice gets when she tries the same through the API; nil for the same error as the others.
 	api *want
 }
 
@@ -41,13 +41,13 @@ func (c listCase) run(t *testing.T) {
 	})
 }
 
-// propose has a member propose something, whatever it is, and the others take it in.
+// propose makes a member propose any proposal, valid or not, and the others process it.
 func (l *lab) propose(by *person, p Proposal) {
 	l.Helper()
 	f := &forgery{by: by}
 	msg := f.proposal(l.TB, p)
 	l.deliver(by, msg)
-	// The proposer's own copy, and its ratchet.
+	// Add the proposal to the proposer's own state, and advance its ratchet.
 	m := must[*message](l.TB)(parseMessage(msg, by.cfg.Limits.Codec))
 	if m.public != nil {
 		by.group.state.public = must[*PublicState](l.TB)(by.group.public().cache(&m.public.authenticatedContent))
@@ -67,7 +67,7 @@ func (l *lab) propose(by *person, p Proposal) {
 	st.public = must[*PublicState](l.TB)(st.public.cache(ac))
 }
 
-// proposeSignedFor has bob propose an Update whose leaf is signed for some group and place.
+// proposeSignedFor makes bob propose an Update whose leaf is signed for a given group and place.
 func (l *lab) proposeSignedFor(groupID []byte, i LeafIndex) {
 	l.Helper()
 	bob := l.people[1]
@@ -78,7 +78,7 @@ func (l *lab) proposeSignedFor(groupID []byte, i LeafIndex) {
 	l.propose(bob, p)
 }
 
-// psk names an external PSK that the given people hold.
+// psk returns the id of an external PSK that the given people hold.
 func (l *lab) psk(id string, holders ...*person) PreSharedKeyID {
 	l.Helper()
 	for _, p := range holders {
@@ -92,7 +92,7 @@ func (l *lab) psk(id string, holders ...*person) PreSharedKeyID {
 
 func pskProposal(id PreSharedKeyID) Proposal { return Proposal{Type: ProposalPSK, PSK: &id} }
 
-// resumption names this group's PSK of the present epoch.
+// resumption returns the id of this group's resumption PSK of the present epoch.
 func (l *lab) resumption(usage ResumptionUsage) PreSharedKeyID {
 	l.Helper()
 	p := l.people[0]
@@ -101,7 +101,7 @@ func (l *lab) resumption(usage ResumptionUsage) PreSharedKeyID {
 	})).PSK
 }
 
-// TestRulesProposal: each proposal by itself (§12.1).
+// TestRulesProposal checks the rules on each proposal by itself (§12.1).
 func TestRulesProposal(t *testing.T) {
 	notMember := want{kind: ErrInvalid, clause: "§12.1.3", say: "is not a member"}
 	misuse := func(clause, say string) *want { return &want{kind: ErrMisuse, clause: clause, say: say} }
@@ -206,7 +206,7 @@ func TestRulesProposal(t *testing.T) {
 	})
 }
 
-// TestRulesExtensionsProposal: GroupContextExtensions (§12.1.7).
+// TestRulesExtensionsProposal checks the rules on GroupContextExtensions (§12.1.7).
 func TestRulesExtensionsProposal(t *testing.T) {
 	extensions := func(x ...Extension) func(*lab) []Proposal {
 		return func(*lab) []Proposal { return []Proposal{ExtensionsProposal(x)} }
@@ -356,7 +356,7 @@ func TestRulesExtensionsProposal(t *testing.T) {
 		l.goesOn()
 	})
 	bothWays(t, "§12.3 the new extensions are what the other proposals of the list are judged by", func(t *testing.T, public bool) {
-		// Dave does not support what was required until now.
+		// Dave does not support the extension that was required until now.
 		o := labOptions{
 			extensions: Extensions{RequiredCapabilities{Extensions: both(testExtension)}.Extension()},
 			config: func(name string, c *Config) {
@@ -387,7 +387,7 @@ func TestRulesExtensionsProposal(t *testing.T) {
 	})
 }
 
-// TestRulesProposalList: the proposals of a commit against each other (§12.2).
+// TestRulesProposalList checks the rules on the proposals of a commit together (§12.2).
 func TestRulesProposalList(t *testing.T) {
 	custom := func(name string, c *Config) {
 		if name != "carol" && name != "dave" {
@@ -396,7 +396,7 @@ func TestRulesProposalList(t *testing.T) {
 	}
 	twice := want{kind: ErrInvalid, clause: "§12.2", say: "is updated or removed more than once"}
 	client := want{kind: ErrInvalid, clause: "§12.2", say: "represents the same client as leaf"}
-	reinit := want{kind: ErrInvalid, clause: "§12.2", say: "ReInit together with other proposals"}
+	reinit := want{kind: ErrInvalid, clause: "§12.2", say: "a proposal of type reinit together with others"}
 	next := func() Proposal {
 		return ReInitProposal(ReInit{GroupID: []byte("next"), Version: MLS10, CipherSuite: labSuite})
 	}
@@ -452,7 +452,7 @@ func TestRulesProposalList(t *testing.T) {
 		},
 		{
 			name: "§12.2 two Adds of one KeyPackage",
-			want: want{kind: ErrInvalid, clause: "§7.3", say: "encryption_key also stands at"},
+			want: want{kind: ErrInvalid, clause: "§7.3", say: "encryption_key is also used at"},
 			list: func(l *lab) []Proposal {
 				kp := l.person("dave").keyPackage(l.TB)
 				return []Proposal{AddProposal(kp), AddProposal(kp)}
@@ -460,7 +460,7 @@ func TestRulesProposalList(t *testing.T) {
 		},
 		{
 			name: "§12.2 two Adds with one signature key",
-			want: want{kind: ErrInvalid, clause: "§7.3", say: "signature_key also stands at"},
+			want: want{kind: ErrInvalid, clause: "§7.3", say: "signature_key is also used at"},
 			list: func(l *lab) []Proposal {
 				dave, erin := l.person("dave"), l.person("erin")
 				erin.id.SignatureKey = dave.id.SignatureKey
@@ -491,7 +491,7 @@ func TestRulesProposalList(t *testing.T) {
 		},
 		{
 			name: "§12.2 two GroupContextExtensions proposals",
-			want: want{kind: ErrInvalid, clause: "§12.2", say: "2 GroupContextExtensions proposals"},
+			want: want{kind: ErrInvalid, clause: "§12.2", say: "2 proposals of type group_context_extensions, at most one"},
 			list: func(*lab) []Proposal { return []Proposal{ExtensionsProposal(nil), ExtensionsProposal(nil)} },
 		},
 		{
@@ -532,7 +532,7 @@ func TestRulesProposalList(t *testing.T) {
 	bothWays(t, "§12.2 a client is added whom the same commit removes", func(t *testing.T, public bool) {
 		l := newLab(t, public, labOptions{})
 		again := l.person("carol")
-		again.id = l.people[2].id // the same keys, even
+		again.id = l.people[2].id // with the same keys
 		l.commit(l.people[0], CommitOptions{Proposals: []Proposal{RemoveProposal(2)}}, again)
 		if again.group.Self() != 2 || l.people[2].group.Active() {
 			t.Fatalf("carol is at %d, and was removed: %v", again.group.Self(), !l.people[2].group.Active())
@@ -591,7 +591,7 @@ func TestRulesProposalList(t *testing.T) {
 	})
 }
 
-// noRemoves is a Policy.
+// noRemoves is a Policy that refuses Remove proposals.
 type noRemoves struct{}
 
 func (noRemoves) AllowProposal(c ProposalContext) error {
@@ -603,13 +603,13 @@ func (noRemoves) AllowProposal(c ProposalContext) error {
 
 var errNoRemoves = errors.New("nobody is removed here")
 
-// proposeUpdate has a member propose an Update that it can use.
+// proposeUpdate makes a member propose an Update whose keys it keeps.
 func (l *lab) proposeUpdate(p *person) {
 	l.Helper()
 	l.deliver(p, must[[]byte](l.TB)(p.group.ProposeUpdate(LeafUpdate{}, ProposeOptions{})))
 }
 
-// update makes an Update proposal of a member's, whose keys nobody keeps.
+// update makes an Update proposal by a member, whose keys nobody keeps.
 func (l *lab) update(p *person) Proposal {
 	l.Helper()
 	leaf, signer, err := p.group.newLeaf(LeafUpdate{})
@@ -626,7 +626,7 @@ func (l *lab) update(p *person) Proposal {
 	return Proposal{Type: ProposalUpdate, Update: &leaf}
 }
 
-// TestRulesReferences: a commit refers to proposals that were received in the same epoch (§12.4, erratum
+// TestRulesReferences checks that a commit refers to proposals that were received in the same epoch (§12.4, erratum
 // 8815).
 func TestRulesReferences(t *testing.T) {
 	missing := want{kind: ErrMissing, clause: "§12.2", say: "proposal was not received"}
@@ -676,7 +676,7 @@ func TestRulesReferences(t *testing.T) {
 	})
 }
 
-// TestRulesPreference: what a committer leaves out of all that waits (§12.2).
+// TestRulesPreference checks which waiting proposals a committer leaves out (§12.2).
 func TestRulesPreference(t *testing.T) {
 	bothWays(t, "§12.2 a Remove goes before an Update, a later Update before an earlier one, all before a ReInit", func(t *testing.T, public bool) {
 		l := newLab(t, public, labOptions{names: both("alice", "bob", "carol", "dave")})

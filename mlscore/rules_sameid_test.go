@@ -2,15 +2,18 @@ package mlscore
 
 import (
 	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
 	"testing"
 )
 
-// sameReInit keeps the lab's group id.
+// sameReInit returns a ReInit that keeps the lab's group id.
 func (l *lab) sameReInit(cs CipherSuite) Proposal {
 	return ReInitProposal(ReInit{GroupID: l.people[0].group.GroupID(), Version: MLS10, CipherSuite: cs})
 }
 
-// packagesOf makes a KeyPackage of each, for a cipher suite.
+// packagesOf makes a KeyPackage for each person and a cipher suite.
 func packagesOf(t *testing.T, cs CipherSuite, people ...*person) (list []*KeyPackage) {
 	for _, p := range people {
 		id := p.id
@@ -20,8 +23,8 @@ func packagesOf(t *testing.T, cs CipherSuite, people ...*person) (list []*KeyPac
 	return list
 }
 
-// TestRulesReInitKeepsID: a ReInit in favour of a group of the same id (§11.2). Old and new stand beside
-// each other, in memory and in the store.
+// TestRulesReInitKeepsID checks a ReInit in favour of a group of the same id (§11.2). Old and new group exist at the
+// same time, in memory and in the store.
 func TestRulesReInitKeepsID(t *testing.T) {
 	bothWays(t, "§11.2 a ReInit that keeps the group id", func(t *testing.T, public bool) {
 		l := newLab(t, public, labOptions{})
@@ -32,7 +35,7 @@ func TestRulesReInitKeepsID(t *testing.T) {
 		l.commit(alice, CommitOptions{Proposals: []Proposal{l.sameReInit(MLS128X25519ChaCha20Ed25519)}})
 		oldEpoch, oldSecret := alice.group.Epoch(), alice.group.EpochAuthenticator()
 
-		// Nobody takes the id for a group of another origin.
+		// A group of another origin cannot have the id.
 		taken := want{kind: ErrInvalid, clause: "§12.4.3.1", say: "has a group of that id already"}
 		_, err := alice.CreateGroup(alice.id, id, CreateOptions{})
 		taken.match(t, err)
@@ -59,7 +62,7 @@ func TestRulesReInitKeepsID(t *testing.T) {
 			_, err := p.Join(f.Welcome, JoinOptions{})
 			want{kind: ErrNotForUs, clause: "§12.4.3.1", say: "none of which is in the store"}.match(t, err)
 		}
-		// The new groups work, the old ones are what they were, and read what comes late.
+		// The new groups work. The old groups have not changed, and read late messages.
 		for p, g := range next {
 			if !bytes.Equal(g.GroupID(), id) || g.Epoch() != 1 || !bytes.Equal(g.EpochAuthenticator(), f.Group.EpochAuthenticator()) {
 				t.Fatalf("%s: group %x at epoch %d", p.id.Credential.Identity, g.GroupID(), g.Epoch())
@@ -118,7 +121,7 @@ func TestRulesReInitKeepsID(t *testing.T) {
 		if first := must[*Group](t)(second.Predecessor()); first.Epoch() != oldEpoch {
 			t.Fatalf("the first group is at epoch %d", first.Epoch())
 		}
-		// What is erased is gone, the older ones with it.
+		// Erase deletes the group and its predecessors.
 		if err := third.Group.Erase(); err != nil {
 			t.Fatal(err)
 		}
@@ -168,7 +171,7 @@ func TestRulesReInitKeepsID(t *testing.T) {
 			ReInitProposal(ReInit{GroupID: []byte("next"), Version: MLS10, CipherSuite: MLS128P256AES128P256}),
 		}}))
 		r := must[*Received](t)(phone.group.Process(c.Message))
-		if err := firstError(alice.group.Merge(c.Staged), phone.group.Merge(r.Commit)); err != nil {
+		if err := cmp.Or(alice.group.Merge(c.Staged), phone.group.Merge(r.Commit)); err != nil {
 			t.Fatal(err)
 		}
 		for _, p := range []*person{alice, phone, laptop} {
@@ -188,8 +191,8 @@ func TestRulesReInitKeepsID(t *testing.T) {
 	})
 }
 
-// TestRulesReInitFoundable: a ReInit in favour of a group that nobody can found is not made here, and the
-// others' is taken in (§11.2, §12.1.5).
+// TestRulesReInitFoundable checks that this library makes no ReInit in favour of a group that nobody can found, and
+// accepts one from others (§11.2, §12.1.5).
 func TestRulesReInitFoundable(t *testing.T) {
 	service := func(l *lab) Extensions {
 		key := must[[]byte](l.TB)(l.people[0].group.suite.signaturePublicKey(l.person("service").id.SignatureKey.Bytes()))
@@ -211,6 +214,11 @@ func TestRulesReInitFoundable(t *testing.T) {
 			want{kind: ErrInvalid, clause: "§13.4", say: "GroupContext extension 0xf003"},
 		},
 		{
+			"§11.2 a ReInit with an extension that does not belong in a GroupContext", MLS10, labSuite,
+			func(*lab) Extensions { return Extensions{{ExtensionApplicationID, []byte("id")}} },
+			want{kind: ErrInvalid, clause: "§13.4", say: "does not belong in a GroupContext"},
+		},
+		{
 			"§11.2 a ReInit to capabilities that the maker lacks", MLS10, labSuite,
 			func(*lab) Extensions {
 				return Extensions{RequiredCapabilities{Proposals: both(otherProposal)}.Extension()}
@@ -230,7 +238,7 @@ func TestRulesReInitFoundable(t *testing.T) {
 			c.want.match(t, err)
 			_, err = alice.group.Commit(CommitOptions{Proposals: []Proposal{p}})
 			c.want.match(t, err)
-			// Somebody else's is left out of a commit, and followed when it is committed.
+			// Such a ReInit by another member is left out of a commit, and processed when it is committed.
 			l.deliver(bob, (&forgery{by: bob}).proposal(t, p))
 			done := must[*Commit](t)(alice.group.Commit(CommitOptions{}))
 			if len(done.Skipped) != 1 {
@@ -242,6 +250,69 @@ func TestRulesReInitFoundable(t *testing.T) {
 			}
 			second := uint32(1) // message of bob's ratchet
 			l.takes(bob, (&forgery{by: bob, generation: &second}).value(p).message(t))
+		})
+	}
+	t.Run("§12.1.8.1 a ReInit with external senders that do not decode", func(t *testing.T) {
+		l := newLab(t, false, labOptions{})
+		p := ReInitProposal(ReInit{GroupID: []byte("next"), Version: MLS10, CipherSuite: labSuite, Extensions: Extensions{{ExtensionExternalSenders, []byte{5, 1}}}})
+		_, err := l.people[0].group.Propose(p, ProposeOptions{})
+		if !errors.Is(err, ErrMalformed) {
+			t.Fatal(err)
+		}
+	})
+}
+
+// changed is an Authenticator that refuses every successor of the credentials that it names.
+type changed struct {
+	TrustBasicDevices
+	name string
+}
+
+// ValidSuccessor implements Authenticator.
+func (c changed) ValidSuccessor(old, next Credential) error {
+	if string(old.Identity) == c.name {
+		return fmt.Errorf("%w: %s has left", ErrPolicy, c.name)
+	}
+	return c.TrustBasicDevices.ValidSuccessor(old, next)
+}
+
+// TestRulesSuccessorsOfDevices checks that where the signature key is a part of the identity, the members of a
+// successor count as those of the old group if the signature scheme changes and the application accepts each as the
+// successor of the old one (§11.2).
+func TestRulesSuccessorsOfDevices(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		suite CipherSuite
+		left  string
+		ok    bool
+	}{
+		{"§11.2 keys of another signature scheme", MLS128P256AES128P256, "", true},
+		{"§11.2 keys of another signature scheme, and a member that the application does not take for the old one", MLS128P256AES128P256, "carol", false},
+		{"§11.2 another key of the same signature scheme", labSuite, "", false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			l := newLab(t, false, labOptions{config: func(_ string, cfg *Config) { cfg.Auth = changed{name: c.left} }})
+			alice, bob, carol := l.people[0], l.people[1], l.people[2]
+			l.commit(alice, CommitOptions{Proposals: []Proposal{ReInitProposal(ReInit{GroupID: []byte("next"), Version: MLS10, CipherSuite: c.suite})}})
+			changes := both(carol)
+			if c.suite != labSuite {
+				changes = l.people
+			}
+			for _, p := range changes {
+				p.id = must[Identity](t)(NewIdentity(p.cfg.Rand, c.suite, p.id.Credential))
+			}
+			opts := FoundOptions{Identity: &alice.id, KeyPackages: both(bob.keyPackage(t), carol.keyPackage(t)), WelcomeInfo: GroupInfoOptions{Tree: true}}
+			f, err := alice.group.Successor(opts)
+			if !c.ok {
+				want{kind: ErrInvalid, clause: "§11.2", say: "lacks the old one's leaf 2"}.match(t, err)
+				return
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, p := range both(bob, carol) {
+				must[*Group](t)(p.Join(f.Welcome, JoinOptions{}))
+			}
 		})
 	}
 }

@@ -9,7 +9,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// send makes an application message of each generation in a list, without using a key up.
+// send makes an application message of each generation in a list, without consuming a key.
 func (l *lab) send(by *person, generations ...uint32) map[uint32][]byte {
 	l.Helper()
 	list := map[uint32][]byte{}
@@ -19,7 +19,7 @@ func (l *lab) send(by *person, generations ...uint32) map[uint32][]byte {
 	return list
 }
 
-// reads checks that somebody can read the message of a generation.
+// reads checks that p can read the messages of generations.
 func (p *person) reads(t testing.TB, messages map[uint32][]byte, generations ...uint32) {
 	t.Helper()
 	for _, g := range generations {
@@ -30,13 +30,13 @@ func (p *person) reads(t testing.TB, messages map[uint32][]byte, generations ...
 	}
 }
 
-// TestRulesRatchet: message keys are used once, in any order, within limits (§9.1, §9.2, §15.3).
+// TestRulesRatchet checks that message keys are used once, in any order, within limits (§9.1, §9.2, §15.3).
 func TestRulesRatchet(t *testing.T) {
 	replay := want{kind: ErrReplay, clause: "§9.2", say: "its key was used, or is no longer kept", keyed: true}
 	ahead := func(n int) want {
 		return want{kind: ErrLimit, clause: "§15.3", say: fmt.Sprintf("%d generations ahead, at most", n), keyed: true}
 	}
-	// bothStates runs a test with a reader that goes on and with one that restarts before each message.
+	// bothStates runs a test with a reader that keeps running and with one that restarts before each message.
 	bothStates := func(t *testing.T, name string, o labOptions, run func(t *testing.T, l *lab, bob func() []*person)) {
 		t.Run(name, func(t *testing.T) {
 			for _, restart := range []bool{false, true} {
@@ -75,7 +75,7 @@ func TestRulesRatchet(t *testing.T) {
 		messages := l.send(l.people[0], 1000, 1001, 2001, 2002, 2003)
 		l.refuseAs(bob(), messages[1001], ahead(1001))
 		bob()[0].reads(t, messages, 1000)
-		bob()[0].reads(t, messages, 1001) // the next
+		bob()[0].reads(t, messages, 1001) // the next generation
 		l.refuseAs(bob(), messages[2003], ahead(1001))
 		bob()[0].reads(t, messages, 2002, 2001)
 		l.people[0].catchUp(t, 2004)
@@ -92,7 +92,7 @@ func TestRulesRatchet(t *testing.T) {
 			l.refuseAs(bob(), messages[g], replay)
 		}
 		bob()[0].reads(t, messages, 3)
-		// 2, 4 and 5 are kept. Two more come, and the oldest goes.
+		// The keys of 2, 4 and 5 are kept. Two more are added, and the oldest are dropped.
 		bob()[0].reads(t, messages, 9)
 		l.refuseAs(bob(), messages[2], replay)
 		bob()[0].reads(t, messages, 7, 4, 8, 5, 10)
@@ -159,12 +159,12 @@ func TestRulesRatchet(t *testing.T) {
 	})
 }
 
-// brokenStore takes no writes.
+// brokenStore refuses all writes.
 type brokenStore struct{ Store }
 
 func (brokenStore) Apply(Batch) error { return fmt.Errorf("the disk is full") }
 
-// catchUp moves a sender's own ratchet past messages that were made without it.
+// catchUp advances a sender's own ratchet past messages that were made without it.
 func (p *person) catchUp(t testing.TB, next uint32) {
 	t.Helper()
 	m := p.group.state.messages
@@ -173,7 +173,7 @@ func (p *person) catchUp(t testing.TB, next uint32) {
 	m.apply(step)
 }
 
-// TestRulesPastEpochs: late application messages (§15.3).
+// TestRulesPastEpochs checks the rules on late application messages (§15.3).
 func TestRulesPastEpochs(t *testing.T) {
 	stale := want{kind: ErrStale, clause: "§12.4.2", say: "the group is at", keyed: true}
 	for name, restart := range map[string]bool{"running": false, "restarted": true} {
@@ -181,7 +181,7 @@ func TestRulesPastEpochs(t *testing.T) {
 			for _, keep := range []int{1, 3} {
 				l := newLab(t, false, labOptions{config: func(_ string, c *Config) { c.Limits.PastEpochs = keep }})
 				alice, bob := l.people[0], l.people[1]
-				var late [][]byte // one of each epoch, oldest first
+				var late [][]byte // one message of each epoch, oldest first
 				for range keep + 1 {
 					late = append(late, must[[]byte](t)(alice.group.Protect([]byte("late"), MessageOptions{})))
 					l.commit(l.people[2], CommitOptions{})
@@ -206,7 +206,7 @@ func TestRulesPastEpochs(t *testing.T) {
 				c.Limits.PastEpochs, c.Limits.PastMost, c.Limits.PastTime = 1, 4, time.Minute
 			}})
 			alice, bob := l.people[0], l.people[1]
-			// ends lets so many epochs end, and wants that messages of the newest of all are read.
+			// ends ends a number of epochs, and checks that messages of the newest epochs can be read.
 			ends := func(epochs, readable int) {
 				t.Helper()
 				var late [][]byte
@@ -233,7 +233,7 @@ func TestRulesPastEpochs(t *testing.T) {
 			ends(2, 3)
 			clock = clock.Add(time.Minute - time.Second)
 			ends(1, 4)
-			clock = clock.Add(time.Second) // those of the beginning are over
+			clock = clock.Add(time.Second) // the first epochs are over PastTime now
 			ends(1, 2)
 			ends(6, 4)
 			clock = clock.Add(time.Hour)
@@ -259,7 +259,7 @@ func TestRulesPastEpochs(t *testing.T) {
 				t.Fatalf("%s: got %+v", name, got)
 			}
 			l.refuseAs([]*person{bob}, fromNobody, want{kind: ErrForged, clause: "§6.3.2", say: "sender leaf 3 is not a member", keyed: true})
-			// Dave, who came later, has no keys of that epoch.
+			// Dave, who joined later, has no keys of that epoch.
 			l.refuseAs([]*person{l.people[3]}, late, stale)
 			l.goesOn()
 		})
@@ -273,7 +273,7 @@ func TestRulesPastEpochs(t *testing.T) {
 	})
 }
 
-// TestRulesLimits: what waits, and what a message may hold, is bounded.
+// TestRulesLimits checks that waiting proposals and the content of a message are bounded.
 func TestRulesLimits(t *testing.T) {
 	bothWays(t, "§12.1 as many proposals wait as are configured", func(t *testing.T, public bool) {
 		l := newLab(t, public, labOptions{config: func(_ string, c *Config) { c.Limits.Proposals = 3 }})

@@ -7,42 +7,42 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// statement makes a Welcome and a GroupInfo of the epoch in which a newcomer is added, with any step
-// changed; what follows takes the change in.
+// statement makes a Welcome and a GroupInfo of the epoch in which a newcomer is added, with any step changed. Later
+// steps use the changed value.
 type statement struct {
 	by       *person
 	added    *KeyPackage
-	joiner   *person // whose it is
+	joiner   *person // the newcomer
 	also     []*KeyPackage
 	withPath bool
 	psks     []PreSharedKeyID
 	forged   forgery // hooks for the commit
 
-	bodies  func([]string) []string // the tree's nodes
-	tree    func([]byte) []byte     // the tree, encoded
-	context func(*GroupContext)
-	info    func(*groupInfo) // before it is signed
-	signed  func(*groupInfo) // after
-	key     *Secret          // that signs, if not the committer's
-	secrets func(*groupSecrets)
-	grouped func([]byte) []byte // GroupSecrets, encoded
-	stated  func([]byte) []byte // GroupInfo, encoded
-	welcome func(*welcome)
-	outside bool // leave the tree out
-	beside  bool // give it to the joiner by itself
-	honest  bool // without the change, the joiner gets in
+	bodies   func([]string) []string // the tree's nodes
+	tree     func([]byte) []byte     // the tree, encoded
+	context  func(*GroupContext)
+	info     func(*groupInfo) // before the GroupInfo is signed
+	signed   func(*groupInfo) // after it is signed
+	key      *Secret          // signs, instead of the committer's key
+	secrets  func(*groupSecrets)
+	grouped  func([]byte) []byte // GroupSecrets, encoded
+	stated   func([]byte) []byte // GroupInfo, encoded
+	welcome  func(*welcome)
+	outside  bool // leave the tree out
+	separate bool // give the tree to the joiner separately
+	honest   bool // without the change, the joiner can join
 
-	joinerSigns bool // with the key of the KeyPackage
+	joinerSigns bool // the joiner signs, with the key of its KeyPackage
 }
 
-// nodeBodies lists a tree's nodes as its encoding has them.
+// nodeBodies lists the encodings of a tree's nodes.
 func nodeBodies(t testing.TB, tree *ratchetTree) []string {
 	t.Helper()
 	data := must[[]byte](t)(tree.marshal())
 	return must[[]string](t)(splitTree(data, codec.DefaultLimits))
 }
 
-// encodeBodies is ratchetTree.marshal of nodes that need not make a tree.
+// encodeBodies is ratchetTree.marshal for nodes that need not form a valid tree.
 func encodeBodies(bodies []string) []byte {
 	var w codec.Writer
 	w.Vector(func(w *codec.Writer) {
@@ -69,7 +69,7 @@ func (f *statement) staged(t testing.TB) *committing {
 	return forged.committing(t)
 }
 
-// messages makes the Welcome, the GroupInfo beside it, and the tree.
+// messages makes the Welcome, a separate GroupInfo, and the tree.
 func (f *statement) messages(t testing.TB) (welcomeMessage, infoMessage, tree []byte) {
 	t.Helper()
 	w := f.staged(t)
@@ -161,7 +161,7 @@ func (f *statement) sealed(t testing.TB, s *suite, info *groupInfo, group *group
 	return must[[]byte](t)(encodeMessage(WireFormatWelcome, m.encode))
 }
 
-// refuseJoin checks that a newcomer cannot join by a Welcome and is as before.
+// refuseJoin checks that a newcomer cannot join by a Welcome, and that the newcomer's state does not change.
 func (l *lab) refuseJoin(p *person, welcomeMessage []byte, opts JoinOptions, w want) {
 	l.Helper()
 	before := p.snapshot(l.TB)
@@ -173,7 +173,7 @@ func (l *lab) refuseJoin(p *person, welcomeMessage []byte, opts JoinOptions, w w
 	before.requireSame(l.TB, p)
 }
 
-// refuseInfo checks that neither a joiner by external commit nor a server takes a GroupInfo.
+// refuseInfo checks that neither a joiner by external commit nor a server accepts a GroupInfo.
 func (l *lab) refuseInfo(p *person, info, tree []byte, w want) {
 	l.Helper()
 	before := p.snapshot(l.TB)

@@ -14,15 +14,15 @@ import (
 	"time"
 )
 
-// The tests in rules_*_test.go break one rule of RFC 9420 at a time: a message is made as its sender
-// would make it, with one thing wrong, and signed, tagged and encrypted again after that, so that
-// nothing but the rule stands in its way. docs/rfc9420.md says which test belongs to which rule.
+// The tests in rules_*_test.go break one rule of RFC 9420 at a time: a message is made as its sender would make it,
+// with one fault, and signed, tagged and encrypted again after that, so that only the broken rule can refuse it.
+// docs/rfc9420.md lists the tests of each rule.
 
-// labSuite is the suite of these tests: no rule depends on it, and every implementation has it.
+// labSuite is the suite of these tests. No rule depends on the suite, and every implementation has this one.
 const labSuite = MLS128X25519AES128Ed25519
 
-// labAuth knows basic credentials and self-signed certificates, by identity or common name. It refuses
-// names that begin with "refused".
+// labAuth accepts basic credentials and self-signed certificates. The identity is the basic identity or the common
+// name. It refuses names that begin with "refused".
 type labAuth struct{}
 
 func (labAuth) name(c Credential) ([]byte, error) {
@@ -78,7 +78,7 @@ func certify(t testing.TB, name string, key Secret) Credential {
 	return X509Credential(der)
 }
 
-// labOptions say what kind of group a lab has.
+// labOptions are the options of a lab's group.
 type labOptions struct {
 	names      []string // alice, bob and carol if there are none
 	extensions Extensions
@@ -86,17 +86,16 @@ type labOptions struct {
 	flat       bool // no member has committed a path: all parents are blank
 }
 
-// labLifetime is the maximum of a lab that has one.
+// labLifetime is the maximum lifetime of a lab with such a bound.
 const labLifetime = 100 * 24 * time.Hour
 
 // bounded is a lab whose members and server agree on a maximum lifetime.
 var bounded = labOptions{config: func(_ string, c *Config) { c.MaxLifetime, c.MaxLifetimeReceived = labLifetime, labLifetime }}
 
-// strict is a lab whose members and server hold others to the rules for makers.
+// strict is a lab whose members and server apply the rules for makers to objects of others.
 var strict = labOptions{config: func(_ string, c *Config) { c.Intake.Strict = true }}
 
-// lab is a group of real members, each with a store of its own. Where handshakes are public, a server
-// follows them.
+// lab is a group of real members, each with a separate store. If handshakes are public, a server follows the group.
 type lab struct {
 	testing.TB
 	options labOptions
@@ -136,7 +135,7 @@ func newLab(t testing.TB, public bool, o labOptions) *lab {
 	return l
 }
 
-// person is a client of the lab's kind, in no group yet.
+// person returns a client of the lab's kind, in no group yet.
 func (l *lab) person(name string) *person {
 	l.Helper()
 	return newPerson(l.TB, name, labSuite, func(c *Config) {
@@ -155,7 +154,7 @@ func (l *lab) publicConfig() PublicConfig {
 	return PublicConfig{Auth: labAuth{}, Policy: c.Policy, MaxLifetime: c.MaxLifetimeReceived, Intake: c.Intake, Limits: c.Limits}
 }
 
-// who finds a member, or somebody who was one, by name.
+// who returns a present or former member by name.
 func (l *lab) who(name string) *person {
 	l.Helper()
 	for _, p := range l.people {
@@ -167,7 +166,7 @@ func (l *lab) who(name string) *person {
 	return nil
 }
 
-// others are all members but p.
+// others returns all members except p.
 func (l *lab) others(p *person) []*person {
 	var list []*person
 	for _, o := range l.people {
@@ -178,7 +177,7 @@ func (l *lab) others(p *person) []*person {
 	return list
 }
 
-// deliver has all but the sender process a message and merge it if it is a commit, the server too.
+// deliver makes all members except the sender, and the server, process a message and merge it if it is a commit.
 func (l *lab) deliver(from *person, msg []byte) {
 	l.Helper()
 	for _, p := range l.others(from) {
@@ -233,7 +232,7 @@ func (l *lab) agree() {
 	}
 }
 
-// goesOn checks that the group works: one member commits, all follow, and a message arrives.
+// goesOn checks that the group works: one member commits, all others process the commit, and a message arrives.
 func (l *lab) goesOn() {
 	l.Helper()
 	members := l.others(nil)
@@ -254,15 +253,15 @@ func (l *lab) goesOn() {
 type want struct {
 	kind   error
 	clause string
-	say    string // what the error must say
-	// keyed: it takes keys to find out, so that a server cannot.
+	say    string // text that the error must contain
+	// keyed means that only a holder of keys can detect the fault, so a server cannot.
 	keyed bool
 }
 
 var allKinds = []error{ErrStale, ErrFuture, ErrNotForUs, ErrMalformed, ErrForged, ErrInvalid, ErrPolicy, ErrUnsupported,
-	ErrMissing, ErrLimit, ErrReplay, ErrGroupEnded, ErrStore, ErrMisuse, ErrOwnMessage}
+	ErrMissing, ErrLimit, ErrReplay, ErrGroupEnded, ErrStore, ErrMisuse, ErrOwnMessage, ErrOwnUnknown}
 
-// match fails the test unless err is the refusal, and of one kind only.
+// match fails the test unless err is the wanted refusal and has only one kind.
 func (w want) match(t testing.TB, err error) {
 	t.Helper()
 	var e *Error
@@ -280,7 +279,7 @@ func (w want) match(t testing.TB, err error) {
 	}
 }
 
-// snapshot is all that a refused message must leave alone.
+// snapshot is the state that a refused message must not change.
 type snapshot struct {
 	epoch         uint64
 	authenticator string
@@ -322,8 +321,8 @@ func (s snapshot) requireSame(t testing.TB, p *person) {
 	}
 }
 
-// refuse checks that every member but the sender refuses a message and is as it was before, and that a
-// server does, unless it takes keys.
+// refuse checks that every member except the sender refuses a message and does not change, and that a server does the
+// same, unless the check needs keys.
 func (l *lab) refuse(from *person, msg []byte, w want) {
 	l.Helper()
 	l.refuseAs(l.others(from), msg, w)
@@ -361,7 +360,7 @@ func bothWays(t *testing.T, name string, run func(t *testing.T, public bool)) {
 	})
 }
 
-// must gives a value or fails the test.
+// must returns a value or fails the test.
 func must[T any](t testing.TB) func(v T, err error) T {
 	return func(v T, err error) T {
 		t.Helper()
@@ -372,7 +371,7 @@ func must[T any](t testing.TB) func(v T, err error) T {
 	}
 }
 
-// flip gives a copy of b with its last bit changed.
+// flip returns a copy of b with its last bit changed.
 func flip(b []byte) []byte {
 	c := bytes.Clone(b)
 	c[len(c)-1] ^= 1

@@ -2,6 +2,7 @@ package mlscore_test
 
 import (
 	"go/ast"
+	"go/doc"
 	"go/parser"
 	"go/token"
 	"os"
@@ -11,7 +12,7 @@ import (
 	"testing"
 )
 
-// source is the text of functions of a file, or of the whole file if none is named.
+// source returns the text of functions of a file, or the whole file if no function is named.
 func source(t *testing.T, file string, functions []string) string {
 	t.Helper()
 	text := string(must(os.ReadFile(filepath.Join("..", filepath.FromSlash(file)))))
@@ -39,8 +40,8 @@ var (
 	quoted    = regexp.MustCompile("(?s)<!-- (\\S+)([^>]*?) -->\n```go\n(.*?)```\n")
 )
 
-// TestScenarioPages: the code in docs/scenarios is that of the examples, which run; there is a page for each of
-// these examples, and the list of pages is complete.
+// TestScenarioPages checks that the code in docs/scenarios is that of the examples, which are run as tests; that
+// there is a page for each of these examples; and that the list of pages is complete.
 func TestScenarioPages(t *testing.T) {
 	const folder = "../docs/scenarios"
 	index := string(must(os.ReadFile(filepath.Join(folder, "README.md"))))
@@ -75,7 +76,55 @@ func TestScenarioPages(t *testing.T) {
 	}
 }
 
-// TestHelloIsShort: hello takes at most 32 lines without blank ones, comments and imports.
+// TestPackageDoc checks that the package's documentation names every page of docs/scenarios, and that each name in
+// brackets, in all documentation of the package, is one of its exported identifiers.
+func TestPackageDoc(t *testing.T) {
+	var files []*ast.File
+	set := token.NewFileSet()
+	for _, name := range must(filepath.Glob("*.go")) {
+		if !strings.HasSuffix(name, "_test.go") {
+			files = append(files, must(parser.ParseFile(set, name, nil, parser.ParseComments)))
+		}
+	}
+	pkg := must(doc.NewFromFiles(set, files, "github.com/mlsfed/mlsfed/mlscore"))
+	for _, page := range must(filepath.Glob("../docs/scenarios/*.md")) {
+		if name := filepath.Base(page); name != "README.md" && name != "hello.md" && !strings.Contains(pkg.Doc, "("+name+")") {
+			t.Errorf("the package's documentation does not name docs/scenarios/%s", name)
+		}
+	}
+	texts := []string{pkg.Doc}
+	values := func(list []*doc.Value) {
+		for _, v := range list {
+			texts = append(texts, v.Doc)
+		}
+	}
+	functions := func(list []*doc.Func) {
+		for _, f := range list {
+			texts = append(texts, f.Doc)
+		}
+	}
+	values(pkg.Consts)
+	values(pkg.Vars)
+	functions(pkg.Funcs)
+	for _, typ := range pkg.Types {
+		texts = append(texts, typ.Doc)
+		values(typ.Consts)
+		values(typ.Vars)
+		functions(typ.Funcs)
+		functions(typ.Methods)
+	}
+	unresolved := regexp.MustCompile(`\[\*?[A-Z]\w*(\.[A-Z]\w*)?\]`) // go doc prints a resolved name without brackets
+	for _, text := range texts {
+		for _, name := range unresolved.FindAllString(string(pkg.Text(text)), -1) {
+			t.Errorf("there is no %s: %.60q", name, text)
+		}
+	}
+	if links := strings.Count(pkg.Doc, "["); links < 60 {
+		t.Errorf("the package's documentation has %d names in brackets", links)
+	}
+}
+
+// TestHelloIsShort checks that hello takes at most 32 lines without blank ones, comments and imports.
 func TestHelloIsShort(t *testing.T) {
 	lines, imports := 0, false
 	for line := range strings.Lines(string(must(os.ReadFile("../test/hello/main.go")))) {

@@ -6,10 +6,9 @@ import (
 	"io"
 )
 
-// Secret holds key material. It prints nothing, whatever struct holds it and whatever verb prints
-// that: the bytes stand behind two pointers. fmt follows one at most, and that one only where a verb
-// is bad and it begins anew at the field. Two Secrets are compared with Equal, in constant time; ==
-// compares identities.
+// Secret holds key material. No verb of fmt prints the material, even as a field of another struct: the bytes are
+// behind two pointers. fmt follows at most one pointer, and only for a bad verb, for which it prints the field again.
+// Equal compares two Secrets in constant time; == compares identities.
 //
 // The zero Secret is empty.
 type Secret struct{ p **[]byte }
@@ -19,7 +18,7 @@ func NewSecret(b []byte) Secret {
 	return ownSecret(append([]byte(nil), b...))
 }
 
-// ownSecret takes b over without a copy.
+// ownSecret takes ownership of b without a copy.
 func ownSecret(b []byte) Secret {
 	s := &struct { // one allocation for both pointers
 		p *[]byte
@@ -29,8 +28,7 @@ func ownSecret(b []byte) Secret {
 	return Secret{&s.p}
 }
 
-// Bytes gives the key material itself, not a copy: it is zeroed when the Secret is erased. Do not
-// log it.
+// Bytes returns the key material itself, not a copy: it is zeroed when the Secret is erased. Do not log it.
 func (s Secret) Bytes() []byte {
 	if s.p == nil {
 		return nil
@@ -38,13 +36,13 @@ func (s Secret) Bytes() []byte {
 	return **s.p
 }
 
-// Len is the number of bytes.
+// Len returns the number of bytes.
 func (s Secret) Len() int { return len(s.Bytes()) }
 
-// Equal compares in constant time; lengths are not hidden.
+// Equal reports whether two Secrets are equal, in constant time; lengths are not hidden.
 func (s Secret) Equal(o Secret) bool { return subtle.ConstantTimeCompare(s.Bytes(), o.Bytes()) == 1 }
 
-// Clone copies, so that the original can be erased.
+// Clone returns a copy, so that the original can be erased.
 func (s Secret) Clone() Secret {
 	if s.p == nil {
 		return Secret{}
@@ -52,8 +50,8 @@ func (s Secret) Clone() Secret {
 	return NewSecret(**s.p)
 }
 
-// Erase zeroes the bytes. Every copy of this Secret value sees them zeroed; copies that the garbage
-// collector or an encoding made are out of reach.
+// Erase zeroes the bytes, also for every copy of this Secret value. It cannot reach copies that the garbage collector
+// or an encoding made.
 func (s Secret) Erase() {
 	if s.p != nil {
 		clear(**s.p)
@@ -61,13 +59,13 @@ func (s Secret) Erase() {
 	}
 }
 
-// Format keeps every verb of fmt from printing the bytes.
+// Format prevents every verb of fmt from printing the bytes.
 func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "secret") }
 
-// MarshalText keeps encoders of text from writing the bytes.
+// MarshalText prevents text encoders from writing the bytes.
 func (s Secret) MarshalText() ([]byte, error) { return []byte("secret"), nil }
 
-// eraseAll erases a number of Secrets.
+// eraseAll erases several Secrets.
 func eraseAll(secrets ...Secret) {
 	for _, s := range secrets {
 		s.Erase()

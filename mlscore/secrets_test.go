@@ -28,8 +28,7 @@ func secretsOf(st *memberState) [][]byte {
 	return slices.DeleteFunc(slices.Clone(list), func(b []byte) bool { return len(b) == 0 })
 }
 
-// TestSecretsUnprinted: no struct that holds key material prints any of it, by whatever verb, alone or
-// inside another struct.
+// TestSecretsUnprinted checks that no verb prints key material of a struct, alone or inside another struct.
 func TestSecretsUnprinted(t *testing.T) {
 	l := newLab(t, false, labOptions{})
 	alice, bob, carol := l.people[0], l.people[1], l.people[2]
@@ -101,7 +100,8 @@ func TestSecretsUnprinted(t *testing.T) {
 	t.Run("Batch", func(t *testing.T) {
 		var b Batch
 		g.writeEpoch(&b, g.state)
-		// A Store has to see the values, so that fmt can: it skips methods at %p, which no Batch is printed by.
+		// A Store must see the values, so fmt can reach them, too: for %p, with which no Batch is printed, fmt
+		// ignores methods.
 		verbs := strings.ReplaceAll(allVerbs, "p", "")
 		requireNonePrinted(t, verbs, secrets, b, &b, b.Writes, b.Writes[0], struct{ B Batch }{b})
 	})

@@ -21,7 +21,7 @@ type ratchet struct {
 	skipped    map[uint32]messageKey
 }
 
-// ratchetName says whose ratchet, and for what.
+// ratchetName names a ratchet: its sender and its content type.
 type ratchetName struct {
 	leaf      LeafIndex
 	handshake bool
@@ -31,21 +31,21 @@ func ratchetFor(leaf LeafIndex, kind ContentType) ratchetName {
 	return ratchetName{leaf, kind != ContentApplication}
 }
 
-// RatchetLimits bound what out-of-order delivery may cost (§15.3).
+// RatchetLimits bound the cost of out-of-order delivery (§15.3).
 type RatchetLimits struct {
 	Ahead   uint32 // generations that one message may skip
-	Skipped int    // keys kept for messages that have not come, for each ratchet
+	Skipped int    // keys kept for messages that have not arrived, for each ratchet
 }
 
-// secretTree holds an epoch's message keys (§9). It starts as one secret at the root and is expanded
-// towards a leaf when that leaf's first key is asked for; what has been used is erased.
+// secretTree holds an epoch's message keys (§9). It starts as one secret at the root and is expanded towards a leaf
+// when that leaf's first key is needed. Used secrets are erased.
 //
-// A key is taken in two parts, so that a message that fails changes nothing: peek computes the key and
-// the step that its use is, and apply makes the step.
+// Taking a key has two parts, so that a message that fails changes nothing: peek computes the key and the step that
+// consumes it, and apply makes the step.
 type secretTree struct {
 	suite    *suite
 	height   int
-	nodes    map[NodeIndex]Secret // secrets whose children have not been derived
+	nodes    map[nodeIndex]Secret // secrets whose children have not been derived
 	ratchets map[ratchetName]*ratchet
 }
 
@@ -53,18 +53,18 @@ func newSecretTree(s *suite, height int, encryption Secret) *secretTree {
 	return &secretTree{
 		suite:    s,
 		height:   height,
-		nodes:    map[NodeIndex]Secret{rootOf(height): encryption},
+		nodes:    map[nodeIndex]Secret{rootOf(height): encryption},
 		ratchets: map[ratchetName]*ratchet{},
 	}
 }
 
-// treeStep is what the use of one key changes.
+// treeStep is the change that the use of one key makes.
 type treeStep struct {
 	name ratchetName
 	key  messageKey
 
-	used     NodeIndex            // the expanded node, if expanded
-	expanded map[NodeIndex]Secret // the secrets beside the path to the leaf
+	used     nodeIndex            // the expanded node, if expanded
+	expanded map[nodeIndex]Secret // the secrets of the copath of the leaf
 	opened   map[ratchetName]*ratchet
 
 	fromSkipped bool
@@ -91,7 +91,7 @@ func (st *treeStep) discard() {
 	}
 }
 
-// peek computes the key of a generation without using it up.
+// peek computes the key of a generation without consuming it.
 func (t *secretTree) peek(name ratchetName, generation uint32, limits RatchetLimits) (*treeStep, error) {
 	st := &treeStep{name: name}
 	r := t.ratchets[name]
@@ -101,26 +101,30 @@ func (t *secretTree) peek(name ratchetName, generation uint32, limits RatchetLim
 		}
 		r = st.opened[name]
 	}
-	object := fmt.Sprintf("message of %v, generation %d", leafName(name.leaf), generation)
 	if generation < r.generation {
 		key, ok := r.skipped[generation]
 		if !ok {
 			st.discard()
-			return nil, fail(ErrReplay, "§9.2", object, "its key was used, or is no longer kept")
+			return nil, fail(ErrReplay, "§9.2", messageName(name.leaf, generation), "its key was used, or is no longer kept")
 		}
 		st.key, st.fromSkipped = key, true
 		return st, nil
 	}
 	if generation-r.generation > limits.Ahead {
 		st.discard()
-		return nil, fail(ErrLimit, "§15.3", object, "%d generations ahead, at most %d", generation-r.generation, limits.Ahead)
+		return nil, fail(ErrLimit, "§15.3", messageName(name.leaf, generation), "%d generations ahead, at most %d", generation-r.generation, limits.Ahead)
 	}
 	if generation == 1<<32-1 {
 		st.discard()
-		return nil, fail(ErrLimit, "§9.1", object, "is the last that there is")
+		return nil, fail(ErrLimit, "§9.1", messageName(name.leaf, generation), "is the last that there is")
 	}
 	t.advance(st, r, generation, limits)
 	return st, nil
+}
+
+// messageName names a message for errors.
+func messageName(leaf LeafIndex, generation uint32) string {
+	return fmt.Sprintf("message of %v, generation %d", leafName(leaf), generation)
 }
 
 // advance runs the ratchet up to a generation.
@@ -173,7 +177,7 @@ func (t *secretTree) open(st *treeStep) error {
 	}
 	s := t.suite
 	st.used = nodeAt(leaf, level)
-	st.expanded = map[NodeIndex]Secret{}
+	st.expanded = map[nodeIndex]Secret{}
 	secret := t.nodes[st.used].Clone()
 	for ; level > 0; level-- {
 		n := nodeAt(leaf, level)
@@ -194,8 +198,8 @@ func (t *secretTree) open(st *treeStep) error {
 	return nil
 }
 
-// apply uses the key up: the tree then holds nothing from which it could be had again. The key itself
-// is the caller's to erase.
+// apply consumes the key: the tree then holds nothing from which the key could be computed again. The caller must
+// erase the key itself.
 func (t *secretTree) apply(st *treeStep) {
 	if st.opened != nil {
 		t.nodes[st.used].Erase()
@@ -219,7 +223,7 @@ func (t *secretTree) apply(st *treeStep) {
 	}
 }
 
-// next is the generation that the owner of a ratchet sends with.
+// next returns the generation of the next message that the owner of a ratchet sends.
 func (t *secretTree) next(name ratchetName) uint32 {
 	if r := t.ratchets[name]; r != nil {
 		return r.generation
@@ -227,7 +231,7 @@ func (t *secretTree) next(name ratchetName) uint32 {
 	return 0
 }
 
-// erase drops all keys.
+// erase erases all keys.
 func (t *secretTree) erase() {
 	for _, s := range t.nodes {
 		s.Erase()
@@ -238,5 +242,5 @@ func (t *secretTree) erase() {
 			k.erase()
 		}
 	}
-	t.nodes, t.ratchets = map[NodeIndex]Secret{}, map[ratchetName]*ratchet{}
+	t.nodes, t.ratchets = map[nodeIndex]Secret{}, map[ratchetName]*ratchet{}
 }

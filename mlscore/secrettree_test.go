@@ -11,7 +11,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// naiveSecrets is a secret tree expanded in full (RFC 9420 §9): what secretTree is compared with.
+// naiveSecrets is a fully expanded secret tree (RFC 9420 §9), the reference for secretTree.
 type naiveSecrets struct {
 	s     *suite
 	nodes [][]byte // in the order of appendix C
@@ -34,7 +34,7 @@ func expandAll(s *suite, leaves int, root []byte) *naiveSecrets {
 	return n
 }
 
-// ratchetSecret is the secret of a generation: ratchet_secret_[N]_[j] of §9.1.
+// ratchetSecret returns the secret of a generation: ratchet_secret_[N]_[j] of §9.1.
 func (n *naiveSecrets) ratchetSecret(name ratchetName, generation uint32) []byte {
 	label := "application"
 	if name.handshake {
@@ -53,14 +53,14 @@ func (n *naiveSecrets) key(name ratchetName, generation uint32) (key, nonce []by
 		n.s.deriveTreeSecret(secret, "nonce", generation, n.s.nonceLen()).Bytes()
 }
 
-// keyring says which message keys must be there still.
+// keyring is the model of the message keys that must still exist.
 type keyring struct {
 	next    uint32
 	skipped []uint32 // ascending
 }
 
-// secretMachine uses keys at random and holds the tree against its expansion, the limits of §15.3, the
-// deletion schedule of §9.2 and what is stored.
+// secretMachine uses random keys and compares the tree with its expansion, the limits of §15.3, the deletion schedule
+// of §9.2 and the stored records.
 type secretMachine struct {
 	naive  *naiveSecrets
 	tree   *secretTree
@@ -97,7 +97,7 @@ func (m *secretMachine) write(t *rapid.T, b Batch) {
 	}
 }
 
-// use takes the key of a generation, or looks at it only.
+// use uses the key of a generation, or only peeks at it.
 func (m *secretMachine) use(t *rapid.T) {
 	name := ratchetName{LeafIndex(rapid.IntRange(0, 1<<m.height-1).Draw(t, "leaf")), rapid.Bool().Draw(t, "handshake")}
 	ring := m.model[name]
@@ -142,7 +142,7 @@ func (m *secretMachine) use(t *rapid.T) {
 	m.used(name, generation)
 }
 
-// used notes the use of a key in the model.
+// used records the use of a key in the model.
 func (m *secretMachine) used(name ratchetName, generation uint32) {
 	for _, handshake := range []bool{false, true} {
 		if n := (ratchetName{name.leaf, handshake}); m.model[n] == nil {
@@ -163,7 +163,7 @@ func (m *secretMachine) used(name ratchetName, generation uint32) {
 	ring.next = generation + 1
 }
 
-// describe writes down every secret that a tree holds.
+// describe returns a text of every secret of a tree.
 func (m *secretMachine) describe(tree *secretTree) string {
 	var lines []string
 	for n, secret := range tree.nodes {
@@ -179,14 +179,14 @@ func (m *secretMachine) describe(tree *secretTree) string {
 	return fmt.Sprint(lines)
 }
 
-// expected is the tree that the deletion schedule of §9.2 leaves: nothing from which a used key could
-// be had, and everything else.
+// expected returns the tree that the deletion schedule of §9.2 leaves: all secrets except those from which a used key
+// could be derived.
 func (m *secretMachine) expected() *secretTree {
 	out := newSecretTree(m.naive.s, m.height, Secret{})
 	clear(out.nodes)
 	opened := func(x int) bool {
 		for name := range m.model {
-			if NodeIndex(x).covers(name.leaf) {
+			if nodeIndex(x).covers(name.leaf) {
 				return true
 			}
 		}
@@ -195,7 +195,7 @@ func (m *secretMachine) expected() *secretTree {
 	leaves := 1 << m.height
 	for x, secret := range m.naive.nodes {
 		if !opened(x) && (x == naiveRoot(leaves) || opened(naiveParent(x, leaves))) {
-			out.nodes[NodeIndex(x)] = NewSecret(secret)
+			out.nodes[nodeIndex(x)] = NewSecret(secret)
 		}
 	}
 	for name, ring := range m.model {
@@ -243,8 +243,8 @@ func TestSection9_SecretTree(t *testing.T) {
 	})
 }
 
-// TestSection9_1_OrderDoesNotMatter: the same keys come out whatever the order in which they are asked
-// for, and in the end nothing else is left behind either.
+// TestSection9_1_OrderDoesNotMatter checks that the order in which keys are used changes neither the keys nor the
+// secrets that are left in the end.
 func TestSection9_1_OrderDoesNotMatter(t *testing.T) {
 	const messages = 20
 	s := suites[0]
@@ -280,7 +280,7 @@ func TestSection9_1_OrderDoesNotMatter(t *testing.T) {
 	}
 }
 
-// TestSection9_1_LastGeneration: the generation counter does not wrap around.
+// TestSection9_1_LastGeneration checks that the generation counter does not wrap around.
 func TestSection9_1_LastGeneration(t *testing.T) {
 	s := suites[0]
 	tree := newSecretTree(s, 0, NewSecret(make([]byte, s.hashLen())))

@@ -5,17 +5,18 @@ import (
 	"slices"
 )
 
-// MessageOptions shape an application message.
+// MessageOptions are the options of an application message.
 type MessageOptions struct {
 	AuthenticatedData []byte // authenticated, not encrypted: servers read it
-	// DespiteProposals sends although proposals wait for a commit. The RFC wants them committed first,
-	// so that whoever is to be removed reads nothing more (§12.4); an application may have to talk
-	// on while no commit can be had.
+	// DespiteProposals sends although proposals wait for a commit. The RFC requires to commit them first, so that a
+	// member who is about to be removed reads nothing more (§12.4); an application may have to send while no commit
+	// is possible.
 	DespiteProposals bool
 }
 
-// Protect encrypts an application message for the group (RFC 9420 §6.3). Its key is used up before it
-// is returned.
+// Protect encrypts an application message for the group (RFC 9420 §6.3). The key of the message is consumed before
+// Protect returns. Errors: ErrGroupEnded; ErrMisuse if proposals wait for a commit, unless opts.DespiteProposals is set
+// (§12.4); ErrStore.
 func (g *Group) Protect(data []byte, opts MessageOptions) ([]byte, error) {
 	if err := g.active(); err != nil {
 		return nil, err
@@ -28,7 +29,7 @@ func (g *Group) Protect(data []byte, opts MessageOptions) ([]byte, error) {
 	return g.sendPrivate(c, nil)
 }
 
-// content begins a message of this member's in the present epoch.
+// content returns the common fields of a message of this member in the present epoch.
 func (g *Group) content(kind ContentType, authenticatedData []byte) *framedContent {
 	p := g.public()
 	return &framedContent{
@@ -40,8 +41,7 @@ func (g *Group) content(kind ContentType, authenticatedData []byte) *framedConte
 	}
 }
 
-// sendPrivate signs and encrypts content, and stores that the key is used, together with whatever more
-// writes.
+// sendPrivate signs and encrypts content, and stores that the key is used, together with the writes of more.
 func (g *Group) sendPrivate(c *framedContent, more func(*authenticatedContent, *Batch) error) ([]byte, error) {
 	ac := &authenticatedContent{format: WireFormatPrivateMessage, content: c}
 	k, err := g.state.signing(g.suite)
@@ -73,8 +73,8 @@ func (g *Group) sendPrivate(c *framedContent, more func(*authenticatedContent, *
 	return msg, nil
 }
 
-// seal encrypts signed content under the next key of this member's ratchet, and adds to b that the key
-// is used.
+// seal encrypts signed content under the next key of this member's ratchet, and adds to b the write that consumes the
+// key.
 func (g *Group) seal(ac *authenticatedContent, b *Batch) ([]byte, *treeStep, error) {
 	t := g.state.messages
 	name := ratchetFor(g.state.self, ac.content.kind)
@@ -91,7 +91,7 @@ func (g *Group) seal(ac *authenticatedContent, b *Batch) ([]byte, *treeStep, err
 	return msg, step, nil
 }
 
-// sendHandshake frames a signed proposal as this member sends handshakes.
+// sendHandshake signs a proposal and frames it in the form in which this member sends handshakes.
 func (g *Group) sendHandshake(c *framedContent, more func(*authenticatedContent, *Batch) error) ([]byte, error) {
 	if !g.options.PublicHandshakes {
 		return g.sendPrivate(c, more)
@@ -116,22 +116,24 @@ func (g *Group) sendHandshake(c *framedContent, more func(*authenticatedContent,
 	return msg, applyBatch(g.client.cfg.Store, b)
 }
 
-// ProposeOptions shape a proposal message.
+// ProposeOptions are the options of a proposal message.
 type ProposeOptions struct {
 	AuthenticatedData []byte
 }
 
-// Propose sends a proposal for somebody to commit (§12.1). The proposal waits here too, for a commit of
-// this member's own.
+// Propose makes a proposal message for the group (§12.1). The proposal then waits in this group too, and this
+// member's next commit can contain it. Errors: ErrGroupEnded; ErrMisuse for an incomplete proposal, an Update or an
+// ExternalInit; the error of a commit for a proposal that no member could commit; ErrLimit if Limits.Proposals
+// proposals wait; ErrStore.
 func (g *Group) Propose(p Proposal, opts ProposeOptions) ([]byte, error) {
 	if err := g.active(); err != nil {
 		return nil, err
 	}
-	if !p.complete() || p.Type == ProposalExternalInit {
-		return nil, fail(ErrMisuse, "§12.1", "proposal", "type %v cannot be proposed like this", p.Type)
-	}
-	if p.Type == ProposalUpdate {
+	if p.complete() && p.Type == ProposalUpdate {
 		return nil, fail(ErrMisuse, "§12.1.2", "proposal", "an Update needs private keys: see ProposeUpdate")
+	}
+	if !p.complete() || p.Type.row().keyed {
+		return nil, fail(ErrMisuse, "§12.1", "proposal", "type %v cannot be proposed like this", p.Type)
 	}
 	return g.propose(p, nil, opts)
 }
@@ -164,11 +166,11 @@ func (g *Group) propose(p Proposal, keys *ownUpdate, opts ProposeOptions) ([]byt
 	return msg, nil
 }
 
-// checkOwn refuses to send a proposal that no commit could hold, whoever commits.
+// checkOwn refuses a proposal of this member that no member could commit.
 func (g *Group) checkOwn(p Proposal) error {
 	sp := sentProposal{Proposal: p, sender: member(g.state.self)}
 	pl := &plan{committer: Sender{Type: SenderMember, Index: ^uint32(0)}}
-	if err := g.public().checkProposal(&sp, pl, 0); err != nil {
+	if err := g.public().checkProposal(&sp, pl); err != nil {
 		return within(fmt.Sprintf("proposal (%v)", p.Type), ErrInvalid, err)
 	}
 	if p.Type == ProposalAdd {
@@ -177,20 +179,17 @@ func (g *Group) checkOwn(p Proposal) error {
 	return g.checkMade(&p)
 }
 
-// checkMade applies the rules for makers that no receiver checks to a proposal that this member makes.
+// checkMade applies to a proposal of this member the rules for makers that no receiver checks.
 func (g *Group) checkMade(p *Proposal) error {
-	var err error
-	switch p.Type {
-	case ProposalGroupContextExtensions:
-		err = g.public().checkMadeExtensions(p.Extensions)
-	case ProposalReInit:
-		err = g.checkFoundable(p.ReInit)
+	check := p.Type.row().checkMade
+	if check == nil {
+		return nil
 	}
-	return within(fmt.Sprintf("proposal (%v)", p.Type), ErrInvalid, err)
+	return within(fmt.Sprintf("proposal (%v)", p.Type), ErrInvalid, check(g, p))
 }
 
-// checkFoundable refuses a ReInit in favour of a group that nobody can found, since this member could not
-// be in it (§11.2): its commit would end the group for nothing.
+// checkFoundable refuses a ReInit in favour of a group that nobody can found, because this member could not be in it
+// (§11.2). A commit of such a ReInit would end the group without a successor.
 func (g *Group) checkFoundable(r *ReInit) error {
 	if r.Version != MLS10 {
 		return fail(ErrUnsupported, "§12.1.5", "new group", "protocol version %d", r.Version)
@@ -212,16 +211,16 @@ func (g *Group) checkFoundable(r *ReInit) error {
 	return within("new group", ErrInvalid, compatible(own, r.Extensions))
 }
 
-// LeafUpdate says what changes in this member's leaf beside its keys; nil fields stay.
+// LeafUpdate lists the changes of this member's leaf in addition to its keys; a nil field changes nothing.
 type LeafUpdate struct {
 	Identity   *Identity   // another credential or signature key
 	Extensions *Extensions // of the leaf
-	// Capabilities are announced in place of what the Config announces. They do not stay: nil means the
-	// Config's, which may have changed since the last leaf was made.
+	// Capabilities are announced instead of the Config's capabilities, by this leaf only. nil means the Config's
+	// capabilities, which may have changed since the last leaf was made.
 	Capabilities *Capabilities
 }
 
-// newLeaf begins this member's next leaf.
+// newLeaf returns this member's next leaf, without new keys and signature, and its signature key.
 func (g *Group) newLeaf(u LeafUpdate) (LeafNode, Secret, error) {
 	old, ok := g.public().tree.leaf(g.state.self)
 	if !ok {
@@ -245,8 +244,8 @@ func (g *Group) newLeaf(u LeafUpdate) (LeafNode, Secret, error) {
 	return leaf, id.SignatureKey.Clone(), err
 }
 
-// ProposeUpdate proposes new keys for this member, and whatever u says (§12.1.2). They are used once
-// another member has committed the proposal.
+// ProposeUpdate proposes new keys for this member and the changes in u (§12.1.2). They take effect when another
+// member has committed the proposal.
 func (g *Group) ProposeUpdate(u LeafUpdate, opts ProposeOptions) ([]byte, error) {
 	if err := g.active(); err != nil {
 		return nil, err
@@ -266,7 +265,8 @@ func (g *Group) ProposeUpdate(u LeafUpdate, opts ProposeOptions) ([]byte, error)
 	return g.propose(Proposal{Type: ProposalUpdate, Update: &leaf}, &ownUpdate{leafKey, signer}, opts)
 }
 
-// ProposeLeave asks the others to remove this member: nobody can commit its own removal (§12.2).
+// ProposeLeave proposes to remove this member; another member must commit the proposal, since no member can commit
+// its own removal (§12.2).
 func (g *Group) ProposeLeave(opts ProposeOptions) ([]byte, error) {
 	return g.Propose(RemoveProposal(g.state.self), opts)
 }
@@ -276,8 +276,8 @@ func (g *Group) ExternalPSK(id []byte) (Proposal, error) {
 	return g.pskProposal(PreSharedKeyID{Type: PSKExternal, ID: id})
 }
 
-// ResumptionPSK makes a proposal that injects the resumption PSK of an epoch of some group that all
-// members have been in (§8.6).
+// ResumptionPSK makes a proposal that injects the resumption PSK of an epoch in which all members were in the group
+// groupID (§8.6).
 func (g *Group) ResumptionPSK(groupID []byte, epoch uint64) (Proposal, error) {
 	return g.pskProposal(PreSharedKeyID{Type: PSKResumption, Usage: UsageApplication, GroupID: groupID, Epoch: epoch})
 }

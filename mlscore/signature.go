@@ -12,8 +12,8 @@ import (
 	"github.com/cloudflare/circl/sign/ed448"
 )
 
-// signatureScheme is a signature algorithm (RFC 9420 §5.1.2). Signing is deterministic in the key
-// and the message; an implementation keeps no state but public keys made ready.
+// signatureScheme is a signature algorithm (RFC 9420 §5.1.2). Signing is deterministic in the key and the message. An
+// implementation has no state except a cache of prepared public keys.
 type signatureScheme interface {
 	generate(rand io.Reader) (priv []byte, err error)
 	newSigningKey(priv []byte) (signingKey, error)
@@ -22,15 +22,14 @@ type signatureScheme interface {
 	verify(pub, message, signature []byte) bool
 }
 
-// signingKey is a private key made ready for use, which costs about as much as a signature.
+// signingKey is a private key prepared for use; the preparation costs about as much as a signature.
 type signingKey interface {
 	publicKey() ([]byte, error)
 	sign(message []byte) ([]byte, error)
 }
 
-// generateSignatureKey makes a signature key pair from the next bytes of rand, and from nothing
-// else. The private key is a seed for Ed25519 (32 bytes) and Ed448 (57), and a big-endian scalar of
-// the size of the field for ECDSA.
+// generateSignatureKey makes a signature key pair that depends only on the next bytes of rand. The private key is a
+// seed for Ed25519 (32 bytes) and Ed448 (57), and a big-endian scalar of the size of the field for ECDSA.
 func (s *suite) generateSignatureKey(rand io.Reader) (priv Secret, pub []byte, err error) {
 	key, err := s.signature.generate(rand)
 	if err != nil {
@@ -43,9 +42,10 @@ func (s *suite) generateSignatureKey(rand io.Reader) (priv Secret, pub []byte, e
 	return ownSecret(key), pub, nil
 }
 
-// Sign signs a message by a cipher suite's signature scheme as it is, without a label of MLS: for what a
-// device has to prove outside of a group. What tells such a message from those of RFC 9420 §5.1.2, which
-// begin with the length of a label, is up to the caller. Signing is deterministic.
+// Sign signs a message with a cipher suite's signature scheme, without a label of MLS, for proofs of a device outside
+// of a group. The caller must ensure that such a message differs from the messages of RFC 9420 §5.1.2, which begin
+// with the length of a label. Signing is deterministic. It returns ErrUnsupported for an unknown suite,
+// ErrMisuse for a key that is not one of the suite.
 func Sign(cs CipherSuite, priv Secret, message []byte) ([]byte, error) {
 	s, err := suiteOf(cs)
 	if err != nil {
@@ -58,8 +58,8 @@ func Sign(cs CipherSuite, priv Secret, message []byte) ([]byte, error) {
 	return key.sign(message)
 }
 
-// VerifySignature checks what Sign made: ErrForged if it is not by that key, or the key is none of the
-// suite.
+// VerifySignature checks a signature of Sign. It returns ErrForged if the signature is not by that key, or if the key
+// is invalid in the suite.
 func VerifySignature(cs CipherSuite, pub, message, signature []byte) error {
 	s, err := suiteOf(cs)
 	if err != nil {
@@ -80,9 +80,8 @@ func (s *suite) signaturePublicKey(priv []byte) ([]byte, error) {
 	return key.publicKey()
 }
 
-// validateSignatureKey refuses a signature public key under which nobody could sign, or anybody:
-// ErrMalformed if it is no point in the form of RFC 9420 §5.1.1, ErrInvalid if it is one of small
-// order.
+// validateSignatureKey refuses a signature public key under which nobody or anybody could sign. It returns
+// ErrMalformed if the key is not a point in the form of RFC 9420 §5.1.1, ErrInvalid if it is a point of small order.
 func (s *suite) validateSignatureKey(pub []byte) error { return s.signature.validate(pub) }
 
 func notAPoint() error {
@@ -93,7 +92,7 @@ func weakSignatureKey() error {
 	return fail(ErrInvalid, "§5.1.1", "signature key", "a point of small order: anyone can sign for it")
 }
 
-// ed25519Scheme is Ed25519 (RFC 8032) with the predicate of crypto/ed25519, which is not cofactored.
+// ed25519Scheme implements Ed25519 (RFC 8032) with the predicate of crypto/ed25519, which is not cofactored.
 type ed25519Scheme struct{}
 
 func (ed25519Scheme) generate(rand io.Reader) ([]byte, error) {
@@ -121,8 +120,8 @@ func (ed25519Scheme) validate(pub []byte) error {
 	return nil
 }
 
-// reducedEd25519 reports whether y is below p = 2^255 - 19, as RFC 8032 §5.1.3 wants and crypto/ed25519
-// does not: a key that has a second encoding would count as two where keys must be unique.
+// reducedEd25519 reports whether y is below p = 2^255 - 19, as RFC 8032 §5.1.3 requires and crypto/ed25519 does not
+// check: a key with a second encoding would count as two keys where keys must be unique.
 func reducedEd25519(pub []byte) bool {
 	if pub[0] < 0xed || pub[31]&0x7f != 0x7f {
 		return true
@@ -135,11 +134,46 @@ func reducedEd25519(pub []byte) bool {
 	return false
 }
 
+// eachVerifier is a signature scheme that verifies many signatures together at a lower cost. Each result is the same
+// as that of verify.
+type eachVerifier interface {
+	verifyEach(items []signedItem) []bool
+}
+
+// verifyEach reports for each signature whether it verifies.
+func (s *suite) verifyEach(items []signedItem) []bool {
+	if together, ok := s.signature.(eachVerifier); ok {
+		return together.verifyEach(items)
+	}
+	verdicts := make([]bool, len(items))
+	for i, item := range items {
+		verdicts[i] = s.signature.verify(item.pub, item.message, item.signature)
+	}
+	return verdicts
+}
+
 func (ed25519Scheme) keyLengths() []int { return []int{ed25519.PublicKeySize} }
 
 func (ed25519Scheme) verify(pub, message, signature []byte) bool {
 	k := ed25519Keys.get(pub)
 	return k != nil && k.verify(message, signature)
+}
+
+// verifyEach computes all points first, and then their encodings with one inversion for all.
+func (ed25519Scheme) verifyEach(items []signedItem) []bool {
+	verdicts := make([]bool, len(items))
+	points := make([]edPoint, len(items))
+	for i, item := range items {
+		k := ed25519Keys.get(item.pub)
+		verdicts[i] = k != nil && k.recompute(&points[i], item.message, item.signature)
+		if !verdicts[i] {
+			points[i].identity() // the common inversion must not contain a zero
+		}
+	}
+	for i, r := range edEncodeAll(points) {
+		verdicts[i] = verdicts[i] && bytes.Equal(r[:], items[i].signature[:32])
+	}
+	return verdicts
 }
 
 type ed25519Key struct{ key ed25519.PrivateKey }
@@ -148,7 +182,7 @@ func (k *ed25519Key) publicKey() ([]byte, error) { return bytes.Clone(k.key[ed25
 
 func (k *ed25519Key) sign(message []byte) ([]byte, error) { return ed25519.Sign(k.key, message), nil }
 
-// ed448Scheme is Ed448 (RFC 8032) with an empty context.
+// ed448Scheme implements Ed448 (RFC 8032) with an empty context.
 type ed448Scheme struct{}
 
 func (ed448Scheme) generate(rand io.Reader) ([]byte, error) { return readSeed(rand, ed448.SeedSize) }
@@ -164,7 +198,7 @@ func (ed448Scheme) validate(pub []byte) error {
 	if err := keyLength(pub, ed448.PublicKeySize); err != nil {
 		return err
 	}
-	p, err := goldilocks.FromBytes(pub) // takes reduced encodings only
+	p, err := goldilocks.FromBytes(pub) // accepts only reduced encodings
 	if err != nil {
 		return notAPoint()
 	}
@@ -188,26 +222,26 @@ func (k *ed448Key) publicKey() ([]byte, error) { return bytes.Clone(k.key[ed448.
 
 func (k *ed448Key) sign(message []byte) ([]byte, error) { return ed448.Sign(k.key, message, ""), nil }
 
-// ecdsaScheme is ECDSA with uncompressed public keys, DER signatures (RFC 8446 §4.2.3) and the
-// nonces of RFC 6979.
+// ecdsaScheme implements ECDSA with uncompressed public keys, DER signatures (RFC 8446 §4.2.3) and the nonces of RFC
+// 6979.
 type ecdsaScheme struct {
 	curve elliptic.Curve
 	hash  crypto.Hash
 	kdf   *kdf // whose hash function is hash
 	size  int  // bytes of a scalar
-	mask  byte // what of a scalar's first byte the order leaves
+	mask  byte // bits of a scalar's first byte that the order leaves
 
-	compressed bool // takes public keys that are compressed points
+	compressed bool // accepts public keys that are compressed points
 }
 
 var (
-	ecdsaP256 = &ecdsaScheme{elliptic.P256(), crypto.SHA256, hkdfSHA256, 32, 0xff, false}
-	ecdsaP384 = &ecdsaScheme{elliptic.P384(), crypto.SHA384, hkdfSHA384, 48, 0xff, false}
-	ecdsaP521 = &ecdsaScheme{elliptic.P521(), crypto.SHA512, hkdfSHA512, 66, 0x01, false}
+	ecdsaP256 = &ecdsaScheme{curve: elliptic.P256(), hash: crypto.SHA256, kdf: hkdfSHA256, size: 32, mask: 0xff}
+	ecdsaP384 = &ecdsaScheme{curve: elliptic.P384(), hash: crypto.SHA384, kdf: hkdfSHA384, size: 48, mask: 0xff}
+	ecdsaP521 = &ecdsaScheme{curve: elliptic.P521(), hash: crypto.SHA512, kdf: hkdfSHA512, size: 66, mask: 0x01}
 )
 
-// generate takes the first candidate from rand that is a scalar. One in 2^32 or fewer is not, so
-// that 64 in a row mean a random source that is broken.
+// generate returns the first candidate from rand that is a scalar. At most one in 2^32 candidates is not a scalar, so
+// 64 such candidates in a row mean a broken random source.
 func (e *ecdsaScheme) generate(rand io.Reader) ([]byte, error) {
 	for range 64 {
 		candidate, err := readSeed(rand, e.size)
@@ -237,7 +271,7 @@ func (e *ecdsaScheme) validate(pub []byte) error {
 	return nil
 }
 
-// keyLengths are those of an uncompressed and a compressed point.
+// keyLengths returns the lengths of an uncompressed and of a compressed point.
 func (e *ecdsaScheme) keyLengths() []int { return []int{1 + 2*e.size, 1 + e.size} }
 
 func (e *ecdsaScheme) digest(message []byte) []byte {
@@ -258,7 +292,7 @@ type ecdsaKey struct {
 
 func (k *ecdsaKey) publicKey() ([]byte, error) { return k.key.PublicKey.Bytes() }
 
-// sign gives Sign no randomness, which makes it RFC 6979.
+// sign calls Sign without randomness, which makes it RFC 6979.
 func (k *ecdsaKey) sign(message []byte) ([]byte, error) {
 	return k.key.Sign(nil, k.scheme.digest(message), k.scheme.hash)
 }

@@ -12,9 +12,9 @@ import (
 	"github.com/cloudflare/circl/sign/mldsa/mldsa87"
 )
 
-// mlDSA is ML-DSA (FIPS 204) as TLS has it: the pure version with an empty context, here in its
-// deterministic variant. A private key is the seed of FIPS 204's key generation, 32 bytes. A signature
-// has one encoding: hints that are not in ascending order, or repeated, are refused (FIPS 204 §7.1).
+// mlDSA implements ML-DSA (FIPS 204) as in TLS: the pure version with an empty context, here in its deterministic
+// variant. A private key is the seed of FIPS 204's key generation, 32 bytes. A signature has only one encoding: hints
+// that are repeated or not in ascending order are refused (FIPS 204 §7.1).
 type mlDSA struct{ scheme sign.Scheme }
 
 var (
@@ -30,7 +30,7 @@ var (
 	oidMLDSA87 = asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 3, 19}
 )
 
-// mlDSARho is the length of the seed that begins a public key, in bytes.
+// mlDSARho is the length in bytes of the seed at the beginning of a public key.
 const mlDSARho = 32
 
 func (d mlDSA) generate(rand io.Reader) ([]byte, error) { return readSeed(rand, d.scheme.SeedSize()) }
@@ -51,8 +51,8 @@ func (d mlDSA) newSigningKey(priv []byte) (signingKey, error) {
 	return &mlDSAKey{b, signer}, nil
 }
 
-// validate takes any bytes of the right length, as FIPS 204 does, but for the key that has no secret:
-// where all coefficients are zero anyone can sign.
+// validate accepts any bytes of the right length, as FIPS 204 does, except the key whose coefficients are all zero:
+// anybody can sign under that key.
 func (d mlDSA) validate(pub []byte) error {
 	if err := keyLength(pub, d.scheme.PublicKeySize()); err != nil {
 		return within("signature key", ErrMalformed, err)
@@ -80,7 +80,7 @@ type mlDSAKey struct {
 
 func (k *mlDSAKey) publicKey() ([]byte, error) { return bytes.Clone(k.pub), nil }
 
-// sign gives Sign no randomness: it takes none.
+// sign calls Sign without randomness: Sign takes none.
 func (k *mlDSAKey) sign(message []byte) ([]byte, error) {
 	return k.key.Sign(nil, message, crypto.Hash(0))
 }

@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// mlDSASets are FIPS 204's parameter sets: what is needed to take a signature apart, and digests that the
-// C2SP project publishes, of the keys and signatures of so many runs.
+// mlDSASets are FIPS 204's parameter sets: the sizes that are needed to parse a signature, and the digests of the
+// keys and signatures of a number of runs that the C2SP project publishes.
 var mlDSASets = []struct {
 	name              string
 	scheme            mlDSA
@@ -97,14 +97,14 @@ func TestVectorsMLDSA(t *testing.T) { // FIPS 204
 	}
 }
 
-// hintOf gives the part of a signature that encodes its hint (FIPS 204 §7.1): omega places for indices,
-// ascending within each polynomial, zeros where there are fewer, and then how far each polynomial goes.
+// hintOf returns the part of a signature that encodes its hint (FIPS 204 §7.1): omega places for indices, ascending
+// within each polynomial, filled with zeros, and then the end of each polynomial's indices.
 func hintOf(signature []byte, k, omega int) (indices, ends []byte) {
 	h := signature[len(signature)-omega-k:]
 	return h[:omega], h[omega:]
 }
 
-// withHint signs messages until a signature's hint leaves room and has a polynomial with two indices.
+// withHint signs messages until a signature's hint has an unused place and a polynomial with two indices.
 func withHint(t *testing.T, key signingKey, k, omega int) (message, signature []byte, first int) {
 	t.Helper()
 	for i := range 1000 {
@@ -128,8 +128,8 @@ func withHint(t *testing.T, key signingKey, k, omega int) (message, signature []
 	return nil, nil, 0
 }
 
-// TestHintsHaveOneEncoding: the same hint in another encoding, from which a lax decoder would get a
-// signature that verifies, is refused.
+// TestHintsHaveOneEncoding checks that another encoding of the same hint, with which a lax decoder would accept the
+// signature, is refused.
 func TestHintsHaveOneEncoding(t *testing.T) { // FIPS 204 §7.1, algorithm 21
 	for _, set := range mlDSASets {
 		t.Run(set.name, func(t *testing.T) {
@@ -162,7 +162,7 @@ func TestHintsHaveOneEncoding(t *testing.T) { // FIPS 204 §7.1, algorithm 21
 				"more indices than there may be":       func(_, ends []byte) { ends[set.k-1] = byte(set.omega + 1) },
 				"an end of the greatest number":        func(_, ends []byte) { ends[set.k-1] = 0xff },
 				"ends that are all the greatest":       func(_, ends []byte) { copy(ends, bytes.Repeat([]byte{0xff}, set.k)) },
-				"an index beside the others, zero":     func(_, ends []byte) { ends[set.k-1]++ },
+				"an additional index, zero":            func(_, ends []byte) { ends[set.k-1]++ },
 				"indices that are all the same number": func(indices, _ []byte) { copy(indices, bytes.Repeat([]byte{9}, set.omega)) },
 			} {
 				wrong := bytes.Clone(signature)
@@ -190,8 +190,8 @@ func TestMLDSAKeyWithoutSecret(t *testing.T) {
 	}
 }
 
-// FuzzMLDSASignature: no key, message or signature makes verification panic; of the changes to a
-// signature's hint none verifies.
+// FuzzMLDSASignature checks that no key, message or signature makes verification panic, and that no signature with a
+// changed hint verifies.
 func FuzzMLDSASignature(f *testing.F) {
 	pubs, signatures := make([][]byte, 3), make([][]byte, 3)
 	for i, set := range mlDSASets {

@@ -69,7 +69,7 @@ func TestSignatureBoundToEverything(t *testing.T) { // RFC 9420 §5.1.2
 			s.verifyWithLabel(pub, "MLS 1.0 label", content, signature) || s.verifyWithLabel(pub, "label", nil, signature) {
 			t.Error("verifies with another key, label or content")
 		}
-		for n := 0; n < len(signature); n += 1 + len(signature)/200 { // not each of thousands of bytes
+		for n := 0; n < len(signature); n += 1 + len(signature)/200 { // skips some of thousands of bytes
 			if s.verifyWithLabel(pub, "label", content, signature[:n]) {
 				t.Errorf("%d bytes of the signature verify", n)
 			}
@@ -113,7 +113,7 @@ func TestSignWithoutLabel(t *testing.T) {
 	requireKind(t, VerifySignature(0, nil, nil, nil), ErrUnsupported)
 }
 
-// TestSignContent compares with a struct encoded by hand.
+// TestSignContent compares SignContent with a struct that was encoded by hand.
 func TestSignContent(t *testing.T) { // RFC 9420 §5.1.2
 	content := bytes.Repeat([]byte{0xcc}, 64)
 	want := append([]byte("\x0bMLS 1.0 abc\x40\x40"), content...)
@@ -133,7 +133,7 @@ func TestSignatureKeysRefused(t *testing.T) { // RFC 9420 §5.1.1
 			t.Fatal(err)
 		}
 		bad := [][]byte{nil, {4}, pub[:len(pub)-1], append(bytes.Clone(pub), 0)}
-		if _, ok := s.signature.(mlDSA); !ok { // where all bytes of the right length are a key
+		if _, ok := s.signature.(mlDSA); !ok { // with ML-DSA all bytes of the right length are a key
 			bad = append(bad, bytes.Repeat([]byte{0xff}, len(pub)))
 		}
 		if _, ok := s.signature.(*ecdsaScheme); ok {
@@ -163,7 +163,8 @@ func TestSignatureKeysRefused(t *testing.T) { // RFC 9420 §5.1.1
 	})
 }
 
-// TestSmallOrderSignatureKeys: under such a key one signature verifies for many messages.
+// TestSmallOrderSignatureKeys checks that keys of small order, under which one signature verifies for many messages,
+// are refused.
 func TestSmallOrderSignatureKeys(t *testing.T) {
 	ed25519Points := []string{ // order 1, 2, 4, 4, 8, 8, 8, 8
 		"0100000000000000000000000000000000000000000000000000000000000000",
@@ -194,11 +195,11 @@ func TestSmallOrderSignatureKeys(t *testing.T) {
 	}
 }
 
-// TestSignatureKeyNotReduced: a second encoding of a point is no key (RFC 8032 §5.1.3, §5.2.3).
+// TestSignatureKeyNotReduced checks that a second encoding of a point is refused as a key (RFC 8032 §5.1.3, §5.2.3).
 func TestSignatureKeyNotReduced(t *testing.T) {
 	p := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 255), big.NewInt(19))
 	points := 0
-	for y := range int64(19) { // p to p+18 still fit into 255 bits
+	for y := range int64(19) { // p to p+18 still fit in 255 bits
 		for _, sign := range []byte{0, 0x80} {
 			reduced := make([]byte, 32)
 			reduced[0], reduced[31] = byte(y), sign
@@ -221,7 +222,7 @@ func TestSignatureKeyNotReduced(t *testing.T) {
 	requireKind(t, ed448Scheme{}.validate(not448), ErrMalformed)
 }
 
-// TestECDSANonceRFC6979 is RFC 6979 §A.2.5 to §A.2.7, message "sample".
+// TestECDSANonceRFC6979 checks the examples of RFC 6979 §A.2.5 to §A.2.7, message "sample".
 func TestECDSANonceRFC6979(t *testing.T) {
 	for _, v := range []struct {
 		scheme  *ecdsaScheme
@@ -263,7 +264,7 @@ func hexInt(s string) *big.Int {
 	return n
 }
 
-// derIntegers takes a DER signature apart.
+// derIntegers decodes the integers of a DER signature.
 func derIntegers(der []byte) (r, s *big.Int, ok bool) {
 	if len(der) < 8 || der[0] != 0x30 {
 		return nil, nil, false
@@ -283,8 +284,8 @@ func derIntegers(der []byte) (r, s *big.Int, ok bool) {
 	return ints[0], ints[1], len(body) == 0
 }
 
-// TestECDSAGenerate: candidates that are no scalar are passed over, and a source that gives nothing
-// else is reported.
+// TestECDSAGenerate checks that candidates that are not scalars are skipped, and that a source that returns only such
+// candidates gives an error.
 func TestECDSAGenerate(t *testing.T) {
 	for _, e := range []*ecdsaScheme{ecdsaP256, ecdsaP384, ecdsaP521} {
 		for _, c := range []constant{0, 0xff} {
@@ -308,7 +309,7 @@ func signOnce(scheme signatureScheme, priv, message []byte) ([]byte, error) {
 	return key.sign(message)
 }
 
-// requireUnprinted fails if any verb of fmt writes the secret out of a value.
+// requireUnprinted fails the test if any verb of fmt prints the secret of a value.
 func requireUnprinted(t *testing.T, secret []byte, values ...any) {
 	t.Helper()
 	requireNonePrinted(t, allVerbs, [][]byte{secret}, values...)
@@ -345,8 +346,8 @@ func requireNonePrinted(t *testing.T, verbs string, secrets [][]byte, values ...
 	}
 }
 
-// TestSigner: a key made ready signs as the key itself does, from many goroutines, and prints
-// nothing of itself.
+// TestSigner checks that a prepared key makes the same signatures as the key itself, from many goroutines, and that
+// fmt prints nothing of it.
 func TestSigner(t *testing.T) {
 	eachSuite(t, func(t *testing.T, s *suite) {
 		priv, _, err := s.generateSignatureKey(seeded("signer"))
@@ -414,7 +415,7 @@ func TestSignaturesAgainstLibraries(t *testing.T) {
 	}
 }
 
-// TestECDSATable: the curves have the sizes, masks and hash functions that RFC 8446 §4.2.3 pairs.
+// TestECDSATable checks that the curves have the right sizes and masks, and the hash functions of RFC 8446 §4.2.3.
 func TestECDSATable(t *testing.T) {
 	for e, want := range map[*ecdsaScheme]struct {
 		curve elliptic.Curve

@@ -11,7 +11,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// stateVersion begins every record, so that a later release can tell what it reads. docs/state.md
+// stateVersion is the first field of every record, so that later releases recognize the format. docs/spec/state.md
 // describes the format.
 const stateVersion = 1
 
@@ -61,7 +61,7 @@ func (h *headRecord) marshal() []byte {
 	return w.Buffer()
 }
 
-// stored lists the secrets of the head record, in its order.
+// stored lists the secrets of the head record, in the order of the record.
 func (e *epochSecrets) stored() []*Secret {
 	return []*Secret{&e.senderData, &e.exporter, &e.external, &e.confirmation, &e.membership, &e.resumption, &e.authenticator, &e.init}
 }
@@ -92,18 +92,25 @@ func parseHead(b []byte) (*headRecord, error) {
 	return h, malformed("stored group", r.Finish())
 }
 
-// headOf collects the head record of a state.
+// headOf makes the head record of a state.
 func (g *Group) headOf(st *memberState) *headRecord {
-	return &headRecord{g.options, st.public.context, st.public.interim, st.public.tree.height(), st, st.public.reinit}
+	return &headRecord{
+		options: g.options,
+		context: st.public.context,
+		interim: st.public.interim,
+		height:  st.public.tree.height(),
+		state:   st,
+		reinit:  st.public.reinit,
+	}
 }
 
-// name says where the group is stored.
+// name returns the name of the group in the store.
 func (g *Group) name() groupName { return groupName{g.public().context.GroupID, g.place} }
 
-// listRecord is the record of a group in the list of groups.
+// listRecord returns the record of a group in the list of groups.
 func listRecord(place uint32) []byte {
 	if place == 0 {
-		return []byte{stateVersion} // as before there were places
+		return []byte{stateVersion} // the format before places were added
 	}
 	return append([]byte{stateVersion}, uint32Bytes(place)...)
 }
@@ -125,8 +132,8 @@ func (c *Client) newest(id []byte) (n groupName, found bool, err error) {
 	return n, found, nil
 }
 
-// placeFor finds where a group of an id is to be stored that is new to this client, and whether the id is
-// taken: by a group that was not closed by a ReInit in favour of one of the same id (§11.2).
+// placeFor returns the place at which a new group of an id is to be stored, and whether the id is taken: by a group
+// that was not closed by a ReInit in favour of a group of the same id (§11.2).
 func (c *Client) placeFor(id []byte) (place uint32, taken bool, err error) {
 	n, found, err := c.newest(id)
 	if err != nil || !found {
@@ -149,7 +156,7 @@ func (c *Client) placeFor(id []byte) (place uint32, taken bool, err error) {
 	return n.place, true, nil
 }
 
-// writeFounding writes a group that is new to this client: whatever was stored at its place goes.
+// writeFounding writes a group that is new to this client. It deletes all records at the place of the group.
 func (g *Group) writeFounding(b *Batch) error {
 	name := g.name()
 	b.deleteAll(groupPrefix(name))
@@ -161,7 +168,7 @@ func (g *Group) writeFounding(b *Batch) error {
 	return nil
 }
 
-// writeEpoch writes what begins with an epoch, but for the tree.
+// writeEpoch writes the records of a new epoch, except the tree.
 func (g *Group) writeEpoch(b *Batch, st *memberState) {
 	c := &st.public.context
 	epoch := uint64Bytes(c.Epoch)
@@ -172,8 +179,8 @@ func (g *Group) writeEpoch(b *Batch, st *memberState) {
 	}
 }
 
-// mergeWrites lists what enters the epoch of a staged commit: the small head record, the nodes of the
-// tree that changed, and what turns the present epoch into a past one.
+// mergeWrites returns the writes that enter the epoch of a staged commit: the small head record, the changed nodes of
+// the tree, and the records that turn the present epoch into a past one.
 func (g *Group) mergeWrites(s *StagedCommit) (Batch, *treeStep, error) {
 	var b Batch
 	c := &g.public().context
@@ -202,7 +209,7 @@ func (g *Group) writeChange(b *Batch, next *memberState) {
 	b.deleteAll(groupKey(name, recordDropped))
 	b.deleteAll(groupKey(name, recordUpdate))
 	b.delete(groupKey(name, recordPending))
-	changedNodes(g.public().tree, next.public.tree, func(n NodeIndex, body string) {
+	changedNodes(g.public().tree, next.public.tree, func(n nodeIndex, body string) {
 		b.put(groupKey(name, recordNode, uint32Bytes(uint32(n))), []byte(body))
 	})
 	next.entered = g.client.cfg.Now()
@@ -225,11 +232,11 @@ func (g *Group) writeChange(b *Batch, next *memberState) {
 	g.writeEpoch(b, next)
 }
 
-// leaving lists the past epochs that go when the next epoch begins: the oldest ones.
+// leaving lists the past epochs that are deleted when the next epoch begins: the oldest ones.
 func (g *Group) leaving(now time.Time) []*pastEpoch {
 	l := &g.client.cfg.Limits
 	for i, p := range g.past {
-		at := i + 1 // behind the epoch that ends
+		at := i + 1 // index in the next epoch, after the epoch that ends now
 		if at >= l.PastEpochs && (at >= l.PastMost || l.PastTime <= 0 || now.Sub(p.ended) >= l.PastTime) {
 			return g.past[i:]
 		}
@@ -237,11 +244,11 @@ func (g *Group) leaving(now time.Time) []*pastEpoch {
 	return nil
 }
 
-// pastRecord keeps of the present epoch what late messages need: the leaves as they were where the next
-// epoch has others.
+// pastRecord encodes the data of the present epoch that late messages need, among them the leaves that differ in the
+// next epoch.
 func (g *Group) pastRecord(next *memberState) []byte {
 	p := pastRecord{context: g.public().encoded, height: g.public().tree.height(), senderData: g.state.secrets.senderData, ended: next.entered}
-	changedNodes(next.public.tree, g.public().tree, func(n NodeIndex, body string) {
+	changedNodes(next.public.tree, g.public().tree, func(n nodeIndex, body string) {
 		if n.level() == 0 {
 			p.leaves = append(p.leaves, leafChange{n.firstLeaf(), body})
 		}
@@ -249,7 +256,7 @@ func (g *Group) pastRecord(next *memberState) []byte {
 	return p.marshal()
 }
 
-// restore rebuilds the tree of a past epoch from that of the epoch that came after it.
+// restore rebuilds the tree of a past epoch from the tree of the following epoch.
 func (p *pastRecord) restore(after *ratchetTree) (*ratchetTree, error) {
 	e := after.editBare()
 	if err := e.extend(LeafIndex(1)<<p.height - 1); err != nil {
@@ -268,10 +275,15 @@ func (g *Group) writeProposal(b *Batch, next *PublicState) {
 	b.put(groupKey(g.name(), recordProposal, uint32Bytes(uint32(at))), slices.Clone(next.proposals[at].content))
 }
 
-// storePending writes the own commit that waits.
+// storePending stores the pending own commit.
 func (g *Group) storePending(b *Batch, s *StagedCommit, ac *authenticatedContent) error {
 	root := s.next.messages.nodes[rootOf(s.next.messages.height)]
-	record, err := (&pendingRecord{s.message, ac.marshal(), g.headOf(s.next).marshal(), root}).marshal()
+	record, err := (&pendingRecord{
+		message:    s.message,
+		content:    ac.marshal(),
+		head:       g.headOf(s.next).marshal(),
+		encryption: root,
+	}).marshal()
 	b.put(groupKey(g.name(), recordPending), record)
 	return err
 }
@@ -316,7 +328,7 @@ func (p *pendingRecord) restore(g *Group) (*StagedCommit, error) {
 	}, nil
 }
 
-// writeStep writes what the use of one message key changes.
+// writeStep writes the changes of a step, the use of one message key.
 func (t *secretTree) writeStep(b *Batch, group groupName, epoch uint64, st *treeStep) {
 	e := uint64Bytes(epoch)
 	if st.opened != nil {

@@ -17,8 +17,7 @@ import (
 // CipherSuite names the algorithms of a group (RFC 9420 §5.1, §17.1).
 type CipherSuite uint16
 
-// The cipher suites of RFC 9420 §17.1. MLS128X25519AES128Ed25519 is the one that every
-// implementation must have.
+// The cipher suites of RFC 9420 §17.1. Every implementation must have MLS128X25519AES128Ed25519.
 const (
 	MLS128X25519AES128Ed25519   CipherSuite = 1
 	MLS128P256AES128P256        CipherSuite = 2
@@ -29,8 +28,8 @@ const (
 	MLS256P384AES256P384        CipherSuite = 7
 )
 
-// CipherSuites gives the cipher suites of RFC 9420, all of which are supported, ascending. The slice is
-// the caller's. For others see PostQuantumSuites.
+// CipherSuites returns the cipher suites of RFC 9420, all of which are supported, ascending. The caller owns the
+// slice. For the other suites see PostQuantumSuites.
 func CipherSuites() []CipherSuite { return idsOf(rfcSuites) }
 
 func idsOf(list []*suite) []CipherSuite {
@@ -41,8 +40,8 @@ func idsOf(list []*suite) []CipherSuite {
 	return ids
 }
 
-// String is the name of the cipher suite in RFC 9420 or draft-ietf-mls-pq-ciphersuites, or its number
-// if it is not supported.
+// String returns the name of the cipher suite in RFC 9420 or draft-ietf-mls-pq-ciphersuites, or its number if it is
+// not supported.
 func (cs CipherSuite) String() string {
 	for _, s := range suites {
 		if s.id == cs {
@@ -52,28 +51,28 @@ func (cs CipherSuite) String() string {
 	return fmt.Sprintf("CipherSuite(0x%04x)", uint16(cs))
 }
 
-// suite describes a cipher suite. It has no state: one serves any number of goroutines.
+// suite describes a cipher suite. It has no state: any number of goroutines may use it.
 type suite struct {
 	id        CipherSuite
 	name      string
 	kem       kem
-	kdf       *kdf // also Hash and MAC: RFC 9420 has one hash function a suite
+	kdf       *kdf // also Hash and MAC: RFC 9420 has one hash function per suite
 	aead      *aead
 	signature signatureScheme
 }
 
 // rfcSuites is RFC 9420 §17.1 as a table, ascending by number.
 var rfcSuites = []*suite{
-	{1, "MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519", kemX25519, hkdfSHA256, aes128GCM, ed25519Scheme{}},
-	{2, "MLS_128_DHKEMP256_AES128GCM_SHA256_P256", kemP256, hkdfSHA256, aes128GCM, ecdsaP256},
-	{3, "MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519", kemX25519, hkdfSHA256, chaCha20Poly1305, ed25519Scheme{}},
-	{4, "MLS_256_DHKEMX448_AES256GCM_SHA512_Ed448", kemX448, hkdfSHA512, aes256GCM, ed448Scheme{}},
-	{5, "MLS_256_DHKEMP521_AES256GCM_SHA512_P521", kemP521, hkdfSHA512, aes256GCM, ecdsaP521},
-	{6, "MLS_256_DHKEMX448_CHACHA20POLY1305_SHA512_Ed448", kemX448, hkdfSHA512, chaCha20Poly1305, ed448Scheme{}},
-	{7, "MLS_256_DHKEMP384_AES256GCM_SHA384_P384", kemP384, hkdfSHA384, aes256GCM, ecdsaP384},
+	{id: 1, name: "MLS_128_DHKEMX25519_AES128GCM_SHA256_Ed25519", kem: kemX25519, kdf: hkdfSHA256, aead: aes128GCM, signature: ed25519Scheme{}},
+	{id: 2, name: "MLS_128_DHKEMP256_AES128GCM_SHA256_P256", kem: kemP256, kdf: hkdfSHA256, aead: aes128GCM, signature: ecdsaP256},
+	{id: 3, name: "MLS_128_DHKEMX25519_CHACHA20POLY1305_SHA256_Ed25519", kem: kemX25519, kdf: hkdfSHA256, aead: chaCha20Poly1305, signature: ed25519Scheme{}},
+	{id: 4, name: "MLS_256_DHKEMX448_AES256GCM_SHA512_Ed448", kem: kemX448, kdf: hkdfSHA512, aead: aes256GCM, signature: ed448Scheme{}},
+	{id: 5, name: "MLS_256_DHKEMP521_AES256GCM_SHA512_P521", kem: kemP521, kdf: hkdfSHA512, aead: aes256GCM, signature: ecdsaP521},
+	{id: 6, name: "MLS_256_DHKEMX448_CHACHA20POLY1305_SHA512_Ed448", kem: kemX448, kdf: hkdfSHA512, aead: chaCha20Poly1305, signature: ed448Scheme{}},
+	{id: 7, name: "MLS_256_DHKEMP384_AES256GCM_SHA384_P384", kem: kemP384, kdf: hkdfSHA384, aead: aes256GCM, signature: ecdsaP384},
 }
 
-// suites are all that are supported, ascending by number.
+// suites are all supported suites, ascending by number.
 var suites = ascending(rfcSuites, pqSuites.all)
 
 func ascending(lists ...[]*suite) []*suite {
@@ -82,7 +81,7 @@ func ascending(lists ...[]*suite) []*suite {
 	return all
 }
 
-// suiteOf finds the description of a cipher suite; ErrUnsupported if there is none.
+// suiteOf returns the description of a cipher suite; ErrUnsupported if there is none.
 func suiteOf(id CipherSuite) (*suite, error) {
 	for _, s := range suites {
 		if s.id == id {
@@ -97,34 +96,34 @@ func (s *suite) keyLen() int   { return s.aead.keyLen }
 func (s *suite) nonceLen() int { return s.aead.nonceLen }
 func (s *suite) tagLen() int   { return s.aead.tagLen }
 
-// maxExpand is the largest output of expandWithLabel in bytes: RFC 5869's limit, which for every
-// hash function here is below that of KDFLabel.length.
+// maxExpand returns the largest output of expandWithLabel in bytes: RFC 5869's limit, which for every hash function
+// here is below the limit of KDFLabel.length.
 func (s *suite) maxExpand() int { return 255 * s.kdf.size }
 
-// hash is the suite's Hash of the concatenated parts.
+// hash returns the suite's Hash of the concatenated parts.
 func (s *suite) hash(parts ...[]byte) []byte {
 	h := s.kdf.get()
 	defer s.kdf.put(h)
 	return h.sum(make([]byte, 0, s.kdf.size), parts...)
 }
 
-// mac is the suite's MAC, HMAC, of the concatenated parts.
+// mac returns the suite's MAC, HMAC, of the concatenated parts.
 func (s *suite) mac(key []byte, parts ...[]byte) []byte {
 	h := s.kdf.get()
 	defer s.kdf.put(h)
 	return h.mac(make([]byte, 0, s.kdf.size), key, parts...)
 }
 
-// verifyMAC reports whether tag is the whole MAC of message. It takes as long for every wrong tag
-// of the right length; no shorter tag passes, the empty one included.
+// verifyMAC reports whether tag is the whole MAC of message. The time is the same for every wrong tag of the right
+// length. A shorter tag is refused, an empty one included.
 func (s *suite) verifyMAC(key, message, tag []byte) bool {
 	return subtle.ConstantTimeCompare(s.mac(key, message), tag) == 1
 }
 
-// extract is KDF.Extract (RFC 5869 §2.2).
+// extract implements KDF.Extract (RFC 5869 §2.2).
 func (s *suite) extract(salt, ikm []byte) Secret { return ownSecret(s.mac(salt, ikm)) }
 
-// aead describes an AEAD of RFC 5116, lengths in bytes.
+// aead describes an AEAD of RFC 5116. Lengths are in bytes.
 type aead struct {
 	id                       uint16 // RFC 9180 §7.3
 	keyLen, nonceLen, tagLen int
@@ -132,9 +131,9 @@ type aead struct {
 }
 
 var (
-	aes128GCM        = &aead{0x0001, 16, 12, 16, newGCM}
-	aes256GCM        = &aead{0x0002, 32, 12, 16, newGCM}
-	chaCha20Poly1305 = &aead{0x0003, 32, 12, 16, chacha20poly1305.New}
+	aes128GCM        = &aead{id: 0x0001, keyLen: 16, nonceLen: 12, tagLen: 16, new: newGCM}
+	aes256GCM        = &aead{id: 0x0002, keyLen: 32, nonceLen: 12, tagLen: 16, new: newGCM}
+	chaCha20Poly1305 = &aead{id: 0x0003, keyLen: 32, nonceLen: 12, tagLen: 16, new: chacha20poly1305.New}
 )
 
 func newGCM(key []byte) (cipher.AEAD, error) {
@@ -145,8 +144,8 @@ func newGCM(key []byte) (cipher.AEAD, error) {
 	return cipher.NewGCM(block)
 }
 
-// instance checks the lengths, because aes.NewCipher takes a key of any AES and Seal and Open panic
-// on a nonce of another length.
+// instance checks the lengths, because aes.NewCipher accepts a key of any AES, and Seal and Open panic on a nonce of
+// another length.
 func (a *aead) instance(key, nonce []byte) (cipher.AEAD, error) {
 	if len(key) != a.keyLen || len(nonce) != a.nonceLen {
 		return nil, fail(ErrMisuse, "", "AEAD", "key of %d and nonce of %d bytes; %d and %d are needed",
@@ -155,7 +154,7 @@ func (a *aead) instance(key, nonce []byte) (cipher.AEAD, error) {
 	return a.new(key)
 }
 
-// aeadSeal encrypts. It panics if key or nonce has not the suite's length: both are derived here,
+// aeadSeal encrypts. It panics if key or nonce does not have the suite's length: both are derived in this package,
 // never received.
 func (s *suite) aeadSeal(key, nonce, aad, plaintext []byte) []byte {
 	a, err := s.aead.instance(key, nonce)
@@ -178,9 +177,9 @@ func (s *suite) aeadOpen(key, nonce, aad, ciphertext []byte) ([]byte, error) {
 	return plaintext, nil
 }
 
-// kdf is a hash function with HMAC and HKDF on top of it. HMAC is written out here because its
-// inputs are short: crypto/hmac allocates two hash states and two pads for each key, which costs as
-// much as the hashing, where a pooled hasher costs nothing.
+// kdf is a hash function with HMAC and HKDF on top of it. HMAC is implemented here because its inputs are short:
+// crypto/hmac allocates two hash states and two pads for each key, which costs as much as the hashing; a pooled
+// hasher allocates nothing.
 type kdf struct {
 	id          uint16 // RFC 9180 §7.2
 	size, block int    // bytes
@@ -216,7 +215,7 @@ func (k *kdf) get() *hasher {
 	return &hasher{h: k.new(), block: k.block}
 }
 
-// put erases what a hasher still knows, as far as the hash function lets it, and keeps it.
+// put erases a hasher's data, as far as the hash function allows, and returns the hasher to the pool.
 func (k *kdf) put(h *hasher) {
 	h.h.Reset()
 	clear(h.pad[:])
@@ -247,7 +246,7 @@ func (h *hasher) mac(dst, key []byte, parts ...[]byte) []byte {
 	return h.finish(dst)
 }
 
-// keyed begins an HMAC; the message is written to h.h.
+// keyed begins an HMAC; the caller writes the message to h.h.
 func (h *hasher) keyed(key []byte) {
 	if len(key) > h.block {
 		h.h.Reset()
@@ -276,8 +275,8 @@ func (h *hasher) finish(dst []byte) []byte {
 	return h.h.Sum(dst)
 }
 
-// expand is HKDF-Expand (RFC 5869 §2.3) to n bytes, at most 255 times the hash length. info may be
-// h.buf.
+// expand implements HKDF-Expand (RFC 5869 §2.3) with n bytes of output, at most 255 times the hash length. info may
+// be h.buf.
 func (h *hasher) expand(prk, info []byte, n int) []byte {
 	size := h.h.Size()
 	if n < 0 || n > 255*size {
@@ -299,8 +298,8 @@ func (h *hasher) expand(prk, info []byte, n int) []byte {
 	return out[:n:n]
 }
 
-// SignsLike reports whether two cipher suites have the same signature scheme, so that one signature key
-// serves in groups of both.
+// SignsLike reports whether two cipher suites have the same signature scheme, so that one signature key can be used
+// in groups of both.
 func (cs CipherSuite) SignsLike(other CipherSuite) bool {
 	a, err := suiteOf(cs)
 	if err != nil {

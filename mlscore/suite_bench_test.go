@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// suiteGroup is a fabricated group of a cipher suite, in which handshakes are public.
+// suiteGroup is a fabricated group of a cipher suite, with public handshakes.
 type suiteGroup struct {
 	tb         testing.TB
 	cs         CipherSuite
@@ -19,15 +19,15 @@ func newSuiteGroup(tb testing.TB, cs CipherSuite, n int) *suiteGroup {
 	g := &suiteGroup{tb: tb, cs: cs}
 	g.alice, g.bob = g.person("alice"), g.person("bob")
 	opts := GroupOptions{PublicHandshakes: true}
-	f, err := Fabricate(n, [2]*Client{g.alice.Client, g.bob.Client}, [2]Identity{g.alice.id, g.bob.id}, []byte("suite"), opts)
+	var err error
+	g.alice.group, g.bob.group, err = fabricate(n, [2]*Client{g.alice.Client, g.bob.Client}, [2]Identity{g.alice.id, g.bob.id}, []byte("suite"), opts)
 	if err != nil {
 		tb.Fatal(err)
 	}
-	g.alice.group, g.bob.group = f.First, f.Last
 	return g
 }
 
-// person is one without random extensions, so that sizes can be compared.
+// person returns a person without random extensions, so that sizes can be compared.
 func (g *suiteGroup) person(name string) *person {
 	return newPerson(g.tb, name, g.cs, func(c *Config) { c.GREASE = GREASENowhere })
 }
@@ -60,7 +60,7 @@ func (g *suiteGroup) tree() []byte {
 	return tree
 }
 
-// suiteSizes are bytes.
+// suiteSizes are sizes in bytes.
 type suiteSizes struct{ keyPackage, welcome, commit, tree int }
 
 // sizes measures a KeyPackage, the Welcome for it without the tree, a commit without proposals, and the
@@ -79,8 +79,8 @@ func (g *suiteGroup) sizes() (s suiteSizes) {
 	return s
 }
 
-// TestSuiteSizes holds the sizes that docs/suites.md gives, at 100 members. Signatures of ECDSA vary by a
-// few bytes, and with them what holds many.
+// TestSuiteSizes checks the sizes in docs/spec/suites.md, with 100 members. ECDSA signatures vary by a few bytes, and
+// so do objects with many signatures.
 func TestSuiteSizes(t *testing.T) {
 	for _, want := range []struct {
 		cs CipherSuite
@@ -119,7 +119,7 @@ func TestSuiteSizes(t *testing.T) {
 	}
 }
 
-// BenchmarkSuites measures every cipher suite at 100 members, and with MLSFED_LONG at 10,000.
+// BenchmarkSuites measures every cipher suite with 100 members, and with MLSFED_LONG also with 10,000.
 func BenchmarkSuites(b *testing.B) {
 	sizes := []int{100}
 	if os.Getenv("MLSFED_LONG") != "" {
@@ -141,7 +141,7 @@ func benchSuite(b *testing.B, cs CipherSuite, n int) {
 		}
 		b.ReportMetric(float64(size), "wire-B")
 	})
-	g = newSuiteGroup(b, cs, n) // bob has not seen those
+	g = newSuiteGroup(b, cs, n) // bob has not processed those commits
 	b.Run("process", func(b *testing.B) {
 		for b.Loop() {
 			b.StopTimer()
@@ -173,7 +173,7 @@ func benchSuite(b *testing.B, cs CipherSuite, n int) {
 	})
 }
 
-// last is the leaf of whoever was added last.
+// last returns the leaf of the member who was added last.
 func (g *suiteGroup) last() LeafIndex {
 	last := LeafIndex(0)
 	g.alice.group.Public().tree.eachLeaf(func(i LeafIndex, _ string) bool {

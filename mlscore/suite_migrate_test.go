@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestMigrateToPostQuantum: a group of cipher suite 1 is closed by a ReInit and goes on in a post-quantum
-// suite (RFC 9420 §11.2), with the same members, history tied by a PSK, and a server that follows both.
+// TestMigrateToPostQuantum checks that a ReInit moves a group from cipher suite 1 to a post-quantum suite (RFC 9420
+// §11.2), with the same members, a PSK of the old group, and a server that follows both groups.
 func TestMigrateToPostQuantum(t *testing.T) {
 	for _, to := range []CipherSuite{MLS128MLKEM768X25519AES128Ed25519, MLS128MLKEM768P256AES256P256, MLS128MLKEM768X25519ChaCha20MLDSA44, MLS256MLKEM1024AES256MLDSA87} {
 		for _, public := range []bool{false, true} {
@@ -28,14 +28,14 @@ func migrate(t *testing.T, to CipherSuite, public bool) {
 	if _, err := alice.group.Protect([]byte("too late"), MessageOptions{}); !errors.Is(err, ErrGroupEnded) {
 		t.Fatalf("sending after the ReInit: %v", err)
 	}
-	for _, p := range all { // the new suite's signature scheme may be another
+	for _, p := range all { // the new suite may have another signature scheme
 		key, _, err := GenerateSignatureKey(nil, to)
 		if err != nil {
 			t.Fatal(err)
 		}
 		p.id = Identity{to, p.id.Credential, key}
 	}
-	// Alice restarts between the two: what she needs of the old group is in her store.
+	// Alice restarts between the two groups: her store has everything that she needs of the old group.
 	old, err := alice.LoadGroup(alice.group.GroupID())
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +83,7 @@ func migrate(t *testing.T, to CipherSuite, public bool) {
 	}
 }
 
-// TestMigrationNeedsTheRightIdentity: the successor's founder needs an identity for the new suite, and the
+// TestMigrationNeedsTheRightIdentity checks that the successor's founder needs an identity for the new suite, and the
 // others KeyPackages.
 func TestMigrationNeedsTheRightIdentity(t *testing.T) {
 	const to = MLS128MLKEM768X25519AES128Ed25519

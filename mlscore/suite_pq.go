@@ -8,12 +8,12 @@ import (
 	"strings"
 )
 
-// The cipher suites of draft-ietf-mls-pq-ciphersuites, in its order. It leaves their numbers to be
-// assigned; until then they are numbers that RFC 9420 §17.1 reserves for private use, drawn at random so
-// that no two implementations mean different algorithms by one number: see docs/suites.md.
+// The cipher suites of draft-ietf-mls-pq-ciphersuites, in the order of the draft. The draft does not assign numbers
+// yet. Until then the numbers are from the range that RFC 9420 §17.1 reserves for private use, chosen at random so
+// that no two implementations use one number for different algorithms: see docs/spec/suites.md.
 //
-// Only the last three resist a quantum computer in all respects. The others do so for what is kept
-// secret, and sign as the suites of RFC 9420 do.
+// Only the last three resist a quantum computer in all respects. The others resist it only for confidentiality: their
+// signatures are those of the suites of RFC 9420.
 const (
 	MLS128MLKEM768X25519AES128Ed25519   CipherSuite = 0xf42f
 	MLS128MLKEM768X25519AES256Ed25519   CipherSuite = 0xfac5
@@ -38,34 +38,56 @@ type draftSuite struct {
 
 // draftRows is the draft's table. Key pairs are derived by the KEM, which is a part of the row.
 var draftRows = []draftSuite{
-	{MLS128MLKEM768X25519AES128Ed25519, 0xf001, draft06, suite{name: "MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519", kem: kemMLKEM768X25519, kdf: hkdfSHA256, aead: aes128GCM, signature: ed25519Scheme{}}},
-	{MLS128MLKEM768X25519AES256Ed25519, 0xf002, draft06, suite{name: "MLS_128_MLKEM768X25519_AES256GCM_SHA384_Ed25519", kem: kemMLKEM768X25519, kdf: hkdfSHA384, aead: aes256GCM, signature: ed25519Scheme{}}},
-	{MLS128MLKEM768P256AES128P256, 0xf003, draft06, suite{name: "MLS_128_MLKEM768P256_AES128GCM_SHA256_P256", kem: kemMLKEM768P256, kdf: hkdfSHA256, aead: aes128GCM, signature: ecdsaP256}},
-	{MLS128MLKEM768P256AES256P256, 0xf004, draft06, suite{name: "MLS_128_MLKEM768P256_AES256GCM_SHA384_P256", kem: kemMLKEM768P256, kdf: hkdfSHA384, aead: aes256GCM, signature: ecdsaP256}},
-	{MLS192MLKEM1024P384AES256P384, 0xf005, draft06, suite{name: "MLS_192_MLKEM1024P384_AES256GCM_SHA384_P384", kem: kemMLKEM1024P384, kdf: hkdfSHA384, aead: aes256GCM, signature: ecdsaP384}},
-	{MLS128MLKEM768AES256Ed25519, 0xf006, draft06, suite{name: "MLS_128_MLKEM768_AES256GCM_SHA384_Ed25519", kem: kemMLKEM768, kdf: hkdfSHA384, aead: aes256GCM, signature: ed25519Scheme{}}},
-	{MLS128MLKEM768AES256P256, 0xf007, draft06, suite{name: "MLS_128_MLKEM768_AES256GCM_SHA384_P256", kem: kemMLKEM768, kdf: hkdfSHA384, aead: aes256GCM, signature: ecdsaP256}},
-	{MLS192MLKEM1024AES256P384, 0xf008, draft06, suite{name: "MLS_192_MLKEM1024_AES256GCM_SHA384_P384", kem: kemMLKEM1024, kdf: hkdfSHA384, aead: aes256GCM, signature: ecdsaP384}},
-	{MLS128MLKEM768X25519ChaCha20MLDSA44, 0xf009, draft06, suite{name: "MLS_128_MLKEM768X25519_CHACHA20POLY1305_SHA384_MLDSA44", kem: kemMLKEM768X25519, kdf: hkdfSHA384, aead: chaCha20Poly1305, signature: mlDSA44}},
-	{MLS192MLKEM768AES256MLDSA65, 0xf00a, draft06, suite{name: "MLS_192_MLKEM768_AES256GCM_SHA384_MLDSA65", kem: kemMLKEM768, kdf: hkdfSHA384, aead: aes256GCM, signature: mlDSA65}},
-	{MLS256MLKEM1024AES256MLDSA87, 0xf00b, draft06, suite{name: "MLS_256_MLKEM1024_AES256GCM_SHA384_MLDSA87", kem: kemMLKEM1024, kdf: hkdfSHA384, aead: aes256GCM, signature: mlDSA87}},
+	{number: MLS128MLKEM768X25519AES128Ed25519, earlier: 0xf001, draft: draft06, suite: suite{
+		name: "MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519", kem: kemMLKEM768X25519, kdf: hkdfSHA256, aead: aes128GCM, signature: ed25519Scheme{},
+	}},
+	{number: MLS128MLKEM768X25519AES256Ed25519, earlier: 0xf002, draft: draft06, suite: suite{
+		name: "MLS_128_MLKEM768X25519_AES256GCM_SHA384_Ed25519", kem: kemMLKEM768X25519, kdf: hkdfSHA384, aead: aes256GCM, signature: ed25519Scheme{},
+	}},
+	{number: MLS128MLKEM768P256AES128P256, earlier: 0xf003, draft: draft06, suite: suite{
+		name: "MLS_128_MLKEM768P256_AES128GCM_SHA256_P256", kem: kemMLKEM768P256, kdf: hkdfSHA256, aead: aes128GCM, signature: ecdsaP256,
+	}},
+	{number: MLS128MLKEM768P256AES256P256, earlier: 0xf004, draft: draft06, suite: suite{
+		name: "MLS_128_MLKEM768P256_AES256GCM_SHA384_P256", kem: kemMLKEM768P256, kdf: hkdfSHA384, aead: aes256GCM, signature: ecdsaP256,
+	}},
+	{number: MLS192MLKEM1024P384AES256P384, earlier: 0xf005, draft: draft06, suite: suite{
+		name: "MLS_192_MLKEM1024P384_AES256GCM_SHA384_P384", kem: kemMLKEM1024P384, kdf: hkdfSHA384, aead: aes256GCM, signature: ecdsaP384,
+	}},
+	{number: MLS128MLKEM768AES256Ed25519, earlier: 0xf006, draft: draft06, suite: suite{
+		name: "MLS_128_MLKEM768_AES256GCM_SHA384_Ed25519", kem: kemMLKEM768, kdf: hkdfSHA384, aead: aes256GCM, signature: ed25519Scheme{},
+	}},
+	{number: MLS128MLKEM768AES256P256, earlier: 0xf007, draft: draft06, suite: suite{
+		name: "MLS_128_MLKEM768_AES256GCM_SHA384_P256", kem: kemMLKEM768, kdf: hkdfSHA384, aead: aes256GCM, signature: ecdsaP256,
+	}},
+	{number: MLS192MLKEM1024AES256P384, earlier: 0xf008, draft: draft06, suite: suite{
+		name: "MLS_192_MLKEM1024_AES256GCM_SHA384_P384", kem: kemMLKEM1024, kdf: hkdfSHA384, aead: aes256GCM, signature: ecdsaP384,
+	}},
+	{number: MLS128MLKEM768X25519ChaCha20MLDSA44, earlier: 0xf009, draft: draft06, suite: suite{
+		name: "MLS_128_MLKEM768X25519_CHACHA20POLY1305_SHA384_MLDSA44", kem: kemMLKEM768X25519, kdf: hkdfSHA384, aead: chaCha20Poly1305, signature: mlDSA44,
+	}},
+	{number: MLS192MLKEM768AES256MLDSA65, earlier: 0xf00a, draft: draft06, suite: suite{
+		name: "MLS_192_MLKEM768_AES256GCM_SHA384_MLDSA65", kem: kemMLKEM768, kdf: hkdfSHA384, aead: aes256GCM, signature: mlDSA65,
+	}},
+	{number: MLS256MLKEM1024AES256MLDSA87, earlier: 0xf00b, draft: draft06, suite: suite{
+		name: "MLS_256_MLKEM1024_AES256GCM_SHA384_MLDSA87", kem: kemMLKEM1024, kdf: hkdfSHA384, aead: aes256GCM, signature: mlDSA87,
+	}},
 }
 
 const draft06 = "draft-ietf-mls-pq-ciphersuites-06"
 
-// under gives the row's suite under a number.
+// under returns the row's suite with a number.
 func (d *draftSuite) under(id CipherSuite) *suite {
 	s := d.suite
 	s.id = id
 	return &s
 }
 
-// olderSuffix makes the name of a suite that of its variant with the key derivation of older drafts.
+// olderSuffix is appended to the name of a suite to name its variant with the key derivation of older drafts.
 const olderSuffix = "/older"
 
-// older gives the variant of a row with X-Wing whose key pairs come from SHAKE256 without labels, as
-// draft-connolly-cfrg-xwing-kem-06 has it, and libraries that have not followed draft-ietf-hpke-pq; nil
-// for other rows, of which no such derivation is in use.
+// older returns the variant of a row with X-Wing whose key pairs come from SHAKE256 without labels, as in
+// draft-connolly-cfrg-xwing-kem-06 and in libraries that have not adopted draft-ietf-hpke-pq. It returns nil for
+// other rows, for which no such derivation is in use.
 func (d *draftSuite) older() *draftSuite {
 	if d.kem != kem(kemMLKEM768X25519) {
 		return nil
@@ -76,19 +98,19 @@ func (d *draftSuite) older() *draftSuite {
 	return &o
 }
 
-// codePoints gives numbers to the draft's suites, in place of those of the table, as a list like
+// codePoints is a list of numbers for the draft's suites that replace the numbers in the table, like
 //
 //	MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519=0x0123,MLS_128_MLKEM768P256_AES128GCM_SHA256_P256/older=0x0124
 //
-// A name with "/older" is the suite with the key derivation of older drafts, a suite of its own. It is
-// set when a program is linked, and by nothing else, so that all parts of the program agree:
+// A name with "/older" is the suite with the key derivation of older drafts, a separate suite. codePoints can be set
+// only when a program is linked, so that all parts of the program agree:
 //
 //	go build -ldflags "-X github.com/mlsfed/mlsfed/mlscore.codePoints=NAME=NUMBER,…"
 //
-// A list that is wrong ends the program as it starts.
+// A wrong list ends the program at its start.
 var codePoints string
 
-// draftNumbers are the draft's suites under the numbers of this build.
+// draftNumbers are the draft's suites with the numbers of this build.
 type draftNumbers struct {
 	all   []*suite // ascending, those of earlier releases included
 	fresh []*suite // ascending, those of new groups
@@ -104,10 +126,10 @@ func mustAssign(list string) draftNumbers {
 	return n
 }
 
-// assigned applies a list of numbers to the draft's table. A number in the list replaces what stands
-// under it otherwise, and is that of new groups. The other numbers of the suite stay, because stored
-// groups and the members of other builds know them: to MLS, one algorithm under two numbers is two cipher
-// suites, and a group gets from one to the other by a ReInit.
+// assigned applies a list of numbers to the draft's table. A number in the list replaces an entry that has this
+// number, and becomes the suite's number for new groups. The suite's other numbers stay valid, because stored groups
+// and the members of other builds use them. For MLS, one algorithm with two numbers is two cipher suites, and a group
+// changes from one to the other by a ReInit.
 func assigned(list string) (n draftNumbers, err error) {
 	given := map[CipherSuite]*suite{}
 	fresh := map[string]*suite{}
@@ -143,7 +165,7 @@ func assigned(list string) (n draftNumbers, err error) {
 	return n, nil
 }
 
-// rowOf finds a row of the table, or its older variant, by name; nil if there is none.
+// rowOf returns the row of the table with a name, or its older variant; nil if there is none.
 func rowOf(name string) *draftSuite {
 	base, older := strings.CutSuffix(name, olderSuffix)
 	at := slices.IndexFunc(draftRows, func(d draftSuite) bool { return d.name == base })
@@ -156,7 +178,7 @@ func rowOf(name string) *draftSuite {
 	return &draftRows[at]
 }
 
-// free refuses a number that is reserved, that RFC 9420 has given away, or that stands in the list twice.
+// free refuses a number that is reserved, that RFC 9420 has assigned, or that the list contains twice.
 func free(id CipherSuite, given map[CipherSuite]*suite) error {
 	for _, s := range rfcSuites {
 		if s.id == id {
@@ -172,16 +194,16 @@ func free(id CipherSuite, given map[CipherSuite]*suite) error {
 	return nil
 }
 
-// PostQuantumSuites gives the cipher suites of draft-ietf-mls-pq-ciphersuites for new groups, ascending:
-// all eleven, under the numbers of this build. The slice is the caller's.
+// PostQuantumSuites returns the cipher suites of draft-ietf-mls-pq-ciphersuites for new groups, ascending: all
+// eleven, with the numbers of this build. The caller owns the slice.
 func PostQuantumSuites() []CipherSuite { return idsOf(pqSuites.fresh) }
 
-// SupportedSuites gives all cipher suites of this build, ascending, those included that only groups of
-// earlier releases have. The slice is the caller's.
+// SupportedSuites returns all cipher suites of this build, ascending, including suites that only groups of earlier
+// releases have. The caller owns the slice.
 func SupportedSuites() []CipherSuite { return idsOf(suites) }
 
-// EarlierSuites gives the cipher suites that all releases know, ascending: those of RFC 9420, and the
-// draft's under the numbers that earlier releases had for new groups, too. The slice is the caller's.
+// EarlierSuites returns the cipher suites that all releases support, ascending: those of RFC 9420, and the draft's
+// suites with the numbers that earlier releases used for new groups. The caller owns the slice.
 func EarlierSuites() []CipherSuite {
 	list := CipherSuites()
 	for at := range draftRows {
@@ -192,8 +214,8 @@ func EarlierSuites() []CipherSuite {
 	return list
 }
 
-// Earlier gives the number that earlier releases have for a post-quantum suite, and cs itself where there
-// is none. Programs of these releases know no other.
+// Earlier returns the number that earlier releases use for a post-quantum suite, and cs itself if there is none.
+// Programs of these releases know no other number.
 func (cs CipherSuite) Earlier() CipherSuite {
 	for at := range draftRows {
 		row := &draftRows[at]
@@ -204,9 +226,9 @@ func (cs CipherSuite) Earlier() CipherSuite {
 	return cs
 }
 
-// ParseCipherSuite finds a cipher suite by its name in RFC 9420 or the draft, or by its number in
-// decimal or, after 0x, hexadecimal digits. A name that has several numbers gets that of
-// new groups. ErrUnsupported if there is none.
+// ParseCipherSuite returns the cipher suite with a name in RFC 9420 or the draft, or with a number in decimal or,
+// after 0x, hexadecimal digits. For a name with several numbers it returns the number of new groups. It returns
+// ErrUnsupported if there is no such suite.
 func ParseCipherSuite(text string) (CipherSuite, error) {
 	n, err := strconv.ParseUint(text, 0, 16)
 	for _, s := range slices.Concat(rfcSuites, pqSuites.fresh, pqSuites.all) {

@@ -58,9 +58,9 @@ func TestPostQuantumSuiteTable(t *testing.T) { // draft-ietf-mls-pq-ciphersuites
 	}
 }
 
-// TestAssignedCodePoints: a suite gets a further number, and keeps the one it had.
+// TestAssignedCodePoints checks that a suite gets an additional number and keeps its earlier number.
 func TestAssignedCodePoints(t *testing.T) {
-	// 0xf007 is a number of an earlier release, for another suite: it is replaced.
+	// An earlier release uses 0xf007 for another suite: the new entry replaces it.
 	n, err := assigned("MLS_128_MLKEM768P256_AES128GCM_SHA256_P256=0xf007,MLS_256_MLKEM1024_AES256GCM_SHA384_MLDSA87=9")
 	if err != nil {
 		t.Fatal(err)
@@ -82,7 +82,7 @@ func TestAssignedCodePoints(t *testing.T) {
 	if n.all[0].signature != signatureScheme(mlDSA87) {
 		t.Errorf("%+v", n.all[0])
 	}
-	// The variant with the key derivation of an older draft is a suite of its own.
+	// The variant with the key derivation of an older draft is a separate suite.
 	n, err = assigned("MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519/older=0xf00c")
 	if err != nil || len(n.fresh) != len(draftRows)+1 {
 		t.Fatalf("%v, %v", idsOf(n.fresh), err)
@@ -129,7 +129,7 @@ func TestAssignedCodePointsEndTheProgram(t *testing.T) {
 	mustAssign("nonsense")
 }
 
-// TestLongAssignedCodePointsLinked links this test anew with a number, and runs it.
+// TestLongAssignedCodePointsLinked links this test again with an assigned number, and runs it.
 func TestLongAssignedCodePointsLinked(t *testing.T) {
 	const name = "MLS_128_MLKEM768X25519_AES128GCM_SHA256_Ed25519"
 	if codePoints != "" {
@@ -167,8 +167,8 @@ func TestParseCipherSuite(t *testing.T) {
 	}
 }
 
-// TestCapabilitiesOfSuites: a leaf announces RFC 9420's cipher suites or those of the Config, and always
-// its own.
+// TestCapabilitiesOfSuites checks that a leaf announces RFC 9420's cipher suites or those of the Config, and always
+// its own suite.
 func TestCapabilitiesOfSuites(t *testing.T) {
 	const hybrid, pure = MLS128MLKEM768X25519AES128Ed25519, MLS256MLKEM1024AES256MLDSA87
 	for _, c := range []struct {
@@ -192,8 +192,8 @@ func TestCapabilitiesOfSuites(t *testing.T) {
 	requireKind(t, err, ErrUnsupported)
 }
 
-// TestEarlierNumbers: groups, KeyPackages and members under the numbers of earlier releases are loaded, go
-// on, and leave by a ReInit to the number of new groups.
+// TestEarlierNumbers checks that groups, KeyPackages and members with the numbers of earlier releases can be loaded
+// and used, and that a ReInit changes a group to the number of new groups.
 func TestEarlierNumbers(t *testing.T) {
 	for at := range draftRows {
 		if got := draftRows[at].number.Earlier(); got != draftRows[at].earlier {
@@ -230,7 +230,7 @@ func TestEarlierNumbers(t *testing.T) {
 			t.Fatalf("%v", g.public().context.CipherSuite)
 		}
 	}
-	// A server that follows the groups of earlier releases alone.
+	// A server that follows only the groups of earlier releases.
 	info := must[[]byte](t)(f.Group.GroupInfo(GroupInfoOptions{Tree: true}))
 	_, err := NewPublicState(info, nil, PublicConfig{Auth: TrustBasic{}, Suites: EarlierSuites()})
 	requireKind(t, err, ErrUnsupported)
@@ -239,8 +239,8 @@ func TestEarlierNumbers(t *testing.T) {
 	}
 }
 
-// TestOlderDerivation: the variant with X-Wing's earlier key derivation makes other keys of one secret, and
-// groups work with it.
+// TestOlderDerivation checks that the variant with X-Wing's earlier key derivation derives other keys from a secret,
+// and that groups work with it.
 func TestOlderDerivation(t *testing.T) {
 	_, now, err := kemMLKEM768X25519.derive([]byte("path secret"))
 	if err != nil {

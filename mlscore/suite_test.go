@@ -20,14 +20,14 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// seeded is a stream of bytes that depends on the seed alone.
+// seeded returns a stream of bytes that depends only on the seed.
 func seeded(seed string) io.Reader {
 	var key [32]byte
 	copy(key[:], seed)
 	return mathrand.NewChaCha8(key)
 }
 
-// drawn gives n bytes of a stream.
+// drawn returns n bytes of a stream.
 func drawn(t testing.TB, r io.Reader, n int) []byte {
 	t.Helper()
 	b := make([]byte, n)
@@ -115,7 +115,7 @@ func TestCipherSuiteUnsupported(t *testing.T) {
 	}
 }
 
-// TestHMACAndHKDF compares with the standard library at lengths on both sides of every boundary.
+// TestHMACAndHKDF compares HMAC and HKDF with the standard library, for lengths on both sides of every boundary.
 func TestHMACAndHKDF(t *testing.T) {
 	r := seeded("hmac")
 	lengths := []int{0, 1, 31, 32, 33, 63, 64, 65, 111, 112, 127, 128, 129, 300}
@@ -176,7 +176,7 @@ func TestHasherForgets(t *testing.T) {
 	}
 }
 
-func TestMACWholeLength(t *testing.T) { // a short or empty tag once verified elsewhere
+func TestMACWholeLength(t *testing.T) { // another library once accepted a short or empty tag
 	eachSuite(t, func(t *testing.T, s *suite) {
 		key, message := []byte("key"), []byte("message")
 		tag := s.mac(key, message)
@@ -271,7 +271,7 @@ func TestExpandWithLabel(t *testing.T) { // RFC 9420 §8
 	})
 }
 
-func TestRefHash(t *testing.T) { // RFC 9420 §5.2: the label stands alone, without a prefix
+func TestRefHash(t *testing.T) { // RFC 9420 §5.2: the label has no prefix
 	eachSuite(t, func(t *testing.T, s *suite) {
 		for _, n := range []int{0, 63, 64, 20000} {
 			w := codec.NewWriter(nil)
@@ -288,7 +288,7 @@ func TestRefHash(t *testing.T) { // RFC 9420 §5.2: the label stands alone, with
 	})
 }
 
-// TestContentTooLong: what no vector can carry is refused before a byte of it is read.
+// TestContentTooLong checks that content that is too long for a vector is refused before a byte of it is read.
 func TestContentTooLong(t *testing.T) { // RFC 9420 §2.1.2
 	s, long := suites[0], make([]byte, codec.MaxLength+1)
 	priv, pub, err := s.generateSignatureKey(seeded("long"))
@@ -306,7 +306,8 @@ func TestContentTooLong(t *testing.T) { // RFC 9420 §2.1.2
 	requireKind(t, err, ErrLimit)
 }
 
-// TestSecretsConcurrently runs under the race detector: a suite is shared by all goroutines.
+// TestSecretsConcurrently derives secrets from several goroutines, for the race detector: all goroutines share a
+// suite.
 func TestSecretsConcurrently(t *testing.T) {
 	s := suites[0]
 	secret := []byte("0123456789abcdef0123456789abcdef")
@@ -357,7 +358,7 @@ type basicsVector struct {
 	} `json:"encrypt_with_label"`
 }
 
-// TestVectorsCryptoBasics is the working group's crypto-basics.json.
+// TestVectorsCryptoBasics checks the working group's crypto-basics.json.
 func TestVectorsCryptoBasics(t *testing.T) {
 	dir := vectorsFolder()
 	if dir == "" {

@@ -7,20 +7,20 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// ratchetTree is the public state of a ratchet tree (RFC 9420 §7): immutable. A change is made by an
-// edit, which copies the nodes on the way to what it changes and shares all others, so that a pending
-// commit costs O(log n) beside the tree that it starts from.
+// ratchetTree is the public state of a ratchet tree (RFC 9420 §7). It is immutable. An edit makes a changed tree: it
+// copies the nodes on the path to each change and shares all others, so a pending commit needs O(log n) memory in
+// addition to the tree that it starts from.
 type ratchetTree struct {
 	suite *suite
 	root  *treeNode
 	index *treeIndex // see indexed
 }
 
-// treeNode is a node with all that lies below it.
+// treeNode is a node with its subtree.
 //
-// It holds its content encoded, as the ratchet_tree extension and the tree hash want it, and as
-// nothing smaller would hold it. A frozen node may be shared by many trees and is never written again;
-// one that is not belongs to the edit that made it.
+// It holds its content encoded, as the ratchet_tree extension and the tree hash need it, which is also the smallest
+// form. A frozen node may be shared by many trees and is never written again; a node that is not frozen belongs to
+// the edit that made it.
 type treeNode struct {
 	left, right *treeNode // nil at a leaf, and in a blank subtree of at most blankHeight levels
 	body        string    // encoded LeafNode or ParentNode, empty when blank
@@ -30,20 +30,20 @@ type treeNode struct {
 	frozen      bool
 }
 
-// blankHeight is the height up to which a wholly blank subtree is kept as a single node: its
-// leaves' hashes differ by their indices, so it cannot be shared, only not spelt out.
+// blankHeight is the height up to which a blank subtree is kept as a single node without children. Blank subtrees
+// cannot be shared, since the hashes of blank leaves depend on their indices.
 const blankHeight = 6
 
 func (n *treeNode) blank() bool { return n.body == "" }
 
-// collapsed says whether n stands for a whole blank subtree.
+// collapsed reports whether n represents a whole blank subtree without children in memory.
 func (n *treeNode) collapsed() bool { return n.left == nil && n.level > 0 }
 
-// encryptionKey is the first field of a LeafNode and of a ParentNode alike.
+// encryptionKey returns the first field of a LeafNode or of a ParentNode.
 func (n *treeNode) encryptionKey() string { return firstVector(n.body) }
 
-// firstVector gives the content of the vector that b begins with. It is used on encodings that were
-// decoded strictly before.
+// firstVector returns the content of the vector at the beginning of b. b must be an encoding that has been decoded
+// strictly before.
 func firstVector(b string) string {
 	if b == "" {
 		return ""
@@ -65,16 +65,16 @@ func firstVector(b string) string {
 	return ""
 }
 
-// afterVector gives what follows the vector that b begins with.
+// afterVector returns the bytes after the vector at the beginning of b.
 func afterVector(b string) string {
 	header := 1 << (b[0] >> 6) // RFC 9420 §2.1.2
 	return b[header+len(firstVector(b)):]
 }
 
-// leafParentHash is the parent_hash of an encoded leaf, if its source is a commit.
+// leafParentHash returns the parent_hash of an encoded leaf, if its source is a commit.
 func leafParentHash(body string) (hash string, ok bool) {
 	rest := afterVector(afterVector(body)) // the keys
-	rest = afterVector(rest[2:])           // the credential: whichever its type, one vector
+	rest = afterVector(rest[2:])           // the credential: one vector for each type
 	for range 5 {                          // the capabilities
 		rest = afterVector(rest)
 	}
@@ -95,10 +95,10 @@ func parentBody(key, parentHash []byte, unmerged []LeafIndex) string {
 	return string(b)
 }
 
-// parentHash is the second field of a ParentNode.
+// parentHash returns the second field of a ParentNode.
 func (n *treeNode) parentHash() string { return firstVector(afterVector(n.body)) }
 
-// unmergedBytes is the third field of a ParentNode, four bytes an entry.
+// unmergedBytes returns the third field of a ParentNode, four bytes per entry.
 func (n *treeNode) unmergedBytes() string {
 	if n.blank() || n.level == 0 {
 		return ""
@@ -119,21 +119,21 @@ func (n *treeNode) unmerged() []LeafIndex {
 	return list
 }
 
-// withUnmerged gives a parent's body with another list of unmerged leaves.
+// withUnmerged returns a parent's body with another list of unmerged leaves.
 func (n *treeNode) withUnmerged(list []LeafIndex) string {
 	return parentBody([]byte(n.encryptionKey()), []byte(n.parentHash()), list)
 }
 
-// height is the level of the root: the tree has 2^height leaves, blank ones included.
+// height returns the level of the root: the tree has 2^height leaves, blank ones included.
 func (t *ratchetTree) height() int { return int(t.root.level) }
 
-// members is the number of non-blank leaves.
+// members returns the number of non-blank leaves.
 func (t *ratchetTree) members() int { return int(t.root.occupied) }
 
-// holds says whether leaf i is a place in the tree, blank or not.
+// holds reports whether the tree has a leaf i, blank or not.
 func (t *ratchetTree) holds(i LeafIndex) bool { return uint64(i) < 1<<t.height() }
 
-// leafBody is the encoded leaf at i, empty when blank or outside the tree.
+// leafBody returns the encoded leaf at i, empty when blank or outside the tree.
 func (t *ratchetTree) leafBody(i LeafIndex) string {
 	if !t.holds(i) {
 		return ""
@@ -148,7 +148,7 @@ func (t *ratchetTree) leafBody(i LeafIndex) string {
 	return n.body
 }
 
-// child is the child in whose subtree leaf i lies.
+// child returns the child whose subtree contains leaf i.
 func (n *treeNode) child(i LeafIndex) *treeNode {
 	if uint32(i)>>(n.level-1)&1 == 0 {
 		return n.left
@@ -156,7 +156,7 @@ func (n *treeNode) child(i LeafIndex) *treeNode {
 	return n.right
 }
 
-// otherChild is the child in whose subtree leaf i does not lie.
+// otherChild returns the child whose subtree does not contain leaf i.
 func (n *treeNode) otherChild(i LeafIndex) *treeNode {
 	if uint32(i)>>(n.level-1)&1 == 0 {
 		return n.right
@@ -174,7 +174,7 @@ func (t *ratchetTree) leaf(i LeafIndex) (*LeafNode, bool) {
 	return l, err == nil
 }
 
-// signatureKey is the second field of the leaf at i, empty when blank.
+// signatureKey returns the second field of the leaf at i, empty when blank.
 func (t *ratchetTree) signatureKey(i LeafIndex) string {
 	if body := t.leafBody(i); body != "" {
 		return firstVector(afterVector(body))
@@ -182,7 +182,7 @@ func (t *ratchetTree) signatureKey(i LeafIndex) string {
 	return ""
 }
 
-// nodeAbove is the node of the given level above leaf i.
+// nodeAbove returns the node of the given level above leaf i.
 func (t *ratchetTree) nodeAbove(i LeafIndex, level int) *treeNode {
 	n := t.root
 	for int(n.level) > level && !n.collapsed() {
@@ -194,7 +194,7 @@ func (t *ratchetTree) nodeAbove(i LeafIndex, level int) *treeNode {
 	return n
 }
 
-// eachLeaf visits the non-blank leaves from the left until visit says no.
+// eachLeaf visits the non-blank leaves from the left until visit returns false.
 func (t *ratchetTree) eachLeaf(visit func(i LeafIndex, body string) bool) {
 	t.root.eachLeaf(0, visit)
 }
@@ -209,7 +209,7 @@ func (n *treeNode) eachLeaf(first LeafIndex, visit func(LeafIndex, string) bool)
 	return n.left.eachLeaf(first, visit) && n.right.eachLeaf(first+1<<(n.level-1), visit)
 }
 
-// firstBlankLeaf is the leftmost blank leaf; false if there is none.
+// firstBlankLeaf returns the leftmost blank leaf; false if there is none.
 func (t *ratchetTree) firstBlankLeaf() (LeafIndex, bool) {
 	free := t.blankLeaves(1)
 	if len(free) == 0 {
@@ -242,7 +242,7 @@ func (n *treeNode) blankLeaves(first LeafIndex, limit int, list *[]LeafIndex) {
 
 // resolved is a node of a resolution and the key to encrypt to.
 type resolved struct {
-	node NodeIndex
+	node nodeIndex
 	key  string
 }
 
@@ -285,14 +285,14 @@ type pathStep struct {
 	copathLeaf LeafIndex // the leftmost leaf below copath
 }
 
-// filteredPath is the filtered direct path of leaf i from the leaf upwards: the parents whose child
-// on the copath has a non-empty resolution.
+// filteredPath returns the filtered direct path of leaf i from the leaf upwards: the parents whose child on the
+// copath has a non-empty resolution.
 func (t *ratchetTree) filteredPath(i LeafIndex) []pathStep {
 	var path []pathStep
 	n := t.root
 	for level := t.height(); level > 0; level-- {
 		if n.collapsed() {
-			break // all below is blank
+			break // all nodes below are blank
 		}
 		if other := n.otherChild(i); other.occupied > 0 {
 			sibling := nodeAt(i, level-1).sibling()

@@ -7,8 +7,8 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// naiveTree is the array representation of RFC 9420 appendix C. Everything is computed anew from the
-// definitions in the text whenever it is asked for: what ratchetTree is compared with.
+// naiveTree is the array representation of RFC 9420 appendix C. Every value is computed from the definitions in the
+// text at each call. It is the reference for ratchetTree.
 type naiveTree struct {
 	s     *suite
 	nodes []string // encoded LeafNodes and ParentNodes, empty when blank; 2^(d+1)-1 of them
@@ -85,7 +85,7 @@ func naiveCopath(x, n int) []int {
 	return c
 }
 
-// naiveCommonAncestor is common_ancestor_semantic: the lowest node in both direct paths.
+// naiveCommonAncestor implements common_ancestor_semantic: the lowest node in both direct paths.
 func naiveCommonAncestor(x, y, n int) int {
 	other := append([]int{y}, naiveDirectPath(y, n)...)
 	for _, a := range append([]int{x}, naiveDirectPath(x, n)...) {
@@ -96,12 +96,12 @@ func naiveCommonAncestor(x, y, n int) int {
 	panic("no common ancestor")
 }
 
-// leaves is the number of leaves, blank ones included.
+// leaves returns the number of leaves, blank ones included.
 func (t *naiveTree) leaves() int { return (len(t.nodes) + 1) / 2 }
 
 func (t *naiveTree) root() int { return naiveRoot(t.leaves()) }
 
-// below lists all nodes below x, x not among them.
+// below lists all nodes below x, without x.
 func (t *naiveTree) below(x int) []int {
 	if x%2 == 0 {
 		return nil
@@ -110,7 +110,7 @@ func (t *naiveTree) below(x int) []int {
 	return append(append(append([]int{l}, t.below(l)...), r), t.below(r)...)
 }
 
-// naiveParentNode is §7.1's ParentNode.
+// naiveParentNode is ParentNode of §7.1.
 type naiveParentNode struct {
 	key, parentHash []byte
 	unmerged        []int
@@ -143,7 +143,7 @@ func (t *naiveTree) key(x int) string {
 	return string(r.Bytes())
 }
 
-// resolution is §4.1.1's.
+// resolution returns the resolution of §4.1.1.
 func (t *naiveTree) resolution(x int) []int {
 	switch {
 	case t.nodes[x] != "" && x%2 == 1:
@@ -160,7 +160,7 @@ func (t *naiveTree) resolution(x int) []int {
 	return append(t.resolution(naiveLeft(x)), t.resolution(naiveRight(x))...)
 }
 
-// filteredDirectPath is §4.1.2's, with the copath child of each node.
+// filteredDirectPath returns the filtered direct path of §4.1.2, with the copath child of each node.
 func (t *naiveTree) filteredDirectPath(leaf int) (path, copath []int) {
 	siblings := naiveCopath(2*leaf, t.leaves())
 	for k, x := range naiveDirectPath(2*leaf, t.leaves()) {
@@ -171,7 +171,7 @@ func (t *naiveTree) filteredDirectPath(leaf int) (path, copath []int) {
 	return path, copath
 }
 
-// treeHash is §7.8's.
+// treeHash returns the tree hash of §7.8.
 func (t *naiveTree) treeHash(x int) []byte {
 	var w codec.Writer
 	if x%2 == 0 {
@@ -189,7 +189,7 @@ func (t *naiveTree) treeHash(x int) []byte {
 	return t.s.hash(w.Buffer())
 }
 
-// parentHash is §7.9's parent hash of p with copath child c, of which p has the given parent_hash.
+// parentHash returns the parent hash of §7.9 for p with copath child c.
 func (t *naiveTree) parentHash(p, c int) []byte {
 	node := t.parent(p)
 	original := t.without(node.unmerged)
@@ -200,7 +200,7 @@ func (t *naiveTree) parentHash(p, c int) []byte {
 	return t.s.hash(w.Buffer())
 }
 
-// without blanks leaves and strikes them from all lists of unmerged leaves (§7.9).
+// without returns the tree with leaves blank and removed from all lists of unmerged leaves (§7.9).
 func (t *naiveTree) without(leaves []int) *naiveTree {
 	if len(leaves) == 0 {
 		return t
@@ -219,7 +219,7 @@ func (t *naiveTree) without(leaves []int) *naiveTree {
 	return out
 }
 
-// parentHashField is the parent_hash of a node, which a leaf has only if a commit put it there.
+// parentHashField returns the parent_hash of a node, which a leaf has only if a commit put it there.
 func (t *naiveTree) parentHashField(x int) ([]byte, bool) {
 	if x%2 == 1 {
 		return t.parent(x).parentHash, true
@@ -231,7 +231,7 @@ func (t *naiveTree) parentHashField(x int) ([]byte, bool) {
 	return l.ParentHash, l.Source == SourceCommit
 }
 
-// validWithRespectTo says whether the parent hash in d is valid with respect to p (§7.9.2).
+// validWithRespectTo reports whether the parent hash in d is valid with respect to p (§7.9.2).
 func (t *naiveTree) validWithRespectTo(d, p int) bool {
 	if t.nodes[d] == "" {
 		return false
@@ -259,8 +259,8 @@ func (t *naiveTree) validWithRespectTo(d, p int) bool {
 	return slices.Equal(rest, unmerged) && string(have) == string(t.parentHash(p, s))
 }
 
-// parentHashesValid is the top-down check of §7.9.2: exactly one descendant of each non-blank parent
-// vouches for it.
+// parentHashesValid implements the top-down check of §7.9.2: exactly one descendant of each non-blank parent vouches
+// for it.
 func (t *naiveTree) parentHashesValid() bool {
 	for p := 1; p < len(t.nodes); p += 2 {
 		if t.nodes[p] == "" {
@@ -279,7 +279,7 @@ func (t *naiveTree) parentHashesValid() bool {
 	return true
 }
 
-// unmergedValid is the check of unmerged leaves in §12.4.3.1.
+// unmergedValid implements the check of unmerged leaves in §12.4.3.1.
 func (t *naiveTree) unmergedValid() bool {
 	for p := 1; p < len(t.nodes); p += 2 {
 		if t.nodes[p] == "" {
@@ -302,7 +302,7 @@ func (t *naiveTree) unmergedValid() bool {
 	return true
 }
 
-// marshal is the ratchet_tree extension of §12.4.3.3.
+// marshal returns the ratchet_tree extension of §12.4.3.3.
 func (t *naiveTree) marshal() []byte {
 	last := len(t.nodes)
 	for last > 0 && t.nodes[last-1] == "" {
@@ -328,13 +328,13 @@ func (t *naiveTree) blankPath(leaf int) {
 	}
 }
 
-// update is §12.1.2.
+// update implements §12.1.2.
 func (t *naiveTree) update(leaf int, body string) {
 	t.nodes[2*leaf] = body
 	t.blankPath(leaf)
 }
 
-// remove is §12.1.3 with the truncation of §7.7.
+// remove implements §12.1.3 with the truncation of §7.7.
 func (t *naiveTree) remove(leaf int) {
 	t.update(leaf, "")
 	for len(t.nodes) > 1 && !slices.ContainsFunc(t.nodes[t.root()+1:], func(b string) bool { return b != "" }) {
@@ -342,7 +342,7 @@ func (t *naiveTree) remove(leaf int) {
 	}
 }
 
-// freeLeaf is the leaf that the next addition gets, in a tree that is extended if it is full (§12.1.1).
+// freeLeaf returns the leaf that the next addition gets, in a tree that is extended if it is full (§12.1.1).
 func (t *naiveTree) freeLeaf() int {
 	for i := range t.leaves() {
 		if t.nodes[2*i] == "" {
@@ -354,7 +354,7 @@ func (t *naiveTree) freeLeaf() int {
 	return n
 }
 
-// add is §12.1.1.
+// add implements §12.1.1.
 func (t *naiveTree) add(body string) int {
 	i := t.freeLeaf()
 	t.nodes[2*i] = body
@@ -369,8 +369,8 @@ func (t *naiveTree) add(body string) int {
 	return i
 }
 
-// applyPath puts new keys on the filtered direct path of a leaf, blanks the rest of the direct path,
-// and gives the parent hash for the leaf, which the caller puts in (§7.5, §7.9).
+// applyPath puts new keys on the filtered direct path of a leaf, blanks the rest of the direct path, and returns the
+// parent hash for the leaf, which the caller must set (§7.5, §7.9).
 func (t *naiveTree) applyPath(leaf int, keys [][]byte) []byte {
 	path, copath := t.filteredDirectPath(leaf)
 	t.blankPath(leaf)

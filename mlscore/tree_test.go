@@ -11,7 +11,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// garden grows a tree and its naive counterpart by the same operations and compares them.
+// garden changes a tree and its naive counterpart by the same operations and compares them.
 type garden struct {
 	t     *testing.T
 	rng   *mathrand.Rand
@@ -19,7 +19,7 @@ type garden struct {
 	tree  *ratchetTree
 	naive *naiveTree
 	names int
-	large bool // too large for the definitions that take quadratic time
+	large bool // too large for definitions that take quadratic time
 }
 
 func newGarden(t *testing.T, seed uint64, leaves int) *garden {
@@ -43,7 +43,7 @@ func (g *garden) bytes(n int) []byte {
 	return b[:n]
 }
 
-// bareLeaf is a leaf with all that a tree looks at: its keys are random, its signature is empty.
+// bareLeaf returns a leaf with all fields that a tree uses: its keys are random, its signature is empty.
 func (g *garden) bareLeaf(source LeafNodeSource, parentHash []byte) string {
 	g.names++
 	l := LeafNode{
@@ -102,7 +102,7 @@ func (g *garden) plant(updates, removes []LeafIndex, adds int) {
 	g.check(before, snapshot)
 }
 
-// climb gives a leaf a new path, as its owner's commit does.
+// climb sets a new path for a leaf, as its owner's commit does.
 func (g *garden) climb(i LeafIndex) {
 	g.t.Helper()
 	before, snapshot := g.tree, snapshotOf(g.tree.root)
@@ -126,7 +126,7 @@ func (g *garden) climb(i LeafIndex) {
 	g.check(before, snapshot)
 }
 
-// check compares the tree with the naive one, and the tree that it was made from with its snapshot.
+// check compares the tree with the naive one, and the previous tree with its snapshot.
 func (g *garden) check(before *ratchetTree, snapshot []string) {
 	t := g.t
 	t.Helper()
@@ -158,7 +158,7 @@ func (g *garden) check(before *ratchetTree, snapshot []string) {
 // allBodies lists a tree's nodes in their order.
 func allBodies(t *ratchetTree) []string {
 	var list []string
-	t.root.eachNode(0, func(i NodeIndex, n *treeNode) {
+	t.root.eachNode(0, func(i nodeIndex, n *treeNode) {
 		if int(i) != len(list) {
 			panic(fmt.Sprintf("node %d is visited as number %d", i, len(list)))
 		}
@@ -167,7 +167,7 @@ func allBodies(t *ratchetTree) []string {
 	return list
 }
 
-// snapshotOf writes down everything about the nodes of a tree.
+// snapshotOf returns a text of every field of the nodes of a tree.
 func snapshotOf(n *treeNode) []string {
 	if n == nil {
 		return nil
@@ -177,13 +177,13 @@ func snapshotOf(n *treeNode) []string {
 	return append(list, snapshotOf(n.right)...)
 }
 
-// checkDiff: the old array with the changed nodes in it is the new one.
+// checkDiff checks that the old array with the changed nodes equals the new array.
 func (g *garden) checkDiff(before *ratchetTree) {
 	g.t.Helper()
 	for _, d := range [][2]*ratchetTree{{before, g.tree}, {g.tree, before}, {g.tree, g.tree}} {
 		nodes, want := allBodies(d[0]), allBodies(d[1])
-		seen := map[NodeIndex]bool{}
-		changedNodes(d[0], d[1], func(i NodeIndex, body string) {
+		seen := map[nodeIndex]bool{}
+		changedNodes(d[0], d[1], func(i nodeIndex, body string) {
 			if seen[i] {
 				g.t.Fatalf("node %d is reported twice", i)
 			}
@@ -208,7 +208,7 @@ func (g *garden) checkDiff(before *ratchetTree) {
 	}
 }
 
-// checkLeaves compares what is known of the leaves, and of which are free.
+// checkLeaves compares the leaves and the free leaves.
 func (g *garden) checkLeaves() {
 	t := g.t
 	t.Helper()
@@ -253,14 +253,14 @@ func (g *garden) checkPaths() {
 		if g.large && g.rng.IntN(len(g.naive.nodes)) > 30 {
 			continue
 		}
-		g.checkResolution(NodeIndex(x))
+		g.checkResolution(nodeIndex(x))
 		if x%2 == 0 {
 			g.checkFilteredPath(LeafIndex(x / 2))
 		}
 	}
 }
 
-func (g *garden) checkResolution(x NodeIndex) {
+func (g *garden) checkResolution(x nodeIndex) {
 	g.t.Helper()
 	n := g.tree.nodeAbove(x.firstLeaf(), x.level())
 	if n == nil {
@@ -284,7 +284,7 @@ func (g *garden) checkResolution(x NodeIndex) {
 			if y%2 == 0 && slices.Contains(skip, LeafIndex(y/2)) {
 				continue
 			}
-			want = append(want, resolved{NodeIndex(y), g.naive.key(y)})
+			want = append(want, resolved{nodeIndex(y), g.naive.key(y)})
 		}
 		if got := g.tree.resolution(n, x.firstLeaf(), skip); !slices.Equal(got, want) {
 			g.t.Fatalf("resolution of node %d without %v is %v, want %v", x, skip, got, want)
@@ -300,7 +300,7 @@ func (g *garden) checkFilteredPath(i LeafIndex) {
 		g.t.Fatalf("filtered direct path of leaf %d has %d nodes, want %v", i, len(got), path)
 	}
 	for k, step := range got {
-		c := NodeIndex(copath[k])
+		c := nodeIndex(copath[k])
 		if int(nodeAt(i, step.level)) != path[k] || step.copathLeaf != c.firstLeaf() ||
 			step.copath != g.tree.nodeAbove(c.firstLeaf(), c.level()) {
 			g.t.Fatalf("filtered direct path of leaf %d, step %d: level %d, want node %d and copath %d", i, k, step.level, path[k], c)
@@ -308,12 +308,12 @@ func (g *garden) checkFilteredPath(i LeafIndex) {
 	}
 }
 
-// checkCodec: the tree comes back from its encoding.
+// checkCodec checks that decoding an encoded tree returns the same tree.
 func (g *garden) checkCodec() {
 	t := g.t
 	t.Helper()
 	if g.tree.members() == 0 {
-		return // no group is without members
+		return // a group always has members
 	}
 	encoded, err := g.tree.marshal()
 	if err != nil {

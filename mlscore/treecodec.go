@@ -1,15 +1,16 @@
 package mlscore
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// marshal encodes the ratchet_tree extension's data (RFC 9420 §12.4.3.3): all nodes from the left,
-// without the blank ones behind the last that is not.
-// A tree of many members has many megabytes: it is measured first, so that it is written once.
+// marshal encodes the ratchet_tree extension's data (RFC 9420 §12.4.3.3): all nodes from the left, without the blank
+// nodes after the last non-blank one. The encoding of a tree of many members has many megabytes: marshal computes its
+// length first, so that it is written once.
 func (t *ratchetTree) marshal() ([]byte, error) {
 	size := 0
 	t.eachUpToLast(func(n *treeNode) {
@@ -35,10 +36,10 @@ func (t *ratchetTree) marshal() ([]byte, error) {
 	return b, nil
 }
 
-// eachUpToLast visits all nodes in order, but for the blank ones behind the last that is not.
+// eachUpToLast visits all nodes in order, without the blank nodes after the last non-blank one.
 func (t *ratchetTree) eachUpToLast(visit func(*treeNode)) {
 	blanks := 0
-	t.root.eachNode(0, func(_ NodeIndex, n *treeNode) {
+	t.root.eachNode(0, func(_ nodeIndex, n *treeNode) {
 		if n.blank() {
 			blanks++
 			return
@@ -53,13 +54,13 @@ func (t *ratchetTree) eachUpToLast(visit func(*treeNode)) {
 var blankLeafNode = &treeNode{}
 
 // eachNode visits all nodes in order, those of collapsed blank subtrees included.
-func (n *treeNode) eachNode(first LeafIndex, visit func(NodeIndex, *treeNode)) {
+func (n *treeNode) eachNode(first LeafIndex, visit func(nodeIndex, *treeNode)) {
 	if n.level == 0 {
 		visit(first.node(), n)
 		return
 	}
 	if n.collapsed() {
-		for i := range NodeIndex(2)<<n.level - 1 {
+		for i := range nodeIndex(2)<<n.level - 1 {
 			visit(first.node()+i, blankLeafNode)
 		}
 		return
@@ -69,8 +70,8 @@ func (n *treeNode) eachNode(first LeafIndex, visit func(NodeIndex, *treeNode)) {
 	n.right.eachNode(first+1<<(n.level-1), visit)
 }
 
-// parseTree reads the ratchet_tree extension's data into a tree with hashes and an index. It checks the
-// form; whether the tree may be believed, validate checks.
+// parseTree reads the ratchet_tree extension's data into a tree with hashes and an index. It checks the form only;
+// validateTree checks the content.
 func parseTree(s *suite, auth Authenticator, data []byte, limits codec.Limits) (*ratchetTree, error) {
 	index := newIndexBuilder(s, auth, len(data)/100)
 	bodies, err := readTree(data, limits, index.enter)
@@ -80,12 +81,12 @@ func parseTree(s *suite, auth Authenticator, data []byte, limits codec.Limits) (
 	return buildIndexed(s, index, bodies)
 }
 
-// splitTree gives the nodes' encodings in order, each a part of one string.
+// splitTree returns the nodes' encodings in order, as parts of one string.
 func splitTree(data []byte, limits codec.Limits) ([]string, error) {
 	return readTree(data, limits, func(LeafIndex, *LeafNode) {})
 }
 
-// readTree does what splitTree does, and visits the leaves. What visit is given changes after it returns.
+// readTree is splitTree that also visits the leaves. The leaf is valid only until visit returns.
 func readTree(data []byte, limits codec.Limits, visit func(LeafIndex, *LeafNode)) ([]string, error) {
 	outer := codec.NewReader(data, limits)
 	vector := outer.Bytes()
@@ -96,7 +97,7 @@ func readTree(data []byte, limits codec.Limits, visit func(LeafIndex, *LeafNode)
 	r := codec.NewReader(vector, limits)
 	all := string(vector)
 	bodies := make([]string, 0, len(vector)/100)
-	most := min(limits.Count, 2*maxLeaves) // a blank node is one byte here and many in memory
+	most := min(limits.Count, 2*maxLeaves) // a blank node is one byte in data and many in memory
 	if limits.Count <= 0 {
 		most = codec.DefaultLimits.Count
 	}
@@ -157,7 +158,7 @@ func decodeParentNode(r *codec.Reader) {
 	})
 }
 
-// buildTree makes a tree of its nodes' encodings in order; blank ones may be missing at the end.
+// buildTree makes a tree of its nodes' encodings in order. Blank nodes at the end may be missing.
 func buildTree(s *suite, auth Authenticator, bodies []string) (*ratchetTree, error) {
 	index := newIndexBuilder(s, auth, len(bodies))
 	for at := 0; at < len(bodies); at += 2 {
@@ -173,20 +174,20 @@ func buildTree(s *suite, auth Authenticator, bodies []string) (*ratchetTree, err
 	return buildIndexed(s, index, bodies)
 }
 
-// buildIndexed makes a tree whose leaves an index has already.
+// buildIndexed makes a tree whose leaves are already in index.
 func buildIndexed(s *suite, index *indexBuilder, bodies []string) (*ratchetTree, error) {
 	b := &treeBuilder{bodies: bodies, index: index}
 	root, err := b.root(s)
-	if err = firstError(index.err, err); err != nil {
+	if err = cmp.Or(index.err, err); err != nil {
 		return nil, err
 	}
 	index.finish()
 	return &ratchetTree{suite: s, root: root, index: indexed(index.index.keys, index.index.people)}, nil
 }
 
-// restoreTree makes a tree of what a store has of it. Nodes at changed, which ascends, are others than those whose
-// hashes are stored. It decodes no leaf, and computes only the hashes that changed or are not stored.
-func restoreTree(s *suite, auth Authenticator, stored *storedTree, changed []NodeIndex) (*ratchetTree, error) {
+// restoreTree makes a tree of its stored form. changed, ascending, lists the nodes that differ from those whose
+// hashes are stored. restoreTree decodes no leaf, and computes only the hashes that changed or are not stored.
+func restoreTree(s *suite, auth Authenticator, stored *storedTree, changed []nodeIndex) (*ratchetTree, error) {
 	b := &treeBuilder{bodies: stored.bodies, hashes: stored.hashes, changed: changed}
 	root, err := b.root(s)
 	if err != nil {
@@ -195,12 +196,12 @@ func restoreTree(s *suite, auth Authenticator, stored *storedTree, changed []Nod
 	return &ratchetTree{suite: s, root: root, index: unindexed(s, auth)}, nil
 }
 
-// treeBuilder puts nodes together.
+// treeBuilder assembles a tree of nodes.
 type treeBuilder struct {
 	bodies  []string
 	hashes  []string      // of parents, as in storedTree; there may be none
-	changed []NodeIndex   // nodes below which hashes do not count
-	index   *indexBuilder // takes encryption keys; nil for none
+	changed []nodeIndex   // changed nodes: stored hashes above them are not used
+	index   *indexBuilder // receives the encryption keys; nil for none
 	nodes   []treeNode    // allocated, not yet used
 	err     error
 }
@@ -219,7 +220,7 @@ func (b *treeBuilder) root(s *suite) (*treeNode, error) {
 	return root, nil
 }
 
-// slabNodes is how many nodes are allocated at once: apart, each would take a seventh more.
+// slabNodes is the number of nodes in one allocation: allocated individually, each would take a seventh more memory.
 const slabNodes = 512
 
 func (b *treeBuilder) node(n treeNode) *treeNode {
@@ -232,14 +233,14 @@ func (b *treeBuilder) node(n treeNode) *treeNode {
 	return at
 }
 
-func (b *treeBuilder) body(n NodeIndex) string {
+func (b *treeBuilder) body(n nodeIndex) string {
 	if uint64(n) < uint64(len(b.bodies)) {
 		return b.bodies[n]
 	}
 	return ""
 }
 
-// blank says whether all below a node is, and the node.
+// blank reports whether a node and all nodes below it are blank.
 func (b *treeBuilder) blank(level int, first LeafIndex) bool {
 	from := min(uint64(first.node()), uint64(len(b.bodies)))
 	to := min(uint64(first.node())+2<<level-1, uint64(len(b.bodies)))
@@ -252,7 +253,7 @@ func (b *treeBuilder) blank(level int, first LeafIndex) bool {
 }
 
 // build makes the subtree of a level whose leftmost leaf is first. changed are the changed nodes in it.
-func (b *treeBuilder) build(level int, first LeafIndex, changed []NodeIndex) *treeNode {
+func (b *treeBuilder) build(level int, first LeafIndex, changed []nodeIndex) *treeNode {
 	at := nodeAt(first, level)
 	if level <= blankHeight && b.blank(level, first) {
 		return b.node(b.hashed(treeNode{level: uint8(level)}, at, changed))
@@ -275,15 +276,15 @@ func (b *treeBuilder) build(level int, first LeafIndex, changed []NodeIndex) *tr
 	n.left = b.build(level-1, first, left)
 	n.right = b.build(level-1, first+1<<(level-1), right)
 	n.occupied = n.left.occupied + n.right.occupied
-	n.frozen = n.frozen && n.left.frozen && n.right.frozen // a taller tree may have stored no hash below
+	n.frozen = n.frozen && n.left.frozen && n.right.frozen // a taller tree may not have stored the hashes below
 	if n.occupied == 0 && !n.blank() {
 		b.fail(fail(ErrInvalid, "§7.9.2", nodeName(at), "key in a subtree without members"))
 	}
 	return n
 }
 
-// hashed freezes a node whose hash is known. A leaf keeps none.
-func (b *treeBuilder) hashed(n treeNode, at NodeIndex, changed []NodeIndex) treeNode {
+// hashed freezes a node whose hash is known. A leaf keeps no hash.
+func (b *treeBuilder) hashed(n treeNode, at nodeIndex, changed []nodeIndex) treeNode {
 	switch {
 	case n.level == 0:
 		n.frozen = true
@@ -300,11 +301,11 @@ func (b *treeBuilder) fail(err error) {
 	}
 }
 
-// changedNodes visits the nodes whose content differs between two trees, by their places in next and
-// in old: only where the trees do not share nodes.
-func changedNodes(old, next *ratchetTree, visit func(NodeIndex, string)) {
-	// A tree that grew or shrank shares its left part: compare at the lower height, and take the
-	// rest as changed from or to blank.
+// changedNodes visits the nodes whose content differs between two trees, with their places in next or in old. It
+// walks only the subtrees that the trees do not share.
+func changedNodes(old, next *ratchetTree, visit func(nodeIndex, string)) {
+	// A tree that grew or shrank shares its left part: compare at the lower height, and report the rest as changed
+	// from or to blank.
 	o, n := old.root, next.root
 	for n.level > o.level && n.occupied > 0 {
 		visitContents(n, 0, true, visit)
@@ -313,14 +314,14 @@ func changedNodes(old, next *ratchetTree, visit func(NodeIndex, string)) {
 	}
 	for o.level > n.level && o.occupied > 0 {
 		visitContents(o, 0, false, visit)
-		o.right.eachContent(LeafIndex(1)<<(o.level-1), func(i NodeIndex, _ string) { visit(i, "") })
+		o.right.eachContent(LeafIndex(1)<<(o.level-1), func(i nodeIndex, _ string) { visit(i, "") })
 		o = o.left
 	}
 	diffNodes(o, n, 0, visit)
 }
 
-// visitContents reports a node that only one of two trees has.
-func visitContents(n *treeNode, first LeafIndex, isNew bool, visit func(NodeIndex, string)) {
+// visitContents reports the nodes of a subtree that only one of two trees has.
+func visitContents(n *treeNode, first LeafIndex, isNew bool, visit func(nodeIndex, string)) {
 	if n.blank() {
 		return
 	}
@@ -332,7 +333,7 @@ func visitContents(n *treeNode, first LeafIndex, isNew bool, visit func(NodeInde
 }
 
 // eachContent visits the nodes below n that are not blank.
-func (n *treeNode) eachContent(first LeafIndex, visit func(NodeIndex, string)) {
+func (n *treeNode) eachContent(first LeafIndex, visit func(nodeIndex, string)) {
 	if n.occupied == 0 {
 		return
 	}
@@ -345,7 +346,7 @@ func (n *treeNode) eachContent(first LeafIndex, visit func(NodeIndex, string)) {
 	}
 }
 
-func diffNodes(old, next *treeNode, first LeafIndex, visit func(NodeIndex, string)) {
+func diffNodes(old, next *treeNode, first LeafIndex, visit func(nodeIndex, string)) {
 	switch {
 	case old == next:
 		return
@@ -353,7 +354,7 @@ func diffNodes(old, next *treeNode, first LeafIndex, visit func(NodeIndex, strin
 		next.eachContent(first, visit)
 		return
 	case next.occupied == 0:
-		old.eachContent(first, func(i NodeIndex, _ string) { visit(i, "") })
+		old.eachContent(first, func(i nodeIndex, _ string) { visit(i, "") })
 		return
 	}
 	if old.body != next.body {
@@ -365,7 +366,7 @@ func diffNodes(old, next *treeNode, first LeafIndex, visit func(NodeIndex, strin
 	}
 }
 
-func nodeName(n NodeIndex) string {
+func nodeName(n nodeIndex) string {
 	if n%2 == 0 {
 		return leafName(LeafIndex(n / 2))
 	}

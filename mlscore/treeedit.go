@@ -4,15 +4,15 @@ import (
 	"slices"
 )
 
-// treeEdit makes a new tree out of a finished one. The finished one is not touched.
+// treeEdit makes a new tree from a finished tree, which does not change.
 //
-// The order of use is that of §12.3: replace and blank leaves, add leaves, finish; and then, in an
-// edit of its own, a path.
+// The order of calls is that of §12.3: replace and blank leaves, add leaves, finish; and then, in another edit, a
+// path.
 type treeEdit struct {
 	ratchetTree
 	keys   keyIndex
 	people memberIndex
-	bare   bool  // keeps no index: the new tree makes one when it is asked for it
+	bare   bool  // keeps no index: the new tree makes one at the first use
 	err    error // of the index that the edit began with
 }
 
@@ -21,7 +21,7 @@ func (t *ratchetTree) edit() *treeEdit {
 	return &treeEdit{ratchetTree: *t, keys: x.keys, people: x.people, err: x.err}
 }
 
-// editBare begins an edit of a tree whose index nobody may ever ask for.
+// editBare begins an edit of a tree whose index may never be needed.
 func (t *ratchetTree) editBare() *treeEdit { return &treeEdit{ratchetTree: *t, bare: true} }
 
 // leafChange puts body into leaf index; an empty body blanks it.
@@ -30,7 +30,7 @@ type leafChange struct {
 	body  string
 }
 
-// own gives a node that the edit may write to: n itself, if it was made in this edit.
+// own returns a node that the edit may write to: n itself, if it was made in this edit.
 func own(n *treeNode) *treeNode {
 	if !n.frozen {
 		return n
@@ -79,7 +79,7 @@ func sortChanges(changes []leafChange) {
 	slices.SortFunc(changes, func(a, b leafChange) int { return int(int64(a.index) - int64(b.index)) })
 }
 
-// reindex keeps the indices in step with one leaf's change.
+// reindex updates the indices for the change of one leaf.
 func (e *treeEdit) reindex(c leafChange, old string) error {
 	if e.bare {
 		return nil
@@ -132,7 +132,7 @@ func (e *treeEdit) put(n *treeNode, first LeafIndex, changes []leafChange, unmer
 	return n
 }
 
-// blankParent makes a parent blank that this edit owns.
+// blankParent blanks a parent that this edit owns.
 func (e *treeEdit) blankParent(n *treeNode, first LeafIndex) {
 	if !n.blank() {
 		e.dropKey(n.encryptionKey(), nodeAt(first, int(n.level)))
@@ -140,8 +140,8 @@ func (e *treeEdit) blankParent(n *treeNode, first LeafIndex) {
 	}
 }
 
-// dropKey takes the key of a node out of the index.
-func (e *treeEdit) dropKey(key string, at NodeIndex) {
+// dropKey removes the key of a node from the index.
+func (e *treeEdit) dropKey(key string, at nodeIndex) {
 	if !e.bare {
 		e.keys = e.keys.remove(key, uint32(at))
 	}
@@ -156,13 +156,13 @@ func mergeLeaves(list []LeafIndex, changes []leafChange) []LeafIndex {
 	return slices.Compact(list)
 }
 
-// spell gives a collapsed blank node its two children.
+// spell creates the two children of a collapsed blank node.
 func (e *treeEdit) spell(n *treeNode, first LeafIndex) {
 	n.left = e.suite.blankNode(int(n.level)-1, first)
 	n.right = e.suite.blankNode(int(n.level)-1, first+1<<(n.level-1))
 }
 
-// blankNode is a blank subtree, frozen.
+// blankNode returns a frozen blank subtree.
 func (s *suite) blankNode(level int, first LeafIndex) *treeNode {
 	n := &treeNode{level: uint8(level)}
 	if level > blankHeight {
@@ -190,8 +190,8 @@ func (e *treeEdit) extend(i LeafIndex) error {
 	return nil
 }
 
-// places lists the leaves that the next n additions get: the leftmost blank ones, then new ones to
-// the right, for which it extends the tree (§12.1.1).
+// places lists the leaves that the next n additions get: the leftmost blank leaves, then new leaves to the right, for
+// which it extends the tree (§12.1.1).
 func (e *treeEdit) places(n int) ([]LeafIndex, error) {
 	if e.err != nil {
 		return nil, e.err
@@ -206,10 +206,10 @@ func (e *treeEdit) places(n int) ([]LeafIndex, error) {
 	return list, nil
 }
 
-// truncate drops the right half while it is blank (§7.7). Of a tree without members one leaf is left:
-// the only member can be removed by its own external commit (§12.4.3.2).
+// truncate drops the right half of the tree while it is blank (§7.7). A tree without members keeps one leaf: the only
+// member can be removed by its own external commit (§12.4.3.2).
 func (e *treeEdit) truncate() {
-	if e.members() == 0 { // all blank, so that no key is dropped; there may be no halves to look at
+	if e.members() == 0 { // all blank, so that no key is dropped; the tree may have no halves
 		e.root = e.suite.blankNode(0, 0)
 	}
 	for e.height() > 0 && e.root.right.occupied == 0 {
@@ -220,15 +220,15 @@ func (e *treeEdit) truncate() {
 	}
 }
 
-// newPath is what an UpdatePath puts into the tree: a leaf and the parents of its filtered direct
-// path, from the leaf upwards.
+// newPath is the content of an UpdatePath for the tree: a leaf and the parents of its filtered direct path, from the
+// leaf upwards.
 type newPath struct {
 	leaf    leafChange
 	steps   []pathStep
 	parents []string
 }
 
-// setPath blanks the direct path and puts the new contents in (§7.5).
+// setPath blanks the direct path and sets the new contents (§7.5).
 func (e *treeEdit) setPath(p newPath) error {
 	if e.err != nil {
 		return e.err

@@ -13,7 +13,7 @@ const (
 	nodeTypeParent = 2
 )
 
-// leafTreeHash is the tree hash of a leaf (RFC 9420 §7.8).
+// leafTreeHash returns the tree hash of a leaf (RFC 9420 §7.8).
 func (h *hasher) leafTreeHash(i LeafIndex, body string) string {
 	return string(h.sumLeaf(h.tag[:0], i, body))
 }
@@ -26,12 +26,12 @@ func (h *hasher) sumLeaf(dst []byte, i LeafIndex, body string) []byte {
 	return h.sum(dst, h.buf)
 }
 
-// parentTreeHash is the tree hash of a parent (§7.8).
+// parentTreeHash returns the tree hash of a parent (§7.8).
 func (h *hasher) parentTreeHash(body, left, right string) string {
 	return h.sumParent(body, append(h.left[:0], left...), append(h.right[:0], right...))
 }
 
-// sumParent is parentTreeHash of children's hashes that nobody keeps.
+// sumParent is parentTreeHash for hashes of children that are not kept.
 func (h *hasher) sumParent(body string, left, right []byte) string {
 	b := append(h.buf[:0], nodeTypeParent)
 	b = appendOptional(b, body)
@@ -58,14 +58,14 @@ func (h *hasher) blankHash(level int, first LeafIndex) string {
 	return h.parentTreeHash("", h.blankHash(level-1, first), h.blankHash(level-1, first+1<<(level-1)))
 }
 
-// blankHash is the tree hash of a blank subtree.
+// blankHash returns the tree hash of a blank subtree.
 func (s *suite) blankHash(level int, first LeafIndex) string {
 	h := s.kdf.get()
 	defer s.kdf.put(h)
 	return h.blankHash(level, first)
 }
 
-// freeze computes the hashes that are missing below n.
+// freeze computes the missing hashes in the subtree of n and freezes its nodes.
 func (s *suite) freeze(n *treeNode, first LeafIndex) {
 	h := s.kdf.get()
 	defer s.kdf.put(h)
@@ -97,7 +97,7 @@ func (h *hasher) appendTreeHash(dst []byte, n *treeNode, first LeafIndex) []byte
 	return append(dst, n.hash...)
 }
 
-// treeHash is the tree hash of a frozen node.
+// treeHash returns the tree hash of a frozen node.
 func (h *hasher) treeHash(n *treeNode, first LeafIndex) string {
 	if n.level == 0 {
 		return h.leafTreeHash(first, n.body)
@@ -105,19 +105,18 @@ func (h *hasher) treeHash(n *treeNode, first LeafIndex) string {
 	return n.hash
 }
 
-// treeHash is the tree hash of a frozen node.
+// treeHash returns the tree hash of a frozen node.
 func (s *suite) treeHash(n *treeNode, first LeafIndex) string {
 	h := s.kdf.get()
 	defer s.kdf.put(h)
 	return h.treeHash(n, first)
 }
 
-// hash is the tree hash of the whole tree.
+// hash returns the tree hash of the whole tree.
 func (t *ratchetTree) hash() []byte { return []byte(t.suite.treeHash(t.root, 0)) }
 
-// hashWithout is the tree hash of n as it would be with some of its leaves blank and struck from the
-// unmerged lists: the original sibling tree hash of §7.9. except is sorted; only paths to leaves in it
-// are hashed anew.
+// hashWithout returns the tree hash of n as it would be with some of its leaves blank and struck from the unmerged
+// lists: the original sibling tree hash of §7.9. except is sorted; only paths to leaves in except are hashed again.
 func (h *hasher) hashWithout(n *treeNode, first LeafIndex, except []LeafIndex) string {
 	if len(except) == 0 || n.occupied == 0 {
 		return h.treeHash(n, first)
@@ -144,7 +143,7 @@ func splitLeaves(list []LeafIndex, middle LeafIndex) (left, right []LeafIndex) {
 	return list, nil
 }
 
-// within cuts a sorted list down to the leaves below a node.
+// leavesBelow returns the part of a sorted list that lies below a node.
 func leavesBelow(list []LeafIndex, first LeafIndex, level int) []LeafIndex {
 	_, rest := splitLeaves(list, first)
 	below, _ := splitLeaves(rest, first+1<<level)
@@ -161,14 +160,14 @@ func subtractLeaves(list, except []LeafIndex) []LeafIndex {
 	return out
 }
 
-// parentHashOf is the hash of ParentHashInput (§7.9).
+// parentHashOf returns the hash of ParentHashInput (§7.9).
 func (s *suite) parentHashOf(key, parentHash, siblingHash string) []byte {
 	h := s.kdf.get()
 	defer s.kdf.put(h)
 	return bytes.Clone(h.parentHashOf(key, parentHash, siblingHash))
 }
 
-// parentHashOf is that of the suite; the result is good until the hasher is used again.
+// parentHashOf is parentHashOf of the suite; the result is valid until the hasher is used again.
 func (h *hasher) parentHashOf(key, parentHash, siblingHash string) []byte {
 	b := appendVector(h.buf[:0], key)
 	b = appendVector(b, parentHash)
@@ -176,9 +175,8 @@ func (h *hasher) parentHashOf(key, parentHash, siblingHash string) []byte {
 	return h.sum(h.tag[:0], h.buf)
 }
 
-// pathHashes gives, for a path that is about to replace all keys on it, the bodies of its parents and
-// the parent hash for its leaf. It goes from the root down, since each hash covers all above it; the
-// topmost node of the path has none.
+// pathHashes returns, for a path with new keys, the bodies of its parents and the parent hash for its leaf. It works
+// from the root down, since each hash covers all nodes above; the topmost node of the path has no parent hash.
 func (s *suite) pathHashes(steps []pathStep, keys [][]byte) (bodies []string, leaf []byte) {
 	bodies = make([]string, len(steps))
 	above := []byte{}
@@ -189,9 +187,8 @@ func (s *suite) pathHashes(steps []pathStep, keys [][]byte) (bodies []string, le
 	return bodies, above
 }
 
-// verifyParentHashes checks that every non-blank parent is parent-hash valid (§7.9.2), from the top
-// down: each has exactly one descendant that vouches for it. That descendant is a leaf, or a parent
-// for which the same is checked.
+// verifyParentHashes checks that every non-blank parent is parent-hash valid (§7.9.2), from the top down: each parent
+// has exactly one descendant that vouches for it. That descendant is a leaf, or a parent with the same check.
 func (t *ratchetTree) verifyParentHashes() error {
 	h := t.suite.kdf.get()
 	defer t.suite.kdf.put(h)
@@ -228,8 +225,8 @@ func (h *hasher) verifyParent(n *treeNode, first LeafIndex) error {
 	return h.verifyParent(n.right, middle)
 }
 
-// vouches looks below child c of p for a node D whose parent hash is that of p with copath child s:
-// D must be what is left of c's resolution without p's unmerged leaves.
+// vouches looks below child c of p for a node D whose parent hash is that of p with copath child s: D must be the
+// only node in c's resolution without p's unmerged leaves.
 func (h *hasher) vouches(p, c *treeNode, cFirst LeafIndex, s *treeNode, sFirst LeafIndex, unmerged []LeafIndex) bool {
 	below := leavesBelow(unmerged, cFirst, int(c.level))
 	d, ok := soleUnmatched(c, cFirst, below)
@@ -242,15 +239,15 @@ func (h *hasher) vouches(p, c *treeNode, cFirst LeafIndex, s *treeNode, sFirst L
 	} else if have, ok = leafParentHash(d.body); !ok {
 		return false
 	}
-	if have == "" { // of the topmost node of a path: no hash is
+	if have == "" { // the empty parent hash of the topmost node of a path vouches for nothing
 		return false
 	}
 	sibling := h.hashWithout(s, sFirst, leavesBelow(unmerged, sFirst, int(s.level)))
 	return have == string(h.parentHashOf(p.encryptionKey(), p.parentHash(), sibling))
 }
 
-// soleUnmatched finds the one node of c's resolution that is not a leaf in unmerged, where all of
-// unmerged must be in the resolution. It stops as soon as a second one turns up.
+// soleUnmatched returns the only node of c's resolution that is not a leaf in unmerged. All leaves of unmerged must
+// be in the resolution. It stops at a second such node.
 func soleUnmatched(c *treeNode, first LeafIndex, unmerged []LeafIndex) (*treeNode, bool) {
 	if len(unmerged) == 0 && !c.blank() && c.unmergedBytes() == "" {
 		return c, true

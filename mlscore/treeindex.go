@@ -6,21 +6,21 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// treeIndex is what a tree knows of all of its nodes together. An edit hands it on with its change. A tree that
-// comes from a store has none until the first use, which decodes every leaf.
+// treeIndex is the index of all nodes of a tree. An edit passes it on to the new tree, with the edit's changes. A
+// tree from a store has no index until the first use, which decodes every leaf.
 type treeIndex struct {
 	once   sync.Once
-	keys   keyIndex    // encryption keys of leaves and parents → NodeIndex
-	people memberIndex // its maps are shared: an edit copies them
+	keys   keyIndex    // encryption keys of leaves and parents → nodeIndex
+	people memberIndex // the maps are shared: an edit copies them
 	err    error       // the Authenticator gave no identity for a member
 }
 
-// unindexed is an index to be made at the first use.
+// unindexed returns an index that is computed at the first use.
 func unindexed(s *suite, auth Authenticator) *treeIndex {
 	return &treeIndex{people: memberIndex{suite: s, auth: auth}}
 }
 
-// indexed is an index that is complete.
+// indexed returns a complete index.
 func indexed(keys keyIndex, people memberIndex) *treeIndex {
 	x := &treeIndex{keys: keys, people: people}
 	x.people.owned = false
@@ -28,14 +28,14 @@ func indexed(keys keyIndex, people memberIndex) *treeIndex {
 	return x
 }
 
-// indexed gives the tree's index, and makes it if there is none. An error in it means that it lacks members.
+// indexed returns the tree's index, and computes it at the first use. An index with an error lacks members.
 func (t *ratchetTree) indexed() *treeIndex {
 	t.index.once.Do(func() {
 		x := t.index
 		b := newIndexBuilder(x.people.suite, x.people.auth, 2*t.members())
 		var leaf LeafNode
 		var r codec.Reader
-		t.root.eachContent(0, func(n NodeIndex, body string) {
+		t.root.eachContent(0, func(n nodeIndex, body string) {
 			b.keys = append(b.keys, b.index.keys.entry(firstVector(body), uint32(n)))
 			if n.level() > 0 {
 				return
@@ -54,10 +54,10 @@ func (t *ratchetTree) indexed() *treeIndex {
 	return t.index
 }
 
-// identity asks the application whom a leaf represents.
+// identity asks the Authenticator for the identity of a leaf.
 func (t *ratchetTree) identity(l *LeafNode) (string, error) { return t.index.people.identity(l) }
 
-// identify decodes a leaf and asks whom it represents.
+// identify decodes a leaf and asks the Authenticator for its identity.
 func (t *ratchetTree) identify(body string) (*LeafNode, string, error) {
 	return t.index.people.identify(body)
 }
@@ -69,7 +69,7 @@ type indexBuilder struct {
 	err                          error
 }
 
-// newIndexBuilder makes room for so many nodes; there may be more.
+// newIndexBuilder reserves memory for a number of nodes; there may be more.
 func newIndexBuilder(s *suite, auth Authenticator, nodes int) *indexBuilder {
 	leaves := (nodes + 1) / 2
 	return &indexBuilder{
@@ -80,7 +80,7 @@ func newIndexBuilder(s *suite, auth Authenticator, nodes int) *indexBuilder {
 	}
 }
 
-// enter adds a leaf to what is known of all members together. It retains no reference to the leaf.
+// enter adds a leaf to the index. It retains no reference to the leaf.
 func (b *indexBuilder) enter(i LeafIndex, leaf *LeafNode) {
 	x := &b.index.people
 	id, err := x.identityBytes(leaf)
@@ -93,7 +93,7 @@ func (b *indexBuilder) enter(i LeafIndex, leaf *LeafNode) {
 	x.count(leaf, 1)
 }
 
-// finish sorts what was entered.
+// finish sorts the entries.
 func (b *indexBuilder) finish() {
 	x := &b.index
 	x.keys = x.keys.fill(b.keys)

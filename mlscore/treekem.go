@@ -5,11 +5,11 @@ import (
 	"io"
 )
 
-// pathKeys are the private keys that a member holds of its direct path, by level: its leaf's at 0.
-// Where it holds none, the Secret is empty.
+// pathKeys are the private keys that a member holds for its direct path, by level: level 0 is the leaf. The Secret of
+// a level without a key is empty.
 type pathKeys []Secret
 
-// at is the key of a level.
+// at returns the key at a level.
 func (k pathKeys) at(level int) Secret {
 	if level < len(k) {
 		return k[level]
@@ -17,7 +17,7 @@ func (k pathKeys) at(level int) Secret {
 	return Secret{}
 }
 
-// set puts a key in.
+// set sets the key at a level.
 func (k *pathKeys) set(level int, key Secret) {
 	for len(*k) <= level {
 		*k = append(*k, Secret{})
@@ -27,8 +27,8 @@ func (k *pathKeys) set(level int, key Secret) {
 
 func (k pathKeys) erase() { eraseAll(k...) }
 
-// carryOver keeps the keys of the nodes above leaf i that next still has, as copies, so that the old
-// epoch's can be erased for themselves.
+// carryOver copies the keys of those nodes above leaf i that next still has, so that the keys of the old epoch can be
+// erased separately.
 func (k pathKeys) carryOver(old, next *ratchetTree, i LeafIndex) pathKeys {
 	var out pathKeys
 	for level := range k {
@@ -43,9 +43,9 @@ func (k pathKeys) carryOver(old, next *ratchetTree, i LeafIndex) pathKeys {
 	return out
 }
 
-// missing finds a node above leaf i whose private key its member ought to hold and does not: one that is
-// not blank and does not list the leaf as unmerged (§4.2).
-func (k pathKeys) missing(t *ratchetTree, i LeafIndex) (at NodeIndex, found bool) {
+// missing returns a node above leaf i whose private key the member should hold and does not: a node that is not blank
+// and does not list the leaf as unmerged (§4.2).
+func (k pathKeys) missing(t *ratchetTree, i LeafIndex) (at nodeIndex, found bool) {
 	for level := 0; level <= t.height(); level++ {
 		n := t.nodeAbove(i, level)
 		if n != nil && !n.blank() && k.at(level).Len() == 0 && !containsLeaf(n.unmerged(), i) {
@@ -55,14 +55,14 @@ func (k pathKeys) missing(t *ratchetTree, i LeafIndex) (at NodeIndex, found bool
 	return 0, false
 }
 
-// pathSecrets walks the chain of §7.4 from a first path secret over n nodes.
+// pathSecrets derives the chain of §7.4 from a first path secret over n nodes.
 type pathSecrets struct {
 	suite  *suite
 	secret Secret // of the next node
 }
 
-// step derives the key pair of the next node and goes on to the one above. It returns the path secret
-// that was used, which is the caller's to erase.
+// step derives the key pair of the next node and advances to the node above. It returns the path secret that was
+// used, which the caller must erase.
 func (p *pathSecrets) step() (used, priv Secret, pub []byte, err error) {
 	used = p.secret
 	node := p.suite.deriveSecret(used.Bytes(), "node")
@@ -90,9 +90,9 @@ func (c *createdPath) erase() {
 	}
 }
 
-// createPath generates new keys for leaf i and its filtered direct path in t, and signs the leaf
-// (RFC 9420 §7.4, §7.5). leaf holds what the sender wants in it; its keys, source, parent hash and
-// signature are set here. t must hold i.
+// createPath generates new keys for leaf i and its filtered direct path in t, and signs the leaf (RFC 9420 §7.4,
+// §7.5). leaf holds the sender's other fields; createPath sets its keys, source, parent hash and signature. t must
+// hold leaf i.
 func (t *ratchetTree) createPath(rand io.Reader, i LeafIndex, leaf LeafNode, key *signer, groupID []byte) (*createdPath, error) {
 	s := t.suite
 	c := &createdPath{leaf: &leaf, steps: t.filteredPath(i)}
@@ -143,7 +143,12 @@ func (c *createdPath) seal(rand io.Reader, context []byte, added []LeafIndex) (*
 	ends := make([]int, len(c.steps))
 	for k, step := range c.steps {
 		for _, to := range c.tree.resolution(step.copath, step.copathLeaf, added) {
-			list = append(list, sealing{"path secret for " + nodeName(to.node), []byte(to.key), info, c.secrets[k].Bytes()})
+			list = append(list, sealing{
+				name:      "path secret for " + nodeName(to.node),
+				key:       []byte(to.key),
+				info:      info,
+				plaintext: c.secrets[k].Bytes(),
+			})
 		}
 		ends[k] = len(list)
 	}
@@ -160,7 +165,7 @@ func (c *createdPath) seal(rand io.Reader, context []byte, added []LeafIndex) (*
 	return p, nil
 }
 
-// secretFor gives the path secret of the lowest node that leaf j shares with the sender at i.
+// secretFor returns the path secret of the lowest node that leaf j shares with the sender at i.
 func (c *createdPath) secretFor(i, j LeafIndex) (Secret, bool) {
 	level := commonLevel(i, j)
 	for k, step := range c.steps {
@@ -180,8 +185,8 @@ type receivedPath struct {
 	added []LeafIndex
 }
 
-// mergePath checks the form of an UpdatePath from leaf i and puts it into a new tree (§7.5, §12.4.2).
-// The leaf itself is validated by the caller.
+// mergePath checks the form of an UpdatePath from leaf i and sets it in a new tree (§7.5, §12.4.2). The caller must
+// validate the leaf itself.
 func (t *ratchetTree) mergePath(i LeafIndex, p *updatePath, added []LeafIndex) (*receivedPath, error) {
 	s := t.suite
 	const object = "update path"
@@ -191,12 +196,12 @@ func (t *ratchetTree) mergePath(i LeafIndex, p *updatePath, added []LeafIndex) (
 	}
 	keys := make([][]byte, len(steps))
 	seen := map[string]bool{}
-	fresh := func(at NodeIndex, key []byte) error {
-		if other, stands := t.otherNode(noNode, key); stands {
-			return fail(ErrInvalid, "§12.4.2", object, "key of %s is not new: it stands at %s", nodeName(at), nodeName(other))
+	fresh := func(at nodeIndex, key []byte) error {
+		if other, used := t.otherNode(noNode, key); used {
+			return fail(ErrInvalid, "§12.4.2", object, "key of %s is not new: it is used at %s", nodeName(at), nodeName(other))
 		}
 		if seen[string(key)] {
-			return fail(ErrInvalid, "§12.4.2", object, "key of %s stands in the path twice", nodeName(at))
+			return fail(ErrInvalid, "§12.4.2", object, "key of %s is in the path twice", nodeName(at))
 		}
 		seen[string(key)] = true
 		return nil
@@ -230,11 +235,11 @@ func (t *ratchetTree) mergePath(i LeafIndex, p *updatePath, added []LeafIndex) (
 	if err := e.setPath(newPath{leafChange{i, string(body)}, steps, parents}); err != nil {
 		return nil, err
 	}
-	return &receivedPath{e.finish(), steps, p, i, added}, nil
+	return &receivedPath{tree: e.finish(), steps: steps, path: p, leaf: i, added: added}, nil
 }
 
-// open decrypts the path secret meant for leaf me and derives all above it (§7.5): the private keys by
-// level, and the commit secret.
+// open decrypts the path secret for leaf me and derives all secrets above it (§7.5): the private keys by level, and
+// the commit secret.
 func (r *receivedPath) open(me LeafIndex, keys pathKeys, context []byte) (pathKeys, Secret, error) {
 	k, secret, err := r.decrypt(me, keys, context)
 	if err != nil {
@@ -243,7 +248,7 @@ func (r *receivedPath) open(me LeafIndex, keys pathKeys, context []byte) (pathKe
 	return r.derive(k, secret)
 }
 
-// decrypt gives the path secret meant for leaf me, and which step it belongs to.
+// decrypt returns the path secret for leaf me, and the step to which it belongs.
 func (r *receivedPath) decrypt(me LeafIndex, keys pathKeys, context []byte) (k int, secret Secret, err error) {
 	s := r.tree.suite
 	level := commonLevel(r.leaf, me)
@@ -275,7 +280,7 @@ func (r *receivedPath) decrypt(me LeafIndex, keys pathKeys, context []byte) (k i
 	return 0, Secret{}, fail(ErrMissing, "§7.5", "update path", "%s holds no private key of the copath's resolution", leafName(me))
 }
 
-// checkSecretLen refuses a secret of another member's making that has not the length of a hash (§7.4).
+// checkSecretLen refuses a secret from another member that does not have the length of a hash (§7.4).
 func (s *suite) checkSecretLen(what string, n int) error {
 	if n != s.hashLen() {
 		return fail(ErrInvalid, "§7.4", what, "%d bytes, not %d", n, s.hashLen())
@@ -283,7 +288,7 @@ func (s *suite) checkSecretLen(what string, n int) error {
 	return nil
 }
 
-// derive follows the chain from the path secret of step k to the root and compares each public key.
+// derive derives the chain from the path secret of step k to the root and compares each public key.
 func (r *receivedPath) derive(k int, secret Secret) (pathKeys, Secret, error) {
 	chain := pathSecrets{r.tree.suite, secret}
 	var keys pathKeys
@@ -303,8 +308,8 @@ func (r *receivedPath) derive(k int, secret Secret) (pathKeys, Secret, error) {
 	return keys, chain.secret, nil
 }
 
-// keysFromWelcome derives a newcomer's private keys from the path secret in its Welcome
-// (§12.4.3.1): of the lowest common ancestor with the committer, and of all non-blank nodes above.
+// keysFromWelcome derives a new member's private keys from the path secret in its Welcome (§12.4.3.1): the keys of
+// the lowest common ancestor with the committer, and of all non-blank nodes above.
 func (t *ratchetTree) keysFromWelcome(me, committer LeafIndex, secret Secret) (pathKeys, error) {
 	chain := pathSecrets{t.suite, secret.Clone()}
 	defer func() { chain.secret.Erase() }()

@@ -18,7 +18,7 @@ func TestAppendixC_TreeMath(t *testing.T) {
 			t.Fatalf("%d leaves: root %d, want %d", leaves, got, want)
 		}
 		for x := range naiveWidth(full) {
-			checkNodeMath(t, NodeIndex(x), full)
+			checkNodeMath(t, nodeIndex(x), full)
 		}
 		for a := range leaves {
 			for b := range leaves {
@@ -31,7 +31,7 @@ func TestAppendixC_TreeMath(t *testing.T) {
 	}
 }
 
-func checkNodeMath(t *testing.T, n NodeIndex, leaves int) {
+func checkNodeMath(t *testing.T, n nodeIndex, leaves int) {
 	t.Helper()
 	x := int(n)
 	if n.level() != naiveLevel(x) {
@@ -62,7 +62,7 @@ func checkNodeMath(t *testing.T, n NodeIndex, leaves int) {
 	}
 }
 
-// TestTreeMathLargest goes to the largest tree that node indices allow.
+// TestTreeMathLargest checks the largest tree that node indices allow.
 func TestTreeMathLargest(t *testing.T) {
 	const last = LeafIndex(maxLeaves - 1)
 	height := heightFor(maxLeaves)

@@ -7,7 +7,7 @@ import (
 	"testing"
 )
 
-// grow does one random thing to the tree.
+// grow makes one random change to the tree.
 func (g *garden) grow() {
 	g.t.Helper()
 	members := g.members()
@@ -40,8 +40,8 @@ func (g *garden) members() []LeafIndex {
 	return list
 }
 
-// TestSection7_RandomTrees changes small trees at random; every change is compared with the definitions
-// of §4.1, §7.5, §7.7, §7.8 and §7.9.
+// TestSection7_RandomTrees makes random changes to small trees and compares every change with the definitions of
+// §4.1, §7.5, §7.7, §7.8 and §7.9.
 func TestSection7_RandomTrees(t *testing.T) {
 	seeds := uint64(30)
 	if testing.Short() {
@@ -60,8 +60,8 @@ func TestSection7_RandomTrees(t *testing.T) {
 	}
 }
 
-// TestSection7_PowersOfTwo goes through sizes around powers of two, with paths from both ends and the
-// middle, and over the border at which blank subtrees are kept as one node.
+// TestSection7_PowersOfTwo tries sizes around powers of two, with paths from both ends and the middle, and across the
+// height up to which blank subtrees are kept as one node.
 func TestSection7_PowersOfTwo(t *testing.T) {
 	for _, size := range []int{2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 65, 127, 128, 129, 255, 257, 513, 1025, 2049} {
 		if testing.Short() && size > 300 {
@@ -87,18 +87,18 @@ func aroundSize(t *testing.T, size int) {
 	for _, i := range []LeafIndex{0, last, last / 2, last/2 + 1, 0} {
 		g.climb(min(i, last))
 	}
-	g.plant(nil, nil, 1)            // to one more than the size
-	g.plant(nil, []LeafIndex{0}, 0) // and back, at the other end
+	g.plant(nil, nil, 1)            // grows to one more than the size
+	g.plant(nil, []LeafIndex{0}, 0) // and shrinks again, at the other end
 	g.climb(last)
 	g.plant([]LeafIndex{last}, nil, 2)
 	if size > 8 {
-		g.plant(nil, g.members()[size/2:], 0) // down to the left half
+		g.plant(nil, g.members()[size/2:], 0) // shrinks to the left half
 		g.climb(2)
 	}
 }
 
-// TestSection7_7_AwkwardShapes takes trees through the shapes at which an implementation that keeps
-// blank subtrees as single nodes can go wrong.
+// TestSection7_7_AwkwardShapes tries the shapes of trees that are difficult for an implementation that keeps blank
+// subtrees as single nodes.
 func TestSection7_7_AwkwardShapes(t *testing.T) {
 	span := func(from, to LeafIndex) []LeafIndex {
 		var list []LeafIndex
@@ -152,8 +152,8 @@ func TestSection7_7_AwkwardShapes(t *testing.T) {
 			g.climb(0)
 			g.plant(nil, span(0, 64), 0)
 			g.climb(130)
-			g.plant(nil, nil, 1)  // opens the first
-			g.plant(nil, nil, 70) // fills it, and opens the second
+			g.plant(nil, nil, 1)  // expands the first blank subtree
+			g.plant(nil, nil, 70) // fills it, and expands the second
 			g.climb(64)
 			g.plant(nil, span(64, 71), 0) // and blanks it again
 			g.climb(3)
@@ -187,7 +187,7 @@ func TestSection7_7_AwkwardShapes(t *testing.T) {
 	}
 }
 
-// reparse puts a tree in place of itself that was built at once.
+// reparse replaces the tree by an equal tree that was built at once.
 func (g *garden) reparse() {
 	t, err := buildTree(g.s, TrustBasic{}, allBodies(g.tree))
 	if err != nil {
@@ -196,9 +196,8 @@ func (g *garden) reparse() {
 	g.tree = t
 }
 
-// TestSection7_7_LastMemberLeaves removes the only member, as an external commit by that same client
-// does (§12.4.3.2): the tree is cut down to one blank leaf, wherever the member stood, and however the
-// tree came about.
+// TestSection7_7_LastMemberLeaves removes the only member, as an external commit by that same client does
+// (§12.4.3.2): the tree is truncated to one blank leaf, for every place of the member and every history of the tree.
 func TestSection7_7_LastMemberLeaves(t *testing.T) {
 	for _, leaves := range []int{1, 2, 3, 64, 65, 128, 129, 300} {
 		for _, reparse := range []bool{false, true} {
@@ -221,8 +220,8 @@ func TestSection7_7_LastMemberLeaves(t *testing.T) {
 	}
 }
 
-// TestSection7_9_2_ForgedTrees changes single fields of valid trees and compares the verdict on parent
-// hashes and unmerged leaves with the definitions'.
+// TestSection7_9_2_ForgedTrees changes single fields of valid trees and compares the results of the checks of parent
+// hashes and unmerged leaves with those of the definitions.
 func TestSection7_9_2_ForgedTrees(t *testing.T) {
 	rounds := 300
 	if testing.Short() {
@@ -250,7 +249,7 @@ func TestSection7_9_2_ForgedTrees(t *testing.T) {
 	}
 }
 
-// forge compares the verdicts on one forged tree.
+// forge compares the results for one forged tree.
 func (g *garden) forge() (valid bool) {
 	g.t.Helper()
 	forged := &naiveTree{g.s, slices.Clone(g.naive.nodes)}
@@ -264,7 +263,7 @@ func (g *garden) forge() (valid bool) {
 		g.t.Fatalf("%s: unmerged leaves: %v, want valid: %v", what, err, unmerged)
 	}
 	if !unmerged {
-		return false // parent hashes are looked at only where the lists are sound
+		return false // parent hashes are checked only if the lists are valid
 	}
 	hashes := forged.parentHashesValid()
 	if err := tree.verifyParentHashes(); (err == nil) != hashes {
@@ -273,7 +272,7 @@ func (g *garden) forge() (valid bool) {
 	return hashes
 }
 
-// disturb changes one thing in a tree.
+// disturb makes one change in a tree.
 func (g *garden) disturb(n *naiveTree) string {
 	var parents, leaves []int
 	for x, body := range n.nodes {
@@ -321,7 +320,7 @@ func (g *garden) disturb(n *naiveTree) string {
 	return what
 }
 
-// disturbList adds a leaf to a list, or takes one out.
+// disturbList adds a leaf to a list, or removes one.
 func (g *garden) disturbList(n *naiveTree, list []int) []int {
 	if len(list) > 0 && g.rng.IntN(2) == 0 {
 		return slices.Delete(slices.Clone(list), 0, 1)
@@ -331,14 +330,14 @@ func (g *garden) disturbList(n *naiveTree, list []int) []int {
 	return slices.Compact(list)
 }
 
-// TestSection4_1_Figures reads the examples of §4.1.1 and §4.1.2 off the trees in the text.
+// TestSection4_1_Figures checks the examples of §4.1.1 and §4.1.2 with the trees in the text.
 func TestSection4_1_Figures(t *testing.T) {
 	const a, b, c, d, e, f, g, h = 0, 2, 4, 6, 8, 10, 12, 14 // leaves
 	t.Run("§4.1.1 a tree with blanks and unmerged leaves", func(t *testing.T) {
 		tree := figure(t, []int{a, b, d, e, f, h}, map[int][]int{3: {1}, 9: nil})
 		for x, want := range map[int][]int{3: {3, b}, c: nil, g: nil, 7: {3, b, 9, h}} {
 			var got []int
-			n := NodeIndex(x)
+			n := nodeIndex(x)
 			for _, r := range tree.resolution(tree.nodeAbove(n.firstLeaf(), n.level()), n.firstLeaf(), nil) {
 				got = append(got, int(r.node))
 			}

@@ -14,17 +14,15 @@ import (
 // the whole tree.
 const treeVersion = 2
 
-// treePiece is the size of a piece of a stored tree in bytes. Some stores write a value again when a
-// neighbouring record changes: pieces bound what that costs. Two encrypted pieces and their keys fit
-// into eight pages of 4 KiB.
+// treePiece is the size of a piece of a stored tree in bytes. Some stores write a value again when a neighbouring
+// record changes: pieces bound that cost. Two encrypted pieces and their keys fit into eight pages of 4 KiB.
 const treePiece = 16<<10 - 256
 
-// storedTree is a tree as it is stored: the encodings of all nodes in order up to the last that is
-// not blank, and the tree hashes of all parents. Hash k is that of node 2k+1. It is empty inside a
-// collapsed blank subtree.
+// storedTree is the stored form of a tree: the encodings of all nodes in order up to the last non-blank one, and the
+// tree hashes of all parents. Hash k belongs to node 2k+1. The hash is empty inside a collapsed blank subtree.
 type storedTree struct{ bodies, hashes []string }
 
-// stored lists what is to be stored of a tree.
+// stored returns the stored form of a tree.
 func (t *ratchetTree) stored() *storedTree {
 	s := new(storedTree)
 	t.eachUpToLast(func(n *treeNode) { s.bodies = append(s.bodies, n.body) })
@@ -33,7 +31,7 @@ func (t *ratchetTree) stored() *storedTree {
 	return s
 }
 
-// take notes the hashes of the parents below a node, and its own.
+// take collects the hashes of a node and of the parents below it.
 func (s *storedTree) take(n *treeNode, first LeafIndex) {
 	if n.level == 0 {
 		return
@@ -65,8 +63,8 @@ func (s *storedTree) marshal() ([]byte, error) {
 	return b, nil
 }
 
-// parseStoredTree reads what marshal wrote. The nodes are parts of data and are not decoded: a checksum
-// tells whether they are what was written.
+// parseStoredTree decodes the result of marshal. The nodes are parts of data and are not decoded: a checksum protects
+// them against damage.
 func parseStoredTree(data string, hashLen int) (*storedTree, error) {
 	bad := func(format string, args ...any) (*storedTree, error) {
 		return nil, fail(ErrMalformed, "", "stored tree", format, args...)
@@ -101,8 +99,8 @@ func parseStoredTree(data string, hashLen int) (*storedTree, error) {
 	return s, nil
 }
 
-// cutVector cuts off the vector that b begins with: its content, and what follows it. A header must be in
-// its shortest form (RFC 9420 §2.1.2).
+// cutVector splits b into the content of the vector at its beginning and the rest. A header must have its shortest
+// form (RFC 9420 §2.1.2).
 func cutVector(b string) (v, rest string, ok bool) {
 	if b == "" {
 		return "", "", false
@@ -125,11 +123,11 @@ func cutVector(b string) (v, rest string, ok bool) {
 	return b[header : header+size], b[header+size:], true
 }
 
-// treeRecord is the record that stands before the pieces of a tree.
+// treeRecord is the record before the pieces of a tree.
 type treeRecord struct {
 	pieces uint32
 	size   uint32 // of all pieces, in bytes
-	sum    uint32 // CRC-32C of all pieces: against damage, for nobody but the client can write to its store
+	sum    uint32 // CRC-32C of all pieces, against damage; only the client can write to its store
 }
 
 func (r *treeRecord) marshal() []byte {
@@ -177,7 +175,7 @@ type treeReading struct {
 	sum    uint32 // of data
 }
 
-// take reads one record. rest is what follows the kind in its key.
+// take reads one record. rest is the part of its key after the kind.
 func (t *treeReading) take(rest, value []byte) error {
 	switch {
 	case len(rest) == 0 && len(value) > 0 && value[0] == stateVersion:
@@ -186,7 +184,7 @@ func (t *treeReading) take(rest, value []byte) error {
 	case len(rest) == 0:
 		var err error
 		if t.record, err = parseTreeRecord(value); err == nil {
-			t.data.Grow(int(min(t.record.size, 64<<20))) // a damaged size costs no more
+			t.data.Grow(int(min(t.record.size, 64<<20))) // bounds the memory that a damaged size can cost
 		}
 		return err
 	case t.record == nil || len(rest) != 4 || binary.BigEndian.Uint32(rest) != t.pieces || t.pieces >= t.record.pieces:
@@ -198,7 +196,7 @@ func (t *treeReading) take(rest, value []byte) error {
 	return nil
 }
 
-// finish gives the tree.
+// finish returns the tree after the last record.
 func (t *treeReading) finish(hashLen int) (*storedTree, error) {
 	if t.whole != nil && t.record == nil {
 		bodies, err := splitTree(t.whole[1:], ownLimits(t.whole))

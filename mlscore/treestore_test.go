@@ -9,7 +9,8 @@ import (
 	"testing"
 )
 
-// loadWhole loads a group, and reads what it leaves for later: the index and what past epochs need.
+// loadWhole loads a group, and also reads the parts that are loaded at first use: the index and the data of past
+// epochs.
 func loadWhole(c *Client, id []byte) (*Group, error) {
 	g, err := c.LoadGroup(id)
 	if err != nil {
@@ -23,7 +24,7 @@ func loadWhole(c *Client, id []byte) (*Group, error) {
 	return g, g.public().tree.indexed().err
 }
 
-// treeRecords are the records of a stored tree, as they are and changed.
+// treeRecords gives access to the records of a stored tree, for tests that change them.
 type treeRecords struct {
 	store *MemoryStore
 	group groupName
@@ -45,8 +46,8 @@ func (r *treeRecords) get(t testing.TB, piece int) []byte {
 	return v
 }
 
-// TestStoredTreePieces: a tree is stored in pieces of a bounded size, whose number is recorded. A commit
-// writes none of them again. What is missing, changed, exchanged or too much is noticed.
+// TestStoredTreePieces checks that a tree is stored in pieces of a bounded size, whose number is recorded. A commit
+// writes no piece again. A missing, changed, exchanged or additional piece is detected.
 func TestStoredTreePieces(t *testing.T) {
 	g := newLargeGroup(t, 300)
 	c := g.commit(CommitOptions{})
@@ -121,7 +122,7 @@ func TestStoredTreePieces(t *testing.T) {
 	}
 }
 
-// TestStoredTreeOfVersion1: a tree that an earlier release stored, in one record, is read and goes on.
+// TestStoredTreeOfVersion1 checks that a tree that an earlier release stored, in one record, can be read and used.
 func TestStoredTreeOfVersion1(t *testing.T) {
 	g := newLargeGroup(t, 100)
 	tree := must[[]byte](t)(g.alice.group.Public().Tree())
@@ -154,8 +155,8 @@ func TestStoredTreeOfVersion1(t *testing.T) {
 	}
 }
 
-// TestRestoredTree changes stored trees at random. The tree that a store gives, with the hashes that are
-// still good, is the one that its nodes give.
+// TestRestoredTree makes random changes to stored trees. It checks that the tree that is restored with the valid
+// stored hashes equals the tree that is built from its nodes.
 func TestRestoredTree(t *testing.T) {
 	random := rand.New(rand.NewPCG(14, 7))
 	for n := 1; n <= 400; n += 1 + random.IntN(40) {
@@ -163,7 +164,7 @@ func TestRestoredTree(t *testing.T) {
 		tree := must[*ratchetTree](t)(buildTree(s, TrustBasic{}, fabricatedBodies(t, max(n, 2))))
 		e := tree.edit()
 		blanks := []leafChange{}
-		for i := range max(n, 2) - 1 { // never the last: a smaller tree comes below
+		for i := range max(n, 2) - 1 { // never the last one: smaller trees follow below
 			if random.IntN(3) == 0 {
 				blanks = append(blanks, leafChange{LeafIndex(i), ""})
 			}
@@ -175,8 +176,8 @@ func TestRestoredTree(t *testing.T) {
 		data := must[[]byte](t)(tree.stored().marshal())
 		for range 4 {
 			stored := must[*storedTree](t)(parseStoredTree(string(data), s.hashLen()))
-			var changed []NodeIndex
-			set := func(at NodeIndex, body string) {
+			var changed []nodeIndex
+			set := func(at nodeIndex, body string) {
 				if int(at) < len(stored.bodies) && stored.bodies[at] != body {
 					stored.bodies[at] = body
 					changed = append(changed, at)
@@ -205,7 +206,7 @@ func TestRestoredTree(t *testing.T) {
 	}
 }
 
-// contentOf writes down everything about the nodes of a tree but where they are.
+// contentOf returns a text of every field of the nodes of a tree except their places in memory.
 func contentOf(n *treeNode) []string {
 	if n == nil {
 		return nil
@@ -224,7 +225,7 @@ func buildBodies(t testing.TB, s *suite, bodies []string) *treeNode {
 	return root
 }
 
-// fabricatedBodies are the nodes of a group of n.
+// fabricatedBodies returns the nodes of a fabricated group of n members.
 func fabricatedBodies(t testing.TB, n int) []string {
 	t.Helper()
 	bodies := allBodies(newLargeGroup(t, n).alice.group.public().tree)
@@ -234,7 +235,7 @@ func fabricatedBodies(t testing.TB, n int) []string {
 	return bodies
 }
 
-// TestStoredTreeOfManyNodes: no memory is taken for nodes that the record has no room for.
+// TestStoredTreeOfManyNodes checks that no memory is allocated for more nodes than the record can hold.
 func TestStoredTreeOfManyNodes(t *testing.T) {
 	for _, count := range []uint32{0, 2, 1<<31 - 1, 1<<32 - 1} {
 		b := append(binary.BigEndian.AppendUint32(nil, count), make([]byte, 100)...)

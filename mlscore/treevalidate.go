@@ -7,8 +7,8 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// validateTree makes all checks on a tree that a joiner owes (RFC 9420 §12.4.3.1): parent hashes,
-// unmerged leaves, every leaf by itself and against all others, uniqueness of every key.
+// validateTree makes all checks on a tree that a joiner must make (RFC 9420 §12.4.3.1): parent hashes, unmerged
+// leaves, every leaf by itself and against all others, uniqueness of every key.
 func (p *PublicState) validateTree() error {
 	t := p.tree
 	if err := t.checkUnmerged(t.root, 0, nil); err != nil {
@@ -29,11 +29,11 @@ func (p *PublicState) validateTree() error {
 	return p.validateLeaves(unique)
 }
 
-// unique looks at all nodes at once for a key or an identity that stands in the tree twice. If there is
-// one, it does not say where: checkParentKeys and checkUnique do.
+// unique reports whether every key and every identity occurs once in the tree. It looks at all nodes at once and does
+// not return the place of a duplicate: checkParentKeys and checkUnique do.
 func (t *ratchetTree) unique() bool {
 	sameKey := func(a, b uint32) bool {
-		return t.nodeKey(NodeIndex(a)) == t.nodeKey(NodeIndex(b))
+		return t.nodeKey(nodeIndex(a)) == t.nodeKey(nodeIndex(b))
 	}
 	sameSignatureKey := func(a, b uint32) bool {
 		return t.suite.canonicalKey(t.signatureKey(LeafIndex(a))) == t.suite.canonicalKey(t.signatureKey(LeafIndex(b)))
@@ -47,19 +47,19 @@ func (t *ratchetTree) unique() bool {
 	return !x.keys.twice(sameKey) && !x.people.signatures.twice(sameSignatureKey) && !x.people.identities.twice(sameIdentity)
 }
 
-// nodeKey is the encryption key of a node that is not blank.
-func (t *ratchetTree) nodeKey(n NodeIndex) string {
+// nodeKey returns the encryption key of a non-blank node.
+func (t *ratchetTree) nodeKey(n nodeIndex) string {
 	return t.nodeAbove(n.firstLeaf(), n.level()).encryptionKey()
 }
 
-// identityAt is the identity of the member at leaf i.
+// identityAt returns the identity of the member at leaf i.
 func (t *ratchetTree) identityAt(i LeafIndex) (string, error) {
 	_, id, err := t.identify(t.leafBody(i))
 	return id, err
 }
 
-// validateLeaves checks all leaves, in batches that share the processors, and reports the leftmost
-// leaf that is bad. unique says that no two share a key or an identity.
+// validateLeaves checks all leaves, in batches on all processors, and reports the leftmost bad leaf. unique is true
+// if no two leaves share a key or an identity.
 func (p *PublicState) validateLeaves(unique bool) error {
 	leaves := make([]leafChange, 0, p.tree.members())
 	p.tree.eachLeaf(func(i LeafIndex, body string) bool {
@@ -82,8 +82,8 @@ func (p *PublicState) validateLeaves(unique bool) error {
 	return nil
 }
 
-// validTogether checks leaves that share nothing with others, and their signatures together, if the
-// scheme can do that. If it says no, validateEach says why.
+// validTogether checks leaves whose keys and identities are unique, and verifies their signatures together, if the
+// scheme can do that. If the result is false, validateEach finds the error.
 func (p *PublicState) validTogether(leaves []leafChange) bool {
 	s := p.rules.suite
 	batch, together := s.signature.(batchVerifier)
@@ -96,7 +96,7 @@ func (p *PublicState) validTogether(leaves []leafChange) bool {
 	for _, at := range leaves {
 		size += len(at.body)
 	}
-	bodies := make([]byte, 0, size) // one after another, in memory that is nobody else's
+	bodies := make([]byte, 0, size) // consecutive, in memory that nothing else uses
 	signed := make([]byte, 0, size)
 	var l LeafNode
 	var r codec.Reader
@@ -115,8 +115,8 @@ func (p *PublicState) validTogether(leaves []leafChange) bool {
 	return batch.verifyBatch(items)
 }
 
-// appendSignedLeaf appends what the signature of a leaf covers, SignContent of LeafNodeTBS: its encoding
-// up to the signature and, unless it comes from a KeyPackage, group and leaf (§7.2).
+// appendSignedLeaf appends the input of a leaf's signature, SignContent of LeafNodeTBS: the leaf's encoding up to the
+// signature and, unless the leaf comes from a KeyPackage, group id and leaf index (§7.2).
 func appendSignedLeaf(b []byte, at leafChange, l *LeafNode, groupID []byte) []byte {
 	var header [4]byte
 	content := at.body[:len(at.body)-len(l.Signature)-len(codec.AppendVarint(header[:0], uint32(len(l.Signature))))]
@@ -129,7 +129,7 @@ func appendSignedLeaf(b []byte, at leafChange, l *LeafNode, groupID []byte) []by
 	return append(append(b, content...), tail...)
 }
 
-// validateEach checks leaves one by one.
+// validateEach checks leaves individually.
 func (p *PublicState) validateEach(leaves []leafChange) error {
 	for _, at := range leaves {
 		l, err := parseLeafNode(at.body)
@@ -146,7 +146,7 @@ func (p *PublicState) validateEach(leaves []leafChange) error {
 	return nil
 }
 
-// validateLeaf checks a leaf of a tree that is being joined (§7.3), but for its signature.
+// validateLeaf checks a leaf of a tree that is being joined (§7.3), except its signature.
 func (p *PublicState) validateLeaf(i LeafIndex, l *LeafNode) error {
 	rules := p.rules.keyPackageRules()
 	if err := l.verifyAlone(p.rules.suite, rules); err != nil {
@@ -158,7 +158,7 @@ func (p *PublicState) validateLeaf(i LeafIndex, l *LeafNode) error {
 	return checkMemberLeaf(p.tree, i, l, p.context.Extensions)
 }
 
-// checkParentKeys looks for parents whose key stands elsewhere too (§12.4.3.1).
+// checkParentKeys refuses a parent whose key another node has too (§12.4.3.1).
 func (t *ratchetTree) checkParentKeys(n *treeNode, first LeafIndex) error {
 	if n.level == 0 || n.occupied == 0 {
 		return nil
@@ -166,7 +166,7 @@ func (t *ratchetTree) checkParentKeys(n *treeNode, first LeafIndex) error {
 	at := nodeAt(first, int(n.level))
 	if !n.blank() {
 		if other, found := t.otherNode(at, []byte(n.encryptionKey())); found {
-			return fail(ErrInvalid, "§12.4.3.1", "ratchet tree", "key of %s also stands at %s", nodeName(at), nodeName(other))
+			return fail(ErrInvalid, "§12.4.3.1", "ratchet tree", "key of %s is also used at %s", nodeName(at), nodeName(other))
 		}
 	}
 	if err := t.checkParentKeys(n.left, first); err != nil {
@@ -175,9 +175,9 @@ func (t *ratchetTree) checkParentKeys(n *treeNode, first LeafIndex) error {
 	return t.checkParentKeys(n.right, first+1<<(n.level-1))
 }
 
-// checkUnmerged checks the lists of unmerged leaves (§12.4.3.1): each entry is a member below its
-// parent, and stands in the list of every non-blank node in between. above is the part of the list of
-// the next non-blank node above that lies below n.
+// checkUnmerged checks the lists of unmerged leaves (§12.4.3.1): each entry is a member below its parent, and is in
+// the list of every non-blank node in between. above is the list of the next non-blank node above, restricted to
+// leaves below n.
 func (t *ratchetTree) checkUnmerged(n *treeNode, first LeafIndex, above []LeafIndex) error {
 	at := nodeAt(first, int(n.level))
 	if n.level == 0 {

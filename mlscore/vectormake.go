@@ -12,8 +12,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// vectorFile is a file that MakeVectors makes: of cases for one suite after the other, or of cases that
-// have no suite.
+// vectorFile is a file that makeVectors makes. It has cases for each suite, or cases without a suite.
 type vectorFile struct {
 	name   string
 	suites bool
@@ -39,13 +38,8 @@ var vectorFiles = []vectorFile{
 	{"welcome.json", true, makeWelcomes},
 }
 
-// MakeVectors makes test vectors in all formats of the MLS working group, by file name. They hold cases
-// for the given cipher suites, or for those of RFC 9420 if there are none given. The same seed gives the same bytes,
-// and a suite's cases do not depend on which other suites are asked for.
-//
-// The vectors hold private keys. They are worth as much as the seed is secret, that is nothing: no key
-// of a vector may ever be used for anything else.
-func MakeVectors(seed []byte, suites []CipherSuite) (map[string][]byte, error) {
+// makeVectors makes test vectors in all formats, by file name: see vectors.Make.
+func makeVectors(seed []byte, suites []CipherSuite) (map[string][]byte, error) {
 	if len(suites) == 0 {
 		suites = CipherSuites()
 	}
@@ -80,7 +74,7 @@ func MakeVectors(seed []byte, suites []CipherSuite) (map[string][]byte, error) {
 	return files, nil
 }
 
-// encodeVectors writes a case a line.
+// encodeVectors writes one case per line.
 func encodeVectors(cases []any) ([]byte, error) {
 	b := bytes.NewBufferString("[\n")
 	for i, c := range cases {
@@ -98,7 +92,7 @@ func encodeVectors(cases []any) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-// vectorMaker makes the cases of one file for one suite. Its randomness is a stream of their own.
+// vectorMaker makes the cases of one file for one suite. Its randomness is a separate stream.
 type vectorMaker struct {
 	suite *suite // nil where the format has none
 	rand  io.Reader
@@ -122,26 +116,26 @@ func (m *vectorMaker) bytes(n int) []byte {
 	return b
 }
 
-// hash draws as many bytes as a hash has.
+// hash draws random bytes of the length of a hash.
 func (m *vectorMaker) hash() []byte { return m.bytes(m.suite.hashLen()) }
 
-// below draws a number from 0 to n-1. That it slightly favours small ones does not matter here.
+// below draws a number from 0 to n-1. It slightly favours small numbers, which does not matter here.
 func (m *vectorMaker) below(n int) int {
 	return int(binary.BigEndian.Uint32(m.bytes(4)) % uint32(n))
 }
 
-// vectorTime is when the clients of the vectors live, and vectorLifetime how long their KeyPackages
-// last, so that no verifier finds one expired.
+// vectorTime is the present time of the clients of the vectors, and vectorLifetime is the lifetime of their
+// KeyPackages, so long that no verifier finds one expired.
 func vectorTime() time.Time { return time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC) }
 
 const vectorLifetime = 200 * 365 * 24 * time.Hour
 
-// client makes a client with an identity of its own.
+// client makes a client with a new identity.
 func (m *vectorMaker) client(name string) (*Client, Identity, error) {
 	cfg := vectorConfig()
 	cfg.Rand = m.rand
 	cfg.Now = vectorTime
-	cfg.GREASE = GREASEEverywhere // a verifier must bear it
+	cfg.GREASE = GREASEEverywhere // a verifier must accept GREASE
 	c, err := NewClient(cfg)
 	if err != nil {
 		return nil, Identity{}, err

@@ -70,7 +70,7 @@ func makeKeySchedule(m *vectorMaker) (cases []any, err error) {
 	for i := range uint64(3) {
 		e := scheduleEpoch{TreeHash: m.hash(), CommitSecret: m.hash(), PSKSecret: m.hash(), Confirmed: m.hash()}
 		if i == 0 {
-			e.PSKSecret = make([]byte, s.hashLen()) // as without PSKs
+			e.PSKSecret = make([]byte, s.hashLen()) // the value without PSKs
 		}
 		e.Export.Label, e.Export.Context, e.Export.Length = hex.EncodeToString(m.bytes(12)), m.bytes(30), uint32(16+m.below(100))
 		if init, err = e.compute(s, c.GroupID, i, init); err != nil {

@@ -50,9 +50,9 @@ func (c *protectionCase) protect(m *vectorMaker) error {
 		raw             []byte
 		public, private *hexData
 	}{
-		{ContentProposal, c.Proposal, &c.ProposalPublic, &c.ProposalPrivate},
-		{ContentCommit, c.Commit, &c.CommitPublic, &c.CommitPrivate},
-		{ContentApplication, c.Application, nil, &c.AppPrivate},
+		{kind: ContentProposal, raw: c.Proposal, public: &c.ProposalPublic, private: &c.ProposalPrivate},
+		{kind: ContentCommit, raw: c.Commit, public: &c.CommitPublic, private: &c.CommitPrivate},
+		{kind: ContentApplication, raw: c.Application, private: &c.AppPrivate},
 	} {
 		tag := m.hash()
 		if k.public != nil {
@@ -81,7 +81,7 @@ func makeWelcomes(m *vectorMaker) (cases []any, err error) {
 	return []any{c}, err
 }
 
-// makeMessages takes one object of each kind from a live group.
+// makeMessages makes cases with one object of each kind from a live group.
 func makeMessages(m *vectorMaker) (cases []any, err error) {
 	s, err := m.newScene(3, 1, true)
 	if err != nil {
@@ -157,11 +157,16 @@ func (c *messagesCase) takeProposals(s *scene) error {
 
 func reInitOf(s *scene) *Proposal {
 	required := RequiredCapabilities{Extensions: []ExtensionType{ExtensionLastResort}}
-	p := ReInitProposal(ReInit{s.m.bytes(16), MLS10, s.m.suite.id, Extensions{required.Extension()}})
+	p := ReInitProposal(ReInit{
+		GroupID:     s.m.bytes(16),
+		Version:     MLS10,
+		CipherSuite: s.m.suite.id,
+		Extensions:  Extensions{required.Extension()},
+	})
 	return &p
 }
 
-// updateOf has an actor propose an Update.
+// updateOf makes an actor propose an Update.
 func (s *scene) updateOf(a *actor) (Proposal, error) {
 	if err := s.proposeUpdate(a); err != nil {
 		return Proposal{}, err
@@ -170,8 +175,8 @@ func (s *scene) updateOf(a *actor) (Proposal, error) {
 	return list[len(list)-1].Proposal, nil
 }
 
-// takeMessages takes a proposal, a commit of it, and application data in both frames: the public one is
-// well-formed, though no group takes it.
+// takeMessages fills in a proposal, a commit of it, and application data in both frames. The public frame is
+// well-formed, although no group accepts it.
 func (c *messagesCase) takeMessages(s *scene) (err error) {
 	a := s.actors[2]
 	c.PublicProposal = s.waiting[len(s.waiting)-1]

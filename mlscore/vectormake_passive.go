@@ -2,7 +2,7 @@ package mlscore
 
 import "slices"
 
-// makePassiveWelcomes joins in each combination of PSK, path and place of the tree.
+// makePassiveWelcomes makes joins with each combination of PSK, path and place of the tree.
 func makePassiveWelcomes(m *vectorMaker) (cases []any, err error) {
 	for bits := range 8 {
 		how := admission{psk: bits&1 != 0, path: bits&2 != 0, tree: bits&4 != 0}
@@ -18,7 +18,7 @@ func makePassiveWelcomes(m *vectorMaker) (cases []any, err error) {
 	return cases, nil
 }
 
-// makePassiveCommits follows commits of every kind, in PrivateMessages and in PublicMessages.
+// makePassiveCommits makes commits of every kind, in PrivateMessages and in PublicMessages.
 func makePassiveCommits(m *vectorMaker) (cases []any, err error) {
 	for _, public := range []bool{false, true} {
 		s, err := m.newScene(3, 2, public)
@@ -68,7 +68,7 @@ func (s *scene) commitByReference() error {
 	return s.commit(s.actors[0], CommitOptions{})
 }
 
-// commitPSKs injects external PSKs and that of the last epoch, by value and by reference.
+// commitPSKs injects external PSKs and the resumption PSK of the last epoch, by value and by reference.
 func (s *scene) commitPSKs() error {
 	a, b := s.actors[1], s.actors[0]
 	first, err := a.group.ExternalPSK(s.psks[0].ID)
@@ -117,7 +117,7 @@ func (s *scene) commitExtensions() error {
 	return s.commit(s.actors[0], CommitOptions{Proposals: []Proposal{ExtensionsProposal(Extensions{required.Extension(), x})}})
 }
 
-// commitFromOutside commits what an external sender and a newcomer proposed.
+// commitFromOutside commits the proposals of an external sender and of a newcomer.
 func (s *scene) commitFromOutside() error {
 	context := s.actors[0].group.Public().Context()
 	last := s.actors[len(s.actors)-1].group.Self()
@@ -145,7 +145,7 @@ func (s *scene) commitExternally() error {
 	return s.joinExternally(a, ExternalOptions{PSKs: []PreSharedKeyID{{Type: PSKExternal, ID: s.psks[0].ID}}})
 }
 
-// commitResync brings a member back that is still in the group.
+// commitResync makes a member that is still in the group join again by an external commit.
 func (s *scene) commitResync() error {
 	return s.joinExternally(s.actors[1], ExternalOptions{Resync: true})
 }
@@ -161,10 +161,10 @@ func (s *scene) commitReInit() error {
 // The random walk of makePassiveRandom.
 const (
 	randomEpochs  = 12
-	randomLargest = 7 // members, about
+	randomLargest = 7 // approximate number of members
 )
 
-// makePassiveRandom follows a random walk.
+// makePassiveRandom makes cases of a random walk.
 func makePassiveRandom(m *vectorMaker) (cases []any, err error) {
 	s, err := m.newScene(3, 2, false)
 	if err != nil {
@@ -182,8 +182,8 @@ func makePassiveRandom(m *vectorMaker) (cases []any, err error) {
 	return []any{s.c}, nil
 }
 
-// wander goes on by one epoch: a few proposals by anybody, and a commit by anybody, now and then from
-// outside.
+// wander advances by one epoch: a few proposals by any members, and a commit by any member, sometimes an external
+// commit.
 func (s *scene) wander() error {
 	s.setPublic(s.m.below(2) == 0)
 	switch s.m.below(8) {
@@ -211,7 +211,7 @@ func (s *scene) wander() error {
 
 func (s *scene) someone() *actor { return s.actors[s.m.below(len(s.actors))] }
 
-// proposeSomething has somebody propose something that by will commit, or leave out if it conflicts.
+// proposeSomething makes a random member propose a change that by commits, or leaves out if it conflicts.
 func (s *scene) proposeSomething(by *actor) error {
 	from := s.someone()
 	switch s.m.below(4) {
@@ -241,7 +241,7 @@ func (s *scene) proposeSomething(by *actor) error {
 	return nil
 }
 
-// addSomething puts one more proposal into a commit.
+// addSomething adds one more proposal to a commit.
 func (s *scene) addSomething(by *actor, opts *CommitOptions) (err error) {
 	switch s.m.below(3) {
 	case 0:
@@ -266,12 +266,12 @@ func (s *scene) addSomething(by *actor, opts *CommitOptions) (err error) {
 	return err
 }
 
-// resumes says whether a resumption PSK is among proposals of addSomething, which have no other PSK.
+// resumes reports whether a resumption PSK is among proposals of addSomething, which have no other PSK.
 func resumes(list []Proposal) bool {
 	return slices.ContainsFunc(list, func(p Proposal) bool { return p.Type == ProposalPSK })
 }
 
-// waitsRemoval says whether a proposal to remove a leaf waits.
+// waitsRemoval reports whether a proposal to remove a leaf waits.
 func waitsRemoval(g *Group, leaf LeafIndex) bool {
 	return slices.ContainsFunc(g.Public().Pending(), func(p WaitingProposal) bool { return p.Type == ProposalRemove && p.Remove == leaf })
 }

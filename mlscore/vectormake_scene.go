@@ -6,7 +6,8 @@ import (
 	"slices"
 )
 
-// scene is a live group with one member who only listens: what it hears makes a passive client's case.
+// scene is a live group with one passive member, who sends nothing: the messages that this member receives are the
+// case.
 type scene struct {
 	m       *vectorMaker
 	actors  []*actor // the group's members, without the passive one
@@ -15,8 +16,8 @@ type scene struct {
 	people  int // so far
 
 	c       *passiveCase
-	waiting []hexData // proposals of the present epoch that the passive client has heard
-	invited []*actor  // who waits for a Welcome
+	waiting []hexData // proposals of the present epoch that the passive client has received
+	invited []*actor  // actors who wait for a Welcome
 	outside *actor    // an external sender, once the group has one
 }
 
@@ -41,7 +42,7 @@ func (s *scene) enter() (*actor, error) {
 	return &actor{Client: client, id: id}, nil
 }
 
-// newScene founds a group of n.
+// newScene founds a group of n members.
 func (m *vectorMaker) newScene(n, psks int, public bool) (*scene, error) {
 	s := &scene{m: m, psks: []externalPSK{}}
 	for range psks {
@@ -72,7 +73,7 @@ func (m *vectorMaker) newScene(n, psks int, public bool) (*scene, error) {
 	return s, nil
 }
 
-// keyPackage has a new client publish one and wait for a Welcome.
+// keyPackage makes a new client that publishes a KeyPackage and waits for a Welcome.
 func (s *scene) keyPackage() (*KeyPackage, error) {
 	a, err := s.enter()
 	if err != nil {
@@ -92,7 +93,7 @@ func (s *scene) invite(opts CommitOptions) (CommitOptions, error) {
 	return opts, nil
 }
 
-// everybody is the group with the passive client.
+// everybody returns all actors, the passive client included.
 func (s *scene) everybody() []*actor {
 	if s.passive == nil {
 		return s.actors
@@ -100,7 +101,7 @@ func (s *scene) everybody() []*actor {
 	return append(slices.Clone(s.actors), s.passive)
 }
 
-// hear has all but the sender take a message in.
+// hear makes all actors except the sender process a message.
 func (s *scene) hear(from *actor, msg []byte) error {
 	for _, a := range s.everybody() {
 		if a == from {
@@ -119,7 +120,7 @@ func (s *scene) hear(from *actor, msg []byte) error {
 	return nil
 }
 
-// proposed spreads a proposal.
+// proposed delivers a proposal to all.
 func (s *scene) proposed(from *actor, msg []byte, err error) error {
 	if err != nil {
 		return err
@@ -140,10 +141,10 @@ func (s *scene) proposeUpdate(from *actor) error {
 	return s.proposed(from, msg, err)
 }
 
-// plainInfo asks for a GroupInfo that nobody reads. It draws randomness, and the stored sets were made with it.
+// plainInfo requests a GroupInfo that nobody reads. Making it draws randomness, and the stored sets depend on that.
 var plainInfo = GroupInfoOptions{Extensions: Extensions{}}
 
-// commit makes a commit and enters its epoch with all.
+// commit makes a commit, and all actors enter its epoch.
 func (s *scene) commit(by *actor, opts CommitOptions) error {
 	opts.WelcomeInfo.Tree, opts.GroupInfo = true, plainInfo
 	c, err := by.group.Commit(opts)
@@ -159,15 +160,14 @@ func (s *scene) commit(by *actor, opts CommitOptions) error {
 	return s.turn(by, c.Message, c.Welcome)
 }
 
-// turn ends an epoch: who was removed leaves, who was invited joins, and the passive client's case
-// grows.
+// turn ends an epoch: removed actors leave, invited actors join, and the passive client's case gets the epoch.
 func (s *scene) turn(by *actor, commit, welcome []byte) error {
 	s.actors = slices.DeleteFunc(s.actors, func(a *actor) bool { return a.group.state.removed })
 	if welcome != nil {
 		for _, a := range s.invited {
 			g, err := a.Join(welcome, JoinOptions{GroupOptions: by.group.options})
 			if errors.Is(err, ErrNotForUs) {
-				continue // its KeyPackage was proposed, and not committed
+				continue // the actor's KeyPackage was proposed but not committed
 			}
 			if err != nil {
 				return err
@@ -189,10 +189,10 @@ func (s *scene) turn(by *actor, commit, welcome []byte) error {
 	return same("epoch authenticator of the passive client", s.passive.group.EpochAuthenticator(), e.Authenticator)
 }
 
-// admission says how the passive client comes in.
+// admission is the way in which the passive client joins.
 type admission struct {
 	psk  bool // the commit injects a PSK
-	tree bool // the ratchet tree comes beside the Welcome
+	tree bool // the ratchet tree is not in the Welcome
 	path bool // the commit has a path
 }
 
@@ -267,7 +267,7 @@ func (k *KeyPackage) encodedMessage() (hexData, error) {
 	return b, err
 }
 
-// joinExternally has a client commit itself into the group, a new one or one that is in it already.
+// joinExternally makes a client join by an external commit: a new client, or a member.
 func (s *scene) joinExternally(a *actor, opts ExternalOptions) error {
 	info, err := s.actors[0].group.GroupInfo(GroupInfoOptions{Tree: true, External: true})
 	if err != nil {
@@ -289,7 +289,7 @@ func (s *scene) joinExternally(a *actor, opts ExternalOptions) error {
 	return s.turn(a, x.Message, nil)
 }
 
-// setPublic has all members send handshakes as PublicMessages or as PrivateMessages.
+// setPublic makes all members send handshakes as PublicMessages or as PrivateMessages.
 func (s *scene) setPublic(public bool) {
 	for _, a := range s.actors {
 		a.group.SetOptions(GroupOptions{PublicHandshakes: public})

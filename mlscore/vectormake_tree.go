@@ -8,8 +8,8 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// kemTree is a ratchet tree with the private state of all its members, path secrets included, which a
-// Group does not keep.
+// kemTree is a ratchet tree with the private state of all its members. It includes path secrets, which a Group does
+// not keep.
 type kemTree struct {
 	m       *vectorMaker
 	groupID []byte
@@ -24,7 +24,7 @@ type kemLeaf struct {
 	paths      map[int]knownSecret // by level
 }
 
-// knownSecret is a path secret and the public key that it gives.
+// knownSecret is a path secret and the public key that is derived from it.
 type knownSecret struct {
 	secret []byte
 	pub    string
@@ -53,7 +53,7 @@ func newKEMTree(m *vectorMaker, groupID []byte, n int) (*kemTree, error) {
 	return t, nil
 }
 
-// newcomer makes somebody's KeyPackage with its private keys.
+// newcomer makes a new client's KeyPackage with its private keys.
 func (t *kemTree) newcomer() (*KeyPackage, *kemLeaf, error) {
 	client, id, err := t.m.client(fmt.Sprintf("member %d", t.people))
 	if err != nil {
@@ -67,14 +67,14 @@ func (t *kemTree) newcomer() (*KeyPackage, *kemLeaf, error) {
 	return rec.keyPackage, &kemLeaf{rec.leafKey, rec.signer, map[int]knownSecret{}}, nil
 }
 
-// kemChange is what a commit holds.
+// kemChange is the content of a commit.
 type kemChange struct {
 	remove  []LeafIndex
 	add     int
 	partial bool // without a path
 }
 
-// state is the group around the tree.
+// state returns the public state of a group with the tree.
 func (t *kemTree) state() *PublicState {
 	return &PublicState{
 		rules:   &rules{suite: t.m.suite, auth: trustSignatureKey{}},
@@ -116,7 +116,7 @@ func (t *kemTree) commit(by LeafIndex, c kemChange) error {
 	return nil
 }
 
-// setPath gives a leaf a new path and tells everybody the secrets that it gets.
+// setPath sets a new path for a leaf and passes the path secrets to the members that receive them.
 func (t *kemTree) setPath(by LeafIndex) error {
 	created, err := t.createPath(by)
 	if err != nil {
@@ -146,7 +146,7 @@ func (t *kemTree) createPath(by LeafIndex) (*createdPath, error) {
 	return t.tree.createPath(t.m.rand, by, *leaf, key, t.groupID)
 }
 
-// prune forgets the secrets of nodes that are blank now, or have other keys.
+// prune deletes the secrets of nodes that are blank now, or have other keys.
 func (t *kemTree) prune() {
 	for i, leaf := range t.leaves {
 		for level, known := range leaf.paths {
@@ -157,7 +157,7 @@ func (t *kemTree) prune() {
 	}
 }
 
-// commitContent makes a Commit with a proposal and a path by a leaf, and leaves the tree as it is.
+// commitContent makes a Commit by a leaf, with a proposal and a path, without changing the tree.
 func (t *kemTree) commitContent(by LeafIndex) (*commitContent, error) {
 	created, err := t.createPath(by)
 	if err != nil {
@@ -174,7 +174,7 @@ func (t *kemTree) commitContent(by LeafIndex) (*commitContent, error) {
 	return &commitContent{proposals: []proposalOrRef{{proposal: &proposal}, {ref: t.m.hash()}}, path: path}, nil
 }
 
-// treeShape is a way in which a group can have grown.
+// treeShape is a history of a group that gives a tree of a certain shape.
 type treeShape struct {
 	leaves int
 	then   []kemCommit
@@ -185,8 +185,8 @@ type kemCommit struct {
 	kemChange
 }
 
-// The shapes of "Tree Validation", whose largest tree is smaller here, and that of RFC 9420 appendix A
-// for the figure in which parent-hash links skip a node with an unmerged leaf.
+// The shapes of "Tree Validation", with a smaller largest tree, and the shape of RFC 9420 appendix A for the figure
+// in which parent-hash links skip a node with an unmerged leaf.
 var (
 	shapeBlanks   = treeShape{8, []kemCommit{{0, kemChange{remove: []LeafIndex{2, 3}, add: 1}}}}
 	shapeSkipping = treeShape{8, []kemCommit{{0, kemChange{remove: []LeafIndex{1, 2, 3}}}}}
@@ -226,7 +226,7 @@ func makeTreeValidations(m *vectorMaker) (cases []any, err error) {
 		if c.Tree, err = t.tree.encoded(); err != nil {
 			return nil, err
 		}
-		for i := range NodeIndex(2)<<t.tree.height() - 1 {
+		for i := range nodeIndex(2)<<t.tree.height() - 1 {
 			hash, resolution := t.tree.nodeFacts(i)
 			c.Hashes = append(c.Hashes, hash)
 			c.Resolutions = append(c.Resolutions, resolution)
@@ -242,8 +242,8 @@ func (t *ratchetTree) encoded() (hexData, error) {
 	return b, err
 }
 
-// makeTreeOperations adds to a full tree and to one with a blank leaf, updates, and removes a leaf in
-// the middle and the last one, which makes the tree smaller.
+// makeTreeOperations makes these cases: additions to a full tree and to a tree with a blank leaf, an update, and
+// removals of a leaf in the middle and of the last leaf, which makes the tree smaller.
 func makeTreeOperations(m *vectorMaker) (cases []any, err error) {
 	for _, op := range []struct {
 		shape  treeShape
@@ -251,11 +251,11 @@ func makeTreeOperations(m *vectorMaker) (cases []any, err error) {
 		sender LeafIndex
 		target LeafIndex
 	}{
-		{treeShape{leaves: 4}, ProposalAdd, 1, 0},
-		{shapeSkipping, ProposalAdd, 5, 0},
-		{treeShape{leaves: 5}, ProposalUpdate, 3, 0},
-		{treeShape{leaves: 5}, ProposalRemove, 0, 1},
-		{treeShape{leaves: 5}, ProposalRemove, 2, 4},
+		{shape: treeShape{leaves: 4}, kind: ProposalAdd, sender: 1},
+		{shape: shapeSkipping, kind: ProposalAdd, sender: 5},
+		{shape: treeShape{leaves: 5}, kind: ProposalUpdate, sender: 3},
+		{shape: treeShape{leaves: 5}, kind: ProposalRemove, sender: 0, target: 1},
+		{shape: treeShape{leaves: 5}, kind: ProposalRemove, sender: 2, target: 4},
 	} {
 		t, err := m.grow(op.shape)
 		if err != nil {
@@ -350,7 +350,7 @@ func (l *kemLeaf) private(i LeafIndex) leafPrivate {
 	return p
 }
 
-// pathVector makes an UpdatePath from leaf i, and leaves the tree as it is.
+// pathVector makes an UpdatePath from leaf i, without changing the tree.
 func (t *kemTree) pathVector(c *treeKEMCase, i LeafIndex) (*pathVector, error) {
 	created, err := t.createPath(i)
 	if err != nil {

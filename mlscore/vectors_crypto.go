@@ -1,6 +1,7 @@
 package mlscore
 
 import (
+	"cmp"
 	"crypto/rand"
 
 	"github.com/mlsfed/mlsfed/mlscore/codec"
@@ -52,7 +53,7 @@ type cryptoBasicsCase struct {
 }
 
 func (c *cryptoBasicsCase) verify(s *suite) error {
-	return firstError(
+	return cmp.Or(
 		same("ref_hash", s.refHash(c.Reference.Label, c.Reference.Value), c.Reference.Out),
 		c.verifyExpansion(s),
 		within("sign_with_label", ErrInvalid, c.verifySigning(s)),
@@ -60,7 +61,7 @@ func (c *cryptoBasicsCase) verify(s *suite) error {
 	)
 }
 
-// expandable refuses what expandWithLabel would panic on.
+// expandable refuses arguments for which expandWithLabel would panic.
 func (s *suite) expandable(object string, secret []byte, n int) error {
 	if len(secret) == 0 || n > s.maxExpand() {
 		return fail(ErrMalformed, "§8", object, "%d bytes from a secret of %d", n, len(secret))
@@ -70,14 +71,14 @@ func (s *suite) expandable(object string, secret []byte, n int) error {
 
 func (c *cryptoBasicsCase) verifyExpansion(s *suite) error {
 	e, d, t := &c.Expand, &c.Derive, &c.Tree
-	if err := firstError(
+	if err := cmp.Or(
 		s.expandable("expand_with_label", e.Secret, int(e.Length)),
 		s.expandable("derive_secret", d.Secret, s.hashLen()),
 		s.expandable("derive_tree_secret", t.Secret, int(t.Length)),
 	); err != nil {
 		return err
 	}
-	return firstError(
+	return cmp.Or(
 		same("expand_with_label", s.expandWithLabel(e.Secret, e.Label, e.Context, int(e.Length)).Bytes(), e.Out),
 		same("derive_secret", s.deriveSecret(d.Secret, d.Label).Bytes(), d.Out),
 		same("derive_tree_secret", s.deriveTreeSecret(t.Secret, t.Label, t.Generation, int(t.Length)).Bytes(), t.Out),
@@ -90,7 +91,7 @@ func (c *cryptoBasicsCase) verifySigning(s *suite) error {
 	if err != nil {
 		return err
 	}
-	if err := firstError(same("public key of priv", pub, v.Public), s.validateSignatureKey(v.Public)); err != nil {
+	if err := cmp.Or(same("public key of priv", pub, v.Public), s.validateSignatureKey(v.Public)); err != nil {
 		return err
 	}
 	if !s.verifyWithLabel(v.Public, v.Label, v.Content, v.Signature) {
@@ -112,11 +113,11 @@ func (c *cryptoBasicsCase) verifyEncryption(s *suite) error {
 	if err != nil {
 		return err
 	}
-	if err := firstError(same("public key of priv", pub, v.Public), s.validatePublicKey(v.Public)); err != nil {
+	if err := cmp.Or(same("public key of priv", pub, v.Public), s.validatePublicKey(v.Public)); err != nil {
 		return err
 	}
 	plain, err := s.decryptWithLabel(s.privateKeyOf(v.Private), v.Label, v.Context, v.KEMOutput, v.Ciphertext)
-	if err := firstError(err, same("plaintext", plain, v.Plaintext)); err != nil {
+	if err := cmp.Or(err, same("plaintext", plain, v.Plaintext)); err != nil {
 		return err
 	}
 	kem, ciphertext, err := s.encryptWithLabel(rand.Reader, v.Public, v.Label, v.Context, v.Plaintext)
@@ -124,7 +125,7 @@ func (c *cryptoBasicsCase) verifyEncryption(s *suite) error {
 		return err
 	}
 	plain, err = s.decryptWithLabel(s.privateKeyOf(v.Private), v.Label, v.Context, kem, ciphertext)
-	return firstError(err, same("plaintext of the ciphertext made here", plain, v.Plaintext))
+	return cmp.Or(err, same("plaintext of the ciphertext made here", plain, v.Plaintext))
 }
 
 // deserializationCase is a case of the format "Vector Deserialization".
@@ -135,7 +136,7 @@ type deserializationCase struct {
 
 func (c *deserializationCase) verify(*suite) error {
 	n, err := reencodes("vlbytes_header", c.Header, (*codec.Reader).Varint, func(n uint32, w *codec.Writer) { w.Varint(int(n)) })
-	return firstError(err, sameNumber("length", n, c.Length))
+	return cmp.Or(err, sameNumber("length", n, c.Length))
 }
 
 // pskSecretCase is a case of the format "Pre-Shared Keys".
@@ -153,7 +154,7 @@ type pskVector struct {
 
 func (c *pskSecretCase) verify(s *suite) error {
 	out, err := c.compute(s)
-	return firstError(err, same("psk_secret", out, c.Out))
+	return cmp.Or(err, same("psk_secret", out, c.Out))
 }
 
 func (c *pskSecretCase) compute(s *suite) ([]byte, error) {
@@ -178,7 +179,7 @@ type transcriptCase struct {
 }
 
 func (c *transcriptCase) verify(s *suite) error {
-	ac, err := reencodes("authenticated_content", c.Content, decodeAuthenticatedContent, encodeAnew)
+	ac, err := reencodes("authenticated_content", c.Content, decodeAuthenticatedContent, encodeAgain)
 	if err != nil {
 		return err
 	}
@@ -189,17 +190,17 @@ func (c *transcriptCase) verify(s *suite) error {
 		return fail(ErrForged, "§6.1", "confirmation tag", "does not verify")
 	}
 	confirmed := s.confirmedTranscript(c.InterimBefore, ac)
-	return firstError(
+	return cmp.Or(
 		same("confirmed_transcript_hash_after", confirmed, c.ConfirmedAfter),
 		same("interim_transcript_hash_after", s.interimTranscript(confirmed, ac.confirmationTag), c.InterimAfter),
 	)
 }
 
-// encodeAnew encodes an AuthenticatedContent from its fields, not from the bytes that it came in.
-func encodeAnew(ac *authenticatedContent, w *codec.Writer) {
-	anew := *ac.content
-	anew.encoded = nil
+// encodeAgain encodes an AuthenticatedContent from its fields, not from its received bytes.
+func encodeAgain(ac *authenticatedContent, w *codec.Writer) {
+	again := *ac.content
+	again.encoded = nil
 	w.Uint16(uint16(ac.format))
-	w.Fixed(anew.marshal())
+	w.Fixed(again.marshal())
 	ac.encodeAuth(w)
 }

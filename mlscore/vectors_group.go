@@ -24,15 +24,15 @@ type externalPSK struct {
 	PSK hexData `json:"psk"`
 }
 
-// passiveEpoch is a commit with what was proposed before it.
+// passiveEpoch is a commit with the proposals before it.
 type passiveEpoch struct {
 	Proposals     []hexData `json:"proposals"`
 	Commit        hexData   `json:"commit"`
 	Authenticator hexData   `json:"epoch_authenticator"`
 }
 
-// vectorConfig is that of a client of the vectors: it trusts every credential, and no lifetime is too
-// long or over, since the vectors do not say when they were made.
+// vectorConfig returns the Config of a client of the vectors. It trusts every credential and accepts every lifetime,
+// since the vectors do not contain the time when they were made.
 func vectorConfig() Config {
 	return Config{
 		Auth:  trustSignatureKey{},
@@ -57,7 +57,7 @@ func (c *passiveCase) verify(s *suite) error {
 	return nil
 }
 
-// join enters the group. Importing the KeyPackage compares its private keys with its public ones.
+// join enters the group. ImportKeyPackage compares the KeyPackage's private keys with its public ones.
 func (c *passiveCase) join(s *suite) (*Group, error) {
 	client, err := NewClient(vectorConfig())
 	if err != nil {
@@ -90,7 +90,7 @@ func (c *passiveCase) join(s *suite) (*Group, error) {
 	return g, within("welcome", ErrInvalid, err)
 }
 
-// follow takes the proposals and the commit of an epoch in.
+// follow processes the proposals and the commit of an epoch.
 func (e *passiveEpoch) follow(g *Group) error {
 	for i, msg := range e.Proposals {
 		r, err := g.Process(msg)

@@ -11,7 +11,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// hexData is binary data in a file of test vectors. An optional one is a *hexData.
+// hexData is binary data in a file of test vectors. Optional data is a *hexData.
 type hexData []byte
 
 // UnmarshalText reads hexadecimal digits.
@@ -29,8 +29,8 @@ func (h hexData) MarshalText() ([]byte, error) {
 	return hex.AppendEncode(nil, h), nil
 }
 
-// decodeVector reads a case strictly: what is not there cannot be checked, and what is not known would
-// not be, so a field too few or too many fails the case.
+// decodeVector decodes a case strictly: a missing field and an unknown field fail the case, since their values would
+// not be checked.
 func decodeVector(raw []byte, v any) error {
 	d := json.NewDecoder(bytes.NewReader(raw))
 	d.DisallowUnknownFields()
@@ -40,7 +40,7 @@ func decodeVector(raw []byte, v any) error {
 	return completeJSON(raw, reflect.TypeOf(v).Elem(), "case")
 }
 
-// completeJSON looks for fields of t that raw, which decoded as a t, does not have.
+// completeJSON refuses raw, which decoded as a t, if a field of t is missing.
 func completeJSON(raw json.RawMessage, t reflect.Type, object string) error {
 	null := string(bytes.TrimSpace(raw)) == "null"
 	switch t.Kind() {
@@ -97,7 +97,7 @@ func same(object string, got, want []byte) error {
 	return fail(ErrInvalid, "", object, "is %s, the vector says %s", shortHex(got), shortHex(want))
 }
 
-// shortHex keeps a report readable.
+// shortHex formats bytes, shortened for a report.
 func shortHex(b []byte) string {
 	const most = 32
 	if len(b) > most {
@@ -114,17 +114,7 @@ func sameNumber[T ~int | ~uint32 | ~uint64](object string, got, want T) error {
 	return fail(ErrInvalid, "", object, "is %d, the vector says %d", got, want)
 }
 
-// firstError is the first of several that is not nil.
-func firstError(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// secretOf takes a secret of the length of the suite's hash from a case.
+// secretOf returns a secret of a case, which must have the length of the suite's hash.
 func (s *suite) secretOf(object string, b []byte) (Secret, error) {
 	if len(b) != s.hashLen() {
 		return Secret{}, fail(ErrMalformed, "", object, "%d bytes, not %d", len(b), s.hashLen())
@@ -132,8 +122,8 @@ func (s *suite) secretOf(object string, b []byte) (Secret, error) {
 	return NewSecret(b), nil
 }
 
-// privateKeyOf takes a private key from a case. The published vectors write some keys of P-521 without
-// their leading zero byte, where their own rules and SerializePrivateKey want the full length.
+// privateKeyOf returns a private key of a case. The published vectors have some keys of P-521 without their leading
+// zero byte, although their own rules and SerializePrivateKey require the full length.
 func (s *suite) privateKeyOf(b []byte) []byte {
 	_, dh := s.kem.(*dhKEM)
 	if k, ok := s.signature.(*ecdsaScheme); ok && dh && len(b) < k.size {
@@ -142,7 +132,7 @@ func (s *suite) privateKeyOf(b []byte) []byte {
 	return b
 }
 
-// reencodes decodes data, all of it, and compares what encode makes of the result.
+// reencodes decodes all of data and compares data with the encoding of the result.
 func reencodes[T any](object string, data []byte, decode func(*codec.Reader) T, encode func(T, *codec.Writer)) (T, error) {
 	r := codec.NewReader(data, codec.DefaultLimits)
 	v := decode(r)
@@ -155,5 +145,5 @@ func reencodes[T any](object string, data []byte, decode func(*codec.Reader) T, 
 	if err != nil {
 		return v, malformed(object, err)
 	}
-	return v, within(object, ErrInvalid, same("the encoding anew", b, data))
+	return v, within(object, ErrInvalid, same("the second encoding", b, data))
 }

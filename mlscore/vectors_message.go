@@ -1,6 +1,7 @@
 package mlscore
 
 import (
+	"cmp"
 	"crypto/rand"
 	"errors"
 	"fmt"
@@ -31,7 +32,7 @@ type protectionCase struct {
 	AppPrivate       hexData     `json:"application_priv"`
 }
 
-// protection is what two members share in a case of message protection. The sender is leaf 1.
+// protection is the state that two members share in a case of message protection. The sender is leaf 1.
 type protection struct {
 	suite      *suite
 	groupID    []byte
@@ -81,7 +82,7 @@ func (c *protectionCase) verify(s *suite) error {
 		return err
 	}
 	pub, err := s.signaturePublicKey(p.signer.Bytes())
-	if err := firstError(err, same("public key of signature_priv", pub, c.SignaturePublic)); err != nil {
+	if err := cmp.Or(err, same("public key of signature_priv", pub, c.SignaturePublic)); err != nil {
 		return err
 	}
 	for _, k := range []struct {
@@ -90,9 +91,9 @@ func (c *protectionCase) verify(s *suite) error {
 		raw             []byte
 		public, private []byte
 	}{
-		{"proposal", ContentProposal, c.Proposal, c.ProposalPublic, c.ProposalPrivate},
-		{"commit", ContentCommit, c.Commit, c.CommitPublic, c.CommitPrivate},
-		{"application", ContentApplication, c.Application, nil, c.AppPrivate},
+		{name: "proposal", kind: ContentProposal, raw: c.Proposal, public: c.ProposalPublic, private: c.ProposalPrivate},
+		{name: "commit", kind: ContentCommit, raw: c.Commit, public: c.CommitPublic, private: c.CommitPrivate},
+		{name: "application", kind: ContentApplication, raw: c.Application, private: c.AppPrivate},
 	} {
 		if err := p.verify(k.kind, k.raw, k.public, k.private); err != nil {
 			return within(k.name, ErrInvalid, err)
@@ -101,9 +102,9 @@ func (c *protectionCase) verify(s *suite) error {
 	return nil
 }
 
-// verify opens the messages of a case, and others that it makes of the same content.
+// verify opens the messages of a case, and other messages that it makes with the same content.
 func (p *protection) verify(kind ContentType, raw, public, private []byte) error {
-	tag := p.suite.mac(p.membership.Bytes(), raw) // stands for a confirmation tag: nothing here checks it
+	tag := p.suite.mac(p.membership.Bytes(), raw) // used as the confirmation tag, which nothing here checks
 	if kind == ContentApplication {
 		if err := p.refusesPublic(raw); err != nil {
 			return err
@@ -113,7 +114,7 @@ func (p *protection) verify(kind ContentType, raw, public, private []byte) error
 			return within("pub", ErrInvalid, err)
 		}
 		again, err := p.protectPublic(kind, raw, tag)
-		if err := firstError(err, p.openPublic(kind, raw, again)); err != nil {
+		if err := cmp.Or(err, p.openPublic(kind, raw, again)); err != nil {
 			return within("PublicMessage made here", ErrInvalid, err)
 		}
 	}
@@ -121,10 +122,10 @@ func (p *protection) verify(kind ContentType, raw, public, private []byte) error
 		return within("priv", ErrInvalid, err)
 	}
 	again, err := p.protectPrivate(rand.Reader, kind, raw, tag)
-	return within("PrivateMessage made here", ErrInvalid, firstError(err, p.openPrivate(kind, raw, again)))
+	return within("PrivateMessage made here", ErrInvalid, cmp.Or(err, p.openPrivate(kind, raw, again)))
 }
 
-// refusesPublic tries to send application data in a PublicMessage (§6).
+// refusesPublic checks that application data cannot be sent in a PublicMessage (§6).
 func (p *protection) refusesPublic(raw []byte) error {
 	_, err := p.protectPublic(ContentApplication, raw, nil)
 	if !errors.Is(err, ErrMisuse) {
@@ -133,7 +134,7 @@ func (p *protection) refusesPublic(raw []byte) error {
 	return nil
 }
 
-// content frames the raw content as leaf 1 sends it and signs it.
+// content frames the raw content as a message of leaf 1 and signs it.
 func (p *protection) content(kind ContentType, format WireFormat, raw, tag []byte) (*authenticatedContent, error) {
 	c := &framedContent{groupID: p.groupID, epoch: p.epoch, sender: member(protectionSender), kind: kind}
 	if kind == ContentApplication {
@@ -188,7 +189,7 @@ func (p *protection) openPublic(kind ContentType, raw, msg []byte) error {
 	return p.compare(ac, kind, raw)
 }
 
-// keys is the secret tree of the two, as it is before the first message.
+// keys returns the secret tree of the two members before the first message.
 func (p *protection) keys() *secretTree { return newSecretTree(p.suite, 1, NewSecret(p.encryption)) }
 
 func (p *protection) openPrivate(kind ContentType, raw, msg []byte) error {
@@ -214,7 +215,7 @@ func (p *protection) openPrivate(kind ContentType, raw, msg []byte) error {
 	return p.compare(ac, kind, raw)
 }
 
-// compare verifies the signature of an opened message and looks at all that it says.
+// compare verifies the signature of an opened message and compares all its fields.
 func (p *protection) compare(ac *authenticatedContent, kind ContentType, raw []byte) error {
 	c := ac.content
 	if c.kind != kind || c.sender != member(protectionSender) {
@@ -226,7 +227,7 @@ func (p *protection) compare(ac *authenticatedContent, kind ContentType, raw []b
 	} else {
 		c.encodeBody(&w)
 	}
-	return firstError(
+	return cmp.Or(
 		ac.verify(p.suite, p.public, p.context),
 		same("group_id", c.groupID, p.groupID),
 		sameNumber("epoch", c.epoch, p.epoch),
@@ -256,7 +257,7 @@ type messagesCase struct {
 }
 
 func (c *messagesCase) verify(*suite) error {
-	return firstError(
+	return cmp.Or(
 		verifyMessage("mls_welcome", c.Welcome, WireFormatWelcome, 0),
 		verifyMessage("mls_group_info", c.GroupInfo, WireFormatGroupInfo, 0),
 		verifyMessage("mls_key_package", c.KeyPackage, WireFormatKeyPackage, 0),
@@ -277,7 +278,7 @@ func (c *messagesCase) verify(*suite) error {
 	)
 }
 
-// verifyMessage decodes an MLSMessage of a format and encodes it anew. kind is that of a PublicMessage.
+// verifyMessage decodes an MLSMessage of a format and encodes it again. kind is the content type of a PublicMessage.
 func verifyMessage(object string, data []byte, format WireFormat, kind ContentType) error {
 	m, err := parseMessage(data, codec.DefaultLimits)
 	if err != nil {
@@ -289,12 +290,12 @@ func verifyMessage(object string, data []byte, format WireFormat, kind ContentTy
 	if m.public != nil && m.public.content.kind != kind {
 		return fail(ErrInvalid, "§6", object, "holds a %v", m.public.content.kind)
 	}
-	anew, err := m.encodeAnew()
-	return within(object, ErrInvalid, firstError(err, same("the encoding anew", anew, data)))
+	again, err := m.encodeAgain()
+	return within(object, ErrInvalid, cmp.Or(err, same("the second encoding", again, data)))
 }
 
-// encodeAnew encodes a message from its fields.
-func (m *message) encodeAnew() ([]byte, error) {
+// encodeAgain encodes a message from its fields.
+func (m *message) encodeAgain() ([]byte, error) {
 	switch {
 	case m.public != nil:
 		content := *m.public.content
@@ -312,8 +313,8 @@ func (m *message) encodeAnew() ([]byte, error) {
 	return encodeMessage(m.format, m.keyPackage.encode)
 }
 
-// verifyTreeCodec decodes a ratchet tree and encodes it anew, each node by itself too: the tree keeps
-// nodes as the bytes that they came in.
+// verifyTreeCodec decodes a ratchet tree and encodes it again. It also encodes each node from its fields, since the
+// tree keeps nodes as received bytes.
 func verifyTreeCodec(data []byte) error {
 	bodies, err := splitTree(data, codec.DefaultLimits)
 	if err != nil {
@@ -327,13 +328,13 @@ func verifyTreeCodec(data []byte) error {
 			if err != nil {
 				return err
 			}
-			anew, err := leaf.marshal()
-			if err := firstError(err, same(nodeName(NodeIndex(i)), anew, []byte(body))); err != nil {
+			again, err := leaf.marshal()
+			if err := cmp.Or(err, same(nodeName(nodeIndex(i)), again, []byte(body))); err != nil {
 				return err
 			}
 		default:
-			n := treeNode{level: uint8(NodeIndex(i).level()), body: body}
-			if err := same(nodeName(NodeIndex(i)), []byte(n.withUnmerged(n.unmerged())), []byte(body)); err != nil {
+			n := treeNode{level: uint8(nodeIndex(i).level()), body: body}
+			if err := same(nodeName(nodeIndex(i)), []byte(n.withUnmerged(n.unmerged())), []byte(body)); err != nil {
 				return err
 			}
 		}
@@ -342,8 +343,8 @@ func verifyTreeCodec(data []byte) error {
 	if err != nil {
 		return err
 	}
-	anew, err := t.marshal()
-	return firstError(err, same("the encoding anew", anew, data))
+	again, err := t.marshal()
+	return cmp.Or(err, same("the second encoding", again, data))
 }
 
 func verifyGroupSecrets(data []byte) error {
@@ -351,10 +352,10 @@ func verifyGroupSecrets(data []byte) error {
 	if err != nil {
 		return within("group_secrets", ErrMalformed, err)
 	}
-	return within("group_secrets", ErrInvalid, same("the encoding anew", g.marshal(), data))
+	return within("group_secrets", ErrInvalid, same("the second encoding", g.marshal(), data))
 }
 
-// verifyProposal takes the content of a proposal without its type.
+// verifyProposal verifies the encoding of a proposal's content without its type.
 func verifyProposal(object string, data []byte, t ProposalType) error {
 	_, err := reencodes(object, data,
 		func(r *codec.Reader) Proposal { return decodeProposalBody(r, t) },
@@ -389,7 +390,7 @@ func (c *welcomeCase) verify(s *suite) error {
 		return fail(ErrInvalid, "§12.4.3.1", "welcome", "is a %v, with a KeyPackage for %v", m.format, kp.CipherSuite)
 	}
 	pub, err := s.publicKeyOf(s.privateKeyOf(c.InitKey))
-	if err := firstError(err, same("public key of init_priv", pub, kp.InitKey)); err != nil {
+	if err := cmp.Or(err, same("public key of init_priv", pub, kp.InitKey)); err != nil {
 		return err
 	}
 	ref, err := kp.Ref()
@@ -431,14 +432,14 @@ func (c *welcomeCase) verifyInfo(s *suite, w *welcome, secrets *groupSecrets) er
 	return nil
 }
 
-// trustSignatureKey is the Authenticator of the vectors: it takes any credential for that of whoever
-// has the signature key.
+// trustSignatureKey is the Authenticator of the vectors: it accepts any credential and uses the signature key as the
+// identity.
 type trustSignatureKey struct{}
 
-// ValidateCredential accepts all.
+// ValidateCredential accepts all credentials.
 func (trustSignatureKey) ValidateCredential(Credential, []byte, CredentialUse) error { return nil }
 
-// Identity is the signature key.
+// Identity returns the signature key.
 func (trustSignatureKey) Identity(_ Credential, signatureKey []byte) ([]byte, error) {
 	if len(signatureKey) == 0 {
 		return nil, fmt.Errorf("%w: no signature key", ErrPolicy)
@@ -446,5 +447,5 @@ func (trustSignatureKey) Identity(_ Credential, signatureKey []byte) ([]byte, er
 	return signatureKey, nil
 }
 
-// ValidSuccessor accepts all.
+// ValidSuccessor accepts all credentials.
 func (trustSignatureKey) ValidSuccessor(_, _ Credential) error { return nil }

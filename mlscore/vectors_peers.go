@@ -2,14 +2,15 @@ package mlscore
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 )
 
-// The formats of groups that were recorded from other implementations. The scripts themselves have the
-// format "Passive Client Scenarios"; the files beside them refer to each other.
+// The formats of groups that were recorded from other implementations. The scripts themselves have the format
+// "Passive Client Scenarios"; the other files of the folder refer to each other.
 
 // vectorSet is a file of test vectors whose cases refer to each other or to other files.
 type vectorSet struct {
@@ -17,7 +18,7 @@ type vectorSet struct {
 	read  func(file string) ([]byte, error)
 }
 
-// decodePeers reads all cases of a set; fields that are not known fail it.
+// decodePeers decodes all cases of a set. An unknown field is an error.
 func decodePeers[T any](set *vectorSet) ([]T, error) {
 	list := make([]T, len(set.cases))
 	for i, raw := range set.cases {
@@ -30,10 +31,10 @@ func decodePeers[T any](set *vectorSet) ([]T, error) {
 	return list, nil
 }
 
-// scripts reads a file of passive client scenarios that stands beside the set.
+// scripts reads a file of passive client scenarios in the folder of the set.
 func (set *vectorSet) scripts(file string) ([]passiveCase, error) {
 	if set.read == nil {
-		return nil, fail(ErrMisuse, "", file, "is not at hand: verify the folder, see VerifyVectorFile")
+		return nil, fail(ErrMisuse, "", file, "is not at hand: verify the folder, see VerifyFile")
 	}
 	data, err := set.read(file)
 	if err != nil {
@@ -52,7 +53,7 @@ func (set *vectorSet) scripts(file string) ([]passiveCase, error) {
 	return list, nil
 }
 
-// script finds one case; files is what was read before.
+// script returns one case; files caches the files that were read before.
 func (set *vectorSet) script(files map[string][]passiveCase, file string, at int) (*passiveCase, error) {
 	list, ok := files[file]
 	if !ok {
@@ -68,7 +69,7 @@ func (set *vectorSet) script(files map[string][]passiveCase, file string, at int
 	return &list[at], nil
 }
 
-// scriptSummary is a case of scripts.json: what happens in a script.
+// scriptSummary is a case of scripts.json: the summary of a script's events.
 type scriptSummary struct {
 	File       string          `json:"file"`
 	Case       int             `json:"case"`
@@ -79,7 +80,8 @@ type scriptSummary struct {
 	Steps      json.RawMessage `json:"steps"`
 }
 
-// openScripts checks that the scripts are there and as long as is said; they are followed where they stand.
+// openScripts checks that the scripts exist and have the stated lengths. The scripts themselves are verified in their
+// own files.
 func openScripts(set *vectorSet) (func(int, *suite) error, error) {
 	list, err := decodePeers[scriptSummary](set)
 	files := map[string][]passiveCase{}
@@ -145,7 +147,7 @@ func openPeerMessages(set *vectorSet) (func(int, *suite) error, error) {
 	}, err
 }
 
-// readAlong follows a script and calls read when so many of its epochs have been entered.
+// readAlong follows a script and calls read after each epoch with the number of entered epochs.
 func (c *passiveCase) readAlong(s *suite, read func(g *Group, after int)) error {
 	if c.Suite != s.id {
 		return fail(ErrInvalid, "", "case", "is for %v, the message for %v", c.Suite, s.id)
@@ -172,14 +174,14 @@ func (m *peerMessage) read(g *Group) error {
 	if r.Application == nil {
 		return fail(ErrInvalid, "", "message", "is no application message")
 	}
-	return firstError(
+	return cmp.Or(
 		same("plaintext", r.Application.Data, m.Plaintext),
 		same("authenticated_data", r.Application.AuthenticatedData, m.Authenticated),
 		same("sender_identity", r.Application.Sender.Credential.Identity, []byte(m.SenderIdentity)),
 	)
 }
 
-// peerObject is something that a peer published, and what RFC 9420 makes of it.
+// peerObject is an object that a peer published, with the expected result under RFC 9420.
 type peerObject struct {
 	Library   string      `json:"library"`
 	Version   string      `json:"version"`
@@ -222,7 +224,7 @@ func openPeerObjects(set *vectorSet) (func(int, *suite) error, error) {
 	}, err
 }
 
-// refusedBy demands that err is a refusal by a rule of the RFC.
+// refusedBy checks that err is a refusal by a rule of the RFC.
 func refusedBy(rule string, err error) error {
 	var e *Error
 	switch {
@@ -247,7 +249,7 @@ func (o *peerObject) keyPackage(s *suite) error {
 	return kp.Verify(KeyPackageRules{Auth: trustSignatureKey{}, Now: o.time()})
 }
 
-// groupInfo joins the group by an external commit, with all capabilities that the group demands.
+// groupInfo joins the group by an external commit, with all capabilities that the group requires.
 func (o *peerObject) groupInfo(s *suite) error {
 	info, err := ParseGroupInfo(o.Bytes)
 	if err != nil {
@@ -268,7 +270,7 @@ func (o *peerObject) groupInfo(s *suite) error {
 	}
 	cfg.Credentials = append([]CredentialType{CredentialX509}, required.Credentials...)
 	for _, t := range required.Proposals {
-		if !t.isDefault() {
+		if t.row().listed {
 			cfg.Proposals = append(cfg.Proposals, t)
 		}
 	}
@@ -298,7 +300,7 @@ func (o *peerObject) groupInfo(s *suite) error {
 	return err
 }
 
-// proposal follows the group of a GroupInfo as a server does.
+// proposal processes a proposal in the group of a GroupInfo, as a server does.
 func (o *peerObject) proposal(of *peerObject) error {
 	state, err := NewPublicState(of.Bytes, of.Tree, PublicConfig{Auth: trustSignatureKey{}})
 	if err != nil {
@@ -315,7 +317,7 @@ func (o *peerObject) proposal(of *peerObject) error {
 	return pending[0].Add.Verify(KeyPackageRules{Auth: trustSignatureKey{}, Now: o.time()})
 }
 
-// refusedMessage is a script that ends with something that has to be refused.
+// refusedMessage is a script whose last message must be refused.
 type refusedMessage struct {
 	Library      string          `json:"library"`
 	Version      string          `json:"version"`
@@ -333,7 +335,8 @@ func openRefusedMessages(set *vectorSet) (func(int, *suite) error, error) {
 	return func(i int, s *suite) error { return list[i].verify(s) }, err
 }
 
-// verify follows the script up to what is refused, and looks that nothing has changed then.
+// verify follows the script up to the message that must be refused, and checks that the refused message changes
+// nothing.
 func (m *refusedMessage) verify(s *suite) error {
 	g, err := m.Case.join(s)
 	if m.Epoch == -1 {

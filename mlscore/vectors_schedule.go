@@ -1,6 +1,9 @@
 package mlscore
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+)
 
 // keyScheduleCase is a case of the format "Key Schedule".
 type keyScheduleCase struct {
@@ -10,7 +13,7 @@ type keyScheduleCase struct {
 	Epochs  []scheduleEpoch `json:"epochs"`
 }
 
-// scheduleEpoch has what a generator chooses first, and then what follows from it.
+// scheduleEpoch holds first the values that a generator chooses, and then the values that are computed from them.
 type scheduleEpoch struct {
 	TreeHash      hexData `json:"tree_hash"`
 	CommitSecret  hexData `json:"commit_secret"`
@@ -54,7 +57,7 @@ func (c *keyScheduleCase) verify(s *suite) error {
 	return nil
 }
 
-// compute fills in what follows from what was chosen, and gives the next init secret.
+// compute fills in the values that follow from the chosen ones, and returns the next init secret.
 func (e *scheduleEpoch) compute(s *suite, groupID []byte, epoch uint64, init Secret) (Secret, error) {
 	if n := e.Export.Length; n > uint32(s.maxExpand()) {
 		return Secret{}, fail(ErrMalformed, "§8.5", "exporter", "%d bytes, at most %d", n, s.maxExpand())
@@ -87,7 +90,7 @@ func (e *scheduleEpoch) compute(s *suite, groupID []byte, epoch uint64, init Sec
 }
 
 func (e *scheduleEpoch) compare(got *scheduleEpoch) error {
-	return firstError(
+	return cmp.Or(
 		same("group_context", got.Context, e.Context),
 		same("joiner_secret", got.Joiner, e.Joiner),
 		same("welcome_secret", got.Welcome, e.Welcome),
@@ -127,7 +130,7 @@ type ratchetEntry struct {
 	ApplicationNonce hexData `json:"application_nonce"`
 }
 
-// vectorRatchets lets a case jump further than a member would let a message.
+// vectorRatchets allows a case to skip more generations than a member allows.
 var vectorRatchets = RatchetLimits{Ahead: 1 << 13, Skipped: 1 << 13}
 
 func (c *secretTreeCase) verify(s *suite) error {
@@ -139,14 +142,14 @@ func (c *secretTreeCase) verify(s *suite) error {
 		return err
 	}
 	key, nonce := s.senderDataKey(secret, c.SenderData.Ciphertext)
-	if err := firstError(same("sender_data.key", key.Bytes(), c.SenderData.Key), same("sender_data.nonce", nonce.Bytes(), c.SenderData.Nonce)); err != nil {
+	if err := cmp.Or(same("sender_data.key", key.Bytes(), c.SenderData.Key), same("sender_data.nonce", nonce.Bytes(), c.SenderData.Nonce)); err != nil {
 		return err
 	}
 	if _, err := s.secretOf("encryption_secret", c.Encryption); err != nil {
 		return err
 	}
-	// The generations as they come, and backwards, so that skipped keys are seen too.
-	return firstError(c.verifyKeys(s, false), c.verifyKeys(s, true))
+	// The generations in their order, and backwards, so that skipped keys are used too.
+	return cmp.Or(c.verifyKeys(s, false), c.verifyKeys(s, true))
 }
 
 func (c *secretTreeCase) tree(s *suite) *secretTree {
@@ -173,7 +176,7 @@ func (c *secretTreeCase) verifyKeys(s *suite, backwards bool) error {
 	return nil
 }
 
-// take uses up the keys of both ratchets of a leaf for a generation.
+// take consumes the keys of both ratchets of a leaf for a generation.
 func (e *ratchetEntry) take(t *secretTree, leaf LeafIndex) error {
 	for _, r := range []struct {
 		name       ratchetName
@@ -193,7 +196,7 @@ func (e *ratchetEntry) take(t *secretTree, leaf LeafIndex) error {
 }
 
 func (e *ratchetEntry) compare(got *ratchetEntry) error {
-	return firstError(
+	return cmp.Or(
 		same("handshake_key", got.HandshakeKey, e.HandshakeKey),
 		same("handshake_nonce", got.HandshakeNonce, e.HandshakeNonce),
 		same("application_key", got.ApplicationKey, e.ApplicationKey),

@@ -1,6 +1,8 @@
 package mlscore
 
 import (
+	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -8,18 +10,17 @@ import (
 	"testing"
 )
 
-// officialKinds are the names with which the files of the working group's set begin.
+// officialKinds are the beginnings of the file names of the working group's set.
 var officialKinds = []string{
 	"crypto-basics", "deserialization", "key-schedule", "message-protection", "messages",
 	"passive-client-handling-commit", "passive-client-random", "passive-client-welcome", "psk_secret",
 	"secret-tree", "transcript-hashes", "tree-math", "tree-operations", "tree-validation", "treekem", "welcome",
 }
 
-// oneSuite are those of which the working group's set has cases for suite 1 only.
+// oneSuite are the kinds for which the working group's set has cases only for suite 1.
 var oneSuite = []string{"passive-client-random", "tree-operations"}
 
-// TestVectors verifies the MLS working group's test vectors, all files of the folder that MLS_VECTORS
-// names.
+// TestVectors verifies the MLS working group's test vectors: all files of the folder that MLS_VECTORS names.
 func TestVectors(t *testing.T) {
 	dir := vectorsFolder()
 	if dir == "" {
@@ -28,8 +29,8 @@ func TestVectors(t *testing.T) {
 	verifyFolder(t, dir, oneSuite)
 }
 
-// vectorsFolder is the folder that MLS_VECTORS names, "" if it is not set. A relative one counts from
-// the module's root, where the tests are called, and not from the package's folder, where they run.
+// vectorsFolder returns the folder that MLS_VECTORS names, "" if it is not set. A relative path is relative to the
+// module's root, where the tests are called, and not to the package's folder, where they run.
 func vectorsFolder() string {
 	dir := os.Getenv("MLS_VECTORS")
 	if dir == "" || filepath.IsAbs(dir) {
@@ -38,8 +39,8 @@ func vectorsFolder() string {
 	return filepath.Join("..", dir)
 }
 
-// verifyFolder verifies the files of a folder. All kinds must be there, with cases for all suites; of
-// those in oneSuite, for suite 1 at least.
+// verifyFolder verifies the files of a folder. All kinds must be there, with cases for all suites; the kinds in
+// oneSuite need cases only for suite 1.
 func verifyFolder(t *testing.T, dir string, oneSuite []string) {
 	files, err := filepath.Glob(filepath.Join(dir, "*.json"))
 	if err != nil {
@@ -58,31 +59,63 @@ func verifyFolder(t *testing.T, dir string, oneSuite []string) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			r, err := VerifyVectors(filepath.Base(file), data, nil)
-			if err != nil {
-				t.Fatal(err)
+			tallies := must[vectorTallies](t)(tallyVectors(filepath.Base(file), data, nil))
+			for id, tally := range tallies {
+				t.Run(id.String(), func(t *testing.T) { requirePassed(t, tally) })
 			}
-			for _, tally := range r.Suites {
-				t.Run(tally.Suite.String(), func(t *testing.T) { requirePassed(t, tally) })
-			}
-			requireSuites(t, &r, slices.Contains(oneSuite, name))
+			requireSuites(t, filepath.Base(file), tallies, slices.Contains(oneSuite, name))
 		})
 	}
 }
 
-func requirePassed(t *testing.T, tally VectorTally) {
-	t.Logf("%d cases passed, %d failed", tally.Passed, tally.Failed)
-	if tally.Failed > 0 || tally.Passed == 0 {
-		t.Errorf("%d cases failed of %d", tally.Failed, tally.Failed+tally.Passed)
+// vectorTallies counts the cases of a file by cipher suite.
+type vectorTallies map[CipherSuite]*vectorTally
+
+type vectorTally struct {
+	passed   int
+	failures []error
+}
+
+// failed returns the failures of all suites.
+func (v vectorTallies) failed() (all []error) {
+	for _, tally := range v {
+		all = append(all, tally.failures...)
 	}
-	for _, c := range tally.First {
-		t.Error(c)
+	return all
+}
+
+// tallyVectors verifies a file of test vectors. folder has the files that this file refers to; it may be nil.
+func tallyVectors(file string, data []byte, folder fs.FS) (vectorTallies, error) {
+	var read func(string) ([]byte, error)
+	if folder != nil {
+		read = func(name string) ([]byte, error) { return fs.ReadFile(folder, name) }
+	}
+	tallies := vectorTallies{}
+	_, err := verifyVectors(file, data, read, func(at int, id CipherSuite, err error) {
+		tally := tallies[id]
+		if tally == nil {
+			tally = &vectorTally{}
+			tallies[id] = tally
+		}
+		if err != nil {
+			tally.failures = append(tally.failures, fmt.Errorf("case %d: %w", at, err))
+		} else {
+			tally.passed++
+		}
+	})
+	return tallies, err
+}
+
+func requirePassed(t *testing.T, tally *vectorTally) {
+	t.Helper()
+	if len(tally.failures) > 0 || tally.passed == 0 {
+		t.Errorf("%d cases passed, %d failed; the first failures: %v", tally.passed, len(tally.failures), tally.failures[:min(3, len(tally.failures))])
 	}
 }
 
-// requireSuites checks that no suite is without a case.
-func requireSuites(t *testing.T, r *VectorReport, onlyFirst bool) {
-	format, err := vectorFormatOf(r.File)
+// requireSuites checks that every suite has a case.
+func requireSuites(t *testing.T, file string, tallies vectorTallies, onlyFirst bool) {
+	format, err := vectorFormatOf(file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,8 +123,7 @@ func requireSuites(t *testing.T, r *VectorReport, onlyFirst bool) {
 		return
 	}
 	for _, id := range CipherSuites() {
-		has := slices.ContainsFunc(r.Suites, func(tally VectorTally) bool { return tally.Suite == id && tally.Passed > 0 })
-		if !has && (id == 1 || !onlyFirst) {
+		if tally := tallies[id]; (tally == nil || tally.passed == 0) && (id == 1 || !onlyFirst) {
 			t.Errorf("no case for %v", id)
 		}
 	}
@@ -101,8 +133,8 @@ func requireSuites(t *testing.T, r *VectorReport, onlyFirst bool) {
 //
 //	go run ./cmd/mlsfed vectors make --seed 6d6c73666564 DIR
 //
-// Vectors made anew differ when randomness is drawn in another order or an encoding changed. Where that
-// is meant, empty the folder, make the set again with the same command, and say why in the commit.
+// Vectors that are made again differ if randomness is drawn in another order or an encoding changed. If the change is
+// intended, empty the folder, make the set again with the same command, and give the reason in the commit.
 const (
 	regressionSeed   = "mlsfed"
 	regressionFolder = "testdata/vectors"
@@ -111,8 +143,8 @@ const (
 // TestRegressionVectors verifies vectors that an earlier state of this library made.
 func TestRegressionVectors(t *testing.T) { verifyFolder(t, regressionFolder, nil) }
 
-// TestMakeVectors makes the regression set again, each suite by itself: the bytes are the same. With
-// -short it leaves out the suites whose curves are slow.
+// TestMakeVectors makes the regression set again, each suite separately, and checks that the bytes are the same. With
+// -short it leaves out the suites with slow curves.
 func TestMakeVectors(t *testing.T) {
 	for _, id := range CipherSuites() {
 		if testing.Short() && id > 3 {
@@ -123,7 +155,7 @@ func TestMakeVectors(t *testing.T) {
 				t.Skip("minutes with -race, and the same code as for P-256: not with -race")
 			}
 			t.Parallel()
-			files, err := MakeVectors([]byte(regressionSeed), []CipherSuite{id})
+			files, err := makeVectors([]byte(regressionSeed), []CipherSuite{id})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -141,8 +173,7 @@ func TestMakeVectors(t *testing.T) {
 	}
 }
 
-// requireCases compares cases of one suite with those of a set for all suites, in which they stand
-// together.
+// requireCases compares the cases of one suite with those of a set for all suites, in which they are consecutive.
 func requireCases(t *testing.T, name string, id CipherSuite, got, stored []byte) {
 	gotLines, lines := caseLines(got), caseLines(stored)
 	at := 0
@@ -167,13 +198,14 @@ func caseLines(data []byte) []string {
 	return lines[1 : len(lines)-1]
 }
 
-// TestMakeVectorsSeeds: other seeds give other vectors, and all of them verify; suites are checked.
+// TestMakeVectorsSeeds checks that different seeds give different vectors, that all of them verify, and that
+// makeVectors checks its suites.
 func TestMakeVectorsSeeds(t *testing.T) {
-	first, err := MakeVectors([]byte("first"), []CipherSuite{3, 1, 3})
+	first, err := makeVectors([]byte("first"), []CipherSuite{3, 1, 3})
 	if err != nil {
 		t.Fatal(err)
 	}
-	second, err := MakeVectors([]byte("second"), []CipherSuite{1, 3})
+	second, err := makeVectors([]byte("second"), []CipherSuite{1, 3})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,19 +213,15 @@ func TestMakeVectorsSeeds(t *testing.T) {
 		if string(data) == string(second[name]) && name != "tree-math.json" {
 			t.Errorf("%s does not depend on the seed", name)
 		}
-		r, err := VerifyVectors(name, data, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, tally := range r.Suites {
+		for _, tally := range must[vectorTallies](t)(tallyVectors(name, data, nil)) {
 			requirePassed(t, tally)
 		}
 	}
-	_, err = MakeVectors(nil, []CipherSuite{1, 8})
+	_, err = makeVectors(nil, []CipherSuite{1, 8})
 	requireKind(t, err, ErrUnsupported)
 }
 
-// TestRandomWalks makes and verifies more random walks than are stored.
+// TestRandomWalks makes and verifies more random walks than the stored set has.
 func TestRandomWalks(t *testing.T) {
 	n := 40
 	if testing.Short() {
@@ -209,10 +237,6 @@ func TestRandomWalks(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r, err := VerifyVectors("passive-client-random.json", data, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		requirePassed(t, r.Suites[0])
+		requirePassed(t, must[vectorTallies](t)(tallyVectors("passive-client-random.json", data, nil))[suites[0].id])
 	}
 }

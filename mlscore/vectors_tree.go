@@ -1,6 +1,7 @@
 package mlscore
 
 import (
+	"cmp"
 	"crypto/rand"
 	"fmt"
 
@@ -22,12 +23,12 @@ func (c *treeMathCase) verify(*suite) error {
 	if c.Leaves == 0 || c.Leaves > maxLeaves || uint64(len(c.Left)) > 4*uint64(c.Leaves) {
 		return fail(ErrMalformed, "", "n_leaves", "%d, with %d nodes listed", c.Leaves, len(c.Left))
 	}
-	// The size is looked at before the lists are computed, which are as long.
+	// The size is checked before the lists, which have that length, are computed.
 	if n := uint32(2)<<heightFor(int(c.Leaves)) - 1; n != c.Nodes || uint64(len(c.Left)) != uint64(n) {
 		return fail(ErrInvalid, "", "n_nodes", "is %d, the vector says %d and lists %d", n, c.Nodes, len(c.Left))
 	}
 	got := treeMathOf(c.Leaves)
-	return firstError(
+	return cmp.Or(
 		sameNumber("root", got.Root, c.Root),
 		sameNodes("left", got.Left, c.Left),
 		sameNodes("right", got.Right, c.Right),
@@ -36,21 +37,21 @@ func (c *treeMathCase) verify(*suite) error {
 	)
 }
 
-// treeMathOf computes a whole case.
+// treeMathOf computes a case for a number of leaves.
 func treeMathOf(leaves uint32) *treeMathCase {
 	height := heightFor(int(leaves))
 	root := rootOf(height)
 	c := &treeMathCase{Leaves: leaves, Nodes: 2<<height - 1, Root: uint32(root)}
-	for i := range NodeIndex(c.Nodes) {
-		c.Left = append(c.Left, nodeIf(i.level() > 0, i, NodeIndex.left))
-		c.Right = append(c.Right, nodeIf(i.level() > 0, i, NodeIndex.right))
-		c.Parent = append(c.Parent, nodeIf(i != root, i, NodeIndex.parent))
-		c.Sibling = append(c.Sibling, nodeIf(i != root, i, NodeIndex.sibling))
+	for i := range nodeIndex(c.Nodes) {
+		c.Left = append(c.Left, nodeIf(i.level() > 0, i, nodeIndex.left))
+		c.Right = append(c.Right, nodeIf(i.level() > 0, i, nodeIndex.right))
+		c.Parent = append(c.Parent, nodeIf(i != root, i, nodeIndex.parent))
+		c.Sibling = append(c.Sibling, nodeIf(i != root, i, nodeIndex.sibling))
 	}
 	return c
 }
 
-func nodeIf(exists bool, n NodeIndex, f func(NodeIndex) NodeIndex) *uint32 {
+func nodeIf(exists bool, n nodeIndex, f func(nodeIndex) nodeIndex) *uint32 {
 	if !exists {
 		return nil
 	}
@@ -93,7 +94,7 @@ func (c *treeOperationCase) verify(s *suite) error {
 		return within("tree_before", ErrMalformed, err)
 	}
 	before, err := t.marshal()
-	if err := firstError(err, same("tree_before", before, c.Before), same("tree_hash_before", t.hash(), c.HashBefore)); err != nil {
+	if err := cmp.Or(err, same("tree_before", before, c.Before), same("tree_hash_before", t.hash(), c.HashBefore)); err != nil {
 		return err
 	}
 	p, err := reencodes("proposal", c.Proposal, decodeProposal, func(p Proposal, w *codec.Writer) { p.encode(w) })
@@ -108,12 +109,11 @@ func (c *treeOperationCase) verify(s *suite) error {
 		return err
 	}
 	after, err := next.marshal()
-	return firstError(err, same("tree_after", after, c.After), same("tree_hash_after", next.hash(), c.HashAfter))
+	return cmp.Or(err, same("tree_after", after, c.After), same("tree_hash_after", next.hash(), c.HashAfter))
 }
 
-// applyOne applies an Add, Update or Remove to a tree as a commit by somebody else would. The tree
-// comes without its group, so that the signature in an Update's leaf, which covers the group's id,
-// cannot be verified.
+// applyOne applies an Add, Update or Remove to a tree, as a commit by another member would. The tree comes without
+// its group, so the signature in an Update's leaf, which covers the group's id, cannot be verified.
 func applyOne(t *ratchetTree, p Proposal, from Sender) (*ratchetTree, error) {
 	state := &PublicState{
 		rules:   &rules{suite: t.suite, auth: trustSignatureKey{}},
@@ -124,7 +124,7 @@ func applyOne(t *ratchetTree, p Proposal, from Sender) (*ratchetTree, error) {
 	pl := &plan{list: []sentProposal{sp}, committer: Sender{Type: SenderMember, Index: ^uint32(0)}}
 	switch p.Type {
 	case ProposalAdd, ProposalRemove:
-		if err := state.checkProposal(&sp, pl, 0); err != nil {
+		if err := state.checkProposal(&sp, pl); err != nil {
 			return nil, within(sp.name(0), ErrInvalid, err)
 		}
 	case ProposalUpdate:
@@ -156,13 +156,13 @@ func (c *treeValidationCase) verify(s *suite) error {
 	if len(c.Hashes) != nodes || len(c.Resolutions) != nodes {
 		return fail(ErrInvalid, "", "tree", "has %d nodes, the vector %d hashes and %d resolutions", nodes, len(c.Hashes), len(c.Resolutions))
 	}
-	for i := range NodeIndex(nodes) {
+	for i := range nodeIndex(nodes) {
 		hash, resolution := t.nodeFacts(i)
-		if err := firstError(same("tree hash", hash, c.Hashes[i]), sameResolution(resolution, c.Resolutions[i])); err != nil {
+		if err := cmp.Or(same("tree hash", hash, c.Hashes[i]), sameResolution(resolution, c.Resolutions[i])); err != nil {
 			return within(fmt.Sprintf("node %d", i), ErrInvalid, err)
 		}
 	}
-	// Parent hashes, signatures of leaves and all else that a joiner checks.
+	// The state validates parent hashes, signatures of leaves and all other checks of a joiner.
 	state := &PublicState{
 		rules:   &rules{suite: s, auth: trustSignatureKey{}},
 		context: GroupContext{Version: MLS10, CipherSuite: s.id, GroupID: c.GroupID},
@@ -171,9 +171,8 @@ func (c *treeValidationCase) verify(s *suite) error {
 	return state.validateTree()
 }
 
-// nodeFacts gives the tree hash and the resolution of any node, of one inside a collapsed blank
-// subtree too.
-func (t *ratchetTree) nodeFacts(i NodeIndex) (hash []byte, resolution []uint32) {
+// nodeFacts returns the tree hash and the resolution of any node, including a node inside a collapsed blank subtree.
+func (t *ratchetTree) nodeFacts(i nodeIndex) (hash []byte, resolution []uint32) {
 	resolution = []uint32{}
 	n := t.nodeAbove(i.firstLeaf(), i.level())
 	if n == nil {
@@ -208,7 +207,7 @@ type treeKEMCase struct {
 	Paths     []pathVector  `json:"update_paths"`
 }
 
-// leafPrivate is what a member keeps to itself.
+// leafPrivate is the private state of a member.
 type leafPrivate struct {
 	Index       uint32           `json:"index"`
 	Encryption  hexData          `json:"encryption_priv"`
@@ -221,7 +220,7 @@ type nodePathSecret struct {
 	Secret hexData `json:"path_secret"`
 }
 
-// pathVector is an UpdatePath and what each leaf makes of it.
+// pathVector is an UpdatePath and the results of processing it for each leaf.
 type pathVector struct {
 	Sender       uint32     `json:"sender"`
 	Path         hexData    `json:"update_path"`
@@ -282,7 +281,7 @@ func (v *treeKEM) takeLeaf(l *leafPrivate) error {
 	if err != nil {
 		return err
 	}
-	if err := firstError(
+	if err := cmp.Or(
 		same("public key of encryption_priv", encryption, leaf.EncryptionKey),
 		same("public key of signature_priv", signature, leaf.SignatureKey),
 	); err != nil {
@@ -299,9 +298,9 @@ func (v *treeKEM) takeLeaf(l *leafPrivate) error {
 	return nil
 }
 
-// takeSecret puts the private key that follows from a path secret in.
+// takeSecret adds the private key that is derived from a path secret.
 func (v *treeKEM) takeSecret(keys *pathKeys, i LeafIndex, p nodePathSecret) error {
-	at := NodeIndex(p.Node)
+	at := nodeIndex(p.Node)
 	level := at.level()
 	if level == 0 || level > v.tree.height() || !at.covers(i) {
 		return fail(ErrInvalid, "", nodeName(at), "is not above %s", leafName(i))
@@ -323,7 +322,7 @@ func (v *treeKEM) takeSecret(keys *pathKeys, i LeafIndex, p nodePathSecret) erro
 	return same("public key", pub, []byte(n.encryptionKey()))
 }
 
-// context is the GroupContext for a path that leads to a tree.
+// context returns the GroupContext for a path that leads to a tree.
 func (v *treeKEM) context(t *ratchetTree) []byte {
 	c := GroupContext{
 		Version:                 MLS10,
@@ -366,8 +365,7 @@ func (v *treeKEM) verifyPath(p *pathVector) error {
 	return within("path made here", ErrInvalid, v.verifyOwnPath(i))
 }
 
-// merge checks an encoded path from leaf i, its leaf's signature and its parent hashes, and puts it
-// into the tree.
+// merge checks an encoded path from leaf i, its leaf's signature and its parent hashes, and merges it into the tree.
 func (v *treeKEM) merge(i LeafIndex, path []byte) (*receivedPath, error) {
 	p, err := reencodes("update_path", path, decodeUpdatePath, (*updatePath).encode)
 	if err != nil {
@@ -399,10 +397,10 @@ func (v *treeKEM) open(r *receivedPath, j LeafIndex, pathSecret, commitSecret []
 		}
 	}
 	_, commit, err := r.derive(k, secret)
-	return firstError(err, same("commit_secret", commit.Bytes(), commitSecret))
+	return cmp.Or(err, same("commit_secret", commit.Bytes(), commitSecret))
 }
 
-// verifyOwnPath makes another path from leaf i and has all members process it.
+// verifyOwnPath makes another path from leaf i, and all members process it.
 func (v *treeKEM) verifyOwnPath(i LeafIndex) error {
 	leaf, ok := v.tree.leaf(i)
 	if !ok {

@@ -9,12 +9,11 @@ import (
 // WaitingProposal is a proposal that waits for a commit.
 type WaitingProposal struct {
 	Proposal
-	Ref    []byte // ProposalRef (RFC 9420 §5.2): names it in CommitOptions.Refs and Group.Drop
+	Ref    []byte // ProposalRef (RFC 9420 §5.2): the proposal's name for CommitOptions.Refs and Group.Drop
 	Sender Sender
 }
 
-// Pending lists the proposals that wait for a commit, in the order in which they came. It leaves out
-// those that Group.Drop dropped.
+// Pending lists the proposals that wait for a commit, in the order of arrival, without those that Group.Drop dropped.
 func (p *PublicState) Pending() []WaitingProposal {
 	list := make([]WaitingProposal, 0, len(p.proposals))
 	for i := range p.proposals {
@@ -30,11 +29,11 @@ func (p *PublicState) waits() bool {
 	return slices.ContainsFunc(p.proposals, func(c cachedProposal) bool { return !c.dropped })
 }
 
-// Drop keeps this member from committing a waiting proposal: one that the delivery service refused, or
-// that the application does not want. ErrMissing if no proposal of that reference waits.
+// Drop prevents this member from committing a waiting proposal, which the delivery service refused or the application
+// does not want. It returns ErrMissing if no proposal with that reference waits.
 //
-// The proposal is not forgotten before the epoch ends: this member still follows a commit of somebody
-// else's that holds it. It counts for Limits.Proposals until then.
+// The proposal is kept until the epoch ends: this member can still process another member's commit that contains it.
+// Until then the proposal counts for Limits.Proposals.
 func (g *Group) Drop(ref []byte) error {
 	if err := g.active(); err != nil {
 		return err
@@ -55,7 +54,7 @@ func (g *Group) Drop(ref []byte) error {
 	return nil
 }
 
-// findWaiting finds a waiting proposal that has not been dropped.
+// findWaiting returns the index of a waiting proposal that has not been dropped.
 func (p *PublicState) findWaiting(ref []byte) (int, error) {
 	at := slices.IndexFunc(p.proposals, func(c cachedProposal) bool { return !c.dropped && bytes.Equal(c.ref, ref) })
 	if at < 0 {
@@ -64,8 +63,8 @@ func (p *PublicState) findWaiting(ref []byte) (int, error) {
 	return at, nil
 }
 
-// chosen gives the waiting proposals that CommitOptions.Refs names, in that order. Where Commit would skip
-// one that nobody named, this fails.
+// chosen returns the waiting proposals that CommitOptions.Refs names, in that order. Commit skips an invalid proposal
+// that Refs does not name; chosen fails for an invalid proposal.
 func (g *Group) chosen(refs [][]byte) ([]sentProposal, error) {
 	list := make([]sentProposal, 0, len(refs))
 	seen := map[string]bool{}

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// TestWaitingProposals12_4: a committer chooses among the proposals that wait, by reference (§12.4).
+// TestWaitingProposals12_4 checks that a committer can choose waiting proposals by reference (§12.4).
 func TestWaitingProposals12_4(t *testing.T) {
 	for _, public := range []bool{false, true} {
 		l := newLab(t, public, labOptions{names: []string{"alice", "bob", "carol", "dave"}})
@@ -63,8 +63,8 @@ func TestWaitingProposals12_4(t *testing.T) {
 	}
 }
 
-// TestDropProposal: a proposal that is dropped is not committed by this member, not counted as waiting,
-// and dropped still after a restart; a commit of another member's that holds it is followed.
+// TestDropProposal checks that this member does not commit a dropped proposal, does not count it as waiting, and
+// keeps it dropped after a restart; and that it processes another member's commit of the proposal.
 func TestDropProposal(t *testing.T) {
 	l := newLab(t, false, labOptions{names: []string{"alice", "bob", "carol"}})
 	alice, bob := l.who("alice"), l.who("bob")
@@ -112,14 +112,14 @@ func TestDropProposal(t *testing.T) {
 		t.Fatal(err)
 	}
 	l.agree()
-	// What was dropped counts for nothing in the next epoch.
+	// The dropped proposals have no effect in the next epoch.
 	l.deliver(alice, must[[]byte](t)(alice.group.ProposeUpdate(LeafUpdate{}, ProposeOptions{})))
 	if bob.group = must[*Group](t)(bob.LoadGroup(bob.group.GroupID())); len(bob.group.Public().Pending()) != 1 {
 		t.Error("a new proposal does not wait")
 	}
 }
 
-// TestLoadDroppedDamaged: a record that names a proposal which is not there is refused.
+// TestLoadDroppedDamaged checks that a record that names a missing proposal is refused.
 func TestLoadDroppedDamaged(t *testing.T) {
 	alice := newPerson(t, "alice", labSuite)
 	alice.create(t, CreateOptions{})
@@ -133,7 +133,7 @@ func TestLoadDroppedDamaged(t *testing.T) {
 	}
 }
 
-// TestDropRefused: nothing is dropped in a group that has ended, or if the store fails.
+// TestDropRefused checks that Drop fails and drops nothing in a group that has ended, or if the store fails.
 func TestDropRefused(t *testing.T) {
 	store := &failingStore{MemoryStore: NewMemoryStore()}
 	alice, bob := newPerson(t, "alice", labSuite, func(c *Config) { c.Store = store }), newPerson(t, "bob", labSuite)
@@ -153,7 +153,7 @@ func TestDropRefused(t *testing.T) {
 	}
 }
 
-// TestChosenExpired7_3: a chosen proposal with a KeyPackage that has expired meanwhile fails the commit.
+// TestChosenExpired7_3 checks that a chosen proposal with a KeyPackage that has expired meanwhile fails the commit.
 func TestChosenExpired7_3(t *testing.T) {
 	now := testTime
 	alice := newPerson(t, "alice", labSuite, func(c *Config) { c.Now = func() time.Time { return now } })

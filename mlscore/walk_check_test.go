@@ -7,7 +7,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// follow has whoever watches the group from outside process a handshake (RFC 9420 §12.1, §12.4).
+// follow makes the observer of the group process a handshake (RFC 9420 §12.1, §12.4).
 func (w *walk) follow(msg []byte) {
 	w.t.Helper()
 	if w.follower == nil {
@@ -21,7 +21,7 @@ func (w *walk) follow(msg []byte) {
 		w.t.Fatalf("a %v led from epoch %d to %d", effects.Kind, w.follower.Epoch(), next.Epoch())
 	}
 	w.follower = next
-	if w.chance(5) { // it restarts
+	if w.chance(5) { // the observer restarts
 		b, err := next.MarshalBinary()
 		w.must(err)
 		w.follower, err = ParsePublicState(b, w.publicConfig())
@@ -29,12 +29,12 @@ func (w *walk) follow(msg []byte) {
 	}
 }
 
-// publicConfig judges as the members do.
+// publicConfig returns the rules of the members.
 func (w *walk) publicConfig() PublicConfig {
 	return PublicConfig{Auth: TrustBasic{}}
 }
 
-// observer begins to follow the group.
+// observer returns a new PublicState of the group.
 func (w *walk) observer() *PublicState {
 	w.t.Helper()
 	m := w.pick(w.members)
@@ -81,7 +81,7 @@ func (w *walk) export(m *walker, context string) []byte {
 	return s.Bytes()
 }
 
-// samePublic compares what two know of the group. The context holds the tree hash and the transcript.
+// samePublic compares two public states of the group. The context holds the tree hash and the transcript.
 func (w *walk) samePublic(name string, a, b *PublicState) {
 	w.t.Helper()
 	switch {
@@ -96,17 +96,17 @@ func (w *walk) samePublic(name string, a, b *PublicState) {
 	}
 }
 
-// checkSelf: a member finds itself.
+// checkSelf checks that a member finds its own leaf.
 func (w *walk) checkSelf(m *walker) {
 	w.t.Helper()
 	i, found := m.group.ByIdentity([]byte(m.name))
 	if !found || i != m.group.Self() || m.group.Public().Context().Epoch != m.group.Epoch() {
-		w.t.Fatalf("%s stands at leaf %d and is found at %d, %v", m.name, m.group.Self(), i, found)
+		w.t.Fatalf("%s is at leaf %d and is found at %d, %v", m.name, m.group.Self(), i, found)
 	}
 }
 
-// checkKeys: a member holds the private keys of its leaf and of every parent above it that is not blank,
-// but for those in which it is unmerged (RFC 9420 §4.2), and no others.
+// checkKeys checks that a member holds the private keys of its leaf and of every non-blank parent above it, except
+// those in which it is unmerged (RFC 9420 §4.2), and no others.
 func (w *walk) checkKeys(m *walker) {
 	w.t.Helper()
 	t, self := m.group.public().tree, m.group.Self()
@@ -141,7 +141,7 @@ func (w *walk) checkKeys(m *walker) {
 	}
 }
 
-// checkTree looks at one member's tree: now and then in full, as somebody who joins.
+// checkTree checks one member's tree, sometimes in full, as a joiner does.
 func (w *walk) checkTree(m *walker) {
 	w.t.Helper()
 	t := m.group.public().tree

@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// commitment is a commit under way.
+// commitment is a commit in transit.
 type commitment struct {
 	by     *walker
 	commit *Commit
-	tree   []byte // for newcomers, where the Welcome does not hold it
+	tree   []byte // for newcomers, if the Welcome does not hold the tree
 	others []*walker
 }
 
-// commit makes a commit and checks that it leaves no waiting proposal without a word.
+// commit makes a commit and checks that it contains or reports every waiting proposal.
 func (w *walk) commit(m *walker, opts CommitOptions) *commitment {
 	w.t.Helper()
 	waiting := len(m.group.Public().Pending())
@@ -41,7 +41,7 @@ func (w *walk) commit(m *walker, opts CommitOptions) *commitment {
 	return out
 }
 
-// settle delivers the commit that won to everybody, lets newcomers in, and compares all.
+// settle delivers the winning commit to all members, lets newcomers join, and compares all members.
 func (w *walk) settle(c *commitment) {
 	w.t.Helper()
 	effects := c.commit.Staged.Effects()
@@ -66,7 +66,7 @@ func (w *walk) settle(c *commitment) {
 	w.endEpoch()
 }
 
-// mergeOwn merges an own commit as it comes back.
+// mergeOwn merges an own commit when the commit comes back.
 func (w *walk) mergeOwn(m *walker, msg []byte) {
 	w.t.Helper()
 	r, err := m.group.Process(msg)
@@ -79,7 +79,7 @@ func (w *walk) mergeOwn(m *walker, msg []byte) {
 	w.must(m.group.Merge(r.Commit))
 }
 
-// receiveCommit has a member process and merge a commit, after the proposals that it got late.
+// receiveCommit makes a member process and merge a commit, after the proposals that arrived late.
 func (w *walk) receiveCommit(m *walker, msg []byte, summary string, authenticator []byte) {
 	w.t.Helper()
 	r, err := m.group.Process(msg)
@@ -99,7 +99,7 @@ func (w *walk) receiveCommit(m *walker, msg []byte, summary string, authenticato
 		w.t.Fatalf("%s sees\n%s\nthe committer\n%s", m.name, got, summary)
 	}
 	staged := r.Commit
-	if w.chance(20) { // it restarts in between, and gets the commit again
+	if w.chance(20) { // the member restarts in between, and gets the commit again
 		w.restart(m)
 		r, err = m.group.Process(msg)
 		w.must(err)
@@ -119,7 +119,7 @@ func (w *walk) receiveCommit(m *walker, msg []byte, summary string, authenticato
 	}
 }
 
-// removed checks that somebody who is out has nothing left of the group.
+// removed checks that a removed member has no state of the group.
 func (w *walk) removed(m *walker, msg []byte) {
 	w.t.Helper()
 	if m.group.Active() {
@@ -138,7 +138,7 @@ func (w *walk) removed(m *walker, msg []byte) {
 	w.exit(m)
 }
 
-// letIn has the newcomers of a commit join.
+// letIn makes the newcomers of a commit join.
 func (w *walk) letIn(c *commitment, effects *Effects) {
 	w.t.Helper()
 	if (len(effects.Added) > 0) != (c.commit.Welcome != nil) {
@@ -163,7 +163,7 @@ func (w *walk) letIn(c *commitment, effects *Effects) {
 	}
 }
 
-// checkKeyPackageUsed: a join uses its KeyPackage up, unless it is a last resort (§10).
+// checkKeyPackageUsed checks that a join consumes its KeyPackage, unless it is a last resort (§10).
 func (w *walk) checkKeyPackageUsed(m *walker, effects *Effects) {
 	w.t.Helper()
 	for _, p := range effects.Proposals {
@@ -178,7 +178,7 @@ func (w *walk) checkKeyPackageUsed(m *walker, effects *Effects) {
 	}
 }
 
-// endEpoch forgets what belonged to the epoch that ended, and compares all members.
+// endEpoch drops the walk's state of the epoch that ended, and compares all members.
 func (w *walk) endEpoch() {
 	w.t.Helper()
 	clear(w.withheld)
@@ -235,7 +235,7 @@ func (w *walk) removeMany() bool {
 	return true
 }
 
-// commitWithoutPath commits what needs no path: PSKs, Adds, custom proposals.
+// commitWithoutPath commits proposals that need no path: PSKs, Adds, custom proposals.
 func (w *walk) commitWithoutPath() bool {
 	m := w.pick(w.members)
 	list := []Proposal{w.psk(m), CustomProposal(walkProposal, nil)}
@@ -251,7 +251,7 @@ func (w *walk) commitWithoutPath() bool {
 	return true
 }
 
-// commitAllKinds has as many kinds of proposals in one commit as go together.
+// commitAllKinds puts as many kinds of proposals into one commit as are allowed together.
 func (w *walk) commitAllKinds() bool {
 	if len(w.members) < 3 {
 		return false
@@ -278,7 +278,7 @@ func (w *walk) rotateSignatureKey() bool {
 	return true
 }
 
-// race has several members commit in one epoch. One of them wins, and the others' commits are void.
+// race makes several members commit in one epoch. One of them wins, and the others' commits are void.
 func (w *walk) race() bool {
 	if len(w.members) < 3 {
 		return false
@@ -294,7 +294,7 @@ func (w *walk) race() bool {
 	winner := all[w.rng.IntN(len(all))]
 	losers := slices.DeleteFunc(slices.Clone(all), func(c *commitment) bool { return c == winner })
 	for _, l := range losers {
-		// Somebody hears the loser first; the loser itself restarts or tries once more.
+		// One member receives the losing commit first; the loser itself restarts or tries again.
 		if o := w.pick(w.others(l.by)); o != winner.by {
 			_, err := o.group.Process(l.commit.Message)
 			if len(w.withheld[o]) == 0 {
@@ -311,7 +311,7 @@ func (w *walk) race() bool {
 	w.settle(winner)
 	for _, l := range losers {
 		if !slices.Contains(w.members, l.by) {
-			continue // it was removed by the winner
+			continue // the winner removed this member
 		}
 		w.refused("to merge a commit that lost", l.by.group.Merge(l.commit.Staged), ErrStale)
 		_, err := w.pick(w.members).group.Process(l.commit.Message)
@@ -320,7 +320,7 @@ func (w *walk) race() bool {
 	return true
 }
 
-// abandon gives a commit up, as after a refusal by the delivery service.
+// abandon abandons a commit, as after a refusal by the delivery service.
 func (w *walk) abandon() bool {
 	m := w.pick(w.members)
 	before := describeGroup(m.group)
@@ -340,7 +340,7 @@ func (w *walk) abandon() bool {
 	return true
 }
 
-// externalJoin has somebody join by an external commit (§12.4.3.2).
+// externalJoin makes a client join by an external commit (§12.4.3.2).
 func (w *walk) externalJoin() bool {
 	if len(w.members) >= w.goal() {
 		return false
@@ -353,7 +353,7 @@ func (w *walk) externalJoin() bool {
 	return true
 }
 
-// resync has a member who lost its state come back.
+// resync makes a member who lost its state come back.
 func (w *walk) resync() bool {
 	m := w.pick(w.members)
 	old := m.group
@@ -402,7 +402,7 @@ func (w *walk) joinExternally(m *walker, opts ExternalOptions) {
 	w.endEpoch()
 }
 
-// misuse tries what no member may do.
+// misuse tries operations that no member may make.
 func (w *walk) misuse() bool {
 	m, other := w.pick(w.members), w.pick(w.members)
 	before := describeGroup(m.group)

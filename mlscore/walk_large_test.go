@@ -8,19 +8,19 @@ import (
 	"testing"
 )
 
-// largeWalk takes a group of thousands, of whom a few are real, through changes of many members at once.
+// largeWalk changes many members at once in a group of thousands, of whom only a few are real.
 type largeWalk struct {
 	t      *testing.T
 	rng    *mathrand.Rand
-	maker  *person // of the KeyPackages of members whom nobody plays
+	maker  *person // makes the KeyPackages of members that are not real
 	people []*person
 	next   int
 }
 
-// TestLongWalkLarge walks a group of 10,000 members: runs of members go and come, the tree is cut back
-// to its left half and extended again, leaves stay unmerged below blanks. At every step the real members
-// agree, all parent hashes and lists of unmerged leaves hold, and the tree equals one that is built anew
-// from its encoding; now and then somebody joins, and the whole tree is validated.
+// TestLongWalkLarge walks a group of 10,000 members: runs of members leave and join, the tree is truncated to its
+// left half and extended again, and leaves stay unmerged below blanks. At every step it checks that the real members
+// agree, that all parent hashes and lists of unmerged leaves are valid, and that the tree equals one that is built
+// from its encoding. Sometimes a client joins, and the whole tree is validated.
 func TestLongWalkLarge(t *testing.T) {
 	long := longRun(t)
 	if long == "" {
@@ -36,16 +36,16 @@ func TestLongWalkLarge(t *testing.T) {
 	g := newLargeGroup(t, members)
 	w.people = []*person{g.alice, g.bob}
 	w.check()
-	w.remove(g.alice, w.span(5, 40)) // the first two blanks are for those who stay to the end
+	w.remove(g.alice, w.span(5, 40)) // the first two blank leaves are for members who stay until the end
 	w.commit(g.bob, nil, newPerson(t, "carol", 1), newPerson(t, "dave", 1))
 	for step := range steps {
 		switch {
-		case step == steps/2: // bob goes with the right half
+		case step == steps/2: // bob is removed with the right half
 			w.remove(g.alice, w.span(members/4, 1<<w.tree().height()))
 			if got, want := w.tree().height(), bits.Len(members/4-1); got != want {
 				t.Fatalf("the tree has a height of %d after its right half went, want %d", got, want)
 			}
-		case step == steps*3/4: // and back over the border
+		case step == steps*3/4: // and the tree grows again
 			w.add(w.anyone(), 1<<w.tree().height()-w.tree().members()+1)
 		default:
 			w.step()
@@ -61,11 +61,11 @@ func (w *largeWalk) tree() *ratchetTree { return w.people[0].group.public().tree
 
 func (w *largeWalk) anyone() *person { return w.people[w.rng.IntN(len(w.people))] }
 
-// step does one thing at random.
+// step makes one random change.
 func (w *largeWalk) step() {
 	size := LeafIndex(1) << w.tree().height()
 	switch by := w.anyone(); w.rng.IntN(6) {
-	case 0: // a run of blanks, about as long as a subtree is wide
+	case 0: // a run of blanks, about as long as the width of a subtree
 		from := LeafIndex(w.rng.IntN(int(size)))
 		w.remove(by, w.span(from, from+1<<w.rng.IntN(9)+LeafIndex(w.rng.IntN(3))))
 	case 1: // unmerged leaves, below blanks too
@@ -80,7 +80,7 @@ func (w *largeWalk) step() {
 	}
 }
 
-// span lists the members from one leaf to another who may go: all whom nobody plays, and bob.
+// span lists the members from one leaf to another that may be removed: all that are not real, and bob.
 func (w *largeWalk) span(from, to LeafIndex) []LeafIndex {
 	stays := map[LeafIndex]bool{}
 	for _, p := range w.people {
@@ -129,7 +129,7 @@ func (w *largeWalk) commit(by *person, list []Proposal, newcomers ...*person) {
 	w.commitWith(by, CommitOptions{Proposals: list}, newcomers...)
 }
 
-// commitWith has the real members process a commit, drops those whom it removes, and checks.
+// commitWith makes the real members process a commit, drops removed members, and checks the group.
 func (w *largeWalk) commitWith(by *person, opts CommitOptions, newcomers ...*person) {
 	w.t.Helper()
 	by.commit(w.t, opts, w.people, newcomers...)

@@ -5,7 +5,7 @@ import (
 	"slices"
 )
 
-// operation is something that can happen; do says whether it could.
+// operation is a step of a walk; do reports whether the step was possible.
 type operation struct {
 	name   string
 	weight int
@@ -42,7 +42,7 @@ func (w *walk) operations() []operation {
 	}
 }
 
-// newcomer makes somebody new.
+// newcomer makes a new walker.
 func (w *walk) newcomer() *walker {
 	n := &walker{name: fmt.Sprintf("walker %d", w.names), rich: !w.chance(6), past: []int{3, 3, 1, -1}[w.rng.IntN(4)]}
 	w.names++
@@ -64,8 +64,8 @@ func (w *walk) newcomer() *walker {
 
 func pskName(i int) []byte { return fmt.Appendf(nil, "psk %d", i) }
 
-// guest picks somebody to be added: somebody new, or somebody who has been here before. Once the group
-// has an extension that only the rich support, only they can come.
+// guest picks a walker to be added: a new one, or a former member. Once the group has an extension that only rich
+// walkers support, only they can be added.
 func (w *walk) guest() (*walker, bool) {
 	need := w.needsRich()
 	for range 8 {
@@ -112,7 +112,7 @@ func (w *walk) invite(n int) []Proposal {
 	return list
 }
 
-// enter notes that somebody is in the group now.
+// enter records that a walker is in the group.
 func (w *walk) enter(m *walker) {
 	m.since = m.group.Epoch()
 	w.members = append(w.members, m)
@@ -120,13 +120,13 @@ func (w *walk) enter(m *walker) {
 	w.outside = slices.DeleteFunc(w.outside, func(o *walker) bool { return o == m })
 }
 
-// exit notes that somebody is out.
+// exit records that a walker has left the group.
 func (w *walk) exit(m *walker) {
 	w.members = slices.DeleteFunc(w.members, func(o *walker) bool { return o == m })
 	w.outside = append(w.outside, m)
 }
 
-// publish sends a proposal to all members but its sender, to some of them late.
+// publish sends a proposal to all members except its sender, to some of them late.
 func (w *walk) publish(from *walker, msg []byte) {
 	w.t.Helper()
 	for _, m := range w.others(from) {
@@ -153,7 +153,7 @@ func (w *walk) publish(from *walker, msg []byte) {
 	w.follow(msg)
 }
 
-// propose has a member send a proposal.
+// propose makes a member send a proposal.
 func (w *walk) propose(m *walker, p Proposal) bool {
 	w.t.Helper()
 	msg, err := m.group.Propose(p, w.distinct())
@@ -164,7 +164,7 @@ func (w *walk) propose(m *walker, p Proposal) bool {
 	return true
 }
 
-// distinct keeps a proposal from being the same as an earlier one, which would be a replay.
+// distinct makes a proposal different from earlier ones, since an equal one would be a replay.
 func (w *walk) distinct() ProposeOptions {
 	return ProposeOptions{AuthenticatedData: fmt.Appendf(nil, "%d", w.rng.Uint32())}
 }
@@ -182,7 +182,7 @@ func (w *walk) proposeUpdate() bool {
 	return true
 }
 
-// newKey gives a member another signature key.
+// newKey makes a LeafUpdate with another signature key for a member.
 func (w *walk) newKey(m *walker) LeafUpdate {
 	key, _, err := GenerateSignatureKey(w.keys, w.suite)
 	w.must(err)
@@ -216,7 +216,7 @@ func (w *walk) proposePSK() bool {
 	return w.propose(m, w.psk(m))
 }
 
-// psk makes a proposal of an external or, where all have one, a resumption PSK.
+// psk makes a proposal of an external PSK or, if all members have one, a resumption PSK.
 func (w *walk) psk(m *walker) Proposal {
 	if w.adds || w.chance(2) {
 		p, err := m.group.ExternalPSK(pskName(w.rng.IntN(walkPSKs)))
@@ -235,7 +235,7 @@ func (w *walk) psk(m *walker) Proposal {
 	return p
 }
 
-// extensions makes a list for the group that all members support.
+// extensions makes a list of extensions for the group that all members support.
 func (w *walk) extensions() Extensions {
 	x := w.members[0].group.Public().Context().Extensions.Without(walkRichExtension)
 	x = x.With(Extension{walkExtension, []byte{byte(w.rng.IntN(256))}})
@@ -273,9 +273,9 @@ func (w *walk) leave() bool {
 	return true
 }
 
-// externalProposal is made by the external sender that the group knows (RFC 9420 §12.1.8.1).
+// externalProposal makes a proposal by the group's external sender (RFC 9420 §12.1.8.1).
 func (w *walk) externalProposal() bool {
-	server := w.pick(w.members) // whose group does not matter: it lends its Client and what is public
+	server := w.pick(w.members) // any member: only its Client and its public state are used
 	context := server.group.Public().Context()
 	p := ExtensionsProposal(w.extensions())
 	switch w.rng.IntN(3) {
@@ -298,7 +298,7 @@ func (w *walk) externalProposal() bool {
 	return true
 }
 
-// newMemberProposal is made by somebody who asks to be added (§12.1.8).
+// newMemberProposal makes a proposal by a client to add itself (§12.1.8).
 func (w *walk) newMemberProposal() bool {
 	if w.resumes || len(w.members) >= w.goal() {
 		return false
@@ -314,7 +314,7 @@ func (w *walk) newMemberProposal() bool {
 	return true
 }
 
-// talk sends application messages, which will arrive at some time or other.
+// talk sends application messages, which arrive at a random later time.
 func (w *walk) talk() bool {
 	m := w.pick(w.members)
 	if len(m.group.Public().Pending()) > 0 {
@@ -338,7 +338,7 @@ func (w *walk) write(m *walker) *letter {
 	return l
 }
 
-// deliverLetters delivers some of the letters under way, in random order.
+// deliverLetters delivers some of the letters in transit, in random order.
 func (w *walk) deliverLetters() bool {
 	if len(w.letters) == 0 {
 		return false
@@ -361,8 +361,8 @@ func (w *walk) deliverLetters() bool {
 	return true
 }
 
-// deliver hands a letter to somebody and checks what comes of it: everybody reads it once, within the
-// number of past epochs that it keeps (§15.3).
+// deliver delivers a letter to a walker and checks the result: every walker reads it once, within the number of past
+// epochs that the walker keeps (§15.3).
 func (w *walk) deliver(l *letter, m *walker) {
 	w.t.Helper()
 	if !slices.Contains(w.members, m) {
@@ -386,7 +386,7 @@ func (w *walk) deliver(l *letter, m *walker) {
 	}
 }
 
-// tamper flips a bit of a letter and of a handshake: nobody takes them, and nobody changes by it.
+// tamper flips a bit of a letter and of a handshake, and checks that every member refuses them and does not change.
 func (w *walk) tamper() bool {
 	if len(w.members) < 2 {
 		return false

@@ -12,24 +12,24 @@ import (
 	"testing"
 )
 
-// walkConfig is the frame of a random walk.
+// walkConfig is the configuration of a random walk.
 type walkConfig struct {
 	suite  CipherSuite
-	frames string // handshakes: "public", "private", or "mixed", where each member has its own way
-	size   int    // how large the group grows
+	frames string // handshakes: "public", "private", or "mixed", where each member chooses
+	size   int    // largest size of the group
 	steps  int
 	seed   uint64
 }
 
-// walk is a random life of a group, in which all members are real: whatever one of them sends, the
-// others take in, and after every commit all of them are compared. All choices and all keys come from
-// the seed, so that a walk that failed can be walked again.
+// walk is a random life of a group in which all members are real: each message of a member is processed by the
+// others, and after every commit all members are compared. All choices and all keys are derived from the seed, so
+// that a failed walk can be repeated.
 type walk struct {
 	t *testing.T
 	walkConfig
 	rng     *mathrand.Rand
 	keys    io.Reader
-	members []*walker // in no order that means anything
+	members []*walker // in arbitrary order
 	outside []*walker
 	names   int
 	letters []*letter
@@ -38,38 +38,38 @@ type walk struct {
 	follower *PublicState
 
 	// Of the present epoch:
-	withheld map[*walker][][]byte // proposals that a member will get late
-	adds     bool                 // somebody is about to be added
+	withheld map[*walker][][]byte // proposals that arrive late at a member
+	adds     bool                 // a walker is about to be added
 	resumes  bool                 // a resumption PSK is about to be injected, which newcomers lack
 
 	commits  int
-	most     int               // members at once
+	most     int               // largest number of members
 	verified map[string]string // public keys of tree nodes → the private keys that were checked against them
 	counts   map[string]int
 	trace    []string
 }
 
-// walker is somebody who is, was or will be in the group.
+// walker is a present, former or future member of the group.
 type walker struct {
 	*person
 	name    string
-	rich    bool   // supports extensions and proposals that not everybody does
-	past    int    // its PastEpochs
+	rich    bool   // supports extensions and proposals that some others do not
+	past    int    // Limits.PastEpochs of this walker
 	since   uint64 // the epoch in which it joined
-	invited bool   // in this epoch
+	invited bool   // was invited in this epoch
 }
 
-// letter is an application message under way.
+// letter is an application message in transit.
 type letter struct {
 	msg   []byte
 	epoch uint64
 	from  *walker
 	data  string
-	to    []*walker // who has not got it
-	had   []*walker // who has
+	to    []*walker // walkers who have not received it
+	had   []*walker // walkers who have received it
 }
 
-// Types of which everybody supports the first, and the rich also the second.
+// All walkers support the first type of each kind, and rich walkers also the second.
 const (
 	walkExtension     ExtensionType = 0xff01
 	walkRichExtension ExtensionType = 0xff02
@@ -79,7 +79,7 @@ const (
 
 const walkPSKs = 3
 
-// seedOf lets MLSFED_SEED replace the seed of a test.
+// seedOf returns the seed of a test, which MLSFED_SEED can replace.
 func seedOf(t *testing.T, standard uint64) uint64 {
 	t.Helper()
 	s := os.Getenv("MLSFED_SEED")
@@ -93,7 +93,7 @@ func seedOf(t *testing.T, standard uint64) uint64 {
 	return seed
 }
 
-// longRun reads MLSFED_LONG, which asks for tests that take more than seconds: "short" or "full".
+// longRun returns MLSFED_LONG, which enables tests that take more than seconds: "short" or "full".
 func longRun(t testing.TB) string {
 	t.Helper()
 	switch v := os.Getenv("MLSFED_LONG"); v {
@@ -105,7 +105,7 @@ func longRun(t testing.TB) string {
 	}
 }
 
-// walkSizes says how a walk's size depends on what the operations of a suite cost.
+// walkSizes are the sizes of walks, depending on the cost of a suite's operations.
 var walkSizes = []struct {
 	suite                   CipherSuite
 	quick, short, full      int // members
@@ -123,7 +123,7 @@ var walkSizes = []struct {
 	{MLS192MLKEM768AES256MLDSA65, 5, 24, 50, 20, 120, 300, []string{"public"}, []string{"mixed"}},
 }
 
-// TestWalk walks a short way on every suite of RFC 9420 and on two of the post-quantum ones.
+// TestWalk makes a short walk with every suite of RFC 9420 and with two of the post-quantum suites.
 func TestWalk(t *testing.T) {
 	counts := map[string]int{}
 	for _, size := range walkSizes {
@@ -134,7 +134,7 @@ func TestWalk(t *testing.T) {
 	everyOperation(t, counts)
 }
 
-// everyOperation checks that the walks of a test have had every operation, where all of them ran.
+// everyOperation checks that the walks of a test have made every operation, if all walks ran.
 func everyOperation(t *testing.T, counts map[string]int) {
 	t.Helper()
 	total := 0
@@ -152,7 +152,7 @@ func everyOperation(t *testing.T, counts map[string]int) {
 	}
 }
 
-// TestLongWalk walks far, where MLSFED_LONG asks for it.
+// TestLongWalk makes long walks, if MLSFED_LONG is set.
 func TestLongWalk(t *testing.T) {
 	long := longRun(t)
 	if long == "" {
@@ -171,7 +171,7 @@ func TestLongWalk(t *testing.T) {
 	everyOperation(t, counts)
 }
 
-// runWalk walks in a subtest and adds up what was done.
+// runWalk makes a walk in a subtest and counts its operations.
 func runWalk(t *testing.T, c walkConfig, counts map[string]int) {
 	t.Helper()
 	t.Run(fmt.Sprintf("suite=%d,%s", c.suite, c.frames), func(t *testing.T) {
@@ -233,7 +233,7 @@ func (w *walk) begin() {
 	w.check()
 }
 
-// run draws operations from a deck in which each occurs, so that even a short walk has all of them.
+// run draws operations from a deck that contains each operation, so that even a short walk makes all of them.
 func (w *walk) run() {
 	ops := w.operations()
 	var deck []operation
@@ -257,7 +257,7 @@ func (w *walk) run() {
 	}
 }
 
-// must ends the walk at an error.
+// must fails the walk at an error.
 func (w *walk) must(err error) {
 	w.t.Helper()
 	if err != nil {
@@ -265,7 +265,7 @@ func (w *walk) must(err error) {
 	}
 }
 
-// refused ends the walk where something bad was not refused with one of the given kinds.
+// refused fails the walk unless err has one of the given kinds.
 func (w *walk) refused(what string, err error, kinds ...error) {
 	w.t.Helper()
 	if err == nil || len(kinds) > 0 && !slices.ContainsFunc(kinds, func(k error) bool { return errors.Is(err, k) }) {
@@ -277,32 +277,32 @@ func (w *walk) note(format string, args ...any) {
 	w.trace = append(w.trace, "    "+fmt.Sprintf(format, args...))
 }
 
-// chance is true once in n times.
+// chance returns true with a probability of 1/n.
 func (w *walk) chance(n int) bool { return w.rng.IntN(n) == 0 }
 
 func (w *walk) pick(list []*walker) *walker { return list[w.rng.IntN(len(list))] }
 
-// some picks up to n of a list, in random order.
+// some picks up to n walkers of a list, in random order.
 func (w *walk) some(list []*walker, n int) []*walker {
 	list = slices.Clone(list)
 	w.rng.Shuffle(len(list), func(a, b int) { list[a], list[b] = list[b], list[a] })
 	return list[:min(n, len(list))]
 }
 
-// others lists all members but some.
+// others lists all members except some.
 func (w *walk) others(but ...*walker) []*walker {
 	return slices.DeleteFunc(slices.Clone(w.members), func(m *walker) bool { return slices.Contains(but, m) })
 }
 
 func (w *walk) epoch() uint64 { return w.members[0].group.Epoch() }
 
-// options are a member's own way of sending.
+// options returns random GroupOptions for a member.
 func (w *walk) options() GroupOptions {
 	public := w.frames == "public" || w.frames == "mixed" && w.chance(2)
 	return GroupOptions{PublicHandshakes: public, Padding: []Padding{NoPadding(), Padme(), PadToMultiple(64)}[w.rng.IntN(3)]}
 }
 
-// goal is how many members the group should have by now: it grows, shrinks and grows again.
+// goal returns the intended number of members at this step: it grows, shrinks and grows again.
 func (w *walk) goal() int {
 	done := 0
 	for _, n := range w.counts {

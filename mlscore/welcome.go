@@ -7,7 +7,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore/codec"
 )
 
-// welcome is §12.4.3.1's Welcome.
+// welcome is Welcome of §12.4.3.1.
 type welcome struct {
 	suite              CipherSuite
 	secrets            []encryptedGroupSecrets
@@ -39,7 +39,7 @@ func decodeWelcome(r *codec.Reader) *welcome {
 	return w
 }
 
-// groupSecrets is §12.4.3.1's GroupSecrets.
+// groupSecrets is GroupSecrets of §12.4.3.1.
 type groupSecrets struct {
 	joiner     Secret
 	pathSecret *Secret
@@ -61,7 +61,7 @@ func (g *groupSecrets) marshal() []byte {
 	return w.Buffer()
 }
 
-// parseGroupSecrets shares no memory with b, which holds secrets and is erased.
+// parseGroupSecrets decodes b. The result shares no memory with b, which holds secrets and is erased.
 func parseGroupSecrets(b []byte, limits codec.Limits) (*groupSecrets, error) {
 	r := codec.NewReader(b, limits)
 	g := &groupSecrets{joiner: NewSecret(r.Bytes())}
@@ -83,10 +83,10 @@ func (g *groupSecrets) erase() {
 // newcomer is one recipient of a Welcome.
 type newcomer struct {
 	keyPackage *KeyPackage
-	pathSecret *Secret // of the lowest node that it shares with the committer
+	pathSecret *Secret // of the lowest common ancestor with the committer
 }
 
-// sealWelcome encrypts a GroupInfo to newcomers. The GroupInfo is the HPKE context of all of them, and
+// sealWelcome encrypts a GroupInfo to newcomers. The encrypted GroupInfo is the HPKE context for all of them and is
 // hashed once.
 func (s *suite) sealWelcome(rand io.Reader, info *groupInfo, joiner, member Secret, psks []PreSharedKeyID, to []newcomer) ([]byte, error) {
 	key, nonce := s.welcomeKey(member)
@@ -109,7 +109,12 @@ func (s *suite) sealWelcome(rand io.Reader, info *groupInfo, joiner, member Secr
 		w.secrets[i].newMember = ref
 		secrets := (&groupSecrets{joiner, n.pathSecret, psks}).marshal()
 		defer clear(secrets)
-		list[i] = sealing{fmt.Sprintf("Welcome for key package %x", ref), n.keyPackage.InitKey, context, secrets}
+		list[i] = sealing{
+			name:      fmt.Sprintf("Welcome for key package %x", ref),
+			key:       n.keyPackage.InitKey,
+			info:      context,
+			plaintext: secrets,
+		}
 	}
 	sealed, err := s.sealAll(rand, list)
 	if err != nil {
@@ -129,7 +134,7 @@ func (s *suite) welcomeKey(member Secret) (key, nonce Secret) {
 		s.expandWithLabel(welcome.Bytes(), "nonce", nil, s.nonceLen())
 }
 
-// find gives the entry for a KeyPackage.
+// find returns the entry for the KeyPackage with a reference.
 func (w *welcome) find(ref []byte) (hpkeCiphertext, bool) {
 	for _, s := range w.secrets {
 		if string(s.newMember) == string(ref) {

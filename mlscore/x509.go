@@ -19,7 +19,7 @@ import (
 	"github.com/cloudflare/circl/sign/mldsa/mldsa87"
 )
 
-// Bounds of an x509 credential. A chain that needs more has something else in mind.
+// Bounds of an x509 credential. No legitimate chain needs more.
 const (
 	MaxCertificates     = 8       // in one credential
 	MaxCertificateBytes = 1 << 16 // of all of them
@@ -33,8 +33,8 @@ type rawKey struct {
 	size      int
 }
 
-// rawKeys are the algorithms that crypto/x509 does not know, and how long their keys are in bytes. Their
-// parameters must be absent (RFC 8410 §3, RFC 9881 §2).
+// rawKeys are the algorithms that crypto/x509 does not know, with the lengths of their keys in bytes. The parameters
+// of the algorithms must be absent (RFC 8410 §3, RFC 9881 §2).
 var rawKeys = []rawKey{
 	{oidEd448, ed448.PublicKeySize},
 	{oidMLDSA44, mldsa44.PublicKeySize},
@@ -42,8 +42,8 @@ var rawKeys = []rawKey{
 	{oidMLDSA87, mldsa87.PublicKeySize},
 }
 
-// bindCredential checks that an x509 credential's end entity certifies the leaf's own signature key
-// (RFC 9420 §5.3). Other types bind through the Authenticator alone.
+// bindCredential checks that an x509 credential's end entity certifies the leaf's own signature key (RFC 9420 §5.3).
+// For other types only the Authenticator checks the key.
 func (l *LeafNode) bindCredential(s *suite) error {
 	if l.Credential.Type != CredentialX509 {
 		return nil
@@ -55,7 +55,7 @@ func (l *LeafNode) bindCredential(s *suite) error {
 	return certifies(cert, s.authKey(l.SignatureKey))
 }
 
-// endEntity parses the first certificate of a chain that is within bounds.
+// endEntity parses the first certificate of a chain and checks the bounds of the chain.
 func (c Credential) endEntity() (*x509.Certificate, error) {
 	const object = "x509 credential"
 	if len(c.Certificates) == 0 {
@@ -85,7 +85,7 @@ func certifies(cert *x509.Certificate, signatureKey []byte) error {
 	return nil
 }
 
-// certifiedKey gives a certificate's key as MLS encodes it (§5.1.1).
+// certifiedKey returns a certificate's key as MLS encodes it (§5.1.1).
 func certifiedKey(cert *x509.Certificate) ([]byte, error) {
 	switch key := cert.PublicKey.(type) {
 	case ed25519.PublicKey:
@@ -109,41 +109,39 @@ func certifiedKey(cert *x509.Certificate) ([]byte, error) {
 	return info.Key.Bytes, nil
 }
 
-// X509Name is whom a certificate is for.
+// X509Name is the name of a certificate's owner.
 type X509Name struct {
-	Identity string // what Authenticator.Identity gives: the client
-	Domain   string // who may vouch for it: what X509Authenticator.Roots is asked for
+	Identity string // the client: the result of Authenticator.Identity
+	Domain   string // the domain that vouches for the identity: the argument of X509Authenticator.Roots
 }
 
-// X509Authenticator is an Authenticator for x509 credentials: it verifies their chains to the roots that
-// the application trusts, with the checks of crypto/x509 (signatures, validity, CA and path length, key
-// usage, name constraints, critical extensions). Keys of end entities can be of any cipher suite, Ed448
-// and ML-DSA included; those of authorities must be of a kind that crypto/x509 verifies, which these are not.
+// X509Authenticator is an Authenticator for x509 credentials: it verifies their chains to the roots that the
+// application trusts, with the checks of crypto/x509 (signatures, validity, CA and path length, key usage, name
+// constraints, critical extensions). End entities can have keys of any cipher suite, Ed448 and ML-DSA included.
+// Authorities must have keys that crypto/x509 can verify, which excludes Ed448 and ML-DSA.
 //
 // # Time
 //
-// The answer does not depend on the present time. A member who reads the group's messages a month late
-// must accept what the others accepted then, and all must accept an Update from a member whose old
-// certificate has expired (RFC 9420 §5.3.2). So a chain is verified as of the first moment at which all
-// certificates of the credential were valid, when its owner could first have used it, and if that fails
-// as of the last. Both follow from the credential alone. The second is there for roots: RFC 5280 §6.1
-// leaves the dates of a trust anchor out of account, crypto/x509 does not, and a root that was renewed
-// has a later first day than the certificates under it.
+// The result does not depend on the present time. A member who reads the group's messages a month late must accept
+// the credentials that the others accepted then, and all must accept an Update from a member whose old certificate
+// has expired (RFC 9420 §5.3.2). A chain is therefore verified as of the first moment at which all certificates of
+// the credential were valid, when its owner could first have used it. If that fails, it is verified as of the last
+// such moment. Both moments depend only on the credential. The second one is needed for roots: RFC 5280 §6.1 ignores
+// the dates of a trust anchor, crypto/x509 does not, and a renewed root has a later first day than the certificates
+// under it.
 //
-// Whether a credential is valid now is a question for whoever is about to add its owner, or thinks of
-// removing it: see Expired.
+// Before adding a member, or to decide about removing one, check whether its credential is valid now: see Expired.
 //
 // # Revocation
 //
-// A device that is to be no longer trusted is removed from its groups. Roots should go on to answer for
-// an organization as long as groups hold its members, since a member that refuses what others accept can
-// follow them no further.
+// To revoke a device, remove it from its groups. Roots should return an organization's roots as long as groups have
+// members of that organization, since a member that refuses a credential that others accept can no longer follow the
+// group.
 type X509Authenticator struct {
-	// Roots gives the certificates that vouch for a domain's identities; nil refuses the domain. That
-	// roots are asked for by domain keeps one organization from vouching for another's members. It must
-	// be set.
+	// Roots returns the certificates that vouch for a domain's identities; nil refuses the domain. Separate roots for
+	// each domain prevent that one organization vouches for another's members. Roots must be set.
 	Roots func(domain string) *x509.CertPool
-	// Intermediates gives certificates that members may leave out of their chains (§5.3); may be nil.
+	// Intermediates returns certificates that members may leave out of their chains (§5.3). Intermediates may be nil.
 	Intermediates func(domain string) *x509.CertPool
 	// Name reads a certificate's name; nil means DeviceURI. It must be a pure function. The certificate
 	// may not have been verified yet.
@@ -172,7 +170,7 @@ func (a *X509Authenticator) ValidateCredential(c Credential, signatureKey []byte
 	return err
 }
 
-// Identity implements Authenticator. It verifies nothing.
+// Identity implements Authenticator. It does not verify the chain.
 func (a *X509Authenticator) Identity(c Credential, _ []byte) ([]byte, error) {
 	_, name, err := a.endEntity(c)
 	if err != nil {
@@ -181,7 +179,7 @@ func (a *X509Authenticator) Identity(c Credential, _ []byte) ([]byte, error) {
 	return []byte(name.Identity), nil
 }
 
-// ValidSuccessor implements Authenticator: the identity must stay.
+// ValidSuccessor implements Authenticator: the identity must stay the same.
 func (a *X509Authenticator) ValidSuccessor(old, next Credential) error {
 	_, was, err := a.endEntity(old)
 	if err != nil {
@@ -197,9 +195,9 @@ func (a *X509Authenticator) ValidSuccessor(old, next Credential) error {
 	return nil
 }
 
-// Expired reports whether a credential's chain is not valid at a time, and why. Ask it with the present
-// time, or with one somewhat ahead, before a KeyPackage is added, and of members whom to remove if they
-// do not replace their credentials (§5.3.2). Never ask it when a message is processed.
+// Expired returns an error if a credential's chain is not valid at a time. Call it with the present time, or with a
+// somewhat later time, before a KeyPackage is added, and to find members to remove if they do not replace their
+// credentials (§5.3.2). Never call it when a message is processed.
 func (a *X509Authenticator) Expired(c Credential, at time.Time) error {
 	chain, name, err := a.open(c)
 	if err != nil {
@@ -208,7 +206,7 @@ func (a *X509Authenticator) Expired(c Credential, at time.Time) error {
 	return a.verify(chain, name, at)
 }
 
-// refused makes an error one of policy, which all refusals of an Authenticator are.
+// refused wraps an error as ErrPolicy, the kind of all refusals of an Authenticator.
 func refused(err error) error {
 	var e *Error
 	if errors.As(err, &e) {
@@ -256,8 +254,8 @@ func (a *X509Authenticator) open(c Credential) ([]*x509.Certificate, X509Name, e
 	return chain, name, nil
 }
 
-// moments gives the first and the last moment at which all certificates of a chain were valid; the first
-// is after the last if there is none.
+// moments returns the first and the last moment at which all certificates of a chain were valid; the first is after
+// the last if there is no such moment.
 func moments(chain []*x509.Certificate) (first, last time.Time) {
 	first, last = chain[0].NotBefore, chain[0].NotAfter
 	for _, cert := range chain[1:] {
@@ -275,7 +273,7 @@ func moments(chain []*x509.Certificate) (first, last time.Time) {
 func (a *X509Authenticator) verify(chain []*x509.Certificate, name X509Name, at time.Time) error {
 	const object = "x509 credential"
 	var roots *x509.CertPool
-	if a.Roots != nil { // crypto/x509 takes nil for the roots of the system
+	if a.Roots != nil { // for crypto/x509 nil means the roots of the system
 		roots = a.Roots(name.Domain)
 	}
 	if roots == nil {
@@ -287,12 +285,12 @@ func (a *X509Authenticator) verify(chain []*x509.Certificate, name X509Name, at 
 	if use := chain[0].KeyUsage; use != 0 && use&x509.KeyUsageDigitalSignature == 0 {
 		return fail(ErrPolicy, "§5.3.1", object, "of %q: its key is not for signatures", name.Identity)
 	}
-	if at.IsZero() { // crypto/x509 takes it for the present
+	if at.IsZero() { // for crypto/x509 the zero time means the present
 		at = at.Add(time.Nanosecond)
 	}
 	opts := x509.VerifyOptions{Roots: roots, Intermediates: a.intermediates(chain, name), CurrentTime: at, KeyUsages: a.KeyUsages}
 	if len(opts.KeyUsages) == 0 {
-		opts.KeyUsages = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} // crypto/x509 takes none for TLS servers
+		opts.KeyUsages = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} // for crypto/x509 an empty list means TLS servers
 	}
 	if _, err := chain[0].Verify(opts); err != nil {
 		return &Error{Kind: ErrPolicy, Clause: "§5.3.1", Object: object,
@@ -301,7 +299,7 @@ func (a *X509Authenticator) verify(chain []*x509.Certificate, name X509Name, at 
 	return nil
 }
 
-// intermediates collects what may stand between the end entity and a root.
+// intermediates collects the certificates that may link the end entity to a root.
 func (a *X509Authenticator) intermediates(chain []*x509.Certificate, name X509Name) *x509.CertPool {
 	pool := x509.NewCertPool()
 	if a.Intermediates != nil {
@@ -315,8 +313,8 @@ func (a *X509Authenticator) intermediates(chain []*x509.Certificate, name X509Na
 	return pool
 }
 
-// DeviceURI reads the name of a device, mimi://domain/d/user/device, from a certificate's only URI in
-// the subject alternative name. It takes one spelling of each name: lower case, without escapes.
+// DeviceURI reads the name of a device, mimi://domain/d/user/device, from a certificate's only URI in the subject
+// alternative name. It accepts only one spelling of each name: lower case, without escapes.
 func DeviceURI(cert *x509.Certificate) (X509Name, error) {
 	if len(cert.URIs) != 1 {
 		return X509Name{}, fmt.Errorf("%d URIs in the subject alternative name, there must be one", len(cert.URIs))
@@ -342,7 +340,7 @@ func DeviceURI(cert *x509.Certificate) (X509Name, error) {
 // oidSubjectAltName is id-ce-subjectAltName (RFC 5280 §4.2.1.6).
 var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
 
-// spelledURIs are the URIs in a certificate's subject alternative name as its bytes have them.
+// spelledURIs returns the URIs in a certificate's subject alternative name, with the bytes in the certificate.
 func spelledURIs(cert *x509.Certificate) (uris []string) {
 	for _, e := range cert.Extensions {
 		if !e.Id.Equal(oidSubjectAltName) {
@@ -380,9 +378,9 @@ func plainName(s, marks string) bool {
 	return true
 }
 
-// ByType is an Authenticator for groups with credentials of several types: it has one for each. They
-// share one space of identities, so that nobody can be in a group twice by two types; and a member cannot
-// change its type.
+// ByType is an Authenticator for groups with credentials of several types, with an Authenticator for each type. The
+// types share one space of identities, so that nobody can be in a group twice with two types. A member cannot change
+// its type.
 type ByType map[CredentialType]Authenticator
 
 func (b ByType) of(c Credential) (Authenticator, error) {

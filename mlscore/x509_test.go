@@ -24,7 +24,7 @@ type testCA struct {
 	key  crypto.Signer
 }
 
-// day is a moment so many days after testTime.
+// day returns the time n days after testTime.
 func day(n int) time.Time { return testTime.AddDate(0, 0, n) }
 
 func caTemplate(name string) *x509.Certificate {
@@ -40,7 +40,7 @@ func caTemplate(name string) *x509.Certificate {
 	}
 }
 
-// newCA makes an authority, signed by parent or by itself.
+// newCA makes an authority, signed by parent or self-signed.
 func newCA(t testing.TB, name string, parent *testCA, change ...func(*x509.Certificate)) *testCA {
 	t.Helper()
 	tmpl := caTemplate(name)
@@ -58,7 +58,7 @@ func newCA(t testing.TB, name string, parent *testCA, change ...func(*x509.Certi
 	return &testCA{parseCert(t, parent.sign(t, tmpl, key.Public())), key}
 }
 
-// newEd25519CA makes an authority with the other kind of key.
+// newEd25519CA makes an authority with an Ed25519 key.
 func newEd25519CA(t testing.TB, name string) *testCA {
 	t.Helper()
 	pub, key, err := ed25519.GenerateKey(rand.Reader)
@@ -101,7 +101,7 @@ func mustURL(s string) *url.URL {
 	return u
 }
 
-// leafTemplate is a device's certificate.
+// leafTemplate returns the template of a device's certificate.
 func leafTemplate(uri string) *x509.Certificate {
 	return &x509.Certificate{
 		SerialNumber: big.NewInt(2),
@@ -140,7 +140,7 @@ func (ca *testCA) certify(t testing.TB, cs CipherSuite, pub []byte, tmpl *x509.C
 	return ca.withSPKI(t, tmpl, spkiOf(t, pkix.AlgorithmIdentifier{Algorithm: algorithm}, wholeBytes(pub)))
 }
 
-// spkiOf encodes a key of an algorithm that crypto/x509 does not write.
+// spkiOf encodes a key of an algorithm that crypto/x509 cannot encode.
 func spkiOf(t testing.TB, algorithm pkix.AlgorithmIdentifier, key asn1.BitString) []byte {
 	t.Helper()
 	return must[[]byte](t)(asn1.Marshal(struct {
@@ -151,7 +151,7 @@ func spkiOf(t testing.TB, algorithm pkix.AlgorithmIdentifier, key asn1.BitString
 
 func wholeBytes(b []byte) asn1.BitString { return asn1.BitString{Bytes: b, BitLength: 8 * len(b)} }
 
-// withSPKI signs a certificate for a key that crypto/x509 cannot write: it has one made for another key,
+// withSPKI signs a certificate for a key that crypto/x509 cannot encode: it makes a certificate for another key,
 // exchanges the key and signs again.
 func (ca *testCA) withSPKI(t testing.TB, tmpl *x509.Certificate, spki []byte) []byte {
 	t.Helper()
@@ -201,7 +201,7 @@ func (ca *testCA) withSPKI(t testing.TB, tmpl *x509.Certificate, spki []byte) []
 	return out
 }
 
-// trusting is an Authenticator with one root for a.example.
+// trusting returns an Authenticator with one root for a.example.
 func trusting(ca *testCA) *X509Authenticator {
 	return &X509Authenticator{Roots: func(domain string) *x509.CertPool {
 		if domain != "a.example" {
@@ -220,15 +220,15 @@ func signatureKeyOf(t testing.TB, cs CipherSuite) (Secret, []byte) {
 	return priv, pub
 }
 
-// x509Case is a credential and what an Authenticator says of it.
+// x509Case is a credential and the expected result of an Authenticator.
 type x509Case struct {
 	name  string
 	chain [][]byte
 	auth  *X509Authenticator
-	want  string // in the error; empty if it is valid
+	want  string // text in the error; empty if the credential is valid
 }
 
-// TestSection5_3_X509 holds which chains are accepted.
+// TestSection5_3_X509 checks which chains are accepted.
 func TestSection5_3_X509(t *testing.T) {
 	const cs = MLS128X25519AES128Ed25519
 	_, pub := signatureKeyOf(t, cs)
@@ -263,7 +263,7 @@ func TestSection5_3_X509(t *testing.T) {
 	})
 	bad := bytes.Clone(good)
 	bad[len(bad)-1] ^= 1
-	signer := newEd25519CA(t, "root") // whose signatures are all of one length
+	signer := newEd25519CA(t, "root") // its signatures all have the same length
 	sized := func(size int) []byte {
 		padded := func(n int) []byte {
 			return leaf(signer, func(c *x509.Certificate) {
@@ -350,7 +350,8 @@ func (c x509Case) check(t *testing.T, pub []byte) {
 	}
 }
 
-// TestSection5_3_2_Expiry: what was valid when it was made stays valid; Expired tells.
+// TestSection5_3_2_Expiry checks that a credential that was valid when it was made stays valid, and that Expired
+// reports its expiry.
 func TestSection5_3_2_Expiry(t *testing.T) {
 	const cs = MLS128X25519AES128Ed25519
 	_, pub := signatureKeyOf(t, cs)
@@ -383,7 +384,7 @@ func TestSection5_3_2_Expiry(t *testing.T) {
 		c       Credential
 		valid   bool
 		expired map[int]bool // by day
-		why     string       // in the error
+		why     string       // text in the error
 	}{
 		{"expired long ago", auth, chainOf(root, span(-90, -50)), true, map[int]bool{-91: true, -90: false, -60: false, -49: true, 0: true}, ""},
 		{"not yet valid", auth, chainOf(root, span(50, 60)), true, map[int]bool{0: true, 55: false, 61: true}, ""},
@@ -418,7 +419,7 @@ func TestSection5_3_2_Expiry(t *testing.T) {
 	}
 }
 
-// TestDeviceURI holds the one spelling of a device's name.
+// TestDeviceURI checks that a device's name has only one spelling.
 func TestDeviceURI(t *testing.T) {
 	for uri, ok := range map[string]bool{
 		aliceURI:                                            true,
@@ -466,7 +467,7 @@ func TestDeviceURI(t *testing.T) {
 
 func long(s string, n int) string { return strings.Repeat(s, n) }
 
-// TestSection5_3_Ed448: keys that crypto/x509 does not know, under authorities that it does.
+// TestSection5_3_Ed448 checks Ed448 keys, which crypto/x509 does not know, under authorities that it knows.
 func TestSection5_3_Ed448(t *testing.T) {
 	_, pub := signatureKeyOf(t, MLS256X448AES256Ed448)
 	for name, ca := range map[string]*testCA{"ECDSA": newCA(t, "root", nil), "Ed25519": newEd25519CA(t, "root")} {
@@ -494,8 +495,8 @@ func TestSection5_3_Ed448(t *testing.T) {
 	}
 }
 
-// TestSection5_3_MLDSA: ML-DSA keys under an authority that crypto/x509 knows. A key must be of the
-// algorithm that its certificate names.
+// TestSection5_3_MLDSA checks ML-DSA keys under an authority that crypto/x509 knows. A key must have the algorithm
+// that its certificate names.
 func TestSection5_3_MLDSA(t *testing.T) {
 	ca := newCA(t, "root", nil)
 	for _, cs := range []CipherSuite{MLS128MLKEM768X25519ChaCha20MLDSA44, MLS192MLKEM768AES256MLDSA65, MLS256MLKEM1024AES256MLDSA87} {
@@ -519,7 +520,7 @@ func TestSection5_3_MLDSA(t *testing.T) {
 	}
 }
 
-// x509Person is a person with a certificate for a device of that user at a.example.
+// x509Person returns a person with a certificate for a device of that user at a.example.
 func x509Person(t testing.TB, user string, cs CipherSuite, ca *testCA, change ...func(*Config)) *person {
 	t.Helper()
 	change = append([]func(*Config){func(c *Config) { c.Auth = trusting(ca) }}, change...)
@@ -535,8 +536,8 @@ func x509Identity(t testing.TB, user string, cs CipherSuite, ca *testCA) Identit
 	return Identity{cs, X509Credential(der), priv}
 }
 
-// TestX509Groups is a group of three with certificates: it is founded, talks, and rotates credentials by
-// commit and by Update; nobody becomes another.
+// TestX509Groups runs a group of three members with certificates: it is founded, sends messages, and rotates
+// credentials by commit and by Update. No member can take the identity of another.
 func TestX509Groups(t *testing.T) {
 	for _, cs := range []CipherSuite{MLS128X25519AES128Ed25519, MLS128P256AES128P256, MLS256X448AES256Ed448, MLS256P521AES256P521, MLS256P384AES256P384, MLS128MLKEM768X25519ChaCha20MLDSA44, MLS192MLKEM768AES256MLDSA65, MLS256MLKEM1024AES256MLDSA87} {
 		t.Run(cs.String(), func(t *testing.T) { x509Group(t, cs) })
@@ -591,7 +592,7 @@ func x509Group(t *testing.T, cs CipherSuite) {
 	agree(t, all...)
 }
 
-// x509Refusals tries what may not be.
+// x509Refusals checks that forbidden credentials are refused.
 func x509Refusals(t *testing.T, cs CipherSuite, ca *testCA, alice, bob *person) {
 	dave := x509Identity(t, "dave", cs, ca)
 	foreign := x509Identity(t, "alice", cs, newCA(t, "root", nil))
@@ -617,7 +618,7 @@ func x509Refusals(t *testing.T, cs CipherSuite, ca *testCA, alice, bob *person) 
 	if _, err := alice.group.Commit(CommitOptions{Proposals: []Proposal{AddProposal(twin.keyPackage(t))}}); !errors.Is(err, ErrInvalid) {
 		t.Errorf("a second bob: %v", err)
 	}
-	// A member who lets itself be deceived deceives nobody else.
+	// A lax member cannot make the others accept a bad credential.
 	lax := func(c *Config) { c.Auth = ByType{CredentialX509: laxAuth{trusting(ca)}} }
 	mallory := &person{Client: nil, id: alice.id, store: alice.store.Clone()}
 	cfg := alice.cfg
@@ -639,13 +640,13 @@ func x509Refusals(t *testing.T, cs CipherSuite, ca *testCA, alice, bob *person) 
 	}
 }
 
-// laxAuth accepts everything of a right form.
+// laxAuth accepts every credential of the right form.
 type laxAuth struct{ *X509Authenticator }
 
 func (laxAuth) ValidateCredential(Credential, []byte, CredentialUse) error { return nil }
 func (laxAuth) ValidSuccessor(_, _ Credential) error                       { return nil }
 
-// TestByType is a group of members with certificates and without.
+// TestByType runs a group of members with and without certificates.
 func TestByType(t *testing.T) {
 	const cs = MLS128X25519AES128Ed25519
 	ca := newCA(t, "root", nil)
@@ -689,7 +690,7 @@ func TestByType(t *testing.T) {
 	}
 }
 
-// TestX509ExternalSender: the certificate of an external sender must be for its key (§12.1.8.1).
+// TestX509ExternalSender checks that the certificate of an external sender must be for its key (§12.1.8.1).
 func TestX509ExternalSender(t *testing.T) {
 	const cs = MLS128X25519AES128Ed25519
 	ca := newCA(t, "root", nil)
@@ -719,8 +720,8 @@ func TestX509ExternalSender(t *testing.T) {
 	}
 }
 
-// FuzzX509Credential: no bytes of a certificate make the checks panic, and what is accepted has the name
-// and the key that were certified.
+// FuzzX509Credential checks that no bytes of a certificate make the checks panic, and that an accepted certificate
+// has the name and the key that were certified.
 func FuzzX509Credential(f *testing.F) {
 	const cs = MLS128X25519AES128Ed25519
 	_, pub := signatureKeyOf(f, cs)

@@ -4,11 +4,11 @@ import (
 	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/consensus/blob"
-	"github.com/mlsfed/mlsfed/quota"
+	"github.com/mlsfed/mlsfed/internal/quota"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// newAccount makes the account of what devices and other organizations have the node store.
+// newAccount returns the account that charges what the node stores for devices and other organizations.
 func newAccount(c *config.Quota, disk quota.Disk) *quota.Account {
 	return quota.New(quota.Limits{
 		Parts: uint64(c.Uploads), Device: uint64(c.Device), User: uint64(c.User), Organization: uint64(c.Organization),

@@ -2,79 +2,95 @@ package node
 
 import (
 	"context"
-	"slices"
+	"log/slog"
 	"strings"
+	"time"
 
 	"github.com/mlsfed/mlsfed/consensus"
+	"github.com/mlsfed/mlsfed/gateway"
+	"github.com/mlsfed/mlsfed/store"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// suspect hears that another node contradicts this one about a conversation, or broke a rule. The conversation
-// goes on; whoever reads it is told. It does not block.
-func (n *Node) suspect(id wire.ConversationID, why consensus.Refusal, peer wire.NodeID, err error) {
-	n.log.Error("another node is not to be trusted with a conversation", "conversation", id, "peer", peer, "reason", string(why), "error", err)
-	text := err.Error()
-	a := wire.Alarm{Conversation: id, Reason: string(why), Text: strings.ToValidUTF8(text[:min(len(text), wire.MaxAlarm)], ""), Time: wire.TimeOf(n.now())}
-	n.suspicions.note(a)
-	n.raise(a)
+// alarms brings alarms about conversations to the devices that read these.
+type alarms struct {
+	readers    store.Readers
+	now        func() time.Time
+	log        *slog.Logger
+	suspicions *suspicions
+	raised     chan wire.Alarm
 }
 
-func (n *Node) raise(a wire.Alarm) {
+func newAlarms(readers store.Readers, now func() time.Time, log *slog.Logger) *alarms {
+	return &alarms{readers: readers, now: now, log: log, suspicions: newSuspicions(), raised: make(chan wire.Alarm, 256)}
+}
+
+// suspect handles a report that another node contradicts this node about a conversation, or broke a rule. The
+// conversation goes on, and its readers get an alarm. suspect does not block.
+func (a *alarms) suspect(id wire.ConversationID, why consensus.Refusal, peer wire.NodeID, err error) {
+	a.log.Error("another node is not to be trusted with a conversation", "conversation", id, "peer", peer, "reason", string(why), "error", err)
+	text := err.Error()
+	v := wire.Alarm{Conversation: id, Reason: string(why), Text: strings.ToValidUTF8(text[:min(len(text), wire.MaxAlarm)], ""), Time: wire.TimeOf(a.now())}
+	a.suspicions.note(v)
+	a.raise(v)
+}
+
+func (a *alarms) raise(v wire.Alarm) {
 	select {
-	case n.alarmed <- a:
+	case a.raised <- v:
 	default:
 	}
 }
 
-// alarm hears of a conversation that goes into quarantine. It does not block: of very many at once, some
-// reach devices when they connect again.
-func (n *Node) alarm(id wire.ConversationID, q consensus.Quarantine) {
-	n.log.Error("look at the conversation: 'mlsfed status' names it, 'mlsfed release' serves it again", "conversation", id, "reason", q.Reason, "detail", q.Detail)
-	n.raise(alarmOf(id, &q))
+// quarantined handles a conversation that goes into quarantine. It does not block: if very many conversations do so at
+// once, some alarms reach devices only when they connect again.
+func (a *alarms) quarantined(id wire.ConversationID, q consensus.Quarantine) {
+	a.log.Error("look at the conversation: 'mlsfed status' names it, 'mlsfed release' serves it again", "conversation", id, "reason", q.Reason, "detail", q.Detail)
+	a.raise(alarmOf(id, &q))
 }
 
-// tellAlarms tells the devices that read a conversation of its alarm.
-func (n *Node) tellAlarms(ctx context.Context) error {
+// run sends each alarm to the devices that are online and read its conversation.
+func (a *alarms) run(ctx context.Context, to *gateway.Gateway) error {
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
-		case a := <-n.alarmed:
-			for _, d := range n.gateway.Online() {
-				if n.reads(d, a.Conversation) {
-					n.gateway.Alarm(d, &a)
+		case v := <-a.raised:
+			for _, d := range to.Online() {
+				if a.reads(ctx, d, v.Conversation) {
+					to.Alarm(d, &v)
 				}
 			}
 		}
 	}
 }
 
-// alarms are those that stand about the conversations that a device reads.
-func (n *Node) alarms(_ context.Context, d wire.DeviceID) []wire.Alarm {
-	readers, err := n.devices.mail.streams.of(d)
+// of returns the current alarms of the conversations that a device reads.
+func (a *alarms) of(ctx context.Context, orders *consensus.Manager, d wire.DeviceID) []wire.Alarm {
+	readers, err := a.readers.Of(ctx, d)
 	if err != nil {
-		n.log.Error("alarms not looked up", "device", d, "error", err)
+		a.log.Error("alarms not looked up", "device", d, "error", err)
 		return nil
 	}
 	var list []wire.Alarm
 	for _, r := range readers {
-		s, err := n.orders.Status(r.Conversation)
+		s, err := orders.Status(r.Conversation)
 		if err == nil && s.Quarantine != nil {
 			list = append(list, alarmOf(r.Conversation, s.Quarantine))
 		}
-		if a, ok := n.suspicions.about(r.Conversation, n.now()); ok {
-			list = append(list, a)
+		if v, ok := a.suspicions.about(r.Conversation, a.now()); ok {
+			list = append(list, v)
 		}
 	}
 	return list
 }
 
-func (n *Node) reads(d wire.DeviceID, id wire.ConversationID) bool {
-	readers, err := n.devices.mail.streams.of(d)
+func (a *alarms) reads(ctx context.Context, d wire.DeviceID, id wire.ConversationID) bool {
+	readers, err := a.readers.In(ctx, d, id)
 	if err != nil {
-		n.log.Error("alarm not told", "device", d, "conversation", id, "error", err)
+		a.log.Error("alarm not sent", "device", d, "conversation", id, "error", err)
 	}
-	return slices.ContainsFunc(readers, func(r reader) bool { return r.Conversation == id })
+	return len(readers) > 0
 }
 
 func alarmOf(id wire.ConversationID, q *consensus.Quarantine) wire.Alarm {

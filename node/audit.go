@@ -13,16 +13,16 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/config"
-	"github.com/mlsfed/mlsfed/door"
+	"github.com/mlsfed/mlsfed/internal/audit"
+	"github.com/mlsfed/mlsfed/internal/tokenbucket"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
 // auditFolder is the default place of the audit log, in a node's data.
 const auditFolder = "audit"
 
-// AuditFolder is where the audit log of a configuration is.
+// AuditFolder returns the folder of the audit log of a configuration.
 func AuditFolder(cfg *config.Config) string {
 	if cfg.Audit.Dir != "" {
 		return cfg.Audit.Dir
@@ -32,11 +32,13 @@ func AuditFolder(cfg *config.Config) string {
 
 // OpenAudit prepares the audit log of a configuration, for a node and for commands that act without one.
 func OpenAudit(cfg *config.Config, now func() time.Time) (*audit.Log, error) {
-	return audit.Open(audit.Config{Dir: AuditFolder(cfg), Size: int64(cfg.Audit.Size), Files: cfg.Audit.Files, Now: now})
+	c := auditLimits(&cfg.Audit)
+	c.Dir, c.Now = AuditFolder(cfg), now
+	return audit.Open(c)
 }
 
-// auditor writes the audit log of a running node. An act that cannot be recorded has happened all the same: the fault is
-// logged and counted, and does not undo it.
+// auditor writes the audit log of a running node. If an act cannot be recorded, the act has happened all the same:
+// the fault is logged and counted, and does not undo the act.
 type auditor struct {
 	log    *audit.Log
 	logger *slog.Logger
@@ -50,14 +52,14 @@ type auditor struct {
 	waiting []linkChange
 }
 
-// linkRecords bounds what one organization has written by closing and opening links.
+// linkRecords bounds the records that one organization causes by closing and opening links.
 type linkRecords struct {
-	rate    door.Bucket
+	rate    tokenbucket.Bucket
 	leftOut int
 }
 
 // linkRate bounds the records of links with one organization.
-var linkRate = door.Rate{Burst: 20, Every: time.Minute}
+var linkRate = tokenbucket.Rate{Burst: 20, Every: time.Minute}
 
 func newAuditor(cfg *config.Config, now func() time.Time, logger *slog.Logger) (*auditor, error) {
 	log, err := OpenAudit(cfg, now)
@@ -78,8 +80,8 @@ func (a *auditor) note(what audit.Act, who, on string, with map[string]string) {
 	}
 }
 
-// link has it recorded that the link to a node went up or down, at a bounded rate for each organization. Records that
-// were left out are counted in the next one. It does not wait for the disk.
+// link queues a record that the link to a node went up or down, at a bounded rate for each organization. The next
+// record counts the records that were left out. link does not wait for the disk.
 func (a *auditor) link(self, n wire.NodeID, up bool, why string) {
 	org := n.Organization()
 	a.mu.Lock()
@@ -87,7 +89,7 @@ func (a *auditor) link(self, n wire.NodeID, up bool, why string) {
 	r := a.links[org]
 	if r == nil {
 		r = new(linkRecords)
-		a.links[org] = r // as many as there are admitted organizations with links
+		a.links[org] = r // bounded by the number of admitted organizations with links
 	}
 	now := time.Now()
 	if !r.rate.Has(linkRate, now) || len(a.waiting) >= maxWaiting {
@@ -110,7 +112,7 @@ func (a *auditor) link(self, n wire.NodeID, up bool, why string) {
 	}
 }
 
-// linkChange waits to be written.
+// linkChange is a change of a link that waits to be written.
 type linkChange struct {
 	what       audit.Act
 	self, node wire.NodeID
@@ -120,7 +122,7 @@ type linkChange struct {
 // maxWaiting bounds the changes of links that wait to be written.
 const maxWaiting = 4096
 
-// run writes the changes of links until ctx ends, and then those that wait still.
+// run writes the changes of links until ctx ends, and then those that still wait.
 func (a *auditor) run(ctx context.Context) error {
 	for {
 		a.flush()
@@ -143,13 +145,13 @@ func (a *auditor) flush() {
 	}
 }
 
-// Who acts.
+// These functions name the actor of a record.
 func byNode(n wire.NodeID) string     { return "node:" + string(n) }
 func byDevice(d wire.DeviceID) string { return "device:" + string(d) }
 
 type callerKey struct{}
 
-// withCaller keeps which user of the machine is at the other end of the control socket.
+// withCaller stores in the context which user of the machine is at the other end of the control socket.
 func withCaller(ctx context.Context, c net.Conn) context.Context {
 	uid, ok := uidOf(c)
 	if !ok {
@@ -158,7 +160,7 @@ func withCaller(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, callerKey{}, uid)
 }
 
-// byCaller is the operator who asks through the control socket.
+// byCaller returns the operator who asks through the control socket.
 func byCaller(ctx context.Context) string {
 	if uid, ok := ctx.Value(callerKey{}).(uint32); ok {
 		return operatorOf(strconv.FormatUint(uint64(uid), 10))
@@ -166,7 +168,7 @@ func byCaller(ctx context.Context) string {
 	return "operator:"
 }
 
-// ByOperator is the operator who runs this process, as the audit log names one.
+// ByOperator returns the operator who runs this process, in the form of the audit log.
 func ByOperator() string {
 	who := operatorOf(strconv.Itoa(os.Geteuid()))
 	if by := os.Getenv("SUDO_USER"); by != "" && os.Geteuid() == 0 {

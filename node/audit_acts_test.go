@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// TestEveryActIsRecorded: whatever the control socket lets an operator change has a record in the audit log. It reads the
-// source: a function behind a POST that does not note anything is one that was forgotten.
+// TestEveryActIsRecorded checks that every change an operator can make through the control socket has a record in the
+// audit log. The test reads the source: a function behind a POST that notes nothing was forgotten.
 func TestEveryActIsRecorded(t *testing.T) {
 	file, err := parser.ParseFile(token.NewFileSet(), "control.go", nil, parser.SkipObjectResolution)
 	if err != nil {

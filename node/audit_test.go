@@ -7,13 +7,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/config"
+	"github.com/mlsfed/mlsfed/internal/audit"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestLinksFillNoAuditLog: an organization that closes and opens its link without end gets a bounded number of records,
-// and takes none from another one.
+// TestLinksFillNoAuditLog checks that an organization that closes and opens its link without end gets a bounded
+// number of records, and takes no records from another organization.
 func TestLinksFillNoAuditLog(t *testing.T) {
 	cfg := config.Default()
 	cfg.Data = t.TempDir()
@@ -35,7 +35,7 @@ func TestLinksFillNoAuditLog(t *testing.T) {
 	if by["n1.b.example"] < linkRate.Burst || by["n1.b.example"] > linkRate.Burst+2 || by["n1.c.example"] != 1 {
 		t.Errorf("records %v, wanted about %d of b and 1 of c", by, linkRate.Burst)
 	}
-	// A bucket that is full again: the next record counts what was left out.
+	// With a full bucket again, the next record counts the records that were left out.
 	a.links["b.example"].rate = linkRecords{}.rate
 	a.link("n1.a.example", "n1.b.example", true, "")
 	a.flush()
@@ -48,7 +48,7 @@ func TestLinksFillNoAuditLog(t *testing.T) {
 	}
 }
 
-// TestUnwrittenActIsCounted: an act that cannot be recorded is counted, and does not fail.
+// TestUnwrittenActIsCounted checks that an act that cannot be recorded is counted, and does not fail.
 func TestUnwrittenActIsCounted(t *testing.T) {
 	cfg := config.Default()
 	cfg.Data = t.TempDir()

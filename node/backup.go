@@ -2,6 +2,7 @@ package node
 
 import (
 	"archive/tar"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -13,32 +14,31 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
-	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/directory"
-	"github.com/mlsfed/mlsfed/federation"
-	"github.com/mlsfed/mlsfed/mailbox"
+	"github.com/mlsfed/mlsfed/directory/recordstore"
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/internal/audit"
+	"github.com/mlsfed/mlsfed/store/pebblestore"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A backup is a tar archive of a running node: backup.json, data/, identity/ and an empty file, end, since
-// tar itself takes an archive that is cut off between two files for a whole one. The parts are copied one
-// after the other, the mail first: what the log has beyond it is delivered again.
+// A backup is a tar archive of a running node: backup.json, data/, identity/ and an empty file, end. The file end is
+// needed because tar itself accepts an archive that is cut off between two files. The parts are copied one after the
+// other, the store first: entries that the log has beyond the store are delivered again.
 //
-// A node that is restored has forgotten what it did since. So at the restoration
+// A restored node does not know what it did after the backup. Therefore, at the restoration
 //
-//   - the streams of devices move on, so that no place in them is given twice (mailbox.Rebase),
+//   - the streams of devices move on, so that no place in them is given twice (pebblestore.Database.Rebase),
 //   - KeyPackages and invitations are dropped (directory.Restored),
-//   - replicas with other voters are given up and invited anew (consensus.Config.Restored).
+//   - replicas with other voters are given up and invited again (consensus.Config.Restored).
 
 const (
-	backupVersion = 2 // 1 had no end
+	backupVersion = 2 // version 1 had no file end
 	backupNote    = "backup.json"
-	backupEnd     = "end"      // the last file: an archive without it was cut off
-	restoredNote  = "restored" // in the data folder, until the first start has taken note of it
-	streamsMoveBy = 1 << 32    // places; more than a stream can have gained since the backup
+	backupEnd     = "end"      // the last file: an archive without this file was cut off
+	restoredNote  = "restored" // in the data folder, until the first start has read it
+	streamsMoveBy = 1 << 32    // in items; more than a stream can have gained since the backup
 )
 
 // Backup describes an archive.
@@ -50,8 +50,8 @@ type Backup struct {
 	By      string      `json:"by"` // the version of the node
 }
 
-// serveBackup writes an archive. What fails after its beginning breaks the connection, so that half an
-// archive is not taken for one.
+// serveBackup writes an archive. A failure after the beginning breaks the connection, so that no client takes half an
+// archive for a whole one.
 func (n *Node) serveBackup(w http.ResponseWriter, r *http.Request) {
 	scratch, err := os.MkdirTemp(n.cfg.Data, "backup-*")
 	if err == nil {
@@ -72,12 +72,14 @@ func (n *Node) serveBackup(w http.ResponseWriter, r *http.Request) {
 	n.audit.note(audit.BackupTaken, byCaller(r.Context()), string(n.cfg.Node), nil)
 }
 
-// freeze copies what changes under a reader.
+// freeze copies the files that change while they are read.
 func (n *Node) freeze(scratch string) error {
-	if err := n.stores.db.Checkpoint(filepath.Join(scratch, mailFolder), pebble.WithFlushedWAL()); err != nil {
-		return fmt.Errorf("backup: %w", err)
+	if n.cfg.Storage == config.StoragePebble {
+		if err := n.stores.store.Checkpoint(filepath.Join(scratch, storeFolder)); err != nil {
+			return fmt.Errorf("backup: %w", err)
+		}
 	}
-	if AuditFolder(n.cfg) == filepath.Join(n.cfg.Data, auditFolder) { // elsewhere it is kept elsewhere
+	if AuditFolder(n.cfg) == filepath.Join(n.cfg.Data, auditFolder) { // in another folder it is not backed up
 		if err := n.audit.log.Copy(filepath.Join(scratch, auditFolder)); err != nil {
 			return fmt.Errorf("backup: %w", err)
 		}
@@ -87,7 +89,9 @@ func (n *Node) freeze(scratch string) error {
 
 func (n *Node) writeBackup(out io.Writer, scratch string) error {
 	w := tar.NewWriter(out)
-	note, err := json.MarshalIndent(Backup{backupVersion, n.cfg.Node, n.cfg.Domain, n.now().UTC().Truncate(time.Second), n.version}, "", "  ")
+	note, err := json.MarshalIndent(Backup{
+		Version: backupVersion, Node: n.cfg.Node, Domain: n.cfg.Domain, Time: n.now().UTC().Truncate(time.Second), By: n.version,
+	}, "", "  ")
 	if err != nil {
 		return err
 	}
@@ -98,9 +102,9 @@ func (n *Node) writeBackup(out io.Writer, scratch string) error {
 		return err
 	}
 	for _, part := range []struct{ from, to string }{
-		{filepath.Join(scratch, mailFolder), "data/" + mailFolder},
+		{filepath.Join(scratch, storeFolder), "data/" + storeFolder},
 		{filepath.Join(scratch, orderFolder), "data/" + orderFolder},
-		{filepath.Join(n.cfg.Data, orderFolder, "snapshots"), "data/" + orderFolder + "/snapshots"}, // after the log: never older
+		{filepath.Join(n.cfg.Data, orderFolder, "snapshots"), "data/" + orderFolder + "/snapshots"}, // after the log: never older than it
 		{filepath.Join(n.cfg.Data, blobFolder), "data/" + blobFolder},
 		{filepath.Join(n.cfg.Data, filesFolder), "data/" + filesFolder},
 		{filepath.Join(n.cfg.Data, linksFolder), "data/" + linksFolder},
@@ -111,13 +115,16 @@ func (n *Node) writeBackup(out io.Writer, scratch string) error {
 			return err
 		}
 	}
+	if err := addFile(w, filepath.Join(n.cfg.Data, formatFile), "data/"+formatFile); err != nil {
+		return err
+	}
 	if err := w.WriteHeader(&tar.Header{Name: backupEnd, Mode: 0o600, ModTime: n.now()}); err != nil {
 		return err
 	}
 	return w.Close()
 }
 
-// addFolder writes the regular files below a folder. One that vanishes meanwhile is passed over.
+// addFolder writes the regular files below a folder. It skips a file that vanishes meanwhile.
 func addFolder(w *tar.Writer, from, to string) error {
 	return filepath.WalkDir(from, func(path string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) {
@@ -154,8 +161,8 @@ func addFile(w *tar.Writer, path, name string) error {
 	return err
 }
 
-// Restore makes a node's data folder, and its identity where that is elsewhere, of an archive. Neither
-// may hold anything. A restoration that fails leaves nothing behind that a node would start with.
+// Restore creates a node's data folder from an archive, and its identity folder where that is another folder. Both
+// must be empty. A restoration that fails leaves nothing behind with which a node would start.
 func Restore(cfg *config.Config, archive io.Reader) (Backup, error) {
 	inside := strings.HasPrefix(cfg.Identity, cfg.Data+string(filepath.Separator))
 	for _, dir := range []string{cfg.Data, cfg.Identity} {
@@ -176,7 +183,10 @@ func Restore(cfg *config.Config, archive io.Reader) (Backup, error) {
 		return note, fmt.Errorf("restore: the archive is of %s of %s, the configuration of %s of %s", note.Node, note.Domain, cfg.Node, cfg.Domain)
 	}
 	data, identity := filepath.Join(scratch, "data"), filepath.Join(scratch, "identity")
-	if err := forget(data, identity); err != nil {
+	if err := checkFormat(data); err != nil {
+		return note, fmt.Errorf("restore: %w", err)
+	}
+	if err := forget(context.Background(), cfg.Storage, data, identity); err != nil {
 		return note, fmt.Errorf("restore: %w", err)
 	}
 	to := cfg.Identity
@@ -193,7 +203,7 @@ func Restore(cfg *config.Config, archive io.Reader) (Backup, error) {
 	return note, nil
 }
 
-// place moves a folder to where an empty one may be.
+// place moves a folder to a path at which nothing, or an empty folder, is.
 func place(from, to string) error {
 	if err := os.Remove(to); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
@@ -201,31 +211,46 @@ func place(from, to string) error {
 	return os.Rename(from, to)
 }
 
-// forget makes restored data safe to go on with, but for the replicas, which the first start sees to.
-func forget(data, identity string) (err error) {
-	db, err := pebble.Open(filepath.Join(data, mailFolder), mailbox.Tune(&pebble.Options{Logger: quiet{}}))
+// forget makes restored data safe to use, except for the replicas, which the first start handles. A PostgreSQL database
+// is not in the archive: RebasePostgres does the same for a database that was restored.
+func forget(ctx context.Context, storage, data, identity string) (err error) {
+	path := filepath.Join(data, storeFolder)
+	switch _, err := os.Stat(path); {
+	case storage == config.StoragePostgres && err == nil:
+		return errors.New("the archive is of a node with storage: pebble, the configuration has storage: postgres")
+	case storage == config.StoragePebble && errors.Is(err, fs.ErrNotExist):
+		return errors.New("the archive has no database: it is of a node with storage: postgres, the configuration has storage: pebble")
+	case storage == config.StoragePostgres:
+		return os.WriteFile(filepath.Join(data, restoredNote), nil, 0o600)
+	}
+	kept, err := pebblestore.Open(path, pebblestore.Options{})
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, db.Close()) }()
-	if err := mailbox.Rebase(db, prefixMailbox, streamsMoveBy); err != nil {
+	defer func() { err = errors.Join(err, kept.Close()) }()
+	if err := kept.Rebase(streamsMoveBy); err != nil {
 		return err
 	}
-	id, err := federation.LoadIdentity(identity)
-	if err != nil {
-		return err
-	}
-	d, err := directory.New(db, prefixDirectory, directory.Config{Domain: id.Domain, CA: authority{id}})
-	if err != nil {
-		return err
-	}
-	if err := d.Restored(); err != nil {
+	if err := forgetRecords(ctx, kept.Records(), identity); err != nil {
 		return err
 	}
 	return os.WriteFile(filepath.Join(data, restoredNote), nil, 0o600)
 }
 
-// damaged says why an archive cannot be used.
+// forgetRecords drops the records that may have been used since a backup.
+func forgetRecords(ctx context.Context, records recordstore.Store, identity string) error {
+	id, err := organization.LoadIdentity(identity)
+	if err != nil {
+		return err
+	}
+	d, err := directory.New(records, directory.Config{Domain: id.Domain, CA: authority{id}})
+	if err != nil {
+		return err
+	}
+	return d.Restored(ctx)
+}
+
+// damaged returns the error for an archive that cannot be used.
 func damaged(err error) error {
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 		return errors.New("the archive is cut off: take another one, or copy it again")
@@ -266,7 +291,7 @@ func unpack(archive io.Reader, dir string) (note Backup, err error) {
 
 func readNote(h *tar.Header, in io.Reader) (note Backup, err error) {
 	if h.Name != backupNote || h.Size > 64<<10 {
-		return note, errors.New("this is no archive of 'mlsfed backup'")
+		return note, errors.New("the file is not an archive of 'mlsfed backup'")
 	}
 	if err := json.NewDecoder(in).Decode(&note); err != nil {
 		return note, damaged(err)
@@ -293,7 +318,8 @@ func unpackFile(root *os.Root, h *tar.Header, in io.Reader) error {
 	return errors.Join(err, f.Sync(), f.Close())
 }
 
-// restored says whether this is the first start after a restoration, and how to note that it was made.
+// restored reports whether this is the first start after a restoration, and returns a function that records that this
+// start was made.
 func restored(data string) (bool, func() error) {
 	path := filepath.Join(data, restoredNote)
 	if _, err := os.Stat(path); err != nil {

@@ -10,8 +10,8 @@ import (
 	"testing"
 )
 
-// TestVersionsOfArchives: an archive of the first version has no file that ends it, and is taken as it is; a later
-// one without it was cut off, and one of a version to come is not for this program.
+// TestVersionsOfArchives checks that an archive of the first version, which has no file end, is accepted; that a
+// later archive without that file is refused as cut off; and that an archive of an unknown later version is refused.
 func TestVersionsOfArchives(t *testing.T) {
 	for _, test := range []struct {
 		version int

@@ -5,7 +5,7 @@ import (
 	"syscall"
 )
 
-// uidOf is the user at the other end of a Unix socket.
+// uidOf returns the user at the other end of a Unix socket.
 func uidOf(c net.Conn) (uid uint32, ok bool) {
 	u, isUnix := c.(*net.UnixConn)
 	if !isUnix {

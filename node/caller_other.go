@@ -4,5 +4,5 @@ package node
 
 import "net"
 
-// uidOf knows nothing here. Only the node's own user can open the socket.
+// uidOf cannot find the user on this system. Only the node's own user can open the socket.
 func uidOf(net.Conn) (uid uint32, ok bool) { return 0, false }

@@ -19,18 +19,18 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
 	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
 	"github.com/mlsfed/mlsfed/directory"
 	"github.com/mlsfed/mlsfed/federation"
-	"github.com/mlsfed/mlsfed/mailbox"
-	"github.com/mlsfed/mlsfed/quota"
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/internal/quota"
+	"github.com/mlsfed/mlsfed/store/pebblestore"
+	"github.com/mlsfed/mlsfed/store/postgres"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Outcome is what one step of a check has come to.
+// Outcome is the result of one step of a check.
 type Outcome string
 
 // The outcomes.
@@ -48,7 +48,7 @@ type Finding struct {
 	Detail  string  `json:"detail"`
 }
 
-// checker collects findings.
+// checker collects the findings of a check.
 type checker struct {
 	cfg  *config.Config
 	now  func() time.Time
@@ -59,7 +59,7 @@ func (c *checker) add(step string, o Outcome, format string, args ...any) {
 	c.list = append(c.list, Finding{step, o, fmt.Sprintf(format, args...)})
 }
 
-// try adds a fault for an error, or what is good.
+// try adds a fault if err is not nil, and the formatted text as a good outcome otherwise.
 func (c *checker) try(step string, err error, format string, args ...any) bool {
 	if err != nil {
 		c.add(step, Fault, "%v", err)
@@ -69,16 +69,16 @@ func (c *checker) try(step string, err error, format string, args ...any) bool {
 	return true
 }
 
-// soon is how long before its end a certificate is warned of.
+// soon is how long before the end of a certificate a warning begins.
 const soon = 14 * 24 * time.Hour
 
 // minFree is the free space, in bytes, that a node needs beyond the reserve to begin with.
 const minFree = 64 << 20
 
-// Check tries what a start of the node would do, on this machine, and leaves nothing behind: it reads the identity and
-// the certificates, writes into the data folder, opens the databases without changing them, and listens at the
-// addresses for a moment. Where a node runs with this configuration, what that node holds is skipped. Steps are
-// independent: a fault does not end the check.
+// Check tries what a start of the node would do, on this machine, and leaves nothing behind: it reads the identity
+// and the certificates, writes into the data folder, opens the databases without changing them, and listens at the
+// addresses for a moment. Where a node runs with this configuration, the steps that need what that node holds are
+// skipped. Steps are independent: a fault does not end the check.
 func Check(cfg *config.Config) []Finding {
 	c := &checker{cfg: cfg, now: time.Now}
 	for _, err := range CheckPrivate(cfg) {
@@ -87,6 +87,7 @@ func Check(cfg *config.Config) []Finding {
 	for _, w := range cfg.Warnings() {
 		c.add("configuration", Warning, "%s", w)
 	}
+	c.advertised()
 	id := c.identity()
 	c.peers(id)
 	for key, path := range map[string]string{"oidc.secret_file": cfg.OIDC.SecretFile, "scim.token_file": cfg.SCIM.TokenFile} {
@@ -120,35 +121,35 @@ func answers(cfg *config.Config) bool {
 	return true
 }
 
-func (c *checker) identity() *federation.Identity {
-	n := &Node{cfg: c.cfg}
-	if !c.try("identity", n.identify(), "%s, its keys and certificates in %s", c.cfg.Node, c.cfg.Identity) {
+func (c *checker) identity() *organization.Identity {
+	id, _, err := identify(c.cfg)
+	if !c.try("identity", err, "%s, its keys and certificates in %s", c.cfg.Node, c.cfg.Identity) {
 		return nil
 	}
-	ends := n.identity.Certificate().NotAfter
+	ends := id.Certificate().NotAfter
 	switch left := ends.Sub(c.now()); {
 	case left <= 0:
 		c.add("identity", Fault, "the node's certificate ended on %s: mlsfed cert renew", ends.Format(time.DateOnly))
-	case left < soon && n.identity.Authority == nil:
+	case left < soon && id.Authority == nil:
 		c.add("identity", Warning, "the node's certificate ends on %s, and the root key is not here to renew it: mlsfed cert renew where it is", ends.Format(time.DateOnly))
 	}
-	if left := n.identity.Root.NotAfter.Sub(c.now()); left < 90*24*time.Hour {
-		c.add("identity", Warning, "the organization's root certificate ends on %s: make a new organization, or a new root, before", n.identity.Root.NotAfter.Format(time.DateOnly))
+	if left := id.Root.NotAfter.Sub(c.now()); left < 90*24*time.Hour {
+		c.add("identity", Warning, "the organization's root certificate ends on %s: make a new organization, or a new root, before", id.Root.NotAfter.Format(time.DateOnly))
 	}
-	return n.identity
+	return id
 }
 
-// admitted are the organizations of the allow-list that are not suspended.
-func admitted(cfg *config.Config) (*federation.Peers, []federation.Peer, error) {
-	peers, err := federation.OpenPeers(filepath.Join(cfg.Identity, "peers"))
+// admitted returns the organizations of the allow-list that are not suspended.
+func admitted(cfg *config.Config) (*organization.Peers, []organization.Peer, error) {
+	peers, err := organization.OpenPeers(filepath.Join(cfg.Identity, "peers"))
 	if err != nil {
 		return nil, nil, err
 	}
-	list := slices.DeleteFunc(slices.Clone(peers.List()), func(p federation.Peer) bool { return p.State != federation.Admitted })
+	list := slices.DeleteFunc(slices.Clone(peers.List()), func(p organization.Peer) bool { return p.State != organization.Admitted })
 	return peers, list, nil
 }
 
-func (c *checker) peers(id *federation.Identity) {
+func (c *checker) peers(id *organization.Identity) {
 	if id == nil {
 		return // the folder of peers is in that of the identity
 	}
@@ -165,7 +166,7 @@ func (c *checker) peers(id *federation.Identity) {
 	}
 }
 
-// certificate looks at the gateway's own certificate, if it is from files.
+// certificate checks the gateway's own certificate, if it is read from files.
 func (c *checker) certificate() {
 	t := c.cfg.Gateway.TLS
 	if t.Certificate == "" {
@@ -192,8 +193,8 @@ func (c *checker) certificate() {
 	}
 }
 
-// folders writes into the data folder and that of the audit log, or into the nearest ones above that there are, and
-// looks at the free space.
+// folders writes into the data folder and into the folder of the audit log, or into their nearest existing parents,
+// and checks the free space.
 func (c *checker) folders() {
 	if dir := AuditFolder(c.cfg); dir != filepath.Join(c.cfg.Data, auditFolder) {
 		near, err := nearest(dir)
@@ -223,7 +224,7 @@ func (c *checker) folders() {
 	}
 }
 
-// nearest is a folder, or the nearest one above it that there is.
+// nearest returns a folder, or its nearest existing parent.
 func nearest(dir string) (string, error) {
 	for {
 		info, err := os.Stat(dir)
@@ -237,7 +238,7 @@ func nearest(dir string) (string, error) {
 	}
 }
 
-// writable writes a file into a folder, through to the disk, and removes it.
+// writable writes a file into a folder, syncs it to the disk, and removes it.
 func writable(dir string) (err error) {
 	f, err := os.CreateTemp(dir, ".check-*")
 	if err != nil {
@@ -251,28 +252,57 @@ func writable(dir string) (err error) {
 }
 
 func (c *checker) databases() {
-	path := filepath.Join(c.cfg.Data, mailFolder)
+	if err := checkFormat(c.cfg.Data); err != nil {
+		c.add("data", Fault, "%v", err)
+		return
+	}
+	if c.cfg.Storage == config.StoragePostgres {
+		c.postgres()
+		return
+	}
+	path := filepath.Join(c.cfg.Data, storeFolder)
 	if _, err := os.Stat(path); errors.Is(err, fs.ErrNotExist) {
 		c.add("databases", Good, "there are none yet: the first start makes them")
 		return
 	}
-	if c.try("database", openable(c.cfg, path), "%s can be opened", path) {
+	if c.try("database", openable(path), "%s can be opened", path) {
 		log := filepath.Join(c.cfg.Data, orderFolder, logFolder)
 		c.try("consensus.log", raftlog.Verify(raftlog.Config{Dir: log, Backend: c.cfg.Consensus.Log}), "%s can be opened", log)
 	}
 }
 
-// openable opens a Pebble database without changing it.
-func openable(cfg *config.Config, path string) error {
-	options := mailbox.Tune(&pebble.Options{Logger: quiet{newFullDisk(&quota.Folder{Path: cfg.Data})}, ReadOnly: true, ErrorIfNotExists: true})
-	db, err := pebble.Open(path, options)
-	if errors.Is(err, syscall.EAGAIN) {
+// checkTime bounds the check of a PostgreSQL database.
+const checkTime = 10 * time.Second
+
+// postgres opens the database as the node does.
+func (c *checker) postgres() {
+	ctx, cancel := context.WithTimeout(context.Background(), checkTime)
+	defer cancel()
+	version, err := postgres.Check(ctx, PostgresOptions(c.cfg, nil))
+	c.try("postgres", err, "the database can be opened, and its schema is version %d", version)
+}
+
+// openable opens a store without changing it.
+func openable(path string) error {
+	err := pebblestore.Verify(path)
+	if errors.Is(err, pebblestore.ErrInUse) {
 		return fmt.Errorf("%s: another process holds it, and none answers at the control socket: end that process", path)
 	}
 	if err != nil {
 		return fmt.Errorf("%s: %w: restore a backup if the disk has lost something", path, err)
 	}
-	return db.Close()
+	return nil
+}
+
+// advertised checks the addresses that devices and other organizations are given where the configuration names none.
+func (c *checker) advertised() {
+	if c.cfg.Gateway.Public == "" && reachable(c.cfg.Gateway.Listen) != c.cfg.Gateway.Listen {
+		c.add("gateway.public", Warning, "is empty, and gateway.listen %q is all addresses of this machine: invitations name %s, which only devices on this machine can connect to; set gateway.public to host:port, as chat.a.example:8443",
+			c.cfg.Gateway.Listen, reachable(c.cfg.Gateway.Listen))
+	}
+	if c.cfg.Federation.Advertise == "" && reachable(c.cfg.Federation.Listen) != c.cfg.Federation.Listen {
+		c.add("federation.advertise", Fault, "is empty, and federation.listen %q is all addresses of this machine: other organizations cannot connect to that; set federation.advertise to host:port, as n1.a.example:7443", c.cfg.Federation.Listen)
+	}
 }
 
 func (c *checker) listen(key, address string) {
@@ -291,11 +321,11 @@ func (c *checker) listen(key, address string) {
 	c.try(key, err, "%s is free", address)
 }
 
-// CheckLive asks others: the own gateway at the address that devices use, one node of each admitted organization at
-// the addresses of its bundle, and the OpenID Connect issuer. Each question is bounded by ctx.
+// CheckLive asks other parties: the own gateway at the address that devices use, one node of each admitted
+// organization at the addresses of its bundle, and the OpenID Connect issuer. Each question is bounded by ctx.
 func CheckLive(ctx context.Context, cfg *config.Config) []Finding {
 	c := &checker{cfg: cfg, now: time.Now}
-	id, err := federation.LoadIdentity(cfg.Identity)
+	id, err := organization.LoadIdentity(cfg.Identity)
 	if err != nil {
 		c.add("identity", Fault, "%v", err)
 		return c.list
@@ -316,8 +346,8 @@ func CheckLive(ctx context.Context, cfg *config.Config) []Finding {
 	return c.list
 }
 
-// gateway asks the own node for its organization, as a device does.
-func (c *checker) gateway(ctx context.Context, id *federation.Identity) {
+// gateway asks the node's own gateway for its organization, as a device does.
+func (c *checker) gateway(ctx context.Context, id *organization.Identity) {
 	address := c.cfg.Gateway.Public
 	if address == "" {
 		address = reachable(c.cfg.Gateway.Listen)
@@ -342,7 +372,7 @@ func (c *checker) gateway(ctx context.Context, id *federation.Identity) {
 	defer r.Body.Close()
 	raw, err := io.ReadAll(io.LimitReader(r.Body, 64<<10))
 	if err == nil && r.StatusCode != http.StatusOK {
-		err = fmt.Errorf("it answers %s", r.Status)
+		err = fmt.Errorf("the gateway answers %s", r.Status)
 	}
 	var o wire.Organization
 	if err == nil {
@@ -350,7 +380,7 @@ func (c *checker) gateway(ctx context.Context, id *federation.Identity) {
 	}
 	if err == nil && (o.Domain != c.cfg.Domain || sha256.Sum256(o.Root) != sha256.Sum256(id.Root.Raw)) {
 		sum := sha256.Sum256(o.Root)
-		err = fmt.Errorf("it is %.100q with root %s: another node", o.Domain, hex.EncodeToString(sum[:8]))
+		err = fmt.Errorf("the gateway is of %.100q with root %s: the address is another node's", o.Domain, hex.EncodeToString(sum[:8]))
 	}
 	if err != nil {
 		c.add("gateway.public", Fault, "%s: %v", address, err)
@@ -362,8 +392,8 @@ func (c *checker) gateway(ctx context.Context, id *federation.Identity) {
 // probesAtOnce is how many organizations are asked at once.
 const probesAtOnce = 32
 
-// reach asks the nodes that bundles name. An organization with one node that lets this one in is reached.
-func (c *checker) reach(ctx context.Context, id *federation.Identity) {
+// reach asks the nodes that bundles name. An organization is reached if one of its nodes admits this node.
+func (c *checker) reach(ctx context.Context, id *organization.Identity) {
 	peers, list, err := admitted(c.cfg)
 	if err != nil {
 		c.add("allow-list", Fault, "%v", err)
@@ -386,7 +416,7 @@ func (c *checker) reach(ctx context.Context, id *federation.Identity) {
 	c.list = append(c.list, found...)
 }
 
-func reachOne(ctx context.Context, id *federation.Identity, peers *federation.Peers, p federation.Peer, now func() time.Time) Finding {
+func reachOne(ctx context.Context, id *organization.Identity, peers *organization.Peers, p organization.Peer, now func() time.Time) Finding {
 	step := "peer " + string(p.Domain)
 	if len(p.Seeds) == 0 {
 		return Finding{step, Skipped, "its bundle names no address: its nodes connect to this one"}

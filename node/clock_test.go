@@ -15,14 +15,13 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/config"
-	"github.com/mlsfed/mlsfed/consensus/blob"
 	"github.com/mlsfed/mlsfed/directory"
-	"github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/federation/organization"
 	"github.com/mlsfed/mlsfed/mailbox"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// hands are the clocks of a machine, moved by hand.
+// hands holds the clocks of a machine, which a test moves.
 type hands struct {
 	mu      sync.Mutex
 	start   time.Time
@@ -48,7 +47,7 @@ func (h *hands) move(elapsed, ahead time.Duration) {
 	h.elapsed, h.ahead = h.elapsed+elapsed, ahead
 }
 
-// clockedNode is a node whose clocks are moved by hand.
+// clockedNode returns a node whose clocks a test moves.
 func clockedNode(t *testing.T, log *bytes.Buffer) (*Node, *hands) {
 	t.Helper()
 	cfg := config.Default()
@@ -57,7 +56,7 @@ func clockedNode(t *testing.T, log *bytes.Buffer) (*Node, *hands) {
 	cfg.Data = filepath.Join(t.TempDir(), "data")
 	cfg.Identity = filepath.Join(cfg.Data, "identity")
 	cfg.Admin.Socket = filepath.Join(cfg.Data, "control.sock")
-	if err := federation.Init(cfg.Identity, federation.InitOptions{Domain: cfg.Domain, Node: cfg.Node}); err != nil {
+	if err := organization.Init(cfg.Identity, organization.InitOptions{Domain: cfg.Domain, Node: cfg.Node}); err != nil {
 		t.Fatal(err)
 	}
 	h := &hands{start: time.Now()}
@@ -82,7 +81,7 @@ func clockedNode(t *testing.T, log *bytes.Buffer) (*Node, *hands) {
 	return n, h
 }
 
-// stored is one of each thing that a node keeps for a time.
+// stored names one of each thing that a node keeps for a limited time.
 type stored struct {
 	stream mailbox.Stream
 	token  wire.Token
@@ -96,13 +95,13 @@ func (n *Node) storeAll(t *testing.T, r *rand.Rand) *stored {
 	t.Helper()
 	s := &stored{stream: mailbox.Conversation(wire.ConversationID(randomBytes(r, 16)))}
 	copy(s.token[:], randomBytes(r, 16))
-	if err := n.mail.Change(t.Context(), s.stream, []wire.Token{s.token}, nil); err != nil {
+	if err := n.mailbox.Change(t.Context(), s.stream, []wire.Token{s.token}, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.put(t, n, r)
 	s.user = wire.UserID("mimi://a.example/u/u" + hex.EncodeToString(randomBytes(r, 6)))
 	var err error
-	if s.code, err = n.directory.Invite(s.user, 24*time.Hour); err != nil {
+	if s.code, err = n.directory.Invite(t.Context(), s.user, 24*time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	s.file = randomBytes(r, 100)
@@ -124,35 +123,39 @@ func (s *stored) put(t *testing.T, n *Node, r *rand.Rand) {
 	t.Helper()
 	p := mailbox.Put{Stream: s.stream, Kind: mailbox.Kind(wire.ItemMessage), Payload: []byte("x")}
 	copy(p.ID[:], randomBytes(r, 16))
-	if _, err := n.mail.Put(t.Context(), p); err != nil {
+	if _, err := n.mailbox.Put(t.Context(), p); err != nil {
 		t.Fatal(err)
 	}
 	s.items++
 }
 
-// sweep has everything removed that is old.
+// sweep makes the node remove everything that is old.
 func (n *Node) sweep(t *testing.T) {
 	t.Helper()
-	if err := n.mail.Sweep(t.Context()); err != nil {
+	if err := n.mailbox.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := n.directory.Sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := n.stores.files.sweep(); err != nil {
+	if err := n.stores.files.sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 }
 
-// there is how many of the items are there, and whether the file and the invitation are.
+// there returns how many of the items still exist, and whether the file and the invitation exist.
 func (s *stored) there(t *testing.T, n *Node) (items int, file, invited bool) {
 	t.Helper()
-	page, err := n.mail.Read(t.Context(), s.stream, s.token, 0, mailbox.Limit{Items: 100, Bytes: 1 << 20})
+	page, err := n.mailbox.Read(t.Context(), s.stream, s.token, 0, mailbox.Limit{Items: 100, Bytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
 	ref := refOf(s.file)
-	return len(page.Items), n.stores.files.store.Has(blob.Ref{Hash: ref.Hash, Size: ref.Size}), s.invited(t, n)
+	has, err := n.stores.files.kept.Has(t.Context(), ref)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(page.Items), has, s.invited(t, n)
 }
 
 func (s *stored) invited(t *testing.T, n *Node) bool {
@@ -163,14 +166,14 @@ func (s *stored) invited(t *testing.T, n *Node) bool {
 		t.Fatal(err)
 	}
 	public := []byte(key.Public().(ed25519.PublicKey))
-	_, err = n.directory.Enrol(s.code, directory.Enrolment{Device: d, Key: public, Proof: ed25519.Sign(key, wire.EnrolInput(d, public))})
+	_, err = n.directory.Enrol(t.Context(), s.code, directory.Enrolment{Device: d, Key: public, Proof: ed25519.Sign(key, wire.EnrolInput(d, public))})
 	return err == nil
 }
 
 const days = 24 * time.Hour
 
-// TestClockJumpLeavesNoTrace: a clock that is years ahead for a second, with everything stored in that second, keeps
-// nothing for good, and loses nothing.
+// TestClockJumpLeavesNoTrace checks that a clock which is years ahead for a second has no lasting effect: what is
+// stored in that second is not kept permanently, and nothing is lost.
 func TestClockJumpLeavesNoTrace(t *testing.T) {
 	log := new(bytes.Buffer)
 	n, h := clockedNode(t, log)
@@ -183,7 +186,7 @@ func TestClockJumpLeavesNoTrace(t *testing.T) {
 	if s := n.Status(); s.ClockOff < 10*365*24*3600-1 {
 		t.Errorf("status says that the clock is off by %d s", s.ClockOff)
 	}
-	if err := n.healthy(); err != nil {
+	if err := healthy(n.identity, n.now()); err != nil {
 		t.Errorf("the node's own certificate: %v", err)
 	}
 	h.move(time.Second, 0)
@@ -216,7 +219,7 @@ func TestClockJumpLeavesNoTrace(t *testing.T) {
 	}
 }
 
-// TestClockSetAhead: a clock that is set a month ahead, for good, makes nothing old at once.
+// TestClockSetAhead checks that a clock which is set a month ahead permanently makes nothing old at once.
 func TestClockSetAhead(t *testing.T) {
 	n, h := clockedNode(t, nil)
 	r := rand.New(rand.NewPCG(2, 1))
@@ -234,7 +237,7 @@ func TestClockSetAhead(t *testing.T) {
 	if items, file, invited := s.there(t, n); items != 2 || !file || !invited {
 		t.Errorf("%d items, file %v, invitation %v", items, file, invited)
 	}
-	page, err := n.mail.Read(t.Context(), s.stream, s.token, 0, mailbox.Limit{Items: 100, Bytes: 1 << 20})
+	page, err := n.mailbox.Read(t.Context(), s.stream, s.token, 0, mailbox.Limit{Items: 100, Bytes: 1 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -253,7 +256,8 @@ func TestClockSetAhead(t *testing.T) {
 	}
 }
 
-// TestOldUploads: a part of an upload whose time is far ahead, which a former build may have left, goes too.
+// TestOldUploads checks that a part of an upload whose time is far ahead, which a former build may have left, is
+// removed too.
 func TestOldUploads(t *testing.T) {
 	n, _ := clockedNode(t, nil)
 	q := &wire.PutBlobRequest{Blob: wire.BlobRef{Size: 10}, Data: []byte("one")}

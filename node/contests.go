@@ -3,6 +3,7 @@ package node
 import (
 	"sync"
 
+	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/consensus/machine"
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -13,9 +14,9 @@ const (
 	maxOpeners        = 4096 // commits whose users are remembered
 )
 
-// contests bounds the branches of contested conversations for each user of this organization. The ordering
-// knows organizations alone, and a member could take its organization's share: docs/consensus.md, 'Contests'.
-// What it knows is in memory: after a restart each user may open as many again.
+// contests bounds the branches of contested conversations for each user of this organization. The ordering bounds
+// organizations only, so that one member could use up its organization's share: docs/spec/consensus.md, 'Contests'. The
+// counts are in memory: after a restart each user may open as many branches again.
 type contests struct {
 	mu    sync.Mutex
 	users map[opener]wire.UserID
@@ -28,7 +29,9 @@ type opener struct {
 	sequence     wire.SequenceNumber
 }
 
-// mayOpen refuses a contest of a user who has opened maxBranchesOfUser branches that have not lost.
+func newContests() *contests { return &contests{users: make(map[opener]wire.UserID)} }
+
+// mayOpen refuses a contest by a user who has opened maxBranchesOfUser branches that have not lost.
 func (c *contests) mayOpen(user wire.UserID, e *wire.Envelope, heads func(wire.ConversationID) ([]machine.Head, error)) error {
 	if e.Commit == nil || !e.Commit.Contest {
 		return nil
@@ -51,16 +54,13 @@ func (c *contests) mayOpen(user wire.UserID, e *wire.Envelope, heads func(wire.C
 	return nil
 }
 
-// note remembers who made a commit that was accepted.
+// note records which user made an accepted commit.
 func (c *contests) note(user wire.UserID, e *wire.Envelope, seq wire.SequenceNumber) {
 	if e.Commit == nil {
 		return
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.users == nil {
-		c.users = make(map[opener]wire.UserID)
-	}
 	o := opener{e.Conversation, seq}
 	if _, known := c.users[o]; !known {
 		c.order = append(c.order, o)
@@ -72,14 +72,15 @@ func (c *contests) note(user wire.UserID, e *wire.Envelope, seq wire.SequenceNum
 	}
 }
 
-// contestedList returns the delivery list of the branch that a commit belongs to, where there are several; of a
-// contest in any case. From level 2 of the rules on: before, entries do not name who brought them.
-func (n *Node) contestedList(id wire.ConversationID, seq wire.SequenceNumber, contest bool) []wire.Address {
-	status, err := n.orders.Status(id)
+// contestedList returns the delivery list of the branch that a commit belongs to, if there are several branches, and
+// for a contest in any case. It applies from level 2 of the rules on: before, an entry does not name the organization
+// that brought it.
+func contestedList(orders *consensus.Manager, id wire.ConversationID, seq wire.SequenceNumber, contest bool) []wire.Address {
+	status, err := orders.Status(id)
 	if err != nil || status.Level < 2 {
 		return nil
 	}
-	heads, err := n.orders.Heads(id)
+	heads, err := orders.Heads(id)
 	if err != nil || len(heads) < 2 && !contest {
 		return nil
 	}

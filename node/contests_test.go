@@ -7,17 +7,17 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestBranchesOfAUser: a user opens maxBranchesOfUser branches, and more only when some of them have lost; others
-// are not held up. Commits without the contest mark are never refused, and count.
+// TestBranchesOfAUser checks that a user can open maxBranchesOfUser branches, and more only when some of them have
+// lost. Other users are not held up. Commits without the contest mark are never refused, and count.
 func TestBranchesOfAUser(t *testing.T) {
 	const id, alice, bob = wire.ConversationID("conversation"), wire.UserID("mimi://a.example/u/alice"), wire.UserID("mimi://a.example/u/bob")
-	var c contests
+	c := newContests()
 	var forks []wire.SequenceNumber
 	heads := func(wire.ConversationID) (list []machine.Head, _ error) {
 		for _, n := range forks {
 			list = append(list, machine.Head{Fork: n})
 		}
-		return append(list, machine.Head{}), nil // one that has lost
+		return append(list, machine.Head{}), nil // a branch that has lost
 	}
 	commit := func(contest bool) *wire.Envelope {
 		return &wire.Envelope{Conversation: id, Kind: wire.KindCommit, Commit: &wire.CommitBundle{Contest: contest}}
@@ -38,7 +38,7 @@ func TestBranchesOfAUser(t *testing.T) {
 	if err := c.mayOpen(bob, commit(true), heads); err != nil {
 		t.Fatal(err)
 	}
-	forks = forks[1:] // one has lost
+	forks = forks[1:] // one branch has lost
 	if err := c.mayOpen(alice, commit(true), heads); err != nil {
 		t.Fatal(err)
 	}

@@ -12,13 +12,13 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/mlsfed/mlsfed/audit"
-	"github.com/mlsfed/mlsfed/private"
+	"github.com/mlsfed/mlsfed/internal/audit"
+	"github.com/mlsfed/mlsfed/internal/private"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// The control socket serves the operator's commands: HTTP with JSON over a Unix socket that only the
-// node's own user can open. Who can open it can read the data folder anyway.
+// The control socket serves the operator's commands: HTTP with JSON over a Unix socket that only the node's own user
+// can open. That user can read the data folder anyway.
 
 // Invitation is the answer to an invitation of a user.
 type Invitation struct {
@@ -32,14 +32,14 @@ type Invitation struct {
 	Root string `json:"root,omitempty"`
 }
 
-// User is one of the organization's.
+// User is a user of the organization.
 type User struct {
 	ID      wire.UserID `json:"id"`
 	Created time.Time   `json:"created"`
 	Devices []Device    `json:"devices"`
 }
 
-// Device is one of a user's.
+// Device is a device of a user.
 type Device struct {
 	ID              wire.DeviceID `json:"id"`
 	Enrolled        time.Time     `json:"enrolled"`
@@ -49,7 +49,7 @@ type Device struct {
 // maxControl bounds the body of a request, in bytes.
 const maxControl = 64 << 10
 
-// listenControl opens the socket, and replaces one that a crash has left.
+// listenControl opens the socket, and replaces a socket that a crash has left.
 func listenControl(path string) (net.Listener, error) {
 	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
 		conn.Close()
@@ -65,7 +65,7 @@ func listenControl(path string) (net.Listener, error) {
 	return l, nil
 }
 
-// control is the handler of the socket.
+// control returns the handler of the socket.
 func (n *Node) control() http.Handler {
 	mux := http.NewServeMux()
 	handle(mux, "POST /users/invite", n.inviteUser)
@@ -81,7 +81,7 @@ func (n *Node) control() http.Handler {
 	return mux
 }
 
-// handle serves a function with a JSON body and a JSON answer.
+// handle registers a function with a JSON body and a JSON answer.
 func handle[Q, A any](mux *http.ServeMux, pattern string, fn func(context.Context, *Q) (A, error)) {
 	mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 		q := new(Q)
@@ -100,7 +100,7 @@ func handle[Q, A any](mux *http.ServeMux, pattern string, fn func(context.Contex
 	})
 }
 
-// plainError is what the operator is told: unlike a device, everything.
+// plainError returns the error for the operator with its whole text; a device does not get that.
 func plainError(err error) *wire.Error {
 	var e *wire.Error
 	if errors.As(err, &e) {
@@ -112,7 +112,7 @@ func plainError(err error) *wire.Error {
 func answer(w http.ResponseWriter, status int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(v) // who does not read it does not get it
+	_ = json.NewEncoder(w).Encode(v) // a failure means that the client does not read
 }
 
 type inviteUser struct {
@@ -132,15 +132,15 @@ func (n *Node) inviteUser(ctx context.Context, q *inviteUser) (*Invitation, erro
 	return i, err
 }
 
-// Invite makes a code with which one device of a user can be enrolled, once, within life.
-func (n *Node) Invite(_ context.Context, u wire.UserID, life time.Duration) (*Invitation, error) {
+// Invite creates a code with which one device of a user can be enrolled, once, within life.
+func (n *Node) Invite(ctx context.Context, u wire.UserID, life time.Duration) (*Invitation, error) {
 	if err := n.own(u); err != nil {
 		return nil, err
 	}
 	if n.cfg.OrdersOnly {
 		return nil, wire.Errorf(wire.Invalid, "invite", "%s orders conversations only: invite %s at a node of %s that has devices", n.cfg.Node, u, n.cfg.Domain)
 	}
-	code, err := n.directory.Invite(u, life)
+	code, err := n.directory.Invite(ctx, u, life)
 	if err != nil {
 		return nil, err
 	}
@@ -162,8 +162,8 @@ func (n *Node) own(u wire.UserID) error {
 
 type nothing struct{}
 
-func (n *Node) listUsers(context.Context, *nothing) ([]User, error) {
-	list, err := n.directory.Users()
+func (n *Node) listUsers(ctx context.Context, _ *nothing) ([]User, error) {
+	list, err := n.directory.Users(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -171,7 +171,7 @@ func (n *Node) listUsers(context.Context, *nothing) ([]User, error) {
 	for _, u := range list {
 		user := User{ID: u.ID, Created: u.Created.Std(), Devices: []Device{}}
 		for _, id := range u.Devices {
-			if d, err := n.directory.Device(id); err == nil {
+			if d, err := n.directory.Device(ctx, id); err == nil {
 				user.Devices = append(user.Devices, Device{ID: id, Enrolled: d.Enrolled.Std(), CertificateEnds: d.NotAfter.Std()})
 			}
 		}
@@ -188,11 +188,11 @@ func (n *Node) removeUser(ctx context.Context, q *removeUser) (*nothing, error) 
 	if err := n.own(q.User); err != nil {
 		return nil, err
 	}
-	list, err := n.directory.Devices(q.User)
+	list, err := n.directory.Devices(ctx, q.User)
 	if err != nil {
 		return nil, err
 	}
-	if err := n.directory.RemoveUser(q.User); err != nil {
+	if err := n.directory.RemoveUser(ctx, q.User); err != nil {
 		return nil, err
 	}
 	n.audit.note(audit.UserRemoved, byCaller(ctx), string(q.User), map[string]string{"devices": strconv.Itoa(len(list))})
@@ -217,7 +217,7 @@ func (n *Node) rebindUser(ctx context.Context, q *rebindUser) (*nothing, error) 
 			return nil, wire.Errorf(wire.Invalid, "rebind", "no issuer is configured: set oidc.url, or name no subject")
 		}
 	}
-	if err := n.directory.Rebind(q.User, issuer, q.Subject); err != nil {
+	if err := n.directory.Rebind(ctx, q.User, issuer, q.Subject); err != nil {
 		return nil, err
 	}
 	n.audit.note(audit.UserRebound, byCaller(ctx), string(q.User), map[string]string{"issuer": issuer, "subject": q.Subject})
@@ -232,7 +232,7 @@ func (n *Node) revokeDevice(ctx context.Context, q *revokeDevice) (*nothing, err
 	if err := q.Device.Check(); err != nil {
 		return nil, wire.Errorf(wire.Malformed, "revoke", "%v", err)
 	}
-	if err := n.directory.Revoke(q.Device); err != nil {
+	if err := n.directory.Revoke(ctx, q.Device); err != nil {
 		return nil, err
 	}
 	n.audit.note(audit.DeviceRevoked, byCaller(ctx), string(q.Device), nil)
@@ -278,7 +278,7 @@ type dropKept struct {
 	Number       uint32 `json:"number"`
 }
 
-// dropKept deletes a replica that gave way and was kept.
+// dropKept deletes a replica that was replaced and kept.
 func (n *Node) dropKept(ctx context.Context, q *dropKept) (*nothing, error) {
 	id, err := wire.ParseConversationID(q.Conversation)
 	if err != nil {

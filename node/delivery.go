@@ -10,22 +10,23 @@ import (
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/directory"
 	"github.com/mlsfed/mlsfed/mailbox"
+	"github.com/mlsfed/mlsfed/store"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// delivery puts committed entries into the organization's stream of the conversation, and tells those
-// who were added in their inboxes. The stream's position makes it exactly once.
+// delivery puts committed entries into the organization's stream of the conversation, and a note into the inbox of
+// each device that was added. The stream's position makes delivery exactly once.
 type delivery struct {
 	org       wire.Domain
-	mail      *mailbox.Mailbox
+	store     store.Store
+	mailbox   mailbox.Box
 	directory *directory.Directory
-	streams   *streams
+	readers   *readers
 	past      *pastKeys
-	held      *held // may be nil
+	removals  *removals
+	held      *held
 	log       *slog.Logger
-	// contested returns the delivery list of the branch that a commit belongs to, nil where it is not known or
-	// where there is one branch alone. May be nil.
-	contested func(id wire.ConversationID, seq wire.SequenceNumber, contest bool) []wire.Address
+	orders    later[*consensus.Manager] // whose entries delivery consumes; asked for the branches of contested conversations
 }
 
 var (
@@ -33,33 +34,33 @@ var (
 	_ consensus.Forgetter = (*delivery)(nil)
 )
 
-// Position is the last entry that the stream has.
+// Position returns the last entry that the stream has.
 func (d *delivery) Position(id wire.ConversationID) (wire.SequenceNumber, error) {
-	at, err := d.mail.Position(context.Background(), mailbox.Conversation(id))
+	at, err := d.mailbox.Position(context.Background(), mailbox.Conversation(id))
 	return wire.SequenceNumber(at), err
 }
 
 // Reads implements consensus.Forgetter.
 func (d *delivery) Reads(ctx context.Context, id wire.ConversationID) (bool, error) {
-	n, err := d.mail.Readers(ctx, mailbox.Conversation(id))
+	n, err := d.mailbox.Readers(ctx, mailbox.Conversation(id))
 	return n > 0, err
 }
 
-// Forget implements consensus.Forgetter: the stream, and the keys of its epochs, are of a conversation that nobody here
-// reads. Another one may follow under its id.
+// Forget implements consensus.Forgetter. It removes the stream, and the keys of its epochs, of a conversation that no
+// device here reads. Another conversation may follow under the same id.
 func (d *delivery) Forget(ctx context.Context, id wire.ConversationID) error {
 	reads, err := d.Reads(ctx, id)
 	if err != nil || reads {
 		return err
 	}
-	if err := d.past.forget(id); err != nil {
+	if err := d.past.forget(ctx, id); err != nil {
 		return err
 	}
-	return d.mail.RemoveUnread(ctx, mailbox.Conversation(id))
+	return d.mailbox.RemoveUnread(ctx, mailbox.Conversation(id))
 }
 
-// Consume stores one entry: the item, who joins and leaves the stream with it, and a note in the inbox
-// of everyone who joins, in one write.
+// Consume stores one entry in one write: the item, the readers that join and leave the stream with it, and a note in
+// the inbox of each device that joins.
 func (d *delivery) Consume(ctx context.Context, v consensus.Delivery) error {
 	e, err := v.Committed.Open()
 	if err != nil {
@@ -72,82 +73,79 @@ func (d *delivery) Consume(ctx context.Context, v consensus.Delivery) error {
 	if v.Missed > 0 {
 		d.log.Warn("entries are no longer kept: devices learn of the gap", "conversation", v.Conversation, "entries", v.Missed)
 	}
-	if err := d.past.note(v.Conversation, v.Committed.Sequence, e); err != nil {
+	if err := d.past.note(ctx, v.Conversation, v.Committed.Sequence, e); err != nil {
 		return err
 	}
 	add, remove := changes(e)
-	joins, err := d.joins(v.Conversation, add)
+	joins, err := d.joins(ctx, v.Conversation, add)
 	if err != nil {
-		return err
-	}
-	if err := d.streams.add(joins); err != nil {
 		return err
 	}
 	put := mailbox.Put{
 		Stream: mailbox.Conversation(v.Conversation), ID: entryID(v.Committed.Sequence), Kind: mailbox.KindEntry,
 		Payload: payload, Position: uint64(v.Committed.Sequence), Leave: tokens(d.org, remove),
 	}
-	for _, j := range joins {
-		put.Join = append(put.Join, j.Token)
-	}
-	back, err := d.back(v, e)
+	back, err := d.back(ctx, v, e)
 	if err != nil {
 		return err
 	}
-	if err := d.streams.add(back); err != nil {
-		return err
-	}
-	for _, j := range back {
+	readers := append(slices.Clone(joins), back...)
+	for _, j := range readers {
 		put.Join = append(put.Join, j.Token)
 	}
-	if d.held != nil && len(joins)+len(back) > 0 {
-		if err := d.held.hold(v.Conversation, v.Committed.Sequence, e); err != nil {
-			return err
-		}
+	if err := d.held.hold(ctx, v.Conversation, v.Committed.Sequence, e, len(readers) > 0); err != nil {
+		return err
+	}
+	if err := d.removals.note(ctx, v.Conversation, v.Committed.Sequence, e, put.Join, put.Leave); err != nil {
+		return err
 	}
 	notes, err := d.notes(v, joins)
 	if err != nil {
 		return err
 	}
-	results, err := d.mail.Put(ctx, append([]mailbox.Put{put}, notes...)...)
+	written, err := d.store.Write(ctx, store.Write{Puts: append([]mailbox.Put{put}, notes...), Readers: readers})
 	if err != nil {
 		return err
 	}
-	for i, r := range results {
+	for i, r := range written.Results {
 		switch code := wire.CodeOf(r.Err); {
 		case r.Err == nil:
-		case i == 0 && code != wire.UnknownConversation: // that: nobody of this organization reads it
+		case i == 0 && code != wire.UnknownConversation: // UnknownConversation: no device here reads the conversation
 			return r.Err
 		case i > 0:
-			d.log.Warn("device not told that it was added: it finds the conversation in its list", "device", joins[i-1].device, "error", r.Err)
+			d.log.Warn("notice to an added device not stored: the device finds the conversation in its list", "device", joins[i-1].Device, "error", r.Err)
 		}
 	}
-	d.streams.announce(append(joins, back...))
+	d.readers.announce(readers)
+	if len(put.Leave) > 0 {
+		return d.removals.ended(ctx, v.Conversation, v.Committed.Sequence, e, written.Results[0].Sequence)
+	}
 	return nil
 }
 
-// back finds the devices here that read the conversation again, since a commit that has removed them is
-// contested: with the first commit of a branch in which they are that another organization has brought. A
-// contest of their own does not count, so that a removed device does not bring itself back. Devices that read
+// back finds the devices here that read the conversation again, because a commit that removed them is contested. They
+// read again from the first commit that another organization brings on a branch in which they are members. A contest
+// by their own organization does not count, so that a removed device does not bring itself back. Devices that read
 // the stream are in the list too; nothing changes for them.
-func (d *delivery) back(v consensus.Delivery, e *wire.Entry) ([]joined, error) {
-	if d.contested == nil || e.Envelope == nil || e.Envelope.Commit == nil || e.Proposer.Organization() == d.org {
+func (d *delivery) back(ctx context.Context, v consensus.Delivery, e *wire.Entry) ([]store.Joined, error) {
+	if e.Envelope == nil || e.Envelope.Commit == nil || e.Proposer.Organization() == d.org {
 		return nil, nil
 	}
-	list := d.contested(v.Conversation, v.Committed.Sequence, e.Envelope.Commit.Contest)
+	list := contestedList(d.orders.get(), v.Conversation, v.Committed.Sequence, e.Envelope.Commit.Contest)
 	add, remove := changes(e)
-	return d.joins(v.Conversation, slices.DeleteFunc(slices.Clone(list), func(a wire.Address) bool { // add joins anyway
+	return d.joins(ctx, v.Conversation, slices.DeleteFunc(slices.Clone(list), func(a wire.Address) bool { // add joins anyway
 		return slices.Contains(add, a) || slices.Contains(remove, a)
 	}))
 }
 
-// joins finds whose the addresses are that are added, and gives them to the conversation. An address that is
-// nobody's is passed over. So is one that another conversation has, or a conversation that the device has
-// refused: nothing is stored for it, and the device hears nothing.
-func (d *delivery) joins(id wire.ConversationID, add []wire.Address) ([]joined, error) {
-	var list []joined
+// joins finds the devices of the added addresses, and assigns the addresses to the conversation. It skips an address
+// that belongs to no device or to another conversation, and an address whose device has refused the conversation:
+// nothing is stored for it, and the device gets no notice.
+func (d *delivery) joins(ctx context.Context, id wire.ConversationID, add []wire.Address) ([]store.Joined, error) {
+	var list []store.Joined
+	since := wire.TimeOf(d.readers.now())
 	for _, t := range tokens(d.org, add) {
-		v, err := d.directory.Bind(id, t, func(v wire.DeviceID) (bool, error) { return d.streams.elsewhere(v, t, id) })
+		v, err := d.directory.Bind(ctx, id, t, func(v wire.DeviceID) (bool, error) { return d.readers.elsewhere(ctx, v, t, id) })
 		switch wire.CodeOf(err) {
 		case wire.NotFound, wire.Exists, wire.Denied, wire.Busy:
 			d.log.Info("an address that was added reads nothing", "conversation", id, "error", err)
@@ -156,12 +154,12 @@ func (d *delivery) joins(id wire.ConversationID, add []wire.Address) ([]joined, 
 		if err != nil {
 			return nil, err
 		}
-		list = append(list, joined{v, reader{id, t}})
+		list = append(list, store.Joined{Device: v, Reader: store.Reader{Conversation: id, Token: t}, Since: since})
 	}
 	return list, nil
 }
 
-func (d *delivery) notes(v consensus.Delivery, joins []joined) ([]mailbox.Put, error) {
+func (d *delivery) notes(v consensus.Delivery, joins []store.Joined) ([]mailbox.Put, error) {
 	var puts []mailbox.Put
 	for _, j := range joins {
 		note := wire.Joined{Conversation: v.Conversation, Token: j.Token, Sequence: v.Committed.Sequence}
@@ -169,12 +167,12 @@ func (d *delivery) notes(v consensus.Delivery, joins []joined) ([]mailbox.Put, e
 		if err != nil {
 			return nil, err
 		}
-		puts = append(puts, mailbox.Put{Stream: mailbox.Inbox(j.device), ID: noteID(payload), Kind: mailbox.KindWelcome, Payload: payload})
+		puts = append(puts, mailbox.Put{Stream: mailbox.Inbox(j.Device), ID: noteID(payload), Kind: mailbox.KindJoined, Payload: payload})
 	}
 	return puts, nil
 }
 
-// changes are those of the delivery list that an entry makes.
+// changes returns the addresses that an entry adds to and removes from the delivery list.
 func changes(e *wire.Entry) (add, remove []wire.Address) {
 	switch {
 	case e.Envelope == nil:
@@ -186,7 +184,7 @@ func changes(e *wire.Entry) (add, remove []wire.Address) {
 	return add, remove
 }
 
-// tokens are the second halves of one organization's addresses.
+// tokens returns the second halves of one organization's addresses.
 func tokens(org wire.Domain, list []wire.Address) []wire.Token {
 	var own []wire.Token
 	for _, a := range list {
@@ -204,7 +202,12 @@ func entryID(n wire.SequenceNumber) mailbox.ID {
 	return itemID("entry", binary.BigEndian.AppendUint64(nil, uint64(n)))
 }
 
-func messageID(id wire.SubmissionID) mailbox.ID { return itemID("message", id[:]) }
+// messageID returns the id of a message that another organization brings, or for "" a device here. It depends on who
+// brings the message: otherwise an organization that learns the id of a message could bring another message under this
+// id first, and the genuine one would count as a repetition.
+func messageID(from wire.Domain, id wire.SubmissionID) mailbox.ID {
+	return itemID("message", append(id[:], from...))
+}
 
 func noteID(payload []byte) mailbox.ID { return itemID("note", payload) }
 

@@ -6,26 +6,27 @@ import (
 	"slices"
 	"sync"
 
-	"github.com/mlsfed/mlsfed/clock"
 	"github.com/mlsfed/mlsfed/gateway"
+	"github.com/mlsfed/mlsfed/internal/clock"
 	"github.com/mlsfed/mlsfed/mailbox"
+	"github.com/mlsfed/mlsfed/store"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// mail hands the streams of the mailbox to sessions. A device is known to a stream by its tokens.
-type mail struct {
-	box     *mailbox.Mailbox
-	streams *streams
+// feeds gives sessions the streams of the mailbox. A stream knows a device by its tokens.
+type feeds struct {
+	box     mailbox.Box
+	readers *readers
 	clock   *clock.Clock
 }
 
-var _ gateway.Mail = (*mail)(nil)
+var _ gateway.Feeds = (*feeds)(nil)
 
-// Open begins to read for a device.
-func (m *mail) Open(ctx context.Context, d wire.DeviceID) (gateway.Feed, error) {
+// Open returns a feed that reads for a device.
+func (m *feeds) Open(ctx context.Context, d wire.DeviceID) (gateway.Feed, error) {
 	f := &feed{m: m, device: d, sub: m.box.Subscribe(), by: make(map[mailbox.Stream][]gateway.Stream)}
-	m.streams.open(d, f) // before the list is read, so that what comes meanwhile is not missed
-	list, err := m.streams.of(d)
+	m.readers.open(d, f) // before the list is read, so that a stream which comes meanwhile is not missed
+	list, err := m.readers.kept.Of(ctx, d)
 	if err == nil {
 		err = m.inbox(ctx, d)
 	}
@@ -40,30 +41,71 @@ func (m *mail) Open(ctx context.Context, d wire.DeviceID) (gateway.Feed, error) 
 	return f, nil
 }
 
-// inbox makes sure that a device has one.
-func (m *mail) inbox(ctx context.Context, d wire.DeviceID) error {
-	_, _, err := m.box.Cursor(ctx, mailbox.Inbox(d), mailbox.Owner())
-	if wire.CodeOf(err) == wire.UnknownConversation {
-		return m.box.Change(ctx, mailbox.Inbox(d), []wire.Token{mailbox.Owner()}, nil)
-	}
-	return err
-}
-
-// Acknowledge takes what a device has read.
-func (m *mail) Acknowledge(ctx context.Context, d wire.DeviceID, a wire.Ack) error {
-	if a.Conversation == nil {
-		return m.box.Acknowledge(ctx, mailbox.Inbox(d), mailbox.Owner(), a.Sequence)
-	}
-	r := reader{*a.Conversation, a.Token}
-	if _, err := m.streams.since(d, r); err != nil {
+// inbox makes sure that a device has an inbox.
+func (m *feeds) inbox(ctx context.Context, d wire.DeviceID) error {
+	at, err := m.box.ReaderStates(ctx, mailbox.Reader{Stream: mailbox.Inbox(d), Token: mailbox.Owner()})
+	if err != nil || at[0].Known {
 		return err
 	}
-	return m.box.Acknowledge(ctx, mailbox.Conversation(r.Conversation), r.Token, a.Sequence)
+	return m.box.Change(ctx, mailbox.Inbox(d), []wire.Token{mailbox.Owner()}, nil)
 }
 
-// feed is what one session reads.
+// Acknowledge records what devices have read.
+func (m *feeds) Acknowledge(ctx context.Context, list []gateway.Acknowledgement) []error {
+	errs := make([]error, len(list))
+	acks, of, apart := make([]mailbox.Ack, 0, len(list)), make([]int, 0, len(list)), []int(nil)
+	for i := range list {
+		if r, known := m.readerOf(&list[i]); known {
+			acks, of = append(acks, mailbox.Ack{Reader: r, Sequence: list[i].Sequence}), append(of, i)
+		} else {
+			apart = append(apart, i)
+		}
+	}
+	if len(acks) > 0 && m.box.Acknowledge(ctx, acks...) != nil {
+		apart = append(apart, of...) // each call returns the refusal of its own acknowledgement
+	}
+	// These run together, and the mailbox writes many of them at once. Otherwise one device with refused
+	// acknowledgements would delay those of all others.
+	var all sync.WaitGroup
+	places := make(chan struct{}, maxApart)
+	for _, i := range apart {
+		places <- struct{}{}
+		all.Go(func() {
+			defer func() { <-places }()
+			errs[i] = m.acknowledge(ctx, &list[i])
+		})
+	}
+	all.Wait()
+	return errs
+}
+
+// maxApart is the number of acknowledgements that are stored individually at the same time.
+const maxApart = 32
+
+// acknowledge stores one acknowledgement.
+func (m *feeds) acknowledge(ctx context.Context, a *gateway.Acknowledgement) error {
+	r, known := m.readerOf(a)
+	if !known {
+		if _, err := m.readers.since(ctx, a.Device, store.Reader{Conversation: *a.Conversation, Token: a.Token}); err != nil {
+			return err
+		}
+	}
+	return m.box.Acknowledge(ctx, mailbox.Ack{Reader: r, Sequence: a.Sequence})
+}
+
+// readerOf returns the reader that a device acknowledges as. known reports that an open session of the device reads the
+// stream, so that no look-up on disk is needed.
+func (m *feeds) readerOf(a *gateway.Acknowledgement) (r mailbox.Reader, known bool) {
+	if a.Conversation == nil {
+		return mailbox.Reader{Stream: mailbox.Inbox(a.Device), Token: mailbox.Owner()}, true
+	}
+	of := store.Reader{Conversation: *a.Conversation, Token: a.Token}
+	return inStream(of), m.readers.reading(a.Device, of)
+}
+
+// feed holds the streams that one session reads.
 type feed struct {
-	m      *mail
+	m      *feeds
 	device wire.DeviceID
 	sub    *mailbox.Subscription
 
@@ -80,7 +122,7 @@ func (f *feed) addInbox() {
 }
 
 // add begins to watch a stream. Adding twice is adding once.
-func (f *feed) add(r reader) {
+func (f *feed) add(r store.Reader) {
 	name := mailbox.Conversation(r.Conversation)
 	s := gateway.Stream{Conversation: r.Conversation, Token: r.Token}
 	f.mu.Lock()
@@ -103,38 +145,48 @@ func (f *feed) add(r reader) {
 	}
 }
 
-// Ready receives when Streams has something to say.
+// has reports whether the feed reads a stream.
+func (f *feed) has(r store.Reader) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Contains(f.by[mailbox.Conversation(r.Conversation)], gateway.Stream{Conversation: r.Conversation, Token: r.Token})
+}
+
+// Ready returns a channel that receives when Streams has streams to return.
 func (f *feed) Ready() <-chan struct{} { return f.sub.C }
 
-// Streams are those with something new.
-func (f *feed) Streams() []gateway.Stream {
+// Streams returns the streams with new items.
+func (f *feed) Streams(ctx context.Context) []gateway.Stream {
 	names := f.sub.Ready()
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	var list []gateway.Stream
 	for _, name := range names {
 		if len(f.by[name]) > 1 {
-			f.order(name)
+			f.order(ctx, name)
 		}
 		list = append(list, f.by[name]...)
 	}
 	return list
 }
 
-// order sorts the addresses under which a device reads a conversation by where they end, the one that does not end last:
-// a device that was removed and added again needs what came in one membership before what came in the next. The caller
-// holds mu.
-func (f *feed) order(name mailbox.Stream) {
+// order sorts the addresses under which a device reads a conversation by where they end, the one that does not end
+// last: a device that was removed and added again needs what came in one membership before what came in the next. The
+// caller holds mu.
+func (f *feed) order(ctx context.Context, name mailbox.Stream) {
+	list := f.by[name]
+	readers := make([]mailbox.Reader, len(list))
+	for i, s := range list {
+		readers[i] = mailbox.Reader{Stream: name, Token: s.Token}
+	}
+	at, err := f.m.box.ReaderStates(ctx, readers...)
 	ends := make(map[gateway.Stream]uint64)
-	for _, s := range f.by[name] {
-		until, err := f.m.box.Until(context.Background(), name, s.Token)
-		if err == nil && until > 0 {
-			ends[s] = until
-		} else {
-			ends[s] = ^uint64(0)
+	for i, s := range list {
+		if ends[s] = ^uint64(0); err == nil && at[i].Until > 0 {
+			ends[s] = at[i].Until
 		}
 	}
-	slices.SortStableFunc(f.by[name], func(a, b gateway.Stream) int { return cmp.Compare(ends[a], ends[b]) })
+	slices.SortStableFunc(list, func(a, b gateway.Stream) int { return cmp.Compare(ends[a], ends[b]) })
 }
 
 // Read returns what follows a sequence, or the device's cursor.
@@ -145,18 +197,18 @@ func (f *feed) Read(ctx context.Context, s gateway.Stream, after uint64, limit g
 	}
 	page, err := f.read(ctx, name, token, after, limit)
 	if wire.CodeOf(err) == wire.UnknownConversation {
-		err = f.left(s, err)
+		err = f.left(ctx, s, err)
 	}
 	return page, err
 }
 
 func (f *feed) read(ctx context.Context, name mailbox.Stream, token wire.Token, after uint64, limit gateway.Limit) (gateway.Page, error) {
 	if after == 0 {
-		acked, _, err := f.m.box.Cursor(ctx, name, token)
+		at, err := f.m.box.ReaderStates(ctx, mailbox.Reader{Stream: name, Token: token})
 		if err != nil {
 			return gateway.Page{}, err
 		}
-		after = acked
+		after = at[0].Acknowledged // 0 for an unknown reader: Read refuses it
 	}
 	page, err := f.m.box.Read(ctx, name, token, after, mailbox.Limit{Items: limit.Items, Bytes: limit.Bytes})
 	if err != nil {
@@ -174,8 +226,8 @@ func (f *feed) read(ctx context.Context, name mailbox.Stream, token wire.Token, 
 	return out, nil
 }
 
-// left forgets a stream that the device does not read any longer: it has acknowledged its last item.
-func (f *feed) left(s gateway.Stream, cause error) error {
+// left forgets a stream that the device no longer reads, since the device has acknowledged its last item.
+func (f *feed) left(ctx context.Context, s gateway.Stream, cause error) error {
 	if s == (gateway.Stream{}) {
 		return cause // an inbox without a stream yet
 	}
@@ -195,7 +247,7 @@ func (f *feed) left(s gateway.Stream, cause error) error {
 	if len(kept) == 0 {
 		f.sub.Drop(name)
 	}
-	if err := f.m.streams.gone(f.device, reader{s.Conversation, s.Token}); err != nil {
+	if err := f.m.readers.gone(ctx, f.device, store.Reader{Conversation: s.Conversation, Token: s.Token}); err != nil {
 		return err
 	}
 	return cause
@@ -206,6 +258,6 @@ func (f *feed) Close() {
 	f.mu.Lock()
 	f.closed = true
 	f.mu.Unlock()
-	f.m.streams.close(f.device, f)
+	f.m.readers.close(f.device, f)
 	f.sub.Close()
 }

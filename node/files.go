@@ -13,39 +13,51 @@ import (
 
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/consensus/blob"
-	"github.com/mlsfed/mlsfed/quota"
+	"github.com/mlsfed/mlsfed/internal/quota"
+	"github.com/mlsfed/mlsfed/store"
+	"github.com/mlsfed/mlsfed/store/localfiles"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// files are blobs that devices upload: the encrypted files that members share, and what is too large for
-// an entry until the entry names it. They come in pieces; a piece that was written stays, so that an
-// upload goes on where it stopped.
+// files are blobs that devices upload: the encrypted files that members share, and what is too large for an entry
+// until the entry names it. They arrive in pieces. A written piece stays, so that an upload continues where it
+// stopped.
 type files struct {
-	store *blob.Store
+	kept  store.Files
 	parts *parts // uploads under way
 	max   uint64 // bytes of one
 	age   time.Duration
-	bound *bindings
+	now   func() time.Time // the clock by which files age
+	bound store.Bindings
 
 	finishing sync.RWMutex // held for reading between binding a file and storing it
 }
 
-func openFiles(dir string, limit, total uint64, age time.Duration, bound *bindings, now func() time.Time, account *quota.Account) (*files, error) {
-	f := &files{max: min(limit, wire.MaxBlob), age: age, bound: bound}
+func openFiles(dir string, limit, total uint64, age time.Duration, bound store.Bindings, now func() time.Time, account *quota.Account) (*files, error) {
+	f := &files{max: min(limit, wire.MaxBlob), age: age, now: now, bound: bound}
 	var err error
 	if f.parts, err = openParts(filepath.Join(dir, "parts"), now, account); err != nil {
 		return nil, fmt.Errorf("files: %w", err)
 	}
-	f.store, err = blob.Open(filepath.Join(dir, "store"), blob.Limits{MaxBlob: int64(f.max), Quota: int64(total), Now: now, Ledger: ledger{account, quota.Files}})
+	f.kept, err = localfiles.Open(filepath.Join(dir, "store"), localfiles.Config{MaxFile: f.max, Total: total, Now: now, Ledger: ledger{account, quota.Files}})
 	if err != nil {
 		return nil, fmt.Errorf("files: %w", err)
 	}
 	return f, nil
 }
 
-func (f *files) close() error { return f.store.Close() }
+// used returns the bytes of the files, 0 if that is not known.
+func (f *files) used() uint64 {
+	n, err := f.kept.Used(context.Background()) // a measure is no request
+	if err != nil {
+		return 0
+	}
+	return n
+}
 
-// put takes one piece of a device's upload and says how much is there.
+func (f *files) close() error { return f.kept.Close() }
+
+// put stores one piece of a device's upload and returns how much is stored.
 func (f *files) put(ctx context.Context, d wire.DeviceID, q *wire.PutBlobRequest) (*wire.PutBlobAnswer, error) {
 	switch {
 	case q.Blob.Size == 0 || q.Blob.Size > f.max:
@@ -58,7 +70,7 @@ func (f *files) put(ctx context.Context, d wire.DeviceID, q *wire.PutBlobRequest
 		return nil, err
 	}
 	defer release()
-	if has, err := f.has(u); err != nil {
+	if has, err := f.has(ctx, u); err != nil {
 		return nil, err
 	} else if has {
 		return &wire.PutBlobAnswer{Stored: q.Blob.Size}, nil
@@ -70,87 +82,88 @@ func (f *files) put(ctx context.Context, d wire.DeviceID, q *wire.PutBlobRequest
 	return &wire.PutBlobAnswer{Stored: have}, f.finish(ctx, u)
 }
 
-// has reports whether a file is stored that the conversation may have.
-func (f *files) has(u *upload) (bool, error) {
-	has, err := (blob.Wire{Store: f.store}).Has(u.ref)
+// has reports whether the file is stored and the conversation may have it.
+func (f *files) has(ctx context.Context, u *upload) (bool, error) {
+	has, err := f.kept.Has(ctx, u.ref)
 	if err != nil || !has {
 		return false, err
 	}
-	return f.bound.allows(u.ref, u.conversation)
+	return f.bound.Allows(ctx, u.ref, u.conversation)
 }
 
-// finish checks a whole upload, binds it to its conversation and makes it durable. One that is not what it is
-// called is thrown away.
+// finish checks a whole upload, binds it to its conversation and makes it durable. It deletes an upload whose content
+// does not match its name.
 func (f *files) finish(ctx context.Context, u *upload) error {
 	in, err := os.Open(u.path)
 	if err != nil {
 		return fmt.Errorf("upload: %w", err)
 	}
-	u.discharge() // the file takes its place in the account
+	u.discharge() // from here on the account charges the file instead
 	err = f.keep(ctx, u, in)
 	in.Close()
 	switch {
-	case err == nil, errors.Is(err, blob.ErrMismatch):
+	case err == nil, errors.Is(err, store.ErrFileMismatch):
 		if err != nil {
 			err = wire.Errorf(wire.Invalid, "putBlob", "what was sent does not have the hash %v: send it again from the start", u.ref.Hash)
 		}
 		return errors.Join(err, os.Remove(u.path))
-	case errors.Is(err, blob.ErrQuota):
+	case errors.Is(err, store.ErrFileQuota):
 		err = wire.Errorf(wire.Quota, "putBlob", "the node has no room for %d bytes more of files: try again when old files have expired, or ask the node's operator", u.ref.Size)
-	case errors.Is(err, blob.ErrNoSpace):
+	case errors.Is(err, store.ErrFileSpace):
 		err = diskFull("putBlob")
 	case wire.CodeOf(err) == wire.Internal:
 		err = fmt.Errorf("upload: %w", err)
 	}
-	u.adopt() // the part stays, so that the upload can go on
+	u.adopt() // the part stays, so that the upload can continue
 	return err
 }
 
-// diskFull is what is refused with when a write found no room.
+// diskFull returns the refusal for a write that found no room.
 func diskFull(op string) error {
 	return wire.Errorf(wire.Unavailable, op, "the node's disk is full: try again later; its operator has to make room")
 }
 
-// keep binds and stores a whole upload. The store does not read again what it has already, so the content is
-// hashed here first: only who has it binds it.
+// keep binds and stores a whole upload. The store does not read content again that it already has. The content is
+// hashed here first, so that only a device that has the content can bind the file.
 func (f *files) keep(ctx context.Context, u *upload, part io.ReadSeeker) error {
 	h := sha256.New()
 	if _, err := io.Copy(h, part); err != nil {
 		return err
 	}
 	if wire.Hash(h.Sum(nil)) != u.ref.Hash {
-		return blob.ErrMismatch
+		return store.ErrFileMismatch
 	}
 	if _, err := part.Seek(0, io.SeekStart); err != nil {
 		return err
 	}
 	f.finishing.RLock()
 	defer f.finishing.RUnlock()
-	if err := f.bound.add(u.ref, u.conversation); err != nil {
+	if err := f.bound.Add(ctx, u.ref, u.conversation); err != nil {
 		return err
 	}
-	return f.store.PutOwned(ctx, string(u.device), blob.Ref{Hash: u.ref.Hash, Size: u.ref.Size}, part)
+	return f.kept.Put(ctx, u.device, u.ref, part)
 }
 
 // maxPiece is the size of a piece of a blob in an answer, in bytes.
 const maxPiece = 512 << 10
 
-// get reads a piece, at an offset, of a file of a conversation. A file of another one is as if it were not there.
-func (f *files) get(id wire.ConversationID, ref wire.BlobRef, offset uint64) (*wire.DownloadAnswer, error) {
-	if ok, err := f.bound.allows(ref, id); err != nil {
+// get reads a piece, at an offset, of a file of a conversation. A file of another conversation is not found.
+func (f *files) get(ctx context.Context, id wire.ConversationID, ref wire.BlobRef, offset uint64) (*wire.DownloadAnswer, error) {
+	if ok, err := f.bound.Allows(ctx, ref, id); err != nil {
 		return nil, err
 	} else if !ok {
 		return nil, wire.Errorf(wire.BlobMissing, "download", "%v is no file of conversation %v", ref, id)
 	}
-	return piece(f.store, ref, offset)
+	data, err := f.kept.Get(ctx, ref, offset, maxPiece)
+	return piece(ref, offset, data, err)
 }
 
-func piece(store *blob.Store, ref wire.BlobRef, offset uint64) (*wire.DownloadAnswer, error) {
-	data, err := store.ReadAt(blob.Ref{Hash: ref.Hash, Size: ref.Size}, offset, maxPiece)
+// piece answers with a piece of a file or a blob, or with the reason why there is none.
+func piece(ref wire.BlobRef, offset uint64, data []byte, err error) (*wire.DownloadAnswer, error) {
 	switch {
-	case errors.Is(err, blob.ErrNotFound):
+	case errors.Is(err, store.ErrFileMissing), errors.Is(err, blob.ErrNotFound):
 		return nil, wire.Errorf(wire.BlobMissing, "download", "%v is not stored here: it expired, or was never uploaded", ref)
-	case errors.Is(err, blob.ErrBadRef):
+	case errors.Is(err, store.ErrFileRange), errors.Is(err, blob.ErrBadRef):
 		return nil, wire.Errorf(wire.Malformed, "download", "offset %d of a blob of %d bytes", offset, ref.Size)
 	case err != nil:
 		return nil, fmt.Errorf("download: %w", err)
@@ -158,18 +171,18 @@ func piece(store *blob.Store, ref wire.BlobRef, offset uint64) (*wire.DownloadAn
 	return &wire.DownloadAnswer{Data: data}, nil
 }
 
-// lend gives the conversation's replica what a device's submission names and a device has uploaded here for
-// that conversation. The device that submits is charged.
-func (f *files) lend(orders *consensus.Manager, d wire.DeviceID, e *wire.Envelope) error {
+// lend gives the conversation's replica the blobs that a device's submission names and that a device has uploaded
+// here for that conversation. The submitting device is charged.
+func (f *files) lend(ctx context.Context, orders *consensus.Manager, d wire.DeviceID, e *wire.Envelope) error {
 	for _, ref := range e.Blobs() {
-		if ok, err := f.bound.allows(ref, e.Conversation); err != nil {
+		if ok, err := f.bound.Allows(ctx, ref, e.Conversation); err != nil {
 			return err
 		} else if !ok {
 			return wire.Errorf(wire.BlobMissing, "submit", "%v was uploaded for another conversation: upload it for %v", ref, e.Conversation)
 		}
-		in, err := blob.Wire{Store: f.store}.Get(ref)
-		if errors.Is(err, blob.ErrNotFound) {
-			continue // an earlier try, or another node, may have it
+		in, err := f.kept.Open(ctx, ref)
+		if errors.Is(err, store.ErrFileMissing) {
+			continue // an earlier try, or another node, may have the blob
 		}
 		if err == nil {
 			err = errors.Join(orders.PutBlob(string(d), ref, in), in.Close())
@@ -181,16 +194,19 @@ func (f *files) lend(orders *consensus.Manager, d wire.DeviceID, e *wire.Envelop
 	return nil
 }
 
-// sweep removes what is old.
-func (f *files) sweep() error {
-	_, _, err := f.store.Sweep(func(blob.Ref) bool { return false }, f.age)
+// sweep removes old uploads and files.
+func (f *files) sweep(ctx context.Context) error {
+	err := f.kept.Sweep(ctx, wire.TimeOf(f.now().Add(-f.age)))
 	f.finishing.Lock()
-	unbound := f.bound.sweep(func(ref wire.BlobRef) bool { return f.store.Has(blob.Ref{Hash: ref.Hash, Size: ref.Size}) })
+	unbound := f.bound.Sweep(ctx, func(ref wire.BlobRef) bool {
+		has, err := f.kept.Has(ctx, ref)
+		return has || err != nil // a binding of which nothing is known stays
+	})
 	f.finishing.Unlock()
 	return errors.Join(err, unbound, f.parts.sweep())
 }
 
-// putBlob takes a piece of a file, or of what an entry will name, from a device that has a part in the
+// putBlob accepts a piece of a file, or of a blob that an entry will name, from a device that takes part in the
 // conversation.
 func (r *router) putBlob(ctx context.Context, d wire.DeviceID, q *wire.PutBlobRequest) (any, error) {
 	if _, err := r.lastEntry(ctx, "putBlob", d, q.Conversation); err != nil {
@@ -199,8 +215,8 @@ func (r *router) putBlob(ctx context.Context, d wire.DeviceID, q *wire.PutBlobRe
 	return r.files.put(ctx, d, q)
 }
 
-// download reads a piece of what an entry names, of an own upload, or of one in another organization. What
-// an entry names is also for a device that was removed since: it may have to follow up to its removal.
+// download reads a piece of a blob that an entry names, of an upload here, or of an upload in another organization. A
+// device that was removed since may read what an entry names: it may have to follow up to its removal.
 func (r *router) download(ctx context.Context, d wire.DeviceID, q *wire.DownloadRequest) (any, error) {
 	last, err := r.lastEntry(ctx, "download", d, q.Conversation)
 	if err != nil {
@@ -211,16 +227,20 @@ func (r *router) download(ctx context.Context, d wire.DeviceID, q *wire.Download
 	}
 	switch q.Organization {
 	case "":
-		in, err := r.orders.Blob(ctx, q.Conversation, q.Blob) // brings it here from another replica
+		in, err := r.orders.Blob(ctx, q.Conversation, q.Blob) // fetches the blob from another replica
 		if err != nil {
 			return nil, err
 		}
 		if err := in.Close(); err != nil {
 			return nil, fmt.Errorf("download: %w", err)
 		}
-		return piece(r.blobs, q.Blob, q.Offset)
+		data, err := r.blobs.ReadAt(blob.Ref{Hash: q.Blob.Hash, Size: q.Blob.Size}, q.Offset, maxPiece)
+		return piece(q.Blob, q.Offset, data, err)
 	case r.org:
-		return r.files.get(q.Conversation, q.Blob, q.Offset)
+		return r.files.get(ctx, q.Conversation, q.Blob, q.Offset)
+	}
+	if err := r.limits.call("download", d.User()); err != nil {
+		return nil, err
 	}
 	answer := new(wire.DownloadAnswer)
 	return answer, r.peers.CallOrganization(ctx, q.Organization, wire.CallDownload, q, answer)

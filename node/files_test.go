@@ -13,7 +13,7 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/consensus/blob"
-	"github.com/mlsfed/mlsfed/quota"
+	"github.com/mlsfed/mlsfed/internal/quota"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -47,7 +47,7 @@ func openTestFiles(t *testing.T, limit, total uint64) *files {
 	return openFilesIn(t, t.TempDir(), limit, total, quota.New(quota.Limits{}, nil))
 }
 
-// TestUploadInPieces: pieces that come twice, out of order, after a pause, and one that lies.
+// TestUploadInPieces checks pieces that come twice, out of order, after a pause, and a piece with wrong content.
 func TestUploadInPieces(t *testing.T) {
 	f := openTestFiles(t, 1<<20, 1<<30)
 	content := bytes.Repeat([]byte("0123456789"), 100)
@@ -73,7 +73,7 @@ func TestUploadInPieces(t *testing.T) {
 	}
 	var back []byte
 	for len(back) < len(content) {
-		a, err := f.get(talkOne, ref, uint64(len(back)))
+		a, err := f.get(t.Context(), talkOne, ref, uint64(len(back)))
 		if err != nil || len(a.Data) == 0 {
 			t.Fatal(err)
 		}
@@ -82,9 +82,9 @@ func TestUploadInPieces(t *testing.T) {
 	if !bytes.Equal(back, content) {
 		t.Fatal("another content came back")
 	}
-	_, err := f.get(talkOne, ref, ref.Size+1)
+	_, err := f.get(t.Context(), talkOne, ref, ref.Size+1)
 	wantCode(t, err, wire.Malformed)
-	_, err = f.get(talkOne, refOf([]byte("never")), 0)
+	_, err = f.get(t.Context(), talkOne, refOf([]byte("never")), 0)
 	wantCode(t, err, wire.BlobMissing)
 }
 
@@ -131,11 +131,11 @@ func partsOf(t *testing.T, f *files, d wire.DeviceID) (n int) {
 	return n
 }
 
-// sweepLater sweeps when uploads that are under way now are old.
-func sweepLater(f *files) error {
+// sweepLater sweeps at a time at which the present uploads are old.
+func sweepLater(t *testing.T, f *files) error {
 	f.parts.now = func() time.Time { return time.Now().Add(partLife + time.Minute) }
 	defer func() { f.parts.now = time.Now }()
-	return f.sweep()
+	return f.sweep(t.Context())
 }
 
 func TestFilesExpire(t *testing.T) {
@@ -152,42 +152,42 @@ func TestFilesExpire(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := f.sweep(); err != nil {
+	if err := f.sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if n := partsOf(t, f, mallory); n != 1 {
 		t.Fatalf("%d uploads under way, wanted 1", n)
 	}
 	now = now.Add(partLife + time.Minute)
-	if err := f.sweep(); err != nil {
+	if err := f.sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(f.parts.folder(mallory)); err == nil {
 		t.Fatal("an upload that does not go on stays")
 	}
-	if f.store.Has(blob.Ref{Hash: refOf(content).Hash, Size: refOf(content).Size}) {
+	if has, err := f.kept.Has(t.Context(), refOf(content)); has || err != nil {
 		t.Fatal("an old file stays")
 	}
 	if n := account.Total(quota.Device(mallory)); n != 0 {
 		t.Fatalf("%d bytes are still charged", n)
 	}
-	if err := f.sweep(); err != nil {
+	if err := f.sweep(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if ok, err := f.bound.allows(refOf(content), "another one"); err != nil || !ok {
+	if ok, err := f.bound.Allows(t.Context(), refOf(content), "another one"); err != nil || !ok {
 		t.Fatalf("the binding of a file that is gone stays (%v)", err)
 	}
 }
 
-// unfinished begins an upload of a mebibyte that lacks its last byte.
+// unfinished uploads a mebibyte except for its last byte.
 func unfinished(f *files, d wire.DeviceID, i int) error {
 	ref := wire.BlobRef{Hash: sha256.Sum256(binary.BigEndian.AppendUint64([]byte(d), uint64(i))), Size: 1 << 20}
 	_, err := f.put(context.Background(), d, &wire.PutBlobRequest{Conversation: "no such conversation", Blob: ref, Data: make([]byte, 1<<20-1)})
 	return err
 }
 
-// TestUnfinishedUploadsAreCharged: uploads that never end are bounded for a user, over all its devices and
-// over a restart, and are released when they expire. Another user is not concerned.
+// TestUnfinishedUploadsAreCharged checks that uploads which never end are bounded for a user, over all its devices
+// and over a restart, and are released when they expire. Another user is not affected.
 func TestUnfinishedUploadsAreCharged(t *testing.T) {
 	dir := t.TempDir()
 	limits := quota.Limits{Parts: 4 * (1<<20 - 1 + blob.Overhead)}
@@ -218,7 +218,7 @@ func TestUnfinishedUploadsAreCharged(t *testing.T) {
 		t.Fatalf("%d bytes are charged after a restart, %d before", after, before)
 	}
 	wantCode(t, unfinished(f, mallory, 20), wire.Quota)
-	if err := sweepLater(f); err != nil {
+	if err := sweepLater(t, f); err != nil {
 		t.Fatal(err)
 	}
 	if n := account.Total("mimi://a.example/u/mallory"); n != 0 {
@@ -229,7 +229,7 @@ func TestUnfinishedUploadsAreCharged(t *testing.T) {
 	}
 }
 
-// TestFilesAreCharged: files count for the device that uploaded them and for its user, until they are
+// TestFilesAreCharged checks that files count for the device that uploaded them and for its user, until they are
 // deleted, and after a restart.
 func TestFilesAreCharged(t *testing.T) {
 	const size = 100_000
@@ -266,10 +266,10 @@ func TestFilesAreCharged(t *testing.T) {
 	}
 	wantCode(t, put(mallory, 100), wire.Quota)
 	first := refOf(bytes.Repeat([]byte{0}, size))
-	if err := f.store.Delete(blob.Ref{Hash: first.Hash, Size: first.Size}); err != nil {
+	if err := f.kept.Delete(t.Context(), first); err != nil {
 		t.Fatal(err)
 	}
-	if err := sweepLater(f); err != nil { // what was refused is under way still
+	if err := sweepLater(t, f); err != nil { // the refused upload is still under way
 		t.Fatal(err)
 	}
 	if err := put(mallory, 101); err != nil {
@@ -280,18 +280,18 @@ func TestFilesAreCharged(t *testing.T) {
 	}
 }
 
-// fixedDisk is a disk with so much free space.
+// fixedDisk is a disk with a fixed amount of free space.
 type fixedDisk struct{ free, reserved uint64 }
 
 func (d *fixedDisk) Free() (uint64, uint64, error) { return d.free, d.reserved, nil }
 
-// TestReserve: nothing of a device or another organization is written into the reserve, and everything
-// goes on when there is room again.
+// TestReserve checks that nothing of a device or another organization is written into the reserve, and that writes
+// succeed again when there is room.
 func TestReserve(t *testing.T) {
 	disk := &fixedDisk{free: 5 << 20, reserved: 4 << 20}
 	account := quota.New(quota.Limits{}, disk)
 	f := openFilesIn(t, t.TempDir(), 1<<20, 0, account)
-	if err := unfinished(f, mallory, 1); err != nil { // to the edge
+	if err := unfinished(f, mallory, 1); err != nil { // up to the limit
 		t.Fatal(err)
 	}
 	disk.free -= 1 << 20

@@ -1,70 +1,50 @@
 package node
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
-	"errors"
-	"fmt"
 	"sync"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-
+	"github.com/mlsfed/mlsfed/directory"
 	"github.com/mlsfed/mlsfed/mailbox"
+	"github.com/mlsfed/mlsfed/store"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// founded knows which user of this organization founded which conversation, so that one user cannot spend
-// what this node, or another organization's, grants to all users together. A conversation counts while this
-// node holds it, and for foundedLife at least: where only others take part, the node soon holds it no longer,
-// and they do. Keys are prefix, conversation; values the time in eight bytes and the user.
+// founded records which user of this organization founded which conversation, so that one user cannot use up what
+// this node, or a node of another organization, grants to all users together. A conversation counts while this node
+// holds it, and for at least foundedLife: where only other organizations take part, this node soon stops holding the
+// conversation, and they still hold it.
 type founded struct {
-	db     *pebble.DB
-	prefix []byte
-	most   int // conversations of one user; 0: no limit
-	now    func() time.Time
-	held   func() map[wire.ConversationID]bool // those that this node holds now
+	kept store.Founders
+	most int // the limit of conversations of one user; 0: no limit
+	now  func() time.Time
+	held func() []wire.ConversationID // the conversations that this node holds now
 
 	mu      sync.Mutex // guards what follows
-	by      map[wire.ConversationID]founding
+	by      map[wire.ConversationID]store.Founding
 	count   map[wire.UserID]int
 	refused uint64
 }
 
-// founding is who founded a conversation, and when.
-type founding struct {
-	user wire.UserID
-	at   wire.Time
-}
-
-// foundedLife is how long a conversation counts that this node does not hold any longer.
+// foundedLife is how long a conversation still counts after this node has stopped holding it.
 const foundedLife = 24 * time.Hour
 
-func openFounded(db *pebble.DB, prefix []byte, most int, now func() time.Time) (*founded, error) {
-	f := &founded{db: db, prefix: prefix, most: most, now: now, by: make(map[wire.ConversationID]founding), count: make(map[wire.UserID]int)}
-	it, err := db.NewIter(&pebble.IterOptions{LowerBound: prefix, UpperBound: after(prefix)})
+func openFounded(ctx context.Context, kept store.Founders, most int, now func() time.Time, held func() []wire.ConversationID) (*founded, error) {
+	f := &founded{kept: kept, most: most, now: now, held: held, by: make(map[wire.ConversationID]store.Founding), count: make(map[wire.UserID]int)}
+	err := kept.Load(ctx, func(id wire.ConversationID, v store.Founding) error {
+		f.put(id, v)
+		return nil
+	})
 	if err != nil {
-		return nil, fmt.Errorf("founders: %w", err)
+		return nil, err
 	}
-	for it.First(); it.Valid(); it.Next() {
-		v := it.Value()
-		if len(v) < 8 {
-			return nil, errors.Join(fmt.Errorf("founders: value of %d bytes", len(v)), it.Close())
-		}
-		f.put(wire.ConversationID(it.Key()[len(prefix):]), founding{wire.UserID(v[8:]), wire.Time(binary.BigEndian.Uint64(v))})
-	}
-	if err := errors.Join(it.Error(), it.Close()); err != nil {
-		return nil, fmt.Errorf("founders: %w", err)
-	}
-	return f, nil
+	return f, f.sweep(ctx, "")
 }
 
-func (f *founded) key(id wire.ConversationID) []byte { return append(bytes.Clone(f.prefix), id...) }
-
-func (f *founded) put(id wire.ConversationID, v founding) {
+func (f *founded) put(id wire.ConversationID, v store.Founding) {
 	f.by[id] = v
-	f.count[v.user]++
+	f.count[v.User]++
 }
 
 func (f *founded) drop(id wire.ConversationID) {
@@ -73,23 +53,23 @@ func (f *founded) drop(id wire.ConversationID) {
 		return
 	}
 	delete(f.by, id)
-	if f.count[v.user]--; f.count[v.user] == 0 {
-		delete(f.count, v.user)
+	if f.count[v.User]--; f.count[v.User] == 0 {
+		delete(f.count, v.User)
 	}
 }
 
-// claim counts a conversation that a user is about to create, or refuses it with wire.Quota. A retry counts
-// once. What is claimed and not created is released by the next sweep.
-func (f *founded) claim(u wire.UserID, id wire.ConversationID) error {
+// claim counts a conversation that a user is about to create, or refuses it with wire.Quota. A retry counts once. The
+// next sweep releases a claim whose conversation was not created.
+func (f *founded) claim(ctx context.Context, u wire.UserID, id wire.ConversationID) error {
 	f.mu.Lock()
 	_, known := f.by[id]
 	full := f.most > 0 && f.count[u] >= f.most
 	f.mu.Unlock()
 	if known {
-		return nil // whose conversation it is, the log decides
+		return nil // the log decides whose conversation this is
 	}
 	if full {
-		if err := f.sweep(id); err != nil {
+		if err := f.sweep(ctx, id); err != nil {
 			return err
 		}
 	}
@@ -102,62 +82,63 @@ func (f *founded) claim(u wire.UserID, id wire.ConversationID) error {
 	if _, known := f.by[id]; known {
 		return nil
 	}
-	v := founding{u, wire.TimeOf(f.now())}
-	if err := f.db.Set(f.key(id), append(binary.BigEndian.AppendUint64(nil, uint64(v.at)), u...), pebble.NoSync); err != nil {
-		return fmt.Errorf("founders: %w", err)
+	v := store.Founding{User: u, At: wire.TimeOf(f.now())}
+	if err := f.kept.Set(ctx, id, v); err != nil {
+		return err
 	}
 	f.put(id, v)
 	return nil
 }
 
 // release takes back a claim for a conversation that was not created.
-func (f *founded) release(id wire.ConversationID) error {
+func (f *founded) release(ctx context.Context, id wire.ConversationID) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.drop(id)
-	if err := f.db.Delete(f.key(id), pebble.NoSync); err != nil {
-		return fmt.Errorf("founders: %w", err)
-	}
-	return nil
+	return f.kept.Delete(context.WithoutCancel(ctx), id) // as in memory
 }
 
 // sweep forgets the conversations that this node has not held for foundedLife, except one that is being
 // created.
-func (f *founded) sweep(except wire.ConversationID) error {
-	held := f.held()
+func (f *founded) sweep(ctx context.Context, except wire.ConversationID) error {
+	held := make(map[wire.ConversationID]bool)
+	for _, id := range f.held() {
+		held[id] = true
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	var errs []error
+	var gone []wire.ConversationID
 	old := wire.TimeOf(f.now().Add(-foundedLife))
 	for id, v := range f.by {
-		if !held[id] && v.at < old && id != except {
+		if !held[id] && v.At < old && id != except {
 			f.drop(id)
-			errs = append(errs, f.db.Delete(f.key(id), pebble.NoSync))
+			gone = append(gone, id)
 		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("founders: %w", err)
-	}
-	return nil
+	return f.kept.Delete(context.WithoutCancel(ctx), gone...) // as in memory
 }
 
-// refusals is how many conversations were refused.
+// refusals returns how many conversations were refused.
 func (f *founded) refusals() uint64 {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.refused
 }
 
-// owns reports whether a device of this node reads a conversation at an address, or will when the entry that adds it is
-// delivered. An address that another conversation has, or whose device has refused this one, is nobody's in it: whoever
-// learns an address could hold conversations here with it.
-func (r *router) owns(id wire.ConversationID, t wire.Token) (bool, error) {
-	if may, err := r.directory.MayRead(id, t); err != nil || may {
+// ownership knows at which addresses devices of this node read.
+type ownership struct {
+	directory *directory.Directory
+	mailbox   mailbox.Box
+}
+
+// owns reports whether a device of this node reads a conversation at an address, or will when the entry that adds it
+// is delivered. An address that another conversation has, or whose device has refused this conversation, does not
+// count: otherwise an attacker who learns an address could make this node hold conversations.
+func (o *ownership) owns(id wire.ConversationID, t wire.Token) (bool, error) {
+	ctx := context.Background() // the ordering asks for itself, for no request
+	if may, err := o.directory.MayRead(ctx, id, t); err != nil || may {
 		return may, err
 	}
-	_, _, err := r.mail.Cursor(context.Background(), mailbox.Conversation(id), t)
-	if wire.CodeOf(err) == wire.UnknownConversation {
-		return false, nil
-	}
-	return err == nil, err
+	at, err := o.mailbox.ReaderStates(ctx, mailbox.Reader{Stream: mailbox.Conversation(id), Token: t})
+	return err == nil && at[0].Known, err
 }

@@ -9,15 +9,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
-
 	"github.com/mlsfed/mlsfed/consensus/blob"
 	"github.com/mlsfed/mlsfed/mailbox"
+	"github.com/mlsfed/mlsfed/store/pebblestore/pebbletest"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// heldWorld is a mailbox and a blob store with what is held between them.
+// heldWorld holds a mailbox, a blob store, and the held blobs.
 type heldWorld struct {
 	*held
 	t       *testing.T
@@ -30,61 +28,45 @@ const heldTalk wire.ConversationID = "conversation-one"
 
 func newHeldWorld(t *testing.T) *heldWorld {
 	t.Helper()
-	db, err := pebble.Open("", &pebble.Options{FS: vfs.NewMem()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	mail := mailbox.New(db, []byte("m"), mailbox.Config{})
-	ctx, cancel := context.WithCancel(context.Background())
-	ended := make(chan struct{})
-	go func() {
-		defer close(ended)
-		if err := mail.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	}()
-	t.Cleanup(func() {
-		cancel()
-		<-ended
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	kept, _ := pebbletest.Memory().Running(t, mailbox.Config{})
 	w := &heldWorld{t: t, dir: filepath.Join(t.TempDir(), "blobs"), fetched: make(map[wire.BlobRef][]byte)}
-	w.open(mail)
+	w.open(kept.Mailbox())
 	return w
 }
 
-// open opens the blob store, and what is held with it, as a node does at its start.
-func (w *heldWorld) open(mail *mailbox.Mailbox) {
+// open opens the blob store and its pins, as a node does at its start.
+func (w *heldWorld) open(box mailbox.Box) {
 	w.t.Helper()
 	blobs, err := blob.Open(w.dir, blob.Limits{})
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	w.held = newHeld(blobs, mail, slog.New(slog.DiscardHandler), func(_ context.Context, _ wire.ConversationID, ref wire.BlobRef) error {
-		content, ok := w.fetched[ref]
-		if !ok {
-			return errors.New("no replica has it")
-		}
-		return blob.Wire{Store: blobs}.Put("", ref, bytes.NewReader(content))
-	})
+	w.held = newHeld(blobs, box, slog.New(slog.DiscardHandler))
 }
 
-// commit takes an entry in that adds readers with a Welcome in a blob.
+// fetch is a fetchBlob.
+func (w *heldWorld) fetch(_ context.Context, _ wire.ConversationID, ref wire.BlobRef) error {
+	content, ok := w.fetched[ref]
+	if !ok {
+		return errors.New("no replica has it")
+	}
+	return blob.Wire{Store: w.blobs}.Put("", ref, bytes.NewReader(content))
+}
+
+// commit delivers an entry that adds readers with a Welcome in a blob.
 func (w *heldWorld) commit(seq wire.SequenceNumber, welcome []byte, join ...wire.Token) wire.BlobRef {
 	w.t.Helper()
 	ref := refOf(welcome)
 	e := &wire.Entry{Envelope: &wire.Envelope{Commit: &wire.CommitBundle{Welcome: &wire.Payload{Blob: &ref}}}}
-	if err := w.hold(heldTalk, seq, e); err != nil {
+	if err := w.hold(w.t.Context(), heldTalk, seq, e, true); err != nil {
 		w.t.Fatal(err)
 	}
-	w.sweep(w.t.Context()) // the entry is not in the mailbox yet
+	w.sweep(w.t.Context(), w.fetch) // the entry is not in the mailbox yet
 	if !w.has(heldTalk, ref) {
 		w.t.Fatal("released before its entry came")
 	}
 	w.n++
-	results, err := w.mail.Put(w.t.Context(), mailbox.Put{
+	results, err := w.mailbox.Put(w.t.Context(), mailbox.Put{
 		Stream: mailbox.Conversation(heldTalk), ID: mailbox.ID{w.n}, Kind: mailbox.KindEntry, Payload: []byte("entry"), Position: uint64(seq), Join: join,
 	})
 	if err == nil {
@@ -98,22 +80,22 @@ func (w *heldWorld) commit(seq wire.SequenceNumber, welcome []byte, join ...wire
 
 func (w *heldWorld) acknowledge(r wire.Token, sequence uint64) {
 	w.t.Helper()
-	if err := w.mail.Acknowledge(w.t.Context(), mailbox.Conversation(heldTalk), r, sequence); err != nil {
+	if err := w.mailbox.Acknowledge(w.t.Context(), mailbox.Ack{Reader: mailbox.Reader{Stream: mailbox.Conversation(heldTalk), Token: r}, Sequence: sequence}); err != nil {
 		w.t.Fatal(err)
 	}
-	w.sweep(w.t.Context())
+	w.sweep(w.t.Context(), w.fetch)
 }
 
-// TestHeldWelcome: a Welcome is brought here, outlives a sweep and a restart, and goes when all who may join by it have
-// acknowledged its entry; another conversation has no claim on it.
+// TestHeldWelcome checks that a Welcome is fetched, outlives a sweep and a restart, and is removed when all readers
+// who may join by it have acknowledged its entry. Another conversation cannot read it.
 func TestHeldWelcome(t *testing.T) {
 	w := newHeldWorld(t)
 	content := []byte("a Welcome")
 	one, two := wire.Token{1}, wire.Token{2}
 	ref := w.commit(7, content, one, two)
-	w.sweep(t.Context()) // nobody has it yet: a warning
+	w.sweep(t.Context(), w.fetch) // no replica has the blob yet: a warning
 	w.fetched[ref] = content
-	w.sweep(t.Context())
+	w.sweep(t.Context(), w.fetch)
 	later := w.commit(8, []byte("another"))
 	if w.has("conversation-two", ref) {
 		t.Error("another conversation has it")
@@ -129,12 +111,12 @@ func TestHeldWelcome(t *testing.T) {
 	if gone() || !w.has(heldTalk, ref) {
 		t.Fatal("gone while a device has not acknowledged its entry")
 	}
-	mail := w.mail
+	box := w.mailbox
 	if err := w.blobs.Close(); err != nil {
 		t.Fatal(err)
 	}
-	w.open(mail)
-	w.sweep(t.Context())
+	w.open(box)
+	w.sweep(t.Context(), w.fetch)
 	if gone() || !w.has(heldTalk, ref) {
 		t.Fatal("gone after a restart")
 	}
@@ -152,43 +134,43 @@ func TestHeldWelcome(t *testing.T) {
 	}
 }
 
-// TestHeldWithoutEntry: what was pinned for an entry that never came, since the node was stopped, goes after the start.
+// TestHeldWithoutEntry checks that a blob pinned for an entry that never came, because the node was stopped, is
+// removed after the start.
 func TestHeldWithoutEntry(t *testing.T) {
 	w := newHeldWorld(t)
 	ref := refOf([]byte("a Welcome"))
 	e := &wire.Entry{Envelope: &wire.Envelope{Commit: &wire.CommitBundle{Welcome: &wire.Payload{Blob: &ref}}}}
-	if err := w.hold(heldTalk, 7, e); err != nil {
+	if err := w.hold(t.Context(), heldTalk, 7, e, true); err != nil {
 		t.Fatal(err)
 	}
-	mail := w.mail
+	box := w.mailbox
 	if err := w.blobs.Close(); err != nil {
 		t.Fatal(err)
 	}
-	w.open(mail)
-	w.sweep(t.Context())
+	w.open(box)
+	w.sweep(t.Context(), w.fetch)
 	if w.has(heldTalk, ref) {
 		t.Error("still here, and nobody can join by it")
 	}
 }
 
-// TestHeldRuns: what is pinned is fetched without waiting for the next round.
+// TestHeldRuns checks that a pinned blob is fetched without waiting for the next round.
 func TestHeldRuns(t *testing.T) {
 	w := newHeldWorld(t)
 	content := []byte("a Welcome")
 	ref := refOf(content)
 	w.fetched[ref] = content
 	fetched := make(chan struct{})
-	fetch := w.fetch
-	w.fetch = func(ctx context.Context, id wire.ConversationID, ref wire.BlobRef) error {
+	fetch := func(ctx context.Context, id wire.ConversationID, ref wire.BlobRef) error {
 		defer close(fetched)
-		return fetch(ctx, id, ref)
+		return w.fetch(ctx, id, ref)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	ended := make(chan struct{})
-	go func() { defer close(ended); _ = w.run(ctx) }()
+	go func() { defer close(ended); _ = w.run(ctx, fetch, time.After) }()
 	e := &wire.Entry{Envelope: &wire.Envelope{Commit: &wire.CommitBundle{Welcome: &wire.Payload{Blob: &ref}}}}
-	if err := w.hold(heldTalk, 7, e); err != nil {
+	if err := w.hold(t.Context(), heldTalk, 7, e, true); err != nil {
 		t.Fatal(err)
 	}
 	select {
@@ -198,4 +180,52 @@ func TestHeldRuns(t *testing.T) {
 	}
 	cancel()
 	<-ended
+}
+
+// TestHeldCommit checks that the part of a commit outside its entry is held for the devices that read the
+// conversation before the entry, and for no other device.
+func TestHeldCommit(t *testing.T) {
+	w := newHeldWorld(t)
+	one := wire.Token{1}
+	welcome := w.commit(7, []byte("a Welcome"), one)
+	rest := func(seq wire.SequenceNumber, content string) wire.BlobRef {
+		t.Helper()
+		ref := refOf([]byte(content))
+		w.fetched[ref] = []byte(content)
+		e := &wire.Entry{Envelope: &wire.Envelope{Commit: &wire.CommitBundle{Rest: &ref}}}
+		if err := w.hold(t.Context(), heldTalk, seq, e, false); err != nil {
+			t.Fatal(err)
+		}
+		w.look(t.Context(), w.fetch, w.lacking())
+		w.n++
+		if _, err := w.mailbox.Put(t.Context(), mailbox.Put{Stream: mailbox.Conversation(heldTalk), ID: mailbox.ID{w.n}, Kind: mailbox.KindEntry, Payload: []byte("entry"), Position: uint64(seq)}); err != nil {
+			t.Fatal(err)
+		}
+		return ref
+	}
+	var refs []wire.BlobRef
+	for seq := range wire.SequenceNumber(20) {
+		ref := rest(8+seq, string(rune('a'+seq)))
+		if !w.blobs.Has(blob.Ref{Hash: ref.Hash, Size: ref.Size}) {
+			t.Fatalf("commit %d was not brought here", seq)
+		}
+		refs = append(refs, ref)
+	}
+	w.acknowledge(one, 11) // the Welcome's entry, and ten more
+	for i, ref := range refs {
+		if w.has(heldTalk, ref) != (i >= 10) {
+			t.Errorf("commit %d is held: %v", i, i < 10)
+		}
+	}
+	if w.has(heldTalk, welcome) {
+		t.Error("the Welcome is held")
+	}
+	w.acknowledge(one, 21)
+	if err := w.mailbox.Change(t.Context(), mailbox.Conversation(heldTalk), nil, []wire.Token{one}); err != nil {
+		t.Fatal(err)
+	}
+	w.sweep(t.Context(), w.fetch)
+	if last := rest(30, "nobody reads it"); w.has(heldTalk, last) || w.has(heldTalk, refs[15]) {
+		t.Error("held for nobody")
+	}
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// issuerOf is the issuer of a configuration.
+// issuerOf returns the issuer of a configuration.
 func issuerOf(c *config.OIDC) (directory.Issuer, error) {
 	i := directory.Issuer{
 		URL: c.URL, Audience: c.Audience, Claim: c.Claim, AnyKey: !c.BindKey, Groups: c.Groups, GroupClaim: c.GroupClaim, Scopes: c.Scopes,
@@ -35,14 +35,14 @@ const (
 	issuerRetryLast  = time.Minute
 )
 
-// issuerState is what a node knows of its OpenID Connect issuer.
+// issuerState holds what a node knows about its OpenID Connect issuer.
 type issuerState struct {
 	configured bool
 	tokens     atomic.Pointer[directory.Tokens] // nil while the issuer has not been reached
 }
 
-// get returns what verifies the issuer's tokens. wire.NotFound without an issuer, wire.Unavailable while it has not been
-// reached.
+// get returns the verifier of the issuer's tokens. The error is wire.NotFound without an issuer, and wire.Unavailable
+// while the issuer has not been reached.
 func (s *issuerState) get(op string) (*directory.Tokens, error) {
 	if tokens := s.tokens.Load(); tokens != nil {
 		return tokens, nil
@@ -67,8 +67,8 @@ func (n *Node) askIssuer(ctx context.Context, most time.Duration) error {
 	return err
 }
 
-// useIssuer asks the issuer until it answers, if the start has not got an answer. Meanwhile the node serves everything
-// else: a login service that is down must not keep conversations from going on.
+// useIssuer asks the issuer until it answers, if the start got no answer. Meanwhile the node serves everything else:
+// a login service that is down must not stop conversations.
 func (n *Node) useIssuer(ctx context.Context) error {
 	for wait := issuerRetryFirst; n.devices.issuer.configured && n.devices.issuer.tokens.Load() == nil; wait = min(2*wait, issuerRetryLast) {
 		select {

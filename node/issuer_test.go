@@ -14,8 +14,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestIssuerThatIsAway: a node whose login service is down serves on, says so to those who ask for it, and uses it when it
-// is back.
+// TestIssuerThatIsAway checks that a node whose login service is down continues to serve, reports this to clients
+// that ask for the service, and uses the service when it is back.
 func TestIssuerThatIsAway(t *testing.T) {
 	var s *httptest.Server
 	var up atomic.Bool
@@ -49,9 +49,9 @@ func TestIssuerThatIsAway(t *testing.T) {
 	}
 	up.Store(true)
 	for {
-		if told, err := n.devices.Issuer(); err == nil {
-			if told.URL != s.URL || told.Client != "mlsfed" {
-				t.Errorf("told %+v", told)
+		if got, err := n.devices.Issuer(); err == nil {
+			if got.URL != s.URL || got.Client != "mlsfed" {
+				t.Errorf("issuer %+v", got)
 			}
 			break
 		}

@@ -3,10 +3,10 @@ package node
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/mlsfed/mlsfed/quota"
+	"github.com/mlsfed/mlsfed/internal/quota"
 )
 
-// measureCosts registers what devices and other organizations cost the node, and what was refused of it.
+// measureCosts registers metrics of what devices and other organizations cost the node, and of what was refused.
 func (n *Node) measureCosts() {
 	register := func(c prometheus.Collector) { n.metrics.MustRegister(c) }
 	labelled := func(name, help, label, value string, fn func() uint64) {
@@ -23,7 +23,7 @@ func (n *Node) measureCosts() {
 	}
 	disk := func(name, help string, fn func(free, reserved uint64) uint64) {
 		register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Namespace: "mlsfed", Name: name, Help: help}, func() float64 {
-			free, reserved, _ := n.stores.full.disk.Free() // zero where the system does not say
+			free, reserved, _ := n.stores.disk.Free() // zero where the system does not say
 			return float64(fn(free, reserved))
 		}))
 	}
@@ -34,6 +34,9 @@ func (n *Node) measureCosts() {
 	}
 	for name, count := range n.router.limits.refusals() {
 		labelled("rate_refused_total", "Conversations, handshakes and invitations refused because of a rate, by limit.", "limit", name, count.Load)
+	}
+	for kind := range n.orders.Sent() {
+		labelled("order_sent_bytes_total", "Bytes sent to other nodes for the ordering of conversations, by kind, without TLS.", "kind", kind, func() uint64 { return n.orders.Sent()[kind] })
 	}
 	for reason, fn := range map[string]func() uint64{
 		"founded": n.router.founded.refusals,
@@ -46,16 +49,16 @@ func (n *Node) measureCosts() {
 	}, func() float64 { return float64(len(n.orders.NeedRecovery())) }))
 	register(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Namespace: "mlsfed", Name: "conversations_crowded_total", Help: "Wakes and entries refused, since the awake conversations that an organization brought take quota.memory.",
-	}, func() float64 { return float64(n.orders.Counts().Crowded) }))
+	}, func() float64 { return float64(n.orders.Counts().MemoryRefusals) }))
 	register(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Namespace: "mlsfed", Name: "conversations_given_back_total", Help: "Replicas given back: none of the addresses is a device's here, or the policy keeps too much.",
 	}, func() float64 { return float64(n.orders.Counts().GivenBack) }))
 	register(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Namespace: "mlsfed", Name: "disk_full_waits_total", Help: "Writes of the database that found the disk full and waited for room.",
-	}, func() float64 { return float64(n.stores.full.waits.Load()) }))
+	}, func() float64 { return float64(n.stores.full.Waits()) }))
 }
 
-// Storage is what others have stored on the node.
+// Storage describes what others have stored on the node.
 type Storage struct {
 	Free          uint64            `json:"free"`    // bytes of the disk
 	Reserve       uint64            `json:"reserve"` // bytes that must stay free
@@ -65,7 +68,7 @@ type Storage struct {
 	Limited       map[string]uint64 `json:"limited"` // requests over a rate, by limit
 }
 
-// Stored is what one organization, or one user of this one, has stored.
+// Stored describes what one organization, or one user of this organization, has stored.
 type Stored struct {
 	Owner string            `json:"owner"`
 	Bytes uint64            `json:"bytes"`
@@ -77,7 +80,7 @@ const shownOwners = 5
 
 func (n *Node) storage() Storage {
 	s := Storage{Refused: make(map[string]uint64), Limited: make(map[string]uint64), Organizations: []Stored{}, Users: []Stored{}}
-	s.Free, s.Reserve, _ = n.stores.full.disk.Free() // zero where the system does not say
+	s.Free, s.Reserve, _ = n.stores.disk.Free() // zero where the system does not say
 	organizations, users := n.stores.account.Top(shownOwners)
 	for _, u := range organizations {
 		s.Organizations = append(s.Organizations, Stored{string(u.Owner), u.Bytes, u.By})

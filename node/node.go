@@ -9,113 +9,122 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
-	"math"
 	"net"
 	"net/http"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/directory"
 	"github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/federation/outbox"
 	"github.com/mlsfed/mlsfed/gateway"
+	"github.com/mlsfed/mlsfed/internal/audit"
 	"github.com/mlsfed/mlsfed/mailbox"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Options are what a configuration file does not say.
+// Options are settings that the configuration file does not have.
 type Options struct {
 	Version string
 	Logger  *slog.Logger         // nil: silent
 	Now     func() time.Time     // the machine's clock; nil: time.Now
 	Elapse  func() time.Duration // the monotonic clock; nil: the machine's
+	// After is time.After for the monotonic clock; nil: the machine's.
+	After func(time.Duration) <-chan time.Time
 }
 
-// Node is one node of an organization.
+// Node is one node of an organization. build makes it with all its parts.
 type Node struct {
 	cfg     *config.Config
 	log     *slog.Logger
 	now     func() time.Time
 	version string
 	started time.Time
-	pin     string
+	pin     string // the SHA-256 of the root that devices must pin, in hexadecimal; "" if the system trusts the gateway's certificate
 
-	stores     *stores
-	identity   *federation.Identity
-	peers      *federation.Peers
-	metrics    *prometheus.Registry
-	directory  *directory.Directory
-	mail       *mailbox.Mailbox
-	past       *pastKeys
-	orders     *consensus.Manager
-	outbox     *federation.Outbox
-	fed        *federation.Federation
-	gateway    *gateway.Gateway
-	audit      *auditor
-	issuer     directory.Issuer // of the configuration
-	held       *held
-	delivery   *delivery
-	online     *online
-	devices    *devices
-	router     *router
-	lows       chan directory.Low
-	alarmed    chan wire.Alarm
-	suspicions suspicions
-	ready      chan struct{} // closed when all parts have been started
+	stores    *stores
+	identity  *organization.Identity
+	metrics   *prometheus.Registry
+	directory *directory.Directory
+	mailbox   mailbox.Box
+	past      *pastKeys
+	removals  *removals
+	expired   *atomic.Uint64 // items that made room before all devices had read them, since the start
+	orders    *consensus.Manager
+	outbox    *outbox.Outbox
+	fed       *federation.Federation
+	gateway   *gateway.Gateway
+	audit     *auditor
+	issuer    directory.Issuer // of the configuration
+	held      *held
+	delivery  *delivery
+	online    *online
+	devices   *devices
+	router    *router
+	alarms    *alarms
+	lows      chan directory.Low
+	ready     chan struct{} // closed when all parts have started
 
-	listener net.Listener // of the gateway
-	admin    net.Listener // nil: none
-	socket   net.Listener // of the control
+	sockets sockets
+	opened  closers
 }
 
-// New opens what is on disk, joins the parts and listens. It starts nothing; Run closes what New opened.
+// New opens the data on disk, connects the parts and listens. It starts nothing. Run closes what New opened.
 func New(cfg *config.Config, o Options) (n *Node, err error) {
-	n = &Node{cfg: cfg, log: o.Logger, version: o.Version, metrics: prometheus.NewRegistry(), lows: make(chan directory.Low, 256), alarmed: make(chan wire.Alarm, 256), ready: make(chan struct{})}
-	if n.log == nil {
-		n.log = slog.New(slog.DiscardHandler)
+	log := o.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
 	}
+	o.Logger = log
+	var opened closers
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, n.close())
-			n = nil
+			err = errors.Join(err, opened.close())
 		}
 	}()
-	if err := narrow(cfg, n.log); err != nil {
-		return n, err
+	if err := errors.Join(Supported(), checkFormat(cfg.Data)); err != nil {
+		return nil, err
 	}
-	if err := n.identify(); err != nil {
-		return n, err
+	if err := narrow(cfg, log); err != nil {
+		return nil, err
 	}
-	if n.stores, err = openStores(cfg, o); err != nil {
-		return n, err
+	identity, admitted, err := identify(cfg)
+	if err != nil {
+		return nil, err
 	}
-	n.now = n.stores.clock.Now
-	n.started = n.now()
-	if n.audit, err = newAuditor(cfg, n.now, n.log); err != nil {
-		return n, err
+	metrics, expired := prometheus.NewRegistry(), new(atomic.Uint64)
+	stores, err := openStores(cfg, o, streamQuota(metrics, expired), &opened)
+	if err != nil {
+		return nil, err
 	}
-	for _, step := range []func() error{n.makeDirectory, n.makeMail, n.makeOrders, n.makeFederation, n.makeGateway, n.listen} {
-		if err := step(); err != nil {
-			return n, fmt.Errorf("node %s: %w", cfg.Node, err)
-		}
+	audit, err := newAuditor(cfg, stores.clock.Now, log)
+	if err != nil {
+		return nil, err
 	}
-	n.stores.account.Notify(func(full bool) {
+	b := &builder{cfg: cfg, log: log, version: o.Version, identity: identity, admitted: admitted, stores: stores, audit: audit, opened: &opened, metrics: metrics, expired: expired}
+	if n, err = b.build(); err != nil {
+		return nil, fmt.Errorf("node %s: %w", cfg.Node, err)
+	}
+	n.opened = opened
+	stores.account.Notify(func(full bool) {
 		if full {
-			n.log.Error("the disk is full up to the reserve: nothing is taken from devices and other organizations until there is room", "data", cfg.Data)
+			log.Error("the disk is full up to the reserve: nothing is taken from devices and other organizations until there is room", "data", cfg.Data)
 		} else {
-			n.log.Info("there is room on the disk again: everything is taken", "data", cfg.Data)
+			log.Info("there is room on the disk again: everything is taken", "data", cfg.Data)
 		}
 	})
-	n.stores.full.serve(func(full bool) {
+	stores.full.Serve(func(full bool) {
 		if full {
-			n.log.Error("the disk is full: nothing is written until there is room again", "data", cfg.Data)
+			log.Error("the disk is full: nothing is written until there is room again", "data", cfg.Data)
 		} else {
-			n.log.Info("there is room on the disk again", "data", cfg.Data)
+			log.Info("there is room on the disk again", "data", cfg.Data)
 		}
 	})
 	n.measure()
@@ -123,136 +132,52 @@ func New(cfg *config.Config, o Options) (n *Node, err error) {
 	return n, nil
 }
 
-func (n *Node) identify() (err error) {
-	n.identity, err = federation.LoadIdentity(n.cfg.Identity)
+func identify(cfg *config.Config) (*organization.Identity, *organization.Peers, error) {
+	id, err := organization.LoadIdentity(cfg.Identity)
 	if errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("%w: 'mlsfed init' makes an identity", err)
+		return nil, nil, fmt.Errorf("%w: 'mlsfed init' makes an identity", err)
 	}
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	if n.identity.Node != n.cfg.Node || n.identity.Domain != n.cfg.Domain {
-		return fmt.Errorf("identity in %s is %s of %s, the configuration says %s of %s", n.cfg.Identity, n.identity.Node, n.identity.Domain, n.cfg.Node, n.cfg.Domain)
+	if id.Node != cfg.Node || id.Domain != cfg.Domain {
+		return nil, nil, fmt.Errorf("identity in %s is %s of %s, the configuration says %s of %s", cfg.Identity, id.Node, id.Domain, cfg.Node, cfg.Domain)
 	}
-	n.peers, err = federation.OpenPeers(filepath.Join(n.cfg.Identity, "peers"))
-	return err
+	admitted, err := organization.OpenPeers(filepath.Join(cfg.Identity, "peers"))
+	return id, admitted, err
 }
 
-func (n *Node) makeDirectory() (err error) {
-	c := directoryLimits(&n.cfg.Directory)
-	c.Domain, c.CA, c.Clock, c.Count = n.cfg.Domain, authority{n.identity}, day{n.stores.clock}, n.stores.clock.Count
-	c.Low = func(l directory.Low) {
-		select {
-		case n.lows <- l:
-		default: // so many at once that the next claim will tell again
-		}
-	}
-	c.Report = func(err error) { n.log.Error("directory", "error", err) }
-	n.directory, err = directory.New(n.stores.db, prefixDirectory, c)
-	return err
-}
-
-func (n *Node) makeMail() (err error) {
-	c := &n.cfg.Mailbox
-	box := mailboxLimits(c)
-	box.Writer, box.Clock, box.Count = n.stores.writer, counting{n.stores.clock}, n.streamQuota()
-	box.Report = func(err error) { n.log.Error("mailbox", "error", err) }
-	n.mail = mailbox.New(n.stores.db, prefixMailbox, box)
-	n.past = &pastKeys{db: n.stores.db, prefix: prefixPastKeys, most: c.PastEpochs, log: func(id wire.ConversationID) ([]wire.Committed, error) {
-		list, _, err := n.orders.Entries(id, 0, math.MaxInt, math.MaxInt)
-		return list, err
-	}}
-	streams := newStreams(n.stores.db, prefixStreams, n.stores.clock.Count)
-	m := &mail{n.mail, streams, n.stores.clock}
-	n.online = &online{directory: n.directory, mail: m, disconnect: func(d wire.DeviceID) { n.gateway.Disconnect(d) }, log: n.log}
-	if n.issuer, err = issuerOf(&n.cfg.OIDC); err != nil {
-		return err
-	}
-	n.devices = &devices{domain: n.cfg.Domain, directory: n.directory, mail: m, online: n.online, audit: n.audit}
-	n.devices.issuer.configured = n.cfg.OIDC.URL != ""
-	n.held = newHeld(n.stores.blobs, n.mail, n.log, func(ctx context.Context, id wire.ConversationID, ref wire.BlobRef) error {
-		in, err := n.orders.Blob(ctx, id, ref)
-		if err != nil {
-			return err
-		}
-		return in.Close()
-	})
-	n.delivery = &delivery{held: n.held, org: n.cfg.Domain, mail: n.mail, directory: n.directory, streams: streams, past: n.past, log: n.log, contested: n.contestedList}
-	n.router = &router{
-		org: n.cfg.Domain, witness: n.cfg.Consensus.Witness, mail: n.mail, directory: n.directory, streams: streams, files: n.stores.files, blobs: n.stores.blobs,
-		past: n.past, refused: n.refusals("messages_refused_total", "Messages of other organizations that were not taken, by the reason's code."),
-		peers: organizationsOf{n}, online: n.online, now: n.now, shown: func(at wire.Time) wire.Time { return shown(n.stores.clock, at) }, log: n.log, audit: n.audit, account: n.stores.account, limits: newLimits(&n.cfg.Rates, n.stores.clock.Count),
-	}
-	n.router.route()
-	return nil
-}
-
-func (n *Node) makeGateway() (err error) {
-	c := gatewayLimits(&n.cfg.Gateway)
-	c.Node, c.Organization = n.cfg.Node, wire.Organization{Domain: n.cfg.Domain, Root: n.identity.Root.Raw}
-	c.Devices, c.Service, c.Mail, c.Log, c.Features, c.Alarms = n.devices, n.router, n.devices.mail, n.log, features, n.alarms
-	c.Clock, c.Day = counting{n.stores.clock}, n.now
-	c.Registerer, c.Gatherer, c.Ready = n.metrics, n.metrics, n.healthy
-	c.Notes = n.notes
-	c.Issuer, c.WellKnown = n.devices, n.wellKnown
-	if c.Provision, err = n.provision(); err != nil {
-		return err
-	}
-	c.Version, c.Origins = map[string]string{"version": n.version, "node": string(n.cfg.Node)}, n.cfg.Gateway.Origins
-	n.gateway, err = gateway.New(c)
-	return err
-}
-
-// healthy says why the node cannot serve.
-func (n *Node) healthy() error {
-	if until := n.identity.Certificate().NotAfter; until.Before(n.now()) {
+// healthy returns why the node cannot serve, or nil.
+func healthy(id *organization.Identity, now time.Time) error {
+	if until := id.Certificate().NotAfter; until.Before(now) {
 		return fmt.Errorf("the node's certificate ended on %s: mlsfed cert renew", until.Format(time.DateOnly))
 	}
 	return nil
 }
 
-// notes says what does not keep the node from serving, and needs the operator.
-func (n *Node) notes() (lines []string) {
-	if stuck := len(n.orders.NeedRecovery()); stuck > 0 {
+// notes returns conditions that need the operator and do not keep the node from serving.
+func notes(orders *consensus.Manager) (lines []string) {
+	if stuck := len(orders.NeedRecovery()); stuck > 0 {
 		lines = append(lines, fmt.Sprintf("needs recover: %d conversations have no majority of voters with their logs ('mlsfed status' lists them)", stuck))
 	}
 	return lines
 }
 
-// listen opens the sockets, so that their addresses are known before Run.
-func (n *Node) listen() (err error) {
-	if n.listener, err = net.Listen("tcp", n.cfg.Gateway.Listen); err != nil {
-		return fmt.Errorf("gateway.listen: %w", err)
-	}
-	if n.cfg.Admin.Listen != "" {
-		if n.admin, err = net.Listen("tcp", n.cfg.Admin.Listen); err != nil {
-			return fmt.Errorf("admin.listen: %w", err)
-		}
-	}
-	n.socket, err = listenControl(n.cfg.Admin.Socket)
-	return err
-}
-
-// Ready is closed when Run has started all parts.
+// Ready returns a channel that is closed when Run has started all parts.
 func (n *Node) Ready() <-chan struct{} { return n.ready }
 
-// GatewayAddress is where devices reach the node, host:port.
-func (n *Node) GatewayAddress() string {
-	if n.cfg.Gateway.Public != "" {
-		return n.cfg.Gateway.Public
-	}
-	return reachable(n.listener.Addr().String())
-}
+// GatewayAddress returns the address at which devices reach the node, host:port.
+func (n *Node) GatewayAddress() string { return gatewayAddress(n.cfg, n.sockets.gateway) }
 
-// AdminAddress is where metrics are, "" for nowhere.
+// AdminAddress returns the address of the metrics, "" without one.
 func (n *Node) AdminAddress() string {
-	if n.admin == nil {
+	if n.sockets.admin == nil {
 		return ""
 	}
-	return n.admin.Addr().String()
+	return n.sockets.admin.Addr().String()
 }
 
-// reachable names this machine where an address is that of all its interfaces.
+// reachable replaces the host of an address by localhost if the address means all interfaces.
 func reachable(address string) string {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -264,8 +189,7 @@ func reachable(address string) string {
 	return net.JoinHostPort(host, port)
 }
 
-// gatewayTLS is by the configuration: files, ACME, or the node's own certificate, which devices trust by
-// the root that their invitation names.
+// gatewayTLS returns the TLS settings of the configuration: files, ACME, or the node's own certificate.
 func (n *Node) gatewayTLS() (*tls.Config, error) {
 	switch t := n.cfg.Gateway.TLS; {
 	case t.Certificate != "":
@@ -273,15 +197,23 @@ func (n *Node) gatewayTLS() (*tls.Config, error) {
 	case len(t.ACME) > 0:
 		return gateway.ACME(filepath.Join(n.cfg.Data, "acme"), "", t.Email, t.ACME...)
 	}
-	root := sha256.Sum256(n.identity.Root.Raw)
-	n.pin = hex.EncodeToString(root[:])
 	return n.identity.ServerTLS(), nil
 }
 
-// Run serves until ctx ends, then stops in good order: sessions are drained, leadership is handed over,
-// and what is queued is written. It returns when all goroutines have ended, and closes what New opened.
+// pinOf returns the pin of the root by which devices trust the node's own certificate, "" if the gateway has another
+// certificate.
+func pinOf(cfg *config.Config, id *organization.Identity) string {
+	if t := cfg.Gateway.TLS; t.Certificate != "" || len(t.ACME) > 0 {
+		return ""
+	}
+	root := sha256.Sum256(id.Root.Raw)
+	return hex.EncodeToString(root[:])
+}
+
+// Run serves until ctx ends, and then stops in order: it drains sessions, transfers leaderships, and writes queued
+// data. It returns when all goroutines have ended, and closes what New opened.
 func (n *Node) Run(ctx context.Context) (err error) {
-	defer func() { err = errors.Join(err, n.close()) }()
+	defer func() { err = errors.Join(err, n.opened.close()) }()
 	serve, err := n.gatewayTLS()
 	if err != nil {
 		return err
@@ -292,11 +224,11 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		}
 	}
 	failed := make(chan error, 16)
-	inner := n.startInner(failed) // what others rely on: it stops last
+	inner := n.startInner(failed) // other parts rely on these parts: they stop last
 	links := n.start(failed, "federation", n.fed.Run)
 	serves := false
 	select {
-	case <-n.fed.Ready(): // its address is known from here on
+	case <-n.fed.Ready(): // the address is known from here on
 		serves = true
 	case <-ctx.Done():
 	case err := <-failed:
@@ -315,10 +247,10 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		n.log.Error("node stops: a part has failed", "error", err)
 	}
 	n.log.Info("node stops")
-	n.stores.full.stop()
+	n.stores.full.Stop()
 	outer.stop()
-	n.handOver()
-	inner.stop() // conversations speak through the links until they are shut down
+	n.transferLeadership()
+	inner.stop() // conversations use the links until they are shut down
 	links.stop()
 	for len(failed) > 0 {
 		err = errors.Join(err, <-failed)
@@ -328,13 +260,13 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	return err
 }
 
-// handOverTime is how long leaderships are handed over at a stop.
-const handOverTime = 5 * time.Second
+// transferTime bounds the leader transfers at a stop.
+const transferTime = 5 * time.Second
 
-func (n *Node) handOver() {
-	ctx, cancel := context.WithTimeout(context.Background(), handOverTime)
+func (n *Node) transferLeadership() {
+	ctx, cancel := context.WithTimeout(context.Background(), transferTime)
 	defer cancel()
-	n.orders.HandOver(ctx)
+	n.orders.TransferLeadership(ctx)
 }
 
 // running are parts that stop together.
@@ -363,7 +295,7 @@ func (n *Node) startAll(failed chan<- error, parts ...part) *running {
 				err = nil
 			}
 			if err == nil && ctx.Err() == nil {
-				err = errors.New("it ended by itself")
+				err = errors.New("the part ended by itself")
 			}
 			if err != nil {
 				failed <- fmt.Errorf("%s: %w", p.name, err)
@@ -379,17 +311,17 @@ func (n *Node) start(failed chan<- error, name string, run func(context.Context)
 
 func (n *Node) startInner(failed chan<- error) *running {
 	return n.startAll(failed,
-		part{"writer", n.stores.writer.Run}, part{"mailbox", n.mail.Run}, part{"directory", n.directory.Run}, part{"consensus", n.orders.Run}, part{"outbox", n.outbox.Run},
-		part{"files", n.sweepFiles}, part{"welcomes", n.held.run}, part{"clock", n.saveClock}, part{"notices", n.tellLow}, part{"audit", n.audit.run}, part{"alarms", n.tellAlarms}, part{"issuer", n.useIssuer})
+		part{"store", n.stores.store.Run}, part{"directory", n.directory.Run}, part{"consensus", n.orders.Run}, part{"outbox", n.outbox.Run},
+		part{"files", n.sweepFiles}, part{"welcomes", func(ctx context.Context) error { return n.held.run(ctx, n.fetch, n.stores.clock.After) }}, part{"clock", n.saveClock}, part{"notices", n.notifyLow}, part{"audit", n.audit.run}, part{"alarms", func(ctx context.Context) error { return n.alarms.run(ctx, n.gateway) }}, part{"issuer", n.useIssuer})
 }
 
 func (n *Node) startOuter(failed chan<- error, t *tls.Config) *running {
 	parts := []part{
-		{"gateway", func(ctx context.Context) error { return n.gateway.Serve(ctx, n.listener, t) }},
+		{"gateway", func(ctx context.Context) error { return n.gateway.Serve(ctx, n.sockets.gateway, t) }},
 		{"control", n.serveControl},
 	}
-	if n.admin != nil {
-		parts = append(parts, part{"admin", func(ctx context.Context) error { return n.gateway.ServeAdmin(ctx, n.admin) }})
+	if n.sockets.admin != nil {
+		parts = append(parts, part{"admin", func(ctx context.Context) error { return n.gateway.ServeAdmin(ctx, n.sockets.admin) }})
 	}
 	return n.startAll(failed, parts...)
 }
@@ -397,7 +329,7 @@ func (n *Node) startOuter(failed chan<- error, t *tls.Config) *running {
 func (n *Node) serveControl(ctx context.Context) error {
 	s := &http.Server{Handler: n.control(), ReadHeaderTimeout: 10 * time.Second, ConnContext: withCaller}
 	ended := make(chan error, 1)
-	go func() { ended <- s.Serve(n.socket) }()
+	go func() { ended <- s.Serve(n.sockets.control) }()
 	select {
 	case err := <-ended:
 		return err
@@ -410,26 +342,25 @@ func (n *Node) serveControl(ctx context.Context) error {
 	return errors.Join(err, s.Close())
 }
 
-// sweepFiles removes old files now and then.
+// sweepFiles removes old files at intervals.
 func (n *Node) sweepFiles(ctx context.Context) error {
-	for tick := time.NewTicker(time.Hour); ; {
+	for {
 		select {
 		case <-ctx.Done():
-			tick.Stop()
 			return nil
-		case <-tick.C:
-			if err := errors.Join(n.stores.files.sweep(), n.past.sweep(n.orders.Conversations())); err != nil {
+		case <-n.stores.clock.After(time.Hour):
+			if err := errors.Join(n.stores.files.sweep(ctx), n.past.sweep(ctx, n.orders.Conversations()), n.removals.sweep(ctx)); err != nil {
 				n.log.Error("old files not removed", "error", err)
 			}
-			if err := n.router.founded.sweep(""); err != nil {
+			if err := n.router.founded.sweep(ctx, ""); err != nil {
 				n.log.Error("founders of conversations not forgotten", "error", err)
 			}
 		}
 	}
 }
 
-// tellLow tells devices that they are short of KeyPackages.
-func (n *Node) tellLow(ctx context.Context) error {
+// notifyLow notifies devices that they are short of KeyPackages.
+func (n *Node) notifyLow(ctx context.Context) error {
 	for {
 		select {
 		case <-ctx.Done():
@@ -440,19 +371,11 @@ func (n *Node) tellLow(ctx context.Context) error {
 	}
 }
 
-// close closes what New opened and nobody has closed.
-func (n *Node) close() error {
-	var errs []error
-	for _, l := range []net.Listener{n.listener, n.admin, n.socket} {
-		if l == nil {
-			continue
-		}
-		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
-			errs = append(errs, err)
-		}
+// fetch fetches a blob of a conversation from another replica.
+func (n *Node) fetch(ctx context.Context, id wire.ConversationID, ref wire.BlobRef) error {
+	in, err := n.orders.Blob(ctx, id, ref)
+	if err != nil {
+		return err
 	}
-	if n.stores != nil {
-		errs = append(errs, n.stores.close())
-	}
-	return errors.Join(errs...)
+	return in.Close()
 }

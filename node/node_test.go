@@ -6,11 +6,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/cockroachdb/pebble/v2"
-	"github.com/cockroachdb/pebble/v2/vfs"
 	"go.uber.org/goleak"
 
 	"github.com/mlsfed/mlsfed/consensus/machine"
+	"github.com/mlsfed/mlsfed/mailbox"
+	"github.com/mlsfed/mlsfed/store"
+	"github.com/mlsfed/mlsfed/store/pebblestore/pebbletest"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -31,7 +32,7 @@ func public(n byte) wire.SubmissionKey {
 	return wire.SubmissionKey(submissionKey(n).Public().(ed25519.PublicKey))
 }
 
-// TestMayTake: a message is taken when a member of the current epoch or of the one before signed it.
+// TestMayTake checks that a message is taken when a member of the current epoch or of the one before signed it.
 func TestMayTake(t *testing.T) {
 	heads := []machine.Head{
 		{Epoch: 5, Sequence: 9, Key: public(5), Previous: public(4)},
@@ -71,12 +72,12 @@ func TestMayTake(t *testing.T) {
 	}
 }
 
-// TestMayAccept: with a removal, the epoch before it has ended for devices, though not for what an organization
+// TestMayAccept checks that a removal ends the epoch before it for devices, but not for messages that an organization
 // had accepted.
 func TestMayAccept(t *testing.T) {
 	heads := []machine.Head{
 		{Epoch: 5, Sequence: 9, Key: public(5), Previous: public(4), Removal: true},
-		{Epoch: 5, Sequence: 11, Key: public(15), Previous: public(14)}, // a branch, whose commit removed nobody
+		{Epoch: 5, Sequence: 11, Key: public(15), Previous: public(14)}, // a branch whose commit removed no member
 	}
 	for _, c := range []struct {
 		name  string
@@ -104,46 +105,42 @@ func TestMayAccept(t *testing.T) {
 	}
 }
 
-func memoryDB(t *testing.T) *pebble.DB {
+// memoryStore returns a running store in memory.
+func memoryStore(t *testing.T) store.Store {
 	t.Helper()
-	db, err := pebble.Open("db", &pebble.Options{FS: vfs.NewMem(), Logger: quiet{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := db.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return db
+	s, _ := pebbletest.Memory().Running(t, mailbox.Config{})
+	return s
 }
 
 func TestStreamsOfDevices(t *testing.T) {
 	const phone, tablet = wire.DeviceID("mimi://a.example/d/alice/phone"), wire.DeviceID("mimi://a.example/d/alice/phone2")
 	now := time.Unix(1_000_000, 0)
-	s := newStreams(memoryDB(t), []byte("s"), func() time.Time { return now })
-	one, two := reader{"conversation-one", wire.Token{1}}, reader{"conversation-two", wire.Token{2}}
-	if err := s.add([]joined{{phone, one}, {phone, two}, {tablet, one}}); err != nil {
+	kept := memoryStore(t)
+	s := newReaders(kept.Readers(), func() time.Time { return now })
+	one, two := store.Reader{Conversation: "conversation-one", Token: wire.Token{1}}, store.Reader{Conversation: "conversation-two", Token: wire.Token{2}}
+	since := wire.TimeOf(now)
+	_, err := kept.Write(t.Context(), store.Write{Readers: []store.Joined{{Device: phone, Reader: one, Since: since}, {Device: phone, Reader: two, Since: since}, {Device: tablet, Reader: one, Since: since}}})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if list, err := s.of(phone); err != nil || len(list) != 2 || list[0] != one || list[1] != two {
-		t.Fatalf("%v, %v", list, err) // and not those of the device whose name goes on
+	if list, err := s.kept.Of(t.Context(), phone); err != nil || len(list) != 2 || list[0] != one || list[1] != two {
+		t.Fatalf("%v, %v", list, err) // and not the tokens of the device whose name begins with this name
 	}
-	// A stream that does not know a reader yet is no reason to forget it.
-	if err := s.gone(phone, one); err != nil {
+	// A reader is not forgotten because its stream does not know it yet.
+	if err := s.gone(t.Context(), phone, one); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.since(phone, one); err != nil {
+	if _, err := s.since(t.Context(), phone, one); err != nil {
 		t.Fatal(err)
 	}
 	now = now.Add(settleTime)
-	if err := s.gone(phone, one); err != nil {
+	if err := s.gone(t.Context(), phone, one); err != nil {
 		t.Fatal(err)
 	}
-	_, err := s.since(phone, one)
+	_, err = s.since(t.Context(), phone, one)
 	wantCode(t, err, wire.UnknownConversation)
-	wantCode(t, s.gone(phone, one), wire.UnknownConversation)
-	if list, err := s.of(tablet); err != nil || len(list) != 1 || list[0] != one {
+	wantCode(t, s.gone(t.Context(), phone, one), wire.UnknownConversation)
+	if list, err := s.kept.Of(t.Context(), tablet); err != nil || len(list) != 1 || list[0] != one {
 		t.Fatalf("another device reads %v (%v)", list, err)
 	}
 }
@@ -168,12 +165,12 @@ func TestChangesOfEntries(t *testing.T) {
 	if got := tokens("b.example", []wire.Address{a, b}); len(got) != 1 || got[0] != b.Token {
 		t.Errorf("tokens of b.example: %v", got)
 	}
-	if entryID(1) == messageID(wire.SubmissionID{}) || entryID(1) == entryID(2) {
+	if entryID(1) == messageID("", wire.SubmissionID{}) || entryID(1) == entryID(2) {
 		t.Error("ids of items collide")
 	}
 }
 
-// TestMessagesOfALaneKeepTheirOrder: behind a message that has to wait, none is taken.
+// TestMessagesOfALaneKeepTheirOrder checks that no message behind a waiting message is taken.
 func TestMessagesOfALaneKeepTheirOrder(t *testing.T) {
 	answers := []error{nil, wire.Errorf(wire.Forged, "x", "no"), nil, wire.Errorf(wire.Unavailable, "x", "early"), nil, nil}
 	var taken []int

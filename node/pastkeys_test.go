@@ -6,7 +6,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// keptKeys is a conversation's entries, and past keys that are noted of them.
+// keptKeys holds a conversation's entries, and the past keys that were stored for them.
 type keptKeys struct {
 	*pastKeys
 	t       *testing.T
@@ -17,14 +17,17 @@ type keptKeys struct {
 
 func newKeptKeys(t *testing.T, most uint64) *keptKeys {
 	k := &keptKeys{t: t}
-	k.pastKeys = &pastKeys{db: memoryDB(t), prefix: prefixPastKeys, most: most, log: func(wire.ConversationID) ([]wire.Committed, error) {
-		k.asked++
-		return k.entries, nil
-	}}
+	k.pastKeys = &pastKeys{kept: memoryStore(t).Epochs(), most: most}
 	return k
 }
 
-// opened is an entry that opens an epoch under the key with number key.
+// logged is an entriesOf.
+func (k *keptKeys) logged(wire.ConversationID) ([]wire.Committed, error) {
+	k.asked++
+	return k.entries, nil
+}
+
+// opened returns an entry that opens an epoch under the key with number key.
 func (k *keptKeys) opened(epoch wire.Epoch, key int) *wire.Entry {
 	e := &wire.Envelope{Conversation: talkOne, Kind: wire.KindCreate, Create: &wire.Create{Key: public(byte(key))}}
 	if epoch > 0 {
@@ -37,7 +40,7 @@ func (k *keptKeys) opened(epoch wire.Epoch, key int) *wire.Entry {
 func (k *keptKeys) add(epoch wire.Epoch, key int) {
 	k.t.Helper()
 	k.seq++
-	if err := k.note(talkOne, k.seq, k.opened(epoch, key)); err != nil {
+	if err := k.note(k.t.Context(), talkOne, k.seq, k.opened(epoch, key)); err != nil {
 		k.t.Fatal(err)
 	}
 }
@@ -48,14 +51,14 @@ func (k *keptKeys) wants(epoch wire.Epoch, key int, known, signed bool) {
 	if err := m.Sign(submissionKey(byte(key))); err != nil {
 		k.t.Fatal(err)
 	}
-	gotKnown, gotSigned, err := k.verify(m)
+	gotKnown, gotSigned, err := k.verify(k.t.Context(), k.logged, m)
 	if err != nil || gotKnown != known || gotSigned != signed {
 		k.t.Errorf("epoch %d under key %d: known %v, signed %v (%v), wanted %v and %v", epoch, key, gotKnown, gotSigned, err, known, signed)
 	}
 }
 
-// TestPastKeys holds that the keys of so many epochs are kept as is configured, those of the newest branches of
-// an epoch, and what they verify.
+// TestPastKeys checks that the keys of the configured number of epochs are kept, for each epoch the keys of its
+// newest branches, and which messages they verify.
 func TestPastKeys(t *testing.T) {
 	const most = 5
 	k := newKeptKeys(t, most)
@@ -71,24 +74,24 @@ func TestPastKeys(t *testing.T) {
 	for n := range maxBranches {
 		k.add(19, 200+n)
 	}
-	k.wants(19, 119, true, false) // the oldest branch gave way
+	k.wants(19, 119, true, false) // the key of the oldest branch was dropped
 	for n := range maxBranches {
 		k.wants(19, 200+n, true, true)
 	}
 	if k.asked != 0 {
 		t.Errorf("the log was searched %d times, though the conversation began in this build", k.asked)
 	}
-	if err := k.sweep([]wire.ConversationID{talkOne}); err != nil {
+	if err := k.sweep(t.Context(), []wire.ConversationID{talkOne}); err != nil {
 		t.Fatal(err)
 	}
 	k.wants(18, 118, true, true)
-	if err := k.sweep(nil); err != nil {
+	if err := k.sweep(t.Context(), nil); err != nil {
 		t.Fatal(err)
 	}
 	k.wants(18, 118, false, false)
 }
 
-// TestPastKeysOfTheLog: a conversation of before this build is searched once for the keys that the log has.
+// TestPastKeysOfTheLog checks that the log of a conversation from before this build is searched once for keys.
 func TestPastKeysOfTheLog(t *testing.T) {
 	k := newKeptKeys(t, 100)
 	for epoch := wire.Epoch(10); epoch < 13; epoch++ {

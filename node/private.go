@@ -7,12 +7,12 @@ import (
 	"path/filepath"
 
 	"github.com/mlsfed/mlsfed/config"
-	"github.com/mlsfed/mlsfed/federation"
-	"github.com/mlsfed/mlsfed/private"
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/internal/private"
 )
 
-// secrets are the folders and files that only the node's own user may have access to, without the keys of the
-// identity: those refuse to be loaded if others can read them.
+// secrets returns the folders and files to which only the node's own user may have access, without the keys of the
+// identity: a key is not loaded if other users can read it.
 func secrets(cfg *config.Config) []string {
 	list := []string{cfg.Data, cfg.Identity}
 	if key := cfg.Gateway.TLS.Key; key != "" {
@@ -26,10 +26,10 @@ func secrets(cfg *config.Config) []string {
 	return list
 }
 
-// CheckPrivate returns what is open to other users of the machine, as an error for each.
+// CheckPrivate returns an error for each folder or file that is open to other users of the machine.
 func CheckPrivate(cfg *config.Config) (open []error) {
 	list := secrets(cfg)
-	for _, name := range federation.KeyFiles {
+	for _, name := range organization.KeyFiles {
 		list = append(list, filepath.Join(cfg.Identity, name))
 	}
 	for _, path := range list {
@@ -40,8 +40,8 @@ func CheckPrivate(cfg *config.Config) (open []error) {
 	return open
 }
 
-// narrow takes access from others. What cannot be narrowed refuses the start: who can write into the data folder is
-// the node, and who can read a key is its organization.
+// narrow removes the access of other users. If that fails, the start is refused: a user who can write into the data
+// folder can act as the node, and a user who can read a key can act as its organization.
 func narrow(cfg *config.Config, log *slog.Logger) error {
 	var faults []error
 	for _, path := range secrets(cfg) {

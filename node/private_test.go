@@ -12,10 +12,10 @@ import (
 	"testing"
 
 	"github.com/mlsfed/mlsfed/config"
-	"github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/federation/organization"
 )
 
-// openFolders is a node's configuration whose folders and keys others can read.
+// openFolders returns a node's configuration whose folders and keys other users can read.
 func openFolders(t *testing.T) *config.Config {
 	t.Helper()
 	cfg := config.Default()
@@ -24,7 +24,7 @@ func openFolders(t *testing.T) *config.Config {
 	cfg.Data = filepath.Join(t.TempDir(), "data")
 	cfg.Identity = filepath.Join(cfg.Data, "identity")
 	cfg.Admin.Socket = filepath.Join(cfg.Data, "control.sock")
-	if err := federation.Init(cfg.Identity, federation.InitOptions{Domain: cfg.Domain, Node: cfg.Node}); err != nil {
+	if err := organization.Init(cfg.Identity, organization.InitOptions{Domain: cfg.Domain, Node: cfg.Node}); err != nil {
 		t.Fatal(err)
 	}
 	if err := errors.Join(os.Chmod(cfg.Data, 0o755), os.Chmod(cfg.Identity, 0o750)); err != nil {
@@ -33,7 +33,8 @@ func openFolders(t *testing.T) *config.Config {
 	return cfg
 }
 
-// TestOpenFoldersAreNarrowed: a start takes access to data and identity from others, and says so.
+// TestOpenFoldersAreNarrowed checks that a start removes the access of other users to data and identity, and reports
+// it.
 func TestOpenFoldersAreNarrowed(t *testing.T) {
 	cfg := openFolders(t)
 	key := filepath.Join(cfg.Identity, "root.key")
@@ -44,7 +45,7 @@ func TestOpenFoldersAreNarrowed(t *testing.T) {
 		t.Errorf("found %v", open)
 	}
 	if n, err := New(cfg, Options{}); err == nil {
-		_ = n.close()
+		_ = n.opened.close()
 		t.Error("started with a root key that others may have read")
 	}
 	if err := errors.Join(os.Chmod(key, 0o600), os.Chmod(cfg.Data, 0o755), os.Chmod(cfg.Identity, 0o750)); err != nil {
@@ -55,7 +56,7 @@ func TestOpenFoldersAreNarrowed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer n.close()
+	defer n.opened.close()
 	if open := CheckPrivate(cfg); len(open) != 0 {
 		t.Errorf("still open: %v", open)
 	}
@@ -67,7 +68,7 @@ func TestOpenFoldersAreNarrowed(t *testing.T) {
 	}
 }
 
-// TestFoldersOfOthersRefused: a node does not start on what another user can change.
+// TestFoldersOfOthersRefused checks that a node does not start on a folder that another user can change.
 func TestFoldersOfOthersRefused(t *testing.T) {
 	if os.Geteuid() == 0 {
 		t.Skip("root may use what others own: private.TestForeignOwnerRefused tries it as another user")
@@ -76,7 +77,7 @@ func TestFoldersOfOthersRefused(t *testing.T) {
 	if err := os.Remove(cfg.Identity); err != nil {
 		_ = os.RemoveAll(cfg.Identity)
 	}
-	cfg.Identity = "/etc" // root's, and open: it cannot be narrowed
+	cfg.Identity = "/etc" // root owns it, and it is open: its access cannot be narrowed
 	if _, err := New(cfg, Options{}); err == nil || !strings.Contains(err.Error(), "is open to other users") {
 		t.Errorf("started: %v", err)
 	}

@@ -4,14 +4,16 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"os"
 	"strconv"
 	"strings"
 
-	"github.com/mlsfed/mlsfed/audit"
+	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/directory"
-	"github.com/mlsfed/mlsfed/scim"
+	"github.com/mlsfed/mlsfed/internal/audit"
+	"github.com/mlsfed/mlsfed/internal/scim"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -39,7 +41,7 @@ func readSecret(key, path string) (string, error) {
 	return secret, nil
 }
 
-// accounts are the users of the organization as an identity provider has them.
+// accounts is the view of an identity provider on the users of the organization.
 type accounts struct {
 	domain    wire.Domain
 	directory *directory.Directory
@@ -49,7 +51,7 @@ type accounts struct {
 
 var _ scim.Accounts = (*accounts)(nil)
 
-// byProvider is the identity provider as the audit log names it.
+// byProvider is the name of the identity provider in the audit log.
 const byProvider = "scim:"
 
 func (a *accounts) id(name string) (wire.UserID, error) { return wire.NewUserID(a.domain, name) }
@@ -59,8 +61,8 @@ func scimUser(a directory.Account) scim.User {
 }
 
 // List implements scim.Accounts.
-func (a *accounts) List(context.Context) ([]scim.User, error) {
-	all, err := a.directory.Accounts()
+func (a *accounts) List(ctx context.Context) ([]scim.User, error) {
+	all, err := a.directory.Accounts(ctx)
 	list := make([]scim.User, 0, len(all))
 	for _, v := range all {
 		list = append(list, scimUser(v))
@@ -69,12 +71,12 @@ func (a *accounts) List(context.Context) ([]scim.User, error) {
 }
 
 // Get implements scim.Accounts.
-func (a *accounts) Get(_ context.Context, name string) (scim.User, error) {
+func (a *accounts) Get(ctx context.Context, name string) (scim.User, error) {
 	u, err := a.id(name)
 	if err != nil {
 		return scim.User{}, err
 	}
-	v, err := a.directory.Account(u)
+	v, err := a.directory.Account(ctx, u)
 	return scimUser(v), err
 }
 
@@ -84,11 +86,11 @@ func (a *accounts) Set(ctx context.Context, name, external string, active bool) 
 	if err != nil {
 		return scim.User{}, err
 	}
-	before, err := a.directory.Account(u)
+	before, err := a.directory.Account(ctx, u)
 	if err != nil && wire.CodeOf(err) != wire.NotFound {
 		return scim.User{}, err
 	}
-	ended, err := a.directory.SetAccount(u, external, active)
+	ended, err := a.directory.SetAccount(ctx, u, external, active)
 	if err != nil {
 		return scim.User{}, err
 	}
@@ -98,7 +100,7 @@ func (a *accounts) Set(ctx context.Context, name, external string, active bool) 
 	case active && err == nil && before.User != "" && !before.Active:
 		a.audit.note(audit.UserResumed, byProvider, string(u), nil)
 	}
-	v, err := a.directory.Account(u)
+	v, err := a.directory.Account(ctx, u)
 	return scimUser(v), err
 }
 
@@ -108,7 +110,7 @@ func (a *accounts) Delete(ctx context.Context, name string) error {
 	if err != nil {
 		return err
 	}
-	ended, err := a.directory.DeleteAccount(u)
+	ended, err := a.directory.DeleteAccount(ctx, u)
 	if err != nil {
 		return err
 	}
@@ -123,23 +125,23 @@ func (a *accounts) ended(ctx context.Context, u wire.UserID, devices []wire.Devi
 	}
 }
 
-// provision is what serves an identity provider, nil without a token.
-func (n *Node) provision() (http.Handler, error) {
-	token, err := readSecret("scim.token_file", n.cfg.SCIM.TokenFile)
+// provision returns the handler that serves an identity provider, nil without a token.
+func provision(cfg *config.Config, users *accounts, log *slog.Logger) (http.Handler, error) {
+	token, err := readSecret("scim.token_file", cfg.SCIM.TokenFile)
 	if err != nil || token == "" {
 		return nil, err
 	}
 	return scim.New(scim.Config{
-		Domain: n.cfg.Domain, Token: token, Accounts: &accounts{n.cfg.Domain, n.directory, n.online, n.audit},
-		Fault: func(err error) { n.log.Error("a request of the identity provider failed", "error", err) },
+		Domain: cfg.Domain, Token: token, Accounts: users,
+		Fault: func(err error) { log.Error("a request of the identity provider failed", "error", err) },
 	})
 }
 
-// wellKnown is where clients find this node.
-func (n *Node) wellKnown() any {
-	w := map[string]string{"domain": string(n.cfg.Domain), "gateway": n.GatewayAddress()}
-	if n.pin != "" {
-		w["root"] = n.pin
+// wellKnown returns the document by which clients find this node.
+func wellKnown(domain wire.Domain, address, pin string) any {
+	w := map[string]string{"domain": string(domain), "gateway": address}
+	if pin != "" {
+		w["root"] = pin
 	}
 	return w
 }

@@ -6,125 +6,140 @@ import (
 	"slices"
 	"time"
 
-	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/consensus/blob"
 	"github.com/mlsfed/mlsfed/directory"
+	"github.com/mlsfed/mlsfed/federation/outbox"
 	"github.com/mlsfed/mlsfed/gateway"
+	"github.com/mlsfed/mlsfed/internal/audit"
+	"github.com/mlsfed/mlsfed/internal/quota"
 	"github.com/mlsfed/mlsfed/mailbox"
 	"github.com/mlsfed/mlsfed/mlscore"
-	"github.com/mlsfed/mlsfed/quota"
+	"github.com/mlsfed/mlsfed/store"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
 // peers is what the router asks of other organizations.
 type peers interface {
 	CallOrganization(ctx context.Context, org wire.Domain, method wire.Method, request, response any) error
-	// Organizations are the admitted ones with their roots, this one included.
+	// Organizations returns the admitted organizations with their roots, this one included.
 	Organizations() []wire.Organization
+	// Announced reports whether all nodes of an organization that may receive a call are known to understand a
+	// feature.
+	Announced(org wire.Domain, feature wire.Feature) bool
 }
 
 var _ gateway.Service = (*router)(nil)
 
-// router serves the requests of devices: it decides which part, here or elsewhere, answers.
+// router serves the requests of devices. It decides which part, on this node or another one, answers.
 type router struct {
 	org       wire.Domain
 	witness   wire.Domain // proposed for new conversations; "" for none
 	orders    *consensus.Manager
-	mail      *mailbox.Mailbox
+	mailbox   mailbox.Box
+	store     store.Store
 	directory *directory.Directory
-	streams   *streams
+	readers   *readers
 	past      *pastKeys
+	removals  *removals
 	refused   func(wire.Code) // counts messages of other organizations
 	files     *files
 	blobs     *blob.Store // of the orders
-	lanes     *lanes
+	outbox    *outbox.Outbox
 	peers     peers
 	account   *quota.Account
 	limits    *limits
 	founded   *founded
 	online    *online
 	now       func() time.Time
-	shown     func(wire.Time) wire.Time // the time of day of what was stored at a count
+	shown     func(wire.Time) wire.Time // returns the time of day that belongs to a time of the counting clock
 	log       *slog.Logger
 	audit     *auditor
 	methods   map[wire.Method]handler
-	contests  contests
+	contests  *contests
 }
 
-type handler func(ctx context.Context, d wire.DeviceID, body any) (any, error)
+// newRouter returns a router with its table of methods.
+func newRouter(r router) *router {
+	p := &r
+	p.methods = p.table()
+	return p
+}
 
-// takes makes a handler of a function with a typed request, which the gateway has decoded and checked.
+// A handler serves one method.
+type handler struct {
+	request any // an empty request, as wire.Method.Request makes it; nil if the method takes nothing
+	serve   func(ctx context.Context, d wire.DeviceID, body any) (any, error)
+}
+
+// takes returns a handler that calls a function with a typed request, which the gateway has decoded and checked.
 func takes[T any](fn func(context.Context, wire.DeviceID, *T) (any, error)) handler {
-	return func(ctx context.Context, d wire.DeviceID, body any) (any, error) { return fn(ctx, d, body.(*T)) }
+	return handler{request: new(T), serve: func(ctx context.Context, d wire.DeviceID, body any) (any, error) { return fn(ctx, d, body.(*T)) }}
 }
 
-// bare makes a handler of a function without a request.
+// bare returns a handler that calls a function without a request.
 func bare(fn func(context.Context, wire.DeviceID) (any, error)) handler {
-	return func(ctx context.Context, d wire.DeviceID, _ any) (any, error) { return fn(ctx, d) }
+	return handler{serve: func(ctx context.Context, d wire.DeviceID, _ any) (any, error) { return fn(ctx, d) }}
 }
 
-func (r *router) route() {
-	r.methods = map[wire.Method]handler{
-		wire.MethodUpload:        takes(r.upload),
-		wire.MethodCount:         bare(r.count),
-		wire.MethodAddress:       takes(r.address),
-		wire.MethodRefuse:        takes(r.refuse),
-		wire.MethodDiscard:       bare(r.discard),
-		wire.MethodKeyMaterial:   takes(r.keyMaterial),
-		wire.MethodUpdate:        takes(r.update),
-		wire.MethodSubmit:        takes(r.submit),
-		wire.MethodEntries:       takes(r.entries),
-		wire.MethodGroupInfo:     takes(r.groupInfo),
-		wire.MethodDownload:      takes(r.download),
-		wire.MethodDelivery:      takes(r.deliveryOf),
-		wire.MethodPutBlob:       takes(r.putBlob),
-		wire.MethodConversations: bare(r.conversations),
-		wire.MethodDevices:       bare(r.devices),
-		wire.MethodInvite:        takes(r.invite),
-		wire.MethodRevoke:        takes(r.revoke),
-		wire.MethodRenew:         bare(r.renew),
-		wire.MethodOrganizations: bare(r.organizations),
-		wire.MethodPolicy:        takes(r.policyOf),
-		wire.MethodWaiting:       takes(r.waitingOf),
-		wire.MethodRevocations:   takes(r.revocations),
+// table returns the table of methods. TestMethods compares it with wire's: the type of each request is the same in both.
+func (r *router) table() map[wire.Method]handler {
+	return map[wire.Method]handler{
+		wire.MethodUpload:            takes(r.upload),
+		wire.MethodCount:             bare(r.count),
+		wire.MethodAddress:           takes(r.address),
+		wire.MethodRefuse:            takes(r.refuse),
+		wire.MethodDiscard:           bare(r.discard),
+		wire.MethodKeyMaterial:       takes(r.keyMaterial),
+		wire.MethodUpdate:            takes(r.update),
+		wire.MethodSubmit:            takes(r.submit),
+		wire.MethodEntries:           takes(r.entries),
+		wire.MethodGroupInfo:         takes(r.groupInfo),
+		wire.MethodDownload:          takes(r.download),
+		wire.MethodDelivery:          takes(r.deliveryOf),
+		wire.MethodPutBlob:           takes(r.putBlob),
+		wire.MethodConversations:     bare(r.conversations),
+		wire.MethodDevices:           bare(r.devices),
+		wire.MethodInvite:            takes(r.invite),
+		wire.MethodRevoke:            takes(r.revoke),
+		wire.MethodRenew:             bare(r.renew),
+		wire.MethodOrganizations:     bare(r.organizations),
+		wire.MethodPolicy:            takes(r.policyOf),
+		wire.MethodWaiting:           takes(r.waitingOf),
+		wire.MethodRevocations:       takes(r.revocations),
+		wire.MethodOrganizationsPage: takes(r.organizationsPage),
+		wire.MethodRevocationsPage:   takes(r.revocationsPage),
 	}
 }
 
-// writes are the methods that need room on the disk.
-var writes = map[wire.Method]bool{
-	wire.MethodUpload: true, wire.MethodAddress: true, wire.MethodUpdate: true, wire.MethodSubmit: true, wire.MethodPutBlob: true,
-	wire.MethodInvite: true, wire.MethodRenew: true,
-}
-
-// Serve answers one request of a device that has logged in.
+// Serve answers one request of a device that is logged in.
 func (r *router) Serve(ctx context.Context, q gateway.Request) (any, error) {
-	handle := r.methods[q.Method]
-	if handle == nil {
+	handler, known := r.methods[q.Method]
+	if !known {
 		return nil, wire.Errorf(wire.Malformed, "request", "method %.40q is unknown: the node is older than the device, or the name is wrong", q.Method)
 	}
-	if writes[q.Method] {
+	if q.Method.Writes() {
 		if err := r.account.Room(quota.Device(q.Device), 0); err != nil {
 			return nil, err
 		}
 	}
-	return handle(ctx, q.Device, q.Body)
+	return handler.serve(ctx, q.Device, q.Body)
 }
 
-func (r *router) upload(_ context.Context, d wire.DeviceID, q *wire.UploadRequest) (any, error) {
+func (r *router) upload(ctx context.Context, d wire.DeviceID, q *wire.UploadRequest) (any, error) {
 	uploads := make([]directory.Upload, len(q.KeyPackages))
 	for i, k := range q.KeyPackages {
 		uploads[i] = directory.Upload{Message: k.Message, Address: k.Token}
 	}
-	return nil, r.directory.UploadKeyPackages(d, uploads...)
+	return nil, r.directory.UploadKeyPackages(ctx, d, uploads...)
 }
 
-func (r *router) address(_ context.Context, d wire.DeviceID, q *wire.AddressRequest) (any, error) {
-	return nil, r.directory.Attach(d, q.Token)
+func (r *router) address(ctx context.Context, d wire.DeviceID, q *wire.AddressRequest) (any, error) {
+	return nil, r.directory.Attach(ctx, d, q.Token)
 }
 
-func (r *router) count(_ context.Context, d wire.DeviceID) (any, error) {
-	counts, err := r.directory.CountKeyPackages(d)
+func (r *router) count(ctx context.Context, d wire.DeviceID) (any, error) {
+	counts, err := r.directory.CountKeyPackages(ctx, d)
 	if err != nil {
 		return nil, err
 	}
@@ -135,14 +150,14 @@ func (r *router) count(_ context.Context, d wire.DeviceID) (any, error) {
 	return answer, nil
 }
 
-// keyMaterial claims from the user's organization.
+// keyMaterial claims KeyPackages from the user's organization.
 func (r *router) keyMaterial(ctx context.Context, d wire.DeviceID, q *wire.KeyMaterialRequest) (any, error) {
 	org := q.User.Organization()
 	if len(q.Devices) > 0 && q.User != d.User() {
 		return nil, wire.Errorf(wire.Denied, "keyMaterial", "%s names devices of %s: only a user's own devices can be named", d, q.User)
 	}
 	if org == r.org {
-		return claim(r.directory, r.org, string(d.User()), q)
+		return claim(ctx, r.directory, r.org, string(d.User()), q)
 	}
 	if err := r.directory.MayClaim(d.User()); err != nil {
 		return nil, err
@@ -159,9 +174,9 @@ func (r *router) keyMaterial(ctx context.Context, d wire.DeviceID, q *wire.KeyMa
 	return answer, nil
 }
 
-// claim takes a KeyPackage of each device of a user of this organization.
-func claim(d *directory.Directory, org wire.Domain, claimant string, q *wire.KeyMaterialRequest) (*wire.KeyMaterialAnswer, error) {
-	claimed, err := d.ClaimKeyPackages(directory.Claim{ID: q.ID, Claimant: claimant, User: q.User, Suite: mlscore.CipherSuite(q.Suite), Devices: q.Devices})
+// claim claims a KeyPackage of each device of a user of this organization.
+func claim(ctx context.Context, d *directory.Directory, org wire.Domain, claimant string, q *wire.KeyMaterialRequest) (*wire.KeyMaterialAnswer, error) {
+	claimed, err := d.ClaimKeyPackages(ctx, directory.Claim{ID: q.ID, Claimant: claimant, User: q.User, Suite: mlscore.CipherSuite(q.Suite), Devices: q.Devices})
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +189,7 @@ func claim(d *directory.Directory, org wire.Domain, claimant string, q *wire.Key
 	return answer, nil
 }
 
-// Entries and bytes that one request is answered with at most.
+// The most entries and bytes in the answer to one request.
 const (
 	maxEntries      = 1000
 	maxEntriesBytes = wire.MaxEntry
@@ -202,29 +217,22 @@ func (r *router) entries(ctx context.Context, d wire.DeviceID, q *wire.EntriesRe
 	return &wire.EntriesAnswer{Entries: entries, Gap: gap && (last == 0 || q.Since < last)}, nil
 }
 
-// lastEntry is the last entry of a conversation that a device may have: the one that removes it, 0 for no
-// end. It refuses a device that has no part in the conversation.
+// lastEntry returns the last entry of a conversation that a device may have: the entry that removes it, 0 for no end.
+// It refuses a device that does not take part in the conversation.
 func (r *router) lastEntry(ctx context.Context, op string, d wire.DeviceID, id wire.ConversationID) (wire.SequenceNumber, error) {
-	list, err := r.streams.of(d)
+	list, at, err := r.readersIn(ctx, d, id)
 	if err != nil {
 		return 0, err
 	}
+	if slices.ContainsFunc(at, func(s mailbox.ReaderState) bool { return s.Known && s.Until == 0 }) {
+		return 0, nil
+	}
 	var last wire.SequenceNumber
-	for _, reader := range list {
-		if reader.Conversation != id {
-			continue
+	for i, reader := range list {
+		if !at[i].Known {
+			continue // the device has left, or is about to join
 		}
-		name := mailbox.Conversation(id)
-		until, err := r.mail.Until(ctx, name, reader.Token)
-		switch {
-		case wire.CodeOf(err) == wire.UnknownConversation:
-			continue // it has left, or is about to join
-		case err != nil:
-			return 0, err
-		case until == 0:
-			return 0, nil
-		}
-		page, err := r.mail.Read(ctx, name, reader.Token, until-1, mailbox.Limit{Items: 1})
+		page, err := r.mailbox.Read(ctx, mailbox.Conversation(id), reader.Token, at[i].Until-1, mailbox.Limit{Items: 1})
 		if err != nil {
 			return 0, err
 		}
@@ -239,7 +247,21 @@ func (r *router) lastEntry(ctx context.Context, op string, d wire.DeviceID, id w
 	return last, nil
 }
 
-// mustRead refuses what concerns a conversation in which the device is not, or not any more.
+// readersIn returns the addresses at which a device reads a conversation, and their places in the stream.
+func (r *router) readersIn(ctx context.Context, d wire.DeviceID, id wire.ConversationID) ([]store.Reader, []mailbox.ReaderState, error) {
+	list, err := r.readers.kept.In(ctx, d, id)
+	if err != nil {
+		return nil, nil, err
+	}
+	readers := make([]mailbox.Reader, len(list))
+	for i, v := range list {
+		readers[i] = inStream(v)
+	}
+	at, err := r.mailbox.ReaderStates(ctx, readers...)
+	return list, at, err
+}
+
+// mustRead refuses a request about a conversation of which the device is not, or no longer, a member.
 func (r *router) mustRead(ctx context.Context, op string, d wire.DeviceID, id wire.ConversationID) error {
 	last, err := r.lastEntry(ctx, op, d, id)
 	if err == nil && last > 0 {
@@ -255,7 +277,7 @@ func (r *router) groupInfo(ctx context.Context, d wire.DeviceID, q *wire.GroupIn
 	return groupInfo(r.orders, q.Conversation)
 }
 
-// deliveryOf tells a member whom the conversation is delivered to.
+// deliveryOf returns to a member the devices to which the conversation is delivered.
 func (r *router) deliveryOf(ctx context.Context, d wire.DeviceID, q *wire.DeliveryRequest) (any, error) {
 	if err := r.mustRead(ctx, "delivery", d, q.Conversation); err != nil {
 		return nil, err
@@ -292,34 +314,38 @@ func groupInfo(orders *consensus.Manager, id wire.ConversationID) (*wire.GroupIn
 }
 
 func (r *router) conversations(ctx context.Context, d wire.DeviceID) (any, error) {
-	list, err := r.streams.of(d)
+	list, err := r.readers.kept.Of(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	readers := make([]mailbox.Reader, len(list))
+	for i, s := range list {
+		readers[i] = inStream(s)
+	}
+	at, err := r.mailbox.ReaderStates(ctx, readers...)
 	if err != nil {
 		return nil, err
 	}
 	answer := new(wire.ConversationsAnswer)
-	for _, s := range list {
-		acked, end, err := r.mail.Cursor(ctx, mailbox.Conversation(s.Conversation), s.Token)
-		if wire.CodeOf(err) == wire.UnknownConversation {
+	for i, s := range list {
+		if !at[i].Known {
 			continue // it has left
 		}
-		if err != nil {
-			return nil, err
-		}
 		answer.Conversations = append(answer.Conversations, wire.ConversationState{
-			Conversation: s.Conversation, Token: s.Token, Acknowledged: acked, End: end,
+			Conversation: s.Conversation, Token: s.Token, Acknowledged: at[i].Acknowledged, End: at[i].End,
 		})
 	}
 	return answer, nil
 }
 
-func (r *router) devices(_ context.Context, d wire.DeviceID) (any, error) {
-	ids, err := r.directory.Devices(d.User())
+func (r *router) devices(ctx context.Context, d wire.DeviceID) (any, error) {
+	ids, err := r.directory.Devices(ctx, d.User())
 	if err != nil {
 		return nil, err
 	}
 	answer := new(wire.DevicesAnswer)
 	for _, id := range ids {
-		v, err := r.directory.Device(id)
+		v, err := r.directory.Device(ctx, id)
 		if wire.CodeOf(err) == wire.NotFound {
 			continue // revoked meanwhile
 		}
@@ -336,11 +362,11 @@ const (
 	maxDeviceInvitation = 24 * time.Hour
 )
 
-func (r *router) discard(_ context.Context, d wire.DeviceID) (any, error) {
-	return nil, r.directory.DiscardKeyPackages(d)
+func (r *router) discard(ctx context.Context, d wire.DeviceID) (any, error) {
+	return nil, r.directory.DiscardKeyPackages(ctx, d)
 }
 
-func (r *router) invite(_ context.Context, d wire.DeviceID, q *wire.InviteRequest) (any, error) {
+func (r *router) invite(ctx context.Context, d wire.DeviceID, q *wire.InviteRequest) (any, error) {
 	if err := r.limits.code(d.User()); err != nil {
 		return nil, err
 	}
@@ -352,7 +378,7 @@ func (r *router) invite(_ context.Context, d wire.DeviceID, q *wire.InviteReques
 		return nil, wire.Errorf(wire.Invalid, "invite", "a code for %v, at most %v", life, maxDeviceInvitation)
 	}
 	ends := r.now().Add(life)
-	code, err := r.directory.Invite(d.User(), life)
+	code, err := r.directory.Invite(ctx, d.User(), life)
 	if err != nil {
 		return nil, err
 	}
@@ -364,7 +390,7 @@ func (r *router) revoke(ctx context.Context, d wire.DeviceID, q *wire.RevokeRequ
 	if q.Device.User() != d.User() {
 		return nil, wire.Errorf(wire.Denied, "revoke", "%s is not a device of %s", q.Device, d.User())
 	}
-	if err := r.directory.Revoke(q.Device); err != nil {
+	if err := r.directory.Revoke(ctx, q.Device); err != nil {
 		return nil, err
 	}
 	r.audit.note(audit.DeviceRevoked, byDevice(d), string(q.Device), nil)
@@ -372,30 +398,10 @@ func (r *router) revoke(ctx context.Context, d wire.DeviceID, q *wire.RevokeRequ
 	return nil, nil
 }
 
-func (r *router) renew(_ context.Context, d wire.DeviceID) (any, error) {
-	chain, err := r.directory.Renew(d)
+func (r *router) renew(ctx context.Context, d wire.DeviceID) (any, error) {
+	chain, err := r.directory.Renew(ctx, d)
 	if err != nil {
 		return nil, err
 	}
 	return &wire.ChainAnswer{Chain: chain}, nil
-}
-
-func (r *router) organizations(context.Context, wire.DeviceID) (any, error) {
-	return &wire.OrganizationsAnswer{Organizations: r.peers.Organizations()}, nil
-}
-
-func (r *router) revocations(ctx context.Context, _ wire.DeviceID, q *wire.RevocationsRequest) (any, error) {
-	if q.Domain == r.org {
-		return revocations(r.directory)
-	}
-	answer := new(wire.RevocationsAnswer)
-	return answer, r.peers.CallOrganization(ctx, q.Domain, wire.CallRevocations, nil, answer)
-}
-
-func revocations(d *directory.Directory) (*wire.RevocationsAnswer, error) {
-	list, err := d.RevocationList()
-	if err != nil {
-		return nil, err
-	}
-	return &wire.RevocationsAnswer{List: list}, nil
 }

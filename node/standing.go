@@ -7,7 +7,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// policyOf tells a reader the policy of a conversation, and anybody here the one that is proposed for new ones.
+// policyOf returns the policy of a conversation to a reader, and the policy proposed for new conversations to any
+// device here.
 func (r *router) policyOf(ctx context.Context, d wire.DeviceID, q *wire.PolicyRequest) (any, error) {
 	if q.Conversation == nil {
 		policy := wire.Policy{Handshakes: wire.HandshakesPrivate}
@@ -23,17 +24,17 @@ func (r *router) policyOf(ctx context.Context, d wire.DeviceID, q *wire.PolicyRe
 	return &wire.PolicyAnswer{Policy: policy}, err
 }
 
-// admits reports whether an organization is admitted. A witness that is not would have no vote.
+// admits reports whether an organization is admitted. A witness that is not admitted would have no vote.
 func (r *router) admits(d wire.Domain) bool {
 	return d != "" && slices.ContainsFunc(r.peers.Organizations(), func(o wire.Organization) bool { return o.Domain == d })
 }
 
-// waitingOf tells a reader which messages wait for other organizations, and since when. Times are those that people see.
+// waitingOf returns to a reader which messages wait for other organizations, and since when. Times are times of day.
 func (r *router) waitingOf(ctx context.Context, d wire.DeviceID, q *wire.WaitingRequest) (any, error) {
 	if err := r.mustRead(ctx, "waiting", d, q.Conversation); err != nil {
 		return nil, err
 	}
-	list, err := r.lanes.outbox.Waiting(q.Conversation, wire.MaxWaiting)
+	list, err := r.outbox.Waiting(q.Conversation, wire.MaxWaiting)
 	if err != nil {
 		return nil, err
 	}

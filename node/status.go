@@ -10,7 +10,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Status is what an operator sees of a running node.
+// Status describes a running node for an operator.
 type Status struct {
 	Node          wire.NodeID       `json:"node"`
 	Version       string            `json:"version"`
@@ -24,18 +24,19 @@ type Status struct {
 	Kept          []Kept            `json:"kept,omitempty"`
 	Peers         federation.Status `json:"peers"`
 	Storage       Storage           `json:"storage"`
-	Audit         string            `json:"audit,omitempty"` // the mark of the audit log's last record of this run
+	Expired       uint64            `json:"expired,omitempty"` // items that made room before a device that was away had read them, since the start
+	Audit         string            `json:"audit,omitempty"`   // the mark of the last record of the audit log in this run
 }
 
-// Conversation is one that the node holds a replica of.
+// Conversation describes a conversation of which the node holds a replica.
 type Conversation struct {
 	ID       string        `json:"id"`
-	Role     string        `json:"role"` // asleep, leader, follower or candidate; learner where it has no vote; quarantine; lost
+	Role     string        `json:"role"` // asleep, leader, follower or candidate; learner without a vote; quarantine; lost
 	Leader   wire.NodeID   `json:"leader,omitempty"`
 	Voters   []wire.NodeID `json:"voters"`
 	Learners []wire.NodeID `json:"learners,omitempty"`
-	// Lost are voters that have lost their logs. NeedsRecovery: no majority is left without them, and 'mlsfed recover'
-	// forces the conversation on.
+	// Lost lists voters that have lost their logs. NeedsRecovery: no majority is left without them, and 'mlsfed
+	// recover' forces the conversation on.
 	Lost          []wire.NodeID `json:"lost,omitempty"`
 	NeedsRecovery bool          `json:"needs_recovery,omitempty"`
 	Epochs        []wire.Epoch  `json:"epochs"`
@@ -44,21 +45,21 @@ type Conversation struct {
 	Lag           uint64        `json:"lag"`    // entries that are in the log and not known to be committed
 	Behind        uint64        `json:"behind"` // entries that are not in the organization's stream yet
 	Closed        bool          `json:"closed,omitempty"`
-	Level         uint8         `json:"level"` // of the rules that hold
+	Level         uint8         `json:"level"` // of the rules in force
 	Fault         string        `json:"fault,omitempty"`
 
 	Quarantine *Quarantine `json:"quarantine,omitempty"`
 }
 
-// Quarantine says why a conversation is not served, and since when.
+// Quarantine describes why a conversation is not served, and since when.
 type Quarantine struct {
 	Reason string    `json:"reason"`
 	Detail string    `json:"detail"`
 	Since  time.Time `json:"since"`
 }
 
-// Kept is a replica that gave way to another one of its conversation and is kept. Number tells it from others of the
-// same conversation.
+// Kept is a replica that was replaced by another replica of its conversation and is kept. Number distinguishes it
+// from others of the same conversation.
 type Kept struct {
 	Conversation string    `json:"conversation"`
 	Number       uint32    `json:"number"`
@@ -67,7 +68,7 @@ type Kept struct {
 	Bytes        uint64    `json:"bytes"`
 	Why          string    `json:"why"`
 	Since        time.Time `json:"since"`
-	Ends         time.Time `json:"ends,omitzero"`   // when it is deleted by itself; zero: when an operator drops it
+	Ends         time.Time `json:"ends,omitzero"`   // when it is deleted automatically; zero: when an operator drops it
 	Waits        bool      `json:"waits,omitempty"` // the replica in its place has not proved yet that it continues it
 }
 
@@ -86,7 +87,7 @@ func (n *Node) serveStatus(context.Context, *nothing) (*Status, error) { return 
 func (n *Node) Status() *Status {
 	s := &Status{
 		Node: n.cfg.Node, Version: n.version, Started: n.started, Gateway: n.GatewayAddress(), Federation: n.fed.Address(),
-		Sessions: n.gateway.Sessions(), Awake: n.orders.Counts().Awake, Peers: n.fed.Status(), Conversations: []Conversation{}, Kept: n.kept(), Storage: n.storage(),
+		Sessions: n.gateway.Sessions(), Awake: n.orders.Counts().Awake, Peers: n.fed.Status(), Conversations: []Conversation{}, Kept: n.kept(), Storage: n.storage(), Expired: n.expired.Load(),
 	}
 	if m := n.audit.head.Load(); m != nil {
 		s.Audit = m.String()
@@ -128,7 +129,7 @@ func (n *Node) conversation(id wire.ConversationID) Conversation {
 	return c
 }
 
-// Digest is the digest of a conversation's whole state here: equal on nodes that have applied the same
+// Digest returns the digest of a conversation's whole state here. It is equal on nodes that have applied the same
 // entries.
 func (n *Node) Digest(id wire.ConversationID) (wire.Hash, error) { return n.orders.Digest(id) }
 

@@ -7,25 +7,24 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Bounds of the alarms that are repeated to devices which connect later: of how many conversations, and for how long.
+// Bounds of the alarms for devices that connect later: the number of conversations, and the duration.
 const (
 	maxSuspicions = 1024
 	suspicionLife = 24 * time.Hour
 )
 
-// suspicions are the last alarms about conversations that go on: another node contradicts this one. Devices that were
-// away hear of them when they connect. A start of the node forgets them.
+// suspicions holds the last alarms about conversations that go on although another node contradicts this node.
+// Devices that were away get them when they connect. A start of the node forgets them.
 type suspicions struct {
 	mu sync.Mutex // guards of
 	of map[wire.ConversationID]wire.Alarm
 }
 
+func newSuspicions() *suspicions { return &suspicions{of: make(map[wire.ConversationID]wire.Alarm)} }
+
 func (s *suspicions) note(a wire.Alarm) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.of == nil {
-		s.of = make(map[wire.ConversationID]wire.Alarm)
-	}
 	if _, known := s.of[a.Conversation]; !known && len(s.of) >= maxSuspicions {
 		oldest := a
 		for _, b := range s.of {
@@ -38,7 +37,7 @@ func (s *suspicions) note(a wire.Alarm) {
 	s.of[a.Conversation] = a
 }
 
-// about is the last alarm about a conversation that has not ended.
+// about returns the last alarm about a conversation if the alarm has not expired.
 func (s *suspicions) about(id wire.ConversationID, now time.Time) (wire.Alarm, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -8,10 +8,10 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestSuspicions: a device that was away hears of the last alarm about a conversation, for a day; of very many, the oldest
-// give way.
+// TestSuspicions checks that a device that was away gets the last alarm about a conversation, for a day; if there are
+// very many alarms, the oldest are dropped.
 func TestSuspicions(t *testing.T) {
-	var s suspicions
+	s := newSuspicions()
 	now := time.Date(2026, 11, 30, 12, 0, 0, 0, time.UTC)
 	alarm := func(n int) wire.Alarm {
 		return wire.Alarm{Conversation: wire.ConversationID(fmt.Sprintf("conversation %4d", n)), Reason: "divergence", Text: fmt.Sprint(n), Time: wire.TimeOf(now) + wire.Time(n)}

@@ -3,16 +3,16 @@ package node
 import (
 	"context"
 
-	"github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/federation/outbox"
 	"github.com/mlsfed/mlsfed/mailbox"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// dropped tells the devices of this organization of messages that it had accepted and that another organization
-// will not get. The notice is an item of the conversation's stream: the node does not know which device sent a
-// message. An organization that has left the conversation misses nothing: no device of it is a member.
-func (r *router) dropped(ctx context.Context, org wire.Domain, id wire.ConversationID, items []federation.Dropped) error {
-	heads, err := r.orders.Heads(id)
+// dropped notifies the devices of this organization of messages that it had accepted and that another organization
+// will not get. The notice is an item of the conversation's stream, since the node does not know which device sent a
+// message. An organization that has left the conversation misses nothing, since none of its devices is a member.
+func (l *lanes) dropped(ctx context.Context, org wire.Domain, id wire.ConversationID, items []outbox.Dropped) error {
+	heads, err := l.orders.Heads(id)
 	if wire.CodeOf(err) == wire.UnknownConversation || err == nil && len(heads) > 0 && !takesPart(heads, org) {
 		return nil
 	}
@@ -37,28 +37,28 @@ func (r *router) dropped(ctx context.Context, org wire.Domain, id wire.Conversat
 			ids = ids[n:]
 		}
 	}
-	results, err := r.mail.Put(ctx, puts...)
+	results, err := l.mailbox.Put(ctx, puts...)
 	if err != nil {
 		return err
 	}
 	for _, result := range results {
 		switch wire.CodeOf(result.Err) {
-		case "", wire.UnknownConversation: // that: no device of this organization reads it any longer
+		case "", wire.UnknownConversation: // the second: no device here reads the conversation any longer
 		default:
-			r.log.Warn("devices not told of messages that were not delivered", "organization", org, "conversation", id, "error", result.Err)
+			l.log.Warn("notice of messages that were not delivered not stored", "organization", org, "conversation", id, "error", result.Err)
 		}
 	}
 	return nil
 }
 
-// lossOf is the reason that devices are told.
+// lossOf returns the reason that devices get.
 func lossOf(reason string) wire.Loss {
 	switch reason {
-	case federation.DropExpired:
+	case outbox.DropExpired:
 		return wire.LossExpired
-	case federation.DropForgotten:
+	case outbox.DropForgotten:
 		return wire.LossExcluded
-	case federation.DropDamaged:
+	case outbox.DropDamaged:
 		return wire.LossDamaged
 	}
 	return wire.LossRefused

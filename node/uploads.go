@@ -14,21 +14,21 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/consensus/blob"
-	"github.com/mlsfed/mlsfed/quota"
+	"github.com/mlsfed/mlsfed/internal/quota"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// parts are the uploads that have begun and not ended. Each device has a folder, named after the hash of
-// its name, with a file for each upload and one that holds the device's name:
+// parts holds the uploads that have begun and not ended. Each device has a folder, named after the hash of its name,
+// with a file for each upload and one that holds the device's name:
 //
 //	parts/HASH/device
 //	parts/HASH/HASH of the file's hash and the conversation
 //
-// Each byte is charged before it is written. A device's uploads are its own: another device that uploads
-// the same content does so beside it.
+// Each byte is charged before it is written. A device's uploads are its own: two devices that upload the same content
+// have two uploads.
 type parts struct {
 	dir     string
-	now     func() time.Time // what uploads age by
+	now     func() time.Time // the clock by which uploads age
 	account *quota.Account
 
 	mu   sync.Mutex // guards busy
@@ -38,13 +38,14 @@ type parts struct {
 const (
 	// maxUploads bounds the requests that write uploads at once.
 	maxUploads = 4096
-	// partLife is how long an upload is kept that does not go on.
+	// partLife is how long an upload that does not continue is kept.
 	partLife = 24 * time.Hour
 	// deviceFile names the device in its folder.
 	deviceFile = "device"
 )
 
-// openParts takes what is there into the account. What has no owner is removed: its upload starts again.
+// openParts charges the existing uploads to the account. It removes an upload without an owner: that upload starts
+// again.
 func openParts(dir string, now func() time.Time, account *quota.Account) (*parts, error) {
 	s := &parts{dir: dir, now: now, account: account, busy: make(map[string]bool)}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -116,7 +117,7 @@ func (s *parts) folder(d wire.DeviceID) string {
 	return filepath.Join(s.dir, hex.EncodeToString(h[:16]))
 }
 
-// hold keeps other requests from the same upload until release.
+// hold blocks other requests for the same upload until release.
 func (s *parts) hold(d wire.DeviceID, ref wire.BlobRef, id wire.ConversationID) (p *upload, release func(), err error) {
 	h := sha256.New()
 	h.Write(ref.Hash[:])
@@ -144,7 +145,7 @@ func (s *parts) give(path string) {
 	delete(s.busy, path)
 }
 
-// sweep removes uploads that have not gone on for partLife.
+// sweep removes uploads that have not continued for partLife.
 func (s *parts) sweep() error {
 	now := s.now()
 	folders, err := os.ReadDir(s.dir)
@@ -158,7 +159,7 @@ func (s *parts) sweep() error {
 		}
 		left := false
 		errs = append(errs, s.each(folder, func(p *upload, info fs.FileInfo) error {
-			// One of the future was begun before a clock was set.
+			// An upload with a time in the future began before a clock was set back.
 			if now.Sub(info.ModTime()).Abs() <= partLife || !s.take(p.path) {
 				left = true
 				return nil
@@ -167,7 +168,7 @@ func (s *parts) sweep() error {
 			p.device = d
 			return p.remove()
 		}))
-		// An upload that begins at this moment makes the folder again, or fails and is sent again.
+		// An upload that begins at this moment creates the folder again, or fails and is sent again.
 		if !left && s.take(folder) {
 			errs = append(errs, os.RemoveAll(folder))
 			s.give(folder)
@@ -176,16 +177,16 @@ func (s *parts) sweep() error {
 	return errors.Join(errs...)
 }
 
-// upload is one of a device's that has begun and not ended.
+// upload is an upload of a device that has begun and not ended.
 type upload struct {
 	parts        *parts
 	path         string
 	device       wire.DeviceID
-	conversation wire.ConversationID // a file that is bound to one can be uploaded for another
+	conversation wire.ConversationID // a file that is bound to one conversation can be uploaded for another
 	ref          wire.BlobRef
 }
 
-// cost is what a part of so many bytes is charged for.
+// cost returns the bytes that are charged for a part.
 func (p *upload) cost() uint64 {
 	info, err := os.Stat(p.path)
 	if err != nil {
@@ -208,7 +209,7 @@ func (p *upload) remove() error {
 	return nil
 }
 
-// begin makes the file, and the device's folder where that is the first.
+// begin creates the file, and the device's folder for its first upload.
 func (p *upload) begin() error {
 	if _, err := os.Stat(p.path); err == nil {
 		return nil
@@ -241,7 +242,7 @@ func (p *upload) create() error {
 	return errors.Join(f.Close(), p.touch())
 }
 
-// touch dates the part by the count: the file system has the machine's clock, which may have jumped.
+// touch sets the part's time by the counting clock: the file system uses the machine's clock, which may have jumped.
 func (p *upload) touch() error {
 	now := p.parts.now()
 	return os.Chtimes(p.path, now, now)
@@ -257,7 +258,7 @@ func uploadError(err error) error {
 	return fmt.Errorf("upload: %w", err)
 }
 
-// write appends what is new of a piece, and returns how much is there.
+// write appends the new bytes of a piece, and returns how much is stored.
 func (p *upload) write(q *wire.PutBlobRequest) (have uint64, err error) {
 	if info, err := os.Stat(p.path); err == nil {
 		have = uint64(info.Size())
@@ -266,7 +267,7 @@ func (p *upload) write(q *wire.PutBlobRequest) (have uint64, err error) {
 	}
 	end := q.Offset + uint64(len(q.Data))
 	if q.Offset > have || end <= have {
-		return have, nil // the upload goes on at have
+		return have, nil // the upload continues at have
 	}
 	if err := p.begin(); err != nil {
 		return have, err
@@ -276,7 +277,7 @@ func (p *upload) write(q *wire.PutBlobRequest) (have uint64, err error) {
 		return have, err
 	}
 	n, err := p.append(fresh)
-	if n < len(fresh) { // what was written stays
+	if n < len(fresh) { // the written bytes stay
 		p.parts.account.Release(p.owner(), quota.Parts, uint64(len(fresh)-n))
 	}
 	return have + uint64(n), uploadError(err)

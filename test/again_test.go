@@ -9,11 +9,11 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 )
 
-// TestAddedAgainTwiceWhileAway: a device reads what was for it in each of its memberships, however its node was stopped
-// and started in between.
+// TestAddedAgainTwiceWhileAway checks that a device reads the messages of each of its memberships, also if its node
+// was restarted in between.
 func TestAddedAgainTwiceWhileAway(t *testing.T) {
 	c, err := cluster.New(t.TempDir(), cluster.Options{}, "a.example", "b.example")
 	if err != nil {
@@ -89,8 +89,8 @@ func TestAddedAgainTwiceWhileAway(t *testing.T) {
 	}
 }
 
-// TestAcceptedBeforeTheRemovalIsRead: what an organization had accepted for a member before somebody removed the member
-// reaches the member's stream before the removal does, though the two take different ways.
+// TestAcceptedBeforeTheRemovalIsRead checks that a message which an organization had accepted for a member before the
+// member's removal reaches the member's stream before the removal, although the two take different paths.
 func TestAcceptedBeforeTheRemovalIsRead(t *testing.T) {
 	c := newCluster(t, "a.example", "b.example")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

@@ -13,7 +13,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestOperatorsRevokeAndRemove: a device that is revoked is gone at once, and so are all of a removed user.
+// TestOperatorsRevokeAndRemove checks that a revoked device is cut off at once, and so are all devices of a removed
+// user.
 func TestOperatorsRevokeAndRemove(t *testing.T) {
 	c := newCluster(t, "a.example")
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -69,7 +70,7 @@ func TestOperatorsRevokeAndRemove(t *testing.T) {
 	}
 }
 
-// TestWhatADeviceMayNot: requests that concern others are refused, each with its code.
+// TestWhatADeviceMayNot checks that requests about other devices are refused, each with its code.
 func TestWhatADeviceMayNot(t *testing.T) {
 	c := newCluster(t, "a.example", "b.example")
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
@@ -121,7 +122,7 @@ func TestWhatADeviceMayNot(t *testing.T) {
 	}
 }
 
-// submitter is a submission key of no conversation.
+// submitter returns a submission key of no conversation.
 func submitter() ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(bytes.Repeat([]byte{9}, ed25519.SeedSize))
 }
@@ -135,8 +136,8 @@ func unknownMessage(t *testing.T) *wire.Message {
 	return m
 }
 
-// TestRevokedDeviceHearsWhy: the SDK of a device that is revoked ends with the reason, in its session and at
-// its next login, and does not try for ever.
+// TestRevokedDeviceHearsWhy checks that the SDK of a revoked device ends with the reason, in its session and at its
+// next login, and does not retry without end.
 func TestRevokedDeviceHearsWhy(t *testing.T) {
 	c := newCluster(t, "a.example")
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)

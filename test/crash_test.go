@@ -12,12 +12,12 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestLongNodesAreKilled: nodes are killed at random moments while everybody talks and commits. Every
-// message that was sent reaches every device once, in its sender's order, and all end in one epoch.
+// TestLongNodesAreKilled kills nodes at random moments while all devices send and commit. It checks that every sent
+// message reaches every device once, in its sender's order, and that all devices end in one epoch.
 func TestLongNodesAreKilled(t *testing.T) {
 	kills := map[string]int{"short": 8, "full": 60}[os.Getenv("MLSFED_LONG")]
 	if kills == 0 {
@@ -90,7 +90,7 @@ func TestLongNodesAreKilled(t *testing.T) {
 	}
 }
 
-// gather makes a conversation of some users of each organization.
+// gather creates a conversation of some users of each organization.
 func gather(t *testing.T, c *cluster.Cluster, domains []wire.Domain, users int) (wire.ConversationID, []*client.Device) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -122,7 +122,7 @@ func gather(t *testing.T, c *cluster.Cluster, domains []wire.Domain, users int) 
 	return id, list
 }
 
-// add adds users, who may have enrolled so lately that their KeyPackages are on their way.
+// add adds users, who may have enrolled so recently that their KeyPackages are still in transit.
 func add(ctx context.Context, t *testing.T, d *client.Device, id wire.ConversationID, users ...wire.UserID) {
 	t.Helper()
 	err := d.Add(ctx, id, users...)
@@ -147,8 +147,7 @@ func talk(ctx context.Context, t *testing.T, d *client.Device, id wire.Conversat
 	}
 }
 
-// rotate commits now and then. A commit that does not get through in time is no fault: a majority may be
-// gone for a moment.
+// rotate commits at intervals. A commit that times out is no fault: there may be no quorum for a moment.
 func rotate(ctx context.Context, d *client.Device, id wire.ConversationID) int {
 	done := 0
 	for pause(ctx, 700*time.Millisecond) {
@@ -168,13 +167,13 @@ func pause(ctx context.Context, d time.Duration) bool {
 	}
 }
 
-// agree waits until every device has every message, once and in order, and all share one epoch.
+// agree waits until every device has every message, once and in order, and all devices share one epoch.
 func agree(t *testing.T, id wire.ConversationID, list []*client.Device, sent []int) {
 	t.Helper()
 	agreeIf(t, id, list, sent, slices.IsSorted[[]int])
 }
 
-// agreeIf is agree where the order of each sender's messages is to be judged by a rule.
+// agreeIf is agree with a rule for the order of each sender's messages.
 func agreeIf(t *testing.T, id wire.ConversationID, list []*client.Device, sent []int, ordered func([]int) bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
@@ -230,7 +229,7 @@ func agreeIf(t *testing.T, id wire.ConversationID, list []*client.Device, sent [
 
 func numbered(who, n int) string { return fmt.Sprintf("%d %d", who, n) }
 
-// heard reads the numbers of all messages by who sent them, in the order of the history.
+// heard returns the numbers of all messages by sender, in the order of the history.
 func heard(ctx context.Context, d *client.Device, id wire.ConversationID) (map[int][]int, error) {
 	have := make(map[int][]int)
 	for after := uint64(0); ; {

@@ -14,23 +14,22 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/mlsfed/mlsfed/config"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
+	"github.com/mlsfed/mlsfed/internal/platform"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestLongDelivery measures the way of a message from its sender to a device of another organization:
-// many sessions talk at once, each now and then. The floor is what that way cannot do without: two writes
-// to disk, one after the other, and three round trips. It is taken twice in the same run. Alone: before and
-// after the load, in a tight loop, on a machine that is warm and awake. Under load: while the sessions talk,
-// each time after a pause, as their messages come. The second is the one to quote: what other processes do
-// to disk and processors, and what it costs to wake them, happens to both in the same moments, whereas a
-// tight loop never pays it. It does nothing but those system calls. The first is the stricter, and printed
-// beside it.
+// TestLongDelivery measures the latency of a message from its sender to a device of another organization, while many
+// sessions send at intervals. The floor is the least that this path needs: two writes to disk, one after the other,
+// and three round trips. The floor is measured twice in the same run, with only these system calls. Alone: before and
+// after the load, in a tight loop, on a warm machine. Under load: while the sessions send, each time after a pause,
+// as their messages come. Quote the second floor: the effects of other processes on disk and processors, and the cost
+// of waking them, affect both measurements at the same time, whereas a tight loop never pays them. The first floor is
+// the stricter one, and is printed too.
 func TestLongDelivery(t *testing.T) {
 	pairs, each := 0, 0
 	switch os.Getenv("MLSFED_LONG") {
@@ -98,7 +97,7 @@ func TestLongDelivery(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// Each pair speaks about once in three seconds.
+	// Each pair sends about once in three seconds.
 	spoken := make(chan struct{})
 	var loaded []time.Duration
 	var floorErr error
@@ -148,7 +147,7 @@ type pair struct {
 	key      ed25519.PrivateKey
 	n        uint64
 	arrived  chan time.Time
-	accepted time.Duration // of the last message: until its sender heard so
+	accepted time.Duration // of the last message: until its sender got the answer
 }
 
 func (p *pair) receive(push *wire.Push) {
@@ -186,7 +185,7 @@ func (p *pair) converse(ctx context.Context) error {
 	if err := p.from.ask(ctx, wire.MethodUpdate, e, new(wire.Receipt)); err != nil {
 		return err
 	}
-	_, err = p.say(ctx) // arrives when the replica there has been made
+	_, err = p.say(ctx) // arrives when the replica there has been created
 	return err
 }
 
@@ -216,7 +215,7 @@ func (p *pair) say(ctx context.Context) (time.Duration, error) {
 	}
 }
 
-// floor does two durable writes of a message and three round trips on loopback, and nothing else.
+// floor makes two durable writes of a message and three round trips on loopback, and nothing else.
 type floor struct {
 	file *os.File
 	conn net.Conn
@@ -270,7 +269,7 @@ func (f *floor) once() (time.Duration, error) {
 		if _, err := f.file.Write(f.b); err != nil {
 			return 0, err
 		}
-		if err := syscall.Fdatasync(int(f.file.Fd())); err != nil {
+		if err := platform.SyncData(f.file); err != nil {
 			return 0, err
 		}
 	}
@@ -297,7 +296,7 @@ func (f *floor) times(n int) (took []time.Duration, err error) {
 	return took, nil
 }
 
-// until measures now and then: seldom enough that it is no load.
+// until measures at intervals, so rarely that it is no load.
 func (f *floor) until(done <-chan struct{}) (took []time.Duration, err error) {
 	for {
 		select {

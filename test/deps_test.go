@@ -1,7 +1,6 @@
-// Package test holds what concerns the whole tree rather than one package.
-// The tests in this file hold the import rules of docs/architecture.md and the
-// limit on the length of a file. They read the sources with go/parser, under
-// every build tag, and so need neither a build nor the network.
+// Package test has the tests of the whole tree rather than one package. The tests in this file check the import rules
+// of docs/architecture.md and the limit on the length of a file. They read the sources with go/parser, under every
+// build tag, and need neither a build nor the network.
 package test
 
 import (
@@ -24,13 +23,13 @@ import (
 // module is the path of this module, as in go.mod.
 const module = "github.com/mlsfed/mlsfed"
 
-// A rule says what one folder's packages may import. Packages of ours are
-// named relative to the module; "x/..." means x and everything below it.
-// The first rule whose dir matches a package is its rule.
+// A rule defines what one folder's packages may import. Packages of this module are named relative to it; "x/..."
+// means x and everything below it. The first rule whose dir matches a package is its rule.
 type rule struct {
 	dir string // the folder, or "folder/..." with its subfolders
 
-	own []string // packages of ours that it and its tests may import, besides those under its own dir
+	own     []string // packages of this module that it and its tests may import, in addition to those under its own dir
+	testOwn []string // packages of this module that its tests may import too: a store, if a test uses the real one
 
 	free bool // it may import anything
 
@@ -43,79 +42,141 @@ type rule struct {
 	pure bool
 }
 
-var parts = []string{"wire/...", "batch", "consensus/...", "federation/...", "directory/...", "mailbox/...", "gateway/...", "door", "quota"}
+var parts = []string{"wire/...", "internal/clock", "store/...", "consensus/...", "federation/...", "directory/...", "mailbox/...", "gateway/...", "internal/admission", "internal/tokenbucket", "internal/quota"}
+
+// stored lists the packages with the types of stored data.
+var stored = []string{"wire/...", "internal/clock", "mailbox/...", "federation/outbox/lanestore", "directory/recordstore"}
+
+// commandRoom has the commands of mlsfed. The groups of commands do not import each other, except that a chat acts
+// through a Person of package people.
+const commandRoom = "cmd/mlsfed/internal/"
+
+// benchOwn lists what the benchmarks that run a federation import.
+var benchOwn = []string{commandRoom + "cli/...", commandRoom + "bench/harness/...", "client", "config", "internal/cluster", "internal/stats", "wire"}
 
 // rules is the table that docs/architecture.md describes. A new package needs a row.
 var rules = []rule{
-	{dir: "cmd/...", free: true},
+	{dir: "cmd/mlsfed", free: true}, // joins the rooms below
+	{dir: "cmd/mlsfed/noquery", limited: true},
+	{dir: commandRoom + "cli/...", own: []string{"wire", "mlscore"}},
+	{dir: commandRoom + "traffic", own: []string{"client", "wire"}, limited: true},
+	// A person's device needs no node, and a chat acts through a Person.
+	{dir: commandRoom + "people/peopletest", own: []string{"client", "wire", "internal/cluster"}, limited: true},
+	{dir: commandRoom + "people", own: []string{commandRoom + "cli/...", commandRoom + "traffic", "client", "wire", "mlscore", "mlscore/boltstore", "internal/private"},
+		testOwn: []string{commandRoom + "people/peopletest", "internal/cluster", "config", "test/issuer"}},
+	{dir: commandRoom + "chat", own: []string{commandRoom + "cli/...", commandRoom + "people", "client", "wire"},
+		testOwn: []string{commandRoom + "people/peopletest", commandRoom + "traffic", "internal/cluster"}},
+	{dir: commandRoom + "operator", own: []string{commandRoom + "cli/...", "client", "config", "federation/organization", "internal/audit", "internal/private", "node", "wire"}},
+	{dir: commandRoom + "vectors", own: []string{commandRoom + "cli/...", "mlscore", "mlscore/vectors"}, limited: true, deps: []string{"github.com/spf13/cobra"}},
+	// Only the demo and the benchmarks run a federation.
+	{dir: commandRoom + "demo", own: []string{commandRoom + "cli/...", commandRoom + "traffic", "client", "config", "federation", "internal/cluster", "mlscore", "node", "wire"}},
+	{dir: commandRoom + "bench/harness/...", own: []string{commandRoom + "cli/...", "internal/stats"}},
+	{dir: commandRoom + "bench/core", own: []string{commandRoom + "cli/...", commandRoom + "bench/harness/...", "internal/stats", "mlscore", "mlscore/boltstore", "mlscore/mlsbench"}},
+	{dir: commandRoom + "bench", own: []string{commandRoom + "cli/...", commandRoom + "bench/...", "consensus/orderbench"}},
+	{dir: commandRoom + "bench/delivery", own: append([]string{"federation/organization", "mlscore"}, benchOwn...)},
+	{dir: commandRoom + "bench/federation", own: append([]string{"federation", "federation/organization"}, benchOwn...)},
 	{dir: "test/...", free: true},
+	{dir: platformRoom + "/...", limited: true, deps: []string{"golang.org/x/sys/windows"}},
+	{dir: "internal/release/...", free: true}, // a program that makes releases, no part
+	{dir: "internal/cluster", free: true},     // a federation in one process, for tests and the demo
 
 	// Examples show that an application needs package client alone; their tests bring a federation.
-	{dir: "examples/...", own: []string{"client", "test/cluster"}, limited: true},
+	{dir: "examples/...", own: []string{"client", "internal/cluster"}, limited: true},
 
 	{dir: "mlscore/codec", limited: true, pure: true},
-	{dir: "mlscore/boltstore", own: []string{"mlscore"}, limited: true,
+	{dir: "mlscore/boltstore", own: []string{"mlscore", "mlscore/mlsbench"}, limited: true, // mlsbench: its tests fabricate groups
 		deps: []string{"go.etcd.io/bbolt", "golang.org/x/crypto"}},
-	{dir: "mlscore", own: []string{"mlscore/codec"}, limited: true, pure: true,
+	// Test vectors and benchmarks use unexported code of mlscore; no part imports these packages.
+	{dir: "mlscore/internal/bridge", limited: true, pure: true},
+	{dir: "mlscore/vectors", own: []string{"mlscore", "mlscore/internal/bridge"}, limited: true, pure: true},
+	{dir: "mlscore/mlsbench", own: []string{"mlscore", "mlscore/internal/bridge"}, limited: true, pure: true},
+	{dir: "mlscore", own: []string{"mlscore/codec", "mlscore/internal/bridge"}, limited: true, pure: true,
 		deps: []string{"golang.org/x/crypto", "github.com/cloudflare/circl", "filippo.io/edwards25519"}},
 
+	// The format of messages. Its tests compare it with another implementation of CBOR.
+	{dir: "content/...", limited: true, pure: true, deps: []string{"github.com/fxamacker/cbor/v2"}},
 	{dir: "wire/...", own: []string{"mlscore/codec"}},
-	{dir: "clock", limited: true},   // time for what is stored
-	{dir: "private", limited: true}, // folders, files and sockets of one user
-	{dir: "audit", limited: true},   // the log of who did what
-	{dir: "client/...", own: []string{"wire/...", "mlscore", "mlscore/boltstore", "private"}},
+	{dir: "internal/clock", limited: true},   // time for what is stored
+	{dir: "internal/private", limited: true}, // folders, files and sockets of one user
+	{dir: "internal/audit", limited: true},   // the log of who did what
+	{dir: "client/...", own: []string{"content/...", "wire/...", "mlscore", "mlscore/boltstore", "internal/private", "internal/tokenbucket"}},
 
-	// A measurement, not a part: no part imports it.
-	{dir: "consensus/orderbench", own: []string{"consensus/...", "wire/...", "mlscore", "mlscore/codec", "stats"}},
-	{dir: "consensus/...", own: []string{"wire/...", "mlscore", "mlscore/codec"}},
-	{dir: "batch", own: []string{"wire/..."}},
-	{dir: "door", limited: true},
-	{dir: "stats", limited: true, pure: true},
-	{dir: "quota", own: []string{"wire/..."}, limited: true},
-	{dir: "federation/...", own: []string{"wire/...", "batch", "door"}},
-	{dir: "directory/...", own: []string{"wire/...", "mlscore"}}, // verifies KeyPackages
-	{dir: "mailbox/...", own: []string{"wire/...", "batch"}},
-	{dir: "scim", own: []string{"wire/..."}, limited: true},
-	{dir: "gateway/...", own: []string{"wire/...", "door"}},
+	// This is a measurement, not a part: no part imports it.
+	{dir: "consensus/orderbench", own: []string{"consensus/...", "wire/...", "mlscore", "mlscore/codec", "internal/stats", "internal/tokenbucket"}},
+	{dir: "consensus/...", own: []string{"wire/...", "mlscore", "mlscore/codec", "internal/tokenbucket"}},
+	// The storage interface, and its implementation.
+	{dir: "store/pebblestore/...", own: append([]string{"store", "internal/quota"}, stored...), testOwn: []string{"directory/directorytest", "federation/outbox/lanestest"}},
+	{dir: "store/postgres/pgtest", limited: true, deps: []string{"github.com/jackc/pgx/v5"}}, // a server for tests
+	{dir: "store/postgres/...", own: append([]string{"store"}, stored...), testOwn: []string{"directory/directorytest", "federation/outbox/lanestest", "store/pebblestore", "store/postgres/pgtest"}},
+	{dir: "store/localfiles", own: []string{"store", "wire/...", "consensus/blob"}, testOwn: []string{"store/filestest"}}, // blob keeps files by hash, and knows nothing of consensus
+	{dir: "store/filestest", own: []string{"store", "wire/..."}, limited: true},
+	{dir: "store", own: stored, limited: true},
+	{dir: "internal/tokenbucket", limited: true, pure: true},
+	{dir: "internal/admission", own: []string{"internal/tokenbucket"}, limited: true},
+	{dir: "internal/stats", limited: true, pure: true},
+	{dir: "internal/quota", own: []string{"wire/..."}, limited: true},
+	{dir: "federation/outbox/lanestest", own: []string{"wire/...", "federation/outbox/lanestore"}, limited: true}, // checks a store
+	{dir: "federation/outbox/lanestore", own: []string{"wire/..."}, limited: true},                                // types, and the contract of a store
+	{dir: "federation/outbox", own: []string{"wire/...", "internal/clock", "federation/outbox/lanestore", "federation/internal/..."},
+		testOwn: []string{"store/..."}, limited: true, deps: []string{"github.com/prometheus/client_golang"}}, // knows links by an interface
+	{dir: "federation/internal/...", own: []string{"internal/clock"}},
+	{dir: "federation/lineage", own: []string{"wire/..."}, limited: true, pure: true}, // chains of roots, for nodes and devices
+	{dir: "federation/discovery", own: []string{"wire/...", "federation/lineage", "federation/internal/netkind"}, testOwn: []string{"federation/organization"},
+		limited: true, deps: []string{"golang.org/x/net", "github.com/prometheus/client_golang"}}, // looks up domains; knows no node
+	{dir: "federation/organization", own: []string{"wire/...", "federation/lineage", "federation/internal/atomicfile"}, limited: true}, // identities and allow-lists: no sockets
+	{dir: "federation/...", own: []string{"wire/...", "internal/clock", "internal/tokenbucket", "internal/admission"}, testOwn: []string{"mailbox", "store/..."}},
+	{dir: "directory/recordstore", own: []string{"wire/..."}, limited: true},
+	{dir: "directory/directorytest", own: []string{"wire/...", "directory/recordstore"}, limited: true},
+	{dir: "directory/...", own: []string{"wire/...", "internal/clock", "internal/tokenbucket", "mlscore"}, testOwn: []string{"store/..."}}, // verifies KeyPackages
+	{dir: "mailbox/mailboxtest", own: []string{"wire/...", "mailbox"}, limited: true, deps: []string{"pgregory.net/rapid"}},
+	{dir: "mailbox/...", own: []string{"wire/...", "internal/clock"}, limited: true},
+	{dir: "internal/scim", own: []string{"wire/..."}, limited: true},
+	{dir: "gateway/...", own: []string{"wire/...", "internal/clock", "internal/tokenbucket", "internal/admission"}},
 
 	{dir: "config/...", own: []string{"wire/..."}},
-	{dir: "node/...", own: append([]string{"config/...", "mlscore", "mlscore/boltstore", "web", "private", "clock", "audit", "scim"}, parts...)},
+	{dir: "node/...", own: append([]string{"config/...", "mlscore", "mlscore/boltstore", "web", "internal/private", "internal/audit", "internal/scim"}, parts...)},
 	{dir: "web/...", own: []string{"client/...", "wire/...", "mlscore"}},
 }
 
-// exclusive names packages that belong to some folders only. Folders that are
-// free may import them too. A path ending in * covers every path that begins so.
+// exclusive names packages that only some folders may import. Folders that are free may import them too. A path
+// ending in * covers every path with that prefix.
 var exclusive = []struct {
 	path string
 	only []string
 }{
 	{"github.com/hashicorp/raft*", []string{"consensus/..."}},
 	{"github.com/hashicorp/memberlist*", []string{"federation/..."}},
+	{"github.com/cockroachdb/pebble*", []string{"store/pebblestore/...", "consensus/raftlog/..."}},
+	{"github.com/jackc/pgx*", []string{"store/postgres/..."}},
+	{"github.com/pressly/goose*", []string{"store/postgres/..."}},
 	{"github.com/gorilla/websocket*", []string{"gateway/...", "client/..."}},
 	{"github.com/coder/websocket*", []string{"gateway/...", "client/..."}},
 	{"golang.org/x/net/websocket*", []string{"gateway/...", "client/..."}},
-	{module + "/config*", []string{"node/...", "config/..."}},
+	{module + "/config*", []string{"node/...", "config/...", commandRoom + "operator", commandRoom + "demo", commandRoom + "bench/...", commandRoom + "people"}},
 }
 
-// testLibraries are what the tests of a limited package may import besides its deps.
+// platformRoom has what operating systems do differently. Packages that use files may import it; it imports no
+// package of this module.
+const platformRoom = "internal/platform"
+
+// testLibraries lists what the tests of a limited package may import in addition to its deps.
 var testLibraries = []string{
 	"pgregory.net/rapid", "go.uber.org/goleak", "github.com/anishathalye/porcupine",
 }
 
-// goroutinesIn names the files of pure packages that may start goroutines, and
-// why the result cannot depend on them.
+// goroutinesIn names the files of pure packages that may start goroutines, and the reason why the result cannot
+// depend on the goroutines.
 var goroutinesIn = map[string]string{
 	"mlscore/parallel.go": "parallel sealing and verification with a deterministic result",
 }
 
-// impurePackages are closed to pure packages, with what lies below them.
+// impurePackages lists packages that pure packages may not import, with the packages below them.
 var impurePackages = []string{"os", "net", "log", "syscall", "plugin", "io/ioutil", "crypto/tls", "C"}
 
-// clock is what package time offers that reads or waits for the clock.
+// clock lists the functions of package time that read the clock or wait for it.
 var clock = []string{"Now", "Since", "Until", "Sleep", "After", "AfterFunc", "Tick", "NewTimer", "NewTicker"}
 
-// Lines a file may have. A longer one gives its reason near its top, in a line
-// that begins with lengthMark.
+// The most lines of a file. A longer file gives its reason near its top, in a line that begins with lengthMark.
 const (
 	maxLines     = 600
 	maxTestLines = 1000
@@ -123,7 +184,7 @@ const (
 	lengthTop    = 40 // how many lines count as the top
 )
 
-// matches says whether a relative package path falls under a pattern.
+// matches reports whether a relative package path matches a pattern.
 func matches(pattern, pkg string) bool {
 	if dir, ok := strings.CutSuffix(pattern, "/..."); ok {
 		return within(dir, pkg)
@@ -135,7 +196,7 @@ func matchesAny(patterns []string, pkg string) bool {
 	return slices.ContainsFunc(patterns, func(p string) bool { return matches(p, pkg) })
 }
 
-// within says whether a path is dir or lies below it.
+// within reports whether a path is dir or lies below it.
 func within(dir, p string) bool { return p == dir || strings.HasPrefix(p, dir+"/") }
 
 func withinAny(dirs []string, p string) bool {
@@ -180,7 +241,7 @@ func goFiles(tree fs.FS) ([]string, error) {
 	return files, err
 }
 
-// checkImports returns a complaint for each breach of the rules in a tree.
+// checkImports returns a complaint for each violation of the rules in a tree.
 func checkImports(tree fs.FS) ([]string, error) {
 	files, err := goFiles(tree)
 	if err != nil {
@@ -207,7 +268,7 @@ func checkImports(tree fs.FS) ([]string, error) {
 	return found, nil
 }
 
-// checkFile holds one file against the rule of its package.
+// checkFile checks one file against the rule of its package.
 func checkFile(r rule, file string, source []byte) ([]string, error) {
 	set := token.NewFileSet()
 	syntax, err := parser.ParseFile(set, file, source, parser.SkipObjectResolution)
@@ -248,7 +309,7 @@ func (r rule) refuses(pkg, imported string, isTest bool) string {
 	}
 	if within(module, imported) {
 		rel := strings.TrimPrefix(strings.TrimPrefix(imported, module), "/")
-		if rel == pkg || matches(r.dir, rel) || matchesAny(r.own, rel) {
+		if rel == pkg || matches(r.dir, rel) || matchesAny(r.own, rel) || isTest && matchesAny(r.testOwn, rel) || within(platformRoom, rel) && !r.pure {
 			return ""
 		}
 		return fmt.Sprintf("of this module it may import %s", listed(r.own))
@@ -272,9 +333,8 @@ func listed(paths []string) string {
 	return "only " + strings.Join(paths, ", ")
 }
 
-// checkPure complains of clocks and, unless they are allowed, of goroutines in
-// one file. It has no types to go by, and so takes every method named Go for
-// one that starts a goroutine (sync.WaitGroup and errgroup.Group have one).
+// checkPure complains of clocks and, unless they are allowed, of goroutines in one file. It has no type information,
+// so it treats every method named Go as one that starts a goroutine (sync.WaitGroup and errgroup.Group have one).
 func checkPure(file *ast.File, goroutines bool, complain func(token.Pos, string, ...any)) {
 	timeName, contextName := importName(file, "time"), importName(file, "context")
 	for _, name := range []string{timeName, contextName} {
@@ -325,8 +385,7 @@ func importName(file *ast.File, imported string) string {
 	return ""
 }
 
-// checkLengths returns a complaint for each Go file that is too long and does
-// not say why.
+// checkLengths returns a complaint for each Go file that is too long and gives no reason.
 func checkLengths(tree fs.FS) ([]string, error) {
 	files, err := goFiles(tree)
 	if err != nil {
@@ -349,7 +408,7 @@ func checkLengths(tree fs.FS) ([]string, error) {
 	return found, nil
 }
 
-// givesReason says whether a long file states its reason near its top.
+// givesReason reports whether a long file states its reason near its top.
 func givesReason(source []byte) bool {
 	lines := bufio.NewScanner(bytes.NewReader(source))
 	for n := 0; n < lengthTop && lines.Scan(); n++ {
@@ -360,7 +419,7 @@ func givesReason(source []byte) bool {
 	return false
 }
 
-// TestImportRules holds the rules on this repository.
+// TestImportRules checks the rules on this repository.
 func TestImportRules(t *testing.T) {
 	tree := os.DirFS("..")
 	files, err := goFiles(tree)
@@ -381,7 +440,7 @@ func TestImportRules(t *testing.T) {
 	}
 }
 
-// TestModulePath holds the name by which the rules know our own packages.
+// TestModulePath checks the module path by which the rules know the packages of this module.
 func TestModulePath(t *testing.T) {
 	gomod, err := os.ReadFile("../go.mod")
 	if err != nil {
@@ -392,7 +451,7 @@ func TestModulePath(t *testing.T) {
 	}
 }
 
-// TestFileLengths holds the limit on lines on this repository.
+// TestFileLengths checks the limit on lines on this repository.
 func TestFileLengths(t *testing.T) {
 	found, err := checkLengths(os.DirFS(".."))
 	if err != nil {
@@ -403,8 +462,8 @@ func TestFileLengths(t *testing.T) {
 	}
 }
 
-// TestImportCheckerComplains breaks each rule in a file of its own and expects
-// exactly one complaint; a case without want must pass.
+// TestImportCheckerComplains violates each rule in a file of its own and expects exactly one complaint; a case
+// without want must pass.
 func TestImportCheckerComplains(t *testing.T) {
 	ours := func(pkg string) string { return fmt.Sprintf("import _ %q\n", module+"/"+pkg) }
 	other := func(p string) string { return fmt.Sprintf("import _ %q\n", p) }
@@ -416,6 +475,9 @@ func TestImportCheckerComplains(t *testing.T) {
 		{"mlscore/novel/x.go", "", "has no import rule"},
 		{"mlscore/codec/deep/x.go", "", "has no import rule"},
 
+		{"internal/audit/x.go", ours("internal/platform"), ""},
+		{"mlscore/x.go", ours("internal/platform"), "must not import"},
+		{"internal/platform/x.go", ours("internal/private"), "must not import"},
 		{"mlscore/x.go", ours("wire"), "must not import"},
 		{"mlscore/x.go", ours("mlscore/boltstore"), "must not import"},
 		{"mlscore/x.go", ours("mlscore/codec"), ""},
@@ -430,7 +492,7 @@ func TestImportCheckerComplains(t *testing.T) {
 		{"mlscore/codec/x.go", ours("mlscore"), "must not import"},
 		{"mlscore/codec/x.go", other("encoding/binary"), ""},
 		{"mlscore/boltstore/x.go", ours("mlscore") + other("go.etcd.io/bbolt") + other("os"), ""},
-		{"mlscore/boltstore/x.go", other("github.com/cockroachdb/pebble/v2"), "of other modules"},
+		{"mlscore/boltstore/x.go", other("github.com/dgraph-io/badger/v4"), "of other modules"},
 		{"mlscore/boltstore/x.go", ours("client"), "must not import"},
 
 		{"mlscore/x.go", other("os"), "pure"},
@@ -473,6 +535,21 @@ func TestImportCheckerComplains(t *testing.T) {
 		{"directory/x.go", ours("consensus"), "must not import"},
 		{"mailbox/x.go", ours("gateway"), "must not import"},
 		{"mailbox/x_test.go", ours("directory"), "must not import"},
+		{"federation/x.go", ours("store/pebblestore"), "must not import"},
+		{"federation/x.go", ours("federation/organization") + ours("federation/outbox"), ""},
+		{"federation/organization/x.go", ours("federation"), "must not import"},
+		{"federation/outbox/x.go", ours("federation"), "must not import"},
+		{"federation/outbox/x.go", ours("federation/organization"), "must not import"},
+		{"federation/x_test.go", ours("store/pebblestore") + ours("mailbox"), ""},
+		{"directory/x_test.go", ours("mailbox"), "must not import"},
+		{"store/x.go", ours("mailbox") + ours("federation/outbox/lanestore"), ""},
+		{"store/x.go", ours("store/pebblestore"), "must not import"},
+		{"store/pebblestore/x.go", ours("store") + ours("federation/outbox/lanestore") + other("github.com/cockroachdb/pebble/v2"), ""},
+		{"store/pebblestore/x.go", ours("federation"), "must not import"},
+		{"consensus/raftlog/x.go", other("github.com/cockroachdb/pebble/v2/vfs"), ""},
+		{"consensus/x.go", other("github.com/cockroachdb/pebble/v2"), "only store/pebblestore/..., consensus/raftlog/..."},
+		{"node/x_test.go", other("github.com/cockroachdb/pebble/v2/vfs"), "only store/pebblestore/..., consensus/raftlog/..."},
+		{"mailbox/x.go", other("github.com/cockroachdb/pebble/v2"), "only store/pebblestore/..., consensus/raftlog/..."},
 		{"gateway/x.go", ours("consensus"), "must not import"},
 		{"gateway/x.go", ours("consensus/logstore"), "must not import"},
 		{"gateway/x.go", ours("wire") + other("github.com/gorilla/websocket"), ""},
@@ -488,6 +565,20 @@ func TestImportCheckerComplains(t *testing.T) {
 		{"web/x.go", ours("node"), "must not import"},
 
 		{"cmd/mlsfed/x.go", ours("config") + ours("node") + other("github.com/hashicorp/raft"), ""},
+		{"cmd/mlsfed/x.go", ours("cmd/mlsfed/internal/people") + ours("cmd/mlsfed/internal/operator"), ""},
+		{"cmd/mlsfed/internal/novel/x.go", "", "has no import rule"},
+		{"cmd/mlsfed/internal/cli/x.go", ours("client"), "must not import"},
+		{"cmd/mlsfed/internal/people/x.go", ours("node"), "must not import"},
+		{"cmd/mlsfed/internal/people/x.go", ours("internal/cluster"), "must not import"},
+		{"cmd/mlsfed/internal/people/x_test.go", ours("internal/cluster") + ours("client"), ""},
+		{"cmd/mlsfed/internal/people/x.go", ours("cmd/mlsfed/internal/operator"), "must not import"},
+		{"cmd/mlsfed/internal/operator/x.go", ours("cmd/mlsfed/internal/people"), "must not import"},
+		{"cmd/mlsfed/internal/operator/x.go", ours("node") + ours("config") + ours("cmd/mlsfed/internal/cli"), ""},
+		{"cmd/mlsfed/internal/chat/x.go", ours("cmd/mlsfed/internal/people") + ours("client"), ""},
+		{"cmd/mlsfed/internal/vectors/x.go", ours("client"), "must not import"},
+		{"cmd/mlsfed/internal/bench/core/x.go", ours("internal/cluster"), "must not import"},
+		{"cmd/mlsfed/internal/bench/delivery/x.go", ours("internal/cluster") + ours("internal/stats"), ""},
+		{"node/x.go", ours("cmd/mlsfed/internal/cli"), "must not import"},
 		{"test/x_test.go", ours("gateway") + ours("consensus") + other("github.com/gorilla/websocket"), ""},
 		{"mlscore/testdata/x.go", ours("wire"), ""},
 	}
@@ -507,7 +598,7 @@ func TestImportCheckerComplains(t *testing.T) {
 	}
 }
 
-// TestImportCheckerUnparsable: a file that cannot be read must not pass.
+// TestImportCheckerUnparsable checks that a file that cannot be parsed does not pass.
 func TestImportCheckerUnparsable(t *testing.T) {
 	for _, file := range []string{"wire/x.go", "cmd/mlsfed/x.go"} {
 		if _, err := checkImports(fstest.MapFS{file: {Data: []byte("package")}}); err == nil {
@@ -516,8 +607,7 @@ func TestImportCheckerUnparsable(t *testing.T) {
 	}
 }
 
-// TestLengthCheckerComplains tries both limits on either side, and the reason
-// that lifts them.
+// TestLengthCheckerComplains checks both limits on either side, and the reason that lifts them.
 func TestLengthCheckerComplains(t *testing.T) {
 	lines := func(n int, top string) string {
 		return top + strings.Repeat("\n", n-strings.Count(top, "\n"))

@@ -9,14 +9,14 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/node"
-	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestLongTwoFuturesAlarmDevices: the operator of c.example has its node order one future with a.example, puts back an
-// older copy of its disk, and orders another one with b.example. With the first message between the two, devices of
-// both are told.
+// TestLongTwoFuturesAlarmDevices checks a forked history: the node of c.example orders entries with a.example, its
+// operator restores an older copy of its disk, and the node then orders other entries with b.example. At the first
+// message between a.example and b.example, devices of both get an alarm.
 func TestLongTwoFuturesAlarmDevices(t *testing.T) {
 	if os.Getenv("MLSFED_LONG") == "" {
 		t.Skip("runs real nodes: set MLSFED_LONG to short or full")
@@ -36,7 +36,7 @@ func TestLongTwoFuturesAlarmDevices(t *testing.T) {
 		if err := cluster.Await(ctx, alice, func() (bool, error) {
 			s, err := c.Status(ctx, d)
 			return err == nil && slices.ContainsFunc(s.Conversations, func(v node.Conversation) bool {
-				return v.ID == id.String() && slices.Equal(v.Voters, voters) && v.Level == wire.LastLevel
+				return v.ID == id.String() && slices.Equal(v.Voters, voters) && v.Level == wire.UsualLevel
 			}), err
 		}); err != nil {
 			t.Fatal(err)
@@ -106,13 +106,13 @@ func TestLongTwoFuturesAlarmDevices(t *testing.T) {
 	stop("a.example", "c.example")
 	move(saved, data)
 	start("b.example", "c.example")
-	told := make(chan string, 64)
+	notices := make(chan string, 64)
 	watch := func(who string, d *client.Device) { // from its start: an alarm may be there before the message
 		events := d.Subscribe(ctx)
 		go func() {
 			for e := range events {
 				if e.Type == client.EventDivergence && e.Conversation == id {
-					told <- who
+					notices <- who
 				}
 			}
 		}()
@@ -134,10 +134,10 @@ func TestLongTwoFuturesAlarmDevices(t *testing.T) {
 	}
 	for waiting := map[string]bool{"alice": true, "bob": true}; len(waiting) > 0; {
 		select {
-		case who := <-told:
+		case who := <-notices:
 			delete(waiting, who)
 		case <-ctx.Done():
-			t.Fatalf("not told: %v", waiting)
+			t.Fatalf("no alarm: %v", waiting)
 		}
 	}
 	if v := history(alice); v.Order != one.Order {

@@ -10,12 +10,12 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// circle is a conversation of alice, bob, carol and dave. Carol and dave are of one organization, which thus
-// goes on taking part when carol is out.
+// circle is a conversation of alice, bob, carol and dave. Carol and dave are of one organization, which therefore
+// still takes part when carol is removed.
 type circle struct {
 	*cluster.Cluster
 	t                       *testing.T
@@ -36,7 +36,7 @@ func newCircleWith(t *testing.T, o client.CreateOptions) *circle {
 	return newCircleOf(t, 2*time.Minute, cluster.Options{}, o)
 }
 
-// newCircleOf is newCircle with nodes of another build, or of more organizations than those of the members.
+// newCircleOf is newCircle with nodes of another build, or with more organizations than those of the members.
 func newCircleOf(t *testing.T, patience time.Duration, nodes cluster.Options, o client.CreateOptions, more ...wire.Domain) *circle {
 	t.Helper()
 	dir := t.TempDir()
@@ -111,7 +111,7 @@ func (k *circle) texts(d *client.Device) ([]string, error) {
 	return list, nil
 }
 
-// takeOver ends carol's device and lets a modified client have her folder, as it is now.
+// takeOver ends carol's device and starts a modified client with the present content of her folder.
 func (k *circle) takeOver(at *client.Conversation) *rogue {
 	k.t.Helper()
 	if err := k.StopDevice(k.carol); err != nil {
@@ -120,8 +120,8 @@ func (k *circle) takeOver(at *client.Conversation) *rogue {
 	return newRogue(k.ctx, k.t, k.Cluster, copyFolder(k.t, folderOf(k.dir, "c.example", "carol", "phone")), at)
 }
 
-// TestRemovedMemberIsOut: whoever was removed, with all that its device knew and a client that keeps to no
-// rule, can read nothing that came afterwards, submit nothing, and is delivered nothing.
+// TestRemovedMemberIsOut checks that a removed member, with all that its device knew and a client that follows no
+// rule, can read nothing later, can submit nothing, and gets no delivery.
 func TestRemovedMemberIsOut(t *testing.T) {
 	k := newCircle(t)
 	rest := []*client.Device{k.bob, k.dave}
@@ -154,7 +154,7 @@ func TestRemovedMemberIsOut(t *testing.T) {
 	k.say(k.bob, "one epoch later", k.alice, k.dave)
 	k.refusedAll(carol, "an epoch later", removal, plan, early)
 
-	// What carol has said reaches nobody, and what the others say goes on.
+	// Carol's messages reach no device, and the others continue to talk.
 	k.say(k.dave, "all is well", k.alice, k.bob)
 	for _, d := range []*client.Device{k.alice, k.bob, k.dave} {
 		list, err := k.texts(d)
@@ -165,7 +165,7 @@ func TestRemovedMemberIsOut(t *testing.T) {
 			t.Errorf("a member shows %q", list)
 		}
 	}
-	// Carol's own, honest device learns of it and can do nothing more either.
+	// Carol's own, honest device learns of the removal and can do nothing more either.
 	honest, err := k.Resume("c.example", "carol", "phone")
 	if err != nil {
 		t.Fatal(err)
@@ -181,7 +181,7 @@ func TestRemovedMemberIsOut(t *testing.T) {
 	}
 }
 
-// file is the newest file in a device's history.
+// file returns the newest file in a device's history.
 func (k *circle) file(d *client.Device) *client.File {
 	k.t.Helper()
 	page, err := d.History(k.ctx, k.id, client.Query{Limit: client.MaxPage})
@@ -197,7 +197,7 @@ func (k *circle) file(d *client.Device) *client.File {
 	return nil
 }
 
-// refusedAll tries everything that a session offers for the conversation. early is a message that carol made
+// refusedAll tries every request that a session offers for the conversation. early is a message that carol created
 // while she was a member, and did not send.
 func (k *circle) refusedAll(carol *rogue, when string, removal wire.SequenceNumber, plan *client.File, early *wire.Message) {
 	k.t.Helper()
@@ -212,7 +212,7 @@ func (k *circle) refusedAll(carol *rogue, when string, removal wire.SequenceNumb
 			k.t.Errorf("%s, %s: %v, wanted %q", when, what, err, want)
 		}
 	}
-	// Submitting: in her own epoch, and in the present one with her key.
+	// Submitting: in her own epoch, and in the present epoch with her key.
 	refuse("a message of old", carol.ask(k.ctx, wire.MethodSubmit, early, nil), wire.StaleEpoch)
 	late := carol.message(k.t, "carol, late")
 	refuse("a message", carol.ask(k.ctx, wire.MethodSubmit, late, nil), wire.StaleEpoch)
@@ -255,35 +255,41 @@ func (k *circle) refusedAll(carol *rogue, when string, removal wire.SequenceNumb
 	for _, org := range []wire.Domain{"a.example", "c.example"} {
 		refuse(fmt.Sprintf("a file of %q", org), carol.ask(k.ctx, wire.MethodDownload, &wire.DownloadRequest{Conversation: k.id, Organization: org, Blob: plan.Blob}, nil), wire.UnknownConversation)
 	}
-	// Asking for an address, an own old one or a new one, makes no reader.
+	// A request for an address, an own old one or a new one, makes no reader.
 	for _, token := range []wire.Token{carol.got()[0].Token, wire.Token(random16())} {
-		_ = carol.ask(k.ctx, wire.MethodAddress, &wire.AddressRequest{Token: token}, nil) // whether it is granted or not
+		_ = carol.ask(k.ctx, wire.MethodAddress, &wire.AddressRequest{Token: token}, nil) // the answer does not matter
 	}
 	k.delivered(carol, when, removal)
 }
 
-// delivered holds that the last thing that carol is given is the entry that removes her.
+// delivered checks that the last item that carol gets is the entry that removes her.
 func (k *circle) delivered(carol *rogue, when string, removal wire.SequenceNumber) {
 	k.t.Helper()
-	var list wire.ConversationsAnswer
-	if err := carol.ask(k.ctx, wire.MethodConversations, nil, &list); err != nil {
-		k.t.Fatal(err)
-	}
-	var end uint64
-	for _, s := range list.Conversations {
-		if s.Conversation == k.id {
-			end = max(end, s.End)
+	end := func() (end uint64) {
+		var list wire.ConversationsAnswer
+		if err := carol.ask(k.ctx, wire.MethodConversations, nil, &list); err != nil {
+			k.t.Fatal(err)
 		}
+		for _, s := range list.Conversations {
+			if s.Conversation == k.id {
+				end = max(end, s.End)
+			}
+		}
+		return end
 	}
-	if end == 0 {
+	if end() == 0 {
 		k.t.Fatalf("%s: the node has forgotten carol before she has read the entry that removes her", when)
 	}
-	for deadline := time.Now().Add(20 * time.Second); ; { // pushes come beside answers
+	isRemoval := func(p *wire.Push) bool {
+		c := new(wire.Committed)
+		return p.Kind == wire.ItemEntry && wire.Decode(p.Payload, wire.MaxSessionFrame, c) == nil && c.Sequence >= removal
+	}
+	// The entry comes to the removed organization's node after the others', and pushes come independently of answers.
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); pause(k.ctx, 20*time.Millisecond) {
 		got := carol.got()
-		if n := len(got); n > 0 && got[n-1].Sequence >= end || time.Now().After(deadline) {
+		if n := len(got); n > 0 && isRemoval(got[n-1]) && got[n-1].Sequence >= end() {
 			break
 		}
-		pause(k.ctx, 10*time.Millisecond)
 	}
 	got := carol.got()
 	if len(got) == 0 {
@@ -296,8 +302,9 @@ func (k *circle) delivered(carol *rogue, when string, removal wire.SequenceNumbe
 	}
 }
 
-// TestRemovedMemberContestsItsRemoval: a removed member can open a branch with the old epoch's key, in which it
-// is alone. Nobody else is disturbed, or shown anything of it, and it reads nothing of theirs.
+// TestRemovedMemberContestsItsRemoval checks that a removed member can open a branch with the old epoch's key, in
+// which it is alone. The others are not disturbed and see nothing of the branch, and the removed member reads nothing
+// of theirs.
 func TestRemovedMemberContestsItsRemoval(t *testing.T) {
 	k := newCircle(t)
 	rest := []*client.Device{k.bob, k.dave}
@@ -333,8 +340,9 @@ func TestRemovedMemberContestsItsRemoval(t *testing.T) {
 		t.Fatalf("the others cannot go on: %v", err)
 	}
 	after := k.share(k.alice, rest...)
-	// A contest makes a member of another organization show that it follows, by a commit of its own (docs/consensus.md,
-	// Contests): where dave's does not come before that one is due, there are more than two.
+	// After a contest, a member of another organization must show by a commit of its own that it follows
+	// (docs/spec/consensus.md, Contests). If dave's commit does not come before that commit is due, there are more than
+	// two.
 	if after.Epoch < before.Epoch+2 || after.Rules.Name != "Without carol" {
 		t.Errorf("epoch %d and name %q after two commits in epoch %d", after.Epoch, after.Rules.Name, before.Epoch)
 	}
@@ -369,8 +377,9 @@ func TestRemovedMemberContestsItsRemoval(t *testing.T) {
 	k.delivered(carol, "after the contest", before.Sequence)
 }
 
-// TestPoisonCommitOverNodes: a member wins an epoch with a commit that nobody can process. The nodes cannot see
-// it; the others go on, with what they were about to do and by themselves, and so does the member's own device.
+// TestPoisonCommitOverNodes checks an epoch that a member wins with a commit that no member can process. The nodes
+// cannot detect it. The others continue, both with a pending change and without one, and so does the member's own
+// device.
 func TestPoisonCommitOverNodes(t *testing.T) {
 	for name, tamper := range map[string]func(*wire.Envelope){
 		"broken ciphertext": func(e *wire.Envelope) { e.Commit.Commit[len(e.Commit.Commit)-1]++ },
@@ -381,13 +390,13 @@ func TestPoisonCommitOverNodes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := newCircle(t)
-			told := make(chan string, 64)
+			notices := make(chan string, 64)
 			for who, d := range map[string]*client.Device{"alice": k.alice, "bob": k.bob, "dave": k.dave} {
 				events := d.Subscribe(k.ctx)
 				go func() {
 					for e := range events {
 						if e.Type == client.EventPoison {
-							told <- who
+							notices <- who
 						}
 					}
 				}()
@@ -402,13 +411,13 @@ func TestPoisonCommitOverNodes(t *testing.T) {
 			}
 			for waiting := map[string]bool{"alice": true, "bob": true, "dave": true}; len(waiting) > 0; {
 				select {
-				case who := <-told:
+				case who := <-notices:
 					delete(waiting, who)
 				case <-k.ctx.Done():
-					t.Fatalf("not told of it: %v", waiting)
+					t.Fatalf("no notice: %v", waiting)
 				}
 			}
-			// By themselves: somebody contests within two seconds or so.
+			// Without a pending change, a member contests within about two seconds.
 			if err := cluster.Await(k.ctx, k.bob, func() (bool, error) {
 				v, err := k.bob.Conversation(k.ctx, k.id)
 				return err == nil && v.Epoch >= receipt.Epoch && v.Sequence > receipt.Sequence, err

@@ -8,7 +8,7 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -17,7 +17,7 @@ func newCluster(t *testing.T, domains ...wire.Domain) *cluster.Cluster {
 	return newClusterIn(t, t.TempDir(), cluster.Options{}, domains...)
 }
 
-// newClusterIn is newCluster with a folder and options of the caller's.
+// newClusterIn is newCluster with a folder and options of the caller.
 func newClusterIn(t *testing.T, dir string, o cluster.Options, domains ...wire.Domain) *cluster.Cluster {
 	t.Helper()
 	if os.Getenv("MLSFED_LOG") != "" {
@@ -49,7 +49,7 @@ func device(t *testing.T, c *cluster.Cluster, d wire.Domain, user, name string) 
 	return v
 }
 
-// TestThreeOrganizationsTalk goes the main way: create, add across organizations, talk in all directions.
+// TestThreeOrganizationsTalk checks the main path: create, add across organizations, talk in all directions.
 func TestThreeOrganizationsTalk(t *testing.T) {
 	c := newCluster(t, "a.example", "b.example", "c.example")
 	alice, bob, carol := device(t, c, "a.example", "alice", "phone"), device(t, c, "b.example", "bob", "phone"), device(t, c, "c.example", "carol", "phone")
@@ -100,7 +100,7 @@ func TestThreeOrganizationsTalk(t *testing.T) {
 	}
 }
 
-// ignore is err, or nil if it has the code.
+// ignore returns err, or nil if err has the code.
 func ignore(err error, code wire.Code) error {
 	if wire.CodeOf(err) == code {
 		return nil

@@ -14,11 +14,12 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestFileHasOneContent: whoever sends a file cannot give a recipient another one under the same message and hash.
+// TestFileHasOneContent checks that the sender of a file cannot give a recipient another file under the same message
+// and hash.
 func TestFileHasOneContent(t *testing.T) {
 	dir := t.TempDir()
 	c := newClusterIn(t, dir, cluster.Options{}, "a.example", "b.example", "mallory.example")
@@ -64,7 +65,7 @@ func TestFileHasOneContent(t *testing.T) {
 		return f
 	}
 	f := get(alice, "alice")
-	// mallory's node hands out another blob under the same name
+	// mallory's node returns another blob under the same name
 	block, _ := aes.NewCipher(f.Key)
 	aead, _ := cipher.NewGCM(block)
 	nonce := make([]byte, 12)

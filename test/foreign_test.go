@@ -13,12 +13,13 @@ import (
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/federation"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestForeignErrorsArePrintable: whatever error another organization's node answers with, the user who asked gets one
-// that a terminal can show.
+// TestForeignErrorsArePrintable checks that for any error of another organization's node, the user gets an error that
+// a terminal can show.
 func TestForeignErrorsArePrintable(t *testing.T) {
 	c := newCluster(t, "a.example", "mallory.example")
 	alice := device(t, c, "a.example", "alice", "phone")
@@ -66,8 +67,8 @@ func TestForeignErrorsArePrintable(t *testing.T) {
 	}
 }
 
-// TestRecordLeadsNowhereInside: an admitted organization whose record names an inner service has no other node
-// connect to it. An honest organization beside it talks on.
+// TestRecordLeadsNowhereInside checks that no node connects to an internal service that the record of an admitted
+// organization names, and that an honest organization continues to talk.
 func TestRecordLeadsNowhereInside(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -90,7 +91,7 @@ func TestRecordLeadsNowhereInside(t *testing.T) {
 	domains := []wire.Domain{"a.example", "b.example", "mallory.example"}
 	c, err := cluster.New(t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) {
 		cfg.Admin.Listen = "127.0.0.1:0"
-		cfg.Federation.Advertise = "198.51.100.1:7443" // so that no node says that it is on loopback
+		cfg.Federation.Advertise = "198.51.100.1:7443" // so that no node announces a loopback address
 		if cfg.Domain == "mallory.example" {
 			cfg.Federation.Advertise = l.Addr().String()
 		}
@@ -123,7 +124,7 @@ func TestRecordLeadsNowhereInside(t *testing.T) {
 	refused := func(d wire.Domain) float64 {
 		return counter(t, c.Node(d).AdminAddress(), `mlsfed_federation_addresses_refused_total{reason="loopback"}`)
 	}
-	if err := cluster.Await(ctx, alice, func() (bool, error) { // mallory.example has said where it is
+	if err := cluster.Await(ctx, alice, func() (bool, error) { // mallory.example has announced its address
 		err = alice.Add(ctx, id, "mimi://mallory.example/u/eve")
 		return refused("a.example") > 2, nil
 	}); err != nil {
@@ -139,19 +140,19 @@ func TestRecordLeadsNowhereInside(t *testing.T) {
 	}
 }
 
-// seedAt has an organization's list say where another one's node listens; of mallory.example it says nothing.
+// seedAt writes the address of another organization's node into an organization's list, except for mallory.example.
 func seedAt(t *testing.T, c *cluster.Cluster, here, there wire.Domain) {
 	t.Helper()
 	cfg := c.Config(there)
-	b, err := federation.ReadBundle(filepath.Join(cfg.Identity, "bundle.json"))
+	b, err := organization.ReadBundle(filepath.Join(cfg.Identity, "bundle.json"))
 	if err != nil {
 		t.Fatal(err)
 	}
 	b.Seeds = nil
 	if there != "mallory.example" {
-		b.Seeds = []federation.Seed{{Node: cfg.Node, Address: cfg.Federation.Listen}}
+		b.Seeds = []organization.Seed{{Node: cfg.Node, Address: cfg.Federation.Listen}}
 	}
-	peers, err := federation.OpenPeers(filepath.Join(c.Config(here).Identity, "peers"))
+	peers, err := organization.OpenPeers(filepath.Join(c.Config(here).Identity, "peers"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,13 +10,13 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/mlscore"
-	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// lunch is a conversation of four organizations, with mallory.example as the last to come: it holds a replica without
-// a vote. Its node is replaced by a modified one, which knows what its member knew.
+// lunch is a conversation of four organizations. mallory.example has joined last: it holds a replica without a vote.
+// Its node is replaced by a modified node, which knows what its member knew.
 type lunch struct {
 	*evil
 	ctx               context.Context
@@ -68,7 +68,7 @@ func hostileLunch(t *testing.T) *lunch {
 	return l
 }
 
-// everybodyReads holds that a text reaches devices.
+// everybodyReads checks that a text reaches devices.
 func everybodyReads(ctx context.Context, t *testing.T, id wire.ConversationID, text string, list ...*client.Device) {
 	t.Helper()
 	for _, d := range list {
@@ -80,8 +80,8 @@ func everybodyReads(ctx context.Context, t *testing.T, id wire.ConversationID, t
 
 var honestNodes = []wire.NodeID{"n1.a.example", "n1.b.example", "n1.c.example"}
 
-// TestLongInvitationDestroysNothing holds that an invitation to a new generation by an organization without a vote
-// ends a conversation nowhere: messages and changes go on.
+// TestLongInvitationDestroysNothing checks that an invitation to a new generation by an organization without a vote
+// ends a conversation on no node: messages and changes continue.
 func TestLongInvitationDestroysNothing(t *testing.T) {
 	l := hostileLunch(t)
 	ctx, id, alice, bob, carol := l.ctx, l.id, l.alice, l.bob, l.carol
@@ -101,9 +101,9 @@ func TestLongInvitationDestroysNothing(t *testing.T) {
 	}
 }
 
-// TestLongPlantedStateSilencesNobody holds that a state with the right key and one organization's addresses alone,
-// sent by an organization without a vote, changes nothing: what bob sends reaches everybody.
-func TestLongPlantedStateSilencesNobody(t *testing.T) {
+// TestLongPlantedStateStopsNobody checks that a state with the right key and only one organization's addresses,
+// sent by an organization without a vote, changes nothing: bob's messages reach all members.
+func TestLongPlantedStateStopsNobody(t *testing.T) {
 	l := hostileLunch(t)
 	ctx, id, alice, bob, carol := l.ctx, l.id, l.alice, l.bob, l.carol
 	now, err := alice.Conversation(ctx, id)

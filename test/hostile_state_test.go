@@ -13,12 +13,12 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/node"
-	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// contradictory are states of a conversation that no state machine makes.
+// contradictory returns states of a conversation that no state machine can have.
 func contradictory(id wire.ConversationID) []xheader {
 	private := wire.Policy{Handshakes: wire.HandshakesPrivate}
 	return []xheader{
@@ -30,8 +30,8 @@ func contradictory(id wire.ConversationID) []xheader {
 
 var lonelyHead = xhead{Sequence: 1, Key: wire.SubmissionKey{1}, Delivery: []wire.Address{{Organization: "a.example", Token: wire.Token{1}}}}
 
-// poisonDisk writes a state into the folder of a node that does not run, as an earlier build would have
-// stored it: as the newest snapshot of a group of the log.
+// poisonDisk writes a state into the folder of a stopped node as an earlier build would have stored it: as the newest
+// snapshot of a group of the log.
 func poisonDisk(e *evil, dir string, group uint32, voter wire.NodeID, h xheader, heads ...xhead) {
 	configuration := raft.EncodeConfiguration(raft.Configuration{Servers: []raft.Server{{ID: raft.ServerID(voter), Address: raft.ServerAddress(voter)}}})
 	head, err := wire.Encode(&struct {
@@ -52,9 +52,9 @@ func poisonDisk(e *evil, dir string, group uint32, voter wire.NodeID, h xheader,
 	}
 }
 
-// TestLongHostileStates: an organization that shares nothing with another one sends states that contradict
-// themselves. The other one's node refuses them and serves on; where an earlier build has stored one, it
-// starts, shows that conversation in quarantine, keeps it there across a restart, and serves on.
+// TestLongHostileStates checks contradictory states from an organization without a common conversation. The receiving
+// node refuses them and continues to serve. If an earlier build has stored such a state, the node starts, shows that
+// conversation in quarantine, keeps it there across a restart, and continues to serve.
 func TestLongHostileStates(t *testing.T) {
 	if os.Getenv("MLSFED_LONG") == "" {
 		t.Skip("runs real nodes: set MLSFED_LONG to short or full")
@@ -69,7 +69,7 @@ func TestLongHostileStates(t *testing.T) {
 	ev := newEvil(t, c, "mallory.example")
 	const id = wire.ConversationID("made up by mallory")
 	if err := cluster.Await(ctx, alice, func() (bool, error) {
-		return ev.invite("n1.a.example", id, 0, "n1.mallory.example") == nil, nil // when the link stands
+		return ev.invite("n1.a.example", id, 0, "n1.mallory.example") == nil, nil // when the link is up
 	}); err != nil {
 		t.Fatal(err)
 	}

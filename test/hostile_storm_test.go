@@ -26,17 +26,17 @@ import (
 
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/config"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// storm sends frames of the ordering protocol by hand, as an admitted organization's node can: every kind,
-// with hostile numbers, states, orders and rates. One seed gives the same frames.
+// storm sends hand-made frames of the ordering protocol, as an admitted organization's node can: every kind, with
+// hostile numbers, states, orders and rates. The same seed gives the same frames.
 type storm struct {
 	*evil
 	dice    *rand.Rand
 	targets []wire.NodeID
-	ids     []wire.ConversationID // that exist, of which mallory.example takes part in the first
+	ids     []wire.ConversationID // existing conversations; mallory.example takes part in the first
 	number  uint64
 	window  chan struct{} // a place for each frame that awaits its answer
 
@@ -48,7 +48,7 @@ type storm struct {
 
 func pick[T any](s *storm, list ...T) T { return list[s.dice.IntN(len(list))] }
 
-// hostile numbers are at every edge.
+// hostile returns a number near an edge of some range.
 func (s *storm) hostile() uint64 {
 	return pick(s, 0, 1, 2, 3, uint64(s.dice.IntN(64)), 1<<16, 1<<32-1, 1<<32, 1<<40, 1<<63-1, 1<<63, math.MaxUint64-1, math.MaxUint64)
 }
@@ -131,7 +131,7 @@ func (s *storm) envelope(id wire.ConversationID) *wire.Envelope {
 	return e
 }
 
-// payload makes what a frame of a kind carries: well formed for the most part, so that it is looked into.
+// payload returns the payload of a kind of frame: mostly well formed, so that the receiver decodes it.
 func (s *storm) payload(kind byte, id wire.ConversationID) []byte {
 	var b []byte
 	u64 := func(list ...uint64) {
@@ -183,15 +183,15 @@ func (s *storm) payload(kind byte, id wire.ConversationID) []byte {
 	case 10: // invitation
 		b = encoded(&xinvite{pick(s, 0, 0, 1, s.hostile()), s.names()})
 	case 12: // holdings
-		type holding struct {
+		type share struct {
 			_          struct{} `cbor:",toarray"`
 			ID         wire.ConversationID
 			Generation uint64
 			End        [2]uint64
 		}
-		var list []holding
+		var list []share
 		for range s.dice.IntN(30) {
-			list = append(list, holding{ID: s.conversation(), Generation: s.hostile(), End: [2]uint64{s.hostile(), s.hostile()}})
+			list = append(list, share{ID: s.conversation(), Generation: s.hostile(), End: [2]uint64{s.hostile(), s.hostile()}})
 		}
 		b = encoded([]any{list})
 	case 17: // complaint
@@ -218,14 +218,14 @@ func (s *storm) payload(kind byte, id wire.ConversationID) []byte {
 	return b
 }
 
-// send sends n frames to one node, many under way at once, and reads what comes back. The other side may
-// close the connection whenever it likes: a new one is opened.
+// send sends n frames to one node, many in flight at once, and reads the answers. If the other side closes the
+// connection, send opens a new one.
 func (s *storm) send(ctx context.Context, to wire.NodeID, n int) error {
 	for n > 0 && ctx.Err() == nil {
 		conn, err := s.f.Dial(ctx, to)
 		if err != nil {
 			s.count(wire.AsError("dial", err))
-			n -= 100 // a node that lets nobody in is not to be waited for
+			n -= 100 // do not wait for a node that admits nobody
 			if !pause(ctx, 20*time.Millisecond) {
 				return ctx.Err()
 			}
@@ -259,7 +259,7 @@ func (s *storm) burst(ctx context.Context, conn net.Conn, n int) (sent int, err 
 	for ; sent < n; sent++ {
 		kind := byte(1 + s.dice.IntN(17))
 		if s.dice.IntN(200) == 0 {
-			kind = byte(s.dice.Uint32()) // ends the connection, unless it is known
+			kind = byte(s.dice.Uint32()) // ends the connection, unless the kind is known
 		}
 		s.number++
 		id := s.conversation()
@@ -286,7 +286,7 @@ func (s *storm) burst(ctx context.Context, conn net.Conn, n int) (sent int, err 
 	return sent, nil
 }
 
-// serve reads a stream that the other side has opened: answers come over it as well.
+// serve reads a stream that the other side has opened, since answers come over it too.
 func (s *storm) serve(conn net.Conn) {
 	var greeting [20]byte
 	if _, err := io.ReadFull(conn, greeting[:]); err == nil && greeting[19] == 'F' {
@@ -334,7 +334,7 @@ func (s *storm) count(e *wire.Error) {
 	s.answers[e.Code]++
 }
 
-// snapshots sends states: of conversations that exist and of others, each number at an edge.
+// snapshots sends states of existing and other conversations, with each number at an edge.
 func (s *storm) snapshots(ctx context.Context, to wire.NodeID, n int) {
 	for range n {
 		if ctx.Err() != nil {
@@ -355,7 +355,7 @@ func (s *storm) snapshots(ctx context.Context, to wire.NodeID, n int) {
 	}
 }
 
-// blobs asks for contents and hands some over.
+// blobs requests contents and offers some.
 func (s *storm) blobs(ctx context.Context, to wire.NodeID, n int) {
 	type request struct {
 		Op           uint8               `cbor:"1,keyasint"`
@@ -389,7 +389,7 @@ func (s *storm) blobs(ctx context.Context, to wire.NodeID, n int) {
 	}
 }
 
-// footprint is what the nodes of a test use.
+// footprint holds the resources that the nodes of a test use.
 type footprint struct {
 	goroutines int
 	heap, disk int64
@@ -408,13 +408,13 @@ func measure(t *testing.T, dirs []string) footprint {
 	return f
 }
 
-// TestLongHostilePeer holds that an admitted organization's node which sends what it likes ends nothing and
-// fills nothing: no node of another organization stops, its goroutines, memory and disk stay within what its
-// quotas allow, commits and messages go on meanwhile, and each refusal is counted.
+// TestLongHostilePeer checks that an admitted organization's node which sends arbitrary frames cannot stop or fill
+// other nodes: no node of another organization stops, its goroutines, memory and disk stay within its quotas, commits
+// and messages continue meanwhile, and each refusal is counted.
 func TestLongHostilePeer(t *testing.T) {
 	frames := map[string]int{"": 600, "short": 9_000, "full": 120_000}[os.Getenv("MLSFED_LONG")]
 	const (
-		invited  = 50 // conversations that a node takes by invitation of one organization
+		invited  = 50 // conversations that a node accepts by invitation of one organization
 		replica  = 64 << 10
 		headroom = 8 << 20
 	)
@@ -487,7 +487,7 @@ func TestLongHostilePeer(t *testing.T) {
 			pause(work, 50*time.Millisecond)
 		}
 	})
-	// The storm goes on until honest devices have committed often enough, however slow the machine is.
+	// The storm continues until honest devices have committed often enough, also on a slow machine.
 	for round := 0; round < 10 || commits.Load() < 10 && ctx.Err() == nil; round++ {
 		to := s.targets[round%len(s.targets)]
 		if err := s.send(ctx, to, frames/10); err != nil {
@@ -503,7 +503,7 @@ func TestLongHostilePeer(t *testing.T) {
 		t.Errorf("%d honest commits during the storm", n)
 	}
 
-	// All go on, and agree.
+	// All continue, and agree.
 	for _, id := range []wire.ConversationID{shared, private} {
 		if err := alice.UpdateKeys(ctx, id); err != nil {
 			t.Errorf("a commit after the storm: %v", err)
@@ -552,7 +552,7 @@ func TestLongHostilePeer(t *testing.T) {
 		frames, s.granted, total, strings.Join(refused, ", "), s.ended, counted, commits.Load(), messages.Load(), before, after)
 }
 
-// creators counts the goroutines that there are by what started them.
+// creators counts the present goroutines by the function that started them.
 func creators() string {
 	buf := make([]byte, 8<<20)
 	count := make(map[string]int)
@@ -560,7 +560,7 @@ func creators() string {
 		by := ""
 		for _, line := range strings.Split(stack, "\n") {
 			if strings.HasPrefix(line, "sync.(*WaitGroup).Go.func1(") || strings.Contains(line, "spawn.func1(") || strings.Contains(line, ".serve.func2(") {
-				break // is named by what runs in it
+				break // is named by its function
 			}
 			if f, ok := strings.CutPrefix(line, "created by "); ok {
 				by, _, _ = strings.Cut(f, " in goroutine")
@@ -574,7 +574,7 @@ func creators() string {
 	return fmt.Sprint(count)
 }
 
-// eventuallyWithin polls until holds, or for a minute.
+// eventuallyWithin polls until holds returns true, for at most a minute.
 func eventuallyWithin(ctx context.Context, holds func() bool) error {
 	ctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
@@ -586,7 +586,7 @@ func eventuallyWithin(ctx context.Context, holds func() bool) error {
 	return nil
 }
 
-// awaitReplicas waits until the first organization's node knows that many voters and learners.
+// awaitReplicas waits until the first organization's node knows a number of voters and learners.
 func awaitReplicas(t *testing.T, ctx context.Context, c *cluster.Cluster, id wire.ConversationID, orgs []wire.Domain, voters, learners int) {
 	t.Helper()
 	if err := eventuallyWithin(ctx, func() bool {

@@ -15,17 +15,18 @@ import (
 	"github.com/hashicorp/raft"
 
 	"github.com/mlsfed/mlsfed/federation"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// evil is mallory.example's modified node: its genuine identity, and nothing else of the software.
+// evil is mallory.example's modified node: it has the genuine identity, and nothing else of the software.
 type evil struct {
 	t *testing.T
 	f *federation.Federation
 
 	mu      sync.Mutex     // guards streams
-	streams func(net.Conn) // serves ordering streams that other nodes open; nil: what they send is discarded
+	streams func(net.Conn) // serves ordering streams that other nodes open; nil: their data is discarded
 }
 
 // order serves a stream that another node has opened.
@@ -51,11 +52,11 @@ func newEvilWith(t *testing.T, c *cluster.Cluster, d wire.Domain, handlers map[w
 		t.Fatal(err)
 	}
 	cfg := c.Config(d)
-	id, err := federation.LoadIdentity(cfg.Identity)
+	id, err := organization.LoadIdentity(cfg.Identity)
 	if err != nil {
 		t.Fatal(err)
 	}
-	peers, err := federation.OpenPeers(filepath.Join(cfg.Identity, "peers"))
+	peers, err := organization.OpenPeers(filepath.Join(cfg.Identity, "peers"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +74,7 @@ func newEvilWith(t *testing.T, c *cluster.Cluster, d wire.Domain, handlers map[w
 	return e
 }
 
-// xframe is a frame of the ordering streams.
+// xframe returns a frame of the ordering streams.
 func xframe(kind byte, number, generation uint64, id wire.ConversationID, payload []byte) []byte {
 	b := binary.BigEndian.AppendUint32(nil, uint32(1+8+8+1+len(id)+len(payload)))
 	b = append(b, kind)
@@ -121,7 +122,7 @@ func (e *evil) frame(to wire.NodeID, kind byte, generation uint64, id wire.Conve
 	}
 }
 
-// What follows is the content of frames and streams, as package consensus encodes it.
+// The following types are the content of frames and streams, as package consensus encodes them.
 
 type xinvite struct {
 	Generation uint64        `cbor:"1,keyasint"`
@@ -181,7 +182,7 @@ type xsnap struct {
 	Size          int64               `cbor:"8,keyasint"`
 }
 
-// state makes a state without kept entries, whose checksum holds.
+// state returns a state without kept entries, with a valid checksum.
 func (e *evil) state(h xheader, heads ...xhead) []byte {
 	var out bytes.Buffer
 	out.WriteString("mlsfed state \x01")

@@ -7,13 +7,14 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/config"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestIDTakenWithAUsedAddress: a member of mallory.example who has learned an address of carol's, from a conversation
-// with her, takes the id of another one with it. Carol's node holds mallory's replica, and gives way to the conversation
-// of alice, whose organization alone stands behind it.
+// TestIDTakenWithAUsedAddress checks a conversation whose id was taken: a member of mallory.example, who has learned
+// an address of carol's from a conversation with her, founds a conversation under the id of another one with that
+// address. Carol's node holds mallory's replica, and replaces it by the replica of alice's conversation, which only
+// alice's organization supports.
 func TestIDTakenWithAUsedAddress(t *testing.T) {
 	c := newClusterIn(t, t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) {
 		cfg.Consensus.Claim = config.Duration(500 * time.Millisecond)
@@ -74,7 +75,7 @@ func TestIDTakenWithAUsedAddress(t *testing.T) {
 				return nil
 			}
 		}
-		return errors.New("it does not")
+		return errors.New("the founder does not list the conversation with entries")
 	})
 	if err := alice.createWith(ctx, wanted, address(alice), address(carol)); err != nil {
 		t.Fatal(err)

@@ -16,13 +16,13 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/config"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestLongIdleSessions: what a session that waits costs a whole node, feed and all, over real sockets with
-// TLS. The node is a process of its own, so that its memory is its own; what it holds is asked of its
-// metrics after a collection of garbage: live heap, and stacks.
+// TestLongIdleSessions measures what an idle session costs a whole node, its feed included, over real sockets with
+// TLS. The node is a process of its own, so that only its memory is measured: live heap and stacks, from its metrics
+// after a garbage collection.
 func TestLongIdleSessions(t *testing.T) {
 	sessions := map[string]int{"short": 500, "full": 10_000}[os.Getenv("MLSFED_LONG")]
 	if sessions == 0 {
@@ -62,7 +62,7 @@ func TestLongIdleSessions(t *testing.T) {
 		}
 		return list
 	}
-	warm := open(0, sessions/10) // what the first sessions make the node hold for good is not counted
+	warm := open(0, sessions/10) // memory that the first sessions make the node hold permanently is not counted
 	admin := c.Config("a.example").Admin.Listen
 	before, beforeResident := held(t, admin), resident(t, n.cmd.Process.Pid)
 	start := time.Now()
@@ -90,7 +90,7 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// held is the live heap and the stacks of a node after a collection of garbage, in bytes.
+// held returns the live heap and the stacks of a node after a garbage collection, in bytes.
 func held(t *testing.T, admin string) int {
 	t.Helper()
 	get := func(path string) string {
@@ -125,7 +125,7 @@ func held(t *testing.T, admin string) int {
 	return sum
 }
 
-// resident is the resident memory of a process, in bytes.
+// resident returns the resident memory of a process, in bytes.
 func resident(t *testing.T, pid int) int {
 	t.Helper()
 	f, err := os.Open(fmt.Sprintf("/proc/%d/status", pid))

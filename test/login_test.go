@@ -14,18 +14,18 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mlsfed/mlsfed/audit"
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/config"
+	"github.com/mlsfed/mlsfed/internal/audit"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/node"
-	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/test/issuer"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
 const providerToken = "0123456789abcdef0123456789abcdef"
 
-// loginWorld is an organization with a login service and an identity provider.
+// loginWorld returns an organization with a login service and an identity provider.
 func loginWorld(t *testing.T) (*cluster.Cluster, *issuer.Issuer, client.LoginTransport) {
 	t.Helper()
 	login, err := issuer.New(map[string][]string{"alice": {"staff", "chat"}, "bob": {"staff"}, "Carol": {"chat"}})
@@ -44,7 +44,7 @@ func loginWorld(t *testing.T) (*cluster.Cluster, *issuer.Issuer, client.LoginTra
 	return c, login, client.WebSocket(c.Server("a.example", ""), nil).(client.LoginTransport)
 }
 
-// byCode logs in by the device authorization grant; decide gets the code that the user is shown.
+// byCode logs in by the device authorization grant; decide gets the code that the user sees.
 func byCode(ctx context.Context, t *testing.T, transport client.LoginTransport, decide func(code string) error) (wire.UserID, client.Enrolment, error) {
 	t.Helper()
 	key, err := client.NewDeviceKey(0)
@@ -62,15 +62,15 @@ func byCode(ctx context.Context, t *testing.T, transport client.LoginTransport, 
 	return user, client.Enrolment{Token: token, Key: key}, err
 }
 
-// TestLoginByCode: a device without a browser enrols by a code that its user types in elsewhere. The node keeps the token,
-// for the key that began the login, and only users in a group may enrol.
+// TestLoginByCode checks that a device without a browser enrols by a code that its user enters on another device. The
+// node keeps the token for the key that began the login, and only users in a group may enrol.
 func TestLoginByCode(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	c, login, transport := loginWorld(t)
-	told, err := transport.Issuer(ctx)
-	if err != nil || told.URL != login.URL || told.Client != issuer.Client || !told.Flows || told.Claim != "preferred_username" {
-		t.Fatalf("told %+v, %v", told, err)
+	shown, err := transport.Issuer(ctx)
+	if err != nil || shown.URL != login.URL || shown.Client != issuer.Client || !shown.Flows || shown.Claim != "preferred_username" {
+		t.Fatalf("shown %+v, %v", shown, err)
 	}
 	user, e, err := byCode(ctx, t, transport, func(code string) error { return login.Approve(code, "alice") })
 	if err != nil || user != "mimi://a.example/u/alice" {
@@ -144,8 +144,8 @@ func scimDo(ctx context.Context, t *testing.T, c *cluster.Cluster, token, method
 	return r.StatusCode, answer
 }
 
-// TestProviderEndsUsers: an account that ends at the identity provider ends the user's sessions and devices, and keeps new
-// ones out, whatever invitations there are, until it is active again.
+// TestProviderEndsUsers checks that the end of an account at the identity provider ends the user's sessions and
+// devices, and keeps new devices out, even with an invitation, until the account is active again.
 func TestProviderEndsUsers(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/mlscore"
-	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -53,8 +53,8 @@ func orderedInEach(list []int) bool {
 	return false
 }
 
-// TestMigrateOverTheNetwork: a conversation of three organizations goes to a hybrid suite and on, with all
-// that is sent meanwhile.
+// TestMigrateOverTheNetwork checks that a conversation of three organizations migrates to a hybrid suite and
+// continues, without losing messages sent meanwhile.
 func TestMigrateOverTheNetwork(t *testing.T) {
 	domains := []wire.Domain{"a.example", "b.example", "c.example"}
 	c := newCluster(t, domains...)
@@ -99,8 +99,8 @@ func TestMigrateOverTheNetwork(t *testing.T) {
 	agreeIf(t, next, list, sent, orderedInEach)
 }
 
-// TestMigrateWhileTheFounderIsAway: the device that migrates goes away as soon as the
-// ReInit has reached another one. Who is left goes on in the successor: its replicas were there before.
+// TestMigrateWhileTheFounderIsAway checks a migration whose device goes away as soon as the ReInit has reached
+// another device. The other members continue in the successor, whose replicas existed before the ReInit.
 func TestMigrateWhileTheFounderIsAway(t *testing.T) {
 	domains := []wire.Domain{"a.example", "b.example", "c.example"}
 	c := newClusterIn(t, t.TempDir(), cluster.Options{Client: func(o *client.Options) { o.Timing.Founding = time.Second }}, domains...)
@@ -122,7 +122,7 @@ func TestMigrateWhileTheFounderIsAway(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, _ = list[0].Migrate(migrating, id, client.MigrateOptions{Suite: mlscore.MLS128MLKEM768X25519AES128Ed25519.Earlier()}) // it goes on without the call
+		_, _ = list[0].Migrate(migrating, id, client.MigrateOptions{Suite: mlscore.MLS128MLKEM768X25519AES128Ed25519.Earlier()}) // it continues after the call
 	}()
 	select {
 	case <-closing:

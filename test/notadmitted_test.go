@@ -6,11 +6,12 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestOrganizationThatIsNotAdmitted: a device that adds a user of such an organization gets an answer that is final.
+// TestOrganizationThatIsNotAdmitted checks that a device that adds a user of an organization which is not admitted
+// gets a final answer.
 func TestOrganizationThatIsNotAdmitted(t *testing.T) {
 	c, err := cluster.New(t.TempDir(), cluster.Options{}, "a.example")
 	if err != nil {

@@ -15,11 +15,11 @@ import (
 
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/config"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// inConversation waits until a device is in a conversation of so many members.
+// inConversation waits until a device is in a conversation with a number of members.
 func inConversation(ctx context.Context, t *testing.T, id wire.ConversationID, members int, list ...*client.Device) {
 	t.Helper()
 	for _, d := range list {
@@ -55,8 +55,8 @@ func reads(ctx context.Context, t *testing.T, d *client.Device, id wire.Conversa
 	return found
 }
 
-// TestOperatorsDeviceReadsNothing: the operator of an organization enrols a device for a user by the control
-// socket. It is in no conversation of hers before she confirms it.
+// TestOperatorsDeviceReadsNothing checks that a device which the operator of an organization enrols for a user
+// through the control socket is in none of the user's conversations before the user confirms it.
 func TestOperatorsDeviceReadsNothing(t *testing.T) {
 	c := newCluster(t, "a.example", "b.example")
 	alice, bob := device(t, c, "a.example", "alice", "phone"), device(t, c, "b.example", "bob", "phone")
@@ -77,7 +77,7 @@ func TestOperatorsDeviceReadsNothing(t *testing.T) {
 			}
 		}
 	}()
-	ghost := device(t, c, "a.example", "alice", "tablet") // no act of alice's
+	ghost := device(t, c, "a.example", "alice", "tablet") // alice does nothing
 	select {
 	case e := <-asked:
 		if e.Device != "mimi://a.example/d/alice/tablet" || e.Number == "" {
@@ -90,7 +90,7 @@ func TestOperatorsDeviceReadsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	reads(ctx, t, alice, id, "a secret for alice alone")
-	// The telephone has decided, and goes on deciding so: what it changes later adds nobody.
+	// The telephone has not added the device, and its later changes do not add it either.
 	if err := alice.UpdateKeys(ctx, id); err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +108,7 @@ func TestOperatorsDeviceReadsNothing(t *testing.T) {
 	}
 }
 
-// strangerCreates has a device create a conversation that it made up, with the addresses of others in it.
+// strangerCreates makes a device create an invented conversation with the addresses of others in it.
 func strangerCreates(ctx context.Context, s *rawSession, id wire.ConversationID, list ...wire.Address) error {
 	_, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -127,7 +127,8 @@ func strangerCreates(ctx context.Context, s *rawSession, id wire.ConversationID,
 	return s.ask(ctx, wire.MethodUpdate, e, new(wire.Receipt))
 }
 
-// counter reads a counter of a node, with its labels as they are printed; 0 for one that has not been counted yet.
+// counter reads a counter of a node, named with its labels as they are printed; 0 for a counter that does not exist
+// yet.
 func counter(t *testing.T, at, name string) (value float64) {
 	t.Helper()
 	r, err := http.Get("http://" + at + "/metrics")
@@ -150,8 +151,8 @@ func counter(t *testing.T, at, name string) (value float64) {
 	return 0
 }
 
-// TestAddressTakesOneConversation: a stranger who has learned an address puts its owner into one conversation
-// with it, however many he makes, and the owner can leave that one for good.
+// TestAddressTakesOneConversation checks that a stranger who has learned an address can put its owner into only one
+// conversation with it, for any number of tries, and that the owner can leave that conversation permanently.
 func TestAddressTakesOneConversation(t *testing.T) {
 	c := newClusterIn(t, t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) { cfg.Admin.Listen = "127.0.0.1:0" }}, "a.example", "b.example")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

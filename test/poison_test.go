@@ -15,12 +15,12 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/mlscore"
-	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// levelTwo waits until the rules of the circle's conversation have level 2: an entry says so.
+// levelTwo waits until an entry raises the rules of the circle's conversation to level 2.
 func (k *circle) levelTwo(r *rogue) {
 	k.t.Helper()
 	if err := cluster.Await(k.ctx, k.alice, func() (bool, error) {
@@ -41,9 +41,9 @@ func (k *circle) levelTwo(r *rogue) {
 	}
 }
 
-// TestLongChainOfPoisonOverNodes: one member orders several commits in a row that nobody else can process, with
-// all that makes it worse: it removes everybody else from the delivery list, closes the conversation, or is of
-// a conversation with public handshakes. Nobody's act is needed for the others to go on, and none is left out.
+// TestLongChainOfPoisonOverNodes checks several commits in a row that no other member can process, also with
+// aggravating conditions: they remove all others from the delivery list, close the conversation, or are in a
+// conversation with public handshakes. The others continue without an act of a person, and no member is left out.
 func TestLongChainOfPoisonOverNodes(t *testing.T) {
 	for name, c := range map[string]struct {
 		length  int
@@ -86,8 +86,9 @@ func TestLongChainOfPoisonOverNodes(t *testing.T) {
 	}
 }
 
-// goOn lets carol's honest device come back, with what she knew before, and holds that all members are in one
-// epoch after entry last and hear each other. It returns carol's device.
+// goOn restarts carol's honest device with her earlier state, and checks that all members have processed entry last, are
+// in one epoch after carol's, and receive each other's messages. The commit that leads there can come before entry last:
+// a member can contest the first commit while others are still added to its branch. It returns carol's device.
 func (k *circle) goOn(carol *rogue, last wire.SequenceNumber) *client.Device {
 	k.t.Helper()
 	honest, err := k.Resume("c.example", "carol", "phone") // with what she knew before
@@ -98,7 +99,7 @@ func (k *circle) goOn(carol *rogue, last wire.SequenceNumber) *client.Device {
 	for _, d := range rest { // by themselves
 		if err := cluster.Await(k.ctx, d, func() (bool, error) {
 			v, err := d.Conversation(k.ctx, k.id)
-			return err == nil && v.Sequence > last && v.State == client.StateActive && v.Epoch > wire.Epoch(carol.group.Epoch()), err
+			return err == nil && v.Sequence >= last && v.State == client.StateActive && v.Epoch > wire.Epoch(carol.group.Epoch()), err
 		}); err != nil {
 			v, _ := d.Conversation(k.t.Context(), k.id)
 			k.t.Fatalf("%v: %+v", err, v)
@@ -115,8 +116,9 @@ func (k *circle) goOn(carol *rogue, last wire.SequenceNumber) *client.Device {
 	return honest
 }
 
-// TestLongPublicPoisonByAnOutsider: with public handshakes servers validate all but trust. Somebody with a
-// certificate of its own making enters by external commits, and goes on from there.
+// TestLongPublicPoisonByAnOutsider checks that an outsider with a self-made certificate cannot stop a conversation
+// with public handshakes, in which servers validate everything except trust. The outsider enters by external commits,
+// and continues from there.
 func TestLongPublicPoisonByAnOutsider(t *testing.T) {
 	k := newCircleWith(t, client.CreateOptions{Name: "Circle", PublicHandshakes: true})
 	k.say(k.alice, "before", k.bob, k.carol, k.dave)
@@ -140,7 +142,7 @@ func TestLongPublicPoisonByAnOutsider(t *testing.T) {
 		t.Fatal(err)
 	}
 	on := &wire.Receipt{Epoch: h.Epoch, Sequence: h.Parent}
-	submit := func(message []byte) {
+	order := func(message []byte) {
 		t.Helper()
 		key := wire.SubmissionKey(submitter().Public().(ed25519.PublicKey))
 		e := &wire.Envelope{Version: wire.EnvelopeVersion, Conversation: k.id, Submission: wire.SubmissionID(random16()), Kind: wire.KindCommit, Epoch: on.Epoch, Parent: on.Sequence,
@@ -151,13 +153,13 @@ func TestLongPublicPoisonByAnOutsider(t *testing.T) {
 		}
 		on = next
 	}
-	submit(entry.Message)
+	order(entry.Message)
 	for range 3 {
 		made, err := g.Commit(mlscore.CommitOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}
-		submit(made.Message)
+		order(made.Message)
 		if err := g.Merge(made.Staged); err != nil {
 			t.Fatal(err)
 		}
@@ -165,7 +167,7 @@ func TestLongPublicPoisonByAnOutsider(t *testing.T) {
 	k.goOn(carol, on.Sequence)
 }
 
-// outsider is an MLS client with a certificate that nobody has issued.
+// outsider returns an MLS client with a certificate that no organization has issued.
 func outsider(t *testing.T, c *cluster.Cluster) (*mlscore.Client, mlscore.Identity) {
 	t.Helper()
 	key, public, err := mlscore.GenerateSignatureKey(nil, mlscore.MLS128X25519AES128Ed25519)
@@ -212,7 +214,7 @@ func outsider(t *testing.T, c *cluster.Cluster) (*mlscore.Client, mlscore.Identi
 	return m, mlscore.Identity{CipherSuite: mlscore.MLS128X25519AES128Ed25519, Credential: mlscore.Credential{Type: mlscore.CredentialX509, Certificates: [][]byte{der, root}}, SignatureKey: key}
 }
 
-// chain orders another commit that nobody can process, on top of one.
+// chain orders another commit that no member can process, on top of one.
 func (k *circle) chain(r *rogue, on *wire.Receipt, message []byte, key ed25519.PrivateKey, next wire.SubmissionKey) *wire.Receipt {
 	k.t.Helper()
 	e := &wire.Envelope{
@@ -229,7 +231,7 @@ func (k *circle) chain(r *rogue, on *wire.Receipt, message []byte, key ed25519.P
 	return receipt
 }
 
-// others are the addresses of all members but the rogue's device, sorted.
+// others returns the addresses of all members except the rogue's device, sorted.
 func (k *circle) others(r *rogue) []wire.Address {
 	k.t.Helper()
 	var list []wire.Address
@@ -253,7 +255,7 @@ func (k *circle) others(r *rogue) []wire.Address {
 	return list
 }
 
-// atEpoch writes another epoch into the visible head of a PrivateMessage (RFC 9420 §6.3).
+// atEpoch writes another epoch into the plaintext header of a PrivateMessage (RFC 9420 §6.3).
 func atEpoch(t *testing.T, message []byte, epoch wire.Epoch) []byte {
 	t.Helper()
 	h, err := mlscore.Peek(message)

@@ -17,7 +17,7 @@ import (
 	"github.com/mlsfed/mlsfed/node"
 )
 
-// serveEnv makes the test binary a node: it names a configuration file.
+// serveEnv names the variable with a configuration file, which makes the test binary run a node.
 const serveEnv = "MLSFED_TEST_SERVE"
 
 func TestMain(m *testing.M) {
@@ -31,7 +31,7 @@ func TestMain(m *testing.M) {
 	os.Exit(m.Run())
 }
 
-// serveNode is 'mlsfed serve' that says when it is ready.
+// serveNode runs a node as 'mlsfed serve' does, and reports when it is ready.
 func serveNode(path string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
@@ -107,7 +107,7 @@ func (p *process) kill() {
 	_ = p.stdin.Close()
 }
 
-// stop ends a node in good order.
+// stop ends a node in order.
 func (p *process) stop(t *testing.T) {
 	t.Helper()
 	_ = p.cmd.Process.Signal(syscall.SIGTERM)

@@ -11,11 +11,12 @@ import (
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/federation"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// progress is how far a device's messages have come at other organizations: "text: organization state, …".
+// progress returns the delivery state of a device's messages at other organizations: "text: organization state, …".
 func progress(ctx context.Context, d *client.Device, id wire.ConversationID) (string, *client.Progress, error) {
 	page, err := d.History(ctx, id, client.Query{})
 	if err != nil {
@@ -38,7 +39,7 @@ func progress(ctx context.Context, d *client.Device, id wire.ConversationID) (st
 	return text, p, nil
 }
 
-// TestProgressNamesOrganizations: one organization is down, and one is suspended, while messages are sent.
+// TestProgressNamesOrganizations checks the delivery state while one organization is down and one is suspended.
 func TestProgressNamesOrganizations(t *testing.T) {
 	c := newCluster(t, "a.example", "b.example", "c.example", "d.example")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -75,7 +76,7 @@ func TestProgressNamesOrganizations(t *testing.T) {
 		t.Errorf("waits for %+v", last.Waiting)
 	}
 	before := time.Now()
-	peers, err := federation.PeersIn(filepath.Join(c.Config("a.example").Identity, "peers"))
+	peers, err := organization.PeersIn(filepath.Join(c.Config("a.example").Identity, "peers"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -85,9 +86,11 @@ func TestProgressNamesOrganizations(t *testing.T) {
 	if err := peers.Suspend("d.example"); err != nil {
 		t.Fatal(err)
 	}
-	if err := eventuallyWithin(ctx, func() bool { // the node looks at its list once a second
+	if err := eventuallyWithin(ctx, func() bool { // the node reads its list once a second
 		s, err := c.Status(ctx, "a.example")
-		return err == nil && slices.ContainsFunc(s.Peers.Peers, func(p federation.PeerStatus) bool { return p.Domain == "d.example" && p.State == federation.Suspended })
+		return err == nil && slices.ContainsFunc(s.Peers.Peers, func(p federation.PeerStatus) bool {
+			return p.Domain == "d.example" && p.State == organization.Suspended
+		})
 	}); err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +116,7 @@ func TestProgressNamesOrganizations(t *testing.T) {
 	comes("one: " + all + "two: " + all + "three: " + all)
 }
 
-// TestProgressKeepsRefusals: an organization that cannot be reached until a message expires is named.
+// TestProgressKeepsRefusals checks that an organization that cannot be reached until a message expires is named.
 func TestProgressKeepsRefusals(t *testing.T) {
 	c := newClusterIn(t, t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) {
 		cfg.Federation.OutboxExpire = config.Duration(time.Second)

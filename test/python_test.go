@@ -15,14 +15,14 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
-	"github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/federation/organization"
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestPythonDeviceInAWholeFederation: a device written in Python from docs/protocol.md alone enrols at a
-// node, hands in a KeyPackage, is added to a conversation by a device of another organization, reads that
-// it was, and reads the Welcome and a message; and it claims a KeyPackage across organizations.
+// TestPythonDeviceInAWholeFederation checks a device written in Python from docs/spec/protocol.md alone. It enrols at a
+// node, uploads a KeyPackage, is added to a conversation by a device of another organization, reads the notice of
+// that, the Welcome and a message, and claims a KeyPackage across organizations.
 func TestPythonDeviceInAWholeFederation(t *testing.T) {
 	python, err := exec.LookPath("python3")
 	if err != nil {
@@ -34,7 +34,7 @@ func TestPythonDeviceInAWholeFederation(t *testing.T) {
 	c := newCluster(t, "a.example", "b.example")
 	ctx := t.Context()
 	dir := t.TempDir()
-	id, err := federation.LoadIdentity(c.Config("b.example").Identity)
+	id, err := organization.LoadIdentity(c.Config("b.example").Identity)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestPythonDeviceInAWholeFederation(t *testing.T) {
 	if _, err := alice.SendText(ctx, talk, "hiss"); err != nil {
 		t.Fatal(err)
 	}
-	// Notices of few KeyPackages may come before: what counts is that it was added.
+	// Notices about few KeyPackages may come first; the test waits for the notice that the device was added.
 	joined := false
 	for range 3 {
 		for _, item := range run("read", "--items", "1") {
@@ -105,7 +105,7 @@ func TestPythonDeviceInAWholeFederation(t *testing.T) {
 		}
 	}
 	if !joined {
-		t.Fatal("the inbox does not tell of the conversation")
+		t.Fatal("the inbox does not name the conversation")
 	}
 	if items := run("read", "--items", "2", "--conversation", talk.String()); len(items) != 2 {
 		t.Fatalf("read %d items of the conversation, wanted the entry with the Welcome and the message", len(items))
@@ -115,8 +115,7 @@ func TestPythonDeviceInAWholeFederation(t *testing.T) {
 	}
 }
 
-// keyPackageOf makes a KeyPackage with the key and certificates that the Python client holds: the one
-// thing that needs MLS.
+// keyPackageOf creates a KeyPackage with the key and certificates of the Python client: the only step that needs MLS.
 func keyPackageOf(t *testing.T, seedFile, chainFolder string, token wire.Token) []byte {
 	t.Helper()
 	seed, err := os.ReadFile(seedFile)
@@ -136,7 +135,7 @@ func keyPackageOf(t *testing.T, seedFile, chainFolder string, token wire.Token) 
 	}
 	mls, err := mlscore.NewClient(mlscore.Config{
 		Auth: new(anyone), Store: mlscore.NewMemoryStore(), Now: time.Now, Credentials: []mlscore.CredentialType{mlscore.CredentialX509},
-		Extensions: []mlscore.ExtensionType{0xf0a0, 0xf0a2}, // docs/client.md: rules and address
+		Extensions: []mlscore.ExtensionType{0xf0a0, 0xf0a2}, // docs/spec/client.md: rules and address
 	})
 	if err != nil {
 		t.Fatal(err)

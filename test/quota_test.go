@@ -17,11 +17,12 @@ import (
 
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/config"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
+	"github.com/mlsfed/mlsfed/internal/platform/disktest"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// scaled is the size of a test: least where MLSFED_LONG is not set.
+// scaled returns the size of a test: least if MLSFED_LONG is not set.
 func scaled(least, whole int) int {
 	if os.Getenv("MLSFED_LONG") == "" {
 		return least
@@ -29,7 +30,7 @@ func scaled(least, whole int) int {
 	return whole
 }
 
-// usage is what the files below a folder take, in bytes.
+// usage returns the size of the files below a folder, in bytes.
 func usage(t *testing.T, dir string) (n int64) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
@@ -62,8 +63,8 @@ func until(ctx context.Context, t *testing.T, what string, f func() error) {
 	}
 }
 
-// TestLongUploadsStayWithinTheQuota: uploads that are never finished are refused for conversations that do not exist, and
-// bounded for each user, and another user's go on.
+// TestLongUploadsStayWithinTheQuota checks that unfinished uploads are refused for conversations that do not exist,
+// and bounded for each user, and that another user's uploads continue.
 func TestLongUploadsStayWithinTheQuota(t *testing.T) {
 	dir := t.TempDir()
 	c := newClusterIn(t, dir, cluster.Options{Edit: func(cfg *config.Config) {
@@ -127,7 +128,7 @@ func TestLongUploadsStayWithinTheQuota(t *testing.T) {
 	}
 }
 
-// spend has a device found conversations with invented addresses of b.example until it is refused.
+// spend makes a device found conversations with invented addresses of b.example until it is refused.
 func spend(ctx context.Context, t *testing.T, m *rawSession, most int) (n int, refusal error) {
 	t.Helper()
 	for range most {
@@ -140,7 +141,7 @@ func spend(ctx context.Context, t *testing.T, m *rawSession, most int) (n int, r
 	return n, nil
 }
 
-// reaches shows that alice can still open a conversation with bob of b.example.
+// reaches checks that alice can still open a conversation with bob of b.example.
 func reaches(ctx context.Context, t *testing.T, alice, bob *client.Device) {
 	t.Helper()
 	id, err := alice.Create(ctx, client.CreateOptions{Name: "Lunch"})
@@ -157,8 +158,8 @@ func reaches(ctx context.Context, t *testing.T, alice, bob *client.Device) {
 	})
 }
 
-// TestLongOneDeviceDoesNotSpendTheQuota: what a peer grants to an organization is not one device's to spend. The
-// device's own node limits it by rate and number.
+// TestLongOneDeviceDoesNotSpendTheQuota checks that one device cannot use up what a peer grants to an organization.
+// The device's own node limits it by rate and number.
 func TestLongOneDeviceDoesNotSpendTheQuota(t *testing.T) {
 	for _, c := range []struct {
 		name string
@@ -167,7 +168,8 @@ func TestLongOneDeviceDoesNotSpendTheQuota(t *testing.T) {
 	}{
 		{"number", func(cfg *config.Config) { cfg.Quota.Conversations = 20 }, wire.Quota},
 		{"rate", func(cfg *config.Config) { cfg.Rates.Conversations = config.Rate{Burst: 20, PerMinute: 1} }, wire.Busy},
-		// The peer's rate of invitations is the organization's: one user spends no more of it than that user's own rate.
+		// The peer's rate of invitations is for the whole organization: one user can use no more of it than that
+		// user's own rate.
 		{"rate of invitations", func(cfg *config.Config) {
 			cfg.Rates.Conversations, cfg.Rates.Invitations = config.Rate{Burst: 20, PerMinute: 1}, config.Rate{Burst: 30, PerMinute: 1}
 		}, wire.Busy},
@@ -190,8 +192,9 @@ func TestLongOneDeviceDoesNotSpendTheQuota(t *testing.T) {
 	}
 }
 
-// TestLongInventedAddressesAreGivenBack: an organization whose node does not limit its devices fills its quota at a
-// peer with invented addresses. The peer gives them back, and the organization's real conversations come through.
+// TestLongInventedAddressesAreGivenBack checks an organization whose node does not limit its devices and which fills
+// its quota at a peer with invented addresses. The peer releases these addresses, and the organization's real
+// conversations succeed.
 func TestLongInventedAddressesAreGivenBack(t *testing.T) {
 	quota := scaled(10, 100)
 	c := newClusterIn(t, t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) {
@@ -199,7 +202,7 @@ func TestLongInventedAddressesAreGivenBack(t *testing.T) {
 		if cfg.Domain == "a.example" {
 			cfg.Rates.Conversations, cfg.Quota.Conversations = config.Rate{}, 0
 		} else {
-			cfg.Rates.Invitations = config.Rate{} // what is shown is the quota, which a's invitations fill again and again
+			cfg.Rates.Invitations = config.Rate{} // the test is about the quota, which a's invitations fill repeatedly
 		}
 	}}, "a.example", "b.example")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -225,7 +228,7 @@ func TestLongInventedAddressesAreGivenBack(t *testing.T) {
 	})
 }
 
-// pushBlob offers content to a node as the ordering streams do, and reports whether it was stored.
+// pushBlob offers content to a node as the ordering streams do, and reports whether the node stored it.
 func (e *evil) pushBlob(to wire.NodeID, id wire.ConversationID, content []byte) (stored bool, err error) {
 	type request struct {
 		Op           uint8               `cbor:"1,keyasint"`
@@ -251,13 +254,13 @@ func (e *evil) pushBlob(to wire.NodeID, id wire.ConversationID, content []byte) 
 	if _, err := io.ReadFull(conn, answer[:]); err != nil || answer[0] != 1 {
 		return answer[0] == 0 && err == nil, err
 	}
-	_, _ = conn.Write(content) // who refuses may end the stream before it has read all
+	_, _ = conn.Write(content) // a node that refuses may end the stream before it has read all
 	_, err = io.ReadFull(conn, answer[:])
 	return err == nil && answer[0] == 0, nil
 }
 
-// TestLongStrangersBlobsStayWithinTheQuota: what an organization has another node store is bounded, for
-// conversations that it made up and for real ones in which it takes part.
+// TestLongStrangersBlobsStayWithinTheQuota checks that the data which an organization makes another node store is
+// bounded, for invented conversations and for real ones in which it takes part.
 func TestLongStrangersBlobsStayWithinTheQuota(t *testing.T) {
 	const limit, size = 20 << 20, 8 << 20
 	dir := t.TempDir()
@@ -312,23 +315,16 @@ func TestLongStrangersBlobsStayWithinTheQuota(t *testing.T) {
 	}
 }
 
-// smallDisk makes a file system of its own for an organization's node.
+// smallDisk creates a separate file system for an organization's node.
 func smallDisk(t *testing.T, dir string, size int) {
 	t.Helper()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", size)); err != nil {
-		t.Skipf("NOT RUN: a small disk needs the right to mount a tmpfs: %v", err)
-	}
-	t.Cleanup(func() {
-		if err := syscall.Unmount(dir, 0); err != nil {
-			t.Error(err)
-		}
-	})
+	disktest.Mount(t, dir, size)
 }
 
-// fillDisk writes a file until the disk has not a byte left.
+// fillDisk writes a file until the disk has no free byte left.
 func fillDisk(t *testing.T, path string) {
 	t.Helper()
 	f, err := os.Create(path)
@@ -348,8 +344,8 @@ func fillDisk(t *testing.T, path string) {
 	}
 }
 
-// TestLongFullDisk: a node whose disk is full to the last byte refuses what devices ask it to write, keeps running, and
-// goes on when there is room again; nothing that was accepted is lost.
+// TestLongFullDisk checks that a node whose disk is completely full refuses writes of devices, keeps running, and
+// accepts writes when there is room again. Nothing that was accepted is lost.
 func TestLongFullDisk(t *testing.T) {
 	for _, backend := range []string{"bolt", "pebble"}[:scaled(1, 2)] {
 		t.Run(backend, func(t *testing.T) {

@@ -9,11 +9,11 @@ import (
 
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/config"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 )
 
-// TestDeviceKeepsWithinTheRate: a device that has more to send than its node takes at once spreads it, and is not cut
-// off: the node has told it the rate that its operator has set.
+// TestDeviceKeepsWithinTheRate checks that a device with more to send than its node accepts at once spreads its
+// requests, and is not cut off: the node has announced the rate that its operator has set.
 func TestDeviceKeepsWithinTheRate(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()

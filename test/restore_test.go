@@ -14,8 +14,9 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestNodeIsRestoredFromABackup: a node whose disk is lost comes back from an older backup. What was said
-// since reaches its devices as far as others have it, nothing is given twice, and the talk goes on.
+// TestNodeIsRestoredFromABackup checks a node whose disk is lost and that is restored from an older backup. Later
+// messages reach its devices as far as others have them, no place in a stream is given twice, and the conversation
+// continues.
 func TestNodeIsRestoredFromABackup(t *testing.T) {
 	domains := []wire.Domain{"a.example", "b.example", "c.example"}
 	c := newCluster(t, domains...)
@@ -43,7 +44,7 @@ func TestNodeIsRestoredFromABackup(t *testing.T) {
 	}
 	agree(t, id, list, []int{2, 2, 2})
 
-	awaitReplicas(t, ctx, c, id, domains, 3, 0) // else the others have no majority without b
+	awaitReplicas(t, ctx, c, id, domains, 3, 0) // otherwise the others have no quorum without b
 	if err := c.Stop("b.example"); err != nil {
 		t.Fatal(err)
 	}
@@ -69,7 +70,7 @@ func TestNodeIsRestoredFromABackup(t *testing.T) {
 	if b.Node != "n1.b.example" || b.Domain != "b.example" {
 		t.Fatalf("archive of %+v", b)
 	}
-	if err := list[2].UpdateKeys(ctx, id); err != nil { // the others go on without it
+	if err := list[2].UpdateKeys(ctx, id); err != nil { // the others continue without it
 		t.Fatal(err)
 	}
 	say(0, 2)
@@ -91,8 +92,7 @@ func TestNodeIsRestoredFromABackup(t *testing.T) {
 	add(ctx, t, list[1], another, "mimi://a.example/u/user0")
 }
 
-// beginnings are the places in an archive at which a file begins: one that is cut off there looks whole to
-// tar.
+// beginnings returns the offsets in an archive at which a file begins: tar accepts an archive that is cut off there.
 func beginnings(t *testing.T, archive []byte) (list []int) {
 	t.Helper()
 	const header = 512

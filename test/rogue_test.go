@@ -12,20 +12,21 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
-	"github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/content"
+	"github.com/mlsfed/mlsfed/federation/organization"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/mlscore/boltstore"
-	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// rogue is a modified client: it has a copy of a device's folder, with the keys and the groups in it, and
-// asks and sends what it likes.
+// rogue is a modified client: it has a copy of a device's folder, with the keys and the groups in it, and sends
+// arbitrary requests.
 type rogue struct {
 	*rawSession
 	group  *mlscore.Group
 	id     wire.ConversationID
-	last   wire.SequenceNumber // the last entry that the device had taken in
+	last   wire.SequenceNumber // the last entry that the device had processed
 	order  wire.Hash           // the order hash up to it
 	parent wire.SequenceNumber // the entry that opened the group's epoch
 
@@ -43,12 +44,12 @@ func copyFolder(t *testing.T, dir string) string {
 	return to
 }
 
-// folderOf is where a cluster in dir keeps a device.
+// folderOf returns where a cluster in dir keeps a device.
 func folderOf(dir string, d wire.Domain, user, name string) string {
 	return filepath.Join(dir, string(d), "devices", user, name)
 }
 
-// storedDevice is the record of docs/client.md, 'On the disk', under C d.
+// storedDevice is the record of docs/spec/client.md, 'On the disk', under C d.
 type storedDevice struct {
 	Version    uint8           `cbor:"1,keyasint"`
 	Device     wire.DeviceID   `cbor:"2,keyasint"`
@@ -67,8 +68,8 @@ type storedDevice struct {
 	} `cbor:"11,keyasint,omitempty"`
 }
 
-// newRogue opens a folder and logs in as its device, which is a member still, in a session that acknowledges
-// nothing. at is what the device knew of the conversation.
+// newRogue opens a folder and logs in as its device, which is still a member, in a session that acknowledges nothing.
+// at is the device's view of the conversation.
 func newRogue(ctx context.Context, t *testing.T, c *cluster.Cluster, folder string, at *client.Conversation) *rogue {
 	t.Helper()
 	key, err := client.KeyFile(filepath.Join(folder, "key"))
@@ -98,7 +99,7 @@ func newRogue(ctx context.Context, t *testing.T, c *cluster.Cluster, folder stri
 		t.Fatal(err)
 	}
 	org := self.Device.Organization()
-	link, err := c.Invite(ctx, org, self.Device.User().Name()) // for where and whom to trust alone
+	link, err := c.Invite(ctx, org, self.Device.User().Name()) // only for the address and the root
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,10 +135,10 @@ func readDevice(t *testing.T, store *boltstore.Store) *storedDevice {
 	return d
 }
 
-// rootsOf is the pool with an organization's root.
+// rootsOf returns the pool with an organization's root.
 func rootsOf(t *testing.T, c *cluster.Cluster, d wire.Domain) *x509.CertPool {
 	t.Helper()
-	id, err := federation.LoadIdentity(c.Config(d).Identity)
+	id, err := organization.LoadIdentity(c.Config(d).Identity)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,14 +155,14 @@ func (r *rogue) take(p *wire.Push) {
 	}
 }
 
-// got are the pushes of the conversation up to now.
+// got returns the pushes of the conversation so far.
 func (r *rogue) got() []*wire.Push {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return append([]*wire.Push{}, r.pushes...)
 }
 
-// submissionKey is that of the group's epoch, or of the one that a commit leads to.
+// submissionKey returns the submission key of the group's epoch, or of the epoch that a commit leads to.
 func submissionKey(t *testing.T, e interface {
 	Export(string, []byte, int) (mlscore.Secret, error)
 }) ed25519.PrivateKey {
@@ -196,15 +197,15 @@ func (r *rogue) signMessage(t *testing.T, m *wire.Message) {
 	}
 }
 
-// statement is what members write into a Commit's authenticated_data: docs/client.md, 'Commits'.
+// statement is the content of a Commit's authenticated_data: docs/spec/client.md, 'Commits'.
 type statement struct {
 	Binding wire.Hash           `cbor:"1,keyasint"`
 	Last    wire.SequenceNumber `cbor:"2,keyasint"`
 	Order   wire.Hash           `cbor:"3,keyasint"`
 }
 
-// commit makes an empty commit of the group's epoch, which every honest member can process, and what the
-// group is afterwards.
+// commit returns an empty commit of the group's epoch, which every honest member can process, and the state of the
+// group after it.
 func (r *rogue) commit(t *testing.T) (*wire.Envelope, *mlscore.StagedCommit) {
 	t.Helper()
 	bundle := &wire.CommitBundle{}
@@ -249,11 +250,14 @@ func (r *rogue) reads(m *wire.Message) (text string, ok bool) {
 	if err != nil || got.Application == nil {
 		return "", false
 	}
-	c, err := client.DecodeContent(got.Application.Data)
+	if c, err := client.DecodeContent(got.Application.Data); err == nil { // the first format
+		return c.Text, true
+	}
+	c, err := content.Decode(got.Application.Data, content.Limits{})
 	if err != nil {
 		return "", false
 	}
-	return c.Text, true
+	return string(c.Body.Content), true
 }
 
 // wiretap records the application messages that a device sends, as a server sees them.
@@ -296,7 +300,7 @@ func (c *tappedConn) Write(ctx context.Context, frame []byte) error {
 	return errors.Join(err, c.Conn.Write(ctx, frame))
 }
 
-// last is the newest message.
+// last returns the newest message.
 func (w *wiretap) last(t *testing.T) *wire.Message {
 	t.Helper()
 	w.mu.Lock()

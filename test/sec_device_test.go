@@ -9,13 +9,13 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/mlscore"
-	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestDeviceActsForNoOther: a device acknowledges nothing of another one's, takes over no session of it, and enrols no
-// device of its user.
+// TestDeviceActsForNoOther checks that a device cannot acknowledge items of another device, take over its session, or
+// enrol a device of its user.
 func TestDeviceActsForNoOther(t *testing.T) {
 	c := newCluster(t, "a.example")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -78,7 +78,7 @@ func TestDeviceActsForNoOther(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := mallory.ask(ctx, wire.MethodEntries, &wire.EntriesRequest{Conversation: talk}, nil); wire.CodeOf(err) != wire.UnknownConversation {
-		t.Errorf("entries: %v", err) // its answer comes after the acknowledgement was taken in
+		t.Errorf("entries: %v", err) // the answer comes after the acknowledgement was processed
 	}
 	session.close()
 	session, pushed = open()
@@ -112,8 +112,8 @@ func TestDeviceActsForNoOther(t *testing.T) {
 	}
 }
 
-// TestLongCommitsAgainstTheRules: a member's commit that breaks the conversation's rules is for nobody an epoch. Members
-// are told, keep members and admins, and go on.
+// TestLongCommitsAgainstTheRules checks that no member accepts a commit that violates the conversation's rules.
+// Members get an alarm, keep members and admins, and continue.
 func TestLongCommitsAgainstTheRules(t *testing.T) {
 	if os.Getenv("MLSFED_LONG") == "" {
 		t.Skip("runs real nodes: set MLSFED_LONG to short or full")
@@ -147,12 +147,12 @@ func TestLongCommitsAgainstTheRules(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			k := newCircle(t)
-			told := make(chan error, 64)
+			notices := make(chan error, 64)
 			events := k.bob.Subscribe(k.ctx)
 			go func() {
 				for e := range events {
 					if e.Type == client.EventPoison {
-						told <- e.Err
+						notices <- e.Err
 					}
 				}
 			}()
@@ -176,10 +176,10 @@ func TestLongCommitsAgainstTheRules(t *testing.T) {
 				t.Fatalf("the nodes refuse it, and it shows nothing: %v", err)
 			}
 			select {
-			case err := <-told:
-				t.Logf("bob is told: %v", err)
+			case err := <-notices:
+				t.Logf("bob gets the notice: %v", err)
 			case <-k.ctx.Done():
-				t.Fatal("bob is not told")
+				t.Fatal("bob gets no notice")
 			}
 			if err := k.alice.Rename(k.ctx, k.id, "On we go"); err != nil {
 				t.Fatal(err)
@@ -202,5 +202,5 @@ func TestLongCommitsAgainstTheRules(t *testing.T) {
 	}
 }
 
-// rulesExtension is the type of the extension that holds a conversation's rules (docs/client.md).
+// rulesExtension is the type of the extension with a conversation's rules (docs/spec/client.md).
 const rulesExtension mlscore.ExtensionType = 0xf0a0

@@ -8,7 +8,7 @@ import (
 	"testing"
 
 	"github.com/mlsfed/mlsfed/client"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -36,7 +36,7 @@ func (s *rawSession) createWith(ctx context.Context, id wire.ConversationID, lis
 	return s.ask(ctx, wire.MethodUpdate, e, new(wire.Receipt))
 }
 
-// shareFile sends a file and returns what its members are told of it.
+// shareFile sends a file and returns the description that members get.
 func shareFile(ctx context.Context, d *client.Device, id wire.ConversationID, content []byte) (*client.File, error) {
 	sent, err := d.SendFile(ctx, id, "file", bytes.NewReader(content), int64(len(content)), "")
 	if err != nil {
@@ -54,7 +54,7 @@ func shareFile(ctx context.Context, d *client.Device, id wire.ConversationID, co
 	return nil, wire.Errorf(wire.NotFound, "file", "message %v is not in the history", sent)
 }
 
-// texts are the texts in a device's history, with what became of them.
+// texts returns the texts in a device's history, with their states.
 func texts(ctx context.Context, d *client.Device, id wire.ConversationID) map[string]client.Status {
 	page, err := d.History(ctx, id, client.Query{Limit: 100})
 	if err != nil {

@@ -3,17 +3,18 @@ package test
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/config"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// notify hands messages of mallory.example's to an organization, and counts the answers by their code.
+// notify sends messages of mallory.example to an organization, and counts the answers by their code.
 func (e *evil) notify(ctx context.Context, to wire.Domain, list ...wire.Message) map[wire.Code]int {
 	e.t.Helper()
 	var a wire.NotifyAnswer
@@ -31,8 +32,8 @@ func (e *evil) notify(ctx context.Context, to wire.Domain, list ...wire.Message)
 	return codes
 }
 
-// TestSecUnsigned: an organization that takes part stores nothing in another's streams that nobody has signed,
-// whatever epoch it names, and the others' messages go on.
+// TestSecUnsigned checks that an organization that takes part cannot store an unsigned message in another
+// organization's streams, for any epoch that the message names, and that the others' messages continue.
 func TestSecUnsigned(t *testing.T) {
 	c := newClusterIn(t, t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) { cfg.Admin.Listen, cfg.Mailbox.PastEpochs = "127.0.0.1:0", 3 }}, "a.example", "b.example", "mallory.example")
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Second)
@@ -94,8 +95,8 @@ func TestSecUnsigned(t *testing.T) {
 	}
 }
 
-// TestSecShareOfAStream: an organization with a member that signs what it likes fills its share of another's
-// stream, and no more: the others' messages go on.
+// TestSecShareOfAStream checks that an organization with a member that signs arbitrary messages can fill only its
+// share of another organization's stream: the others' messages continue.
 func TestSecShareOfAStream(t *testing.T) {
 	const items = 60
 	c := newClusterIn(t, t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) { cfg.Mailbox.Items = items }}, "a.example", "b.example", "mallory.example")
@@ -138,16 +139,17 @@ func TestSecShareOfAStream(t *testing.T) {
 		}
 		return a.Conversations[0].End
 	}
-	// until polls: raw devices have no events.
-	until := func(what string, f func() bool) {
+	// polled polls: raw devices have no events. It stays below the session's rate of frames.
+	polled := func(what string, f func() bool) {
 		t.Helper()
-		for !f() {
-			if ctx.Err() != nil {
-				t.Fatalf("never: %s", what)
+		until(ctx, t, what, func() error {
+			if !f() {
+				return errors.New("not yet")
 			}
-		}
+			return nil
+		})
 	}
-	until("b.example has the first entry", func() bool { return end("b.example") > 0 })
+	polled("b.example has the first entry", func() bool { return end("b.example") > 0 })
 	began := end("b.example")
 	message := func() wire.Message {
 		m := wire.Message{Version: 1, Conversation: id, ID: wire.SubmissionID(random16()), Content: []byte("signed by a member")}
@@ -171,11 +173,12 @@ func TestSecShareOfAStream(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	until("b.example has a.example's messages", func() bool { return end("b.example") >= began+items/3+items/4 })
+	polled("b.example has a.example's messages", func() bool { return end("b.example") >= began+items/3+items/4 })
 }
 
-// TestLateMessageIsTaken: what an organization has accepted is taken by another one when that comes back many
-// epochs later: its signature is verified with the key of its epoch, which the log's state has forgotten.
+// TestLateMessageIsTaken checks that an organization which comes back many epochs later accepts a message that
+// another organization had accepted: the signature is verified with the key of its epoch, which the log's state has
+// forgotten.
 func TestLateMessageIsTaken(t *testing.T) {
 	c := newClusterIn(t, t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) { cfg.Admin.Listen = "127.0.0.1:0" }}, "a.example", "b.example", "c.example")
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Second)

@@ -8,12 +8,12 @@ import (
 
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/config"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestSecAmplify: a call of a stranger opens no connection. A member's call that nobody has signed does not
-// either, and is counted.
+// TestSecAmplify checks that a stranger's call opens no connection. An unsigned call of a member opens none either,
+// and is counted.
 func TestSecAmplify(t *testing.T) {
 	c := newClusterIn(t, t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) { cfg.Admin.Listen = "127.0.0.1:0" }}, "a.example", "b.example", "c.example", "mallory.example")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -73,8 +73,8 @@ func TestSecAmplify(t *testing.T) {
 	}
 }
 
-// TestSecFilesOfOthers: a file is given to readers of the conversation that it was uploaded for: not to a
-// device of the same organization that reads another one, not to the organization of a former member.
+// TestSecFilesOfOthers checks that only readers of the conversation for which a file was uploaded get the file: not a
+// device of the same organization that reads another conversation, and not the organization of a former member.
 func TestSecFilesOfOthers(t *testing.T) {
 	c := newCluster(t, "a.example", "b.example", "mallory.example")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -100,7 +100,7 @@ func TestSecFilesOfOthers(t *testing.T) {
 	if _, err := put(mallory, id, content); wire.CodeOf(err) != wire.UnknownConversation {
 		t.Errorf("an upload for a conversation of others: %v", err)
 	}
-	// Somebody with a part in a conversation of its own shares a file there; mallory has another one.
+	// A user shares a file in a conversation; mallory has another conversation.
 	own := wire.ConversationID("mallory's own talk")
 	reads := func(s *rawSession, id wire.ConversationID) {
 		t.Helper()
@@ -149,7 +149,8 @@ func TestSecFilesOfOthers(t *testing.T) {
 		t.Errorf("the name alone binds it: %+v (%v)", a, err)
 	}
 
-	// Between organizations: by a member's, by its conversation alone; not by a former member's.
+	// Between organizations: a member's organization gets the file, only by its conversation; a former member's does
+	// not.
 	ev := newEvil(t, c, "mallory.example")
 	ask := func(id wire.ConversationID, ref wire.BlobRef) error {
 		return ev.f.CallOrganization(ctx, "a.example", wire.CallDownload, &wire.DownloadRequest{Conversation: id, Organization: "a.example", Blob: ref}, new(wire.DownloadAnswer))

@@ -10,20 +10,20 @@ import (
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/config"
 	"github.com/mlsfed/mlsfed/federation"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// undelivered collects what a device is told of its messages that others will not get: text and organization.
+// undelivered collects the notices of a device about its messages that others will not get: text and organization.
 func undelivered(ctx context.Context, d *client.Device) func() map[string]string {
 	var mu sync.Mutex
-	told := map[string]string{}
+	reported := map[string]string{}
 	events := d.Subscribe(ctx)
 	go func() {
 		for e := range events {
 			if e.Type == client.EventUndelivered {
 				mu.Lock()
-				told[e.Message.Content.Text] = e.Err.Error()
+				reported[e.Message.Content.Text] = e.Err.Error()
 				mu.Unlock()
 			}
 		}
@@ -32,16 +32,16 @@ func undelivered(ctx context.Context, d *client.Device) func() map[string]string
 		mu.Lock()
 		defer mu.Unlock()
 		out := map[string]string{}
-		for k, v := range told {
+		for k, v := range reported {
 			out[k] = v
 		}
 		return out
 	}
 }
 
-// TestUndelivered: who sent a message that its organization had accepted learns that members of another
-// organization will not get it: because that one refuses it, or cannot be reached until it expires. Other
-// devices of the sender's organization are told of nothing.
+// TestUndelivered checks that the sender of an accepted message learns that members of another organization will not
+// get it, because that organization refuses the message or cannot be reached until the message expires. Other devices
+// of the sender's organization get no notice.
 func TestUndelivered(t *testing.T) {
 	for name, expire := range map[string]time.Duration{"refused": time.Hour, "expired": time.Second} {
 		t.Run(name, func(t *testing.T) {
@@ -58,7 +58,7 @@ func TestUndelivered(t *testing.T) {
 			}
 			add(ctx, t, alice, id, "mimi://a.example/u/amy", "mimi://b.example/u/bob", "mimi://mallory.example/u/dave")
 			await(t, ctx, id, 4, alice, amy, bob, dave)
-			told, others := undelivered(ctx, alice), undelivered(ctx, amy)
+			reported, others := undelivered(ctx, alice), undelivered(ctx, amy)
 			if expire == time.Hour {
 				newEvilWith(t, c, "mallory.example", map[wire.Method]federation.Handler{
 					wire.CallNotify: func(_ context.Context, _ wire.NodeID, body []byte) (any, error) {
@@ -83,10 +83,10 @@ func TestUndelivered(t *testing.T) {
 				t.Fatal(err)
 			}
 			if err := cluster.Await(ctx, alice, func() (bool, error) {
-				why := told()["to all"]
+				why := reported()["to all"]
 				return strings.Contains(why, "mallory.example") && strings.Contains(why, name), nil
 			}); err != nil {
-				t.Fatalf("alice is told %q: %v", told(), err)
+				t.Fatalf("alice is shown %q: %v", reported(), err)
 			}
 			if got := texts(ctx, alice, id)["to all"]; got != client.StatusAccepted {
 				t.Errorf("the message is %v to alice", got)
@@ -98,7 +98,7 @@ func TestUndelivered(t *testing.T) {
 				t.Fatal(err)
 			}
 			if len(others()) != 0 {
-				t.Errorf("amy is told %q", others())
+				t.Errorf("amy is shown %q", others())
 			}
 		})
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestSecurityTable holds that docs/security.md names tests that exist, and that a row without one says that
+// TestSecurityTable checks that docs/security.md names existing tests, and that a row without a test states that
 // nothing stops the act.
 func TestSecurityTable(t *testing.T) {
 	raw, err := os.ReadFile(filepath.Join("..", "docs", "security.md"))

@@ -10,23 +10,24 @@ import (
 	"testing"
 
 	"github.com/mlsfed/mlsfed/client"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// rawSession is a device that speaks the protocol without MLS and without a store: what it sends is as
-// opaque to servers as ciphertext. It measures the servers alone.
+// rawSession is a device that uses the protocol without MLS and without a store: its content is as opaque to servers
+// as ciphertext. It measures only the servers.
 type rawSession struct {
 	conn   client.Conn
 	device wire.DeviceID
 	pushed func(*wire.Push) // on the reader's goroutine
-	greedy bool             // it acknowledges nothing
+	greedy bool             // the device acknowledges nothing
 
 	write sync.Mutex // one frame at a time
 	mu    sync.Mutex // guards what follows
 	next  uint64
 	wait  map[uint64]chan *wire.Frame
 	ended chan struct{}
+	err   error // why the session has ended; set before ended is closed
 }
 
 // rawDevice is dialRaw for the test's own goroutine.
@@ -60,7 +61,7 @@ func dialRaw(ctx context.Context, c *cluster.Cluster, d wire.Domain, user string
 	return connectRaw(ctx, link, id, private, pushed, false)
 }
 
-// connectRaw opens a session for a device that is enrolled.
+// connectRaw opens a session for an enrolled device.
 func connectRaw(ctx context.Context, link client.Invitation, id wire.DeviceID, private ed25519.PrivateKey, pushed func(*wire.Push), greedy bool) (*rawSession, error) {
 	conn, err := client.WebSocket(link, nil).Dial(ctx)
 	if err != nil {
@@ -125,19 +126,20 @@ func (s *rawSession) send(ctx context.Context, f *wire.Frame, body any) error {
 	return s.conn.Write(ctx, b)
 }
 
-// read hands answers to who waits, and acknowledges pushes.
+// read passes answers to the waiting callers, and acknowledges pushes.
 func (s *rawSession) read() {
 	defer close(s.ended)
 	ctx := context.Background()
 	for {
 		f, err := s.frame(ctx)
 		if err != nil {
+			s.err = err
 			return
 		}
 		switch f.Type {
 		case wire.FramePush:
 			p := new(wire.Push)
-			if wire.Decode(f.Body, wire.MaxSessionFrame, p) != nil {
+			if s.err = wire.Decode(f.Body, wire.MaxSessionFrame, p); s.err != nil {
 				return
 			}
 			s.pushed(p)
@@ -182,7 +184,7 @@ func (s *rawSession) ask(ctx context.Context, method wire.Method, request, answe
 		}
 		return wire.Decode(f.Body, wire.MaxSessionFrame, answer)
 	case <-s.ended:
-		return errors.New("the session has ended")
+		return fmt.Errorf("the session has ended: %w", s.err)
 	case <-ctx.Done():
 		return ctx.Err()
 	}

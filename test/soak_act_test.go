@@ -13,7 +13,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// watch hears what a device's process tells, and lets it connect. Alarms are failures.
+// watch handles the events of a device's process, and lets the device connect. Alarms are failures.
 func (s *soak) watch(k *soaker) {
 	d, l := k.device, k.life
 	next := d.Subscribe(l.ended)
@@ -34,7 +34,12 @@ func (s *soak) watch(k *soaker) {
 				if m := s.room(e.Conversation); m != nil && slices.Contains(m.core, k.index) {
 					s.t.Errorf("%v, who never left %v: a message was refused: %v", k, e.Conversation, e.Err)
 				}
-			case client.EventDivergence, client.EventBroken, client.EventPoison, client.EventGap, client.EventTrust, client.EventUnreadable, client.EventMissed:
+			case client.EventGap:
+				m := s.room(e.Conversation)
+				if !errors.Is(e.Err, client.ErrLate) || m != nil && slices.Contains(m.core, k.index) { // others are removed
+					s.t.Errorf("%v in %v: %v in epoch %d by %q: %v", k, e.Conversation, e.Type, e.Epoch, e.By, e.Err)
+				}
+			case client.EventDivergence, client.EventBroken, client.EventPoison, client.EventTrust, client.EventUnreadable, client.EventMissed:
 				s.t.Errorf("%v in %v: %v in epoch %d by %q: %v", k, e.Conversation, e.Type, e.Epoch, e.By, e.Err)
 			}
 		}
@@ -50,13 +55,13 @@ func (s *soak) room(id wire.ConversationID) *room {
 	return nil
 }
 
-// soakPace is how long a device waits between what it does: up to twice this.
+// soakPace is how long a device waits between two acts: up to twice this.
 const soakPace = 1500 * time.Millisecond
 
-// soakPatience is how long a change is waited for. It goes on if that was too short.
+// soakPatience is how long a device waits for a change. A change that takes longer continues.
 const soakPatience = 15 * time.Second
 
-// live is what one device does.
+// live runs the acts of one device.
 func (s *soak) live(ctx context.Context, k *soaker) {
 	r := s.random(100 + uint64(k.index))
 	for pause(ctx, time.Duration(r.Int64N(int64(2*soakPace)))) {
@@ -79,7 +84,7 @@ func (s *soak) live(ctx context.Context, k *soaker) {
 func (s *soak) act(ctx context.Context, r *rand.Rand, k *soaker, m *room) {
 	state, err := k.device.Conversation(ctx, m.id)
 	if err != nil || state.State != client.StateActive || state.Outgoing > 16 {
-		return // not in it now, or the network is slow
+		return // not a member now, or the network is slow
 	}
 	short, cancel := context.WithTimeout(ctx, soakPatience)
 	defer cancel()
@@ -96,7 +101,7 @@ func (s *soak) act(ctx context.Context, r *rand.Rand, k *soaker, m *room) {
 	}
 }
 
-// tried counts what became of a change. One whose time was too short goes on.
+// tried counts the result of a change. A change that timed out continues.
 func (s *soak) tried(what string, err error, done *atomic.Int64) {
 	if err == nil && done != nil {
 		done.Add(1)
@@ -117,7 +122,7 @@ func (s *soak) tried(what string, err error, done *atomic.Int64) {
 
 func (s *soak) speak(ctx context.Context, k *soaker, m *room) {
 	if k.doubt != nil {
-		return // its process is dead, and nobody has buried it yet
+		return // its process is dead, and not cleaned up yet
 	}
 	text := numbered(k.index, int(m.sent[k.index].Load()))
 	_, err := k.device.SendText(context.WithoutCancel(ctx), m.id, text)

@@ -12,7 +12,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// judge waits until all is quiet, lets everybody of the core say a last word, and looks at what everybody has.
+// judge waits until nothing is pending, makes every core device send a last message, and checks what all devices
+// have.
 func (s *soak) judge() {
 	ctx, cancel := context.WithTimeout(s.t.Context(), 4*time.Minute)
 	defer cancel()
@@ -40,8 +41,8 @@ func (s *soak) judge() {
 	all.Wait()
 }
 
-// conclude lets the core say a last word in an epoch in which all agree. A change that was still under way can
-// end that epoch, and whoever it adds does not get what was said before: then the word is said again.
+// conclude makes the core devices send a last message in an epoch in which all agree. A pending change can end that
+// epoch, and a device that it adds does not get earlier messages: then the message is sent again.
 func (s *soak) conclude(ctx context.Context, m *room, epoch wire.Epoch) (why string) {
 	if m.concluded == epoch {
 		return ""
@@ -56,7 +57,7 @@ func (s *soak) conclude(ctx context.Context, m *room, epoch wire.Epoch) (why str
 	return fmt.Sprintf("the last words were said in epoch %d just now", epoch)
 }
 
-// fault says what is wrong with a conversation, or not yet right; "" for nothing.
+// fault describes what is wrong, or not yet right, with a conversation; "" for nothing.
 func (s *soak) fault(ctx context.Context, m *room) string {
 	members, epoch, why := s.agreed(ctx, m)
 	if why == "" {
@@ -78,12 +79,12 @@ func (s *soak) fault(ctx context.Context, m *room) string {
 			if slices.Contains(members, i) {
 				return fmt.Sprintf("%v: %v", k, err)
 			}
-			continue // was never in it
+			continue // the device was never in it
 		}
 		histories[i] = have
 		for from, list := range have {
 			for at := 1; at < len(list); at++ {
-				if list[at] <= list[at-1] { // twice, or before an earlier one: waiting does not mend it
+				if list[at] <= list[at-1] { // a duplicate or out of order: waiting does not help
 					return fmt.Sprintf("%v has message %d of %v after %d", k, list[at], s.devices[from], list[at-1])
 				}
 			}
@@ -104,7 +105,8 @@ func (s *soak) fault(ctx context.Context, m *room) string {
 	return ""
 }
 
-// agreed is who is in a conversation: they share its epoch, its order and its members, and nothing waits.
+// agreed returns the members of a conversation if they share its epoch, its order and its members, and nothing is
+// pending.
 func (s *soak) agreed(ctx context.Context, m *room) (members []int, epoch wire.Epoch, why string) {
 	var first *client.Conversation
 	var names []wire.DeviceID
@@ -144,7 +146,7 @@ func (s *soak) agreed(ctx context.Context, m *room) (members []int, epoch wire.E
 	return members, first.Epoch, ""
 }
 
-// state is what a device says of a conversation.
+// state describes a device's view of a conversation.
 func (s *soak) state(ctx context.Context, name wire.DeviceID, m *room) string {
 	for _, k := range s.devices {
 		if k.deviceID() == name {
@@ -158,10 +160,10 @@ func (s *soak) state(ctx context.Context, name wire.DeviceID, m *room) string {
 	return "no such device"
 }
 
-// missing says what a device of the core lacks: it has every message of the core, and of guests what the
-// others of its organization have. Other organizations can lack a guest's last messages: what an organization
-// still had on its way to them when its last member was removed is refused, since nobody can tell any more when
-// it was said.
+// missing describes what a core device lacks. It must have every message of the core, and the messages of guests that
+// the other devices of its organization have. Other organizations can lack a guest's last messages: messages that are
+// still in transit when an organization's last member is removed are refused, since it is not known any more when
+// they were sent.
 func (s *soak) missing(m *room, histories map[int]map[int][]int, k int) string {
 	for _, from := range m.core {
 		if have, want := len(histories[k][from]), m.sent[from].Load(); int64(have) != want {
@@ -179,8 +181,8 @@ func (s *soak) missing(m *room, histories map[int]map[int][]int, k int) string {
 	return ""
 }
 
-// missed says what a guest who is there at the end lacks: while it is in, it gets every message, so that
-// holes are not more than the times when it was out.
+// missed describes what a guest lacks that is a member at the end. While it is a member it gets every message, so
+// that it has at most as many holes as absences.
 func (s *soak) missed(m *room, have map[int][]int, g int) string {
 	for _, from := range slices.Sorted(maps.Keys(have)) {
 		list := have[from]

@@ -17,11 +17,11 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// life is one process of a device: a store that can die with it, at a write, and a network that can be lost.
+// life is one process of a device, with a store that can fail at a write and a network that can be lost.
 type life struct {
 	client.Store
 	client.Transport
-	watched chan struct{} // closed when its events are heard: it does not connect before, but to enrol
+	watched chan struct{} // closed when its events are watched: before that it connects only to enrol
 	watch   func()        // closes it
 	ended   context.Context
 	over    context.CancelFunc
@@ -33,13 +33,13 @@ type life struct {
 	conns map[*cord]struct{}
 }
 
-// fate is how a store goes on.
+// fate is what happens to a store at its next write.
 type fate uint8
 
 const (
 	lives      fate = iota
 	diesBefore      // at its next write, which is not made
-	diesAfter       // at its next write, which is made, and nobody hears of it
+	diesAfter       // at its next write, which is made without an answer
 	dead
 )
 
@@ -52,11 +52,11 @@ func newLife() *life {
 	return l
 }
 
-// apply stands between a device and its store and network.
+// apply puts the life between a device and its store and network.
 func (l *life) apply(o *client.Options) {
 	l.Store, l.Transport = o.Store, o.Transport
 	o.Store, o.Transport = l, l
-	o.Limits.KeyPackages = 10 // they are much of what founding takes
+	o.Limits.KeyPackages = 10 // KeyPackages are much of the cost of founding
 }
 
 // Apply implements client.Store.
@@ -86,7 +86,7 @@ func (l *life) die() {
 // kill ends a process at its next write, or soon if there is none.
 func (l *life) kill(ctx context.Context, f fate) {
 	l.mu.Lock()
-	if l.fate != dead { // by somebody else's hand
+	if l.fate != dead { // another goroutine has killed it
 		l.fate = f
 	}
 	l.mu.Unlock()
@@ -151,7 +151,7 @@ func (l *life) offline() bool {
 	return l.down
 }
 
-// loseNetwork cuts the connection, and lets nobody connect until the network is back.
+// loseNetwork cuts the connection, and refuses new ones until the network is back.
 func (l *life) loseNetwork(down bool) {
 	l.mu.Lock()
 	l.down = down
@@ -164,7 +164,7 @@ func (l *life) loseNetwork(down bool) {
 		return
 	}
 	for _, c := range cut {
-		_ = c.Close() // its end is what is wanted
+		_ = c.Close() // the connection must end
 	}
 }
 
@@ -193,7 +193,7 @@ func (s *soak) disturbDevices(ctx context.Context, stream uint64) {
 	}
 }
 
-// restart ends a device's process, drops all that it knew, and opens it again from its folder.
+// restart ends a device's process, drops its memory, and opens the device again from its folder.
 func (s *soak) restart(ctx context.Context, r *rand.Rand, k *soaker) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -217,8 +217,8 @@ func (s *soak) restart(ctx context.Context, r *rand.Rand, k *soaker) {
 	}
 }
 
-// settleDoubt finds out whether a message was written before its sender was killed. What was written is
-// sent, and what SendText had taken before is not forgotten.
+// settleDoubt finds out whether a message was written before its sender was killed. It checks that a written message
+// is sent, and that a message which SendText had accepted earlier is not forgotten.
 func (s *soak) settleDoubt(k *soaker, m *room) {
 	have, err := heard(s.t.Context(), k.device, m.id)
 	if err != nil {
@@ -237,14 +237,14 @@ func (s *soak) settleDoubt(k *soaker, m *room) {
 	}
 }
 
-// disturbNodes restarts nodes in good order, and gives them a process of their own, in which they are killed.
+// disturbNodes restarts nodes in order, and gives them a process of their own, in which they are killed.
 func (s *soak) disturbNodes(ctx context.Context) {
 	r := s.random(2)
 	n := 0
 	for pause(ctx, time.Duration(4000+r.IntN(6000))*time.Millisecond) {
 		d := soakDomains[r.IntN(len(soakDomains))]
 		if n++; n%2 == 0 {
-			for d = range s.nodes { // one that can be killed
+			for d = range s.nodes { // a node that can be killed
 				break
 			}
 		}
@@ -283,8 +283,8 @@ func (s *soak) disturbNode(ctx context.Context, r *rand.Rand, d wire.Domain) err
 	return err
 }
 
-// openFiles counts the open file descriptors of this process by what they are; nothing where the system
-// does not say.
+// openFiles counts the open file descriptors of this process by their kind; it returns nothing if the system does not
+// report them.
 func openFiles(t *testing.T) map[string]int {
 	t.Helper()
 	if runtime.GOOS != "linux" {
@@ -303,7 +303,7 @@ func openFiles(t *testing.T) map[string]int {
 			continue // the one of this folder
 		}
 		if regexp.MustCompile(`^(socket|pipe|anon_inode):`).MatchString(name) {
-			name = number.ReplaceAllString(name, "") // other ones of the same kind are as good
+			name = number.ReplaceAllString(name, "") // files of the same kind count as equal
 		}
 		files[name]++
 	}

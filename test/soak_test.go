@@ -18,13 +18,13 @@ import (
 
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/config"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestLongSoak: 60 devices of three organizations live for a while in 30 conversations: they talk, rotate
-// keys, race, come and go, leave and are restored, lose their connection and their process; nodes are killed
-// and restarted. At the end nothing is missing or twice, each sender's order is kept, all members of a
+// TestLongSoak runs 60 devices of three organizations in 30 conversations for a while: they talk, rotate keys, race,
+// come and go, leave and are restored, lose their connection and their process; nodes are killed and restarted. It
+// checks that at the end no message is missing or duplicated, each sender's order is kept, all members of a
 // conversation agree, and no goroutine or file is left.
 func TestLongSoak(t *testing.T) {
 	var last time.Duration
@@ -61,7 +61,7 @@ func TestLongSoak(t *testing.T) {
 	start := time.Now()
 	s.enrol(devices)
 	s.found(rooms)
-	s.count.commits.Store(0) // those of the founding show nothing
+	s.count.commits.Store(0) // commits of the founding do not count
 	s.count.joins.Store(0)
 	founded := time.Now()
 	s.run(last)
@@ -90,7 +90,7 @@ type soak struct {
 	outcomes map[string]int
 }
 
-// soakCount is what has happened.
+// soakCount counts what has happened.
 type soakCount struct {
 	messages, commits, races, lost            atomic.Int64
 	joins, leaves, removals, restores         atomic.Int64
@@ -101,12 +101,12 @@ type soakCount struct {
 
 func (n *soakCount) String() string {
 	return fmt.Sprintf("%d messages (%d refused), %d commits, %d races (%d commits overtaken), %d joins, %d leaves, %d removals, %d restores; "+
-		"devices: %d kills (%d in the midst of sending, %d of them after the write), %d restarts, %d offline spells; nodes: %d kills, %d restarts; %d changes given up",
+		"devices: %d kills (%d while sending, %d of them after the write), %d restarts, %d offline spells; nodes: %d kills, %d restarts; %d changes given up",
 		n.messages.Load(), n.refused.Load(), n.commits.Load(), n.races.Load(), n.lost.Load(), n.joins.Load(), n.leaves.Load(), n.removals.Load(), n.restores.Load(),
 		n.kills.Load(), n.inDoubt.Load(), n.inDoubtAndKept.Load(), n.restarts.Load(), n.offline.Load(), n.nodeKills.Load(), n.nodeRestarts.Load(), n.givenUp.Load())
 }
 
-// enough holds that all that the test is about has happened. In the short form some of it may not, on a slow
+// enough checks that all kinds of events of the test have happened. In the short form some may be missing on a slow
 // machine.
 func (n *soakCount) enough(t *testing.T, full bool) {
 	list := map[string]*atomic.Int64{
@@ -131,10 +131,10 @@ type soaker struct {
 	org        wire.Domain
 	user, name string
 
-	mu     sync.RWMutex // held for reading by who uses the device, for writing by who replaces it
+	mu     sync.RWMutex // held for reading to use the device, for writing to replace it
 	device *client.Device
 	life   *life
-	doubt  *room // where it was sending when it was killed
+	doubt  *room // in which it was sending when it was killed
 }
 
 func (k *soaker) id() wire.UserID { return wire.UserID("mimi://" + string(k.org) + "/u/" + k.user) }
@@ -145,24 +145,24 @@ func (k *soaker) deviceID() wire.DeviceID {
 
 func (k *soaker) String() string { return k.user + "/" + k.name }
 
-// room is one conversation of the soak. Its core are in it throughout, and nobody of them may miss a message.
+// room is one conversation of the soak. Core devices are members all the time, and none of them may miss a message.
 // Guests come and go.
 type room struct {
 	id      wire.ConversationID
 	core    []int
 	guests  []int          // of users with one device
 	sent    []atomic.Int64 // messages, by device
-	invited []atomic.Int64 // how often somebody began to add a device
+	invited []atomic.Int64 // how often an add of a device was begun
 
-	concluded wire.Epoch // in which the last words were said; used by the judge only
+	concluded wire.Epoch // in which the last messages were sent; used by the judge only
 }
 
-// all are the devices that are in a room, or may be.
+// all returns the devices that are in a room, or may be.
 func (m *room) all() []int { return slices.Concat(m.core, m.guests) }
 
 func (s *soak) random(stream uint64) *rand.Rand { return rand.New(rand.NewPCG(s.seed, stream)) }
 
-// enrol makes the users' devices: a third of the users have two.
+// enrol creates the users' devices: a third of the users have two.
 func (s *soak) enrol(n int) {
 	for u := 0; len(s.devices) < n; u++ {
 		k := &soaker{org: soakDomains[u%len(soakDomains)], user: fmt.Sprintf("user%d", u), name: "phone"}
@@ -209,7 +209,7 @@ func (s *soak) enrol(n int) {
 	}
 }
 
-// found makes the conversations: in every other one there are guests.
+// found creates the conversations: every other one has guests.
 func (s *soak) found(n int) {
 	byUser := make(map[wire.UserID][]int)
 	for i, k := range s.devices {
@@ -281,7 +281,7 @@ func (s *soak) foundOne(ctx context.Context, n int, m *room) error {
 	return nil
 }
 
-// run lets everything happen for a time.
+// run runs all activity for a time.
 func (s *soak) run(last time.Duration) {
 	ctx, stop := context.WithTimeout(s.t.Context(), last)
 	defer stop()
@@ -297,7 +297,7 @@ func (s *soak) run(last time.Duration) {
 	all.Wait()
 }
 
-// end stops everything and holds that nothing is left of it: no goroutine and no file.
+// end stops everything and checks that no goroutine and no file is left.
 func (s *soak) end(before goleak.Option, files map[string]int) {
 	for d, p := range s.nodes {
 		p.stop(s.t)

@@ -8,12 +8,12 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/mlscore"
-	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestSuitesOverTheNetwork: devices of each cipher suite, post-quantum ones included, enrol with a
+// TestSuitesOverTheNetwork checks that devices of each cipher suite, post-quantum ones included, enrol with a
 // certificate over a key of its signature scheme, log in with that key, add and remove each other across
 // organizations, talk and rotate their keys.
 func TestSuitesOverTheNetwork(t *testing.T) {

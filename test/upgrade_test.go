@@ -11,15 +11,15 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/node"
-	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
 // firstRules is the last commit whose build knows one level of the rules only: the build of 25 November 2026.
 const firstRules = "f3e2d7f"
 
-// buildOf builds the program of a commit. The test is skipped where the clone lacks the commit.
+// buildOf builds the program of a commit. The test is skipped if the clone lacks the commit.
 func buildOf(t *testing.T, commit string) string {
 	t.Helper()
 	dir := t.TempDir()
@@ -33,9 +33,9 @@ func buildOf(t *testing.T, commit string) string {
 	return filepath.Join(dir, "mlsfed")
 }
 
-// TestLongUpgrade replaces nodes of a build that knows the first level of the rules alone, one by one, with all their
-// data. While builds of both kinds hold replicas of one conversation, they play what levels treat differently: a
-// contest, changes of replicas, and snapshots. In the end all replicas are in one state.
+// TestLongUpgrade replaces nodes of a build that knows only the first level of the rules, one at a time, with all
+// their data. While builds of both kinds hold replicas of one conversation, the test runs what levels treat
+// differently: a contest, changes of replicas, and snapshots. At the end all replicas must be in one state.
 func TestLongUpgrade(t *testing.T) {
 	if os.Getenv("MLSFED_LONG") == "" {
 		t.Skip("builds another commit and takes about two minutes: set MLSFED_LONG")
@@ -88,7 +88,7 @@ func (k *circle) levelAt(d wire.Domain, level uint8) {
 	}
 }
 
-// poison orders n commits in a row that nobody can process, by carol's device, and goes on from them.
+// poison orders n commits in a row that no member can process, by carol's device, and continues after them.
 func (k *circle) poison(n int) {
 	k.t.Helper()
 	k.poisonBy(k.takeOver(k.share(k.alice, k.bob, k.carol, k.dave)), n)
@@ -109,7 +109,7 @@ func (k *circle) poisonBy(r *rogue, n int) {
 	k.carol = k.goOn(r, receipt.Sequence)
 }
 
-// commits has alice and bob change their keys in turn.
+// commits makes alice and bob change their keys in turn.
 func (k *circle) commits(n int) {
 	k.t.Helper()
 	for i := range n {
@@ -146,7 +146,7 @@ func (k *circle) active(d *client.Device) {
 	}
 }
 
-// join adds a user of an organization, who speaks and hears.
+// join adds a user of an organization, who sends and receives.
 func (k *circle) join(d wire.Domain, user string) {
 	k.t.Helper()
 	v := device(k.t, k.Cluster, d, user, "phone")

@@ -7,13 +7,14 @@ import (
 
 	"github.com/mlsfed/mlsfed/client"
 	"github.com/mlsfed/mlsfed/config"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/mlscore"
-	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestWitnessOfTheOperatorsChoice: a conversation of two organizations gets the third vote that the configuration
-// proposes, goes on while the founder's organization is away, and keeps the policy when it is migrated.
+// TestWitnessOfTheOperatorsChoice checks that a conversation of two organizations gets the third vote that the
+// configuration proposes, continues while the founder's organization is away, and keeps the policy when it is
+// migrated.
 func TestWitnessOfTheOperatorsChoice(t *testing.T) {
 	c := newClusterIn(t, t.TempDir(), cluster.Options{Edit: func(cfg *config.Config) {
 		if cfg.Domain == "a.example" {

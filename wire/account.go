@@ -8,16 +8,16 @@ import (
 	"strings"
 )
 
-// AccountID names the account of a person at an organization: 16 random bytes that the organization draws when it makes
-// the account, and again when it gives the name of a removed account to somebody. A UserID is a name, and names are
-// given again; an AccountID is not. The zero AccountID stands for one that is not known: certificates of earlier
-// releases hold none.
+// AccountID identifies the account of a person at an organization: 16 random bytes. The organization draws them when
+// it creates the account, and again when it gives the name of a removed account to another person. A UserID is a
+// name, and names are given again; an AccountID is not. The zero AccountID means that the account is not known:
+// certificates of earlier releases hold none.
 //
-// A device certificate holds it as the serialNumber of its subject, 32 lower-case hexadecimal digits: the attribute
-// that distinguishes holders whose names are the same (RFC 3739 §3.1.2).
+// A device certificate holds the AccountID as the serialNumber of its subject, 32 lower-case hexadecimal digits: the
+// attribute that distinguishes holders with the same name (RFC 3739 §3.1.2).
 type AccountID [16]byte
 
-// String is 32 hexadecimal digits, "" for the zero AccountID.
+// String returns 32 hexadecimal digits, or "" for the zero AccountID.
 func (a AccountID) String() string {
 	if a == (AccountID{}) {
 		return ""
@@ -25,12 +25,13 @@ func (a AccountID) String() string {
 	return hex.EncodeToString(a[:])
 }
 
-// Same reports whether two certificates of one name can be of one account: the ids are equal, or one is not known.
+// Same reports whether two certificates with the same name can belong to one account: the ids are equal, or one is
+// not known.
 func (a AccountID) Same(b AccountID) bool {
 	return a == b || a == (AccountID{}) || b == (AccountID{})
 }
 
-// ParseAccountID reads what String writes, except "".
+// ParseAccountID parses the output of String, except "".
 func ParseAccountID(s string) (AccountID, error) {
 	var a AccountID
 	if len(s) != 2*len(a) || strings.ToLower(s) != s {
@@ -45,7 +46,7 @@ func ParseAccountID(s string) (AccountID, error) {
 	return a, nil
 }
 
-// AccountOf reads the account of a device certificate; zero if it holds none. It verifies nothing.
+// AccountOf returns the account in a device certificate, or zero if the certificate holds none. It verifies nothing.
 func AccountOf(cert *x509.Certificate) AccountID {
 	a, err := ParseAccountID(cert.Subject.SerialNumber)
 	if err != nil {

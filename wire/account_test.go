@@ -12,7 +12,7 @@ func TestAccountOf(t *testing.T) {
 	for serial, want := range map[string]AccountID{
 		id.String():                  id,
 		"":                           {},
-		"4711":                       {}, // an authority's own numbers
+		"4711":                       {}, // a number that an authority chose itself
 		strings.ToUpper(id.String()): {}, strings.Repeat("0", 32): {}, strings.Repeat("x", 32): {}, id.String() + "00": {},
 	} {
 		if got := AccountOf(&x509.Certificate{Subject: pkix.Name{SerialNumber: serial}}); got != want {

@@ -10,19 +10,20 @@ import (
 	"github.com/fxamacker/cbor/v2"
 )
 
-// The bound of what decoding allocates for elements of arrays: so many bytes for each byte of input, and some more. An
-// array of empty elements is the cheapest to send: one byte for a structure of hundreds.
+// The bound on the memory that decoding allocates for elements of arrays: a number of bytes for each byte of input,
+// plus a constant. An array of empty elements is the cheapest to send: one byte for a structure of hundreds of bytes.
 const (
 	maxGrowth   = 16
 	growthSlack = 16 << 10
 )
 
-// smallInput is the input below which nothing is looked at: it cannot cost much, and most messages are small.
+// smallInput is the size of input below which nothing is checked: small input cannot cost much, and most messages are
+// small.
 const smallInput = 64
 
-// costly says of a type whether decoding it can allocate more than maxGrowth allows: whether it has an array of
-// anything but bytes.
-var costly sync.Map // of reflect.Type to bool
+// costly caches for each type whether decoding it can allocate more than maxGrowth allows: whether it contains an
+// array of anything but bytes.
+var costly sync.Map // reflect.Type to bool
 
 func isCostly(t reflect.Type) bool {
 	if known, ok := costly.Load(t); ok {
@@ -53,8 +54,8 @@ func findCostly(t reflect.Type, seen map[reflect.Type]bool) bool {
 	return false
 }
 
-// affordable reports whether decoding b into a type allocates no more for elements than the bound. It looks at heads
-// only, and leaves input that is not well formed to the decoder, which looks at that before it allocates.
+// affordable reports whether decoding b into a type allocates no more for elements than the bound. It reads only the
+// heads of data items. It leaves malformed input to the decoder, which rejects it before it allocates.
 func affordable(b []byte, t reflect.Type) bool {
 	if len(b) < smallInput || !isCostly(t) {
 		return true
@@ -64,11 +65,11 @@ func affordable(b []byte, t reflect.Type) bool {
 	return w.budget >= 0
 }
 
-// walker goes along an encoding and the type that it is decoded into.
+// walker walks through an encoding and the type that it is decoded into.
 type walker struct {
 	rest   []byte
-	budget int  // bytes that may still be allocated; negative when the input costs too much, or does not fit the type
-	bad    bool // the input is not what the decoder takes
+	budget int  // bytes that may still be allocated; negative if the input costs too much or does not fit the type
+	bad    bool // the decoder does not accept the input
 }
 
 // head reads the head of a data item (RFC 8949 §3).
@@ -102,7 +103,7 @@ func (w *walker) head() (major byte, n uint64) {
 
 var unmarshaler = reflect.TypeFor[cbor.Unmarshaler]()
 
-// value goes past one data item. t is nil where nothing is decoded into a known type.
+// value skips one data item. t is nil if the item is not decoded into a known type.
 func (w *walker) value(t reflect.Type, depth int) {
 	if w.bad || w.budget < 0 {
 		return
@@ -135,13 +136,13 @@ func (w *walker) value(t reflect.Type, depth int) {
 		w.array(t, n, depth)
 	case 5:
 		w.pairs(t, n, depth)
-	case 6: // a tag, which is refused
+	case 6: // a tag, which the decoder refuses
 		w.bad = true
 	}
 }
 
-// fits reports whether a data item with this head can be decoded into a type. The decoder makes an error for each one
-// that cannot, and goes on: that would cost more than the item itself.
+// fits reports whether a data item with this head can be decoded into a type. For each item that does not fit, the
+// decoder makes an error and continues: that would cost more than the item itself.
 func fits(t reflect.Type, optional bool, major byte, n uint64) bool {
 	switch t.Kind() {
 	case reflect.Uint, reflect.Uint8, reflect.Uint16, reflect.Uint32, reflect.Uint64, reflect.Uintptr:
@@ -217,7 +218,7 @@ func (w *walker) pairs(t reflect.Type, n uint64, depth int) {
 	}
 }
 
-// fields are those of a structure, by their key and by their place.
+// fields holds the fields of a structure, by their key and by their position.
 type fields struct {
 	byKey map[uint64]reflect.Type
 	list  []reflect.Type
@@ -231,7 +232,7 @@ func (f *fields) at(i int) reflect.Type {
 	return f.list[i]
 }
 
-var allFields sync.Map // of reflect.Type to *fields
+var allFields sync.Map // reflect.Type to *fields
 
 func fieldsOf(t reflect.Type) *fields {
 	if known, ok := allFields.Load(t); ok {
@@ -251,7 +252,7 @@ func collectFields(t reflect.Type, f *fields) {
 			f.array = true
 		}
 		if field.Anonymous && tag == "" && field.Type.Kind() == reflect.Struct {
-			collectFields(field.Type, f) // its fields stand among the others
+			collectFields(field.Type, f) // the fields of an embedded structure belong to the outer one
 			continue
 		}
 		if field.Name == "_" || tag == "-" || !field.IsExported() {

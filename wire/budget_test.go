@@ -7,12 +7,12 @@ import (
 	"testing"
 )
 
-// hostile are encodings for a type in which each array that it has, one at a time, has n elements of nothing.
+// hostile returns encodings for a type. In each of them one of the type's arrays has n empty elements.
 func hostile(t reflect.Type, n int) (list [][]byte) {
 	return insides(t, n, 0)
 }
 
-// head is the head of a data item.
+// headOf returns the head of a data item.
 func headOf(major byte, n int) []byte {
 	switch {
 	case n < 24:
@@ -41,7 +41,7 @@ func insides(t reflect.Type, n, depth int) (list [][]byte) {
 		}
 		for _, inner := range insides(t.Elem(), n, depth+1) {
 			list = append(list, append(headOf(4, 1), inner...))
-			if few := 1000; len(inner) > few { // many arrays of a few
+			if few := 1000; len(inner) > few { // many arrays with a few elements
 				for _, small := range insides(t.Elem(), 100, depth+1) {
 					list = append(list, append(headOf(4, n/100), bytes.Repeat(small, n/100)...))
 				}
@@ -67,7 +67,7 @@ func insides(t reflect.Type, n, depth int) (list [][]byte) {
 	return list
 }
 
-// allocated is what decoding allocates, in bytes.
+// allocated returns the bytes that decoding allocates.
 func allocated(b []byte, v any) uint64 {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
@@ -76,20 +76,20 @@ func allocated(b []byte, v any) uint64 {
 	return after.TotalAlloc - before.TotalAlloc
 }
 
-// perByte and besides bound what decoding n bytes may allocate: its elements, their contents, an encoding to compare
-// with, and an error.
+// perByte and besides bound the memory that decoding n bytes may allocate: elements, their contents, an encoding for
+// comparison, and an error.
 const (
 	perByte = 3 * maxGrowth
-	besides = 256 << 10
+	extra   = 256 << 10
 )
 
-// TestDecodeAllocatesLittle: decoding n bytes allocates at most a constant for each, whatever they are, into every type
-// that crosses the wire.
+// TestDecodeAllocatesLittle checks that decoding n bytes allocates at most a constant for each byte, for any input,
+// into every type that crosses the wire.
 func TestDecodeAllocatesLittle(t *testing.T) {
 	for name, v := range samples() {
 		for _, n := range []int{1000, 131072} {
 			for _, b := range hostile(reflect.TypeOf(v).Elem(), n) {
-				if got := allocated(b, empty(v)); got > perByte*uint64(len(b))+besides {
+				if got := allocated(b, empty(v)); got > perByte*uint64(len(b))+extra {
 					t.Errorf("%s: %d bytes (%x…) cost %d", name, len(b), b[:min(12, len(b))], got)
 				}
 			}
@@ -97,7 +97,7 @@ func TestDecodeAllocatesLittle(t *testing.T) {
 	}
 }
 
-// TestHonestArraysAreAffordable: the largest arrays that are sent are decoded.
+// TestHonestArraysAreAffordable checks that the largest arrays that nodes and devices send are decoded.
 func TestHonestArraysAreAffordable(t *testing.T) {
 	for name, v := range samples() {
 		b, err := Encode(v)
@@ -115,7 +115,7 @@ func TestHonestArraysAreAffordable(t *testing.T) {
 	}
 }
 
-// FuzzAffordable: the walk ends, and what decodes is what it was meant for.
+// FuzzAffordable checks that decoding arbitrary input ends, and allocates no more than its bound.
 func FuzzAffordable(f *testing.F) {
 	for _, v := range samples() {
 		b, err := Encode(v)
@@ -127,7 +127,7 @@ func FuzzAffordable(f *testing.F) {
 	f.Add(append([]byte{0xa1, 0x01, 0x9a, 0, 0, 0x40, 0}, bytes.Repeat([]byte{0xa0}, 0x4000)...))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		for _, v := range []any{new(NotifyRequest), new(Entry), new(Frame), new(Error)} {
-			if got := allocated(b, v); got > perByte*uint64(len(b))+4*besides {
+			if got := allocated(b, v); got > perByte*uint64(len(b))+4*extra {
 				t.Errorf("%T: %d bytes cost %d", v, len(b), got)
 			}
 		}

@@ -9,17 +9,17 @@ import (
 	"github.com/fxamacker/cbor/v2"
 )
 
-// MaxElements is the largest number of elements in one array: the addresses of a delivery list.
+// MaxElements bounds the elements of one array: the addresses of a delivery list.
 const MaxElements = 131072
 
 // MaxFrame is the default limit of one frame between nodes or from a client, in bytes.
 const MaxFrame = 1 << 20
 
-// MaxEntry is the default limit of one log entry, in bytes. What is larger travels as a blob.
+// MaxEntry is the default limit of one log entry, in bytes. Larger content travels as a blob.
 const MaxEntry = 1 << 20
 
-// maxDepth is how deep arrays and maps nest. The deepest value, an entry with the change of a
-// delivery list in a bundle, needs six.
+// maxDepth bounds the nesting of arrays and maps. The deepest value, an entry with the change of a delivery list in a
+// bundle, needs six levels.
 const maxDepth = 8
 
 var encMode = mustEnc()
@@ -32,7 +32,7 @@ func mustEnc() cbor.UserBufferEncMode {
 	opts.NilContainers = cbor.NilContainerAsEmpty
 	mode, err := opts.UserBufferEncMode()
 	if err != nil {
-		panic(err) // the options are constants: a test would have met it
+		panic(err) // the options are constants: a test would have found the error
 	}
 	return mode
 }
@@ -56,10 +56,10 @@ func mustDec() cbor.DecMode {
 	return mode
 }
 
-// Checker is a value with rules that its encoding cannot express.
+// Checker is implemented by values with rules that their encoding cannot express.
 type Checker interface{ Check() error }
 
-// Encode writes v in the one encoding that Decode accepts. It does not check v: who makes a value does.
+// Encode encodes v in the one form that Decode accepts. It does not check v: the maker of a value does.
 func Encode(v any) ([]byte, error) {
 	b, err := encMode.Marshal(v)
 	if err != nil {
@@ -68,14 +68,14 @@ func Encode(v any) ([]byte, error) {
 	return b, nil
 }
 
-// scratch has buffers for encodings that are only looked at.
+// scratch holds buffers for encodings that are only inspected.
 var scratch = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
-// maxScratch is the largest buffer that is kept for another use, in bytes: a frame with what stands around
-// it, so that a stream of large frames makes no garbage.
+// maxScratch is the largest buffer that is kept for reuse, in bytes: a frame with its framing, so that a stream of
+// large frames makes no garbage.
 const maxScratch = MaxFrame + 128<<10
 
-// look shows fn the encoding of v after a prefix. fn must not keep the bytes.
+// look calls fn with the encoding of v after a prefix. fn must not keep the bytes.
 func look(prefix string, v any, fn func(b []byte)) error {
 	buf, ok := scratch.Get().(*bytes.Buffer)
 	if !ok {
@@ -95,15 +95,14 @@ func look(prefix string, v any, fn func(b []byte)) error {
 	return err
 }
 
-// Size is the length of what Encode would write, in bytes.
+// Size returns the length of the encoding of v, in bytes.
 func Size(v any) (n int, err error) {
 	err = look("", v, func(b []byte) { n = len(b) })
 	return n, err
 }
 
-// Decode reads into v, a pointer, at most limit bytes and all of b. It refuses with TooLarge what
-// exceeds the limit and with Malformed what Encode would not have written. If v is a Checker, its
-// rules hold afterwards.
+// Decode decodes b into v, a pointer. It returns TooLarge if b has more than limit bytes, and Malformed if Encode
+// would not have written all of b. If v is a Checker, its rules hold afterwards.
 func Decode(b []byte, limit int, v any) error {
 	if len(b) > limit {
 		return Errorf(TooLarge, "decode", "%T of %d bytes, at most %d", v, len(b), limit)

@@ -4,5 +4,5 @@ package wire
 const (
 	Denied   Code = "denied"    // the invitation, token, certificate or proof is not accepted: ask for another one
 	NotFound Code = "not_found" // no such user or device: check the name
-	NoneLeft Code = "none_left" // no device of the user has a KeyPackage of this suite: try again when one was online
+	NoneLeft Code = "none_left" // no device of the user has a KeyPackage of this suite: try again after one was online
 )

@@ -1,27 +1,27 @@
-// Package wire holds what crosses a socket or a log: identifiers, submissions, log entries and errors.
-// It does no I/O and knows no clock.
+// Package wire defines the data that crosses a socket or a log: identifiers, submissions, log entries and errors. It
+// does no I/O and knows no clock.
 //
 // # Encoding
 //
-// Everything is CBOR (RFC 8949) in the core deterministic encoding of its section 4.2: structures are
-// maps with small integer keys, or arrays where a value is small and frequent. One value has one
-// encoding, and [Decode] enforces it: it refuses input that is not what [Encode] would have written,
-// and with it duplicate and unknown keys, indefinite lengths, tags, floats where an integer belongs and
-// bytes that follow. What is signed or hashed is therefore signed and hashed as it stands.
+// All data is CBOR (RFC 8949) in the core deterministic encoding of its section 4.2: structures are maps with small
+// integer keys, or arrays if a value is small and frequent. One value has one encoding, and [Decode] enforces that:
+// it refuses input that [Encode] would not have written. So it refuses duplicate and unknown keys, indefinite
+// lengths, tags, floats instead of integers, and trailing bytes. Signatures and hashes therefore cover the bytes as
+// they were sent.
 //
 // # Limits
 //
-// [Decode] takes the largest size that its caller allows and checks it first. Inside, an array holds at
-// most [MaxElements] elements, a map at most 16 pairs, and nesting ends at 8. Each structure has a
-// Check method for the rules that the encoding cannot express; Decode calls it.
+// [Decode] takes the maximum size from its caller and checks it first. Inside, an array holds at most [MaxElements]
+// elements, a map at most 16 pairs, and values nest at most 8 levels deep. Each structure has a Check method for the
+// rules that the encoding cannot express; Decode calls it.
 //
 // # Versions
 //
-// [Envelope] and [Entry] begin with a version. A reader refuses a version that it does not know with
-// [Version], and never guesses. A new field is a new version: unknown keys are refused.
+// [Envelope] and [Entry] begin with a version. A reader refuses a version that it does not know with [Version], and
+// never guesses. A new field needs a new version: unknown keys are refused.
 //
 // # Errors
 //
-// An [Error] has a [Code], which is what a program acts on, the operation that failed and a text for
-// people. It crosses the network whole, so that errors.Is(err, wire.StaleEpoch) holds on the other side.
+// An [Error] has a [Code], on which a program acts, the operation that failed, and a text for people. The whole Error
+// crosses the network, so errors.Is(err, wire.StaleEpoch) holds on the other side.
 package wire

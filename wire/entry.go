@@ -9,25 +9,27 @@ import (
 // EntryVersion is the version of Entry that this package writes.
 const EntryVersion = 1
 
-// Entry is what Raft orders: a submission, or a change of replicas by the nodes themselves. Exactly one
-// of Envelope and Replicas is set.
+// Entry is the content of a Raft log entry: a submission, or a change of replicas by the nodes themselves. Exactly
+// one of Envelope and Replicas is set.
 //
-// Devices decode entries too, and those of the first release refuse unknown keys. New content therefore
-// goes into the fields that exist.
+// Devices decode entries too, and devices of the first release refuse unknown keys. So new content goes into the
+// existing fields.
 type Entry struct {
 	Version uint8 `cbor:"1,keyasint"`
 	Time    Time  `cbor:"2,keyasint"` // the proposer's clock
-	// Proposer is the node that led when the entry was made; from level 2 of the rules on, of a submission,
-	// the node that brought it to the leader.
+	// Proposer is the leader that made the entry. From level 2 of the rules on, the Proposer of a submission is the
+	// node that brought it to the leader.
 	Proposer NodeID    `cbor:"3,keyasint"`
 	Envelope *Envelope `cbor:"4,keyasint,omitempty"`
 	Replicas *Replicas `cbor:"5,keyasint,omitempty"`
 }
 
-// The levels of the state machine's rules.
+// The levels of the state machine's rules. Level 2 decides contests in another way, level 3 accepts
+// CommitBundle.Rest.
 const (
-	FirstLevel = 1 // of every conversation until an entry raises it
-	LastLevel  = 2 // the highest that this package knows
+	FirstLevel = 1 // the level of every conversation until an entry raises it
+	UsualLevel = 2 // a leader raises to it by itself; a higher level comes with a submission that needs it
+	LastLevel  = 3 // the highest level that this package knows
 )
 
 // LevelFeature returns the feature with which a node announces that it knows a level of the rules.
@@ -35,29 +37,29 @@ func LevelFeature(level uint8) Feature { return Feature(levelPrefix + strconv.It
 
 const levelPrefix = "rules/"
 
-// Replicas says which nodes are to hold the conversation from this entry on.
+// Replicas names the nodes that hold the conversation from this entry on.
 type Replicas struct {
-	// Generation counts the times that an operator has forced a new configuration after a majority was
-	// lost. Nodes that are behind it have no say.
+	// Generation counts how often an operator has forced a new configuration after a majority was lost. Nodes of an
+	// earlier generation have no vote.
 	Generation uint64   `cbor:"1,keyasint"`
 	Voters     []NodeID `cbor:"2,keyasint"`
 	Learners   []NodeID `cbor:"3,keyasint,omitempty"`
-	// Recovery is set where this entry follows an operator's forced recovery. With the generation that the
-	// conversation has already, it raises the level of the rules instead; see RaiseLevel.
+	// Recovery is set if this entry follows an operator's forced recovery. With the present generation of the
+	// conversation, it raises the level of the rules instead; see RaiseLevel.
 	Recovery *Recovery `cbor:"4,keyasint,omitempty"`
 }
 
-// RaiseLevel returns the entry content that raises the rules to level and leaves the replicas as now says.
-// A leader orders it when all replicas have announced LevelFeature(level). Replicas of the first release
-// refuse it; devices of the first release pass over it.
+// RaiseLevel returns the content of an entry that raises the rules to level and leaves the replicas as in now. A
+// leader orders it when all replicas have announced LevelFeature(level). Replicas of the first release refuse it;
+// devices of the first release ignore it.
 func RaiseLevel(now *Replicas, level uint8) *Replicas {
 	next := *now
 	next.Recovery = &Recovery{Note: string(LevelFeature(level))}
 	return &next
 }
 
-// RaisesTo returns the level that r raises the rules to in a conversation of generation current. ok is
-// false where r is something else, or names a level that this package does not know.
+// RaisesTo returns the level to which r raises the rules in a conversation of generation current. ok is false if r
+// does something else, or names a level that this package does not know.
 func (r *Replicas) RaisesTo(current uint64) (level uint8, ok bool) {
 	if r.Recovery == nil || r.Generation != current || len(r.Recovery.Lost) > 0 {
 		return 0, false
@@ -70,7 +72,7 @@ func (r *Replicas) RaisesTo(current uint64) (level uint8, ok bool) {
 	return uint8(n), true
 }
 
-// Recovery records an operator's act, for all to see.
+// Recovery records an operator's act, visible to all members.
 type Recovery struct {
 	Lost []NodeID `cbor:"1,keyasint,omitempty"` // the voters that were given up
 	Note string   `cbor:"2,keyasint"`           // the operator's reason, at most MaxNote bytes
@@ -82,7 +84,7 @@ const (
 	MaxNote     = 512 // bytes
 )
 
-// Check refuses an entry that breaks a rule which needs no state.
+// Check refuses an entry that breaks a rule that needs no state.
 func (e *Entry) Check() error {
 	if e.Version != EntryVersion {
 		return Errorf(Version, "entry", "version %d, this node knows %d", e.Version, EntryVersion)
@@ -99,7 +101,7 @@ func (e *Entry) Check() error {
 	return e.Replicas.Check()
 }
 
-// Check refuses replicas over the bounds, without a voter, or with a node named twice.
+// Check refuses replicas that exceed the bounds, have no voter, or name a node twice.
 func (r *Replicas) Check() error {
 	if len(r.Voters) == 0 || len(r.Voters)+len(r.Learners) > MaxReplicas {
 		return Errorf(Malformed, "replicas", "%d voters and %d learners, wanted a voter and at most %d nodes",
@@ -123,14 +125,14 @@ func (r *Replicas) Check() error {
 	return nil
 }
 
-// Committed is an accepted entry at its place.
+// Committed is an accepted entry with its position.
 type Committed struct {
 	Sequence SequenceNumber `cbor:"1,keyasint"`
 	Order    Hash           `cbor:"2,keyasint"` // the order hash up to and with this entry
 	Entry    []byte         `cbor:"3,keyasint"` // an Entry, encoded: the order hash covers these bytes
 }
 
-// Check refuses an entry at place 0 or over MaxEntry.
+// Check refuses an entry at position 0 or over MaxEntry.
 func (c *Committed) Check() error {
 	if c.Sequence == 0 || len(c.Entry) == 0 || len(c.Entry) > MaxEntry {
 		return Errorf(Malformed, "committed", "entry %d of %d bytes", c.Sequence, len(c.Entry))
@@ -144,8 +146,8 @@ func (c *Committed) Open() (*Entry, error) {
 	return e, Decode(c.Entry, MaxEntry, e)
 }
 
-// NextOrder is the order hash after entry, of which before is the order hash so far; zero before the
-// first: h(n) = SHA-256("mlsfed order 1" 0 h(n-1) entry n).
+// NextOrder returns the order hash after entry, where before is the order hash so far, zero before the first entry:
+// h(n) = SHA-256("mlsfed order 1" 0 h(n-1) entry n).
 func NextOrder(before Hash, entry []byte) Hash {
 	h := sha256.New()
 	h.Write([]byte("mlsfed order 1\x00"))
@@ -154,7 +156,7 @@ func NextOrder(before Hash, entry []byte) Hash {
 	return Hash(h.Sum(nil))
 }
 
-// Receipt answers an accepted submission. A retry gets the same.
+// Receipt answers an accepted submission. A retry gets the same answer.
 type Receipt struct {
 	Sequence SequenceNumber `cbor:"1,keyasint"`
 	Epoch    Epoch          `cbor:"2,keyasint"` // the epoch after the entry

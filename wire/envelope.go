@@ -10,18 +10,18 @@ import (
 // EnvelopeVersion is the version of Envelope that this package writes.
 const EnvelopeVersion = 1
 
-// Kind says what a submission is.
+// Kind is the kind of a submission.
 type Kind uint8
 
 // The kinds of submission.
 const (
 	KindCreate   Kind = 1 // opens a conversation
 	KindProposal Kind = 2 // a Proposal for the epoch
-	KindCommit   Kind = 3 // a Commit with what belongs to it
+	KindCommit   Kind = 3 // a Commit with the data that belongs to it
 	KindClose    Kind = 4 // ends the conversation, or one head of a contested one
 )
 
-// String is the kind's name.
+// String returns the name of the kind.
 func (k Kind) String() string {
 	switch k {
 	case KindCreate:
@@ -36,35 +36,35 @@ func (k Kind) String() string {
 	return "unknown"
 }
 
-// Envelope is a submission: what a client asks to be ordered. Exactly the field of its kind is set;
+// Envelope is a submission: content that a client wants to have ordered. Exactly the field of its kind is set;
 // KindClose has none.
 type Envelope struct {
 	Version      uint8          `cbor:"1,keyasint"`
 	Conversation ConversationID `cbor:"2,keyasint"`
-	Submission   SubmissionID   `cbor:"3,keyasint"` // random; a retry bears the same
+	Submission   SubmissionID   `cbor:"3,keyasint"` // random; a retry has the same
 	Kind         Kind           `cbor:"4,keyasint"`
-	// Epoch is the one in which the submission is made, and Parent the entry that opened it. Two heads
-	// of a contested epoch have the same number, so that Parent is what counts; both are 0 in a create.
+	// Epoch is the epoch of the submission, and Parent the entry that opened the epoch. Two heads of a contested
+	// epoch have the same number, so Parent decides; both are 0 in a create.
 	Epoch    Epoch          `cbor:"5,keyasint"`
 	Parent   SequenceNumber `cbor:"6,keyasint"`
 	Create   *Create        `cbor:"7,keyasint,omitempty"`
 	Proposal []byte         `cbor:"8,keyasint,omitempty"` // an MLSMessage
 	Commit   *CommitBundle  `cbor:"9,keyasint,omitempty"`
-	// Signature is Ed25519 by the submission key of the epoch over SigningInput. With public handshakes
-	// it is empty, but in a create.
+	// Signature is an Ed25519 signature by the submission key of the epoch over SigningInput. With public handshakes
+	// it is empty, except in a create.
 	Signature []byte `cbor:"10,keyasint,omitempty"`
 }
 
 // Create opens a conversation in epoch 0.
 type Create struct {
 	Policy   Policy        `cbor:"1,keyasint"`
-	Key      SubmissionKey `cbor:"2,keyasint"`           // of epoch 0; it signs the create
+	Key      SubmissionKey `cbor:"2,keyasint"`           // the key of epoch 0; it signs the create
 	Delivery []Address     `cbor:"3,keyasint"`           // the first delivery list, strictly ascending
-	Info     []byte        `cbor:"4,keyasint,omitempty"` // the GroupInfo as MLSMessage; needed for public handshakes
-	Tree     []byte        `cbor:"5,keyasint,omitempty"` // the ratchet tree, where GroupInfo does not hold it
+	Info     []byte        `cbor:"4,keyasint,omitempty"` // the GroupInfo as an MLSMessage; needed for public handshakes
+	Tree     []byte        `cbor:"5,keyasint,omitempty"` // the ratchet tree, if GroupInfo does not hold it
 }
 
-// Handshakes says how a conversation's handshakes are protected.
+// Handshakes is how a conversation's handshakes are protected.
 type Handshakes uint8
 
 // The policies for handshakes.
@@ -73,8 +73,7 @@ const (
 	HandshakesPublic  Handshakes = 2 // PublicMessages, validated in full by every replica
 )
 
-// Policy is fixed when a conversation is created. A zero number stands for the default that the state
-// machine documents.
+// Policy is fixed when a conversation is created. A zero number selects the default that the state machine documents.
 type Policy struct {
 	Handshakes  Handshakes `cbor:"1,keyasint"`
 	Voters      uint8      `cbor:"2,keyasint,omitempty"` // largest number of voters, odd, at most MaxVoters
@@ -87,36 +86,44 @@ type Policy struct {
 // MaxVoters bounds Policy.Voters.
 const MaxVoters = 9
 
-// CommitBundle is a Commit with all that must become true with it.
+// CommitBundle is a Commit with all data that takes effect with it.
 type CommitBundle struct {
-	Commit []byte `cbor:"1,keyasint"` // an MLSMessage
-	// Welcome is an MLSMessage for those who are added. Of a ReInit it is what founds the successor, which has
-	// a log of its own: docs/client.md, Migration.
+	// Commit is an MLSMessage; with Rest, the part of the message before its ciphertext.
+	Commit []byte `cbor:"1,keyasint"`
+	// Welcome is an MLSMessage for the added members. With a ReInit it is the founding of the successor, which has
+	// its own log: docs/spec/client.md, Migration.
 	Welcome  *Payload       `cbor:"2,keyasint,omitempty"`
 	Info     *Payload       `cbor:"3,keyasint,omitempty"` // the GroupInfo of the new epoch
 	Tree     *Payload       `cbor:"4,keyasint,omitempty"` // its ratchet tree
-	Key      SubmissionKey  `cbor:"5,keyasint"`           // of the epoch that the commit opens
+	Key      SubmissionKey  `cbor:"5,keyasint"`           // the key of the epoch that the commit opens
 	Delivery DeliveryChange `cbor:"6,keyasint"`
-	// Contest marks a commit by a member that could not process the one that won its epoch.
+	// Contest marks a commit by a member that could not process the commit that won its epoch.
 	Contest bool `cbor:"7,keyasint,omitempty"`
+	// Rest names the ciphertext of a Commit that is a blob outside the entry: a large group's commit has a secret for
+	// each member that has not committed yet. It needs level 3 of the rules, private handshakes, and members that
+	// know it.
+	Rest *BlobRef `cbor:"8,keyasint,omitempty"`
 }
 
-// Payload stands in the entry itself or beside it. Exactly one field is set.
+// Payload is content in the entry itself, or a reference to a blob. Exactly one field is set.
 type Payload struct {
 	Inline []byte   `cbor:"1,keyasint,omitempty"`
 	Blob   *BlobRef `cbor:"2,keyasint,omitempty"`
 }
 
-// DeliveryChange changes a delivery list. Both are strictly ascending and have nothing in common.
+// DeliveryChange changes a delivery list. Both lists are strictly ascending and disjoint.
 type DeliveryChange struct {
 	Add    []Address `cbor:"1,keyasint,omitempty"`
 	Remove []Address `cbor:"2,keyasint,omitempty"`
 }
 
-// MaxBlob is the largest blob that a Payload may name, in bytes.
+// MaxBlob is the maximum size of a blob that a Payload or Rest may name, in bytes.
 const MaxBlob = 256 << 20
 
-// SigningInput is what the submission key signs: a domain separator and the envelope without its
+// MinRest is the minimum size of a blob that Rest may name, in bytes: a smaller commit belongs in the entry.
+const MinRest = 1024
+
+// SigningInput returns the bytes that the submission key signs: a domain separator and the envelope without its
 // signature, in its deterministic encoding.
 func (e *Envelope) SigningInput() ([]byte, error) {
 	var input []byte
@@ -140,7 +147,7 @@ func (e *Envelope) Sign(key ed25519.PrivateKey) error {
 	return nil
 }
 
-// Verify reports whether the signature is one by key.
+// Verify reports whether the signature was made with key.
 func (e *Envelope) Verify(key SubmissionKey) bool {
 	if len(e.Signature) != ed25519.SignatureSize {
 		return false
@@ -150,17 +157,17 @@ func (e *Envelope) Verify(key SubmissionKey) bool {
 	return err == nil && valid
 }
 
-// Digest is a SHA-256 over the whole envelope.
+// Digest returns a SHA-256 over the whole envelope.
 func (e *Envelope) Digest() (Hash, error) {
 	var h Hash
 	err := look("mlsfed envelope 1\x00", e, func(b []byte) { h = sha256.Sum256(b) })
 	return h, err
 }
 
-// Binding is what a committer puts into the Commit's authenticated_data and a member compares: a hash
-// over the change of the delivery list. A server that changes it is found out. The key of the next epoch
-// needs no binding, and can have none, since it follows from the commit: members compare it with the one
-// that they derive.
+// Binding returns the hash that a committer puts into the Commit's authenticated_data and that a member compares: a
+// hash over the change of the delivery list. It exposes a server that alters the change. The key of the next epoch
+// needs no binding, and can have none, since it follows from the commit: members compare it with the key that they
+// derive.
 func (b *CommitBundle) Binding() (Hash, error) {
 	raw, err := Encode(&b.Delivery)
 	if err != nil {
@@ -169,7 +176,7 @@ func (b *CommitBundle) Binding() (Hash, error) {
 	return sha256.Sum256(append([]byte("mlsfed delivery 1\x00"), raw...)), nil
 }
 
-// Blobs are the contents that the envelope names.
+// Blobs returns the references of the blobs that the envelope names.
 func (e *Envelope) Blobs() []BlobRef {
 	if e.Commit == nil {
 		return nil
@@ -180,10 +187,13 @@ func (e *Envelope) Blobs() []BlobRef {
 			refs = append(refs, *p.Blob)
 		}
 	}
+	if e.Commit.Rest != nil {
+		refs = append(refs, *e.Commit.Rest)
+	}
 	return refs
 }
 
-// Check refuses an envelope that breaks a rule which needs no state.
+// Check refuses an envelope that breaks a rule that needs no state.
 func (e *Envelope) Check() error {
 	if e.Version != EnvelopeVersion {
 		return Errorf(Version, "envelope", "version %d, this node knows %d", e.Version, EnvelopeVersion)
@@ -228,7 +238,7 @@ func (e *Envelope) checkKind() error {
 	return nil
 }
 
-// Check refuses a create that breaks a rule which needs no state.
+// Check refuses a create that breaks a rule that needs no state.
 func (c *Create) Check() error {
 	if c.Key.IsZero() {
 		return Errorf(Malformed, "create", "without a submission key")
@@ -245,7 +255,7 @@ func (c *Create) Check() error {
 	return c.Policy.Check()
 }
 
-// Check refuses a policy out of its bounds.
+// Check refuses a policy that exceeds its bounds.
 func (p *Policy) Check() error {
 	if p.Handshakes != HandshakesPrivate && p.Handshakes != HandshakesPublic {
 		return Errorf(Malformed, "policy", "handshakes %d, wanted private (1) or public (2)", p.Handshakes)
@@ -265,13 +275,16 @@ func (p *Policy) Check() error {
 	return nil
 }
 
-// Check refuses a bundle that breaks a rule which needs no state.
+// Check refuses a bundle that breaks a rule that needs no state.
 func (b *CommitBundle) Check() error {
 	if len(b.Commit) == 0 {
 		return Errorf(Malformed, "commit", "without a Commit")
 	}
 	if b.Key.IsZero() {
 		return Errorf(Malformed, "commit", "without the submission key of the epoch that it opens")
+	}
+	if r := b.Rest; r != nil && (r.Size < MinRest || r.Size > MaxBlob) {
+		return Errorf(TooLarge, "commit", "rest of %d bytes in a blob, wanted %d to %d", r.Size, MinRest, MaxBlob)
 	}
 	for _, p := range []*Payload{b.Welcome, b.Info, b.Tree} {
 		if p == nil {

@@ -2,9 +2,8 @@ package wire
 
 import "slices"
 
-// Feature names what a node or a device understands beyond the first release. A sender uses a new key,
-// frame, item or rule only towards a receiver that announced the feature for it: decoders refuse what
-// they do not know.
+// Feature names a capability of a node or a device beyond the first release. A sender uses a new key, frame, item or
+// rule only towards a receiver that announced its feature: decoders refuse unknown data.
 type Feature string
 
 // Bounds of an announcement.
@@ -29,7 +28,7 @@ func (s Features) Has(f Feature) bool {
 	return found
 }
 
-// FeaturesRequest announces what a device understands. Its answer is a FeaturesAnswer.
+// FeaturesRequest announces the features of a device. Its answer is a FeaturesAnswer.
 type FeaturesRequest struct {
 	Features Features `cbor:"1,keyasint"`
 }
@@ -37,7 +36,7 @@ type FeaturesRequest struct {
 // Check refuses a list that is not a set of at most MaxFeatures well-formed names.
 func (r *FeaturesRequest) Check() error { return r.Features.check() }
 
-// FeaturesAnswer announces what a node understands. Features that the receiver does not know are no error.
+// FeaturesAnswer announces the features of a node. A feature that the receiver does not know is not an error.
 type FeaturesAnswer struct {
 	Features Features `cbor:"1,keyasint"`
 }
@@ -76,26 +75,35 @@ func (f Feature) wellFormed() bool {
 const (
 	// FeatureRules2 announces that a replica knows the state machine's rules of level 2.
 	FeatureRules2 Feature = "rules/2"
+	// FeatureRules3 announces that a replica knows the rules of level 3: it accepts CommitBundle.Rest.
+	FeatureRules3 Feature = "rules/3"
 	// FeatureTestify announces that a node answers other replicas' questions about a conversation.
 	FeatureTestify Feature = "testify"
-	// FeatureComplain announces that a node takes complaints about a leader that does not order a submission.
+	// FeaturePages announces that a node serves CallRevocationsPage, and for devices MethodOrganizationsPage and
+	// MethodRevocationsPage.
+	FeaturePages Feature = "pages"
+	// FeatureLate announces that a node accepts messages of a conversation after its organization has left it.
+	// Another organization accepted these messages before the last device was removed, and the node informs the
+	// device.
+	FeatureLate Feature = "late"
+	// FeatureComplain announces that a node accepts complaints about a leader that does not order a submission.
 	FeatureComplain Feature = "complain"
 )
 
 // The features of sessions.
 const (
-	// FeatureAlarm announces that a device takes a FrameAlarm, and that a node sends it.
+	// FeatureAlarm announces that a device accepts a FrameAlarm, and that a node sends it.
 	FeatureAlarm Feature = "alarm"
-	// FeatureDelivery announces that a node takes MethodDelivery.
+	// FeatureDelivery announces that a node serves MethodDelivery.
 	FeatureDelivery Feature = "delivery"
-	// FeatureDiscard announces that a node takes MethodDiscard.
+	// FeatureDiscard announces that a node serves MethodDiscard.
 	FeatureDiscard Feature = "discard"
-	// FeaturePolicy announces that a node takes MethodPolicy.
+	// FeaturePolicy announces that a node serves MethodPolicy.
 	FeaturePolicy Feature = "policy"
-	// FeatureWaiting announces that a node takes MethodWaiting.
+	// FeatureWaiting announces that a node serves MethodWaiting.
 	FeatureWaiting Feature = "waiting"
-	// FeatureLimits announces that a node takes MethodLimits.
+	// FeatureLimits announces that a node serves MethodLimits.
 	FeatureLimits Feature = "limits"
-	// FeatureClaimOwn announces that a node takes KeyMaterialRequest.Devices.
+	// FeatureClaimOwn announces that a node accepts KeyMaterialRequest.Devices.
 	FeatureClaimOwn Feature = "claim/own"
 )

@@ -65,7 +65,7 @@ func TestRaiseLevel(t *testing.T) {
 		"no note":             func(r *Replicas) { r.Recovery = nil },
 		"lost nodes":          func(r *Replicas) { r.Recovery.Lost = []NodeID{"n1.a.example"} },
 		"the first level":     func(r *Replicas) { r.Recovery.Note = "rules/1" },
-		"a level to come":     func(r *Replicas) { r.Recovery.Note = "rules/3" },
+		"a level to come":     func(r *Replicas) { r.Recovery.Note = "rules/4" },
 		"another spelling":    func(r *Replicas) { r.Recovery.Note = "rules/02" },
 		"a note of operators": func(r *Replicas) { r.Recovery.Note = "b.example burnt down" },
 	} {

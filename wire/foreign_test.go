@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestForeignCBORRefused: encodings that no build writes are refused, and cost little.
+// TestForeignCBORRefused checks that encodings that no build writes are refused, at low cost.
 func TestForeignCBORRefused(t *testing.T) {
 	targets := map[string]func() any{"Envelope": func() any { return new(Envelope) }, "Message": func() any { return new(Message) }, "NotifyRequest": func() any { return new(NotifyRequest) }, "Frame": func() any { return new(Frame) }, "Entry": func() any { return new(Entry) }, "Error": func() any { return new(Error) }}
 	big := func(b ...byte) []byte { return b }

@@ -30,7 +30,7 @@ func ParseDomain(s string) (Domain, error) {
 	return Domain(s), nil
 }
 
-// Check reports whether d is what ParseDomain would return.
+// Check refuses a domain that ParseDomain would not return.
 func (d Domain) Check() error {
 	_, err := ParseDomain(string(d))
 	return err
@@ -84,22 +84,22 @@ func ParseNodeID(s string) (NodeID, error) {
 	return NodeID(s), nil
 }
 
-// Check reports whether n is what ParseNodeID would return.
+// Check refuses a NodeID that ParseNodeID would not return.
 func (n NodeID) Check() error {
 	_, err := ParseNodeID(string(n))
 	return err
 }
 
-// Organization is the domain after the first label, "" for a NodeID that Check refuses.
+// Organization returns the domain after the first label, or "" for a NodeID that Check refuses.
 func (n NodeID) Organization() Domain {
 	_, domain, _ := strings.Cut(string(n), ".")
 	return Domain(domain)
 }
 
-// UserID is mimi://a.example/u/alice.
+// UserID has the form mimi://a.example/u/alice.
 type UserID string
 
-// NewUserID names the user called name of an organization.
+// NewUserID returns the id of the user with a name at an organization.
 func NewUserID(d Domain, name string) (UserID, error) {
 	return ParseUserID("mimi://" + string(d) + "/u/" + name)
 }
@@ -112,22 +112,22 @@ func ParseUserID(s string) (UserID, error) {
 	return UserID(s), nil
 }
 
-// Check reports whether u is what ParseUserID would return.
+// Check refuses a UserID that ParseUserID would not return.
 func (u UserID) Check() error {
 	_, err := ParseUserID(string(u))
 	return err
 }
 
-// Organization is the user's domain.
+// Organization returns the user's domain.
 func (u UserID) Organization() Domain { return uriDomain(string(u)) }
 
-// Name is the last part, "alice".
+// Name returns the last part, "alice".
 func (u UserID) Name() string { return uriPart(string(u), 1) }
 
-// DeviceID is mimi://a.example/d/alice/phone: one MLS client, one leaf.
+// DeviceID has the form mimi://a.example/d/alice/phone: one MLS client, one leaf.
 type DeviceID string
 
-// NewDeviceID names a device of a user.
+// NewDeviceID returns the id of a device of a user.
 func NewDeviceID(u UserID, device string) (DeviceID, error) {
 	return ParseDeviceID("mimi://" + string(u.Organization()) + "/d/" + u.Name() + "/" + device)
 }
@@ -140,21 +140,21 @@ func ParseDeviceID(s string) (DeviceID, error) {
 	return DeviceID(s), nil
 }
 
-// Check reports whether d is what ParseDeviceID would return.
+// Check refuses a DeviceID that ParseDeviceID would not return.
 func (d DeviceID) Check() error {
 	_, err := ParseDeviceID(string(d))
 	return err
 }
 
-// Organization is the device's domain.
+// Organization returns the device's domain.
 func (d DeviceID) Organization() Domain { return uriDomain(string(d)) }
 
-// User is the owner of the device.
+// User returns the owner of the device.
 func (d DeviceID) User() UserID {
 	return UserID("mimi://" + string(d.Organization()) + "/u/" + uriPart(string(d), 1))
 }
 
-// Name is the last part, "phone".
+// Name returns the last part, "phone".
 func (d DeviceID) Name() string { return uriPart(string(d), 2) }
 
 // splitURI returns the names after mimi://domain/kind/.
@@ -198,7 +198,7 @@ func checkName(name string) error {
 
 func uriDomain(s string) Domain { return Domain(uriPart(s, -1)) }
 
-// uriPart is the n-th name, or the domain for -1, and "" where there is none.
+// uriPart returns the n-th name, or the domain for -1, or "" if there is none.
 func uriPart(s string, n int) string {
 	parts := strings.Split(strings.TrimPrefix(s, "mimi://"), "/")
 	if n < 0 {
@@ -210,17 +210,17 @@ func uriPart(s string, n int) string {
 	return parts[n+1]
 }
 
-// ConversationID is the MLS group_id as raw bytes, MinConversationID to MaxConversationID of them. It
-// is a string so that it can be a map's key; on the wire it is a byte string.
+// ConversationID is the MLS group_id as raw bytes, MinConversationID to MaxConversationID of them. It is a string so
+// that it can be a map key; on the wire it is a byte string.
 type ConversationID string
 
-// NewConversationID takes the bytes of a group_id.
+// NewConversationID converts the bytes of a group_id.
 func NewConversationID(b []byte) (ConversationID, error) {
 	id := ConversationID(b)
 	return id, id.Check()
 }
 
-// ParseConversationID reads what String writes.
+// ParseConversationID parses the output of String.
 func ParseConversationID(s string) (ConversationID, error) {
 	if len(s) > 2*MaxConversationID {
 		return "", fmt.Errorf("conversation id of %d characters, at most %d", len(s), 2*MaxConversationID)
@@ -240,22 +240,22 @@ func (c ConversationID) Check() error {
 	return nil
 }
 
-// String is the id in hexadecimal.
+// String returns the id in hexadecimal.
 func (c ConversationID) String() string { return hex.EncodeToString([]byte(c)) }
 
-// MarshalText writes it as String does: JSON would damage the bytes.
+// MarshalText encodes the id as String does: JSON would damage the bytes.
 func (c ConversationID) MarshalText() ([]byte, error) { return []byte(c.String()), nil }
 
-// UnmarshalText reads it.
+// UnmarshalText decodes the output of MarshalText.
 func (c *ConversationID) UnmarshalText(b []byte) (err error) {
 	*c, err = ParseConversationID(string(b))
 	return err
 }
 
-// MarshalCBOR writes a byte string.
+// MarshalCBOR encodes the id as a byte string.
 func (c ConversationID) MarshalCBOR() ([]byte, error) { return encMode.Marshal([]byte(c)) }
 
-// UnmarshalCBOR reads a byte string of an allowed size.
+// UnmarshalCBOR decodes a byte string of an allowed size.
 func (c *ConversationID) UnmarshalCBOR(b []byte) error {
 	var raw []byte
 	if err := decMode.Unmarshal(b, &raw); err != nil {

@@ -5,8 +5,8 @@ import (
 	"testing"
 )
 
-// TestNameInOtherLettersIsTold how it is written.
-func TestNameInOtherLettersIsTold(t *testing.T) {
+// TestNameInOtherLettersIsReported checks that the error for a name in other letters says how to write it.
+func TestNameInOtherLettersIsReported(t *testing.T) {
 	if _, err := ParseDomain("münchen.example"); err == nil || !strings.Contains(err.Error(), "xn--") {
 		t.Errorf("got %v", err)
 	}

@@ -5,12 +5,13 @@ import (
 	"strings"
 )
 
-// Issuer is the OpenID Connect issuer by whose word devices enrol: what a client needs to ask it for an ID token.
+// Issuer describes the OpenID Connect issuer that authenticates users who enrol devices: the data with which a client
+// requests an ID token.
 type Issuer struct {
-	URL    string   `cbor:"1,keyasint"` // of the issuer, as OpenID Connect Discovery §2 has it
-	Client string   `cbor:"2,keyasint"` // the client id to ask with; tokens are made for it
-	Scopes []string `cbor:"3,keyasint"` // to ask for, "openid" among them
-	Claim  string   `cbor:"4,keyasint"` // of the ID token that holds the user's name
+	URL    string   `cbor:"1,keyasint"` // the issuer's URL, as defined in OpenID Connect Discovery §2
+	Client string   `cbor:"2,keyasint"` // the client id for requests; tokens are issued for it
+	Scopes []string `cbor:"3,keyasint"` // scopes to request, including "openid"
+	Claim  string   `cbor:"4,keyasint"` // the claim of the ID token that holds the user's name
 	// Flows reports that the node runs the device authorization grant (RFC 8628) for a key: paths /v1/flow and
 	// /v1/flow/poll.
 	Flows bool `cbor:"5,keyasint,omitempty"`
@@ -51,12 +52,12 @@ func (r *FlowRequest) Check() error {
 	return nil
 }
 
-// FlowAnswer is what the user has to be shown, and by what the device asks again.
+// FlowAnswer holds the data that the user has to see, and the data with which the device polls.
 type FlowAnswer struct {
 	Flow     Token  `cbor:"1,keyasint"`
-	Code     string `cbor:"2,keyasint"`           // that the user types in
-	URL      string `cbor:"3,keyasint"`           // where
-	Complete string `cbor:"4,keyasint,omitempty"` // the same with the code in it, as for a QR code
+	Code     string `cbor:"2,keyasint"`           // the code that the user types in
+	URL      string `cbor:"3,keyasint"`           // the address where the user types it in
+	Complete string `cbor:"4,keyasint,omitempty"` // the same address with the code in it, for example for a QR code
 	Interval uint64 `cbor:"5,keyasint"`           // milliseconds between two polls
 	Ends     Time   `cbor:"6,keyasint"`
 }
@@ -69,19 +70,19 @@ func (a *FlowAnswer) Check() error {
 	return nil
 }
 
-// FlowPoll asks what has become of a flow. Its answer is a FlowState; wire.Denied once the user or the issuer has
+// FlowPoll asks for the state of a flow. Its answer is a FlowState, or wire.Denied once the user or the issuer has
 // refused, or the flow has ended.
 type FlowPoll struct {
 	Flow Token `cbor:"1,keyasint"`
 }
 
-// FlowState says who the user is, once the issuer has said so.
+// FlowState names the user, once the issuer has named the user.
 type FlowState struct {
 	User     UserID `cbor:"1,keyasint,omitempty"` // "" while the user has not decided
 	Interval uint64 `cbor:"2,keyasint"`           // milliseconds until the next poll
 }
 
-// Check refuses a user of the wrong form.
+// Check refuses a user id of the wrong form.
 func (s *FlowState) Check() error {
 	if s.User == "" {
 		return nil
@@ -92,13 +93,13 @@ func (s *FlowState) Check() error {
 	return nil
 }
 
-// flowPrefix tells a flow from an ID token, which has two dots and no colon.
+// flowPrefix distinguishes a flow from an ID token, which has two dots and no colon.
 const flowPrefix = "flow:"
 
-// FlowToken is what stands in EnrolRequest.Token for a flow that has come to a user: the node has the ID token.
+// FlowToken returns the value of EnrolRequest.Token for a flow that has found its user: the node has the ID token.
 func FlowToken(flow Token) string { return flowPrefix + hex.EncodeToString(flow[:]) }
 
-// ParseFlowToken reads what FlowToken returns. ok is false for an ID token.
+// ParseFlowToken parses the output of FlowToken. ok is false for an ID token.
 func ParseFlowToken(s string) (flow Token, ok bool, err error) {
 	text, ok := strings.CutPrefix(s, flowPrefix)
 	if !ok {

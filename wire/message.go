@@ -5,24 +5,23 @@ import "crypto/ed25519"
 // MessageVersion is the version of Message that this package writes.
 const MessageVersion = 1
 
-// MaxMessage is the largest content of an application message, in bytes. Files travel as blobs.
+// MaxMessage bounds the content of an application message, in bytes. Files travel as blobs.
 const MaxMessage = 256 << 10
 
-// Message is an application message on its way: ciphertext for the members of a conversation. It does
-// not go through Raft. Servers see the conversation, the epoch and the size, and neither sender nor
-// content.
+// Message is an application message in transit: ciphertext for the members of a conversation. It does not go through
+// Raft. Servers see the conversation, the epoch and the size, but neither sender nor content.
 type Message struct {
 	Version      uint8          `cbor:"1,keyasint"`
 	Conversation ConversationID `cbor:"2,keyasint"`
-	ID           SubmissionID   `cbor:"3,keyasint"` // random; a retry bears the same
-	Epoch        Epoch          `cbor:"4,keyasint"` // in which it is encrypted
+	ID           SubmissionID   `cbor:"3,keyasint"` // random; a retry has the same
+	Epoch        Epoch          `cbor:"4,keyasint"` // the epoch in which the content is encrypted
 	Content      []byte         `cbor:"5,keyasint"` // an MLSMessage with a PrivateMessage
-	// Signature is Ed25519 by the submission key of the epoch over SigningInput: it shows that a member
-	// sends it, without telling which.
+	// Signature is an Ed25519 signature by the submission key of the epoch over SigningInput: it shows that a member
+	// sends the message, but not which member.
 	Signature []byte `cbor:"6,keyasint,omitempty"`
 }
 
-// SigningInput is what the submission key signs: a domain separator and the message without its
+// SigningInput returns the bytes that the submission key signs: a domain separator and the message without its
 // signature, in its deterministic encoding.
 func (m *Message) SigningInput() ([]byte, error) {
 	bare := *m
@@ -44,7 +43,7 @@ func (m *Message) Sign(key ed25519.PrivateKey) error {
 	return nil
 }
 
-// Verify reports whether the signature is one by one of the keys.
+// Verify reports whether the signature was made with one of the keys.
 func (m *Message) Verify(keys ...SubmissionKey) bool {
 	input, err := m.SigningInput()
 	if err != nil || len(m.Signature) != ed25519.SignatureSize {
@@ -58,7 +57,7 @@ func (m *Message) Verify(keys ...SubmissionKey) bool {
 	return false
 }
 
-// Check refuses a message that breaks a rule which needs no state.
+// Check refuses a message that breaks a rule that needs no state.
 func (m *Message) Check() error {
 	if m.Version != MessageVersion {
 		return Errorf(Version, "message", "version %d, this node knows %d", m.Version, MessageVersion)
@@ -81,7 +80,7 @@ func (m *Message) Check() error {
 	return nil
 }
 
-// Accepted answers a message that is on disk for every organization that it is to reach.
+// Accepted answers a message that is on disk for every organization that must get it.
 type Accepted struct {
 	Time Time `cbor:"1,keyasint"`
 }

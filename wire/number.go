@@ -8,59 +8,60 @@ import (
 	"time"
 )
 
-// Epoch is RFC 9420's epoch of a conversation.
+// Epoch is the epoch of a conversation (RFC 9420).
 type Epoch uint64
 
-// SequenceNumber counts the accepted entries of a conversation, from 1. 0 stands for 'before the first'.
+// SequenceNumber counts the accepted entries of a conversation, from 1. 0 means 'before the first'.
 type SequenceNumber uint64
 
-// Time is a moment in milliseconds since 1970 (UTC). In a log it is the proposer's, never the reader's.
+// Time is a point in time in milliseconds since 1970 (UTC). In a log it comes from the proposer's clock, never from
+// the reader's.
 type Time int64
 
-// TimeOf cuts t to milliseconds.
+// TimeOf truncates t to milliseconds.
 func TimeOf(t time.Time) Time { return Time(t.UnixMilli()) }
 
-// Std is t as a time.Time in UTC.
+// Std returns t as a time.Time in UTC.
 func (t Time) Std() time.Time { return time.UnixMilli(int64(t)).UTC() }
 
-// SubmissionID names a submission: 16 random bytes of the client's choice.
+// SubmissionID identifies a submission: 16 random bytes that the client chose.
 type SubmissionID [16]byte
 
-// String is the id in hexadecimal.
+// String returns the id in hexadecimal.
 func (s SubmissionID) String() string { return hex.EncodeToString(s[:]) }
 
 // Hash is a SHA-256.
 type Hash [32]byte
 
-// String is the hash in hexadecimal.
+// String returns the hash in hexadecimal.
 func (h Hash) String() string { return hex.EncodeToString(h[:]) }
 
 // SubmissionKey is the public half of an epoch's submission key pair, Ed25519.
 type SubmissionKey [32]byte
 
-// String is the key in hexadecimal: it is public.
+// String returns the key in hexadecimal: the key is public.
 func (k SubmissionKey) String() string { return hex.EncodeToString(k[:]) }
 
 // IsZero reports whether no key is set.
 func (k SubmissionKey) IsZero() bool { return k == SubmissionKey{} }
 
-// Token is the second half of a mailbox address: 16 random bytes that say nothing about their owner.
+// Token is the second half of a mailbox address: 16 random bytes that reveal nothing about their owner.
 type Token [16]byte
 
-// Address is where a device receives: its organization, and a token that only this organization can
-// attach to a person.
+// Address is the mailbox address of a device: its organization, and a token that only this organization can associate
+// with a person.
 type Address struct {
 	_            struct{} `cbor:",toarray"`
 	Organization Domain
 	Token        Token
 }
 
-// String is "hexadecimal@domain".
+// String returns "hexadecimal@domain".
 func (a Address) String() string {
 	return hex.EncodeToString(a.Token[:]) + "@" + string(a.Organization)
 }
 
-// ParseAddress reads what String writes.
+// ParseAddress parses the output of String.
 func ParseAddress(s string) (Address, error) {
 	token, domain, ok := strings.Cut(s, "@")
 	if !ok || len(token) != 32 || strings.ToLower(token) != token {
@@ -88,12 +89,12 @@ func (a Address) Compare(b Address) int {
 	return bytes.Compare(a.Token[:], b.Token[:])
 }
 
-// BlobRef names content that travels beside the log: its SHA-256 and its size in bytes.
+// BlobRef names content outside the log: its SHA-256 and its size in bytes.
 type BlobRef struct {
 	_    struct{} `cbor:",toarray"`
 	Hash Hash
 	Size uint64
 }
 
-// String is "hash/size".
+// String returns "hash/size".
 func (r BlobRef) String() string { return fmt.Sprintf("%s/%d", r.Hash, r.Size) }

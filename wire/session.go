@@ -9,20 +9,20 @@ const SessionVersion = 1
 // maxLoginSignature bounds Login.Signature, in bytes: those of ML-DSA-87 have 4,627.
 const maxLoginSignature = 5 << 10
 
-// MaxSessionFrame is the default limit of one frame of a session, in bytes: an entry of the largest size
-// with what stands around it.
+// MaxSessionFrame is the default limit of one frame of a session, in bytes: an entry of the maximum size with its
+// framing.
 const MaxSessionFrame = MaxEntry + 128<<10
 
-// FrameType says what a Frame is.
+// FrameType is the type of a Frame.
 type FrameType uint8
 
-// The types of Frame, in the order in which a session meets them.
+// The types of Frame, in the order in which they appear in a session.
 const (
-	FrameChallenge FrameType = 1 // node → device, first of all; the body is a Challenge
+	FrameChallenge FrameType = 1 // node → device, the first frame; the body is a Challenge
 	FrameLogin     FrameType = 2 // device → node; a Login
 	FrameSession   FrameType = 3 // node → device: logged in; a Session
-	FrameRequest   FrameType = 4 // device → node: ID, Method and what the method takes
-	FrameAnswer    FrameType = 5 // node → device: the ID of its request, and what the method returns
+	FrameRequest   FrameType = 4 // device → node: ID, Method and the request's body
+	FrameAnswer    FrameType = 5 // node → device: the ID of its request, and the answer's body
 	FrameError     FrameType = 6 // node → device: the ID of its request, or 0 when the session ends; an Error
 	FramePush      FrameType = 7 // node → device: a Push
 	FrameAck       FrameType = 8 // device → node: an Ack
@@ -54,12 +54,12 @@ func (f *Frame) Check() error {
 // Challenge opens a session.
 type Challenge struct {
 	Version uint8  `cbor:"1,keyasint"`
-	Domain  Domain `cbor:"2,keyasint"` // the organization; a device that wants another one leaves
-	Nonce   Hash   `cbor:"3,keyasint"` // 32 random bytes of this connection alone
+	Domain  Domain `cbor:"2,keyasint"` // the organization; a device that expects another one leaves
+	Nonce   Hash   `cbor:"3,keyasint"` // 32 random bytes, for this connection only
 	Time    Time   `cbor:"4,keyasint"` // the node's clock
 }
 
-// Check refuses another version, or no domain.
+// Check refuses another version, and a missing domain.
 func (c *Challenge) Check() error {
 	if c.Version != SessionVersion {
 		return Errorf(Version, "challenge", "version %d, this side knows %d", c.Version, SessionVersion)
@@ -70,7 +70,7 @@ func (c *Challenge) Check() error {
 	return nil
 }
 
-// LoginInput is what a device signs with the key in its leaves to answer the challenge.
+// LoginInput returns the bytes that a device signs with the key in its leaves to answer the challenge.
 func (c *Challenge) LoginInput(d DeviceID) ([]byte, error) {
 	b, err := Encode(struct {
 		_      struct{} `cbor:",toarray"`
@@ -88,8 +88,8 @@ func (c *Challenge) LoginInput(d DeviceID) ([]byte, error) {
 type Login struct {
 	Device    DeviceID `cbor:"1,keyasint"`
 	Signature []byte   `cbor:"2,keyasint"` // over Challenge.LoginInput
-	// Receive asks for pushes. A device has one session that receives: a newer one ends the older. A
-	// session without it serves requests only.
+	// Receive requests pushes. A device has one session that receives: a newer one ends the older one. A session
+	// without Receive only serves requests.
 	Receive bool `cbor:"3,keyasint,omitempty"`
 }
 
@@ -104,17 +104,17 @@ func (l *Login) Check() error {
 	return nil
 }
 
-// Session tells a device that it is logged in, and its bounds.
+// Session confirms the login of a device, and contains the session's bounds.
 type Session struct {
 	Node            NodeID `cbor:"1,keyasint"`
 	Time            Time   `cbor:"2,keyasint"`
-	CertificateEnds Time   `cbor:"3,keyasint"` // of the device: it renews before
+	CertificateEnds Time   `cbor:"3,keyasint"` // end of the device's certificate: the device renews it earlier
 	MaxFrame        uint32 `cbor:"4,keyasint"` // bytes of a frame in either direction
-	Window          uint32 `cbor:"5,keyasint"` // pushes that may be unacknowledged at once
-	Requests        uint32 `cbor:"6,keyasint"` // requests that may be under way at once
+	Window          uint32 `cbor:"5,keyasint"` // maximum number of unacknowledged pushes
+	Requests        uint32 `cbor:"6,keyasint"` // maximum number of concurrent requests
 }
 
-// Check refuses a session without room.
+// Check refuses a session whose bounds allow nothing.
 func (s *Session) Check() error {
 	if s.MaxFrame == 0 || s.Window == 0 || s.Requests == 0 {
 		return Errorf(Malformed, "session", "frames of %d bytes, a window of %d, %d requests", s.MaxFrame, s.Window, s.Requests)
@@ -122,28 +122,29 @@ func (s *Session) Check() error {
 	return nil
 }
 
-// ItemKind says what an item of a stream is.
+// ItemKind is the kind of an item of a stream.
 type ItemKind uint8
 
-// The kinds of item, and what their payload is.
+// The kinds of item, and the type of their payload.
 const (
 	ItemEntry   ItemKind = 1 // in a conversation: a Committed
 	ItemMessage ItemKind = 2 // in a conversation: a Message
 	ItemJoined  ItemKind = 3 // in the inbox: a Joined
 	ItemNotice  ItemKind = 4 // in the inbox: a Notice
-	// ItemUndelivered is in a conversation: an Undelivered. A device of the first release passes over it, as over
-	// every kind that it does not know.
+	// ItemUndelivered is in a conversation: an Undelivered. A device of the first release ignores it, like every kind
+	// that it does not know.
 	ItemUndelivered ItemKind = 5
+	ItemMissed      ItemKind = 6 // in the inbox: a Missed; an earlier device ignores it
 )
 
-// Push brings one item of a stream, or tells of a gap. Items of one stream come in the order of their
-// sequence, without holes but for what a gap names. After a reconnection what was not acknowledged
-// comes again: a device drops what it knows by its sequence.
+// Push carries one item of a stream, or reports a gap. Items of one stream come in the order of their sequence,
+// without holes except for reported gaps. After a reconnection unacknowledged items come again: a device recognizes
+// them by their sequence and drops them.
 type Push struct {
 	// Conversation is nil for the device's inbox.
 	Conversation *ConversationID `cbor:"1,keyasint,omitempty"`
-	Token        Token           `cbor:"2,keyasint"` // of the address under which it is read; zero for the inbox
-	Sequence     uint64          `cbor:"3,keyasint"` // in the stream; not that of the conversation's log. Of a gap: its end
+	Token        Token           `cbor:"2,keyasint"` // of the address under which the stream is read; zero for the inbox
+	Sequence     uint64          `cbor:"3,keyasint"` // in the stream, not in the conversation's log; for a gap: its end
 	Kind         ItemKind        `cbor:"4,keyasint,omitempty"`
 	ID           SubmissionID    `cbor:"5,keyasint"`
 	Time         Time            `cbor:"6,keyasint"` // when the organization stored it
@@ -161,15 +162,15 @@ func (p *Push) Check() error {
 	return nil
 }
 
-// Ack acknowledges all items of one stream up to a sequence, for good: what was acknowledged is not
-// given again. It makes room in the window.
+// Ack acknowledges all items of one stream up to a sequence, permanently: acknowledged items are not sent again. It
+// makes room in the window.
 type Ack struct {
 	Conversation *ConversationID `cbor:"1,keyasint,omitempty"`
 	Token        Token           `cbor:"2,keyasint"`
 	Sequence     uint64          `cbor:"3,keyasint"`
 }
 
-// Check refuses an acknowledgement of nothing.
+// Check refuses an acknowledgement of no item.
 func (a *Ack) Check() error {
 	if a.Sequence == 0 {
 		return Errorf(Malformed, "ack", "of sequence 0")
@@ -177,15 +178,15 @@ func (a *Ack) Check() error {
 	return nil
 }
 
-// Joined is in a device's inbox when it was added to a conversation. The entry that added it, with the
-// Welcome, is the first item that the device gets of the conversation's stream.
+// Joined is in a device's inbox after the device was added to a conversation. The entry that added it, with the
+// Welcome, is the first item of the conversation's stream that the device gets.
 type Joined struct {
 	Conversation ConversationID `cbor:"1,keyasint"`
-	Token        Token          `cbor:"2,keyasint"` // of the KeyPackage that was used
-	Sequence     SequenceNumber `cbor:"3,keyasint"` // of the entry
+	Token        Token          `cbor:"2,keyasint"` // the token of the KeyPackage that was used
+	Sequence     SequenceNumber `cbor:"3,keyasint"` // position of the entry
 }
 
-// Check refuses another sequence than that of an entry.
+// Check refuses a sequence that no entry can have.
 func (j *Joined) Check() error {
 	if j.Sequence == 0 {
 		return Errorf(Malformed, "joined", "by entry 0")
@@ -193,7 +194,7 @@ func (j *Joined) Check() error {
 	return nil
 }
 
-// NoticeType says what a Notice is about.
+// NoticeType is the subject of a Notice.
 type NoticeType uint8
 
 // The types of Notice.
@@ -203,7 +204,7 @@ const (
 	NoticeRevoked     NoticeType = 3 // Device, of the same user, was revoked
 )
 
-// Notice is what a node tells a device in its inbox.
+// Notice is a message of a node to a device, in the device's inbox.
 type Notice struct {
 	Type   NoticeType `cbor:"1,keyasint"`
 	Suite  uint16     `cbor:"2,keyasint,omitempty"`
@@ -219,7 +220,7 @@ func (n *Notice) Check() error {
 	return nil
 }
 
-// Loss says why messages were given up that the organization had accepted.
+// Loss is why the organization gave up messages that it had accepted.
 type Loss uint8
 
 // The reasons of an Undelivered.
@@ -230,7 +231,7 @@ const (
 	LossDamaged  Loss = 4 // they could not be read back from the disk
 )
 
-// String is the reason in words.
+// String returns the reason in words.
 func (l Loss) String() string {
 	names := [...]string{"", "refused", "expired", "excluded", "damaged"}
 	if int(l) < len(names) {
@@ -242,13 +243,13 @@ func (l Loss) String() string {
 // MaxUndelivered bounds the messages of one Undelivered.
 const MaxUndelivered = 256
 
-// Undelivered tells of messages that the device's organization had accepted and has given up handing over to
-// another organization. All devices of the organization in the conversation get it: the organization does not
-// know which of them sent a message. A device looks for its own among the ids.
+// Undelivered reports messages that the device's organization had accepted and has given up delivering to another
+// organization. All devices of the organization in the conversation get it: the organization does not know which
+// device sent a message. A device looks for its own messages among the ids.
 type Undelivered struct {
 	Organization Domain         `cbor:"1,keyasint"`
 	Reason       Loss           `cbor:"2,keyasint"`
-	IDs          []SubmissionID `cbor:"3,keyasint"` // of Messages
+	IDs          []SubmissionID `cbor:"3,keyasint"` // ids of Messages
 }
 
 // Check refuses an unknown reason, and no or too many messages.
@@ -262,10 +263,26 @@ func (u *Undelivered) Check() error {
 	return u.Organization.Check()
 }
 
+// Missed informs a device that was removed from a conversation about a message for it: another organization had
+// accepted the message before it heard of the removal, and delivered it afterwards.
+type Missed struct {
+	Conversation ConversationID `cbor:"1,keyasint"`
+	Organization Domain         `cbor:"2,keyasint"`
+	More         bool           `cbor:"3,keyasint,omitempty"` // there may be more messages, without a notice
+}
+
+// Check refuses invalid names.
+func (m *Missed) Check() error {
+	if err := m.Conversation.Check(); err != nil {
+		return err
+	}
+	return m.Organization.Check()
+}
+
 // CloseCode is the WebSocket close code with which a node ends a session, one for each reason.
 type CloseCode int
 
-// The close codes. The text of the close frame says more.
+// The close codes. The text of the close frame has more details.
 const (
 	CloseStopping    CloseCode = 1001 // the node stops: come back after a moment
 	CloseMalformed   CloseCode = 4000 // a frame breaks the protocol: a fault of the device's software
@@ -276,7 +293,7 @@ const (
 	CloseFlood       CloseCode = 4005 // too many frames, requests or bytes: come back later
 	CloseTooLarge    CloseCode = 4006 // a frame over MaxFrame
 	CloseRevoked     CloseCode = 4007 // the device was revoked meanwhile
-	CloseTooMany     CloseCode = 4008 // the node has no room for another session, or another of this address
+	CloseTooMany     CloseCode = 4008 // the node has no room for another session, or for another one from this address
 	CloseInternal    CloseCode = 4009 // a fault of the node: its log says more
 	CloseSubprotocol CloseCode = 4010 // the client did not offer the subprotocol
 )

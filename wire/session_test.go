@@ -12,7 +12,7 @@ func message() *Message {
 	return &Message{Version: 1, Conversation: "conversation-one", ID: SubmissionID{7}, Epoch: 4, Content: []byte("ciphertext"), Signature: make([]byte, 64)}
 }
 
-// sessionSamples are valid values of what a session and a call between organizations carry.
+// sessionSamples returns valid values of the types that sessions and calls between organizations carry.
 func sessionSamples() map[string]any {
 	id := ConversationID("conversation-one")
 	ref := BlobRef{Hash: Hash{7}, Size: 9}
@@ -26,36 +26,41 @@ func sessionSamples() map[string]any {
 		"inbox item": &Push{Sequence: 1, Kind: ItemNotice, Payload: []byte("x")},
 		"gap":        &Push{Conversation: &id, Sequence: 8, GapFrom: 3},
 		"limits": &LimitsAnswer{FrameBurst: 800, FrameMicros: 5000, ByteBurst: 1 << 26, ByteRate: 1 << 24, Fragments: 1024, Held: 1 << 24, Overloads: 64,
-			Sessions: 8, Request: 60_000, Ping: 45_000, Silence: 112_500, Content: MaxMessage},
-		"issuer":      &Issuer{URL: "https://login.a.example", Client: "mlsfed", Scopes: []string{"openid", "profile"}, Claim: "preferred_username", Flows: true},
-		"flow":        &FlowRequest{Key: []byte{1}},
-		"flow answer": &FlowAnswer{Flow: Token{1}, Code: "BCDF-GHJK", URL: "https://login.a.example/device", Complete: "https://login.a.example/device?user_code=BCDF-GHJK", Interval: 5000, Ends: 9},
-		"flow poll":   &FlowPoll{Flow: Token{1}},
-		"flow state":  &FlowState{User: "mimi://a.example/u/alice", Interval: 5000},
-		"ack":         &Ack{Conversation: &id, Token: Token{2}, Sequence: 8},
-		"joined":      &Joined{Conversation: id, Token: Token{2}, Sequence: 4},
-		"notice":      &Notice{Type: NoticeKeyPackages, Suite: 1, Left: 3},
-		"undelivered": &Undelivered{Organization: "b.example", Reason: LossExpired, IDs: []SubmissionID{{1}, {2}}},
-		"upload":      &UploadRequest{KeyPackages: []UploadedKeyPackage{{Message: []byte("m"), Token: Token{1}}}},
-		"address":     &AddressRequest{Token: Token{4}},
-		"count":       &CountAnswer{Counts: []KeyPackageCount{{Suite: 1, Left: 3, LastResort: true}}},
-		"keyMaterial": &KeyMaterialRequest{ID: SubmissionID{1}, User: "mimi://a.example/u/alice", Suite: 1},
-		"material":    &KeyMaterialAnswer{Devices: []KeyMaterial{{Device: "mimi://a.example/d/alice/phone", Address: address("a.example", 1), Message: []byte("m")}}},
-		"entries":     &EntriesAnswer{Entries: []Committed{{Sequence: 2, Entry: []byte("x")}}, Gap: true},
-		"groupInfo":   &GroupInfoAnswer{Heads: []GroupInfo{{Epoch: 1, Parent: 2, Info: &Payload{Inline: []byte("i")}, Tree: &Payload{Blob: &ref}}}},
-		"download":    &DownloadRequest{Conversation: id, Organization: "a.example", Blob: ref, Offset: 4},
-		"putBlob":     &PutBlobRequest{Conversation: id, Blob: ref, Data: []byte("x")},
-		"states":      &ConversationsAnswer{Conversations: []ConversationState{{Conversation: id, Token: Token{1}, Acknowledged: 2, End: 3}}},
-		"devices":     &DevicesAnswer{Devices: []DeviceInfo{{ID: "mimi://a.example/d/alice/phone", Key: []byte("k")}}},
-		"policyOf":    &PolicyRequest{Conversation: &id},
-		"policy":      &PolicyAnswer{Policy: Policy{Handshakes: HandshakesPrivate, Voters: 3, Witness: "w.example"}},
-		"waitingOf":   &WaitingRequest{Conversation: id},
-		"waiting":     &WaitingAnswer{Lanes: []WaitingLane{{Organization: "b.example", Items: 2, Oldest: 3, First: []SubmissionID{{1}, {2}}, Last: 4, Code: Unavailable}}},
-		"chain":       &ChainAnswer{Chain: [][]byte{[]byte("leaf"), []byte("root")}},
-		"roots":       &OrganizationsAnswer{Organizations: []Organization{{Domain: "a.example", Root: []byte("r")}}},
-		"enrol":       &EnrolRequest{Device: "mimi://a.example/d/alice/phone", Key: []byte("k"), Proof: []byte("p"), Code: "c"},
-		"notify":      &NotifyRequest{Messages: []Message{*message()}},
-		"notified":    &NotifyAnswer{Results: []*Error{nil, {Code: Busy}}},
+			Sessions: 8, Request: 60_000, Ping: 45_000, Idle: 112_500, Content: MaxMessage},
+		"issuer":             &Issuer{URL: "https://login.a.example", Client: "mlsfed", Scopes: []string{"openid", "profile"}, Claim: "preferred_username", Flows: true},
+		"flow":               &FlowRequest{Key: []byte{1}},
+		"flow answer":        &FlowAnswer{Flow: Token{1}, Code: "BCDF-GHJK", URL: "https://login.a.example/device", Complete: "https://login.a.example/device?user_code=BCDF-GHJK", Interval: 5000, Ends: 9},
+		"flow poll":          &FlowPoll{Flow: Token{1}},
+		"flow state":         &FlowState{User: "mimi://a.example/u/alice", Interval: 5000},
+		"ack":                &Ack{Conversation: &id, Token: Token{2}, Sequence: 8},
+		"joined":             &Joined{Conversation: id, Token: Token{2}, Sequence: 4},
+		"notice":             &Notice{Type: NoticeKeyPackages, Suite: 1, Left: 3},
+		"missed":             &Missed{Conversation: id, Organization: "c.example", More: true},
+		"undelivered":        &Undelivered{Organization: "b.example", Reason: LossExpired, IDs: []SubmissionID{{1}, {2}}},
+		"upload":             &UploadRequest{KeyPackages: []UploadedKeyPackage{{Message: []byte("m"), Token: Token{1}}}},
+		"address":            &AddressRequest{Token: Token{4}},
+		"count":              &CountAnswer{Counts: []KeyPackageCount{{Suite: 1, Left: 3, LastResort: true}}},
+		"keyMaterial":        &KeyMaterialRequest{ID: SubmissionID{1}, User: "mimi://a.example/u/alice", Suite: 1},
+		"material":           &KeyMaterialAnswer{Devices: []KeyMaterial{{Device: "mimi://a.example/d/alice/phone", Address: address("a.example", 1), Message: []byte("m")}}},
+		"entries":            &EntriesAnswer{Entries: []Committed{{Sequence: 2, Entry: []byte("x")}}, Gap: true},
+		"groupInfo":          &GroupInfoAnswer{Heads: []GroupInfo{{Epoch: 1, Parent: 2, Info: &Payload{Inline: []byte("i")}, Tree: &Payload{Blob: &ref}}}},
+		"download":           &DownloadRequest{Conversation: id, Organization: "a.example", Blob: ref, Offset: 4},
+		"putBlob":            &PutBlobRequest{Conversation: id, Blob: ref, Data: []byte("x")},
+		"states":             &ConversationsAnswer{Conversations: []ConversationState{{Conversation: id, Token: Token{1}, Acknowledged: 2, End: 3}}},
+		"devices":            &DevicesAnswer{Devices: []DeviceInfo{{ID: "mimi://a.example/d/alice/phone", Key: []byte("k")}}},
+		"policyOf":           &PolicyRequest{Conversation: &id},
+		"policy":             &PolicyAnswer{Policy: Policy{Handshakes: HandshakesPrivate, Voters: 3, Witness: "w.example"}},
+		"waitingOf":          &WaitingRequest{Conversation: id},
+		"waiting":            &WaitingAnswer{Lanes: []WaitingLane{{Organization: "b.example", Items: 2, Oldest: 3, First: []SubmissionID{{1}, {2}}, Last: 4, Code: Unavailable}}},
+		"organizationsOf":    &OrganizationsPageRequest{After: "a.example", Known: Hash{1}},
+		"organizations page": &OrganizationsPage{List: Hash{1}, Organizations: []Organization{{Domain: "a.example", Root: []byte("r")}, {Domain: "b.example", Root: []byte("r")}}, More: true},
+		"revocationsOf":      &RevocationsPageRequest{Domain: "a.example", List: Hash{1}, Offset: 3},
+		"revocations page":   &RevocationsPage{List: Hash{1}, Size: 4, Offset: 3, Part: []byte("x")},
+		"chain":              &ChainAnswer{Chain: [][]byte{[]byte("leaf"), []byte("root")}},
+		"roots":              &OrganizationsAnswer{Organizations: []Organization{{Domain: "a.example", Root: []byte("r")}}},
+		"enrol":              &EnrolRequest{Device: "mimi://a.example/d/alice/phone", Key: []byte("k"), Proof: []byte("p"), Code: "c"},
+		"notify":             &NotifyRequest{Messages: []Message{*message()}},
+		"notified":           &NotifyAnswer{Results: []*Error{nil, {Code: Busy}}},
 	}
 }
 
@@ -116,6 +121,19 @@ func TestSessionRules(t *testing.T) {
 		"claim of another's":            {&KeyMaterialRequest{ID: SubmissionID{1}, User: "mimi://a.example/u/alice", Devices: []DeviceID{"mimi://a.example/d/bob/phone"}}, Malformed},
 		"claim of one twice":            {&KeyMaterialRequest{ID: SubmissionID{1}, User: "mimi://a.example/u/alice", Devices: []DeviceID{"mimi://a.example/d/alice/phone", "mimi://a.example/d/alice/phone"}}, Malformed},
 		"claim of nobody":               {&KeyMaterialRequest{ID: SubmissionID{1}}, Malformed},
+		"organizations behind no name":  {&OrganizationsPageRequest{After: "no name"}, Malformed},
+		"an empty page before others":   {&OrganizationsPage{More: true}, Malformed},
+		"organizations out of order":    {&OrganizationsPage{Organizations: []Organization{{Domain: "b.example"}, {Domain: "a.example"}}}, Malformed},
+		"an organization twice":         {&OrganizationsPage{Organizations: []Organization{{Domain: "b.example"}, {Domain: "b.example"}}}, Malformed},
+		"revocations of nobody":         {&RevocationsPageRequest{}, Malformed},
+		"revocations behind any list":   {&RevocationsPageRequest{Domain: "a.example", List: Hash{1}, Offset: MaxRevocationList + 1}, Malformed},
+		"revocations behind no list":    {&RevocationsPageRequest{Domain: "a.example", Offset: 1}, Malformed},
+		"the last revocations":          {&RevocationsPage{Size: MaxRevocationList, Offset: MaxRevocationList - 1, Part: []byte{1}}, ""},
+		"revocations that are there":    {&RevocationsPage{Size: 1, Offset: 1}, ""},
+		"an empty list of revocations":  {&RevocationsPage{}, Malformed},
+		"no revocations before others":  {&RevocationsPage{Size: 2, Offset: 1}, Malformed},
+		"revocations behind the list":   {&RevocationsPage{Size: 2, Offset: 1, Part: make([]byte, 2)}, Malformed},
+		"revocations over the limit":    {&RevocationsPage{Size: MaxRevocationList + 1, Part: []byte{1}}, Malformed},
 		"enrolment without a code":      {&EnrolRequest{Device: "mimi://a.example/d/alice/phone"}, Malformed},
 		"enrolment in two ways":         {&EnrolRequest{Device: "mimi://a.example/d/alice/phone", Code: "c", Token: "t"}, Malformed},
 		"notify with a bad message":     {&NotifyRequest{Messages: []Message{{}}}, Version},
@@ -168,7 +186,7 @@ func TestLoginInputIsOfOneConnection(t *testing.T) {
 	}
 }
 
-// FuzzSession decodes each structure of a session; the first byte chooses which.
+// FuzzSession decodes each structure of a session; the first byte selects the structure.
 func FuzzSession(f *testing.F) {
 	all := sessionSamples()
 	names := slices.Sorted(maps.Keys(all))

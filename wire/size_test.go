@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestSizeIsThatOfTheEncoding, also of what is too large for the buffers that are kept, and for many at once.
+// TestSizeIsThatOfTheEncoding checks that Size equals the length of the encoding, also for values that are too large
+// for the kept buffers, and for many concurrent calls.
 func TestSizeIsThatOfTheEncoding(t *testing.T) {
 	var all sync.WaitGroup
 	for _, n := range []int{0, 1, 4096, maxScratch, 8 * maxScratch, 10} {

@@ -1,39 +1,39 @@
 package wire
 
-// PolicyRequest asks for the policy of a conversation that the device reads, or, without a conversation, for the one
-// that the organization proposes for new ones. A node that takes it announces FeaturePolicy.
+// PolicyRequest asks for the policy of a conversation that the device reads, or, without a conversation, for the
+// policy that the organization proposes for new ones. A node that serves it announces FeaturePolicy.
 type PolicyRequest struct {
 	Conversation *ConversationID `cbor:"1,keyasint,omitempty"`
 }
 
-// PolicyAnswer is that policy. Numbers are 0 where the state machine's defaults hold.
+// PolicyAnswer is the requested policy. A number is 0 if the state machine's default holds.
 type PolicyAnswer struct {
 	Policy Policy `cbor:"1,keyasint"`
 }
 
-// Check refuses a policy out of its bounds.
+// Check refuses a policy that exceeds its bounds.
 func (a *PolicyAnswer) Check() error { return a.Policy.Check() }
 
-// WaitingRequest asks which application messages of a conversation wait at the node for other organizations. The device
-// must read the conversation. A node that takes it announces FeatureWaiting.
+// WaitingRequest asks which application messages of a conversation wait at the node for other organizations. The
+// device must read the conversation. A node that serves it announces FeatureWaiting.
 type WaitingRequest struct {
 	Conversation ConversationID `cbor:"1,keyasint"`
 }
 
-// WaitingAnswer names the organizations for which something waits, by name. An organization that is not named has all
-// that the node has accepted and has not given up.
+// WaitingAnswer lists the organizations for which messages wait, sorted by name. An organization that is not listed
+// has all messages that the node has accepted and has not given up.
 type WaitingAnswer struct {
 	Lanes []WaitingLane `cbor:"1,keyasint"`
 }
 
-// WaitingLane is what waits for one organization. It is handed over in order.
+// WaitingLane is the queue of messages for one organization, which are delivered in order.
 type WaitingLane struct {
 	Organization Domain         `cbor:"1,keyasint"`
-	Items        uint64         `cbor:"2,keyasint"`           // how many messages wait
+	Items        uint64         `cbor:"2,keyasint"`           // number of waiting messages
 	Oldest       Time           `cbor:"3,keyasint"`           // when the first of them was accepted
 	First        []SubmissionID `cbor:"4,keyasint"`           // the first of them, at most MaxWaiting, in order
-	Last         Time           `cbor:"5,keyasint"`           // when the last one in First was accepted: those after it were later
-	Code         Code           `cbor:"6,keyasint,omitempty"` // of the last attempt's error; "" before the first one
+	Last         Time           `cbor:"5,keyasint"`           // when the last message in First was accepted: later ones follow it
+	Code         Code           `cbor:"6,keyasint,omitempty"` // code of the last attempt's error; "" before the first one
 }
 
 // Bounds of a WaitingAnswer.
@@ -42,7 +42,7 @@ const (
 	maxWaitingLanes = 4096 // organizations
 )
 
-// Check refuses an answer over its bounds.
+// Check refuses an answer that exceeds its bounds.
 func (a *WaitingAnswer) Check() error {
 	if len(a.Lanes) > maxWaitingLanes {
 		return Errorf(TooLarge, "waiting", "%d organizations, at most %d", len(a.Lanes), maxWaitingLanes)

@@ -17,7 +17,7 @@ func TestPrintable(t *testing.T) {
 		"exe\u202egpj.":                       "exe" + bad + "gpj.",
 		"\u2066x\u2069":                       bad + "x" + bad,
 		"a\u200bb\ufeffc\u2028d":              "a" + bad + "b" + bad + "c" + bad + "d",
-		"a\x80b":                              "a" + bad + "b", // no UTF-8: C1 in Latin-1
+		"a\x80b":                              "a" + bad + "b", // not UTF-8: C1 in Latin-1
 	} {
 		if got := Printable(in); got != want {
 			t.Errorf("%q became %q, want %q", in, got, want)
@@ -26,9 +26,14 @@ func TestPrintable(t *testing.T) {
 	if got := Line(" a\n\tb\u200dc  d\u200e "); got != "a b"+bad+"c d"+bad {
 		t.Errorf("a line: %q", got)
 	}
+	for _, blank := range []string{"\u3164", "\u115f", "\u1160", "\uffa0", "\u2800", "\u034f", "\u17b4"} {
+		if got := Line("Lunch" + blank); got != "Lunch"+bad {
+			t.Errorf("%+q at the end of a line became %q", blank, got)
+		}
+	}
 }
 
-// FuzzPrintable: nothing that is left controls anything, and what is clean stays as it is.
+// FuzzPrintable checks that no remaining character controls anything, and that clean text stays unchanged.
 func FuzzPrintable(f *testing.F) {
 	f.Add("\x1b[2J\u009b\u202e")
 	f.Add("text")
@@ -49,7 +54,8 @@ func FuzzPrintable(f *testing.F) {
 	})
 }
 
-// TestErrorRefusesForeignCodes: what a peer calls an error is a word, and its texts control no terminal.
+// TestErrorRefusesForeignCodes checks that a peer's error code is a word, and that its texts cannot control a
+// terminal.
 func TestErrorRefusesForeignCodes(t *testing.T) {
 	const evil = "\x1b]0;pwned\x07\x1b[2J"
 	for _, e := range []*Error{

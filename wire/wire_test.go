@@ -48,7 +48,7 @@ func commitEnvelope() *Envelope {
 	}
 }
 
-// samples are valid values of every structure that is decoded.
+// samples returns valid values of every structure that is decoded.
 func samples() map[string]any {
 	proposal := &Envelope{Version: 1, Conversation: "conversation-one", Submission: SubmissionID{3}, Kind: KindProposal, Parent: 1, Proposal: []byte("p")}
 	closing := &Envelope{Version: 1, Conversation: "conversation-one", Submission: SubmissionID{4}, Kind: KindClose, Parent: 1, Epoch: 2}
@@ -65,7 +65,7 @@ func samples() map[string]any {
 	return all
 }
 
-// empty is a new value of v's type.
+// empty returns a new value of v's type.
 func empty(v any) any { return reflect.New(reflect.TypeOf(v).Elem()).Interface() }
 
 func TestRoundTripAndPrefixes(t *testing.T) {

@@ -1,7 +1,7 @@
 package main
 
 import (
-	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"runtime"
@@ -10,20 +10,15 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
+
+	"github.com/mlsfed/mlsfed/cmd/mlsfed/internal/cli"
+	"github.com/mlsfed/mlsfed/cmd/mlsfed/internal/cli/clitest"
 )
 
-// call runs a command line and returns its exit code and what it printed.
-func call(t *testing.T, root *cobra.Command, args ...string) (code int, stdout, stderr string) {
-	t.Helper()
-	var out, errs bytes.Buffer
-	code = run(t.Context(), root, args, &out, &errs)
-	return code, out.String(), errs.String()
-}
-
-// sampleRoot is the real root with commands that fail in each way.
+// sampleRoot returns the real root with commands that fail in each way.
 func sampleRoot() *cobra.Command {
 	root := newRoot()
-	sample := &cobra.Command{Use: "sample", Short: "Admit organizations", GroupID: groupPeople}
+	sample := &cobra.Command{Use: "sample", Short: "Admit organizations", GroupID: cli.GroupPeople}
 	add := &cobra.Command{Use: "add FILE", Args: cobra.ExactArgs(1), RunE: func(*cobra.Command, []string) error {
 		return errors.New("read bundle: it is not there")
 	}}
@@ -35,7 +30,7 @@ func sampleRoot() *cobra.Command {
 	add.Flags().Bool("loud", false, "")
 	add.MarkFlagsMutuallyExclusive("quiet", "loud")
 	sample.AddCommand(add)
-	plain := &cobra.Command{Use: "plain", GroupID: groupPeople, RunE: func(*cobra.Command, []string) error { return nil }}
+	plain := &cobra.Command{Use: "plain", GroupID: cli.GroupPeople, RunE: func(*cobra.Command, []string) error { return nil }}
 	root.AddCommand(sample, plain)
 	return root
 }
@@ -44,7 +39,7 @@ func TestExitCodes(t *testing.T) {
 	cases := []struct {
 		args   string
 		code   int
-		stderr string // contained in standard error; it must be empty if this is
+		stderr string // a part of standard error, which must be empty if this is empty
 	}{
 		{"", 0, ""},
 		{"--help", 0, ""},
@@ -67,7 +62,7 @@ func TestExitCodes(t *testing.T) {
 		{"sample add --domain a.example --quiet --loud f", 2, "--loud and --quiet exclude each other"},
 	}
 	for _, c := range cases {
-		code, _, stderr := call(t, sampleRoot(), strings.Fields(c.args)...)
+		code, _, stderr := clitest.Call(t, sampleRoot, strings.Fields(c.args)...)
 		if code != c.code {
 			t.Errorf("mlsfed %s: exit code %d, want %d; standard error: %s", c.args, code, c.code, stderr)
 		}
@@ -84,13 +79,15 @@ func TestExitCodes(t *testing.T) {
 }
 
 func TestHelpGroups(t *testing.T) {
-	root := sampleRoot()
-	for _, c := range root.Commands() {
-		if c.GroupID == groupDevelopers {
-			root.RemoveCommand(c)
+	_, help, _ := clitest.Call(t, func() *cobra.Command {
+		root := sampleRoot()
+		for _, c := range root.Commands() {
+			if c.GroupID == cli.GroupDevelopers {
+				root.RemoveCommand(c)
+			}
 		}
-	}
-	_, help, _ := call(t, root, "--help")
+		return root
+	}, "--help")
 	people, operators, found := strings.Cut(help, "Commands for operators:\n")
 	_, people, listed := strings.Cut(people, "Commands for people:\n")
 	if !found || !listed || !strings.Contains(people, "\n  sample ") || !strings.Contains(operators, "\n  version ") {
@@ -101,11 +98,11 @@ func TestHelpGroups(t *testing.T) {
 	}
 }
 
-// TestEveryCommandHasAGroup also catches a group that does not exist, which
+// TestEveryCommandHasAGroup checks the group of each command. It also catches a group that does not exist, which
 // cobra answers with a panic.
 func TestEveryCommandHasAGroup(t *testing.T) {
 	root := newRoot()
-	if code := run(t.Context(), root, []string{"--help"}, io.Discard, io.Discard); code != 0 {
+	if code := cli.Run(t.Context(), func() *cobra.Command { return root }, []string{"--help"}, io.Discard, io.Discard); code != 0 {
 		t.Fatalf("mlsfed --help: exit code %d", code)
 	}
 	for _, c := range root.Commands() {
@@ -120,19 +117,32 @@ func TestEveryCommandHasAGroup(t *testing.T) {
 }
 
 func TestVersion(t *testing.T) {
-	code, stdout, _ := call(t, newRoot(), "version")
+	code, stdout, _ := clitest.Call(t, newRoot, "version")
 	if code != 0 || !strings.HasPrefix(stdout, "mlsfed ") || !strings.HasSuffix(stdout, " "+runtime.GOOS+"/"+runtime.GOARCH+"\n") {
 		t.Errorf("mlsfed version: exit code %d, output %q", code, stdout)
 	}
+	code, stdout, _ = clitest.Call(t, newRoot, "version", "--json")
+	var printed build
+	if err := json.Unmarshal([]byte(stdout), &printed); code != 0 || err != nil || printed.Go != runtime.Version() {
+		t.Errorf("mlsfed version --json: exit code %d, output %q: %v", code, stdout, err)
+	}
 	info := &debug.BuildInfo{GoVersion: "go1.26.8", Main: debug.Module{Version: "v1.2.3"}}
 	platform := runtime.GOOS + "/" + runtime.GOARCH
-	if got, want := describeBuild(info), "mlsfed v1.2.3 go1.26.8 "+platform; got != want {
+	if got, want := readBuild(info).String(), "v1.2.3 go1.26.8 "+platform; got != want {
 		t.Errorf("without a commit: %q, want %q", got, want)
 	}
 	info.Settings = []debug.BuildSetting{
 		{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.time", Value: "2030-01-02T03:04:05Z"}, {Key: "vcs.modified", Value: "true"},
 	}
-	if got, want := describeBuild(info), "mlsfed v1.2.3 (commit abc of 2030-01-02T03:04:05Z, with local changes) go1.26.8 "+platform; got != want {
+	if got, want := readBuild(info).String(), "v1.2.3 (commit abc of 2030-01-02T03:04:05Z, with local changes) go1.26.8 "+platform; got != want {
 		t.Errorf("with a commit: %q, want %q", got, want)
+	}
+	defer func() { linkedVersion, linkedCommit, linkedDate, linkedDirty = "", "", "", "" }()
+	linkedVersion, linkedCommit, linkedDate = "v0.1.0", strings.Repeat("1f", 20), "2031-01-02T03:04:05Z"
+	if got, want := readBuild(info).String(), "v0.1.0 (commit "+linkedCommit+" of 2031-01-02T03:04:05Z) go1.26.8 "+platform; got != want {
+		t.Errorf("linked by internal/release: %q, want %q", got, want)
+	}
+	if got := readBuild(info).short(); got != "v0.1.0" {
+		t.Errorf("the short version is %q", got)
 	}
 }

@@ -8,6 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"github.com/mlsfed/mlsfed/cmd/mlsfed/internal/cli"
 )
 
 func newMan() *cobra.Command {
@@ -16,8 +18,8 @@ func newMan() *cobra.Command {
 		Short:   "Write the manual pages",
 		Long:    "man writes a manual page for each command to a folder: mlsfed.1, mlsfed-send.1 and so on.",
 		Example: "  mlsfed man ~/.local/share/man/man1",
-		GroupID: groupDevelopers,
-		Args:    exactly(1, "a folder"),
+		GroupID: cli.GroupDevelopers,
+		Args:    cli.Exactly(1, "a folder"),
 		RunE: func(c *cobra.Command, args []string) error {
 			if err := os.MkdirAll(args[0], 0o755); err != nil {
 				return fmt.Errorf("man: %w", err)
@@ -27,7 +29,7 @@ func newMan() *cobra.Command {
 	}
 }
 
-// writePages writes the page of a command and of those below it.
+// writePages writes the pages of a command and of its subcommands.
 func writePages(c *cobra.Command, dir string) error {
 	file := filepath.Join(dir, pageName(c)+".1")
 	if err := os.WriteFile(file, []byte(manPage(c)), 0o644); err != nil {
@@ -46,7 +48,7 @@ func writePages(c *cobra.Command, dir string) error {
 
 func pageName(c *cobra.Command) string { return strings.ReplaceAll(c.CommandPath(), " ", "-") }
 
-// manPage is a command's manual in roff, from what its help says.
+// manPage returns a command's manual in roff, made from its help.
 func manPage(c *cobra.Command) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, ".TH %q 1 \"\" mlsfed mlsfed\n.SH NAME\n%s \\- %s\n", strings.ToUpper(pageName(c)), roff(pageName(c)), roff(c.Short))
@@ -77,7 +79,7 @@ func manPage(c *cobra.Command) string {
 	return b.String()
 }
 
-// useLine is how a command is called.
+// useLine returns how a command is called.
 func useLine(c *cobra.Command) string {
 	if c.HasAvailableSubCommands() {
 		return c.CommandPath() + " COMMAND"
@@ -104,7 +106,7 @@ func options(flags *pflag.FlagSet) string {
 	return b.String()
 }
 
-// paragraphs keeps blank lines as such, and lines that are indented as they are.
+// paragraphs keeps blank lines and indented lines as they are.
 func paragraphs(text string) string {
 	var b strings.Builder
 	for _, block := range strings.Split(text, "\n\n") {
@@ -118,7 +120,7 @@ func paragraphs(text string) string {
 	return b.String()
 }
 
-// roff writes text that means itself.
+// roff returns text in which no character has a special meaning for roff.
 func roff(s string) string {
 	s = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(s)
 	lines := strings.Split(s, "\n")

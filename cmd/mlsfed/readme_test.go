@@ -10,8 +10,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// TestReadmeWalk types what the README says under 'Two organizations in five minutes', line for line. What
-// is added: free ports, links for the places that the README leaves open, and what people are to see.
+// TestReadmeWalk types the commands of the README under 'Two organizations in five minutes', line for line. The test
+// adds free ports, links for the places that the README leaves open, and the expected output.
 func TestReadmeWalk(t *testing.T) {
 	raw, err := os.ReadFile("../../README.md")
 	if err != nil {
@@ -39,7 +39,7 @@ func TestReadmeWalk(t *testing.T) {
 	testscript.Run(t, p)
 }
 
-// readmeLine is a line of the README as a script has it.
+// readmeLine returns a line of the README in the form of a script.
 func readmeLine(line string) []string {
 	link := regexp.MustCompile(`'mlsfed://…(\w+)…'`)
 	words := strings.Fields(line)

@@ -30,7 +30,7 @@ func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"mlsfed": main, "browser": browser})
 }
 
-// browser is the user BROWSE_AS who logs in at an address.
+// browser acts as the user BROWSE_AS, who logs in at an address.
 func browser() {
 	if _, err := issuer.Browse(context.Background(), os.Args[1], os.Getenv("BROWSE_AS")); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -38,8 +38,8 @@ func browser() {
 	}
 }
 
-// TestScripts plays testdata/script: what people and operators type, and what they are told. Beside the
-// commands of testscript there are:
+// TestScripts plays testdata/script: what people and operators type, and the output that they get. The commands in
+// addition to those of testscript are:
 //
 //	ports VAR…            sets variables to free addresses on loopback
 //	serve CONFIG          starts a node and waits until it answers; it is stopped at the script's end
@@ -76,13 +76,13 @@ func scriptParams() testscript.Params {
 	}
 }
 
-// scripts are the commands that the scripts have beside those of testscript.
+// scripts holds the state of the commands that the scripts have in addition to those of testscript.
 type scripts struct {
 	mu   sync.Mutex      // guards what follows
 	used map[string]bool // addresses that were given to a script
 }
 
-// free finds an address that nobody listens on, and that no other script was given.
+// free finds a free address that no other script has got.
 func (s *scripts) free(ts *testscript.TestScript) string {
 	for {
 		l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -121,7 +121,7 @@ func (s *scripts) serve(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Check(c.Start())
 	nodes(ts)[config] = c
 	ts.Defer(func() {
-		if nodes(ts)[config] == c { // stop has not taken it
+		if nodes(ts)[config] == c { // stop has not removed it
 			_ = c.Process.Signal(syscall.SIGTERM)
 			_ = c.Wait()
 		}
@@ -229,7 +229,7 @@ func (s *scripts) exits(ts *testscript.TestScript, _ bool, args []string) {
 func (s *scripts) until(ts *testscript.TestScript, _ bool, args []string) {
 	pattern := regexp.MustCompile("(?m)" + args[0])
 	for range 1200 {
-		_ = ts.Exec(args[1], args[2:]...) // what it prints tells
+		_ = ts.Exec(args[1], args[2:]...) // the output shows the result
 		if pattern.MatchString(ts.ReadFile("stdout") + ts.ReadFile("stderr")) {
 			return
 		}
@@ -253,4 +253,15 @@ func (s *scripts) objects(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Fatalf("an object with the keys %q:\n%s", keys, line)
 		}
 	}
+}
+
+// TestLongScripts plays two long scripts: the nodes of this build are compared with themselves, as processes; and a
+// user brings back a device that was away for too long.
+func TestLongScripts(t *testing.T) {
+	if os.Getenv("MLSFED_LONG") == "" {
+		t.Skip("about a minute: set MLSFED_LONG to short or full")
+	}
+	p := scriptParams()
+	p.Dir = "testdata/long"
+	testscript.Run(t, p)
 }

@@ -16,7 +16,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 )
 
-// openTerminal makes a pseudo terminal of a size: what a program writes to tty is read from master.
+// openTerminal creates a pseudo terminal of a size. Output that a program writes to tty is read from master.
 func openTerminal(width, height uint16) (master, tty *os.File, err error) {
 	// A descriptor that does not block is polled, so that a read ends when it is closed.
 	fd, err := syscall.Open("/dev/ptmx", syscall.O_RDWR|syscall.O_NOCTTY|syscall.O_CLOEXEC|syscall.O_NONBLOCK, 0)
@@ -82,9 +82,9 @@ func (s *scripts) terminal(ts *testscript.TestScript, _ bool, args []string) {
 			continue
 		}
 		if command, ok := strings.CutPrefix(step, "!"); ok {
-			beside := exec.Command("sh", "-c", command)
-			beside.Dir, beside.Env = c.Dir, c.Env
-			out, err := beside.CombinedOutput()
+			other := exec.Command("sh", "-c", command)
+			other.Dir, other.Env = c.Dir, c.Env
+			out, err := other.CombinedOutput()
 			ts.Logf("[%s]\n%s", command, out)
 			ts.Check(err)
 			continue
@@ -105,7 +105,7 @@ func (s *scripts) terminal(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// shownText is what a program has written.
+// shownText holds what a program has written.
 type shownText struct {
 	mu sync.Mutex
 	b  bytes.Buffer
@@ -123,8 +123,8 @@ func (s *shownText) text() string {
 	return s.b.String()
 }
 
-// TestTerminalIsNotAsked: a command writes no sequences to a terminal and reads nothing that was typed ahead; and the
-// environment is as it was.
+// TestTerminalIsNotAsked checks that a command writes no sequences to a terminal and reads nothing that was typed
+// ahead, and that the environment is unchanged.
 func TestTerminalIsNotAsked(t *testing.T) {
 	if os.Getenv("MLSFED_TEST_SHOW") != "" {
 		fmt.Printf("CI=%q\n", os.Getenv("CI"))

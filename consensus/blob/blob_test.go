@@ -43,7 +43,7 @@ func open(t testing.TB, dir string, limits Limits) *Store {
 	return s
 }
 
-// content is the same bytes for the same seed.
+// content returns the same bytes for the same seed.
 func content(seed uint64, size int) []byte {
 	var key [32]byte
 	binary.BigEndian.PutUint64(key[:], seed)
@@ -76,7 +76,7 @@ func wantBlob(t testing.TB, s *Store, b []byte) {
 	}
 }
 
-// wantClean checks that nothing is left over and that the figures are right.
+// wantClean checks that no file is left over and that the figures are correct.
 func wantClean(t testing.TB, s *Store) {
 	t.Helper()
 	left, err := os.ReadDir(filepath.Join(s.dir, tmpFolder))
@@ -100,7 +100,7 @@ func TestPutGet(t *testing.T) {
 	for i, size := range []int{0, 1, 4095, 4096, copyBuffer - 1, copyBuffer, copyBuffer + 1, 3<<20 + 7} {
 		all = append(all, content(uint64(i), size))
 		put(t, s, all[i])
-		put(t, s, all[i]) // once more changes nothing
+		put(t, s, all[i]) // a second Put changes nothing
 	}
 	check := func(s *Store) {
 		for _, b := range all {
@@ -109,7 +109,7 @@ func TestPutGet(t *testing.T) {
 			}
 			wantBlob(t, s, b)
 			must(t, s.Verify(refOf(b)))
-			if len(b) < copyBuffer { // it reads byte by byte, and more than once
+			if len(b) < copyBuffer { // iotest.TestReader reads byte by byte, and more than once
 				r, err := s.Get(refOf(b))
 				must(t, err)
 				must(t, errors.Join(iotest.TestReader(r, b), r.Close()))
@@ -188,7 +188,7 @@ func TestPutRefused(t *testing.T) {
 	}
 	must(t, s.Delete(refOf(content(10, limit))))
 	must(t, s.PutExpected(ctx, refOf(content(12, limit)), bytes.NewReader(content(12, limit))))
-	must(t, s.PutExpected(ctx, refOf(content(12, limit)), iotest.ErrReader(cause))) // is there, is not read
+	must(t, s.PutExpected(ctx, refOf(content(12, limit)), iotest.ErrReader(cause))) // the blob is there, so the reader is not read
 	wantClean(t, s)
 	if _, err := Open(t.TempDir(), Limits{Quota: -1}); err == nil {
 		t.Error("negative quota")
@@ -209,8 +209,7 @@ func (r *cancelReader) Read(p []byte) (int, error) {
 	return 1, nil
 }
 
-// A blob that was changed on disk in any way is reported, never read whole, and
-// can be stored again.
+// A blob that was changed on disk in any way is reported, never read completely, and can be stored again.
 func TestDamaged(t *testing.T) {
 	b := content(1, 2*copyBuffer+100)
 	changes := map[string]func(path string) error{
@@ -242,7 +241,7 @@ func TestDamaged(t *testing.T) {
 			}
 			switch {
 			case name == "longer" && !reopen:
-				// What the Ref names is all there, and no more is read.
+				// All bytes that the Ref names are there, and no more are read.
 				if err != nil || !bytes.Equal(got, b) {
 					t.Errorf("%s: %v", name, err)
 				}
@@ -279,8 +278,7 @@ func flip(path string, at int64) error {
 	return errors.Join(err1, err2, f.Close())
 }
 
-// A reader that found damage in an old file does not remove the one that has
-// been fetched since.
+// A reader that found damage in an old file does not remove the file that has been fetched since.
 func TestDamageFoundLate(t *testing.T) {
 	s := open(t, t.TempDir(), Limits{})
 	b := content(1, 1000)
@@ -354,7 +352,7 @@ func TestSweep(t *testing.T) {
 	}
 	old := time.Now().Add(-time.Hour)
 	must(t, s.Close())
-	for _, ref := range refs[:5] { // the last is young
+	for _, ref := range refs[:5] { // the last blob is young
 		must(t, os.Chtimes(s.path(ref), old, old))
 	}
 	s = open(t, dir, Limits{})
@@ -426,7 +424,7 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// Many store, read, pin, delete and sweep the same few blobs.
+// Many goroutines store, read, pin, delete and sweep the same few blobs.
 func TestConcurrent(t *testing.T) {
 	dir := t.TempDir()
 	s := open(t, dir, Limits{Quota: 10 << 20})
@@ -518,7 +516,8 @@ func TestWire(t *testing.T) {
 	}
 }
 
-// TestTimeOfTheFuture: a file whose time is years ahead, as a clock that has jumped leaves it, ages from the next start.
+// TestTimeOfTheFuture checks that the age of a file whose time is years ahead, as after a clock jump, begins at the
+// next start.
 func TestTimeOfTheFuture(t *testing.T) {
 	dir, now := t.TempDir(), time.Now()
 	open := func() *Store {

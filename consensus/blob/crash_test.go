@@ -11,9 +11,10 @@ import (
 	"os/exec"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/mlsfed/mlsfed/internal/platform/disktest"
 )
 
 // The test binary runs itself as a child, so that a real process can be killed.
@@ -22,9 +23,8 @@ const (
 	roundEnv = "BLOB_ROUND"
 )
 
-// runChild stores and pins until it is killed, and says what was acknowledged:
-// 'B seed size' and 'P seed size'. Blobs of the rounds before are deleted now
-// and then; 'd' before and 'D' after.
+// runChild stores and pins until it is killed, and prints the acknowledged operations: 'B seed size' and 'P seed
+// size'. From time to time it deletes blobs of previous rounds; it prints 'd' before and 'D' after a deletion.
 func runChild() int {
 	var round uint64
 	fmt.Sscan(os.Getenv(roundEnv), &round)
@@ -82,8 +82,8 @@ func TestLongKilledInMidWrite(t *testing.T) {
 	}
 }
 
-// killRepeatedly kills a process that stores, and looks whether what it
-// acknowledged is there and nothing is there by half.
+// killRepeatedly kills a storing process, and checks that everything it acknowledged is there and that no blob is
+// partly there.
 func killRepeatedly(t *testing.T, rounds int) {
 	dir := t.TempDir()
 	seed := uint64(time.Now().UnixNano())
@@ -130,7 +130,7 @@ func killRepeatedly(t *testing.T, rounds int) {
 			}
 			must(t, s.Verify(ref))
 		}
-		// What nothing names goes, so that the next round begins empty.
+		// Blobs without a pin are removed, so that the next round begins empty.
 		must(t, s.UnpinAll("c"))
 		_, _, err = s.Sweep(func(Ref) bool { return false }, 0)
 		must(t, err)
@@ -181,14 +181,11 @@ func killOnce(t *testing.T, dir string, round, quota int) map[Ref]string {
 	return said
 }
 
-// TestFullDisk fills a small file system: Put fails and leaves nothing, and
-// works again when there is room.
+// TestFullDisk fills a small file system and checks that Put fails and leaves nothing, and that it works again when
+// there is space.
 func TestFullDisk(t *testing.T) {
 	dir := t.TempDir()
-	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=8m"); err != nil {
-		t.Skipf("needs to mount a tmpfs: %v", err)
-	}
-	defer syscall.Unmount(dir, syscall.MNT_DETACH)
+	disktest.Mount(t, dir, 8<<20)
 	s := open(t, dir, Limits{})
 	defer s.Close()
 	var stored []uint64

@@ -9,10 +9,10 @@ import (
 var (
 	// ErrNotFound is returned for a blob that is not stored.
 	ErrNotFound = errors.New("blob: not stored here")
-	// ErrCorrupt is returned by reading a blob whose content differs from its
-	// Ref. The blob has been removed: fetch it again from another replica.
+	// ErrCorrupt is returned when a blob is read whose content differs from its Ref. The blob has been removed: fetch
+	// it again from another replica.
 	ErrCorrupt = errors.New("blob: content damaged")
-	// ErrMismatch is returned by PutExpected when the content is another.
+	// ErrMismatch is returned by PutExpected when the content differs from the Ref.
 	ErrMismatch = errors.New("blob: content differs from its reference")
 	// ErrTooLarge is returned for a blob above Limits.MaxBlob.
 	ErrTooLarge = errors.New("blob: too large")
@@ -22,7 +22,7 @@ var (
 	ErrNoSpace = errors.New("blob: no space on disk")
 	// ErrPinned is returned by Delete for a blob that a conversation needs.
 	ErrPinned = errors.New("blob: pinned")
-	// ErrBadRef is returned for a reference that is malformed.
+	// ErrBadRef is returned for a malformed reference.
 	ErrBadRef = errors.New("blob: malformed reference")
 	// ErrBadName is returned for a conversation's name that is empty or too long.
 	ErrBadName = errors.New("blob: malformed name of a conversation")
@@ -32,7 +32,7 @@ var (
 	ErrLocked = errors.New("blob: folder is in use by another process")
 )
 
-// failure wraps an error of the file system, and names a full disk as such.
+// failure wraps an error of the file system, and identifies a full disk.
 func failure(op string, err error) error {
 	for _, no := range []syscall.Errno{syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
 		if errors.Is(err, no) {

@@ -10,9 +10,8 @@ import (
 	"os"
 )
 
-// Get opens a blob for reading. The reader verifies: where the content differs
-// from the Ref, it ends with ErrCorrupt instead of the last bytes and io.EOF,
-// and the blob is removed. Nothing read may be relied on before io.EOF.
+// Get opens a blob for reading. The reader verifies the content: if it differs from the Ref, the reader ends with
+// ErrCorrupt instead of the last bytes and io.EOF, and the blob is removed. Do not rely on any data before io.EOF.
 func (s *Store) Get(ref Ref) (io.ReadCloser, error) {
 	if err := s.usable(); err != nil {
 		return nil, err
@@ -25,7 +24,7 @@ func (s *Store) Get(ref Ref) (io.ReadCloser, error) {
 		s.mu.Lock()
 		_, still := s.blobs[ref]
 		s.mu.Unlock()
-		if still { // not by Delete
+		if still { // not removed by Delete
 			return nil, s.damaged(ref, nil, "its file is gone")
 		}
 		return nil, fmt.Errorf("%w: %v", ErrNotFound, ref)
@@ -36,8 +35,7 @@ func (s *Store) Get(ref Ref) (io.ReadCloser, error) {
 	return &reader{store: s, ref: ref, file: f, hash: sha256.New(), left: ref.Size}, nil
 }
 
-// Verify reads a whole blob. It returns nil, ErrNotFound, ErrCorrupt or the
-// error that kept it from reading.
+// Verify reads a whole blob. It returns nil, ErrNotFound, ErrCorrupt or the error that prevented reading.
 func (s *Store) Verify(ref Ref) error {
 	r, err := s.Get(ref)
 	if err != nil {
@@ -53,10 +51,10 @@ type reader struct {
 	file  *os.File
 	hash  hash.Hash
 	left  uint64
-	err   error // how reading ended
+	err   error // the error with which reading ended
 }
 
-// Read reads on and verifies before it hands out the last bytes.
+// Read reads the next bytes. It verifies the whole content before it returns the last bytes.
 func (r *reader) Read(p []byte) (int, error) {
 	if r.err != nil {
 		return 0, r.err
@@ -90,11 +88,11 @@ func (r *reader) Read(p []byte) (int, error) {
 	return n, io.EOF
 }
 
-// Close closes the file. It does not verify what was not read.
+// Close closes the file. It does not verify the unread part.
 func (r *reader) Close() error { return r.file.Close() }
 
-// damaged removes a blob that was found damaged in file, unless its name has
-// been given to another file since, and returns ErrCorrupt with the reason.
+// damaged removes a blob that is damaged in file, unless its name has been given to another file since, and returns
+// ErrCorrupt with the reason.
 func (s *Store) damaged(ref Ref, file *os.File, reason string) error {
 	name := s.name(ref)
 	name.Lock()

@@ -10,27 +10,27 @@ import (
 	"time"
 )
 
-// Ledger is charged for what a store keeps, by owner. Its methods are called with no lock of the store's
-// but that of one name.
+// Ledger is charged for the blobs in a store, by owner. When its methods are called, the store holds only the lock of
+// one name.
 type Ledger interface {
-	// Charge takes bytes into account before they are written, or refuses them.
+	// Charge charges bytes before they are written, or refuses them.
 	Charge(owner string, n uint64) error
-	// Room refuses bytes that were charged when the disk has become too full for them.
+	// Room refuses charged bytes if the disk has become too full for them.
 	Room(owner string, n uint64) error
-	// Adopt takes bytes into account that are on the disk already.
+	// Adopt charges bytes that are already on the disk.
 	Adopt(owner string, n uint64)
 	// Release gives back bytes that were charged or adopted.
 	Release(owner string, n uint64)
 }
 
-// Overhead is what a blob is charged for in addition to its size, in bytes: files and memory, so that many
-// small blobs are no way around a limit.
+// Overhead is the number of bytes that a blob is charged in addition to its size, for files and memory. It prevents
+// many small blobs from evading a limit.
 const Overhead = 16 << 10
 
 // MaxOwner is the length of the longest name of an owner, in bytes.
 const MaxOwner = 512
 
-// ownerSuffix names the file beside a blob that holds its owner's name.
+// ownerSuffix ends the name of the file that holds the name of a blob's owner.
 const ownerSuffix = ".owner"
 
 func cost(ref Ref) uint64 { return ref.Size + Overhead }
@@ -55,13 +55,6 @@ func (s *Store) room(owner string, n int) error {
 	return s.limits.Ledger.Room(owner, uint64(n))
 }
 
-// Owner is who is charged for a blob, "" for the node itself or a blob that is not stored.
-func (s *Store) Owner(ref Ref) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.owners[ref]
-}
-
 func (s *Store) stored(ref Ref) (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -71,9 +64,9 @@ func (s *Store) stored(ref Ref) (time.Time, bool) {
 
 func (s *Store) ownerPath(ref Ref) string { return s.path(ref) + ownerSuffix }
 
-// writeOwner writes down who is charged for a blob before the blob has its name; the caller syncs the folder.
+// writeOwner stores the name of a blob's owner before the blob has its name; the caller syncs the folder.
 func (s *Store) writeOwner(ref Ref, owner string) (err error) {
-	if owner == "" { // what a Put that failed left names somebody else
+	if owner == "" { // a failed Put may have left the name of another owner
 		if err := os.Remove(s.ownerPath(ref)); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return failure("put: owner", err)
 		}
@@ -93,7 +86,7 @@ func (s *Store) writeOwner(ref Ref, owner string) (err error) {
 	return nil
 }
 
-// disown forgets the owner of a blob that was removed, and releases what it was charged.
+// disown drops the owner of a blob that was removed, and releases its charge.
 func (s *Store) disown(ref Ref) error {
 	s.mu.Lock()
 	owner := s.owners[ref]
@@ -109,8 +102,8 @@ func (s *Store) disown(ref Ref) error {
 	return nil
 }
 
-// scanOwners reads who is charged for the blobs that are stored, and removes names without a blob, which
-// an interrupted Put or Delete left.
+// scanOwners reads the owners of the stored blobs, and removes names without a blob, which an interrupted Put or
+// Delete left.
 func (s *Store) scanOwners() error {
 	dir := filepath.Join(s.dir, blobFolder)
 	files, err := os.ReadDir(dir)

@@ -14,8 +14,8 @@ import (
 // MaxConversation is the length of the longest name of a conversation, in bytes.
 const MaxConversation = 120
 
-// Pin records that a conversation needs a blob, stored already or not yet, and
-// returns when that is durable. Pinning twice is pinning once.
+// Pin records that a conversation needs a blob, stored already or not yet, and returns when the record is durable.
+// Pinning a blob twice has the same effect as once.
 func (s *Store) Pin(conversation string, ref Ref) error {
 	if err := checkName(conversation); err != nil {
 		return err
@@ -30,10 +30,10 @@ func (s *Store) Pin(conversation string, ref Ref) error {
 		return nil
 	}
 	dir := s.pinsOf(conversation)
-	// Before it is durable, so that a Sweep meanwhile already keeps the blob.
+	// The pin is set before it is durable, so that a concurrent Sweep already keeps the blob.
 	s.setPin(conversation, ref)
 	err := makeFolder(dir)
-	if err == nil { // another Pin may have made it and not synced yet
+	if err == nil { // another Pin may have made the file and not synced it yet
 		err = syncFolder(filepath.Dir(dir))
 	}
 	if err == nil {
@@ -57,8 +57,8 @@ func makeEmpty(path string) error {
 	return f.Close()
 }
 
-// Unpin takes a pin back. The blob stays until Delete or Sweep. A crash may
-// bring back a pin that was taken back just before it.
+// Unpin removes a pin. The blob stays until Delete or Sweep. A crash may bring back a pin that was removed just
+// before it.
 func (s *Store) Unpin(conversation string, ref Ref) error {
 	if err := checkName(conversation); err != nil {
 		return err
@@ -80,7 +80,7 @@ func (s *Store) Unpin(conversation string, ref Ref) error {
 	return nil
 }
 
-// UnpinAll takes all pins of a conversation back.
+// UnpinAll removes all pins of a conversation.
 func (s *Store) UnpinAll(conversation string) error {
 	for _, ref := range s.Pins(conversation) {
 		if err := s.Unpin(conversation, ref); err != nil {
@@ -103,15 +103,15 @@ func (s *Store) Pins(conversation string) []Ref {
 	return out
 }
 
-// PinnedBy returns the names of those that have pinned a blob, sorted.
+// PinnedBy returns the names of the conversations that have pinned a blob, sorted.
 func (s *Store) PinnedBy(ref Ref) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Sorted(maps.Keys(s.pins[ref]))
 }
 
-// Conversations returns the names of those that have pinned anything, sorted.
-// After a crash the caller unpins what is of conversations that it does not have.
+// Conversations returns the names of the conversations with pins, sorted. After a crash the caller unpins the blobs
+// of conversations that it does not have.
 func (s *Store) Conversations() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,8 +129,8 @@ func (s *Store) Conversations() []string {
 	return out
 }
 
-// scanPins reads the pins; names that are not the store's are left alone, and
-// folders of conversations that pin nothing are removed.
+// scanPins reads the pins. It ignores names that are not the store's, and removes folders of conversations without
+// pins.
 func (s *Store) scanPins() error {
 	top := filepath.Join(s.dir, pinFolder)
 	folders, err := os.ReadDir(top)

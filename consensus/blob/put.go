@@ -10,12 +10,11 @@ import (
 	"path/filepath"
 )
 
-// copyBuffer is the size of what is read at a time, and the step in which the
-// quota is taken.
+// copyBuffer is the number of bytes read at a time, and the step in which the quota is reserved.
 const copyBuffer = 128 << 10
 
-// Put stores what r gives until io.EOF and returns its Ref when it is durable.
-// The blob's age for Sweep begins anew if it is stored already.
+// Put stores the data of r until io.EOF and returns its Ref when the blob is durable. If the blob is stored already,
+// its age for Sweep begins again.
 func (s *Store) Put(ctx context.Context, r io.Reader) (Ref, error) {
 	w := &writing{store: s, limit: s.limits.MaxBlob}
 	if err := w.store.usable(); err != nil {
@@ -24,15 +23,15 @@ func (s *Store) Put(ctx context.Context, r io.Reader) (Ref, error) {
 	return w.run(ctx, r, nil)
 }
 
-// PutExpected stores the blob of that Ref from r. It reads no more than one
-// byte beyond the Ref's size, and fails with ErrMismatch, storing nothing, if
-// the content is another. A blob that is stored already is not read again.
+// PutExpected stores the blob of that Ref from r. It reads at most one byte beyond the Ref's size. If the content
+// differs from the Ref, it stores nothing and fails with ErrMismatch. A blob that is stored already is not read
+// again.
 func (s *Store) PutExpected(ctx context.Context, ref Ref, r io.Reader) error {
 	return s.PutOwned(ctx, "", ref, r)
 }
 
-// PutOwned is PutExpected, and charges owner in Limits.Ledger before it reads r. A blob that is stored
-// already stays its first owner's. An owner has at most MaxOwner bytes; "" is the node itself.
+// PutOwned does the work of PutExpected, and charges owner in Limits.Ledger before it reads r. A blob that is stored
+// already keeps its first owner. The name of an owner has at most MaxOwner bytes; "" is the node itself.
 func (s *Store) PutOwned(ctx context.Context, owner string, ref Ref, r io.Reader) error {
 	if err := s.usable(); err != nil {
 		return err
@@ -57,7 +56,7 @@ func (s *Store) PutOwned(ctx context.Context, owner string, ref Ref, r io.Reader
 	return err
 }
 
-// touch begins the blob's age anew, and reports whether it is stored.
+// touch resets the blob's age, and reports whether the blob is stored.
 func (s *Store) touch(ref Ref) bool {
 	name := s.name(ref)
 	name.Lock()
@@ -66,8 +65,8 @@ func (s *Store) touch(ref Ref) bool {
 		return false
 	}
 	now := s.limits.Now()
-	// Should the file's time stay as it was, Sweep could find the blob older
-	// than it is after a restart: then it is not counted as stored.
+	// If the file's time cannot be set, Sweep could consider the blob older than it is after a restart. In that case
+	// the blob is not counted as stored.
 	if os.Chtimes(s.path(ref), now, now) != nil {
 		return false
 	}
@@ -82,11 +81,11 @@ type writing struct {
 	store *Store
 	limit int64
 	size  int64
-	taken int64 // of the quota
+	taken int64 // bytes of the quota
 	file  *os.File
 
-	owner  string // who is charged
-	stored bool   // nobody had stored the same before
+	owner  string // charged for the blob
+	stored bool   // the same blob was not stored before
 }
 
 func (w *writing) run(ctx context.Context, r io.Reader, want *Ref) (_ Ref, err error) {
@@ -115,7 +114,7 @@ func (w *writing) run(ctx context.Context, r io.Reader, want *Ref) (_ Ref, err e
 	return ref, w.publish(ref)
 }
 
-// copy writes what r gives and returns its Ref.
+// copy writes the data of r and returns its Ref.
 func (w *writing) copy(ctx context.Context, r io.Reader, want *Ref) (Ref, error) {
 	hash := sha256.New()
 	buf := make([]byte, copyBuffer)
@@ -169,7 +168,7 @@ func (w *writing) write(hash io.Writer, b []byte, expected bool) error {
 // publish gives the synced file its name.
 func (w *writing) publish(ref Ref) error {
 	s := w.store
-	if s.touch(ref) { // somebody stored the same
+	if s.touch(ref) { // another call stored the same blob
 		s.release(w.taken)
 		w.taken = 0
 		if err := os.Remove(w.file.Name()); err != nil {
@@ -183,7 +182,7 @@ func (w *writing) publish(ref Ref) error {
 	if err := s.usable(); err != nil {
 		return err
 	}
-	_, twice := s.stored(ref) // since touch: the file is replaced by an equal one
+	_, twice := s.stored(ref) // stored since touch: an equal file replaces the file
 	if !twice {
 		if err := s.writeOwner(ref, w.owner); err != nil {
 			return err

@@ -8,8 +8,8 @@ import (
 	"os"
 )
 
-// ReadAt reads at most n bytes at an offset, and fewer only at the end. It does not verify: who puts the
-// pieces together checks the hash of the whole. It fails with ErrNotFound for a blob that is not stored.
+// ReadAt reads at most n bytes at an offset, and fewer only at the end. It does not verify the content: the caller
+// that joins the pieces checks the hash of the whole. It fails with ErrNotFound for a blob that is not stored.
 func (s *Store) ReadAt(ref Ref, offset uint64, n int) ([]byte, error) {
 	if err := s.usable(); err != nil {
 		return nil, err

@@ -28,7 +28,7 @@ func (r Ref) String() string {
 // IsZero reports whether the Ref names no blob.
 func (r Ref) IsZero() bool { return r == Ref{} }
 
-// ParseRef reads what String wrote, and nothing else.
+// ParseRef reads the text that String returns, and nothing else.
 func ParseRef(s string) (Ref, error) {
 	rest, ok := strings.CutPrefix(s, refPrefix)
 	if !ok || len(rest) < 2*32+2 || rest[64] != '-' {
@@ -51,7 +51,7 @@ func ParseRef(s string) (Ref, error) {
 // MarshalText returns String's text.
 func (r Ref) MarshalText() ([]byte, error) { return []byte(r.String()), nil }
 
-// UnmarshalText is ParseRef.
+// UnmarshalText does the work of ParseRef.
 func (r *Ref) UnmarshalText(b []byte) (err error) {
 	*r, err = ParseRef(string(b))
 	return err

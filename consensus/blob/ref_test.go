@@ -21,7 +21,7 @@ func TestParseRef(t *testing.T) {
 	}
 }
 
-// FuzzRefText reads references as text: what is read writes the same.
+// FuzzRefText reads references as text and checks that an accepted text is written unchanged.
 func FuzzRefText(f *testing.F) {
 	f.Add([]byte(refOf([]byte("content")).String()))
 	f.Add([]byte(Ref{Size: 1<<64 - 1}.String()))

@@ -7,21 +7,23 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"time"
+
+	"github.com/mlsfed/mlsfed/internal/platform"
 )
 
-// DefaultMaxBlob is the size of the largest blob, in bytes, where Limits names none.
+// DefaultMaxBlob is the size of the largest blob, in bytes, if Limits sets none.
 const DefaultMaxBlob = 256 << 20
 
-// Limits bound a store, in bytes.
+// Limits are the limits of a store, in bytes.
 type Limits struct {
 	MaxBlob int64 // of one blob; DefaultMaxBlob if 0
-	Quota   int64 // of all blobs together, with those being written; none if 0
+	Quota   int64 // of all blobs together, including those being written; no limit if 0
 
-	// Now is what blobs age by: a clock that does not jump. nil: time.Now. Blobs keep it as the time of their files.
+	// Now returns the time for the age of blobs, from a clock that does not jump. nil: time.Now. The time of a blob's
+	// file stores it.
 	Now func() time.Time
-	// Ledger is charged for each blob; nil: nobody is.
+	// Ledger is charged for each blob; nil: no charge.
 	Ledger Ledger
 }
 
@@ -31,14 +33,14 @@ type Store struct {
 	limits Limits
 	lock   *os.File
 
-	// names order what is done to the files of one name, by its hash. They guard
-	// no field and are held across I/O; s.mu is taken within them, never around.
+	// names are locks that serialize operations on the files of one name, by its hash. They guard no field and are
+	// held across I/O; s.mu is taken within them, never around them.
 	names [64]sync.Mutex
 
-	mu     sync.Mutex // guards what follows; never held across I/O
+	mu     sync.Mutex // guards the fields below; never held across I/O
 	blobs  map[Ref]time.Time
-	owners map[Ref]string              // who is charged; blobs without an owner are left out
-	used   int64                       // bytes of blobs and of those being written
+	owners map[Ref]string              // owner of each blob; blobs without an owner are not in the map
+	used   int64                       // bytes of the stored blobs and of those being written
 	pins   map[Ref]map[string]struct{} // conversations by blob
 	closed bool
 	stats  Stats
@@ -47,9 +49,9 @@ type Store struct {
 // Stats describe a store.
 type Stats struct {
 	Blobs   int   // stored
-	Bytes   int64 // of them and of those being written
+	Bytes   int64 // of the stored blobs and of those being written
 	Pinned  int   // blobs that a conversation needs, whether stored or not
-	Damaged int   // found damaged since Open, and removed
+	Damaged int   // blobs that were found damaged since Open, and removed
 }
 
 const (
@@ -58,8 +60,8 @@ const (
 	tmpFolder  = "tmp"
 )
 
-// Open opens the store in dir, or makes it, and removes what an interrupted Put
-// left. It fails with ErrLocked if the folder is open already.
+// Open opens or creates the store in dir, and removes the files that an interrupted Put left. It fails with ErrLocked
+// if the folder is open already.
 func Open(dir string, limits Limits) (*Store, error) {
 	if limits.MaxBlob < 0 || limits.Quota < 0 {
 		return nil, fmt.Errorf("blob: open %s: negative limit", dir)
@@ -86,7 +88,7 @@ func Open(dir string, limits Limits) (*Store, error) {
 	return s, nil
 }
 
-// Close lets go of the folder. Readers that were handed out can be read on.
+// Close releases the folder. Readers that were opened before remain usable.
 func (s *Store) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -102,7 +104,7 @@ func (s *Store) takeLock() error {
 	if err != nil {
 		return failure("open", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	if err := platform.TryLock(f); err != nil {
 		return errors.Join(fmt.Errorf("%w: %s", ErrLocked, s.dir), f.Close())
 	}
 	s.lock = f
@@ -122,8 +124,8 @@ func (s *Store) clearTmp() error {
 	return nil
 }
 
-// scanBlobs lists the blobs. A file whose length is not that of its name cannot
-// be that blob and is removed; other names are not the store's and left alone.
+// scanBlobs lists the blobs. A file whose length differs from the one in its name cannot be that blob and is removed;
+// other names do not belong to the store and are ignored.
 func (s *Store) scanBlobs() error {
 	dir := filepath.Join(s.dir, blobFolder)
 	files, err := os.ReadDir(dir)
@@ -154,7 +156,8 @@ func (s *Store) scanBlobs() error {
 	return nil
 }
 
-// sane is a blob's age, which begins now for a file whose time is still to come: otherwise it would never be old.
+// sane returns the time from which a blob's age is counted. For a file whose time is in the future, the age begins
+// now: otherwise the blob would never be old.
 func (s *Store) sane(path string, at time.Time) (time.Time, error) {
 	now := s.limits.Now()
 	if !at.After(now.Add(time.Hour)) {
@@ -185,7 +188,7 @@ func (s *Store) List() []Ref {
 	return out
 }
 
-// Stats returns figures about the store.
+// Stats returns the figures of the store.
 func (s *Store) Stats() Stats {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -231,10 +234,9 @@ func (s *Store) remove(ref Ref) error {
 	return s.disown(ref)
 }
 
-// Sweep removes the blobs that were stored at least olderThan ago, are not
-// pinned, and of which live says false. live is called without a lock and may
-// take its time; a blob that is pinned meanwhile stays. It returns how many
-// blobs and bytes went.
+// Sweep removes the blobs that were stored at least olderThan ago, are not pinned, and for which live returns false.
+// live is called without a lock and may take its time; a blob that is pinned meanwhile stays. Sweep returns the
+// number of removed blobs and bytes.
 func (s *Store) Sweep(live func(Ref) bool, olderThan time.Duration) (blobs int, bytes int64, err error) {
 	if err := s.usable(); err != nil {
 		return 0, 0, err
@@ -281,7 +283,7 @@ func (s *Store) usable() error {
 	return nil
 }
 
-// reserve takes n bytes of the quota.
+// reserve reserves n bytes of the quota.
 func (s *Store) reserve(n int64) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -302,7 +304,7 @@ func (s *Store) name(ref Ref) *sync.Mutex { return &s.names[int(ref.Hash[0])%len
 
 func (s *Store) path(ref Ref) string { return filepath.Join(s.dir, blobFolder, ref.String()) }
 
-// makeFolder makes dir and what is missing above it, durably.
+// makeFolder creates dir and its missing parents, durably.
 func makeFolder(dir string) error {
 	var missing []string
 	for d := filepath.Clean(dir); ; d = filepath.Dir(d) {

@@ -7,7 +7,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestDeliveryListIsBounded: a list has MaxAddresses at most; one at the bound can be changed, and shrinks.
+// TestDeliveryListIsBounded checks that a list has at most MaxAddresses, and that a list at the limit can be changed
+// and reduced.
 func TestDeliveryListIsBounded(t *testing.T) {
 	address := func(n int) wire.Address { return author.Address("a.example", uint64(n)) }
 	var list []wire.Address

@@ -7,38 +7,39 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Bounds of contested conversations from level 2 of the rules on.
+// Limits of contested conversations from level 2 of the rules on.
 const (
 	// MaxBranches is the largest number of heads.
 	MaxBranches = 8
-	// MaxBranchesOfOrganization bounds the branches whose first commit the nodes of one organization have
-	// brought, and that have not lost against another. It holds where members of another one can contest as well.
+	// MaxBranchesOfOrganization limits the branches whose first commit the nodes of one organization have brought,
+	// and that have not lost against another branch. It applies if members of another organization can contest as
+	// well.
 	MaxBranchesOfOrganization = 4
-	// MaxAncestors and MaxPublicAncestors are how many ended epochs of one head can be contested; the second
-	// holds with public handshakes, where each of them keeps the state of the group.
+	// MaxAncestors and MaxPublicAncestors are the numbers of ended epochs of one head that can be contested.
+	// MaxPublicAncestors applies with public handshakes, where each of these epochs keeps the state of the group.
 	MaxAncestors       = 256
 	MaxPublicAncestors = 16
-	// BranchLife is how long a head may stay unused while there is another one, in milliseconds: longer than
-	// clients take to renew their keys. A head that has lost against a confirmed one stays for HeadLife.
+	// BranchLife is the time for which a head may stay unused while there is another one, in milliseconds: longer
+	// than clients take to renew their keys. A head that has lost against a confirmed one stays for HeadLife.
 	BranchLife wire.Time = 30 * 24 * 3600_000
 )
 
-// ancestor is an epoch that has ended and that can be contested, with the step from it towards a head: the
-// commit that ended it there.
+// ancestor is an ended epoch that can be contested, with the step from it towards a head: the commit that ended it
+// there.
 type ancestor struct {
 	*point
 	child  wire.SequenceNumber // the entry of the commit
 	at     wire.Time           // of that entry
 	change wire.DeliveryChange // of the delivery list, up to the next kept ancestor or the head
-	// by are the first two organizations whose nodes showed that a member there can process the commit: the
-	// one that brought it, and one that brought a submission made after it. Empty is none.
+	// by holds the first two organizations whose nodes showed that a member there can process the commit: the
+	// organization that brought the commit, and one that brought a submission made after it. Empty means none.
 	by [2]wire.Domain
 }
 
 // confirmed reports whether members of two organizations have processed the commit.
 func (a *ancestor) confirmed() bool { return a.by[1] != "" }
 
-// note adds an organization, and reports whether the commit is confirmed with it and was not before.
+// note adds an organization, and reports whether the organization made the commit confirmed.
 func (a *ancestor) note(org wire.Domain) bool {
 	switch {
 	case a.confirmed() || a.by[0] == org:
@@ -51,7 +52,7 @@ func (a *ancestor) note(org wire.Domain) bool {
 	return true
 }
 
-// branch is what makes a head one of several. The zero value is that of a head which nobody contests.
+// branch holds the properties of a head that is one of several. The zero value is for a head that is not contested.
 type branch struct {
 	base      wire.SequenceNumber // the entry that opened the contested epoch
 	fork      wire.SequenceNumber // the first entry that this head does not share: a child of base
@@ -59,29 +60,29 @@ type branch struct {
 	by        wire.Domain         // the organization that brought fork
 	contest   bool                // fork bears the contest mark
 	confirmed bool                // fork is confirmed
-	// lost is an entry that opened an epoch in which this head lost: another commit of that epoch is confirmed,
-	// and this head's is not. 0 for none.
+	// lost is an entry that opened an epoch in which this head lost: another commit of that epoch is confirmed, and
+	// this head's commit is not. 0 means none.
 	lost wire.SequenceNumber
 }
 
-// rules are switched off by tests, to show that a fault is found without each of them.
+// rules is the set of rules that a test switches off, to show that a fault is found without each of them.
 type rules uint16
 
 const (
 	ruleTrail   rules = 1 << iota // more ancestors than the parent can be contested
 	ruleTwo                       // two organizations confirm
-	ruleFresh                     // whoever was added confirms nothing of before
+	ruleFresh                     // an added member confirms no commit before its addition
 	ruleFirst                     // a full trail keeps its first ancestors
-	ruleRoom                      // no branch that a contest has opened gives way undecided
+	ruleRoom                      // a branch that a contest has opened does not give way while undecided
 	ruleShare                     // a share of the branches for each organization
 	ruleClose                     // a closed head can still be contested
 	ruleHolders                   // organizations that were removed unconfirmed keep their replicas
-	rulePast                      // a contest keeps no old key alive
+	rulePast                      // a contest does not keep an old key alive
 )
 
 func (r rules) has(one rules) bool { return r&one != 0 }
 
-// raise turns the state of the rules before level 2 into one of level 2.
+// raise converts the state of the rules before level 2 into a state of level 2.
 func (m *Machine) raise(level uint8) {
 	if m.level < 2 && level >= 2 {
 		for _, h := range m.heads {
@@ -94,8 +95,8 @@ func (m *Machine) raise(level uint8) {
 	m.level = level
 }
 
-// ancestorAt finds an ended epoch that can be contested, by the entry that opened it: a head that descends
-// from it, and its place in that head's trail; nil if there is none.
+// ancestorAt finds an ended epoch that can be contested by the entry that opened it. It returns a head that descends
+// from the epoch, and the epoch's index in that head's trail, or nil if there is none.
 func (m *Machine) ancestorAt(seq wire.SequenceNumber) (*head, int) {
 	for _, h := range m.heads {
 		if i := h.find(seq); i >= 0 {
@@ -105,7 +106,7 @@ func (m *Machine) ancestorAt(seq wire.SequenceNumber) (*head, int) {
 	return nil, 0
 }
 
-// find returns the place of an epoch in the head's trail, -1 if it is not there.
+// find returns the index of an epoch in the head's trail, or -1 if it is not there.
 func (h *head) find(seq wire.SequenceNumber) int {
 	i, found := slices.BinarySearchFunc(h.trail, seq, func(a ancestor, seq wire.SequenceNumber) int { return cmp.Compare(a.seq, seq) })
 	if !found {
@@ -146,20 +147,20 @@ func (m *Machine) locateEnded(p *plan, e *wire.Envelope) (*head, *wire.Error) {
 	if err := m.makeRoom(p, h, i); err != nil {
 		return nil, err
 	}
-	p.beside, p.at = true, i
+	p.addsHead, p.at = true, i
 	return h, nil
 }
 
-// makeRoom refuses a contest of ancestor i of h where there is no room for another head, or chooses the head
-// that gives way.
+// makeRoom refuses a contest of ancestor i of h if there is no room for another head, or chooses the head that gives
+// way.
 //
-// A head may only give way if no honest member can be in it. Members take the first child that they can
-// process, in the order of the log, so these are: a head that has lost against a confirmed one; and a branch
-// that began with a commit without the contest mark, since who contests could not process it, or what came
-// before it. The newest of the latter stays: it is the one that this contest may be about. A branch that a
-// contest has opened never gives way before another one is confirmed. Whoever floods the conversation with
-// branches is refused instead: by the bound for each organization, and where all members are of one
-// organization, by its own node, which knows its users.
+// A head may only give way if no honest member can be in it. Members take the first child that they can process, in
+// the order of the log. So two kinds of heads may give way: a head that has lost against a confirmed one; and a
+// branch that began with a commit without the contest mark, since the contesting member could not process that
+// commit, or an earlier one. The newest of the latter stays: this contest may be about it. A branch that a contest
+// has opened never gives way before another branch is confirmed. A member that floods the conversation with branches
+// is refused instead: by the limit for each organization, and, if all members are of one organization, by its own
+// node, which knows its users.
 func (m *Machine) makeRoom(p *plan, h *head, i int) *wire.Error {
 	org, base := p.entry.Proposer.Organization(), &h.trail[i]
 	held, plain := 0, 0
@@ -205,7 +206,7 @@ func (m *Machine) alone(org wire.Domain) bool {
 	})
 }
 
-// contested is the branch that h is when a contest opens another child of the epoch that entry base opened.
+// contested returns the branch of h after a contest has opened another child of the epoch that entry base opened.
 func (h *head) contested(base wire.SequenceNumber) branch {
 	j := h.find(base)
 	if j < 0 || h.trail[j].child <= h.fork {
@@ -215,17 +216,17 @@ func (h *head) contested(base wire.SequenceNumber) branch {
 	return branch{base: base, fork: a.child, since: a.at, by: a.by[0], confirmed: a.confirmed(), lost: h.lost}
 }
 
-// moveBranches is moveHeads from level 2 on.
+// moveBranches does the work of moveHeads from level 2 on.
 func (m *Machine) moveBranches(p *plan) bool {
 	changed := false
-	if p.from != nil && !p.beside {
+	if p.from != nil && !p.addsHead {
 		p.from.used = m.now
 		if p.member {
 			changed = m.confirm(p.from, p.entry.Proposer.Organization())
 		}
 	}
 	switch {
-	case p.beside:
+	case p.addsHead:
 		m.branchOff(p)
 		changed = true
 	case p.next != nil:
@@ -237,7 +238,7 @@ func (m *Machine) moveBranches(p *plan) bool {
 		}
 		changed = true
 	case p.ends:
-		p.from.closed = true // it stays for a while: its ancestors can be contested
+		p.from.closed = true // the head stays for a while: its ancestors can be contested
 		m.closed = !slices.ContainsFunc(m.heads, func(h *head) bool { return !h.closed })
 		changed = true
 	case p.from != nil:
@@ -254,10 +255,10 @@ func (m *Machine) moveBranches(p *plan) bool {
 	return spans || holders
 }
 
-// confirm notes that a member of an organization has processed all that led to head h: its node has brought a
-// submission that needs the head's key, or a public handshake of one of its members. Whoever was added since
-// a commit has not processed that commit; so an organization says nothing of commits before the last one
-// that added somebody of it. It reports whether that confirmed a commit.
+// confirm records that a member of an organization has processed all commits that led to head h: the organization's
+// node has brought a submission that needs the head's key, or a public handshake of one of its members. A member that
+// was added since a commit has not processed that commit, so an organization confirms no commits before the last one
+// that added one of its members. confirm reports whether a commit became confirmed.
 func (m *Machine) confirm(h *head, org wire.Domain) bool {
 	if !includes(h.delivery, org) {
 		return false
@@ -265,11 +266,11 @@ func (m *Machine) confirm(h *head, org wire.Domain) bool {
 	news := false
 	for i := len(h.trail) - 1; i >= 0; i-- {
 		a := &h.trail[i]
-		if slices.ContainsFunc(a.change.Add, func(x wire.Address) bool { return x.Organization == org }) && !m.off.has(ruleFresh) {
+		if len(a.change.Add) > 0 && includes(a.change.Add, org) && !m.off.has(ruleFresh) {
 			break
 		}
 		if m.off.has(ruleTwo) {
-			a.by[0] = org + ".x" // one organization is enough
+			a.by[0] = org + ".x" // in this mode one organization is enough
 		}
 		if !a.note(org) {
 			continue
@@ -283,14 +284,14 @@ func (m *Machine) confirm(h *head, org wire.Domain) bool {
 	}
 	if news {
 		for _, g := range m.heads {
-			g.trail = m.prune(g.trail)
+			g.trail, _ = m.prune(g.trail)
 		}
 	}
 	return news
 }
 
-// decide takes in that a commit is confirmed, where own is the step of this head from the same epoch: the same
-// commit, or another one that has lost.
+// decide records that a commit is confirmed. own is the step of this head from the same epoch: the same commit, or
+// another one that has lost.
 func (h *head) decide(own, confirmed *ancestor) {
 	switch {
 	case own.child == confirmed.child:
@@ -312,47 +313,51 @@ func includes(list []wire.Address, org wire.Domain) bool {
 	return found
 }
 
-// prune drops from a trail what can no longer be contested: epochs whose commit is confirmed or older than
-// HeadLife. The last one, which is the parent of the head, stays in any case. Over the bound, the first ones
-// that nobody has confirmed stay, and the last ones: members are in one of those when a chain of commits that
-// they cannot process is made, unless its maker has made as many that they could process before.
-func (m *Machine) prune(trail []ancestor) []ancestor {
-	drop := func(i int) bool { return trail[i].confirmed() || m.now-trail[i].at > HeadLife }
+// prune drops epochs from a trail that can no longer be contested: their commit is confirmed or older than HeadLife.
+// The last epoch, which is the parent of the head, stays in any case. If the trail exceeds the limit, the first
+// epochs that are not confirmed stay, and the last ones. After a chain of commits that members cannot process, the
+// members are in one of those epochs, unless the maker of the chain has made as many commits that they could process
+// before.
+//
+// prune changes the trail in place: a full trail loses an epoch with each commit, and a copy of it would be the most
+// expensive part of the commit. Each trail therefore belongs to one head, and readers get copies. prune reports
+// whether a dropped epoch had changed the delivery list.
+func (m *Machine) prune(trail []ancestor) (rest []ancestor, changed bool) {
 	if len(trail) == 0 {
-		return nil
+		return nil, false
 	}
-	most := m.mostAncestors()
+	last := len(trail) - 1
 	if m.off.has(ruleTrail) {
-		return trail[len(trail)-1:]
+		return slices.Clone(trail[last:]), last > 0
 	}
-	kept := 0
+	rest = trail[:0]
 	for i := range trail {
-		if i == len(trail)-1 || !drop(i) {
-			kept++
+		a := &trail[i]
+		switch keep := i == last || !a.confirmed() && m.now-a.at <= HeadLife; {
+		case keep && len(rest) == i:
+			rest = trail[:i+1] // nothing has been dropped so far
+		case keep:
+			rest = append(rest, *a)
+		default:
+			changed = changed || !a.change.IsZero()
+			if len(rest) > 0 {
+				join(&rest[len(rest)-1], a)
+			}
 		}
 	}
-	if kept == len(trail) && kept <= most {
-		return trail
-	}
-	rest := make([]ancestor, 0, kept+1) // never in place: who reads the state has references to the old one
-	for i := range trail {
-		switch {
-		case i == len(trail)-1 || !drop(i):
-			rest = append(rest, trail[i])
-		case len(rest) > 0:
-			join(&rest[len(rest)-1], &trail[i])
-		}
-	}
-	for len(rest) > most {
+	clear(trail[len(rest):])
+	for most := m.mostAncestors(); len(rest) > most; {
 		i := 3 * most / 4
 		if m.off.has(ruleFirst) {
-			rest = rest[1:]
-			continue
+			i = 0
 		}
-		join(&rest[i-1], &rest[i])
+		changed = changed || !rest[i].change.IsZero()
+		if i > 0 {
+			join(&rest[i-1], &rest[i])
+		}
 		rest = slices.Delete(rest, i, i+1)
 	}
-	return rest
+	return rest, changed
 }
 
 func (m *Machine) mostAncestors() int {
@@ -362,24 +367,34 @@ func (m *Machine) mostAncestors() int {
 	return MaxAncestors
 }
 
-// join makes a's step lead to where b's does, since b is dropped. Its evidence stays that of its own commit.
-func join(a, b *ancestor) { a.change = composeChanges(a.change, b.change) }
+// join makes a's step lead to where b's step leads, since b is dropped. a keeps the evidence of its own commit only.
+func join(a, b *ancestor) {
+	if !b.change.IsZero() {
+		a.change = composeChanges(a.change, b.change)
+	}
+}
 
-// extend puts the epoch that a commit opens into the place of the one that it ends. It reports whether
-// ancestors were dropped that had been kept.
+// extend replaces the ended epoch by the epoch that a commit opens. It reports whether ancestors were dropped that
+// had changed the delivery list: without such a change, the same organizations take part and hold replicas.
 func (m *Machine) extend(p *plan) bool {
 	h, next := p.from, p.next
 	next.seq, next.used = m.seq, m.now
 	next.parent.winner = m.seq
+	org := p.entry.Proposer.Organization()
+	if n := len(h.trail); n > 0 && h.trail[n-1].by[0] == org {
+		org = h.trail[n-1].by[0] // the same bytes: one copy in memory, and a fast comparison in confirm
+	}
 	trail := append(h.trail, ancestor{
-		point: next.parent, child: m.seq, at: m.now, change: next.change, by: [2]wire.Domain{p.entry.Proposer.Organization()},
+		point: next.parent, child: m.seq, at: m.now, change: next.change, by: [2]wire.Domain{org},
 	})
-	next.trail, next.branch = m.prune(trail), h.branch
+	var changed bool
+	next.trail, changed = m.prune(trail)
+	next.branch = h.branch
 	m.replaceHead(h, next)
-	return len(next.trail) != len(trail)
+	return changed
 }
 
-// branchOff opens a head beside others. It marks the heads that have left the contested epoch by another child.
+// branchOff opens an additional head. It marks the heads that have left the contested epoch by another child.
 func (m *Machine) branchOff(p *plan) {
 	h, next := p.from, p.next
 	next.seq, next.used = m.seq, m.now
@@ -403,7 +418,7 @@ func (m *Machine) branchOff(p *plan) {
 	m.closed = false
 }
 
-// expireBranches drops heads that nobody needs any more, but never the open one that was used last.
+// expireBranches drops heads that are no longer needed, but never the open head that was used last.
 func (m *Machine) expireBranches() bool {
 	if len(m.heads) < 2 {
 		return false
@@ -438,9 +453,10 @@ func (m *Machine) expireBranches() bool {
 	return len(m.heads) != before
 }
 
-// updateHolders finds the organizations that are to hold replicas beside those that take part: those that
-// somebody's commit has removed and that could still contest it, because nobody else has confirmed the commit.
-// A commit that removes all others would end the conversation for them otherwise. It reports a change.
+// updateHolders finds the organizations that are to hold replicas although they no longer take part. A commit of
+// another organization has removed them, and they could still contest it, because no other organization has confirmed
+// the commit. Otherwise a commit that removes all others would end the conversation for them. updateHolders reports
+// whether the list has changed.
 func (m *Machine) updateHolders() bool {
 	var list []wire.Domain
 	if m.off.has(ruleHolders) {

@@ -9,7 +9,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// newBranches is newBench for a conversation whose rules have level 2.
+// newBranches is newBench for a conversation with rules of level 2.
 func newBranches(t testing.TB, orgs ...wire.Domain) (*bench, author.Place) {
 	b, p := newBench(t, wire.Policy{}, orgs...)
 	now := &wire.Replicas{Voters: []wire.NodeID{"n1.a.example"}}
@@ -31,7 +31,7 @@ func (b *bench) by(org wire.Domain, e *wire.Envelope) Outcome {
 	return b.m.Apply(raw)
 }
 
-// commitBy orders a commit, with or without the contest mark, and returns the place that it opens.
+// commitBy orders a commit, with or without the contest mark, and returns the new place.
 func (b *bench) commitBy(org wire.Domain, p author.Place, contest bool, change wire.DeliveryChange) author.Place {
 	b.t.Helper()
 	e := p.Commit(b.id(), 16, change)
@@ -55,13 +55,13 @@ func (b *bench) refuseBy(org wire.Domain, e *wire.Envelope, want wire.Code) {
 
 var none wire.DeliveryChange
 
-// TestChainOfPoisonIsContested: whatever the length of a chain of commits that only its maker can process, the
-// epoch before it can be contested.
+// TestChainOfPoisonIsContested checks that the epoch before a chain of commits that only their maker can process can
+// be contested, whatever the length of the chain.
 func TestChainOfPoisonIsContested(t *testing.T) {
 	for _, length := range []int{1, 2, 3, MaxAncestors, MaxAncestors + 100} {
 		b, good := newBranches(t, "a.example", "m.example")
 		good = b.commitBy("a.example", good, false, none)
-		good = b.commitBy("m.example", good, false, none) // confirms the one before, and not itself
+		good = b.commitBy("m.example", good, false, none) // confirms the previous commit, and not itself
 		p := good
 		for range length {
 			p = b.commitBy("m.example", p, false, none)
@@ -74,8 +74,8 @@ func TestChainOfPoisonIsContested(t *testing.T) {
 	}
 }
 
-// TestConfirmationEndsContests: members of two organizations have processed a commit: the epoch before it is
-// contested no longer, unless it is the parent of a head.
+// TestConfirmationEndsContests checks that after members of two organizations have processed a commit, the epoch
+// before it can no longer be contested, unless that epoch is the parent of a head.
 func TestConfirmationEndsContests(t *testing.T) {
 	b, first := newBranches(t, "a.example", "b.example")
 	second := b.commitBy("a.example", first, false, none)
@@ -91,8 +91,8 @@ func TestConfirmationEndsContests(t *testing.T) {
 	}
 }
 
-// TestNewcomersConfirmNothingOfBefore: a device that a poison commit adds can process what follows, and its
-// honest node brings that. It is no evidence for the commit that added it.
+// TestNewcomersConfirmNothingOfBefore checks that a submission from a device that a poison commit adds, brought by
+// the device's honest node, is no evidence for the commit that added it. The device can process later entries.
 func TestNewcomersConfirmNothingOfBefore(t *testing.T) {
 	b, good := newBranches(t, "a.example", "m.example")
 	p := b.commitBy("m.example", good, false, wire.DeliveryChange{Add: author.Addresses(7, "a.example")})
@@ -102,8 +102,8 @@ func TestNewcomersConfirmNothingOfBefore(t *testing.T) {
 	b.commitBy("a.example", good, true, none)
 }
 
-// TestOneOrganizationConfirmsNothing: where all members are of one organization, nobody can tell them apart,
-// so that one member cannot confirm a chain of its own.
+// TestOneOrganizationConfirmsNothing checks that one member cannot confirm a chain of its own: if all members are of
+// one organization, nobody can distinguish them.
 func TestOneOrganizationConfirmsNothing(t *testing.T) {
 	b, good := newBranches(t, "a.example")
 	p := good
@@ -113,7 +113,7 @@ func TestOneOrganizationConfirmsNothing(t *testing.T) {
 	b.commitBy("a.example", good, true, none)
 }
 
-// TestContestableEpochsExpire: after HeadLife only the parent of a head can be contested.
+// TestContestableEpochsExpire checks that after HeadLife only the parent of a head can be contested.
 func TestContestableEpochsExpire(t *testing.T) {
 	b, first := newBranches(t, "a.example")
 	second := b.commitBy("a.example", first, false, none)
@@ -131,11 +131,11 @@ func TestContestableEpochsExpire(t *testing.T) {
 	}
 }
 
-// TestWhoseBranchGivesWay: an organization has a share of the branches, and does not get beyond it by
-// branches on top of branches; others always have room.
-func TestWhoseBranchGivesWay(t *testing.T) {
+// TestBranchThatGivesWay checks that an organization has a share of the branches, and cannot exceed it by branches
+// on top of branches; others always have room.
+func TestBranchThatGivesWay(t *testing.T) {
 	b, good := newBranches(t, "a.example", "b.example", "m.example")
-	mine := b.commitBy("m.example", good, false, none) // all follow it, and nobody has shown it yet
+	mine := b.commitBy("m.example", good, false, none) // all members follow the commit, and nobody has confirmed it yet
 	p := good
 	for n := 1; n < MaxBranchesOfOrganization; n++ {
 		p = b.commitBy("m.example", p, true, none)
@@ -148,7 +148,7 @@ func TestWhoseBranchGivesWay(t *testing.T) {
 	}
 	b.commitBy("a.example", good, true, none)
 	b.commitBy("b.example", good, true, none)
-	next := b.commitBy("a.example", mine, false, none) // confirms it: all others have lost
+	next := b.commitBy("a.example", mine, false, none) // confirms it: all other branches have lost
 	for range MaxBranches {
 		if b.m.headAt(next.Parent) == nil {
 			t.Fatal("a confirmed branch has given way")
@@ -160,7 +160,7 @@ func TestWhoseBranchGivesWay(t *testing.T) {
 	}
 }
 
-// TestFullOfContests: where contests of many organizations fill the conversation and none is confirmed, a
+// TestFullOfContests checks that if contests of many organizations fill the conversation and none is confirmed, a
 // further one is refused, and none of them gives way.
 func TestFullOfContests(t *testing.T) {
 	orgs := []wire.Domain{"a.example", "b.example", "c.example", "d.example", "e.example", "f.example", "g.example", "h.example"}
@@ -178,8 +178,8 @@ func TestFullOfContests(t *testing.T) {
 	}
 }
 
-// TestCloseOfAPoisonedHead: a close ends the branch that it is for. The conversation goes on where its epochs
-// are contested.
+// TestCloseOfAPoisonedHead checks that a close ends only its branch. The conversation continues where its epochs are
+// contested.
 func TestCloseOfAPoisonedHead(t *testing.T) {
 	b, good := newBranches(t, "a.example", "m.example")
 	p := b.commitBy("m.example", b.commitBy("m.example", good, false, none), false, none)
@@ -198,8 +198,8 @@ func TestCloseOfAPoisonedHead(t *testing.T) {
 	b.commitBy("a.example", next, false, none)
 }
 
-// TestRemovedOrganizationsCanContest: a commit that removes all others leaves them their replicas until it is
-// confirmed.
+// TestRemovedOrganizationsCanContest checks that after a commit which removes all other organizations, these keep
+// their replicas until the commit is confirmed.
 func TestRemovedOrganizationsCanContest(t *testing.T) {
 	b, good := newBranches(t, "a.example", "b.example", "m.example")
 	p := b.commitBy("m.example", good, false, wire.DeliveryChange{Remove: author.Addresses(1, "a.example", "b.example")})
@@ -222,8 +222,8 @@ func TestRemovedOrganizationsCanContest(t *testing.T) {
 	}
 }
 
-// TestKeysOfEndedEpochs: messages are taken under the key of an epoch for as long as it can be contested,
-// unless somebody was removed since.
+// TestKeysOfEndedEpochs checks that messages are accepted under the key of an epoch as long as the epoch can be
+// contested, unless a member was removed since.
 func TestKeysOfEndedEpochs(t *testing.T) {
 	b, good := newBranches(t, "a.example", "b.example", "m.example")
 	p := b.commitBy("m.example", b.commitBy("m.example", good, false, none), false, none)
@@ -256,7 +256,7 @@ func TestChangesCompose(t *testing.T) {
 	}
 }
 
-// BenchmarkApplyUnconfirmed is BenchmarkApplyCommit with a full trail: nobody else confirms anything.
+// BenchmarkApplyUnconfirmed is BenchmarkApplyCommit with a full trail: no other organization confirms anything.
 func BenchmarkApplyUnconfirmed(b *testing.B) {
 	bb, p := newBranches(b, "a.example")
 	for b.Loop() {

@@ -8,26 +8,26 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// The log's clock makes kept entries, heads and answers expire. An entry bears the time of the node that
-// proposed it. Under the first level of the rules it moves the clock by MaxStep at most; 31 entries of one
-// proposer are a month. From level 2 on, the clock follows an organization only as far as another one has
-// been: its proposers move it MaxLead beyond the latest time that a second organization's proposer has
-// named, and no further, however many entries there are. Where one organization alone has members and
-// replicas, nobody else is harmed, and its time counts. A log that one organization's nodes lead for long
-// keeps entries longer, within the policy's number and bytes. The leader writes both time and name: a lying
-// one is stopped by the followers, each of which holds entries against its own clock before it stores them.
+// The log's clock makes kept entries, heads and answers expire. An entry bears the time of the node that proposed it.
+// Under the first level of the rules an entry moves the clock by at most MaxStep; 31 entries of one proposer are a
+// month. From level 2 on, the clock follows an organization only as far as another one has been: its proposers move
+// the clock at most MaxLead beyond the latest time that a second organization's proposer has named, however many
+// entries there are. If only one organization has members and replicas, nobody else is harmed, and its time counts. A
+// log that one organization's nodes lead for long keeps entries longer, within the policy's number and bytes. The
+// leader writes both time and name. Followers stop a lying leader: each of them compares entries with its own clock
+// before it stores them.
 
-// MaxLead is by how much one organization alone moves the clock, in milliseconds.
+// MaxLead is the time in milliseconds by which one organization alone can move the clock.
 const MaxLead wire.Time = 15 * 60_000
 
 // Clock is the latest time that an organization's proposers have named.
 type Clock struct {
 	_            struct{}    `cbor:",toarray"`
-	Organization wire.Domain // "": the clock when level 2 began
+	Organization wire.Domain // "": the clock at the beginning of level 2
 	Time         wire.Time
 }
 
-// clock is the machine's time with e.
+// clock returns the machine's time after e.
 func (m *Machine) clock(e *wire.Entry) wire.Time {
 	if !m.created {
 		return max(e.Time, 0)
@@ -39,9 +39,9 @@ func (m *Machine) clock(e *wire.Entry) wire.Time {
 	return min(max(t, m.now), m.now+MaxStep)
 }
 
-// agreed is how far a proposer of org may move the clock.
+// agreed returns the latest time to which a proposer of org may move the clock.
 func (m *Machine) agreed(org wire.Domain) wire.Time {
-	orgs := m.orderers()
+	orgs := m.orderers
 	if others := slices.ContainsFunc(orgs, func(o wire.Domain) bool { return o != org }); !others &&
 		!slices.ContainsFunc(m.spans, func(s Span) bool { return s.Until == 0 && s.Organization != org }) {
 		return maxTime
@@ -55,22 +55,22 @@ func (m *Machine) agreed(org wire.Domain) wire.Time {
 	return latest + MaxLead
 }
 
-// orderers are the organizations with replicas, whose nodes may propose, sorted.
-func (m *Machine) orderers() []wire.Domain {
-	if m.replicas == nil {
-		return nil
+// setReplicas sets the replicas that the entry since has ordered; r may be nil.
+func (m *Machine) setReplicas(r *wire.Replicas, since wire.SequenceNumber) {
+	m.replicas, m.since, m.orderers = r, since, nil
+	if r == nil {
+		return
 	}
-	var orgs []wire.Domain
-	for _, list := range [][]wire.NodeID{m.replicas.Voters, m.replicas.Learners} {
+	for _, list := range [][]wire.NodeID{r.Voters, r.Learners} {
 		for _, n := range list {
-			orgs = append(orgs, n.Organization())
+			m.orderers = append(m.orderers, n.Organization())
 		}
 	}
-	slices.Sort(orgs)
-	return slices.Compact(orgs)
+	slices.Sort(m.orderers)
+	m.orderers = slices.Compact(m.orderers)
 }
 
-// noteClock remembers the time that an accepted entry bears, and forgets organizations without replicas.
+// noteClock records the time of an accepted entry, and drops organizations without replicas.
 func (m *Machine) noteClock(e *wire.Entry) {
 	if m.level < 2 {
 		return
@@ -78,7 +78,7 @@ func (m *Machine) noteClock(e *wire.Entry) {
 	if m.clocks == nil {
 		m.clocks = []Clock{{Time: m.now}}
 	}
-	org, orgs := e.Proposer.Organization(), m.orderers()
+	org, orgs := e.Proposer.Organization(), m.orderers
 	next := make([]Clock, 0, len(m.clocks)+1)
 	said := min(max(e.Time, 0), maxTime)
 	for _, c := range m.clocks {
@@ -103,7 +103,7 @@ func (v *validator) checkClocks() error {
 		}
 		return nil
 	}
-	orgs := v.orderers()
+	orgs := v.orderers
 	for i, c := range v.clocks {
 		if (i == 0) != (c.Organization == "") || i > 0 && (v.clocks[i-1].Organization >= c.Organization || !slices.Contains(orgs, c.Organization)) ||
 			c.Time < 0 || c.Time > maxTime || i == 0 && c.Time > v.now {

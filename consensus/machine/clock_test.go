@@ -8,7 +8,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// timed applies an entry of a node's at a time.
+// timed applies an entry from a node at a given time.
 func (b *bench) timed(at wire.Time, by wire.NodeID, e *wire.Envelope, r *wire.Replicas) wire.Receipt {
 	b.t.Helper()
 	raw, err := wire.Encode(&wire.Entry{Version: wire.EntryVersion, Time: at, Proposer: by, Envelope: e, Replicas: r})
@@ -22,8 +22,8 @@ func (b *bench) timed(at wire.Time, by wire.NodeID, e *wire.Envelope, r *wire.Re
 	return out.Receipt
 }
 
-// TestOneOrganizationDoesNotMoveTheClock: from level 2 on, entries of one organization's nodes, of whatever
-// time and number, do not make entries or heads be forgotten that others rely on.
+// TestOneOrganizationDoesNotMoveTheClock checks that from level 2 on, entries of one organization's nodes, of any
+// time and number, do not expire entries or heads that others rely on.
 func TestOneOrganizationDoesNotMoveTheClock(t *testing.T) {
 	const honest, mallory = wire.NodeID("n1.a.example"), wire.NodeID("n1.mallory.example")
 	const start = wire.Time(1_700_000_000_000)
@@ -42,22 +42,24 @@ func TestOneOrganizationDoesNotMoveTheClock(t *testing.T) {
 	for n := range 200 {
 		b.timed(start+wire.Time(n+1)*MaxStep, mallory, nil, both)
 	}
-	if list, gap := b.m.Entries(0, 1000, 1<<30); gap || len(b.m.Heads()) != 2 || b.m.now-start > MaxLead {
+	if list, gap := entriesOf(b.m, 0, 1000, 1<<30); gap || len(b.m.Heads()) != 2 || b.m.now-start > MaxLead {
 		t.Fatalf("200 entries of one organization moved the clock by %d ms: first kept %d, gap %v, %d heads", b.m.now-start, list[0].Sequence, gap, len(b.m.Heads()))
 	}
-	// With the other organization's word, time passes: to where the second of both has been.
+	// With an entry of the other organization, time passes: up to the latest time that both organizations have
+	// reached.
 	b.timed(start+MaxStep/2, honest, nil, both)
 	b.timed(start+300*MaxStep, mallory, nil, both)
 	if got := b.m.now - start; got != MaxStep/2+MaxLead {
 		t.Fatalf("the clock moved by %d ms", got)
 	}
-	if _, gap := b.m.Entries(0, 1000, 1<<30); !gap {
+	if _, gap := entriesOf(b.m, 0, 1000, 1<<30); !gap {
 		t.Fatal("entries older than an hour are kept")
 	}
 	compareRestored(t, b.m)
 }
 
-// TestOneOrganizationHasItsOwnTime: where nobody else takes part, the clock follows its entries.
+// TestOneOrganizationHasItsOwnTime checks that the clock follows an organization's entries if no other organization
+// takes part.
 func TestOneOrganizationHasItsOwnTime(t *testing.T) {
 	b, _ := newBench(t, wire.Policy{RecentHours: 1}, "a.example")
 	own := &wire.Replicas{Voters: []wire.NodeID{"n1.a.example", "n2.a.example"}}

@@ -7,8 +7,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// applyChange returns list after change. Lists are sorted, shared between heads and never written to.
-// A change is exact: what it adds must be absent and what it removes present, so that undoChange is its
+// applyChange returns list after change. Lists are sorted, shared between heads and never written to. A change is
+// exact: the addresses that it adds must be absent and those that it removes must be present, so undoChange is its
 // inverse.
 func applyChange(list []wire.Address, change wire.DeliveryChange) ([]wire.Address, *wire.Error) {
 	if len(change.Add)+len(change.Remove) == 0 {
@@ -54,8 +54,7 @@ func composeChanges(a, b wire.DeliveryChange) wire.DeliveryChange {
 	return wire.DeliveryChange{Add: compose(a.Add, b.Remove, b.Add, a.Remove), Remove: compose(a.Remove, b.Add, b.Remove, a.Add)}
 }
 
-// compose merges what is left of first without undone with what is left of then without undoes. All lists
-// are sorted.
+// compose merges the rest of first without undone with the rest of then without undoes. All lists are sorted.
 func compose(first, undone, then, undoes []wire.Address) []wire.Address {
 	without := func(list, gone []wire.Address) (rest []wire.Address) {
 		for _, a := range list {
@@ -70,7 +69,7 @@ func compose(first, undone, then, undoes []wire.Address) []wire.Address {
 	return all
 }
 
-// Organizations lists those of a sorted delivery list, in order. It skips from one to the next.
+// Organizations returns the organizations of a sorted delivery list, in order. It skips from one to the next.
 func Organizations(list []wire.Address) []wire.Domain {
 	var orgs []wire.Domain
 	for len(list) > 0 {
@@ -81,20 +80,20 @@ func Organizations(list []wire.Address) []wire.Domain {
 	return orgs
 }
 
-// Span is when an organization took part: from the entry that added it to the one that removed it, both
-// included. Until is 0 while it takes part.
+// Span is the part of the log in which an organization took part: from the entry that added it to the entry that
+// removed it, both included. Until is 0 while it takes part.
 type Span struct {
 	_            struct{} `cbor:",toarray"`
 	Organization wire.Domain
 	Since, Until wire.SequenceNumber
 }
 
-// someLeft reports whether an organization that has left is still remembered.
+// someLeft reports whether the spans still contain an organization that has left.
 func (m *Machine) someLeft() bool {
 	return slices.ContainsFunc(m.spans, func(s Span) bool { return s.Until != 0 })
 }
 
-// updateSpans records who came and went with entry seq, and reports whether anybody did.
+// updateSpans records which organizations joined and left with entry seq, and reports whether any did.
 func (m *Machine) updateSpans(seq wire.SequenceNumber) bool {
 	present := make(map[wire.Domain]bool)
 	for _, h := range m.heads {
@@ -112,11 +111,11 @@ func (m *Machine) updateSpans(seq wire.SequenceNumber) bool {
 		case here && s.Until == 0:
 			delete(present, s.Organization)
 		case here:
-			continue // it comes back: a new span below
+			continue // the organization comes back: a new span below
 		case s.Until == 0:
 			s.Until = seq
 		case s.Until < oldest:
-			continue // nobody can ask for the entry that removed it any more
+			continue // the entry that removed the organization is no longer available to anybody
 		}
 		next = append(next, s)
 	}

@@ -19,9 +19,9 @@ var record = flag.Bool("record", false, "write testdata/level1.golden instead of
 
 const goldenSeeds = 60
 
-// TestFirstLevelNeverChanges: a conversation in which nobody has raised the level of the rules behaves as it
-// did in the first release, outcome by outcome and bit by bit. The file holds, for each seed, a hash over all
-// outcomes and states of one walk; it was recorded with the first release.
+// TestFirstLevelNeverChanges checks that a conversation with the first level of the rules behaves as in the first
+// release, outcome by outcome and bit by bit. The file holds, for each seed, a hash over all outcomes and states of
+// one walk; it was recorded with the first release.
 func TestFirstLevelNeverChanges(t *testing.T) {
 	var got strings.Builder
 	for seed := range uint64(goldenSeeds) {
@@ -47,7 +47,7 @@ func TestFirstLevelNeverChanges(t *testing.T) {
 	}
 }
 
-// goldenWalk applies one seeded walk and returns a hash over everything that can be seen of it.
+// goldenWalk applies one seeded walk and returns a hash over everything visible in it.
 func goldenWalk(t *testing.T, seed uint64) string {
 	t.Helper()
 	dice := rand.New(rand.NewPCG(seed, 1))
@@ -89,7 +89,7 @@ func goldenWalk(t *testing.T, seed uint64) string {
 		fmt.Fprintf(sum, "%v %v|", m.Delivery(), m.Spans())
 		return out
 	}
-	submit := func(e *wire.Envelope) {
+	order := func(e *wire.Envelope) {
 		if out := apply(e, nil); out.Err == nil && out.Committed != nil {
 			sent = append(sent, e)
 			if e.Kind == wire.KindCommit || e.Kind == wire.KindCreate {
@@ -98,7 +98,7 @@ func goldenWalk(t *testing.T, seed uint64) string {
 		}
 	}
 	id := func() wire.SubmissionID { next++; return author.Submission(seed<<32 | next) }
-	submit(author.Create(testID, id(), wire.Policy{RecentCount: 16}, author.Addresses(1, orgs[:1+dice.IntN(3)]...)))
+	order(author.Create(testID, id(), wire.Policy{RecentCount: 16}, author.Addresses(1, orgs[:1+dice.IntN(3)]...)))
 	for range 70 {
 		p := places[max(0, len(places)-1-dice.IntN(4))]
 		change := wire.DeliveryChange{}
@@ -110,18 +110,18 @@ func goldenWalk(t *testing.T, seed uint64) string {
 		}
 		switch n := dice.IntN(100); {
 		case n < 45:
-			submit(p.Commit(id(), 16, change))
+			order(p.Commit(id(), 16, change))
 		case n < 65:
-			submit(p.Contest(id(), change))
+			order(p.Contest(id(), change))
 		case n < 80:
-			submit(p.Propose(id(), 8))
+			order(p.Propose(id(), 8))
 		case n < 84:
-			submit(p.Close(id()))
+			order(p.Close(id()))
 		case n < 88:
-			submit(sent[dice.IntN(len(sent))])
+			order(sent[dice.IntN(len(sent))])
 		case n < 92:
 			p.Opener = author.Submission(1 << 50)
-			submit(p.Commit(id(), 8, change))
+			order(p.Commit(id(), 8, change))
 		case n < 96:
 			apply(nil, &wire.Replicas{Generation: m.Generation(), Voters: []wire.NodeID{"n1.a.example"}})
 		default:

@@ -5,15 +5,15 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// PublicRules validates public handshakes: it makes the public state of a group from what a creator
-// hands over, and reads back what PublicGroup.MarshalBinary wrote. Both must be deterministic.
+// PublicRules validates public handshakes: it makes the public state of a group from the data of its creator, and
+// reads back the bytes that PublicGroup.MarshalBinary wrote. Both must be deterministic.
 type PublicRules interface {
 	New(groupInfo, tree []byte) (PublicGroup, error)
 	Restore(data []byte) (PublicGroup, error)
 }
 
-// PublicGroup is what servers know of a group with public handshakes. It is immutable: Process returns
-// the next state and leaves its receiver whole.
+// PublicGroup is the servers' knowledge of a group with public handshakes. It is immutable: Process returns the next
+// state and does not change its receiver.
 type PublicGroup interface {
 	// Process validates a Proposal or a Commit in full and returns the state after it.
 	Process(msg []byte) (PublicGroup, error)
@@ -22,7 +22,7 @@ type PublicGroup interface {
 	MarshalBinary() ([]byte, error)
 }
 
-// openPublic makes the public state for a create, nil with private handshakes.
+// openPublic makes the public state for a create; it returns nil with private handshakes.
 func (m *Machine) openPublic(c *wire.Create) (PublicGroup, *wire.Error) {
 	if c.Policy.Handshakes != wire.HandshakesPublic {
 		return nil, nil
@@ -43,8 +43,8 @@ func (m *Machine) openPublic(c *wire.Create) (PublicGroup, *wire.Error) {
 	return group, nil
 }
 
-// processPublic validates a handshake against group. A nil group stands for private handshakes, which
-// a server cannot look into.
+// processPublic validates a handshake against group. A nil group means private handshakes, which a server cannot
+// inspect.
 func processPublic(group PublicGroup, msg []byte, want wire.Epoch) (PublicGroup, *wire.Error) {
 	if group == nil {
 		return nil, nil

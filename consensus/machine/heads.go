@@ -6,14 +6,14 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// head is an epoch that can be committed to. What it holds does not change while it is a head, but for
-// used, proposals and, with public handshakes, the group state.
+// head is an epoch that can be committed to. Its content does not change while it is a head, except used, proposals
+// and, with public handshakes, the group state.
 type head struct {
 	seq       wire.SequenceNumber // the entry that opened it
 	epoch     wire.Epoch
 	key       wire.SubmissionKey
 	delivery  []wire.Address
-	change    wire.DeliveryChange // what its commit changed, to find the parent's list again
+	change    wire.DeliveryChange // change by its commit, to recover the parent's list
 	public    PublicGroup
 	info      *wire.Payload
 	tree      *wire.Payload
@@ -22,9 +22,9 @@ type head struct {
 	proposals int
 
 	// From level 2 of the rules on:
-	trail  []ancestor // that can be contested, oldest first; the last one is parent
-	branch            // how it differs from other heads
-	closed bool       // it takes no submission any more
+	trail  []ancestor // epochs that can be contested, oldest first; the last one is parent
+	branch            // difference from other heads
+	closed bool       // the head accepts no more submissions
 }
 
 // point is an epoch that has ended, and whose children are heads: it can be contested.
@@ -36,7 +36,7 @@ type point struct {
 	winner wire.SequenceNumber // its first child
 }
 
-// headAt is the head that entry seq opened, or nil.
+// headAt returns the head that entry seq opened, or nil.
 func (m *Machine) headAt(seq wire.SequenceNumber) *head {
 	for _, h := range m.heads {
 		if h.seq == seq {
@@ -46,7 +46,7 @@ func (m *Machine) headAt(seq wire.SequenceNumber) *head {
 	return nil
 }
 
-// childOf is a head whose parent entry seq opened, or nil.
+// childOf returns a head whose parent entry seq opened, or nil.
 func (m *Machine) childOf(seq wire.SequenceNumber) *head {
 	for _, h := range m.heads {
 		if h.parent != nil && h.parent.seq == seq {
@@ -56,12 +56,12 @@ func (m *Machine) childOf(seq wire.SequenceNumber) *head {
 	return nil
 }
 
-// replaceHead puts next into the place of old, so that heads[0] is always the branch of first children.
+// replaceHead puts next in the place of old, so that heads[0] is always the branch of first children.
 func (m *Machine) replaceHead(old, next *head) {
 	m.heads[slices.Index(m.heads, old)] = next
 }
 
-// expireHeads drops heads that nobody used for HeadLife, but never the one used last.
+// expireHeads drops heads that have not been used for HeadLife, but never the head used last.
 func (m *Machine) expireHeads() bool {
 	if len(m.heads) < 2 {
 		return false
@@ -79,8 +79,8 @@ func (m *Machine) expireHeads() bool {
 	return len(m.heads) != before
 }
 
-// stale is the answer to a submission for an epoch that has ended. The winner's bundle is handed out
-// only where p is known, whose key the submission has been verified with.
+// stale returns the answer to a submission for an epoch that has ended. It contains the winner's bundle only if p is
+// known, with whose key the submission has been verified.
 func (m *Machine) stale(e *wire.Envelope, p *point) *wire.Error {
 	now := m.heads[0]
 	if p != nil {
@@ -95,10 +95,10 @@ func (m *Machine) stale(e *wire.Envelope, p *point) *wire.Error {
 	if p == nil {
 		return err
 	}
-	if c, ok := m.entryAt(p.winner); ok {
-		err.Stale.Winner = &c
-		if won, openErr := c.Open(); openErr == nil && won.Envelope != nil {
-			err.Stale.OwnPast = won.Envelope.Submission == e.Submission
+	if k := m.keptAt(p.winner); k != nil {
+		err.Stale.OwnPast = k.submission == e.Submission
+		if c := k.Committed; c.Entry != nil { // do not read the disk here: a member that lost an epoch long ago asks for the entries
+			err.Stale.Winner = &c
 		}
 	}
 	return err

@@ -13,15 +13,15 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// soul is a model of a client, in a conversation with a hostile one: it keeps to the rule that the first
-// child of its epoch that it can process, in the order of the log, is the next epoch.
+// soul is a model of a client in a conversation with a hostile member. It follows the rule that its next epoch is the
+// first child of its epoch, in the order of the log, that it can process.
 type soul struct {
 	name   string
 	org    wire.Domain
 	at     wire.SequenceNumber // the entry that opened its epoch
-	read   int                 // entries
+	read   int                 // number of entries read
 	failed bool                // it could not process a child of its epoch
-	vouch  bool                // its epoch was contested, or came by a contest: it shows that it is in it
+	vouch  bool                // its epoch was contested, or came from a contest: the member shows that it is in that epoch
 	away   bool
 }
 
@@ -31,10 +31,10 @@ type stage struct {
 	parent wire.SequenceNumber
 	poison bool          // honest members cannot process the commit
 	inside bool          // the hostile member has the key
-	fresh  []wire.Domain // organizations that the hostile member has added devices of, which follow it here
+	fresh  []wire.Domain // organizations of the devices that the hostile member has added, which follow it here
 }
 
-// arena is one seed: replicas, honest members, and a hostile one who knows the state of the servers.
+// arena is one seed: replicas, honest members, and a hostile member that knows the state of the servers.
 type arena struct {
 	t       testing.TB
 	seed    uint64
@@ -45,7 +45,7 @@ type arena struct {
 	next    uint64
 	log     []wire.Committed
 	epochs  map[wire.SequenceNumber]*stage
-	order   []wire.SequenceNumber // of epochs
+	order   []wire.SequenceNumber // the epochs in order
 	honest  []*soul
 	evil    soul
 	out     wire.SequenceNumber // the entry that removed the hostile member, 0 for none
@@ -54,7 +54,7 @@ type arena struct {
 	trouble string
 }
 
-// crews are who takes part. The last one is hostile.
+// crews are the organizations that take part. The last one is hostile.
 var crews = [][]soul{
 	{{name: "alice", org: "a.example"}, {name: "anna", org: "a.example"}, {name: "bob", org: "b.example"}, {name: "mallory", org: "m.example"}},
 	{{name: "alice", org: "a.example"}, {name: "bob", org: "b.example"}, {name: "mallory", org: "a.example"}},
@@ -103,7 +103,7 @@ func (r *arena) open(o *stage) {
 	r.order = append(r.order, o.Parent)
 }
 
-// apply has both replicas apply an entry, of which one is sometimes taken through a snapshot.
+// apply makes both replicas apply an entry; one of them is sometimes restored from a snapshot.
 func (r *arena) apply(e *wire.Envelope, change *wire.Replicas, by wire.Domain) (wire.Receipt, error) {
 	r.now += wire.Time(r.dice.IntN(2000))
 	raw, err := wire.Encode(&wire.Entry{Version: wire.EntryVersion, Time: r.now, Proposer: wire.NodeID("n1." + string(by)), Envelope: e, Replicas: change})
@@ -138,14 +138,14 @@ func (r *arena) apply(e *wire.Envelope, change *wire.Replicas, by wire.Domain) (
 	return out.Receipt, nil
 }
 
-// fail notes the first broken promise.
+// fail records the first broken promise.
 func (r *arena) fail(format string, args ...any) {
 	if r.trouble == "" {
 		r.trouble = fmt.Sprintf(format, args...)
 	}
 }
 
-// sync lets an honest member take in up to n entries.
+// sync makes an honest member read up to n entries.
 func (r *arena) sync(m *soul, n int) {
 	for ; n > 0 && m.read < len(r.log); n-- {
 		c := &r.log[m.read]
@@ -158,7 +158,7 @@ func (r *arena) sync(m *soul, n int) {
 			continue
 		}
 		if o := r.epochs[m.at]; e.Envelope.Parent == o.parent && o.parent > 0 && e.Envelope.Commit.Contest {
-			m.vouch = true // somebody contests what this member is in
+			m.vouch = true // another member contests this member's epoch
 		}
 		if e.Envelope.Parent != m.at {
 			continue
@@ -181,7 +181,7 @@ func (r *arena) descends(seq, from wire.SequenceNumber) bool {
 	return seq == from
 }
 
-// act lets an honest member take everything in and commit.
+// act makes an honest member read everything and commit.
 func (r *arena) act(m *soul, change wire.DeliveryChange) error {
 	r.sync(m, len(r.log))
 	o := r.epochs[m.at]
@@ -207,12 +207,12 @@ func (r *arena) act(m *soul, change wire.DeliveryChange) error {
 	return nil
 }
 
-// holds reports whether an organization's nodes hold a replica, and so can bring what its members submit.
+// holds reports whether an organization's nodes hold a replica, and so can bring the submissions of its members.
 func (r *arena) holds(org wire.Domain) bool {
 	return slices.Contains(r.a.Holders(), org) || slices.ContainsFunc(r.a.Spans(), func(s Span) bool { return s.Organization == org && s.Until == 0 })
 }
 
-// mayContest is what an honest organization's node does: see contests in package node.
+// mayContest models an honest organization's node: see contests in package node.
 func (r *arena) mayContest(user string, org wire.Domain) error {
 	if org == "m.example" {
 		return nil
@@ -229,7 +229,7 @@ func (r *arena) mayContest(user string, org wire.Domain) error {
 	return nil
 }
 
-// attack is one act of the hostile member's.
+// attack performs one act of the hostile member.
 func (r *arena) attack() {
 	known := slices.DeleteFunc(slices.Clone(r.order), func(seq wire.SequenceNumber) bool { return !r.epochs[seq].inside })
 	back := r.dice.IntN(4)
@@ -258,20 +258,20 @@ func (r *arena) attack() {
 		for k := 1 + r.dice.IntN(8); k > 0 && o != nil; k-- {
 			o = r.evilCommit(o, true, false)
 		}
-	case n < 86: // an accomplice that it has added, of another organization
+	case n < 86: // an accomplice from another organization, which the hostile member has added
 		for _, seq := range r.order {
 			if p := r.epochs[seq]; len(p.fresh) > 0 {
 				_, _ = r.apply(p.Propose(r.id(), 4), nil, p.fresh[0])
 			}
 		}
-	case n < 92: // valid, then contested by itself again and again
+	case n < 92: // valid, then contested by the hostile member itself again and again
 		if v := r.evilCommit(o, false, false); v != nil {
 			r.flood(o)
 		}
 	case n < 96:
 		r.flood(o)
 	default:
-		if o != nil && r.dice.IntN(4) == 0 { // longer than any trail
+		if o != nil && r.dice.IntN(4) == 0 { // longer than the limit of a trail
 			for k := 260 + r.dice.IntN(80); k > 0 && o != nil; k-- {
 				o = r.evilCommit(o, true, false)
 			}
@@ -300,7 +300,7 @@ func (r *arena) flood(o *stage) {
 	}
 }
 
-// evilCommit orders a commit of the hostile member's; nil if it is refused.
+// evilCommit orders a commit of the hostile member; it returns nil if the commit is refused.
 func (r *arena) evilCommit(o *stage, poison, contest bool) *stage {
 	var change wire.DeliveryChange
 	var fresh []wire.Domain
@@ -340,7 +340,7 @@ func (r *arena) evilCommit(o *stage, poison, contest bool) *stage {
 	return next
 }
 
-// run plays one seed and returns the promise that was broken, "" for none.
+// run plays one seed and returns the broken promise, "" for none.
 func (r *arena) run() string {
 	for range 10 + r.dice.IntN(60) {
 		m := r.honest[r.dice.IntN(len(r.honest))]
@@ -375,7 +375,7 @@ func (r *arena) removeEvil(m *soul) error {
 	return r.act(m, wire.DeliveryChange{Remove: []wire.Address{address}})
 }
 
-// settle ends the attack: honest members go on within a few tries, all in one epoch.
+// settle ends the attack: honest members commit within a few tries, all in one epoch.
 func (r *arena) settle() {
 	var refusals []string
 	for try := range 40 {
@@ -391,7 +391,7 @@ func (r *arena) settle() {
 			continue
 		}
 		r.sync(m, len(r.log))
-		if m.failed { // the own commit is the next epoch: nothing of it can fail
+		if m.failed { // the member's own commit is the next epoch: nothing in it can fail
 			r.fail("%s cannot process its own commit", m.name)
 		}
 		break
@@ -408,7 +408,7 @@ func (r *arena) settle() {
 	r.check()
 }
 
-// check holds what must be true at any time.
+// check checks the promises that hold at any time.
 func (r *arena) check() {
 	heads := r.a.Heads()
 	if len(r.a.heads) > MaxBranches {
@@ -419,6 +419,11 @@ func (r *arena) check() {
 			r.fail("%d ancestors", len(h.trail))
 		}
 	}
+	// A commit that changes no delivery list does not search spans and holders: they must be up to date.
+	spans, holders := slices.Clone(r.a.spans), slices.Clone(r.a.holders)
+	if !r.a.someLeft() && (r.a.updateSpans(r.a.seq) || r.a.updateHolders()) {
+		r.fail("spans %v and holders %v became %v and %v without an entry", spans, holders, r.a.spans, r.a.holders)
+	}
 	for _, m := range r.honest {
 		if !r.holds(m.org) {
 			r.fail("the nodes of %s, where %s is, have lost their replicas", m.org, m.name)
@@ -427,7 +432,7 @@ func (r *arena) check() {
 	if r.out == 0 {
 		return
 	}
-	// Keys that the removed member has open no epoch of the others any more.
+	// Keys that the removed member knows open no later epoch of the other members.
 	for _, seq := range r.order {
 		o := r.epochs[seq]
 		if !o.inside || !r.descends(r.out, seq) || seq >= r.out {
@@ -446,9 +451,9 @@ func (r *arena) check() {
 	}
 }
 
-// TestLongHostileMember plays seeded strategies of a member without scruples against honest ones: chains of
-// commits that nobody else can process, floods of branches, closes, additions and removals, at any moment.
-// Honest members always go on, all in one epoch; whoever was removed stays out.
+// TestLongHostileMember plays seeded strategies of a hostile member against honest ones: chains of commits that
+// nobody else can process, floods of branches, closes, additions and removals, at any moment. It checks that honest
+// members can always continue, all in one epoch, and that removed members stay out.
 func TestLongHostileMember(t *testing.T) {
 	seeds := 20
 	switch os.Getenv("MLSFED_LONG") {
@@ -472,7 +477,7 @@ func TestLongHostileMember(t *testing.T) {
 	}
 }
 
-// TestEachRuleIsNeeded: without any of the rules, the hostile member breaks a promise.
+// TestEachRuleIsNeeded checks that without any one of the rules the hostile member breaks a promise.
 func TestEachRuleIsNeeded(t *testing.T) {
 	for name, c := range map[string]struct {
 		off  rules

@@ -7,8 +7,9 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestLevel holds how the rules are raised: once, at the generation of the conversation, without touching
-// the replicas; and that a snapshot keeps the level, and stays what it was without one.
+// TestLevel checks that the rules are raised once, at the generation of the conversation, without a change of the
+// replicas. It also checks that a snapshot keeps the level, and that the snapshot of a conversation with the first
+// level does not change.
 func TestLevel(t *testing.T) {
 	b, _ := newBench(t, wire.Policy{}, "a.example", "b.example")
 	now := &wire.Replicas{Voters: []wire.NodeID{"n1.a.example"}, Learners: []wire.NodeID{"n1.b.example"}}
@@ -28,7 +29,7 @@ func TestLevel(t *testing.T) {
 		t.Errorf("replicas %+v since %d", r, since)
 	}
 	if b.digest() == first {
-		t.Error("the snapshot does not tell the level")
+		t.Error("the snapshot does not contain the level")
 	}
 	for name, raw := range map[string][]byte{
 		"again":                  raise,
@@ -38,7 +39,7 @@ func TestLevel(t *testing.T) {
 			t.Errorf("%s: %+v", name, out)
 		}
 	}
-	// The note of an operator's recovery means nothing, whatever it says.
+	// The note of an operator's recovery has no effect, whatever it says.
 	recovery := wire.RaiseLevel(&wire.Replicas{Generation: 1, Voters: now.Voters}, 2)
 	if out := b.m.Apply(b.raw(nil, recovery)); out.Err != nil || b.m.Generation() != 1 || b.m.Level() != 2 {
 		t.Errorf("recovery: %+v", out)

@@ -1,10 +1,11 @@
 package machine
 
 import (
+	"github.com/mlsfed/mlsfed/consensus/internal/fault"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Bounds that every replica shares. A change of one is a new version of the state machine.
+// Limits that every replica shares. A change of one is a new version of the state machine.
 const (
 	MaxHeads       = 4 // at level 1 of the rules; see MaxBranches
 	MaxAddresses   = wire.MaxElements
@@ -22,7 +23,7 @@ const (
 // Machine is the state of one conversation. It is not safe for concurrent use.
 type Machine struct {
 	public   PublicRules
-	anyEpoch bool // see DisableEpochCheck
+	anyEpoch bool // see fault.DisableEpochCheck
 	off      rules
 
 	id       wire.ConversationID
@@ -34,70 +35,76 @@ type Machine struct {
 	now      wire.Time
 	heads    []*head
 	spans    []Span
-	holders  []wire.Domain // that hold replicas and do not take part; see updateHolders
+	holders  []wire.Domain // organizations that hold replicas and do not take part; see updateHolders
 	replicas *wire.Replicas
 	since    wire.SequenceNumber // the entry that set replicas
+	orderers []wire.Domain       // organizations with replicas, whose nodes may propose, sorted; set with replicas
 	level    uint8               // of the rules; wire.FirstLevel until an entry raises it
 
-	clocks []Clock // of the organizations, from level 2 on; sorted
+	clocks []Clock // clocks of the organizations, from level 2 on; sorted
 
 	recent      []kept
-	recentBytes int
+	recentBytes int     // bytes of their content
+	held        int     // the part of those bytes that is in memory
+	gone        int     // number of entries of recent, the oldest ones, without content in memory
+	archive     Archive // reads that content; nil if all content is in memory
+	stored      string  // the snapshot to which offsets refer
 	answers     map[wire.SubmissionID]submitted
 	answered    []wire.SubmissionID // the keys of answers, oldest first
 }
 
-// New is the state before the first entry. rules may be nil where public handshakes are not supported;
-// then all replicas must do without.
+// New returns the state before the first entry. rules may be nil if public handshakes are not supported; then all
+// replicas must do without them.
 func New(id wire.ConversationID, rules PublicRules) *Machine {
 	return &Machine{id: id, public: rules, level: wire.FirstLevel, answers: make(map[wire.SubmissionID]submitted)}
 }
 
-// DisableEpochCheck lets commits for ended epochs through. It breaks the machine on purpose, so that a
-// test can show that such a fault is found.
-func (m *Machine) DisableEpochCheck() { m.anyEpoch = true }
+func init() { fault.DisableEpochCheck = func(m any) { m.(*Machine).anyEpoch = true } }
 
-// Outcome is what became of one entry.
+// Outcome is the outcome of one entry.
 type Outcome struct {
 	Receipt   wire.Receipt
-	Committed *wire.Committed // nil where the entry was refused, or answered from memory
-	Err       *wire.Error     // why it was refused
-	Moved     bool            // organizations came or went, or the replicas were ordered
+	Committed *wire.Committed // nil if the entry was refused, or answered from memory
+	Err       *wire.Error     // reason of the refusal
+	Moved     bool            // organizations joined or left, or the replicas were ordered
 }
 
-// plan is a judgement in favour: what enact has to do.
+// plan is the result of an accepting judgement: the actions for enact.
 type plan struct {
 	entry    *wire.Entry
+	index    uint64 // index in Raft's log; 0 for none
 	now      wire.Time
-	receipt  *wire.Receipt // a retry: answer this and change nothing
+	receipt  *wire.Receipt // the submission is a retry: answer with this and change nothing
 	from     *head         // the head that the entry belongs to
-	next     *head         // what takes its place, or stands beside it; seq is set by enact
-	beside   bool
-	at       int         // from level 2 on, with beside: the place of the contested epoch in from's trail
-	evicted  *head       // gives way to next; nil for none
+	next     *head         // the head that replaces from or is added to it; seq is set by enact
+	addsHead bool
+	at       int         // from level 2 on, for a contest: the index of the contested epoch in from's trail
+	evicted  *head       // the head that gives way to next; nil for none
 	member   bool        // a member of from's epoch has made the submission
 	public   PublicGroup // from's state after a proposal
 	ends     bool        // from is closed
-	epoch    wire.Epoch  // after the entry
+	epoch    wire.Epoch  // the epoch after the entry
 	creating bool
-	level    uint8              // of the rules that the entry raises them to, 0 for none
-	key      wire.SubmissionKey // under which the signature has been verified, zero for none
+	level    uint8              // level to which the entry raises the rules, 0 for none
+	key      wire.SubmissionKey // key with which the signature has been verified, zero for none
+	checked  bool               // see Known.Checked
 }
 
-// Judge says whether e would be accepted now, and changes nothing: it returns the receipt of an earlier
+// Judge reports whether e would be accepted now, and changes nothing: it returns the receipt of an earlier
 // acceptance, if there was one, or an error.
 func (m *Machine) Judge(e *wire.Entry) (*wire.Receipt, error) {
-	receipt, _, err := m.JudgeKey(e)
+	receipt, _, err := m.judgeKey(e)
 	return receipt, err
 }
 
-// JudgeKey is Judge, and says under which key it has verified the submission's signature, zero for none.
-func (m *Machine) JudgeKey(e *wire.Entry) (*wire.Receipt, wire.SubmissionKey, error) {
+// judgeKey does the work of Judge, and also returns the key with which it has verified the submission's signature,
+// zero for none.
+func (m *Machine) judgeKey(e *wire.Entry) (*wire.Receipt, wire.SubmissionKey, error) {
 	return m.JudgeVerified(e, wire.SubmissionKey{})
 }
 
-// JudgeVerified is JudgeKey where the caller has seen that the submission's signature verifies under key:
-// that one check is not made again. A zero key stands for none.
+// JudgeVerified does the work of judgeKey for a caller that has verified the submission's signature with key: it does
+// not repeat that check. A zero key means that the caller has not.
 func (m *Machine) JudgeVerified(e *wire.Entry, key wire.SubmissionKey) (*wire.Receipt, wire.SubmissionKey, error) {
 	p := &plan{entry: e, key: key}
 	if err := m.judge(p); err != nil {
@@ -106,18 +113,40 @@ func (m *Machine) JudgeVerified(e *wire.Entry, key wire.SubmissionKey) (*wire.Re
 	return p.receipt, p.key, nil
 }
 
-// Apply takes the entry that Raft ordered next. The same entries in the same order give the same state
-// and outcomes everywhere.
-func (m *Machine) Apply(raw []byte) Outcome { return m.ApplyVerified(raw, wire.SubmissionKey{}) }
+// Apply applies the entry that Raft ordered next. The same entries in the same order give the same state and outcomes
+// on all replicas.
+func (m *Machine) Apply(raw []byte) Outcome { return m.applyVerified(raw, wire.SubmissionKey{}) }
 
-// ApplyVerified is Apply where the caller has seen that the signature of the submission in raw verifies
-// under key: that one check, whose result is known, is not made again. A zero key stands for none.
-func (m *Machine) ApplyVerified(raw []byte, key wire.SubmissionKey) Outcome {
-	e := new(wire.Entry)
-	if err := wire.Decode(raw, wire.MaxEntry, e); err != nil {
-		return Outcome{Err: wire.AsError("apply", err)}
+// applyVerified does the work of Apply for a caller that has verified the signature of the submission in raw with
+// key: it does not repeat that check, whose result is known. A zero key means that the caller has not.
+func (m *Machine) applyVerified(raw []byte, key wire.SubmissionKey) Outcome {
+	return m.ApplyLogged(raw, Known{Key: key}, 0)
+}
+
+// Known holds what the caller of ApplyLogged has found out about an entry, so that the machine does not repeat the
+// work. The outcome and the state are the same with the zero value.
+type Known struct {
+	// Entry is the result of wire.Decode for exactly these bytes; nil if the caller has not decoded them. The machine
+	// keeps references to it.
+	Entry *wire.Entry
+	// Key is the key with which the caller has verified the signature of the submission; zero if it has not.
+	Key wire.SubmissionKey
+	// Checked reports that a machine of this node has already applied this entry, as the same part of the same log,
+	// and has not refused it as forged.
+	Checked bool
+}
+
+// ApplyLogged does the work of Apply for the entry at an index of Raft's log; index is 0 for an entry that is in no
+// log.
+func (m *Machine) ApplyLogged(raw []byte, known Known, index uint64) Outcome {
+	e := known.Entry
+	if e == nil {
+		e = new(wire.Entry)
+		if err := wire.Decode(raw, wire.MaxEntry, e); err != nil {
+			return Outcome{Err: wire.AsError("apply", err)}
+		}
 	}
-	p := &plan{entry: e, key: key}
+	p := &plan{entry: e, key: known.Key, checked: known.Checked, index: index}
 	if err := m.judge(p); err != nil {
 		return Outcome{Err: err}
 	}
@@ -154,7 +183,7 @@ func (m *Machine) judge(p *plan) *wire.Error {
 	if err != nil {
 		return err
 	}
-	if h.closed && !p.beside {
+	if h.closed && !p.addsHead {
 		return wire.Errorf(wire.Closed, "submit", "the branch of epoch %d that entry %d opened was closed", h.epoch, h.seq)
 	}
 	p.from, p.epoch = h, env.Epoch
@@ -169,7 +198,7 @@ func (m *Machine) judge(p *plan) *wire.Error {
 	}
 }
 
-// locate finds the head that a submission is for. A contest finds a child of the epoch that it is for.
+// locate finds the head that a submission is for. For a contest it finds a child of the contested epoch.
 func (m *Machine) locate(p *plan, e *wire.Envelope) (*head, *wire.Error) {
 	if h := m.headAt(e.Parent); h != nil {
 		if h.epoch != e.Epoch {
@@ -202,12 +231,12 @@ func (m *Machine) locate(p *plan, e *wire.Envelope) (*head, *wire.Error) {
 	if len(m.heads) >= MaxHeads {
 		return nil, wire.Errorf(wire.TooManyHeads, "submit", "epoch %d is contested: %d heads, at most %d", e.Epoch, len(m.heads), MaxHeads)
 	}
-	p.beside = true
+	p.addsHead = true
 	return child, nil
 }
 
-// signed checks the submission signature where the policy asks for it. With public handshakes the
-// message inside proves its sender.
+// signed checks the submission signature if the policy requires it. With public handshakes the message itself proves
+// its sender.
 func (m *Machine) signed(p *plan, e *wire.Envelope, key wire.SubmissionKey) *wire.Error {
 	if m.policy.Handshakes == wire.HandshakesPublic && e.Kind != wire.KindClose {
 		return nil
@@ -216,7 +245,7 @@ func (m *Machine) signed(p *plan, e *wire.Envelope, key wire.SubmissionKey) *wir
 }
 
 func (p *plan) authentic(e *wire.Envelope, key wire.SubmissionKey) *wire.Error {
-	known := key == p.key && !key.IsZero()
+	known := p.checked || key == p.key && !key.IsZero()
 	if !known && !e.Verify(key) {
 		return wire.Errorf(wire.Forged, "submit", "signature does not verify under the submission key of epoch %d", e.Epoch)
 	}
@@ -258,7 +287,7 @@ func (m *Machine) judgeProposal(p *plan, e *wire.Envelope) *wire.Error {
 		return wire.Errorf(wire.Quota, "submit", "epoch %d has %d proposals: commit them first", p.from.epoch, p.from.proposals)
 	}
 	var err *wire.Error
-	if p.member, err = checkHeader(e.Proposal, m.id, m.policy.Handshakes, e); err != nil {
+	if p.member, err = checkHeader(m.id, m.policy.Handshakes, e); err != nil {
 		return err
 	}
 	p.public, err = processPublic(p.from.public, e.Proposal, p.from.epoch)
@@ -270,22 +299,22 @@ func (m *Machine) judgeCommit(p *plan, e *wire.Envelope) *wire.Error {
 	list := p.from.delivery
 	var err *wire.Error
 	switch {
-	case p.beside && m.level >= 2:
+	case p.addsHead && m.level >= 2:
 		base = p.from.trail[p.at].point
 		list, err = p.from.listAt(p.at)
-	case p.beside:
+	case p.addsHead:
 		base = p.from.parent
 		list, err = undoChange(list, p.from.change)
 	}
 	if err != nil {
 		return err
 	}
-	if !m.anyEpoch && !p.beside { // locate has verified a contest
+	if !m.anyEpoch && !p.addsHead { // locate has already verified a contest
 		if err := m.signed(p, e, base.key); err != nil {
 			return err
 		}
 	}
-	if p.member, err = checkHeader(e.Commit.Commit, m.id, m.policy.Handshakes, e); err != nil {
+	if p.member, err = checkHeader(m.id, m.policy.Handshakes, e); err != nil {
 		return err
 	}
 	if list, err = applyChange(list, e.Commit.Delivery); err != nil {
@@ -298,7 +327,7 @@ func (m *Machine) judgeCommit(p *plan, e *wire.Envelope) *wire.Error {
 	p.epoch = base.epoch + 1
 	p.next = &head{epoch: p.epoch, key: e.Commit.Key, delivery: list, change: e.Commit.Delivery, public: group,
 		info: e.Commit.Info, tree: e.Commit.Tree, parent: base}
-	return nil
+	return m.needsLevel(e)
 }
 
 func (m *Machine) judgeReplicas(p *plan, r *wire.Replicas) *wire.Error {
@@ -320,10 +349,10 @@ func (m *Machine) judgeReplicas(p *plan, r *wire.Replicas) *wire.Error {
 	return nil
 }
 
-// heads0Epoch is the epoch of the first branch; a closed conversation keeps its last head.
+// heads0Epoch returns the epoch of the first branch; a closed conversation keeps its last head.
 func (m *Machine) heads0Epoch() wire.Epoch { return m.heads[0].epoch }
 
-// enact makes p true. It cannot fail: all that can be refused was refused by judge.
+// enact carries out p. It cannot fail: judge has refused everything that can be refused.
 func (m *Machine) enact(p *plan, raw []byte) Outcome {
 	e := p.entry
 	m.now = p.now
@@ -337,17 +366,18 @@ func (m *Machine) enact(p *plan, raw []byte) Outcome {
 	case p.level > 0:
 		m.raise(p.level)
 	case e.Replicas != nil:
-		m.replicas, m.since, moved = e.Replicas, m.seq, true
+		m.setReplicas(e.Replicas, m.seq)
+		moved = true
 	}
 	m.noteClock(e)
 	c := wire.Committed{Sequence: m.seq, Order: m.order, Entry: raw}
-	k := kept{Committed: c, time: m.now}
+	k := kept{Committed: c, time: m.now, at: location{index: p.index, size: len(raw)}}
 	receipt := wire.Receipt{Sequence: m.seq, Epoch: p.epoch, Order: m.order, Time: m.now}
 	if e.Envelope != nil {
-		k.blobs = e.Envelope.Blobs()
+		k.submission, k.blobs = e.Envelope.Submission, e.Envelope.Blobs()
 		digest, err := e.Envelope.Digest()
 		if err != nil {
-			return Outcome{Err: wire.AsError("apply", err)} // unreachable: it was decoded from an encoding
+			return Outcome{Err: wire.AsError("apply", err)} // unreachable: the entry was decoded from an encoding
 		}
 		m.noteSubmission(submitted{ID: e.Envelope.Submission, Digest: digest, Receipt: receipt})
 	}
@@ -355,7 +385,7 @@ func (m *Machine) enact(p *plan, raw []byte) Outcome {
 	return Outcome{Receipt: receipt, Committed: &c, Moved: moved}
 }
 
-// moveHeads reports whether organizations came or went.
+// moveHeads replaces or adds heads, and reports whether organizations joined or left.
 func (m *Machine) moveHeads(p *plan) bool {
 	if m.level >= 2 {
 		return m.moveBranches(p)
@@ -367,9 +397,9 @@ func (m *Machine) moveHeads(p *plan) bool {
 	switch {
 	case p.next != nil:
 		p.next.seq, p.next.used = m.seq, m.now
-		changed = p.creating || p.beside || !p.next.change.IsZero() || m.someLeft()
+		changed = p.creating || p.addsHead || !p.next.change.IsZero() || m.someLeft()
 		switch {
-		case p.creating, p.beside:
+		case p.creating, p.addsHead:
 			m.heads = append(m.heads, p.next)
 		default:
 			p.next.parent.winner = m.seq

@@ -7,12 +7,13 @@ import (
 	"testing"
 
 	"github.com/mlsfed/mlsfed/consensus/internal/author"
+	"github.com/mlsfed/mlsfed/consensus/internal/fault"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
 const testID wire.ConversationID = "conversation-one"
 
-// bench drives one machine with entries that bear a time of its own.
+// bench drives one machine with entries whose time it chooses.
 type bench struct {
 	t    testing.TB
 	m    *Machine
@@ -95,7 +96,7 @@ func TestOneCommitAnEpoch(t *testing.T) {
 		t.Fatalf("the winner is %+v (%v)", won, err)
 	}
 	b.refuse(p.Propose(b.id(), 4), wire.StaleEpoch)
-	// An epoch further back: no key is kept to check the submission with, so no bundle is handed out.
+	// An epoch further back: no key is kept to check the submission with, so the answer has no bundle.
 	b.commit(author.After(win, receipt))
 	if old := b.refuse(lose, wire.StaleEpoch).Stale; old.Winner != nil || old.Epoch != 2 {
 		t.Fatalf("two epochs late: %+v", old)
@@ -120,9 +121,9 @@ func TestForgottenRetryLearnsThatItWon(t *testing.T) {
 	b, p := newBench(t, wire.Policy{})
 	mine := p.Commit(b.id(), 16, wire.DeliveryChange{})
 	b.accept(mine)
-	b.m.answers, b.m.answered = map[wire.SubmissionID]submitted{}, nil // as after MaxSubmissions others
+	b.m.answers, b.m.answered = map[wire.SubmissionID]submitted{}, nil // as after MaxSubmissions other submissions
 	if stale := b.refuse(mine, wire.StaleEpoch).Stale; stale.Winner == nil || !stale.OwnPast {
-		t.Fatalf("a forgotten winner is told %+v", stale)
+		t.Fatalf("the answer about a forgotten winner is %+v", stale)
 	}
 }
 
@@ -140,7 +141,7 @@ func TestProposalsOfOneEpochAreBounded(t *testing.T) {
 	b.commit(place)
 }
 
-func TestWhoMaySubmit(t *testing.T) {
+func TestWhoMayOrder(t *testing.T) {
 	b, p := newBench(t, wire.Policy{})
 	outsider := p
 	outsider.Opener = author.Submission(999)
@@ -148,12 +149,12 @@ func TestWhoMaySubmit(t *testing.T) {
 	b.refuse(outsider.Propose(b.id(), 16), wire.Forged)
 	b.refuse(outsider.Close(b.id()), wire.Forged)
 	next := b.commit(p)
-	// A loser that cannot sign learns nothing about the winner.
+	// A losing member that cannot sign learns nothing about the winner.
 	if err := b.refuse(outsider.Commit(b.id(), 16, wire.DeliveryChange{}), wire.Forged); err.Stale != nil {
-		t.Fatalf("an outsider was told %+v", err.Stale)
+		t.Fatalf("an outsider got %+v", err.Stale)
 	}
 	removed := next
-	removed.Opener = p.Opener // holds the key of the epoch before
+	removed.Opener = p.Opener // holds the key of the previous epoch
 	b.refuse(removed.Commit(b.id(), 16, wire.DeliveryChange{}), wire.Forged)
 }
 
@@ -243,18 +244,18 @@ func TestContestedEpoch(t *testing.T) {
 	if n := len(heads[1].Delivery); n != 3 {
 		t.Fatalf("the contesting branch has %d addresses, wanted a, b and c", n)
 	}
-	// Both go on, each under its own key.
+	// Both branches continue, each with its own key.
 	crossed := second
 	crossed.Opener = first.Opener
 	b.refuse(crossed.Propose(b.id(), 1), wire.Forged)
 	b.commit(first)
 	second = b.commit(second)
-	// The first commit of the epoch lost its parent's key by now: contesting is over.
+	// The first commit of the epoch no longer has its parent's key: it cannot be contested any more.
 	b.refuse(p.Contest(b.id(), wire.DeliveryChange{}), wire.StaleEpoch)
 	if got := b.m.Heads(); got[0].Epoch != 2 || got[1].Epoch != 2 {
 		t.Fatalf("heads %+v", got)
 	}
-	// A head can be closed on its own; the last one ends the conversation.
+	// A head can be closed individually; closing the last one ends the conversation.
 	b.accept(second.Close(b.id()))
 	if b.m.Closed() || len(b.m.Heads()) != 1 || b.m.Delivers("c.example", b.m.Sequence()+1) {
 		t.Fatal("closing one head")
@@ -354,7 +355,7 @@ func TestTimeNeitherJumpsNorRunsBack(t *testing.T) {
 	for range 3 {
 		p = b.commit(p)
 	}
-	if _, gap := b.m.Entries(0, 100, 1<<20); !gap {
+	if _, gap := entriesOf(b.m, 0, 100, 1<<20); !gap {
 		t.Fatal("entries older than 48 hours are still kept")
 	}
 }
@@ -364,29 +365,29 @@ func TestRecentEntries(t *testing.T) {
 	for range 9 {
 		p = b.commit(p)
 	}
-	entries, gap := b.m.Entries(0, 100, 1<<20)
+	entries, gap := entriesOf(b.m, 0, 100, 1<<20)
 	if !gap || len(entries) != 4 || entries[0].Sequence != 7 || entries[3].Sequence != 10 || entries[3].Order != b.m.Order() {
 		t.Fatalf("%d entries from %d, gap %v", len(entries), entries[0].Sequence, gap)
 	}
-	if entries, gap := b.m.Entries(8, 100, 1<<20); gap || len(entries) != 2 || entries[0].Sequence != 9 {
+	if entries, gap := entriesOf(b.m, 8, 100, 1<<20); gap || len(entries) != 2 || entries[0].Sequence != 9 {
 		t.Fatalf("since 8: %d entries, gap %v", len(entries), gap)
 	}
-	if entries, _ := b.m.Entries(6, 100, 1); len(entries) != 1 {
+	if entries, _ := entriesOf(b.m, 6, 100, 1); len(entries) != 1 {
 		t.Fatalf("%d entries in one byte, wanted the first whatever its size", len(entries))
 	}
-	if entries, gap := b.m.Entries(10, 100, 100); gap || len(entries) != 0 {
+	if entries, gap := entriesOf(b.m, 10, 100, 100); gap || len(entries) != 0 {
 		t.Fatal("nothing is after the last")
 	}
 	big := p.Commit(b.id(), 5000, wire.DeliveryChange{})
 	b.accept(big)
-	if entries, _ := b.m.Entries(0, 100, 1<<20); len(entries) != 1 {
-		t.Fatalf("%d entries kept beside one over the limit", len(entries))
+	if entries, _ := entriesOf(b.m, 0, 100, 1<<20); len(entries) != 1 {
+		t.Fatalf("%d entries kept in addition to one over the limit", len(entries))
 	}
 }
 
 func TestEpochCheckSwitch(t *testing.T) {
 	b, p := newBench(t, wire.Policy{})
-	b.m.DisableEpochCheck()
+	fault.DisableEpochCheck(b.m)
 	a, c := p.Commit(b.id(), 16, wire.DeliveryChange{}), p.Commit(b.id(), 16, wire.DeliveryChange{})
 	if first, second := b.accept(a), b.accept(c); first.Epoch != 1 || second.Epoch != 2 && second.Epoch != 1 {
 		t.Fatalf("receipts %+v and %+v", first, second)
@@ -424,7 +425,7 @@ func TestSnapshotOfEveryState(t *testing.T) {
 		if got, err := back.Snapshot().Digest(); err != nil || got != b.digest() {
 			t.Fatalf("%s: restored to another state (%v)", name, err)
 		}
-		b.m = back // go on with what was restored
+		b.m = back // continue with the restored machine
 	}
 	step("created")
 	first := b.commit(p)
@@ -523,30 +524,30 @@ func BenchmarkCommitWithListOf100000(b *testing.B) {
 	}
 }
 
-// TestVerifiedKeySparesThatCheckAlone: who says that a signature verifies under a key is believed for this
-// key and for nothing else, and the state comes out the same.
+// TestVerifiedKeySparesThatCheckAlone checks that a caller's verification with a key is used for this key and for
+// nothing else, and that the resulting state is the same.
 func TestVerifiedKeySparesThatCheckAlone(t *testing.T) {
 	a, p := newBench(t, wire.Policy{})
 	b, _ := newBench(t, wire.Policy{})
 	e := p.Commit(a.id(), 16, wire.DeliveryChange{})
 	raw := a.raw(e, nil)
-	_, key, err := a.m.JudgeKey(&wire.Entry{Version: 1, Time: a.time, Proposer: "n1.a.example", Envelope: e})
+	_, key, err := a.m.judgeKey(&wire.Entry{Version: 1, Time: a.time, Proposer: "n1.a.example", Envelope: e})
 	if err != nil || key != author.Public(p.Opener) {
 		t.Fatalf("verified under %v, %v", key, err)
 	}
-	if one, two := a.m.Apply(raw), b.m.ApplyVerified(raw, key); one.Err != nil || one.Receipt != two.Receipt || a.digest() != b.digest() {
+	if one, two := a.m.Apply(raw), b.m.applyVerified(raw, key); one.Err != nil || one.Receipt != two.Receipt || a.digest() != b.digest() {
 		t.Fatalf("outcomes %+v and %+v", one, two)
 	}
 	next := author.After(e, wire.Receipt{Epoch: 1, Sequence: 2})
 	forged := next.Commit(a.id(), 16, wire.DeliveryChange{})
 	forged.Signature[7] ^= 1
 	for name, wrong := range map[string]wire.SubmissionKey{"none": {}, "the epoch before": key, "the next epoch": forged.Commit.Key} {
-		if out := b.m.ApplyVerified(b.raw(forged, nil), wrong); !errors.Is(out.Err, wire.Forged) {
+		if out := b.m.applyVerified(b.raw(forged, nil), wrong); !errors.Is(out.Err, wire.Forged) {
 			t.Errorf("%s: %+v", name, out)
 		}
 	}
 	late := p.Commit(a.id(), 16, wire.DeliveryChange{})
-	if out := b.m.ApplyVerified(b.raw(late, nil), key); !errors.Is(out.Err, wire.StaleEpoch) {
+	if out := b.m.applyVerified(b.raw(late, nil), key); !errors.Is(out.Err, wire.StaleEpoch) {
 		t.Errorf("a late commit: %+v", out)
 	}
 }

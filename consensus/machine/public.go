@@ -4,10 +4,9 @@ import "github.com/mlsfed/mlsfed/mlscore"
 
 // MLSRules validates public handshakes with mlscore.
 //
-// All replicas must come to the same judgement, today and when a log is applied again years later. So
-// Config.Auth must look at nothing but the credential itself: no clock, no list of roots that may differ
-// between organizations. Members check each other's certificates against their own roots; a server
-// checks what MLS itself demands.
+// All replicas must come to the same judgement, today and when a log is applied again years later. So Config.Auth
+// must use only the credential itself: no clock, and no list of roots that may differ between organizations. Members
+// check each other's certificates against their own roots; a server checks the requirements of MLS itself.
 type MLSRules struct{ Config mlscore.PublicConfig }
 
 // New validates a GroupInfo and its tree in full.
@@ -19,7 +18,7 @@ func (r MLSRules) New(groupInfo, tree []byte) (PublicGroup, error) {
 	return mlsGroup{s}, nil
 }
 
-// Restore reads what MarshalBinary wrote.
+// Restore reads a state that MarshalBinary wrote.
 func (r MLSRules) Restore(data []byte) (PublicGroup, error) {
 	s, err := mlscore.ParsePublicState(data, r.Config)
 	if err != nil {

@@ -28,7 +28,7 @@ func member(t *testing.T, name string) (*mlscore.Client, mlscore.Identity) {
 
 var publicRules = MLSRules{mlscore.PublicConfig{Auth: mlscore.TrustBasic{}}}
 
-// TestPublicHandshakes follows a real group: what members would refuse, the machine refuses.
+// TestPublicHandshakes follows a real group and checks that the machine refuses everything that members would refuse.
 func TestPublicHandshakes(t *testing.T) {
 	alice, aliceID := member(t, "alice")
 	bob, bobID := member(t, "bob")
@@ -55,7 +55,7 @@ func TestPublicHandshakes(t *testing.T) {
 	create.Create.Info = info
 	place := author.After(create, b.accept(author.Sign(create, create.Submission)))
 
-	submit := func(msg []byte, n wire.SubmissionID) *wire.Envelope {
+	order := func(msg []byte, n wire.SubmissionID) *wire.Envelope {
 		e := place.Commit(n, 0, wire.DeliveryChange{})
 		e.Commit.Commit, e.Signature = msg, nil
 		return e
@@ -64,21 +64,21 @@ func TestPublicHandshakes(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := 40; i < len(commit.Message)-80; i += 97 { // whatever bit is turned: the signature, or the form, is broken
+	for i := 40; i < len(commit.Message)-80; i += 97 { // whichever bit is flipped: the signature or the form is invalid
 		forged := bytes.Clone(commit.Message)
 		forged[i] ^= 4
-		if out := b.apply(submit(forged, b.id())); out.Err == nil {
+		if out := b.apply(order(forged, b.id())); out.Err == nil {
 			t.Fatalf("a commit with byte %d changed is accepted", i)
 		}
 	}
 	b.refuse(place.Commit(b.id(), 8, wire.DeliveryChange{}), wire.Invalid) // a PrivateMessage
-	first := submit(commit.Message, b.id())
+	first := order(commit.Message, b.id())
 	next := author.After(first, b.accept(first))
 	if err := g.Merge(commit.Staged); err != nil {
 		t.Fatal(err)
 	}
 
-	// A restored machine goes on: a proposal by reference, then the commit that takes it.
+	// A restored machine accepts further entries: a proposal by reference, then the commit that includes it.
 	var out bytes.Buffer
 	if _, err := b.m.Snapshot().WriteTo(&out); err != nil {
 		t.Fatal(err)
@@ -118,9 +118,9 @@ func TestPublicHandshakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	place = next
-	b.refuse(submit(second.Message, b.id()), wire.Forged) // it refers to a proposal that is not in the log
+	b.refuse(order(second.Message, b.id()), wire.Forged) // the commit refers to a proposal that is not in the log
 	b.accept(propose)
-	b.accept(submit(second.Message, b.id()))
+	b.accept(order(second.Message, b.id()))
 	b.refuse(next.Close(b.id()), wire.StaleEpoch)
 	if heads := b.m.Heads(); len(heads) != 1 || heads[0].Epoch != 2 {
 		t.Fatalf("heads %+v", heads)

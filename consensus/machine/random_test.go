@@ -10,8 +10,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// model is what the machine must not contradict, kept in the plainest way: the accepted entries, and
-// for each epoch how many plain commits ended it.
+// model holds the facts that the machine must not contradict, in the simplest form: the accepted entries, and for
+// each epoch the number of plain commits that ended it.
 type model struct {
 	places   []author.Place // every epoch that was ever opened
 	ended    map[wire.SequenceNumber]int
@@ -22,8 +22,8 @@ type model struct {
 	closed   bool
 }
 
-// TestRandomWalk applies random submissions to two machines, of which one is taken through a snapshot
-// at random moments, and holds both against the model.
+// TestRandomWalk applies random submissions to two machines, one of which is restored from a snapshot at random
+// moments, and checks both against the model.
 func TestRandomWalk(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		a, b := New(testID, nil), New(testID, nil)

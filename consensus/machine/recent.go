@@ -2,14 +2,16 @@ package machine
 
 import "github.com/mlsfed/mlsfed/wire"
 
-// kept is a recent entry with the time that it bears.
+// kept is a recent entry with the time in it.
 type kept struct {
 	wire.Committed
-	time  wire.Time
-	blobs []wire.BlobRef
+	time       wire.Time
+	blobs      []wire.BlobRef
+	submission wire.SubmissionID // zero for a change of replicas
+	at         location
 }
 
-// submitted remembers an accepted submission, so that a retry gets the first answer.
+// submitted records an accepted submission, so that a retry gets the first answer.
 type submitted struct {
 	_       struct{} `cbor:",toarray"`
 	ID      wire.SubmissionID
@@ -17,11 +19,12 @@ type submitted struct {
 	Receipt wire.Receipt
 }
 
-// remember appends an accepted entry and drops what the policy no longer keeps. The newest stays
-// whatever the policy says.
+// remember appends an accepted entry and drops the entries that the policy no longer keeps. The newest entry always
+// stays.
 func (m *Machine) remember(k kept) {
 	m.recent = append(m.recent, k)
 	m.recentBytes += len(k.Entry)
+	m.held += len(k.Entry)
 	count, bytes, life := keepLimits(m.policy)
 	drop := 0
 	for drop < len(m.recent)-1 {
@@ -29,14 +32,17 @@ func (m *Machine) remember(k kept) {
 		if len(m.recent)-drop <= count && m.recentBytes <= bytes && m.now-old.time <= life {
 			break
 		}
-		m.recentBytes -= len(old.Entry)
+		m.recentBytes -= old.at.size
+		m.held -= len(old.Entry)
 		*old = kept{}
 		drop++
 	}
 	m.recent = m.recent[drop:]
+	m.gone = max(m.gone-drop, 0)
+	m.trimMemory()
 }
 
-// keepLimits are the policy's, with the defaults for what it leaves open.
+// keepLimits returns the policy's limits, with defaults for those that it does not set.
 func keepLimits(p wire.Policy) (count, bytes int, life wire.Time) {
 	count, bytes, life = DefaultRecentCount, DefaultRecentBytes, DefaultRecentLife
 	if p.RecentCount > 0 {
@@ -51,7 +57,7 @@ func keepLimits(p wire.Policy) (count, bytes int, life wire.Time) {
 	return count, bytes, life
 }
 
-// oldest is the first entry that is still kept, or the next one when there is none.
+// oldest returns the first entry that is still kept, or the next one if there is none.
 func (m *Machine) oldest() wire.SequenceNumber {
 	if len(m.recent) == 0 {
 		return m.seq + 1
@@ -59,15 +65,15 @@ func (m *Machine) oldest() wire.SequenceNumber {
 	return m.recent[0].Sequence
 }
 
-func (m *Machine) entryAt(seq wire.SequenceNumber) (wire.Committed, bool) {
+func (m *Machine) keptAt(seq wire.SequenceNumber) *kept {
 	first := m.oldest()
 	if seq < first || seq > m.seq {
-		return wire.Committed{}, false
+		return nil
 	}
-	return m.recent[seq-first].Committed, true
+	return &m.recent[seq-first]
 }
 
-// noteSubmission remembers an accepted submission and forgets the oldest over MaxSubmissions.
+// noteSubmission records an accepted submission and drops the oldest ones above MaxSubmissions.
 func (m *Machine) noteSubmission(s submitted) {
 	m.answers[s.ID] = s
 	m.answered = append(m.answered, s.ID)
@@ -77,8 +83,8 @@ func (m *Machine) noteSubmission(s submitted) {
 	}
 }
 
-// answerBefore is the receipt of an earlier acceptance of the same envelope. One id on two envelopes is
-// an error.
+// answerBefore returns the receipt of an earlier acceptance of the same envelope. Two envelopes with one id are an
+// error.
 func (m *Machine) answerBefore(e *wire.Envelope) (*wire.Receipt, *wire.Error) {
 	first, ok := m.answers[e.Submission]
 	if !ok {

@@ -2,10 +2,10 @@ package machine
 
 import "github.com/mlsfed/mlsfed/wire"
 
-// What parts of a state take in memory, in bytes, generously.
+// Upper estimates of the memory that parts of a state take, in bytes.
 const (
 	machineSize = 4 << 10
-	keptSize    = 160 // a kept entry beside its bytes
+	keptSize    = 160 // a kept entry without its content
 	answerSize  = 320 // a remembered submission, in map and list
 	addressSize = 64
 
@@ -13,9 +13,9 @@ const (
 	ancestorSize = 256
 )
 
-// Size is about how much memory the state takes, in bytes, without the public group state of its heads.
+// Size returns the approximate memory of the state, in bytes, without the public group state of its heads.
 func (m *Machine) Size() int {
-	n := machineSize + m.recentBytes + keptSize*len(m.recent) + answerSize*len(m.answers)
+	n := machineSize + m.held + keptSize*len(m.recent) + answerSize*len(m.answers)
 	for _, h := range m.heads {
 		n += addressSize*(len(h.delivery)+len(h.change.Add)+len(h.change.Remove)) + payloadSize(h.info) + payloadSize(h.tree)
 	}
@@ -29,7 +29,7 @@ func payloadSize(p *wire.Payload) int {
 	return len(p.Inline)
 }
 
-// Keeps returns how many entries, and how many of their bytes, a policy keeps.
+// Keeps returns the number of entries, and of their bytes, that a policy keeps.
 func Keeps(p wire.Policy) (entries, bytes int) {
 	entries, bytes, _ = keepLimits(p)
 	return entries, bytes

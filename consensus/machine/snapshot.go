@@ -14,25 +14,29 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A snapshot is the magic with its version, records, and a SHA-256 over all before it. A record is its
-// length in four bytes, big-endian, and CBOR in the deterministic encoding: one imageHeader, then as
-// many imageHead, imageKept and submitted as the header says. Records are written and read one by one,
-// so that a snapshot is never whole in memory twice.
+// A snapshot consists of the magic with its version, records, and a SHA-256 of everything before it. A record is its
+// length in four bytes, big-endian, and CBOR in the deterministic encoding: one imageHeader, then as many imageHead,
+// imageKept and submitted as the header says. Records are written and read one at a time, so that memory never holds
+// a whole snapshot twice.
 const snapshotMagic = "mlsfed state \x01"
 
-// maxRecord bounds one record: a head with a full delivery list, or a public state.
+// maxRecord limits one record: a head with a full delivery list, or a public state.
 const maxRecord = 64 << 20
 
 // maxRecent is the largest number of entries that a policy may keep.
 const maxRecent = 4096
 
-// Image is the state at one moment. It does not change when the machine goes on, and can be written
-// while it does.
+// Image is the state at one moment. It does not change when the machine advances, and can be written at the same
+// time.
 type Image struct {
 	header  imageHeader
 	heads   []head
 	recent  []kept
 	answers []submitted
+
+	archive Archive // of the machine
+	stored  string  // of the machine
+	offsets []int64 // set when the image has been written: offset of the content of each entry in recent
 }
 
 type imageHeader struct {
@@ -49,7 +53,7 @@ type imageHeader struct {
 	Heads    uint32              `cbor:"11,keyasint"`
 	Recent   uint32              `cbor:"12,keyasint"`
 	Answers  uint32              `cbor:"13,keyasint"`
-	Level    uint8               `cbor:"14,keyasint,omitempty"` // 0 for the first, so that its snapshots stay what they were
+	Level    uint8               `cbor:"14,keyasint,omitempty"` // 0 for the first level, so that its snapshots do not change
 	Clocks   []Clock             `cbor:"15,keyasint,omitempty"` // from level 2 on
 }
 
@@ -85,13 +89,13 @@ type imageKept struct {
 	Entry []byte
 }
 
-// Snapshot takes an image. It copies no content, only references to what never changes.
+// Snapshot takes an image. It copies no content, only references to data that never changes.
 func (m *Machine) Snapshot() *Image {
 	img := &Image{
 		header: imageHeader{ID: m.id, Created: m.created, Closed: m.closed, Policy: m.policy, Sequence: m.seq, Order: m.order,
 			Now: m.now, Spans: slices.Clone(m.spans), Replicas: m.replicas, Since: m.since,
 			Heads: uint32(len(m.heads)), Recent: uint32(len(m.recent)), Answers: uint32(len(m.answered))},
-		recent: slices.Clone(m.recent),
+		recent: slices.Clone(m.recent), archive: m.archive, stored: m.stored,
 	}
 	if m.level > wire.FirstLevel {
 		img.header.Level, img.header.Clocks = m.level, slices.Clone(m.clocks)
@@ -106,7 +110,7 @@ func (m *Machine) Snapshot() *Image {
 	return img
 }
 
-// Digest is the SHA-256 that ends the snapshot: equal for replicas in the same state.
+// Digest returns the SHA-256 that ends the snapshot: it is equal for replicas in the same state.
 func (img *Image) Digest() (wire.Hash, error) {
 	var out bytes.Buffer
 	if _, err := img.WriteTo(&out); err != nil {
@@ -115,9 +119,11 @@ func (img *Image) Digest() (wire.Hash, error) {
 	return wire.Hash(out.Bytes()[out.Len()-sha256.Size:]), nil
 }
 
-// WriteTo writes the snapshot.
+// WriteTo writes the snapshot. It reads content from the archive, and fails with ErrMoved if another snapshot has
+// replaced the one with the content.
 func (img *Image) WriteTo(w io.Writer) (int64, error) {
 	out := &recordWriter{w: w, sum: sha256.New()}
+	img.offsets = nil
 	out.raw([]byte(snapshotMagic))
 	out.record(&img.header)
 	for i := range img.heads {
@@ -127,9 +133,16 @@ func (img *Image) WriteTo(w io.Writer) (int64, error) {
 		}
 		out.record(rec)
 	}
+	reader := &archiveReader{archive: img.archive, snapshot: img.stored}
+	defer reader.close()
 	for i := range img.recent {
 		k := &img.recent[i]
-		out.record(&imageKept{Time: k.time, Order: k.Order, Entry: k.Entry})
+		c, err := reader.read(k)
+		if err != nil {
+			return out.n, fmt.Errorf("snapshot %v: %w", img.header.ID, err)
+		}
+		out.record(&imageKept{Time: k.time, Order: k.Order, Entry: c.Entry})
+		img.offsets = append(img.offsets, out.n-int64(len(c.Entry))) // the content ends its record
 	}
 	for i := range img.answers {
 		out.record(&img.answers[i])
@@ -163,12 +176,12 @@ func packPublic(g PublicGroup) ([]byte, error) {
 	return g.MarshalBinary()
 }
 
-// ErrInvalid is of a snapshot that arrived as it was written, and whose content no machine makes. What is
-// damaged is refused with other errors.
+// ErrInvalid means that a snapshot arrived as it was written, but no state machine produces its content. Damaged
+// snapshots are refused with other errors.
 var ErrInvalid = errors.New("state is not one that a state machine makes")
 
-// Restore reads a snapshot of conversation id. It consumes r to its end and refuses what is damaged, and
-// with ErrInvalid what contradicts itself.
+// Restore reads a snapshot of conversation id. It consumes r to its end. It refuses damaged data, and with ErrInvalid
+// a state that contradicts itself.
 func Restore(id wire.ConversationID, rules PublicRules, r io.Reader) (*Machine, error) {
 	m := New(id, rules)
 	in := &recordReader{r: r, sum: sha256.New()}
@@ -199,7 +212,8 @@ func (m *Machine) read(in *recordReader) error {
 		return fmt.Errorf("names %d heads, %d entries of %d, %d answers", h.Heads, h.Recent, h.Sequence, h.Answers)
 	}
 	m.created, m.closed, m.policy, m.seq, m.order, m.now = h.Created, h.Closed, h.Policy, h.Sequence, h.Order, h.Now
-	m.spans, m.replicas, m.since = h.Spans, h.Replicas, h.Since
+	m.spans = h.Spans
+	m.setReplicas(h.Replicas, h.Since)
 	if h.Level == wire.FirstLevel || h.Level > wire.LastLevel {
 		return wire.Errorf(wire.Version, "restore", "rules of level %d, this node knows up to %d", h.Level, wire.LastLevel)
 	}
@@ -209,11 +223,25 @@ func (m *Machine) read(in *recordReader) error {
 			return err
 		}
 	}
+	// The entries are in memory until the state has been validated. So what the policy would not keep is refused before
+	// it is read.
+	count, size, _ := keepLimits(h.Policy)
+	if h.Created {
+		if err := h.Policy.Check(); err != nil {
+			return err
+		}
+	}
+	if int(h.Recent) > count {
+		return fmt.Errorf("keeps %d entries, the policy %d", h.Recent, count)
+	}
 	entries := make([]*wire.Entry, h.Recent)
 	for i := range h.Recent {
 		var err error
 		if entries[i], err = m.readKept(in, h.Sequence-wire.SequenceNumber(h.Recent-1-i)); err != nil {
 			return err
+		}
+		if i > 0 && m.recentBytes > size {
+			return fmt.Errorf("keeps more than %d bytes of entries", size)
 		}
 	}
 	for range h.Answers {
@@ -263,16 +291,18 @@ func (m *Machine) readKept(in *recordReader, seq wire.SequenceNumber) (*wire.Ent
 	if err := in.record(&rec); err != nil {
 		return nil, err
 	}
-	k := kept{Committed: wire.Committed{Sequence: seq, Order: rec.Order, Entry: rec.Entry}, time: rec.Time}
+	k := kept{Committed: wire.Committed{Sequence: seq, Order: rec.Order, Entry: rec.Entry}, time: rec.Time,
+		at: location{offset: in.n - int64(len(rec.Entry)), size: len(rec.Entry)}}
 	e, err := k.Open()
 	if err != nil {
 		return nil, fmt.Errorf("entry %d: %w", seq, err)
 	}
 	if e.Envelope != nil {
-		k.blobs = e.Envelope.Blobs()
+		k.submission, k.blobs = e.Envelope.Submission, e.Envelope.Blobs()
 	}
 	m.recent = append(m.recent, k)
 	m.recentBytes += len(k.Entry)
+	m.held += len(k.Entry)
 	return e, nil
 }
 
@@ -317,11 +347,12 @@ func (w *recordWriter) record(v any) {
 type recordReader struct {
 	r     io.Reader
 	sum   hash.Hash
-	rest  []byte // what came instead of as much as was wanted
-	ended bool   // the checksum has been looked at, and held
+	n     int64  // bytes read
+	rest  []byte // bytes received if fewer than required
+	ended bool   // the checksum has been checked and matches
 }
 
-// intact reads what is left of a snapshot that was refused, and reports whether its checksum holds.
+// intact reads the rest of a snapshot that was refused, and reports whether its checksum matches.
 func (r *recordReader) intact() bool {
 	if r.ended {
 		return true
@@ -344,7 +375,7 @@ func (r *recordReader) intact() bool {
 	}
 }
 
-// raw reads n bytes. The buffer grows with what arrives, so that a false length costs nothing.
+// raw reads n bytes. The buffer grows with the received data, so that a false length costs nothing.
 func (r *recordReader) raw(n int) ([]byte, error) {
 	var buf bytes.Buffer
 	got, err := io.CopyN(&buf, r.r, int64(n))
@@ -353,6 +384,7 @@ func (r *recordReader) raw(n int) ([]byte, error) {
 		return nil, fmt.Errorf("ends after %d of %d bytes: %w", got, n, io.ErrUnexpectedEOF)
 	}
 	r.sum.Write(buf.Bytes())
+	r.n += got
 	return buf.Bytes(), nil
 }
 

@@ -7,7 +7,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// imageAncestor is an ancestor in a snapshot. The last one of a trail has no Point: it is the head's parent.
+// imageAncestor is an ancestor in a snapshot. The last ancestor of a trail has no Point: it is the head's parent.
 type imageAncestor struct {
 	Point  *imagePoint         `cbor:"1,keyasint,omitempty"`
 	Child  wire.SequenceNumber `cbor:"2,keyasint"`
@@ -27,8 +27,8 @@ type imageBranch struct {
 	Lost      wire.SequenceNumber `cbor:"7,keyasint,omitempty"`
 }
 
-// packTrail writes what level 2 of the rules adds to a head. Heads of level 1 have none of it, and their
-// snapshots stay what they were.
+// packTrail writes the additional fields of a head from level 2 of the rules on. Heads of level 1 have none of them,
+// so their snapshots do not change.
 func packTrail(rec *imageHead, h *head) error {
 	rec.Closed = h.closed
 	if h.branch != (branch{}) {
@@ -64,7 +64,7 @@ func (m *Machine) unpackPoint(p *imagePoint) (*point, error) {
 	return &point{seq: p.Sequence, epoch: p.Epoch, key: p.Key, winner: p.Winner, public: public}, err
 }
 
-// readTrail reads what packTrail wrote, and refuses what the rules cannot lead to.
+// readTrail reads the output of packTrail, and refuses a trail to which the rules cannot lead.
 func (m *Machine) readTrail(rec *imageHead, h *head) error {
 	if m.level < 2 {
 		if rec.Closed || rec.Branch != nil || len(rec.Trail) > 0 {
@@ -119,7 +119,7 @@ func (img *imageAncestor) check(h *head, p *point, last bool) error {
 			return err
 		}
 	}
-	// A commit of level 1 that won and one that contested it have the same parent, so winner <= child.
+	// A winning commit of level 1 and a commit that contested it have the same parent, so winner <= child.
 	if p.seq == 0 || p.seq >= img.Child || p.winner <= p.seq || p.winner > img.Child || img.Child > h.seq || p.epoch >= h.epoch ||
 		last && (img.Child != h.seq || p.epoch+1 != h.epoch) {
 		return fmt.Errorf("head %d of epoch %d: entry %d opened epoch %d, and %d ended it", h.seq, h.epoch, p.seq, p.epoch, img.Child)

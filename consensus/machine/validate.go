@@ -8,23 +8,23 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A state that another node sends is hostile until it is proven to be one that a machine makes. validate
-// holds it to what Apply keeps, field by field, before anybody uses it; package consensus adds what needs
-// a clock, a past, or signatures.
+// A state from another node is hostile until it is proven to be one that a machine produces. validate checks the
+// invariants of Apply, field by field, before the state is used; package consensus adds the checks that need a clock,
+// a past, or signatures.
 
-// maxCount bounds numbers that grow by one with an entry: with it, no sum of two overflows.
+// maxCount limits numbers that grow by one with an entry, so that no sum of two overflows.
 const maxCount = 1 << 60
 
 // maxTime is the end of the year 9999, in milliseconds since 1970.
 const maxTime wire.Time = 253_402_300_799_999
 
-// validator carries what the parts of the check share.
+// validator holds data that the parts of the check share.
 type validator struct {
 	*Machine
-	entries []*wire.Entry // those of recent, decoded
+	entries []*wire.Entry // the entries of recent, decoded
 }
 
-// validate refuses a state that no sequence of entries makes. entries are the kept ones, decoded.
+// validate refuses a state that no sequence of entries produces. entries are the kept ones, decoded.
 func (m *Machine) validate(entries []*wire.Entry) error {
 	v := &validator{m, entries}
 	if !m.created {
@@ -44,7 +44,7 @@ func (m *Machine) validate(entries []*wire.Entry) error {
 	return nil
 }
 
-// checkNothing is for the state before the first entry.
+// checkNothing checks the state before the first entry.
 func (v *validator) checkNothing() error {
 	if v.closed || v.policy != (wire.Policy{}) || v.seq != 0 || v.order != (wire.Hash{}) || v.now != 0 || v.replicas != nil || v.since != 0 ||
 		v.level != wire.FirstLevel || len(v.heads)+len(v.spans)+len(v.recent)+len(v.answered)+len(v.clocks) != 0 {
@@ -53,7 +53,7 @@ func (v *validator) checkNothing() error {
 	return nil
 }
 
-// checkKept holds the kept entries against each other, the policy and the order hash.
+// checkKept checks the kept entries against each other, the policy and the order hash.
 func (v *validator) checkKept() error {
 	count, size, _ := keepLimits(v.policy)
 	if len(v.recent) == 0 || len(v.recent) > count || len(v.recent) > 1 && v.recentBytes > size {
@@ -79,7 +79,7 @@ func (v *validator) checkKept() error {
 	return nil
 }
 
-// checkEntry holds one kept entry against the entry that it follows.
+// checkEntry checks one kept entry against the entry that it follows.
 func (v *validator) checkEntry(seq wire.SequenceNumber, e *wire.Entry) error {
 	env := e.Envelope
 	if first := seq == 1; first != (env != nil && env.Kind == wire.KindCreate) {
@@ -98,12 +98,13 @@ func (v *validator) checkEntry(seq wire.SequenceNumber, e *wire.Entry) error {
 	case env.Parent >= seq || uint64(env.Epoch) >= uint64(env.Parent):
 		return fmt.Errorf("for epoch %d after entry %d", env.Epoch, env.Parent)
 	case env.Kind != wire.KindClose:
-		content := env.Proposal
-		if env.Commit != nil {
-			content = env.Commit.Commit
-		}
-		if _, err := checkHeader(content, v.id, v.policy.Handshakes, env); err != nil {
+		if _, err := checkHeader(v.id, v.policy.Handshakes, env); err != nil {
 			return err
+		}
+		if env.Commit != nil {
+			if err := v.needsLevel(env); err != nil {
+				return err
+			}
 		}
 	}
 	if parent := v.kept(env.Parent); parent != nil {
@@ -114,7 +115,7 @@ func (v *validator) checkEntry(seq wire.SequenceNumber, e *wire.Entry) error {
 	return nil
 }
 
-// kept is the entry at seq, nil where it is not kept.
+// kept returns the entry at seq, or nil if it is not kept.
 func (v *validator) kept(seq wire.SequenceNumber) *wire.Entry {
 	if first := v.recent[0].Sequence; seq >= first && seq <= v.seq {
 		return v.entries[seq-first]
@@ -122,7 +123,7 @@ func (v *validator) kept(seq wire.SequenceNumber) *wire.Entry {
 	return nil
 }
 
-// opened is the epoch that an entry opens, with its submission key.
+// opened returns the epoch that an entry opens, with its submission key.
 func opened(e *wire.Entry) (wire.Epoch, wire.SubmissionKey, bool) {
 	switch {
 	case e.Envelope == nil:
@@ -134,7 +135,7 @@ func opened(e *wire.Entry) (wire.Epoch, wire.SubmissionKey, bool) {
 	return 0, wire.SubmissionKey{}, false
 }
 
-// checkTimes holds the times that entries got against those that they bear.
+// checkTimes checks the times given to entries against the times in them.
 func (v *validator) checkTimes() error {
 	_, _, life := keepLimits(v.policy)
 	for i := range v.recent {
@@ -199,7 +200,7 @@ func (v *validator) checkHeads() error {
 	return nil
 }
 
-// ended lists the epochs before a head that are kept.
+// ended returns the kept epochs before a head.
 func (h *head) ended() (list []*point) {
 	if h.parent == nil {
 		return nil
@@ -240,7 +241,7 @@ func (v *validator) checkHead(h *head) error {
 		return err
 	}
 	bundle := wire.CommitBundle{Commit: []byte{0}, Key: h.key, Info: h.info, Tree: h.tree}
-	if err := bundle.Check(); err != nil { // the bounds of what a commit hands over
+	if err := bundle.Check(); err != nil { // the limits for the content of a commit
 		return err
 	}
 	if err := v.checkPublic(h.public, h.epoch); err != nil {
@@ -254,7 +255,7 @@ func (v *validator) checkHead(h *head) error {
 	return v.checkOpening(h)
 }
 
-// checkPublic holds a public group state against its epoch and the conversation.
+// checkPublic checks a public group state against its epoch and the conversation.
 func (v *validator) checkPublic(g PublicGroup, epoch wire.Epoch) error {
 	if (g != nil) != (v.policy.Handshakes == wire.HandshakesPublic) {
 		return fmt.Errorf("public group state: %v, which is not the policy", g != nil)
@@ -287,7 +288,7 @@ func (v *validator) checkPoint(h *head, p *point) error {
 	return v.checkPublic(p.public, p.epoch)
 }
 
-// checkOpening holds a head against the entry that opened it, and against those for its epoch.
+// checkOpening checks a head against the entry that opened it, and against the entries for its epoch.
 func (v *validator) checkOpening(h *head) error {
 	e := v.kept(h.seq)
 	proposals := 0
@@ -345,7 +346,8 @@ func equalPayloads(a, b *wire.Payload) bool {
 	return *a.Blob == *b.Blob && bytes.Equal(a.Inline, b.Inline)
 }
 
-// checkSpans holds the organizations against the heads' delivery lists: who takes part is in one of them.
+// checkSpans checks the organizations against the heads' delivery lists: an organization that takes part is in one of
+// them.
 func (v *validator) checkSpans() error {
 	present := make(map[wire.Domain]bool)
 	for _, h := range v.heads {
@@ -377,7 +379,7 @@ func (v *validator) checkSpans() error {
 	return nil
 }
 
-// checkReplicas holds the replicas and the level of the rules against the kept entries.
+// checkReplicas checks the replicas and the level of the rules against the kept entries.
 func (v *validator) checkReplicas() error {
 	if (v.replicas == nil) != (v.since == 0) || v.since == 1 || v.since > v.seq {
 		return fmt.Errorf("replicas since entry %d", v.since)
@@ -424,7 +426,7 @@ func (v *validator) checkReplicas() error {
 	return nil
 }
 
-// checkClosed: the last submission of a conversation that has ended is its end.
+// checkClosed checks that the last submission of a conversation that has ended is its end.
 func (v *validator) checkClosed() error {
 	closing := false
 	for _, e := range v.entries {
@@ -454,7 +456,8 @@ func (v *validator) lastSubmission() bool {
 	return false
 }
 
-// checkAnswers: the remembered submissions are the last ones, in order, each with the receipt of its entry.
+// checkAnswers checks that the remembered submissions are the last ones, in order, each with the receipt of its
+// entry.
 func (v *validator) checkAnswers() error {
 	first := v.recent[0].Sequence
 	var before wire.Receipt
@@ -494,7 +497,7 @@ func (v *validator) checkAnswer(s *submitted) error {
 	return nil
 }
 
-// checkAnswered: no kept submission is forgotten that is among the last ones.
+// checkAnswered checks that no kept submission among the last ones is missing from the answers.
 func (v *validator) checkAnswered() error {
 	if len(v.answered) == 0 {
 		return fmt.Errorf("remembers no submission, and one created it")
@@ -512,8 +515,8 @@ func (v *validator) checkAnswered() error {
 	return nil
 }
 
-// Verify checks the signatures of the kept submissions whose keys are kept, too: what Apply has seen of
-// each of them, and what a restored state is not asked again each time. It is for states of other nodes.
+// Verify checks the signatures of the kept submissions whose keys are also kept. Apply has checked each of them, and
+// restoring a state does not check them each time. Verify is for states from other nodes.
 func (m *Machine) Verify() error {
 	keys := make(map[wire.SequenceNumber]wire.SubmissionKey)
 	for i := range m.recent {

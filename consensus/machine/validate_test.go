@@ -15,8 +15,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// walk drives a machine through everything that Apply accepts: commits, contests, proposals, closes,
-// replicas, recoveries, a higher level, times that jump, and heads that expire.
+// walk drives a machine through everything that Apply accepts: commits, contests, proposals, closes, replicas,
+// recoveries, a higher level, times that jump, and heads that expire.
 type walk struct {
 	b      *bench
 	places []author.Place
@@ -89,11 +89,11 @@ func (w *walk) replicas(r *wire.Replicas) {
 	w.b.m.Apply(raw)
 }
 
-// TestWhateverAppliesRestores: a state that the machine makes is taken back as it is.
-func TestWhateverAppliesRestores(t *testing.T) {
+// TestAppliedStateRestores checks that a state which the machine produces can be restored unchanged.
+func TestAppliedStateRestores(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		policy := wire.Policy{RecentCount: uint32(rapid.SampledFrom([]int{0, 1, 3, 8}).Draw(t, "keeps")), RecentHours: uint32(rapid.SampledFrom([]int{0, 1, 48}).Draw(t, "hours")), RecentBytes: uint32(rapid.SampledFrom([]int{0, 1500}).Draw(t, "bytes"))}
-		w := newWalk(&silent{}, policy)
+		w := newWalk(&rapidTB{}, policy)
 		for range rapid.IntRange(1, 40).Draw(t, "steps") {
 			w.step(rapid.IntRange(0, 15).Draw(t, "what"), rapid.IntRange(0, 1000).Draw(t, "how"))
 			if !rapid.Bool().Draw(t, "restored") {
@@ -107,21 +107,21 @@ func TestWhateverAppliesRestores(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if again := imageBytes(&silent{}, back); !bytes.Equal(again, out.Bytes()) {
+			if again := imageBytes(&rapidTB{}, back); !bytes.Equal(again, out.Bytes()) {
 				t.Fatal("restored to another state")
 			}
 		}
 	})
 }
 
-// silent is a testing.TB for helpers within rapid: what fails there is a panic.
-type silent struct{ testing.TB }
+// rapidTB is a testing.TB for helpers within rapid: a failure in them is a panic.
+type rapidTB struct{ testing.TB }
 
-func (*silent) Helper()                      {}
-func (*silent) Fatal(args ...any)            { panic(fmt.Sprint(args...)) }
-func (*silent) Fatalf(f string, args ...any) { panic(fmt.Sprintf(f, args...)) }
+func (*rapidTB) Helper()                      {}
+func (*rapidTB) Fatal(args ...any)            { panic(fmt.Sprint(args...)) }
+func (*rapidTB) Fatalf(f string, args ...any) { panic(fmt.Sprintf(f, args...)) }
 
-// TestManySubmissionsRestore: a state that has forgotten submissions is taken back too.
+// TestManySubmissionsRestore checks that a state which has dropped submissions can be restored too.
 func TestManySubmissionsRestore(t *testing.T) {
 	b, p := newBench(t, wire.Policy{RecentCount: 2000})
 	for range MaxSubmissions + 50 {
@@ -132,7 +132,7 @@ func TestManySubmissionsRestore(t *testing.T) {
 	}
 }
 
-// TestStateOfTheFirstRelease: a snapshot of the build of 25 November is taken.
+// TestStateOfTheFirstRelease checks that a snapshot of the build of 25 November can be restored.
 func TestStateOfTheFirstRelease(t *testing.T) {
 	f, err := os.Open("testdata/state-1.bin")
 	if err != nil {
@@ -148,7 +148,7 @@ func TestStateOfTheFirstRelease(t *testing.T) {
 	}
 }
 
-// richState has two heads of one parent, organizations that came and left, replicas, proposals and answers.
+// richState has two heads of one parent, organizations that joined and left, replicas, proposals and answers.
 func richState(t testing.TB) *Machine {
 	b, p := newBench(t, wire.Policy{RecentCount: 8, RecentHours: 100}, "a.example", "b.example")
 	for range 6 {
@@ -175,7 +175,7 @@ func richState(t testing.TB) *Machine {
 	return b.m
 }
 
-// hostile are single changes to a state, each of which no machine makes.
+// hostile lists single changes to a state; no machine produces the results.
 var hostile = map[string]func(*Image){
 	"an end of the number space":            func(i *Image) { i.header.Sequence = math.MaxUint64 },
 	"nothing before an entry":               func(i *Image) { i.header.Sequence = wire.SequenceNumber(len(i.recent)) },
@@ -266,7 +266,7 @@ var hostile = map[string]func(*Image){
 	"no answers":                       func(i *Image) { i.answers = nil },
 }
 
-// foreignEntry replaces the last entry by one of another conversation, with all hashes right.
+// foreignEntry replaces the last entry by one of another conversation, with all hashes correct.
 func foreignEntry(i *Image) {
 	k := &i.recent[len(i.recent)-1]
 	e, err := k.Open()
@@ -282,7 +282,7 @@ func foreignEntry(i *Image) {
 	i.answers[len(i.answers)-1].Receipt.Order = k.Order
 }
 
-// copyImage is an image that can be changed without changing what it was taken of.
+// copyImage returns a copy of an image; a change of the copy does not change the original.
 func copyImage(m *Machine) *Image {
 	img := m.Snapshot()
 	for i := range img.heads {
@@ -294,7 +294,7 @@ func copyImage(m *Machine) *Image {
 	return img
 }
 
-// seal writes an image whose counts and checksum hold.
+// seal writes an image with correct counts and checksum.
 func seal(t testing.TB, img *Image) []byte {
 	t.Helper()
 	img.header.Heads, img.header.Recent, img.header.Answers = uint32(len(img.heads)), uint32(len(img.recent)), uint32(len(img.answers))
@@ -305,7 +305,7 @@ func seal(t testing.TB, img *Image) []byte {
 	return out.Bytes()
 }
 
-// TestHostileStatesAreRefused: no single field of a state can be changed.
+// TestHostileStatesAreRefused checks that no single field of a state can be changed.
 func TestHostileStatesAreRefused(t *testing.T) {
 	m := richState(t)
 	if _, err := Restore(testID, nil, bytes.NewReader(seal(t, copyImage(m)))); err != nil {
@@ -321,7 +321,7 @@ func TestHostileStatesAreRefused(t *testing.T) {
 	}
 }
 
-// readEverything calls every reader, at the ends of its arguments too, and goes on with the machine.
+// readEverything calls every reader, also at the ends of its arguments, and then applies further entries.
 func readEverything(m *Machine) {
 	m.Heads()
 	m.Delivery()
@@ -361,8 +361,8 @@ func readEverything(m *Machine) {
 	m.Entries(0, math.MaxInt, math.MaxInt)
 }
 
-// FuzzRestoreHostile restores states of an attacker: walks of a machine with fields changed, and checksums
-// that hold. What is taken can be read and gone on with, whatever it is.
+// FuzzRestoreHostile restores states of an attacker: walks of a machine with changed fields, and with valid
+// checksums. Every state that is restored can be read and can apply further entries.
 func FuzzRestoreHostile(f *testing.F) {
 	names := make([]string, 0, len(hostile))
 	for name := range hostile {
@@ -379,7 +379,7 @@ func FuzzRestoreHostile(f *testing.F) {
 		}
 		img := copyImage(w.b.m)
 		func() {
-			defer func() { _ = recover() }() // a change that needs more than this state has
+			defer func() { _ = recover() }() // the change may need more than this state has
 			hostile[names[int(change)%len(names)]](img)
 		}()
 		scramble(img, field, number)
@@ -464,7 +464,7 @@ func scramble(i *Image, field byte, n uint64) {
 	}
 }
 
-// TestVerify: submissions that nobody has signed are found where the keys are kept.
+// TestVerify checks that unsigned submissions are found if the keys are kept.
 func TestVerify(t *testing.T) {
 	m := richState(t)
 	if err := m.Verify(); err != nil {

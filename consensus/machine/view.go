@@ -6,19 +6,19 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// Head is what others may know of an epoch that can be committed to.
+// Head is the visible part of an epoch that can be committed to.
 type Head struct {
-	Sequence wire.SequenceNumber // the entry that opened it: a submission's Parent
+	Sequence wire.SequenceNumber // the entry that opened the epoch: a submission's Parent
 	Epoch    wire.Epoch
 	Key      wire.SubmissionKey
-	Previous wire.SubmissionKey // of the epoch before; zero in epoch 0
-	Removal  bool               // the commit that opened it removed somebody, who has Previous too
-	Delivery []wire.Address     // not to be written to
-	// Fork is the first entry that this head does not share with another one; 0 if there is none, or if the
+	Previous wire.SubmissionKey // key of the previous epoch; zero in epoch 0
+	Removal  bool               // the commit that opened it removed a member, who has Previous too
+	Delivery []wire.Address     // read-only
+	// Fork is the first entry that this head does not share with another one; it is 0 if there is none, or if the
 	// head has lost against a confirmed one.
 	Fork wire.SequenceNumber
-	// Confirmed says that members of two organizations have shown that they are in this head, which others
-	// have been opened beside.
+	// Confirmed reports that members of two organizations have shown that they are in this head, while there are
+	// other heads of the same epoch.
 	Confirmed bool
 	earlier   []ancestor // the ended epochs before the one of Previous, oldest first; see Past
 	trail     []ancestor // see Has
@@ -26,8 +26,8 @@ type Head struct {
 	Tree      *wire.Payload
 }
 
-// Slim is a copy without Info, Tree and the public group states of epochs, and about how much memory it takes, in
-// bytes. It answers Past and Has alike.
+// Slim returns a copy without Info, Tree and the public group states of epochs, and the approximate memory of the
+// copy in bytes. Past and Has of the copy give the same answers.
 func (h *Head) Slim() (s Head, size int) {
 	s, size = *h, headSize+addressSize*len(h.Delivery)
 	s.Info, s.Tree, s.trail, s.earlier = nil, nil, nil, nil
@@ -50,7 +50,7 @@ func (h *Head) Slim() (s Head, size int) {
 }
 
 // Past returns the submission key of an ended epoch on the way to this head that can still be contested. removed
-// says that somebody who knows the key was removed since.
+// reports that a member who knows the key has been removed since.
 func (h *Head) Past(epoch wire.Epoch) (key wire.SubmissionKey, removed, ok bool) {
 	if !h.Previous.IsZero() && epoch+1 == h.Epoch {
 		return h.Previous, h.Removal, true
@@ -68,13 +68,10 @@ func (h *Head) Past(epoch wire.Epoch) (key wire.SubmissionKey, removed, ok bool)
 	return key, false, false
 }
 
-// Has reports whether entry seq is a commit on the way to this head, of those that are not confirmed.
+// Has reports whether entry seq is an unconfirmed commit on the way to this head.
 func (h *Head) Has(seq wire.SequenceNumber) bool {
 	return h.Sequence == seq || slices.ContainsFunc(h.trail, func(a ancestor) bool { return a.child == seq })
 }
-
-// ID is the conversation's.
-func (m *Machine) ID() wire.ConversationID { return m.id }
 
 // Created reports whether the first entry has been accepted.
 func (m *Machine) Created() bool { return m.created }
@@ -82,24 +79,45 @@ func (m *Machine) Created() bool { return m.created }
 // Closed reports whether the conversation has ended.
 func (m *Machine) Closed() bool { return m.closed }
 
-// Policy is what the conversation was created with.
+// Policy returns the policy with which the conversation was created.
 func (m *Machine) Policy() wire.Policy { return m.policy }
 
-// Level is the level of the rules that hold for the next entry.
+// Level returns the level of the rules for the next entry.
 func (m *Machine) Level() uint8 { return m.level }
 
-// Sequence is the number of accepted entries.
+// Sequence returns the number of accepted entries.
 func (m *Machine) Sequence() wire.SequenceNumber { return m.seq }
 
-// Order is the order hash over all accepted entries.
+// Order returns the order hash over all accepted entries.
 func (m *Machine) Order() wire.Hash { return m.order }
 
-// Now is the log's clock: the time of the last accepted entry, zero before the first.
+// Now returns the log's clock: the time of the last accepted entry, or zero before the first.
 func (m *Machine) Now() wire.Time { return m.now }
 
-// Heads are the epochs that can be committed to: one, or several where an epoch is contested, the
-// branch of first children first.
+// Heads returns the epochs that can be committed to: one, or several if an epoch is contested, the branch of first
+// children first.
 func (m *Machine) Heads() []Head {
+	heads := m.view()
+	for i := range heads {
+		h := &heads[i]
+		h.trail, h.earlier = slices.Clone(h.trail), slices.Clone(h.earlier) // the machine changes its trails in place
+	}
+	return heads
+}
+
+// SlimHeads returns a Slim copy of each of Heads, and their memory in bytes.
+func (m *Machine) SlimHeads() (heads []Head, size int) {
+	heads = m.view()
+	for i := range heads {
+		var n int
+		heads[i], n = heads[i].Slim()
+		size += n
+	}
+	return heads, size
+}
+
+// view does the work of Heads without copies of trails.
+func (m *Machine) view() []Head {
 	if m.level >= 2 {
 		return m.branches()
 	}
@@ -114,7 +132,7 @@ func (m *Machine) Heads() []Head {
 	return heads
 }
 
-// branches is Heads from level 2 on. A confirmed head comes before others; closed ones are left out while
+// branches returns the heads from level 2 on. A confirmed head comes before others; closed heads are omitted while
 // there is an open one.
 func (m *Machine) branches() []Head {
 	heads := make([]Head, 0, len(m.heads))
@@ -139,10 +157,10 @@ func (m *Machine) branches() []Head {
 	return heads
 }
 
-// alive reports whether the key of an ended epoch may still be used by members that are in head h: for as long
-// as the epoch can be contested. A contest that nobody has confirmed keeps a key alive only while the commit
-// that it contests does too. A member that was removed, and contests that, would speak under its old key
-// otherwise, when the commit that removed it is out of reach.
+// alive reports whether the key of an ended epoch may still be used by members that are in head h: as long as the
+// epoch can be contested. A contest that nobody has confirmed keeps a key alive only as long as the contested commit
+// does. Otherwise a removed member that contests its removal could submit with its old key after the commit that
+// removed it is out of reach.
 func (m *Machine) alive(h *head, a *ancestor) bool {
 	if len(m.heads) == 1 && a.child == h.seq || m.off.has(rulePast) {
 		return true
@@ -157,7 +175,7 @@ func (m *Machine) alive(h *head, a *ancestor) bool {
 	})
 }
 
-// rank orders heads for those who have to choose one: confirmed, not contested or not decided, lost.
+// rank orders heads for code that has to choose one: confirmed, not contested or not decided, lost.
 func (m *Machine) rank(v Head) int {
 	switch h := m.headAt(v.Sequence); {
 	case h.lost > 0:
@@ -168,7 +186,7 @@ func (m *Machine) rank(v Head) int {
 	return 1
 }
 
-// Delivery is the union of the heads' delivery lists, sorted. It is not to be written to.
+// Delivery returns the union of the heads' delivery lists, sorted. The caller must not modify it.
 func (m *Machine) Delivery() []wire.Address {
 	if len(m.heads) == 1 {
 		return m.heads[0].delivery
@@ -181,13 +199,13 @@ func (m *Machine) Delivery() []wire.Address {
 	return slices.Compact(all)
 }
 
-// Spans says which organizations take part, and since when; those that have left stay for as long as
-// the entry that removed them is kept.
+// Spans returns the organizations that take part, and since when. Organizations that have left stay as long as the
+// entry that removed them is kept.
 func (m *Machine) Spans() []Span { return slices.Clone(m.spans) }
 
-// Delivers reports whether org is to receive entry seq.
-func (m *Machine) Delivers(org wire.Domain, seq wire.SequenceNumber) bool {
-	for _, s := range m.spans {
+// Delivers reports whether an organization with these spans is to receive entry seq.
+func Delivers(spans []Span, org wire.Domain, seq wire.SequenceNumber) bool {
+	for _, s := range spans {
 		if s.Organization == org {
 			return s.Since <= seq && (s.Until == 0 || seq <= s.Until)
 		}
@@ -195,15 +213,15 @@ func (m *Machine) Delivers(org wire.Domain, seq wire.SequenceNumber) bool {
 	return false
 }
 
-// Holders are the organizations that are to hold a replica although they do not take part any more: a commit
-// has removed them that they can still contest. They are sorted, and not to be written to.
+// Holders returns the organizations that are to hold a replica although they no longer take part: a commit has
+// removed them that they can still contest. The list is sorted, and the caller must not modify it.
 func (m *Machine) Holders() []wire.Domain { return m.holders }
 
-// Replicas are the nodes that are to hold the conversation and the entry that said so, nil and 0 before
-// the first such entry.
+// Replicas returns the nodes that are to hold the conversation and the entry that said so, or nil and 0 before the
+// first such entry.
 func (m *Machine) Replicas() (*wire.Replicas, wire.SequenceNumber) { return m.replicas, m.since }
 
-// Generation counts forced recoveries.
+// Generation returns the number of forced recoveries.
 func (m *Machine) Generation() uint64 {
 	if m.replicas == nil {
 		return 0
@@ -211,30 +229,30 @@ func (m *Machine) Generation() uint64 {
 	return m.replicas.Generation
 }
 
-// Entries are the kept ones after since, in order, up to count entries and bytes bytes but at least
-// one. gap is true where the entry after since is no longer kept.
-func (m *Machine) Entries(since wire.SequenceNumber, count, bytes int) (entries []wire.Committed, gap bool) {
+// Entries returns the kept entries after since, in order, up to count entries and bytes bytes, but at least one
+// entry. gap is true if the entry after since is no longer kept.
+func (m *Machine) Entries(since wire.SequenceNumber, count, bytes int) (s EntryRange, gap bool) {
+	s = EntryRange{archive: m.archive, snapshot: m.stored}
 	if since >= m.seq {
-		return nil, false
+		return s, false
 	}
 	first := m.oldest()
 	if gap = since+1 < first; gap {
 		since = first - 1
 	}
 	for _, k := range m.recent[min(since+1-first, wire.SequenceNumber(len(m.recent))):] {
-		c := k.Committed
-		if len(entries) >= count {
+		if len(s.list) >= count {
 			break
 		}
-		if bytes -= len(c.Entry); bytes < 0 && len(entries) > 0 {
+		if bytes -= k.at.size; bytes < 0 && len(s.list) > 0 {
 			break
 		}
-		entries = append(entries, c)
+		s.list = append(s.list, k)
 	}
-	return entries, gap
+	return s, gap
 }
 
-// Blobs are the contents that the kept entries and the heads name.
+// Blobs returns references to the content that the kept entries and the heads name.
 func (m *Machine) Blobs() []wire.BlobRef {
 	var refs []wire.BlobRef
 	for i := range m.recent {

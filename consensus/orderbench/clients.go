@@ -9,25 +9,26 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// clients are those who submit: in each conversation one commit after the other, of EntrySize bytes. They
-// sign ahead of a round, as they would on machines of their own, so that a round measures the ordering.
+// clients are the submitting clients: in each conversation they submit one commit after the other, of EntrySize
+// bytes. They sign before a round, as they would on machines of their own, so that a round measures only the
+// ordering.
 type clients struct {
 	ids   atomic.Uint64
 	talks []*talk
 }
 
-// talk is one conversation, and what its next commit builds on.
+// talk is one conversation with the data for its next commit.
 type talk struct {
 	id wire.ConversationID
 	n  uint64
 
-	mu      sync.Mutex // guards what follows
+	mu      sync.Mutex // guards the fields below
 	place   author.Place
 	waiting *wire.Envelope // submitted, and not answered yet
 	ahead   []signed
 }
 
-// signed is a commit made ahead, without what it has in common with all others.
+// signed is a commit signed in advance, without the fields that all commits share.
 type signed struct {
 	place     author.Place
 	id        wire.SubmissionID
@@ -45,10 +46,10 @@ func newClients(n int) *clients {
 
 func (c *clients) submission() wire.SubmissionID { return author.Submission(c.ids.Add(1)) }
 
-// overhead is what an envelope and its entry add to the body of a commit, in bytes, about.
+// overhead is the approximate number of bytes that an envelope and its entry add to the body of a commit.
 const overhead = 300
 
-// next is what conversation i submits: what has no answer yet, once more, the create if it was not
+// next returns the next submission in conversation i: the unanswered submission again, the create if it was not
 // created, or the next commit.
 func (c *clients) next(i int) *wire.Envelope {
 	t := c.talks[i]
@@ -74,7 +75,7 @@ func (c *clients) next(i int) *wire.Envelope {
 	return t.waiting
 }
 
-// answered takes in the receipt for what conversation i submitted.
+// answered processes the receipt for the submission in conversation i.
 func (c *clients) answered(i int, r wire.Receipt) {
 	t := c.talks[i]
 	t.mu.Lock()
@@ -82,8 +83,7 @@ func (c *clients) answered(i int, r wire.Receipt) {
 	t.place, t.waiting = author.After(t.waiting, r), nil
 }
 
-// prepare signs n commits ahead in each conversation, on the supposition that nothing else is ordered
-// in between.
+// prepare signs n commits in advance in each conversation. It assumes that nothing else is ordered in between.
 func (c *clients) prepare(n int) {
 	var all sync.WaitGroup
 	for _, t := range c.talks {
@@ -93,7 +93,7 @@ func (c *clients) prepare(n int) {
 			t.ahead = nil
 			for at := t.place; len(t.ahead) < n && at.Parent != 0; {
 				e := at.Commit(c.submission(), EntrySize-overhead, wire.DeliveryChange{})
-				t.ahead = append(t.ahead, signed{at, e.Submission, e.Commit.Key, e.Signature})
+				t.ahead = append(t.ahead, signed{place: at, id: e.Submission, key: e.Commit.Key, signature: e.Signature})
 				at = author.After(e, wire.Receipt{Sequence: at.Parent + 1, Epoch: at.Epoch + 1})
 			}
 		})

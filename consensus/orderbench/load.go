@@ -10,35 +10,35 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
-	"github.com/mlsfed/mlsfed/stats"
+	"github.com/mlsfed/mlsfed/internal/platform"
+	"github.com/mlsfed/mlsfed/internal/stats"
 )
 
-// signedAhead is the number of commits a second for which clients sign ahead. Those of faster
-// conversations sign while they go on.
+// signedAhead is the number of commits per second for which clients sign in advance. Clients of faster conversations
+// sign during the round.
 const signedAhead = 8000
 
-// pace is how fast a design commits, and what it takes of the processors.
+// pace is the commit rate of a design, and its processor time.
 type pace struct {
-	rate float64 // commits a second
-	cpu  float64 // milliseconds a commit, of all nodes and clients
+	rate float64 // commits per second
+	cpu  float64 // milliseconds per commit, of all nodes and clients
 }
 
-// drive keeps one submission under way in each of n conversations and counts what is committed, after a
-// moment to get going.
+// drive keeps one submission in progress in each of n conversations and counts the commits, after a short start-up
+// time.
 func drive(ctx context.Context, s system, n int, round time.Duration) (pace, error) {
 	warm(ctx, s, n)
 	s.prepare(int(signedAhead*round.Seconds()*6/5)/n + 1)
 	var count atomic.Int64
-	var stop atomic.Bool // what is under way is waited for: its answer says where the next commit goes
+	var stop atomic.Bool // submissions in progress are awaited: the answer determines the place of the next commit
 	var first atomic.Pointer[error]
 	var all sync.WaitGroup
 	for i := range n {
 		all.Go(func() {
 			for ctx.Err() == nil && !stop.Load() {
-				if err := s.submit(ctx, i); err == nil {
+				if err := s.orderNext(ctx, i); err == nil {
 					count.Add(1)
 				} else {
 					first.CompareAndSwap(nil, &err)
@@ -47,9 +47,9 @@ func drive(ctx context.Context, s system, n int, round time.Duration) (pace, err
 		})
 	}
 	pause(ctx, round/5)
-	before, start, cpu := count.Load(), time.Now(), cpuTime()
+	before, start, cpu := count.Load(), time.Now(), platform.ProcessorTime()
 	pause(ctx, round)
-	committed, took, used := count.Load()-before, time.Since(start), cpuTime()-cpu
+	committed, took, used := count.Load()-before, time.Since(start), platform.ProcessorTime()-cpu
 	stop.Store(true)
 	all.Wait()
 	if committed == 0 {
@@ -62,12 +62,12 @@ func drive(ctx context.Context, s system, n int, round time.Duration) (pace, err
 	return pace{float64(committed) / took.Seconds(), milliseconds(used) / float64(committed)}, nil
 }
 
-// warm commits once in each conversation: the change of replicas that follows its creation is then over,
-// and clients know what their next commit follows. Those that fail are counted by nobody yet.
+// warm commits once in each conversation: the change of replicas that follows its creation is then over, and clients
+// know what their next commit follows. Failed commits are not counted yet.
 func warm(ctx context.Context, s system, n int) {
 	var all sync.WaitGroup
 	for i := range n {
-		all.Go(func() { _ = s.submit(ctx, i) })
+		all.Go(func() { _ = s.orderNext(ctx, i) })
 	}
 	all.Wait()
 }
@@ -79,8 +79,8 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// floor is what a commit cannot go below with hashicorp/raft, which writes its own disk before it
-// replicates: two appends with fdatasync one after the other, and a round trip, in milliseconds.
+// floor returns the lower limit of a commit with hashicorp/raft, which writes its own disk before it replicates: two
+// appends with fdatasync one after the other, and a round trip, in milliseconds.
 func (b *bench) floor(n int) (float64, error) {
 	write, err := b.floorWrite(n)
 	if err != nil {
@@ -102,7 +102,7 @@ func (b *bench) floorWrite(n int) (_ float64, err error) {
 		if _, err := f.Write(entry); err != nil {
 			return err
 		}
-		return syscall.Fdatasync(int(f.Fd()))
+		return platform.SyncData(f)
 	})
 	return stats.Median(times), err
 }

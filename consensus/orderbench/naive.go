@@ -19,17 +19,17 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// naive is the design without any of ours: each replica has a raft-boltdb file and a TCP transport, and
-// the library's default timers. Its state machine is ours: the leader judges, every replica applies. An
-// empty one orders the same number of bytes and does nothing with them.
+// naive is the design without our changes: each replica has a raft-boltdb file and a TCP transport, and the library's
+// default timers. Its state machine is ours: the leader judges, every replica applies. An empty one orders the same
+// number of bytes and does nothing with them.
 type naive struct {
 	*clients
 	empty  bool
 	groups [][3]naiveReplica
 	closer []io.Closer
-	entry  []byte // what an empty one orders
+	entry  []byte // content of the entries of an empty design
 
-	patience time.Duration // a submission waits so long for a leader
+	patience time.Duration // time for which a submission waits for a leader
 }
 
 type naiveReplica struct {
@@ -37,19 +37,19 @@ type naiveReplica struct {
 	fsm  *naiveFSM
 }
 
-// naivePatience is how long a group may take to elect a leader before it counts as one without.
+// naivePatience is the time in which a group may elect a leader before it counts as a group without one.
 const naivePatience = 30 * time.Second
 
 func newNaive(ctx context.Context, dir string, n int, empty bool, progress func(string, ...any)) (*naive, error) {
 	s := &naive{clients: newClients(n), empty: empty, groups: make([][3]naiveReplica, n), entry: make([]byte, EntrySize), patience: 10 * time.Second}
-	// Some at a time: elections of a thousand at once do not end.
+	// Only some at a time: a thousand elections at once do not end.
 	const together = 25
 	without := 0
 	for from := 0; from < n; from += together {
 		to := min(from+together, n)
 		for i := from; i < to; i++ {
 			err := s.open(filepath.Join(dir, fmt.Sprint(i)), i)
-			if err != nil && !errors.Is(err, syscall.EMFILE) { // five files a replica may be more than there are
+			if err != nil && !errors.Is(err, syscall.EMFILE) { // each replica has five files, which may exceed the limit
 				return nil, errors.Join(err, s.close())
 			}
 		}
@@ -75,7 +75,7 @@ func (s *naive) found(ctx context.Context, i int, deadline time.Time) error {
 	if _, err := s.leader(ctx, i, time.Until(deadline)); err != nil || s.empty {
 		return err
 	}
-	return s.submit(ctx, i)
+	return s.orderNext(ctx, i)
 }
 
 func (s *naive) open(dir string, group int) error {
@@ -115,7 +115,7 @@ func (s *naive) open(dir string, group int) error {
 	return nil
 }
 
-// leader finds the one that leads a group.
+// leader returns the replica that leads a group.
 func (s *naive) leader(ctx context.Context, i int, patience time.Duration) (*naiveReplica, error) {
 	for deadline := time.Now().Add(patience); ; pause(ctx, 5*time.Millisecond) {
 		for k := range s.groups[i] {
@@ -129,7 +129,7 @@ func (s *naive) leader(ctx context.Context, i int, patience time.Duration) (*nai
 	}
 }
 
-func (s *naive) submit(ctx context.Context, i int) error {
+func (s *naive) orderNext(ctx context.Context, i int) error {
 	r, err := s.leader(ctx, i, s.patience)
 	if err != nil {
 		return err
@@ -184,7 +184,7 @@ func (s *naive) close() error {
 	return errors.Join(errs...)
 }
 
-// naiveTransport closes also the connections that are kept for another use, which the library leaves open.
+// naiveTransport also closes the idle connections that the library keeps open.
 type naiveTransport struct{ *raft.NetworkTransport }
 
 // Close implements io.Closer.
@@ -194,7 +194,7 @@ func (t naiveTransport) Close() error {
 	return err
 }
 
-// naiveFSM puts our state machine under Raft and nothing else.
+// naiveFSM implements raft.FSM with only our state machine.
 type naiveFSM struct {
 	id    wire.ConversationID
 	empty bool

@@ -12,23 +12,26 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
-	"github.com/mlsfed/mlsfed/stats"
+	"github.com/mlsfed/mlsfed/internal/stats"
 )
 
-// EntrySize is the size of what is ordered, in bytes.
+// EntrySize is the size of an ordered entry, in bytes.
 const EntrySize = 4096
 
-// Config says how long and how much. Zero fields have the defaults in brackets.
+// Config sets the duration and the size of a run. Zero fields have the defaults in brackets.
 type Config struct {
 	Dir      string        // [a temporary folder, removed afterwards]
-	Round    time.Duration // of load [5 s]
+	Round    time.Duration // duration of load [5 s]
 	Rounds   int           // [3]
 	Busy     []int         // busy conversations [100, 1,000]
 	Sleepers int           // sleeping conversations [10,000]
 	Wakes    int           // [300]
-	Only     []string      // parts: "commits", "latency", "sleep" [all]
-	// Processor adds a row for the processor time of a commit, of all nodes and clients, to each row of
-	// commits a second.
+	Woken    int           // conversations to wake at once [1,000]
+	Only     []string      // parts: "commits", "latency", "sleep", "woken", "peer" [all]
+	// Peer is a program that measures another library, see test/orderpeer. Without it, the part "peer" is left out.
+	Peer string
+	// Processor adds a row for the processor time of a commit, of all nodes and clients, to each row of commits per
+	// second.
 	Processor bool
 	Progress  func(format string, args ...any)
 }
@@ -49,12 +52,15 @@ func (c *Config) setDefaults() {
 	if c.Wakes <= 0 {
 		c.Wakes = 300
 	}
+	if c.Woken <= 0 {
+		c.Woken = 1000
+	}
 	if c.Progress == nil {
 		c.Progress = func(string, ...any) {}
 	}
 }
 
-// Row is one figure. Ratio is Value over what Against names, 0 where there is nothing to compare with.
+// Row is one figure. Ratio is Value divided by the row that Against names, 0 if there is no row to compare with.
 type Row struct {
 	Name    string  `json:"name"`
 	N       int     `json:"n"`
@@ -64,7 +70,7 @@ type Row struct {
 	Ratio   float64 `json:"ratio,omitempty"`
 }
 
-// Run measures everything and calls show with each row as it is known.
+// Run measures everything and calls show with each row as soon as it is known.
 func Run(ctx context.Context, cfg Config, show func(Row)) (err error) {
 	cfg.setDefaults()
 	if cfg.Dir == "" {
@@ -74,13 +80,20 @@ func Run(ctx context.Context, cfg Config, show func(Row)) (err error) {
 		defer func() { err = errors.Join(err, os.RemoveAll(cfg.Dir)) }()
 	}
 	b := &bench{cfg: cfg, ctx: ctx, show: show}
-	steps := []struct {
+	type part struct {
 		name string
 		run  func() error
-	}{{"commits", b.throughput}, {"latency", b.latency}, {"sleep", b.sleepers}}
-	for _, part := range cfg.Only {
-		if part != "commits" && part != "latency" && part != "sleep" {
-			return fmt.Errorf("orderbench: no part is named %q: wanted commits, latency or sleep", part)
+	}
+	steps := []part{{"commits", b.throughput}, {"latency", b.latency}, {"sleep", b.sleepers}, {"woken", b.woken}}
+	if cfg.Peer != "" {
+		steps = append(steps, part{"peer", b.peers})
+	}
+	for _, name := range cfg.Only {
+		if name == "peer" && cfg.Peer == "" {
+			return errors.New("orderbench: the part peer needs the program of a peer")
+		}
+		if !slices.ContainsFunc(steps, func(p part) bool { return p.name == name }) {
+			return fmt.Errorf("orderbench: no part is named %q: wanted commits, latency, sleep, woken or peer", name)
 		}
 	}
 	for _, step := range steps {
@@ -104,16 +117,16 @@ func (b *bench) dir(name string, args ...any) string {
 	return filepath.Join(b.cfg.Dir, fmt.Sprintf(name, args...))
 }
 
-// system is a design under load: submit orders one entry in conversation i and returns when it is
-// durable on a majority; prepare lets each conversation's client sign so many ahead.
+// system is a design under load: orderNext orders one entry in conversation i and returns when it is durable on a
+// majority; prepare makes each conversation's client sign a number of commits in advance.
 type system interface {
 	prepare(n int)
-	submit(ctx context.Context, i int) error
+	orderNext(ctx context.Context, i int) error
 	close() error
 }
 
-// throughput lets the designs take turns. The one with an empty state machine has one round: it says what
-// part of the naive design's work is the state machine's.
+// throughput lets the designs take turns. The design with an empty state machine has one round: it shows the part of
+// the state machine in the work of the naive design.
 func (b *bench) throughput() error {
 	for _, n := range b.cfg.Busy {
 		rates, costs := map[string][]float64{}, map[string][]float64{}
@@ -147,8 +160,8 @@ func (b *bench) throughput() error {
 	return nil
 }
 
-// progressFormat is what a finished round reports as progress. ProcessorOf reads it: the builds before
-// Config.Processor report the processor time of a commit there and nowhere else.
+// progressFormat is the format of the progress report of a finished round. ProcessorOf reads it: builds before
+// Config.Processor report the processor time of a commit only there.
 const progressFormat = "%d conversations, round %d of %d: %s: %.0f commits/s, %.2f ms of CPU each"
 
 var progressPattern = regexp.MustCompile(`(\d+) conversations, round \d+ of \d+: (\S+): \d+ commits/s, (\d+\.\d+) ms of CPU each$`)
@@ -177,7 +190,7 @@ func (b *bench) measure(design string, n, round int) (p pace, err error) {
 	return drive(b.ctx, s, n, b.cfg.Round)
 }
 
-// open makes a design with n conversations.
+// open creates a design with n conversations.
 func (b *bench) open(design, dir string, n int) (system, error) {
 	if design == designNaive || design == designEmpty {
 		return newNaive(b.ctx, dir, n, design == designEmpty, b.cfg.Progress)
@@ -185,7 +198,7 @@ func (b *bench) open(design, dir string, n int) (system, error) {
 	return newOurs(b.ctx, dir, design, n, b.cfg.Progress)
 }
 
-// The designs beside ours, whose names are those of their backends.
+// The designs to compare with ours, whose names are those of their backends.
 const (
 	designNaive = "naive"       // the same state machine as ours
 	designEmpty = "naive-empty" // a state machine that does nothing
@@ -195,7 +208,7 @@ func designs() []string {
 	return []string{designNaive, raftlog.BackendBolt, raftlog.BackendPebble, designEmpty}
 }
 
-// latency measures a single conversation beside what the disk and the network alone take.
+// latency measures a single conversation, and the time of the disk and the network alone.
 func (b *bench) latency() error {
 	b.cfg.Progress("one conversation: latency")
 	const samples = 1000
@@ -207,11 +220,11 @@ func (b *bench) latency() error {
 		}
 		warm(b.ctx, o, 1)
 		o.prepare(samples)
-		// The floor is taken in turns with what is compared to it.
+		// The floor is measured in turns with the design that is compared to it.
 		var times, floors []float64
 		for len(times) < samples && err == nil {
 			var part []float64
-			if part, err = sample(100, func() error { return o.submit(b.ctx, 0) }); err != nil {
+			if part, err = sample(100, func() error { return o.orderNext(b.ctx, 0) }); err != nil {
 				break
 			}
 			times = append(times, part...)

@@ -20,7 +20,7 @@ import (
 
 var organizations = []wire.Domain{"a.example", "b.example", "c.example"}
 
-// ours is three nodes, one for each organization, and n conversations across them.
+// ours consists of three nodes, one for each organization, and n conversations across them.
 type ours struct {
 	*clients
 	dir     string
@@ -32,7 +32,7 @@ type ours struct {
 	done   sync.WaitGroup
 }
 
-// home is the node that the clients of conversation i ask.
+// home returns the node that the clients of conversation i use.
 func (o *ours) home(i int) *consensus.Manager { return o.nodes[i%3].manager }
 
 type benchNode struct {
@@ -43,15 +43,15 @@ type benchNode struct {
 	seen    arrivals
 }
 
-// arrivals notes when entries are delivered on a node.
+// arrivals records when entries are delivered on a node.
 type arrivals struct {
-	mu    sync.Mutex // guards what follows
+	mu    sync.Mutex // guards the fields below
 	at    map[wire.ConversationID]map[wire.SequenceNumber]time.Time
 	heads map[wire.ConversationID]wire.SequenceNumber
 	keep  bool
 }
 
-// consumer is nil unless arrivals are kept: what it remembers would be taken for the Manager's.
+// consumer is nil unless arrivals are kept: otherwise the Manager would use its positions.
 func (n *benchNode) consumer() consensus.Consumer {
 	if !n.seen.keep {
 		return nil
@@ -99,7 +99,7 @@ func newOurs(ctx context.Context, dir, backend string, n int, progress func(stri
 	return o, nil
 }
 
-// run starts the nodes, for the first time or on what they have on disk.
+// run starts the nodes, for the first time or with their data on disk.
 func (o *ours) run(ctx context.Context) error {
 	ctx, o.cancel = context.WithCancel(ctx)
 	for k := range o.nodes {
@@ -129,7 +129,7 @@ func (o *ours) start(ctx context.Context, k int) (err error) {
 	if err != nil {
 		return err
 	}
-	o.done.Go(func() { _ = node.manager.Run(ctx) }) // it ends with ctx
+	o.done.Go(func() { _ = node.manager.Run(ctx) }) // the goroutine ends with ctx
 	o.done.Go(func() { node.accept(ctx) })
 	return nil
 }
@@ -167,24 +167,26 @@ func (o *ours) foundOne(ctx context.Context, i int) error {
 	}
 	o.answered(i, receipt)
 	for deadline := time.Now().Add(2 * time.Minute); time.Now().Before(deadline) && ctx.Err() == nil; pause(ctx, 10*time.Millisecond) {
-		if st, err := o.home(i).Status(o.talks[i].id); err == nil && len(st.Voters) == 3 {
+		// The entry that raises the rules is the last one that the nodes order themselves: a commit that is signed
+		// before this entry follows nothing.
+		if st, err := o.home(i).Status(o.talks[i].id); err == nil && len(st.Voters) == 3 && st.Level >= wire.UsualLevel {
 			return nil
 		}
 	}
-	return fmt.Errorf("conversation %d did not get its three voters", i)
+	return fmt.Errorf("conversation %d did not get its three voters and the usual rules", i)
 }
 
-// submit commits the next epoch of conversation i.
-func (o *ours) submit(ctx context.Context, i int) error {
-	receipt, err := o.home(i).Submit(ctx, o.next(i))
+// orderNext commits the next epoch of conversation i.
+func (o *ours) orderNext(ctx context.Context, i int) error {
+	receipt, err := o.home(i).Order(ctx, o.next(i))
 	if err == nil {
 		o.answered(i, receipt)
 	}
 	return err
 }
 
-// lags says how much later than where it arrived first an entry arrived on the other nodes, in
-// milliseconds. It arrives first where it was committed, unless that node was busy with others.
+// lags returns the delays, in milliseconds, between the first arrival of an entry and its arrival on the other nodes.
+// The first arrival is on the node that committed the entry, unless that node was busy with others.
 func (o *ours) lags() []float64 {
 	arrived := map[wire.SequenceNumber][]time.Time{}
 	for _, n := range o.nodes {
@@ -204,7 +206,7 @@ func (o *ours) lags() []float64 {
 	return out
 }
 
-// close stops the nodes. What they have on disk stays.
+// close stops the nodes. Their data stays on disk.
 func (o *ours) close() error {
 	o.cancel()
 	var errs []error
@@ -223,8 +225,8 @@ func (o *ours) close() error {
 	return errors.Join(errs...)
 }
 
-// tcpLink dials the other nodes on loopback. Who dials says its name, which is believed: the network of
-// a measurement is its own.
+// tcpLink dials the other nodes on loopback. A dialing node sends its name, which is not checked: the network of a
+// measurement is its own.
 type tcpLink struct {
 	o    *ours
 	self wire.NodeID
@@ -250,7 +252,7 @@ func (l *tcpLink) Dial(ctx context.Context, to wire.NodeID) (net.Conn, error) {
 	return nil, fmt.Errorf("node %s is not there", to)
 }
 
-// accept serves what the other nodes open.
+// accept serves streams that the other nodes open.
 func (n *benchNode) accept(ctx context.Context) {
 	var all sync.WaitGroup
 	defer all.Wait()
@@ -270,7 +272,7 @@ func (n *benchNode) accept(ctx context.Context) {
 				conn.Close()
 				return
 			}
-			_ = n.manager.Accept(ctx, wire.NodeID(name), conn) // a broken stream is opened again
+			_ = n.manager.Accept(ctx, wire.NodeID(name), conn) // the other node opens a broken stream again
 		})
 	}
 }

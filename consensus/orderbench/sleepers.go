@@ -6,15 +6,15 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"syscall"
 	"time"
 
 	"github.com/mlsfed/mlsfed/consensus"
 	"github.com/mlsfed/mlsfed/consensus/raftlog"
-	"github.com/mlsfed/mlsfed/stats"
+	"github.com/mlsfed/mlsfed/internal/platform"
+	"github.com/mlsfed/mlsfed/internal/stats"
 )
 
-// sleepers measures what conversations cost while they sleep, and how fast they wake.
+// sleepers measures the cost of sleeping conversations, and the time to wake them.
 func (b *bench) sleepers() error {
 	n := b.cfg.Sleepers
 	dir := b.dir("sleepers")
@@ -27,9 +27,9 @@ func (b *bench) sleepers() error {
 	return errors.Join(err, o.close(), os.RemoveAll(dir))
 }
 
-// measureSleepers starts the nodes anew when all conversations sleep: what a node then takes is what
-// sleepers cost, without what Go keeps of those that were awake (the descriptors of goroutines that have
-// ended, half a kilobyte each, are used again and never freed).
+// measureSleepers restarts the nodes when all conversations sleep: the memory of a node is then that of the sleeping
+// conversations, without the memory that Go keeps for conversations that were awake (the descriptors of goroutines
+// that have ended, half a kilobyte each, are reused and never freed).
 func (b *bench) measureSleepers(o *ours, n int) error {
 	err := b.settle(o, n)
 	if err = errors.Join(err, o.close()); err != nil {
@@ -39,20 +39,20 @@ func (b *bench) measureSleepers(o *ours, n int) error {
 	if err := o.run(b.ctx); err != nil {
 		return err
 	}
-	b.cfg.Progress("the nodes have started anew")
-	pause(b.ctx, 8*time.Second) // they look through what they hold, and greet each other
+	b.cfg.Progress("the nodes have started again")
+	pause(b.ctx, 8*time.Second) // the nodes read their records, and exchange state
 	perReplica := float64(heap()-min(heap(), heapBefore)) / float64(3*n)
-	before, start := cpuTime(), time.Now()
+	before, start := platform.ProcessorTime(), time.Now()
 	pause(b.ctx, 10*time.Second)
-	share := (cpuTime() - before).Seconds() / time.Since(start).Seconds() * 100
+	share := (platform.ProcessorTime() - before).Seconds() / time.Since(start).Seconds() * 100
 	b.show(Row{Name: "asleep/cpu", N: n, Value: share, Unit: "% of a core, three nodes"})
 	b.show(Row{Name: "asleep/heap", N: n, Value: perReplica, Unit: "B a replica"})
 	b.cfg.Progress("%d wakes", b.cfg.Wakes)
 	o.prepare(1)
 	var times []float64
 	for k := range b.cfg.Wakes {
-		// Spread over all of them, so that each has slept.
-		t, err := sample(1, func() error { return o.submit(b.ctx, k*n/b.cfg.Wakes) })
+		// Spread over all conversations, so that each has slept.
+		t, err := sample(1, func() error { return o.orderNext(b.ctx, k*n/b.cfg.Wakes) })
 		if err != nil {
 			return err
 		}
@@ -79,23 +79,14 @@ func (b *bench) settle(o *ours, n int) error {
 	return fmt.Errorf("%d of %d replicas are still awake after five minutes: %w", awake, 3*n, b.ctx.Err())
 }
 
-// heap is what is in use after a collection, in bytes. What was freed is given back to the system at
-// once, so that this takes no time later.
+// heap returns the bytes in use after a collection. Freed memory is returned to the system at once, so that this does
+// not take time later.
 func heap() uint64 {
 	runtime.GC()
 	debug.FreeOSMemory()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	return m.HeapAlloc
-}
-
-// cpuTime is what this process has used of all cores.
-func cpuTime() time.Duration {
-	var u syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
-		return 0
-	}
-	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
 var _ consensus.Consumer = (*arrivals)(nil)

@@ -10,8 +10,8 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// The layout of keys: group<<40 | index, with indexes below 1<<39. The upper
-// half of a group's range is the store's own.
+// The layout of keys: group<<40 | index, with indexes below 1<<39. The upper half of a group's range is for the
+// store's own records.
 const (
 	groupShift = 40
 	maxGroup   = 1<<24 - 1
@@ -38,10 +38,9 @@ type pair struct {
 // keySpan is a closed range of keys.
 type keySpan struct{ first, last uint64 }
 
-// backend stores records under keys. write and remove come from one goroutine;
-// get from any, also while they run. An error for want of room satisfies
-// noSpace and leaves the store usable; after any other the store is not written
-// to again.
+// backend stores records under keys. One goroutine calls write and remove; any goroutine may call get, also while
+// they run. An error that the disk is full satisfies noSpace and leaves the store usable; after any other error the
+// store is not written to again.
 type backend interface {
 	// get returns a copy of the record, or errMissing.
 	get(key uint64) ([]byte, error)
@@ -49,14 +48,13 @@ type backend interface {
 	write(pairs []pair) error
 	// remove deletes all records within the span, durably and together.
 	remove(span keySpan) error
-	// copyTo makes a copy of the store in a folder, which openBackend opens. Nothing is written meanwhile.
+	// copyTo makes a copy of the store in a folder, which openBackend opens. No write happens meanwhile.
 	copyTo(dir string) error
 	close() error
 }
 
-// visitor is told of the keys that a backend holds at its opening, ascending:
-// at least one of each group, and all of the node's own area. It returns the
-// next key of interest: the backend may skip what is before it.
+// visitor receives the keys that a backend holds at its opening, ascending: at least one of each group, and all of
+// the node's own area. It returns the next key of interest: the backend may skip the keys before it.
 type visitor func(key uint64) (next uint64)
 
 // Names of the backends, for Config.Backend.
@@ -70,8 +68,8 @@ const (
 	pebbleFolder = "raft.pebble"
 )
 
-// openBackend opens what cfg names. A folder with the other backend's data is
-// refused: an empty log beside it would be a node that has forgotten its votes.
+// openBackend opens the backend that cfg names. A folder with the other backend's data is refused: with an empty log
+// a node would have forgotten its votes.
 func openBackend(cfg Config, visit visitor) (backend, error) {
 	if cfg.Disk != nil {
 		return cfg.Disk.open(visit)
@@ -89,7 +87,7 @@ func openBackend(cfg Config, visit visitor) (backend, error) {
 	return openBolt(path, cfg, visit)
 }
 
-// path is where the backend's file or folder is, or an error if Dir holds another backend's.
+// path returns the backend's file or folder, or an error if Dir holds another backend's data.
 func (c *Config) path() (string, error) {
 	mine, other := boltFile, pebbleFolder
 	if c.Backend == BackendPebble {
@@ -104,7 +102,7 @@ func (c *Config) path() (string, error) {
 	return filepath.Join(c.Dir, mine), nil
 }
 
-// makeFolder makes dir and what is missing above it, durably.
+// makeFolder creates dir and its missing parents, durably.
 func makeFolder(files vfs.FS, dir string) error {
 	var missing []string
 	for d := dir; ; d = files.PathDir(d) {

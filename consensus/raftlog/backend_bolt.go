@@ -21,10 +21,10 @@ import (
 type boltBackend struct {
 	store *raftboltdb.BoltStore
 	path  string
-	torn  bool // one of the two meta pages was not whole at opening
+	torn  bool // one of the two meta pages was damaged at opening
 }
 
-// warning says what the opening found that may have cost the last transaction.
+// warning describes damage found at opening that may have cost the last transaction.
 func (b *boltBackend) warning() string {
 	if !b.torn {
 		return ""
@@ -32,12 +32,12 @@ func (b *boltBackend) warning() string {
 	return "one of the two meta pages was not whole: the transaction before it is in force, the last one is lost if it had been finished"
 }
 
-// boltLockWait is how long to wait for another process to let go of the file.
+// boltLockWait is the time to wait for another process to release the file.
 const boltLockWait = 2 * time.Second
 
 func openBolt(path string, cfg Config, visit visitor) (backend, error) {
-	// The walk comes first: with a damaged page, bbolt panics in a goroutine
-	// of its own while it looks for free pages, which nobody can recover from.
+	// The walk comes first: if a page is damaged, bbolt panics in a goroutine of its own while it looks for free
+	// pages, and no caller can recover from that.
 	torn, err := walkBolt(path, visit)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
@@ -46,11 +46,11 @@ func openBolt(path string, cfg Config, visit visitor) (backend, error) {
 	opts.Timeout = boltLockWait
 	opts.NoFreelistSync = true
 	opts.FreelistType = bbolt.FreelistMapType
-	opts.NoGrowSync = cfg.NoSync
+	opts.NoGrowSync = cfg.noSync
 	opts.NoStatistics = true
 	var store *raftboltdb.BoltStore
 	err = guarded(func() (err error) {
-		store, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &opts, NoSync: cfg.NoSync})
+		store, err = raftboltdb.New(raftboltdb.Options{Path: path, BoltOptions: &opts, NoSync: cfg.noSync})
 		return err
 	})
 	if errors.Is(err, bolterrors.ErrTimeout) {
@@ -59,7 +59,7 @@ func openBolt(path string, cfg Config, visit visitor) (backend, error) {
 	if err != nil {
 		return nil, fmt.Errorf("raftlog: open %s: %w", path, err)
 	}
-	if !cfg.NoSync {
+	if !cfg.noSync {
 		if err := syncFolder(vfs.Default, filepath.Dir(path)); err != nil {
 			return nil, errors.Join(err, store.Close())
 		}
@@ -103,8 +103,8 @@ func (b *boltBackend) close() error {
 	return guarded(b.store.Close)
 }
 
-// wrap finds back the error number that bbolt prints and drops when it cannot
-// make the file longer. That is before anything is written.
+// wrap recovers the error number that bbolt prints and drops when it cannot extend the file. That error occurs before
+// anything is written.
 func (b *boltBackend) wrap(op string, err error) error {
 	if err == nil {
 		return nil

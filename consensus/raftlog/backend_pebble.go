@@ -16,16 +16,16 @@ type pebbleBackend struct {
 	sync   *pebble.WriteOptions
 	path   string
 	lock   *pebble.Lock
-	damage bool // met while listing the keys
+	damage bool // found while listing the keys
 }
 
 const (
-	// pebbleMemTable is the size of what is held in memory before it is written
-	// out, twice at most; it is also about the size of a write-ahead log.
+	// pebbleMemTable is the size of a memory table before it is written out; there are at most two. It is also about
+	// the size of a write-ahead log.
 	pebbleMemTable = 16 << 20
 	pebbleCache    = 8 << 20
-	// pebblePointDeletes is the longest range that is deleted key by key. Range
-	// tombstones are cheap to write and dear to read past.
+	// pebblePointDeletes is the longest range that is deleted key by key. Range tombstones are cheap to write and
+	// expensive to read past.
 	pebblePointDeletes = 256
 )
 
@@ -39,15 +39,15 @@ func openPebble(path string, cfg Config, visit visitor) (backend, error) {
 		MaxOpenFiles:                256,
 		Logger:                      pebbleLog{},
 		DisableTableStats:           true,
-		// Without this, a damaged block ends the process. The reader gets an
-		// error anyway, and a compaction that meets it leaves its range alone.
+		// Without this, a damaged block ends the process. The reader gets an error anyway, and a compaction that
+		// reads the block does not change its range.
 		EventListener: &pebble.EventListener{DataCorruption: func(pebble.DataCorruptionInfo) {}},
 	}
 	if cfg.pebbleFS != nil {
 		opts.FS = cfg.pebbleFS
 	}
 	b := &pebbleBackend{path: path, sync: pebble.Sync}
-	if cfg.NoSync {
+	if cfg.noSync {
 		b.sync = pebble.NoSync
 	}
 	// The lock comes first: a log that another process writes to looks damaged.
@@ -83,9 +83,9 @@ func openPebble(path string, cfg Config, visit visitor) (backend, error) {
 	return b, nil
 }
 
-// visitKeys lists the store's own records, which name all groups. Where a block
-// is damaged it goes on behind it: the groups it held are told apart when they
-// are loaded, so that one damaged block does not keep all others from opening.
+// visitKeys lists the store's own records, which name all groups. It continues after a damaged block: damage of the
+// groups in the block is found when they are loaded, so that one damaged block does not prevent all others from
+// opening.
 func (b *pebbleBackend) visitKeys(visit visitor) error {
 	const maxDamaged = 64
 	at, damaged := uint64(ownRange), 0
@@ -105,8 +105,7 @@ func (b *pebbleBackend) visitKeys(visit visitor) error {
 	}
 }
 
-// visitFrom lists the store's own records from key at on, and returns the key
-// at which it had to stop.
+// visitFrom lists the store's own records from key at on, and returns the key at which it stopped.
 func (b *pebbleBackend) visitFrom(at uint64, visit visitor) (uint64, error) {
 	it, err := b.ownRecords()
 	if err != nil {
@@ -125,8 +124,8 @@ func (b *pebbleBackend) ownRecords() (*pebble.Iterator, error) {
 	return b.db.NewIter(&pebble.IterOptions{LowerBound: []byte{ownPrefix}, UpperBound: []byte{entryPrefix}})
 }
 
-// behindDamage returns a key from which a list can go on that failed at bad, and
-// no record that can be read is in between.
+// behindDamage returns a key from which a list that failed at bad can continue. No readable record lies between the
+// two keys.
 func (b *pebbleBackend) behindDamage(bad uint64) (uint64, error) {
 	meta := entryKey(metaGroup, 0)
 	if bad < meta {
@@ -139,10 +138,9 @@ func (b *pebbleBackend) behindDamage(bad uint64) (uint64, error) {
 	return b.firstReadable(bad, 1, stateKey(metaGroup))
 }
 
-// firstReadable returns the first of the keys bad+unit, bad+2*unit and so on
-// that can be sought, or end: by doubling steps, then by halving the last one.
-// A try that fails is dear, tens of milliseconds, because Pebble looks for the
-// bit that was flipped.
+// firstReadable returns the first of the keys bad+unit, bad+2*unit and so on that can be sought, or end: by doubling
+// steps, then by halving the last one. A failed try is expensive, tens of milliseconds, because Pebble searches for
+// the flipped bit.
 func (b *pebbleBackend) firstReadable(bad, unit, end uint64) (uint64, error) {
 	most := (end - bad) / unit
 	low, high := uint64(0), most // in units from bad; low fails
@@ -172,8 +170,8 @@ func (b *pebbleBackend) firstReadable(bad, unit, end uint64) (uint64, error) {
 	return min(bad+high*unit, end), nil
 }
 
-// readable reports whether a list can begin at key. It has an iterator of its
-// own, because one that has failed may fail again for no reason.
+// readable reports whether a list can begin at key. It uses an iterator of its own, because one that has failed may
+// fail again for no reason.
 func (b *pebbleBackend) readable(key uint64) (bool, error) {
 	it, err := b.ownRecords()
 	if err != nil {
@@ -186,7 +184,7 @@ func (b *pebbleBackend) readable(key uint64) (bool, error) {
 	return err == nil, err
 }
 
-// warning says what the opening met.
+// warning describes damage found at opening.
 func (b *pebbleBackend) warning() string {
 	if !b.damage {
 		return ""
@@ -289,9 +287,9 @@ func (b *pebbleBackend) commit(op string, fill func(*pebble.Batch) error) error 
 
 func (b *pebbleBackend) close() error { return errors.Join(guarded(b.db.Close), b.lock.Close()) }
 
-// pebbleLog drops Pebble's chatter and makes its fatal errors panics: in the
-// committer they are recovered and end writing; in a goroutine of Pebble's own
-// they end the process, which is what its state then requires.
+// pebbleLog drops Pebble's informational messages and turns its fatal errors into panics: in the committer they are
+// recovered and end writing; in a goroutine of Pebble's own they end the process, which is what its state then
+// requires.
 type pebbleLog struct{}
 
 func (pebbleLog) Infof(string, ...any)  {}

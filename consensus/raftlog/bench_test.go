@@ -6,17 +6,17 @@ import (
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
 
 	"github.com/hashicorp/raft"
 	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+
+	"github.com/mlsfed/mlsfed/internal/platform"
 )
 
 const benchSize = 4 << 10
 
-// BenchmarkFloor appends 4 KiB to a plain file and syncs it: what one durable
-// write costs here.
+// BenchmarkFloor appends 4 KiB to a plain file and syncs it: the cost of one durable write on this machine.
 func BenchmarkFloor(b *testing.B) {
 	f, err := os.Create(filepath.Join(b.TempDir(), "floor"))
 	must(b, err)
@@ -26,13 +26,12 @@ func BenchmarkFloor(b *testing.B) {
 	for b.Loop() {
 		_, err := f.Write(data)
 		must(b, err)
-		must(b, syscall.Fdatasync(int(f.Fd())))
+		must(b, platform.SyncData(f))
 	}
 }
 
-// BenchmarkStore stores entries of 4 KiB, one a call, from so many groups at
-// once, every call waiting until its entry is durable. 'naive' is a raft-boltdb
-// file for each group.
+// BenchmarkStore stores entries of 4 KiB, one per call, from a number of groups at once; every call waits until its
+// entry is durable. 'naive' is a raft-boltdb file for each group.
 func BenchmarkStore(b *testing.B) {
 	for _, groups := range []int{1, 10, 100, 1000} {
 		for _, backend := range []string{"naive", BackendBolt, BackendPebble} {
@@ -72,7 +71,7 @@ func benchNaive(b *testing.B, groups int) {
 	b.StopTimer()
 }
 
-// benchStores lets every store append; each as often as it gets to.
+// benchStores makes every store append, each as often as it can.
 func benchStores(b *testing.B, stores []raft.LogStore) {
 	data := noise(1, 1, benchSize)
 	b.SetBytes(benchSize)

@@ -9,26 +9,23 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"syscall"
 	"time"
+
+	"github.com/mlsfed/mlsfed/internal/platform"
 )
 
-// walkBolt reads a closed Bolt file without bbolt, through read(2) instead of
-// mapped memory, and checks all that bbolt takes for granted: that every page
-// reachable from the newest meta page is what it says, is reached once, holds
-// its elements within its bounds and its keys in order. It calls visit for the
-// keys of the log bucket. Damage makes it fail with ErrDamagedFile, except for
-// one of the two meta pages, which a torn write of the last transaction leaves
-// behind: that is what torn says.
+// walkBolt reads a closed Bolt file without bbolt, through read(2) instead of mapped memory, and checks everything
+// that bbolt assumes: every page reachable from the newest meta page has the type that it claims, is reached once,
+// holds its elements within its bounds and its keys in order. It calls visit for the keys of the log bucket. It fails
+// with ErrDamagedFile on damage, except on damage of one of the two meta pages, which a torn write of the last
+// transaction leaves behind: then it returns torn.
 //
-// The format, little endian on the machines that we build for: a page has id
-// (8 bytes), flags (2), count (2), overflow (4: how many pages follow that
-// belong to it), then count elements of 16 bytes. A branch's: pos (4, from the
-// element's own start), ksize (4), child page (8). A leaf's: flags (4: 1 for a
-// bucket), pos (4), ksize (4), vsize (4). A bucket's value: root page (8),
-// sequence (8), and if root is 0 a leaf page inline. Pages 0 and 1 are meta:
-// magic, version, page size, flags (4 each), root bucket (16), free list page,
-// pages in use, transaction, FNV-1a of what is before it (8 each).
+// The format, little endian on the machines that we build for: a page has id (8 bytes), flags (2), count (2),
+// overflow (4: how many pages follow that belong to it), then count elements of 16 bytes. A branch's: pos (4, from
+// the element's own start), ksize (4), child page (8). A leaf's: flags (4: 1 for a bucket), pos (4), ksize (4), vsize
+// (4). A bucket's value: root page (8), sequence (8), and if root is 0 a leaf page inline. Pages 0 and 1 are meta:
+// magic, version, page size, flags (4 each), root bucket (16), free list page, pages in use, transaction, FNV-1a of
+// the preceding bytes (8 each).
 func walkBolt(path string, visit visitor) (torn bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -53,13 +50,12 @@ func walkBolt(path string, visit visitor) (torn bool, err error) {
 	return w.metas == 1, nil
 }
 
-// shareLock takes the lock that bbolt takes, shared, until f is closed: a file
-// that another process writes to looks damaged.
+// shareLock takes bbolt's lock in shared mode until f is closed: a file that another process writes to looks damaged.
 func shareLock(f *os.File) error {
 	const step = 50 * time.Millisecond
 	for waited := time.Duration(0); ; waited += step {
-		err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB)
-		if err != syscall.EWOULDBLOCK || waited >= boltLockWait {
+		err := platform.TryShare(f)
+		if !errors.Is(err, platform.ErrLocked) || waited >= boltLockWait {
 			return err
 		}
 		time.Sleep(step)
@@ -84,10 +80,10 @@ type boltWalk struct {
 	size     int64
 	pageSize int64
 	pages    uint64 // in use, according to the meta page
-	metas    int    // meta pages that are whole
+	metas    int    // number of valid meta pages
 	seen     []uint64
 	visit    visitor
-	next     uint64 // next key that visit wants
+	next     uint64 // the next key that visit asks for
 }
 
 func (w *boltWalk) run() error {
@@ -99,8 +95,8 @@ func (w *boltWalk) run() error {
 	return w.page(root, nil, nil, 0, w.bucket)
 }
 
-// meta returns the root page of the newest meta page that is whole. bbolt
-// writes them in turn, so a torn one leaves the transaction before it.
+// meta returns the root page of the newest valid meta page. bbolt writes them in turn, so a torn page leaves the
+// previous transaction.
 func (w *boltWalk) meta() (root uint64, err error) {
 	var newest uint64
 	for _, at := range []int64{0, int64(os.Getpagesize())} {
@@ -134,11 +130,10 @@ func (w *boltWalk) meta() (root uint64, err error) {
 	return root, nil
 }
 
-// leafElement is told of each element of a leaf.
+// leafElement receives each element of a leaf.
 type leafElement func(flags uint32, key, value []byte) error
 
-// page checks page id and what is below it. Keys must be from low, if set, to
-// below high, if set.
+// page checks page id and the pages below it. Keys must be from low, if set, to below high, if set.
 func (w *boltWalk) page(id uint64, low, high []byte, depth int, leaf leafElement) error {
 	data, err := w.read(id, depth)
 	if err != nil {
@@ -197,7 +192,7 @@ func (w *boltWalk) content(data, low, high []byte, depth int, leaf leafElement) 
 	keys := make([][]byte, count)
 	for i := range count {
 		e := boltPageHeader + i*boltElement
-		sizes := []int{4, 8, -1} // where pos, ksize and vsize stand
+		sizes := []int{4, 8, -1} // position of pos, ksize and vsize
 		if flags == boltBranch {
 			sizes = []int{0, 4, -1}
 		} else {

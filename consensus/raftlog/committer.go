@@ -35,10 +35,10 @@ type request struct {
 // maxBatchBytes ends a batch, so that large entries do not pile up in memory.
 const maxBatchBytes = 16 << 20
 
-// maxSweeps is the number of groups that may wait to be swept under load.
+// maxSweeps is the number of groups that may wait for a sweep under load.
 const maxSweeps = 64
 
-// do hands a write to the committer and waits for its end.
+// do passes a write to the committer and waits for its end.
 func (l *Log) do(req *request) error {
 	if err := l.failed.Load(); err != nil {
 		return *err
@@ -62,7 +62,7 @@ func (l *Log) signal() {
 	}
 }
 
-// sweepLater queues a group that has deleted entries to remove.
+// sweepLater queues a group with deleted entries to remove.
 func (l *Log) sweepLater(g *GroupLog) {
 	l.mu.Lock()
 	if !g.queued {
@@ -87,8 +87,8 @@ func (l *Log) commitLoop() {
 			if waiting > maxSweeps {
 				l.sweepNext()
 			}
-			// Those just answered get a chance to ask again, so that the next
-			// transaction carries them all: matters with few processors.
+			// Callers that were just answered get a chance to write again, so that the next transaction carries all
+			// of their writes. This matters with few processors.
 			runtime.Gosched()
 		case waiting > 0:
 			l.sweepNext()
@@ -107,7 +107,7 @@ func (l *Log) take() (queue []*request, sweeps int, closing bool) {
 	return queue, len(l.sweeps), l.closing
 }
 
-// batch is what one transaction will write.
+// batch is the content of one transaction.
 type batch struct {
 	reqs    []*request
 	pairs   []pair
@@ -155,7 +155,7 @@ func (l *Log) admit(b *batch, req *request) bool {
 		st = req.g.state.Load()
 	}
 	if req.op == opStore && overlaps(st.garbage, req.runs) {
-		// A later sweep would take the new entries with it.
+		// A later sweep would remove the new entries too.
 		if known {
 			return false
 		}
@@ -166,7 +166,7 @@ func (l *Log) admit(b *batch, req *request) bool {
 		st = req.g.state.Load()
 	}
 	next, err := req.apply(st)
-	if err != nil || next == st && !known { // refused, or already so and durable
+	if err != nil || next == st && !known { // refused, or already in that state and durable
 		req.done <- err
 		return true
 	}
@@ -181,7 +181,7 @@ func (l *Log) admit(b *batch, req *request) bool {
 	return true
 }
 
-// apply returns the state after the request; the same one if nothing changes.
+// apply returns the state after the request, or the same state if nothing changes.
 func (req *request) apply(st *groupState) (*groupState, error) {
 	if st.err != nil {
 		return nil, st.err
@@ -255,8 +255,8 @@ func (l *Log) publish(b *batch) {
 	}
 }
 
-// attempt runs a write of the backend. Failure for want of room can be tried
-// again; any other is remembered and ends all writing.
+// attempt runs a write of the backend. A failure for lack of space can be retried; any other failure is remembered
+// and ends all writing.
 func (l *Log) attempt(entries bool, write func() error) error {
 	if err := l.failed.Load(); err != nil {
 		return *err
@@ -293,9 +293,8 @@ func (l *Log) drop(g *GroupLog) error {
 	return nil
 }
 
-// sweepNext sweeps the group that has waited longest. One that cannot be swept
-// now is left: its state names what to remove after its next write, or when it
-// is loaded again.
+// sweepNext sweeps the group that has waited longest. A group that cannot be swept now is skipped: its state still
+// names the records to remove, after its next write or when it is loaded again.
 func (l *Log) sweepNext() {
 	l.mu.Lock()
 	g := l.sweeps[0]
@@ -308,8 +307,8 @@ func (l *Log) sweepNext() {
 	_ = l.sweep(g)
 }
 
-// sweep removes a group's deleted entries. That they are gone is written with
-// the group's next state; until then a load would sweep again, to no effect.
+// sweep removes a group's deleted entries. The removal is recorded with the group's next state; until then, loading
+// the group sweeps again, without effect.
 func (l *Log) sweep(g *GroupLog) error {
 	st := g.state.Load()
 	for _, r := range st.garbage {

@@ -136,8 +136,8 @@ func TestTruncateAndAppend(t *testing.T) {
 	})
 }
 
-// When Raft restores a user's snapshot, it leaves a gap on purpose: entries in
-// it are not found, and Verify does not take them for lost.
+// When Raft restores a user's snapshot, it leaves a gap on purpose: entries in the gap are not found, and Verify does
+// not report them as lost.
 func TestGapAfterSnapshotRestore(t *testing.T) {
 	forEach(t, func(t *testing.T, p place) {
 		l := p.open(t)
@@ -251,7 +251,7 @@ func TestDropAndGroups(t *testing.T) {
 		must(t, l.Drop(4))
 		must(t, l.Drop(99))
 		wantBounds(t, held, 0, 0)
-		must(t, held.StoreLogs(entries(2, 7, 8, 2))) // the number is used anew
+		must(t, held.StoreLogs(entries(2, 7, 8, 2))) // the group's number is used again
 		check := func(l *Log) {
 			got, err := l.Groups()
 			must(t, err)
@@ -301,7 +301,7 @@ func TestClosed(t *testing.T) {
 	})
 }
 
-// Close must not return before the writes that were asked for have ended.
+// Close must not return before the pending writes have ended.
 func TestCloseWhileWriting(t *testing.T) {
 	forEach(t, func(t *testing.T, p place) {
 		l := p.open(t)
@@ -335,12 +335,11 @@ func TestCloseWhileWriting(t *testing.T) {
 	})
 }
 
-// Reads that run while the log is closed are answered or refused, and never
-// taken for damage.
+// Reads that run while the log is closed are answered or refused, and never reported as damage.
 func TestCloseWhileReading(t *testing.T) {
 	forEach(t, func(t *testing.T, p place) {
 		for range 5 {
-			var c told
+			var c corruptions
 			l := p.open(t, c.on)
 			must(t, l.Group(1).StoreLogs(entries(1, 1, 50, 1)))
 			must(t, l.Meta().Set([]byte("k"), []byte("v")))
@@ -374,14 +373,13 @@ func TestCloseWhileReading(t *testing.T) {
 			must(t, l.Close())
 			wg.Wait()
 			if len(c.list) > 0 {
-				t.Errorf("told as damage: %v", c.list)
+				t.Errorf("reported as damage: %v", c.list)
 			}
 		}
 	})
 }
 
-// The walk over a Bolt file finds every key that was stored, in a tree of
-// several levels.
+// The walk over a Bolt file finds every stored key, in a tree of several levels.
 func TestBoltWalkFindsAll(t *testing.T) {
 	p := newPlace(t, BackendBolt)
 	l := p.open(t, noSync)
@@ -394,7 +392,7 @@ func TestBoltWalkFindsAll(t *testing.T) {
 			want[entryKey(n, i)] = true
 		}
 	}
-	for len(l.Group(399).state.Load().garbage) > 0 { // swept in their order
+	for len(l.Group(399).state.Load().garbage) > 0 { // the ranges are swept in order
 		runtime.Gosched()
 	}
 	must(t, l.Close())
@@ -484,12 +482,11 @@ func TestMeta(t *testing.T) {
 	})
 }
 
-// Entries of many groups that are written at once share transactions, and no
-// transaction exceeds the cap.
+// Entries of many groups that are written at the same time share transactions, and no transaction exceeds the limit.
 func TestBatching(t *testing.T) {
 	forEach(t, func(t *testing.T, p place) {
 		if p.disk != nil {
-			// Hold the first transaction until all have asked.
+			// Hold the first transaction until all writers wait.
 			var once sync.Once
 			p.disk.Sync = func(int) error {
 				once.Do(func() {

@@ -10,9 +10,9 @@ import (
 	"github.com/cockroachdb/pebble/v2"
 )
 
-// Copy makes a copy of the log in an empty folder, for a backup: as it is between two transactions. Writes
-// wait while the Bolt file is copied; Pebble's files are linked. A replica that is started from a copy has
-// forgotten what it acknowledged since, and must not vote.
+// Copy makes a copy of the log, as it is between two transactions, in an empty folder, for a backup. Writes wait
+// while the Bolt file is copied; Pebble's files are linked. A replica that is started from a copy has lost everything
+// that it acknowledged since, and must not vote.
 func (l *Log) Copy(dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("raftlog: copy: %w", err)

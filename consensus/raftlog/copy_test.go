@@ -9,7 +9,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// TestCopyWhileWriting: a copy opens, and holds all that was acknowledged before it was asked for.
+// TestCopyWhileWriting checks that a copy opens, and holds everything that was acknowledged before the copy was
+// requested.
 func TestCopyWhileWriting(t *testing.T) {
 	for _, backend := range []string{BackendBolt, BackendPebble} {
 		t.Run(backend, func(t *testing.T) {

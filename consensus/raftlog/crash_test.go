@@ -8,18 +8,19 @@ import (
 	"math/rand/v2"
 	"os"
 	"os/exec"
-	"os/signal"
+	"runtime"
 	"strings"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/hashicorp/raft"
+
+	"github.com/mlsfed/mlsfed/internal/platform/disktest"
 )
 
-// The test binary runs itself as a child, so that a real process can be killed.
-// What the child is to do stands in the environment.
+// The test binary runs itself as a child, so that a real process can be killed. The environment holds the child's
+// task.
 const (
 	childEnv   = "RAFTLOG_CHILD" // write or limit
 	dirEnv     = "RAFTLOG_DIR"
@@ -47,9 +48,8 @@ func runChild() int {
 	return 0
 }
 
-// childWrites appends to all groups until it is killed, and says on stdout what
-// was acknowledged: 'T group round', 'S group index', 'D group upTo', and
-// 'd group upTo' before a deletion is asked for.
+// childWrites appends to all groups until it is killed, and prints the acknowledged operations: 'T group round', 'S
+// group index', 'D group upTo', and 'd group upTo' before it requests a deletion.
 func childWrites(p place, round uint64) error {
 	l, err := Open(p.config())
 	if err != nil {
@@ -92,11 +92,11 @@ func childWrites(p place, round uint64) error {
 	return <-failed
 }
 
-// acked is what children said of a group.
+// acked holds the acknowledgements that children printed for a group.
 type acked struct{ round, stored, deleted, deleting uint64 }
 
-// TestKilledInMidWrite kills a process that writes, again and again, and looks
-// after each time whether all that it acknowledged is there.
+// TestKilledInMidWrite kills a writing process repeatedly, and checks after each kill that everything it acknowledged
+// is there.
 func TestKilledInMidWrite(t *testing.T) { killRepeatedly(t, 6) }
 
 func TestLongKilledInMidWrite(t *testing.T) {
@@ -115,7 +115,7 @@ func killRepeatedly(t *testing.T, rounds int) {
 		t.Run(b, func(t *testing.T) {
 			p := newPlace(t, b)
 			seed := uint64(time.Now().UnixNano())
-			t.Logf("seed %d", seed) // the moments of the kills depend on the machine as well
+			t.Logf("seed %d", seed) // the moments of the kills also depend on the machine
 			rnd := rand.New(rand.NewPCG(seed, 1))
 			said := make([]acked, crashGroups)
 			for round := 1; round <= rounds; round++ {
@@ -152,7 +152,7 @@ func killOnce(t *testing.T, p place, round uint64, rnd *rand.Rand, said []acked)
 			killed = true
 		}
 		line, err := in.ReadString('\n')
-		if err != nil { // a line without its end was not said
+		if err != nil { // a line without its end does not count
 			break
 		}
 		lines++
@@ -211,24 +211,20 @@ func checkAcked(t *testing.T, p place, said []acked) {
 		}
 		wantNone(t, g, 1, min(first, 50)-min(1, first))
 		if last > 0 {
-			said[n].deleted = first - 1 // that much is certain now
+			said[n].deleted = first - 1 // from here on that much is certain
 		}
 	}
 }
 
-// childAtLimit writes until the file may not grow any more, then raises the
-// limit and goes on; where the backend cannot, it opens the log again.
+// childAtLimit writes until the file may not grow any more, then raises the limit and continues; if the backend
+// cannot continue, it opens the log again.
 func childAtLimit(p place) error {
-	signal.Ignore(syscall.SIGXFSZ)
 	l, err := Open(p.config())
 	if err != nil {
 		return err
 	}
-	var old syscall.Rlimit
-	if err := syscall.Getrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
-		return err
-	}
-	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &syscall.Rlimit{Cur: 3 << 20, Max: old.Max}); err != nil {
+	restore, err := disktest.LimitFiles(3 << 20)
+	if err != nil {
 		return err
 	}
 	next := uint64(1)
@@ -246,7 +242,7 @@ func childAtLimit(p place) error {
 		return errors.New("5000 entries of 4 KiB went into files of 3 MiB")
 	}
 	fmt.Println("failed", next)
-	if err := syscall.Setrlimit(syscall.RLIMIT_FSIZE, &old); err != nil {
+	if err := restore(); err != nil {
 		return err
 	}
 	if errors.Is(failure, ErrFailed) {
@@ -269,8 +265,11 @@ func childAtLimit(p place) error {
 	return l.Close()
 }
 
-// TestFileLimit meets a limit of the file's size in the middle of writing.
+// TestFileLimit reaches a limit of the file's size in the middle of writing.
 func TestFileLimit(t *testing.T) {
+	if runtime.GOOS == "windows" {
+		t.Skip("NOT RUN: Windows has no limit of a file's size")
+	}
 	for _, b := range []string{BackendBolt, BackendPebble} {
 		t.Run(b, func(t *testing.T) {
 			p := newPlace(t, b)
@@ -306,10 +305,7 @@ func TestFullDisk(t *testing.T) {
 	for _, b := range []string{BackendBolt, BackendPebble} {
 		t.Run(b, func(t *testing.T) {
 			p := newPlace(t, b)
-			if err := syscall.Mount("tmpfs", p.dir, "tmpfs", 0, "size=192m"); err != nil {
-				t.Skipf("needs to mount a tmpfs: %v (TestFileLimit covers what does not need it)", err)
-			}
-			defer syscall.Unmount(p.dir, syscall.MNT_DETACH)
+			disktest.Mount(t, p.dir, 192<<20) // TestFileLimit covers the cases that do not need a mount
 			ballast := p.dir + "/ballast"
 			must(t, os.WriteFile(ballast, make([]byte, 24<<20), 0o600))
 			l := p.open(t, func(c *Config) {

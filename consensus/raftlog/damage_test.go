@@ -19,13 +19,13 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// told collects what OnCorrupt is told.
-type told struct {
+// corruptions collects the calls of OnCorrupt.
+type corruptions struct {
 	mu   sync.Mutex
 	list []string
 }
 
-func (c *told) on(cfg *Config) {
+func (c *corruptions) on(cfg *Config) {
 	cfg.OnCorrupt = func(group uint32, index uint64, err error) {
 		if !errors.Is(err, ErrCorrupt) {
 			panic(err)
@@ -36,13 +36,13 @@ func (c *told) on(cfg *Config) {
 	}
 }
 
-func (c *told) has(group uint32, index uint64) bool {
+func (c *corruptions) has(group uint32, index uint64) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return slices.Contains(c.list, fmt.Sprintf("%d/%d", group, index))
 }
 
-// noise is data that no backend can compress, so that it stands in a file as it is.
+// noise is data that no backend can compress, so that a file contains exactly these bytes.
 func noise(group uint32, index uint64, size int) []byte {
 	var key [32]byte
 	binary.BigEndian.PutUint32(key[:], group)
@@ -56,14 +56,14 @@ func noisy(group uint32, index, term uint64, size int) *raft.Log {
 	return &raft.Log{Index: index, Term: term, Data: noise(group, index, size), AppendedAt: time.Unix(1, 0)}
 }
 
-// flush makes Pebble write its memory out to tables.
+// flush makes Pebble write its memory to tables.
 func flush(t *testing.T, l *Log) {
 	if b, ok := l.back.(*pebbleBackend); ok {
 		must(t, b.db.Flush())
 	}
 }
 
-// flipInFiles flips one bit within needle, in the file that holds it.
+// flipInFiles flips one bit within needle, in the file that contains it.
 func flipInFiles(t *testing.T, dir string, needle []byte) {
 	t.Helper()
 	found := 0
@@ -90,7 +90,7 @@ func flipInFiles(t *testing.T, dir string, needle []byte) {
 	}
 }
 
-// A bit flipped in a stored entry is told, and the entry never served.
+// A bit flipped in a stored entry is reported, and the entry is never served.
 func TestFlippedBitInEntry(t *testing.T) {
 	forEach(t, func(t *testing.T, p place) {
 		l := p.open(t)
@@ -108,7 +108,7 @@ func TestFlippedBitInEntry(t *testing.T) {
 		} else {
 			flipInFiles(t, p.dir, noise(2, 100, 3000)[1000:1100])
 		}
-		var c told
+		var c corruptions
 		l = p.open(t, c.on)
 		g := l.Group(2)
 		wantBounds(t, g, 1, 200)
@@ -120,9 +120,9 @@ func TestFlippedBitInEntry(t *testing.T) {
 		}
 		t.Log(err)
 		if !c.has(2, 100) || l.Stats().Corrupt == 0 {
-			t.Fatal("OnCorrupt was not told")
+			t.Fatal("OnCorrupt was not called")
 		}
-		// Pebble checks whole blocks: entries beside the damaged one may be gone with it.
+		// Pebble checks whole blocks: entries next to the damaged one may be lost with it.
 		bad := verifyDamage(t, g)
 		if !slices.Contains(bad, 100) || len(bad) > 12 {
 			t.Fatalf("Verify lists %v", bad)
@@ -145,7 +145,7 @@ func verifyDamage(t *testing.T, g *GroupLog) []uint64 {
 	return de.Indexes
 }
 
-// repair does what the package asks for, in both ways.
+// repair follows both procedures of the package documentation.
 func repair(t *testing.T, l *Log, bad []uint64) {
 	g := l.Group(2)
 	highest := slices.Max(bad)
@@ -174,11 +174,11 @@ func TestFlippedBitInState(t *testing.T) {
 		} else {
 			flipInFiles(t, p.dir, noise(2, 1, 4000)[500:600])
 		}
-		var c told
+		var c corruptions
 		l = p.open(t, c.on)
 		g := l.Group(2)
 		if !c.has(2, 0) {
-			t.Fatal("OnCorrupt was not told")
+			t.Fatal("OnCorrupt was not called")
 		}
 		_, first := g.FirstIndex()
 		_, last := g.LastIndex()
@@ -192,7 +192,7 @@ func TestFlippedBitInState(t *testing.T) {
 		if bad := verifyDamage(t, g); !slices.Equal(bad, []uint64{0}) {
 			t.Errorf("Verify lists %v", bad)
 		}
-		if p.backend != BackendPebble { // there the others may share the block
+		if p.backend != BackendPebble { // in Pebble the other groups may share the block
 			must(t, l.Group(1).Verify())
 			must(t, l.Group(3).Verify())
 		}
@@ -202,7 +202,7 @@ func TestFlippedBitInState(t *testing.T) {
 	})
 }
 
-// A record of the node's own area that is damaged is told at opening.
+// A damaged record of the node's own area is reported at opening.
 func TestFlippedBitInMeta(t *testing.T) {
 	forEachFile(t, func(t *testing.T, p place) { // the simulated disk damages groups only
 		l := p.open(t)
@@ -211,10 +211,10 @@ func TestFlippedBitInMeta(t *testing.T) {
 		flush(t, l)
 		must(t, l.Close())
 		flipInFiles(t, p.dir, noise(1, 1, 5000)[1000:1100])
-		var c told
+		var c corruptions
 		l = p.open(t, c.on)
 		if !c.has(MaxGroups, 1) && !c.has(MaxGroups, 0) {
-			t.Fatalf("told %v", c.list)
+			t.Fatalf("reported %v", c.list)
 		}
 		if v, err := l.Meta().Get([]byte("b")); err != nil || !bytes.Equal(v, noise(1, 2, 40000)) {
 			t.Fatal("the other key:", err)
@@ -222,15 +222,15 @@ func TestFlippedBitInMeta(t *testing.T) {
 		if _, err := l.Meta().Get([]byte("a")); err != ErrNotFound {
 			t.Fatal(err)
 		}
-		must(t, l.Meta().Set([]byte("a"), []byte("anew")))
-		if v, err := l.Meta().Get([]byte("a")); err != nil || string(v) != "anew" {
+		must(t, l.Meta().Set([]byte("a"), []byte("again")))
+		if v, err := l.Meta().Get([]byte("a")); err != nil || string(v) != "again" {
 			t.Fatal(v, err)
 		}
 	})
 }
 
-// TestFlippedBitInBucketName: a bucket under another name would be taken for one that is not there yet, and
-// all of it be gone without a word.
+// TestFlippedBitInBucketName checks that a flipped bit in a bucket's name is reported: a bucket with another name
+// would look like a missing one, and all its content would be lost without a report.
 func TestFlippedBitInBucketName(t *testing.T) {
 	for _, name := range []string{"logs", "conf"} {
 		for bit := range 8 * len(name) {
@@ -254,9 +254,8 @@ func TestFlippedBitInBucketName(t *testing.T) {
 	}
 }
 
-// TestFlippedBitAnywhere flips bits all over the files. The log must open and
-// serve nothing false, or not open; the process must live. Nothing may be
-// missing without a word.
+// TestFlippedBitAnywhere flips bits all over the files. It checks that the log opens and returns nothing false, or
+// does not open, that the process survives, and that nothing is missing without a report.
 func TestFlippedBitAnywhere(t *testing.T) { flipAnywhere(t, 150) }
 
 func TestLongFlippedBitAnywhere(t *testing.T) {
@@ -295,7 +294,7 @@ func flipAnywhere(t *testing.T, flips int) {
 			rnd := rand.New(rand.NewPCG(seed, 0))
 			results := map[string]int{}
 			if b == BackendPebble {
-				flips /= 4 // opening costs more
+				flips /= 4 // opening is more expensive
 			}
 			for range flips {
 				copied := place{backend: b, dir: t.TempDir()}
@@ -340,25 +339,25 @@ func flipRandomBit(t *testing.T, dir string, rnd *rand.Rand) string {
 	return fmt.Sprintf("%s at %d of %d", filepath.Base(files[i]), at, sizes[i])
 }
 
-// checkFlipped opens a damaged copy and says what came of it.
+// checkFlipped opens a damaged copy and returns the result.
 func checkFlipped(t *testing.T, p place, where string) string {
 	t.Helper()
-	var c told
+	var c corruptions
 	cfg := p.config()
-	cfg.NoSync = true
+	cfg.noSync = true
 	c.on(&cfg)
 	l, err := Open(cfg)
 	if err != nil {
 		return "refused"
 	}
 	defer l.Close()
-	silent := []string{}
+	unreported := []string{}
 	for n := uint32(1); n <= 4; n++ {
 		g := l.Group(n)
 		first, err1 := g.FirstIndex()
 		last, err2 := g.LastIndex()
 		if err := errors.Join(err1, err2); err == nil && (first != 11 || last != 40) {
-			silent = append(silent, fmt.Sprintf("group %d holds %d to %d", n, first, last))
+			unreported = append(unreported, fmt.Sprintf("group %d holds %d to %d", n, first, last))
 		} else if err != nil && !errors.Is(err, ErrCorrupt) {
 			t.Errorf("%s: group %d: %v", where, n, err)
 		}
@@ -369,7 +368,7 @@ func checkFlipped(t *testing.T, p place, where string) string {
 			case err == nil && !sameEntry(&e, noisy(n, i, 1, 300)):
 				t.Fatalf("%s: group %d entry %d is served and false", where, n, i)
 			case err == raft.ErrLogNotFound:
-				silent = append(silent, fmt.Sprintf("group %d entry %d", n, i))
+				unreported = append(unreported, fmt.Sprintf("group %d entry %d", n, i))
 			case err != nil && !errors.Is(err, ErrCorrupt):
 				t.Errorf("%s: group %d entry %d: %v", where, n, i, err)
 			}
@@ -378,27 +377,26 @@ func checkFlipped(t *testing.T, p place, where string) string {
 		if err == nil && !bytes.Equal(v, noise(n, 0, 50)) {
 			t.Fatalf("%s: meta %d is served and false", where, n)
 		} else if err == ErrNotFound {
-			silent = append(silent, fmt.Sprintf("meta %d", n))
+			unreported = append(unreported, fmt.Sprintf("meta %d", n))
 		}
-		// Writing must not bring the process down either; it may fail.
+		// Writing must not end the process either; it may fail.
 		if err := g.StoreLog(noisy(n, 41, 1, 300)); err == nil {
 			wantEntry(t, g, noisy(n, 41, 1, 300))
 		}
 	}
 	switch {
-	case len(silent) > 0 && len(c.list) == 0:
-		t.Errorf("%s: missing without a word: %v", where, silent)
+	case len(unreported) > 0 && len(c.list) == 0:
+		t.Errorf("%s: missing without a word: %v", where, unreported)
 		return "lost silently"
 	case len(c.list) > 0:
-		return "told"
+		return "corruptions"
 	default:
 		return "harmless"
 	}
 }
 
-// The write of the last transaction is torn: what came before it is there, and
-// the log goes on. For Bolt the newest meta page is what makes a transaction
-// count, for Pebble the tail of the write-ahead log.
+// The write of the last transaction is torn: earlier transactions are there, and the log continues. For Bolt the
+// newest meta page makes a transaction effective, for Pebble the tail of the write-ahead log.
 func TestTornLastWrite(t *testing.T) {
 	t.Run(BackendBolt, func(t *testing.T) {
 		for _, cut := range []int{1, 20, 40, 63} {
@@ -411,11 +409,11 @@ func TestTornLastWrite(t *testing.T) {
 				data[i] = 0xff
 			}
 			must(t, os.WriteFile(path, data, 0o600))
-			var c told
+			var c corruptions
 			l := p.open(t, c.on)
 			checkTorn(t, l)
 			if !c.has(MaxGroups, 0) {
-				t.Error("the torn page was not told")
+				t.Error("the torn page was not reported")
 			}
 		}
 	})
@@ -438,8 +436,8 @@ func TestTornLastWrite(t *testing.T) {
 	})
 }
 
-// tornLog stores 30 entries in three transactions, the last has 21 to 30, and
-// returns a copy of the files as they were before the log was closed.
+// tornLog stores 30 entries in three transactions, the last of which has 21 to 30, and returns a copy of the files
+// before the log was closed.
 func tornLog(t *testing.T, backend string) place {
 	p, copied := newPlace(t, backend), newPlace(t, backend)
 	l := p.open(t)
@@ -474,7 +472,7 @@ func newestMeta(data []byte) int {
 // contentEnd returns the length without trailing zeros.
 func contentEnd(data []byte) int { return len(bytes.TrimRight(data, "\x00")) }
 
-// A Bolt file that was cut off is refused, whatever the length.
+// A truncated Bolt file is refused, whatever its length.
 func TestTruncatedFile(t *testing.T) {
 	p := newPlace(t, BackendBolt)
 	l := p.open(t, noSync)
@@ -501,8 +499,7 @@ func TestTruncatedFile(t *testing.T) {
 	must(t, p.open(t).Group(1).Verify())
 }
 
-// Pebble on a file system that forgets, at random, what was not synced: all
-// that was acknowledged before the power went is there.
+// Pebble on a file system that loses random unsynced data: everything acknowledged before the power failure is there.
 func TestPowerLossOnPebble(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
@@ -542,7 +539,7 @@ func TestPowerLossOnPebble(t *testing.T) {
 					}
 					mu.Lock()
 					now[n] = next
-					if acks++; acks == at { // others have writes under way
+					if acks++; acks == at { // others have writes in progress
 						crash()
 					}
 					mu.Unlock()

@@ -10,17 +10,16 @@ import (
 // ErrCrashed is returned by a Log whose simulated disk crashed under it.
 var ErrCrashed = errors.New("raftlog: simulated crash")
 
-// Disk is a simulated disk in memory, for simulations in virtual time: it
-// outlives the Log opened on it, forgets at a crash what was not synced, can be
-// slow or full, and can be damaged. The code above it is the real one. One Log
-// may be open on it at a time, or more when all but the last have crashed.
+// Disk is a simulated disk in memory, for simulations in virtual time: it outlives the Log opened on it, loses
+// unsynced data at a crash, can be slow or full, and can be damaged. The code above it is the production code. Only
+// one Log may be open on it, unless all previous ones have crashed.
 type Disk struct {
-	// Sync, if set, runs before each transaction becomes durable, with its
-	// number of records: it may sleep, or fail the transaction. An error that
-	// wraps ErrNoSpace can be tried again, any other is final. Set before Open.
+	// Sync, if set, runs before each transaction becomes durable, with its number of records: Sync may sleep, or fail
+	// the transaction. After an error that wraps ErrNoSpace the write can be retried; any other error is final. Set
+	// before Open.
 	Sync func(records int) error
 
-	mu       sync.Mutex // guards what follows
+	mu       sync.Mutex // guards the fields below
 	records  map[uint64][]byte
 	inFlight func(*Disk) // applies the transaction that is being synced, or nil
 	era      int         // counts crashes
@@ -29,10 +28,9 @@ type Disk struct {
 // NewDisk returns an empty disk.
 func NewDisk() *Disk { return &Disk{records: make(map[uint64][]byte)} }
 
-// Crash ends all Logs that are open on the disk: their calls fail with
-// ErrCrashed. A transaction that is being synced is lost, or, with keep, has
-// become durable without its callers hearing of it. Close the old Logs, then
-// open a new one.
+// Crash ends all Logs that are open on the disk: their calls fail with ErrCrashed. A transaction that is being synced
+// is lost or, with keep, has become durable without an answer to its callers. Close the old Logs, then open a new
+// one.
 func (d *Disk) Crash(keep bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -9,8 +9,8 @@ import (
 	"time"
 )
 
-// The simulated disk works in virtual time: callers wait as long as the disk is
-// slow, and those that ask meanwhile share the next transaction.
+// The simulated disk works in virtual time: callers wait as long as the disk is slow, and callers that arrive
+// meanwhile share the next transaction.
 func TestSlowDiskInVirtualTime(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		disk := NewDisk()
@@ -31,7 +31,7 @@ func TestSlowDiskInVirtualTime(t *testing.T) {
 			})
 		}
 		wg.Wait()
-		// At worst, every write has to let one transaction pass before its own.
+		// In the worst case, every write has to wait for one other transaction before its own.
 		if took := time.Since(begun); took < 5*20*time.Millisecond || took > 10*20*time.Millisecond {
 			t.Errorf("five writes took %v of virtual time", took)
 		}
@@ -42,8 +42,8 @@ func TestSlowDiskInVirtualTime(t *testing.T) {
 	})
 }
 
-// A crash in the middle of a sync loses the transaction, or keeps it without a
-// word to the caller; what was acknowledged stays in both cases.
+// A crash in the middle of a sync loses the transaction, or keeps it without an answer to the caller; acknowledged
+// data stays in both cases.
 func TestCrashInMidSync(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		synctest.Test(t, func(t *testing.T) {
@@ -74,7 +74,7 @@ func TestCrashInMidSync(t *testing.T) {
 	}
 }
 
-// A failure for want of room can be tried again, any other is final.
+// A write that failed for lack of space can be retried; any other failure is final.
 func TestFailingDisk(t *testing.T) {
 	disk := NewDisk()
 	var mu sync.Mutex
@@ -84,7 +84,7 @@ func TestFailingDisk(t *testing.T) {
 		defer mu.Unlock()
 		cause = err
 	}
-	disk.Sync = func(int) error { // also of sweeps, which come by themselves
+	disk.Sync = func(int) error { // also of sweeps, which run without a request
 		mu.Lock()
 		defer mu.Unlock()
 		return cause

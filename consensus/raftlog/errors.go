@@ -13,16 +13,16 @@ var (
 	ErrNotFound = errors.New("not found")
 	// ErrClosed is returned by all calls after Close.
 	ErrClosed = errors.New("raftlog: closed")
-	// ErrCorrupt is what errors.Is finds in a *CorruptError and a *DamageError.
+	// ErrCorrupt matches a *CorruptError and a *DamageError in errors.Is.
 	ErrCorrupt = errors.New("raftlog: record damaged")
 	// ErrDamagedFile is returned by Open when the file's structure is damaged:
 	// move the file away and let the other replicas supply its groups.
 	ErrDamagedFile = errors.New("raftlog: file damaged")
-	// ErrNoSpace is returned by a write for which the disk has no room. Nothing
-	// of it was stored; it can be tried again.
+	// ErrNoSpace is returned by a write for which the disk has no space. Nothing of the write was stored; it can be
+	// retried.
 	ErrNoSpace = errors.New("raftlog: no space on disk")
-	// ErrFailed is returned by all writes after one failed for another reason
-	// than a full disk. Look at the disk, then restart the node.
+	// ErrFailed is returned by all writes after a write failed for another reason than a full disk. Check the disk,
+	// then restart the node.
 	ErrFailed = errors.New("raftlog: store failed, restart the node after checking the disk")
 	// ErrTooLarge is returned for an entry, key or value above its limit.
 	ErrTooLarge = errors.New("raftlog: too large")
@@ -60,7 +60,7 @@ func (e *CorruptError) Is(target error) bool { return target == ErrCorrupt }
 // DamageError is the result of GroupLog.Verify.
 type DamageError struct {
 	Group   uint32
-	Indexes []uint64 // damaged entries, ascending; 0 stands for the state record
+	Indexes []uint64 // damaged entries, ascending; 0 means the state record
 }
 
 // Error names the group, the number of damaged entries and the first few.
@@ -77,9 +77,8 @@ func (e *DamageError) Error() string {
 // Is reports whether target is ErrCorrupt.
 func (e *DamageError) Is(target error) bool { return target == ErrCorrupt }
 
-// noSpace reports whether err says that the disk, the quota or the file's
-// permitted size is exhausted. Such a write leaves nothing behind that would
-// make a later one unsafe.
+// noSpace reports whether err says that the disk, the quota or the file's permitted size is exhausted. Such a write
+// leaves nothing behind that would make a later one unsafe.
 func noSpace(err error) bool {
 	for _, e := range []error{ErrNoSpace, syscall.ENOSPC, syscall.EDQUOT, syscall.EFBIG} {
 		if errors.Is(err, e) {

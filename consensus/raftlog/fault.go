@@ -10,9 +10,8 @@ type damagedRead struct{ reason string }
 
 func (e *damagedRead) Error() string { return "raftlog: " + e.reason }
 
-// guarded runs fn and turns a panic, and a fault in mapped memory, into an
-// error. Both backends panic where their files are damaged in ways that they
-// do not expect, and one damaged page must not end a node with ten thousand
+// guarded runs fn and turns a panic, and a fault in mapped memory, into an error. Both backends panic if their files
+// are damaged in ways that they do not expect, and one damaged page must not end a node with ten thousand
 // conversations.
 func guarded(fn func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))

@@ -11,8 +11,8 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// FuzzRecord opens records as they may come from a damaged disk. What opens
-// encodes to the same bytes; no prefix, no other key and no other kind opens.
+// FuzzRecord opens records as they may be read from a damaged disk. A record that opens encodes to the same bytes; no
+// prefix, no other key and no other kind opens.
 func FuzzRecord(f *testing.F) {
 	rec, err := encodeEntry(7, &raft.Log{Index: 7, Term: 3, Data: []byte("data"), Extensions: []byte("ext"), AppendedAt: time.Unix(1, 2)})
 	if err != nil {
@@ -53,7 +53,7 @@ func FuzzRecord(f *testing.F) {
 	})
 }
 
-// FuzzEntry decodes entries behind the checksum.
+// FuzzEntry decodes entries whose checksum is valid.
 func FuzzEntry(f *testing.F) {
 	rec, err := encodeEntry(1, &raft.Log{Index: 1, Term: 9, Type: raft.LogConfiguration, Data: []byte("d"), Extensions: []byte("e")})
 	if err != nil {
@@ -77,7 +77,7 @@ func FuzzEntry(f *testing.F) {
 	})
 }
 
-// FuzzState decodes state records behind the checksum.
+// FuzzState decodes state records whose checksum is valid.
 func FuzzState(f *testing.F) {
 	st := &groupState{held: runSet{{1, 9}, {100, 200}}, garbage: runSet{{10, 20}}}
 	f.Add(st.set([]byte("CurrentTerm"), []byte("12345678")).set([]byte("empty"), nil).encode())
@@ -98,7 +98,7 @@ func FuzzState(f *testing.F) {
 	})
 }
 
-// FuzzSlot decodes records of the node's own area behind the checksum.
+// FuzzSlot decodes records of the node's own area whose checksum is valid.
 func FuzzSlot(f *testing.F) {
 	f.Add(encodeSlot([]byte("conversation"), []byte("group 7")))
 	f.Add([]byte{})
@@ -118,10 +118,10 @@ func FuzzSlot(f *testing.F) {
 	})
 }
 
-// FuzzBoltWalk walks files that are anything but what bbolt wrote.
+// FuzzBoltWalk walks files that bbolt did not write.
 func FuzzBoltWalk(f *testing.F) {
 	dir := f.TempDir()
-	l, err := Open(Config{Dir: dir, NoSync: true})
+	l, err := Open(Config{Dir: dir, noSync: true})
 	if err == nil {
 		err = errors.Join(l.Group(1).StoreLogs(entries(1, 1, 30, 1)), l.Close())
 	}
@@ -142,7 +142,7 @@ func FuzzBoltWalk(f *testing.F) {
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		// The changes may add up to a valid file; then the keys come in order.
+		// The changes may produce a valid file; then the keys are in order.
 		last := uint64(0)
 		_, err := walkBolt(path, func(key uint64) uint64 {
 			if key < last {
@@ -157,7 +157,7 @@ func FuzzBoltWalk(f *testing.F) {
 	})
 }
 
-// FuzzWAL looks for damage in write-ahead logs that are anything at all.
+// FuzzWAL searches for damage in write-ahead logs with arbitrary content.
 func FuzzWAL(f *testing.F) {
 	f.Add([]byte("short"))
 	f.Add(append(make([]byte, walBlock-5), 1, 2, 3, 4, 5, 6, 7))

@@ -18,7 +18,7 @@ type GroupLog struct {
 	log   *Log
 	n     uint32
 	once  sync.Once
-	state atomic.Pointer[groupState] // what is durable; replaced by the committer only
+	state atomic.Pointer[groupState] // durable state; replaced by the committer only
 
 	queued bool // for a sweep; guarded by log.mu
 }
@@ -66,8 +66,8 @@ func parseState(key uint64, rec []byte) (*groupState, error) {
 	return decodeState(body)
 }
 
-// failure wraps an error of the backend. Damage that the backend itself met is
-// told like that of a record.
+// failure wraps an error of the backend. It reports damage that the backend finds in the same way as damage of a
+// record.
 func (g *GroupLog) failure(op string, index uint64, err error) error {
 	var bad *damagedRead
 	if errors.As(err, &bad) {
@@ -79,7 +79,7 @@ func (g *GroupLog) failure(op string, index uint64, err error) error {
 	return fmt.Errorf("raftlog: group %d: %s: %w", g.n, op, err)
 }
 
-// ready returns the state, or why the group cannot be used.
+// ready returns the state, or the reason why the group cannot be used.
 func (g *GroupLog) ready() (*groupState, error) {
 	if g.log.isClosed() {
 		return nil, ErrClosed
@@ -108,9 +108,8 @@ func (g *GroupLog) LastIndex() (uint64, error) {
 	return last, nil
 }
 
-// GetLog fills e with the entry of that index. It returns raft.ErrLogNotFound
-// itself for one that the log does not hold and a *CorruptError for one that is
-// damaged.
+// GetLog fills e with the entry of that index. It returns raft.ErrLogNotFound itself for an entry that the log does
+// not hold and a *CorruptError for a damaged entry.
 func (g *GroupLog) GetLog(index uint64, e *raft.Log) error {
 	st, err := g.ready()
 	if err != nil {
@@ -123,7 +122,7 @@ func (g *GroupLog) GetLog(index uint64, e *raft.Log) error {
 	rec, err := g.log.read(key)
 	switch {
 	case errors.Is(err, errMissing):
-		// It may have been deleted and swept since the state was read.
+		// The entry may have been deleted and swept since the state was read.
 		if !g.state.Load().held.contains(index) {
 			return raft.ErrLogNotFound
 		}
@@ -140,9 +139,8 @@ func (g *GroupLog) GetLog(index uint64, e *raft.Log) error {
 // StoreLog stores one entry; see StoreLogs.
 func (g *GroupLog) StoreLog(e *raft.Log) error { return g.StoreLogs([]*raft.Log{e}) }
 
-// StoreLogs stores the entries, all or none, and returns when they are durable.
-// An entry that the log already holds is replaced. Indexes are from 1 to
-// 1<<39 - 1; a gap is kept as one.
+// StoreLogs stores the entries, all or none, and returns when they are durable. An entry that the log already holds
+// is replaced. Indexes are from 1 to 1<<39 - 1; a gap stays a gap.
 func (g *GroupLog) StoreLogs(entries []*raft.Log) error {
 	if _, err := g.ready(); err != nil || len(entries) == 0 {
 		return err
@@ -173,8 +171,8 @@ func (s runSet) extended(i uint64) runSet {
 	return s.with(run{i, i})
 }
 
-// DeleteRange deletes the entries from first to last, both included, and
-// returns when that is durable. Indexes that the log does not hold are passed over.
+// DeleteRange deletes the entries from first to last, both included, and returns when that is durable. Indexes that
+// the log does not hold are skipped.
 func (g *GroupLog) DeleteRange(first, last uint64) error {
 	st, err := g.ready()
 	if err != nil {
@@ -229,12 +227,12 @@ func (g *GroupLog) Get(key []byte) ([]byte, error) {
 	return bytes.Clone(val), nil
 }
 
-// SetUint64 is Set of a number.
+// SetUint64 does the work of Set for a number.
 func (g *GroupLog) SetUint64(key []byte, val uint64) error {
 	return g.Set(key, binary.BigEndian.AppendUint64(nil, val))
 }
 
-// GetUint64 is Get of a number.
+// GetUint64 does the work of Get for a number.
 func (g *GroupLog) GetUint64(key []byte) (uint64, error) {
 	val, err := g.Get(key)
 	if err != nil {
@@ -246,9 +244,8 @@ func (g *GroupLog) GetUint64(key []byte) (uint64, error) {
 	return binary.BigEndian.Uint64(val), nil
 }
 
-// Verify reads the state record and every entry. It returns nil, a *DamageError
-// with all damaged indexes, or the error that kept it from reading. Entries
-// that are stored or deleted meanwhile may be left out.
+// Verify reads the state record and every entry. It returns nil, a *DamageError with all damaged indexes, or the
+// error that prevented reading. Entries that are stored or deleted meanwhile may be left out.
 func (g *GroupLog) Verify() error {
 	st, err := g.ready()
 	if errors.Is(err, ErrCorrupt) {

@@ -17,20 +17,19 @@ func TestMain(m *testing.M) {
 		os.Exit(runChild())
 	}
 	if os.Getenv("MLSFED_LONG") == "" {
-		flag.Set("rapid.checks", "30") // -rapid.checks still has the last word
+		flag.Set("rapid.checks", "30") // -rapid.checks on the command line has priority
 	}
 	goleak.VerifyTestMain(m)
 }
 
-// place is where a test keeps its log, in one of the backends.
+// place is the location of a test's log, in one of the backends.
 type place struct {
 	backend string
 	dir     string
 	disk    *Disk
 }
 
-// forEach runs a test over both backends and the simulated disk, which has to
-// behave like them.
+// forEach runs a test over both backends and the simulated disk, which has to behave like them.
 func forEach(t *testing.T, test func(t *testing.T, p place)) {
 	forEachFile(t, test)
 	t.Run("disk", func(t *testing.T) { test(t, newPlace(t, "disk")) })
@@ -69,9 +68,9 @@ func (p place) open(t testing.TB, change ...func(*Config)) *Log {
 	return l
 }
 
-func noSync(c *Config) { c.NoSync = true }
+func noSync(c *Config) { c.noSync = true }
 
-// entry makes an entry whose data tells group, index and term apart from others.
+// entry makes an entry whose data is unique to its group, index and term.
 func entry(group uint32, index, term uint64, size int) *raft.Log {
 	head := fmt.Sprintf("%d/%d/%d ", group, index, term)
 	data := append([]byte(head), bytes.Repeat([]byte{byte(index)}, max(0, size-len(head)))...)

@@ -17,24 +17,23 @@ import (
 // below it.
 const MaxGroups = maxGroup
 
-// Config says where and how a log is kept.
+// Config configures a log.
 type Config struct {
 	Dir      string // folder; the backend makes its file or files in it
 	Backend  string // BackendBolt, the default, or BackendPebble
-	MaxBatch int    // entries a transaction, default 250; one StoreLogs call is never split
+	MaxBatch int    // entries per transaction, default 250; one StoreLogs call is never split
 	// MinFree is the number of bytes that must stay free on the disk: below it
 	// a write of entries fails with ErrNoSpace, and below a quarter of it any
 	// write does. The default is 0 for Bolt and 64 MiB for
 	// Pebble. Negative means none.
 	MinFree int64
-	// OnCorrupt is told of each damaged record that is read, on the reader's
-	// goroutine; index 0 is the group's state record, and group MaxGroups the
-	// node's own area. It must not call back into the group. May be nil.
+	// OnCorrupt is called for each damaged record that is read, on the reader's goroutine; index 0 is the group's
+	// state record, and group MaxGroups the node's own area. It must not call back into the group. May be nil.
 	OnCorrupt func(group uint32, index uint64, err error)
-	NoSync    bool  // tests and simulations only: a write is not durable when it returns
 	Disk      *Disk // tests and simulations only: keep everything in this simulated disk, Dir and Backend are ignored
 
-	pebbleFS vfs.FS // tests only: a file system that forgets what was not synced
+	noSync   bool   // tests only: a write is not durable when it returns
+	pebbleFS vfs.FS // tests only: a file system that loses unsynced data
 }
 
 const (
@@ -70,15 +69,15 @@ type Log struct {
 	back backend
 
 	counters counters
-	readers  sync.WaitGroup        // reads under way; joined under mu, and only before closing
-	failed   atomic.Pointer[error] // why no write is accepted any more
-	began    atomic.Int64          // when the write under way began, in Unix nanoseconds; 0 for none
+	readers  sync.WaitGroup        // reads in progress; joined under mu, and only before closing
+	failed   atomic.Pointer[error] // the reason why no more writes are accepted
+	began    atomic.Int64          // when the current write began, in Unix nanoseconds; 0 for none
 	done     chan struct{}         // closed when the committer has ended
-	wake     chan struct{}         // tells the committer to look at queue and sweeps
+	wake     chan struct{}         // wakes the committer, which then looks at queue and sweeps
 
-	mu      sync.Mutex // guards what follows; never held across I/O
+	mu      sync.Mutex // guards the fields below; never held across I/O
 	queue   []*request
-	sweeps  []*GroupLog // have garbage to remove
+	sweeps  []*GroupLog // groups with deleted records to remove
 	closing bool
 	live    map[uint32]weak.Pointer[GroupLog]
 	stored  map[uint32]struct{} // groups with a record
@@ -86,9 +85,8 @@ type Log struct {
 	meta metaIndex
 }
 
-// Open opens the log in cfg.Dir, or makes it, and starts the committer
-// goroutine, which Close ends. It fails with ErrDamagedFile when the file's
-// structure is damaged.
+// Open opens or creates the log in cfg.Dir, and starts the committer goroutine, which Close ends. It fails with
+// ErrDamagedFile when the file's structure is damaged.
 func Open(cfg Config) (*Log, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
@@ -123,8 +121,8 @@ func Open(cfg Config) (*Log, error) {
 	return l, nil
 }
 
-// Close lets the writes that were asked for finish, waits for the committer and
-// closes the files. Later calls fail with ErrClosed. Closing twice does nothing.
+// Close waits for the pending writes and the committer, and closes the files. Later calls fail with ErrClosed.
+// Closing twice does nothing.
 func (l *Log) Close() error {
 	l.mu.Lock()
 	if l.closing {
@@ -143,10 +141,8 @@ func (l *Log) Close() error {
 	return nil
 }
 
-// Group returns group n, for n below MaxGroups; the methods of one out of range
-// return ErrBadGroup. A group that nobody refers to any more costs no memory
-// but an entry in a map; there is nothing to close. All callers of one number
-// share one GroupLog.
+// Group returns group n, for n below MaxGroups; the methods of one out of range return ErrBadGroup. A group without
+// references costs only an entry in a map; there is nothing to close. All callers of one number share one GroupLog.
 func (l *Log) Group(n uint32) *GroupLog {
 	g := l.handle(n)
 	g.load()
@@ -167,8 +163,7 @@ func (l *Log) handle(n uint32) *GroupLog {
 	return g
 }
 
-// forget drops the map's entry of a group that was collected, unless it has
-// been opened anew.
+// forget drops the map's entry of a group that was collected, unless the group has been opened again.
 func (l *Log) forget(n uint32) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -177,9 +172,8 @@ func (l *Log) forget(n uint32) {
 	}
 }
 
-// Drop forgets all records of group n: entries, stable keys, damage. Its
-// GroupLog is empty afterwards and can be used anew. The group's Raft instance
-// must have been shut down.
+// Drop removes all records of group n: entries, stable keys, damage. Its GroupLog is empty afterwards and can be used
+// again. The group's Raft instance must have been shut down.
 func (l *Log) Drop(n uint32) error {
 	if n >= MaxGroups {
 		return fmt.Errorf("group %d: %w", n, ErrBadGroup)
@@ -212,7 +206,7 @@ func (l *Log) has(n uint32) bool {
 	return ok
 }
 
-// damaged counts and tells of a damaged record and returns err as it is.
+// damaged counts and reports a damaged record, and returns err unchanged.
 func (l *Log) damaged(err *CorruptError) error {
 	l.counters.corrupt.Add(1)
 	if l.cfg.OnCorrupt != nil {

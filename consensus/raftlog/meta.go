@@ -15,9 +15,8 @@ const (
 	MaxMetaValue = 1 << 20
 )
 
-// KV is the node's own durable area of keys and values, for the registry of
-// conversations and the like. Its writes share transactions with the groups'.
-// Keys are held in memory, some 100 bytes each; values are on disk.
+// KV is the node's own durable area of keys and values, for example for the registry of conversations. Its writes
+// share transactions with the groups'. Keys are held in memory, some 100 bytes each; values are on disk.
 type KV struct{ log *Log }
 
 // MetaChange sets a key, or deletes it.
@@ -26,14 +25,13 @@ type MetaChange struct {
 	Delete     bool
 }
 
-// Each key has a slot, a record of the last group with the slot's number as its
-// index. A deleted key's slot is overwritten with an empty record and used
-// again: so a change of many keys is one transaction in any backend.
+// Each key has a slot: a record of the last group with the slot's number as its index. A deleted key's slot is
+// overwritten with an empty record and used again, so a change of many keys is one transaction in any backend.
 type metaIndex struct {
 	mu    sync.RWMutex // guards the fields; the committer alone changes them
 	slots map[string]uint64
 	free  []uint64
-	next  uint64 // never used slot
+	next  uint64 // lowest slot never used
 }
 
 // Meta returns the node's own area.
@@ -61,7 +59,7 @@ func (kv KV) Get(key []byte) ([]byte, error) {
 		case try == tries:
 			return nil, kv.log.damaged(&CorruptError{metaGroup, slot, "record of another key"})
 		}
-		// The key was deleted and its slot used again since the lookup.
+		// The key was deleted and its slot reused since the lookup.
 	}
 }
 
@@ -173,9 +171,8 @@ func (l *Log) readSlot(slot uint64) (key, value []byte, err error) {
 	return key, value, nil
 }
 
-// loadMeta builds the index from the slots found at opening. A damaged slot is
-// told and passed over: its key is gone, and only the caller knows what else
-// names it. The slot is not used again.
+// loadMeta builds the index from the slots found at opening. A damaged slot is reported and skipped: its key is lost,
+// and only the caller knows other references to it. The slot is not used again.
 func (l *Log) loadMeta(slots []uint64) error {
 	m := &l.meta
 	m.slots = make(map[string]uint64, len(slots))
@@ -196,12 +193,12 @@ func (l *Log) loadMeta(slots []uint64) error {
 	return nil
 }
 
-// metaDelta is what a batch will change in the index.
+// metaDelta is the change of the index by a batch.
 type metaDelta struct {
 	slots map[string]uint64 // 0: deleted
 	freed []uint64
-	taken int    // of the free slots, from the end
-	next  uint64 // never used slot
+	taken int    // number of slots taken from the end of the free list
+	next  uint64 // lowest slot never used
 }
 
 // admitMeta adds the changes' records to the batch.

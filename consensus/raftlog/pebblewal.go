@@ -14,21 +14,16 @@ import (
 	"github.com/cockroachdb/pebble/v2/vfs"
 )
 
-// When Pebble opens, it reads its newest write-ahead log up to the first chunk
-// that is not valid and takes that for the end of a write that a crash tore.
-// Whether a bit was flipped there instead, it finds out only from chunks in
-// later blocks of 32 KiB: up to a block of acknowledged writes would be gone
-// without a word. checkWAL looks at the rest of the block as well: a valid
-// chunk, or the mark of a clean close, behind an invalid one proves damage. What
-// remains is the last transaction of all before a crash; nothing tells its
-// damage from a torn write.
+// When Pebble opens, it reads its newest write-ahead log up to the first invalid chunk and treats that chunk as the
+// end of a write that a crash tore. Only chunks in later blocks of 32 KiB show Pebble that a bit was flipped instead:
+// up to one block of acknowledged writes would be lost without a report. checkWAL also examines the rest of the
+// block: a valid chunk, or the mark of a clean close, after an invalid chunk proves damage. The exception is the last
+// transaction before a crash: its damage looks like a torn write.
 //
-// A block holds chunks of CRC (4 bytes), length of the data (2), encoding (1),
-// log number (4), for encodings 9 to 12 the offset up to which the log was
-// synced when the chunk was written (8), and data, all little endian. The CRC
-// is CRC-32C, masked, from the encoding to the data's end. A clean close writes
-// a header of zeros but for encoding 5 and the number of the next log. No chunk
-// crosses a block, and what is too short for a chunk is zeros.
+// A block holds chunks of CRC (4 bytes), length of the data (2), encoding (1), log number (4), for encodings 9 to 12
+// the offset up to which the log was synced when the chunk was written (8), and data, all little endian. The CRC is
+// CRC-32C, masked, from the encoding to the data's end. A clean close writes a header of zeros but for encoding 5 and
+// the number of the next log. No chunk crosses a block, and a rest that is too short for a chunk is zeros.
 const (
 	walBlock      = 32 << 10
 	walHeader     = 11
@@ -103,12 +98,11 @@ func damagedChunk(r io.Reader, log uint32) (int64, error) {
 				return base + int64(at), nil
 			}
 		}
-		return -1, nil // Pebble looks at the blocks that follow
+		return -1, nil // Pebble checks the blocks that follow
 	}
 }
 
-// validChunks returns how far the block is valid, and whether the log ended
-// cleanly there.
+// validChunks returns the length of the valid part of the block, and whether the log ended cleanly there.
 func validChunks(b []byte, log uint32) (at int, ended bool) {
 	for at+walHeader <= len(b) {
 		if endMark(b[at:], log) {
@@ -126,8 +120,8 @@ func validChunks(b []byte, log uint32) (at int, ended bool) {
 	return len(b), false
 }
 
-// validChunk returns the size of the chunk at the start of b, 0 if it is not
-// valid, and up to where the log was synced before it.
+// validChunk returns the size of the chunk at the start of b, or 0 if the chunk is not valid, and the offset up to
+// which the log was synced before it.
 func validChunk(b []byte, log uint32) (size int, synced uint64) {
 	if len(b) < walHeader || b[6] < walFirstPlain || b[6] > walLast || binary.LittleEndian.Uint32(b[7:]) != log {
 		return 0, 0

@@ -14,7 +14,7 @@ import (
 	"pgregory.net/rapid"
 )
 
-// modelGroup is what a group should hold.
+// modelGroup is the expected content of a group.
 type modelGroup struct {
 	log    map[uint64]*raft.Log
 	stable map[string]string
@@ -59,7 +59,7 @@ func (m *model) group(n uint32) *modelGroup {
 
 func (m *model) open() error {
 	cfg := m.place.config()
-	cfg.NoSync = true
+	cfg.noSync = true
 	cfg.MaxBatch = 5
 	l, err := Open(cfg)
 	m.log = l
@@ -131,7 +131,7 @@ func (m *model) check(t *rapid.T) {
 	}
 }
 
-// diff compares everything and says where log and model differ.
+// diff compares everything and reports where log and model differ.
 func (m *model) diff() error {
 	for n := range uint32(4) {
 		if err := m.diffGroup(m.log.Group(n), m.group(n)); err != nil {
@@ -185,7 +185,7 @@ func (m *model) diffGroup(g *GroupLog, want *modelGroup) error {
 	return nil
 }
 
-// TestAgainstModel does random things to a log and to maps and compares.
+// TestAgainstModel performs random operations on a log and on maps and compares them.
 func TestAgainstModel(t *testing.T) {
 	for _, b := range []string{BackendBolt, BackendPebble, "disk"} {
 		t.Run(b, func(t *testing.T) {
@@ -212,9 +212,8 @@ func TestAgainstModel(t *testing.T) {
 	}
 }
 
-// TestCrashAgainstModel crashes the simulated disk in a random transaction of
-// random writes, those that sweep included. What was acknowledged must be
-// there, and what was not is there as a whole or not at all.
+// TestCrashAgainstModel crashes the simulated disk in a random transaction of random writes, including those that
+// sweep. It checks that acknowledged writes are there, and that any other write is there completely or not at all.
 func TestCrashAgainstModel(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
 		disk := NewDisk()

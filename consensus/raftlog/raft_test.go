@@ -13,7 +13,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// counter is a state machine that remembers how much it applied.
+// counter is a state machine that counts the applied entries.
 type counter struct {
 	mu   sync.Mutex
 	last string
@@ -86,8 +86,8 @@ func lead(r *raft.Raft) {
 	}
 }
 
-// Raft itself runs on many groups of one log at once, compacts, restores a
-// snapshot over a gap, and starts again from what is on disk.
+// Raft itself runs on many groups of one log at the same time, compacts, restores a snapshot over a gap, and starts
+// again from the data on disk.
 func TestRaftOnTheLog(t *testing.T) {
 	forEach(t, func(t *testing.T, p place) {
 		const groups = 8
@@ -142,7 +142,7 @@ func TestRaftOnTheLog(t *testing.T) {
 
 func restoreOverGap(t *testing.T, r *raft.Raft) {
 	snap := r.Snapshot()
-	for snap.Error() != nil { // nothing new since the last, which Raft made by itself
+	for snap.Error() != nil { // nothing new since the last snapshot, which Raft made itself
 		if err := r.Apply([]byte("for a snapshot"), time.Minute).Error(); err != nil {
 			t.Error(err)
 			return
@@ -159,8 +159,7 @@ func restoreOverGap(t *testing.T, r *raft.Raft) {
 	}
 }
 
-// What the package documentation says that Raft does with damage: it panics on
-// the goroutine that calls NewRaft.
+// Raft treats damage as the package documentation describes: it panics on the goroutine that calls NewRaft.
 func TestRaftRefusesDamage(t *testing.T) {
 	disk := NewDisk()
 	l := place{disk: disk}.open(t)
@@ -180,7 +179,7 @@ func TestRaftRefusesDamage(t *testing.T) {
 	raftNode(t, l, 1, snaps)
 }
 
-// Ten thousand groups that nobody uses cost an entry in a map each.
+// Ten thousand unused groups cost one entry in a map each.
 func TestIdleGroupsCostLittle(t *testing.T) {
 	const groups = 10_000
 	p := newPlace(t, BackendBolt)

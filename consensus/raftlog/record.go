@@ -21,8 +21,8 @@ const (
 	kindMeta  byte = 3
 )
 
-// maxRecord bounds a record, in bytes. It is far above what an entry may have
-// (1 MiB inline); it keeps a wrong length from being believed.
+// maxRecord limits a record, in bytes. It is far above the size of an entry (at most 1 MiB inline); it prevents the
+// use of a wrong length.
 const maxRecord = 64 << 20
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -60,9 +60,8 @@ func openRecord(rec []byte, key uint64, kind byte) ([]byte, error) {
 	return body, nil
 }
 
-// An entry's body is type (1 byte), term (8), AppendedAt in seconds (8, signed)
-// and nanoseconds (4), length of the extensions (4), extensions, data. The
-// index stands in the key.
+// An entry's body is type (1 byte), term (8), AppendedAt in seconds (8, signed) and nanoseconds (4), length of the
+// extensions (4), extensions, data. The key has the index.
 const entryHeader = 1 + 8 + 8 + 4 + 4
 
 // encodeEntry returns the whole record of an entry.

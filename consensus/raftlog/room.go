@@ -2,13 +2,13 @@ package raftlog
 
 import (
 	"fmt"
-	"syscall"
+
+	"github.com/mlsfed/mlsfed/internal/platform"
 )
 
-// checkRoom refuses entries when less than Config.MinFree is free, and other
-// writes when less than a quarter of it is: terms, votes and records are small,
-// and what removes entries makes room. It costs a few microseconds for each
-// fsync. Where the system reports no free space, every write is permitted.
+// checkRoom refuses entries when less than Config.MinFree is free, and other writes when less than a quarter of it
+// is: terms, votes and records are small, and the removal of entries frees space. The check costs a few microseconds
+// for each fsync. If the system does not report free space, every write is permitted.
 func (l *Log) checkRoom(entries bool) error {
 	least := l.cfg.MinFree
 	if !entries {
@@ -17,11 +17,10 @@ func (l *Log) checkRoom(entries bool) error {
 	if least <= 0 {
 		return nil
 	}
-	var s syscall.Statfs_t
-	if err := syscall.Statfs(l.cfg.Dir, &s); err != nil {
+	free, _, err := platform.Space(l.cfg.Dir)
+	if err != nil {
 		return nil
 	}
-	free := s.Bavail * uint64(s.Bsize)
 	if free < uint64(least) {
 		return fmt.Errorf("%w: %d bytes free in %s, %d must stay free", ErrNoSpace, free, l.cfg.Dir, least)
 	}

@@ -55,7 +55,7 @@ func (s runSet) with(a run) runSet {
 	return append(out, s[i:]...)
 }
 
-// without returns the set without a, and what was taken out.
+// without returns the set without a, and the removed part.
 func (s runSet) without(a run) (left, taken runSet) {
 	for _, r := range s {
 		if r.last < a.first || a.last < r.first {
@@ -73,13 +73,13 @@ func (s runSet) without(a run) (left, taken runSet) {
 	return left, taken
 }
 
-// groupState is what the state record of a group says. It is immutable: a
-// change makes a new one, which replaces the old one when it is durable.
+// groupState is the content of a group's state record. It is immutable: a change creates a new one, which replaces
+// the old one when it is durable.
 type groupState struct {
 	held    runSet // indexes of the entries
 	garbage runSet // deleted, not yet swept
 	stable  []stablePair
-	err     error // the record is damaged; all else is empty
+	err     error // the record is damaged; the other fields are empty
 }
 
 // stablePair is one stable key. Pairs are sorted by key.

@@ -37,8 +37,8 @@ func (c *counters) committed(entries, bytes int) {
 	}
 }
 
-// Writing returns for how long the write under way has lasted by now: a disk that stands still shows here,
-// without an error. It is 0 where nothing is being written.
+// Writing returns the duration of the current write, which shows a disk that hangs without an error. It is 0 if no
+// write is in progress.
 func (l *Log) Writing() time.Duration {
 	began := l.began.Load()
 	if began == 0 {

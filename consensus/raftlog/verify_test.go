@@ -6,7 +6,8 @@ import (
 	"testing"
 )
 
-// TestVerify: a log that Open takes is taken, one that it refuses is refused, and nothing is made or changed.
+// TestVerify checks that Verify accepts a log that Open accepts, refuses a log that Open refuses, and creates or
+// changes nothing.
 func TestVerify(t *testing.T) {
 	for _, backend := range []string{BackendBolt, BackendPebble} {
 		t.Run(backend, func(t *testing.T) {

@@ -7,10 +7,11 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
-	"github.com/mlsfed/mlsfed/test/cluster"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 )
 
-// TestBot runs the program as a user would: enrolled by a link, stopped, and started again. It answers each message once.
+// TestBot runs the program as a user would: enrolled with a link, stopped, and started again. It checks that the bot
+// answers each message once.
 func TestBot(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
@@ -55,7 +56,7 @@ func TestBot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	err = cluster.Await(ctx, alice, func() (bool, error) { // until the bot has enrolled, and has brought KeyPackages
+	err = cluster.Await(ctx, alice, func() (bool, error) { // until the bot has enrolled and uploaded KeyPackages
 		err := alice.Add(ctx, id, "mimi://a.example/u/bot")
 		if code := client.CodeOf(err); code == client.NotFound || code == client.NoneLeft {
 			return false, nil

@@ -16,7 +16,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore"
 )
 
-// testStores are the implementations that must behave alike.
+// testStores are the implementations that must behave in the same way.
 var testStores = map[string]func(t *testing.T) mlscore.Store{
 	"memory":          func(*testing.T) mlscore.Store { return mlscore.NewMemoryStore() },
 	"bolt":            func(t *testing.T) mlscore.Store { return openTest(t, newPath(t), Options{}) },
@@ -25,7 +25,7 @@ var testStores = map[string]func(t *testing.T) mlscore.Store{
 
 func newPath(t testing.TB) string { return filepath.Join(t.TempDir(), "store") }
 
-// testKey is a store's key, different for each n.
+// testKey returns a store's key, different for each n.
 func testKey(n byte) mlscore.Secret { return mlscore.NewSecret(bytes.Repeat([]byte{n, 7}, KeySize/2)) }
 
 // openTest opens a store under testKey(1) and closes it with the test.
@@ -56,7 +56,17 @@ func apply(t testing.TB, s mlscore.Store, writes ...mlscore.Write) {
 	}
 }
 
-// content is all that a store holds under a prefix, in its order.
+// fold folds the journal of a store.
+func fold(t testing.TB, s *Store) {
+	t.Helper()
+	s.writer.Lock()
+	defer s.writer.Unlock()
+	if err := s.fold(nil); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// content returns the records of a store with a prefix, in the order of Scan.
 func content(t testing.TB, s mlscore.Store, prefix string) []string {
 	t.Helper()
 	var list []string
@@ -77,7 +87,7 @@ func expect(t testing.TB, s mlscore.Store, prefix string, want ...string) {
 	}
 }
 
-// TestStoreConformance holds what mlscore.Store promises, over every implementation.
+// TestStoreConformance checks the contract of mlscore.Store with every implementation.
 func TestStoreConformance(t *testing.T) {
 	tests := map[string]func(*testing.T, mlscore.Store){
 		"get":                    conformGet,
@@ -97,7 +107,7 @@ func TestStoreConformance(t *testing.T) {
 	}
 }
 
-// conformGet: an empty value is a value; nothing is not.
+// conformGet checks that an empty value differs from an absent one.
 func conformGet(t *testing.T, s mlscore.Store) {
 	apply(t, s, put("a", "1"), put("empty", ""))
 	for key, want := range map[string]string{"a": "1", "empty": ""} {
@@ -117,7 +127,7 @@ func conformGet(t *testing.T, s mlscore.Store) {
 	}
 }
 
-// conformOrder: the writes of one batch take effect one after the other.
+// conformOrder checks that the writes of one batch take effect in their order.
 func conformOrder(t *testing.T, s mlscore.Store) {
 	apply(t, s, put("k", "1"), del("k"), put("k", "2"), put("k", "3"))
 	expect(t, s, "", "k=3")
@@ -133,7 +143,8 @@ func conformOrder(t *testing.T, s mlscore.Store) {
 	expect(t, s, "", "q1=f")
 }
 
-// conformPrefix: exactly the keys that begin with the prefix go, itself among them.
+// conformPrefix checks that a prefix deletion deletes exactly the keys that begin with the prefix, the prefix itself
+// included.
 func conformPrefix(t *testing.T, s mlscore.Store) {
 	keys := []string{"a", "ab", "ab\x00", "ab\x00x", "ab\xff", "ab\xff\xff", "abc", "ac", "b", "\xff", "\xff\xff", "\xff\xff\x01"}
 	fill := func() {
@@ -155,7 +166,8 @@ func conformPrefix(t *testing.T, s mlscore.Store) {
 	}
 }
 
-// conformScan: in the order of the bytes of the keys, and no other than the prefix's.
+// conformScan checks that a scan visits the records in the order of the bytes of their keys, and only those with the
+// prefix.
 func conformScan(t *testing.T, s mlscore.Store) {
 	for _, i := range rand.New(rand.NewPCG(1, 2)).Perm(300) {
 		apply(t, s, put(fmt.Sprintf("n%03d", i), fmt.Sprint(i)), put(fmt.Sprintf("m%03d", i), "m"))
@@ -174,8 +186,8 @@ func conformScan(t *testing.T, s mlscore.Store) {
 	}
 }
 
-// conformScanChange: whoever is visited may read and write the store, and is visited with what stood there
-// when the scan began.
+// conformScanChange checks that the visit function may read and write the store, and that the scan visits the records
+// of the store when the scan began.
 func conformScanChange(t *testing.T, s mlscore.Store) {
 	for i := range 20 {
 		apply(t, s, put(fmt.Sprintf("k%02d", i), "old"))
@@ -213,10 +225,10 @@ func conformScanStop(t *testing.T, s mlscore.Store) {
 	if err != stop || n != 2 {
 		t.Errorf("%v after %d records", err, n)
 	}
-	apply(t, s, put("d", "4")) // nothing is held on to
+	apply(t, s, put("d", "4")) // the store keeps no lock after the scan
 }
 
-// conformMemory: the store keeps none of the caller's memory and gives none of its own.
+// conformMemory checks that the store does not share memory with the caller in either direction.
 func conformMemory(t *testing.T, s mlscore.Store) {
 	key, value := []byte("key"), []byte("value")
 	apply(t, s, mlscore.Write{Key: key, Value: value})
@@ -273,7 +285,7 @@ func randomWrite(random *rand.Rand) mlscore.Write {
 	return put(string(key), strings.Repeat("v", random.IntN(3000)))
 }
 
-// follow makes a batch's writes in a map.
+// follow applies a batch's writes to a map.
 func follow(model map[string]string, writes []mlscore.Write) {
 	for _, w := range writes {
 		switch {
@@ -291,7 +303,7 @@ func follow(model map[string]string, writes []mlscore.Write) {
 	}
 }
 
-// conformConcurrent: batches are seen as a whole, by Get one after the other and by Scan at once.
+// conformConcurrent checks that readers see only whole batches: consecutive calls of Get, and one Scan.
 func conformConcurrent(t *testing.T, s mlscore.Store) {
 	const writers, batches, width = 3, 25, 4
 	var wg sync.WaitGroup
@@ -348,7 +360,7 @@ func conformConcurrent(t *testing.T, s mlscore.Store) {
 	}
 }
 
-// long picks by MLSFED_LONG: unset, short or full.
+// long returns the value for MLSFED_LONG: unset, short or full.
 func long(unset, short, full int) int {
 	switch os.Getenv("MLSFED_LONG") {
 	case "":

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"slices"
@@ -15,16 +16,16 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore"
 )
 
-// damageSample makes the file of a closed store with pages of every kind, and what is in it.
+// damageSample returns the file of a closed store with pages of every kind, and its records.
 func damageSample(t testing.TB) (file []byte, records map[string]string) {
 	t.Helper()
 	path := newPath(t)
-	s, err := Open(path, testKey(1), Options{KeepFreed: true})
+	s, err := Open(path, testKey(1), Options{KeepFreed: true, journal: 16 << 10})
 	if err != nil {
 		t.Fatal(err)
 	}
 	records = map[string]string{}
-	for i := range 400 { // enough for branches
+	for i := range 400 { // enough records for branch pages
 		k, v := fmt.Sprintf("g%05d", i*7919%1000), strings.Repeat("v", i%90)
 		records[k] = v
 		if i%80 == 0 {
@@ -42,6 +43,13 @@ func damageSample(t testing.TB) (file []byte, records map[string]string) {
 		}
 	}
 	apply(t, s, writes...)
+	fold(t, s)
+	for i, k := range slices.Sorted(maps.Keys(records)) { // some records are in the journal, with an earlier version in the bucket of records
+		if i%7 == 0 {
+			records[k] = "newer " + strings.Repeat("n", i%50)
+			apply(t, s, put(k, records[k]))
+		}
+	}
 	mustClose(t, s)
 	if file, err = os.ReadFile(path); err != nil {
 		t.Fatal(err)
@@ -49,8 +57,8 @@ func damageSample(t testing.TB) (file []byte, records map[string]string) {
 	return file, records
 }
 
-// checkDamaged opens a damaged file and reads all of it. Whatever the damage, a record has its value or
-// gives an error. It says what the damage was noticed by.
+// checkDamaged opens a damaged file and reads all of it. With any damage, a record must have its value or give an
+// error. checkDamaged returns the place where the damage was detected.
 func checkDamaged(t testing.TB, file []byte, records map[string]string) string {
 	t.Helper()
 	path := newPath(t)
@@ -99,7 +107,7 @@ func TestLongRandomDamage(t *testing.T) {
 	for trial := range trials {
 		bad := bytes.Clone(file)
 		at := random.IntN(len(bad))
-		if trial%2 == 0 { // where the structure is
+		if trial%2 == 0 { // in the part with the structure
 			at = at&^4095 + random.IntN(64)
 		}
 		switch trial % 5 {
@@ -111,7 +119,7 @@ func TestLongRandomDamage(t *testing.T) {
 			}
 		case 4:
 			from := random.IntN(len(bad)) &^ 4095
-			copy(bad[at&^4095:], bytes.Clone(bad[from:min(from+4096, len(bad))])) // a page in another's place
+			copy(bad[at&^4095:], bytes.Clone(bad[from:min(from+4096, len(bad))])) // a page in the place of another
 		}
 		result[checkDamaged(t, bad, records)]++
 		if t.Failed() {
@@ -124,7 +132,8 @@ func TestLongRandomDamage(t *testing.T) {
 	}
 }
 
-// TestTruncation: a file that was cut off is refused, wherever; but for free pages at its end.
+// TestTruncation checks that a file that was cut off at any place is refused, except if only free pages at its end
+// are missing.
 func TestTruncation(t *testing.T) {
 	file, records := damageSample(t)
 	for size := 0; size < len(file); size += 1 + len(file)/97 {
@@ -132,7 +141,7 @@ func TestTruncation(t *testing.T) {
 	}
 }
 
-// TestEveryPageHeader changes every byte at the beginning of every page, where bbolt's numbers stand.
+// TestEveryPageHeader changes every byte at the beginning of every page, where bbolt keeps its numbers.
 func TestEveryPageHeader(t *testing.T) {
 	file, records := damageSample(t)
 	result := map[string]int{}
@@ -152,7 +161,8 @@ func TestEveryPageHeader(t *testing.T) {
 	t.Log(result)
 }
 
-// TestMetaDamage: bbolt alone would go back to the transaction before without a word.
+// TestMetaDamage checks that a damaged meta page is refused, with which bbolt alone would silently go back to the
+// previous transaction.
 func TestMetaDamage(t *testing.T) {
 	file, records := damageSample(t)
 	newest, whole, err := readMetas(bytes.NewReader(file), int64(len(file)))
@@ -170,26 +180,27 @@ func TestMetaDamage(t *testing.T) {
 			t.Fatal(err)
 		}
 		s, err := Open(path, testKey(1), Options{Salvage: true})
-		if int(newest.txid%2) != which { // the newest is whole
+		if int(newest.txid%2) != which { // the newest meta page is valid
 			if err != nil {
 				t.Fatalf("meta page %d: salvage: %v", which, err)
 			}
 			apply(t, s, put("new", "v"))
 			mustClose(t, s)
-			openTest(t, path, Options{}) // both are whole again
+			openTest(t, path, Options{}) // both meta pages are valid again
 		} else if err == nil {
 			mustClose(t, s)
 		}
 	}
 }
 
-// TestDamageWhileOpen: a file that changes under bbolt gives errors and no crash.
+// TestDamageWhileOpen checks that a file that changes while bbolt has it open gives errors and no crash.
 func TestDamageWhileOpen(t *testing.T) {
 	path := newPath(t)
 	s := openTest(t, path, Options{KeepFreed: true})
 	for i := range 300 {
 		apply(t, s, put(fmt.Sprintf("k%03d", i), strings.Repeat("v", 100)))
 	}
+	fold(t, s)
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
@@ -217,11 +228,13 @@ func TestDamageWhileOpen(t *testing.T) {
 	}
 }
 
-// TestTruncatedWhileOpen: pages that are gone from the disk fault, which is no crash either.
+// TestTruncatedWhileOpen checks that a fault in the mapping, because pages were cut off the file, gives an error and
+// no crash.
 func TestTruncatedWhileOpen(t *testing.T) {
 	path := newPath(t)
 	s := openTest(t, path, Options{KeepFreed: true})
 	apply(t, s, put("k", strings.Repeat("v", 100_000)))
+	fold(t, s)
 	if err := os.Truncate(path, 2*4096); err != nil {
 		t.Fatal(err)
 	}
@@ -233,7 +246,7 @@ func TestTruncatedWhileOpen(t *testing.T) {
 	}
 }
 
-// FuzzHeader: what decodes encodes to the same bytes, and no prefix decodes.
+// FuzzHeader checks that a decoded header encodes to the same bytes, and that no prefix decodes.
 func FuzzHeader(f *testing.F) {
 	random := rand.NewChaCha8([32]byte{1})
 	for _, c := range []credential{{key: testKey(1)}, {passphrase: passphrase("p"), cost: cheap}} {
@@ -266,7 +279,7 @@ func FuzzHeader(f *testing.F) {
 	})
 }
 
-// fixSum gives bytes of a header's length the right checksum, so that mutations get past it.
+// fixSum writes the correct checksum into bytes of a header's length, so that mutations get past it.
 func fixSum(b []byte) []byte {
 	h := &header{}
 	b = append(slices.Clone(b), make([]byte, headerSize)...)[:headerSize]
@@ -279,7 +292,7 @@ func fixSum(b []byte) []byte {
 	return h.marshal()
 }
 
-// FuzzRecord: a record opens only as it was sealed.
+// FuzzRecord checks that only an unchanged record decrypts.
 func FuzzRecord(f *testing.F) {
 	k, err := deriveKeys(testKey(1), make([]byte, saltSize))
 	if err != nil {
@@ -337,7 +350,7 @@ func FuzzFile(f *testing.F) {
 	})
 }
 
-// FuzzStructure reads anything as a file, as it is and with meta pages whose checksums are right.
+// FuzzStructure reads arbitrary bytes as a file, unchanged and with correct checksums on the meta pages.
 func FuzzStructure(f *testing.F) {
 	path := newPath(f)
 	mustClose(f, openTest(f, path, Options{}))

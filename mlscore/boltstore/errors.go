@@ -8,29 +8,29 @@ import (
 
 // The kinds of failure, for errors.Is.
 var (
-	// ErrWrongKey: the key or the passphrase is not that of the file.
+	// ErrWrongKey: the file has another key or passphrase.
 	ErrWrongKey = errors.New("wrong key")
 	// ErrInUse: a process, this one or another, has the file open.
 	ErrInUse = errors.New("in use")
-	// ErrDamaged: the file is not as it was written. See DamagedError.
+	// ErrDamaged: the content of the file was changed. See DamagedError.
 	ErrDamaged = errors.New("damaged")
 	// ErrVersion: a newer release wrote the file.
 	ErrVersion = errors.New("unsupported version")
 	// ErrClosed: the store was closed.
 	ErrClosed = errors.New("closed")
-	// ErrFailed: the disk failed while a batch was written, and whether the batch is on it is not
-	// known. Nothing more is read or written; open the file again to see.
+	// ErrFailed: the disk failed while a batch was written, and it is not known whether the batch is on the disk. The
+	// store reads and writes nothing more; open the file again.
 	ErrFailed = errors.New("failed")
 )
 
-// DamagedError says what of a file is damaged.
+// DamagedError reports the damaged part of a file.
 type DamagedError struct {
 	Path   string
 	Key    []byte // of the damaged record; nil if it is the file's structure
 	Detail string
 }
 
-// Error names the file and the record, in hexadecimal: docs/state.md says how to read it.
+// Error returns a text with the file and the record's key in hexadecimal, which docs/spec/state.md explains.
 func (e *DamagedError) Error() string {
 	if e.Key == nil {
 		return fmt.Sprintf("store %s is damaged: %s", e.Path, e.Detail)
@@ -38,10 +38,10 @@ func (e *DamagedError) Error() string {
 	return fmt.Sprintf("store %s is damaged: record %s: %s", e.Path, keyName(e.Key), e.Detail)
 }
 
-// Is makes it an ErrDamaged.
+// Is reports whether target is ErrDamaged.
 func (e *DamagedError) Is(target error) bool { return target == ErrDamaged }
 
-// keyName prints a record's key, cut to a length that an error can bear.
+// keyName formats a record's key, cut to a length that suits an error text.
 func keyName(key []byte) string {
 	const most = 64
 	if len(key) <= most {

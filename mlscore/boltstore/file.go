@@ -1,6 +1,7 @@
 package boltstore
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,14 +14,14 @@ import (
 	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// fileMode lets only the owner read and write.
+// fileMode allows only the owner to read and write.
 const fileMode = 0o600
 
-// openFile opens the bbolt file, after its structure was read.
+// openFile reads the structure of the bbolt file and opens it.
 //
-// The file is locked by bbolt only when bbolt opens it, so that another process may write in between,
-// or while the structure is read. Then the transaction is another one, and it all begins anew. A page
-// that was reached from a meta page is not written over before that meta page has been.
+// bbolt locks the file only when bbolt opens it, so another process may write before that, or while the structure is
+// read. Then the newest transaction differs, and openFile starts again. bbolt does not write over a page that a meta
+// page reaches before it writes over that meta page.
 func (s *Store) openFile(c credential) error {
 	const attempts = 8
 	created := false
@@ -30,7 +31,7 @@ func (s *Store) openFile(c credential) error {
 			if err := s.create(c); err != nil && !errors.Is(err, fs.ErrExist) {
 				return err
 			}
-			created = true // by us or by another
+			created = true // by this process or by another
 			continue
 		}
 		if err != nil {
@@ -50,8 +51,8 @@ func (s *Store) openFile(c credential) error {
 	return fmt.Errorf("%w: it changed %d times while it was being opened", ErrInUse, attempts)
 }
 
-// inspect reads the structure of the file and gives its newest transaction; zero, which none has, if
-// another process writes meanwhile.
+// inspect reads the structure of the file and returns the id of its newest transaction, or zero, which is not a valid
+// id, if another process writes meanwhile.
 func (s *Store) inspect() (uint64, error) {
 	f, err := os.Open(s.path)
 	if err != nil {
@@ -78,11 +79,11 @@ func (s *Store) inspect() (uint64, error) {
 	return 0, s.damaged(nil, err.Error())
 }
 
-// openBolt opens the file with bbolt, locks it, and gives its newest transaction.
+// openBolt opens the file with bbolt, which locks it, and returns the id of its newest transaction.
 func (s *Store) openBolt() (txid uint64, err error) {
 	err = s.guard(func() error {
 		db, err := bbolt.Open(s.path, fileMode, &bbolt.Options{
-			Timeout:      max(s.opts.Wait, time.Nanosecond), // zero would wait for ever
+			Timeout:      max(s.opts.Wait, time.Nanosecond), // zero would wait without a limit
 			FreelistType: bbolt.FreelistMapType,
 			NoStatistics: true,
 			OpenFile: func(name string, flag int, mode os.FileMode) (*os.File, error) {
@@ -99,7 +100,7 @@ func (s *Store) openBolt() (txid uint64, err error) {
 	})
 	if err != nil {
 		if s.file != nil {
-			_ = s.file.Close() // bbolt has done so, unless it panicked
+			_ = s.file.Close() // bbolt has closed it, unless bbolt panicked
 		}
 		s.db, s.file = nil, nil
 		return 0, err
@@ -123,9 +124,9 @@ func (s *Store) metas() (newest boltMeta, whole bool, err error) {
 	return readMetas(s.file, info.Size())
 }
 
-// create makes an empty store under another name and gives it its own when it is whole, so that a crash
-// leaves either none or one that opens. The name is on the disk before the first batch can be. Whoever
-// is second finds that the name exists.
+// create makes an empty store under a temporary name and links it to its own name when it is complete, so that a
+// crash leaves either no file or a valid one. The name is on the disk before the first batch is written. If two
+// processes create the file, the second one finds that the name exists.
 func (s *Store) create(c credential) error {
 	h, k, err := c.begin(s.opts.Rand)
 	if err != nil {
@@ -137,7 +138,7 @@ func (s *Store) create(c credential) error {
 	if err != nil {
 		return err
 	}
-	defer func() { _ = os.Remove(temp.Name()) }() // the link holds the file
+	defer func() { _ = os.Remove(temp.Name()) }() // the link keeps the file
 	if err := temp.Close(); err != nil {
 		return err
 	}
@@ -156,7 +157,13 @@ func (s *Store) create(c credential) error {
 		if err := file.Put(recordHeader, h.marshal()); err != nil {
 			return err
 		}
-		return file.Put(recordDigest, k.digest(&setSum{}))
+		if err := file.Put(recordGeneration, binary.BigEndian.AppendUint64(nil, 1)); err != nil {
+			return err
+		}
+		if err := makeJournal(tx, s.opts.journalSize()); err != nil {
+			return err
+		}
+		return file.Put(recordDigest, k.digest(&setSum{}, 1))
 	})
 	if err := errors.Join(err, db.Close()); err != nil {
 		return err
@@ -167,7 +174,7 @@ func (s *Store) create(c credential) error {
 	return syncDir(dir)
 }
 
-// syncDir makes a new name in a directory last. Windows has no such call, and needs none.
+// syncDir makes a new name in a directory durable. Windows has no such call, and needs none.
 func syncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil

@@ -12,7 +12,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore"
 )
 
-// TestDiskFull: a batch for which there is no room is refused, and the store goes on.
+// TestDiskFull checks that a batch is refused if the disk is full, and that the store can be used after that.
 func TestDiskFull(t *testing.T) {
 	if path := os.Getenv("BOLTSTORE_TEST_FULL"); path != "" {
 		fullChild(t, path)

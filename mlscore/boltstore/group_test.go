@@ -9,7 +9,7 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore"
 )
 
-// device is a client whose state is in a file, and which restarts at any time.
+// device is a client with its state in a file. It can restart at any time.
 type device struct {
 	t     *testing.T
 	path  string
@@ -70,7 +70,7 @@ func (d *device) receive(msg []byte) *mlscore.Received {
 	return r
 }
 
-// TestGroupLife is a group of three whose members restart between any two steps.
+// TestGroupLife runs a group of three members who restart between the steps.
 func TestGroupLife(t *testing.T) {
 	for _, cs := range []mlscore.CipherSuite{mlscore.MLS128X25519AES128Ed25519, mlscore.MLS256P384AES256P384} {
 		t.Run(cs.String(), func(t *testing.T) { groupLife(t, cs) })

@@ -12,10 +12,14 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore"
 )
 
-// formatVersion is the version of the file's format.
-const formatVersion = 1
+// The versions of the file's format. A file of formatFirst has no journal; the first batch converts it to
+// formatJournal.
+const (
+	formatFirst   = 1
+	formatJournal = 2
+)
 
-// Where a file's key comes from.
+// The sources of a file's key.
 const (
 	fromKey        = 0
 	fromPassphrase = 1
@@ -28,8 +32,9 @@ const (
 	headerSize = 2 + costSize + PassphraseSaltSize + saltSize + checkSize + sumSize
 )
 
-// header is what a file says of itself before any key is known. It is not secret.
+// header is the part of a file that can be read without a key. It is not secret.
 type header struct {
+	format byte
 	source byte
 	cost   Cost                     // of a passphrase, else zero
 	pass   [PassphraseSaltSize]byte // salt of a passphrase, else zero
@@ -37,9 +42,9 @@ type header struct {
 	check  [checkSize]byte // MAC of all above: fails under a wrong key
 }
 
-// newHeader begins a header for a raw key.
+// newHeader returns a new header for a raw key.
 func newHeader(random io.Reader) (*header, error) {
-	h := &header{}
+	h := &header{format: formatJournal}
 	if _, err := io.ReadFull(random, h.salt[:]); err != nil {
 		return nil, fmt.Errorf("read randomness for a salt: %w", err)
 	}
@@ -47,14 +52,14 @@ func newHeader(random io.Reader) (*header, error) {
 }
 
 func (h *header) appendBody(b []byte) []byte {
-	b = append(b, formatVersion, h.source)
+	b = append(b, h.format, h.source)
 	b = h.cost.append(b)
 	b = append(b, h.pass[:]...)
 	return append(b, h.salt[:]...)
 }
 
-// marshal encodes the header. It ends with a checksum that needs no key, which tells a damaged header
-// from a wrong key.
+// marshal encodes the header. The last field is a checksum without a key, which distinguishes a damaged header from a
+// wrong key.
 func (h *header) marshal() []byte {
 	b := append(h.appendBody(make([]byte, 0, headerSize)), h.check[:]...)
 	sum := sha256.Sum256(b)
@@ -62,8 +67,8 @@ func (h *header) marshal() []byte {
 }
 
 func parseHeader(b []byte) (*header, error) {
-	if len(b) > 0 && b[0] != formatVersion {
-		return nil, fmt.Errorf("%w: the file has format %d, this release reads %d", ErrVersion, b[0], formatVersion)
+	if len(b) > 0 && (b[0] < formatFirst || b[0] > formatJournal) {
+		return nil, fmt.Errorf("%w: the file has format %d, this release reads %d to %d", ErrVersion, b[0], formatFirst, formatJournal)
 	}
 	if len(b) != headerSize {
 		return nil, fmt.Errorf("the header has %d bytes, not %d", len(b), headerSize)
@@ -72,7 +77,7 @@ func parseHeader(b []byte) (*header, error) {
 	if !bytes.Equal(sum[:sumSize], b[headerSize-sumSize:]) {
 		return nil, errors.New("the header's checksum does not match")
 	}
-	h := &header{source: b[1]}
+	h := &header{format: b[0], source: b[1]}
 	rest := b[2:]
 	h.cost = Cost{
 		Time:      binary.BigEndian.Uint32(rest),
@@ -98,7 +103,7 @@ func parseHeader(b []byte) (*header, error) {
 	return h, nil
 }
 
-// bind derives a file's keys and makes the header check them.
+// bind derives a file's keys and sets the header's check value for them.
 func (h *header) bind(key mlscore.Secret) (*keys, error) {
 	k, err := deriveKeys(key, h.salt[:])
 	if err != nil {
@@ -108,7 +113,7 @@ func (h *header) bind(key mlscore.Secret) (*keys, error) {
 	return k, nil
 }
 
-// unlock derives a file's keys and compares them with the header.
+// unlock derives a file's keys and compares them with the header's check value.
 func (h *header) unlock(key mlscore.Secret) (*keys, error) {
 	k, err := deriveKeys(key, h.salt[:])
 	if err != nil {

@@ -19,23 +19,24 @@ import (
 // KeySize is the length of a store's key in bytes.
 const KeySize = chacha20poly1305.KeySize
 
-// overhead is what a record is longer than its value.
+// overhead is the number of bytes by which a record is longer than its value.
 const overhead = chacha20poly1305.NonceSizeX + chacha20poly1305.Overhead
 
-// keys are what a file's key and salt give. The salt makes them differ between files under one key, so
-// that no record of one opens in another.
+// keys are derived from a file's key and salt. Because of the salt they differ between files with the same key, so
+// that a record of one file does not decrypt in another.
 type keys struct {
 	records cipher.AEAD
 	header  mlscore.Secret // authenticates the header
-	set     mlscore.Secret // authenticates which records there are
+	set     mlscore.Secret // authenticates the set of records
+	journal mlscore.Secret // authenticates the entries of the journal
 }
 
 func deriveKeys(key mlscore.Secret, salt []byte) (*keys, error) {
 	if key.Len() != KeySize {
 		return nil, fmt.Errorf("key of %d bytes, a store's key has %d", key.Len(), KeySize)
 	}
-	var derived [3]mlscore.Secret
-	for i, label := range [...]string{"records", "header", "set"} {
+	var derived [4]mlscore.Secret
+	for i, label := range [...]string{"records", "header", "set", "journal"} {
 		b, err := hkdf.Key(sha256.New, key.Bytes(), salt, "mlsfed boltstore 1 "+label, KeySize)
 		if err != nil {
 			return nil, fmt.Errorf("derive a store's keys: %w", err)
@@ -48,12 +49,13 @@ func deriveKeys(key mlscore.Secret, salt []byte) (*keys, error) {
 	if err != nil {
 		return nil, fmt.Errorf("derive a store's keys: %w", err)
 	}
-	return &keys{aead, derived[1], derived[2]}, nil
+	return &keys{records: aead, header: derived[1], set: derived[2], journal: derived[3]}, nil
 }
 
 func (k *keys) erase() {
 	k.header.Erase()
 	k.set.Erase()
+	k.journal.Erase()
 }
 
 // seal encrypts a value: nonce, ciphertext, tag.
@@ -65,7 +67,7 @@ func (k *keys) seal(random io.Reader, key, value []byte) ([]byte, error) {
 	return k.records.Seal(box, box, value, key), nil
 }
 
-// open decrypts what seal made for the same key. It is never nil unless it fails.
+// open decrypts the result of seal for the same record key. The value is nil only after an error.
 func (k *keys) open(key, box []byte) ([]byte, error) {
 	if len(box) < overhead {
 		return nil, fmt.Errorf("%d bytes, at least %d", len(box), overhead)
@@ -78,10 +80,10 @@ func (k *keys) open(key, box []byte) ([]byte, error) {
 	return value, nil
 }
 
-// setSum stands for the set of a file's records: the exclusive or of a keyed hash of each record's key,
-// nonce and tag. Adding and removing a record are the same operation, so that a batch costs what it
-// writes. The sum itself never leaves memory: whoever saw sums of many sets could solve for another
-// set with one of them. The file holds its MAC.
+// setSum represents the set of a file's records: the exclusive or of a keyed hash of each record's key, nonce and
+// tag. Adding and removing a record are the same operation, so the cost of a batch depends only on its own writes.
+// The sum itself never leaves memory: an attacker who sees the sums of many sets could compute another set with the
+// same sum. The file holds the MAC of the sum.
 type setSum [sha256.Size]byte
 
 // toggle adds a record to the set, or removes it.
@@ -113,10 +115,14 @@ func (t *toggler) toggle(sum *setSum, key, box []byte) {
 	subtle.XORBytes(sum[:], sum[:], h.Sum(t.out[:0]))
 }
 
-// digest is the MAC of a set.
-func (k *keys) digest(sum *setSum) []byte {
+// digest returns the MAC of a set and of the generation of its journal. A file of format 1 has no journal: its
+// generation is 0.
+func (k *keys) digest(sum *setSum, generation uint64) []byte {
 	h := hmac.New(sha256.New, k.set.Bytes())
 	h.Write([]byte{'s'})
 	h.Write(sum[:])
+	if generation > 0 {
+		h.Write(binary.BigEndian.AppendUint64(nil, generation))
+	}
 	return h.Sum(nil)
 }

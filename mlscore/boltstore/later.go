@@ -10,20 +10,20 @@ import (
 	"sync/atomic"
 )
 
-// verification is the check of a file that goes on after Open. Until it has ended, records are read by an earlyReader,
-// which follows no damaged page astray, and nothing is written.
+// verification is the check of a file that continues after Open. Until the verification has ended, an earlyReader,
+// which is safe on damaged pages, reads records, and nothing is written.
 type verification struct {
-	stop atomic.Bool   // Close does not wait for the rest
+	stop atomic.Bool   // set by Close, which does not wait for the rest
 	done chan struct{} // closed at its end
 	err  error         // why the file is not accepted; set before done is closed
 
-	early *earlyReader // reads until the end, nil afterwards; guarded by the store's mu
+	early *earlyReader // the reader until the verification ends, then nil; guarded by the store's mu
 }
 
-// errStopped ends a verification that nobody waits for any more.
+// errStopped ends the verification of a store that was closed.
 var errStopped = errors.New("the store was closed before it was verified")
 
-// openLater opens a file that is there and reads its header. The caller has it verified: see verify.
+// openLater opens an existing file and reads its header. The caller must start its verification: see verify.
 func (s *Store) openLater(c credential) error {
 	info, err := os.Stat(s.path)
 	if err != nil {
@@ -35,7 +35,7 @@ func (s *Store) openLater(c credential) error {
 	if _, err := s.openBolt(); err != nil {
 		return err
 	}
-	// The lock is held: the file is read as it stays.
+	// The lock is held: no other process changes the file.
 	meta, whole, err := s.metas()
 	switch {
 	case err != nil:
@@ -62,14 +62,22 @@ func (s *Store) openLater(c credential) error {
 	if err != nil {
 		return s.damaged(nil, err.Error())
 	}
+	s.header = h
 	if s.keys, err = c.unlock(h); err != nil {
+		return err
+	}
+	generation, _, err := r.get(file, recordGeneration)
+	if err != nil {
+		return s.damaged(nil, err.Error())
+	}
+	if err := s.readJournal(r, generation); err != nil {
 		return err
 	}
 	s.later.done, s.later.early = make(chan struct{}), r
 	return nil
 }
 
-// verify does what Open does at once where it does not verify later.
+// verify makes the checks that Open makes without Options.VerifyLater.
 func (s *Store) verify() {
 	v := &s.later
 	err := s.verified()
@@ -78,7 +86,10 @@ func (s *Store) verify() {
 	if err == nil && !s.opts.KeepFreed && !v.stop.Load() {
 		err = s.wipe()
 	}
-	v.early, v.err = nil, s.told("open", err)
+	if err == nil && !v.stop.Load() {
+		err = s.clean()
+	}
+	v.early, v.err = nil, s.explained("open", err)
 	close(v.done)
 }
 
@@ -96,7 +107,7 @@ func (s *Store) verified() error {
 	return s.guard(s.compareDigest)
 }
 
-// stoppable is a file whose reading ends when nobody waits for it any more.
+// stoppable is a file whose reads fail after the verification was stopped.
 type stoppable struct {
 	file *os.File
 	stop *atomic.Bool
@@ -109,7 +120,7 @@ func (r stoppable) ReadAt(b []byte, off int64) (int, error) {
 	return r.file.ReadAt(b, off)
 }
 
-// await waits until the file is verified. It returns why it is not accepted.
+// await waits until the file is verified. It returns the reason if the file is not accepted.
 func (s *Store) await() error {
 	if s.later.done == nil {
 		return nil
@@ -118,7 +129,7 @@ func (s *Store) await() error {
 	return s.later.err
 }
 
-// notAccepted is the error of an operation on a file that the verification has not accepted.
+// notAccepted returns the error of an operation on a file that the verification has not accepted.
 func (s *Store) notAccepted(err error) error {
 	if errors.Is(err, errStopped) {
 		return s.errClosed()
@@ -126,7 +137,7 @@ func (s *Store) notAccepted(err error) error {
 	return err
 }
 
-// early calls f with the reader to be used before the file is verified. It reports whether there was one. The caller
+// early calls f with the earlyReader, if the file is not verified yet. It reports whether it called f. The caller
 // holds mu.
 func (s *Store) early(f func(*earlyReader) error) (bool, error) {
 	v := &s.later
@@ -142,8 +153,9 @@ func (s *Store) early(f func(*earlyReader) error) (bool, error) {
 	return true, nil
 }
 
-// earlyReader reads a file that nothing is known of. Each page is checked for what reading it needs; a scan reads no more
-// pages than there are. A record that is found authenticates itself. That none is found proves nothing yet.
+// earlyReader reads a file that is not verified. It checks the fields of each page that it uses; a scan reads at most
+// as many pages as the file has. A record that is found authenticates itself. The absence of a record is not
+// authenticated.
 type earlyReader struct {
 	file    *boltFile
 	records branch
@@ -152,7 +164,7 @@ type earlyReader struct {
 	branches map[uint64]page
 }
 
-// branch is where a bucket begins: a page, or a leaf inside another one.
+// branch is the root of a bucket: a page, or a leaf inside another bucket's leaf.
 type branch struct {
 	root   uint64
 	inside page
@@ -244,39 +256,95 @@ func (r *earlyReader) leaf(p page, from []byte, f func(key, value []byte, bucket
 	return nil
 }
 
-// get returns the value of a key, as it stands in the file.
-func (r *earlyReader) get(b branch, key []byte) (value []byte, ok bool, err error) {
-	err = r.visit(b, key, func(k, v []byte, bucket bool) error {
-		if ok = bytes.Equal(k, key) && !bucket; ok {
-			value = bytes.Clone(v)
+// find returns the leaf of a key and the index of the key's entry.
+func (r *earlyReader) find(b branch, key []byte) (p page, i int, ok bool, err error) {
+	p = b.inside
+	for id, depth := b.root, 0; id != 0; depth++ {
+		if depth > maxTreeDepth {
+			return p, 0, false, fmt.Errorf("page %d is deeper than %d pages", id, maxTreeDepth)
 		}
-		return errEnough
-	})
-	return value, ok, err
+		if p, err = r.page(id); err != nil {
+			return p, 0, false, err
+		}
+		id = 0
+		if p.flags == flagBranch {
+			if id, err = p.below(key); err != nil {
+				return p, 0, false, err
+			}
+		}
+	}
+	for i := range p.count {
+		k, _, _, err := p.record(i)
+		if err != nil || bytes.Equal(k, key) {
+			return p, i, err == nil, err
+		}
+	}
+	return p, 0, false, nil
+}
+
+// get returns the encrypted value of a key.
+func (r *earlyReader) get(b branch, key []byte) (value []byte, ok bool, err error) {
+	_, value, err = r.place(b, key)
+	return bytes.Clone(value), value != nil, err
+}
+
+// place returns the value of a key, nil if there is none, and the offset of the value in the file.
+func (r *earlyReader) place(b branch, key []byte) (at int64, value []byte, err error) {
+	p, i, ok, err := r.find(b, key)
+	if err != nil || !ok {
+		return 0, nil, err
+	}
+	_, value, bucket, err := p.record(i)
+	if err != nil || bucket {
+		return 0, nil, err
+	}
+	return p.valueAt(i), value, nil
+}
+
+// below returns the child page of a branch for a key.
+func (p page) below(key []byte) (uint64, error) {
+	low, high := 0, p.count // finds the last entry that is not above the key, or the first entry
+	for high-low > 1 {
+		middle := (low + high) / 2
+		k, _, err := p.child(middle)
+		if err != nil {
+			return 0, err
+		}
+		if bytes.Compare(k, key) <= 0 {
+			low = middle
+		} else {
+			high = middle
+		}
+	}
+	_, id, err := p.child(low)
+	if err == nil && id == 0 {
+		err = fmt.Errorf("page %d has page 0 below it", p.id)
+	}
+	return id, err
 }
 
 // bucket finds a bucket of the file.
 func (r *earlyReader) bucket(name []byte) (b branch, err error) {
-	found := false
-	err = r.visit(branch{root: r.file.meta.root}, name, func(k, v []byte, bucket bool) error {
-		if !bytes.Equal(k, name) || !bucket {
-			return errEnough
-		}
-		found = true
-		b, err = insideOf(v)
-		if err != nil {
-			return err
-		}
-		return errEnough
-	})
-	if err == nil && !found {
-		err = errors.New("it is a bbolt file, but not a store of this package")
+	p, i, ok, err := r.find(branch{root: r.file.meta.root}, name)
+	if err != nil {
+		return b, err
 	}
-	return b, err
+	bucket := false
+	var value []byte
+	if ok {
+		_, value, bucket, err = p.record(i)
+	}
+	switch {
+	case err != nil:
+		return b, err
+	case !bucket:
+		return b, errors.New("the file is a bbolt file, but not a store of this package")
+	}
+	return insideOf(value, p.valueAt(i))
 }
 
-// insideOf reads where a nested bucket begins.
-func insideOf(value []byte) (branch, error) {
+// insideOf decodes the root of a nested bucket from the bucket's value at an offset of the file.
+func insideOf(value []byte, at int64) (branch, error) {
 	if len(value) < bucketHeaderSize {
 		return branch{}, fmt.Errorf("a bucket of %d bytes", len(value))
 	}
@@ -287,10 +355,10 @@ func insideOf(value []byte) (branch, error) {
 	if len(body) < pageHeaderSize || order.Uint16(body[8:]) != flagLeaf {
 		return branch{}, errors.New("a bucket inside a page is not a leaf")
 	}
-	return branch{inside: page{flags: flagLeaf, count: int(order.Uint16(body[10:])), body: body}}, nil
+	return branch{inside: page{flags: flagLeaf, count: int(order.Uint16(body[10:])), body: body, at: at + bucketHeaderSize}}, nil
 }
 
-// missing reports whether a file is not there yet.
+// missing reports whether a file does not exist.
 func missing(path string) bool {
 	_, err := os.Lstat(path)
 	return errors.Is(err, fs.ErrNotExist)

@@ -29,7 +29,7 @@ func notVerified(t testing.TB, file []byte) (*Store, error) {
 	return s, err
 }
 
-// readAll compares all that a store gives with what was written. lenient allows that records are missing.
+// readAll compares all records of a store with those that were written. lenient allows missing records.
 func readAll(t testing.TB, s *Store, records map[string]string, lenient bool) (failed error) {
 	t.Helper()
 	for k, want := range records {
@@ -64,7 +64,8 @@ func readAll(t testing.TB, s *Store, records map[string]string, lenient bool) (f
 	return failed
 }
 
-// TestVerifyLater: a store that is not verified yet gives what it holds, and takes nothing; then it is as any other.
+// TestVerifyLater checks that a store that is not verified yet returns its records and accepts no batch, and that it
+// works normally after that.
 func TestVerifyLater(t *testing.T) {
 	file, records := damageSample(t)
 	s, err := notVerified(t, file)
@@ -107,7 +108,8 @@ func TestVerifyLater(t *testing.T) {
 	mustClose(t, fresh)
 }
 
-// TestVerifyLaterIsStopped: a store that is closed before it was verified writes nothing and leaves the file as it was.
+// TestVerifyLaterIsStopped checks that a store that is closed before it was verified writes nothing and leaves the
+// file as it was.
 func TestVerifyLaterIsStopped(t *testing.T) {
 	file, records := damageSample(t)
 	s, err := notVerified(t, file)
@@ -128,14 +130,17 @@ func TestVerifyLaterIsStopped(t *testing.T) {
 	}
 }
 
-// TestVerifyLaterNoticesWhatIsMissing: a record that was taken out of the file is not there until the file is verified, and
-// then nothing is written.
+// TestVerifyLaterNoticesWhatIsMissing checks that a record that was removed from the file is reported as absent until
+// the file is verified, and that nothing is written after that.
 func TestVerifyLaterNoticesWhatIsMissing(t *testing.T) {
 	file, records := damageSample(t)
 	path := newPath(t)
 	if err := os.WriteFile(path, file, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	whole := openTest(t, path, Options{})
+	fold(t, whole)
+	mustClose(t, whole)
 	db, err := bbolt.Open(path, 0o600, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -160,8 +165,8 @@ func TestVerifyLaterNoticesWhatIsMissing(t *testing.T) {
 	}
 }
 
-// TestVerifyLaterSurvivesDamage: whatever is wrong with a file, reading it before it is verified ends, gives no value that
-// was not written, and no batch is taken.
+// TestVerifyLaterSurvivesDamage checks that with any damage, reading a file before it is verified ends and returns no
+// value that was not written, and that no batch is accepted.
 func TestVerifyLaterSurvivesDamage(t *testing.T) {
 	file, records := damageSample(t)
 	r := rand.New(rand.NewPCG(3, 4))
@@ -170,7 +175,7 @@ func TestVerifyLaterSurvivesDamage(t *testing.T) {
 	for i := range 300 {
 		bad := bytes.Clone(file)
 		at := r.IntN(len(bad))
-		if i%2 == 0 { // headers and the first entries of pages steer the reader
+		if i%2 == 0 { // the reader follows headers and the first entries of pages
 			at = r.IntN(len(bad)/pageSize)*pageSize + r.IntN(80)
 		}
 		for k := range 1 + r.IntN(8) {
@@ -189,7 +194,7 @@ func TestVerifyLaterSurvivesDamage(t *testing.T) {
 		if err != nil {
 			noticed++
 		} else {
-			// A value that does not decrypt is noticed when it is read, and stands in nobody's way.
+			// A value that does not decrypt is detected when it is read, and does not affect other records.
 			for _, err := range []error{readErr, readAll(t, s, records, false)} {
 				if d := new(DamagedError); err != nil && (!errors.As(err, &d) || d.Key == nil) {
 					t.Errorf("damage at %d: a batch is taken, and reading fails: %v", at, err)

@@ -16,18 +16,18 @@ const PassphraseSaltSize = 16
 
 const costSize = 9
 
-// Cost is what it takes to try one passphrase with Argon2id (RFC 9106).
+// Cost is the cost of one passphrase derivation with Argon2id (RFC 9106).
 type Cost struct {
 	Time      uint32 // passes over the memory, 1 to 64
 	MemoryKiB uint32 // 8 for each thread to 1 GiB
 	Threads   uint8  // 1 to 16
 }
 
-// DefaultCost is the second recommendation of RFC 9106 §4: 64 MiB, some tenths of a second.
+// DefaultCost returns the second recommendation of RFC 9106 §4: 64 MiB, some tenths of a second.
 func DefaultCost() Cost { return Cost{Time: 3, MemoryKiB: 64 << 10, Threads: 4} }
 
-// check bounds a cost. A file states its own before any key is known, so that without a bound a doctored
-// one could ask for all memory there is.
+// check bounds a cost. The cost in a file is used before it can be authenticated, so without a bound a manipulated
+// file could request all memory.
 func (c Cost) check() error {
 	switch {
 	case c.Time < 1 || c.Time > 64:
@@ -46,11 +46,10 @@ func (c Cost) append(b []byte) []byte {
 	return append(b, c.Threads)
 }
 
-// KeyFromPassphrase derives a store's key from a passphrase, for Open. OpenWithPassphrase does the same
-// with the salt and the cost that the file states; this is for a caller who keeps them elsewhere.
+// KeyFromPassphrase derives a store's key from a passphrase, for Open. OpenWithPassphrase does the same with the salt
+// and the cost in the file; KeyFromPassphrase is for a caller who stores them elsewhere.
 //
-// The passphrase is taken as bytes: text that a person types should be brought into one Unicode
-// normalization first.
+// The passphrase is used as bytes: normalize text that a person types to one Unicode normalization form first.
 func KeyFromPassphrase(passphrase mlscore.Secret, salt []byte, cost Cost) (mlscore.Secret, error) {
 	if passphrase.Len() == 0 {
 		return mlscore.Secret{}, errors.New("the passphrase is empty")
@@ -66,7 +65,7 @@ func KeyFromPassphrase(passphrase mlscore.Secret, salt []byte, cost Cost) (mlsco
 	return mlscore.NewSecret(b), nil
 }
 
-// credential is what a caller opens a file with: a key, or a passphrase.
+// credential is a caller's means to open a file: a key or a passphrase.
 type credential struct {
 	key        mlscore.Secret
 	passphrase mlscore.Secret
@@ -75,7 +74,7 @@ type credential struct {
 
 func (c credential) isPassphrase() bool { return c.passphrase.Len() > 0 }
 
-// begin makes the header of a new file, and its keys.
+// begin makes the header and the keys of a new file.
 func (c credential) begin(random io.Reader) (*header, *keys, error) {
 	h, err := newHeader(random)
 	if err != nil {
@@ -96,7 +95,7 @@ func (c credential) begin(random io.Reader) (*header, *keys, error) {
 	return h, k, err
 }
 
-// unlock gives the keys of a file with a header.
+// unlock returns the keys of a file with a header.
 func (c credential) unlock(h *header) (*keys, error) {
 	key := c.key
 	if c.isPassphrase() {

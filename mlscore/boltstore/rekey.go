@@ -9,9 +9,9 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore"
 )
 
-// ChangeKey encrypts every record anew under another key, in one transaction: after a crash the file has
-// the old key or the new one. Copies of the old pages that may exist elsewhere still open with the old
-// key, so the old key must be destroyed. A damaged record makes it fail, with nothing changed.
+// ChangeKey encrypts every record again under another key, in one transaction: after a crash the file has the old key
+// or the new one. The old key still decrypts copies of the old pages that may exist elsewhere, so the caller must
+// destroy the old key. If a record is damaged, ChangeKey fails and changes nothing.
 func (s *Store) ChangeKey(key mlscore.Secret) error {
 	if key.Len() != KeySize {
 		return fmt.Errorf("change key of store %s: key of %d bytes, a store's key has %d", s.path, key.Len(), KeySize)
@@ -19,7 +19,7 @@ func (s *Store) ChangeKey(key mlscore.Secret) error {
 	return s.rekey(credential{key: key})
 }
 
-// ChangePassphrase is ChangeKey to a passphrase, with Options.Cost.
+// ChangePassphrase is ChangeKey with a key that is derived from a passphrase with Options.Cost.
 func (s *Store) ChangePassphrase(passphrase mlscore.Secret) error {
 	if passphrase.Len() == 0 {
 		return fmt.Errorf("change passphrase of store %s: the passphrase is empty", s.path)
@@ -33,27 +33,34 @@ func (s *Store) rekey(c credential) error {
 	}
 	h, next, err := c.begin(s.opts.Rand)
 	if err != nil {
-		return s.told("change key of", err)
+		return s.explained("change key of", err)
 	}
-	if err := s.exchange(h, next); err != nil {
+	s.writer.Lock()
+	defer s.writer.Unlock()
+	if len(s.journal.overlay) > 0 || s.journal.generation == 0 {
+		err = s.fold(nil)
+	}
+	if err == nil {
+		err = s.exchange(h, next)
+	}
+	if err != nil {
 		next.erase()
-		return s.told("change key of", err)
+		return s.explained("change key of", err)
 	}
-	s.wipeFreed()
 	return nil
 }
 
-// exchange encrypts everything anew, while nobody reads.
+// exchange encrypts all records again, while no reader is active. The journal must be empty. The caller holds writer.
 func (s *Store) exchange(h *header, next *keys) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	old := s.keys
-	err := s.update(func(tx *bbolt.Tx, sum *setSum) error {
+	old, generation := s.keys, s.journal.generation+1
+	err := s.update(generation, func(tx *bbolt.Tx, sum *setSum) error {
 		*sum = setSum{}
 		if err := s.reseal(tx.Bucket(bucketRecords), old, next, sum); err != nil {
 			return err
 		}
-		s.keys = next // for the digest
+		s.keys = next // the digest needs the new keys
 		return tx.Bucket(bucketFile).Put(recordHeader, h.marshal())
 	})
 	if err != nil {
@@ -61,10 +68,11 @@ func (s *Store) exchange(h *header, next *keys) error {
 		return err
 	}
 	old.erase()
-	return nil
+	s.header = h
+	return s.folded(generation)
 }
 
-// reseal moves all records from one key to another.
+// reseal decrypts all records with the old keys and encrypts them with the new ones.
 func (s *Store) reseal(records *bbolt.Bucket, old, next *keys, sum *setSum) error {
 	var list [][]byte
 	cursor := records.Cursor()

@@ -17,7 +17,7 @@ import (
 
 func passphrase(s string) mlscore.Secret { return mlscore.NewSecret([]byte(s)) }
 
-// TestChangeKey: the old key opens nothing any more, the new one everything.
+// TestChangeKey checks that the old key does not open the file any more, and the new key opens it.
 func TestChangeKey(t *testing.T) {
 	path := newPath(t)
 	s := openTest(t, path, Options{})
@@ -43,7 +43,7 @@ func TestChangeKey(t *testing.T) {
 	expect(t, s, "", append([]string{"after=x"}, want[1:]...)...)
 }
 
-// TestChangeKeyDuringScan: a scan that began under the old key goes on.
+// TestChangeKeyDuringScan checks that a scan that began under the old key continues.
 func TestChangeKeyDuringScan(t *testing.T) {
 	s := openTest(t, newPath(t), Options{})
 	apply(t, s, put("a", "1"), put("b", "2"), put("c", "3"))
@@ -58,7 +58,7 @@ func TestChangeKeyDuringScan(t *testing.T) {
 	expect(t, s, "", "a=1", "b=2", "c=3")
 }
 
-// TestChangeKeyFails: a change that fails leaves the old key and the store in use.
+// TestChangeKeyFails checks that after a failed change the store still works with the old key.
 func TestChangeKeyFails(t *testing.T) {
 	path := newPath(t)
 	s := openTest(t, path, Options{})
@@ -74,7 +74,7 @@ func TestChangeKeyFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := s.ChangeKey(testKey(2)); err == nil { // randomness for one record of two
+	if err := s.ChangeKey(testKey(2)); err == nil { // enough randomness for one of two records
 		t.Error("changed without a nonce")
 	}
 	expect(t, s, "", "a=1", "b=2")
@@ -103,7 +103,7 @@ func TestPassphrase(t *testing.T) {
 	if _, err := Open(path, testKey(1), opts); !errors.Is(err, ErrWrongKey) {
 		t.Errorf("a key: %v", err)
 	}
-	// The file states the cost, whatever the options say now.
+	// The file holds the cost; the options do not matter now.
 	if s, err = OpenWithPassphrase(path, passphrase("one"), Options{}); err != nil {
 		t.Fatal(err)
 	}
@@ -129,7 +129,7 @@ func TestPassphrase(t *testing.T) {
 	mustClose(t, s)
 }
 
-// TestKeyFromPassphrase: the key that the header's salt and cost give opens the file as well.
+// TestKeyFromPassphrase checks that a key derived with the salt and cost in the header opens the file, too.
 func TestKeyFromPassphrase(t *testing.T) {
 	path := newPath(t)
 	s, err := OpenWithPassphrase(path, passphrase("one"), Options{Cost: cheap})
@@ -171,7 +171,13 @@ func TestKeyFromPassphrase(t *testing.T) {
 	}
 }
 
-// boxesOf gives the encrypted records of a closed store.
+// cipherOf returns the ciphertext in a box, cut to a length.
+func cipherOf(box []byte) []byte {
+	box = box[24 : len(box)-16]
+	return box[:min(len(box), 64)]
+}
+
+// boxesOf returns the encrypted records of a closed store.
 func boxesOf(t *testing.T, path string) map[string][]byte {
 	boxes := map[string][]byte{}
 	raw(t, path, func(r, _ *bbolt.Bucket) error {
@@ -183,8 +189,8 @@ func boxesOf(t *testing.T, path string) map[string][]byte {
 	return boxes
 }
 
-// TestErasure: what was deleted or replaced is in no page of the file, not even encrypted; with KeepFreed
-// it is.
+// TestErasure checks that no page of the file contains a deleted or replaced value, not even encrypted, except with
+// KeepFreed.
 func TestErasure(t *testing.T) {
 	for _, keep := range []bool{false, true} {
 		t.Run(fmt.Sprintf("KeepFreed=%v", keep), func(t *testing.T) {
@@ -194,6 +200,7 @@ func TestErasure(t *testing.T) {
 				apply(t, s, put(fmt.Sprintf("k%02d", i), "secret"))
 			}
 			apply(t, s, put("large", string(bytes.Repeat([]byte("large"), 5000))))
+			fold(t, s)
 			mustClose(t, s)
 			boxes := boxesOf(t, path)
 
@@ -208,17 +215,17 @@ func TestErasure(t *testing.T) {
 			}
 			found := 0
 			for _, k := range gone {
-				if bytes.Contains(file, boxes[k][:24]) || bytes.Contains(file, boxes[k][len(boxes[k])-24:]) {
+				if bytes.Contains(file, cipherOf(boxes[k])) {
 					found++
 				}
 			}
 			if !bytes.Contains(file, boxes["k02"]) {
-				t.Error("a record that stands is not found: this test looks wrongly")
+				t.Error("a record that was not replaced is not found: the test searches for the wrong bytes")
 			}
 			if !keep && found > 0 || keep && found == 0 {
 				t.Errorf("%d of %d erased records are in the file", found, len(gone))
 			}
-			// A key that is given up takes all records with it.
+			// After a change of key, no ciphertext under the old key is left.
 			if err := s.ChangeKey(testKey(2)); err != nil {
 				t.Fatal(err)
 			}
@@ -232,13 +239,17 @@ func TestErasure(t *testing.T) {
 	}
 }
 
-// TestErasureAfterCrash: what a process could not erase any more is erased when the file is opened.
+// TestErasureAfterCrash checks that opening a file erases the values that a crashed process did not erase.
 func TestErasureAfterCrash(t *testing.T) {
 	path := newPath(t)
 	s := openTest(t, path, Options{KeepFreed: true})
-	apply(t, s, put("k", "secret"))
+	apply(t, s, put("k", "secret"), put("twice", "first"))
+	fold(t, s)
+	apply(t, s, put("twice", "second"))
+	second := cipherOf(s.journal.overlay[0].box)
+	apply(t, s, put("twice", "third"))
 	mustClose(t, s)
-	box := boxesOf(t, path)["k"]
+	boxes := boxesOf(t, path)
 	s = openTest(t, path, Options{KeepFreed: true})
 	apply(t, s, del("k"))
 	mustClose(t, s)
@@ -247,12 +258,14 @@ func TestErasureAfterCrash(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if bytes.Contains(file, box) {
-		t.Error("it is still there")
+	for name, box := range map[string][]byte{"a deleted record": cipherOf(boxes["k"]), "a folded record": cipherOf(boxes["twice"]), "a record of the journal": second} {
+		if bytes.Contains(file, box) {
+			t.Errorf("%s is still there", name)
+		}
 	}
 }
 
-// TestErasureIsWhole: after any batch, whoever else writes, every page that nothing uses is zero.
+// TestErasureIsWhole checks that after any batch, also with concurrent writers, every unused page is zero.
 func TestErasureIsWhole(t *testing.T) {
 	s := openTest(t, newPath(t), Options{})
 	check := func(when string) {

@@ -2,8 +2,10 @@ package boltstore
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/hmac"
 	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -17,27 +19,41 @@ import (
 	"github.com/mlsfed/mlsfed/mlscore"
 )
 
-// Options are a caller's choices. The zero value is a good one.
+// Options are the options of Open. The zero value is a good choice.
 type Options struct {
-	// Wait is how long Open waits for another process to close the file; zero: not at all.
+	// Wait is the time that Open waits for another process to close the file; zero means not to wait.
 	Wait time.Duration
-	// KeepFreed leaves pages that a batch has freed as they are, instead of overwriting them: cheaper,
-	// but the file then holds consumed secrets, encrypted, until their pages happen to be used again.
+	// KeepFreed does not overwrite pages that a batch has freed. Batches are then cheaper, but the file holds
+	// consumed secrets, encrypted, until their pages are used again.
 	KeepFreed bool
-	// Salvage opens a file although records are missing from it, were added, or were put back to an
-	// earlier version, or although its last transaction is lost: to get out of it what is left. A group
-	// that was put back must not be written to again, since its keys would be used twice. Records that
-	// do not decrypt still give an error. It implies KeepFreed: what is lost may stand in freed pages.
+	// Salvage opens a damaged file to recover its remaining records: records may be missing, added, or put back to an
+	// earlier version, or the last transaction may be lost. Never send to a group that was put back, since its keys
+	// would be used twice. Records that do not decrypt still give an error. Salvage implies KeepFreed, because lost
+	// records may be in freed pages.
 	Salvage bool
-	// VerifyLater lets Open return before the file is verified, which takes time in proportion to it. Meanwhile records
-	// can be read: each authenticates itself, but an older version of one, or that there is none, is not noticed yet.
-	// Apply waits for the end, so that nothing is ever written that was computed from a file that is damaged or was
-	// tampered with: it returns the error that Open would have. Close does not wait. With Salvage it does nothing.
+	// VerifyLater lets Open return before the file is verified, which takes time in proportion to the file's size.
+	// Meanwhile records can be read: each authenticates itself, but an older version of a record, or a missing
+	// record, is not detected yet. Apply waits for the end of the verification and returns the error that Open would
+	// have returned, so that nothing is written that was computed from a damaged or manipulated file. Close does not
+	// wait. With Salvage, VerifyLater has no effect.
 	VerifyLater bool
-	// Cost is that of a passphrase, for a new file or a new passphrase; zero means DefaultCost.
+	// Cost is the cost of deriving a key from a passphrase, for a new file or a new passphrase; zero means
+	// DefaultCost.
 	Cost Cost
 	// Rand is the source of nonces and salts; nil means crypto/rand.
 	Rand io.Reader
+
+	journal int // size of the journal of a new file, for tests
+}
+
+// minJournal is less than the size of any journal.
+const minJournal = 2 * markerSize
+
+func (o Options) journalSize() int {
+	if o.journal == 0 {
+		return journalSize
+	}
+	return o.journal
 }
 
 var _ mlscore.Store = (*Store)(nil)
@@ -49,35 +65,43 @@ type Store struct {
 	db   *bbolt.DB
 	file *os.File // of db
 
-	// Held shared by all that read or write, and alone by what changes the keys, overwrites free
-	// pages, or closes the file. It is held across I/O, since that is what it orders.
+	// writer serializes batches. It is locked before mu. writer and mu are held across I/O, since their purpose is to
+	// order I/O.
+	writer  sync.Mutex
+	journal journal
+	header  *header
+
+	// Readers hold mu shared. mu is held exclusively to change the records that readers see, to change the keys, to
+	// overwrite free pages, and to close the file.
 	mu     sync.RWMutex
 	keys   *keys
 	closed bool
 
-	// writer guards what a batch changes: one batch at a time, as bbolt has it. Whoever holds mu alone
-	// need not hold it.
-	writer  sync.Mutex
+	// The state of transactions. writer guards it.
 	sum     setSum
 	wiped   wiped
-	failed  error // why nothing more is written
+	failed  error // the reason why nothing more is written
 	crashed bool  // bbolt panicked while it held its locks
 	later   verification
 }
 
-// The buckets of the file, and the records of the one that describes it.
+// The buckets of the file, and the keys of the records that describe the file.
 var (
 	bucketRecords = []byte("records")
 	bucketFile    = []byte("file")
-	recordHeader  = []byte("header")
-	recordDigest  = []byte("digest")
+	bucketJournal = []byte("journal")
+
+	recordHeader     = []byte("header")
+	recordDigest     = []byte("digest")
+	recordGeneration = []byte("generation")
+	recordRegion     = []byte("region")
 )
 
-// Open opens the store at path, or creates it, readable by its owner only, on a file system with hard
-// links. The key has 32 bytes, which must be random: see OpenWithPassphrase for those that a person
-// remembers. The caller may erase it afterwards.
+// Open opens the store at path, or creates it, readable only by its owner, on a file system with hard links. The key
+// has 32 bytes, which must be random; for a passphrase use OpenWithPassphrase. The caller may erase the key
+// afterwards.
 //
-// The errors to expect are ErrWrongKey, ErrInUse, ErrDamaged and ErrVersion.
+// Errors: ErrWrongKey, ErrInUse, ErrDamaged and ErrVersion.
 func Open(path string, key mlscore.Secret, opts Options) (*Store, error) {
 	if key.Len() != KeySize {
 		return nil, fmt.Errorf("open store %s: key of %d bytes, a store's key has %d", path, key.Len(), KeySize)
@@ -85,8 +109,8 @@ func Open(path string, key mlscore.Secret, opts Options) (*Store, error) {
 	return open(path, credential{key: key}, opts)
 }
 
-// OpenWithPassphrase is Open with a key that is derived from a passphrase by Argon2id; the file states
-// the salt and the cost.
+// OpenWithPassphrase is Open with a key that Argon2id derives from a passphrase; the file holds the salt and the
+// cost.
 func OpenWithPassphrase(path string, passphrase mlscore.Secret, opts Options) (*Store, error) {
 	if passphrase.Len() == 0 {
 		return nil, fmt.Errorf("open store %s: the passphrase is empty", path)
@@ -102,15 +126,13 @@ func (o Options) cost() Cost {
 }
 
 func open(path string, c credential, opts Options) (*Store, error) {
-	if opts.Rand == nil {
-		opts.Rand = rand.Reader
-	}
+	opts.Rand = cmp.Or(opts.Rand, rand.Reader)
 	opts.KeepFreed = opts.KeepFreed || opts.Salvage
 	s := &Store{path: path, opts: opts}
 	if opts.VerifyLater && !opts.Salvage && !missing(path) {
 		if err := s.openLater(c); err != nil {
 			_ = s.Close() // the first error is the one to report
-			return nil, s.told("open", err)
+			return nil, s.explained("open", err)
 		}
 		go s.verify()
 		return s, nil
@@ -122,15 +144,18 @@ func open(path string, c credential, opts Options) (*Store, error) {
 	if err == nil && !opts.KeepFreed {
 		err = s.wipe()
 	}
+	if err == nil && !opts.Salvage {
+		err = s.clean()
+	}
 	if err != nil {
-		_ = s.Close() // the first error is the one to tell
-		return nil, s.told("open", err)
+		_ = s.Close() // the first error is reported
+		return nil, s.explained("open", err)
 	}
 	return s, nil
 }
 
-// told says what failed, and in which file, unless the error says that already.
-func (s *Store) told(operation string, err error) error {
+// explained puts the failed operation and the file in front of the text of err, unless err names them already.
+func (s *Store) explained(operation string, err error) error {
 	if err == nil || errors.Is(err, ErrDamaged) || errors.Is(err, ErrClosed) || errors.Is(err, ErrFailed) {
 		return err
 	}
@@ -144,7 +169,7 @@ func (s *Store) load(c credential) error {
 	err := s.db.View(func(tx *bbolt.Tx) error {
 		file, records := tx.Bucket(bucketFile), tx.Bucket(bucketRecords)
 		if file == nil || records == nil {
-			return s.damaged(nil, "it is a bbolt file, but not a store of this package")
+			return s.damaged(nil, "the file is a bbolt file, but not a store of this package")
 		}
 		h, err := parseHeader(file.Get(recordHeader))
 		if errors.Is(err, ErrVersion) {
@@ -153,8 +178,15 @@ func (s *Store) load(c credential) error {
 		if err != nil {
 			return s.damaged(nil, err.Error())
 		}
-		s.keys, err = c.unlock(h)
-		return err
+		s.header = h
+		if s.keys, err = c.unlock(h); err != nil {
+			return err
+		}
+		r, err := s.baseReader()
+		if err != nil {
+			return s.damaged(nil, err.Error())
+		}
+		return s.readJournal(r, bytes.Clone(file.Get(recordGeneration)))
 	})
 	if err != nil {
 		return err
@@ -167,7 +199,7 @@ func (s *Store) compareDigest() error {
 	return s.db.View(func(tx *bbolt.Tx) error {
 		file, records := tx.Bucket(bucketFile), tx.Bucket(bucketRecords)
 		if file == nil || records == nil {
-			return s.damaged(nil, "it is a bbolt file, but not a store of this package")
+			return s.damaged(nil, "the file is a bbolt file, but not a store of this package")
 		}
 		t := s.keys.toggler()
 		cursor := records.Cursor()
@@ -177,17 +209,20 @@ func (s *Store) compareDigest() error {
 			}
 			t.toggle(&s.sum, key, box)
 		}
-		if s.opts.Salvage || hmac.Equal(s.keys.digest(&s.sum), file.Get(recordDigest)) {
+		if s.opts.Salvage || hmac.Equal(s.keys.digest(&s.sum, s.journal.generation), file.Get(recordDigest)) {
 			return nil
 		}
 		return s.explain(records)
 	})
 }
 
-// explain looks for the record that is to blame for a digest that does not match.
+// explain looks for the damaged record after the digest did not match.
 func (s *Store) explain(records *bbolt.Bucket) error {
 	cursor := records.Cursor()
 	for key, box := cursor.First(); key != nil; key, box = cursor.Next() {
+		if _, replaced := s.journal.overlay.find(string(key)); replaced {
+			continue // the ciphertext may have been erased
+		}
 		value, err := s.keys.open(key, box)
 		if err != nil {
 			return s.damaged(key, err.Error())
@@ -201,20 +236,20 @@ func (s *Store) damaged(key []byte, detail string) error {
 	return &DamagedError{Path: s.path, Key: bytes.Clone(key), Detail: detail}
 }
 
-// guard runs what calls bbolt, which panics where a page makes no sense, and whose mapped pages fault
-// where the disk cannot read them. The file was found whole when it was opened, so this means that it
-// changed since, and nothing that bbolt holds in memory can be trusted any more.
+// guard runs a function that calls bbolt. bbolt panics on an invalid page, and its mapped pages fault if the disk
+// cannot read them. The file was valid when it was opened, so a panic means that the file has changed since then, and
+// that bbolt's state in memory cannot be trusted any more.
 func (s *Store) guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if p := recover(); p != nil {
-			err = s.damaged(nil, fmt.Sprintf("it changed while it was open: %v", p))
+			err = s.damaged(nil, fmt.Sprintf("the file changed while it was open: %v", p))
 		}
 	}()
 	return f()
 }
 
-// Get implements mlscore.Store. The value is the caller's.
+// Get implements mlscore.Store. The caller owns the value.
 func (s *Store) Get(key []byte) ([]byte, bool, error) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -226,7 +261,9 @@ func (s *Store) Get(key []byte) ([]byte, bool, error) {
 		box, _, err = r.get(r.records, key)
 		return err
 	})
-	if !early && err == nil {
+	if i, ok := s.journal.overlay.find(string(key)); ok && err == nil {
+		box = s.journal.overlay[i].box
+	} else if !early && err == nil {
 		err = s.guard(func() error {
 			return s.db.View(func(tx *bbolt.Tx) error {
 				box = bytes.Clone(tx.Bucket(bucketRecords).Get(key))
@@ -235,7 +272,7 @@ func (s *Store) Get(key []byte) ([]byte, bool, error) {
 		})
 	}
 	if err != nil || box == nil {
-		return nil, false, s.told("read", err)
+		return nil, false, s.explained("read", err)
 	}
 	value, err := s.keys.open(key, box)
 	if err != nil {
@@ -244,12 +281,12 @@ func (s *Store) Get(key []byte) ([]byte, bool, error) {
 	return value, true, nil
 }
 
-// sealed is a record as it stands in the file.
+// sealed is an encrypted record, as in the file.
 type sealed struct{ key, box []byte }
 
-// Scan implements mlscore.Store. It visits what stood in the store when it began, whatever visit does to
-// the store, and for that copies the encrypted records first: memory for all of them, and for the value
-// of one.
+// Scan implements mlscore.Store. It visits the records that the store had when the scan began, even if visit changes
+// the store. For that it copies the encrypted records first: it needs memory for all of them, and for one decrypted
+// value.
 func (s *Store) Scan(prefix []byte, visit func(key, value []byte) error) error {
 	list, k, err := s.collect(prefix)
 	if err != nil {
@@ -284,8 +321,9 @@ func (s *Store) collect(prefix []byte) ([]sealed, *keys, error) {
 			return nil
 		})
 	})
+	newer := s.journal.overlay.under(prefix)
 	if early || err != nil {
-		return list, s.keys, s.told("read", err)
+		return newer.merge(list), s.keys, s.explained("read", err)
 	}
 	err = s.guard(func() error {
 		return s.db.View(func(tx *bbolt.Tx) error {
@@ -296,51 +334,11 @@ func (s *Store) collect(prefix []byte) ([]sealed, *keys, error) {
 			return nil
 		})
 	})
-	return list, s.keys, s.told("read", err)
+	return newer.merge(list), s.keys, s.explained("read", err)
 }
 
-// Apply implements mlscore.Store: all writes are on the disk when it returns nil, and none is in the store
-// when it returns another error than ErrFailed. A key has 1 to 32,768 bytes, a value at most 2 GiB.
-//
-// It does not keep Batch.Output. A caller who wants it queued in the same transaction wraps the store, and
-// adds a write of its own to the batch.
-func (s *Store) Apply(b mlscore.Batch) error {
-	if err := s.await(); err != nil {
-		return s.notAccepted(err)
-	}
-	err := s.commit(func(tx *bbolt.Tx, sum *setSum) error { return s.write(tx, b.Writes, sum) })
-	if err != nil {
-		return s.told("write to", err)
-	}
-	s.wipeFreed()
-	return nil
-}
-
-// commit runs a transaction beside readers.
-func (s *Store) commit(change func(*bbolt.Tx, *setSum) error) error {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	s.writer.Lock()
-	defer s.writer.Unlock()
-	return s.update(change)
-}
-
-// wipeFreed overwrites what a batch freed. The batch is on the disk by then, so that an error cannot be
-// the batch's: it stops the next one.
-func (s *Store) wipeFreed() {
-	if s.opts.KeepFreed {
-		return
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.wipe(); err != nil && s.failed == nil {
-		s.failed = err
-	}
-}
-
-// update runs a transaction that changes records, and brings the digest along. The caller holds writer,
-// or mu alone.
-func (s *Store) update(change func(*bbolt.Tx, *setSum) error) error {
+// update runs a transaction that changes records and updates the digest. The caller holds writer, and mu exclusively.
+func (s *Store) update(generation uint64, change func(*bbolt.Tx, *setSum) error) error {
 	switch {
 	case s.closed:
 		return s.errClosed()
@@ -354,13 +352,13 @@ func (s *Store) update(change func(*bbolt.Tx, *setSum) error) error {
 		tx, err := s.db.Begin(true)
 		if err == nil {
 			id = tx.ID()
-			err = s.transact(tx, change, &sum)
+			err = s.transact(tx, generation, change, &sum)
 		}
 		panicked = false
 		return err
 	})
 	if err != nil {
-		s.wiped = wiped{} // pages may have been written before it failed
+		s.wiped = wiped{} // pages may have been written before the failure
 	}
 	switch {
 	case err == nil:
@@ -369,39 +367,42 @@ func (s *Store) update(change func(*bbolt.Tx, *setSum) error) error {
 	case panicked:
 		s.failed, s.crashed = err, true
 	case id != 0 && s.arrived(id):
-		s.failed = fmt.Errorf("%w: store %s, while a batch was written, which may be on the disk or not: open it again: %w", ErrFailed, s.path, err)
-		err = s.failed
+		err = s.fail(err)
 	}
 	return err
 }
 
-// forgetWritten takes the pages that a batch has written out of those that are known to be zero.
+// forgetWritten removes the pages that a batch has written from the set of pages that are known to be zero.
 func (s *Store) forgetWritten() {
 	if s.opts.KeepFreed {
 		return
 	}
 	meta, free, err := s.freePages()
 	if err != nil {
-		s.wiped = wiped{} // wipe meets the same error and tells it
+		s.wiped = wiped{} // wipe gets the same error and returns it
 		return
 	}
 	s.wiped.forget(meta.pages, free)
 }
 
-// transact fills a transaction and commits it.
-func (s *Store) transact(tx *bbolt.Tx, change func(*bbolt.Tx, *setSum) error, sum *setSum) error {
+// transact makes the changes of a transaction and commits it.
+func (s *Store) transact(tx *bbolt.Tx, generation uint64, change func(*bbolt.Tx, *setSum) error, sum *setSum) error {
 	defer func() { _ = tx.Rollback() }() // does nothing after Commit
 	if err := change(tx, sum); err != nil {
 		return err
 	}
-	if err := tx.Bucket(bucketFile).Put(recordDigest, s.keys.digest(sum)); err != nil {
+	file := tx.Bucket(bucketFile)
+	if err := file.Put(recordGeneration, binary.BigEndian.AppendUint64(nil, generation)); err != nil {
+		return err
+	}
+	if err := file.Put(recordDigest, s.keys.digest(sum, generation)); err != nil {
 		return err
 	}
 	return tx.Commit()
 }
 
-// arrived says whether a transaction whose commit failed is visible all the same: its meta page was
-// written, and could not be synced.
+// arrived reports whether a transaction is visible although its commit failed: its meta page was written but not
+// synced.
 func (s *Store) arrived(id int) bool {
 	newest, _, err := s.metas()
 	return err != nil || newest.txid >= uint64(id)
@@ -448,7 +449,8 @@ func (s *Store) delete(records *bbolt.Bucket, key []byte, sum *setSum) error {
 	return records.Delete(key)
 }
 
-// deleteAll collects the keys before it deletes: a cursor does not survive a deletion.
+// deleteAll deletes the records with a prefix. It collects the keys first, because a cursor is not valid after a
+// deletion.
 func (s *Store) deleteAll(records *bbolt.Bucket, prefix []byte, sum *setSum) error {
 	var keys [][]byte
 	cursor := records.Cursor()
@@ -463,11 +465,12 @@ func (s *Store) deleteAll(records *bbolt.Bucket, prefix []byte, sum *setSum) err
 	return nil
 }
 
-// Close closes the file and erases the keys. It waits for operations under way; later ones fail with
-// ErrClosed.
+// Close closes the file and erases the keys. It waits for active operations; later operations fail with ErrClosed.
 func (s *Store) Close() error {
 	s.later.stop.Store(true)
-	_ = s.await() // a store that is closed needs no verdict
+	_ = s.await() // the result does not matter for a store that is closed
+	s.writer.Lock()
+	defer s.writer.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closed {
@@ -475,8 +478,11 @@ func (s *Store) Close() error {
 	}
 	s.closed = true
 	var err error
-	if s.db != nil && !s.opts.KeepFreed {
-		err = s.file.Sync() // of what was wiped
+	if s.db != nil && !s.crashed {
+		err = s.mark()
+	}
+	if s.db != nil && (!s.opts.KeepFreed || s.journal.appended) {
+		err = errors.Join(err, s.file.Sync()) // syncs the overwriting and the mark
 	}
 	if s.crashed {
 		err = errors.Join(err, s.file.Close()) // bbolt would wait for its own locks
@@ -486,5 +492,5 @@ func (s *Store) Close() error {
 	if s.keys != nil {
 		s.keys.erase()
 	}
-	return s.told("close", err)
+	return s.explained("close", err)
 }

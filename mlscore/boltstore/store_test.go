@@ -29,7 +29,7 @@ func mustClose(t testing.TB, s *Store) {
 	}
 }
 
-// TestReopen: what was written is there again, under the same key.
+// TestReopen checks that a store that is opened again has the records that were written.
 func TestReopen(t *testing.T) {
 	path := newPath(t)
 	for n := range 5 {
@@ -61,7 +61,7 @@ func TestFileMode(t *testing.T) {
 	}
 }
 
-// TestOpenErrors: each way in which a file cannot be opened has its own error, which names the file.
+// TestOpenErrors checks that each way in which a file cannot be opened has its own error, which names the file.
 func TestOpenErrors(t *testing.T) {
 	path := newPath(t)
 	s := openTest(t, path, Options{})
@@ -123,11 +123,11 @@ func TestOpenErrors(t *testing.T) {
 			}
 		})
 	}
-	// None of that has changed the file.
+	// The failed attempts have not changed the file.
 	expect(t, openTest(t, path, Options{}), "", "k=v")
 }
 
-// TestOpenWaits: the second opener gets the file once the first has closed it.
+// TestOpenWaits checks that the second opener gets the file once the first has closed it.
 func TestOpenWaits(t *testing.T) {
 	path := newPath(t)
 	first := openTest(t, path, Options{})
@@ -147,7 +147,8 @@ func TestOpenWaits(t *testing.T) {
 	}
 }
 
-// TestOpenTogether: of many who create one file at once, one has it, and the others are told so.
+// TestOpenTogether checks that of many goroutines that create one file at once, one opens it, and the others get
+// ErrInUse.
 func TestOpenTogether(t *testing.T) {
 	path := newPath(t)
 	const n = 4
@@ -178,7 +179,7 @@ func TestOpenTogether(t *testing.T) {
 	}
 }
 
-// TestInUseByProcess: so does another process.
+// TestInUseByProcess checks that a file that another process has open gives ErrInUse.
 func TestInUseByProcess(t *testing.T) {
 	if path := os.Getenv("BOLTSTORE_TEST_HOLD"); path != "" {
 		s, err := Open(path, testKey(1), Options{})
@@ -222,7 +223,7 @@ func TestInUseByProcess(t *testing.T) {
 	openTest(t, path, Options{})
 }
 
-// TestClosed: a closed store says so, and closing it again is nothing.
+// TestClosed checks that a closed store returns ErrClosed, and that closing it again has no effect.
 func TestClosed(t *testing.T) {
 	s := openTest(t, newPath(t), Options{})
 	mustClose(t, s)
@@ -241,7 +242,7 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-// TestRefusedWrite: a batch with a write that cannot be is refused whole.
+// TestRefusedWrite checks that a batch with an invalid write is refused as a whole.
 func TestRefusedWrite(t *testing.T) {
 	s := openTest(t, newPath(t), Options{})
 	apply(t, s, put("k", "v"))
@@ -255,7 +256,7 @@ func TestRefusedWrite(t *testing.T) {
 	expect(t, s, "", "k=x")
 }
 
-// TestRandomnessFails: without randomness nothing is written.
+// TestRandomnessFails checks that without randomness nothing is written.
 func TestRandomnessFails(t *testing.T) {
 	path := newPath(t)
 	if _, err := Open(path, testKey(1), Options{Rand: strings.NewReader("")}); err == nil {
@@ -269,7 +270,7 @@ func TestRandomnessFails(t *testing.T) {
 	expect(t, s, "")
 }
 
-// TestLargeValues: a tree of 30 MB, and its end.
+// TestLargeValues writes, reads and replaces a value of 30 MB, and checks that freed pages are used again.
 func TestLargeValues(t *testing.T) {
 	path := newPath(t)
 	s := openTest(t, path, Options{})
@@ -305,7 +306,7 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// raw changes a store's file behind its back, by means of bbolt.
+// raw changes a store's file directly with bbolt.
 func raw(t testing.TB, path string, change func(records, file *bbolt.Bucket) error) {
 	t.Helper()
 	db, err := bbolt.Open(path, 0o600, nil)
@@ -318,15 +319,15 @@ func raw(t testing.TB, path string, change func(records, file *bbolt.Bucket) err
 	}
 }
 
-// TestTampering: whoever writes to the file without the key is noticed when it is opened, by name where a
-// record is to blame; and what is salvaged gives no wrong value.
+// TestTampering checks that Open detects changes of the file that were made without the key, and names the record if
+// one is affected; and that a salvaged file returns no wrong value.
 func TestTampering(t *testing.T) {
 	box := func(records *bbolt.Bucket, key string) []byte { return bytes.Clone(records.Get([]byte(key))) }
 	var old []byte // an earlier version of the record c
 	cases := []struct {
 		name   string
 		change func(records, file *bbolt.Bucket) error
-		record string // to be named
+		record string // the record that the error must name
 		left   []string
 	}{
 		{"a record put to another key", func(r, _ *bbolt.Bucket) error { return r.Put([]byte("b"), box(r, "a")) }, "b", nil},
@@ -347,10 +348,12 @@ func TestTampering(t *testing.T) {
 			path := newPath(t)
 			s := openTest(t, path, Options{})
 			apply(t, s, put("a", "1"), put("b", "2"), put("c", "old"))
+			fold(t, s)
 			mustClose(t, s)
 			raw(t, path, func(r, _ *bbolt.Bucket) error { old = box(r, "c"); return nil })
 			s = openTest(t, path, Options{})
 			apply(t, s, put("c", "new"))
+			fold(t, s)
 			mustClose(t, s)
 			raw(t, path, c.change)
 			_, err := Open(path, testKey(1), Options{})
@@ -385,7 +388,7 @@ func TestTampering(t *testing.T) {
 	}
 }
 
-// TestHeaderDamage: a damaged header is not a wrong key.
+// TestHeaderDamage checks that a damaged header is not reported as a wrong key.
 func TestHeaderDamage(t *testing.T) {
 	for at := range headerSize {
 		path := newPath(t)
@@ -405,13 +408,14 @@ func TestHeaderDamage(t *testing.T) {
 	}
 }
 
-// TestOtherFile: a record of another store under the same key does not open.
+// TestOtherFile checks that a record of another store with the same key does not decrypt.
 func TestOtherFile(t *testing.T) {
 	var boxes [2][]byte
 	for i := range boxes {
 		path := newPath(t)
 		s := openTest(t, path, Options{})
 		apply(t, s, put("k", "same"))
+		fold(t, s)
 		mustClose(t, s)
 		raw(t, path, func(r, _ *bbolt.Bucket) error {
 			boxes[i] = bytes.Clone(r.Get([]byte("k")))

@@ -9,12 +9,12 @@ import (
 	"io"
 )
 
-// bbolt follows the numbers on its pages without asking whether they make sense: a damaged one can lead
-// it in a circle, out of the mapped file, or past a record that is there. So the structure of a file is
-// read once before bbolt sees it: every page that its newest transaction reaches, and the list of pages
-// that bbolt would write over. Values are not read but for nested buckets; they authenticate themselves.
+// bbolt follows the numbers on its pages without a check: a damaged number can lead it in a circle, out of the mapped
+// file, or past an existing record. Therefore the structure of a file is read once before bbolt opens it: every page
+// that its newest transaction reaches, and the list of pages that bbolt would write over. Values are not read, except
+// nested buckets; values authenticate themselves.
 //
-// The format is that of bbolt's version 2, in the byte order of the machine, as bbolt writes it.
+// The format is bbolt's version 2, in the byte order of the machine, as bbolt writes it.
 const (
 	boltMagic   = 0xED0CDAED
 	boltVersion = 2
@@ -27,7 +27,7 @@ const (
 	flagBucket = 0x01 // of a leaf's element
 
 	pageHeaderSize   = 16
-	elementSize      = 16 // of a leaf and of a branch alike
+	elementSize      = 16 // the same for a leaf and a branch
 	bucketHeaderSize = 16
 	metaSize         = 64
 
@@ -54,7 +54,13 @@ func parseMeta(b []byte) (m boltMeta, ok bool) {
 	if order.Uint32(b) != boltMagic || order.Uint32(b[4:]) != boltVersion || order.Uint64(b[metaSize-8:]) != sum.Sum64() {
 		return m, false
 	}
-	m = boltMeta{order.Uint32(b[8:]), order.Uint64(b[16:]), order.Uint64(b[32:]), order.Uint64(b[40:]), order.Uint64(b[48:])}
+	m = boltMeta{
+		pageSize: order.Uint32(b[8:]),
+		root:     order.Uint64(b[16:]),
+		freelist: order.Uint64(b[32:]),
+		pages:    order.Uint64(b[40:]),
+		txid:     order.Uint64(b[48:]),
+	}
 	size := m.pageSize
 	return m, size >= minPageSize && size <= maxPageSize && size&(size-1) == 0
 }
@@ -74,9 +80,9 @@ func newPageSet(pages uint64) pageSet { return make(pageSet, (pages+63)/64) }
 func (s pageSet) has(id uint64) bool { return id/64 < uint64(len(s)) && s[id/64]>>(id%64)&1 != 0 }
 func (s pageSet) add(id uint64)      { s[id/64] |= 1 << (id % 64) }
 
-// readMetas reads both meta pages and picks the newer one. whole says whether both are valid. One that
-// is not makes bbolt fall back to the transaction before without a word: a disk writes the 80 bytes of a
-// meta page at once, so that damage is likelier than a write that was cut off.
+// readMetas reads both meta pages and returns the newer one. whole reports whether both are valid. With an invalid
+// meta page bbolt silently falls back to the previous transaction; but a disk writes the 80 bytes of a meta page at
+// once, so damage is more likely than an incomplete write.
 func readMetas(file io.ReaderAt, size int64) (newest boltMeta, whole bool, err error) {
 	at := func(off int64) (boltMeta, bool) {
 		var b [metaSize]byte
@@ -101,10 +107,10 @@ func readMetas(file io.ReaderAt, size int64) (newest boltMeta, whole bool, err e
 			return second, false, nil
 		}
 	}
-	return newest, false, errors.New("it is not a bbolt file, or both of its meta pages are damaged")
+	return newest, false, errors.New("the file is not a bbolt file, or both of its meta pages are damaged")
 }
 
-// readStructure walks the newest transaction of a file and says which one it is.
+// readStructure checks the structure of a file's newest transaction and returns its meta page.
 func readStructure(file io.ReaderAt, size int64) (meta boltMeta, whole bool, err error) {
 	meta, whole, err = readMetas(file, size)
 	if err != nil {
@@ -122,16 +128,18 @@ func readStructure(file io.ReaderAt, size int64) (meta boltMeta, whole bool, err
 	return meta, whole, err
 }
 
-// page is a page with those that continue it.
+// page is a page with its overflow pages.
 type page struct {
 	id    uint64
 	flags uint16
 	count int
 	more  uint64 // pages that continue it
 	body  []byte // header included
+	at    int64  // of the body, in the file
 }
 
-// head reads the header of a page of one of some types, and how many pages continue it.
+// head reads the header of a page, which must have one of the given types, and returns the number of its overflow
+// pages.
 func (f *boltFile) head(id uint64, flags ...uint16) (p page, more uint64, err error) {
 	if id < 2 || id >= f.meta.pages {
 		return p, 0, fmt.Errorf("page %d is not one of the %d that are in use", id, f.meta.pages)
@@ -141,7 +149,7 @@ func (f *boltFile) head(id uint64, flags ...uint16) (p page, more uint64, err er
 	if _, err := f.file.ReadAt(head[:], off); err != nil {
 		return p, 0, fmt.Errorf("page %d cannot be read: %w", id, err)
 	}
-	p = page{id: id, flags: order.Uint16(head[8:]), count: int(order.Uint16(head[10:]))}
+	p = page{id: id, flags: order.Uint16(head[8:]), count: int(order.Uint16(head[10:])), at: off}
 	if at := order.Uint64(head[:]); at != id {
 		return p, 0, fmt.Errorf("page %d says that it is page %d", id, at)
 	}
@@ -159,7 +167,7 @@ func (f *boltFile) head(id uint64, flags ...uint16) (p page, more uint64, err er
 	return p, more, nil
 }
 
-// fill reads a page whose header was read.
+// fill reads the body of a page whose header was read.
 func (f *boltFile) fill(p *page) error {
 	p.body = make([]byte, (p.more+1)*uint64(f.meta.pageSize))
 	if _, err := f.file.ReadAt(p.body, int64(p.id*uint64(f.meta.pageSize))); err != nil {
@@ -168,7 +176,7 @@ func (f *boltFile) fill(p *page) error {
 	return nil
 }
 
-// read reads a page that nothing else may reach.
+// read reads a page and marks it as used; no other page may refer to it.
 func (f *boltFile) read(id uint64, flags ...uint16) (page, error) {
 	p, more, err := f.head(id, flags...)
 	if err != nil {
@@ -183,7 +191,7 @@ func (f *boltFile) read(id uint64, flags ...uint16) (page, error) {
 	return p, f.fill(&p)
 }
 
-// tree is what is known of a subtree from above it.
+// tree holds what the pages above require of a subtree.
 type tree struct {
 	buckets bool   // its records are buckets, not values
 	depth   int    // of this page
@@ -194,7 +202,7 @@ type tree struct {
 // walk reads the subtree at a page.
 func (f *boltFile) walk(id uint64, t tree) error {
 	if t.depth > maxTreeDepth {
-		return fmt.Errorf("page %d stands deeper than %d pages", id, maxTreeDepth)
+		return fmt.Errorf("page %d is at a depth of more than %d pages", id, maxTreeDepth)
 	}
 	p, err := f.read(id, flagBranch, flagLeaf)
 	if err != nil {
@@ -264,7 +272,7 @@ func (f *boltFile) bucket(outer page, value []byte) error {
 	return f.leaf(page{id: outer.id, flags: flagLeaf, count: int(order.Uint16(body[10:])), body: body}, tree{})
 }
 
-// element gives the i-th entry of a page and where it begins.
+// element returns the i-th entry of a page and the entry's offset.
 func (p page) element(i int) (e []byte, at uint64, err error) {
 	at = pageHeaderSize + uint64(i)*elementSize
 	if at+elementSize > uint64(len(p.body)) {
@@ -273,7 +281,7 @@ func (p page) element(i int) (e []byte, at uint64, err error) {
 	return p.body[at : at+elementSize], at, nil
 }
 
-// child gives the i-th entry of a branch: the first key that may be below it, and its page.
+// child returns the i-th entry of a branch: the first key that may be below it, and its page.
 func (p page) child(i int) (key []byte, id uint64, err error) {
 	e, at, err := p.element(i)
 	if err != nil {
@@ -283,7 +291,7 @@ func (p page) child(i int) (key []byte, id uint64, err error) {
 	return key, order.Uint64(e[8:]), err
 }
 
-// record gives the i-th entry of a leaf.
+// record returns the i-th entry of a leaf.
 func (p page) record(i int) (key, value []byte, bucket bool, err error) {
 	e, at, err := p.element(i)
 	if err != nil {
@@ -297,7 +305,13 @@ func (p page) record(i int) (key, value []byte, bucket bool, err error) {
 	return key, value, order.Uint32(e)&flagBucket != 0, err
 }
 
-// bytes gives what an entry points to, relative to itself, skip bytes on.
+// valueAt returns the offset in the file of the value of a leaf's i-th entry. The entry must have been read.
+func (p page) valueAt(i int) int64 {
+	e, at, _ := p.element(i)
+	return p.at + int64(at) + int64(order.Uint32(e[4:])) + int64(order.Uint32(e[8:]))
+}
+
+// bytes returns size bytes at the entry's offset plus pos plus skip.
 func (p page) bytes(element uint64, pos, skip, size uint32) ([]byte, error) {
 	from := element + uint64(pos) + uint64(skip)
 	to := from + uint64(size)
@@ -335,7 +349,7 @@ func (f *boltFile) freePages() ([]uint64, error) {
 	}
 	rest := p.body[pageHeaderSize:]
 	count := uint64(p.count)
-	if count == 0xffff { // a longer list has its length in front
+	if count == 0xffff { // a longer list begins with its length
 		count, rest = order.Uint64(rest), rest[8:]
 	}
 	if count > uint64(len(rest))/8 {

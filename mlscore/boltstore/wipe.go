@@ -5,18 +5,28 @@ import (
 	"os"
 )
 
-// wipeChunk is how much is read and overwritten at a time.
-const wipeChunk = 1 << 18
+// wipeChunk is the number of bytes that are read and overwritten at a time.
+const wipeChunk = 1 << 16
 
-// wiped is what is known to be zero of the pages that nothing uses, so that it need not be read again. It
-// is empty when the file is opened.
+// wiped is the set of unused pages that are known to be zero, so that they need not be read again. The set is empty
+// when the file is opened.
 type wiped struct {
 	pages pageSet
 	tail  bool // all pages behind the last that was ever used
+
+	buf []byte
 }
 
-// forget leaves only those pages that are still free: a transaction has written to others. bbolt frees no
-// page in the transaction that took it.
+// buffer returns the buffer for reading parts of the file, for one caller at a time.
+func (w *wiped) buffer() []byte {
+	if w.buf == nil {
+		w.buf = make([]byte, wipeChunk)
+	}
+	return w.buf
+}
+
+// forget keeps only the pages that are still free, because a transaction may have written to the others. bbolt does
+// not free a page in the transaction that allocated it.
 func (w *wiped) forget(pages uint64, free []uint64) {
 	still := newPageSet(pages)
 	for _, id := range free {
@@ -27,12 +37,12 @@ func (w *wiped) forget(pages uint64, free []uint64) {
 	w.pages = still
 }
 
-// wipe overwrites the pages that the newest transaction does not use: those on its list of free pages,
-// and those behind the last that it counts, which a transaction that never ended may have written. bbolt
-// itself would write over any of them in its next transaction, so that none of them is still needed,
-// provided that nobody reads an older transaction: the caller holds mu alone.
+// wipe overwrites the pages that the newest transaction does not use: the pages on its list of free pages, and the
+// pages after the last page that it counts, which an interrupted transaction may have written. bbolt itself may write
+// over any of them in its next transaction, so none of them is needed, provided that nobody reads an older
+// transaction: the caller holds mu exclusively.
 //
-// Nothing is synced. The next batch does that, or Close; and what a crash leaves, Open wipes.
+// wipe does not sync: the next batch or Close does. After a crash, Open wipes the pages again.
 func (s *Store) wipe() error {
 	if s.closed {
 		return nil
@@ -43,7 +53,7 @@ func (s *Store) wipe() error {
 	}
 	s.wiped.forget(meta.pages, free)
 	size := int64(meta.pageSize)
-	w := wiper{file: s.file, buf: make([]byte, wipeChunk)}
+	w := wiper{file: s.file, buf: s.wiped.buffer()}
 	for len(free) > 0 {
 		if s.wiped.pages.has(free[0]) {
 			free = free[1:]
@@ -95,7 +105,7 @@ type wiper struct {
 	buf  []byte
 }
 
-// wipe makes a part of the file zero where it is not.
+// wipe overwrites with zeros those chunks of a part of the file that are not zero.
 func (w *wiper) wipe(off, length int64) error {
 	for length > 0 {
 		part := w.buf[:min(length, int64(len(w.buf)))]

@@ -21,7 +21,7 @@ func unhex(t testing.TB, s string) []byte {
 	return b
 }
 
-// requireError checks which of the package's errors err is, and that it is no other.
+// requireError checks that err is the wanted error of the package and none of the others.
 func requireError(t testing.TB, what string, err, want error) {
 	t.Helper()
 	for _, kind := range []error{ErrTruncated, ErrTrailing, ErrNotMinimal, ErrPrefix, ErrPresence, ErrLimit} {
@@ -32,7 +32,7 @@ func requireError(t testing.TB, what string, err, want error) {
 	}
 }
 
-// boundaries are lengths on both sides of where the header grows (RFC 9420 §2.1.2).
+// boundaries are lengths on both sides of each length at which the header grows (RFC 9420 §2.1.2).
 var boundaries = []struct {
 	n    uint32
 	text string
@@ -117,7 +117,7 @@ func TestSection2_1_2_EveryTwoByteHeader(t *testing.T) {
 		r := NewReader(b, Limits{})
 		n := r.Varint()
 		switch {
-		case v < 0x4000: // one byte, and one that is left
+		case v < 0x4000: // one byte, and one byte left
 			if r.Err() != nil || n != uint32(v>>8) || r.Len() != 1 {
 				t.Fatalf("%x: %d, %v", b, n, r.Err())
 			}
@@ -146,7 +146,8 @@ func TestWriterLengthLimits(t *testing.T) {
 	AppendVarint(nil, MaxLength+1)
 }
 
-// TestWriterVectorTooLong: its memory is reserved, and never touched but by the race detector.
+// TestWriterVectorTooLong checks that a vector over MaxLength is refused. Its memory is only reserved: nothing but
+// the race detector touches it.
 func TestWriterVectorTooLong(t *testing.T) {
 	if testing.Short() {
 		t.Skip("reserves 1 GiB: not with -short")
@@ -160,7 +161,7 @@ func TestWriterVectorTooLong(t *testing.T) {
 	}
 }
 
-// TestVectorHeaders: Writer.Vector, which writes its header last, writes what Bytes does, at every
+// TestVectorHeaders checks that Writer.Vector, which writes its header last, writes the same as Bytes, at every
 // length at which the header grows, and inside other vectors.
 func TestVectorHeaders(t *testing.T) {
 	for _, n := range []int{0, 1, 0x3e, 0x3f, 0x40, 0x41, 0x3ffe, 0x3fff, 0x4000, 0x4001, 70000} {
@@ -248,7 +249,7 @@ func TestSection2_1_1_Presence(t *testing.T) {
 	}
 }
 
-// TestFirstErrorStays: nothing is read after an error, and the first one is told.
+// TestFirstErrorStays checks that nothing is read after an error, and that the first error is reported.
 func TestFirstErrorStays(t *testing.T) {
 	mine := errors.New("mine")
 	for name, spoil := range map[string]func(*Reader){
@@ -294,7 +295,7 @@ func TestViewsCannotGrow(t *testing.T) {
 	}
 }
 
-// TestElementsStayInTheirVector: an element cannot read on behind its vector.
+// TestElementsStayInTheirVector checks that an element cannot read beyond its vector.
 func TestElementsStayInTheirVector(t *testing.T) {
 	r := NewReader([]byte{3, 0, 1, 0, 2, 0, 3}, Limits{})
 	var list []uint16
@@ -331,14 +332,14 @@ func TestCountLimit(t *testing.T) {
 			t.Errorf("%d elements were read, 10 are allowed", called)
 		}
 	}
-	// The count is of one vector: two of 10 are allowed.
+	// The count limit applies to each vector: two vectors of 10 are allowed.
 	b := AppendBytes(AppendBytes(nil, make([]byte, 10)), make([]byte, 10))
 	r := NewReader(b, Limits{Count: 10})
 	for range 2 {
 		r.Vector(func(r *Reader) { r.Uint8() })
 	}
 	requireError(t, "two vectors", r.Finish(), nil)
-	// Of 16-bit values, too.
+	// The limit applies to vectors of 16-bit values, too.
 	for n, want := range map[int]error{0: nil, 9: nil, 10: nil, 11: ErrLimit} {
 		r := NewReader(AppendBytes(nil, make([]byte, 2*n)), Limits{Count: 10})
 		if list := Uint16Vector[uint16](r, nil); want == nil && len(list) != n {
@@ -348,7 +349,7 @@ func TestCountLimit(t *testing.T) {
 	}
 }
 
-// nested wraps a byte in so many vectors.
+// nested wraps a byte in depth vectors.
 func nested(depth int) []byte {
 	b := []byte{5}
 	for range depth {
@@ -377,7 +378,7 @@ func TestDepthLimit(t *testing.T) {
 		descend(r, depth)
 		requireError(t, fmt.Sprintf("%d vectors deep by default", depth), r.Finish(), want)
 	}
-	// Side by side is not inside.
+	// Consecutive vectors are not nested.
 	r := NewReader(bytes.Repeat(nested(1), 10), Limits{Depth: 1})
 	for range 10 {
 		descend(r, 1)
@@ -385,7 +386,7 @@ func TestDepthLimit(t *testing.T) {
 	requireError(t, "side by side", r.Finish(), nil)
 }
 
-// TestLyingLengthAllocatesNothing: a header that promises a gigabyte costs no more than its error.
+// TestLyingLengthAllocatesNothing checks that a header that promises a gigabyte allocates nothing except its error.
 func TestLyingLengthAllocatesNothing(t *testing.T) {
 	lies := [][]byte{
 		{0xbf, 0xff, 0xff, 0xff},
@@ -415,7 +416,7 @@ func TestLyingLengthAllocatesNothing(t *testing.T) {
 	}
 }
 
-// TestReadingAllocatesNothing: what is read are views.
+// TestReadingAllocatesNothing checks that the Reader returns views.
 func TestReadingAllocatesNothing(t *testing.T) {
 	b := AppendBytes(AppendBytes(nil, make([]byte, 50000)), make([]byte, 100))
 	n := 0
@@ -430,7 +431,7 @@ func TestReadingAllocatesNothing(t *testing.T) {
 	}
 }
 
-// TestUint16Vector: it reads what Vector with Uint16 reads, and refuses what that refuses.
+// TestUint16Vector checks that Uint16Vector reads and refuses the same input as Vector with Uint16.
 func TestUint16Vector(t *testing.T) {
 	for _, text := range []string{"", "00", "020001", "0400010002", "0100", "03000100", "0400", "4001", "c0", "0e0001000200030004000500060007"} {
 		for _, limits := range []Limits{{}, {Count: 1}, {Depth: 1}, {Count: 6}} {

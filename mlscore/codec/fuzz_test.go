@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// known says whether an error is one that a Reader may give.
+// known reports whether an error is one that a Reader may return.
 func known(err error) bool {
 	for _, kind := range []error{ErrTruncated, ErrTrailing, ErrNotMinimal, ErrPrefix, ErrPresence, ErrLimit} {
 		if errors.Is(err, kind) {
@@ -16,7 +16,8 @@ func known(err error) bool {
 	return false
 }
 
-// FuzzVarint: a header that is read is written the same, and no other bytes mean the same number.
+// FuzzVarint checks that a decoded header is encoded to the same bytes, and that no other bytes decode to the same
+// number.
 func FuzzVarint(f *testing.F) {
 	for _, b := range boundaries {
 		f.Add(unhex(f, b.text))
@@ -39,13 +40,13 @@ func FuzzVarint(f *testing.F) {
 	})
 }
 
-// schema reads values in the order that a script of bytes says, and writes what it read.
+// schema reads values in the order of a script of bytes, and writes the values that it read.
 type schema struct {
 	script []byte
 	depth  int
 }
 
-// next takes one step off the script.
+// next removes one step from the script.
 func (s *schema) next() byte {
 	if len(s.script) == 0 {
 		return 0
@@ -55,7 +56,7 @@ func (s *schema) next() byte {
 	return op
 }
 
-// copyAll goes through the whole script.
+// copyAll runs the whole script.
 func (s schema) copyAll(r *Reader, w *Writer) {
 	for len(s.script) > 0 && r.Err() == nil {
 		s.copyOne(r, w)
@@ -90,7 +91,7 @@ func (s *schema) copyOne(r *Reader, w *Writer) {
 	}
 }
 
-// copyVector reads a vector whose elements all follow the next step of the script.
+// copyVector reads a vector. The next step of the script applies to all its elements.
 func (s *schema) copyVector(r *Reader, w *Writer) {
 	rest := s.script
 	var elements []Writer
@@ -112,7 +113,7 @@ func (s *schema) copyVector(r *Reader, w *Writer) {
 	})
 }
 
-// FuzzReader: whatever is read, in whatever order, is written the same; every shorter input fails.
+// FuzzReader checks that values read in any order are written to the same bytes, and that every shorter input fails.
 func FuzzReader(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3}, bytes.Repeat([]byte{7}, 15))
 	f.Add([]byte{4, 5, 6}, []byte{0x40, 0x50, 3, 1, 2, 3, 1, 1, 9})

@@ -11,7 +11,7 @@ import (
 // MaxLength is the largest length that a vector header can carry: 2^30 - 1 bytes.
 const MaxLength = 1<<30 - 1
 
-// The ways in which input fails to be an encoding. Every error of a Reader wraps one of them.
+// The kinds of decoding errors. Every error of a Reader wraps one of them.
 var (
 	ErrTruncated  = fmt.Errorf("input ends early: %w", io.ErrUnexpectedEOF)
 	ErrTrailing   = errors.New("bytes follow the value")
@@ -21,15 +21,15 @@ var (
 	ErrLimit      = errors.New("over the limit of the decoder")
 )
 
-// Limits bound what a Reader accepts. A zero field stands for that of DefaultLimits.
+// Limits bound the input that a Reader accepts. A zero field means the value in DefaultLimits.
 type Limits struct {
 	Bytes int // size of the whole input
 	Count int // elements of one vector
-	Depth int // vectors inside vectors
+	Depth int // nesting of vectors
 }
 
-// DefaultLimits suit every message of a group of a few hundred thousand members: 256 MiB of input,
-// 4 Mi elements, vectors nested 16 deep.
+// DefaultLimits suit every message of a group of a few hundred thousand members: 256 MiB of input, 4 Mi elements in a
+// vector, 16 levels of nested vectors.
 var DefaultLimits = Limits{Bytes: 256 << 20, Count: 4 << 20, Depth: 16}
 
 func (l Limits) orDefault() Limits {
@@ -45,8 +45,8 @@ func (l Limits) orDefault() Limits {
 	return l
 }
 
-// Reader decodes from a byte slice. What it returns are views into that slice, with their capacity
-// cut to their length: a caller that keeps one keeps the slice.
+// Reader decodes from a byte slice. The slices that it returns are views into the input, with their capacity cut to
+// their length: a caller that keeps a view keeps the whole input in memory.
 type Reader struct {
 	rest   []byte
 	limits Limits
@@ -54,14 +54,14 @@ type Reader struct {
 	err    error
 }
 
-// NewReader reads from b under limits.
+// NewReader returns a Reader of b with limits.
 func NewReader(b []byte, limits Limits) *Reader {
 	r := new(Reader)
 	r.Reset(b, limits)
 	return r
 }
 
-// Reset makes r what NewReader returns: for a caller that reads much, one after another.
+// Reset sets r to the result of NewReader, for a caller that decodes many inputs with one Reader.
 func (r *Reader) Reset(b []byte, limits Limits) {
 	*r = Reader{rest: b, limits: limits.orDefault()}
 	if len(b) > r.limits.Bytes {
@@ -69,13 +69,13 @@ func (r *Reader) Reset(b []byte, limits Limits) {
 	}
 }
 
-// Err is the first error met.
+// Err returns the first error.
 func (r *Reader) Err() error { return r.err }
 
-// Len is the number of bytes not yet read.
+// Len returns the number of unread bytes.
 func (r *Reader) Len() int { return len(r.rest) }
 
-// Fail records err, unless an error stands already: for a caller that finds a value out of range.
+// Fail records err, unless there is an error already. A caller uses it for a value that is out of range.
 func (r *Reader) Fail(err error) { r.fail(err) }
 
 func (r *Reader) fail(err error) {
@@ -85,7 +85,7 @@ func (r *Reader) fail(err error) {
 	}
 }
 
-// Finish is the first error met, or ErrTrailing if bytes are left.
+// Finish returns the first error, or ErrTrailing if there are unread bytes.
 func (r *Reader) Finish() error {
 	if r.err == nil && len(r.rest) > 0 {
 		r.fail(fmt.Errorf("%w: %d", ErrTrailing, len(r.rest)))
@@ -152,7 +152,7 @@ func (r *Reader) Optional() bool {
 	}
 }
 
-// Varint reads a vector header (RFC 9420 §2.1.2): 1, 2 or 4 octets, shortest form only.
+// Varint reads a vector header (RFC 9420 §2.1.2): 1, 2 or 4 octets, only the shortest form.
 func (r *Reader) Varint() uint32 {
 	first := r.Uint8()
 	if r.err != nil {
@@ -185,7 +185,7 @@ func (r *Reader) Varint() uint32 {
 	return v
 }
 
-// Bytes reads opaque<V>. It is never nil unless an error stands.
+// Bytes reads opaque<V>. The result is nil only after an error.
 func (r *Reader) Bytes() []byte {
 	n := r.Varint()
 	if r.err != nil {
@@ -194,9 +194,8 @@ func (r *Reader) Bytes() []byte {
 	return r.Fixed(int(n)) // n is below 2^30
 }
 
-// Vector reads a vector whose elements element reads, each in one call, until its bytes are used
-// up. An element must take at least one byte. element is called with r itself, which ends for it where
-// the vector does.
+// Vector reads a vector: it calls element for each element until the vector's bytes are read. An element must take at
+// least one byte. element is called with r itself, whose input ends at the end of the vector during the call.
 func (r *Reader) Vector(element func(*Reader)) {
 	body := r.Bytes()
 	if r.err != nil || !r.nests() {
@@ -222,8 +221,8 @@ func (r *Reader) Vector(element func(*Reader)) {
 	}
 }
 
-// Uint16Vector reads a vector of 16-bit values, as Vector with Uint16 does. They take the place of what
-// is in list, which may be nil; without an error or a value, the result is as empty as list[:0].
+// Uint16Vector reads a vector of 16-bit values, as Vector with Uint16 does. The values overwrite list, which may be
+// nil. For an empty vector the result is list[:0].
 func Uint16Vector[T ~uint16](r *Reader, list []T) []T {
 	list = list[:0]
 	body := r.Bytes()
@@ -245,7 +244,7 @@ func Uint16Vector[T ~uint16](r *Reader, list []T) []T {
 	return list
 }
 
-// nests says whether one vector more may be opened.
+// nests reports whether the depth limit allows one more nested vector.
 func (r *Reader) nests() bool {
 	if r.depth+1 > r.limits.Depth {
 		r.fail(fmt.Errorf("%w: vectors nested more than %d deep", ErrLimit, r.limits.Depth))
@@ -254,7 +253,7 @@ func (r *Reader) nests() bool {
 	return true
 }
 
-// Since gives the bytes read between an earlier Mark and now.
+// Since returns the bytes that were read since an earlier Mark.
 func (r *Reader) Since(mark []byte) []byte {
 	if r.err != nil {
 		return nil
@@ -263,8 +262,8 @@ func (r *Reader) Since(mark []byte) []byte {
 	return mark[:n:n]
 }
 
-// Mark remembers a place, for Since.
+// Mark returns the present position, for Since.
 func (r *Reader) Mark() []byte { return r.rest }
 
-// Rest reads all that is left.
+// Rest reads all remaining bytes.
 func (r *Reader) Rest() []byte { return r.Fixed(len(r.rest)) }

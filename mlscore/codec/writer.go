@@ -5,31 +5,31 @@ import (
 	"fmt"
 )
 
-// Writer encodes by appending. Its zero value is ready.
+// Writer appends encodings to a buffer. Its zero value is ready to use.
 type Writer struct {
 	buf []byte
 	err error
 }
 
-// NewWriter appends to b, which may be nil; its capacity is used.
+// NewWriter returns a Writer that appends to b, which may be nil, and uses b's capacity.
 func NewWriter(b []byte) *Writer { return &Writer{buf: b} }
 
-// Finish gives the encoding, or the first error: a vector over MaxLength.
+// Finish returns the encoding and the first error: a vector is longer than MaxLength.
 func (w *Writer) Finish() ([]byte, error) { return w.buf, w.err }
 
-// Buffer gives what has been written so far, whatever the error.
+// Buffer returns the bytes that have been written, even after an error.
 func (w *Writer) Buffer() []byte { return w.buf }
 
-// Err is the first error met.
+// Err returns the first error.
 func (w *Writer) Err() error { return w.err }
 
-// firstSize is the capacity of a Writer that was given no memory, in bytes: most of what is written fits.
-const firstSize = 192
+// FirstSize is the initial capacity in bytes of a Writer without a buffer: most encodings fit.
+const FirstSize = 192
 
-// room gives the buffer, which has a capacity.
+// room returns the buffer, allocated if it has no capacity.
 func (w *Writer) room() []byte {
 	if w.buf == nil {
-		w.buf = make([]byte, 0, firstSize)
+		w.buf = make([]byte, 0, FirstSize)
 	}
 	return w.buf
 }
@@ -79,10 +79,10 @@ func (w *Writer) String(s string) {
 	w.buf = append(w.buf, s...)
 }
 
-// Vector writes a vector whose content body writes.
+// Vector writes a vector. body writes its content.
 func (w *Writer) Vector(body func(*Writer)) {
 	start := len(w.buf)
-	w.buf = append(w.room(), 0) // room for the commonest header
+	w.buf = append(w.room(), 0) // space for the most common header
 	body(w)
 	n := len(w.buf) - start - 1
 	if n > MaxLength {

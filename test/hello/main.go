@@ -1,4 +1,4 @@
-// Program hello is mlscore in the fewest lines: two devices, a group, a message.
+// Program hello uses mlscore in the fewest lines: two devices, a group, a message.
 package main
 
 import (
@@ -32,7 +32,7 @@ func main() {
 func device(name string) (*mlscore.Client, mlscore.Identity) {
 	credential := mlscore.BasicCredential([]byte(name))
 	id := must(mlscore.NewIdentity(nil, mlscore.MLS128X25519AES128Ed25519, credential))
-	store := mlscore.NewMemoryStore() // package boltstore has one that lasts
+	store := mlscore.NewMemoryStore() // package boltstore has a durable one
 	return must(mlscore.NewClient(mlscore.Config{Auth: mlscore.TrustBasic{}, Store: store, Now: time.Now})), id
 }
 

@@ -21,7 +21,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// archive keeps what tells why a scenario failed: the nodes' logs and states, the clients' logs and message
+// archive keeps what shows why a scenario failed: the nodes' logs and states, the clients' logs and message
 // histories, the course of events and the history of submissions. It returns the path.
 func (f *federation) archive(ctx context.Context, histories map[string][]byte) (string, error) {
 	name := strings.ReplaceAll(strings.TrimPrefix(f.t.Name(), "Test"), "/", "-")
@@ -78,8 +78,8 @@ type message struct {
 	File         string    `json:"file,omitempty"`
 }
 
-// histories are what all devices have of all conversations, in their order: for each device a file of JSON
-// lines. One that is offline is opened again; one that cannot be read says why.
+// histories returns what all devices have of all conversations, in their order: for each device a file of JSON lines.
+// An offline device is opened again. The file of a device that cannot be read has the error.
 func (f *federation) histories(ctx context.Context) map[string][]byte {
 	ctx, cancel := context.WithTimeout(ctx, callWait)
 	defer cancel()
@@ -129,7 +129,7 @@ func (f *federation) writeHistories(ctx context.Context, w io.Writer, d *device,
 	return nil
 }
 
-// output is all that a docker command prints, whether it succeeds or not.
+// output returns all that a docker command prints, whether it succeeds or not.
 func output(ctx context.Context, args ...string) []byte {
 	ctx, cancel := context.WithTimeout(ctx, callWait)
 	defer cancel()

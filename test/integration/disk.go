@@ -14,22 +14,22 @@ import (
 	"testing"
 )
 
-// bindVolume is what makes an organization's volume a folder of this machine, for Compose.
+// bindVolume returns the lines for Compose that make an organization's volume a folder of this machine.
 func bindVolume(org, dir string) string {
 	return fmt.Sprintf("volumes: {%s: {name: \"${COMPOSE_PROJECT_NAME}-%s\", driver: local, driver_opts: {type: none, o: bind, device: %q}}}\n", org, org, dir)
 }
 
-// mountPoint makes a folder that is to be mounted on until the end of the test.
+// mountPoint creates a folder for a mount that lasts until the end of the test.
 func mountPoint(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "disk")
-	if err := errors.Join(os.Mkdir(dir, 0o755), the.tell(dir)); err != nil {
+	if err := errors.Join(os.Mkdir(dir, 0o755), the.report(dir)); err != nil {
 		t.Fatal(err)
 	}
 	return dir
 }
 
-// unmountAtEnd says that a mount has been made.
+// unmountAtEnd registers a mount to be removed at the end of the test.
 func unmountAtEnd(t *testing.T, dir string) {
 	t.Helper()
 	t.Cleanup(func() {
@@ -39,10 +39,10 @@ func unmountAtEnd(t *testing.T, dir string) {
 	})
 }
 
-// diskSize is that of the disk which is filled, in bytes.
+// diskSize is the size of the disk that is filled, in bytes.
 const diskSize = 64 << 20
 
-// smallDisk makes a file system of diskSize bytes for an organization's volume. It needs root.
+// smallDisk creates a file system of diskSize bytes for an organization's volume. It needs root.
 func smallDisk(t *testing.T, org string) (dir, compose string) {
 	t.Helper()
 	dir = mountPoint(t)
@@ -54,7 +54,7 @@ func smallDisk(t *testing.T, org string) (dir, compose string) {
 	return dir, bindVolume(org, dir)
 }
 
-// A blockDisk is a file system on a block device of its own: it can be made slow, and stand still.
+// A blockDisk is a file system on a block device of its own: it can be made slow, and frozen.
 type blockDisk struct {
 	dir    string
 	device string // its numbers: 7:0
@@ -63,7 +63,7 @@ type blockDisk struct {
 // blockDiskSize is in bytes. The file is sparse.
 const blockDiskSize = 512 << 20
 
-// newBlockDisk makes one for an organization's volume, in a file. It needs root, loop devices and ext4.
+// newBlockDisk creates a block disk for an organization's volume, in a file. It needs root, loop devices and ext4.
 func newBlockDisk(t *testing.T, org string) (d *blockDisk, compose string) {
 	t.Helper()
 	d = &blockDisk{dir: mountPoint(t)}
@@ -90,8 +90,8 @@ func newBlockDisk(t *testing.T, org string) (d *blockDisk, compose string) {
 	return d, bindVolume(org, d.dir)
 }
 
-// slow lets an organization's container write so many times a second to the disk, 0 for as often as it likes.
-// Docker sets such limits only when a container is made, so this is done where the kernel keeps them.
+// slow limits the writes a second of an organization's container to the disk, 0 for no limit. Docker sets such limits
+// only when a container is created, so this function sets them in the kernel's control group.
 func (f *federation) slow(org string, d *blockDisk, writes int) error {
 	f.t.Helper()
 	f.note("the disk of %s takes %d writes a second", org, writes)
@@ -134,7 +134,7 @@ func limit(path, value string) error {
 	return errors.Join(err, file.Close())
 }
 
-// freeze lets a disk stand still: whoever writes to it waits, until thaw.
+// freeze freezes a disk: each writer waits until thaw.
 func freeze(dir string) error { return fsfreeze("--freeze", dir) }
 
 func thaw(dir string) error { return fsfreeze("--unfreeze", dir) }

@@ -32,7 +32,7 @@ func fill(path string) error {
 	return f.Close()
 }
 
-// noReserve lets a node use a disk that is smaller than the reserve that it keeps by default.
+// noReserve lets a node use a disk that is smaller than the default reserve.
 var noReserve = map[string]string{"MLSFED_QUOTA_RESERVE": "8MiB", "MLSFED_QUOTA_RESERVE_PERCENT": "0"}
 
 // TestDiskFull fills one organization's disk, and makes room again.
@@ -72,28 +72,28 @@ func TestDiskFull(t *testing.T) {
 	report(t, "the node said that its disk is full; the others went on; nothing is lost. Restarts by Docker: %s", bytes.TrimSpace([]byte(restarts)))
 }
 
-// slowWrites is how often a slow disk is written to in a second: a sync takes several of them.
+// slowWrites is the number of writes a second of a slow disk. A sync takes several writes.
 const slowWrites = 40
 
-// TestSlowDisk makes the disk of the organization whose node leads a conversation slow, and then lets it stand
-// still: another node is to lead.
+// TestSlowDisk makes the disk of the organization whose node leads a conversation slow, and then freezes it. It
+// checks that another node becomes the leader.
 func TestSlowDisk(t *testing.T) {
 	disk, compose := newBlockDisk(t, "c")
 	f := start(t, setup{compose: compose, environment: noReserve})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
-	c := f.converse(client.CreateOptions{Name: "Slow"}, carol, alice, bob) // who creates it leads at first
+	c := f.converse(client.CreateOptions{Name: "Slow"}, carol, alice, bob) // the creator's node leads at first
 	near, far := c.latencies(alice, bob, scale(10, 100)), c.latencies(carol, bob, scale(10, 100))
 	if err := f.slow("c", disk, slowWrites); err != nil {
 		report(t, "a slow disk NOT RUN: %v", err)
 	} else {
 		began := time.Now()
-		// They commit and do not talk: what is said would come faster than such a disk takes it, and wait.
+		// The devices commit and send no messages, which would come faster than such a disk can store them, and wait.
 		load := c.busy(time.Second, nil, c.members)
 		slowNear, slowFar := c.latencies(alice, bob, scale(10, 100)), c.latencies(carol, bob, scale(5, 20))
 		n := 0
 		f.eventually("commits go on where the leader's disk is slow", func() error {
 			if n, _ = f.history.commits(c.id, began); n < scale(5, 50) {
-				return fmt.Errorf("there were %d", n)
+				return fmt.Errorf("commits: %d", n)
 			}
 			return nil
 		})
@@ -108,14 +108,14 @@ func TestSlowDisk(t *testing.T) {
 	var gaps []time.Duration
 	for range scale(1, 4) {
 		c.leads("c")
-		f.note("the disk of c stands still")
+		f.note("the disk of c is frozen")
 		if err := freeze(disk.dir); err != nil {
-			report(t, "a disk that stands still NOT RUN: %v", err)
+			report(t, "a frozen disk NOT RUN: %v", err)
 			break
 		}
-		t.Cleanup(func() { _ = thaw(disk.dir) }) // where the test ends before
+		t.Cleanup(func() { _ = thaw(disk.dir) }) // if the test ends before the thaw below
 		gap := c.goesOn([]string{"a", "b"})
-		c.has(bob, c.say(alice, "while the disk of c stands still"))
+		c.has(bob, c.say(alice, "while the disk of c is frozen"))
 		f.note("the disk of c goes on")
 		f.must(thaw(disk.dir))
 		c.caughtUp("c", "a")
@@ -124,11 +124,11 @@ func TestSlowDisk(t *testing.T) {
 	load.stop()
 	c.judge(exceptions{})
 	n, _ := f.history.commits(c.id, f.began())
-	report(t, "the disk stood still: commits of the others go on %v later; %d commits in all; nothing is lost", rounded(gaps), n)
+	report(t, "the disk froze: commits of the others go on %v later; %d commits in all; nothing is lost", rounded(gaps), n)
 }
 
-// leads sees to it that an organization's node leads the conversation: another leader is restarted, and hands
-// over at that.
+// leads makes an organization's node lead the conversation: it restarts another leader, which transfers its
+// leadership at the stop.
 func (c *conversation) leads(org string) {
 	c.f.t.Helper()
 	c.f.within("the node of "+org+" leads", 2*time.Minute, func() error {

@@ -36,8 +36,8 @@ func dockerIn(ctx context.Context, in io.Reader, args ...string) (string, error)
 	return out.String(), nil
 }
 
-// bounded is a command that ends with ctx, and all that it has started with it: what is left would hold its
-// output open, and be waited for without end.
+// bounded returns a command that ends with ctx, together with all processes that it has started: a remaining process
+// would hold the output open, and the wait would not end.
 func bounded(ctx context.Context, name string, args ...string) *exec.Cmd {
 	c := exec.CommandContext(ctx, name, args...)
 	c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -70,33 +70,33 @@ func removeProject(ctx context.Context, project string) error {
 // reaperVariable makes this program a reaper instead of a test.
 const reaperVariable = "INTEGRATION_REAPER"
 
-// startReaper starts a process that outlives this one: when standard input ends, because the test has
-// ended in whatever way, it removes what it was told of, a line each: projects, images, mounts.
-func startReaper() (tell io.WriteCloser, wait func() error, err error) {
+// startReaper starts a process that outlives this one. When its standard input ends, because the test has ended in
+// any way, the process removes the projects, images and mounts that it has read, one a line.
+func startReaper() (input io.WriteCloser, wait func() error, err error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, nil, err
 	}
 	c := exec.Command(self)
 	c.Env = append(os.Environ(), reaperVariable+"=1")
-	if tell, err = c.StdinPipe(); err != nil {
+	if input, err = c.StdinPipe(); err != nil {
 		return nil, nil, err
 	}
-	return tell, c.Wait, c.Start()
+	return input, c.Wait, c.Start()
 }
 
-// reap is what the reaper does. Mounts come first, since a frozen one would hold up all else, and images
-// last, since containers use them.
+// reap runs the reaper. Mounts come first, since a frozen mount would block everything else, and images last, since
+// containers use them.
 func reap(in io.Reader) error {
-	told, err := io.ReadAll(in)
+	read, err := io.ReadAll(in)
 	var images []string
-	for line := range strings.Lines(string(told)) {
+	for line := range strings.Lines(string(read)) {
 		if line = strings.TrimSpace(line); strings.HasPrefix(line, "/") {
 			_ = thaw(line)               // of what is not frozen, or not mounted any more, there
 			_ = syscall.Unmount(line, 0) // is nothing to do
 		}
 	}
-	for line := range strings.Lines(string(told)) {
+	for line := range strings.Lines(string(read)) {
 		switch line = strings.TrimSpace(line); {
 		case strings.HasPrefix(line, "/"):
 			_ = syscall.Unmount(line, 0) // a container used it

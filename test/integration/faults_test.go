@@ -14,7 +14,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// others are all organizations but one.
+// others returns all organizations except one.
 func others(all []string, not string) []string {
 	return slices.DeleteFunc(slices.Clone(all), func(org string) bool { return org == not })
 }
@@ -51,7 +51,7 @@ func median(list []time.Duration) time.Duration {
 	return list[len(list)/2]
 }
 
-// TestLeaderKilled kills the container that leads, or makes it stand still, under load, again and again.
+// TestLeaderKilled repeatedly kills or pauses the container that leads, under load.
 func TestLeaderKilled(t *testing.T) {
 	f := start(t, setup{})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
@@ -80,7 +80,7 @@ func TestLeaderKilled(t *testing.T) {
 	load.stop()
 	c.judge(exceptions{})
 	n, _ := f.history.commits(c.id, f.began())
-	report(t, "commits go on %v after the leader was killed and %v after it stood still, median %v (promised: 5s); it is back and level after %v; %d commits in all",
+	report(t, "commits go on %v after the leader was killed and %v after it froze, median %v (promised: 5s); it is back and level after %v; %d commits in all",
 		rounded(killed), rounded(paused), median(slices.Concat(killed, paused)).Round(10*time.Millisecond), rounded(returns), n)
 }
 
@@ -90,7 +90,7 @@ func (c *conversation) goesOn(orgs []string) time.Duration {
 	began := time.Now()
 	var gap time.Duration
 	c.f.eventually("commits go on", func() error {
-		// What was decided before is answered at once.
+		// Commits that were decided before are answered at once.
 		n, first := c.f.history.commits(c.id, began.Add(100*time.Millisecond), domains(orgs)...)
 		if n == 0 {
 			return errors.New("no commit was accepted since the leader fell silent")
@@ -133,7 +133,7 @@ func TestRollingRestart(t *testing.T) {
 	report(t, "%d restarts: the longest time without a commit by the others was %v; %d commits in all", len(longest), rounded(longest), n)
 }
 
-// longestGap is the longest time between accepted commits from a time until now.
+// longestGap returns the longest time between accepted commits from a time until now.
 func (h *history) longestGap(id wire.ConversationID, since time.Time, by ...wire.Domain) time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -152,15 +152,15 @@ func (h *history) longestGap(id wire.ConversationID, since time.Time, by ...wire
 	return max(longest, time.Since(since))
 }
 
-// begin starts a commit and returns where its outcome will be.
+// begin starts a commit and returns a channel for its result.
 func (c *conversation) begin(d *device) <-chan error {
 	ended := make(chan error, 1)
 	go func() { ended <- d.UpdateKeys(c.f.ctx, c.id) }()
 	return ended
 }
 
-// refusedForQuorum returns when a commit of an organization's devices was refused for lack of a majority,
-// with what the node said.
+// refusedForQuorum returns when a commit of an organization's devices was refused because there was no quorum, with
+// the node's refusal.
 func (c *conversation) refusedForQuorum(org string, since time.Time, ended <-chan error) refusal {
 	c.f.t.Helper()
 	var said refusal
@@ -181,7 +181,7 @@ func (c *conversation) refusedForQuorum(org string, since time.Time, ended <-cha
 	return said
 }
 
-// ends waits for the outcome of what was begun.
+// ends waits for the result of an operation that was begun.
 func (f *federation) ends(what string, ended <-chan error) {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.ctx, time.Minute*patience())
@@ -194,8 +194,8 @@ func (f *federation) ends(what string, ended <-chan error) {
 	}
 }
 
-// TestPartition cuts one organization off. Three conversations are looked at: of three organizations; of
-// two, of which one has the only vote; and of two with a witness, which make three votes.
+// TestPartition cuts one organization off. It checks three conversations: of three organizations; of two, of which
+// one has the only vote; and of two with a witness, which make three votes.
 func TestPartition(t *testing.T) {
 	f := start(t, setup{})
 	alice, laptop := f.enrol("a", "alice", "phone"), f.enrol("a", "alice", "laptop")
@@ -261,7 +261,7 @@ func (c *conversation) voters(orgs ...string) {
 	})
 }
 
-// TestPartitionOfManyEpochs lets the majority go on by more epochs than members keep, while the minority talks.
+// TestPartitionOfManyEpochs lets the majority pass more epochs than members keep, while the minority talks.
 func TestPartitionOfManyEpochs(t *testing.T) {
 	f := start(t, setup{})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")

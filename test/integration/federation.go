@@ -26,7 +26,7 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// setup changes what is started.
+// setup changes how a federation is started.
 type setup struct {
 	orgs        []string          // a, b, c if nil
 	environment map[string]string // of the nodes: MLSFED_MAILBOX_AGE=30s
@@ -35,7 +35,7 @@ type setup struct {
 	nodes       string            // of each organization: "3"; "" for one
 }
 
-// federation is one that runs in containers, for one test.
+// federation is a federation that runs in containers, for one test.
 type federation struct {
 	t       *testing.T
 	ctx     context.Context // ends before the test's time does
@@ -48,19 +48,19 @@ type federation struct {
 	history *history
 	started time.Time
 
-	// What a scenario with many devices changes before it enrols them.
+	// A scenario with many devices changes these fields before it enrols them.
 	inMemory bool
 	limits   client.Limits
 
 	mu      sync.Mutex // guards what follows
 	orgs    []string
-	links   map[string]client.Invitation // unused invitations, one an organization
+	links   map[string]client.Invitation // unused invitations, one for each organization
 	devices []*device
 	talks   []*conversation
 	notes   bytes.Buffer // the course of events, for the archive
 }
 
-// scenarioWait bounds a scenario.
+// scenarioWait returns the time limit of a scenario.
 func scenarioWait() time.Duration {
 	if full() {
 		return 40 * time.Minute
@@ -95,10 +95,10 @@ func start(t *testing.T, s setup) *federation {
 	return f
 }
 
-// laterKeys are those of docker-compose.yml that builds of before do not know.
+// laterKeys lists the variables of docker-compose.yml that earlier builds do not know.
 var laterKeys = []string{"MLSFED_FEDERATION_ALLOW_NETWORKS"}
 
-// writeEnvironment writes the environments of the nodes for Compose. Nodes of organizations in older run another
+// writeEnvironment writes the environments of the nodes for Compose. Nodes of the organizations in older run another
 // build than this one.
 func (f *federation) writeEnvironment(environment map[string]string, older ...string) error {
 	type service struct {
@@ -126,7 +126,7 @@ func (f *federation) writeEnvironment(environment map[string]string, older ...st
 
 func (f *federation) environmentFile() string { return filepath.Join(f.dir, "environment.yml") }
 
-// writeFiles writes what is put beside docker-compose.yml.
+// writeFiles writes the files that are used in addition to docker-compose.yml.
 func (f *federation) writeFiles(s setup) error {
 	var older []string
 	if s.image != "" {
@@ -146,8 +146,8 @@ func (f *federation) writeFiles(s setup) error {
 	return nil
 }
 
-// freePort finds a port of this machine that nobody listens on, below those that the kernel gives to
-// connections: a container that is started again must find it free.
+// freePort finds a free port of this machine below the kernel's range for outgoing connections: the port must still
+// be free when a container is started again.
 func freePort() (string, error) {
 	for range 100 {
 		port := strconv.Itoa(20000 + rand.IntN(12000))
@@ -181,7 +181,7 @@ func (f *federation) up(orgs ...string) {
 	}
 }
 
-// script is a script of docker/ for this federation.
+// script returns a command for a script of docker/ for this federation.
 func (f *federation) script(name string, args ...string) *exec.Cmd {
 	c := bounded(f.ctx, "sh", append([]string{filepath.Join(the.root, "docker", name)}, args...)...)
 	c.Env = append(os.Environ(), "COMPOSE_PROJECT_NAME="+f.project, "COMPOSE_FILE="+f.files, "MLSFED_IMAGE="+f.image,
@@ -218,7 +218,7 @@ func (f *federation) end() {
 	f.mu.Unlock()
 	if os.Getenv("MLSFED_LOG") != "" {
 		f.t.Logf("course of events:\n%s", strings.Join(course, ""))
-	} else if f.t.Failed() { // the archive may be gone when somebody looks
+	} else if f.t.Failed() { // the archive may be deleted before a person reads it
 		f.t.Logf("the last events:\n%s", strings.Join(course[max(0, len(course)-40):], ""))
 	}
 	if err := removeProject(ctx, f.project); err != nil {
@@ -226,7 +226,7 @@ func (f *federation) end() {
 	}
 }
 
-// began is when the scenario did.
+// began returns when the scenario began.
 func (f *federation) began() time.Time { return f.started }
 
 // must ends the test on an error.
@@ -238,18 +238,18 @@ func (f *federation) must(err error) {
 	}
 }
 
-// note keeps a line of the course of events.
+// note records a line of the course of events.
 func (f *federation) note(format string, args ...any) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	fmt.Fprintf(&f.notes, "%s %s\n", time.Now().UTC().Format("15:04:05.000"), fmt.Sprintf(format, args...))
 }
 
-// container is the name of a node's. Where an organization has further nodes, the first is named as the
-// organization is, a, and the others a2 and a3.
+// container returns the name of a node's container. If an organization has several nodes, the first has the name of
+// the organization, a, and the others are a2 and a3.
 func (f *federation) container(service string) string { return f.project + "-" + service }
 
-// services are the nodes of all organizations.
+// services returns the nodes of all organizations.
 func (f *federation) services() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -268,7 +268,7 @@ func nodeOf(service string) wire.NodeID {
 	return wire.NodeID("n" + cmp.Or(service[1:], "1") + "." + service[:1] + ".example")
 }
 
-// act does something to a container, by its docker command.
+// act runs a docker command on a container.
 func (f *federation) act(org string, command ...string) {
 	f.t.Helper()
 	began := time.Now()
@@ -289,7 +289,7 @@ func (f *federation) run(org string) {
 	f.waitHealthy(org)
 }
 
-// waitHealthy returns when the node says that it can serve.
+// waitHealthy returns when the node reports that it can serve.
 func (f *federation) waitHealthy(org string) {
 	f.t.Helper()
 	f.eventually("node of "+org+" can serve", func() error {
@@ -323,13 +323,14 @@ func (f *federation) heal(orgs ...string) {
 	}
 }
 
-// status is what an operator of an organization sees.
+// status returns the status that an operator of an organization sees.
 func (f *federation) status(org string) (*node.Status, error) {
 	s := new(node.Status)
 	return s, f.readStatus(org, s)
 }
 
-// readStatus reads what of a status the caller has fields for: a build of before may say the rest otherwise.
+// readStatus reads the part of a status for which the caller has fields: an earlier build may write the rest
+// differently.
 func (f *federation) readStatus(org string, into any) error {
 	out, err := f.mlsfed(org, "status", "--json")
 	if err != nil {
@@ -338,7 +339,7 @@ func (f *federation) readStatus(org string, into any) error {
 	return json.Unmarshal([]byte(out), into)
 }
 
-// replica is one node's view of a conversation; nil if it holds none.
+// replica returns one node's view of a conversation, nil if the node holds no replica.
 func (f *federation) replica(org string, id wire.ConversationID) (*node.Conversation, error) {
 	var s struct {
 		Conversations []node.Conversation `json:"conversations"`
@@ -354,7 +355,7 @@ func (f *federation) replica(org string, id wire.ConversationID) (*node.Conversa
 	return nil, nil
 }
 
-// leader is the organization whose node leads a conversation.
+// leader returns the organization whose node leads a conversation.
 func (f *federation) leader(id wire.ConversationID, asked ...string) string {
 	f.t.Helper()
 	var found string
@@ -374,13 +375,13 @@ func (f *federation) leader(id wire.ConversationID, asked ...string) string {
 	return found
 }
 
-// eventually asks again until done says nil. It ends the test when the scenario's time is over.
+// eventually polls until done returns nil. It ends the test when the scenario's time is over.
 func (f *federation) eventually(what string, done func() error) {
 	f.t.Helper()
 	f.within(what, time.Minute, done)
 }
 
-// within is eventually with another time.
+// within is eventually with another time limit.
 func (f *federation) within(what string, d time.Duration, done func() error) {
 	f.t.Helper()
 	ctx, cancel := context.WithTimeout(f.ctx, d*patience())

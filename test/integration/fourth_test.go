@@ -26,7 +26,7 @@ func TestFourthOrganization(t *testing.T) {
 		for _, d := range []*device{dave, carol} {
 			f.eventually(string(d.id)+" sees that dave has joined", func() error { return joined(c, d, 4) })
 		}
-		c.members = append(c.members, dave) // from here on; the judgement looks at both
+		c.members = append(c.members, dave) // from here on; the judgement includes both
 		c.forATime(dave)
 		c.caughtUp("d", "a")
 		c.has(dave, c.say(carol, "hello"))
@@ -37,7 +37,7 @@ func TestFourthOrganization(t *testing.T) {
 	for _, c := range list {
 		f.must(alice.Remove(f.ctx, c.id, dave.id.User()))
 		f.eventually("dave knows that he is out", func() error { return out(c, dave) })
-		f.ends("another organization follows the removal", c.begin(bob)) // from then on it holds
+		f.ends("another organization follows the removal", c.begin(bob)) // from then on the removal is effective
 		c.say(bob, "after")
 	}
 	f.within("the replicas of d are deleted", scenarioWait(), func() error {

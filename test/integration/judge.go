@@ -17,14 +17,14 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// exceptions are what a scenario allows because it has brought it about.
+// exceptions are faults that a scenario allows because it has caused them.
 type exceptions struct {
 	orgs    []string  // whose nodes hold the conversation; nil for those of the members
-	gaps    []*device // may have lost messages, and been told so
+	gaps    []*device // may have lost messages, with a notice
 	crashes bool      // nodes may have been restarted by Docker
 }
 
-// judge waits until everything has arrived everywhere, and ends the test if anything is not as promised:
+// judge waits until everything has arrived everywhere, and ends the test if any promise is violated:
 //
 //   - every message that an organization accepted is at every member's device, once, in its sender's order;
 //   - members are in the same epoch with the same authenticator, and have read the log to the same order hash;
@@ -102,7 +102,7 @@ func (c *conversation) messages(x exceptions) error {
 	return errors.Join(failures...)
 }
 
-// compare holds one device's history against what senders had accepted, in their order.
+// compare compares one device's history with the accepted messages of the senders, in their order.
 func compare(d *device, have []client.Message, accepted map[wire.DeviceID][]client.MessageID, whole bool) error {
 	bySender := make(map[wire.DeviceID][]client.MessageID)
 	seen := make(map[string]bool)
@@ -126,20 +126,20 @@ func compare(d *device, have []client.Message, accepted map[wire.DeviceID][]clie
 	return nil
 }
 
-// difference says where two lists part.
+// difference describes where two lists differ.
 func difference(sent, got []client.MessageID) string {
 	for i, id := range sent {
 		switch at := slices.Index(got, id); {
 		case at < 0:
 			return fmt.Sprintf(": number %d is missing", i)
 		case at != i:
-			return fmt.Sprintf(": number %d stands at %d", i, at)
+			return fmt.Sprintf(": number %d is at %d", i, at)
 		}
 	}
 	return ""
 }
 
-// within says whether all of a stands in b in that order.
+// within reports whether b contains all of a in that order.
 func within(a, b []client.MessageID) bool {
 	for _, id := range b {
 		if len(a) > 0 && a[0] == id {
@@ -149,7 +149,7 @@ func within(a, b []client.MessageID) bool {
 	return len(a) == 0
 }
 
-// alarms are what devices have raised.
+// alarms returns an error if devices have raised alarms.
 func (c *conversation) alarms(x exceptions) error {
 	var failures []error
 	for _, d := range c.members {
@@ -201,7 +201,7 @@ func (c *conversation) nodes(x exceptions) error {
 	return nil
 }
 
-// submissions holds the history against the log.
+// submissions compares the history with the log.
 func (c *conversation) submissions(exceptions) error {
 	h := c.f.history
 	h.mu.Lock()
@@ -213,7 +213,7 @@ func (c *conversation) submissions(exceptions) error {
 	return errors.Join(chained(log), oneCommitAnEpoch(log), h.nothingLost(c.id), h.linearizable(c.id))
 }
 
-// chained computes the order hashes anew, as far as entries are known.
+// chained computes the order hashes again, as far as entries are known.
 func chained(log map[wire.SequenceNumber]*shown) error {
 	for n, e := range log {
 		before := wire.Hash{}
@@ -230,7 +230,7 @@ func chained(log map[wire.SequenceNumber]*shown) error {
 	return nil
 }
 
-// oneCommitAnEpoch looks at the log alone.
+// oneCommitAnEpoch checks the log alone.
 func oneCommitAnEpoch(log map[wire.SequenceNumber]*shown) error {
 	ended := make(map[wire.SequenceNumber]wire.SequenceNumber)
 	for _, n := range sortedKeys(log) {
@@ -246,8 +246,8 @@ func oneCommitAnEpoch(log map[wire.SequenceNumber]*shown) error {
 	return nil
 }
 
-// nothingLost: every acceptance is in the log where it was said to be, once, and no refusal is. The
-// caller holds the mutex.
+// nothingLost checks that every accepted submission is in the log once, at the place that the answer named, and that
+// no refused submission is. The caller holds the mutex.
 func (h *history) nothingLost(id wire.ConversationID) error {
 	log, places := h.logs[id], make(map[wire.SubmissionID]wire.SequenceNumber)
 	for n, e := range log {
@@ -255,7 +255,7 @@ func (h *history) nothingLost(id wire.ConversationID) error {
 			continue
 		}
 		if first, twice := places[e.envelope.Submission]; twice {
-			return fmt.Errorf("submission %v stands at %d and at %d", e.envelope.Submission, first, n)
+			return fmt.Errorf("submission %v is at %d and at %d", e.envelope.Submission, first, n)
 		}
 		places[e.envelope.Submission] = n
 	}
@@ -266,17 +266,17 @@ func (h *history) nothingLost(id wire.ConversationID) error {
 		at, there := places[op.envelope.Submission]
 		switch {
 		case op.code != "" && there:
-			return fmt.Errorf("submission %v was refused (%v) and stands at %d", op.envelope.Submission, op.code, at)
+			return fmt.Errorf("submission %v was refused (%v) and is at %d", op.envelope.Submission, op.code, at)
 		case op.code == "" && !there:
 			return fmt.Errorf("submission %v of %s was accepted as entry %d and is lost", op.envelope.Submission, op.device, op.receipt.Sequence)
 		case op.code == "" && (at != op.receipt.Sequence || log[at].order != op.receipt.Order):
-			return fmt.Errorf("submission %v was accepted as entry %d and stands at %d", op.envelope.Submission, op.receipt.Sequence, at)
+			return fmt.Errorf("submission %v was accepted as entry %d and is at %d", op.envelope.Submission, op.receipt.Sequence, at)
 		}
 	}
 	return nil
 }
 
-// What the checker's model is: the entry that opened the current epoch, and the last entry.
+// modelState is the state of the checker's model: the entry that opened the current epoch, and the last entry.
 type modelState struct{ head, last wire.SequenceNumber }
 
 type modelInput struct {
@@ -289,7 +289,7 @@ type modelOutput struct {
 	seq   wire.SequenceNumber
 }
 
-// model says what one copy of the log without faults would answer.
+// model returns the answers that one copy of the log without faults would give.
 func model() porcupine.Model {
 	return porcupine.Model{
 		Init: func() any { return modelState{} },
@@ -310,9 +310,9 @@ func model() porcupine.Model {
 	}
 }
 
-// linearizable asks porcupine whether the answers can be those of one log, each given at one moment
-// between its call and its return. What got no answer returns at the end of time if the log has it, and
-// never happened if not. The caller holds the mutex.
+// linearizable asks porcupine whether the answers can be those of one log, each given at one moment between its call
+// and its return. A submission without an answer returns at the end of time if the log has it, and never happened
+// otherwise. The caller holds the mutex.
 func (h *history) linearizable(id wire.ConversationID) error {
 	places := make(map[wire.SubmissionID]wire.SequenceNumber)
 	for n, e := range h.logs[id] {
@@ -343,7 +343,7 @@ func (h *history) linearizable(id wire.ConversationID) error {
 	return nil
 }
 
-// stable looks for nodes that crashed.
+// stable checks that no node has crashed.
 func (c *conversation) stable(x exceptions) error {
 	var failures []error
 	for _, org := range c.f.services() {

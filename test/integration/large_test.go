@@ -14,8 +14,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// crowd enrols so many devices over three organizations, 25 of a user, some at a time.
-func (f *federation) crowd(count int) []*device {
+// crowd enrols count devices over three organizations, 25 for each user, some at a time.
+func (f *federation) manyDevices(count int) []*device {
 	f.t.Helper()
 	const each = 25
 	users := (count + each - 1) / each
@@ -60,10 +60,10 @@ func TestManyDevices(t *testing.T) {
 		"MLSFED_GATEWAY_ENROLMENTS_PER_MINUTE": "6000", // all devices have one address
 		"MLSFED_RATES_CODES_BURST":             "5000", // and few users
 	}})
-	f.inMemory, f.limits = true, client.Limits{KeyPackages: 4, Receipts: -1} // what is on disk is looked at elsewhere
+	f.inMemory, f.limits = true, client.Limits{KeyPackages: 4, Receipts: -1} // other tests check the data on disk
 	count, commits, messages := scale(60, 1000), scale(10, 100), scale(10, 100)
 	began := time.Now()
-	devices := f.crowd(count)
+	devices := f.manyDevices(count)
 	f.eventually("devices have uploaded KeyPackages", func() error { return uploaded(devices) })
 	enrolled := time.Since(began)
 
@@ -93,7 +93,7 @@ func TestManyDevices(t *testing.T) {
 		median(everywhere).Round(time.Millisecond), median(heard).Round(10*time.Microsecond), f.history.sizes(c.id))
 }
 
-// uploaded says whether every device has been connected, which is when KeyPackages are uploaded.
+// uploaded checks that every device has been connected, which is when KeyPackages are uploaded.
 func uploaded(devices []*device) error {
 	for _, d := range devices {
 		if d.events(client.EventConnected) == 0 {
@@ -103,7 +103,7 @@ func uploaded(devices []*device) error {
 	return nil
 }
 
-// gather creates a conversation and adds everybody, ten users at a time.
+// gather creates a conversation and adds all users, ten at a time.
 func (f *federation) gather(devices []*device) *conversation {
 	f.t.Helper()
 	id, err := devices[0].Create(f.ctx, client.CreateOptions{Name: "Everybody"})
@@ -130,7 +130,7 @@ func (f *federation) gather(devices []*device) *conversation {
 	return c
 }
 
-// level says whether all are where one is.
+// level checks that all devices are in the state of one device.
 func level(c *conversation, with *device, devices []*device) error {
 	want, err := with.Conversation(c.f.ctx, c.id)
 	if err != nil {
@@ -148,7 +148,7 @@ func level(c *conversation, with *device, devices []*device) error {
 	return nil
 }
 
-// sizes tells how large the entries of commits are.
+// sizes describes how large the entries of commits are.
 func (h *history) sizes(id wire.ConversationID) string {
 	h.mu.Lock()
 	defer h.mu.Unlock()

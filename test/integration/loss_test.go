@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
-	fed "github.com/mlsfed/mlsfed/federation"
+	"github.com/mlsfed/mlsfed/federation/organization"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -36,8 +36,8 @@ func (f *federation) lose(org string) {
 	f.must(err)
 }
 
-// TestLostWithBackup destroys an organization with its disk, restores it from a backup, and lets
-// everything go on. One conversation had its majority there.
+// TestLostWithBackup destroys an organization with its disk, restores it from a backup, and checks that everything
+// continues. One conversation had its majority there.
 func TestLostWithBackup(t *testing.T) {
 	f := start(t, setup{})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
@@ -69,7 +69,7 @@ func TestLostWithBackup(t *testing.T) {
 	lost := time.Now()
 	f.ends("the majority goes on", three.begin(bob))
 	missed := three.say(alice, "while c is lost")
-	two.recover("a") // it holds all that c had accepted
+	two.recover("a") // a holds all that c had accepted
 	f.ends("the conversation whose only vote was lost goes on", two.begin(alice))
 	f.compose("up", "--no-start", "c")
 	_, err = dockerIn(f.ctx, strings.NewReader(configuration), "cp", "-", f.container("c")+":/var/lib/mlsfed")
@@ -93,9 +93,8 @@ func TestLostWithBackup(t *testing.T) {
 	report(t, "a backup of %d bytes; restored and level after %v; nothing accepted is missing at those who were there", len(backup), back.Round(10*time.Millisecond))
 }
 
-// TestLostWithoutBackup destroys an organization with its disk, founds it anew, and lets its people come
-// back to their conversations. The conversation that had its majority there is recovered by the operator
-// of the other organization.
+// TestLostWithoutBackup destroys an organization with its disk, founds it again, and lets its people rejoin their
+// conversations. The operator of the other organization recovers the conversation that had its majority there.
 func TestLostWithoutBackup(t *testing.T) {
 	f := start(t, setup{})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
@@ -119,11 +118,11 @@ func TestLostWithoutBackup(t *testing.T) {
 		_, err := f.mlsfed(org, "peer", "remove", "c.example")
 		f.must(err)
 	}
-	f.up("a", "b", "c") // c is founded anew, with another root, and admitted
+	f.up("a", "b", "c") // c is founded again, with another root, and admitted
 	root := f.root("c")
 	for _, d := range []*device{alice, bob} {
 		d.goOffline()
-		d.comeBack() // it asks for the organizations' roots when it connects
+		d.comeBack() // a device asks for the organizations' roots when it connects
 		f.eventually("the alarm about another root", func() error {
 			if d.events(client.EventTrust) == 0 {
 				return errors.New("none was raised")
@@ -145,11 +144,11 @@ func TestLostWithoutBackup(t *testing.T) {
 	}
 	three.judge(exceptions{orgs: []string{"a", "b", "c"}})
 	two.judge(exceptions{orgs: []string{"a", "c"}})
-	report(t, "founded anew; the operator's act brought back the conversation whose only vote was lost")
+	report(t, "founded again; the operator's act brought back the conversation whose only vote was lost")
 }
 
-// recover is the operator's act, at an organization whose node has all that was accepted. The node refuses
-// it while it believes that the majority lives.
+// recover runs the operator's recovery, at an organization whose node has all accepted entries. The node refuses it
+// while it believes that there is a quorum.
 func (c *conversation) recover(org string) {
 	c.f.t.Helper()
 	c.f.note("recover %v at %s", c.id, org)
@@ -159,7 +158,8 @@ func (c *conversation) recover(org string) {
 	})
 }
 
-// repair makes a conversation go on: by itself, or by the operator of a device's organization.
+// repair waits until a conversation continues, without an operator or by an act of the operator of a device's
+// organization.
 func (c *conversation) repair(d *device) {
 	c.f.t.Helper()
 	ended := c.begin(d)
@@ -173,20 +173,23 @@ func (c *conversation) repair(d *device) {
 	c.f.ends("the conversation goes on after the operator's act", ended)
 }
 
-// root is the hash of an organization's root certificate, as its operator would tell it.
+// root returns the hash of an organization's root certificate, as its operator would publish it.
 func (f *federation) root(org string) wire.Hash {
 	f.t.Helper()
-	b, err := fed.ParseBundle([]byte(f.bundle(org)))
+	f.bundle(org)
+	b, err := organization.ReadBundle(f.bundlePath(org))
 	f.must(err)
 	c, err := b.Certificate()
 	f.must(err)
 	return sha256.Sum256(c.Raw)
 }
 
-// bundle is what an organization's operator hands to others.
+func (f *federation) bundlePath(org string) string { return filepath.Join(f.dir, org+"-bundle.json") }
+
+// bundle returns the bundle that an organization's operator gives to others.
 func (f *federation) bundle(org string) string {
 	f.t.Helper()
-	path := filepath.Join(f.dir, org+"-bundle.json")
+	path := f.bundlePath(org)
 	_, err := docker(f.ctx, "cp", f.container(org)+":/var/lib/mlsfed/bundle.json", path)
 	f.must(err)
 	b, err := os.ReadFile(path)

@@ -18,7 +18,7 @@ import (
 
 func TestMain(m *testing.M) {
 	if os.Getenv(reaperVariable) != "" {
-		signal.Ignore(os.Interrupt, syscall.SIGTERM) // it ends when the test has
+		signal.Ignore(os.Interrupt, syscall.SIGTERM) // the reaper ends after the test
 		if reap(os.Stdin) != nil {
 			os.Exit(1)
 		}
@@ -46,17 +46,17 @@ func runSuite(m *testing.M) (code int, err error) {
 	if err != nil {
 		return 1, fmt.Errorf("docker/compose.sh: %w: %s", err, compose)
 	}
-	tell, wait, err := startReaper()
+	input, wait, err := startReaper()
 	if err != nil {
 		return 1, err
 	}
-	the = &suite{root: root, image: fmt.Sprintf("mlsfed:it-%d", os.Getpid()), compose: strings.TrimSpace(string(compose)), reaper: tell}
-	if err := errors.Join(the.tell(the.image), buildImage(ctx, root, the.image)); err != nil {
-		return 1, errors.Join(err, tell.Close(), wait())
+	the = &suite{root: root, image: fmt.Sprintf("mlsfed:it-%d", os.Getpid()), compose: strings.TrimSpace(string(compose)), reaper: input}
+	if err := errors.Join(the.report(the.image), buildImage(ctx, root, the.image)); err != nil {
+		return 1, errors.Join(err, input.Close(), wait())
 	}
 	code = m.Run()
 	the.print()
-	if err := tell.Close(); err != nil {
+	if err := input.Close(); err != nil {
 		return 1, err
 	}
 	return code, wait()

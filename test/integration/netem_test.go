@@ -12,8 +12,8 @@ import (
 	"github.com/mlsfed/mlsfed/client"
 )
 
-// shape puts a queueing discipline on the line of an organization to the others. It enters the container's
-// network by nsenter, which needs root.
+// shape sets a queueing discipline on the link of an organization to the others. It enters the container's network by
+// nsenter, which needs root.
 func (f *federation) shape(org string, discipline ...string) error {
 	pid, err := docker(f.ctx, "inspect", "--format", "{{.State.Pid}}", f.container(org))
 	if err != nil {
@@ -40,8 +40,8 @@ func (f *federation) shape(org string, discipline ...string) error {
 	return fmt.Errorf("the container of %s has no interface with address %s", org, f.address(org))
 }
 
-// TestSlowLine gives one organization a bad line: with delay, jitter and loss where the kernel has netem,
-// and with a rate so small that queues form and overflow where it has not.
+// TestSlowLine gives one organization a bad link: with delay, jitter and loss if the kernel has netem, and otherwise
+// with a rate so small that queues form and overflow.
 func TestSlowLine(t *testing.T) {
 	f := start(t, setup{})
 	line := "100±20 ms and 3% loss"

@@ -9,8 +9,8 @@ import (
 	"github.com/mlsfed/mlsfed/client"
 )
 
-// TestThreeNodes gives each organization three nodes, all with a vote in one conversation, and kills one of
-// an organization's, and then the one that its devices live on: its vote stays. Devices of the latter are
+// TestThreeNodes gives each organization three nodes, all with a vote in one conversation. It kills one node of an
+// organization, and then the node to which its devices connect: its vote stays. Devices of the latter node are
 // offline meanwhile, and miss nothing.
 func TestThreeNodes(t *testing.T) {
 	f := start(t, setup{nodes: "3"})
@@ -25,8 +25,8 @@ func TestThreeNodes(t *testing.T) {
 
 	var further, first []time.Duration
 	for range scale(1, 5) {
-		// Slow enough that whoever is away misses fewer epochs than devices keep keys of: a message may come
-		// behind all of them.
+		// The load is so slow that an absent device misses fewer epochs than devices keep keys of: a message may come
+		// after all of these epochs.
 		load := c.busy(2*time.Second, c.members, c.members)
 		f.kill("a2")
 		further = append(further, c.goesOn([]string{"a"}))
@@ -35,7 +35,7 @@ func TestThreeNodes(t *testing.T) {
 
 		f.kill("a")
 		first = append(first, c.goesOn([]string{"b", "c"}))
-		// Five of nine votes are left, two of them a's: without these nothing would be ordered.
+		// Five of nine votes are left, two of them of a: without these two there would be no quorum.
 		for _, service := range []string{"b2", "b3", "c2"} {
 			f.kill(service)
 		}

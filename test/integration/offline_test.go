@@ -10,7 +10,7 @@ import (
 	"github.com/mlsfed/mlsfed/client"
 )
 
-// TestOfflineForLong lets devices stay away, within and beyond the time for which what they have not read is kept.
+// TestOfflineForLong keeps devices offline, within and beyond the time for which unread items are kept.
 func TestOfflineForLong(t *testing.T) {
 	const age = 15 * time.Second
 	f := start(t, setup{environment: map[string]string{"MLSFED_MAILBOX_AGE": age.String()}})
@@ -32,11 +32,11 @@ func TestOfflineForLong(t *testing.T) {
 	carol.goOffline()
 	talk("while carol is away for long")
 	c.has(alice, c.say(bob, "the last one"))
-	time.Sleep(age + age/5) // what is tested is that this much time has passed; nodes look each tenth of the age
+	time.Sleep(age + age/5) // the test is about real time; nodes look each tenth of the age
 	carol.comeBack()
 	f.eventually("carol learns of the gap", func() error {
 		if carol.events(client.EventGap) == 0 {
-			return errors.New("no gap was told")
+			return errors.New("no gap was reported")
 		}
 		return nil
 	})
@@ -49,5 +49,5 @@ func TestOfflineForLong(t *testing.T) {
 	f.must(err)
 	all, err := c.history(alice)
 	f.must(err)
-	report(t, "within the expiry everything came; beyond it a gap was told, %d of %d messages were missed, and no epoch", len(all)-len(list), len(all))
+	report(t, "within the expiry everything came; beyond it a gap was reported, %d of %d messages were missed, and no epoch", len(all)-len(list), len(all))
 }

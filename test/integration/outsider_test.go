@@ -16,7 +16,7 @@ import (
 	"github.com/mlsfed/mlsfed/client"
 )
 
-// address is a container's on the network between organizations. The machine reaches it too.
+// address returns a container's address on the network between organizations. The machine reaches it too.
 func (f *federation) address(org string) string {
 	f.t.Helper()
 	out, err := docker(f.ctx, "inspect", "--format", fmt.Sprintf("{{(index .NetworkSettings.Networks %q).IPAddress}}", f.project+"-federation"), f.container(org))
@@ -68,14 +68,15 @@ func (c *conversation) commits(by *device, count int) []time.Duration {
 
 func shortly(d time.Duration) time.Duration { return d.Round(10 * time.Microsecond) }
 
-// crowdShare is what a crowd may take of the processors. Attackers have machines of their own; here they share
-// them with the nodes, and are held to the same in both phases. What they hammer is not held back.
-const crowdShare = "0.25"
+// strangerShare is the share of the processors that a crowd may use. Real attackers have machines of their own; here
+// they share the processors with the nodes, and have the same limit in both phases. The attacked program has no
+// limit.
+const strangerShare = "0.25"
 
 // stranger runs test/integration/stranger in a container on the network between organizations.
 func (f *federation) stranger(name, binary string, args ...string) {
 	f.t.Helper()
-	share := crowdShare
+	share := strangerShare
 	if args[0] == "sink" {
 		share = "0" // all
 	}
@@ -85,7 +86,7 @@ func (f *federation) stranger(name, binary string, args ...string) {
 	f.must(err)
 }
 
-// attempts are those of a crowd, and how many were served.
+// attempts returns the attempts of a crowd, and how many were served.
 func (f *federation) attempts(name string) (made, served int) {
 	f.t.Helper()
 	f.eventually(name+" has hammered", func() error {
@@ -98,9 +99,9 @@ func (f *federation) attempts(name string) (made, served int) {
 	return made, served
 }
 
-// TestOutsiders lets a node that nobody has admitted, one that was removed, and a crowd without certificates
-// hammer all nodes. Phases with it alternate with phases in which a crowd of the same size and with the same
-// share of the processors hammers a port that accepts and closes: what differs is what our nodes spend.
+// TestOutsiders attacks all nodes by a node that no organization has admitted, a node that was removed, and a crowd
+// without certificates. These phases alternate with phases in which a crowd of the same size and with the same share
+// of the processors attacks a port that accepts and closes connections: the difference is the cost for our nodes.
 func TestOutsiders(t *testing.T) {
 	f := start(t, setup{orgs: []string{"a", "b", "c", "d"}})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
@@ -164,7 +165,7 @@ func TestOutsiders(t *testing.T) {
 	for _, name := range hostile {
 		f.unpause(name)
 	}
-	refused := dave.Add // the removed organization is asked for nothing any more
+	refused := dave.Add // no node asks the removed organization for anything
 	id, err := dave.Create(f.ctx, client.CreateOptions{Name: "Nobody comes"})
 	f.must(err)
 	if err := refused(f.ctx, id, alice.id.User()); err == nil {

@@ -15,8 +15,8 @@ import (
 	"time"
 
 	"github.com/mlsfed/mlsfed/client"
+	"github.com/mlsfed/mlsfed/internal/cluster"
 	"github.com/mlsfed/mlsfed/mlscore"
-	"github.com/mlsfed/mlsfed/test/cluster"
 	"github.com/mlsfed/mlsfed/wire"
 )
 
@@ -36,10 +36,10 @@ type device struct {
 	alarms []string
 }
 
-// timing makes clients come back sooner than people's do.
+// timing makes clients reconnect sooner than with the defaults.
 var timing = client.Timing{RetryFirst: 100 * time.Millisecond, RetryLast: 2 * time.Second, Proposals: time.Second}
 
-// invite makes an invitation by the operator's command, or takes the one that docker/up.sh has printed.
+// invite creates an invitation by the operator's command, or takes the invitation that docker/up.sh has printed.
 func (f *federation) invite(org, user string) client.Invitation {
 	f.t.Helper()
 	f.mu.Lock()
@@ -57,7 +57,7 @@ func (f *federation) invite(org, user string) client.Invitation {
 	return i
 }
 
-// enrol makes a device of a user and runs it.
+// enrol creates a device of a user and runs it.
 func (f *federation) enrol(org, user, name string) *device {
 	f.t.Helper()
 	d, err := f.enrolWith(f.ctx, f.invite(org, user), name)
@@ -65,7 +65,7 @@ func (f *federation) enrol(org, user, name string) *device {
 	return d
 }
 
-// confirm has devices of one user confirm each other.
+// confirm makes devices of one user confirm each other.
 func (f *federation) confirm(devices ...*device) {
 	f.t.Helper()
 	var list []*client.Device
@@ -92,7 +92,7 @@ func (f *federation) enrolWith(ctx context.Context, link client.Invitation, name
 	}
 	for {
 		err = d.Enrol(ctx, client.Enrolment{Device: id, Code: link.Code, Root: link.Root})
-		if wire.CodeOf(err) != wire.Busy || ctx.Err() != nil { // one address may enrol only so many a second
+		if wire.CodeOf(err) != wire.Busy || ctx.Err() != nil { // one address has a limit of enrolments a second
 			break
 		}
 		select {
@@ -122,7 +122,7 @@ func (d *device) open() error {
 	}
 	closeBoth := func() error { return errors.Join(closeStore(), log.Close()) }
 	d.Device, err = client.Open(client.Options{
-		Store: store, Transport: &tap{client.WebSocket(d.link, nil), d.f.history, d.id, d.n}, Timing: timing,
+		Store: store, Transport: &tap{Transport: client.WebSocket(d.link, nil), history: d.f.history, device: d.id, number: d.n}, Timing: timing,
 		Log: slog.New(slog.NewTextHandler(log, nil)), Limits: d.f.limits,
 	})
 	if err != nil {
@@ -149,7 +149,7 @@ func (d *device) openStore() (client.Store, func() error, error) {
 	return store, store.Close, nil
 }
 
-// runs says whether the device has not been stopped.
+// runs reports whether the device has not been stopped.
 func (d *device) runs() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -196,14 +196,14 @@ func (d *device) count(e client.Event) {
 	}
 }
 
-// events is how many of a type there were.
+// events returns the number of events of a type.
 func (d *device) events(t client.EventType) int {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.counts[t]
 }
 
-// forgive takes alarms of a type back that the scenario has brought about.
+// forgive removes alarms of a type that the scenario has caused.
 func (d *device) forgive(t client.EventType) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -251,14 +251,14 @@ func (f *federation) stopDevices() {
 	all.Wait()
 }
 
-// conversation is one, with what the judge needs to know of it.
+// conversation is a conversation, with what the judge needs to know about it.
 type conversation struct {
 	f  *federation
 	id wire.ConversationID
 
 	mu      sync.Mutex // guards what follows
 	members []*device  // from before the first message to the end
-	some    []*device  // were members for a time: they may miss messages, and have none twice
+	some    []*device  // were members for a time: they may miss messages, but have no duplicate
 	sent    map[wire.DeviceID][]client.MessageID
 }
 
@@ -281,7 +281,7 @@ func (f *federation) converse(o client.CreateOptions, creator *device, others ..
 	return c
 }
 
-// talk keeps a conversation that these devices are members of.
+// talk registers a conversation of which these devices are members.
 func (f *federation) talk(id wire.ConversationID, members []*device) *conversation {
 	c := &conversation{f: f, id: id, members: members, sent: make(map[wire.DeviceID][]client.MessageID)}
 	f.mu.Lock()
@@ -290,7 +290,7 @@ func (f *federation) talk(id wire.ConversationID, members []*device) *conversati
 	return c
 }
 
-// add adds users. Devices that were just enrolled may not have uploaded KeyPackages yet: then it is tried again.
+// add adds users. Devices that were just enrolled may not have uploaded KeyPackages yet: then add tries again.
 func (c *conversation) add(by *device, users ...wire.UserID) {
 	c.f.t.Helper()
 	if len(users) == 0 {
@@ -299,7 +299,7 @@ func (c *conversation) add(by *device, users ...wire.UserID) {
 	c.f.within("users are added", 3*time.Minute, func() error {
 		err := by.Add(c.f.ctx, c.id, users...)
 		code := wire.CodeOf(err)
-		late := errors.Is(err, context.DeadlineExceeded) && c.f.ctx.Err() == nil // a node that has much to do
+		late := errors.Is(err, context.DeadlineExceeded) && c.f.ctx.Err() == nil // a busy node
 		if err != nil && code != wire.NoneLeft && code != wire.NotFound && !late {
 			c.f.must(err)
 		}
@@ -345,7 +345,7 @@ func (c *conversation) trySay(ctx context.Context, d *device, text string) (clie
 	return m, err
 }
 
-// forATime says that devices are not members from beginning to end.
+// forATime registers devices that are not members from beginning to end.
 func (c *conversation) forATime(list ...*device) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -357,7 +357,7 @@ func (c *conversation) forATime(list ...*device) {
 	}
 }
 
-// history is all that a device has of the conversation, oldest first.
+// history returns all messages of the conversation that a device has, oldest first.
 func (c *conversation) history(d *device) ([]client.Message, error) { return c.historyOf(c.f.ctx, d) }
 
 func (c *conversation) historyOf(ctx context.Context, d *device) ([]client.Message, error) {
@@ -393,7 +393,7 @@ func (c *conversation) has(d *device, ids ...client.MessageID) {
 	})
 }
 
-// load is what goes on while faults are injected.
+// load is the activity while faults are injected.
 type load struct {
 	stopped chan struct{}
 	all     sync.WaitGroup
@@ -401,8 +401,8 @@ type load struct {
 	c       *conversation
 }
 
-// busy lets every device say something again and again, and commit, each as soon as the one before is done,
-// with a pause between. stop ends it and returns when nothing is under way.
+// busy makes devices send and commit repeatedly, each operation after the previous one and a pause. stop ends the
+// load and returns when nothing is pending.
 func (c *conversation) busy(pause time.Duration, talkers, committers []*device) *load {
 	ctx, cancel := context.WithCancel(c.f.ctx)
 	l := &load{stopped: make(chan struct{}), cancel: cancel, c: c}
@@ -438,7 +438,7 @@ func (l *load) rest(ctx context.Context, pause time.Duration) bool {
 	}
 }
 
-// stop lets what is under way come to its end.
+// stop ends the load and waits for pending operations.
 func (l *load) stop() {
 	l.c.f.t.Helper()
 	close(l.stopped)

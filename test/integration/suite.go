@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// suite is what all scenarios share.
+// suite holds what all scenarios share.
 type suite struct {
 	root    string // of the repository
 	image   string
@@ -29,22 +29,22 @@ type suite struct {
 // the is set by TestMain before a test runs.
 var the *suite
 
-// project makes a name that nobody else uses.
+// project returns a unique name.
 func (s *suite) project() (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.projects++
 	name := fmt.Sprintf("mlsfed-it-%d-%d", os.Getpid(), s.projects)
-	return name, s.tell(name)
+	return name, s.report(name)
 }
 
-// tell makes sure that a project, an image or a mount is removed, whatever becomes of this process.
-func (s *suite) tell(what string) error {
+// This method registers a project, an image or a mount with the reaper, which removes it even if this process dies.
+func (s *suite) report(what string) error {
 	_, err := io.WriteString(s.reaper, what+"\n")
 	return err
 }
 
-// report puts a row into the table that is printed at the end.
+// report adds a row to the table that is printed at the end.
 func report(t *testing.T, format string, args ...any) {
 	t.Helper()
 	text := strings.Join(strings.Fields(fmt.Sprintf(format, args...)), " ")
@@ -72,10 +72,10 @@ func (s *suite) print() {
 	_ = w.Flush() // standard output
 }
 
-// full says whether the long form runs.
+// full reports whether the long form runs.
 func full() bool { return os.Getenv("MLSFED_LONG") == "full" }
 
-// patience is by how much longer everything may take, MLSFED_PATIENCE: for a machine that does other work too.
+// patience returns how much longer everything may take, MLSFED_PATIENCE: for a machine that does other work too.
 func patience() time.Duration {
 	n, err := strconv.Atoi(os.Getenv("MLSFED_PATIENCE"))
 	if err != nil || n < 1 {
@@ -84,7 +84,7 @@ func patience() time.Duration {
 	return time.Duration(n)
 }
 
-// scale is a count by the form.
+// scale returns a count that depends on the form.
 func scale(short, long int) int {
 	if full() {
 		return long

@@ -12,8 +12,8 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// TestThreeOrganizationsTalk goes through what people do: create, add, talk, share a file, use a second
-// device, change keys, remove, leave.
+// TestThreeOrganizationsTalk checks what people do: create, add, talk, share a file, use a second device, change
+// keys, remove, leave.
 func TestThreeOrganizationsTalk(t *testing.T) {
 	f := start(t, setup{})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")
@@ -26,7 +26,7 @@ func TestThreeOrganizationsTalk(t *testing.T) {
 	c.shareFile(alice, scale(1<<20, 50<<20), bob, carol)
 
 	laptop := f.enrol("b", "bob", "laptop")
-	f.confirm(bob, laptop) // then bob's phone adds it by itself
+	f.confirm(bob, laptop) // then bob's phone adds it automatically
 	f.eventually("bob's laptop has joined", func() error { return joined(c, laptop, 4) })
 	c.forATime(laptop)
 	c.say(laptop, "from the laptop")
@@ -63,7 +63,7 @@ func TestThreeOrganizationsTalk(t *testing.T) {
 	report(t, "%d messages, %d commits, a file of %d bytes; all at every device", len(all), commits, scale(1<<20, 50<<20))
 }
 
-// joined says whether a device is a member and sees so many.
+// joined checks that a device is a member and sees a number of members.
 func joined(c *conversation, d *device, members int) error {
 	v, err := d.Conversation(c.f.ctx, c.id)
 	if err == nil && (v.State != client.StateActive || v.Members != members) {
@@ -72,7 +72,7 @@ func joined(c *conversation, d *device, members int) error {
 	return err
 }
 
-// out says whether a device knows that it is no member any more.
+// out checks that a device knows that it is no longer a member.
 func out(c *conversation, d *device) error {
 	v, err := d.Conversation(c.f.ctx, c.id)
 	if err == nil && v.State != client.StateLeft {
@@ -81,7 +81,7 @@ func out(c *conversation, d *device) error {
 	return err
 }
 
-// shareFile sends a file, which the others must find whole.
+// shareFile sends a file, which the others must receive whole.
 func (c *conversation) shareFile(from *device, size int, to ...*device) {
 	c.f.t.Helper()
 	content := make([]byte, size)
@@ -109,7 +109,7 @@ func (c *conversation) shareFile(from *device, size int, to ...*device) {
 	}
 }
 
-// TestCommitRaces lets all members commit at the same time, again and again.
+// TestCommitRaces makes all members commit at the same time, repeatedly.
 func TestCommitRaces(t *testing.T) {
 	f := start(t, setup{})
 	alice, bob, carol := f.enrol("a", "alice", "phone"), f.enrol("b", "bob", "phone"), f.enrol("c", "carol", "phone")

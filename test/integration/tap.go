@@ -16,19 +16,19 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// A tap stands between a device and its session and reads along. So the history of submissions is what
-// really went over the wire, with the times of a client, and the log is what devices were shown.
+// A tap is between a device and its session and records the frames. The history of submissions is therefore what was
+// really sent, with the times of a client, and the log is what devices received.
 
-// submission is one handshake, however often it was tried.
+// submission is one handshake, with all its tries.
 type submission struct {
 	device   wire.DeviceID
 	client   int
-	envelope wire.Envelope // without what it carries
+	envelope wire.Envelope // without the payload
 	call     time.Time
 	ret      time.Time
 	receipt  wire.Receipt
 	code     wire.Code // of a final refusal; "" for accepted
-	open     bool      // no final answer: it may have been accepted, or may yet be
+	open     bool      // no final answer: it may have been accepted, or may still be
 	refusals []refusal // answers after which it was tried again
 }
 
@@ -39,24 +39,24 @@ type refusal struct {
 	lack []wire.NodeID // the nodes that a majority lacks
 }
 
-// shown is an entry as a device was shown it.
+// shown is an entry as a device received it.
 type shown struct {
 	order    wire.Hash
 	digest   [sha256.Size]byte // of the entry
 	entry    []byte            // nil if it is large
 	size     int               // of the entry in bytes
-	envelope *wire.Envelope    // without what it carries; nil for a change of replicas
+	envelope *wire.Envelope    // without the payload; nil for a change of replicas
 	contest  bool
 	at       time.Time // when the first device saw it
 }
 
-// history is what all taps have seen.
+// history holds what all taps have recorded.
 type history struct {
 	mu     sync.Mutex // guards what follows
 	ops    map[wire.SubmissionID]*submission
 	list   []*submission
 	logs   map[wire.ConversationID]map[wire.SequenceNumber]*shown
-	faults []string // two devices were shown different entries
+	faults []string // different entries that two devices received
 	unread map[wire.DeviceID][]string
 }
 
@@ -67,7 +67,7 @@ func newHistory() *history {
 	}
 }
 
-// bare is an envelope without what it carries.
+// bare returns an envelope without its payload.
 func bare(e *wire.Envelope) wire.Envelope {
 	return wire.Envelope{Conversation: e.Conversation, Submission: e.Submission, Kind: e.Kind, Epoch: e.Epoch, Parent: e.Parent}
 }
@@ -100,11 +100,11 @@ func (h *history) refused(id wire.SubmissionID, e *wire.Error, at time.Time) {
 	}
 	switch e.Code {
 	case wire.NoQuorum, wire.Busy, wire.Unavailable, wire.Internal, wire.UnknownConversation, wire.NotReplica, wire.Quota, wire.BlobMissing:
-		op.refusals = append(op.refusals, refusal{at, e.Code, e.Text, e.Nodes}) // it is tried again, and may have been taken
+		op.refusals = append(op.refusals, refusal{at: at, code: e.Code, text: e.Text, lack: e.Nodes}) // it is tried again, and may have been accepted
 		return
 	case wire.StaleEpoch:
 		if e.Stale != nil && e.Stale.OwnPast {
-			return // taken before
+			return // accepted before
 		}
 	}
 	op.open, op.ret, op.code = false, at, e.Code
@@ -147,8 +147,8 @@ func (h *history) note(d wire.DeviceID, text string) {
 	h.unread[d] = append(h.unread[d], text)
 }
 
-// commits counts the accepted commits of a conversation that were answered since a time, and says when
-// the first of them was.
+// commits counts the accepted commits of a conversation that were answered since a time, and returns the time of the
+// first of them.
 func (h *history) commits(id wire.ConversationID, since time.Time, by ...wire.Domain) (count int, first time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -166,7 +166,7 @@ func (h *history) commits(id wire.ConversationID, since time.Time, by ...wire.Do
 	return count, first
 }
 
-// refusals are those that the devices of an organization got for a conversation since a time.
+// refusals returns the refusals that the devices of an organization got for a conversation since a time.
 func (h *history) refusals(id wire.ConversationID, org wire.Domain, since time.Time) []refusal {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -183,7 +183,7 @@ func (h *history) refusals(id wire.ConversationID, org wire.Domain, since time.T
 	return found
 }
 
-// text is the whole history, for people.
+// text returns the whole history, for people.
 func (h *history) text() []byte {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -230,7 +230,7 @@ func sortedKeys[K wire.SequenceNumber, V any](m map[K]V) []K {
 	return keys
 }
 
-// tap is a Transport that reads along.
+// tap is a Transport that records the frames.
 type tap struct {
 	client.Transport
 	history *history
@@ -238,7 +238,7 @@ type tap struct {
 	number  int // of the client in the history
 }
 
-// Dial opens a connection that is read along.
+// Dial opens a connection whose frames are recorded.
 func (t *tap) Dial(ctx context.Context) (client.Conn, error) {
 	c, err := t.Transport.Dial(ctx)
 	if err != nil {
@@ -257,7 +257,7 @@ type tapped struct {
 	entries map[uint64]wire.ConversationID
 }
 
-// Write reads along what the device asks.
+// Write records the device's requests.
 func (c *tapped) Write(ctx context.Context, frame []byte) error {
 	f := new(wire.Frame)
 	if wire.Decode(frame, wire.MaxSessionFrame, f) == nil && f.Type == wire.FrameRequest {
@@ -288,7 +288,7 @@ func (c *tapped) asked(f *wire.Frame) {
 	}
 }
 
-// Read reads along what the node says.
+// Read records the node's answers and pushes.
 func (c *tapped) Read(ctx context.Context) ([]byte, error) {
 	b, err := c.Conn.Read(ctx)
 	if err != nil {
@@ -296,12 +296,12 @@ func (c *tapped) Read(ctx context.Context) ([]byte, error) {
 	}
 	f := new(wire.Frame)
 	if wire.Decode(b, wire.MaxSessionFrame, f) == nil {
-		c.told(f, time.Now())
+		c.received(f, time.Now())
 	}
 	return b, nil
 }
 
-func (c *tapped) told(f *wire.Frame, now time.Time) {
+func (c *tapped) received(f *wire.Frame, now time.Time) {
 	if f.Type == wire.FramePush {
 		c.pushed(f.Body, now)
 		return

@@ -17,14 +17,14 @@ import (
 	"github.com/mlsfed/mlsfed/wire"
 )
 
-// previousBuild is the commit that TestRollingUpgrade begins with, if MLSFED_PREVIOUS names no other: the
-// build of 25 November 2026, the last one that knows one level of the rules only.
+// previousBuild is the commit with which TestRollingUpgrade begins, if MLSFED_PREVIOUS names no other: the build of
+// 25 November 2026, the last one that knows only one level of the rules.
 const previousBuild = "f3e2d7f"
 
-// errNoHistory says that the commit is not in this clone.
+// errNoHistory reports that the commit is not in this clone.
 var errNoHistory = errors.New("the clone lacks that commit: fetch the whole history, or let MLSFED_PREVIOUS name another")
 
-// buildCommit makes an image of the sources as they were at a commit.
+// buildCommit builds an image from the sources of a commit.
 func (s *suite) buildCommit(ctx context.Context, dir, commit, image string) error {
 	git := func(args ...string) ([]byte, error) {
 		return exec.CommandContext(ctx, "git", append([]string{"-C", s.root}, args...)...).Output()
@@ -41,12 +41,12 @@ func (s *suite) buildCommit(ctx context.Context, dir, commit, image string) erro
 	if out, err := unpack.CombinedOutput(); err != nil {
 		return fmt.Errorf("unpack %s: %w: %s", commit, err, out)
 	}
-	return errors.Join(s.tell(image), buildImage(ctx, dir, image))
+	return errors.Join(s.report(image), buildImage(ctx, dir, image))
 }
 
-// upgrade lets an organization's node go on with another image and the data that it has, as an operator
-// would: Compose stops the container in good order and makes a new one on the same volume. Organizations in
-// older still run the build of before.
+// upgrade runs an organization's node with another image and its present data, as an operator would: Compose stops
+// the container in order and creates a new one on the same volume. The organizations in older still run the earlier
+// build.
 func (f *federation) upgrade(org, image string, older ...string) {
 	f.t.Helper()
 	f.note("%s goes on with %s", org, image)
@@ -61,8 +61,8 @@ func (f *federation) upgrade(org, image string, older ...string) {
 	}
 }
 
-// TestRollingUpgrade replaces a build of before by that of this checkout, node by node, under load and with
-// all data kept. In between, builds of both kinds have conversations in common.
+// TestRollingUpgrade replaces an earlier build by the build of this checkout, one node at a time, under load and with
+// all data kept. In between, builds of both kinds have common conversations.
 func TestRollingUpgrade(t *testing.T) {
 	commit, image := cmp.Or(os.Getenv("MLSFED_PREVIOUS"), previousBuild), the.image+"-previous"
 	if err := the.buildCommit(t.Context(), t.TempDir(), commit, image); errors.Is(err, errNoHistory) {
@@ -113,7 +113,7 @@ func TestRollingUpgrade(t *testing.T) {
 	erin := f.enrol("c", "erin", "phone") // a user of the new build joins a conversation of the old one
 	for _, v := range []*conversation{c, public} {
 		v.add(bob, erin.id.User())
-		for _, d := range []*device{erin, carol} { // what carol says before she sees erin is not for erin
+		for _, d := range []*device{erin, carol} { // carol's messages before she sees erin are not for erin
 			f.eventually(string(d.id)+" sees the new member", func() error { return joined(v, d, len(v.members)+1) })
 		}
 		v.forATime(erin)

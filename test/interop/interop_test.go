@@ -14,10 +14,10 @@ import (
 	"github.com/mlsfed/mlsfed/test/interop/server"
 )
 
-// patience is the limit of one call: far more than any takes.
+// patience is the time limit of one call: far more than any call takes.
 const patience = time.Minute
 
-// serving starts a server, whose answers may be others, and connects to it.
+// serving starts a server, whose answers change may replace, and connects to it.
 func serving(t *testing.T, config server.Config, change func(*server.Server) mlsclient.MLSClientServer) *runner.Peer {
 	t.Helper()
 	l, err := server.Listen("127.0.0.1:0")
@@ -102,7 +102,7 @@ type wrong struct {
 	what string
 }
 
-// damaged is an answer of another state than the peer's.
+// damaged returns an answer of another state than the peer's.
 func damaged(b []byte) []byte {
 	b = bytes.Clone(b)
 	if len(b) > 0 {
@@ -173,8 +173,8 @@ func (w wrong) HandleReInitWelcome(ctx context.Context, r *mlsclient.HandleReIni
 	return out, err
 }
 
-// TestRunnerNotices: a peer that answers one kind of call wrongly passes no longer, and one that answers
-// rightly does.
+// TestRunnerNotices checks that a peer that answers one kind of call wrongly fails, and that a peer that answers
+// correctly passes.
 func TestRunnerNotices(t *testing.T) {
 	all := scripts(t)
 	good := serving(t, server.Config{Name: "good"}, nil)
@@ -200,7 +200,7 @@ func TestRunnerNotices(t *testing.T) {
 	}
 }
 
-// TestPlayNothing: a run in which nothing is played is an error.
+// TestPlayNothing checks that a run in which nothing is played is an error.
 func TestPlayNothing(t *testing.T) {
 	p := serving(t, server.Config{}, nil)
 	if _, err := runner.Play(context.Background(), []*runner.Peer{p}, scripts(t), runner.Options{Suites: []uint32{0xff00}}); err == nil {
@@ -213,7 +213,7 @@ func TestPlayNothing(t *testing.T) {
 	}
 }
 
-// TestCommand: the program says what it does by its exit code.
+// TestCommand checks the exit codes of the program.
 func TestCommand(t *testing.T) {
 	for _, c := range []struct {
 		args []string

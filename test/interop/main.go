@@ -1,4 +1,5 @@
-// Program interop lets a test runner drive mlscore, and drives MLS implementations itself. See docs/interop.md.
+// Program interop serves mlscore to a test runner, and is a test runner for MLS implementations itself. See
+// docs/interop.md.
 package main
 
 import (
@@ -31,7 +32,7 @@ func main() {
 	os.Exit(command(ctx, os.Args[1:], os.Stdout, os.Stderr))
 }
 
-// command runs the program and gives its exit code: 0, 1 for what failed, 2 for what was not understood.
+// command runs the program and returns its exit code: 0, 1 for a failure, 2 for a usage error.
 func command(ctx context.Context, args []string, out, errOut io.Writer) int {
 	if len(args) == 0 {
 		fmt.Fprint(errOut, usage)
@@ -51,7 +52,7 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) int {
 	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
 	flags.SetOutput(errOut)
 	listen := flags.String("listen", "127.0.0.1:0", "loopback `address` to serve on")
-	pq := flags.Bool("pq", false, "serve the post-quantum suites too, under the numbers of docs/suites.md")
+	pq := flags.Bool("pq", false, "serve the post-quantum suites too, under the numbers of docs/spec/suites.md")
 	compressed := flags.Bool("compressed-keys", false, "accept compressed ECDSA keys, as ts-mls makes them")
 	if err := flags.Parse(args); err != nil || flags.NArg() > 0 {
 		return 2
@@ -73,7 +74,7 @@ func serve(ctx context.Context, args []string, out, errOut io.Writer) int {
 	return 0
 }
 
-// number is a flag of 16 bits, decimal or after 0x hexadecimal, that can be given several times.
+// numbers is a flag of 16 bits, decimal or after 0x hexadecimal, that can be given several times.
 type numbers []uint32
 
 func (n *numbers) String() string { return fmt.Sprint(*n) }

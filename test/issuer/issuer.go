@@ -1,5 +1,5 @@
-// Package issuer is an OpenID Connect provider for tests: that of github.com/zitadel/oidc with its example storage, over
-// HTTP on loopback.
+// Package issuer is an OpenID Connect provider for tests: the provider of github.com/zitadel/oidc with its example
+// storage, over HTTP on loopback.
 package issuer
 
 import (
@@ -67,10 +67,10 @@ func New(groups map[string][]string) (*Issuer, error) {
 	return i, nil
 }
 
-// Close stops it.
+// Close stops the provider.
 func (i *Issuer) Close() { i.server.Close() }
 
-// Subject is the subject of a user.
+// Subject returns the subject of a user.
 func Subject(name string) string { return "subject-of-" + name }
 
 // Browse does what a user's browser does: it opens the address of an authorization request, logs the user in, and
@@ -115,17 +115,17 @@ func Browse(ctx context.Context, address, user string) (string, error) {
 	return string(page), err
 }
 
-// Approve does what a user does who types in the code of a device.
+// Approve acts as a user who enters the code of a device.
 func (i *Issuer) Approve(code, user string) error {
 	return i.storage.CompleteDeviceAuthorization(context.Background(), code, Subject(user))
 }
 
-// Deny is a user who refuses.
+// Deny acts as a user who refuses.
 func (i *Issuer) Deny(code string) error {
 	return i.storage.DenyDeviceAuthorization(context.Background(), code)
 }
 
-// people are the provider's users, by subject.
+// people holds the provider's users, by subject.
 type people map[string]*storage.User
 
 // GetUserByID implements storage.UserStore.
@@ -161,7 +161,7 @@ func (s *provided) GetClientByClientID(ctx context.Context, id string) (op.Clien
 	return publicClient{c}, nil
 }
 
-// publicClient is one whose ID tokens hold the claims of the profile.
+// publicClient is a client whose ID tokens have the claims of the profile.
 type publicClient struct{ op.Client }
 
 // GrantTypes implements op.Client.

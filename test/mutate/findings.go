@@ -15,13 +15,13 @@ import (
 	"time"
 )
 
-// Where what was found is kept, and why a survivor may live, relative to the repository.
+// The files of the findings and of the reasons why a mutant may survive, relative to the repository.
 const (
 	findingsPath = "test/mutate/findings.json"
 	reasonsPath  = "test/mutate/survivors.txt"
 )
 
-// digest tells sources apart.
+// digest returns a value that distinguishes sources.
 func digest(text []byte) string {
 	sum := sha256.Sum256(text)
 	return hex.EncodeToString(sum[:4])
@@ -38,7 +38,7 @@ func writeJSON(path string, v any) error {
 	return os.Rename(path+".new", path)
 }
 
-// readFindings reads what is known by the names of mutants.
+// readFindings reads the findings, by the names of mutants.
 func readFindings(path string) (map[string]finding, error) {
 	found := map[string]finding{}
 	text, err := os.ReadFile(path)
@@ -56,8 +56,8 @@ func readFindings(path string) (map[string]finding, error) {
 
 func writeFindings(path string, found map[string]finding) error { return writeJSON(path, found) }
 
-// readSurvey reads a survey. What it says of tests in files that have changed since is dropped; all of it, if
-// the packages have.
+// readSurvey reads a survey. It drops the part about tests in files that have changed since, and everything if the
+// packages have changed.
 func readSurvey(path, root string) (*survey, error) {
 	of, tests, err := digestsOf(root)
 	if err != nil {
@@ -79,10 +79,10 @@ func readSurvey(path, root string) (*survey, error) {
 	return s, nil
 }
 
-// stale says whether a test has not been looked at as it is now.
+// stale reports whether the survey lacks the present version of a test.
 func (s *survey) stale(u unit) bool { return s.Done[unit(u.test())] != s.tests[u.test()] }
 
-// met tells versions of the tests apart that meet a mutant.
+// met returns a value that distinguishes versions of the tests that meet a mutant.
 func (s *survey) met(id string) string {
 	var list []string
 	for _, u := range s.Asked[id] {
@@ -94,7 +94,7 @@ func (s *survey) met(id string) string {
 
 var testDeclared = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz)\w+)\(`)
 
-// digestsOf tells versions of the packages apart, and for each test versions of its file.
+// digestsOf returns values that distinguish versions of the packages, and for each test versions of its file.
 func digestsOf(root string) (of string, tests map[string]string, err error) {
 	var all []byte
 	tests = map[string]string{}
@@ -119,14 +119,14 @@ func digestsOf(root string) (of string, tests map[string]string, err error) {
 	return digest(all), tests, nil
 }
 
-// reasons say why a mutant may survive.
+// reasons holds why mutants may survive.
 type reasons struct {
 	order []string            // the reasons
 	of    map[string]string   // by the name of the mutant
 	all   map[string][]string // names by reason
 }
 
-// readReasons reads paragraphs: a line "= why", then the mutants of which it is true, one a line.
+// readReasons reads paragraphs: a line "= why", then the mutants with this reason, one a line.
 func readReasons(path string) (*reasons, error) {
 	text, err := os.ReadFile(path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {

@@ -1,15 +1,17 @@
-// Command mutate switches off, one at a time, the checks that mlscore makes, and sees whether a test fails.
+// Command mutate switches off the checks of mlscore, one at a time, and reports whether a test fails.
 //
-//	go run ./test/mutate                 run what has changed, write docs/mutation.md
+//	go run ./test/mutate                 run what has changed, record the findings; list what survives without a
+//	                                     reason in test/mutate/survivors.txt, and in how many tests it would matter
 //	go run ./test/mutate -for 5m         the same, but stop after a while; run it again to go on
-//	go run ./test/mutate -report         run nothing, forget what is no more, write it anew; say what survives
-//	                                     without a reason in test/mutate/survivors.txt, and in how many tests
-//	                                     it would matter
+//	go run ./test/mutate -report         run nothing, forget old mutants; print the findings as a document: for each
+//	                                     rule of test/rfc9420/rules.json a check without which one of the rule's tests
+//	                                     fails, and the survivors with their reasons
 //
-// Every refusal in mlscore and mlscore/codec is a mutant, whoever makes it. All are compiled at once into
-// one build of the tests, by an overlay, so that the repository is never written to but for the results;
-// an environment variable puts one to work. A first run of every test, with none at work, notes which
-// mutants would have changed something in which test: only those tests can fail, so only those are run.
+// Every refusal in mlscore and mlscore/codec is a mutant. The record is test/mutate/findings.json; no document is
+// kept, because the record and the sources give it. All mutants are compiled at once into one build of the
+// tests, by an overlay, so that only the results are written to the repository. An environment variable activates one
+// mutant. A first run of every test, without an active mutant, records which mutants would have changed something in
+// which test: only those tests can fail, so only those are run.
 package main
 
 import (
@@ -29,7 +31,7 @@ func main() {
 	root := flag.String("root", ".", "the repository")
 	limit := flag.Duration("for", 12*time.Hour, "stop after this time; what was found is kept")
 	work := flag.String("work", filepath.Join(os.TempDir(), "mlsfed-mutate"), "folder for builds and for what is known so far")
-	still := flag.Bool("report", false, "run nothing: list the survivors that have no reason, and write the document of what is known")
+	still := flag.Bool("report", false, "run nothing: print the findings as a document")
 	only := flag.String("only", "", "only mutants whose name contains this")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
@@ -42,11 +44,11 @@ func main() {
 	}
 }
 
-// parallel is how many mutants are at work at a time, each in a process of its own.
+// parallel is how many mutants are active at a time, each in a process of its own.
 const parallel = 2
 
 func run(ctx context.Context, root, work string, still bool, only string) error {
-	rules, err := readRules(filepath.Join(root, "docs", "rfc9420.md"))
+	rules, err := readRules(filepath.Join(root, rulesPath))
 	if err != nil {
 		return err
 	}
@@ -66,16 +68,13 @@ func run(ctx context.Context, root, work string, still bool, only string) error 
 	for _, s := range sources {
 		r.mutants = append(r.mutants, s.mutants...)
 	}
-	document := func() error {
-		r.listSurvivors(os.Stdout)
-		return os.WriteFile(filepath.Join(root, "docs", "mutation.md"), r.document(), 0o644)
-	}
 	if still {
 		r.forget()
 		if err := writeFindings(filepath.Join(root, findingsPath), r.found); err != nil {
 			return err
 		}
-		return document()
+		_, err := os.Stdout.Write(r.document())
+		return err
 	}
 	if err := os.MkdirAll(work, 0o700); err != nil {
 		return err
@@ -91,10 +90,11 @@ func run(ctx context.Context, root, work string, still bool, only string) error 
 	if err := writeFindings(filepath.Join(root, findingsPath), r.found); err != nil {
 		return err
 	}
-	return document()
+	r.listSurvivors(os.Stdout)
+	return nil
 }
 
-// findOut surveys the tests and tries every mutant of which nothing is known yet.
+// findOut surveys the tests and tries every mutant without a finding.
 func (r *report) findOut(ctx context.Context, b *bench, surveyPath, only string) error {
 	s, err := readSurvey(surveyPath, b.root)
 	if err != nil {
@@ -137,7 +137,7 @@ func (r *report) findOut(ctx context.Context, b *bench, surveyPath, only string)
 			}
 		})
 	}
-	for _, again := range []bool{false, true} { // first what was never tried
+	for _, again := range []bool{false, true} { // mutants that were never tried come first
 		for i, m := range b.mutants {
 			mu.Lock()
 			_, tried := r.found[m.id]

@@ -19,24 +19,24 @@ type mutant struct {
 	file     string // relative to mlscore, like "codec/reader.go"
 	function string // "Name" or "Type.Name"
 	kind     kind
-	clause   string // of the refusal, if it stands there
+	clause   string // the clause that the refusal names, if any
 	digest   string // of the function
 }
 
-// place is how docs/rfc9420.md names where a rule is checked.
+// place returns the name that the table of rules uses for the place of a check.
 func (m *mutant) place() string { return m.file + ": " + m.function }
 
-// kind is what a mutant does.
+// kind is the effect of a mutant.
 type kind string
 
 const (
 	check    kind = "check"    // the condition of a refusal is never met
 	result   kind = "result"   // an error that is returned is nil
-	verdict  kind = "verdict"  // what a predicate demands is always met
+	verdict  kind = "verdict"  // a condition of a predicate is always true
 	boundary kind = "boundary" // < and <=, > and >= change places
 )
 
-// edit replaces what stands between two offsets of a file.
+// edit replaces the text between two offsets of a file.
 type edit struct {
 	from, to int
 	text     string
@@ -56,12 +56,11 @@ type source struct {
 	seen    map[string]int
 }
 
-// notRules are files that check nothing that is received: the makers and readers of test vectors, and
-// what fabricates groups for benchmarks.
-var notRules = regexp.MustCompile(`_test\.go$|^vectors|^vectormake|^fabricate|^doc\.go`)
+// notRules matches files that check no received data: writers and readers of test vectors, the fabrication of groups
+// for benchmarks, and the access to both from other packages.
+var notRules = regexp.MustCompile(`_test\.go$|^vectors|^vectormake|^fabricate|^inside|^doc\.go`)
 
-// findMutants reads the Go files of mlscore and mlscore/codec. checked says of a place whether
-// docs/rfc9420.md names it.
+// findMutants reads the Go files of mlscore and mlscore/codec. checked reports whether the table of rules names a place.
 func findMutants(mlscore string, checked func(place string) bool) ([]*source, error) {
 	var all []*source
 	next := 1
@@ -109,7 +108,7 @@ func readMutants(name string, text []byte, first int, checked func(place string)
 	return s, nil
 }
 
-// functionName is "Name", or "Type.Name" for a method.
+// functionName returns "Name", or "Type.Name" for a method.
 func functionName(d *ast.FuncDecl) string {
 	if d.Recv == nil {
 		return d.Name.Name
@@ -136,11 +135,11 @@ func lastResult(f *ast.FuncType) string {
 	return ""
 }
 
-// walker goes through one function and the literals in it.
+// walker walks one function and the function literals in it.
 type walker struct {
 	*source
 	function  string
-	predicate bool // the function under way answers with a bool alone, and a rule is checked there
+	predicate bool // the current function returns only a bool, and checks a rule
 	errors    bool // its last result is an error
 	results   int
 	digest    string
@@ -153,7 +152,7 @@ func (w walker) body(f *ast.FuncType, b *ast.BlockStmt) {
 	w.list(b.List)
 }
 
-// list walks statements; the one before gives an error its name.
+// list walks statements; the previous statement names an error.
 func (w *walker) list(stmts []ast.Stmt) {
 	for i, st := range stmts {
 		var before ast.Stmt
@@ -208,7 +207,7 @@ func (w *walker) stmt(st, before ast.Stmt) {
 	}
 }
 
-// cases walks the clauses of a switch; those of one without a tag are conditions.
+// cases walks the clauses of a switch; the clauses of a switch without a tag are conditions.
 func (w *walker) cases(clauses []ast.Stmt, conditions bool) {
 	for _, c := range clauses {
 		c := c.(*ast.CaseClause)
@@ -224,7 +223,7 @@ func (w *walker) cases(clauses []ast.Stmt, conditions bool) {
 	}
 }
 
-// inside walks what belongs to a refusal: it has no mutant of its own, but function literals in it may.
+// inside walks the statements of a refusal: they are no mutants, but function literals in them may have mutants.
 func (w *walker) inside(stmts []ast.Stmt) {
 	for _, st := range stmts {
 		w.exprs(st)
@@ -250,12 +249,12 @@ func (w *walker) exprs(n ast.Node) {
 	})
 }
 
-// most is how many statements a refusal may have: the last of them refuses, those before erase or note
+// most is how many statements a refusal may have: the last statement refuses, the earlier ones erase or record
 // something.
 const most = 3
 
-// refuses says whether a block ends by returning an error, in a predicate by returning false, or makes a
-// reader fail; and the clause that it cites.
+// refuses reports whether a block ends by returning an error, in a predicate by returning false, or makes a reader
+// fail; and returns the clause that the block cites.
 func (w *walker) refuses(block []ast.Stmt) (clause string, ok bool) {
 	if len(block) == 0 || len(block) > most {
 		return "", false
@@ -285,7 +284,7 @@ func isIdent(e ast.Expr, name string) bool {
 	return ok && id.Name == name
 }
 
-// failCall says whether a statement makes a decoder fail.
+// failCall reports whether a statement makes a decoder fail.
 func failCall(st ast.Stmt) (clause string, ok bool) {
 	e, ok := st.(*ast.ExprStmt)
 	if !ok {
@@ -304,7 +303,7 @@ func failCall(st ast.Stmt) (clause string, ok bool) {
 
 var clauseLiteral = regexp.MustCompile(`^"(§[0-9.]+)"$`)
 
-// clauseIn is the clause that an error in a statement cites.
+// clauseIn returns the clause that an error in a statement cites.
 func clauseIn(n ast.Node) (clause string) {
 	ast.Inspect(n, func(n ast.Node) bool {
 		if lit, ok := n.(*ast.BasicLit); ok {
@@ -335,7 +334,7 @@ func (w *walker) condition(cond ast.Expr, before ast.Stmt, clause string) {
 	w.limits(cond, clause)
 }
 
-// returned makes a mutant of an error, or of each demand of a predicate.
+// returned makes a mutant of an error, or of each condition of a predicate.
 func (w *walker) returned(ret *ast.ReturnStmt, before ast.Stmt) {
 	if len(ret.Results) == 0 || len(ret.Results) != w.results {
 		return
@@ -408,7 +407,7 @@ func (s *source) span(n ast.Node) (from, to int) {
 
 var spaces = regexp.MustCompile(`\s+`)
 
-// src is the source of a node in one line.
+// src returns the source of a node in one line.
 func (s *source) src(n ast.Node) string {
 	from, to := s.span(n)
 	return spaces.ReplaceAllString(string(s.text[from:to]), " ")
@@ -421,14 +420,14 @@ func (s *source) wrap(n ast.Node, open, closing string) {
 		edit{from: to, to: to, text: closing, closes: true, order: len(s.edits)})
 }
 
-// instrumented is the file with every mutant in it, none of them at work.
+// instrumented returns the file with every mutant in it, none of them active.
 func (s *source) instrumented() []byte {
 	edits := slices.Clone(s.edits)
 	slices.SortStableFunc(edits, func(a, b edit) int {
 		switch {
 		case a.from != b.from:
 			return a.from - b.from
-		case a.closes != b.closes: // what ends here, ends before something else begins
+		case a.closes != b.closes: // an edit that ends here comes before one that begins here
 			if a.closes {
 				return -1
 			}

@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// report puts together what is known.
+// report combines all findings.
 type report struct {
 	rules   []rule
 	mutants []mutant
@@ -16,7 +16,7 @@ type report struct {
 	reasons *reasons
 }
 
-// forget drops what was found of mutants that are no more.
+// forget drops the findings of mutants that no longer exist.
 func (r *report) forget() {
 	now := map[string]bool{}
 	for _, m := range r.mutants {
@@ -29,8 +29,8 @@ func (r *report) forget() {
 	}
 }
 
-// known says whether a mutant need not be tried: its function is as it was, and the tests that failed
-// still meet it. One that survived is tried again if other tests meet it now, or tests that have changed.
+// known reports whether a mutant need not be tried: its function is unchanged, and the tests that failed still meet
+// it. A mutant that survived is tried again if other tests, or changed tests, meet it now.
 func (r *report) known(m mutant, s *survey) bool {
 	f, ok := r.found[m.id]
 	if !ok || f.Source != m.digest {
@@ -45,7 +45,7 @@ func (r *report) known(m mutant, s *survey) bool {
 	})
 }
 
-// namedFor gives the tests of the rules that are checked at a place.
+// namedFor returns the tests of the rules that are checked at a place.
 func (r *report) namedFor() map[string][]unit {
 	named := map[string][]unit{}
 	for _, rule := range r.rules {
@@ -62,7 +62,7 @@ type proof struct {
 	test   unit
 }
 
-// proofs gives, for a rule, its mutants and those of them that its own tests kill: first the ones that
+// proofs returns, for a rule, the number of its mutants and those that its own tests kill: first the mutants that
 // cite its clause.
 func (r *report) proofs(of rule) (mutants int, proved []proof) {
 	for i := range r.mutants {
@@ -91,7 +91,7 @@ func rank(m *mutant, of rule) int {
 	return 1
 }
 
-// figures are the sums in one line.
+// figures returns the sums in one line.
 func (r *report) figures() string {
 	var named, other, explained, open, untried int
 	for _, m := range r.mutants {
@@ -121,14 +121,14 @@ func (r *report) listSurvivors(w io.Writer) {
 	fmt.Fprintln(w, r.figures())
 }
 
-// document is docs/mutation.md.
+// document returns the findings as a document in Markdown.
 func (r *report) document() []byte {
 	var w bytes.Buffer
 	fmt.Fprintf(&w, `# Each check switched off
 
-Written by %s; do not edit. It switches off, one at a time, every refusal that
-mlscore and mlscore/codec make, and runs the tests that met it. A mutant that no test notices is a check
-that nothing holds in place.
+%s switches off, one at a time, every refusal that mlscore and mlscore/codec make, and
+runs the tests that met the refusal. A mutant is a refusal that is switched off. If no test fails with a
+mutant, no test protects the check.
 
 %s.
 
@@ -156,9 +156,9 @@ that nothing holds in place.
 	fmt.Fprintf(&w, `
 ## Rule by rule
 
-The rows are those of [rfc9420.md](rfc9420.md). "Killed" counts the mutants of the functions where a rule is
-checked: by the tests of this very rule, of all. The check that is shown is one of those, and the test is
-the rule's own that fails without it.
+The rows are those of docs/rfc9420.md. "Killed" counts, of the mutants of the functions that check a rule, those
+with which a test of this rule fails. The check that is shown is one of those; the test is the test of the rule that
+fails without the check.
 
 | clause | rule | killed | a check | the test that fails without it |
 | --- | --- | --- | --- | --- |
@@ -179,7 +179,7 @@ the rule's own that fails without it.
 	fmt.Fprintf(&w, `
 ## Survivors
 
-What no test notices, and why that is right.
+The mutants with which no test fails, and the reason why that is right.
 `)
 	survives := map[string]bool{}
 	for _, m := range r.mutants {
@@ -209,7 +209,7 @@ What no test notices, and why that is right.
 	return w.Bytes()
 }
 
-// unproved says why a rule has no check to show.
+// unproved describes why a rule has no check to show.
 func (r *report) unproved(of rule, mutants int) string {
 	switch {
 	case len(of.tests) == 0:
@@ -223,7 +223,7 @@ func (r *report) unproved(of rule, mutants int) string {
 	}
 }
 
-// untriedAt says whether a mutant of these places was not tried yet.
+// untriedAt reports whether a mutant of these places was not tried yet.
 func (r *report) untriedAt(places []string) bool {
 	return slices.ContainsFunc(r.mutants, func(m mutant) bool {
 		_, tried := r.found[m.id]
@@ -245,7 +245,7 @@ func code(id string) string {
 	return "`" + strings.ReplaceAll(strings.ReplaceAll(id, "`", "'"), "|", "∣") + "`"
 }
 
-// cell writes a unit as rfc9420.md does.
+// cell formats a unit for a table.
 func (r *rule) cell(u unit) string {
 	name, ok := r.names[u]
 	if !ok {

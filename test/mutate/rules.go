@@ -1,18 +1,22 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
-	"regexp"
+	"path/filepath"
 	"strings"
 )
 
-// A rule is a row of docs/rfc9420.md.
+// rulesPath is the table of rules, relative to the root of the repository.
+var rulesPath = filepath.Join("test", "rfc9420", "rules.json")
+
+// A rule is a row of the table.
 type rule struct {
 	clause, text string
 	places       []string // where it is checked: "file.go: Type.Method"
 	tests        []unit
-	names        map[unit]string // subtests as they are written in the row
+	names        map[unit]string // subtests as the source writes them
 }
 
 // A unit is a test, or one of its subtests, as the testing package names it: "Test" or "Test/the_subtest".
@@ -23,63 +27,54 @@ func (u unit) test() string {
 	return name
 }
 
-// covers says whether v is u or a subtest of it.
+// covers reports whether v is u or a subtest of it.
 func (u unit) covers(v unit) bool { return u == v || strings.HasPrefix(string(v), string(u)+"/") }
 
-var (
-	placeInCell = regexp.MustCompile("`([a-z0-9_/]+\\.go: [A-Za-z0-9_.]+)`")
-	testInCell  = regexp.MustCompile("`((?:Test|Fuzz)[A-Za-z0-9_]*)`")
-	quoted      = regexp.MustCompile(`"([^"]*)"`)
-)
-
-// readRules reads the tables of rules.
+// readRules reads the rules of test/rfc9420/rules.json.
 func readRules(path string) ([]rule, error) {
-	doc, err := os.ReadFile(path)
+	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
+	var table struct {
+		Sections []struct {
+			Rules []struct {
+				Clause, Rule string
+				Code, Tests  []string
+			}
+		}
+	}
+	if err := json.Unmarshal(raw, &table); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
 	var rules []rule
-	for _, line := range strings.Split(string(doc), "\n") {
-		cells := strings.Split(strings.Trim(line, "| "), " | ")
-		if !strings.HasPrefix(line, "| §") || len(cells) != 5 {
-			continue
+	for _, section := range table.Sections {
+		for _, row := range section.Rules {
+			r := rule{clause: row.Clause, text: row.Rule, places: row.Code}
+			r.tests, r.names = unitsOf(row.Tests)
+			rules = append(rules, r)
 		}
-		r := rule{clause: cells[0], text: cells[1]}
-		for _, m := range placeInCell.FindAllStringSubmatch(cells[2], -1) {
-			r.places = append(r.places, m[1])
-		}
-		r.tests, r.names = unitsIn(cells[3])
-		rules = append(rules, r)
 	}
 	if len(rules) == 0 {
-		return nil, fmt.Errorf("%s has no table of rules", path)
+		return nil, fmt.Errorf("%s has no rules", path)
 	}
 	return rules, nil
 }
 
-// unitsIn reads a cell of tests: a test alone, or with the subtests that follow it.
-func unitsIn(cell string) (units []unit, names map[unit]string) {
+// unitsOf returns the units of tests that are named as the source writes them, and the names of subtests.
+func unitsOf(tests []string) (units []unit, names map[unit]string) {
 	names = map[unit]string{}
-	at := testInCell.FindAllStringSubmatchIndex(cell, -1)
-	for k, m := range at {
-		test, end := cell[m[2]:m[3]], len(cell)
-		if k+1 < len(at) {
-			end = at[k+1][0]
-		}
-		subtests := quoted.FindAllStringSubmatch(cell[m[1]:end], -1)
-		if len(subtests) == 0 {
-			units = append(units, unit(test))
-		}
-		for _, q := range subtests {
-			u := unit(test + "/" + strings.ReplaceAll(q[1], " ", "_"))
-			units = append(units, u)
-			names[u] = q[1]
+	for _, t := range tests {
+		u := unit(strings.ReplaceAll(t, " ", "_"))
+		units = append(units, u)
+		if _, subtest, ok := strings.Cut(t, "/"); ok {
+			names[u] = subtest
 		}
 	}
 	return units, names
 }
 
-// checkedAt gives the places that any rule names.
+// checkedAt returns a function that reports whether any rule names a place.
 func checkedAt(rules []rule) func(place string) bool {
 	places := map[string]bool{}
 	for _, r := range rules {

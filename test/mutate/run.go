@@ -21,17 +21,17 @@ import (
 //go:embed hook.go.txt
 var hook string
 
-// bench is a build of the tests in which every mutant is present and none is at work.
+// bench is a build of the tests in which every mutant is present and none is active.
 type bench struct {
 	root     string // of the repository
-	dir      string // for what is built
+	dir      string // for the built files
 	binaries []string
 	mutants  []mutant       // number n is mutants[n-1]
 	tests    []unit         // of all binaries
 	binary   map[string]int // of a test: its place in packages and binaries
 }
 
-// packages are those whose tests are run, relative to the repository.
+// packages lists the packages whose tests are run, relative to the repository.
 var packages = []string{"mlscore", "mlscore/codec"}
 
 // build overlays the mutants on the packages and compiles their tests. The repository is not written to.
@@ -75,7 +75,7 @@ func build(ctx context.Context, root, dir string, sources []*source) (*bench, er
 	return b, b.listTests(ctx)
 }
 
-// outcome is what one run of tests told.
+// outcome is the result of one run of tests.
 type outcome struct {
 	asked  map[int][]unit // mutants that would have changed something, and where
 	failed []unit         // the innermost
@@ -84,7 +84,7 @@ type outcome struct {
 	output string
 }
 
-// run runs one test, or those of its subtests that are named, with mutant n at work; 0 for none.
+// run runs one test, or the named subtests, with mutant n active; 0 for none.
 func (b *bench) run(ctx context.Context, units []unit, n int) outcome {
 	at := b.binary[units[0].test()]
 	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
@@ -98,7 +98,7 @@ func (b *bench) run(ctx context.Context, units []unit, n int) outcome {
 	err := c.Run()
 	o := readOutcome(out.Bytes())
 	o.ok = err == nil
-	if err != nil && len(o.failed) == 0 { // it ended in some other way than by failing
+	if err != nil && len(o.failed) == 0 { // the run ended in another way than by a failing test
 		o.failed = units[:1]
 	}
 	return o
@@ -127,7 +127,7 @@ var (
 	atMutant = regexp.MustCompile(`^@mutant ([0-9]+)$`)
 )
 
-// readOutcome reads what go test -v writes, with the lines of the mutants in it.
+// readOutcome reads the output of go test -v, with the lines of the mutants in it.
 func readOutcome(out []byte) outcome {
 	o := outcome{asked: map[int][]unit{}, took: map[unit]time.Duration{}, output: string(out)}
 	var now unit
@@ -176,7 +176,7 @@ func innermost(failed []unit) []unit {
 	return slices.Compact(list)
 }
 
-// listTests notes the tests of all binaries.
+// listTests records the tests of all binaries.
 func (b *bench) listTests(ctx context.Context) error {
 	b.binary = map[string]int{}
 	for i, binary := range b.binaries {
@@ -197,7 +197,7 @@ func (b *bench) listTests(ctx context.Context) error {
 	return nil
 }
 
-// survey is where each mutant would change something, as found by running every test with none at work.
+// survey records where each mutant would change something, found by running every test without an active mutant.
 type survey struct {
 	Of    string            // a digest of the packages
 	Asked map[string][]unit // by id
@@ -206,8 +206,8 @@ type survey struct {
 	tests map[string]string // the same, as they are now
 }
 
-// look runs tests that the survey has not seen yet. One that fails without any mutant (it may count
-// allocations, which being told of costs) can say nothing of mutants, and is left out.
+// look runs tests that the survey has not seen yet. It leaves out a test that fails without any active mutant, since
+// that test shows nothing about mutants (it may count allocations, which the recording adds).
 func (b *bench) look(ctx context.Context, s *survey, progress func(t unit, ok bool)) error {
 	for _, t := range b.tests {
 		if !s.stale(t) {
@@ -234,21 +234,21 @@ func (b *bench) look(ctx context.Context, s *survey, progress func(t unit, ok bo
 
 func tail(s string) string { return s[max(0, len(s)-3000):] }
 
-// A finding is what became of one mutant.
+// A finding is the result for one mutant.
 type finding struct {
 	Killed []unit `json:",omitempty"` // the tests that failed
 	Named  bool   `json:",omitempty"` // one of them is named for a rule of the place
 	Asked  int    // in how many tests it would change something
-	Source string // a digest of the function, as it was
+	Source string // a digest of the function at that time
 	Met    string `json:",omitempty"` // of one that survives, a digest of the tests that met it
 }
 
-// enough is for how long a mutant is tried in further tests that are named for its rules, once one has
-// failed: most take seconds, and a few stand in the way of every test there is.
+// enough is how long a mutant is tried in further tests that are named for its rules, once one has failed: most
+// mutants take seconds, and a few make every test fail.
 const enough = 15 * time.Second
 
-// try puts a mutant to work: in the tests that are named for its rules, all of them if that is not too
-// much, and if none of them fails in the others until one does.
+// try activates a mutant in the tests that are named for its rules, in all of them if that does not take too long. If
+// none of them fails, it tries the other tests until one fails.
 func (b *bench) try(ctx context.Context, n int, s *survey, named []unit) (f finding, err error) {
 	asked := s.Asked[b.mutants[n-1].id]
 	f = finding{Asked: len(asked), Source: b.mutants[n-1].digest}

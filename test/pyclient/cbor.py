@@ -1,4 +1,4 @@
-"""CBOR (RFC 8949) in its core deterministic encoding, as far as docs/protocol.md uses it.
+"""CBOR (RFC 8949) in its core deterministic encoding, as far as docs/spec/protocol.md uses it.
 
 Values are int, bytes, str, bool, list, and dict with unsigned integers as keys.
 """

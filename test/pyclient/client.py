@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""A small device in another language than the node, written against docs/protocol.md alone.
+"""A small device in another language than the node, written against docs/spec/protocol.md alone.
 
 It knows nothing of MLS: KeyPackages are given to it as files. It needs Python 3.9 and, for Ed25519,
 the package cryptography (Debian: python3-cryptography). Examples:

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes the examples of docs/protocol.md anew from what its text says, and compares.
+"""Makes the examples of docs/spec/protocol.md anew from what its text says, and compares.
 
-  examples.py docs/protocol.md
+  examples.py docs/spec/protocol.md
 """
 
 import hashlib

@@ -1,10 +1,9 @@
-// Command report reads what go test -json writes, and prints it as go test would: a line for each package, and
-// the output of what failed. Beside that it says which tests were skipped, and why: a test that skips has not
-// passed.
+// Command report reads what go test -json writes, and prints it as go test would: a line for each package, and the
+// output of what failed. It also reports which tests were skipped, and why: a skipped test has not passed.
 //
 //	go test -json ./... | go run ./test/report [-elsewhere REGEXP] [-rows FILE]
 //
-// It ends with 1 if a test was skipped that does not say why. That tests failed, go test itself says.
+// It ends with 1 if a test was skipped without a reason. Failed tests are reported by go test itself.
 package main
 
 import (
@@ -42,12 +41,12 @@ func run(in io.Reader, out io.Writer, elsewhere, rows string) error {
 	}
 	skips = slices.DeleteFunc(skips, func(s skip) bool { return ran.MatchString(s.test + ": " + s.why) })
 	var table strings.Builder
-	var silent []error
+	var quietErrors []error
 	for _, s := range skips {
 		fmt.Fprintf(out, "SKIPPED: %s: %s\n", s.test, s.why)
 		fmt.Fprintf(&table, "%s|NOT RUN|-|%s\n", s.test, strings.ReplaceAll(s.why, "|", "/"))
 		if s.why == "" {
-			silent = append(silent, fmt.Errorf("%s of %s was skipped and does not say why", s.test, s.pkg))
+			quietErrors = append(quietErrors, fmt.Errorf("%s of %s was skipped and does not say why", s.test, s.pkg))
 		}
 	}
 	if rows != "" && len(skips) > 0 {
@@ -60,7 +59,7 @@ func run(in io.Reader, out io.Writer, elsewhere, rows string) error {
 			return err
 		}
 	}
-	return errors.Join(silent...)
+	return errors.Join(quietErrors...)
 }
 
 // event is a line of go test -json: see go doc test2json.
@@ -82,7 +81,7 @@ func read(in io.Reader, out io.Writer) (skips []skip, err error) {
 	scan.Buffer(nil, 1<<24)
 	for scan.Scan() {
 		var e event
-		if json.Unmarshal(scan.Bytes(), &e) != nil { // what the go command says itself
+		if json.Unmarshal(scan.Bytes(), &e) != nil { // output of the go command itself
 			fmt.Fprintln(out, scan.Text())
 			continue
 		}
@@ -109,7 +108,7 @@ func read(in io.Reader, out io.Writer) (skips []skip, err error) {
 	return skips, scan.Err()
 }
 
-// show prints a package that has ended: all of it that did not pass, or the line that sums it up.
+// show prints a package that has ended: the output of everything that did not pass, or the summary line.
 func show(out io.Writer, e event, lines []line, passed map[[2]string]bool) {
 	for _, l := range lines {
 		sum := strings.HasPrefix(l.text, "ok ") || strings.HasPrefix(l.text, "?")
@@ -119,10 +118,10 @@ func show(out io.Writer, e event, lines []line, passed map[[2]string]bool) {
 	}
 }
 
-// said is what a test says with its place, as t.Skip does.
+// said matches a message of a test with its place, as t.Skip prints it.
 var said = regexp.MustCompile(`^\s+\w+_test\.go:\d+: (.*)`)
 
-// reason is the last thing that a test said; "" for nothing.
+// reason returns the last message of a test, "" for none.
 func reason(lines []line, test string) string {
 	for _, l := range slices.Backward(lines) {
 		if m := said.FindStringSubmatch(l.text); l.test == test && m != nil {

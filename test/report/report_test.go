@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// TestReport reads what packages of each kind would write.
+// TestReport checks the output of packages of each kind.
 func TestReport(t *testing.T) {
 	said := func(action, pkg, test, output string) string {
 		return fmt.Sprintf(`{"Action":%q,"Package":%q,"Test":%q,"Output":%q}`, action, pkg, test, output)
@@ -29,7 +29,7 @@ func TestReport(t *testing.T) {
 		said("fail", "p/bad", "TestD", ""),
 		said("output", "p/bad", "TestE", "noise of another\n"),
 		said("pass", "p/bad", "TestE", ""),
-		said("output", "p/bad", "TestHangs", "panic: test timed out\n"), // and no word of its end
+		said("output", "p/bad", "TestHangs", "panic: test timed out\n"), // and no event for its end
 		said("output", "p/bad", "", "FAIL\tp/bad\t0.2s\n"),
 		said("fail", "p/bad", "", ""),
 		`{"Action":"build-output","ImportPath":"p/broken","Output":"x.go:1: undefined: y\n"}`,

@@ -1,5 +1,5 @@
-// Command stranger hammers ports, or is a port to hammer: the crowd of the scenario about outsiders. It runs
-// in containers of its own, so that it can be given a share of the processors.
+// Command stranger attacks ports, or serves a port to attack: it is the crowd of the scenario about outsiders. It
+// runs in containers of its own, so that it can get a share of the processors.
 //
 //	stranger sink ADDRESS...         accepts connections and closes them
 //	stranger crowd KIND@ADDRESS...   attacks each address by one connection after the other
@@ -34,7 +34,7 @@ func run(args []string) error {
 	case "sink":
 		return sink(args[1:])
 	case "crowd":
-		return crowd(args[1:])
+		return strangers(args[1:])
 	}
 	return fmt.Errorf("%q, wanted sink or crowd", args[0])
 }
@@ -63,10 +63,10 @@ func sink(addresses []string) error {
 	return <-failed
 }
 
-// attacks return nil when the other side has served something.
+// attacks has the attacks by name. Each returns nil if the other side has served something.
 var attacks = map[string]func(net.Conn) error{"bare": bare, "garbage": garbage, "http": nonsense}
 
-func crowd(targets []string) error {
+func strangers(targets []string) error {
 	var attempts, served atomic.Int64
 	for _, t := range targets {
 		kind, address, ok := strings.Cut(t, "@")
@@ -98,9 +98,9 @@ func crowd(targets []string) error {
 	return nil
 }
 
-// bare speaks the protocol between nodes, without a certificate.
+// bare uses the protocol between nodes, without a certificate.
 func bare(conn net.Conn) error {
-	c := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"mlsfed-order/1"}}) // who attacks trusts anybody
+	c := tls.Client(conn, &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"mlsfed-order/1"}}) // attackers trust anybody
 	if err := c.Handshake(); err != nil {
 		return err
 	}
@@ -120,9 +120,9 @@ func garbage(conn net.Conn) error {
 	return err
 }
 
-// nonsense shakes hands with a gateway and then speaks no HTTP.
+// nonsense completes a TLS handshake with a gateway and then sends no HTTP.
 func nonsense(conn net.Conn) error {
-	c := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // who attacks trusts anybody
+	c := tls.Client(conn, &tls.Config{InsecureSkipVerify: true}) // attackers trust anybody
 	if err := c.Handshake(); err != nil {
 		return err
 	}

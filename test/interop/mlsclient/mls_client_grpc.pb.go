@@ -66,7 +66,7 @@ const (
 //
 // For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
 type MLSClientClient interface {
-	// What is served.
+	// Capabilities of the implementation.
 	Name(ctx context.Context, in *NameRequest, opts ...grpc.CallOption) (*NameResponse, error)
 	SupportedCiphersuites(ctx context.Context, in *SupportedCiphersuitesRequest, opts ...grpc.CallOption) (*SupportedCiphersuitesResponse, error)
 	// Founding and joining. They give a state_id: one member's view of one group.
@@ -462,7 +462,7 @@ func (c *mLSClientClient) Free(ctx context.Context, in *FreeRequest, opts ...grp
 // All implementations must embed UnimplementedMLSClientServer
 // for forward compatibility.
 type MLSClientServer interface {
-	// What is served.
+	// Capabilities of the implementation.
 	Name(context.Context, *NameRequest) (*NameResponse, error)
 	SupportedCiphersuites(context.Context, *SupportedCiphersuitesRequest) (*SupportedCiphersuitesResponse, error)
 	// Founding and joining. They give a state_id: one member's view of one group.

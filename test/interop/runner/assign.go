@@ -5,9 +5,9 @@ import (
 	"math/rand/v2"
 )
 
-// Assignments gives roles to peers in at most most different ways: entry i of an assignment is the peer that
-// plays actor i. All ways are given if there are no more; otherwise first those in which the peers take
-// turns, then random ones. No two are equal.
+// Assignments assigns roles to peers in at most most different ways: entry i of an assignment is the peer that plays
+// actor i. It returns all ways if there are no more; otherwise first the ways in which the peers take turns, then
+// random ones. No two are equal.
 func Assignments(peers, actors, most int, random *rand.Rand) [][]int {
 	if peers <= 0 || most <= 0 {
 		return nil

@@ -7,7 +7,8 @@ import (
 	"testing"
 )
 
-// TestAssignments: all ways of giving the roles to the peers are tried if there are few, and never one twice.
+// TestAssignments checks that all ways of giving the roles to the peers are tried if there are few, and never one
+// twice.
 func TestAssignments(t *testing.T) {
 	for _, c := range []struct{ peers, actors, most, want int }{
 		{1, 5, 16, 1},

@@ -7,7 +7,7 @@ import (
 	pb "github.com/mlsfed/mlsfed/test/interop/mlsclient"
 )
 
-// without lists the others among names, each once.
+// without returns the names other than name, each once.
 func without(names []string, name string) []string {
 	out := slices.Clone(names)
 	slices.Sort(out)
@@ -63,7 +63,7 @@ func (p *play) reinit(s *Step) error {
 	return p.succeed(s, without(everybody, s.Welcomer), ids, packages)
 }
 
-// reinitProposal makes the proposal, or finds that of an external sender.
+// reinitProposal makes the proposal, or finds the proposal of an external sender.
 func (p *play) reinitProposal(s *Step) ([]byte, error) {
 	if s.Proposer == "" {
 		return p.earlier(s.ExternalReinitProposal, "proposal", func(m *made) []byte { return m.proposal })
@@ -85,7 +85,7 @@ func (p *play) reinitProposal(s *Step) ([]byte, error) {
 	return r.Proposal, nil
 }
 
-// succeed has the welcomer found the successor and the others join it.
+// succeed makes the welcomer found the successor and the others join it.
 func (p *play) succeed(s *Step, others []string, ids map[string]uint32, packages map[string][]byte) error {
 	welcomer, err := p.in(s.Welcomer)
 	if err != nil {
@@ -129,7 +129,8 @@ func (p *play) moved(a *actor, state uint32) error {
 	return err
 }
 
-// branch founds a subgroup of the actor and the members. The old group is talked in once more, and left.
+// branch founds a subgroup of the actor and the members. Then the actors exchange messages in the old group once
+// more, and leave it.
 func (p *play) branch(s *Step) error {
 	a, err := p.in(s.Actor)
 	if err != nil {
@@ -167,7 +168,7 @@ func (p *play) branch(s *Step) error {
 			return err
 		}
 	}
-	// Some servers have one state for both groups: then the old one is out of reach.
+	// Some servers have one state for both groups: then the old group cannot be reached.
 	kept := slices.DeleteFunc(slices.Clone(s.Members), func(name string) bool { return entered[name] == p.actors[name].state })
 	if f.StateId != a.state {
 		if err := p.stillOpen(a, kept); err != nil {
@@ -184,7 +185,7 @@ func (p *play) branch(s *Step) error {
 	return p.agree(f.EpochAuthenticator, names...)
 }
 
-// stillOpen checks that a group goes on after a branch.
+// stillOpen checks that a group still works after a branch.
 func (p *play) stillOpen(from *actor, to []string) error {
 	sent, err := call(p, from, pb.MLSClientClient.Protect, &pb.ProtectRequest{StateId: from.state, Plaintext: []byte("still here")})
 	if err != nil {

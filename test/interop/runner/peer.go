@@ -15,14 +15,14 @@ import (
 // Peer is an implementation under test.
 type Peer struct {
 	Address string
-	Name    string   // what it calls itself
-	Suites  []uint32 // that it supports, ascending
+	Name    string   // the name that the peer reports
+	Suites  []uint32 // the supported suites, ascending
 
 	conn *grpc.ClientConn
 	rpc  pb.MLSClientClient
 }
 
-// Connect asks the server at an address who it is.
+// Connect connects to the server at an address, and asks for its name and suites.
 func Connect(ctx context.Context, address string, timeout time.Duration) (*Peer, error) {
 	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {

@@ -23,11 +23,11 @@ type play struct {
 	groupID []byte
 	actors  map[string]*actor
 	made    []made // by each step
-	signers uint32 // that were proposed
+	signers uint32 // the number of proposed external senders
 	at      int    // the step under way
 }
 
-// actor is a role, given to a peer.
+// actor is a role, assigned to a peer.
 type actor struct {
 	name                       string
 	peer                       *Peer
@@ -38,14 +38,14 @@ type actor struct {
 	place                      uint32 // among the group's external senders, if all that were proposed are committed
 }
 
-// made is what a step made, for later ones to refer to.
+// made holds the results of a step, to which later steps can refer.
 type made struct {
 	keyPackage, proposal, commit, welcome, tree []byte
 	pskID, pskSecret                            []byte
 	ciphertext, plaintext, authenticated        []byte
 }
 
-// actions plays each kind of step.
+// actions has the function for each kind of step.
 var actions map[string]func(*play, *Step) error
 
 func init() {
@@ -108,7 +108,7 @@ func (p *play) in(name string) (*actor, error) {
 // set makes an actor the member with a state.
 func (a *actor) set(state uint32) { a.state, a.member = state, true }
 
-// earlier gives what an earlier step made, which must be there.
+// earlier returns a result of an earlier step, which must exist.
 func (p *play) earlier(step int, what string, pick func(*made) []byte) ([]byte, error) {
 	b := pick(&p.made[step])
 	if b == nil {
@@ -136,7 +136,7 @@ func extensions(list []Extension) []*pb.Extension {
 	return out
 }
 
-// describe turns a script's proposal into the protocol's.
+// describe converts a script's proposal into the protocol's form.
 func (p *play) describe(s *Proposal) (*pb.ProposalDescription, error) {
 	d := &pb.ProposalDescription{ProposalType: []byte(s.Type)}
 	var err error
@@ -160,7 +160,7 @@ func (p *play) describe(s *Proposal) (*pb.ProposalDescription, error) {
 	return d, err
 }
 
-// next decides on the id and the suite of a group's successor. From then on KeyPackages are of that suite.
+// next chooses the id and the suite of a group's successor. From then on KeyPackages are of that suite.
 func (p *play) next(s *Proposal) ([]byte, uint32, error) {
 	if s.ChangeGroupID {
 		p.groupID = append(slices.Clone(p.groupID), '\'')
@@ -178,14 +178,14 @@ func (p *play) next(s *Proposal) ([]byte, uint32, error) {
 	if len(common) == 0 {
 		return nil, 0, fmt.Errorf("the peers share no other cipher suite")
 	}
-	// The one after the present one, so that all changes occur.
+	// The suite after the present one, so that all changes occur.
 	at, _ := slices.BinarySearch(common, p.suite)
 	p.suite = common[at%len(common)]
 	return p.groupID, p.suite, nil
 }
 
-// agree checks that actors are in the same epoch: by what the calls that entered it gave, by StateAuth, and
-// by a secret that each of them exports.
+// agree checks that actors are in the same epoch: by the results of the calls that entered it, by StateAuth, and by a
+// secret that each of them exports.
 func (p *play) agree(authenticator []byte, names ...string) error {
 	if len(authenticator) == 0 {
 		return fmt.Errorf("the epoch authenticator is empty")
@@ -217,7 +217,7 @@ func (p *play) agree(authenticator []byte, names ...string) error {
 	return nil
 }
 
-// same checks an epoch authenticator that a call gave.
+// same checks an epoch authenticator that a call returned.
 func same(name string, got, want []byte) error {
 	if !bytes.Equal(got, want) {
 		return fmt.Errorf("%s has another epoch authenticator: %x, not %x", name, got, want)

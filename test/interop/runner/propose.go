@@ -9,7 +9,7 @@ import (
 	pb "github.com/mlsfed/mlsfed/test/interop/mlsclient"
 )
 
-// propose has a member make a proposal.
+// propose makes a member create a proposal.
 func propose[Q any](p *play, s *Step, method func(pb.MLSClientClient, context.Context, *Q, ...grpc.CallOption) (*pb.ProposalResponse, error), request func(state uint32) (*Q, error)) error {
 	a, err := p.in(s.Actor)
 	if err != nil {
@@ -65,7 +65,7 @@ func (p *play) extensionsProposal(s *Step) error {
 	})
 }
 
-// newMemberAddProposal has the joiner ask to be added, with a GroupInfo from the actor.
+// newMemberAddProposal makes the joiner propose to be added, with a GroupInfo from the actor.
 func (p *play) newMemberAddProposal(s *Step) error {
 	info, err := p.info(s.Actor, false)
 	if err != nil {
@@ -84,7 +84,7 @@ func (p *play) newMemberAddProposal(s *Step) error {
 	return nil
 }
 
-// addExternalSigner has the actor propose that the signer may propose.
+// addExternalSigner makes the actor propose the signer as an external sender.
 func (p *play) addExternalSigner(s *Step) error {
 	from, err := p.who(s.Signer)
 	if err != nil {
@@ -101,7 +101,7 @@ func (p *play) addExternalSigner(s *Step) error {
 	})
 }
 
-// externalSignerProposal has an external sender propose, with a GroupInfo and a tree from a member.
+// externalSignerProposal makes an external sender propose, with a GroupInfo and a tree from a member.
 func (p *play) externalSignerProposal(s *Step) error {
 	from, err := p.who(s.Actor)
 	if err != nil {

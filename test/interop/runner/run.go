@@ -8,18 +8,18 @@ import (
 	"time"
 )
 
-// Options say what is played.
+// Options select what is played.
 type Options struct {
 	Suites []uint32 // nil means all that any peer supports
-	// Private and Public say which handshakes; neither means both.
+	// Private and Public select the handshakes; neither means both.
 	Private, Public bool
-	// Assignments is how many ways of giving the roles to the peers are tried; zero means 16.
+	// Assignments is how many ways of assigning the roles to the peers are tried; zero means 16.
 	Assignments int
-	// Timeout is that of one call; zero means two minutes.
+	// Timeout is the time limit of one call; zero means two minutes.
 	Timeout time.Duration
 	// Seed makes the choice of assignments repeatable.
 	Seed uint64
-	// Progress hears of each run as it ends; may be nil.
+	// Progress is called at the end of each run; may be nil.
 	Progress func(Result)
 }
 
@@ -29,11 +29,11 @@ type Result struct {
 	Suite   uint32
 	Private bool
 	Roles   map[string]string // actor → peer
-	Step    int               // that failed
+	Step    int               // the step that failed
 	Err     error             // nil if the script was played to its end
 }
 
-// String says what was played, and what went wrong.
+// String describes what was played, and what failed.
 func (r Result) String() string {
 	handshakes := "public"
 	if r.Private {
@@ -46,7 +46,7 @@ func (r Result) String() string {
 	return text
 }
 
-// Play plays scripts with peers and gives all results. It stops early only if ctx ends.
+// Play plays scripts with peers and returns all results. It stops early only if ctx ends.
 func Play(ctx context.Context, peers []*Peer, scripts []Script, o Options) ([]Result, error) {
 	if o.Assignments == 0 {
 		o.Assignments = 16

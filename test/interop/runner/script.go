@@ -1,5 +1,5 @@
-// Package runner plays scripts with MLS implementations that serve the MLSClient protocol: each script for
-// every cipher suite that they share, with private and public handshakes, and with its roles given to the
+// Package runner plays scripts with MLS implementations that serve the MLSClient protocol: each script for every
+// cipher suite that they share, with private and public handshakes, and with its roles assigned to the
 // implementations in different ways. It reads the script files of the MLS working group's runner.
 package runner
 
@@ -12,7 +12,7 @@ import (
 	"slices"
 )
 
-// Script is a sequence of steps. A step refers to what earlier ones made by their number, from 0.
+// Script is a sequence of steps. A step refers to the results of earlier steps by their number, from 0.
 type Script struct {
 	Name  string
 	Steps []Step
@@ -42,7 +42,7 @@ type Step struct {
 	PSKs                   []int `json:"psks"`
 	ExternalReinitProposal int   `json:"externalReinitProposal"`
 
-	// What is proposed: by a step of its own, by value in a commit, or by an external sender.
+	// The proposal of this step: made by a step of its own, by value in a commit, or by an external sender.
 	Proposal
 	ByValue     []Proposal `json:"byValue"`
 	Description *Proposal  `json:"description"`
@@ -58,7 +58,7 @@ type Step struct {
 	ExternalTree2 bool `json:"externalTree"`
 }
 
-// Proposal says what to propose.
+// Proposal describes a proposal.
 type Proposal struct {
 	Type              string      `json:"proposalType"`
 	KeyPackage        int         `json:"keyPackage"` // step
@@ -70,7 +70,7 @@ type Proposal struct {
 	ChangeCipherSuite bool        `json:"changeCipherSuite"` // or changeCiphersuite: case does not matter
 }
 
-// Extension is one of a group's.
+// Extension is an extension of a group.
 type Extension struct {
 	Type uint32 `json:"extension_type"`
 	Data []byte `json:"extension_data"`
@@ -79,7 +79,7 @@ type Extension struct {
 func (s *Step) path() bool { return s.ForcePath || s.ForcePathToo }
 func (s *Step) tree() bool { return s.ExternalTree || s.ExternalTree2 }
 
-// ReadFile reads the scripts of a file, sorted by name. A field or an action that is not known is an error.
+// ReadFile reads the scripts of a file, sorted by name. An unknown field or action is an error.
 func ReadFile(file string) ([]Script, error) {
 	data, err := os.ReadFile(file)
 	if err != nil {
@@ -114,12 +114,12 @@ func Parse(data []byte) ([]Script, error) {
 		list = append(list, s)
 	}
 	if len(list) == 0 {
-		return nil, fmt.Errorf("there are no scripts")
+		return nil, fmt.Errorf("no scripts")
 	}
 	return list, nil
 }
 
-// check refuses actions that are not known, and references that do not go back.
+// check refuses unknown actions, and references that do not refer to an earlier step.
 func (s *Script) check() error {
 	if len(s.Steps) == 0 {
 		return fmt.Errorf("has no steps")

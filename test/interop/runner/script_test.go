@@ -10,7 +10,7 @@ import (
 
 const folder = "../scenarios"
 
-// TestParse: a script file that is not understood in full is refused.
+// TestParse checks that a script file with an unknown part is refused.
 func TestParse(t *testing.T) {
 	for name, c := range map[string]struct{ file, say string }{
 		"no JSON":              {`scripts`, "invalid character"},
@@ -31,7 +31,7 @@ func TestParse(t *testing.T) {
 	}
 }
 
-// TestScriptsCoverActions: our own scripts have steps of every kind.
+// TestScriptsCoverActions checks that our own scripts have steps of every kind.
 func TestScriptsCoverActions(t *testing.T) {
 	used := map[string]bool{}
 	files, err := filepath.Glob(filepath.Join(folder, "*.json"))
@@ -56,7 +56,7 @@ func TestScriptsCoverActions(t *testing.T) {
 	}
 }
 
-// TestActors: every actor that a step names has a role.
+// TestActors checks that every actor that a step names has a role.
 func TestActors(t *testing.T) {
 	list, err := Parse([]byte(`{"scripts":{"a":[{"action":"reinit","actor":"a","members":["b","a"],"joiner":"c","joiners":["d"],"clients":["e"],
 		"signer":"f","member":"g","proposer":"h","committer":"i","welcomer":"j"}]}}`))
@@ -68,7 +68,8 @@ func TestActors(t *testing.T) {
 	}
 }
 
-// FuzzParse: a script file is read or refused, and what was read has only steps that can be played.
+// FuzzParse checks that a script file is read or refused, and that a file that was read has only steps that can be
+// played.
 func FuzzParse(f *testing.F) {
 	files, err := filepath.Glob(filepath.Join(folder, "*.json"))
 	if err != nil || len(files) == 0 {

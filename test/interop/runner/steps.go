@@ -31,7 +31,7 @@ func (p *play) createKeyPackage(s *Step) (err error) {
 	return err
 }
 
-// join has an actor join with a Welcome.
+// join makes an actor join with a Welcome.
 func (p *play) join(name string, welcome, tree []byte) ([]byte, error) {
 	a, err := p.who(name)
 	if err != nil {
@@ -91,7 +91,7 @@ func (p *play) createGroup(s *Step) error {
 	return p.commitAll(a, request, nil, s.Members)
 }
 
-// commitAll has an actor commit, the members follow and the newcomers join.
+// commitAll makes an actor commit, the members follow and the newcomers join.
 func (p *play) commitAll(a *actor, request *pb.CommitRequest, members, joiners []string) error {
 	c, err := call(p, a, pb.MLSClientClient.Commit, request)
 	if err != nil {
@@ -122,7 +122,7 @@ func (p *play) commitAll(a *actor, request *pb.CommitRequest, members, joiners [
 	return p.agree(authenticator, append(append([]string{a.name}, members...), joiners...)...)
 }
 
-// pending has an actor enter the epoch of its own commit.
+// pending makes an actor enter the epoch of its own commit.
 func (p *play) pending(a *actor) ([]byte, error) {
 	r, err := call(p, a, pb.MLSClientClient.HandlePendingCommit, &pb.HandlePendingCommitRequest{StateId: a.state})
 	if err != nil {
@@ -132,7 +132,7 @@ func (p *play) pending(a *actor) ([]byte, error) {
 	return r.EpochAuthenticator, nil
 }
 
-// follow has a member take in a commit.
+// follow makes a member process a commit.
 func (p *play) follow(name string, proposals [][]byte, commit, authenticator []byte) error {
 	a, err := p.in(name)
 	if err != nil {
@@ -149,7 +149,7 @@ func (p *play) follow(name string, proposals [][]byte, commit, authenticator []b
 	return same(name, r.EpochAuthenticator, authenticator)
 }
 
-// request makes the request of a commit.
+// request returns the request for a commit.
 func (p *play) request(a *actor, s *Step) (*pb.CommitRequest, error) {
 	r := &pb.CommitRequest{StateId: a.state, ForcePath: s.path(), ExternalTree: s.tree()}
 	var err error
@@ -178,7 +178,7 @@ func (p *play) fullCommit(s *Step) error {
 	return p.commitAll(a, request, s.Members, s.Joiners)
 }
 
-// commit only makes a commit: handlePendingCommit, handleCommit and joinGroup follow.
+// commit only creates a commit: handlePendingCommit, handleCommit and joinGroup follow.
 func (p *play) commit(s *Step) error {
 	a, err := p.in(s.Actor)
 	if err != nil {

@@ -20,12 +20,12 @@ func (s *Server) GroupInfo(_ context.Context, r *pb.GroupInfoRequest) (*pb.Group
 	if out.GroupInfo, err = st.group.GroupInfo(mlscore.GroupInfoOptions{Tree: !r.ExternalTree, External: true}); err != nil {
 		return nil, err
 	}
-	out.RatchetTree, err = treeBeside(st.group.Public(), r.ExternalTree)
+	out.RatchetTree, err = separateTree(st.group.Public(), r.ExternalTree)
 	return out, err
 }
 
-// treeBeside is the tree of a group, if it is asked for.
-func treeBeside(p *mlscore.PublicState, external bool) ([]byte, error) {
+// separateTree returns the tree of a group if it is requested separately.
+func separateTree(p *mlscore.PublicState, external bool) ([]byte, error) {
 	if !external {
 		return nil, nil
 	}
@@ -57,7 +57,7 @@ func (s *Server) Export(_ context.Context, r *pb.ExportRequest) (*pb.ExportRespo
 	return &pb.ExportResponse{ExportedSecret: secret.Bytes()}, nil
 }
 
-// Protect implements MLSClient. The runner says what is sent when: proposals that wait do not stop it.
+// Protect implements MLSClient. The runner decides what is sent when: waiting proposals do not stop it.
 func (s *Server) Protect(_ context.Context, r *pb.ProtectRequest) (*pb.ProtectResponse, error) {
 	st, err := find[*state](s, r.StateId)
 	if err != nil {
@@ -86,7 +86,7 @@ func (s *Server) Unprotect(_ context.Context, r *pb.UnprotectRequest) (*pb.Unpro
 	return &pb.UnprotectResponse{AuthenticatedData: got.Application.AuthenticatedData, Plaintext: got.Application.Data}, nil
 }
 
-// take takes proposal messages in, those of this member's own included, and gives their references.
+// take processes proposal messages, also those of this member, and returns their references.
 func (st *state) take(messages [][]byte) ([][]byte, error) {
 	refs := make([][]byte, len(messages))
 	for i, msg := range messages {
@@ -134,7 +134,7 @@ func (s *Server) Commit(_ context.Context, r *pb.CommitRequest) (*pb.CommitRespo
 		return nil, err
 	}
 	out := &pb.CommitResponse{Commit: c.Message, Welcome: c.Welcome}
-	out.RatchetTree, err = treeBeside(c.Staged.Public(), r.ExternalTree)
+	out.RatchetTree, err = separateTree(c.Staged.Public(), r.ExternalTree)
 	return out, err
 }
 
@@ -150,7 +150,7 @@ func (st *state) merge(c *mlscore.StagedCommit) ([]byte, error) {
 	return st.group.EpochAuthenticator(), nil
 }
 
-// mergePending enters the epoch of the own commit.
+// mergePending enters the epoch of this member's own commit.
 func (st *state) mergePending() ([]byte, error) {
 	c, ok := st.group.Pending()
 	if !ok {
@@ -159,7 +159,7 @@ func (st *state) mergePending() ([]byte, error) {
 	return st.merge(c)
 }
 
-// follow takes proposals and a commit of them in.
+// follow processes proposals and a commit of them.
 func (st *state) follow(r *pb.HandleCommitRequest) ([]byte, error) {
 	if _, err := st.take(r.Proposal); err != nil {
 		return nil, err

@@ -26,7 +26,7 @@ func (s *Server) CreateGroup(_ context.Context, r *pb.CreateGroupRequest) (*pb.C
 	return &pb.CreateGroupResponse{StateId: state}, err
 }
 
-// published is a KeyPackage with its private keys, as the protocol hands it out.
+// published is a KeyPackage with its private keys, as the protocol returns it.
 type published struct {
 	transaction uint32
 	message     []byte

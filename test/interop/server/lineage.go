@@ -41,8 +41,8 @@ func (s *Server) HandleReInitCommit(_ context.Context, r *pb.HandleCommitRequest
 	return s.closed(st, authenticator)
 }
 
-// closed makes a KeyPackage for the successor of a closed group, in the store that has the group: the
-// successor's Welcome needs the group's resumption PSK.
+// closed creates a KeyPackage for the successor of a closed group, in the store that has the group: the successor's
+// Welcome needs the group's resumption PSK.
 func (s *Server) closed(st *state, authenticator []byte) (*pb.HandleReInitCommitResponse, error) {
 	r, ok := st.group.ReInit()
 	if !ok {
@@ -84,11 +84,11 @@ func keyPackagesOf(messages [][]byte) ([]*mlscore.KeyPackage, error) {
 	return list, nil
 }
 
-// founded keeps the state of a group that was founded from another.
+// founded stores the state of a group that was founded from another group.
 func (s *Server) founded(st *state, f *mlscore.Founding, externalTree bool) (*pb.CreateSubgroupResponse, error) {
 	out := &pb.CreateSubgroupResponse{Welcome: f.Welcome, EpochAuthenticator: f.Group.EpochAuthenticator()}
 	var err error
-	if out.RatchetTree, err = treeBeside(f.Group.Public(), externalTree); err != nil {
+	if out.RatchetTree, err = separateTree(f.Group.Public(), externalTree); err != nil {
 		return nil, err
 	}
 	out.StateId, err = s.enter(st.client, f.Group, st.options)
@@ -163,8 +163,8 @@ func (s *Server) CreateBranch(_ context.Context, r *pb.CreateBranchRequest) (*pb
 	return s.founded(st, f, r.ExternalTree)
 }
 
-// HandleBranch implements MLSClient. The KeyPackage was made apart from the old group: it moves to the store
-// that has the group, and with it the PSK that the Welcome asks for.
+// HandleBranch implements MLSClient. The KeyPackage was created separately from the old group. It moves to the store
+// that has the group, and with the group the PSK that the Welcome needs.
 func (s *Server) HandleBranch(_ context.Context, r *pb.HandleBranchRequest) (*pb.HandleBranchResponse, error) {
 	st, err := find[*state](s, r.StateId)
 	if err != nil {

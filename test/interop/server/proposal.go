@@ -24,7 +24,7 @@ func extensionsOf(list []*pb.Extension) (mlscore.Extensions, error) {
 	return x, nil
 }
 
-// removal is a Remove of the member with an identity.
+// removal returns a Remove of the member with an identity.
 func removal(p *mlscore.PublicState, identity []byte) (mlscore.Proposal, error) {
 	m, ok := p.MemberByIdentity(identity)
 	if !ok {
@@ -52,7 +52,7 @@ func reinitOf(suite uint32, groupID []byte, list []*pb.Extension) (mlscore.Propo
 	return mlscore.ReInitProposal(mlscore.ReInit{GroupID: groupID, Version: mlscore.MLS10, CipherSuite: cs, Extensions: x}), err
 }
 
-// describe makes the proposal that a description asks for, in a group.
+// describe returns the proposal that a description requests, in a group.
 func describe(d *pb.ProposalDescription, p *mlscore.PublicState) (mlscore.Proposal, error) {
 	switch string(d.GetProposalType()) {
 	case "add":
@@ -159,7 +159,7 @@ func (s *Server) CreateExternalSigner(_ context.Context, r *pb.CreateExternalSig
 	if err != nil {
 		return nil, err
 	}
-	// The extension is a vector of senders: its content is the one sender.
+	// The extension is a vector of senders, with one sender as content.
 	content := codec.NewReader(list.Data, codec.DefaultLimits)
 	sender := content.Bytes()
 	if err := content.Finish(); err != nil {
@@ -187,8 +187,8 @@ func (s *Server) AddExternalSigner(_ context.Context, r *pb.AddExternalSignerReq
 	})
 }
 
-// ExternalSignerProposal implements MLSClient. Some runners leave signer_index at zero: the place in the list
-// is that of the signer's own key.
+// ExternalSignerProposal implements MLSClient. Some runners leave signer_index at zero, so the index is found by the
+// signer's own key.
 func (s *Server) ExternalSignerProposal(_ context.Context, r *pb.ExternalSignerProposalRequest) (*pb.ProposalResponse, error) {
 	from, err := find[*signer](s, r.SignerId)
 	if err != nil {

@@ -1,6 +1,5 @@
-// Package server drives mlscore for a test runner: it serves the MLSClient protocol over mlscore's public
-// API alone. It is for tests: its answers hold private keys, as the protocol asks for. It listens on
-// loopback addresses only.
+// Package server runs mlscore for a test runner: it serves the MLSClient protocol with only mlscore's public API. It
+// is for tests: its answers have private keys, as the protocol requires. It listens on loopback addresses only.
 package server
 
 import (
@@ -19,14 +18,14 @@ import (
 	pb "github.com/mlsfed/mlsfed/test/interop/mlsclient"
 )
 
-// Config says what a server is.
+// Config configures a server.
 type Config struct {
 	Name   string                // what it calls itself; empty means "mlsfed"
 	Suites []mlscore.CipherSuite // nil means those of RFC 9420
 	Intake mlscore.Intake
-	// Called hears of each call, such as "/mls_client.MLSClient/Name"; may be nil. It is called serially.
+	// Called gets the name of each call, such as "/mls_client.MLSClient/Name"; may be nil. It is called serially.
 	Called func(method string)
-	// Objects is how many states, transactions, reinits and signers it keeps at once; zero means 4,096.
+	// Objects is how many states, transactions, reinits and signers the server keeps at once; zero means 4,096.
 	Objects int
 }
 
@@ -40,7 +39,7 @@ type Server struct {
 	objects map[uint32]any
 }
 
-// New makes a server.
+// New returns a server.
 func New(config Config) *Server {
 	if config.Name == "" {
 		config.Name = "mlsfed"
@@ -54,8 +53,8 @@ func New(config Config) *Server {
 	return &Server{config: config, objects: map[uint32]any{}}
 }
 
-// Listen opens a TCP address, which must be a loopback one: the protocol has no authentication and hands
-// out private keys.
+// Listen opens a TCP address, which must be a loopback address: the protocol has no authentication and returns
+// private keys.
 func Listen(address string) (net.Listener, error) {
 	at, err := net.ResolveTCPAddr("tcp", address)
 	if err != nil {
@@ -70,7 +69,7 @@ func Listen(address string) (net.Listener, error) {
 // Serve answers until the listener is closed or ctx ends, and returns nil then.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error { return s.ServeAs(ctx, l, s) }
 
-// ServeAs is Serve with answers that are not all s's own: for tests of runners.
+// ServeAs is Serve with some answers replaced, for tests of runners.
 func (s *Server) ServeAs(ctx context.Context, l net.Listener, answers pb.MLSClientServer) error {
 	g := grpc.NewServer(grpc.UnaryInterceptor(s.serial))
 	pb.RegisterMLSClientServer(g, answers)
@@ -123,7 +122,7 @@ type state struct {
 	client  *mlscore.Client
 	group   *mlscore.Group
 	options mlscore.GroupOptions
-	refs    map[string][]byte // of the proposal messages that this epoch has taken in
+	refs    map[string][]byte // of the proposal messages that were processed in this epoch
 }
 
 // transaction is a KeyPackage that waits for its Welcome.
@@ -145,7 +144,7 @@ type signer struct {
 	public   []byte
 }
 
-// keep gives an object an id.
+// keep stores an object and returns its id.
 func (s *Server) keep(o any) (uint32, error) {
 	if len(s.objects) >= s.config.Objects {
 		return 0, status.Errorf(codes.ResourceExhausted, "%d objects are kept: free some", len(s.objects))
@@ -155,7 +154,7 @@ func (s *Server) keep(o any) (uint32, error) {
 	return s.last, nil
 }
 
-// find looks an object of a kind up.
+// find returns the object of a kind with an id.
 func find[T any](s *Server, id uint32) (T, error) {
 	o, ok := s.objects[id].(T)
 	if !ok {
@@ -164,7 +163,7 @@ func find[T any](s *Server, id uint32) (T, error) {
 	return o, nil
 }
 
-// newClient makes a client with a store of its own, as every actor of a script is a device of its own.
+// newClient returns a client with a store of its own, since every actor of a script is a separate device.
 func (s *Server) newClient() (*mlscore.Client, error) {
 	return mlscore.NewClient(mlscore.Config{
 		Auth:   mlscore.TrustBasic{},
@@ -200,12 +199,12 @@ func optionsFor(encryptHandshake bool) mlscore.GroupOptions {
 	return mlscore.GroupOptions{PublicHandshakes: !encryptHandshake}
 }
 
-// enter keeps the state of a group that was just entered.
+// enter stores the state of a group that was just joined.
 func (s *Server) enter(client *mlscore.Client, g *mlscore.Group, options mlscore.GroupOptions) (uint32, error) {
-	return s.keep(&state{client, g, options, map[string][]byte{}})
+	return s.keep(&state{client: client, group: g, options: options, refs: map[string][]byte{}})
 }
 
-// treeOf is the ratchet tree that came with a message, if there is one.
+// treeOf returns the ratchet tree that came with a message, if there is one.
 func treeOf(b []byte) []byte {
 	if len(b) == 0 {
 		return nil

@@ -12,7 +12,7 @@ import (
 	pb "github.com/mlsfed/mlsfed/test/interop/mlsclient"
 )
 
-// TestListen: only loopback addresses are served.
+// TestListen checks that only loopback addresses are served.
 func TestListen(t *testing.T) {
 	for _, address := range []string{"0.0.0.0:0", ":0", "192.0.2.1:0", "[::]:0", "no port"} {
 		if l, err := Listen(address); err == nil {
@@ -27,7 +27,7 @@ func TestListen(t *testing.T) {
 	_ = l.Close()
 }
 
-// ask makes a call as it comes over the connection.
+// ask makes a call as if it came over the connection.
 func ask[Q, R any](s *Server, method func(*Server, context.Context, *Q) (*R, error), request *Q) (*R, error) {
 	r, err := s.serial(context.Background(), request, &grpc.UnaryServerInfo{}, func(ctx context.Context, q any) (any, error) {
 		return method(s, ctx, q.(*Q))
@@ -38,7 +38,7 @@ func ask[Q, R any](s *Server, method func(*Server, context.Context, *Q) (*R, err
 	return r.(*R), nil
 }
 
-// TestRefusals: what cannot be done is refused with the code for it, and the server goes on.
+// TestRefusals checks that impossible calls are refused with the right code, and that the server continues.
 func TestRefusals(t *testing.T) {
 	s := New(Config{})
 	g, err := ask(s, (*Server).CreateGroup, &pb.CreateGroupRequest{CipherSuite: 1, Identity: []byte("ann")})
@@ -93,7 +93,7 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestObjectLimit: the server keeps so many objects and no more, and others once some are freed.
+// TestObjectLimit checks that the server keeps a limited number of objects, and accepts others once some are freed.
 func TestObjectLimit(t *testing.T) {
 	s := New(Config{Objects: 2})
 	create := func() (uint32, codes.Code) {
@@ -118,7 +118,7 @@ func TestObjectLimit(t *testing.T) {
 	}
 }
 
-// TestSuites: a server says which suites it has.
+// TestSuites checks the suites that a server reports.
 func TestSuites(t *testing.T) {
 	s := New(Config{Suites: []mlscore.CipherSuite{3, 1}})
 	r, err := ask(s, (*Server).SupportedCiphersuites, &pb.SupportedCiphersuitesRequest{})

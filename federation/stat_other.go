@@ -1,8 +1,0 @@
-//go:build !unix
-
-package federation
-
-import "os"
-
-// inode is not known here: the time of change must do.
-func inode(os.FileInfo) uint64 { return 0 }
