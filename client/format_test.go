@@ -126,6 +126,7 @@ func FuzzInvitation(f *testing.F) {
 	if s, ok := (Invitation{Host: "h:1", Code: "FSGG-IDOT-SE3S-OQVL-GIS4-IUIR-VI", Domain: "a.example", User: "alice", Root: wire.Hash{1}}).Compact(); ok {
 		f.Add(s)
 	}
+	f.Add("MLSFED:" + compactEncoding.EncodeToString(append([]byte{1, 255}, make([]byte, 400)...)))
 	f.Fuzz(func(t *testing.T, s string) {
 		i, err := ParseInvitation(s)
 		if err != nil {

@@ -88,7 +88,8 @@ func parseCompact(s string) (Invitation, error) {
 		if len(b) == 0 || len(b)-1 < int(b[0]) {
 			return Invitation{}, badInvitation("it is cut off")
 		}
-		parts[n], b = string(b[1:1+b[0]]), b[1+b[0]:]
+		end := 1 + int(b[0])
+		parts[n], b = string(b[1:end]), b[end:]
 	}
 	i := Invitation{Host: strings.Replace(parts[0], compactDomain, parts[1], 1), Domain: wire.Domain(parts[1]), User: parts[2]}
 	if len(b) != rest {

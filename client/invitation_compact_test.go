@@ -41,7 +41,8 @@ func TestCompactInvitation(t *testing.T) {
 			t.Errorf("%s: %s", name, s)
 		}
 	}
-	for _, s := range []string{"MLSFED:", "MLSFED:AE", "MLSFED:1", "MLSFED:" + compactEncoding.EncodeToString([]byte{3, 0, 0, 0}), "MLSFED:" + compactEncoding.EncodeToString(append([]byte{1, 1, 'h', 1, 'A', 1, 'u'}, make([]byte, 48)...))} {
+	for _, s := range []string{"MLSFED:", "MLSFED:AE", "MLSFED:1", "MLSFED:" + compactEncoding.EncodeToString([]byte{3, 0, 0, 0}), "MLSFED:" + compactEncoding.EncodeToString(append([]byte{1, 1, 'h', 1, 'A', 1, 'u'}, make([]byte, 48)...)),
+		"MLSFED:" + compactEncoding.EncodeToString(append([]byte{1, 255}, make([]byte, 400)...))} { // the longest length
 		if i, err := ParseInvitation(s); wire.CodeOf(err) != wire.Malformed {
 			t.Errorf("%s: %+v, %v", s, i, err)
 		}

@@ -46,8 +46,9 @@ func (k keys) parseItem(key []byte) (d wire.Domain, c wire.ConversationID, seque
 			err = fmt.Errorf("outbox: key %x is damaged", key)
 			return ""
 		}
-		s := string(rest[1 : 1+rest[0]])
-		rest = rest[1+rest[0]:]
+		end := 1 + int(rest[0])
+		s := string(rest[1:end])
+		rest = rest[end:]
 		return s
 	}
 	d, c = wire.Domain(field()), wire.ConversationID(field())
