@@ -134,6 +134,38 @@ func TestChainOfPoisonBricksNothing(t *testing.T) {
 	}
 }
 
+// TestFetchAfterAFetch checks that the answer to a request does not end the search for an entry that was asked for since:
+// here with fresh roots, because the entry cannot be processed.
+func TestFetchAfterAFetch(t *testing.T) {
+	w, id, a, _, c := trio(t, CreateOptions{})
+	w.mute(a.id, true)
+	r := c.forge(id, func(e *wire.Envelope) { e.Commit.Key[0]++ })
+	w.mu.Lock()
+	entry := w.convs[id].log[r.Sequence-1]
+	w.mu.Unlock()
+	for name, entries := range map[string][]wire.Committed{"entry in the answer": {entry}, "entry after the answer": nil} {
+		check(t, a.turn(t.Context(), func(u *unit) error {
+			v, err := a.findConversation(u, id)
+			if err != nil {
+				return err
+			}
+			v.rec.Behind = behind{Until: r.Sequence, Since: a.now()}
+			s := &step{since: v.rec.Position.Last, behind: v.rec.Behind}
+			if err := v.takeEntry(&entry, false); err != nil {
+				return err
+			}
+			if err := v.takeFetched(&wire.EntriesAnswer{Entries: entries}, s); err != nil {
+				return err
+			}
+			if b := v.rec.Behind; b.Until != r.Sequence || !b.Fresh {
+				t.Errorf("%s: the device looks for no entry any more: %+v", name, b)
+			}
+			return nil
+		}))
+	}
+	agree(t, id, a, c)
+}
+
 // emptyCommit makes a commit for the present epoch, and forgets it.
 func (p *peer) emptyCommit(id wire.ConversationID) (message []byte) {
 	p.t.Helper()

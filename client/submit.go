@@ -18,6 +18,7 @@ type step struct {
 	fetch    bool
 	fresh    bool // request the organizations' roots before the entries
 	since    SequenceNumber
+	behind   behind // what was missing when the step was made
 	pending  *pendingRecord
 	envelope *wire.Envelope
 	wait     time.Duration
@@ -136,7 +137,7 @@ func (t *conversation) catchUp() *step {
 	if waited := t.d.now() - b.Since; !b.Fresh && waited >= 0 && waited < grace {
 		return &step{wait: time.Duration(grace-waited) * time.Millisecond}
 	}
-	return &step{fetch: true, fresh: b.Fresh, since: t.rec.Position.Last}
+	return &step{fetch: true, fresh: b.Fresh, since: t.rec.Position.Last, behind: b}
 }
 
 // setBehind records that entries up to until are missing. The caller saves.
@@ -522,7 +523,7 @@ func (d *Device) streamGives(ctx context.Context, id ConversationID) (bool, erro
 }
 
 // takeFetched takes in the node's answer. If the node has no more entries than are known here, the search ends,
-// unless a further entry is known to exist.
+// unless a further entry is known to exist, or was asked for since the request.
 func (t *conversation) takeFetched(a *wire.EntriesAnswer, s *step) error {
 	if a.Gap && t.rec.Position.Last == s.since && t.group != nil {
 		return t.breakOff(wire.Errorf(wire.NotFound, "entries", "the entries after %d are no longer kept, and without them the epochs cannot be followed", s.since))
@@ -545,7 +546,9 @@ func (t *conversation) takeFetched(a *wire.EntriesAnswer, s *step) error {
 		if pending != nil && pending.Accepted > t.rec.Position.Last {
 			return later(t.d.backoff(1)) // this node's replica is behind the one that named the entry
 		}
-		t.rec.Behind = behind{}
+		if t.rec.Behind == s.behind {
+			t.rec.Behind = behind{}
+		} // else a push that came meanwhile, or an entry of the answer, needs one more fetch
 	}
 	return t.save()
 }
