@@ -152,6 +152,9 @@ func (t *conversation) takeEntry(c *wire.Committed, fresh bool) error {
 	}
 	if again { // processed again when the roots are fresh
 		t.setBehind(c.Sequence, true)
+		if err := t.u.putRecord(t.freshKey(), c); err != nil {
+			return err
+		}
 		return t.save()
 	}
 	return t.advance(c, e)
@@ -177,6 +180,9 @@ func (t *conversation) advance(c *wire.Committed, e *wire.Entry) error {
 	if e.Envelope != nil && e.Envelope.Commit != nil && e.Envelope.Commit.Rest != nil {
 		t.d.rests.drop(e.Envelope.Commit.Rest.Hash)
 	}
+	if t.rec.Behind.Fresh {
+		t.u.delete(t.freshKey())
+	}
 	if t.rec.Behind.Until > 0 && t.rec.Behind.Until <= at.Last {
 		t.rec.Behind = behind{}
 	}
@@ -190,6 +196,26 @@ func (t *conversation) advance(c *wire.Committed, e *wire.Entry) error {
 		return t.useInvitation()
 	}
 	return t.releaseHeld()
+}
+
+// freshKey is the key of the next entry while it waits for fresh roots. The node may serve it only once: if it removes
+// this device, the node gives the device no further entries.
+func (t *conversation) freshKey() []byte { return recordKey(recordFresh, idPart(t.id)) }
+
+// takeFresh takes in the entry that has waited for fresh roots, and reports whether it was the next one.
+func (t *conversation) takeFresh() (bool, error) {
+	c := new(wire.Committed)
+	ok, err := t.u.getRecord(t.freshKey(), c)
+	if err != nil || !ok {
+		return false, err
+	}
+	before := t.rec.Position.Last
+	if t.group == nil || c.Sequence != before+1 {
+		t.u.delete(t.freshKey())
+		return false, nil
+	}
+	err = t.takeEntry(c, true)
+	return t.rec.Position.Last > before, err
 }
 
 func (t *conversation) orderKey(n SequenceNumber) []byte {

@@ -7,8 +7,10 @@ import (
 	"crypto/ed25519"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mlsfed/mlsfed/mlscore"
 	"github.com/mlsfed/mlsfed/wire"
@@ -95,8 +97,12 @@ func TestPoisonCommitBricksNothing(t *testing.T) {
 // TestChainOfPoisonBricksNothing checks chains of several lengths of commits that nobody else can process: members
 // contest the first commit automatically, also after they were away, and continue in one epoch.
 func TestChainOfPoisonBricksNothing(t *testing.T) {
-	for name, length := range map[string]int{"two": 2, "three": 3, "forty": 40} {
+	for name, v := range map[string]struct {
+		length  int
+		removes bool // the first commit removes all others from the delivery list
+	}{"two": {length: 2}, "three": {length: 3}, "forty": {length: 40}, "two, the others removed": {length: 2, removes: true}} {
 		t.Run(name, func(t *testing.T) {
+			length := v.length
 			w, id, a, b, c := trio(t, CreateOptions{})
 			_, err := a.SendText(t.Context(), id, "before")
 			check(t, err)
@@ -106,7 +112,14 @@ func TestChainOfPoisonBricksNothing(t *testing.T) {
 			seed[0] = 7
 			key := ed25519.NewKeyFromSeed(seed)
 			message := c.emptyCommit(id)
-			r := c.forge(id, func(e *wire.Envelope) { e.Commit.Key = publicKey(key) })
+			w.mu.Lock()
+			others := slices.DeleteFunc(w.convs[id].delivery(), func(at wire.Address) bool { return at.Organization == c.id.Organization() })
+			w.mu.Unlock()
+			r := c.forge(id, func(e *wire.Envelope) {
+				if e.Commit.Key = publicKey(key); v.removes {
+					e.Commit.Delivery.Remove = others
+				}
+			})
 			for n := range length - 1 {
 				e := &wire.Envelope{Version: wire.EnvelopeVersion, Conversation: id, Submission: wire.SubmissionID{9, byte(n)}, Kind: wire.KindCommit, Epoch: r.Epoch, Parent: r.Sequence,
 					Commit: &wire.CommitBundle{Commit: atEpoch(t, message, r.Epoch), Key: publicKey(key)}}
@@ -164,6 +177,45 @@ func TestFetchAfterAFetch(t *testing.T) {
 		}))
 	}
 	agree(t, id, a, c)
+}
+
+// TestPoisonThatRemovesAReader checks that a device contests a commit that it cannot process and that removes it from
+// the delivery list, although the node gives it no entry any more: neither that commit again, nor those after it.
+func TestPoisonThatRemovesAReader(t *testing.T) {
+	w, id, a, b, c := trio(t, CreateOptions{})
+	w.refuse(wire.MethodEntries, wire.UnknownConversation)
+	w.mu.Lock()
+	others := slices.DeleteFunc(w.convs[id].delivery(), func(at wire.Address) bool { return at.Organization == c.id.Organization() })
+	w.mu.Unlock()
+	r := c.forge(id, func(e *wire.Envelope) { e.Commit.Delivery.Remove = others })
+	eventually(t, func() error {
+		for _, p := range []*peer{a, b} {
+			if v, err := p.Conversation(t.Context(), id); err != nil || v.State != StateActive || v.Sequence <= r.Sequence {
+				return fmt.Errorf("%s: %+v (%w)", p.id, v, err)
+			}
+		}
+		return nil
+	})
+	agree(t, id, a, b)
+	s := &step{}
+	check(t, b.turn(t.Context(), func(u *unit) error {
+		v, err := b.findConversation(u, id)
+		if err != nil {
+			return err
+		}
+		v.rec.Failed = failed{At: v.rec.Position.Last, Contest: b.now() + wire.Time(time.Hour.Milliseconds())}
+		v.rec.Behind = behind{Until: v.rec.Position.Last + 1, Since: b.now()}
+		s.since, s.behind = v.rec.Position.Last, v.rec.Behind
+		return v.save()
+	}))
+	check(t, b.fetch(t.Context(), id, s))
+	check(t, b.turn(t.Context(), func(u *unit) error {
+		v, err := b.findConversation(u, id)
+		if err == nil && v.rec.Behind.Until > 0 {
+			err = fmt.Errorf("bob's device does not contest before it has entry %d", v.rec.Behind.Until)
+		}
+		return err
+	}))
 }
 
 // emptyCommit makes a commit for the present epoch, and forgets it.

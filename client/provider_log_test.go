@@ -181,6 +181,12 @@ func (w *world) commit(c *conv, head *logHead, point *logPoint, env *wire.Envelo
 	}
 	list = append(list, env.Commit.Delivery.Add...)
 	next := &logHead{epoch: env.Epoch + 1, key: env.Commit.Key, delivery: list, before: head.delivery, info: env.Commit.Info, tree: env.Commit.Tree}
+	add := env.Commit.Delivery.Add
+	for _, a := range list { // a contest gives back what the contested commit has taken
+		if !slices.Contains(c.delivery(), a) && !slices.Contains(add, a) {
+			add = append(slices.Clip(add), a)
+		}
+	}
 	r := w.order(c, env, next.epoch)
 	next.seq = r.Sequence
 	if point != nil {
@@ -191,7 +197,7 @@ func (w *world) commit(c *conv, head *logHead, point *logPoint, env *wire.Envelo
 		next.trail = append(slices.Clip(head.trail), logStep{next.parent, head.delivery})
 		c.heads[slices.Index(c.heads, head)] = next
 	}
-	w.deliver(c, env.Commit.Delivery.Add, env.Commit.Delivery.Remove)
+	w.deliver(c, add, env.Commit.Delivery.Remove)
 	return r, nil
 }
 
@@ -375,6 +381,9 @@ func (w *world) handle(a *account, m wire.Method, body []byte) (any, error) {
 		if c == nil {
 			return nil, wire.Errorf(wire.UnknownConversation, "entries", "unknown")
 		}
+		if !w.reads(o, a, c) {
+			return nil, wire.Errorf(wire.UnknownConversation, "entries", "%s is no reader", a.id)
+		}
 		from := min(int(r.Since), len(c.log))
 		if w.keep > 0 && from < len(c.log)-w.keep {
 			return &wire.EntriesAnswer{Entries: c.log[len(c.log)-w.keep:], Gap: true}, nil
@@ -410,6 +419,21 @@ func (w *world) handle(a *account, m wire.Method, body []byte) (any, error) {
 		return answer, nil
 	}
 	return w.handleDirectory(o, a, m, body)
+}
+
+// reads reports whether a device is a reader of a conversation. A device whose membership has ended is one until it has
+// acknowledged the last item.
+func (w *world) reads(o *org, a *account, c *conv) bool {
+	st := c.streams[o.domain]
+	if st == nil {
+		return false
+	}
+	for token, r := range st.readers {
+		if o.tokens[token] == a.id && (r.until == 0 || r.acked < r.until) {
+			return true
+		}
+	}
+	return false
 }
 
 func (w *world) handleDirectory(o *org, a *account, m wire.Method, body []byte) (any, error) {

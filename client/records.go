@@ -30,6 +30,7 @@ const (
 	recordDelivered  = 'n' // conversation, number, device's hash → 1: the device has an own message
 	recordPresence   = 'e' // conversation → presenceRecord
 	recordFounding   = 'f' // conversation that a ReInit closed → wire.Payload: its successor's founding
+	recordFresh      = 'C' // conversation → wire.Committed: the next entry, which waits for fresh roots
 )
 
 // recordVersion is the version of the records that this package writes.

@@ -455,9 +455,23 @@ func (d *Device) fetch(ctx context.Context, id ConversationID, s *step) error {
 		if err := d.refreshRoots(ctx); err != nil {
 			return err
 		}
+		taken := false
+		err := d.turn(ctx, func(u *unit) error {
+			t, err := d.findConversation(u, id)
+			if err == nil && t != nil {
+				taken, err = t.takeFresh()
+			}
+			return err
+		})
+		if err != nil || taken {
+			return err
+		}
 	}
 	var a wire.EntriesAnswer
 	err := d.call(ctx, wire.MethodEntries, &wire.EntriesRequest{Conversation: id, Since: s.since}, &a)
+	if wire.CodeOf(err) == wire.UnknownConversation {
+		return d.contestBlind(ctx, id, s, err)
+	}
 	if err == nil {
 		err = d.leaveToStream(ctx, id, &a, s.fresh)
 	}
@@ -480,6 +494,23 @@ func (d *Device) fetch(ctx context.Context, id ConversationID, s *step) error {
 			return err
 		}
 		return t.takeFetched(&a, s)
+	})
+}
+
+// contestBlind handles the answer that this device is no reader of a conversation: if a commit that this device cannot
+// process has removed it, the device contests that commit without the entries after it. In all other cases it returns
+// the node's refusal.
+func (d *Device) contestBlind(ctx context.Context, id ConversationID, s *step, refusal error) error {
+	return d.turn(ctx, func(u *unit) error {
+		t, err := d.findConversation(u, id)
+		if err != nil || t == nil {
+			return err
+		}
+		if t.rec.Failed.At == 0 || t.rec.Behind != s.behind {
+			return refusal
+		}
+		t.rec.Behind = behind{}
+		return t.save()
 	})
 }
 
