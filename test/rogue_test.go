@@ -265,6 +265,7 @@ type wiretap struct {
 	client.Transport
 	mu       sync.Mutex
 	messages []*wire.Message
+	removals []wire.SequenceNumber // entries that remove an address
 }
 
 func (w *wiretap) apply(o *client.Options) {
@@ -298,6 +299,39 @@ func (c *tappedConn) Write(ctx context.Context, frame []byte) error {
 		}
 	}
 	return errors.Join(err, c.Conn.Write(ctx, frame))
+}
+
+// Read implements client.Conn.
+func (c *tappedConn) Read(ctx context.Context) ([]byte, error) {
+	frame, err := c.Conn.Read(ctx)
+	f, p, e := new(wire.Frame), new(wire.Push), new(wire.Committed)
+	if err != nil || wire.Decode(frame, wire.MaxSessionFrame, f) != nil || f.Type != wire.FramePush ||
+		wire.Decode(f.Body, wire.MaxSessionFrame, p) != nil || p.Kind != wire.ItemEntry || wire.Decode(p.Payload, wire.MaxSessionFrame, e) != nil {
+		return frame, err
+	}
+	if v, openErr := e.Open(); openErr == nil && v.Envelope != nil && v.Envelope.Commit != nil && len(v.Envelope.Commit.Delivery.Remove) > 0 {
+		c.w.mu.Lock()
+		c.w.removals = append(c.w.removals, e.Sequence)
+		c.w.mu.Unlock()
+	}
+	return frame, nil
+}
+
+// removal waits for the first entry that removes an address, and returns its number: entries of the servers can
+// follow it.
+func (k *circle) removal() (n wire.SequenceNumber) {
+	k.t.Helper()
+	if err := cluster.Await(k.ctx, k.alice, func() (bool, error) {
+		k.tap.mu.Lock()
+		defer k.tap.mu.Unlock()
+		if len(k.tap.removals) > 0 {
+			n = k.tap.removals[0]
+		}
+		return n > 0, nil
+	}); err != nil {
+		k.t.Fatal(err)
+	}
+	return n
 }
 
 // last returns the newest message.
