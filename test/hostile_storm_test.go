@@ -544,6 +544,8 @@ func TestLongHostilePeer(t *testing.T) {
 	}
 	var refused []string
 	total := 0
+	s.mu.Lock() // the nodes still answer
+	defer s.mu.Unlock()
 	for code, n := range s.answers {
 		refused, total = append(refused, fmt.Sprintf("%s %d", code, n)), total+n
 	}
