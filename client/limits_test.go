@@ -2,12 +2,12 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/mlsfed/mlsfed/wire"
 )
@@ -38,13 +38,25 @@ func TestLimitOfOperations(t *testing.T) {
 	check(t, err)
 	a.stop()
 	a.open()
-	for i := range 3 {
-		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Millisecond)
-		err := a.Rename(ctx, id, fmt.Sprint(i))
+	for i := range 2 {
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- a.Rename(ctx, id, fmt.Sprint(i)) }()
+		eventually(t, func() error {
+			a.waiters.mu.Lock()
+			defer a.waiters.mu.Unlock()
+			if len(a.waiters.byOp) == 0 && len(done) == 0 {
+				return errors.New("the change does not wait")
+			}
+			return nil
+		})
 		cancel()
-		if full := wire.CodeOf(err) == wire.Quota; full != (i == 2) {
+		if err := <-done; !errors.Is(err, context.Canceled) {
 			t.Errorf("change %d: %v", i, err)
 		}
+	}
+	if err := a.Rename(t.Context(), id, "2"); wire.CodeOf(err) != wire.Quota {
+		t.Errorf("change 2: %v", err)
 	}
 	a.run()
 	eventually(t, func() error { // a change that was taken continues without its caller

@@ -69,7 +69,13 @@ func TestDeviceWithAWrongClock(t *testing.T) {
 // TestNodeDoesNotMoveTheClockFar checks that a difference of more than a day is reported, and not applied.
 func TestNodeDoesNotMoveTheClockFar(t *testing.T) {
 	w := newWorld(t, "a.example")
-	a := w.peer(alicePhone).ready()
+	a := w.peer(alicePhone)
+	eventually(t, func() error { // a login compares the clocks too
+		if !a.Connected() {
+			return errors.New("not connected")
+		}
+		return nil
+	})
 	events := a.Subscribe(t.Context())
 	a.compareClock(wire.TimeOf(time.Now().Add(maxSkew + time.Hour)))
 	if off := time.Until(a.opts.Clock.Now()).Abs(); off > time.Minute {

@@ -33,6 +33,9 @@ type peer struct {
 	careless bool  // the device does not compare its streams with the node's, like an earlier build
 	err      error // the result of Run
 
+	sub       *subscriber
+	collected chan struct{} // closed when no more events of this run are collected
+
 	mu   sync.Mutex
 	seen []Event
 }
@@ -147,21 +150,39 @@ func (p *peer) open() {
 func (p *peer) run() {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.stopRun, p.ended = cancel, make(chan struct{})
-	events := p.Subscribe(ctx)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for e := range events {
-			checkFields(p.t, e)
-			p.mu.Lock()
-			p.seen = append(p.seen, e)
-			p.mu.Unlock()
+	sub, over, collected := p.hub.add(), make(chan struct{}), make(chan struct{})
+	p.sub, p.collected = sub, collected
+	collect := func(e Event) {
+		if m, ok := e.Err.(mark); ok {
+			close(m.reached)
+			return
 		}
-	})
+		checkFields(p.t, e)
+		p.mu.Lock()
+		p.seen = append(p.seen, e)
+		p.mu.Unlock()
+	}
+	go func() {
+		defer close(collected)
+		defer p.hub.drop(sub)
+		for {
+			select {
+			case e := <-sub.events:
+				collect(e)
+			case <-over:
+				for len(sub.events) > 0 {
+					collect(<-sub.events)
+				}
+				return
+			}
+		}
+	}()
 	d := p.Device
 	go func() {
 		err := d.Run(ctx)
 		cancel()
-		wg.Wait()
+		close(over)
+		<-collected
 		p.err = err
 		close(p.ended)
 	}()
@@ -190,7 +211,23 @@ func (p *peer) start() {
 	p.run()
 }
 
+// mark is the error of an event that shows how far a peer has collected the events.
+type mark struct {
+	error
+	reached chan struct{}
+}
+
+// events returns the events of a type that the device has emitted before the call.
 func (p *peer) events(t EventType) []Event {
+	m := mark{reached: make(chan struct{})}
+	select {
+	case p.sub.events <- Event{Err: m}:
+		select {
+		case <-m.reached:
+		case <-p.collected:
+		}
+	case <-p.collected:
+	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var list []Event
@@ -205,7 +242,7 @@ func (p *peer) events(t EventType) []Event {
 // eventually waits until f returns nil; otherwise the test fails with the last error of f.
 func eventually(t testing.TB, f func() error) {
 	t.Helper()
-	deadline := time.Now().Add(20 * time.Second)
+	deadline := time.Now().Add(time.Minute) // hundreds of messages take long on a busy machine
 	for {
 		err := f()
 		if err == nil {

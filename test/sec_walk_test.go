@@ -173,7 +173,8 @@ func TestStrangersSpendNoRate(t *testing.T) {
 // TestOneUserSpendsFewCalls checks that one user cannot use up the calls that another organization accepts from this
 // one: each user has a rate of calls, for files and for revocation lists.
 func TestOneUserSpendsFewCalls(t *testing.T) {
-	c := newCluster(t, "a.example", "b.example")
+	edit := func(c *config.Config) { c.Rates.Calls.PerMinute = 1 } // slower than the calls of a busy machine
+	c := newClusterIn(t, t.TempDir(), cluster.Options{Edit: edit}, "a.example", "b.example")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	w := newTalk(ctx, t, c, "a.example", "b.example")

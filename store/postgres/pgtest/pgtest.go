@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -235,23 +236,60 @@ func (s *Server) processes() ([]string, error) {
 	list := []string{first}
 	all, err := filepath.Glob("/proc/[0-9]*/stat")
 	for _, path := range all {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			continue // it has ended
-		}
-		// The fields after the name in parentheses: state, parent.
-		_, rest, _ := strings.Cut(string(b[max(bytes.LastIndexByte(b, ')'), 0):]), " ")
-		if fields := strings.Fields(rest); len(fields) > 1 && fields[1] == first {
+		if _, parent := stat(path); parent == first {
 			list = append(list, filepath.Base(filepath.Dir(path)))
 		}
 	}
 	return list, err
 }
 
+// stat returns the state and the parent of a process, or "" if the process has ended.
+func stat(path string) (state, parent string) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", ""
+	}
+	// The fields after the name in parentheses: state, parent.
+	_, rest, _ := strings.Cut(string(b[max(bytes.LastIndexByte(b, ')'), 0):]), " ")
+	fields := strings.Fields(rest)
+	if len(fields) < 2 {
+		return "", ""
+	}
+	return fields[0], fields[1]
+}
+
+// runs reports whether a process has not ended. One that has ended may remain as a zombie, without memory.
+func runs(pid string) bool {
+	state, _ := stat(filepath.Join("/proc", pid, "stat"))
+	return state != "" && state != "Z" && state != "X"
+}
+
+// suspend stops the first process of the server, and returns its id.
+func (s *Server) suspend() (string, error) {
+	first, err := s.pid()
+	if err != nil {
+		return "", err
+	}
+	if err := s.run(exec.Command("kill", "-STOP", first)); err != nil {
+		return "", err
+	}
+	for runs(first) {
+		if state, _ := stat(filepath.Join("/proc", first, "stat")); state == "T" {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return first, nil
+}
+
 // Kill ends the server with all its processes, as a crash does: without a checkpoint, and without what was only in the
 // memory of the server. The data folder stays.
 func (s *Server) Kill() error {
 	if err := os.WriteFile(filepath.Join(s.dir, "keep"), nil, 0o600); err != nil {
+		return err
+	}
+	// The first process is stopped before the others are listed, so that it starts no further ones.
+	if _, err := s.suspend(); err != nil {
 		return err
 	}
 	list, err := s.processes()
@@ -265,6 +303,12 @@ func (s *Server) Kill() error {
 	_ = s.alive.Close()
 	_ = s.lead.Wait()
 	s.alive = nil
+	// A process that still ends holds the shared memory, with which no new server starts on the data folder.
+	for end := time.Now().Add(start * time.Second); slices.ContainsFunc(list, runs); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			return fmt.Errorf("PostgreSQL: processes %v do not end", list)
+		}
+	}
 	return os.Remove(filepath.Join(s.data(), "postmaster.pid"))
 }
 
@@ -305,11 +349,8 @@ func (s *Server) crash() (after *Server, err error) {
 // still stops all processes of the server while do runs. The first one is stopped before the others are listed, so that
 // it starts no further ones.
 func (s *Server) still(do func() error) (err error) {
-	first, err := s.pid()
+	first, err := s.suspend()
 	if err != nil {
-		return err
-	}
-	if err := s.run(exec.Command("kill", "-STOP", first)); err != nil {
 		return err
 	}
 	list, err := s.processes()
