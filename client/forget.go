@@ -10,7 +10,7 @@ import (
 var forgottenKinds = []byte{
 	recordOrder, recordPending, recordBlob, recordOperation, recordMessage, recordMessageID, recordOutgoing, recordHeld,
 	recordWelcome, recordSighting, recordAccepted, recordDelivered, recordPresence, recordFounding, recordRequest,
-	recordOwnName, recordConsumer, recordLater, recordStale, recordTended, recordAgain, recordKeys, recordDropped, recordTrim, recordAdminOffer, recordAsked,
+	recordOwnName, recordConsumer, recordLater, recordStale, recordTended, recordAgain, recordKeys, recordDropped, recordTrim, recordAdminOffer, recordAsked, recordSearch,
 	recordState, recordLink, recordWaits, recordContents, recordUnindexed, recordEnding, recordRoom,
 }
 

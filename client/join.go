@@ -15,6 +15,9 @@ func (t *conversation) welcomeKey() []byte { return recordKey(recordWelcome, idP
 func (t *conversation) takeOutside(c *wire.Committed) error {
 	switch t.rec.State {
 	case StateJoining:
+		if _, searches, err := t.searched(); err != nil || searches {
+			return err // the search finds the entry in the log
+		}
 		if took, err := t.takeFounding(c); took || err != nil {
 			return err
 		}
@@ -163,7 +166,10 @@ func (t *conversation) useInvitation() error {
 	if err := wire.Decode(w.Entry, maxRecord, c); err != nil {
 		return err
 	}
-	return t.d.takeInvitation(t.u, t.id, t, c)
+	if err := t.d.takeInvitation(t.u, t.id, t, c); err != nil {
+		return err
+	}
+	return t.followLog()
 }
 
 // ownToken finds an address of this device among the added addresses.
