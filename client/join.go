@@ -16,6 +16,10 @@ func (t *conversation) takeOutside(c *wire.Committed) error {
 	switch t.rec.State {
 	case StateJoining:
 		if _, searches, err := t.searched(); err != nil || searches {
+			if err == nil && t.removedBy(c) { // a node that has left the conversation has no log of it
+				t.u.delete(t.searchKey())
+				return t.outSearched()
+			}
 			return err // the search finds the entry in the log
 		}
 		if took, err := t.takeFounding(c); took || err != nil {
@@ -128,6 +132,12 @@ func (t *conversation) staysAt(c *wire.Committed, env *wire.Envelope) (bool, err
 func (t *conversation) addressLeaves(env *wire.Envelope) bool {
 	own := wire.Address{Organization: t.d.self.Device.Organization(), Token: t.rec.Token}
 	return slices.Contains(env.Commit.Delivery.Remove, own)
+}
+
+// removedBy reports whether an entry takes this device's address off the delivery list.
+func (t *conversation) removedBy(c *wire.Committed) bool {
+	e, err := c.Open()
+	return err == nil && e.Envelope != nil && e.Envelope.Commit != nil && e.Envelope.Conversation == t.id && t.addressLeaves(e.Envelope)
 }
 
 // keepInvitation keeps an entry ahead of those that this device has taken in, if the entry adds the device: the

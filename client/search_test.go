@@ -37,6 +37,7 @@ func TestExpiredAddition(t *testing.T) {
 		removed     bool // the device was removed again
 		large       int
 		ended       bool // the node forgets the ended membership
+		noLog       bool // the node has left the conversation, and the removal has not expired
 		disorder    bool
 		keep        int
 		want        State // 0 for a conversation that the device does not know
@@ -51,6 +52,7 @@ func TestExpiredAddition(t *testing.T) {
 		{name: "left before", knows: true, left: true, want: StateActive},
 		{name: "left before, last resort", knows: true, left: true, lastResort: true, want: StateActive},
 		{name: "removed again", removed: true},
+		{name: "removed again, the node has no log", removed: true, noLog: true},
 		{name: "member before, removed again", knows: true, removed: true, want: StateLeft},
 		{name: "left before, removed again", knows: true, left: true, removed: true, want: StateLeft},
 		{name: "the log has forgotten it", keep: 2, want: StateBroken},
@@ -84,10 +86,16 @@ func TestExpiredAddition(t *testing.T) {
 			}
 			check(t, a.Add(ctx, id, bob))
 			goOn(t, a, id, 6)
+			if c.noLog {
+				w.expire(id, "b.example", c.ended)
+				w.refuse(wire.MethodEntries, wire.UnknownConversation)
+			}
 			if c.removed {
 				check(t, a.Remove(ctx, id, bob))
 			}
-			w.expire(id, "b.example", c.ended)
+			if !c.noLog {
+				w.expire(id, "b.example", c.ended)
+			}
 			b.start()
 			eventually(t, func() error {
 				if len(b.events(EventGap)) == 0 {
