@@ -44,9 +44,12 @@ func TestLastAdminsSuccessorAnswers(t *testing.T) {
 	lastAdminGone(t, w, id, a, b, c)
 	b.offeredAdmin(id, true)
 	c.offeredAdmin(id, false)
-	if reported := b.events(EventAdmin); len(reported) != 1 || reported[0].Err == nil {
-		t.Fatalf("bob gets the events %+v", reported)
-	}
+	eventually(t, func() error {
+		if reported := b.events(EventAdmin); len(reported) != 1 || reported[0].Err == nil {
+			return fmt.Errorf("bob gets the events %+v", reported)
+		}
+		return nil
+	})
 	for name, err := range map[string]error{
 		"removes": b.Remove(ctx, id, carol), "promotes": b.ChangeRules(ctx, id, RulesChange{Promote: []wire.UserID{carol}}), "closes": b.Close(ctx, id),
 	} {
