@@ -1,6 +1,7 @@
 package client
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -91,6 +92,34 @@ func TestWelcomeThatIsGone(t *testing.T) {
 	if c, err := b.Conversation(t.Context(), id); err != nil || !strings.Contains(c.Why, "no longer kept") {
 		t.Errorf("%v: %q", err, c.Why)
 	}
+}
+
+// TestJoinOfAnUnknownConversation checks that a device whose node forgot the conversation during a join stops waiting,
+// and does not begin the same join again.
+func TestJoinOfAnUnknownConversation(t *testing.T) {
+	w := newWorld(t, "a.example", "b.example")
+	w.limits.Inline = 1000
+	w.timing = func(q *Timing) { q.Unknown = 100 * time.Millisecond }
+	a, b := w.peer(alicePhone).ready(), w.peer(bobPhone).ready()
+	b.stop()
+	id, err := a.Create(t.Context(), CreateOptions{})
+	check(t, err)
+	check(t, a.Add(t.Context(), id, bob))
+	w.refuse(wire.MethodDownload, wire.UnknownConversation)
+	b.start()
+	eventually(t, func() error {
+		if len(b.events(EventBroken)) == 0 {
+			return errors.New("the device still waits")
+		}
+		return nil
+	})
+	check(t, b.turn(t.Context(), func(u *unit) error {
+		c, err := b.findConversation(u, id)
+		if err == nil && c.rec.State != StateBroken {
+			t.Errorf("after the event the device is %v", c.rec.State)
+		}
+		return err
+	}))
 }
 
 // TestAwayForManyCommits checks a device that was away for more commits than the log keeps: it follows with its

@@ -233,6 +233,17 @@ func (t *conversation) breakOff(why error) error {
 	return t.useInvitation()
 }
 
+// whyOut describes to the user a commit that removes this device. The state is the one before the commit.
+func (t *conversation) whyOut(by DeviceID) string {
+	switch {
+	case t.rec.State == StateLeaving:
+		return "this device has left the conversation"
+	case by == "":
+		return "a member removed this device"
+	}
+	return string(by) + " removed this device"
+}
+
 func shorten(s string) string {
 	if len(s) > 512 {
 		s = string(bytes.ToValidUTF8([]byte(s[:512]), nil))
@@ -274,7 +285,7 @@ type Conversation struct {
 	ID         ConversationID
 	OwnName    string // chosen by the user and known to this device alone: see Device.SetOwnName
 	State      State
-	Why        string // why the state is StateBroken, or what StateJoining waits for
+	Why        string // why the state is StateBroken or StateLeft, or what StateJoining waits for
 	Rules      Rules  // the last known rules, if the device is out
 	Epoch      Epoch
 	Sequence   SequenceNumber // the last entry that was taken in

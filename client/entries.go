@@ -110,7 +110,7 @@ func (d *Device) takeGap(u *unit, t *conversation, p *wire.Push) error {
 	}
 	u.then(func() { d.emit(Event{Type: EventGap, Conversation: *p.Conversation, Err: err}) })
 	if t == nil || t.group == nil {
-		return nil
+		return d.searchAfterGap(u, t, p)
 	}
 	t.setBehind(t.rec.Position.Last+1, false)
 	return t.save()
@@ -264,7 +264,7 @@ func (t *conversation) enact(c *wire.Committed, e *wire.Entry, fresh bool) (agai
 		if t.rec.State == StateFounding {
 			return false, t.forget()
 		}
-		return false, t.leave("")
+		return false, t.leave("", "the conversation was closed")
 	}
 	return false, nil
 }
@@ -527,7 +527,7 @@ func (t *conversation) enterEpoch(c *wire.Committed, env *wire.Envelope, s *mlsc
 		return err
 	}
 	if out {
-		if err := t.leave(by); err != nil || env.Commit.Welcome == nil || t.addressLeaves(env) {
+		if err := t.leave(by, t.whyOut(by)); err != nil || env.Commit.Welcome == nil || t.addressLeaves(env) {
 			return err
 		}
 		return t.keepEntry(c) // the entry adds this device again: useInvitation joins with it
@@ -595,8 +595,9 @@ func (t *conversation) reportMembers(e *mlscore.Effects, by DeviceID) error {
 	return nil
 }
 
-// leave ends the conversation for this device. The history stays.
-func (t *conversation) leave(by DeviceID) error {
+// leave ends the conversation for this device. The history stays. reason is for the user.
+func (t *conversation) leave(by DeviceID, reason string) error {
+	t.rec.Why = shorten(reason)
 	why := wire.Errorf(wire.Closed, "conversation", "this device is no longer in %v", t.id)
 	t.rec.State, t.rec.Behind, t.rec.Failed, t.rec.Waiting = StateLeft, behind{}, failed{}, 0
 	t.event(Event{Type: EventLeft, By: by})

@@ -11,7 +11,7 @@ var forgottenKinds = []byte{
 	recordOrder, recordPending, recordBlob, recordOperation, recordMessage, recordMessageID, recordOutgoing, recordHeld,
 	recordWelcome, recordSighting, recordAccepted, recordDelivered, recordPresence, recordFounding, recordRequest,
 	recordOwnName, recordConsumer, recordLater, recordStale, recordTended, recordAgain, recordKeys, recordDropped, recordTrim, recordAdminOffer, recordAsked,
-	recordState, recordLink, recordWaits, recordContents, recordUnindexed, recordEnding, recordRoom, recordFresh,
+	recordState, recordLink, recordWaits, recordContents, recordUnindexed, recordEnding, recordRoom, recordFresh, recordSearch,
 }
 
 // Forget deletes the data that this device holds of a conversation that it has left, or cannot follow any further:

@@ -15,6 +15,13 @@ func (t *conversation) welcomeKey() []byte { return recordKey(recordWelcome, idP
 func (t *conversation) takeOutside(c *wire.Committed) error {
 	switch t.rec.State {
 	case StateJoining:
+		if _, searches, err := t.searched(); err != nil || searches {
+			if err == nil && t.removedBy(c) { // a node that has left the conversation has no log of it
+				t.u.delete(t.searchKey())
+				return t.outSearched()
+			}
+			return err // the search finds the entry in the log
+		}
 		if took, err := t.takeFounding(c); took || err != nil {
 			return err
 		}
@@ -127,6 +134,12 @@ func (t *conversation) addressLeaves(env *wire.Envelope) bool {
 	return slices.Contains(env.Commit.Delivery.Remove, own)
 }
 
+// removedBy reports whether an entry takes this device's address off the delivery list.
+func (t *conversation) removedBy(c *wire.Committed) bool {
+	e, err := c.Open()
+	return err == nil && e.Envelope != nil && e.Envelope.Commit != nil && e.Envelope.Conversation == t.id && t.addressLeaves(e.Envelope)
+}
+
 // keepInvitation keeps an entry ahead of those that this device has taken in, if the entry adds the device: the
 // device was removed in between, does not know it yet, and will not get the entry again.
 func (t *conversation) keepInvitation(c *wire.Committed) error {
@@ -163,7 +176,10 @@ func (t *conversation) useInvitation() error {
 	if err := wire.Decode(w.Entry, maxRecord, c); err != nil {
 		return err
 	}
-	return t.d.takeInvitation(t.u, t.id, t, c)
+	if err := t.d.takeInvitation(t.u, t.id, t, c); err != nil {
+		return err
+	}
+	return t.followLog()
 }
 
 // ownToken finds an address of this device among the added addresses.

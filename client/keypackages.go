@@ -141,11 +141,11 @@ func (d *Device) newKeyPackage(u *unit, suite CipherSuite, lastResort bool) erro
 	})
 }
 
-// dropExpired forgets KeyPackages that expired a month ago: nobody adds this device with them any more, and any
-// commit that used one is long past.
+// dropExpired forgets KeyPackages that expired long ago. Nobody adds this device with them any more, but a device that
+// was away for months may still find the commit that used one in the log: see search.go.
 func (d *Device) dropExpired(u *unit) error {
 	prefix := recordKey(recordKeyPackage)
-	limit := d.now() - wire.Time((30 * 24 * time.Hour).Milliseconds())
+	limit := d.now() - wire.Time(maxLifetime.Milliseconds())
 	var refs [][]byte
 	err := u.Scan(prefix, func(key, value []byte) error {
 		r := new(keyPackageRecord)

@@ -92,6 +92,12 @@ func (t *conversation) deferItem(p *wire.Push, large bool) (bool, error) {
 		t.d.resting[t.id] = true
 	}
 	t.kick(handshakes(t.id))
+	if begins && t.group != nil { // the entry that ends the present membership may have expired with its stream
+		t.setBehind(t.rec.Position.Last+1, false)
+		if err := t.save(); err != nil {
+			return false, err
+		}
+	}
 	use.add(p)
 	return true, t.u.putRecord(laterKey(t.id, p.Token[:], number(p.Sequence)), p)
 }
@@ -183,7 +189,13 @@ func (t *conversation) beginsLater(p *wire.Push, waits bool) bool {
 	default:
 		return false
 	}
-	if p.Token == t.rec.Token || p.Kind != wire.ItemEntry {
+	if p.Token == t.rec.Token {
+		return false
+	}
+	if p.GapFrom > 0 {
+		return t.gapBeginsLater(p)
+	}
+	if p.Kind != wire.ItemEntry {
 		return false
 	}
 	c := new(wire.Committed)
@@ -191,6 +203,16 @@ func (t *conversation) beginsLater(p *wire.Push, waits bool) bool {
 		return false
 	}
 	return t.adds(c, p.Token)
+}
+
+// gapBeginsLater reports whether a gap hides the entry that began a membership after the present one. The streams of
+// one conversation number their items together.
+func (t *conversation) gapBeginsLater(p *wire.Push) bool {
+	if !t.d.isOwnAddress(t.u, p.Token) {
+		return false
+	}
+	at, _, err := t.u.Get(cursorKey(&wire.Push{Conversation: &t.id, Token: t.rec.Token}))
+	return err == nil && (len(at) == 0 || p.GapFrom >= parseNumber(at))
 }
 
 // adds reports whether an entry adds an address of this device.
@@ -336,6 +358,9 @@ func (t *conversation) nextLater() (*step, error) {
 		}
 		return nil, err
 	}
+	if next.GapFrom > 0 && next.Sequence != lostMark {
+		return nil, nil // the present membership has not ended yet
+	}
 	c := new(wire.Committed)
 	if next.Kind != wire.ItemEntry || wire.Decode(next.Payload, wire.MaxSessionFrame, c) != nil || c.Sequence <= t.rec.Position.Last {
 		return &step{again: true}, t.dropLater(next)
@@ -373,6 +398,11 @@ func (t *conversation) beginLater() (*step, error) {
 	if p.Kind == wire.ItemEntry {
 		err = wire.Decode(p.Payload, wire.MaxSessionFrame, c)
 	}
+	if p.GapFrom > 0 && p.Sequence != lostMark {
+		if err := t.d.takeGap(t.u, t, p); err != nil {
+			return nil, err
+		}
+	}
 	if err == nil && c.Sequence > t.rec.Position.Last {
 		if err := t.d.takeInvitation(t.u, t.id, t, c); err != nil {
 			return nil, err
@@ -397,8 +427,8 @@ func (t *conversation) tooLate() error {
 // their streams. It drops that entry too while the device's stream has items left, since the device can read the
 // messages before the entry only while it is a member. A search for a fresh judgment concerns an entry from the
 // stream.
-func (d *Device) leaveToStream(ctx context.Context, id ConversationID, a *wire.EntriesAnswer, fresh bool) error {
-	at := -1
+func (d *Device) leaveToStream(ctx context.Context, id ConversationID, a *wire.EntriesAnswer, s *step) error {
+	at, returns := -1, false
 	var token wire.Token
 	var read uint64
 	err := d.turn(ctx, func(u *unit) error {
@@ -414,6 +444,7 @@ func (d *Device) leaveToStream(ctx context.Context, id ConversationID, a *wire.E
 		if at < 0 {
 			return nil
 		}
+		returns = slices.ContainsFunc(a.Entries[at+1:], func(c wire.Committed) bool { return t.adds(&c, token) })
 		cursor, ok, err := u.Get(cursorKey(&wire.Push{Conversation: &id, Token: token}))
 		if ok && err == nil {
 			read = parseNumber(cursor)
@@ -424,16 +455,22 @@ func (d *Device) leaveToStream(ctx context.Context, id ConversationID, a *wire.E
 		return err
 	}
 	a.Entries = a.Entries[:at+1]
-	if fresh {
+	if s.fresh {
 		return nil
 	}
+	s.returns = returns // with a last resort; that stream has no item left, so a gap hid the entry
 	var streams wire.ConversationsAnswer
 	if err := d.call(ctx, wire.MethodConversations, nil, &streams); err != nil {
 		return err
 	}
-	for _, s := range streams.Conversations {
-		if s.Conversation == id && s.Token == token && s.End > max(read, s.Acknowledged) {
-			a.Entries = a.Entries[:at]
+	s.gone = true
+	for _, v := range streams.Conversations {
+		if v.Conversation != id || v.Token != token {
+			continue
+		}
+		s.gone = false
+		if v.End > max(read, v.Acknowledged) {
+			a.Entries, s.returns = a.Entries[:at], false
 		}
 	}
 	return nil

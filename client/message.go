@@ -296,6 +296,7 @@ func (t *conversation) sent(o *outgoing, status Status, why error) error {
 	}
 	rec.Status = status
 	if status == StatusAccepted {
+		rec.Epoch = o.wire.Epoch // a message that was refused as stale was encrypted again
 		t.noteAccepted(o, n)
 	}
 	event := Event{Type: EventAccepted, Err: why}

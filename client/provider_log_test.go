@@ -276,7 +276,11 @@ func (w *world) putEntry(c *conv, o *org, payload []byte, add, remove []wire.Add
 	}
 	for _, a := range add {
 		if a.Organization == o.domain {
-			s.readers[a.Token] = &reader{acked: n - 1}
+			r := &reader{acked: n - 1}
+			if back := s.readers[a.Token]; back != nil { // as nodes do: the reader has not read all items yet
+				r.acked = back.acked
+			}
+			s.readers[a.Token] = r
 		}
 	}
 	w.pumpAll(s, o)

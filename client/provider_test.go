@@ -504,6 +504,10 @@ func (s *serverSession) nextOf(st *stream, token wire.Token, id *wire.Conversati
 		key += string(*id)
 	}
 	at := max(r.acked, s.sent[key])
+	if to := min(st.expired, cmp.Or(r.until, uint64(len(st.items)))); at < to {
+		s.sent[key] = to
+		return &wire.Push{Conversation: id, Token: token, Sequence: to, GapFrom: at + 1}
+	}
 	if at >= uint64(len(st.items)) || r.until > 0 && at >= r.until || at-r.acked >= window/8 {
 		return nil
 	}
@@ -539,6 +543,7 @@ type stream struct {
 	items   []item
 	ids     map[wire.SubmissionID]bool
 	readers map[wire.Token]*reader
+	expired uint64 // items up to this one are no longer kept
 }
 
 type item struct {

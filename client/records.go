@@ -101,7 +101,7 @@ type conversationRecord struct {
 	Policy   uint8       `cbor:"10,keyasint,omitempty"` // wire.Handshakes
 	Keys     keyAge      `cbor:"11,keyasint"`
 	Counters counters    `cbor:"12,keyasint"`
-	Why      string      `cbor:"13,keyasint,omitempty"` // for StateBroken and StateJoining
+	Why      string      `cbor:"13,keyasint,omitempty"` // for StateBroken, StateLeft and StateJoining
 	Padding  PaddingMode `cbor:"14,keyasint,omitempty"`
 	Waiting  wire.Time   `cbor:"15,keyasint,omitempty"` // since when proposals wait for a commit
 	Line     lineage     `cbor:"16,keyasint"`

@@ -183,7 +183,7 @@ func (t *conversation) drop() error {
 	t.d.refuseAt(t.u, t.id, t.rec.Token)
 	t.group = nil
 	if t.rec.Counters.Message > 0 || len(t.rec.Line.From) > 0 {
-		t.rec.State, t.rec.Behind = StateLeft, behind{}
+		t.rec.State, t.rec.Behind, t.rec.Why = StateLeft, behind{}, "this device was added again, and did not enter"
 		return t.save()
 	}
 	t.u.delete(conversationKey(t.id))

@@ -14,11 +14,14 @@ type step struct {
 	join     *welcomeRecord
 	rest     *wire.BlobRef // the blob of the next commit
 	founding *wire.Payload // the founding of the conversation that succeeds this one
+	search   bool          // the log has to be searched for the entry that added this device
 	ask      bool          // a member has to be asked to add this device again
 	fetch    bool
 	fresh    bool // request the organizations' roots before the entries
 	since    SequenceNumber
 	behind   behind // what was missing when the step was made
+	gone     bool   // set by fetch: the node no longer keeps the stream of a membership that the answer ends
+	returns  bool   // set by fetch: after a removal, a later entry adds this device under the same address
 	pending  *pendingRecord
 	envelope *wire.Envelope
 	wait     time.Duration
@@ -47,6 +50,8 @@ func (d *Device) workHandshakes(ctx context.Context, id ConversationID) error {
 			err = d.bringRest(ctx, id, *s.rest)
 		case s.founding != nil:
 			err = d.takeFoundingOf(ctx, id, s.founding)
+		case s.search:
+			err = d.searchLog(ctx, id, s.since)
 		case s.ask:
 			err = d.askByItself(ctx, id)
 		case s.fetch:
@@ -70,6 +75,9 @@ func (t *conversation) next() (*step, error) {
 	}
 	switch t.rec.State {
 	case StateJoining:
+		if _, searches, err := t.searched(); err != nil || searches {
+			return &step{search: true, since: t.rec.Position.Last}, err
+		}
 		w := new(welcomeRecord)
 		ok, err := t.u.getRecord(t.welcomeKey(), w)
 		if err != nil {
@@ -473,7 +481,7 @@ func (d *Device) fetch(ctx context.Context, id ConversationID, s *step) error {
 		return d.contestBlind(ctx, id, s, err)
 	}
 	if err == nil {
-		err = d.leaveToStream(ctx, id, &a, s.fresh)
+		err = d.leaveToStream(ctx, id, &a, s)
 	}
 	if err == nil {
 		err = d.bringRests(ctx, id, &a)
@@ -567,6 +575,12 @@ func (t *conversation) takeFetched(a *wire.EntriesAnswer, s *step) error {
 		}
 	}
 	if t.group == nil {
+		if s.gone {
+			t.event(Event{Type: EventGap, Err: errors.New("what came before this device was removed expired at the node before this device read it: messages among it are lost")})
+		}
+		if s.returns && t.rec.State == StateLeft {
+			return t.search(t.rec.Token)
+		}
 		return nil
 	}
 	if len(a.Entries) == 0 || t.rec.Position.Last == before {

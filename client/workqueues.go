@@ -234,6 +234,10 @@ func (d *Device) noteUnknown(u *unit, id ConversationID, why *Error) error {
 		return t.save()
 	}
 	if most := d.opts.Timing.Unknown; d.now()-t.rec.Line.Unknown >= wire.Time(most.Milliseconds()) {
+		if t.rec.State == StateJoining { // otherwise breakOff joins with the same Welcome again
+			u.delete(t.welcomeKey())
+			u.delete(t.searchKey())
+		}
 		return t.breakOff(wire.Errorf(wire.UnknownConversation, "entries", "the node has not known %v for %v: ask a member to restore this device (%v)", id, most, why))
 	}
 	return nil

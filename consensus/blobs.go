@@ -82,9 +82,12 @@ func (m *Manager) PutBlob(owner string, ref wire.BlobRef, content io.Reader) err
 
 // Blob opens content that a kept entry or a head of the conversation names, or that is held for devices that join. It
 // returns wire.BlobMissing for content that belongs to another conversation. If this node lacks the content, another
-// replica is asked.
+// replica is asked. A node that has left the conversation still serves what it holds.
 func (m *Manager) Blob(ctx context.Context, id wire.ConversationID, ref wire.BlobRef) (io.ReadCloser, error) {
 	c, err := m.find(id)
+	if wire.CodeOf(err) == wire.UnknownConversation && m.cfg.Blobs != nil && m.cfg.Holds != nil && m.cfg.Holds(id, ref) {
+		return m.cfg.Blobs.Get(ref) // this organization has left, and a device here has not read the entry yet
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -197,5 +197,22 @@ func TestHeldBlobs(t *testing.T) {
 				t.Errorf("%s holds it: %v", n, err)
 			}
 		}
+		p = c.commit(nodeA, p, wire.DeliveryChange{Remove: author.Addresses(1, nodeC.Organization())})
+		for range 4 { // confirms the removal
+			time.Sleep(10 * time.Second)
+			p = c.commit(nodeB, p, wire.DeliveryChange{})
+			p = c.commit(nodeA, p, wire.DeliveryChange{})
+		}
+		c.eventually("C leaves", func() bool {
+			_, err := c.nodes[nodeC].m.Heads(conv)
+			return wire.CodeOf(err) == wire.UnknownConversation
+		})
+		if err := read(nodeC); err != nil {
+			t.Errorf("%s has left, and a device there has not joined yet: %v", nodeC, err)
+		}
+		held.Delete(hold{nodeC, offer{conv, ref}})
+		if err := read(nodeC); wire.CodeOf(err) != wire.UnknownConversation {
+			t.Errorf("%s has left, and holds nothing: %v", nodeC, err)
+		}
 	})
 }

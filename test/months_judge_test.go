@@ -29,6 +29,7 @@ func (w *months) judge() {
 			for _, k := range w.travelers {
 				w.t.Logf("%s: %s", k.id(), w.states(k))
 			}
+			w.log(m)
 			continue
 		}
 		w.missing(n, m)
@@ -83,7 +84,7 @@ func (w *months) unsettled(m *monthsRoom) string {
 		case err != nil && member:
 			return fmt.Sprintf("%s is a member, and knows no such conversation", k.id())
 		case err != nil:
-		case (v.State == client.StateBroken || v.State == client.StateJoining) && v.Why == "":
+		case (v.State == client.StateBroken || v.State == client.StateJoining || v.State == client.StateLeft) && v.Why == "":
 			return fmt.Sprintf("%s is %v, and reports no reason", k.id(), v.State)
 		case first == nil:
 			if v.State != client.StateBroken && v.State != client.StateLeft {
