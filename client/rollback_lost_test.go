@@ -204,6 +204,10 @@ func TestOwnContentSentAgain(t *testing.T) {
 	check(t, err)
 	g, err := client.LoadGroup([]byte(id))
 	check(t, err)
+	for range 20 { // the keys that the device may use meanwhile, for receipts
+		_, err := g.Protect([]byte{0}, mlscore.MessageOptions{DespiteProposals: true})
+		check(t, err)
+	}
 	for _, body := range bodies {
 		sealed, err := g.Protect(body, mlscore.MessageOptions{DespiteProposals: true})
 		check(t, err)

@@ -16,6 +16,9 @@ import (
 // state of the conversation is StateJoining during the search.
 const recordSearch = 'X'
 
+// maxSearched bounds the entries that a search takes from a node. A log keeps 256.
+const maxSearched = 4096
+
 func (t *conversation) searchKey() []byte { return recordKey(recordSearch, idPart(t.id)) }
 
 // isOwnAddress reports whether an address is the one of a KeyPackage of this device: a node does not choose it.
@@ -76,7 +79,9 @@ func (d *Device) searchLog(ctx context.Context, id ConversationID, since Sequenc
 		if err := d.call(ctx, wire.MethodEntries, &wire.EntriesRequest{Conversation: id, Since: since}, &a); err != nil {
 			return err
 		}
-		list = slices.Concat(list, a.Entries)
+		if list = slices.Concat(list, a.Entries); len(list) > maxSearched {
+			return wire.Errorf(wire.Quota, "entries", "the node gives more than %d entries of %v: no log is that long", maxSearched, id)
+		}
 		if len(a.Entries) == 0 || a.Entries[len(a.Entries)-1].Sequence <= since {
 			break
 		}

@@ -148,6 +148,8 @@ func (w *months) compare(n int, m *monthsRoom, in func(wire.DeviceID, wire.Epoch
 		case at >= 0:
 			w.done["messages read"]++
 		case !in(to, s.Epoch) || s.Error != "" || w.removedBefore(m, to, s):
+		case w.neverEntered(m, to, s.Epoch):
+			w.done["messages of a membership that the device never entered"]++
 		case w.reported(m, to, s.Stored):
 			w.done["messages reported as missing"]++
 		default:
@@ -180,6 +182,29 @@ func (w *months) removedBefore(m *monthsRoom, device wire.DeviceID, s *client.Me
 	defer w.mu.Unlock()
 	return slices.ContainsFunc(w.emitted, func(e emittedEvent) bool {
 		return e.Type == client.EventRemoved && e.Device == device && e.Conversation == m.id && e.Epoch > s.Epoch && e.at.Before(s.Stored)
+	})
+}
+
+// neverEntered reports whether the membership of a device in an epoch ended before the device had entered it. The node
+// forgets such a membership with its last item, so a device that is away for that long learns nothing of it
+// (docs/limits.md, Devices that are away).
+func (w *months) neverEntered(m *monthsRoom, device wire.DeviceID, epoch wire.Epoch) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	begin, end := wire.Epoch(0), wire.Epoch(0)
+	for _, e := range w.emitted {
+		if e.Conversation != m.id || e.Device != device {
+			continue
+		}
+		switch {
+		case e.Type == client.EventAdded && e.Epoch <= epoch:
+			begin = max(begin, e.Epoch)
+		case e.Type == client.EventRemoved && e.Epoch > epoch && (end == 0 || e.Epoch < end):
+			end = e.Epoch
+		}
+	}
+	return end > 0 && !slices.ContainsFunc(w.emitted, func(e emittedEvent) bool {
+		return e.Type == client.EventJoined && e.device == device && e.Conversation == m.id && e.Epoch >= begin && e.Epoch < end
 	})
 }
 
