@@ -113,6 +113,7 @@ func TestChainOfPoisonBricksNothing(t *testing.T) {
 			key := ed25519.NewKeyFromSeed(seed)
 			message := c.emptyCommit(id)
 			w.mu.Lock()
+			w.strict = true
 			others := slices.DeleteFunc(w.convs[id].delivery(), func(at wire.Address) bool { return at.Organization == c.id.Organization() })
 			w.mu.Unlock()
 			r := c.forge(id, func(e *wire.Envelope) {

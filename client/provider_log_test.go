@@ -385,7 +385,7 @@ func (w *world) handle(a *account, m wire.Method, body []byte) (any, error) {
 		if c == nil {
 			return nil, wire.Errorf(wire.UnknownConversation, "entries", "unknown")
 		}
-		if !w.reads(o, a, c) {
+		if w.strict && !w.reads(o, a, c) {
 			return nil, wire.Errorf(wire.UnknownConversation, "entries", "%s is no reader", a.id)
 		}
 		from := min(int(r.Since), len(c.log))

@@ -45,6 +45,7 @@ type world struct {
 
 	lists     map[wire.Domain]revocationList                                        // lists that were returned in pages
 	newer     bool                                                                  // each page belongs to a newer list
+	strict    bool                                                                  // entries are for readers only
 	anyBlob   bool                                                                  // entries may name missing blobs
 	noRest    bool                                                                  // commits in blobs are refused
 	features  wire.Features                                                         // features that the nodes announce

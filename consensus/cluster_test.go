@@ -335,6 +335,12 @@ func (c *cluster) commit(at wire.NodeID, p author.Place, change wire.DeliveryCha
 	c.t.Helper()
 	e := p.Commit(c.id(), 64, change)
 	r, err := c.nodes[at].m.Order(c.context(20*time.Second), e)
+	for range 5 {
+		if wire.CodeOf(err) != wire.NoQuorum {
+			break
+		}
+		r, err = c.nodes[at].m.Order(c.context(20*time.Second), e) // an election was under way: tried again, as clients do
+	}
 	if err != nil {
 		c.t.Fatalf("commit of epoch %d on %s: %v", p.Epoch, at, err)
 	}
