@@ -27,7 +27,7 @@ type Device struct {
 	hub    hub
 	queues workQueues
 	link   link
-	wrote  signal // given after each turn that has written something
+	wrote  signal // given after each turn that has written something, or that has found that no item waits
 	// durable counts the turns after which all writes were on the disk.
 	durable atomic.Uint64
 

@@ -368,8 +368,9 @@ func (t *conversation) nextLater() (*step, error) {
 	return nil, nil // the rest of the present membership has not come yet
 }
 
-// noneLater records that no item waits.
+// noneLater records that no item waits. The turn may write nothing, and CatchUp waits for this.
 func (t *conversation) noneLater() {
+	t.u.then(t.d.wrote.give)
 	delete(t.d.later, t.id)
 	delete(t.d.laterSums, t.id)
 }
