@@ -67,6 +67,7 @@ const askedOf = 3
 type requestTargets struct {
 	id      ConversationID
 	title   string
+	self    UserID         // the user of this device
 	members []UserID       // the users who may add the device again: see mayRestore
 	found   ConversationID // the conversation with one of members alone; "" if there is none
 }
@@ -95,7 +96,7 @@ func (d *Device) membersToAsk(ctx context.Context, id ConversationID) (a request
 		if t.rec.State != StateBroken {
 			return wire.Errorf(wire.Invalid, "ask", "this device is %v in %v, and not broken", t.rec.State, t.id)
 		}
-		a.id, a.title = t.id, t.rec.Title
+		a.id, a.title, a.self = t.id, t.rec.Title, d.self.Device.User()
 		if a.members, err = t.mayRestore(); err != nil {
 			return err
 		}
@@ -150,7 +151,7 @@ func (t *conversation) nextOfBroken() (*step, error) {
 // user decides to create a conversation with somebody else.
 func (d *Device) askByItself(ctx context.Context, id ConversationID) error {
 	a, err := d.membersToAsk(ctx, id)
-	if err == nil && (a.found != "" || a.members[0] == d.self.Device.User()) {
+	if err == nil && (a.found != "" || a.members[0] == a.self) {
 		if a.found == "" {
 			a.members = a.members[:1]
 		}

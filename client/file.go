@@ -79,8 +79,11 @@ func (d *Device) prepareFile(ctx context.Context, id ConversationID, name string
 	known := false
 	var org Domain
 	err := d.turn(ctx, func(u *unit) error {
-		var err error
-		org = d.self.Device.Organization()
+		self, err := d.enrolled()
+		if err != nil {
+			return err
+		}
+		org = self.Device.Organization()
 		known, err = u.getRecord(key, r)
 		return err
 	})
