@@ -293,7 +293,8 @@ func (l *live) sequence() (seq wire.SequenceNumber) {
 
 // TestTermsGrowByBoundedJumps checks the limit at its edge, and that a term beyond it stops nobody.
 func TestTermsGrowByBoundedJumps(t *testing.T) {
-	withScene(t, func(cfg *Config) { cfg.Limits.TermJump = 10 }, func(s *scene) wire.NodeID {
+	// The upsets that a voter may cause are limited elsewhere: see TestTermsOfAVoter. Here the victim may need some more.
+	withScene(t, func(cfg *Config) { cfg.Limits.TermJump, cfg.Limits.Upsets = 10, 64 }, func(s *scene) wire.NodeID {
 		evil, victim := s.voters[0], s.voters[1]
 		own := s.live(victim).term()
 		for _, term := range []uint64{math.MaxUint64, maxTerm + 1, maxTerm, own + 11} {
